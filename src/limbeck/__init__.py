@@ -1,0 +1,1 @@
+"""limbeck: knowledge distillation that is right, paid once, and judged."""

@@ -1,0 +1,47 @@
+"""What does limbeck say when something is wrong?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LimbeckError(Exception):
+    """A mistake that the person at the keyboard can mend: one sentence, no traceback on the command line."""
+
+
+class MissingSignalError(LimbeckError):
+    """A model or teacher was asked for something that it cannot show."""
+
+
+class UnknownNameError(LimbeckError):
+    """A name that is none of the known ones; the nearest is offered."""
+
+
+class DataError(LimbeckError):
+    """Data that are missing, damaged, or not what they claim to be."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that `name` was probably meant to be, or None.
+
+    Example:
+        >>> nearest("temprature", ["temperature", "labels"])
+        'temperature'
+    """
+    found = get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "") -> UnknownNameError:
+    """An error for a name that is none of `choices`: the name, the nearest, all of them, what to type next.
+
+    Example:
+        >>> print(unknown("method", "hintn", ["hinton", "fitnets"]))
+        Unknown method 'hintn'. Did you mean 'hinton'? Known: fitnets, hinton.
+    """
+    known = sorted(choices)
+    near = nearest(name, known)
+    meant = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
+    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} Known: {listed or 'none'}.{' ' + then if then else ''}")

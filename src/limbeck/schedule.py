@@ -1,0 +1,97 @@
+"""How does a number change while a stage runs?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from limbeck.errors import LimbeckError
+from limbeck.signal import Progress
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that depends on progress; it scales objectives and stands for any hyper-parameter of a kernel.
+
+    Attributes:
+        at: Progress -> value.
+        text: How the schedule is written in a report.
+
+    Example:
+        >>> round(ramp(0.9)(Progress(step=5, steps=11)), 2)
+        0.45
+    """
+
+    at: Callable[[Progress], float]
+    text: str
+
+    def __call__(self, progress: Progress) -> float:
+        return self.at(progress)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def constant(value: float) -> Schedule:
+    """The same value throughout."""
+    return Schedule(lambda _: value, f"{value}")
+
+
+def ramp(end: float, *, start: float = 0.0, until: float = 1.0) -> Schedule:
+    """In a straight line from `start` to `end`, reached at the fraction `until` of the stage, then held.
+
+    Raises:
+        LimbeckError: If `until` is not in (0, 1].
+    """
+    _fraction("until", until)
+    return Schedule(
+        lambda p: start + (end - start) * min(p.fraction / until, 1.0), f"ramp({end}, start={start}, until={until})"
+    )
+
+
+def cosine(end: float = 0.0, *, start: float = 1.0) -> Schedule:
+    """Half a cosine wave from `start` to `end` over the whole stage."""
+    return Schedule(
+        lambda p: end + (start - end) * 0.5 * (1 + math.cos(math.pi * p.fraction)), f"cosine({end}, start={start})"
+    )
+
+
+def sigmoid_ramp(end: float, *, until: float) -> Schedule:
+    """The ramp-up ``end * exp(-5 (1 - x)^2)`` for x from 0 to 1 at the fraction `until`, then held.
+
+    Source: Laine and Aila, Temporal Ensembling, 2016, arXiv:1610.02242; used by mean teachers (arXiv:1703.01780).
+
+    Raises:
+        LimbeckError: If `until` is not in (0, 1].
+    """
+    _fraction("until", until)
+    return Schedule(
+        lambda p: end * math.exp(-5.0 * (1.0 - min(p.fraction / until, 1.0)) ** 2),
+        f"sigmoid_ramp({end}, until={until})",
+    )
+
+
+def steps(values: dict[float, float], *, start: float) -> Schedule:
+    """`start`, then each of `values` from its fraction of the stage on: ``steps({0.5: 0.1}, start=1.0)``.
+
+    Raises:
+        LimbeckError: If a fraction is not in [0, 1].
+    """
+    for fraction in values:
+        if not 0.0 <= fraction <= 1.0:
+            raise LimbeckError(f"steps() changes at fractions of the stage, from 0 to 1; got {fraction}.")
+    rising = sorted(values.items())
+
+    def at(progress: Progress) -> float:
+        value = start
+        for fraction, later in rising:
+            value = later if progress.fraction >= fraction else value
+        return value
+
+    return Schedule(at, f"steps({values}, start={start})")
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0.0 < value <= 1.0:
+        raise LimbeckError(f"{name} is a fraction of the stage, above 0 and at most 1; got {value}.")

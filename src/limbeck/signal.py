@@ -1,0 +1,134 @@
+"""Which values travel between sources, models, objectives and the engine?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import MissingSignalError, nearest
+
+IGNORED = -100
+"""The label of an example, or position, that has none: PyTorch's own convention."""
+
+LOGITS = "logits"
+"""The address that every model and every teacher can show."""
+
+Inputs = Any
+"""What a model is called with: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
+
+
+class Signal(dict[str, Tensor]):
+    """What a model showed for one batch: address -> tensor.
+
+    ``logits`` is always there; any other address is a ``named_modules()`` path of the model.
+
+    Example:
+        >>> Signal(logits=torch.zeros(2, 3))["logits"].shape
+        torch.Size([2, 3])
+    """
+
+    def __missing__(self, address: str) -> Tensor:
+        raise missing(address, self)
+
+
+def missing(address: str, known: Iterable[str], *, who: str = "this model") -> MissingSignalError:
+    """An error for an address that `who` cannot show, naming the nearest that it can."""
+    choices = list(known)
+    near = nearest(address, choices)
+    meant = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(choices[:12]) + (f", ... ({len(choices)} in all)" if len(choices) > 12 else "")
+    return MissingSignalError(f"No signal at {address!r} in {who}.{meant} It can show: {listed}.")
+
+
+class Batch(NamedTuple):
+    """One batch of examples, as a source yields it.
+
+    Attributes:
+        inputs: What the models are called with, unless a side ``reads`` something else from the batch.
+        id: Which examples these are, ``int64 [batch]``, unique within the source; None where the source cannot tell.
+        view: Which augmented view of each example this is, ``int64 [batch]``; None means the examples themselves.
+        labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) where there is none.
+        mask: True where a value counts, ``bool [batch]`` or ``[batch, *positions]``; None means everywhere.
+        extra: Further columns by name, each with the batch first.
+    """
+
+    inputs: Inputs
+    id: Tensor | None = None
+    view: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    extra: Mapping[str, Any] = {}  # noqa: RUF012 - never written to
+
+    @property
+    def size(self) -> int:
+        """How many examples the batch holds."""
+        for tensor in (self.id, self.labels, self.mask):
+            if tensor is not None:
+                return len(tensor)
+        return _length(self.inputs)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(*(_moved(part, torch.device(device)) for part in self))
+
+
+class Term(NamedTuple):
+    """What one loss yields for one batch: its sum, over how many values, and its weight in the objective.
+
+    The mean is taken once, over the count of the whole accumulation window and all ranks: `total` is never averaged.
+    """
+
+    total: Tensor
+    count: Tensor | float
+    weight: float = 1.0
+
+    @property
+    def mean(self) -> Tensor:
+        """The unweighted mean over this batch alone, for people to read; zero where nothing counts."""
+        return self.total / max(float(self.count), 1.0)
+
+
+class Progress(NamedTuple):
+    """How far a stage has come: `step` of `steps` optimiser steps, in `epoch` (a count from 0)."""
+
+    step: int = 0
+    steps: int = 1
+    epoch: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """From 0 at the first step to 1 at the last."""
+        return self.step / max(self.steps - 1, 1)
+
+
+class Needs(NamedTuple):
+    """What an objective reads: addresses in the student, addresses in the teacher, fields of the batch."""
+
+    student: frozenset[str] = frozenset()
+    teacher: frozenset[str] = frozenset()
+    batch: frozenset[str] = frozenset()
+
+    def __or__(self, other: tuple[Any, ...]) -> Needs:
+        """What two objectives read together."""
+        return Needs(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def _length(inputs: Inputs) -> int:
+    if isinstance(inputs, Mapping):
+        return _length(next(iter(inputs.values())))
+    if isinstance(inputs, (tuple, list)) and inputs and isinstance(inputs[0], Tensor):
+        return len(inputs[0])
+    return len(inputs)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part if part.device == device else part.to(device, non_blocking=True)
+    if isinstance(part, Mapping):
+        return type(part)({k: _moved(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
+    if isinstance(part, (tuple, list)):
+        return type(part)(_moved(v, device) for v in part)
+    return part
