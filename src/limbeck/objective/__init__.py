@@ -1,0 +1,6 @@
+"""What does a stage minimise? Losses that add and scale."""
+
+from limbeck.objective.algebra import Leaf, Objective, Scaled, Sum, minimised
+from limbeck.objective.loss import Loss
+
+__all__ = ["Leaf", "Loss", "Objective", "Scaled", "Sum", "minimised"]

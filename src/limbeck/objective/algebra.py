@@ -1,0 +1,165 @@
+"""What does a stage minimise? Objectives, which add and scale."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+from limbeck.schedule import Schedule
+from limbeck.signal import Batch, Needs, Progress, Signal, Term
+
+Weight = float | int | Schedule
+Weigh = Callable[[Progress], float]
+
+
+class Objective(nn.Module, ABC):
+    """What a stage minimises. Objectives add and scale, and the result is an objective:
+    ``0.1 * a + ramp(0.9) * b``.
+
+    Called with what the student and the teacher showed, it gives named `Term`s. The number that is minimised is
+    ``sum of weight * total / count``, with counts taken from the batches of the whole accumulation window.
+    It is a module only because heads learn.
+    """
+
+    @abstractmethod
+    def leaves(self) -> Iterator[tuple[Leaf, Weigh]]:
+        """Every single loss in it with its weight, in the order written."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it reads in the student, the teacher and the batch; also at weight zero, so that weights are continuous."""
+        needs = Needs()
+        for leaf, _ in self.leaves():
+            needs = needs | leaf.reads
+        return needs
+
+    def named_leaves(self) -> dict[str, tuple[Leaf, Weigh]]:
+        """Every single loss under a name of its own; #2, #3 are put behind a name that repeats."""
+        named: dict[str, tuple[Leaf, Weigh]] = {}
+        for leaf, weigh in self.leaves():
+            same = sum(name.split("#")[0] == leaf.name for name in named)
+            named[f"{leaf.name}#{same + 1}" if same else leaf.name] = (leaf, weigh)
+        return named
+
+    def forward(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> dict[str, Term]:
+        """The terms for one batch."""
+        return {
+            name: leaf.term(student, teacher, batch, progress)._replace(weight=weigh(progress))
+            for name, (leaf, weigh) in self.named_leaves().items()
+        }
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """How many values each loss will yield for `batch`, before anything is computed."""
+        return {name: leaf.count(batch) for name, (leaf, _) in self.named_leaves().items()}
+
+    def shape(self, student: Signal, teacher: Signal, batch: Batch) -> None:
+        """Give lazy heads their shape and check the two sides against each other; the engine's probe calls it."""
+        for leaf, _ in self.leaves():
+            leaf.fit(student, teacher, batch)
+
+    def __add__(self, other: object) -> Objective:
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return Sum(self, other)
+
+    def __rmul__(self, weight: object) -> Objective:
+        if not isinstance(weight, (int, float, Schedule)):
+            return NotImplemented
+        return Scaled(self, weight)
+
+    def __mul__(self, weight: object) -> Objective:
+        raise LimbeckError(f"Write the weight first: {weight!r} * objective.")
+
+
+class Leaf(Objective, ABC):
+    """A single loss: the part of an objective that yields one term."""
+
+    name: str
+    per: str
+
+    @property
+    @abstractmethod
+    def reads(self) -> Needs:
+        """What it reads in the student, the teacher and the batch."""
+
+    @abstractmethod
+    def term(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> Term:
+        """The sum of what counts, over how many values, for one batch."""
+
+    @abstractmethod
+    def count(self, batch: Batch) -> float:
+        """How many values count in `batch`."""
+
+    @abstractmethod
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
+        """Take shapes from a first batch, and raise if the two sides cannot be compared."""
+
+    def leaves(self) -> Iterator[tuple[Leaf, Weigh]]:
+        """Itself, with weight one."""
+        yield self, lambda _: 1.0
+
+
+class Sum(Objective):
+    """Two or more objectives, minimised together."""
+
+    def __init__(self, *parts: Objective) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def leaves(self) -> Iterator[tuple[Leaf, Weigh]]:
+        """The parts' losses, in order."""
+        for part in self.parts:
+            yield from cast(Objective, part).leaves()
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+
+class Scaled(Objective):
+    """An objective times a number or a `Schedule`.
+
+    Raises:
+        LimbeckError: If the number is not finite.
+    """
+
+    def __init__(self, objective: Objective, weight: Weight) -> None:
+        super().__init__()
+        if not isinstance(weight, Schedule) and not math.isfinite(weight):
+            raise LimbeckError(f"An objective's weight must be a finite number; got {weight}.")
+        self.objective = objective
+        self.weight = weight
+
+    def leaves(self) -> Iterator[tuple[Leaf, Weigh]]:
+        """The objective's losses, each weighed."""
+        for leaf, inner in self.objective.leaves():
+            yield leaf, _product(self.weight, inner)
+
+    def __repr__(self) -> str:
+        inner = f"({self.objective!r})" if isinstance(self.objective, Sum) else repr(self.objective)
+        return f"{self.weight!r} * {inner}"
+
+
+def minimised(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
+    """The number that is minimised: ``sum of weight * total / count``; a term of which nothing counts adds zero.
+
+    Args:
+        terms: What an objective gave for one batch.
+        counts: How many values each term has in the whole accumulation window, on all ranks.
+
+    Returns:
+        A scalar, connected to the graph also where every count is zero.
+    """
+    parts = [term.weight * (term.total / (counts[name] or 1.0)) for name, term in terms.items()]
+    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+
+
+def _product(weight: Weight, inner: Weigh) -> Weigh:
+    if isinstance(weight, Schedule):
+        return lambda progress: weight(progress) * inner(progress)
+    return lambda progress: weight * inner(progress)

@@ -1,0 +1,176 @@
+"""How does a function of tensors become something to minimise?"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+from limbeck.functional import Head
+from limbeck.objective.algebra import Leaf
+from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
+from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
+
+
+class Loss(Leaf):
+    """A kernel lifted into an objective: where to listen in student and teacher, and which head to put between.
+
+    The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``mask``, ``id``; every other
+    one is a hyper-parameter. Its values are summed where they count (``mask`` is true, the label is not -100), and the
+    count is known from the batch alone, so that means do not depend on how a batch was split.
+
+    Args:
+        kernel: A function declared with ``@kernel(per=...)``.
+        student: The address to read in the student.
+        teacher: The address to read in the teacher.
+        head: A module between the student's tensor and the kernel; a `Head` takes its shape from the first batch.
+        classes: Which dimension of the logits holds the classes; it is moved last.
+        name: What the term is called; by default the kernel's name, with the address where it is not ``logits``.
+        **hyper: The kernel's hyper-parameters, each a value or a `Schedule`.
+
+    Raises:
+        LimbeckError: If the kernel declares no ``per``.
+        UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy, kl_divergence
+        >>> objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0)
+        >>> sorted(objective.named_leaves())
+        ['cross_entropy', 'kl_divergence']
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        student: str = LOGITS,
+        teacher: str = LOGITS,
+        head: nn.Module | None = None,
+        classes: int = -1,
+        name: str | None = None,
+        **hyper: Any,
+    ) -> None:
+        super().__init__()
+        self.kernel = Lifted(kernel, hyper)
+        self.per = self.kernel.per
+        self.head = head
+        self.addresses = (student, teacher)
+        self.classes = classes
+        self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
+        self._positions = 1
+
+    @property
+    def reads(self) -> Needs:
+        """What the kernel's parameters name."""
+        return Needs(
+            frozenset({self.addresses[0]} if "student" in self.kernel.reads else ()),
+            frozenset({self.addresses[1]} if "teacher" in self.kernel.reads else ()),
+            frozenset(self.kernel.reads & {"labels", "id"}),
+        )
+
+    def term(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> Term:
+        """The sum of what counts, over how many values, for one batch."""
+        values = self.kernel(self._tensors(student, teacher, batch), progress)
+        expected, valid = self.count(batch), self._valid(batch)
+        if valid is None:
+            self._check_number(values, expected)
+            return Term(values.sum(), expected)
+        return Term(values.masked_fill(~self._aligned(valid, values), 0.0).sum(), expected)
+
+    def count(self, batch: Batch) -> float:
+        """How many values count in `batch`: known from labels and mask, before anything is computed."""
+        if self.per == "pair":
+            return float((batch.size * self._world()) ** 2)
+        if self.per == "batch":
+            return 1.0
+        valid = self._valid(batch)
+        if valid is None:
+            return float(batch.size * self._positions)
+        return float(valid.sum()) * (self._positions if valid.ndim == 1 else 1)
+
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
+        """Give the head its shape, check the two sides against each other, and count an example's positions."""
+        if isinstance(self.head, Head):
+            self.head.shape(student[self.addresses[0]], teacher[self.addresses[1]])
+        tensors = self._tensors(student, teacher, batch)
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        try:
+            values = self.kernel(tensors, Progress())
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
+        rank = {"batch": 0, "example": 1, "pair": 2}.get(self.per, values.ndim)
+        if values.ndim != rank:
+            raise LimbeckError(
+                f"{self.name} declares one value per {self.per} but yields shape {tuple(values.shape)} for {shapes}."
+            )
+        self._positions = max(values.numel() // max(batch.size, 1), 1) if self.per == "position" else 1
+
+    def _tensors(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if "student" in self.kernel.reads:
+            shown = student[self.addresses[0]]
+            found["student"] = self._prepared(shown if self.head is None else self.head(shown))
+        if "teacher" in self.kernel.reads:
+            found["teacher"] = self._prepared(teacher[self.addresses[1]])
+        for name in self.kernel.reads & FROM_BATCH:
+            value = getattr(batch, name)
+            if value is None and name == "mask":
+                continue
+            if value is None:
+                raise LimbeckError(f"{self.name} reads {name}, and this source gives none.")
+            found[name] = self._of_all_ranks(value)
+        return found
+
+    def _prepared(self, tensor: Tensor) -> Tensor:
+        return self._of_all_ranks(tensor if self.classes == -1 else tensor.movedim(self.classes, -1))
+
+    def _of_all_ranks(self, tensor: Tensor) -> Tensor:
+        """The batch of all ranks, where the loss compares examples with each other: the paper's batch is the whole one."""
+        if self._world() == 1:
+            return tensor
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(cast(Any, all_gather(tensor.contiguous())))
+
+    def _world(self) -> int:
+        if self.per not in ("pair", "batch") or not (dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size()
+
+    def _valid(self, batch: Batch) -> Tensor | None:
+        """Where a value counts, or None for everywhere."""
+        if self.per in ("pair", "batch"):
+            return None
+        valid = None if batch.mask is None else self._per_value(batch.mask)
+        if "labels" in self.kernel.reads and batch.labels is not None:
+            labelled = self._per_value(batch.labels != IGNORED)
+            valid = labelled if valid is None else labelled & self._aligned(valid, labelled)
+        return valid
+
+    def _per_value(self, where: Tensor) -> Tensor:
+        return where.flatten(1).any(1) if self.per == "example" and where.ndim > 1 else where
+
+    def _aligned(self, valid: Tensor, values: Tensor) -> Tensor:
+        if valid.ndim < values.ndim and valid.shape == values.shape[: valid.ndim]:
+            valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim)).expand(values.shape)
+        if valid.shape != values.shape:
+            raise LimbeckError(
+                f"{self.name} yields values of shape {tuple(values.shape)}, but labels or mask have "
+                f"{tuple(valid.shape)}; they must agree (classes= says which dimension holds the classes)."
+            )
+        return valid
+
+    def _check_number(self, values: Tensor, expected: float) -> None:
+        if values.numel() != expected:
+            raise LimbeckError(
+                f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
+                "number of positions changes between batches, so say which of them count, with Batch.mask."
+            )
+
+    def __repr__(self) -> str:
+        student, teacher = self.addresses
+        places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
+        return f"Loss({self.kernel!r}{places})"

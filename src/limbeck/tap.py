@@ -1,0 +1,200 @@
+"""How is the inside of any module read, without a trace left in it?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.signal import LOGITS, Inputs, Signal, missing
+
+Adaptor = Callable[[Any], Tensor]
+"""A model's raw output -> its logits, for outputs stranger than a tensor, tuple, dict or Hugging Face output."""
+
+
+class Address(NamedTuple):
+    """Where to listen: a module, its input or output, and which element of that.
+
+    Written ``path``, ``path:in``, ``path:0``, ``path:in:1`` or ``path:key``.
+    """
+
+    path: str
+    side: Literal["in", "out"]
+    element: str | int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read an address as a person writes it.
+
+        Example:
+            >>> Address.parse("encoder.layer.11:0")
+            Address(path='encoder.layer.11', side='out', element=0)
+        """
+        path, *parts = text.split(":")
+        side: Literal["in", "out"] = "in" if parts[:1] == ["in"] else "out"
+        rest = parts[1:] if parts and parts[0] in ("in", "out") else parts
+        if len(rest) > 1:
+            raise MissingSignalError(f"Address {text!r} has too many parts; write path, path:in, path:0 or path:in:0.")
+        element = rest[0] if rest else None
+        return cls(path, side, int(element) if element is not None and re.fullmatch(r"\d+", element) else element)
+
+
+class Tapped(nn.Module):
+    """A module whose inside can be read while a ``with`` block lasts.
+
+    Called with a model's inputs it gives a `Signal`: ``logits`` and every address asked for. The module itself is not
+    edited: its hooks leave with the block, its state-dict keys never change, its classes are untouched.
+
+    A module that is called several times in one forward pass shows its last call. A value that is changed in place
+    after it was read (``ReLU(inplace=True)``) is read again from a copy, so what is shown is what the address held.
+
+    Args:
+        model: Any module.
+        addresses: What to read besides ``logits``.
+        adaptor: Raw output -> logits, for strange outputs.
+
+    Raises:
+        MissingSignalError: If an address is not a module of the model; the nearest is named.
+
+    Example:
+        >>> import torch
+        >>> with Tapped(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), ["0"]) as tapped:
+        ...     signal = tapped(torch.zeros(5, 2))
+        >>> {address: tuple(tensor.shape) for address, tensor in signal.items()}
+        {'0': (5, 3), 'logits': (5, 4)}
+    """
+
+    def __init__(self, model: nn.Module, addresses: Iterable[str] = (), *, adaptor: Adaptor | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self._adaptor = adaptor
+        self._read = {text: Address.parse(text) for text in sorted(set(addresses) - {LOGITS})}
+        self._copied: set[str] = set()
+        self._shown: dict[str, tuple[Tensor, int]] = {}
+        self._handles: list[RemovableHandle] = []
+        known = dict(model.named_modules())
+        for text, address in self._read.items():
+            if address.path not in known or not address.path:
+                raise missing(text, [LOGITS, *filter(None, known)], who=type(model).__name__)
+
+    def __enter__(self) -> Self:
+        modules = dict(self.model.named_modules())
+        for text, address in self._read.items():
+            self._handles.append(modules[address.path].register_forward_hook(self._listen(text, address)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._shown.clear()
+
+    def forward(self, inputs: Inputs) -> Signal:
+        """Call the model and show what was asked for."""
+        if self._read and not self._handles:
+            raise LimbeckError("Tapped reads inside a model only within `with Tapped(model, addresses) as tapped:`.")
+        output = self._call(inputs)
+        changed = {text for text, (tensor, version) in self._shown.items() if tensor._version != version}
+        if changed:
+            self._copied |= changed
+            output = self._call(inputs)
+        signal = Signal({text: self._shown[text][0] for text in self._read if self._was_called(text)})
+        signal[LOGITS] = logits_of(output, self._adaptor)
+        self._shown.clear()
+        return signal
+
+    def _call(self, inputs: Inputs) -> Any:
+        self._shown.clear()
+        return call(self.model, inputs)
+
+    def _was_called(self, text: str) -> bool:
+        if text not in self._shown:
+            raise MissingSignalError(
+                f"The module at {text!r} was not called in this forward pass, so it shows nothing; tap one that is."
+            )
+        return True
+
+    def _listen(self, text: str, address: Address) -> Callable[..., None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            tensor = _pick(text, address, arguments if address.side == "in" else output)
+            tensor = tensor.clone() if text in self._copied else tensor
+            self._shown[text] = (tensor, tensor._version)
+
+        return hook
+
+
+def call(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """Call a model the way its inputs ask for: ``m(x)``, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
+    """The logits in a model's raw output: a tensor, the first of a tuple, ``logits`` of a dict or an output object.
+
+    Raises:
+        MissingSignalError: If there are none; give an `adaptor` then.
+    """
+    if adaptor is not None:
+        output = adaptor(output)
+    if isinstance(output, Tensor):
+        return output
+    found = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
+    if found is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        found = output[0]
+    if not isinstance(found, Tensor):
+        keys = f" with {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
+        raise MissingSignalError(
+            f"The model returned a {type(output).__name__}{keys}, in which no logits were found; "
+            "give adaptor=lambda output: ... that returns them."
+        )
+    return found
+
+
+class Frozen(AbstractContextManager["Frozen"]):
+    """A module in eval (or train) mode for the length of a block; every submodule's own flag comes back after it."""
+
+    def __init__(self, model: nn.Module, *, mode: Literal["eval", "train"] = "eval") -> None:
+        self._model = model
+        self._mode = mode
+        self._flags: list[tuple[nn.Module, bool]] = []
+
+    def __enter__(self) -> Frozen:
+        self._flags = [(module, module.training) for module in self._model.modules()]
+        self._model.train(self._mode == "train")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for module, training in self._flags:
+            module.training = training
+
+
+def _pick(text: str, address: Address, value: Any) -> Tensor:
+    if address.element is None:
+        if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+            return value[0]
+        if isinstance(value, Tensor):
+            return value
+        raise MissingSignalError(
+            f"{text!r} gives a {type(value).__name__}, not a tensor; pick an element: {text}:0 or {text}:name."
+        )
+    try:
+        found = (
+            value[address.element] if not hasattr(value, str(address.element)) else getattr(value, str(address.element))
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise MissingSignalError(f"{text!r}: no element {address.element!r} in a {type(value).__name__}.") from error
+    if not isinstance(found, Tensor):
+        raise MissingSignalError(f"{text!r} gives a {type(found).__name__}, not a tensor.")
+    return found

@@ -1,0 +1,110 @@
+"""How does the student's own past teach it?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models import fingerprint
+from limbeck.tap import Tapped
+from limbeck.teachers.live import Mode, answering, checked_mode
+from limbeck.teachers.teacher import Answer, Reads, Teacher
+
+
+class MovingAverage(Teacher):
+    r"""An exponential moving average of a model that is learning.
+
+    After step t (from 1) each parameter becomes :math:`\theta'_t = \alpha_t \theta'_{t-1} + (1 - \alpha_t) \theta_t`
+    with :math:`\alpha_t = \min(1 - 1/(t + 1), decay)`: a true average at first, so that it forgets where it began.
+    Buffers that are numbers (BatchNorm's running statistics) are copied from the model, unless `mode` is ``"train"``,
+    where the average keeps its own.
+
+    Args:
+        decay: The limit of alpha, in [0, 1); 0 is the model itself.
+        of: The name of the model it follows.
+        mode: ``"train"`` where the teacher's own dropout is wanted as noise, as in the paper.
+        reads: Its own way from a batch to its inputs.
+
+    Raises:
+        LimbeckError: If `decay` is not in [0, 1).
+
+    Source: Tarvainen and Valpola, Mean teachers are better role models, 2017, arXiv:1703.01780, section 2.
+    """
+
+    changes = True
+
+    def __init__(
+        self, *, decay: float = 0.999, of: str = "student", mode: Mode = "eval", reads: Reads | None = None
+    ) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise LimbeckError(f"decay must be at least 0 and below 1; got {decay}.")
+        self.decay = decay
+        self.of = of
+        self.mode = checked_mode(mode)
+        self._reads = reads
+        self._steps = 0
+        self._followed: nn.Module | None = None
+        self._average: nn.Module | None = None
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Find the model it follows, and begin as a copy of it."""
+        if self.of not in models:
+            raise unknown("model", self.of, models)
+        if self._followed is not models[self.of]:
+            self._followed = models[self.of]
+            self._average = copy.deepcopy(self._followed).requires_grad_(False)
+            self._steps = 0
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """As a live model does."""
+        tapped = Tapped(self.model, needs)
+        return answering(tapped, device=device, reads=self._reads or reads, mode=self.mode)
+
+    @property
+    def model(self) -> nn.Module:
+        """The average."""
+        if self._average is None:
+            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+        return self._average
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move a little towards the model."""
+        self._steps += 1
+        alpha = min(1.0 - 1.0 / (self._steps + 1), self.decay)
+        followed = self._following()
+        for mine, theirs in zip(self.model.parameters(), followed.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), 1.0 - alpha)
+        if self.mode == "eval":
+            for mine, theirs in zip(self.model.buffers(), followed.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the average as it is now."""
+        return fingerprint(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many steps it has seen."""
+        return {"steps": self._steps, "model": dict(self.model.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._steps = int(state["steps"])
+        tensors: Mapping[str, Tensor] = state["model"]
+        self.model.load_state_dict(dict(tensors))
+
+    def describe(self) -> dict[str, Any]:
+        """What it follows and how slowly."""
+        return {"teacher": "MovingAverage", "of": self.of, "decay": self.decay, "mode": self.mode}
+
+    def _following(self) -> nn.Module:
+        if self._followed is None:
+            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+        return self._followed

@@ -1,0 +1,126 @@
+"""How does a model in memory teach?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models import fingerprint
+from limbeck.signal import Batch, Signal
+from limbeck.tap import Adaptor, Frozen, Tapped
+from limbeck.teachers.teacher import Answer, Reads, Teacher
+
+Mode = Literal["eval", "train"]
+
+
+class Live(Teacher):
+    """A model that is asked at every batch: in eval mode, without gradient, frozen.
+
+    Args:
+        model: Any module.
+        reads: Its own way from a batch to its inputs; by default the stage's.
+        mode: ``"train"`` only where a paper wants the teacher's dropout or batch statistics; it is recorded.
+        adaptor: Raw output -> logits, for strange outputs.
+
+    Example:
+        >>> teacher = Live(nn.Linear(2, 3))
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
+        ...     answer(Batch(torch.zeros(5, 2)))["logits"].shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(
+        self, model: nn.Module, *, reads: Reads | None = None, mode: Mode = "eval", adaptor: Adaptor | None = None
+    ) -> None:
+        self.model = model
+        self.reads = reads
+        self.mode = checked_mode(mode)
+        self._adaptor = adaptor
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """Check every address now; hooks and eval mode last for the block."""
+        tapped = Tapped(self.model, needs, adaptor=self._adaptor)
+        return answering(tapped, device=device, reads=self.reads or reads, mode=self.mode)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of its weights."""
+        return fingerprint(self.model)
+
+    def describe(self) -> dict[str, Any]:
+        """Its class, mode and hash."""
+        name = type(self.model).__name__
+        return {"teacher": "Live", "model": name, "mode": self.mode, "fingerprint": self.fingerprint}
+
+
+class Named(Teacher):
+    """A model of the run, by name: one that an earlier stage made, or a peer that learns at the same time.
+
+    Args:
+        name: The model's name in the run.
+        mode: ``"train"`` for a peer whose training-mode answers the paper uses.
+        reads: Its own way from a batch to its inputs.
+    """
+
+    def __init__(self, name: str, *, mode: Mode = "eval", reads: Reads | None = None) -> None:
+        self.name = name
+        self.mode = checked_mode(mode)
+        self._reads = reads
+        self._live: Live | None = None
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Find the model of that name."""
+        if self.name not in models:
+            raise unknown(
+                "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
+            )
+        self._live = Live(models[self.name], mode=self.mode, reads=self._reads)
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """As the live model does."""
+        return self._bound().prepare(needs, device=device, reads=reads)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the weights that it has now."""
+        return self._bound().fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        """Its name and mode."""
+        return {"teacher": "Named", "name": self.name, "mode": self.mode}
+
+    def _bound(self) -> Live:
+        if self._live is None:
+            raise LimbeckError(
+                f"The teacher {self.name!r} is a name; the run binds it to a model before it can answer."
+            )
+        return self._live
+
+
+@contextmanager
+def answering(tapped: Tapped, *, device: torch.device, reads: Reads, mode: Mode) -> Iterator[Answer]:
+    """A block within which a tapped model answers without gradient."""
+    tapped.model.to(device)
+
+    def answer(batch: Batch) -> Signal:
+        with torch.no_grad():
+            return tapped(reads(batch))
+
+    with ExitStack() as stack:
+        stack.enter_context(Frozen(tapped.model, mode=mode))
+        stack.enter_context(tapped)
+        yield answer
+
+
+def checked_mode(mode: str) -> Mode:
+    """The mode, or a sentence that names the two."""
+    if mode == "eval":
+        return "eval"
+    if mode == "train":
+        return "train"
+    raise unknown("teacher mode", mode, ["eval", "train"])

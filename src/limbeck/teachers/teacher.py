@@ -1,0 +1,63 @@
+"""What is a teacher? Whatever answers a batch with a signal."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.signal import Batch, Inputs, Signal
+
+Answer = Callable[[Batch], Signal]
+Reads = Callable[[Batch], Inputs]
+"""A pure function from the batch to one side's own inputs."""
+
+
+class Teacher(ABC):
+    """Whatever answers a batch with a `Signal`: a live model, an ensemble, an estimator, a moving average, a peer.
+
+    A subclass is final. It says before training what it cannot give (`prepare` raises), and it is open only for the
+    length of a stage.
+    """
+
+    changes: bool = False
+    """Whether it moves while the student learns; then it has `state_dict` and is part of every checkpoint."""
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most teachers need nothing
+        """Find the models of the run that it speaks for; called before `prepare`."""
+
+    @abstractmethod
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """Raise now if an address in `needs` cannot be given; else a block within which it answers.
+
+        Args:
+            needs: The addresses that the objective reads in the teacher.
+            device: Where the answers are wanted.
+            reads: The stage's way from a batch to inputs, for a teacher that declares none of its own.
+
+        Raises:
+            MissingSignalError: If it cannot give an address; the nearest that it can is named.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """Move on, after the student's step; nothing for a teacher that is frozen."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it: nothing for a teacher that is frozen."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from what a checkpoint held."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"teacher": type(self).__name__}
