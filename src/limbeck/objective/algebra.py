@@ -19,9 +19,9 @@ Weigh = Callable[[Progress], float]
 
 
 class Objective(nn.Module, ABC):
-    """What a stage minimises. Objectives add and scale, and the result is an objective:
-    ``0.1 * a + ramp(0.9) * b``.
+    """What a stage minimises. Objectives add and scale, and what comes out is an objective.
 
+    Written ``0.1 * a + ramp(0.9) * b``: the weight first.
     Called with what the student and the teacher showed, it gives named `Term`s. The number that is minimised is
     ``sum of weight * total / count``, with counts taken from the batches of the whole accumulation window.
     It is a module only because heads learn.
@@ -33,7 +33,7 @@ class Objective(nn.Module, ABC):
 
     @property
     def needs(self) -> Needs:
-        """What it reads in the student, the teacher and the batch; also at weight zero, so that weights are continuous."""
+        """What it reads in student, teacher and batch; also at weight zero, so that weights are continuous."""
         needs = Needs()
         for leaf, _ in self.leaves():
             needs = needs | leaf.reads

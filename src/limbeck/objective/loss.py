@@ -128,7 +128,7 @@ class Loss(Leaf):
         return self._of_all_ranks(tensor if self.classes == -1 else tensor.movedim(self.classes, -1))
 
     def _of_all_ranks(self, tensor: Tensor) -> Tensor:
-        """The batch of all ranks, where the loss compares examples with each other: the paper's batch is the whole one."""
+        """The whole batch, of all ranks, where the loss compares examples with each other."""
         if self._world() == 1:
             return tensor
         from torch.distributed.nn.functional import all_gather

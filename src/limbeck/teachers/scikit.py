@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.signal import LOGITS, Batch, Signal, missing
+from limbeck.signal import LOGITS, Signal, missing
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 
 

@@ -1,0 +1,93 @@
+"""How do parameters move?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+
+Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_KNOWN = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
+# One fused kernel a step instead of a handful of small ones a parameter; the mathematics is the same.
+_FUSED = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Which optimiser, how its learning rate runs over a stage, and where gradients are clipped.
+
+    The learning rate at step t of n is ``lr * min(1, (t + 1) / w) * d(x)``, with w warm-up steps and x from 0 to 1 over
+    the steps after them: ``d = 1`` for ``"constant"``, ``(1 + cos(pi x)) / 2`` for ``"cosine"``, ``1 - x`` for
+    ``"linear"``. It is a pure function of the step, so a resumed run needs no state for it.
+
+    Attributes:
+        name: ``adam``, ``adamw``, ``sgd``, ``rmsprop``, or a function parameters -> `torch.optim.Optimizer`, whose
+            groups' own learning rates are then scaled.
+        lr: The peak learning rate.
+        warmup: The warm-up, as a fraction of the stage (below 1) or a whole number of steps.
+        decay: How the learning rate falls after it.
+        clip: The greatest norm of the whole gradient; None leaves it as it is.
+        options: Further arguments of the optimiser: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
+
+    Raises:
+        LimbeckError: If a value makes no sense.
+        UnknownNameError: If the name or an option is unknown; the nearest is named.
+    """
+
+    name: str | Make = "adamw"
+    lr: float = 1e-3
+    warmup: float | int = 0
+    decay: Literal["constant", "cosine", "linear"] = "cosine"
+    clip: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise LimbeckError(f"lr must be a positive number; got {self.lr}.")
+        if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1 and self.warmup != int(self.warmup)):
+            raise LimbeckError(f"warmup is a fraction below 1, or a whole number of steps; got {self.warmup}.")
+        if self.decay not in ("constant", "cosine", "linear"):
+            raise unknown("decay", self.decay, ["constant", "cosine", "linear"])
+        if self.clip is not None and not self.clip > 0:
+            raise LimbeckError(f"clip is the greatest norm of the gradient, above 0; got {self.clip}.")
+        if isinstance(self.name, str) and self.name not in _KNOWN:
+            raise unknown("optimiser", self.name, _KNOWN, then="Or give a function parameters -> torch optimiser.")
+        if isinstance(self.name, str):
+            self._check_options(self.name)
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser for `parameters`."""
+        if not isinstance(self.name, str):
+            return self.name(parameters)
+        options = dict(self.options)
+        if self.name in _FUSED and not {"fused", "foreach"} & set(options):
+            options["fused"] = True
+        return _KNOWN[self.name](parameters, lr=self.lr, **options)
+
+    def scale(self, step: int, steps: int) -> float:
+        """What the peak learning rate is multiplied by at `step` (from 0) of `steps`."""
+        warm = self.warmup * steps if isinstance(self.warmup, float) and self.warmup < 1 else float(self.warmup)
+        rise = min(1.0, (step + 1) / warm) if warm > 0 else 1.0
+        x = min(max((step - warm) / max(steps - warm, 1.0), 0.0), 1.0)
+        fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1.0 - x}[self.decay]
+        return rise * fall
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        name = self.name if isinstance(self.name, str) else getattr(self.name, "__name__", "function")
+        shape = {"lr": self.lr, "warmup": self.warmup, "decay": self.decay, "clip": self.clip}
+        return {"name": name, **shape, "options": dict(self.options)}
+
+    def _check_options(self, name: str) -> None:
+        import inspect
+
+        accepted = set(inspect.signature(_KNOWN[name]).parameters) - {"params", "lr"}
+        for option in self.options:
+            if option not in accepted:
+                raise unknown(f"option of {name}", option, accepted)
