@@ -1,0 +1,39 @@
+"""How are models named, built, loaded, saved, measured and made anew?"""
+
+from limbeck.models.cnn import Cnn
+from limbeck.models.folder import is_student_folder, load, read_config, save
+from limbeck.models.fresh import fresh
+from limbeck.models.hub import open_hf, open_timm
+from limbeck.models.mlp import Mlp
+from limbeck.models.opening import open_model
+from limbeck.models.pickled import convert_pickle
+from limbeck.models.reference import build, fit_arguments, reference_names, seeded, spec_of
+from limbeck.models.resnet import ResNet
+from limbeck.models.size import count_parameters, fingerprint, size_in_bytes
+from limbeck.models.spec import ModelSpec
+from limbeck.models.weights import load_weights
+
+__all__ = [
+    "Cnn",
+    "Mlp",
+    "ModelSpec",
+    "ResNet",
+    "build",
+    "convert_pickle",
+    "count_parameters",
+    "fingerprint",
+    "fit_arguments",
+    "fresh",
+    "is_student_folder",
+    "load",
+    "load_weights",
+    "open_hf",
+    "open_model",
+    "open_timm",
+    "read_config",
+    "reference_names",
+    "save",
+    "seeded",
+    "size_in_bytes",
+    "spec_of",
+]

@@ -1,0 +1,84 @@
+"""Are these the arguments that a network, or a builder of networks, takes?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from limbeck.errors import LimbeckError, nearest
+
+_KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def accepted(function: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+    """The arguments that `function` takes by name, leaving out those in `without`."""
+    parameters = inspect.signature(function).parameters
+    return {n: p for n, p in parameters.items() if p.kind in _KEYWORD and n not in without}
+
+
+def check_arguments(
+    who: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, without: Collection[str] = ()
+) -> None:
+    """Refuse arguments that `function` does not take, and the lack of those that it must have.
+
+    Args:
+        who: How an error calls the function.
+        function: What will be called with `arguments`.
+        arguments: Name to value.
+        without: Names that somebody else fills in.
+
+    Raises:
+        LimbeckError: Naming the nearest argument and all that are accepted.
+    """
+    known = accepted(function, without=without)
+    parameters = inspect.signature(function).parameters.values()
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        for name in arguments:
+            if name not in known:
+                near = nearest(name, known)
+                meant = f" Did you mean {near!r}?" if near else ""
+                raise LimbeckError(f"{who} takes no argument {name!r}.{meant} It takes: {_listed(known)}.")
+    lacking = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
+    if lacking:
+        raise LimbeckError(f"{who} needs {', '.join(f'{n}=...' for n in lacking)}. It takes: {_listed(known)}.")
+
+
+def check_positive(who: str, **values: int) -> None:
+    """Refuse a value that is not a whole number of at least 1.
+
+    Raises:
+        LimbeckError: Naming the argument and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise LimbeckError(f"{who} needs {name} to be a whole number of at least 1; got {value!r}.")
+
+
+def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
+    """`widths` as a list, each a whole number of at least 1.
+
+    Raises:
+        LimbeckError: Naming the argument and its value.
+    """
+    if isinstance(widths, str) or not isinstance(widths, Sequence):
+        raise LimbeckError(f"{who} needs {name} to be a list of whole numbers, such as [64, 32]; got {widths!r}.")
+    for width in widths:
+        check_positive(who, **{f"each of {name}": width})
+    return list(widths)
+
+
+def check_dropout(who: str, **rates: float) -> None:
+    """Refuse a dropout rate outside [0, 1).
+
+    Raises:
+        LimbeckError: Naming the argument and its value.
+    """
+    for name, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
+            raise LimbeckError(f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}.")
+
+
+def _listed(known: Mapping[str, inspect.Parameter]) -> str:
+    listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in known.items())
+    return ", ".join(listed) or "nothing"

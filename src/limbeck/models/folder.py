@@ -1,0 +1,196 @@
+"""How is a student kept in a folder, and opened again?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.models.reference import outline, reference_names, spec_of
+from limbeck.models.safefile import new_partial_folder, read_header, settle_folder, write_text, write_weights
+from limbeck.models.size import tensors_of
+from limbeck.models.spec import ModelSpec
+from limbeck.models.weights import adopt_dtypes, fitted, open_weights
+
+FORMAT = 1
+"""The version of the folder's layout."""
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write a model to a folder that is valid at any moment, also after a kill.
+
+    The folder holds ``model.safetensors`` and ``config.json``::
+
+        {"format": 1, "limbeck": "0.1.0", "model": {"name": ..., "arguments": {...}}, "metadata": {...}}
+
+    A model that is no reference network has ``"model": {"class": ...}``, for people to read. A first save appears
+    whole, by one rename; a later one replaces the weights by one rename. What depends on the weights (their SHA-256,
+    and `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
+    tensors are written once.
+
+    Args:
+        model: Any module whose state is tensors.
+        folder: New, empty, or a folder that holds the same kind of model; parents are made.
+        metadata: JSON values to keep with the weights, such as class names or the epoch.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LimbeckError: If the folder holds another model or other files by these names, the metadata are no JSON values,
+            or the state holds something else than tensors.
+    """
+    folder, spec = Path(folder), spec_of(model)
+    made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
+    told = _json_text(dict(metadata or {}))
+    config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": json.loads(told)}
+    if folder.exists() and not folder.is_dir():
+        raise LimbeckError(f"{folder} is a file; a student is saved to a folder.")
+    new = not folder.exists() or not any(folder.iterdir())
+    if not new:
+        _check_same_model(folder, made)
+    target = new_partial_folder(folder) if new else folder
+    write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": told})
+    write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
+    if new:
+        os.replace(target, folder)
+        settle_folder(folder.parent)
+    return folder
+
+
+def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Open a student folder; the model comes back on the CPU, in eval mode, in the dtypes it was saved with.
+
+    A reference network needs nothing else. Code that a folder names is never imported: for a class of your own, give
+    `build`.
+
+    Args:
+        path: The folder that `save` wrote.
+        build: A function without arguments that makes the module which the weights belong to.
+
+    Returns:
+        The model.
+
+    Raises:
+        LimbeckError: If the model is no reference network and `build` is None, with the line to type.
+        DataError: If a file is missing or damaged, or names or shapes do not fit.
+    """
+    path = Path(path)
+    made = read_config(path)["model"]
+    state = open_weights(path / WEIGHTS).state
+    if build is not None:
+        model = built(build, f"build={getattr(build, '__name__', build)}")
+        adopt_dtypes(model, state)
+        model.load_state_dict(fitted(model, state, source=str(path / WEIGHTS)))
+        return model.eval()
+    model = _outlined(path, made)
+    full = fitted(model, state, source=str(path / WEIGHTS))
+    # The tensors that were read may still lie in the file's pages; a model owns its own.
+    model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
+    return model.eval()
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """What a student folder says of itself, with the ``sha256`` of its weights (see `fingerprint`).
+
+    Metadata are read from the header of the weights, which was written together with them.
+
+    Raises:
+        DataError: If the folder or a file in it is missing or damaged, or was written by a later limbeck.
+    """
+    path = Path(path)
+    config = _config(path)
+    header = read_header(path / WEIGHTS)
+    try:
+        config["metadata"] = json.loads(header["metadata"])
+        config["sha256"] = header["sha256"]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path / WEIGHTS} was not written by limbeck.save: its header says nothing of it.") from error
+    return config
+
+
+def built(build: Callable[..., Any], who: str, **arguments: Any) -> nn.Module:
+    """What a person's own function makes, if that is a module.
+
+    Raises:
+        LimbeckError: If it is something else.
+    """
+    model = build(**arguments)
+    if not isinstance(model, nn.Module):
+        raise LimbeckError(f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.")
+    return model
+
+
+def is_student_folder(path: Path) -> bool:
+    """Whether a folder looks like one that `save` wrote."""
+    try:
+        _config(path)
+    except DataError:
+        return False
+    return True
+
+
+def _outlined(path: Path, made: Mapping[str, Any]) -> nn.Module:
+    if "name" not in made:
+        raise LimbeckError(
+            f"{path} holds a {made.get('class')}, which is a class of your own; limbeck imports no code that a folder "
+            f"names. Type: limbeck.load({str(path)!r}, build=build), where build() makes that module."
+        )
+    if made["name"] not in reference_names() or not isinstance(made.get("arguments"), dict):
+        raise DataError(
+            f"{path / CONFIG} names the network {made['name']!r}, which this version of limbeck cannot build."
+        )
+    try:
+        return outline(ModelSpec(made["name"], made["arguments"]))
+    except LimbeckError as error:
+        raise DataError(f"{path / CONFIG} is damaged: {error}") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    if not file.is_file():
+        raise DataError(f"{path} is not a student folder: there is no {CONFIG} in it.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged: it is not JSON ({error}).") from error
+    if not isinstance(config, dict) or "limbeck" not in config or not isinstance(config.get("model"), dict):
+        raise DataError(f"{file} was not written by limbeck.save.")
+    if config.get("format") != FORMAT:
+        raise DataError(f"{file} has the format {config.get('format')!r}; this version of limbeck reads {FORMAT}.")
+    return config
+
+
+def _check_same_model(folder: Path, made: Mapping[str, Any]) -> None:
+    if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
+        return
+    held = _config(folder)["model"]
+    if held != json.loads(json.dumps(made)):
+        raise LimbeckError(f"{folder} holds another model, {held}; this one is {made}. Name another folder.")
+
+
+def _json_text(metadata: dict[str, Any]) -> str:
+    try:
+        return json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise LimbeckError(f"metadata has to be JSON values (numbers, texts, lists, mappings): {error}.") from error
+
+
+def _class_name(model: nn.Module) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("limbeck")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

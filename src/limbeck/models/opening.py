@@ -1,0 +1,80 @@
+"""Which model does a name on the command line mean?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models.folder import load
+from limbeck.models.hub import open_hf, open_timm
+from limbeck.models.reference import build, fit_arguments, reference_names, seeded
+from limbeck.models.userfile import UserFile
+
+
+def open_model(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    seed: int | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """The model that a name means.
+
+    * a reference network (`reference_names`), built from `arguments` and from what the data give (`fit_arguments`);
+    * ``my.py:build``: the function ``build`` in that file, called with `arguments`; ``input_shape`` and ``classes`` are
+      passed on where it has arguments of these names. Only this file is run, as a module of its own;
+    * ``my.py:build@weights.safetensors`` (or ``@folder``): the same, with weights;
+    * a student folder that `save` wrote;
+    * ``timm:NAME`` and ``hf:NAME``: see `open_timm` and `open_hf`.
+
+    Args:
+        name: As above.
+        input_shape: Shape of one example of the data, without the batch.
+        classes: How many classes the labels have.
+        seed: Of new weights; the global generator is left as it was. None draws from the global generator.
+        **arguments: What the network, function or library takes.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        UnknownNameError: If the name means nothing; the nearest is offered.
+        LimbeckError: If the model cannot be opened; the sentence says why and what to type.
+
+    Example:
+        >>> open_model("mlp", input_shape=(1, 8, 8), classes=10, hidden=[32]).classifier
+        Linear(in_features=32, out_features=10, bias=True)
+    """
+    with seeded(seed):
+        if name in reference_names():
+            return build(name, **{**_fitting(name, input_shape, classes), **arguments})
+        if own := UserFile.parse(name):
+            return own.open(input_shape=input_shape, classes=classes, arguments=arguments)
+        library, _, rest = name.partition(":")
+        if library == "timm" and rest:
+            return open_timm(rest, input_shape=input_shape, classes=classes, **arguments)
+        if library == "hf" and rest:
+            return open_hf(rest, classes=classes, **arguments)
+        return _open_folder(name, arguments)
+
+
+def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None) -> dict[str, int]:
+    if input_shape is not None and classes is not None:
+        return fit_arguments(name, input_shape, classes)
+    return {} if classes is None else {"classes": classes}
+
+
+def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
+    path = Path(name)
+    if path.is_dir():
+        if arguments:
+            raise LimbeckError(f"{name} is a student folder, which takes no arguments; got {', '.join(arguments)}.")
+        return load(path)
+    if path.is_file():
+        raise LimbeckError(f"{name} is a file of weights; say what they belong to: my.py:build@{name}")
+    then = "Or type my.py:build, my.py:build@weights.safetensors, a student folder, timm:NAME or hf:NAME."
+    raise unknown("model", name, reference_names(), then=then)

@@ -1,0 +1,144 @@
+"""Which networks can be built by name, and from which arguments?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models.arguments import check_arguments
+from limbeck.models.cnn import Cnn
+from limbeck.models.mlp import Mlp
+from limbeck.models.resnet import DEPTHS, ResNet
+from limbeck.models.spec import ModelSpec
+
+
+class _Reference(NamedTuple):
+    network: type[nn.Module]
+    fixed: Mapping[str, Any]
+
+
+_REFERENCES: dict[str, _Reference] = {
+    "mlp": _Reference(Mlp, {}),
+    "cnn": _Reference(Cnn, {}),
+    **{f"resnet{depth}": _Reference(ResNet, {"depth": depth}) for depth in DEPTHS},
+}
+
+
+def reference_names() -> list[str]:
+    """The networks that `build` knows.
+
+    Example:
+        >>> reference_names()[:3]
+        ['mlp', 'cnn', 'resnet8']
+    """
+    return list(_REFERENCES)
+
+
+def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Module:
+    """A newly initialised reference network.
+
+    Args:
+        name: One of `reference_names()`.
+        seed: Of the initial weights; the global generator is left as it was. None draws from the global generator.
+        **arguments: What the network takes; all are JSON values.
+
+    Returns:
+        The network; `spec_of` tells how it was made.
+
+    Raises:
+        UnknownNameError: If there is no such network; the nearest name is offered.
+        LimbeckError: If an argument is unknown, missing or out of range.
+
+    Example:
+        >>> build("mlp", inputs=4, classes=3, hidden=[8], seed=0).classifier
+        Linear(in_features=8, out_features=3, bias=True)
+    """
+    reference = _reference(name)
+    check_arguments(name, reference.network, arguments, without=reference.fixed)
+    with seeded(seed):
+        return reference.network(**reference.fixed, **arguments)
+
+
+def spec_of(model: nn.Module) -> ModelSpec | None:
+    """How a reference network was made; None for any other module, and for one whose layers were changed since.
+
+    Copies keep it: the specification follows from the module itself.
+
+    Example:
+        >>> spec_of(build("resnet8", channels=1, classes=10)).name
+        'resnet8'
+    """
+    if type(model) not in {reference.network for reference in _REFERENCES.values()}:
+        return None
+    spec: ModelSpec = model.spec  # type: ignore[assignment]
+    original = outline(spec)
+    same = repr(original) == repr(model) and _shapes(original) == _shapes(model)
+    return ModelSpec(spec.name, dict(spec.arguments)) if same else None
+
+
+def outline(spec: ModelSpec) -> nn.Module:
+    """The network of a specification on the meta device: names and shapes, no memory, no random number drawn."""
+    with torch.device("meta"):
+        return build(spec.name, **spec.arguments)
+
+
+def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict[str, int]:
+    """The arguments of a reference network that follow from the data.
+
+    Args:
+        name: One of `reference_names()`.
+        input_shape: Shape of one example, without the batch.
+        classes: How many classes the labels have.
+
+    Returns:
+        ``inputs`` or ``channels`` (and ``size``), with ``classes``.
+
+    Raises:
+        UnknownNameError: If there is no such network.
+        LimbeckError: If the network cannot read examples of this shape.
+
+    Example:
+        >>> fit_arguments("cnn", (1, 28, 28), 10)
+        {'channels': 1, 'size': 28, 'classes': 10}
+    """
+    network = _reference(name).network
+    if network is Mlp:
+        return {"inputs": math.prod(input_shape), "classes": classes}
+    if len(input_shape) != 3:
+        raise LimbeckError(
+            f"{name} reads images of shape (channels, height, width); one example has the shape {tuple(input_shape)}. "
+            "'mlp' reads any shape."
+        )
+    channels, height, width = input_shape
+    if network is ResNet:
+        return {"channels": channels, "classes": classes}
+    if height != width:
+        raise LimbeckError(f"{name} reads square images; got {height}x{width}. 'resnet8' and 'mlp' read any.")
+    return {"channels": channels, "size": height, "classes": classes}
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw random numbers on the CPU from `seed` within the block, and leave the global generator as it was."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def _reference(name: str) -> _Reference:
+    if name not in _REFERENCES:
+        raise unknown("reference network", name, _REFERENCES)
+    return _REFERENCES[name]
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -1,0 +1,105 @@
+"""Which module does a function in a person's own file build?"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models.arguments import accepted, check_arguments
+from limbeck.models.folder import built
+from limbeck.models.weights import load_weights
+
+_NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?:@(?P<weights>.+))?")
+
+
+class UserFile(NamedTuple):
+    """A name of the form ``my.py:build`` or ``my.py:build@weights.safetensors``."""
+
+    file: Path
+    function: str
+    weights: Path | None
+
+    @classmethod
+    def parse(cls, name: str) -> UserFile | None:
+        """Read a name as a person writes it; None if it is of another form.
+
+        Raises:
+            LimbeckError: If it names a Python file and no function.
+
+        Example:
+            >>> UserFile.parse("my.py:build@best.safetensors").function
+            'build'
+        """
+        if found := _NAMED.fullmatch(name):
+            weights = found["weights"]
+            return cls(Path(found["file"]), found["function"], Path(weights) if weights else None)
+        if re.search(r"\.py(:|@|$)", name):
+            raise LimbeckError(f"{name!r} names a Python file, but not the function in it; type my.py:build.")
+        return None
+
+    def open(self, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
+        """Run the file, call the function, and load the weights where some are named.
+
+        Args:
+            input_shape: Shape of one example; passed on where known, if the function has an argument of that name.
+            classes: How many classes; passed on likewise.
+            arguments: Passed on, all of them.
+
+        Raises:
+            LimbeckError: If the file or function is missing, the file fails, an argument does not fit, or the function
+                returns something else than a module.
+        """
+        who = f"{self.file}:{self.function}"
+        function = self._function()
+        from_data = {"input_shape": input_shape, "classes": classes}
+        known = accepted(function)
+        given = {**{n: v for n, v in from_data.items() if n in known and v is not None}, **arguments}
+        check_arguments(who, function, given)
+        model = built(function, who, **given)
+        return load_weights(model, self.weights) if self.weights else model
+
+    def _function(self) -> Callable[..., Any]:
+        if not self.file.is_file():
+            raise LimbeckError(f"There is no file {self.file} (looked in {Path.cwd()}).")
+        module = _executed(self.file)
+        mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
+        if self.function not in mine:
+            own = [n for n, v in mine.items() if getattr(v, "__module__", None) == module.__name__]
+            raise unknown(f"function in {self.file}", self.function, own)
+        function: Callable[..., Any] = mine[self.function]
+        return function
+
+
+def _executed(file: Path) -> ModuleType:
+    # A name of its own keeps it apart from every installed module; dataclasses look themselves up by it.
+    name = f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LimbeckError(f"{file} cannot be read as a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    # Whatever a person's file raises, the sentence says where in the file.
+    except Exception as error:
+        del sys.modules[name]
+        raise LimbeckError(_failure(file, error)) from error
+    return module
+
+
+def _failure(file: Path, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{file} imports {error.name!r}, which is not found; install it, or add its folder to PYTHONPATH."
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+    return f"{file} failed at line {line}: {type(error).__name__}: {error}."
