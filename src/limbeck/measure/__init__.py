@@ -1,0 +1,37 @@
+"""How are models judged: by their predictions, and by what they cost?"""
+
+from limbeck.measure.cost import Cost, cost, latency
+from limbeck.measure.measures import (
+    MEASURES,
+    Measure,
+    MeasureFunction,
+    accuracy,
+    agreement,
+    ece,
+    evaluate,
+    kl_to_teacher,
+    measure,
+    nll,
+    top5,
+)
+from limbeck.measure.predictions import Predictions, predict, predict_with_teacher
+
+__all__ = [
+    "MEASURES",
+    "Cost",
+    "Measure",
+    "MeasureFunction",
+    "Predictions",
+    "accuracy",
+    "agreement",
+    "cost",
+    "ece",
+    "evaluate",
+    "kl_to_teacher",
+    "latency",
+    "measure",
+    "nll",
+    "predict",
+    "predict_with_teacher",
+    "top5",
+]

@@ -1,0 +1,134 @@
+"""What do a student and a teacher answer to all examples of a source?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limbeck.errors import DataError
+from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Signal
+from limbeck.tap import Frozen, call, logits_of
+
+
+class Predictions(NamedTuple):
+    """Logits of the student, and where known those of the teacher and the labels, one row for each example.
+
+    For a model that answers every position, each position is a row; rows that the batch's mask leaves out are absent.
+
+    Attributes:
+        student: Logits in float32, on the CPU.
+        teacher: The teacher's logits for the same rows.
+        labels: Class indices; `IGNORED` (-100) where there is none.
+    """
+
+    student: Float[Tensor, "n classes"]
+    teacher: Float[Tensor, "n teacher_classes"] | None = None
+    labels: Int[Tensor, " n"] | None = None
+
+
+def predict(
+    model: nn.Module, batches: Iterable[Batch], *, reads: Callable[[Batch], Inputs] | None = None
+) -> Predictions:
+    """What a model answers: in eval mode, without gradient, on its own device, gathered on the CPU.
+
+    Every submodule's training flag is afterwards what it was. All logits are held in memory: 4 bytes for each row and
+    class.
+
+    Args:
+        model: Any module whose output has logits.
+        batches: Read once.
+        reads: The model's way from a batch to its inputs; ``batch.inputs`` where None.
+
+    Raises:
+        DataError: If there is no batch, or the labels are not one class index for each row of logits.
+        MissingSignalError: If the output has no logits.
+
+    Example:
+        >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
+        torch.Size([4, 3])
+    """
+    with Frozen(model), torch.no_grad():
+        return _gathered(_rows(_answered(model, batch, reads), None, batch) for batch in batches)
+
+
+def predict_with_teacher(
+    model: nn.Module,
+    answer: Callable[[Batch], Signal],
+    batches: Iterable[Batch],
+    *,
+    reads: Callable[[Batch], Inputs] | None = None,
+) -> Predictions:
+    """`predict`, with a teacher's answers to the same batches in the same pass.
+
+    Args:
+        model: The student.
+        answer: What a prepared teacher is: batch -> signal. It is called without gradient.
+        batches: Read once.
+        reads: The student's way from a batch to its inputs.
+
+    Raises:
+        DataError: If there is no batch, or the teacher's rows are not the student's.
+        MissingSignalError: If an output has no logits.
+    """
+    with Frozen(model), torch.no_grad():
+        return _gathered(_rows(_answered(model, batch, reads), answer(batch)[LOGITS], batch) for batch in batches)
+
+
+def _answered(model: nn.Module, batch: Batch, reads: Callable[[Batch], Inputs] | None) -> Tensor:
+    device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    moved = batch.to(device)
+    return logits_of(call(model, moved.inputs if reads is None else reads(moved)))
+
+
+def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:
+    flat, rows = _flat_logits(student), student.shape[:-1]
+    kept = slice(None) if batch.mask is None else _flat("mask", batch.mask.cpu(), rows).bool()
+    return Predictions(
+        flat[kept],
+        None if teacher is None else _flat("teacher's logits", teacher, (*rows, teacher.shape[-1]))[kept],
+        None if batch.labels is None else _flat("labels", batch.labels.cpu(), rows).long()[kept],
+    )
+
+
+def _flat_logits(logits: Tensor) -> Tensor:
+    if logits.ndim < 2:
+        raise DataError(f"Logits are [batch, classes] or [batch, positions, classes]; got {list(logits.shape)}.")
+    return logits.detach().float().cpu().flatten(0, -2)
+
+
+def _flat(what: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tensor.shape != torch.Size(shape):
+        raise DataError(
+            f"The {what} have the shape {list(tensor.shape)}; the student's logits call for {list(shape)}, "
+            "one row for each example or position."
+        )
+    return _flat_logits(tensor) if what.endswith("logits") else tensor.flatten()
+
+
+def _gathered(parts: Iterable[Predictions]) -> Predictions:
+    student, teacher, labels = [], [], []
+    for part in parts:
+        student.append(part.student)
+        teacher.append(part.teacher)
+        labels.append(part.labels)
+    if not any(len(rows) for rows in student):
+        raise DataError(
+            "There is no example to predict: the source yielded no batch, or its mask leaves out everything."
+        )
+    return Predictions(torch.cat(student), _joined(teacher), _labelled(labels, student))
+
+
+def _joined(parts: list[Any]) -> Tensor | None:
+    return None if any(part is None for part in parts) else torch.cat(parts)
+
+
+def _labelled(parts: list[Any], student: list[Tensor]) -> Tensor | None:
+    if all(part is None for part in parts):
+        return None
+    # A batch without labels among labelled ones is one in which none is known.
+    none = [torch.full((len(rows),), IGNORED) for rows in student]
+    return torch.cat([unknown if part is None else part for part, unknown in zip(parts, none, strict=True)])
