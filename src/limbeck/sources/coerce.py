@@ -1,0 +1,115 @@
+"""How does whatever a person has become a source?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.signal import Batch
+from limbeck.sources.arrays import Arrays
+from limbeck.sources.examples import Examples
+from limbeck.sources.items import describe
+from limbeck.sources.loader import Loader
+from limbeck.sources.source import Shuffled, Source
+from limbeck.sources.view import View
+
+
+def as_source(
+    data: Any,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    augment: View | None = None,
+    adapt: Callable[[Any], Batch] | None = None,
+) -> Source:
+    """A source of batches from whatever holds the data.
+
+    Args:
+        data: A `Source`, which is returned as it is; `Examples`; ``(inputs, labels)`` arrays; an array or a mapping of
+            arrays (``labels`` among them are the labels); a DataLoader or another iterable of batches with a length.
+        batch_size: Examples in a batch, where the data are not in batches already.
+        seed: For the order, where the data have none.
+        shuffle: False keeps the order of the examples.
+        drop_last: Leave out the last batch of an epoch if it holds fewer.
+        augment: What makes views; for examples and arrays only.
+        adapt: item -> `Batch`; for loaders only.
+
+    Raises:
+        DataError: If the data are none of these.
+        LimbeckError: If `augment` or `adapt` cannot apply to them.
+
+    Example:
+        >>> import torch
+        >>> len(as_source((torch.zeros(10, 3), torch.arange(10) % 2), batch_size=4))
+        3
+    """
+    examples = _examples(data)
+    if examples is not None:
+        if adapt is not None:
+            raise LimbeckError("adapt= turns the items of a loader into batches; these data are examples, not batches.")
+        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment}
+        return Shuffled(examples, batch_size=batch_size, seed=seed, **options)
+    if augment is not None:
+        raise LimbeckError(f"augment= needs examples with ids; a {type(data).__name__} has none. Give lb.Arrays(...).")
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, DataLoader) or _is_batches(data):
+        return Loader(data, adapt=adapt)
+    raise DataError(_refusal(data))
+
+
+def _examples(data: Any) -> Examples | None:
+    if isinstance(data, Examples):
+        return data
+    if _is_array(data):
+        return Arrays(data)
+    if isinstance(data, tuple) and len(data) == 2 and _is_columns(data[0]) and _is_labels(data[1]):
+        return Arrays(*data)
+    if _is_columns(data) and isinstance(data, Mapping):
+        columns = dict(data)
+        return (
+            Arrays(columns, labels=columns.pop("labels", None)) if len(columns) > 1 or "labels" not in columns else None
+        )
+    return None
+
+
+def _is_array(data: Any) -> bool:
+    return isinstance(data, (Tensor, np.ndarray))
+
+
+def _is_columns(data: Any) -> bool:
+    parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, tuple) else [data]
+    return bool(parts) and all(_is_array(part) for part in parts)
+
+
+def _is_labels(data: Any) -> bool:
+    return _is_array(data) or (isinstance(data, list) and all(isinstance(label, int) for label in data))
+
+
+def _is_batches(data: Any) -> bool:
+    if isinstance(data, (str, bytes, Mapping, Dataset, tuple)) or not isinstance(data, Iterable):
+        return False
+    # [x, y] is nearly always arrays written with the wrong brackets, and would be read as two batches.
+    return not (isinstance(data, list) and len(data) == 2 and all(_is_array(part) for part in data))
+
+
+def _refusal(data: Any) -> str:
+    if isinstance(data, str):
+        return f"{data!r} is a name, not data; try load_data({data!r}).train."
+    if isinstance(data, Dataset):
+        return (
+            f"A {type(data).__name__} has no batches; give DataLoader(data, batch_size=...), or lb.Arrays(...) for ids."
+        )
+    if isinstance(data, list):
+        return f"The data are {describe(data)}; write a tuple (inputs, labels) if these are arrays."
+    if hasattr(data, "train") and hasattr(data, "test"):
+        return f"A {type(data).__name__} has parts; give its .train or its .test."
+    ways = "(inputs, labels) arrays, lb.Arrays(...), a DataLoader, or a list of batches"
+    return f"The data are {describe(data)}; give {ways}."

@@ -1,0 +1,147 @@
+"""What is a finite set of examples, and how is a part of it taken?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.errors import DataError
+from limbeck.signal import Batch
+from limbeck.sources.columns import digest
+from limbeck.sources.stratify import stratified
+
+
+class Examples(ABC):
+    """A finite set of examples at positions ``0..len-1``, each with an id that never changes.
+
+    The id of an example is its position, except in a `Subset`, which keeps the ids of the set it was selected from.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, index: Int[Tensor, " n"]) -> Batch:
+        """The examples at the positions `index`, in that order; ``Batch.id`` holds their ids."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, in hex: two sets with the same fingerprint hold the same examples."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor | None:
+        """The labels of all examples, int64, -100 where there is none; None if the set has no labels."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of each class, where known."""
+
+    @property
+    def ids(self) -> Int[Tensor, " n"]:
+        """The ids of all examples, by position."""
+        return torch.arange(len(self))
+
+    def select(self, index: Int[Tensor, " n"]) -> Subset:
+        """The examples at the positions `index` as a set of their own that keeps their ids.
+
+        Raises:
+            DataError: If there are none, or a position is not in ``0..len-1``.
+        """
+        return Subset(self, index)
+
+
+@final
+class Subset(Examples):
+    """Some examples of another set, in a given order, under the ids that they have there."""
+
+    def __init__(self, whole: Examples, index: Int[Tensor, " n"]) -> None:
+        if len(index) == 0:
+            raise DataError("No examples were selected; a set needs at least one.")
+        if int(index.min()) < 0 or int(index.max()) >= len(whole):
+            wrong = int(index.min()) if int(index.min()) < 0 else int(index.max())
+            raise DataError(f"Position {wrong} was selected from {len(whole)} examples; give 0 to {len(whole) - 1}.")
+        if len(index.unique()) != len(index):
+            raise DataError("A position was selected twice; ids must stay unique.")
+        self.whole = whole
+        self.index = index.to("cpu", torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, index: Int[Tensor, " n"]) -> Batch:
+        """The examples at the positions `index` of this subset."""
+        return self.whole.take(self.index[index])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the whole set's fingerprint and the selected positions."""
+        return digest(("subset", self.whole.fingerprint), ("index", self.index))
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The labels of the selected examples."""
+        return None if self.whole.labels is None else self.whole.labels[self.index]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names of the whole set."""
+        return self.whole.class_names
+
+    @property
+    def ids(self) -> Int[Tensor, " n"]:
+        """The ids that the examples have in the whole set."""
+        return self.whole.ids[self.index]
+
+
+def split(examples: Examples, *, fraction: float, seed: int) -> tuple[Subset, Subset]:
+    """Two disjoint parts: the rest, and the `fraction` that is held out, with the classes in the same shares.
+
+    A pure function of the labels and the seed. Each part has at least one example.
+
+    Raises:
+        DataError: If `fraction` is not between 0 and 1, or there is only one example.
+
+    Example:
+        >>> from limbeck.sources.arrays import Arrays
+        >>> rest, held = split(Arrays(torch.zeros(10, 2), torch.arange(10) % 2), fraction=0.2, seed=0)
+        >>> len(rest), sorted(held.labels.tolist())
+        (8, [0, 1])
+    """
+    if not 0.0 < fraction < 1.0:
+        raise DataError(f"fraction={fraction} is not between 0 and 1; give the part to hold out, for example 0.1.")
+    if len(examples) < 2:
+        raise DataError("One example cannot be split in two.")
+    count = min(max(round(fraction * len(examples)), 1), len(examples) - 1)
+    held = stratified(_classes(examples), count, seed=seed)
+    rest = torch.ones(len(examples), dtype=torch.bool)
+    rest[held] = False
+    return examples.select(rest.nonzero()[:, 0]), examples.select(held)
+
+
+def subsample(examples: Examples, n: int, seed: int) -> Subset:
+    """`n` of the examples with the classes in the same shares; all of them if there are no more.
+
+    Raises:
+        DataError: If `n` is not positive.
+
+    Example:
+        >>> from limbeck.sources.arrays import Arrays
+        >>> sorted(subsample(Arrays(torch.zeros(10, 2), torch.arange(10) % 2), 4, seed=0).labels.tolist())
+        [0, 0, 1, 1]
+    """
+    if n < 1:
+        raise DataError(f"{n} examples were asked for; give a positive number.")
+    return examples.select(stratified(_classes(examples), min(n, len(examples)), seed=seed))
+
+
+def _classes(examples: Examples) -> Int[Tensor, " n"]:
+    labels = examples.labels
+    return labels.cpu() if labels is not None and labels.ndim == 1 else torch.zeros(len(examples), dtype=torch.int64)

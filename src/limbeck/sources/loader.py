@@ -1,0 +1,168 @@
+"""How is a DataLoader, or any iterable of batches, read as a source?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, final
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.signal import Batch
+from limbeck.sources.columns import digest
+from limbeck.sources.items import batch_from, describe
+from limbeck.sources.source import Source
+
+
+@final
+class Loader(Source):
+    """The batches of a PyTorch DataLoader, or of any iterable with a length, in the order in which it gives them.
+
+    An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
+    ``label``) are labels, ``id`` are ids, columns that are no tensors are ``extra``, and the rest is what a model is
+    called with. `adapt` turns anything else into a `Batch`.
+
+    The loader shuffles as it always does. Its epochs cannot be entered in the middle, so the source is resumable only
+    if the loader has ``state_dict`` and ``load_state_dict`` of its own. An iterator left early is continued by the next
+    one.
+
+    Args:
+        loader: The batches.
+        adapt: item -> `Batch`.
+        fingerprint: What the data are, if you know; by default a hash of the loader's types and lengths, which cannot
+            tell two data sets of one shape apart.
+
+    Raises:
+        LimbeckError: If the loader has no length, or has no batches.
+
+    Example:
+        >>> import torch
+        >>> [batch.size for batch in Loader([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
+        [2]
+    """
+
+    def __init__(
+        self, loader: Any, *, adapt: Callable[[Any], Batch] | None = None, fingerprint: str | None = None
+    ) -> None:
+        super().__init__()
+        self.loader = loader
+        self.adapt = adapt
+        self._size = _length(loader)
+        self._fingerprint = fingerprint or _description(loader, self._size)
+        self._live: Iterator[Any] | None = None
+        self._waiting: Batch | None = None
+        self._before: Any = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def fingerprint(self) -> str:
+        """As given, or a hash of the loader's types and lengths."""
+        return self._fingerprint
+
+    @property
+    def examples_per_epoch(self) -> int | None:
+        """Known for a DataLoader that makes its batches from a sampler; otherwise None."""
+        size, sampler = getattr(self.loader, "batch_size", None), getattr(self.loader, "sampler", None)
+        if not isinstance(size, int) or not isinstance(sampler, Sized):
+            return None
+        whole = self._size * size
+        return whole if getattr(self.loader, "drop_last", False) else min(whole, len(sampler))
+
+    @property
+    def has_ids(self) -> bool:  # type: ignore[override]
+        """Whether the next batch carries ids; looking at it starts the loader's epoch."""
+        return self.peek().id is not None
+
+    @property
+    def resumable(self) -> bool:  # type: ignore[override]
+        """Whether the loader keeps a state of its own."""
+        return all(callable(getattr(self.loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def peek(self) -> Batch:
+        """The batch that iterating would hand out next; it is kept, not read twice."""
+        if self._waiting is None:
+            self._waiting = self._ahead()
+        if self._waiting is None:
+            # The last batch of the epoch was used, and nobody has asked for the one after it yet.
+            self._live, self._epoch, self._batch = None, self._epoch + 1, 0
+            self._waiting = self._ahead()
+        if self._waiting is None:
+            raise DataError(f"The {type(self.loader).__name__} says that it has {len(self)} batches, and gives none.")
+        return self._waiting
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """What is left of the loader's current epoch; the arguments only count."""
+        if self._waiting is not None:
+            batch, self._waiting = self._waiting, None
+            yield batch
+        for item in self._iterator():
+            yield self._read(item)
+        self._live = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and under ``loader`` the loader's own state.
+
+        Raises:
+            LimbeckError: If the loader has no state.
+        """
+        self._check_resumable()
+        own = self.loader.state_dict() if self._waiting is None else self._before
+        return {**super().state_dict(), "loader": own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position.
+
+        Raises:
+            LimbeckError: If the loader has no state, or the position is not one of this source.
+        """
+        self._check_resumable()
+        super().load_state_dict(state)
+        self._live = self._waiting = None
+        self.loader.load_state_dict(state["loader"])
+
+    def _ahead(self) -> Batch | None:
+        self._before = self.loader.state_dict() if self.resumable else None
+        for item in self._iterator():
+            return self._read(item)
+        return None
+
+    def _iterator(self) -> Iterator[Any]:
+        if self._live is None:
+            self._live = iter(self.loader)
+        return self._live
+
+    def _read(self, item: Any) -> Batch:
+        if self.adapt is None:
+            return batch_from(item)
+        batch = self.adapt(item)
+        if not isinstance(batch, Batch):
+            raise DataError(f"adapt= must return a limbeck.Batch; it returned {describe(batch)}.")
+        return batch
+
+    def _check_resumable(self) -> None:
+        if not self.resumable:
+            raise LimbeckError(
+                f"A {type(self.loader).__name__} cannot be resumed in the middle of an epoch: it has no state_dict(), "
+                "and its order is not known. Give the data as lb.Arrays(inputs, labels), whose examples have ids, "
+                "or a loader that keeps its state."
+            )
+
+
+def _length(loader: Any) -> int:
+    try:
+        size = len(loader)
+    except TypeError as error:
+        raise LimbeckError(
+            f"A {type(loader).__name__} has no length; an epoch needs one. Give a list of batches, or lb.Arrays(...)."
+        ) from error
+    if size == 0:
+        raise LimbeckError(
+            f"The {type(loader).__name__} has no batches: is the data set empty, or drop_last too strict?"
+        )
+    return size
+
+
+def _description(loader: Any, size: int) -> str:
+    data = getattr(loader, "dataset", None)
+    count = len(data) if isinstance(data, Sized) else None
+    return digest(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))

@@ -1,0 +1,153 @@
+"""What does a model read from a batch?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import DataError, LimbeckError, nearest, unknown
+from limbeck.signal import Batch, Inputs
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The inputs of the batch as they are."""
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """``batch.inputs``."""
+        return batch.inputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"reads": "unchanged"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A further column of the batch, ``batch.extra[name]``: raw rows, privileged features, a second view.
+
+    Attributes:
+        name: Which column.
+    """
+
+    name: str
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """The column.
+
+        Raises:
+            DataError: If the batch has no such column; the nearest is named.
+        """
+        if self.name not in batch.extra:
+            near = nearest(self.name, batch.extra)
+            meant = f" Did you mean {near!r}?" if near else ""
+            known = ", ".join(batch.extra) or "none"
+            raise DataError(f"The batch has no extra column {self.name!r}.{meant} It has: {known}.")
+        return batch.extra[self.name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"reads": "field", "name": self.name}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images standardised per channel: ``(scale * pixel - mean) / std``, as float32 ``[batch, c, h, w]``.
+
+    Reads ``[batch, h, w]`` and ``[batch, c, h, w]``, or ``[batch, h, w, c]`` with `channels_last`, of any number type.
+
+    Attributes:
+        mean: One number for each channel, after scaling.
+        std: One number for each channel, after scaling.
+        scale: What a pixel is multiplied by first: 1/255 for bytes, 1 for floats that are in [0, 1] already.
+        channels_last: The channels of 4-dimensional inputs come last.
+        channel: Give ``[batch, h, w]`` a channel axis; False leaves grey images ``[batch, h, w]``.
+
+    Raises:
+        LimbeckError: If mean and std differ in length or are empty, or std or scale is not positive.
+
+    Example:
+        >>> image = torch.full((1, 2, 2), 255, dtype=torch.uint8)
+        >>> Pixels(mean=(0.5,), std=(0.25,))(Batch(image)).flatten().tolist()
+        [2.0, 2.0, 2.0, 2.0]
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+    channels_last: bool = False
+    channel: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise LimbeckError(
+                f"Pixels needs a mean and a std for each channel; got {len(self.mean)} and {len(self.std)}."
+            )
+        if min(self.std) <= 0 or self.scale <= 0:
+            raise LimbeckError(
+                f"Pixels divides by std={self.std} and multiplies by scale={self.scale}: both are positive."
+            )
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The standardised images; the batch itself is not changed.
+
+        Raises:
+            DataError: If the inputs are not images with the channels that mean and std are for.
+        """
+        images = self._channels_first(batch.inputs)
+        # A copy even of float32, so that what follows may write into it. One multiplication and one subtraction.
+        out = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if len(self.mean) == 1:
+            return out.mul_(self.scale / self.std[0]).sub_(self.mean[0] / self.std[0])
+        factors = torch.tensor([self.scale / s for s in self.std], device=out.device)[:, None, None]
+        shifts = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)], device=out.device)
+        return out.mul_(factors).sub_(shifts[:, None, None])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        own = {"mean": list(self.mean), "std": list(self.std), "scale": self.scale}
+        return {"reads": "pixels", **own, "channels_last": self.channels_last, "channel": self.channel}
+
+    def _channels_first(self, images: Any) -> Tensor:
+        if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+            got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise DataError(f"Pixels reads images [batch, h, w] or with a channel axis; got {got}.")
+        if images.ndim == 4:
+            images = images.permute(0, 3, 1, 2) if self.channels_last else images
+        elif self.channel or len(self.mean) > 1:
+            images = images.unsqueeze(1)
+        channels = images.shape[1] if images.ndim == 4 else 1
+        if channels != len(self.mean):
+            last = (
+                "" if images.shape[-1] != len(self.mean) else " Do the channels come last? Pixels(channels_last=True)."
+            )
+            raise DataError(f"Pixels has means for {len(self.mean)} channels, the images have {channels}.{last}")
+        return images
+
+
+Reads = Unchanged | Field | Pixels
+
+
+def reads_from_dict(found: Mapping[str, Any]) -> Reads:
+    """What `to_dict` of one of the reads was called on.
+
+    Raises:
+        LimbeckError: If there is no such kind of reads, or an entry is missing or unknown.
+
+    Example:
+        >>> reads_from_dict(Field("raw").to_dict())
+        Field(name='raw')
+    """
+    kinds: dict[str, Callable[..., Reads]] = {"unchanged": Unchanged, "field": Field, "pixels": Pixels}
+    kind = str(found.get("reads"))
+    if kind not in kinds:
+        raise unknown("reads", kind, kinds)
+    entries = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "reads"}
+    try:
+        return kinds[kind](**entries)
+    except TypeError as error:
+        raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error

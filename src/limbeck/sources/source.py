@@ -1,0 +1,178 @@
+"""Where do batches come from, and where in the stream are we?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.signal import Batch
+from limbeck.sources.columns import digest
+from limbeck.sources.counter import counter_order
+from limbeck.sources.examples import Examples
+from limbeck.sources.view import View
+
+
+class Source(ABC):
+    """A stream of batches in epochs that knows its own position.
+
+    Iterating yields what is left of the current epoch; when it is exhausted the position is the start of the next one.
+    A batch counts as used from the moment it is handed out. One iterator at a time: a second one continues from the
+    position that the first has reached.
+
+    A new kind of source says in `batches` how an epoch is made from a batch number on; the position is kept here.
+    """
+
+    has_ids: bool = True
+    """Whether every batch carries ids; the cache, memory banks and exact resume need them."""
+    resumable: bool = True
+    """Whether `state_dict` can bring back the exact remaining batches."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._batch = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches a whole epoch has."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What the examples and their views are; not the order, nor the size of a batch."""
+
+    @property
+    @abstractmethod
+    def examples_per_epoch(self) -> int | None:
+        """How many examples a whole epoch hands out; None where the source cannot tell."""
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+
+    @final
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches(self._epoch, self._batch):
+            self._batch += 1
+            yield batch
+        self._epoch, self._batch = self._epoch + 1, 0
+
+    def peek(self) -> Batch:
+        """The batch that iterating would hand out next, without using it up.
+
+        At the end of an epoch, the first batch of the next.
+        """
+        for epoch, start in ((self._epoch, self._batch), (self._epoch + 1, 0)):
+            for batch in self.batches(epoch, start):
+                return batch
+        raise DataError(f"{type(self).__name__} has no batches.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: ``epoch``, and ``batch``, how many batches of it were handed out."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position; ``batch == len(self)`` is an epoch that is exhausted at once.
+
+        Raises:
+            LimbeckError: If the position is not one of this source.
+        """
+        epoch, batch = state.get("epoch"), state.get("batch")
+        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= len(self)):
+            raise LimbeckError(
+                f"epoch={epoch}, batch={batch} is no position in a source of {len(self)} batches an epoch; "
+                "was it saved with other data or another batch size?"
+            )
+        self._epoch, self._batch = epoch, batch
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most sources need no model
+        """Called once before the first batch with the models of the recipe, for sources that ask them (rollouts)."""
+
+
+@final
+class Shuffled(Source):
+    """The examples of a set, every one once an epoch, in an order that is a pure function of (seed, epoch).
+
+    With `augment`, an epoch hands out one view of each example, numbered by the epoch (``Batch.view``), and
+    ``Batch.inputs`` is that view; without, the examples themselves (``Batch.view`` is None).
+
+    Args:
+        examples: The set.
+        batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
+        seed: Another seed gives another order.
+        shuffle: False keeps the order of the set.
+        drop_last: Leave out the last batch of an epoch if it holds fewer.
+        augment: What makes a view of an example.
+
+    Raises:
+        LimbeckError: If `batch_size` is not positive, or `drop_last` would leave no batch.
+
+    Example:
+        >>> from limbeck.sources.arrays import Arrays
+        >>> source = Shuffled(Arrays(torch.arange(5.0)), batch_size=2, seed=0)
+        >>> [batch.size for batch in source], source.state_dict()
+        ([2, 2, 1], {'epoch': 1, 'batch': 0})
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        augment: View | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise LimbeckError(f"batch_size={batch_size!r} is not a positive whole number; try batch_size=128.")
+        if drop_last and batch_size > len(examples):
+            raise LimbeckError(
+                f"drop_last leaves no batch: batch_size={batch_size} is above the {len(examples)} examples."
+            )
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.augment = augment
+
+    def __len__(self) -> int:
+        whole, part = divmod(len(self.examples), self.batch_size)
+        return whole + (part > 0 and not self.drop_last)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the examples; with `augment`, SHA-256 of it and the view's."""
+        if self.augment is None:
+            return self.examples.fingerprint
+        return digest(("examples", self.examples.fingerprint), ("view", self.augment.fingerprint))
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """All of them, or, with `drop_last`, those in whole batches."""
+        return len(self) * self.batch_size if self.drop_last else len(self.examples)
+
+    def order(self, epoch: int) -> Int[Tensor, " n"]:
+        """The positions of the examples in the order in which `epoch` hands them out."""
+        size = len(self.examples)
+        return counter_order(size, seed=self.seed, epoch=epoch) if self.shuffle else torch.arange(size)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+        order = self.order(epoch)
+        for number in range(start, len(self)):
+            batch = self.examples.take(order[number * self.batch_size : (number + 1) * self.batch_size])
+            yield batch if self.augment is None else self._augmented(batch, self.augment, epoch)
+
+    def _augmented(self, batch: Batch, augment: View, epoch: int) -> Batch:
+        if batch.id is None:
+            raise DataError(f"{type(self.examples).__name__}.take() gave no ids; a view of an example needs its id.")
+        view = torch.full_like(batch.id, epoch)
+        return batch._replace(inputs=augment(batch.inputs, batch.id, view), view=view)
