@@ -53,8 +53,8 @@ def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
             device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
             with torch.autocast(device, enabled=False):
                 return function(
-                    *(_widened(a) for a in args),  # type: ignore[arg-type]
-                    **{k: _widened(v) for k, v in kwargs.items()},  # type: ignore[arg-type]
+                    *(_widened(a) for a in args),
+                    **{k: _widened(v) for k, v in kwargs.items()},
                 )
 
         computed.per = per  # type: ignore[attr-defined]

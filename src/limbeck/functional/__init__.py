@@ -1,0 +1,30 @@
+"""Which functions of tensors does limbeck offer?"""
+
+from __future__ import annotations
+
+from limbeck.functional.check import check_hyper
+from limbeck.functional.divergence import kl_divergence, reverse_kl, total_variation
+from limbeck.functional.feature import logit_squared_error, probability_squared_error, squared_error
+from limbeck.functional.head import Head, Projector
+from limbeck.functional.kernel import kernel
+from limbeck.functional.label import cross_entropy, label_smoothing
+from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
+
+__all__ = [
+    "Head",
+    "Projector",
+    "check_hyper",
+    "cross_entropy",
+    "gkd_jensen_shannon",
+    "jensen_shannon",
+    "kernel",
+    "kl_divergence",
+    "label_smoothing",
+    "logit_squared_error",
+    "probability_squared_error",
+    "reverse_kl",
+    "skew_kl",
+    "skew_reverse_kl",
+    "squared_error",
+    "total_variation",
+]

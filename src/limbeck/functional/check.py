@@ -1,0 +1,97 @@
+"""What is refused before a kernel computes anything?"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+
+P = ParamSpec("P")
+
+_FRACTIONS = {
+    "mixture": "a share of the teacher in the mixture",
+    "skew": "a share of one distribution in the mixture",
+    "smoothing": "a share of the uniform distribution in the target",
+}
+
+
+def check_hyper(**hyper: Any) -> None:
+    """Refuse a hyper-parameter that no kernel can take, before anything is computed.
+
+    A temperature is finite and above 0; mixture, skew and smoothing are fractions from 0 to 1. Names that are none of
+    these are left to the kernel that reads them.
+
+    Raises:
+        LimbeckError: If a value is out of its range, or not a plain number.
+
+    Example:
+        >>> check_hyper(temperature=4.0, smoothing=0.1)
+        >>> check_hyper(temperature=0.0)
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.LimbeckError: temperature is a finite number above 0; got 0.0. Usual values are 1.0 to 20.0.
+    """
+    for name, value in hyper.items():
+        _checked(name, value)
+
+
+def checked(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Let a kernel refuse hyper-parameters out of range; whole numbers become floats."""
+
+    @functools.wraps(function)
+    def computed(*args: P.args, **hyper: P.kwargs) -> Tensor:
+        return function(*args, **{name: _checked(name, value) for name, value in hyper.items()})
+
+    return computed
+
+
+def paired(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Let a kernel refuse a student and a teacher that do not match, and hyper-parameters out of range.
+
+    Both come in the wider of the two dtypes: the same logits in two dtypes would otherwise differ by rounding.
+    """
+
+    @functools.wraps(function)
+    def computed(student: Tensor, teacher: Tensor, **hyper: Any) -> Tensor:
+        if student.shape != teacher.shape:
+            raise _mismatch(student, teacher)
+        if student.dtype != teacher.dtype:
+            wide = torch.promote_types(student.dtype, teacher.dtype)
+            student, teacher = student.to(wide), teacher.to(wide)
+        return function(student, teacher, **{name: _checked(name, value) for name, value in hyper.items()})  # type: ignore[arg-type]
+
+    return computed  # type: ignore[return-value]
+
+
+def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
+    mine, its = tuple(student.shape), tuple(teacher.shape)
+    if mine[:-1] == its[:-1] and mine and its:
+        return LimbeckError(
+            f"The student has {mine[-1]} values in the last dimension (classes, or features) and the teacher "
+            f"{its[-1]}. Give both the same classes in the same order; put a head such as Projector() between features."
+        )
+    return LimbeckError(
+        f"The student's shape {mine} is not the teacher's {its}; a kernel compares them value by value "
+        "and never broadcasts. Tap signals of one shape, or put a head such as Projector() between."
+    )
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name == "temperature":
+        return _number(name, value, "a finite number above 0", "Usual values are 1.0 to 20.0.", lambda v: v > 0)
+    if name in _FRACTIONS:
+        return _number(name, value, "a number from 0 to 1", f"It is {_FRACTIONS[name]}.", lambda v: 0 <= v <= 1)
+    return value
+
+
+def _number(name: str, value: Any, kind: str, hint: str, fits: Callable[[float], bool]) -> float:
+    if isinstance(value, Real) and math.isfinite(value) and fits(float(value)):
+        return float(value)
+    raise LimbeckError(f"{name} is {kind}; got {value!r}. {hint}")

@@ -1,0 +1,114 @@
+"""How is a divergence between two rows of logits computed, and its gradient, without a NaN and without waste?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Pair(NamedTuple):
+    """The distributions of a student, q, and of a teacher, p; all values are finite."""
+
+    log_q: Float[Tensor, "*batch classes"]
+    log_p: Float[Tensor, "*batch classes"]
+    q: Float[Tensor, "*batch classes"]
+    p: Float[Tensor, "*batch classes"]
+
+
+class Found(NamedTuple):
+    """A divergence and its slopes; a slope that was not wanted may be None."""
+
+    value: Float[Tensor, "*batch"]
+    by_student: Float[Tensor, "*batch classes"] | None
+    by_teacher: Float[Tensor, "*batch classes"] | None
+
+
+class Form(ABC):
+    """A divergence D(p, q) with its slopes dD/du and dD/dv, where q = softmax(u) and p = softmax(v).
+
+    Slopes are written out because a formula keeps what automatic differentiation loses: they are finite where p or q is
+    0, and exactly 0 where p = q.
+    """
+
+    @abstractmethod
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
+        """The divergence, and the slopes that are wanted."""
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> Tensor:
+    """T^2 D(p, q), one value for each row; 0 where both rows are nothing but -inf, inf where one is.
+
+    Differentiable twice in both arguments.
+    """
+    return _Divergence.apply(student, teacher, temperature, form)[0]
+
+
+def live(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Tempered logits with -inf raised to a finite floor, of which softmax still makes 0.
+
+    So no later step meets inf - inf or 0 * inf, in the value or in its gradient, and a row of nothing but -inf becomes
+    uniform instead of NaN. A clamp costs a fraction of a mask.
+    """
+    tempered = logits if temperature == 1 else logits / temperature
+    return tempered.clamp_min(floor(logits.dtype))
+
+
+def floor(dtype: torch.dtype) -> float:
+    """What -inf is raised to: low enough to be told from any logit, high enough that a difference does not overflow."""
+    return torch.finfo(dtype).min / 4
+
+
+def unmatched(student: Tensor, teacher: Tensor) -> Tensor:
+    """Rows that are nothing but -inf in one of the two alone."""
+    return student.detach().amax(-1).isneginf() ^ teacher.detach().amax(-1).isneginf()
+
+
+def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
+    """dD/du from dD/dq (known up to a constant in each row): q * (slope - sum(q * slope))."""
+    moved = q * slope
+    return moved - q * moved.sum(-1, keepdim=True)
+
+
+def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
+    log_q = torch.log_softmax(live(student, temperature), -1)
+    log_p = torch.log_softmax(live(teacher, temperature), -1)
+    return Pair(log_q, log_p, log_q.exp(), log_p.exp())
+
+
+class _Divergence(torch.autograd.Function):
+    """The value, and beside it the slopes, found while the distributions are at hand: the backward pass only scales."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> tuple[Tensor, Tensor, Tensor]:
+        pair = _compare(student, teacher, temperature)
+        value, *slopes = form(pair, student.requires_grad, teacher.requires_grad)
+        value = (value * temperature**2).masked_fill(unmatched(student, teacher), torch.inf)
+        by_student, by_teacher = (value.new_empty(0) if slope is None else slope for slope in slopes)
+        return value, by_student, by_teacher
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        student, teacher, ctx.temperature, ctx.form = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(student, teacher, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if grad is None:
+            return None, None, None, None
+        student, teacher, *slopes = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled() or any(want and not len(slope) for want, slope in zip(wanted, slopes, strict=True)):
+            # A gradient of this gradient is wanted, so the slopes must be functions of the logits.
+            _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), *wanted)
+        # T^2 from the factor, 1/T from tempering.
+        scale = grad.unsqueeze(-1) * ctx.temperature
+        by_student, by_teacher = (scale * s if want else None for want, s in zip(wanted, slopes, strict=True))
+        return by_student, by_teacher, None, None

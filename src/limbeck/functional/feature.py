@@ -1,0 +1,119 @@
+"""How far are the student's values from the teacher's, value by value?"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limbeck.functional.check import paired
+from limbeck.functional.closed_form import live, unmatched
+from limbeck.functional.kernel import kernel
+
+
+@kernel(per="example")
+@paired
+def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """The mean squared difference of two feature maps, one value for each example.
+
+    ``mean((student - teacher)^2)`` over all dimensions but the first; 0 exactly where both are equal. The FitNets hint
+    loss is half the *sum*: half the number of features times this. In float32 it overflows for differences above 1e19.
+
+    Args:
+        student: Features of the student, after its head.
+        teacher: Features of the teacher.
+
+    Raises:
+        LimbeckError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> squared_error(torch.zeros(2, 3), torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 3.0]]))
+        tensor([1., 3.])
+
+    Source: Romero et al., FitNets, 2014, arXiv:1412.6550.
+    """
+    squared = (student - teacher).square()
+    return squared.flatten(1).mean(1) if squared.ndim > 1 else squared
+
+
+@kernel(per="position")
+@paired
+def logit_squared_error(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, centred: bool = True
+) -> Float[Tensor, "*batch"]:
+    """Half the mean squared difference of logits over classes: what T^2 KL becomes as T grows.
+
+    ``1 / (2 C) sum_c (z_c - v_c)^2``, z of the student and v of the teacher. If `centred`, the mean over classes of
+    ``z - v`` is taken off first, as a constant added to a row of logits changes no probability; then it is the limit of
+    `kl_divergence` (T^2 included) for temperature to infinity. Its gradient in z is ``(z - v) / C``, centred.
+
+    C counts the columns that are not -inf in both; those contribute 0. A column that is -inf in one alone makes it
+    infinite. In float32 it overflows for differences above 1e19.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        centred: Whether a constant added to a row is left out of account.
+
+    Raises:
+        LimbeckError: If the shapes differ.
+
+    Example:
+        >>> import torch
+        >>> logit_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+        tensor([0.5000])
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.1; not centred: Ba and Caruana, Do Deep Nets
+        Really Need to be Deep?, 2013, arXiv:1312.6184.
+    """
+    both, one = _masked(student, teacher)
+    classes = (~both).sum(-1, keepdim=True).clamp_min(1)
+    off = both | one
+    difference = student.masked_fill(off, 0.0) - teacher.masked_fill(off, 0.0)
+    if centred:
+        difference = (difference - difference.sum(-1, keepdim=True) / classes).masked_fill(off, 0.0)
+    value = 0.5 * difference.square().sum(-1) / classes.squeeze(-1)
+    return value.masked_fill(one.any(-1), torch.inf)
+
+
+@kernel(per="position")
+@paired
+def probability_squared_error(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """The mean squared difference of probabilities over classes, times T^2.
+
+    ``T^2 / C sum_c (q_c - p_c)^2`` with ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``. The factor is
+    T^2 / C and nothing else; at T = 1 it is the consistency cost of mean teachers. It is bounded, by ``2 T^2 / C``.
+
+    C counts the columns that are not -inf in both. A row of nothing but -inf gives 0 if it is so in both, else inf.
+
+    Args:
+        student: Logits of the student.
+        teacher: Logits of the teacher.
+        temperature: T, above 0.
+
+    Raises:
+        LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
+
+    Example:
+        >>> import torch
+        >>> probability_squared_error(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 1.0]]).log())
+        tensor([0.0625])
+
+    Source: Tarvainen and Valpola, Mean teachers are better role models, 2017, arXiv:1703.01780.
+    """
+    both, _ = _masked(student, teacher)
+    classes = (~both).sum(-1).clamp_min(1)
+    difference = torch.softmax(live(student, temperature), -1) - torch.softmax(live(teacher, temperature), -1)
+    value = difference.square().sum(-1) * temperature**2 / classes
+    return value.masked_fill(unmatched(student, teacher), torch.inf)
+
+
+def _masked(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"]
+) -> tuple[Bool[Tensor, "*batch classes"], Bool[Tensor, "*batch classes"]]:
+    """The columns that are -inf in both, and those in one alone."""
+    no_student, no_teacher = student == -torch.inf, teacher == -torch.inf
+    return no_student & no_teacher, no_student ^ no_teacher

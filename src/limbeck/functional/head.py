@@ -1,0 +1,114 @@
+"""What stands between a student's features and a teacher's of another shape?"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+
+
+class Head(nn.Module, ABC):
+    """A module that turns the student's features into the teacher's shape; trained with the student, then dropped.
+
+    Its parameters do not exist until `shape` has seen one signal of each side.
+    """
+
+    @abstractmethod
+    def shape(self, student: Tensor, teacher: Tensor) -> None:
+        """Build the parameters for signals like these; called once, with the first batch, before training.
+
+        Raises:
+            LimbeckError: If no head of this kind fits between the two.
+        """
+
+    @abstractmethod
+    def forward(self, student: Tensor) -> Tensor:
+        """The student's signal in the teacher's shape."""
+
+
+@final
+class Projector(Head):
+    """A linear map of features; for feature maps, the convolutional regressor of FitNets.
+
+    * ``[batch, d]`` and ``[batch, positions, d]``: a linear layer with bias, from the student's d to the teacher's.
+    * ``[batch, channels, height, width]``: one convolution without padding, with bias; its kernel is
+      ``student size - teacher size + 1`` in each direction, so equal maps get a 1x1 convolution.
+
+    Parameters are float32 (float64 if the student's signal is), on the student's device, whatever the signal's dtype.
+
+    Example:
+        >>> import torch
+        >>> head = Projector()
+        >>> head.shape(torch.zeros(2, 16, 8, 8), torch.zeros(2, 64, 6, 6))
+        >>> head(torch.zeros(2, 16, 8, 8)).shape
+        torch.Size([2, 64, 6, 6])
+
+    Source: Romero et al., FitNets: Hints for Thin Deep Nets, 2014, arXiv:1412.6550.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map: nn.Module | None = None
+
+    def shape(self, student: Float[Tensor, "*any"], teacher: Float[Tensor, "*any"]) -> None:
+        """Build the map; nothing happens if it is built already for the same sizes.
+
+        Raises:
+            LimbeckError: If the signals differ in their number of dimensions or positions, have other than 2, 3 or 4
+                dimensions, the student's map is smaller than the teacher's, or the map is built for other sizes.
+        """
+        built = _map(student, teacher)
+        if self.map is None:
+            wide = torch.float64 if student.dtype == torch.float64 else torch.float32
+            self.map = built.to_empty(device=student.device).to(wide)
+            self.map.reset_parameters()  # type: ignore[operator]
+        elif repr(built) != repr(self.map):
+            raise LimbeckError(
+                f"This Projector is already built as {self.map} and cannot become {built}. Make a new one."
+            )
+
+    def forward(self, student: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """The student's signal in the teacher's shape.
+
+        Raises:
+            LimbeckError: If `shape` was not called yet.
+        """
+        if self.map is None:
+            raise LimbeckError(
+                "This Projector has no parameters yet. Call shape(student_signal, teacher_signal) first, and hand its "
+                "parameters to the optimiser after that."
+            )
+        return self.map(student.to(self.map.weight.dtype))  # type: ignore[arg-type]
+
+
+def _map(student: Tensor, teacher: Tensor) -> nn.Module:
+    """The layer that leads from one shape to the other, without storage."""
+    mine, its = tuple(student.shape), tuple(teacher.shape)
+    if len(mine) != len(its) or len(mine) not in (2, 3, 4):
+        raise LimbeckError(
+            f"No Projector leads from {mine} to {its}: both are [batch, d], [batch, positions, d] or "
+            "[batch, channels, height, width]. Tap two signals of one kind."
+        )
+    if len(mine) == 4:
+        return _regressor(mine, its)
+    if mine[1:-1] != its[1:-1]:
+        raise LimbeckError(
+            f"The student has {mine[1]} positions and the teacher {its[1]}; a Projector maps features, not positions. "
+            "Feed both the same tokens or patches, or tap a signal that is pooled over positions."
+        )
+    return nn.Linear(mine[-1], its[-1], device="meta")
+
+
+def _regressor(mine: tuple[int, ...], its: tuple[int, ...]) -> nn.Module:
+    kernel = tuple(s - t + 1 for s, t in zip(mine[2:], its[2:], strict=True))
+    if min(kernel) < 1:
+        raise LimbeckError(
+            f"The student's map {mine[2]}x{mine[3]} is smaller than the teacher's {its[2]}x{its[3]}: the FitNets "
+            "regressor can only shrink. Tap an earlier layer of the student, or a later one of the teacher."
+        )
+    return nn.Conv2d(mine[1], its[1], kernel, device="meta")  # type: ignore[arg-type]

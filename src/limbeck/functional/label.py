@@ -1,0 +1,101 @@
+"""How far is the student from the labels?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.functional.check import checked
+from limbeck.functional.closed_form import floor, live
+from limbeck.functional.kernel import kernel
+
+_IGNORED = -100
+
+
+@kernel(per="position")
+@checked
+def cross_entropy(
+    student: Float[Tensor, "*batch classes"], *, labels: Integer[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """The cross-entropy of the labels: ``-log softmax(student)[label]`` in nats, one value for each row.
+
+    It reads no teacher. A label of -100 means that there is none: the value and its gradient are 0 there. A column that
+    is -inf contributes nothing, unless it is the label's: then the value is infinite.
+
+    Args:
+        student: Logits of the student.
+        labels: Class indices from 0 to classes - 1, or -100.
+
+    Raises:
+        LimbeckError: If labels and logits do not match in shape, or (on the CPU) a label is no class of the student.
+
+    Example:
+        >>> import torch
+        >>> cross_entropy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), labels=torch.tensor([1, -100]))
+        tensor([0.6931, 0.0000])
+    """
+    return _picked(student, torch.log_softmax(live(student), -1), labels)
+
+
+@kernel(per="position")
+@checked
+def label_smoothing(
+    student: Float[Tensor, "*batch classes"], *, labels: Integer[Tensor, "*batch"], smoothing: float = 0.1
+) -> Float[Tensor, "*batch"]:
+    """The cross-entropy of smoothed labels: ``-sum_c target_c log softmax(student)_c`` in nats, one value for each row.
+
+    ``target = (1 - s) onehot(label) + s / C`` with s the `smoothing` and C the number of classes. A column that is -inf
+    is no class: it gets none of the uniform share, and C counts the others. At s = 0 it is `cross_entropy`; at s = 1
+    the label is not read. For s above 0 its least value is the entropy of the target, not 0. A label of -100 gives 0.
+
+    Args:
+        student: Logits of the student.
+        labels: Class indices from 0 to classes - 1, or -100.
+        smoothing: s, the share of the uniform distribution in the target, from 0 to 1.
+
+    Raises:
+        LimbeckError: If labels and logits do not match in shape, `smoothing` is not in [0, 1], or (on the CPU) a label
+            is no class of the student.
+
+    Example:
+        >>> import torch
+        >>> label_smoothing(torch.tensor([[3.0, 1.0]]), labels=torch.tensor([0]), smoothing=0.1)
+        tensor([0.2269])
+
+    Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
+    """
+    log_q = torch.log_softmax(live(student), -1)
+    by_label = _picked(student, log_q, labels)
+    masked = student == -torch.inf
+    classes = (~masked).sum(-1).clamp_min(1)
+    uniform = -log_q.masked_fill(masked, 0.0).sum(-1) / classes
+    uniform = uniform.masked_fill(labels == _IGNORED, 0.0)
+    # At 1 a label in a masked column would be 0 * inf.
+    return uniform if smoothing == 1 else (1 - smoothing) * by_label + smoothing * uniform
+
+
+def _picked(student: Tensor, log_q: Tensor, labels: Tensor) -> Tensor:
+    if labels.shape != log_q.shape[:-1]:
+        raise LimbeckError(
+            f"labels of shape {tuple(labels.shape)} do not match logits of shape {tuple(log_q.shape)}: there is one "
+            "label for each row, and classes are the last dimension."
+        )
+    try:
+        value = F.nll_loss(log_q.flatten(0, -2), labels.flatten().long(), reduction="none", ignore_index=_IGNORED)
+    except IndexError as error:
+        raise _no_class(labels, log_q.shape[-1]) from error
+    value = value.view(labels.shape)
+    dead = student.detach().amax(-1).isneginf() & (labels != _IGNORED)
+    # -inf was raised to a floor for the sake of gradients; a label there is infinitely unlikely all the same.
+    return value.masked_fill(dead | (value > -0.5 * floor(value.dtype)), torch.inf)
+
+
+def _no_class(labels: Tensor, classes: int) -> LimbeckError:
+    outside = labels[((labels < 0) & (labels != _IGNORED)) | (labels >= classes)]
+    return LimbeckError(
+        f"Label {outside.flatten()[0].item()} is no class of a student with {classes} logits: labels run from 0 to "
+        f"{classes - 1}, and {_IGNORED} means no label. Give the student one logit for each class, or map the labels."
+    )
