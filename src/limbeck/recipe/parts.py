@@ -22,7 +22,7 @@ Ship = str | Callable[[Models], nn.Module]
 """The name of the model that is evaluated, saved and exported, or a function that builds it."""
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are open
     """A piece of a recipe. Parts compose, and what comes out is a `Recipe`.
 
     * ``a >> b``: first a, then b; b may be a function of the models so far that returns a part;

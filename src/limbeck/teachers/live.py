@@ -105,14 +105,18 @@ class Named(Teacher):
 @contextmanager
 def answering(tapped: Tapped, *, device: torch.device, reads: Reads, mode: Mode) -> Iterator[Answer]:
     """A block within which a tapped model answers without gradient."""
-    tapped.model.to(device)
+    model = tapped.model.to(device)
 
     def answer(batch: Batch) -> Signal:
+        # A peer that learns in the same stage is put back into training mode by its own step.
+        if model.training != (mode == "train"):
+            with Frozen(model, mode=mode), torch.no_grad():
+                return tapped(reads(batch))
         with torch.no_grad():
             return tapped(reads(batch))
 
     with ExitStack() as stack:
-        stack.enter_context(Frozen(tapped.model, mode=mode))
+        stack.enter_context(Frozen(model, mode=mode))
         stack.enter_context(tapped)
         yield answer
 

@@ -1,0 +1,93 @@
+"""How does everything that a run needs to go on get to disk, whole or not at all?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+
+_VERSION = 1
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write nested state (mappings, sequences, numbers, strings, tensors) to one file, atomically and without pickle.
+
+    The file is written beside its place, flushed to the disk, and renamed: after a kill at any moment, what is found
+    under `path` is the old state whole or the new state whole.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _packed(state, tensors)
+    beside = path.with_name(path.name + ".partial")
+    save_file(tensors, beside, metadata={"limbeck_checkpoint": str(_VERSION), "state": json.dumps(tree)})
+    with open(beside, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(beside, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` wrote.
+
+    Raises:
+        LimbeckError: If the file is missing, damaged, or not a checkpoint.
+    """
+    if not path.is_file():
+        raise LimbeckError(f"{path.parent} holds no checkpoint to go on from ({path.name} is missing).")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise LimbeckError(f"{path} is damaged and cannot be read: {error}.") from error
+    if metadata.get("limbeck_checkpoint") != str(_VERSION):
+        raise LimbeckError(f"{path} is not a limbeck checkpoint of version {_VERSION}.")
+    state: dict[str, Any] = _unpacked(json.loads(metadata["state"]), tensors)
+    return state
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors)}"
+        # Aliases (tied weights) are stored twice: safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _packed(inner, tensors)] for key, inner in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(inner, tensors) for inner in value]}
+    if isinstance(value, list):
+        return [_packed(inner, tensors) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise LimbeckError(f"A checkpoint holds tensors, numbers, strings and collections; got a {type(value).__name__}.")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_unpacked(inner, tensors) for inner in value["tuple"])
+    return {key: _unpacked(inner, tensors) for key, inner in value["items"]}
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A nested state with its tensors on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: to_device(inner, device) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(inner, device) for inner in value)
+    return value

@@ -1,0 +1,205 @@
+"""How does one model take one step?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.probe import buffers_kept, frozen_but, objective_check, probe
+from limbeck.engine.pupil import Lesson, Pupil
+from limbeck.engine.randomness import aside
+from limbeck.engine.setting import Setting
+from limbeck.engine.tally import Tally
+from limbeck.errors import LimbeckError
+from limbeck.recipe import Stage
+from limbeck.signal import Batch, Progress, Signal
+from limbeck.tap import Frozen, Tapped
+from limbeck.teachers import Answer, Reads
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Learner(AbstractContextManager["Learner"]):
+    """One stage's student, teacher, heads and optimiser, open for the length of a block.
+
+    Args:
+        stage: What is learnt, from whom.
+        models: The run's models by name.
+        setting: What the run holds fixed.
+        fabric: Device, precision, strategy.
+        batch: Any batch of the stage's source, for the probe.
+    """
+
+    def __init__(
+        self, stage: Stage, models: Mapping[str, nn.Module], *, setting: Setting, fabric: Fabric, batch: Batch
+    ) -> None:
+        objective_check(stage.objective, accumulate=setting.accumulate)
+        self.stage = stage
+        self._models = models
+        self._setting = setting
+        self._fabric = fabric
+        self._batch = batch
+        self._plan = stage.optimiser or setting.optimiser
+        self._stack = ExitStack()
+        self.tally = Tally()
+        self.lr = 0.0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _open(self, stack: ExitStack) -> None:
+        stage, device = self.stage, self._fabric.device
+        self.model = self._models[stage.trains].to(device)
+        self._tapped = Tapped(self.model, stage.objective.needs.student)
+        self._reads = once(stage.reads or self._setting.reads)
+        self._answer = self._opened_teacher(stack)
+        stack.enter_context(Frozen(self.model, mode="train"))
+        stack.enter_context(self._tapped)
+        reached = self._probed()
+        pupil = Pupil(self._tapped, stage.objective)
+        stack.enter_context(frozen_but(pupil, reached))
+        self.pupil: Any = self._fabric.setup_module(pupil)
+        optimiser = self._plan.make(p for p in self.pupil.parameters() if p.requires_grad)
+        self._peaks = [group["lr"] for group in optimiser.param_groups]
+        self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
+
+    def _opened_teacher(self, stack: ExitStack) -> Answer:
+        teacher = self.stage.teacher
+        if teacher is None:
+            return lambda batch: Signal()
+        teacher.bind(self._models)
+        needs = self.stage.objective.needs.teacher
+        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
+        return answer
+
+    def _probed(self) -> set[nn.Parameter]:
+        teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
+        before = teacher.state_dict() if teacher is not None and teacher.changes else None
+        kept = {key: value.detach().clone() for key, value in _tensors(before)}
+        with aside(), buffers_kept(dict(self._models).values()), self._fabric.autocast():
+            reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch))
+        for key, value in _tensors(before):
+            value.copy_(kept[key])
+        return reached
+
+    def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
+        """One optimiser step on all the micro-batches of `window`."""
+        if not self.model.training:
+            self.model.train()
+        counts = self._counts(window)
+        for last, batch in enumerate(window, start=1 - len(window)):
+            with self._unsynchronised(last != 0):
+                self._backward(batch, progress, counts, measure=measure)
+        self._set_lr(progress)
+        if self._plan.clip is not None:
+            self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.tally.steps += 1
+        if self.stage.teacher is not None:
+            self.stage.teacher.after_step()
+
+    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float], *, measure: bool) -> None:
+        with self._fabric.autocast():
+            taught = self._answer(batch)
+        parameters = measure and self._setting.parameter_norms
+        lesson = Lesson(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
+        loss, terms = self.pupil(self._reads(batch), lesson)
+        self._fabric.backward(loss)
+        self.tally.add(loss.detach(), terms, batch.size)
+        if measure:
+            inner = self.pupil.module
+            self.tally.add_norms(inner.gradients, inner.parameter_gradients)
+
+    def _counts(self, window: Sequence[Batch]) -> dict[str, float]:
+        """How many values each term has in the window, on all ranks, known before the first backward.
+
+        Strategies average gradients over ranks; a mean over the global count needs their sum, so the count is divided
+        by the number of ranks. A loss that gathers the whole batch is the same on every rank and needs no such thing.
+        """
+        counts: dict[str, float] = {}
+        for batch in window:
+            for name, count in self.stage.objective.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + count
+        world = self._fabric.world_size
+        if world == 1:
+            return counts
+        local = torch.tensor(list(counts.values()), dtype=torch.float64, device=self._fabric.device)
+        summed: Any = self._fabric.all_reduce(local, reduce_op="sum")
+        leaves = self.stage.objective.named_leaves()
+        shared = {name: leaves[name][0].per in ("pair", "batch") for name in counts}
+        return {
+            name: counts[name] if shared[name] else total / world
+            for name, total in zip(counts, summed.tolist(), strict=True)
+        }
+
+    def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
+        if wanted and self._fabric.world_size > 1:
+            return self._fabric.no_backward_sync(self.pupil)
+        return nullcontext()
+
+    def _set_lr(self, progress: Progress) -> None:
+        scale = self._plan.scale(progress.step, progress.steps)
+        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * scale
+        self.lr = self.optimiser.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the models: heads, optimiser, and a teacher that changes."""
+        teacher = self.stage.teacher
+        return {
+            "heads": dict(self.stage.objective.state_dict()),
+            "optimiser": self.optimiser.state_dict(),
+            "teacher": teacher.state_dict() if teacher is not None and teacher.changes else {},
+            "tally": self.tally.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint held."""
+        self.stage.objective.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
+        self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
+        if self.stage.teacher is not None and state["teacher"]:
+            self.stage.teacher.load_state_dict(state["teacher"])
+
+
+def once(reads: Reads) -> Reads:
+    """The same function, asked once for a batch although student and teacher both read it."""
+    kept: list[Any] = [None, None]
+
+    def read(batch: Batch) -> Any:
+        if kept[0] is not batch:
+            kept[:] = [batch, reads(batch)]
+        return kept[1]
+
+    return read
+
+
+def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:
+    found: list[tuple[str, Tensor]] = []
+    for key, value in (state or {}).items():
+        if isinstance(value, Tensor):
+            found.append((f"{prefix}{key}", value))
+        elif isinstance(value, Mapping):
+            found.extend(_tensors(value, f"{prefix}{key}."))
+    return found
+
+
+def check_lengths(stages: Sequence[Stage]) -> Stage:
+    """The stage of a group that says how long it lasts; the first if none does."""
+    said = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
+    if not stages:
+        raise LimbeckError("A group of stages needs at least one stage.")
+    return said[0] if said else stages[0]

@@ -1,0 +1,130 @@
+"""Can a stage learn at all? One batch, forward and back, before anything is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from limbeck.errors import LimbeckError
+from limbeck.objective import Objective
+from limbeck.recipe import Stage
+from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
+from limbeck.tap import Tapped
+from limbeck.teachers import Answer
+
+
+def probe(stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: Inputs) -> set[nn.Parameter]:
+    """Send one batch forward and back; shape lazy heads; find what the stage can move.
+
+    Args:
+        stage: The stage about to run.
+        tapped: Its student, open.
+        answer: Its teacher, open; gives an empty signal where there is none.
+        batch: Any batch of its source.
+        inputs: What the student reads from that batch.
+
+    Returns:
+        The parameters, of student and heads, that at least one term reaches.
+
+    Raises:
+        LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
+            the student, or a term reaches no parameter.
+    """
+    taught = answer(batch)
+    shown = _shown(stage, tapped, inputs)
+    _check_labels(stage, shown, batch)
+    stage.objective.shape(shown, taught, batch)
+    stage.objective.to(next((tensor.device for tensor in shown.values()), torch.device("cpu")))
+    candidates = [p for p in [*tapped.parameters(), *stage.objective.parameters()] if p.requires_grad]
+    return _reached(stage, stage.objective(shown, taught, batch, Progress()), candidates)
+
+
+def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Signal:
+    try:
+        return tapped(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise LimbeckError(
+            f"The model {stage.trains!r} ({type(tapped.model).__name__}) refused inputs of {_described(inputs)}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+def _check_labels(stage: Stage, shown: Signal, batch: Batch) -> None:
+    if batch.labels is None or "labels" not in stage.objective.needs.batch or stage.objective.needs.student != {LOGITS}:
+        return
+    classes = shown[LOGITS].shape[-1]
+    wrong = batch.labels[(batch.labels != IGNORED) & ((batch.labels < 0) | (batch.labels >= classes))]
+    if shown[LOGITS].ndim == batch.labels.ndim + 1 and wrong.numel():
+        raise LimbeckError(
+            f"Label {int(wrong[0])} is none of the {classes} classes of the model {stage.trains!r} (0 to {classes - 1})."
+        )
+
+
+def _reached(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter]) -> set[nn.Parameter]:
+    reached: set[nn.Parameter] = set()
+    for name, term in terms.items():
+        total = term.total
+        found: Iterable[Tensor | None] = ()
+        if total.requires_grad and candidates:
+            found = torch.autograd.grad(total, candidates, retain_graph=True, allow_unused=True)
+        moved = {p for p, gradient in zip(candidates, found, strict=False) if gradient is not None}
+        if not moved:
+            raise LimbeckError(
+                f"The term {name!r} reaches no parameter of {stage.trains!r} that may learn: nothing in it depends on "
+                "the student, or its parameters have requires_grad=False, or a tap sits inside a reentrant checkpoint."
+            )
+        reached |= moved
+    return reached
+
+
+@contextmanager
+def frozen_but(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
+    """A block in which only `reached` may learn: distributed strategies wait for ever for the others' gradients."""
+    rested = [p for p in module.parameters() if p.requires_grad and p not in reached]
+    for parameter in rested:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in rested:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A block after which every buffer (running statistics) is as before: looking must not change what is looked at."""
+    kept = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+
+
+def objective_check(objective: Objective, *, accumulate: int) -> None:
+    """Raise if the objective compares examples with each other and the batch is to be split.
+
+    Raises:
+        LimbeckError: If `accumulate` is above 1 and a loss is per pair or per batch.
+    """
+    for name, (leaf, _) in objective.named_leaves().items():
+        if accumulate > 1 and leaf.per in ("pair", "batch"):
+            raise LimbeckError(
+                f"{name} yields one value per {leaf.per}, so it means something else on a part of the batch: "
+                f"it cannot be accumulated (accumulate={accumulate}); use accumulate=1 and a batch that fits."
+            )
+
+
+def _described(inputs: Inputs) -> str:
+    if isinstance(inputs, Tensor):
+        return f"shape {tuple(inputs.shape)} ({str(inputs.dtype).removeprefix('torch.')})"
+    if isinstance(inputs, dict):
+        return "{" + ", ".join(f"{key}: {_described(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, (tuple, list)):
+        return "(" + ", ".join(map(_described, inputs)) + ")"
+    return type(inputs).__name__

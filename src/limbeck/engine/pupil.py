@@ -1,0 +1,72 @@
+"""How do student and objective go through one forward pass, so that every strategy sees both?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.objective import Objective, minimised
+from limbeck.signal import Batch, Inputs, Progress, Signal, Term
+from limbeck.tap import Tapped
+
+
+class Lesson:
+    """What a pupil is given besides inputs. Not a tuple, so that no strategy casts or copies what is in it."""
+
+    __slots__ = ("batch", "counts", "measure", "measure_parameters", "progress", "teacher")
+
+    def __init__(
+        self,
+        teacher: Signal,
+        batch: Batch,
+        progress: Progress,
+        counts: dict[str, float],
+        *,
+        measure: bool = False,
+        measure_parameters: bool = False,
+    ) -> None:
+        self.teacher = teacher
+        self.batch = batch
+        self.progress = progress
+        self.counts = counts
+        self.measure = measure
+        self.measure_parameters = measure_parameters
+
+
+class Pupil(nn.Module):
+    """A student with the objective that it learns by; wrapped as one, because heads learn too.
+
+    After a lesson with ``measure``, `gradients` holds for each term the squared norm of its weighted gradient at what
+    the student showed, and `parameter_gradients` that at its parameters.
+    """
+
+    def __init__(self, tapped: Tapped, objective: Objective) -> None:
+        super().__init__()
+        self.tapped = tapped
+        self.objective = objective
+        self.gradients: dict[str, Tensor] = {}
+        self.parameter_gradients: dict[str, Tensor] = {}
+
+    def forward(self, inputs: Inputs, lesson: Lesson) -> tuple[Tensor, dict[str, Term]]:
+        """The number to minimise for one batch, and its terms."""
+        shown = self.tapped(inputs)
+        terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
+        loss = minimised(terms, lesson.counts)
+        if lesson.measure:
+            self.gradients = self._norms(terms, lesson.counts, list(shown.values()))
+        if lesson.measure_parameters:
+            learning = [p for p in self.parameters() if p.requires_grad]
+            self.parameter_gradients = self._norms(terms, lesson.counts, learning)
+        return loss, {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
+
+    def _norms(self, terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
+        at = [tensor for tensor in at if tensor.requires_grad]
+        norms: dict[str, Tensor] = {}
+        for name, term in terms.items():
+            weighted = term.weight * term.total / (counts[name] or 1.0)
+            found = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True) if at else ()
+            squares = [gradient.detach().float().square().sum() for gradient in found if gradient is not None]
+            norms[name] = torch.stack(squares).sum() if squares else torch.zeros(())
+        return norms

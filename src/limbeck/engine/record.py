@@ -1,0 +1,112 @@
+"""What does a run say while it runs?"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from limbeck.errors import LimbeckError
+
+
+class Report(NamedTuple):
+    """How a stage stood at one optimiser step; means are over the steps since the last report.
+
+    Attributes:
+        stage: The stage's name.
+        step: Optimiser steps taken in this stage; `steps` is how many it will take.
+        steps: How many optimiser steps the stage takes.
+        epoch: Passes over the source begun in this stage, from 0.
+        loss: The number that is minimised.
+        terms: The unweighted mean of every term, in its own unit.
+        gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step.
+        parameter_norms: The same at the student's parameters, where asked for.
+        lr: The learning rate of this step.
+        rate: Examples a second since the last report, on all ranks.
+        seconds: Time spent in the stage, in seconds, a resumed part included.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    gradient_norms: dict[str, float]
+    parameter_norms: dict[str, float]
+    lr: float
+    rate: float
+    seconds: float
+
+
+class Metrics:
+    """A file of JSON lines, one a report, that a resumed run takes up where its checkpoint left it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @property
+    def position(self) -> int:
+        """The file's length in bytes, for a checkpoint to remember."""
+        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
+
+    def rewind(self, position: int) -> None:
+        """Forget the lines that were written after the checkpoint was."""
+        if self._path is not None and self._path.exists():
+            with open(self._path, "r+b") as opened:
+                opened.truncate(min(position, self.position))
+
+    def write(self, report: Report) -> None:
+        """Add one line."""
+        if self._path is None:
+            return
+        line = {key: value for key, value in report._asdict().items() if value != {}}
+        with open(self._path, "a", encoding="utf-8") as opened:
+            opened.write(json.dumps(_rounded(line)) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on besides the job: versions, machine, threads."""
+    from importlib.metadata import version
+
+    packages = ("limbeck", "torch", "lightning-fabric", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def check_finite(report: Report) -> None:
+    """Raise as soon as the loss is no number any more, naming the terms that are to blame.
+
+    Raises:
+        LimbeckError: If the loss is infinite or not a number.
+    """
+    if math.isfinite(report.loss):
+        return
+    blamed = [name for name, mean in report.terms.items() if not math.isfinite(mean)] or list(report.terms)
+    raise LimbeckError(
+        f"The loss became {report.loss} in stage {report.stage!r} by step {report.step} ({', '.join(blamed)}). "
+        "The student on disk is the last good one. Try a lower learning rate, optimiser clip=1.0, or check that the "
+        "teacher's logits are finite where the student's are."
+    )
+
+
+def _rounded(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: float(f"{value:.8g}")
+        if isinstance(value, float)
+        else _rounded(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in line.items()
+    }

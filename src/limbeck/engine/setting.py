@@ -1,0 +1,111 @@
+"""What does a run hold fixed for all its stages?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from limbeck.errors import LimbeckError
+from limbeck.recipe import Optimiser, Stage
+from limbeck.signal import Batch, Inputs
+from limbeck.sources import Source
+from limbeck.teachers import Reads
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def read_inputs(batch: Batch) -> Inputs:
+    """What a model is called with where nobody says otherwise: the batch's own inputs."""
+    return batch.inputs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run holds fixed for all its stages; a stage's own choices come first.
+
+    Attributes:
+        optimiser: How parameters move.
+        epochs: How many passes a stage takes that says nothing; or `steps`.
+        steps: How many optimiser steps a stage takes that says nothing.
+        accumulate: Micro-batches to one optimiser step; the mean is over all of them.
+        reads: The way from a batch to inputs, for every side that declares none.
+        seed: What all random numbers of the run start from.
+        log_every: Optimiser steps between reports.
+        checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.
+        parameter_norms: Whether reports hold gradient norms at the parameters too (about 1.8 steps' time each).
+        workers: How many processes run the branches of ``a | b``; None means one for each core.
+        precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
+    """
+
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    epochs: int | None = None
+    steps: int | None = None
+    accumulate: int = 1
+    reads: Reads = read_inputs
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_seconds: float = 30.0
+    parameter_norms: bool = False
+    workers: int | None = None
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        counts = {
+            "accumulate": self.accumulate,
+            "log_every": self.log_every,
+            "epochs": self.epochs,
+            "steps": self.steps,
+        }
+        for name, value in {**counts, "workers": self.workers}.items():
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if self.epochs is not None and self.steps is not None:
+            raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
+        if not self.checkpoint_seconds >= 0:
+            raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
+
+    def length(self, stage: Stage, source: Source) -> int:
+        """How many optimiser steps `stage` takes on `source`; an epoch's last step may be on fewer micro-batches.
+
+        Raises:
+            LimbeckError: If neither the stage nor the run says how long.
+        """
+        if stage.steps is not None:
+            return stage.steps
+        epochs = stage.epochs if stage.epochs is not None else self.epochs
+        if epochs is not None:
+            return epochs * math.ceil(len(source) / self.accumulate)
+        if self.steps is not None:
+            return self.steps
+        raise LimbeckError(
+            "How long should the stage last? Give it epochs=... or steps=..., or give them to distill()."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        kept = ("epochs", "steps", "accumulate", "seed", "precision")
+        return {"optimiser": self.optimiser.describe(), **{name: getattr(self, name) for name in kept}}
+
+
+def open_fabric(
+    *, precision: str = "32-true", devices: int | str = "auto", strategy: str = "auto", accelerator: str = "auto"
+) -> Fabric:
+    """Lightning Fabric for one device or many, launched.
+
+    Raises:
+        LimbeckError: If Fabric refuses the combination; its own words are kept.
+    """
+    from lightning_fabric import Fabric
+
+    wanted: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
+    if devices == "auto" and strategy == "auto":
+        # One process unless asked for more: on the CPU "auto" means one, on several GPUs it would mean all of them.
+        wanted["devices"] = 1
+    try:
+        fabric = Fabric(**wanted)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise LimbeckError(f"This machine cannot run {wanted}: {error}") from error
+    fabric.launch()
+    return fabric

@@ -1,0 +1,59 @@
+"""Which models does a run have, and which will its recipe make?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from limbeck.engine.randomness import aside, seeded
+from limbeck.errors import LimbeckError, unknown
+from limbeck.recipe import Maker
+
+
+class Workshop(Mapping[str, nn.Module]):
+    """The models of a run by name; one that the recipe makes is made when it is first asked for.
+
+    A model's random initial weights depend on the run's seed and its own name, and on nothing that happened before.
+
+    Args:
+        models: The models that there are.
+        makes: Name -> function of the models so far.
+        seed: The run's seed.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], makes: Mapping[str, Maker], *, seed: int) -> None:
+        for name, model in models.items():
+            if not isinstance(model, nn.Module):
+                raise LimbeckError(f"The model {name!r} is a {type(model).__name__}, not a torch.nn.Module.")
+        self._made = dict(models)
+        self._makes = dict(makes)
+        self._seed = seed
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._made:
+            if name not in self._makes:
+                raise unknown("model", name, self)
+            number = int.from_bytes(hashlib.sha256(f"{self._seed} {name}".encode()).digest()[:4], "big")
+            with aside(seeded(number)):
+                self._made[name] = self._makes[name](self)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._made, **self._makes})
+
+    def __len__(self) -> int:
+        return len({**self._made, **self._makes})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in self._makes
+
+    def makes(self, more: Mapping[str, Maker]) -> None:
+        """Learn to make more models: those of a part that the run has just come to."""
+        self._makes |= {name: maker for name, maker in more.items() if name not in self._makes}
+
+    @property
+    def made(self) -> dict[str, nn.Module]:
+        """The models that exist by now."""
+        return self._made
