@@ -27,6 +27,7 @@ class Schedule:
     text: str
 
     def __call__(self, progress: Progress) -> float:
+        """The value at `progress`."""
         return self.at(progress)
 
     def __repr__(self) -> str:

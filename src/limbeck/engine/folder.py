@@ -38,7 +38,8 @@ class Folder:
             raise LimbeckError(f"{self.path} is a file; a run needs a folder.")
         if not resume and self.started:
             raise LimbeckError(
-                f"{self.path} already holds a run. Continue it with `limbeck resume {self.path}`, or choose another folder."
+                f"{self.path} already holds a run. Continue it with `limbeck resume {self.path}`, "
+                "or choose another folder with --out (out=...)."
             )
         if self._writes:
             self._make(self.path)

@@ -162,7 +162,7 @@ class Loop:
     def _load(self, state: Mapping[str, Any]) -> None:
         if state["source"] is None:
             raise LimbeckError(
-                f"A run on {type(self.source).__name__} cannot be resumed exactly: it does not know its position in the "
+                f"A run on {type(self.source).__name__} cannot be resumed exactly: it does not know its place in the "
                 "data. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
             )
         if state["steps"] != self.steps:

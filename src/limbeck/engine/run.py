@@ -74,7 +74,7 @@ class Run:
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not source.resumable:
             raise LimbeckError(
-                f"{self._folder.path} cannot be resumed: {type(source).__name__} does not know its place in the data. "
+                f"{self._folder.path} cannot be resumed: {type(source).__name__} has no position to go on from. "
                 "Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
             )
         else:

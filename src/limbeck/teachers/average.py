@@ -82,8 +82,8 @@ class MovingAverage(Teacher):
         for mine, theirs in zip(self.model.parameters(), followed.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1.0 - alpha)
         if self.mode == "eval":
-            for mine, theirs in zip(self.model.buffers(), followed.buffers(), strict=True):
-                mine.copy_(theirs)
+            for kept, current in zip(self.model.buffers(), followed.buffers(), strict=True):
+                kept.copy_(current)
 
     @property
     def fingerprint(self) -> str:
