@@ -55,7 +55,7 @@ class Projector(Head):
         super().__init__()
         self.map: nn.Module | None = None
 
-    def shape(self, student: Float[Tensor, "*any"], teacher: Float[Tensor, "*any"]) -> None:
+    def shape(self, student: Float[Tensor, "*student"], teacher: Float[Tensor, "*teacher"]) -> None:
         """Build the map; nothing happens if it is built already for the same sizes.
 
         Raises:
@@ -72,7 +72,7 @@ class Projector(Head):
                 f"This Projector is already built as {self.map} and cannot become {built}. Make a new one."
             )
 
-    def forward(self, student: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    def forward(self, student: Float[Tensor, "*student"]) -> Float[Tensor, "*projected"]:
         """The student's signal in the teacher's shape.
 
         Raises:

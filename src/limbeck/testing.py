@@ -1,0 +1,247 @@
+"""Does a kernel keep the laws that every kernel must keep?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from limbeck.functional.kernel import Per
+
+__all__ = ["LAWS", "Claim", "check_kernel"]
+
+_INF = float("inf")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a kernel is said to be; each law is checked of a claim.
+
+    Attributes:
+        kernel: A function decorated with `limbeck.functional.kernel`.
+        classes: How many classes, or features, the samples have; 4 or more.
+        hyper: Hyper-parameters to call it with.
+        divergence: Whether it is 0 exactly where student and teacher are equal, and nowhere negative.
+        logits: Whether it reads rows of logits: then classes may be permuted, and -inf masks one.
+        largest: How large a logit it must bear without overflow.
+    """
+
+    kernel: Callable[..., Tensor]
+    classes: int = 5
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    divergence: bool = False
+    logits: bool = True
+    largest: float = 1e30
+
+    def __call__(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """The kernel's value for a sample."""
+        return self.kernel(**sample, **self.hyper)
+
+    def reads(self, name: str) -> bool:
+        """Whether the kernel has an argument of this name."""
+        return name in inspect.signature(self.kernel).parameters
+
+    def sample(self, *shape: int, classes: int | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Random arguments: logits of `shape` with classes last; labels, ids and a mask where they are read."""
+        shape, classes = shape or (4,), classes or self.classes
+        draw = torch.Generator().manual_seed(0)
+        logits = [(3 * torch.randn(*shape, classes, generator=draw)).to(dtype) for _ in range(2)]
+        known = {
+            "student": logits[0],
+            "teacher": logits[1],
+            # The last two columns stay free of labels, for the laws that mask them.
+            "labels": torch.randint(max(classes - 2, 1), shape, generator=draw),
+            "mask": torch.ones(shape, dtype=torch.bool),
+            "id": torch.arange(shape[0]),
+        }
+        return {name: value for name, value in known.items() if self.reads(name)}
+
+
+def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
+    """Check a kernel against every law that applies to it.
+
+    The laws: it declares what one value stands for, and yields values of that shape; it treats examples alike, and
+    classes alike; it computes in float32 or better, autocast or not; it leaves its arguments as they are; its values
+    and gradients are finite for huge logits, masked columns, masked rows, two classes and one example; a masked column
+    is as good as none; its gradient is the derivative of its value; and a divergence is 0 where both are equal.
+
+    Args:
+        kernel: The kernel.
+        **claim: What it is said to be: the fields of `Claim`.
+
+    Raises:
+        AssertionError: With a sentence that says which law is broken.
+
+    Example:
+        >>> from limbeck.functional import kl_divergence
+        >>> check_kernel(kl_divergence, divergence=True, hyper={"temperature": 4.0})
+    """
+    for law in LAWS:
+        law(Claim(kernel, **claim))
+
+
+def check_declaration(claim: Claim) -> None:
+    """It says what one value stands for, and takes nothing but the student and the teacher by position."""
+    per = getattr(claim.kernel, "per", None)
+    _require(per in get_args(Per), f"per is {per!r}; decorate the function with @kernel(per=...)")
+    for name, parameter in inspect.signature(claim.kernel).parameters.items():
+        by_position = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        _require(not by_position or name in ("student", "teacher"), f"{name} must be keyword-only")
+
+
+def check_shape(claim: Claim) -> None:
+    """Its values are unreduced: one for each thing that it declares."""
+    per = claim.kernel.per  # type: ignore[attr-defined]
+    for shape in ((4,), (1,)) + (((3, 2),) if per in ("example", "position") else ()):
+        value = claim(claim.sample(*shape))
+        wanted = {"example": shape[:1], "position": shape, "pair": (shape[0], shape[0]), "batch": ()}[per]
+        _require(tuple(value.shape) == wanted, f"it yields shape {tuple(value.shape)} per {per}, not {wanted}")
+
+
+def check_examples(claim: Claim) -> None:
+    """The order of the examples in a batch does not matter."""
+    sample, order = claim.sample(4), torch.tensor([2, 0, 3, 1])
+    value, moved = claim(sample), claim({name: tensor[order] for name, tensor in sample.items()})
+    per = claim.kernel.per  # type: ignore[attr-defined]
+    wanted = {"pair": lambda: value[order][:, order], "batch": lambda: value}.get(per, lambda: value[order])()
+    _close(moved, wanted, "its values do not follow the examples when these change places")
+
+
+def check_classes(claim: Claim) -> None:
+    """The order of the classes does not matter."""
+    if not claim.logits:
+        return
+    sample, order = claim.sample(4), torch.arange(claim.classes).roll(1)
+    moved = {name: tensor[..., order] for name, tensor in sample.items() if name in ("student", "teacher")}
+    labels = {"labels": order.argsort()[sample["labels"]]} if "labels" in sample else {}
+    _close(claim({**sample, **moved, **labels}), claim(sample), "its values change when the classes change places")
+
+
+def check_precision(claim: Claim) -> None:
+    """It computes in float32 or better, whatever the input's dtype, and autocast changes nothing."""
+    narrow = claim.sample(4, dtype=torch.bfloat16)
+    wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in narrow.items()}
+    value = claim(wide)
+    _require(value.dtype == torch.float32, f"float32 logits give {value.dtype}")
+    _require(torch.equal(claim(narrow), value), "bfloat16 logits are not widened to float32 before it computes")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _require(torch.equal(claim(wide), value), "autocast changes its values; decorate it with @kernel")
+    double = claim({name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in wide.items()})
+    _require(double.dtype == torch.float64, f"float64 logits give {double.dtype}")
+    _close(value.double(), double, "its float32 and float64 values differ by more than rounding", tolerance=1e-4)
+
+
+def check_purity(claim: Claim) -> None:
+    """It leaves its arguments as they are."""
+    sample = claim.sample(4)
+    before = {name: tensor.clone() for name, tensor in sample.items()}
+    claim(sample)
+    for name, tensor in sample.items():
+        _require(torch.equal(tensor, before[name]), f"it writes into {name}")
+
+
+def check_finite(claim: Claim) -> None:
+    """Values and gradients are finite for huge logits, masked columns, masked rows, two classes and one example."""
+    for scale in (claim.largest, -claim.largest):
+        sample = claim.sample(4)
+        _finite(claim, {**sample, "student": scale * sample["student"].sign()}, f"a student's logits of {scale:g}")
+        if claim.reads("teacher"):
+            both = {"student": scale * sample["student"].sign(), "teacher": scale * sample["teacher"].sign()}
+            _finite(claim, {**sample, **both}, f"logits of {scale:g}")
+    _finite(claim, claim.sample(4, classes=2), "two classes")
+    _finite(claim, claim.sample(1), "one example")
+    if claim.logits:
+        _finite(claim, _masked(claim.sample(4), columns=2), "columns that are -inf in both")
+        value = _finite(claim, _masked(claim.sample(4), rows=2), "rows of nothing but -inf in both")
+        if claim.kernel.per == "position":  # type: ignore[attr-defined]
+            _require(bool((value[:2] == 0).all()), f"rows of nothing but -inf in both give {value[:2].tolist()}, not 0")
+
+
+def check_masked_columns(claim: Claim) -> None:
+    """A column that is -inf in both is as good as no column."""
+    if claim.logits:
+        sample = claim.sample(4)
+        fewer = {
+            name: tensor[..., :-2] if name in ("student", "teacher") else tensor for name, tensor in sample.items()
+        }
+        _close(claim(_masked(sample, columns=2)), claim(fewer), "a column that is -inf in both is not as good as none")
+
+
+def check_gradient(claim: Claim) -> None:
+    """Its gradient is the derivative of its value, and its second derivative that of its gradient."""
+    sample = claim.sample(3, dtype=torch.float64)
+    names = [name for name in ("student", "teacher") if name in sample]
+    leaves = tuple(sample[name].requires_grad_() for name in names)
+
+    def value(*tensors: Tensor) -> Tensor:
+        return claim({**sample, **dict(zip(names, tensors, strict=True))})
+
+    torch.autograd.gradcheck(value, leaves)
+    torch.autograd.gradgradcheck(value, leaves)
+
+
+def check_divergence(claim: Claim) -> None:
+    """It is exactly 0, with a gradient of 0, where student and teacher are equal, and positive where they differ."""
+    if not claim.divergence:
+        return
+    sample = claim.sample(4)
+    masked = [_masked(sample, columns=2)["teacher"]] if claim.logits else []
+    for teacher in (sample["teacher"], claim.largest * sample["teacher"].sign(), *masked):
+        student = teacher.clone().requires_grad_()
+        value = claim({**sample, "student": student, "teacher": teacher})
+        _require(
+            bool((value == 0).all()), f"it is {value.abs().max().item():g} where student and teacher are equal, not 0"
+        )
+        (slope,) = torch.autograd.grad(value.sum(), student)
+        _require(bool((slope == 0).all()), f"its gradient at equality is {slope.abs().max().item():g}, not 0")
+    _require(bool((claim(sample) > 0).all()), "it is not positive where student and teacher differ")
+
+
+LAWS: tuple[Callable[[Claim], None], ...] = (
+    check_declaration,
+    check_shape,
+    check_examples,
+    check_classes,
+    check_precision,
+    check_purity,
+    check_finite,
+    check_masked_columns,
+    check_gradient,
+    check_divergence,
+)
+"""Every law that a kernel must keep."""
+
+
+def _masked(sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
+    """The last `columns` columns, or the first `rows` rows, -inf in both; a masked row has no label."""
+    masked = {name: tensor.clone() for name, tensor in sample.items()}
+    for name in ("student", "teacher"):
+        if name in masked:
+            masked[name][..., masked[name].shape[-1] - columns :] = -_INF
+            masked[name][:rows] = -_INF
+    if "labels" in masked:
+        masked["labels"][:rows] = -100
+    return masked
+
+
+def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
+    leaves = {name: sample[name].clone().requires_grad_() for name in ("student", "teacher") if name in sample}
+    value = claim({**sample, **leaves})
+    _require(bool(value.isfinite().all()), f"its value for {where} is {value.detach().tolist()}")
+    for (name, _), slope in zip(leaves.items(), torch.autograd.grad(value.sum(), list(leaves.values())), strict=True):
+        _require(bool(slope.isfinite().all()), f"its gradient in the {name} for {where} is {slope.tolist()}")
+    return value.detach()
+
+
+def _close(value: Tensor, wanted: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:
+    same = value.shape == wanted.shape and torch.allclose(value, wanted, rtol=tolerance, atol=tolerance)
+    _require(same, f"{broken}: {value.tolist()} against {wanted.tolist()}")
+
+
+def _require(kept: bool, broken: str) -> None:
+    if not kept:
+        raise AssertionError(f"A law of kernels is broken: {broken}.")

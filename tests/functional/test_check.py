@@ -1,0 +1,55 @@
+"""Is a wrong call refused with a sentence that helps?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from laws import CLAIMS
+from limbeck.errors import LimbeckError
+from limbeck.functional import check_hyper, jensen_shannon, kl_divergence, label_smoothing, skew_kl
+
+PAIRED = {claim.kernel.__name__: claim.kernel for claim in CLAIMS.values() if claim.reads("teacher")}
+TEMPERED = {name: k for name, k in PAIRED.items() if "temperature" in k.__wrapped__.__wrapped__.__annotations__}
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan"), torch.tensor(2.0), "4", None])
+@pytest.mark.parametrize("k", TEMPERED.values(), ids=TEMPERED)
+def test_a_temperature_that_is_none_is_refused(k, temperature):
+    with pytest.raises(LimbeckError, match="temperature is a finite number above 0; got"):
+        k(torch.zeros(2, 3), torch.zeros(2, 3), temperature=temperature)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_0_to_1_is_refused(share):
+    student = torch.zeros(2, 3)
+    with pytest.raises(LimbeckError, match="mixture is a number from 0 to 1; got"):
+        jensen_shannon(student, student, mixture=share)
+    with pytest.raises(LimbeckError, match="skew is a number from 0 to 1; got"):
+        skew_kl(student, student, skew=share)
+    with pytest.raises(LimbeckError, match="smoothing is a number from 0 to 1; got"):
+        label_smoothing(student, labels=torch.zeros(2, dtype=torch.long), smoothing=share)
+
+
+def test_whole_numbers_are_numbers():
+    student, teacher = torch.randn(2, 3), torch.randn(2, 3)
+    same = kl_divergence(student, teacher, temperature=4.0)
+    assert torch.equal(kl_divergence(student, teacher, temperature=4), same)
+
+
+@pytest.mark.parametrize("k", PAIRED.values(), ids=PAIRED)
+def test_two_counts_of_classes_are_named(k):
+    with pytest.raises(LimbeckError, match=r"The student has 10 .* and the teacher 12\b"):
+        k(torch.zeros(2, 10), torch.zeros(2, 12))
+
+
+@pytest.mark.parametrize("k", PAIRED.values(), ids=PAIRED)
+def test_nothing_is_broadcast(k):
+    with pytest.raises(LimbeckError, match=r"\(2, 10\) is not the teacher's \(1, 10\)"):
+        k(torch.zeros(2, 10), torch.zeros(1, 10))
+
+
+def test_hyper_parameters_can_be_checked_before_there_are_tensors():
+    check_hyper(temperature=4, mixture=0.0, skew=1.0, smoothing=0.5, centred=True)
+    with pytest.raises(LimbeckError, match="mixture"):
+        check_hyper(temperature=4.0, mixture=2.0)

@@ -1,0 +1,32 @@
+"""Which kernels are there, and what does each claim to be? One row for each, checked by test_laws."""
+
+from __future__ import annotations
+
+from limbeck import functional as K
+from limbeck.testing import Claim
+
+CLAIMS = {
+    "kl_divergence": Claim(K.kl_divergence, divergence=True),
+    "kl_divergence hot": Claim(K.kl_divergence, divergence=True, hyper={"temperature": 4.0}),
+    "kl_divergence cold": Claim(K.kl_divergence, divergence=True, hyper={"temperature": 0.05}),
+    "reverse_kl": Claim(K.reverse_kl, divergence=True, hyper={"temperature": 2.0}),
+    "reverse_kl cold": Claim(K.reverse_kl, divergence=True, hyper={"temperature": 0.05}),
+    "total_variation": Claim(K.total_variation, divergence=True, hyper={"temperature": 2.0}),
+    "jensen_shannon": Claim(K.jensen_shannon, divergence=True, hyper={"temperature": 2.0}),
+    "jensen_shannon at 0": Claim(K.jensen_shannon, divergence=True, hyper={"mixture": 0.0}),
+    "jensen_shannon near 0": Claim(K.jensen_shannon, divergence=True, hyper={"mixture": 1e-6}),
+    "jensen_shannon near 1": Claim(K.jensen_shannon, divergence=True, hyper={"mixture": 1 - 1e-6}),
+    "jensen_shannon at 1": Claim(K.jensen_shannon, divergence=True, hyper={"mixture": 1.0, "temperature": 0.05}),
+    "gkd_jensen_shannon": Claim(K.gkd_jensen_shannon, divergence=True, hyper={"mixture": 0.1, "temperature": 2.0}),
+    "skew_kl": Claim(K.skew_kl, divergence=True, hyper={"temperature": 2.0}),
+    "skew_kl near 0": Claim(K.skew_kl, divergence=True, hyper={"skew": 1e-6, "temperature": 0.05}),
+    "skew_reverse_kl": Claim(K.skew_reverse_kl, divergence=True, hyper={"skew": 0.3}),
+    "cross_entropy": Claim(K.cross_entropy),
+    "label_smoothing": Claim(K.label_smoothing, hyper={"smoothing": 0.2}),
+    "label_smoothing at 0": Claim(K.label_smoothing, hyper={"smoothing": 0.0}),
+    "label_smoothing at 1": Claim(K.label_smoothing, hyper={"smoothing": 1.0}),
+    "squared_error": Claim(K.squared_error, divergence=True, logits=False, largest=1e15),
+    "logit_squared_error": Claim(K.logit_squared_error, divergence=True, largest=1e15),
+    "logit_squared_error plain": Claim(K.logit_squared_error, divergence=True, largest=1e15, hyper={"centred": False}),
+    "probability_squared_error": Claim(K.probability_squared_error, divergence=True, hyper={"temperature": 2.0}),
+}
