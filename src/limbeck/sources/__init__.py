@@ -5,29 +5,43 @@ from __future__ import annotations
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.coerce import as_source
 from limbeck.sources.counter import counter_order, counter_uniform
+from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import Examples, Subset, split, subsample
+from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
+from limbeck.sources.named import DataSet, load_data
+from limbeck.sources.npz import read_npz
 from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
+from limbeck.sources.table import read_split_table, read_table
 from limbeck.sources.view import Shift, View
 
 __all__ = [
     "Arrays",
+    "CategoryColumn",
+    "DataSet",
     "Examples",
     "Field",
+    "ImageFolder",
     "Loader",
+    "NumberColumn",
     "Pixels",
     "Reads",
     "Shift",
     "Shuffled",
     "Source",
     "Subset",
+    "TableEncoding",
     "Unchanged",
     "View",
     "as_source",
     "counter_order",
     "counter_uniform",
+    "load_data",
+    "read_npz",
+    "read_split_table",
+    "read_table",
     "reads_from_dict",
     "share",
     "split",

@@ -1,0 +1,202 @@
+"""Which data set does a name, a file or a folder stand for?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.signal import Batch, Inputs
+from limbeck.sources.arrays import Arrays
+from limbeck.sources.columns import digest
+from limbeck.sources.encoding import TableEncoding
+from limbeck.sources.examples import Examples, split, subsample
+from limbeck.sources.images import ImageFolder
+from limbeck.sources.npz import parts_from, read_arrays
+from limbeck.sources.published import PUBLISHED, channels_first, load_published
+from limbeck.sources.reads import Pixels, Unchanged
+from limbeck.sources.table import read_split_table, read_table
+
+HELD_OUT = 0.2
+"""The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A training part, a test part, and how a model reads them.
+
+    Attributes:
+        name: What it was loaded as.
+        train: The training part; a development part is carved from it.
+        test: The test part.
+        reads: Batch -> what a model is called with.
+        class_names: The classes, by number; None where nobody has said them.
+        encoding: How a table was turned into numbers; None for anything else.
+        note: Where the data come from, and what a reader of a report must know of them.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    reads: Callable[[Batch], Inputs]
+    class_names: tuple[str, ...] | None
+    encoding: TableEncoding | None = None
+    note: str = ""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the fingerprints of both parts."""
+        return digest(("train", self.train.fingerprint), ("test", self.test.fingerprint))
+
+
+@dataclass(frozen=True)
+class _Options:
+    target: str | None = None
+    test: str | Path | None = None
+    ignore: Sequence[str] = ()
+    size: Sequence[int] | None = None
+    channels: int | None = None
+    folder: str | Path | None = None
+
+
+def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSet:
+    """The data set that a name, a path, or a mapping of ``name`` and options stands for.
+
+    * ``digits``: 1797 handwritten digits of 8x8 pixels that come with scikit-learn, 797 to train and 1000 to test;
+    * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: looked for as ``NAME.npz`` in the folder that the
+      environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
+    * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``;
+    * a folder of pictures, with ``train/CLASS/*.png`` and ``test/CLASS/*.png``, or ``CLASS/*.png``;
+    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``.
+
+    Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
+
+    Args:
+        name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
+        **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; ``size`` (height, width)
+            and ``channels`` for folders of pictures; ``folder``, in which a named set is looked for.
+
+    Raises:
+        UnknownNameError: If it is no known name and no file, or an option is unknown.
+        DataError: If the data are missing or damaged.
+        LimbeckError: If an option does not apply.
+
+    Example:
+        >>> digits = load_data("digits")
+        >>> len(digits.train), len(digits.test), len(digits.class_names)
+        (797, 1000, 10)
+    """
+    found = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
+    found |= options
+    name = str(found.pop("name", ""))
+    known = [field.name for field in fields(_Options)]
+    for option in found:
+        if option not in known:
+            raise unknown("data option", option, ["name", *known])
+    given = _Options(**found)
+    load, uses = _loader(name, Path(name))
+    for option in known:
+        if getattr(given, option) not in (None, ()) and option not in uses:
+            raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
+    return load(name, given)
+
+
+def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], tuple[str, ...]]:
+    if name == "digits":
+        return _digits, ()
+    if name in PUBLISHED:
+        return _published, ("folder",)
+    if path.suffix.lower() == ".npz":
+        return _npz, ()
+    if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        return _table, ("target", "test", "ignore")
+    if name and path.is_dir():
+        return _folder, ("size", "channels")
+    raise unknown("data set", name, ["digits", *PUBLISHED], then="Or give a .npz, .csv or .parquet file, or a folder.")
+
+
+def _digits(name: str, options: _Options) -> DataSet:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    names = tuple(str(digit) for digit in found.target_names)
+    whole = Arrays(found.images.astype(np.uint8), found.target, class_names=names)
+    train, test = (_copied(part) for part in split(whole, fraction=1000 / 1797, seed=0))
+    note = "scikit-learn's digits (UCI, optical recognition of handwritten digits, the test part)"
+    return DataSet(name, train, test, _measured(train, scale=1 / 16), names, note=note)
+
+
+def _copied(part: Examples) -> Arrays:
+    rows = part.take(torch.arange(len(part)))
+    return Arrays(rows.inputs, rows.labels, class_names=part.class_names)
+
+
+def _published(name: str, options: _Options) -> DataSet:
+    train, test, note = load_published(name, options.folder)
+    return DataSet(name, train, test, PUBLISHED[name].reads, train.class_names, note=note)
+
+
+def _npz(name: str, options: _Options) -> DataSet:
+    path = Path(name)
+    arrays = read_arrays(path)
+    for key in ("x", "x_train", "x_test"):
+        if key in arrays and arrays[key].dtype == np.uint8:
+            arrays[key] = channels_first(arrays[key])
+    train, test, note = _parts(*parts_from(path, arrays))
+    return DataSet(name, train, test, _measured(train, scale=1 / 255), train.class_names, note=note)
+
+
+def _folder(name: str, options: _Options) -> DataSet:
+    path = Path(name)
+    given: dict[str, Any] = {"size": options.size and tuple(options.size), "channels": options.channels}
+    if not (path / "train").is_dir():
+        train, test, note = _parts(ImageFolder(path, **given), None)
+    else:
+        whole = ImageFolder(path / "train", **given)
+        given = {"size": whole.size, "channels": whole.channels, "class_names": whole.class_names}
+        apart = ImageFolder(path / "test", **given) if (path / "test").is_dir() else None
+        train, test, note = _parts(whole, apart)
+    return DataSet(name, train, test, _measured(train, scale=1 / 255), train.class_names, note=note)
+
+
+def _table(name: str, options: _Options) -> DataSet:
+    if options.target is None:
+        raise LimbeckError(f"target= is missing: which column of {name} holds the classes?")
+    common: dict[str, Any] = {"target": options.target, "ignore": options.ignore}
+    train: Examples
+    test: Examples
+    if options.test is None:
+        train, test, encoding = read_split_table(name, fraction=HELD_OUT, seed=0, **common)
+        note = _held_out(len(test))
+    else:
+        train, encoding = read_table(name, **common)
+        test, _ = read_table(options.test, target=options.target, encoding=encoding)
+        note = ""
+    return DataSet(name, train, test, Unchanged(), encoding.class_names, encoding, note)
+
+
+def _parts(train: Examples, test: Examples | None) -> tuple[Examples, Examples, str]:
+    if test is not None:
+        return train, test, ""
+    rest, held = split(train, fraction=HELD_OUT, seed=0)
+    return rest, held, _held_out(len(held))
+
+
+def _held_out(count: int) -> str:
+    return f"no test part was given: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
+
+
+def _measured(train: Examples, *, scale: float) -> Pixels | Unchanged:
+    some = subsample(train, 2000, seed=0)
+    images = some.take(torch.arange(len(some))).inputs
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.ndim not in (3, 4):
+        return Unchanged()
+    values = (images if images.ndim == 4 else images[:, None]).double() * scale
+    mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
+    return Pixels(tuple(round(m, 4) for m in mean), tuple(round(s, 4) or 1.0 for s in std), scale=scale)

@@ -1,0 +1,125 @@
+"""How is an .npz file read, and what is said when it is not one?"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.errors import DataError, nearest
+from limbeck.sources.arrays import Arrays
+
+_EXPECTED = "x_train, y_train, x_test, y_test, or x, y"
+
+
+def read_npz(path: str | Path, *, inputs: str | None = None, labels: str | None = None) -> tuple[Arrays, Arrays | None]:
+    """The training and the test part of an ``.npz`` file; the test part is None where the file has one part.
+
+    Without names, the arrays are ``x_train, y_train, x_test, y_test``, or ``x, y``; labels may be absent. A further
+    array ``NAME_train`` (and ``NAME_test``) with one row for each example becomes ``extra["NAME"]``, and
+    ``class_names`` names the classes.
+
+    Args:
+        path: The file.
+        inputs: The name of one array of inputs; then there is no test part.
+        labels: The name of its labels.
+
+    Raises:
+        DataError: If the file is missing, empty, damaged, no ``.npz``, holds Python objects, or lacks an array.
+    """
+    return parts_from(Path(path), read_arrays(path), inputs=inputs, labels=labels)
+
+
+def parts_from(
+    path: Path, arrays: dict[str, np.ndarray], *, inputs: str | None = None, labels: str | None = None
+) -> tuple[Arrays, Arrays | None]:
+    """As `read_npz`, from the arrays of the file `path` by name."""
+    if inputs is not None:
+        wanted = [inputs] if labels is None else [inputs, labels]
+        for name in wanted:
+            _check_named(path, name, arrays)
+        return _examples(path, arrays, inputs, labels, part=""), None
+    if "x_train" in arrays:
+        test = _examples(path, arrays, "x_test", "y_test", part="_test") if "x_test" in arrays else None
+        return _examples(path, arrays, "x_train", "y_train", part="_train"), test
+    if "x" in arrays:
+        return _examples(path, arrays, "x", "y", part=""), None
+    raise DataError(f"{path} holds the arrays {_listed(arrays)}; expected {_EXPECTED}.")
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Every array of an ``.npz`` file by name; nothing in the file is ever run.
+
+    Raises:
+        DataError: If the file is missing, empty, damaged, no ``.npz``, or holds Python objects.
+    """
+    path = Path(path)
+    check_file(path)
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no .npz file, or only the beginning of one; expected {_EXPECTED} from numpy.savez.")
+    name = ""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {}
+            for name in file.files:
+                found[name] = file[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{path}: array {name!r} holds Python objects; save it as numbers or fixed text."
+            ) from error
+        raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError) as error:
+        raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
+    return found
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file with content.
+
+    Raises:
+        DataError: If `path` is missing (naming the nearest file beside it), a folder, or empty.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file.")
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
+        near = nearest(path.name, beside)
+        raise DataError(f"There is no file {path}." + (f" Did you mean {near!r}?" if near else ""))
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty.")
+
+
+def _examples(path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str) -> Arrays:
+    if labels is not None and labels not in arrays and part == "_test" and "y_train" in arrays:
+        raise DataError(f"{path} has y_train and no y_test; it holds {_listed(arrays)}.")
+    found = arrays.get(labels) if labels is not None else None
+    names = arrays.get("class_names")
+    try:
+        return Arrays(
+            arrays[inputs],
+            found,
+            extra=_extra(arrays, {inputs, labels}, part, len(np.atleast_1d(arrays[inputs]))) if part else None,
+            class_names=None if names is None or found is None else [str(name) for name in names],
+        )
+    except DataError as error:
+        raise DataError(f"{path}, {inputs} and {labels}: {error}") from error
+
+
+def _extra(arrays: dict[str, np.ndarray], used: set[Any], part: str, size: int) -> dict[str, np.ndarray]:
+    mine = {name.removesuffix(part): a for name, a in arrays.items() if name.endswith(part) and name not in used}
+    return {name: array for name, array in mine.items() if array.ndim and len(array) == size}
+
+
+def _check_named(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    if name not in arrays:
+        near = nearest(name, arrays)
+        meant = f" Did you mean {near!r}?" if near else ""
+        raise DataError(f"{path} has no array {name!r}.{meant} It holds {_listed(arrays)}.")
+
+
+def _listed(arrays: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in list(arrays.items())[:12]) or "none"
