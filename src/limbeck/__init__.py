@@ -1,1 +1,100 @@
-"""limbeck: knowledge distillation that is right, paid once, and judged."""
+"""limbeck: knowledge distillation that is right, paid once, and judged.
+
+The public names are resolved when they are first used, so that `limbeck --help` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.compare import run_job as run_job
+    from limbeck.engine import Report as Report
+    from limbeck.engine import Run as Run
+    from limbeck.engine import Setting as Setting
+    from limbeck.engine import distill as distill
+    from limbeck.errors import DataError as DataError
+    from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.errors import MissingSignalError as MissingSignalError
+    from limbeck.errors import UnknownNameError as UnknownNameError
+    from limbeck.functional import Projector as Projector
+    from limbeck.functional import kernel as kernel
+    from limbeck.job import Job as Job
+    from limbeck.job import make_job as make_job
+    from limbeck.job import read_job as read_job
+    from limbeck.models import build as build
+    from limbeck.models import fresh as fresh
+    from limbeck.models import load as load
+    from limbeck.models import save as save
+    from limbeck.objective import Loss as Loss
+    from limbeck.objective import Objective as Objective
+    from limbeck.recipe import Optimiser as Optimiser
+    from limbeck.recipe import Recipe as Recipe
+    from limbeck.recipe import Stage as Stage
+    from limbeck.schedule import Schedule as Schedule
+    from limbeck.schedule import constant as constant
+    from limbeck.schedule import cosine as cosine
+    from limbeck.schedule import ramp as ramp
+    from limbeck.schedule import sigmoid_ramp as sigmoid_ramp
+    from limbeck.schedule import steps as steps
+    from limbeck.signal import Batch as Batch
+    from limbeck.signal import Progress as Progress
+    from limbeck.signal import Signal as Signal
+    from limbeck.signal import Term as Term
+    from limbeck.sources import Arrays as Arrays
+    from limbeck.sources import ImageFolder as ImageFolder
+    from limbeck.sources import Loader as Loader
+    from limbeck.sources import Pixels as Pixels
+    from limbeck.sources import Shift as Shift
+    from limbeck.sources import Shuffled as Shuffled
+    from limbeck.sources import Source as Source
+    from limbeck.sources import load_data as load_data
+    from limbeck.sources import read_npz as read_npz
+    from limbeck.sources import read_table as read_table
+    from limbeck.sources import split as split
+    from limbeck.tap import Tapped as Tapped
+    from limbeck.teachers import Ensemble as Ensemble
+    from limbeck.teachers import Live as Live
+    from limbeck.teachers import MovingAverage as MovingAverage
+    from limbeck.teachers import Named as Named
+    from limbeck.teachers import Scikit as Scikit
+    from limbeck.teachers import Teacher as Teacher
+
+_WHERE = {
+    "compare": ("run_job",),
+    "engine": ("Report", "Run", "Setting", "distill"),
+    "errors": ("DataError", "LimbeckError", "MissingSignalError", "UnknownNameError"),
+    "functional": ("Projector", "kernel"),
+    "job": ("Job", "make_job", "read_job"),
+    "models": ("build", "fresh", "load", "save"),
+    "objective": ("Loss", "Objective"),
+    "recipe": ("Optimiser", "Recipe", "Stage"),
+    "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
+    "signal": ("Batch", "Progress", "Signal", "Term"),
+    "sources": (
+        "Arrays", "ImageFolder", "Loader", "Pixels", "Shift", "Shuffled", "Source",
+        "load_data", "read_npz", "read_table", "split",
+    ),
+    "tap": ("Tapped",),
+    "teachers": ("Ensemble", "Live", "MovingAverage", "Named", "Scikit", "Teacher"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+_MODULES = ("functional", "measure", "methods", "models", "sources", "teachers", "testing")
+
+__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605 - the table above is the list
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"limbeck.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"limbeck.{name}")
+    from limbeck.errors import nearest
+
+    near = nearest(name, __all__)
+    raise AttributeError(f"limbeck has no {name!r}." + (f" Did you mean {near!r}?" if near else ""))
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -23,13 +23,17 @@ class Folder:
         path: The folder, or None.
         resume: Whether it is to be taken up again; otherwise it must not hold a run.
         writes: Whether this process is the one that writes.
+        student: Where the student goes, if not into ``student/`` inside the folder.
 
     Raises:
         LimbeckError: If it already holds a run and `resume` is False.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, *, resume: bool, writes: bool) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None, *, resume: bool, writes: bool, student: Path | None = None
+    ) -> None:
         self.path = Path(path) if path is not None else None
+        self._student = student
         self._writes = writes and self.path is not None
         self.started = self.path is not None and (self.path / "run.json").exists()
         if self.path is None:
@@ -63,7 +67,7 @@ class Folder:
     @property
     def student(self) -> Path | None:
         """Where the student lies, valid at any moment."""
-        return self.path / "student" if self.path is not None else None
+        return self._student or (self.path / "student" if self.path is not None else None)
 
     @property
     def writes(self) -> bool:

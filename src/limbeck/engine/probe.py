@@ -60,7 +60,7 @@ def _check_labels(stage: Stage, shown: Signal, batch: Batch) -> None:
     wrong = batch.labels[(batch.labels != IGNORED) & ((batch.labels < 0) | (batch.labels >= classes))]
     if shown[LOGITS].ndim == batch.labels.ndim + 1 and wrong.numel():
         raise LimbeckError(
-            f"Label {int(wrong[0])} is none of the {classes} classes (0 to {classes - 1}) of the model {stage.trains!r}."
+            f"Label {int(wrong[0])} is no class of the model {stage.trains!r}, which has 0 to {classes - 1}."
         )
 
 

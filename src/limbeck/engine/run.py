@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
@@ -51,6 +52,7 @@ class Run:
         out: str | os.PathLike[str] | None = None,
         resume: bool = False,
         metadata: Mapping[str, Any] | None = None,
+        student_out: Path | None = None,
     ) -> None:
         self.recipe = recipe
         self.models: Workshop = Workshop(models, recipe.makes, seed=setting.seed)
@@ -59,7 +61,7 @@ class Run:
         self._source = source
         self._setting = setting
         self._fabric = fabric
-        self._folder = Folder(out, resume=resume, writes=fabric.is_global_zero)
+        self._folder = Folder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
         self._touched = False
@@ -82,6 +84,7 @@ class Run:
 
     def _begin(self) -> None:
         stages = [stage.describe() for stage in self.recipe.stages()]
+        self._metrics.rewind(0)
         self._folder.save_student(self.student, self._metadata)
         self._folder.describe({"recipe": stages, "setting": self._setting.describe(), "environment": environment()})
 

@@ -1,0 +1,159 @@
+"""Which commands are there, and how do they end?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from limbeck.errors import LimbeckError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Knowledge distillation that is right, paid once, and judged.",
+)
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
+]
+Out = Annotated[str | None, typer.Option("--out", help="The folder that everything is written to.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any key of the job: --set budget.epochs=5 --set method.temperature=8")
+]
+
+
+@app.callback()
+def _common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    context.obj = {"debug": debug}
+
+
+@app.command()
+def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Option(min=1)] = 5) -> None:
+    """The whole story on data that is already on the machine, in about a minute."""
+    from limbeck.cli.jobs import run_demo
+
+    run_demo(out, as_json=as_json, seeds=seeds)
+
+
+@app.command()
+def distill(
+    job: Annotated[str | None, typer.Argument(help="A job file; flags change what it says.")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="mlp, cnn, resnet20, my.py:build[@FILE], a student folder, ...")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The same kinds of name.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz or table, an image folder.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="See `limbeck methods`; hinton by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; an interval needs two or more.")] = None,
+    settings: Settings = None,
+    out: Out = None,
+    print_job: Annotated[
+        bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Distil a teacher into a student, beside control arms, and say whether it was worth it."""
+    from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
+
+    flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
+    made = job_from_flags(job, flags, settings or [])
+    if print_job:
+        print_job_file(made)
+    else:
+        run_distill(made, as_json=as_json)
+
+
+@app.command()
+def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
+    """Go on with a run that was stopped; it ends in the same weights, bit for bit."""
+    from limbeck.cli.jobs import run_resume
+
+    run_resume(run, as_json=as_json)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method's name, for its card.")] = None, as_json: Json = False
+) -> None:
+    """What methods there are, or one method's card."""
+    from limbeck.cli.cards import show_card, show_methods
+
+    if name is None:
+        show_methods(as_json=as_json)
+    else:
+        show_card(name, as_json=as_json)
+
+
+@app.command()
+def convert(
+    file: Annotated[str, typer.Argument(help="A pickle of weights: .pt, .pth, .bin, .ckpt.")],
+    yes: Annotated[bool, typer.Option("--yes", help="You trust where the file comes from.")] = False,
+    out: Annotated[str | None, typer.Option("--out", help="The safetensors file to write.")] = None,
+) -> None:
+    """Turn a pickle of weights into safetensors, after an explicit yes; no code in it is run."""
+    from limbeck.models import convert_pickle
+
+    typer.echo(f"Wrote {convert_pickle(file, out, yes=yes)}")
+
+
+bench = typer.Typer(no_args_is_help=True, help="Our speed beside others', measured in one run.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("loop")
+def bench_loop(
+    as_json: Json = False,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each loop.")] = 150,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; PyTorch's choice by default.")] = None,
+) -> None:
+    """The engine beside a hand-written PyTorch loop of the same mathematics, interleaved."""
+    from limbeck.cli.benches import run_loop_bench
+
+    run_loop_bench(as_json=as_json, steps=steps, threads=threads)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a user's mistake ends in one sentence and a non-zero exit, a bug in its traceback.
+
+    Exit codes: 0 done, 1 something was wrong, 2 the command line was, 130 interrupted.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    # The flag may stand anywhere; typer wants a common option before the command.
+    ordered = (["--debug"] if debug else []) + [word for word in given if word != "--debug"]
+    try:
+        code: Any = app(args=ordered, standalone_mode=False)
+    except LimbeckError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}")
+        sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("Interrupted. What is on disk is whole; `limbeck resume RUN` goes on.")
+        sys.exit(130)
+    except Exception as error:
+        _exit_on_usage(error)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_on_usage(error: Exception) -> None:
+    """Typer's own errors (an unknown option, a missing argument) become a sentence and exit code 2."""
+    shown = getattr(error, "format_message", None)
+    if shown is not None:
+        usage = getattr(getattr(error, "ctx", None), "command_path", "limbeck")
+        _say(f"Error: {shown()} See `{usage} --help`.")
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,53 @@
+"""How does `methods` show what there is?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def show_methods(*, as_json: bool) -> None:
+    """A line for every method."""
+    from limbeck.methods import method, names
+
+    cards = {name: method(name).card for name in names()}
+    if as_json:
+        print(json.dumps({name: _fields(card) for name, card in cards.items()}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("method", "year", "what it does"):
+        table.add_column(column)
+    for name, card in cards.items():
+        table.add_row(name, str(card.year), card.claim)
+    Console().print(table)
+    Console().print(
+        "\n`limbeck methods NAME` shows one card; `limbeck distill --method NAME` uses it.", highlight=False
+    )
+
+
+def show_card(name: str, *, as_json: bool) -> None:
+    """One method's card."""
+    from limbeck.methods import method
+
+    found = method(name)
+    if as_json:
+        print(json.dumps(_fields(found.card)))
+        return
+    from rich.console import Console
+
+    console, card = Console(), found.card
+    console.print(f"[bold]{card.name}[/]: {card.title}")
+    console.print(f"{card.authors}, {card.year}. {card.venue}" + (f" arXiv:{card.arxiv}" if card.arxiv else ""))
+    console.print(f"\n{card.claim}\n\n[bold]When[/] {card.when}\n\n[bold]Defaults[/]", highlight=False)
+    for key, value in card.defaults.items():
+        console.print(f"  --set method.{key}={value}", highlight=False)
+    console.print(f"\n{card.bibtex}", highlight=False, markup=False)
+
+
+def _fields(card: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(card)

@@ -1,0 +1,120 @@
+"""How do `demo`, `distill` and `resume` run a job and show it?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli.progress import Watcher, say
+from limbeck.errors import LimbeckError
+
+if TYPE_CHECKING:
+    from limbeck.job import Job
+
+
+def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
+    """The demo: the story, the runs, the table, the verdict."""
+    from limbeck.demo import STORY, demo_job
+
+    say(f"limbeck demo\n\n{STORY}\n", to_error=as_json)
+    folder = out or _free_folder("runs/demo")
+    from limbeck.job import make_job
+
+    run_distill(make_job(demo_job(folder, seeds=seeds)), as_json=as_json)
+
+
+def job_from_flags(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
+    """The job in a file, changed by flags, changed by settings."""
+    from limbeck.job import make_job, read_job, with_settings
+
+    found: dict[str, Any] = read_job(path) if path is not None else {}
+    for key, value in flags.items():
+        if value is not None:
+            found[key] = _named(found.get(key), key, value)
+    found = with_settings(found, settings)
+    found.setdefault("out", None)
+    return make_job(found)
+
+
+def print_job_file(job: Job) -> None:
+    """The job file on standard output."""
+    from limbeck.job import job_text
+
+    sys.stdout.write(job_text(job))
+
+
+def run_distill(job: Job, *, as_json: bool) -> None:
+    """Run a job into its folder; without one, into the first free one under ``runs/``."""
+    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{job.method.name}")})
+    _run(given, as_json=as_json, resume=False)
+
+
+def run_resume(run: str, *, as_json: bool) -> None:
+    """Take up a job's folder, or show its result if it is finished."""
+    from limbeck.job import make_job, read_job
+
+    folder = Path(run)
+    if not folder.is_dir():
+        raise LimbeckError(f"There is no run at {run!r}.")
+    if not (folder / "job.yaml").is_file():
+        where = (
+            "it was made in Python: run the same script with distill(..., resume=True)"
+            if (folder / "run.json").is_file()
+            else "it is not a run's folder"
+        )
+        raise LimbeckError(f"{run} holds no job.yaml to go on from; {where}.")
+    if (folder / "result.json").is_file():
+        say(f"{run} is finished; this is what came of it.", to_error=True)
+        _show(json.loads((folder / "result.json").read_text(encoding="utf-8")), as_json=as_json)
+        return
+    job = make_job({**read_job(folder / "job.yaml"), "out": run})
+    _run(job, as_json=as_json, resume=True)
+
+
+def _run(job: Job, *, as_json: bool, resume: bool) -> None:
+    with Watcher(to_error=as_json) as watch:
+        from limbeck.compare import run_job
+
+        result = run_job(job, watch=watch, resume=resume)
+    _show(result, as_json=as_json)
+
+
+def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+
+    from limbeck.report import arms_table
+
+    console = Console(soft_wrap=True)
+    console.print()
+    console.print(arms_table(result))
+    console.print()
+    console.print(result["verdict"]["sentence"], style="bold", highlight=False)
+    for rival, verdict in result["verdict"]["against"].items():
+        console.print(f"Against {rival}: {verdict['sentence']}", highlight=False)
+    console.print(
+        f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the student opens with", highlight=False
+    )
+    console.print(f'    import limbeck; student = limbeck.load("{result["run"]}/student")', highlight=False)
+
+
+def _named(before: Any, key: str, value: Any) -> Any:
+    """A flag replaces a name in the job file together with the arguments that belonged to it."""
+    if isinstance(before, Mapping) and key == "teacher":
+        kept = {k: before[k] for k in ("members", "mean", "train", "check") if k in before}
+        return {**kept, "model": value}
+    return value
+
+
+def _free_folder(stem: str) -> str:
+    """The first of ``stem``, ``stem-2``, ``stem-3``, ... that is not taken."""
+    number, path = 1, Path(stem)
+    while path.exists():
+        number += 1
+        path = Path(f"{stem}-{number}")
+    return str(path)

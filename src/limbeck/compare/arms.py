@@ -1,0 +1,117 @@
+"""How does one arm run with one seed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from limbeck.compare.material import Material, new_model, setting_of, stream, whole
+from limbeck.engine import Report, Run, open_fabric
+from limbeck.job import Job
+from limbeck.measure import Predictions, evaluate, predict
+from limbeck.methods import make
+from limbeck.recipe import Recipe
+from limbeck.teachers import Teacher
+
+MEASURES = ("accuracy", "nll", "agreement", "kl_to_teacher", "ece")
+
+
+class ArmRun(NamedTuple):
+    """One arm with one seed: all that a process of its own needs.
+
+    Attributes:
+        job: The whole job.
+        arm: The competitor's name.
+        seed: Initial weights, order of the data and noise; the same number pairs the arms.
+        out: The run's folder, or None.
+        student: Where its student goes, if not inside that folder.
+    """
+
+    job: Job
+    arm: str
+    seed: int
+    out: Path | None
+    student: Path | None
+
+
+class Outcome(NamedTuple):
+    """What came of one arm with one seed: its measures on the test data, and its accuracy on development data."""
+
+    arm: str
+    seed: int
+    measures: dict[str, float]
+    development: float
+
+
+def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
+    """The arm's run, ready to iterate; a killed one is taken up again."""
+    job = arm.job
+    return Run(
+        {"student": new_model(job.student, material, seed=arm.seed)},
+        recipe_of(job, arm.arm, teacher),
+        stream(material.train, job.budget, seed=arm.seed),
+        setting=setting_of(job, job.budget, material, seed=arm.seed),
+        fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
+        out=arm.out,
+        resume=True,
+        metadata=metadata_of(job, arm.arm, material),
+        student_out=arm.student,
+    )
+
+
+def recipe_of(job: Job, arm: str, teacher: Teacher) -> Recipe:
+    """What an arm learns by: the controls know no teacher, and have the distilled arm's budget."""
+    if arm == "student alone":
+        return make("supervised")
+    if arm == "label smoothing":
+        return make("label_smoothing")
+    return make(job.method.name, teacher=teacher, **job.method.hyper)
+
+
+def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
+    """What the student's ``config.json`` says besides: how to feed it, and what its outputs mean."""
+    return {
+        "class_names": list(material.data.class_names or ()) or None,
+        "reads": material.data.reads.to_dict(),
+        "input_shape": list(material.input_shape),
+        "data": material.data.name,
+        "arm": arm,
+        "method": job.method.name if arm == "distilled" else None,
+    }
+
+
+def run_arm(
+    arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor, watch: Callable[[Report], None] | None = None
+) -> Outcome:
+    """Train the arm and judge its student on the test data, once.
+
+    Args:
+        arm: Which.
+        material: The data.
+        teacher: Who teaches the distilled arm.
+        answers: The teacher's logits for the test data, asked once for all arms.
+        watch: Told every report.
+    """
+    run = start(arm, material, teacher)
+    for report in run:
+        if watch is not None:
+            watch(report)
+    reads = material.data.reads
+    test = predict(run.student, whole(material.data.test), reads=reads)._replace(teacher=answers)
+    development = predict(run.student, whole(material.development), reads=reads)
+    return Outcome(arm.arm, arm.seed, measured(test), measured(development, ("accuracy",))["accuracy"])
+
+
+def measured(predictions: Predictions, names: tuple[str, ...] = MEASURES) -> dict[str, float]:
+    """Each measure's value."""
+    return {name: found.value for name, found in evaluate(predictions, names).items()}
+
+
+def run_arm_in_process(arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor) -> Outcome:
+    """`run_arm` with one thread, for a process beside others."""
+    torch.set_num_threads(1)
+    return run_arm(arm, material, teacher, answers)

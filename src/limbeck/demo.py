@@ -1,0 +1,34 @@
+"""What is the whole story, on data that is already on the machine?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+STORY = """\
+Five small convolutional networks with dropout, shown 600 scanned digits that are shifted about, form the teacher.
+One network, more than ten times smaller than the five, is the student. It learns alone, with smoothed labels,
+and from the teacher; each way from five initial weights. 1,000 other digits decide."""
+
+
+def demo_job(out: str | None, *, seeds: int = 5) -> dict[str, Any]:
+    """The demo as a job: every number in it was chosen on development data.
+
+    Args:
+        out: The run's folder.
+        seeds: How many times each arm is run.
+    """
+    return {
+        "data": "digits",
+        "teacher": {
+            "model": "cnn", "widths": [32, 64], "dropout": 0.3, "members": 5,
+            "train": {"epochs": 60, "batch_size": 64, "shift": 1, "lr": 2e-3},
+        },
+        "student": {"model": "cnn", "widths": [4, 8]},
+        "method": {"name": "hinton", "temperature": 3.0, "weight": 0.9},
+        "budget": {"epochs": 100, "batch_size": 64, "lr": 5e-3},
+        "train_examples": 600,
+        "development": 0.2,
+        "seeds": seeds,
+        "workers": 2,
+        "out": out,
+    }  # fmt: skip

@@ -1,0 +1,138 @@
+"""How does a job come from a file and flags, and go back to a file?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.job.schema import Budget, Job, TeacherModel
+
+
+def read_job(path: str | Path) -> dict[str, Any]:
+    """The mapping in a job file; relative paths in it stay as they are written.
+
+    Raises:
+        LimbeckError: If the file is missing, is not YAML, or holds no mapping.
+    """
+    import yaml
+
+    file = Path(path)
+    if not file.is_file():
+        raise LimbeckError(
+            f"There is no job file {str(path)!r}. `limbeck distill --print-job ...` writes one from flags."
+        )
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise LimbeckError(f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.") from error
+    if not isinstance(found, dict):
+        raise LimbeckError(
+            f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
+        )
+    return found
+
+
+def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """`job` with each ``key.path=value`` set in it; values are read as YAML.
+
+    Raises:
+        LimbeckError: If a setting is not written ``key=value``.
+
+    Example:
+        >>> with_settings({"student": "mlp"}, ["student.hidden=[8, 8]", "budget.epochs=3"])
+        {'student': {'model': 'mlp', 'hidden': [8, 8]}, 'budget': {'epochs': 3}}
+    """
+    import yaml
+
+    found: dict[str, Any] = dict(job)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise LimbeckError(f"--set {key}: {text!r} is not a value: {getattr(error, 'problem', error)}.") from error
+        _set(found, key.split("."), _number(value))
+    return found
+
+
+def make_job(found: Mapping[str, Any]) -> Job:
+    """A checked job.
+
+    Raises:
+        LimbeckError: If a key is unknown (the nearest is named), missing, or its value makes no sense.
+    """
+    from pydantic import ValidationError
+
+    _check_needed(found)
+    try:
+        return Job.model_validate(dict(found))
+    except ValidationError as error:
+        raise _sentence(error) from error
+
+
+def job_text(job: Job) -> str:
+    """The job as a file, with every value that was left to its default."""
+    import yaml
+
+    dumped = job.model_dump(mode="json")
+    dumped["arms"] = list(job.arms)
+    return yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True)
+
+
+def _set(found: dict[str, Any], keys: list[str], value: Any) -> None:
+    first, rest = keys[0], keys[1:]
+    if not rest:
+        found[first] = value
+        return
+    inner = found.get(first, {})
+    if isinstance(inner, str):
+        inner = {"name" if first in ("method", "data") else "model": inner}
+    inner = dict(inner or {})
+    _set(inner, rest, value)
+    found[first] = inner
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _check_needed(found: Mapping[str, Any]) -> None:
+    for key in found:
+        if key not in Job.model_fields:
+            raise unknown("key in the job", str(key), Job.model_fields)
+    for key in ("data", "teacher", "student"):
+        if found.get(key) is None:
+            raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")
+
+
+def _sentence(error: Any) -> LimbeckError:
+    """The first of pydantic's complaints, as one sentence with the nearest right key."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "dict[", "str"))]
+    where = ".".join(place) or "the job"
+    if first["type"] == "extra_forbidden":
+        fields = _fields(place)
+        near = nearest(place[-1], fields)
+        meant = f" Did you mean {near!r}?" if near else ""
+        return LimbeckError(f"Unknown key {where!r} in the job.{meant} Known: {', '.join(sorted(fields))}.")
+    value = first.get("input")
+    said = str(first["msg"]).removeprefix("Value error, ")
+    return LimbeckError(f"{where}: {said[0].lower() + said[1:]}; got {value!r}.")
+
+
+def _fields(place: list[str]) -> list[str]:
+    if place[-2:-1] in (["budget"], ["train"]):
+        return list(Budget.model_fields)
+    return list(TeacherModel.model_fields if place[0] == "teacher" else Job.model_fields)

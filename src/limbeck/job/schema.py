@@ -1,0 +1,163 @@
+"""What does a person ask for? The job, typed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from limbeck.errors import LimbeckError
+from limbeck.recipe import Optimiser
+
+ARMS = ("teacher", "student alone", "label smoothing", "distilled")
+"""The competitors of a comparison, in the order of its table."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(_Strict):
+    """For how long a model learns, and how.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Examples to one micro-batch, on all devices together.
+        accumulate: Micro-batches to one optimiser step.
+        shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
+        optimiser: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
+        lr: The peak learning rate.
+        warmup: A fraction of the whole (below 1) or a number of steps.
+        decay: ``cosine``, ``linear`` or ``constant``.
+        clip: The greatest norm of the whole gradient.
+        options: Further arguments of the optimiser, such as ``weight_decay`` or ``momentum``.
+    """
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(128, ge=1)
+    accumulate: int = Field(1, ge=1)
+    shift: int = Field(0, ge=0)
+    optimiser: str = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.05, ge=0)
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float | None = Field(None, gt=0)
+    options: dict[str, Any] = {}
+
+    def made(self) -> Optimiser:
+        """The optimiser as the engine wants it.
+
+        Raises:
+            LimbeckError: If its name or an option is unknown.
+        """
+        whole = int(self.warmup) if self.warmup >= 1 else self.warmup
+        return Optimiser(
+            self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
+        )
+
+
+class Model(BaseModel):
+    """A model by name, with the arguments that it is built with.
+
+    Attributes:
+        model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
+            folder; ``timm:NAME``; ``hf:NAME``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the model is built with."""
+        return dict(self.model_extra or {})
+
+
+class TeacherModel(Model):
+    """A teacher: one model or an ensemble of its kind, loaded or trained.
+
+    Attributes:
+        members: How many networks, trained from different initial weights, answer as one.
+        mean: How their predictions are averaged.
+        train: The budget that it is trained with, where it does not come with weights; the student's by default.
+        check: Refuse to go on where its accuracy on development data is chance.
+    """
+
+    members: int = Field(1, ge=1)
+    mean: Literal["arithmetic", "geometric"] = "geometric"
+    train: Budget | None = None
+    check: bool = True
+
+
+class Method(BaseModel):
+    """A method by name, with its hyper-parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "hinton"
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        """What is set in it."""
+        return dict(self.model_extra or {})
+
+
+class Job(_Strict):
+    """What a person asks for: data, teacher, student, method, budget, arms, seeds, folder.
+
+    Attributes:
+        data: A data set's name, a file, a folder, or a mapping with ``name`` or ``path`` and its options.
+        teacher: Who teaches.
+        student: Who learns.
+        method: How.
+        budget: For how long: the same for every arm.
+        arms: Which competitors.
+        seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
+        train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
+        development: The fraction of the training data kept for choosing and checking; the test data are used once.
+        precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
+        devices: How many devices one run uses.
+        strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
+        workers: How many runs go side by side, each in a process of one thread.
+        out: The folder that everything is written to.
+    """
+
+    data: str | dict[str, Any]
+    teacher: TeacherModel
+    student: Model
+    method: Method = Method()
+    budget: Budget = Budget()
+    arms: tuple[str, ...] = ARMS
+    seeds: int = Field(1, ge=1)
+    train_examples: int | None = Field(None, ge=1)
+    development: float = Field(0.1, gt=0, lt=1)
+    precision: str = "32-true"
+    devices: int | str = "auto"
+    strategy: str = "auto"
+    workers: int = Field(1, ge=1)
+    out: str | None = None
+
+    @field_validator("student", "teacher", mode="before")
+    @classmethod
+    def _named_model(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _named_method(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> Job:
+        from limbeck.errors import unknown
+
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise unknown("arm", arm, ARMS)
+        if "distilled" not in self.arms:
+            raise LimbeckError("A job distils: its arms must hold 'distilled'.")
+        self.budget.made()
+        if self.teacher.train is not None:
+            self.teacher.train.made()
+        return self
