@@ -179,6 +179,16 @@ def test_a_loader_with_a_state_continues_exactly(stop, peek):
     assert [int(b.inputs[0]) for b in restored] == [1, 2, 3, 4]
 
 
+def test_the_start_of_an_epoch_needs_no_state_of_the_loader():
+    source = Loader(Stateful())
+    next(iter(source))
+    source.load_state_dict({"epoch": 3, "batch": 0})
+    assert [int(b.inputs[0]) for b in source] == [1, 2, 3, 4]
+    assert source.state_dict()["epoch"] == 4
+    with pytest.raises(LimbeckError, match="inside an epoch"):
+        source.load_state_dict({"epoch": 3, "batch": 1})
+
+
 def test_a_length_is_needed():
     with pytest.raises(LimbeckError, match="generator has no length"):
         Loader(x for x in [X])

@@ -110,15 +110,18 @@ class Loader(Source):
         return {**super().state_dict(), "loader": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position.
+        """Move to a position; the start of an epoch needs no ``loader`` entry, the loader then begins anew.
 
         Raises:
             LimbeckError: If the loader has no state, or the position is not one of this source.
         """
         self._check_resumable()
+        if "loader" not in state and state.get("batch") != 0:
+            raise LimbeckError(f"A position inside an epoch needs the loader's own state; got {dict(state)}.")
         super().load_state_dict(state)
         self._live = self._waiting = None
-        self.loader.load_state_dict(state["loader"])
+        if "loader" in state:
+            self.loader.load_state_dict(state["loader"])
 
     def _ahead(self) -> Batch | None:
         self._before = self.loader.state_dict() if self.resumable else None
