@@ -1,6 +1,8 @@
 """How are models judged: by their predictions, and by what they cost?"""
 
-from limbeck.measure.cost import Cost, cost, latency
+from __future__ import annotations
+
+from limbeck.measure.cost import Cost, cost_of, latency
 from limbeck.measure.measures import (
     MEASURES,
     Measure,
@@ -24,7 +26,7 @@ __all__ = [
     "Predictions",
     "accuracy",
     "agreement",
-    "cost",
+    "cost_of",
     "ece",
     "evaluate",
     "kl_to_teacher",

@@ -68,14 +68,14 @@ def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
         return 1e3 * statistics.median(_seconds(model, inputs) for _ in range(repeats)) / size
 
 
-def cost(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> Cost:
+def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> Cost:
     """`latency`, parameters and megabytes of a model.
 
     Raises:
         LimbeckError: As `latency` does.
 
     Example:
-        >>> cost(nn.Linear(4, 2), torch.zeros(8, 4), repeats=3).parameters
+        >>> cost_of(nn.Linear(4, 2), torch.zeros(8, 4), repeats=3).parameters
         10
     """
     milliseconds = latency(model, inputs, repeats=repeats, threads=threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ class Measure(NamedTuple):
         return self.total / self.count if self.count else float("nan")
 
 
+@runtime_checkable
 class MeasureFunction(Protocol):
     """A function of predictions that says its unit and which way is better."""
 

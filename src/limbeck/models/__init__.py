@@ -1,5 +1,7 @@
 """How are models named, built, loaded, saved, measured and made anew?"""
 
+from __future__ import annotations
+
 from limbeck.models.cnn import Cnn
 from limbeck.models.folder import is_student_folder, load, read_config, save
 from limbeck.models.fresh import fresh

@@ -80,13 +80,18 @@ class UserFile(NamedTuple):
         return function
 
 
+def module_name(file: Path) -> str:
+    """What a person's file is called among the loaded modules: apart from every other file and installed module."""
+    return f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
+
+
 def _executed(file: Path) -> ModuleType:
-    # A name of its own keeps it apart from every installed module; dataclasses look themselves up by it.
-    name = f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
+    name = module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise LimbeckError(f"{file} cannot be read as a Python file.")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look themselves up here.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

@@ -1,0 +1,129 @@
+"""Are predictions gathered in the right mode, order and shape, without a trace in the model?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import DataError, MissingSignalError
+from limbeck.measure import predict, predict_with_teacher
+from limbeck.signal import IGNORED, Batch, Signal
+
+
+def net():
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+
+
+def batches(x, labels=None, size=4):
+    parts = range(0, len(x), size)
+    return [Batch(x[i : i + size], labels=None if labels is None else labels[i : i + size]) for i in parts]
+
+
+def test_batches_do_not_matter_and_order_is_kept():
+    model, x, labels = net(), torch.rand(10, 3), torch.arange(10) % 4
+    found = predict(model, batches(x, labels))
+    assert torch.allclose(found.student, model.eval()(x).detach())
+    assert torch.equal(found.labels, labels)
+    assert found.teacher is None
+    assert not found.student.requires_grad
+
+
+def test_flags_and_statistics_are_what_they_were():
+    model = net()
+    model[1].eval()
+    model[1].requires_grad_(False)
+    flags = [m.training for m in model.modules()]
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    seen = []
+    hook = model.register_forward_hook(lambda m, *_: seen.append((m[2].training, torch.is_grad_enabled())))
+    predict(model, batches(torch.rand(8, 3)))
+    hook.remove()
+    assert seen == [(False, False)] * 2
+    assert [m.training for m in model.modules()] == flags
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+
+
+def test_flags_come_back_after_an_error():
+    model = net()
+    with pytest.raises(RuntimeError):
+        predict(model, batches(torch.rand(8, 7)))
+    assert all(m.training for m in model.modules())
+
+
+def test_reads_give_the_model_its_own_inputs():
+    model, x = nn.Linear(3, 4), torch.rand(6, 3)
+    found = predict(model, [Batch("unread", id=torch.arange(6), extra={"x": x})], reads=lambda b: b.extra["x"])
+    assert torch.allclose(found.student, model(x).detach())
+
+
+def test_teacher_answers_the_same_batches_once():
+    model, x, asked = nn.Linear(3, 4), torch.rand(10, 3), []
+
+    def answer(batch):
+        asked.append(batch.size)
+        assert not torch.is_grad_enabled()
+        return Signal(logits=batch.inputs @ torch.ones(3, 4).double().float() * 2, other=torch.zeros(1))
+
+    once = iter(batches(x))
+    found = predict_with_teacher(model, answer, once)
+    assert asked == [4, 4, 2]
+    assert torch.allclose(found.teacher, x @ torch.ones(3, 4) * 2)
+    assert torch.allclose(found.student, model(x).detach())
+    assert found.labels is None
+
+
+def test_positions_become_rows_and_the_mask_leaves_rows_out():
+    x = torch.rand(2, 5, 3)
+    labels = torch.arange(10).reshape(2, 5) % 4
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]]).bool()
+    model = nn.Linear(3, 4)
+    found = predict_with_teacher(
+        model, lambda b: Signal(logits=b.inputs[..., :1].expand(-1, -1, 4)), [Batch(x, labels=labels, mask=mask)]
+    )
+    assert torch.allclose(found.student, model(x)[mask].detach())
+    assert torch.equal(found.teacher[:, 0], x[..., 0][mask])
+    assert torch.equal(found.labels, labels[mask])
+
+
+def test_outputs_and_inputs_of_every_kind():
+    class Named(nn.Module):
+        def forward(self, *, a, b):
+            return {"logits": (a + b).half()}
+
+    a, b = torch.rand(4, 3), torch.rand(4, 3)
+    found = predict(Named(), [Batch({"a": a, "b": b})])
+    assert found.student.dtype == torch.float32
+    assert torch.equal(found.student, (a + b).half().float())
+    with pytest.raises(MissingSignalError, match="scores"):
+        predict(Strange(), [Batch(a)])
+
+
+class Strange(nn.Module):
+    def forward(self, x):
+        return {"scores": x}
+
+
+def test_a_batch_without_labels_among_labelled_ones_has_none_known():
+    x = torch.rand(6, 3)
+    found = predict(nn.Linear(3, 4), [Batch(x[:2], labels=torch.tensor([1, 2])), Batch(x[2:])])
+    assert found.labels.tolist() == [1, 2, *[IGNORED] * 4]
+
+
+def test_integer_labels_of_any_width_are_widened():
+    found = predict(nn.Linear(3, 4), [Batch(torch.rand(2, 3), labels=torch.tensor([1, 2], dtype=torch.uint8))])
+    assert found.labels.dtype == torch.int64
+
+
+def test_what_does_not_fit_is_said():
+    model, x = nn.Linear(3, 4), torch.rand(6, 3)
+    with pytest.raises(DataError, match="yielded no batch"):
+        predict(model, [])
+    with pytest.raises(DataError, match=r"labels have the shape \[6, 4\].*call for \[6\]"):
+        predict(model, [Batch(x, labels=torch.zeros(6, 4).long())])
+    with pytest.raises(DataError, match="mask have the shape"):
+        predict(model, [Batch(x, mask=torch.ones(5).bool())])
+    with pytest.raises(DataError, match="teacher's logits have the shape"):
+        predict_with_teacher(model, lambda b: Signal(logits=torch.zeros(5, 4)), [Batch(x)])
+    with pytest.raises(DataError, match=r"Logits are \[batch, classes\]"):
+        predict(nn.Flatten(0), [Batch(x)])
