@@ -82,7 +82,7 @@ _WHERE = {
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 _MODULES = ("functional", "measure", "methods", "models", "sources", "teachers", "testing")
 
-__all__ = sorted([*_HOME, *_MODULES])  # noqa: PLE0605 - the table above is the list
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
