@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -83,7 +83,7 @@ class Tapped(nn.Module):
             if address.path not in known or not address.path:
                 raise missing(text, [LOGITS, *filter(None, known)], who=type(model).__name__)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Tapped:
         modules = dict(self.model.named_modules())
         for text, address in self._read.items():
             self._handles.append(modules[address.path].register_forward_hook(self._listen(text, address)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Any
 
 
 def say(text: str, *, to_error: bool) -> None:
@@ -25,7 +25,7 @@ class Watcher(AbstractContextManager["Watcher"]):
         self._tasks: dict[str, Any] = {}
         self._arms: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Watcher:
         if sys.stderr.isatty():
             self._bars = _bars()
             self._bars.start()

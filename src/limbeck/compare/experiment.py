@@ -19,7 +19,7 @@ from limbeck.compare.verdict import judge
 from limbeck.engine import environment
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, job_text
-from limbeck.measure import Predictions, cost
+from limbeck.measure import Predictions, cost_of
 from limbeck.models import save
 from limbeck.teachers import Teacher
 
@@ -152,10 +152,10 @@ def _table(
     for arm in job.arms:
         if arm == "teacher":
             own = Predictions(answers, answers, material.data.test.labels)
-            rows, costs = [measured(own)], [cost(model, sample) for model in teachers.values()]
+            rows, costs = [measured(own)], [cost_of(model, sample) for model in teachers.values()]
         else:
             rows = [o.measures for o in sorted(outcomes, key=lambda o: o.seed) if o.arm == arm]
-            costs = [cost(new_model(job.student, material, seed=0), sample)]
+            costs = [cost_of(new_model(job.student, material, seed=0), sample)]
         table[arm] = {
             **_summary(rows),
             "parameters": sum(c.parameters for c in costs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Learner(AbstractContextManager["Learner"]):
         self.tally = Tally()
         self.lr = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Learner:
         with ExitStack() as stack:
             self._open(stack)
             self._stack = stack.pop_all()

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -109,7 +109,7 @@ class Run:
         self._touched = True
         return self._reports()
 
-    def finish(self) -> Self:
+    def finish(self) -> Run:
         """Run what is left of the recipe.
 
         Example:
