@@ -51,7 +51,7 @@ def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
         @functools.wraps(function)
         def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
             widened = [_widened(a) for a in args], {k: _widened(v) for k, v in kwargs.items()}
-            device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+            device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
             if not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
                 return function(*widened[0], **widened[1])
             with torch.autocast(device, enabled=False):
