@@ -86,7 +86,10 @@ class Tapped(nn.Module):
     def __enter__(self) -> Tapped:
         modules = dict(self.model.named_modules())
         for text, address in self._read.items():
-            self._handles.append(modules[address.path].register_forward_hook(self._listen(text, address)))
+            module = modules[address.path]
+            # An input is read before the module has had a chance to change it in place.
+            listen = module.register_forward_pre_hook if address.side == "in" else module.register_forward_hook
+            self._handles.append(listen(self._listen(text, address)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,8 +124,9 @@ class Tapped(nn.Module):
         return True
 
     def _listen(self, text: str, address: Address) -> Callable[..., None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            tensor = _pick(text, address, arguments if address.side == "in" else output)
+        def hook(_: nn.Module, *seen: Any) -> None:
+            # The last is the arguments before the module ran, its output after it.
+            tensor = _pick(text, address, seen[-1])
             tensor = tensor.clone() if text in self._copied else tensor
             self._shown[text] = (tensor, tensor._version)
 
