@@ -88,7 +88,9 @@ class Learner(AbstractContextManager["Learner"]):
         teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
         before = teacher.state_dict() if teacher is not None and teacher.changes else None
         kept = {key: value.detach().clone() for key, value in _tensors(before)}
-        with aside(), buffers_kept(dict(self._models).values()), self._fabric.autocast():
+        # Only models that exist: asking for the others would make them before their stage.
+        existing = getattr(self._models, "made", self._models)
+        with aside(), buffers_kept(list(existing.values())), self._fabric.autocast():
             reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch))
         for key, value in _tensors(before):
             value.copy_(kept[key])

@@ -28,6 +28,8 @@ class MovingAverage(Teacher):
     Args:
         decay: The limit of alpha, in [0, 1); 0 is the model itself.
         of: The name of the model it follows.
+        into: The name of the run's model that holds the average, so that a recipe can ship it; it begins with the
+            weights that this model has. None keeps the average out of the run's models.
         mode: ``"train"`` where the teacher's own dropout is wanted as noise, as in the paper.
         reads: Its own way from a batch to its inputs.
 
@@ -40,12 +42,19 @@ class MovingAverage(Teacher):
     changes = True
 
     def __init__(
-        self, *, decay: float = 0.999, of: str = "student", mode: Mode = "eval", reads: Reads | None = None
+        self,
+        *,
+        decay: float = 0.999,
+        of: str = "student",
+        into: str | None = None,
+        mode: Mode = "eval",
+        reads: Reads | None = None,
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise LimbeckError(f"decay must be at least 0 and below 1; got {decay}.")
         self.decay = decay
         self.of = of
+        self.into = into
         self.mode = checked_mode(mode)
         self._reads = reads
         self._steps = 0
@@ -54,11 +63,12 @@ class MovingAverage(Teacher):
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Find the model it follows, and begin as a copy of it."""
-        if self.of not in models:
-            raise unknown("model", self.of, models)
+        for name in (self.of, self.into):
+            if name is not None and name not in models:
+                raise unknown("model", name, models)
         if self._followed is not models[self.of]:
             self._followed = models[self.of]
-            self._average = copy.deepcopy(self._followed).requires_grad_(False)
+            self._average = self._copy() if self.into is None else models[self.into]
             self._steps = 0
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
@@ -102,7 +112,11 @@ class MovingAverage(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """What it follows and how slowly."""
-        return {"teacher": "MovingAverage", "of": self.of, "decay": self.decay, "mode": self.mode}
+        own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
+        return {"teacher": "MovingAverage", **own}
+
+    def _copy(self) -> nn.Module:
+        return copy.deepcopy(self._following()).requires_grad_(False)
 
     def _following(self) -> nn.Module:
         if self._followed is None:

@@ -1,0 +1,77 @@
+"""What happens when the student becomes the next teacher?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_count
+from limbeck.methods.hinton import hinton
+from limbeck.models import fresh
+from limbeck.recipe import Models, Recipe
+
+CARD = Card(
+    name="born_again",
+    title="Born-Again Neural Networks",
+    authors="Furlanello, Lipton, Tschannen, Itti and Anandkumar",
+    year=2018,
+    arxiv="1805.04770",
+    venue="ICML 2018",
+    claim="A student like its teacher learns from it, becomes the next teacher, and so on; the last one is shipped.",
+    when="Where the model may not shrink and should get better. A generation costs a whole training, and gains "
+    "usually fade after the first two or three: compare with a student alone of the same total budget.",
+    defaults={"generations": 3, "temperature": 1.0, "weight": 0.5, "labels": True},
+    bibtex="""@inproceedings{furlanello2018born,
+  title = {Born-Again Neural Networks},
+  author = {Furlanello, Tommaso and Lipton, Zachary C. and Tschannen, Michael and Itti, Laurent and
+            Anandkumar, Anima},
+  booktitle = {International Conference on Machine Learning},
+  year = {2018},
+  eprint = {1805.04770},
+  archivePrefix = {arXiv}
+}""",
+)
+
+
+def born_again(
+    teacher: Any,
+    *,
+    generations: int = 3,
+    temperature: float = 1.0,
+    weight: float = 0.5,
+    labels: bool = True,
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Generation k minimises :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})`; generation 0 is the teacher.
+
+    The first generation is the run's student; each later one has the same architecture, newly initialised, and is
+    called ``generation-2``, ``generation-3``, ... The last is shipped. With one generation it is `hinton`.
+
+    Args:
+        teacher: Generation 0; in the paper the same architecture as the student.
+        generations: How many students, one after the other.
+        temperature: T, above 0; the paper does not soften.
+        weight: w, the share of the teacher, from 0 to 1; labels and teacher count alike by default.
+        labels: Whether the labels are read; False leaves their term out, and with ``weight=1.0`` gives the paper's
+            students of the teacher alone.
+        epochs: Passes over the data of each generation; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `generations` is below 1, `temperature` not above 0, or `weight` no share.
+
+    Source: Furlanello et al., 2018, arXiv:1805.04770, section 3.
+    """
+    check_count(generations=generations)
+    names = ["student", *(f"generation-{number}" for number in range(2, generations + 1))]
+    stages = []
+    for name, former in zip(names, [teacher, *names], strict=False):
+        recipe = hinton(former, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
+        stages += [replace(stage, trains=name, name=f"teaching {name}") for stage in recipe.stages()]
+    return Recipe(*stages, makes=dict.fromkeys(names[1:], _newborn), ship=names[-1])
+
+
+def _newborn(models: Models) -> nn.Module:
+    return fresh(models["student"])

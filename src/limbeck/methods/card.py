@@ -1,0 +1,36 @@
+"""What does one need to know of a published method before using it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a published method claims, when to use it, and whom to cite.
+
+    Attributes:
+        name: What it is called here: its file, its function, ``--method NAME``.
+        title: The paper's title.
+        authors: Who wrote it.
+        year: When it was first public.
+        arxiv: Its arXiv number, where it has one.
+        venue: Where it appeared.
+        claim: What it does, in one sentence.
+        when: When to use it, and when not.
+        defaults: Every hyper-parameter that has a value of its own; what needs one from you is not among them.
+        bibtex: The citation.
+    """
+
+    name: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str | None
+    venue: str
+    claim: str
+    when: str
+    defaults: Mapping[str, Any]
+    bibtex: str

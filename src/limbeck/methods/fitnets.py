@@ -1,0 +1,83 @@
+"""How do a teacher's inner layers hint to a thin student's?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.functional import Projector, check_hyper, cross_entropy, kl_divergence, squared_error
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_weight
+from limbeck.objective import Loss, Objective
+from limbeck.recipe import Recipe, Stage
+from limbeck.schedule import ramp
+
+CARD = Card(
+    name="fitnets",
+    title="FitNets: Hints for Thin Deep Nets",
+    authors="Romero, Ballas, Kahou, Chassang, Gatta and Bengio",
+    year=2014,
+    arxiv="1412.6550",
+    venue="ICLR 2015",
+    claim="The student's lower half first learns to predict a hidden layer of the teacher; then all of it distils.",
+    when="For students that are deep and thin, and hard to train from the output alone. Choose middle layers: a hint "
+    "too near the output leaves the student little freedom. Both models' insides must be readable.",
+    defaults={"temperature": 3.0, "weight": 4.0, "final_weight": 1.0, "labels": True, "hint_epochs": None},
+    bibtex="""@inproceedings{romero2015fitnets,
+  title = {{FitNets}: Hints for Thin Deep Nets},
+  author = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo and
+            Bengio, Yoshua},
+  booktitle = {International Conference on Learning Representations},
+  year = {2015},
+  eprint = {1412.6550},
+  archivePrefix = {arXiv}
+}""",
+)
+
+
+def fitnets(
+    teacher: Any,
+    *,
+    hint: str,
+    guided: str,
+    temperature: float = 3.0,
+    weight: float = 4.0,
+    final_weight: float = 1.0,
+    labels: bool = True,
+    hint_epochs: int | None = None,
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Two stages: first a hint, then soft targets with labels.
+
+    1. :math:`mean (r(u_g) - u_h)^2`, with :math:`u_h` the teacher's signal at `hint`, :math:`u_g` the student's at
+       `guided`, and r a learned linear (or convolutional) head that is dropped afterwards. Only what lies below
+       `guided` moves: nothing above it can be reached. The paper's is half the sum over features.
+    2. :math:`-\log softmax(z)_y + \lambda KL(p_T \| q_T)`, without T²: lambda falls in a straight line over the stage.
+
+    Args:
+        teacher: Who teaches; it must show `hint`.
+        hint: The teacher's address.
+        guided: The student's address.
+        temperature: T of the second stage, above 0; 3 in the authors' configuration.
+        weight: lambda at the beginning; 4 in the authors' configuration.
+        final_weight: lambda at the end; 1 there.
+        labels: Whether the labels are read; False leaves their term out.
+        hint_epochs: Passes of the first stage; the run's budget by default.
+        epochs: Passes of the second stage; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `temperature` is not above 0, or a weight is negative.
+
+    Source: Romero et al., 2014, arXiv:1412.6550, equations 2 and 3, and algorithm 1.
+    """
+    check_hyper(temperature=temperature)
+    check_weight(weight=weight, final_weight=final_weight)
+    hints = Loss(squared_error, student=guided, teacher=hint, head=Projector(), name="hint")
+    # The kernel holds T^2 and the paper's loss does not.
+    fading = ramp(final_weight / temperature**2, start=weight / temperature**2)
+    objective: Objective = fading * Loss(kl_divergence, temperature=temperature)
+    if labels:
+        objective = objective + Loss(cross_entropy)
+    return Recipe(
+        Stage(hints, teacher=teacher, epochs=hint_epochs, name="hint"),
+        Stage(objective, teacher=teacher, epochs=epochs, name="distil"),
+    )

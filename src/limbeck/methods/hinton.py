@@ -1,0 +1,72 @@
+"""How does a student learn from a teacher's softened predictions?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.functional import check_hyper, cross_entropy, kl_divergence
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_share
+from limbeck.objective import Loss, Objective
+from limbeck.recipe import Recipe, Stage
+
+CARD = Card(
+    name="hinton",
+    title="Distilling the Knowledge in a Neural Network",
+    authors="Hinton, Vinyals and Dean",
+    year=2015,
+    arxiv="1503.02531",
+    venue="NIPS 2014 Deep Learning Workshop",
+    claim="The student matches the teacher's softened predictions, and a little the labels.",
+    when="First, and as the yardstick for anything else: it needs only logits, and works with unlabelled data. The "
+    "paper gives T per experiment (20 for wide students on MNIST, 2.5 to 4 for 30 units a layer, 2 for speech) "
+    'and says that "a considerably lower weight" on the labels is best: choose both on development data.',
+    defaults={"temperature": 4.0, "weight": 0.9, "labels": True},
+    bibtex="""@article{hinton2015distilling,
+  title = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal = {arXiv preprint arXiv:1503.02531},
+  year = {2015}
+}""",
+)
+
+
+def hinton(
+    teacher: Any,
+    *,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    labels: bool = True,
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Soft targets and labels: :math:`w T^2 KL(p \| q) + (1 - w) (-\log softmax(z)_y)`, in nats.
+
+    p and q are the teacher's and the student's distributions at temperature T. At w = 0 it is `supervised`; as T grows
+    the first term becomes logit matching.
+
+    Args:
+        teacher: Who teaches.
+        temperature: T, above 0. The paper gives one per experiment; 4 is the upper end of what it found best for small
+            students.
+        weight: w, the share of the soft targets, from 0 to 1; high, because the paper found a low weight on the labels
+            best.
+        labels: Whether the labels are read. False leaves their term out, for data without any; data with some labels
+            (-100 for the others) need it True.
+        epochs: Passes over the data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `temperature` is not above 0, or `weight` no share.
+
+    Example:
+        >>> from torch import nn
+        >>> [repr(stage.objective) for stage in hinton(nn.Linear(4, 3), weight=0.75).stages()]
+        ['0.75 * Loss(kl_divergence, temperature=4.0) + 0.25 * Loss(cross_entropy)']
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.
+    """
+    check_hyper(temperature=temperature)
+    check_share(weight=weight)
+    objective: Objective = weight * Loss(kl_divergence, temperature=temperature)
+    if labels:
+        objective = objective + (1 - weight) * Loss(cross_entropy)
+    return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="hinton"))

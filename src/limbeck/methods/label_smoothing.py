@@ -1,0 +1,47 @@
+"""What does softening the labels give, without any teacher?"""
+
+from __future__ import annotations
+
+from limbeck.functional import check_hyper
+from limbeck.functional import label_smoothing as smoothed_cross_entropy
+from limbeck.methods.card import Card
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage
+
+CARD = Card(
+    name="label_smoothing",
+    title="Rethinking the Inception Architecture for Computer Vision",
+    authors="Szegedy, Vanhoucke, Ioffe, Shlens and Wojna",
+    year=2015,
+    arxiv="1512.00567",
+    venue="CVPR 2016",
+    claim="The labels share a little of their mass evenly with all classes: a control without a teacher.",
+    when="Beside every distilled student: soft targets also regularise, and this shows how much of the gain is that.",
+    defaults={"smoothing": 0.1},
+    bibtex="""@inproceedings{szegedy2016rethinking,
+  title = {Rethinking the Inception Architecture for Computer Vision},
+  author = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jonathon and Wojna, Zbigniew},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year = {2016},
+  eprint = {1512.00567},
+  archivePrefix = {arXiv}
+}""",
+)
+
+
+def label_smoothing(*, smoothing: float = 0.1, epochs: int | None = None) -> Recipe:
+    r"""The cross-entropy of smoothed labels, :math:`-\sum_c ((1 - s) 1[c = y] + s / C) \log q_c`, in nats.
+
+    At s = 0 it is `supervised`.
+
+    Args:
+        smoothing: s, the share of the uniform distribution, from 0 to 1; the paper's 0.1.
+        epochs: Passes over the data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `smoothing` is no share.
+
+    Source: Szegedy et al., 2015, arXiv:1512.00567, section 7.
+    """
+    check_hyper(smoothing=smoothing)
+    return Recipe(Stage(Loss(smoothed_cross_entropy, smoothing=smoothing), epochs=epochs, name="label_smoothing"))

@@ -1,0 +1,76 @@
+"""How does an average of the student's own past teach it, with few labels?"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from limbeck.functional import cross_entropy, probability_squared_error
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_weight
+from limbeck.objective import Loss
+from limbeck.recipe import Models, Recipe, Stage
+from limbeck.schedule import sigmoid_ramp
+from limbeck.teachers import MovingAverage
+
+CARD = Card(
+    name="mean_teacher",
+    title="Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep "
+    "learning results",
+    authors="Tarvainen and Valpola",
+    year=2017,
+    arxiv="1703.01780",
+    venue="NIPS 2017",
+    claim="The student stays consistent, under noise, with a moving average of its own weights; few labels suffice.",
+    when="Where most examples have no label (-100). The model needs noise of its own, such as dropout: without any, "
+    "student and average hardly differ and there is little to learn from. The average is shipped.",
+    defaults={"decay": 0.999, "weight": 100.0, "ramp_up": 0.27},
+    bibtex="""@inproceedings{tarvainen2017mean,
+  title = {Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
+           learning results},
+  author = {Tarvainen, Antti and Valpola, Harri},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume = {30},
+  year = {2017},
+  eprint = {1703.01780},
+  archivePrefix = {arXiv}
+}""",
+)
+
+
+def mean_teacher(
+    *, decay: float = 0.999, weight: float = 100.0, ramp_up: float = 0.27, epochs: int | None = None
+) -> Recipe:
+    r"""Labels where there are any, and consistency everywhere: :math:`-\log q_y + w(t) \frac1C \sum_c (q_c - p_c)^2`.
+
+    p is the prediction of the average, :math:`\theta'_t = \alpha \theta'_{t-1} + (1 - \alpha) \theta_t`, in training
+    mode, so that its own dropout is the noise; :math:`w(t) = w e^{-5 (1 - t / t_r)^2}` until :math:`t_r`, then w. The
+    run's model ``average`` is shipped.
+
+    The first term is the mean over the labelled examples; the authors' code divides their sum by the number of all
+    examples. With a fraction f of labels their objective is f times this one at a weight of w / f.
+
+    Args:
+        decay: alpha, from 0 to below 1. The authors' code has 0.99 while it ramps up and 0.999 after. For the first
+            ``1 / (1 - decay)`` steps the average is the plain mean of all weights so far: in a run that is not much
+            longer take a smaller one. At 0 it is the student itself.
+        weight: w, the greatest weight of consistency; 100 in the authors' code.
+        ramp_up: t_r, as a fraction of the stage; 40,000 of 150,000 steps in the authors' code.
+        epochs: Passes over the data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `decay` is not in [0, 1), `weight` is negative, or `ramp_up` is not in (0, 1].
+
+    Source: Tarvainen and Valpola, 2017, arXiv:1703.01780, section 2; ramp from arXiv:1610.02242.
+    """
+    check_weight(weight=weight)
+    consistency = Loss(probability_squared_error, name="consistency")
+    objective = Loss(cross_entropy) + sigmoid_ramp(weight, until=ramp_up) * consistency
+    average = MovingAverage(decay=decay, mode="train", into="average")
+    stage = Stage(objective, teacher=average, epochs=epochs, name="mean_teacher")
+    return Recipe(stage, makes={"average": _copy}, ship="average")
+
+
+def _copy(models: Models) -> nn.Module:
+    return copy.deepcopy(models["student"])

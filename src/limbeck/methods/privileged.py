@@ -1,0 +1,135 @@
+"""How does a teacher that sees more than the student will ever see teach it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.functional import check_hyper, cross_entropy, kernel, kl_divergence
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_share
+from limbeck.objective import Loss, Objective
+from limbeck.recipe import Recipe, Stage
+from limbeck.sources import Field
+from limbeck.teachers import Answer, Reads, Teacher, as_teacher
+
+CARD = Card(
+    name="privileged",
+    title="Unifying distillation and privileged information",
+    authors="Lopez-Paz, Bottou, Schölkopf and Vapnik",
+    year=2015,
+    arxiv="1511.03643",
+    venue="ICLR 2016",
+    claim="The teacher reads inputs that the student will not have when it is used, and passes on what they tell.",
+    when="Where better inputs exist at training time only: other sensors, cleaner copies, later facts. It helps where "
+    "they tell about the label itself; where they only clean the student's own inputs, the paper finds no gain. The "
+    "student's softmax is not tempered, the teacher's alone is, and there is no T²: the paper's formula.",
+    defaults={"reads": "privileged", "temperature": 1.0, "weight": 1.0, "labels": True},
+    bibtex="""@inproceedings{lopezpaz2016unifying,
+  title = {Unifying distillation and privileged information},
+  author = {Lopez-Paz, David and Bottou, L{\\'e}on and Sch{\\"o}lkopf, Bernhard and Vapnik, Vladimir},
+  booktitle = {International Conference on Learning Representations},
+  year = {2016},
+  eprint = {1511.03643},
+  archivePrefix = {arXiv}
+}""",
+)
+
+
+@kernel(per="position")
+def one_sided_kl(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
+) -> Float[Tensor, "*batch"]:
+    """The Kullback-Leibler divergence of the student from the softened teacher, not times T^2.
+
+    ``KL(p || q)`` in nats with ``p = softmax(teacher / T)`` and ``q = softmax(student)``: the teacher alone is
+    softened, so a student that has learnt is as soft as the target. At T = 1 it is `kl_divergence`.
+
+    Raises:
+        LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
+
+    Source: Lopez-Paz et al., 2015, arXiv:1511.03643, equations 3 and 4.
+    """
+    check_hyper(temperature=temperature)
+    return kl_divergence(student, teacher / temperature)
+
+
+def privileged(
+    teacher: Any,
+    *,
+    reads: str | Reads = "privileged",
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    labels: bool = True,
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Generalised distillation: :math:`(1 - \lambda) (-\log q_y) + \lambda KL(p \| q)`, in nats.
+
+    :math:`p = softmax(f_t(x^*) / T)` of the teacher on privileged inputs, :math:`q = softmax(f(x))` of the student on
+    its own. Where both read the same and T is 1 it is `hinton`; at lambda = 0 it is `supervised`.
+
+    Args:
+        teacher: Who teaches.
+        reads: What the teacher reads: the name of a further column of the batch (``Batch.extra``), or a function of
+            the batch. A `Teacher` that declares its own ``reads`` keeps them.
+        temperature: T of the teacher, above 0; 1 in the paper's synthetic experiments.
+        weight: lambda, the share of the teacher, from 0 to 1; 1 in the paper's synthetic experiments.
+        labels: Whether the labels are read; False leaves their term out.
+        epochs: Passes over the data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If `temperature` is not above 0, or `weight` no share.
+
+    Source: Lopez-Paz et al., 2015, arXiv:1511.03643, section 4.
+    """
+    check_hyper(temperature=temperature)
+    check_share(weight=weight)
+    objective: Objective = weight * Loss(one_sided_kl, temperature=temperature)
+    if labels:
+        objective = objective + (1 - weight) * Loss(cross_entropy)
+    seeing = Seeing(as_teacher(teacher), Field(reads) if isinstance(reads, str) else reads)
+    return Recipe(Stage(objective, teacher=seeing, epochs=epochs, name="privileged"))
+
+
+@final
+class Seeing(Teacher):
+    """A teacher that reads something else in the batch than the stage does, unless it declares its own reads."""
+
+    def __init__(self, teacher: Teacher, reads: Reads) -> None:
+        self.teacher = teacher
+        self.reads = reads
+        self.changes = teacher.changes
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """As the teacher does."""
+        self.teacher.bind(models)
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """As the teacher does, with the reads of its own in place of the stage's."""
+        return self.teacher.prepare(needs, device=device, reads=self.reads)
+
+    @property
+    def fingerprint(self) -> str:
+        """The teacher's."""
+        return self.teacher.fingerprint
+
+    def after_step(self) -> None:
+        """As the teacher does."""
+        self.teacher.after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The teacher's."""
+        return self.teacher.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As the teacher does."""
+        self.teacher.load_state_dict(state)
+
+    def describe(self) -> dict[str, Any]:
+        """The teacher's, and what it reads."""
+        return {**self.teacher.describe(), "reads": getattr(self.reads, "__name__", repr(self.reads))}

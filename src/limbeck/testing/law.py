@@ -1,0 +1,84 @@
+"""What does a check say when a law is broken, and what may be left in a module?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.signal import Batch
+
+
+def require(kept: bool, broken: str, *, of: str) -> None:
+    """Raise unless a law is kept.
+
+    Raises:
+        AssertionError: With a sentence that says which law is broken.
+    """
+    if not kept:
+        raise AssertionError(f"A law of {of} is broken: {broken}.")
+
+
+def require_close(value: Tensor, wanted: Tensor, broken: str, *, of: str, tolerance: float = 1e-5) -> None:
+    """Raise unless two tensors are the same but for rounding.
+
+    Raises:
+        AssertionError: If they are not.
+    """
+    same = value.shape == wanted.shape and torch.allclose(value, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+    require(same, broken, of=of)
+
+
+def require_plain(description: Any, *, of: str) -> None:
+    """Raise unless a description is a non-empty mapping that JSON can hold.
+
+    Raises:
+        AssertionError: If it is not.
+    """
+    try:
+        json.dumps(description)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"A law of {of} is broken: describe() is not plain JSON ({error}).") from error
+    require(isinstance(description, dict) and bool(description), "describe() says nothing", of=of)
+
+
+def traces(modules: Iterable[nn.Module]) -> list[Any]:
+    """All that must be as before once a run is over: keys, flags, hooks, classes, and what may learn."""
+    return [
+        (
+            list(module.state_dict()),
+            [type(inner) for inner in module.modules()],
+            [inner.training for inner in module.modules()],
+            [parameter.requires_grad for parameter in module.parameters()],
+            sum(_hooks(inner) for inner in module.modules()),
+        )
+        for module in modules
+    ]
+
+
+def rows(batch: Batch, wanted: slice) -> Batch:
+    """Some examples of a batch whose inputs are one tensor."""
+
+    def cut(column: Tensor | None) -> Tensor | None:
+        return None if column is None else column[wanted]
+
+    extra = {name: column[wanted] for name, column in batch.extra.items()}
+    return Batch(batch.inputs[wanted], cut(batch.id), cut(batch.view), cut(batch.labels), cut(batch.mask), extra)
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's state."""
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
+
+
+def same_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return list(mine) == list(theirs) and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def _hooks(module: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return sum(len(getattr(module, kind, ())) for kind in kinds)

@@ -1,0 +1,173 @@
+"""Does an objective keep the laws that every objective must keep?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import MissingSignalError
+from limbeck.objective import Objective, minimised
+from limbeck.signal import IGNORED, LOGITS, Batch, Progress, Signal, Term
+from limbeck.testing.law import require, require_close, rows
+
+_OF = "objectives"
+_SIZE, _CLASSES, _FEATURES = 12, 5, 7
+_WHERE = Progress(step=3, steps=11)
+Case = tuple[Objective, Signal, Signal, Batch]
+
+
+def check_objective(
+    objective: Objective, *, student: Signal | None = None, teacher: Signal | None = None, batch: Batch | None = None
+) -> None:
+    """Check an objective against every law that applies to it.
+
+    The laws: it reads no more than it needs; the counts that it announces are those of its terms; its totals add up
+    however a batch is split; what a mask or a missing label takes out does not count; it adds and scales, down to a
+    weight of zero; its terms are finite; each reaches the student.
+
+    Args:
+        objective: The objective; lazy heads are shaped.
+        student: What the student shows, at least two examples; by default random logits ``[12, 5]`` and random features
+            ``[12, 7]`` at every other address that it needs.
+        teacher: What the teacher shows; likewise.
+        batch: The batch; by default random labels, ids and inputs of 12 examples.
+
+    Raises:
+        AssertionError: With a sentence that says which law is broken.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy, kl_divergence
+        >>> from limbeck.objective import Loss
+        >>> check_objective(0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0))
+    """
+    draw = torch.Generator().manual_seed(0)
+    needs = objective.needs
+    student = student if student is not None else _signal(needs.student, draw)
+    teacher = teacher if teacher is not None else _signal(needs.teacher, draw)
+    batch = batch if batch is not None else _batch(draw)
+    with torch.random.fork_rng(devices=[]):
+        objective.shape(student, teacher, batch)
+    for law in OBJECTIVE_LAWS:
+        law((objective, student, teacher, batch))
+
+
+def check_needs(case: Case) -> None:
+    """It reads no more than `needs` says."""
+    objective, student, teacher, batch = case
+    needs = objective.needs
+    fewer = batch._replace(
+        labels=batch.labels if "labels" in needs.batch else None, id=batch.id if "id" in needs.batch else None
+    )
+    less = [
+        Signal({a: s[a] for a in wanted if a in s})
+        for s, wanted in ((student, needs.student), (teacher, needs.teacher))
+    ]
+    try:
+        objective(less[0], less[1], fewer, _WHERE)
+    except (MissingSignalError, AttributeError, TypeError) as error:
+        require(False, f"it reads more than its needs {tuple(map(sorted, needs))} ({error})", of=_OF)
+
+
+def check_counts(case: Case) -> None:
+    """The counts that it announces from the batch alone are those of its terms."""
+    objective, student, teacher, batch = case
+    announced = objective.counts(batch)
+    found = {name: float(term.count) for name, term in objective(student, teacher, batch, _WHERE).items()}
+    require(announced == found, f"it announces the counts {announced} and yields {found}", of=_OF)
+
+
+def check_split(case: Case) -> None:
+    """Totals and counts add up however a batch is split, so that gradients do not depend on it."""
+    objective, student, teacher, batch = case
+    if any(leaf.per in ("pair", "batch") for leaf, _ in objective.leaves()):
+        return
+    whole = objective(student, teacher, batch, _WHERE)
+    middle = batch.size // 2
+    parts = [_part(case, slice(None, middle)), _part(case, slice(middle, None))]
+    for name, term in whole.items():
+        total = sum((part[name].total for part in parts), torch.zeros(()))
+        require_close(total, term.total, f"{name}'s totals over two halves are not the total of the whole", of=_OF)
+        counted = sum(float(part[name].count) for part in parts)
+        require(counted == float(term.count), f"{name} counts {counted} in two halves, {term.count} as one", of=_OF)
+
+
+def check_left_out(case: Case) -> None:
+    """What a mask takes out does not count, nor does a label of -100 where labels are read."""
+    objective, student, teacher, batch = case
+    if batch.labels is None or any(leaf.per in ("pair", "batch") for leaf, _ in objective.leaves()):
+        return
+    middle = batch.size // 2
+    later = _part(case, slice(middle, None))
+    out = torch.arange(batch.size) < middle
+    masked = batch._replace(mask=~out.reshape(-1, *[1] * (batch.labels.ndim - 1)).expand_as(batch.labels))
+    unlabelled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
+    _compare(objective(student, teacher, masked, _WHERE), later, "what the mask takes out still counts in")
+    read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.reads.batch}
+    found = objective(student, teacher, unlabelled, _WHERE)
+    _compare({n: t for n, t in found.items() if n in read}, later, "an example without a label still counts in")
+
+
+def check_algebra(case: Case) -> None:
+    """It adds and scales, and at weight zero it still needs what it needs."""
+    objective, student, teacher, batch = case
+
+    def value(one: Objective) -> Tensor:
+        return minimised(one(student, teacher, batch, _WHERE), one.counts(batch)).detach()
+
+    once = value(objective)
+    require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
+    require_close(value(objective + 0.5 * objective), 1.5 * once, "objectives do not add", of=_OF)
+    require_close(value(0.0 * objective), 0 * once, "0 * objective is not zero", of=_OF)
+    require((0.0 * objective).needs == objective.needs, "at weight zero it needs something else", of=_OF)
+
+
+def check_reach(case: Case) -> None:
+    """Its terms are finite scalars, and each reaches what the student shows."""
+    objective, student, teacher, batch = case
+    shown = Signal({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
+    leaves = [tensor for tensor in shown.values() if tensor.requires_grad]
+    for name, term in objective(shown, teacher, batch, _WHERE).items():
+        require(term.total.ndim == 0, f"{name}'s total has shape {tuple(term.total.shape)}, not a sum", of=_OF)
+        require(bool(term.total.isfinite()), f"{name} is {float(term.total)}", of=_OF)
+        found = torch.autograd.grad(term.total, leaves, allow_unused=True) if term.total.requires_grad else ()
+        reached = [slope for slope in found if slope is not None]
+        require(bool(reached), f"{name} does not depend on what the student shows", of=_OF)
+        require(all(bool(s.isfinite().all()) for s in reached), f"{name}'s gradient is not finite", of=_OF)
+
+
+OBJECTIVE_LAWS: tuple[Callable[[Case], None], ...] = (
+    check_needs,
+    check_counts,
+    check_split,
+    check_left_out,
+    check_algebra,
+    check_reach,
+)
+"""Every law that an objective must keep."""
+
+
+def _signal(needed: frozenset[str], draw: torch.Generator) -> Signal:
+    addresses = sorted(needed | {LOGITS})
+    return Signal(
+        {a: 2 * torch.randn(_SIZE, _CLASSES if a == LOGITS else _FEATURES, generator=draw) for a in addresses}
+    )
+
+
+def _batch(draw: torch.Generator) -> Batch:
+    labels = torch.randint(_CLASSES, (_SIZE,), generator=draw)
+    return Batch(torch.randn(_SIZE, 3, generator=draw), torch.arange(_SIZE), labels=labels)
+
+
+def _part(case: Case, wanted: slice) -> dict[str, Term]:
+    objective, student, teacher, batch = case
+    taken = [Signal({a: t[wanted] for a, t in signal.items()}) for signal in (student, teacher)]
+    terms: dict[str, Term] = objective(taken[0], taken[1], rows(batch, wanted), _WHERE)
+    return terms
+
+
+def _compare(found: dict[str, Term], wanted: dict[str, Term], broken: str) -> None:
+    for name, term in found.items():
+        require_close(term.total, wanted[name].total, f"{broken} {name}'s total", of=_OF)
+        require(float(term.count) == float(wanted[name].count), f"{broken} {name}'s count", of=_OF)
