@@ -13,7 +13,7 @@ from limbeck.compare.material import Material, new_model, setting_of, stream, wh
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.job import Job
 from limbeck.measure import Predictions, evaluate, predict
-from limbeck.methods import make
+from limbeck.methods import make, method
 from limbeck.recipe import Recipe
 from limbeck.teachers import Teacher
 
@@ -69,7 +69,8 @@ def recipe_of(job: Job, arm: str, teacher: Teacher) -> Recipe:
         return make("supervised")
     if arm == "label smoothing":
         return make("label_smoothing")
-    return make(job.method.name, teacher=teacher, **job.method.hyper)
+    given = {"teacher": teacher} if method(job.method.name).has_teacher else {}
+    return make(job.method.name, **given, **job.method.hyper)
 
 
 def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, job_text
 from limbeck.measure import Predictions, cost_of
 from limbeck.models import save
+from limbeck.report import arms_picture
 from limbeck.teachers import Teacher
 
 
@@ -64,6 +65,7 @@ def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = 
     }  # fmt: skip
     if out is not None:
         _write(out / "result.json", json.dumps(result, indent=2))
+        _write(out / "result.svg", arms_picture(result))
     return result
 
 
