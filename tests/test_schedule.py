@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from limbeck.errors import LimbeckError
 from limbeck.schedule import constant, cosine, ramp, sigmoid_ramp, steps
 from limbeck.signal import Progress
@@ -60,12 +61,12 @@ def test_a_stage_of_one_step_stands_at_its_start():
 @pytest.mark.parametrize("until", [0.0, -0.1, 1.1, float("nan")])
 def test_until_is_a_fraction(until):
     for make in (ramp, sigmoid_ramp):
-        with pytest.raises(LimbeckError, match="fraction of the stage"):
+        with pytest.raises(LimbeckError, match=r"fraction of the stage"):
             make(1.0, until=until)
 
 
 def test_steps_refuse_an_absolute_step():
-    with pytest.raises(LimbeckError, match="fractions of the stage.*300"):
+    with pytest.raises(LimbeckError, match=r"fractions of the stage.*300"):
         steps({300.0: 0.1}, start=1.0)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.tap import Address, Frozen, Tapped, logits_of
-from torch import Tensor, nn
 
 
 def hooks(model: nn.Module) -> int:
@@ -166,7 +167,7 @@ def test_an_adaptor_finds_logits_in_anything(x):
 def test_no_logits_is_one_sentence_that_names_the_keys():
     with pytest.raises(MissingSignalError, match=r"dict with \['a', 'b'\].*adaptor="):
         logits_of({"b": torch.zeros(1), "a": 1})
-    with pytest.raises(MissingSignalError, match="NoneType"):
+    with pytest.raises(MissingSignalError, match=r"NoneType"):
         logits_of(None)
 
 
@@ -175,7 +176,7 @@ def test_no_logits_is_one_sentence_that_names_the_keys():
 
 @pytest.mark.parametrize(("wrong", "near"), [("blok.0", "block.0"), ("block.2", "block"), ("tops", "top")])
 def test_a_wrong_path_names_the_nearest(model, wrong, near):
-    with pytest.raises(MissingSignalError, match=f"{wrong}.*Branching.*Did you mean '{near}"):
+    with pytest.raises(MissingSignalError, match=rf"{wrong}.*Branching.*Did you mean '{near}"):
         Tapped(model, [wrong])
 
 
@@ -186,19 +187,19 @@ def test_the_model_itself_is_no_address(model, empty):
 
 
 def test_too_many_parts():
-    with pytest.raises(MissingSignalError, match="too many parts"):
+    with pytest.raises(MissingSignalError, match=r"too many parts"):
         Address.parse("a:0:1")
-    with pytest.raises(MissingSignalError, match="too many parts"):
+    with pytest.raises(MissingSignalError, match=r"too many parts"):
         Address.parse("a:in:0:1")
 
 
 def test_a_module_that_is_never_called(model, x):
-    with Tapped(model, ["unused"]) as tapped, pytest.raises(MissingSignalError, match="'unused' was not called"):
+    with Tapped(model, ["unused"]) as tapped, pytest.raises(MissingSignalError, match=r"'unused' was not called"):
         tapped(x)
 
 
 def test_an_element_that_is_not_there(model, x):
-    with Tapped(model, ["pair:5"]) as tapped, pytest.raises(MissingSignalError, match="no element 5 in a tuple"):
+    with Tapped(model, ["pair:5"]) as tapped, pytest.raises(MissingSignalError, match=r"no element 5 in a tuple"):
         tapped(x)
     with Tapped(Keyed(), []) as tapped:
         assert torch.equal(tapped(x)["logits"], 3 * x)
@@ -206,26 +207,26 @@ def test_an_element_that_is_not_there(model, x):
 
 def test_a_value_that_is_no_tensor(x):
     whole = nn.Sequential(Keyed(), Returning(nn.Identity(), lambda d: d["logits"]))
-    with Tapped(whole, ["0"]) as tapped, pytest.raises(MissingSignalError, match="gives a dict.*0:0 or 0:name"):
+    with Tapped(whole, ["0"]) as tapped, pytest.raises(MissingSignalError, match=r"gives a dict.*0:0 or 0:name"):
         tapped(x)
-    with Tapped(whole, ["0:text"]) as tapped, pytest.raises(MissingSignalError, match="gives a str, not a tensor"):
+    with Tapped(whole, ["0:text"]) as tapped, pytest.raises(MissingSignalError, match=r"gives a str, not a tensor"):
         tapped(x)
 
 
 def test_reading_outside_a_block_is_refused(model, x):
     tapped = Tapped(model, ["top"])
-    with pytest.raises(LimbeckError, match="only within"):
+    with pytest.raises(LimbeckError, match=r"only within"):
         tapped(x)
     with tapped:
         tapped(x)
-    with pytest.raises(LimbeckError, match="only within"):
+    with pytest.raises(LimbeckError, match=r"only within"):
         tapped(x)
 
 
 def test_asking_a_signal_for_what_it_does_not_hold_names_the_nearest(model, x):
     with Tapped(model, ["block.0"]) as tapped:
         shown = tapped(x)
-    with pytest.raises(MissingSignalError, match="Did you mean 'logits'"):
+    with pytest.raises(MissingSignalError, match=r"Did you mean 'logits'"):
         shown["logit"]
 
 
@@ -246,7 +247,7 @@ def test_nothing_is_left_after_the_block(model, x):
 
 
 def test_nothing_is_left_after_an_exception(model, x):
-    with pytest.raises(ZeroDivisionError), Tapped(model, ["block.0"]) as tapped:
+    with pytest.raises(ZeroDivisionError), Tapped(model, ["block.0"]) as tapped:  # noqa: PT012
         tapped(x)
         raise ZeroDivisionError
     assert hooks(model) == 0
@@ -295,7 +296,7 @@ def test_frozen_gives_every_submodule_its_own_flag_back(model):
     model.top.eval()
     before = [module.training for module in model.modules()]
     for mode in ("eval", "train"):
-        with pytest.raises(ZeroDivisionError), Frozen(model, mode=mode):
+        with pytest.raises(ZeroDivisionError), Frozen(model, mode=mode):  # noqa: PT012
             assert {module.training for module in model.modules()} == {mode == "train"}
             raise ZeroDivisionError
         assert [module.training for module in model.modules()] == before

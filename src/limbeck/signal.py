@@ -60,7 +60,7 @@ class Batch(NamedTuple):
     view: Tensor | None = None
     labels: Tensor | None = None
     mask: Tensor | None = None
-    extra: Mapping[str, Any] = {}  # noqa: RUF012 - never written to
+    extra: Mapping[str, Any] = {}
 
     @property
     def size(self) -> int:
@@ -88,7 +88,7 @@ class Term(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """The unweighted mean over this batch alone, for people to read; zero where nothing counts."""
-        return self.total / max(float(self.count), 1.0)
+        return self.total.detach() / max(float(self.count), 1.0)
 
 
 class Progress(NamedTuple):

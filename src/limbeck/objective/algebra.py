@@ -43,8 +43,11 @@ class Objective(nn.Module, ABC):
         """Every single loss under a name of its own; #2, #3 are put behind a name that repeats."""
         named: dict[str, tuple[Leaf, Weigh]] = {}
         for leaf, weigh in self.leaves():
-            same = sum(name.split("#")[0] == leaf.name for name in named)
-            named[f"{leaf.name}#{same + 1}" if same else leaf.name] = (leaf, weigh)
+            name, number = leaf.name, 1
+            while name in named:
+                number += 1
+                name = f"{leaf.name}#{number}"
+            named[name] = (leaf, weigh)
         return named
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> dict[str, Term]:

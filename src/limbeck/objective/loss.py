@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.functional import Head
 from limbeck.objective.algebra import Leaf
 from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
+from limbeck.objective.ranks import gathered, summed
 from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
 
 
@@ -20,7 +19,8 @@ class Loss(Leaf):
 
     The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``mask``, ``id``; every other
     one is a hyper-parameter. Its values are summed where they count (``mask`` is true, the label is not -100), and the
-    count is known from the batch alone, so that means do not depend on how a batch was split.
+    count is known from the batch alone, so that means do not depend on how a batch was split. A kernel that compares
+    examples with each other sees those of all ranks, and none that is masked.
 
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
@@ -73,19 +73,21 @@ class Loss(Leaf):
 
     def term(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> Term:
         """The sum of what counts, over how many values, for one batch."""
-        values = self.kernel(self._tensors(student, teacher, batch), progress)
+        tensors = self._tensors(student, teacher, batch)
+        if self._compares:
+            return self._compared(tensors, progress)
+        values = self.kernel(tensors, progress)
         expected, valid = self.count(batch), self._valid(batch)
-        if valid is None:
-            self._check_number(values, expected)
-            return Term(values.sum(), expected)
-        return Term(values.masked_fill(~self._aligned(valid, values), 0.0).sum(), expected)
+        where = None if valid is None else self._aligned(valid, values)
+        if valid is None or valid.ndim < values.ndim:
+            self._check_number(values, batch.size * self._positions)
+        return Term((values if where is None else values.masked_fill(~where, 0.0)).sum(), expected)
 
     def count(self, batch: Batch) -> float:
         """How many values count in `batch`: known from labels and mask, before anything is computed."""
-        if self.per == "pair":
-            return float((batch.size * self._world()) ** 2)
-        if self.per == "batch":
-            return 1.0
+        if self._compares:
+            keep = self._kept(batch)
+            return self._comparisons(summed(float(batch.size if keep is None else keep.sum())))
         valid = self._valid(batch)
         if valid is None:
             return float(batch.size * self._positions)
@@ -108,53 +110,65 @@ class Loss(Leaf):
             )
         self._positions = max(values.numel() // max(batch.size, 1), 1) if self.per == "position" else 1
 
+    @property
+    def _compares(self) -> bool:
+        """Whether it compares examples with each other."""
+        return self.per in ("pair", "batch")
+
+    def _compared(self, tensors: dict[str, Tensor], progress: Progress) -> Term:
+        first = next(iter(tensors.values()))
+        count = self._comparisons(len(first))
+        if not count:
+            # A mean over no example is no number; the sum of none of them is a zero that is connected.
+            return Term(tensors.get("student", first).sum() * 0.0, 0.0)
+        values = self.kernel(tensors, progress)
+        self._check_number(values, count)
+        return Term(values.sum(), count)
+
+    def _comparisons(self, examples: float | int) -> float:
+        """How many values there are for so many examples."""
+        return float(examples**2 if self.per == "pair" else min(examples, 1))
+
     def _tensors(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if "student" in self.kernel.reads:
             shown = student[self.addresses[0]]
-            found["student"] = self._prepared(shown if self.head is None else self.head(shown))
+            found["student"] = self._moved(shown if self.head is None else self.head(shown))
         if "teacher" in self.kernel.reads:
-            found["teacher"] = self._prepared(teacher[self.addresses[1]])
+            found["teacher"] = self._moved(teacher[self.addresses[1]])
         for name in self.kernel.reads & FROM_BATCH:
             value = getattr(batch, name)
             if value is None and name == "mask":
                 continue
             if value is None:
                 raise LimbeckError(f"{self.name} reads {name}, and this source gives none.")
-            found[name] = self._of_all_ranks(value)
-        return found
+            found[name] = value
+        if not self._compares:
+            return found
+        keep = self._kept(batch)
+        # In one order on all ranks, which wait for each other at every tensor.
+        return {name: gathered(found[name] if keep is None else found[name][keep]) for name in sorted(found)}
 
-    def _prepared(self, tensor: Tensor) -> Tensor:
-        return self._of_all_ranks(tensor if self.classes == -1 else tensor.movedim(self.classes, -1))
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor if self.classes == -1 else tensor.movedim(self.classes, -1)
 
-    def _of_all_ranks(self, tensor: Tensor) -> Tensor:
-        """The whole batch, of all ranks, where the loss compares examples with each other."""
-        if self._world() == 1:
-            return tensor
-        from torch.distributed.nn.functional import all_gather
-
-        return torch.cat(cast(Any, all_gather(tensor.contiguous())))
-
-    def _world(self) -> int:
-        if self.per not in ("pair", "batch") or not (dist.is_available() and dist.is_initialized()):
-            return 1
-        return dist.get_world_size()
+    def _kept(self, batch: Batch) -> Tensor | None:
+        """Which examples a comparison may see, or None for all."""
+        return None if batch.mask is None else _any(batch.mask.bool())
 
     def _valid(self, batch: Batch) -> Tensor | None:
         """Where a value counts, or None for everywhere."""
-        if self.per in ("pair", "batch"):
-            return None
-        valid = None if batch.mask is None else self._per_value(batch.mask)
+        valid = None if batch.mask is None else self._per_value(batch.mask.bool())
         if "labels" in self.kernel.reads and batch.labels is not None:
             labelled = self._per_value(batch.labels != IGNORED)
             valid = labelled if valid is None else labelled & self._aligned(valid, labelled)
         return valid
 
     def _per_value(self, where: Tensor) -> Tensor:
-        return where.flatten(1).any(1) if self.per == "example" and where.ndim > 1 else where
+        return _any(where) if self.per == "example" else where
 
     def _aligned(self, valid: Tensor, values: Tensor) -> Tensor:
-        if valid.ndim < values.ndim and valid.shape == values.shape[: valid.ndim]:
+        if valid.ndim == 1 < values.ndim and len(valid) == len(values):
             valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim)).expand(values.shape)
         if valid.shape != values.shape:
             raise LimbeckError(
@@ -163,7 +177,7 @@ class Loss(Leaf):
             )
         return valid
 
-    def _check_number(self, values: Tensor, expected: float) -> None:
+    def _check_number(self, values: Tensor, expected: float | int) -> None:
         if values.numel() != expected:
             raise LimbeckError(
                 f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
@@ -174,3 +188,8 @@ class Loss(Leaf):
         student, teacher = self.addresses
         places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
         return f"Loss({self.kernel!r}{places})"
+
+
+def _any(where: Tensor) -> Tensor:
+    """For each example, whether any of its positions counts."""
+    return where.flatten(1).any(1) if where.ndim > 1 else where
