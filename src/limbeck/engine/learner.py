@@ -118,11 +118,11 @@ class Learner(AbstractContextManager["Learner"]):
             taught = self._answer(batch)
         parameters = measure and self._setting.parameter_norms
         lesson = Lesson(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
-        loss, terms = self.pupil(self._reads(batch), lesson)
+        loss = self.pupil(self._reads(batch), lesson)
         self._fabric.backward(loss)
-        self.tally.add(loss.detach(), terms, batch.size)
+        inner = self.pupil.module
+        self.tally.add(loss.detach(), inner.terms, batch.size)
         if measure:
-            inner = self.pupil.module
             self.tally.add_norms(inner.gradients, inner.parameter_gradients)
 
     def _counts(self, window: Sequence[Batch]) -> dict[str, float]:

@@ -38,19 +38,21 @@ class Lesson:
 class Pupil(nn.Module):
     """A student with the objective that it learns by; wrapped as one, because heads learn too.
 
-    After a lesson with ``measure``, `gradients` holds for each term the squared norm of its weighted gradient at what
-    the student showed, and `parameter_gradients` that at its parameters.
+    After a lesson, `terms` holds what the objective gave, without its graph: strategies walk through all that a forward
+    pass returns, and this is for the report alone. After one with ``measure``, `gradients` holds for each term the
+    squared norm of its weighted gradient at what the student showed, and `parameter_gradients` that at its parameters.
     """
 
     def __init__(self, tapped: Tapped, objective: Objective) -> None:
         super().__init__()
         self.tapped = tapped
         self.objective = objective
+        self.terms: dict[str, Term] = {}
         self.gradients: dict[str, Tensor] = {}
         self.parameter_gradients: dict[str, Tensor] = {}
 
-    def forward(self, inputs: Inputs, lesson: Lesson) -> tuple[Tensor, dict[str, Term]]:
-        """The number to minimise for one batch, and its terms."""
+    def forward(self, inputs: Inputs, lesson: Lesson) -> Tensor:
+        """The number to minimise for one batch."""
         shown = self.tapped(inputs)
         terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
         loss = minimised(terms, lesson.counts)
@@ -59,7 +61,8 @@ class Pupil(nn.Module):
         if lesson.measure_parameters:
             learning = [p for p in self.parameters() if p.requires_grad]
             self.parameter_gradients = self._norms(terms, lesson.counts, learning)
-        return loss, {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
+        self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
+        return loss
 
     def _norms(self, terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
         at = [tensor for tensor in at if tensor.requires_grad]
