@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from limbeck.errors import LimbeckError, MissingSignalError
@@ -182,6 +184,18 @@ class Frozen(AbstractContextManager["Frozen"]):
     ) -> None:
         for module, training in self._flags:
             module.training = training
+
+
+@contextmanager
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A block after which every buffer (running statistics) is as before: looking must not change what is looked at."""
+    kept = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
 
 
 def _pick(text: str, address: Address, value: Any) -> Tensor:

@@ -62,14 +62,13 @@ class MovingAverage(Teacher):
         self._average: nn.Module | None = None
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Find the model it follows, and begin as a copy of it."""
+        """Find the model it follows, and begin as a copy of it, whatever was averaged in an earlier stage or run."""
         for name in (self.of, self.into):
             if name is not None and name not in models:
                 raise unknown("model", name, models)
-        if self._followed is not models[self.of]:
-            self._followed = models[self.of]
-            self._average = self._copy() if self.into is None else models[self.into]
-            self._steps = 0
+        self._followed = models[self.of]
+        self._average = self._copy() if self.into is None else models[self.into]
+        self._steps = 0
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As a live model does."""

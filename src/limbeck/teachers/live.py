@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
-from limbeck.tap import Adaptor, Frozen, Tapped
+from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 
 Mode = Literal["eval", "train"]
@@ -45,7 +45,7 @@ class Live(Teacher):
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """Check every address now; hooks and eval mode last for the block."""
         tapped = Tapped(self.model, needs, adaptor=self._adaptor)
-        return answering(tapped, device=device, reads=self.reads or reads, mode=self.mode)
+        return answering(tapped, device=device, reads=self.reads or reads, mode=self.mode, still=True)
 
     @property
     def fingerprint(self) -> str:
@@ -103,16 +103,18 @@ class Named(Teacher):
 
 
 @contextmanager
-def answering(tapped: Tapped, *, device: torch.device, reads: Reads, mode: Mode) -> Iterator[Answer]:
-    """A block within which a tapped model answers without gradient."""
+def answering(
+    tapped: Tapped, *, device: torch.device, reads: Reads, mode: Mode, still: bool = False
+) -> Iterator[Answer]:
+    """A block within which a tapped model answers without gradient; `still`: its running statistics do not move."""
     model = tapped.model.to(device)
+    modules, wanted = list(model.modules()), mode == "train"
 
     def answer(batch: Batch) -> Signal:
-        # A peer that learns in the same stage is put back into training mode by its own step.
-        if model.training != (mode == "train"):
-            with Frozen(model, mode=mode), torch.no_grad():
-                return tapped(reads(batch))
-        with torch.no_grad():
+        # A peer, or a layer shared with the student, is put back into training mode by the student's own step.
+        awake = Frozen(model, mode=mode) if any(module.training != wanted for module in modules) else nullcontext()
+        kept = buffers_kept([model]) if still and wanted else nullcontext()
+        with awake, kept, torch.no_grad():
             return tapped(reads(batch))
 
     with ExitStack() as stack:

@@ -67,8 +67,6 @@ class Scikit(Teacher):
         """Rows -> log-probabilities ``[batch, classes]`` in nats, float32, none below the floor's logarithm."""
         array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
         found = self.estimator.predict_proba(array.reshape(len(array), -1))
-        if not isinstance(found, np.ndarray):
-            raise LimbeckError("The estimator has several outputs; a teacher answers one question.")
         probabilities = np.zeros((len(array), self.classes))
         probabilities[:, self._columns] = found
         probabilities = np.maximum(probabilities, self.floor)
@@ -86,6 +84,8 @@ class Scikit(Teacher):
 
 def _class_columns(name: str, classes: Any, expected: int | None) -> list[int]:
     """Which class each column of predict_proba is."""
+    if isinstance(classes, list):
+        raise LimbeckError(f"{name} has several outputs; a teacher answers one question.")
     found = np.asarray(classes)
     whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and bool((found == found.round()).all()))
     if not whole or found.min() < 0 or (expected is not None and found.max() >= expected):

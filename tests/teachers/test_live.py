@@ -1,0 +1,114 @@
+"""Does a model that teaches stand still, in the mode that was asked for?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.signal import Batch
+from limbeck.teachers import Live, Named
+
+CPU = torch.device("cpu")
+
+
+def inputs(batch: Batch) -> torch.Tensor:
+    return batch.inputs
+
+
+class Counting(nn.Module):
+    """Counts its forward passes in each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = {True: 0, False: 0}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls[self.training] += 1
+        return x
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Counting(), nn.Linear(4, 2))
+
+
+def test_it_answers_in_eval_mode_without_gradient_and_every_flag_comes_back():
+    model = network().train()
+    model[1].eval()
+    flags = [module.training for module in model.modules()]
+    batch = Batch(torch.randn(6, 3))
+    with Live(model).prepare(frozenset({"logits", "0"}), device=CPU, reads=inputs) as answer:
+        one, other = answer(batch), answer(batch)
+        assert torch.equal(one["logits"], other["logits"])
+        assert not one["logits"].requires_grad
+        assert torch.allclose(one["0"], model[0](batch.inputs))
+    assert model[3].calls == {True: 0, False: 2}
+    assert [module.training for module in model.modules()] == flags
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_train_mode_draws_noise_and_leaves_the_model_as_it_was():
+    model = network().eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    batch = Batch(torch.randn(6, 3))
+    with Live(model, mode="train").prepare(frozenset({"logits"}), device=CPU, reads=inputs) as answer:
+        assert not torch.equal(answer(batch)["logits"], answer(batch)["logits"])
+    assert model[3].calls == {True: 2, False: 0}
+    assert not model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_a_student_that_shares_a_layer_does_not_wake_the_teacher_s_dropout():
+    shared = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5))
+    teacher, student = nn.Sequential(shared, nn.Linear(4, 2)), nn.Sequential(shared, nn.Linear(4, 2))
+    batch = Batch(torch.randn(6, 3))
+    with Live(teacher).prepare(frozenset({"logits"}), device=CPU, reads=inputs) as answer:
+        student.train()
+        assert torch.equal(answer(batch)["logits"], answer(batch)["logits"])
+        assert shared[1].training
+
+
+def test_it_reads_its_own_inputs():
+    model = nn.Linear(2, 2)
+    batch = Batch(torch.zeros(4, 9), extra={"privileged": torch.randn(4, 2)})
+    with Live(model, reads=lambda b: b.extra["privileged"]).prepare(frozenset(), device=CPU, reads=inputs) as answer:
+        assert torch.equal(answer(batch)["logits"], model(batch.extra["privileged"]))
+
+
+def test_a_wrong_address_is_said_before_anything_runs():
+    model = network()
+    with pytest.raises(MissingSignalError, match=r"'layer9'"):
+        Live(model).prepare(frozenset({"layer9"}), device=CPU, reads=inputs)
+    assert model.training
+    assert model[3].calls == {True: 0, False: 0}
+
+
+def test_a_name_is_a_model_of_the_run():
+    model = nn.Linear(2, 2)
+    teacher = Named("peer")
+    teacher.bind({"student": nn.Identity(), "peer": model})
+    assert teacher.fingerprint == Live(model).fingerprint
+    with teacher.prepare(frozenset({"logits"}), device=CPU, reads=inputs) as answer:
+        x = torch.randn(3, 2)
+        assert torch.equal(answer(Batch(x))["logits"], model(x))
+
+
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"'per'.*Did you mean 'peer'"):
+        Named("per").bind({"student": nn.Identity(), "peer": nn.Identity()})
+
+
+def test_a_name_that_no_run_has_bound():
+    with pytest.raises(LimbeckError, match=r"'peer' is a name"):
+        Named("peer").prepare(frozenset(), device=CPU, reads=inputs)
+
+
+def test_the_hash_is_that_of_the_weights():
+    model = nn.Linear(2, 2)
+    before = Live(model).fingerprint
+    assert Live(model).fingerprint == before
+    nn.init.zeros_(model.weight)
+    assert Live(model).fingerprint != before
