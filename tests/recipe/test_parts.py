@@ -1,0 +1,169 @@
+"""Do stages compose to the recipe that was written?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Apart, Recipe, Stage, Together
+from limbeck.sources import Arrays, Shuffled
+from limbeck.teachers import Live, Named
+
+
+def stage(name: str, **options) -> Stage:
+    return Stage(Loss(cross_entropy), name=name, **options)
+
+
+A, B, C, D = (stage(name) for name in "abcd")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As for a user, who has no shape checks: a wrong type reaches limbeck's own sentence."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def names(part) -> object:
+    """A recipe's shape in words."""
+    if isinstance(part, Stage):
+        return part.name
+    if isinstance(part, Together):
+        return ("&", *(names(one) for one in part.stages))
+    if isinstance(part, Apart):
+        return ("|", *(names(one) for one in part.branches))
+    if isinstance(part, Recipe):
+        return [names(one) for one in part.parts]
+    return "function"
+
+
+def test_in_order_is_flat_and_associative():
+    for recipe in (A >> B >> C, A >> (B >> C), (A >> B) >> C, Recipe(A, B, C), Recipe(Recipe(A, B), C)):
+        assert names(recipe) == ["a", "b", "c"]
+
+
+def test_alternating_is_flat_and_associative():
+    for recipe in (A & B & C, A & (B & C), (A & B) & C):
+        assert names(recipe) == [("&", "a", "b", "c")]
+
+
+def test_independent_is_flat_and_associative():
+    for recipe in (A | B | C, A | (B | C), (A | B) | C):
+        assert names(recipe) == [("|", ["a"], ["b"], ["c"])]
+
+
+def test_they_nest():
+    assert names(A >> (B & C) >> D) == ["a", ("&", "b", "c"), "d"]
+    assert names((A >> B) | C) == [("|", ["a", "b"], ["c"])]
+    assert names((A | B) >> C) == [("|", ["a"], ["b"]), "c"]
+    assert names((A & B) | (C & D)) == [("|", [("&", "a", "b")], [("&", "c", "d")])]
+
+
+def test_recipes_of_several_stages_do_not_alternate():
+    for make in (lambda: (A >> B) & C, lambda: A & (B >> C), lambda: (A | B) & C, lambda: (A >> (B & C)) & D):
+        with pytest.raises(LimbeckError, match=r"Only single stages alternate"):
+            make()
+
+
+def test_a_function_stands_where_a_stage_does():
+    assert names(A >> (lambda models: B) >> C) == ["a", "function", "c"]
+    assert names(Recipe(lambda models: A)) == ["function"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_part_does_not_compose():
+    with pytest.raises(TypeError):
+        A >> 3
+    with pytest.raises(LimbeckError, match=r"made of stages; got a int"):
+        Recipe(A, 3)
+    with pytest.raises(LimbeckError, match=r"at least one stage"):
+        Recipe()
+
+
+def test_stages_are_listed_through_everything_that_is_known():
+    recipe = A >> (B & C) >> (lambda models: A) >> ((A >> D) | C)
+    assert [found.name for found in recipe.stages()] == ["a", "b", "c", "a", "d", "c"]
+
+
+# Makers and what is shipped.
+
+
+def test_makers_come_along_whichever_way_recipes_compose():
+    one, two = Recipe(A, makes={"one": lambda m: nn.Identity()}), Recipe(B, makes={"two": lambda m: nn.Identity()})
+    for recipe in (one >> two, one & two, one | two, C >> one >> two, one >> (C >> two), Recipe(one, two)):
+        assert set(recipe.makes) == {"one", "two"}
+
+
+def test_two_makers_of_one_name():
+    def maker(models):
+        return nn.Identity()
+
+    one, two = Recipe(A, makes={"peer": maker}), Recipe(B, makes={"peer": lambda m: nn.Identity()})
+    with pytest.raises(LimbeckError, match=r"both make a model called 'peer'; rename"):
+        one >> two
+    assert set((one >> Recipe(B, makes={"peer": maker})).makes) == {"peer"}
+
+
+def test_what_is_shipped_is_the_student_or_the_last_thing_said():
+    assert Recipe(A).ship == "student"
+    assert (Recipe(A, ship="peer") >> B).ship == "peer"
+    assert (B >> Recipe(A, ship="peer")).ship == "peer"
+    assert (Recipe(A, ship="one") >> Recipe(B, ship="two")).ship == "two"
+    assert (Recipe(A, ship="peer") & B).ship == "peer"
+    assert Recipe(Recipe(A, ship="peer") >> B, ship="student").ship == "student"
+
+
+# What a stage refuses.
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_is_not_an_objective():
+    with pytest.raises(LimbeckError, match=r"not cross_entropy; lift a kernel with Loss\(cross_entropy\)"):
+        Stage(cross_entropy)
+    with pytest.raises(LimbeckError, match=r"not int"):
+        Stage(3)
+
+
+def test_epochs_and_steps():
+    with pytest.raises(LimbeckError, match=r"epochs or steps, not both"):
+        stage("a", epochs=1, steps=1)
+    for unit in ("epochs", "steps"):
+        with pytest.raises(LimbeckError, match=rf"at least one step; got {unit}=0"):
+            stage("a", **{unit: 0})
+
+
+def test_an_objective_that_reads_a_teacher_needs_one():
+    with pytest.raises(LimbeckError, match=r"reads logits in a teacher, and the stage has none"):
+        Stage(0.5 * Loss(cross_entropy) + 0 * Loss(kl_divergence))
+
+
+def test_a_teacher_is_coerced():
+    assert isinstance(Stage(Loss(kl_divergence), teacher=nn.Identity()).teacher, Live)
+    assert isinstance(Stage(Loss(kl_divergence), teacher="peer").teacher, Named)
+    with pytest.raises(LimbeckError, match=r"A int cannot teach"):
+        Stage(Loss(kl_divergence), teacher=3)
+
+
+def test_stages_that_alternate_share_source_and_length():
+    source = Shuffled(Arrays(torch.zeros(2, 1)), batch_size=1)
+    with pytest.raises(LimbeckError, match=r"give the source to the first"):
+        A & stage("b", source=source)
+    assert names(stage("a", source=source) & B) == [("&", "a", "b")]
+    with pytest.raises(LimbeckError, match=r"last equally long"):
+        stage("a", epochs=1) & stage("b", epochs=2)
+    assert names(stage("a", epochs=2) & stage("b", epochs=2)) == [("&", "a", "b")]
+    assert names(stage("a", steps=2) & B) == [("&", "a", "b")]
+
+
+def test_a_stage_describes_itself():
+    described = stage("a", epochs=3).describe()
+    assert described["objective"] == "Loss(cross_entropy)"
+    assert (described["stage"], described["epochs"], described["teacher"]) == ("a", 3, None)
