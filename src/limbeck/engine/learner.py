@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.probe import buffers_kept, frozen_but, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
-from limbeck.engine.randomness import aside
+from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.setting import Setting
+from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
 from limbeck.engine.tally import Tally
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
@@ -61,15 +63,17 @@ class Learner(AbstractContextManager["Learner"]):
 
     def _open(self, stack: ExitStack) -> None:
         stage, device = self.stage, self._fabric.device
-        self.model = self._models[stage.trains].to(device)
+        whole = self._models[stage.trains]
+        self._sharded = is_sharded(self._fabric)
+        self.model = (twin(whole, stage) if self._sharded else whole).to(device)
         self._tapped = Tapped(self.model, stage.objective.needs.student)
         self._reads = once(stage.reads or self._setting.reads)
         self._answer = self._opened_teacher(stack)
         stack.enter_context(Frozen(self.model, mode="train"))
         stack.enter_context(self._tapped)
         reached = self._probed()
-        pupil = Pupil(self._tapped, stage.objective)
-        stack.enter_context(frozen_but(pupil, reached))
+        stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
+        pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
         self.pupil: Any = self._fabric.setup_module(pupil)
         optimiser = self._plan.make(p for p in self.pupil.parameters() if p.requires_grad)
         self._peaks = [group["lr"] for group in optimiser.param_groups]
@@ -90,7 +94,8 @@ class Learner(AbstractContextManager["Learner"]):
         kept = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only models that exist: asking for the others would make them before their stage.
         existing = getattr(self._models, "made", self._models)
-        with aside(), buffers_kept(list(existing.values())), self._fabric.autocast():
+        # Heads must begin alike on every rank, whatever else each rank draws.
+        with aside(seeded(self._setting.seed)), buffers_kept(list(existing.values())), self._fabric.autocast():
             reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch))
         for key, value in _tensors(before):
             value.copy_(kept[key])
@@ -161,17 +166,31 @@ class Learner(AbstractContextManager["Learner"]):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the models: heads, optimiser, and a teacher that changes."""
         teacher = self.stage.teacher
+        found = {"heads": dict(self.stage.objective.state_dict()), "optimiser": self.optimiser.state_dict()}
+        if self._sharded:
+            found = self.gather()
         return {
-            "heads": dict(self.stage.objective.state_dict()),
-            "optimiser": self.optimiser.state_dict(),
+            **found,
             "teacher": teacher.state_dict() if teacher is not None and teacher.changes else {},
             "tally": self.tally.state_dict(),
         }
 
+    def gather(self) -> dict[str, Any]:
+        """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
+        if not self._sharded:
+            return {}
+        found = whole_state(self.pupil, self.optimiser)
+        self._models[self.stage.trains].load_state_dict(found["student"])
+        self.stage.objective.load_state_dict(found["heads"])
+        return found
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint held."""
-        self.stage.objective.load_state_dict(state["heads"])
-        self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
+        if self._sharded:
+            load_whole_state(self.pupil, self.optimiser, state)
+        else:
+            self.stage.objective.load_state_dict(state["heads"])
+            self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.stage.teacher is not None and state["teacher"]:
             self.stage.teacher.load_state_dict(state["teacher"])

@@ -56,10 +56,11 @@ class Loop:
         first = self._ours(self.source.peek())
         self.learners = [Learner(s, models, setting=setting, fabric=fabric, batch=first) for s in stages]
 
-    def __call__(self, checkpoint: Callable[[], None], state: Mapping[str, Any] | None) -> Iterator[Report]:
+    def __call__(self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None) -> Iterator[Report]:
         """Run to the end, with a report every so often; from `state` on, if there is one.
 
-        `checkpoint` is called after every step, when everything that a checkpoint needs stands still.
+        `checkpoint` is called after every step, when everything that a checkpoint needs stands still, and told whether
+        the step is one to report.
         """
         with ExitStack() as stack:
             for learner in self.learners:
@@ -72,8 +73,10 @@ class Loop:
                 for window in self._windows():
                     logged = self._take_step(window)
                     self.seconds = time.perf_counter() - began
-                    checkpoint()
+                    checkpoint(logged)
                     if logged:
+                        for learner in self.learners:
+                            learner.gather()
                         yield self._report(time.perf_counter() - since)
                         since = time.perf_counter()
                         began = since - self.seconds
@@ -117,6 +120,8 @@ class Loop:
         norms: dict[str, float] = {}
         parameter_norms: dict[str, float] = {}
         loss, examples = 0.0, 0.0
+        # A rank's loss is scaled up by the number of ranks, because strategies average gradients over them.
+        world = self._fabric.world_size
         for learner in self.learners:
             prefix = f"{learner.stage.trains}/" if many else ""
             tally = learner.tally
@@ -124,13 +129,13 @@ class Loop:
             counts = self._summed(
                 [torch.tensor(float(c), dtype=torch.float64) for c in (tally.examples, *tally.counts.values())]
             )
-            loss += sums[0] / self._fabric.world_size / max(tally.steps, 1)
+            loss += sums[0] / world / max(tally.steps, 1)
             examples = counts[0]
             means = zip(tally.totals, sums[1:], counts[1:], strict=True)
             terms |= {f"{prefix}{name}": total / (count or 1.0) for name, total, count in means}
-            norms |= {prefix + name: value**0.5 for name, value in self._named_sums(tally.squares).items()}
+            norms |= {prefix + name: value**0.5 / world for name, value in self._named_sums(tally.squares).items()}
             squares = self._named_sums(tally.parameter_squares)
-            parameter_norms |= {prefix + name: value**0.5 for name, value in squares.items()}
+            parameter_norms |= {prefix + name: value**0.5 / world for name, value in squares.items()}
             tally.clear()
         lr = self.learners[0].lr
         rate = examples / max(seconds, 1e-9)

@@ -65,7 +65,7 @@ class Run:
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
         self._touched = False
-        self._random = seeded(setting.seed)
+        self._random = seeded(setting.seed + 1_000_003 * fabric.global_rank)
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
         self._loop: Loop | None = None
@@ -201,7 +201,7 @@ class Run:
             name=f"{key} {name}" if len(self.recipe.parts) > 1 else name,
         )  # fmt: skip
         self._key = key
-        yield from self._loop(lambda: self._checkpoint_if_due(), state)
+        yield from self._loop(self._checkpoint_if_due, state)
 
     def _start_epoch(self, stages: tuple[Stage, ...], state: Any) -> None:
         """A new stage begins with a whole epoch."""
@@ -210,16 +210,22 @@ class Run:
         if state is None and position["batch"]:
             source.load_state_dict({"epoch": position["epoch"] + 1, "batch": 0})
 
-    def _checkpoint_if_due(self) -> None:
-        if self._folder.writes and time.perf_counter() - self._written >= self._setting.checkpoint_seconds:
+    def _checkpoint_if_due(self, reported: bool) -> None:
+        """Save if it is time; several ranks must agree that it is, so they ask only where they report."""
+        several = self._fabric.world_size > 1
+        if self._folder.checkpoint is None or (several and not reported):
+            return
+        due = time.perf_counter() - self._written >= self._setting.checkpoint_seconds
+        if self._fabric.broadcast(due) if several else due:
             self._save()
 
     def _save(self) -> None:
-        if self._folder.checkpoint is not None and self._folder.writes:
+        if self._folder.checkpoint is not None:
             self._save_on_disk(self._snapshot())
         self._written = time.perf_counter()
 
     def _save_on_disk(self, state: dict[str, Any]) -> None:
+        """Only the first rank writes; a sharded state was gathered by all."""
         if self._folder.checkpoint is not None and self._folder.writes:
             if state["exact"] or self.finished:
                 write_checkpoint(self._folder.checkpoint, state)
@@ -228,12 +234,13 @@ class Run:
     def _snapshot(self) -> dict[str, Any]:
         """Everything that the run needs to go on, at a moment when everything stands still."""
         loop = self._loop
+        stage = loop.state_dict() if loop is not None else None
         return {
             "done": list(self._done),
             "finished": self.finished,
             "exact": self._source.resumable,
             "key": self._key if loop is not None else None,
-            "stage": loop.state_dict() if loop is not None else None,
+            "stage": stage,
             "source": self._source.state_dict() if self._source.resumable else None,
             "models": {name: dict(model.state_dict()) for name, model in self.models.made.items()},
             "random": capture(),
@@ -244,7 +251,8 @@ class Run:
         self._state = state
         self._done = list(state["done"])
         self.finished = bool(state["finished"])
-        self._random = state["random"]
+        if self._fabric.is_global_zero:
+            self._random = state["random"]
         self._metrics.rewind(int(state["metrics"]))
         if state["source"] is not None:
             self._source.load_state_dict(state["source"])

@@ -65,10 +65,11 @@ class Optimiser:
         """The torch optimiser for `parameters`."""
         if not isinstance(self.name, str):
             return self.name(parameters)
-        options = dict(self.options)
-        if self.name in _FUSED and not {"fused", "foreach"} & set(options):
+        moved, options = list(parameters), dict(self.options)
+        sharded = any(hasattr(parameter, "to_local") for parameter in moved)
+        if self.name in _FUSED and not sharded and not {"fused", "foreach"} & set(options):
             options["fused"] = True
-        return _KNOWN[self.name](parameters, lr=self.lr, **options)
+        return _KNOWN[self.name](moved, lr=self.lr, **options)
 
     def scale(self, step: int, steps: int) -> float:
         """What the peak learning rate is multiplied by at `step` (from 0) of `steps`."""
