@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
@@ -158,8 +157,8 @@ def minimised(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
     Returns:
         A scalar, connected to the graph also where every count is zero.
     """
-    parts = [term.weight * (term.total / (counts[name] or 1.0)) for name, term in terms.items()]
-    return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
+    first, *others = (term.total * (term.weight / (counts[name] or 1.0)) for name, term in terms.items())
+    return sum(others, start=first)
 
 
 def _product(weight: Weight, inner: Weigh) -> Weigh:

@@ -77,21 +77,21 @@ class Loss(Leaf):
         if self._compares:
             return self._compared(tensors, progress)
         values = self.kernel(tensors, progress)
-        expected, valid = self.count(batch), self._valid(batch)
+        valid = self._valid(batch)
+        expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
         if valid is None or valid.ndim < values.ndim:
             self._check_number(values, batch.size * self._positions)
-        return Term((values if where is None else values.masked_fill(~where, 0.0)).sum(), expected)
+        if where is not None and expected != values.numel():  # most batches have every label
+            values = values.masked_fill(~where, 0.0)
+        return Term(values.sum(), expected)
 
     def count(self, batch: Batch) -> float:
         """How many values count in `batch`: known from labels and mask, before anything is computed."""
         if self._compares:
             keep = self._kept(batch)
             return self._comparisons(summed(float(batch.size if keep is None else keep.sum())))
-        valid = self._valid(batch)
-        if valid is None:
-            return float(batch.size * self._positions)
-        return float(valid.sum()) * (self._positions if valid.ndim == 1 else 1)
+        return self._number(self._valid(batch), batch)
 
     def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
         """Give the head its shape, check the two sides against each other, and count an example's positions."""
@@ -124,6 +124,12 @@ class Loss(Leaf):
         values = self.kernel(tensors, progress)
         self._check_number(values, count)
         return Term(values.sum(), count)
+
+    def _number(self, valid: Tensor | None, batch: Batch) -> float:
+        """How many values count where `valid` is true."""
+        if valid is None:
+            return float(batch.size * self._positions)
+        return float(valid.sum()) * (self._positions if valid.ndim == 1 else 1)
 
     def _comparisons(self, examples: float | int) -> float:
         """How many values there are for so many examples."""
