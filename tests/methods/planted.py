@@ -1,0 +1,49 @@
+"""Small problems with a planted truth: a teacher that knows it, labels that only hint at it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from limbeck.engine import distill
+from limbeck.models import build
+from limbeck.recipe import Optimiser
+from limbeck.sources import Arrays
+
+INPUTS, CLASSES = 10, 4
+
+
+class Planted:
+    """Labels drawn from ``softmax(truth(x))``; the teacher is the truth itself."""
+
+    def __init__(self, *, train: int = 120, test: int = 2000, seed: int = 0):
+        draw = torch.Generator().manual_seed(seed)
+        self.truth = build("mlp", inputs=INPUTS, classes=CLASSES, hidden=[32, 32], seed=seed + 100).eval()
+        with torch.no_grad():
+            for parameter in self.truth.parameters():
+                parameter.mul_(2.0)
+            self.x = torch.randn(train, INPUTS, generator=draw)
+            self.test = torch.randn(test, INPUTS, generator=draw)
+            self.labels = torch.multinomial(self.truth(self.x).softmax(-1), 1, generator=draw).squeeze(1)
+            self.best = self.truth(self.test).argmax(-1)
+
+    def student(self, seed: int = 0, **arguments) -> nn.Module:
+        return build("mlp", inputs=INPUTS, classes=CLASSES, hidden=[32, 32], seed=seed, **arguments)
+
+    def learn(self, recipe, *, seed: int = 0, epochs: int = 60, labels=None, student=None, **setting):
+        data = Arrays(self.x, self.labels if labels is None else labels)
+        optimiser = Optimiser("adam", lr=5e-3)
+        return distill(
+            student or self.student(seed), recipe, data,
+            batch_size=40, epochs=epochs, seed=seed, optimiser=optimiser, log_every=10**6, **setting,
+        ).finish()  # fmt: skip
+
+    def accuracy(self, model: nn.Module) -> float:
+        """How often a model says what is most probable in truth."""
+        with torch.no_grad():
+            return float((model.eval()(self.test).argmax(-1) == self.best).float().mean())
+
+    def nll(self, model: nn.Module) -> float:
+        """The expected cross-entropy under the truth, in nats."""
+        with torch.no_grad():
+            return float(-(self.truth(self.test).softmax(-1) * model.eval()(self.test).log_softmax(-1)).sum(-1).mean())

@@ -1,0 +1,121 @@
+"""Does every method keep every law, and is a wrong call refused with a sentence that helps?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from torch import nn
+
+from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.methods import make, method, names
+from limbeck.recipe import Recipe
+from limbeck.testing import check_method
+from methods.method_rows import ROWS
+
+TEACHER = nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(("name", "arguments"), ROWS.items(), ids=ROWS)
+def test_every_method_keeps_every_law(name, arguments):
+    check_method(name, **arguments)
+
+
+def test_every_method_has_a_row():
+    assert set(ROWS) == set(names())
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
+    script = (
+        "import sys, limbeck.methods as m; m.names(); loaded = set(sys.modules);"
+        "assert not any(f'limbeck.methods.{n}' in loaded for n in m.names()), loaded;"
+        "m.method('hinton'); assert 'limbeck.methods.hinton' in sys.modules;"
+        "assert 'limbeck.methods.mutual' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_unknown_method_gets_the_nearest_name():
+    with pytest.raises(UnknownNameError, match=r"Unknown method 'hintn'\. Did you mean 'hinton'\?"):
+        method("hintn")
+    with pytest.raises(UnknownNameError, match="Did you mean 'fitnets'"):
+        make("fitnet", teacher=TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [
+        ("label_smoothing", "smoothng", "smoothing"),
+        ("hinton", "temprature", "temperature"),
+        ("logit_matching", "centered", "centred"),
+        ("fitnets", "hnt", "hint"),
+        ("born_again", "generation", "generations"),
+        ("mutual", "weigth", "weight"),
+        ("mean_teacher", "rampup", "ramp_up"),
+        ("privileged", "read", "reads"),
+        ("supervised", "epoch", "epochs"),
+    ],
+)
+def test_a_misspelt_argument_gets_the_nearest_name(name, wrong, right):
+    with pytest.raises(UnknownNameError, match=f"Unknown argument of {name}.*Did you mean '{right}'"):
+        make(name, **{wrong: 1})
+
+
+def test_a_missing_argument_is_named_with_what_to_type():
+    with pytest.raises(LimbeckError, match=r"fitnets needs hint and guided: make\('fitnets', teacher=\.\.\., hint="):
+        make("fitnets", teacher=TEACHER)
+    with pytest.raises(LimbeckError, match=r"hinton needs teacher: make\('hinton', teacher=\.\.\.\)"):
+        make("hinton")
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if not method(n).has_teacher])
+def test_a_method_without_a_teacher_says_so(name):
+    with pytest.raises(UnknownNameError, match="leave teacher out"):
+        make(name, teacher=TEACHER)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("hinton", {"temperature": 0.0}, "temperature is a finite number above 0; got 0.0"),
+        ("hinton", {"temperature": "four"}, "temperature is a number; got 'four'"),
+        ("hinton", {"weight": 1.5}, "weight is a number from 0 to 1; got 1.5"),
+        ("hinton", {"weight": float("nan")}, "weight is a number from 0 to 1; got nan"),
+        ("hinton", {"labels": "no"}, "labels is true or false; got 'no'"),
+        ("hinton", {"epochs": 2.5}, "epochs is a whole number; got 2.5"),
+        ("hinton", {"epochs": True}, "epochs is a whole number; got True"),
+        ("hinton", {"epochs": 0}, "at least one step; got epochs=0"),
+        ("label_smoothing", {"smoothing": -0.1}, "smoothing is a number from 0 to 1"),
+        ("born_again", {"generations": 0}, "generations is a whole number of at least 1; got 0"),
+        ("mutual", {"weight": -1.0}, "weight is a finite number of at least 0; got -1.0"),
+        ("mean_teacher", {"decay": 1.0}, "decay must be at least 0 and below 1; got 1.0"),
+        ("mean_teacher", {"ramp_up": 0.0}, "until is a fraction"),
+        ("mean_teacher", {"weight": float("inf")}, "weight is a finite number of at least 0; got inf"),
+        ("fitnets", {"hint": "a", "guided": "b", "weight": -1.0}, "weight is a finite number of at least 0"),
+        ("privileged", {"weight": 2.0}, "weight is a number from 0 to 1; got 2.0"),
+        ("privileged", {"temperature": -1.0}, "temperature is a finite number above 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_when_it_is_built(name, arguments, sentence):
+    given = {"teacher": TEACHER} | arguments if method(name).has_teacher else arguments
+    with pytest.raises(LimbeckError, match=sentence):
+        make(name, **given)
+
+
+def test_what_cannot_teach_is_refused_when_it_is_built():
+    with pytest.raises(LimbeckError, match="A int cannot teach"):
+        make("hinton", teacher=3)
+
+
+def test_a_whole_number_may_stand_for_a_number():
+    recipe = make("hinton", teacher=TEACHER, temperature=2, weight=1)
+    assert isinstance(recipe, Recipe)
+    assert "temperature=2.0" in repr(next(recipe.stages()).objective)
+
+
+@pytest.mark.parametrize(("name", "arguments"), ROWS.items(), ids=ROWS)
+def test_epochs_reach_every_stage(name, arguments):
+    given = {"teacher": TEACHER} | arguments if method(name).has_teacher else arguments
+    lengths = [stage.epochs for stage in make(name, **given, epochs=7).stages()]
+    assert lengths == ([None, 7] if name == "fitnets" else [7] * len(lengths))

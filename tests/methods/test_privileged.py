@@ -1,0 +1,153 @@
+"""Does privileged information help where the paper says, and not where it says it does not?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.engine import distill
+from limbeck.errors import DataError
+from limbeck.functional import kl_divergence
+from limbeck.methods import make
+from limbeck.methods.privileged import one_sided_kl
+from limbeck.models import fresh
+from limbeck.recipe import Optimiser
+from limbeck.sources import Arrays
+from limbeck.teachers import Ensemble, Live
+from limbeck.testing import check_kernel
+from limbeck.testing.law import same_weights, weights
+from methods.planted import Planted
+
+FEATURES = 50
+
+
+class World:
+    """One of the paper's four synthetic worlds: the student's x, the privileged s, the label y."""
+
+    def __init__(self, kind, seed):
+        self.kind = kind
+        self.draw = torch.Generator().manual_seed(seed)
+        self.alpha = torch.randn(FEATURES, generator=self.draw)
+        self.relevant = torch.randperm(FEATURES, generator=self.draw)[:3]
+
+    def sample(self, count):
+        x = torch.randn(count, FEATURES, generator=self.draw)
+        x, s, score = getattr(self, self.kind.replace(" ", "_").replace("-", "_"))(x)
+        return x, s, (score > 0).long()
+
+    def clean_labels(self, x):
+        clean = x @ self.alpha
+        return x, clean.unsqueeze(1), clean + torch.randn(len(x), generator=self.draw)
+
+    def clean_features(self, x):
+        return x + torch.randn(x.shape, generator=self.draw), x, x @ self.alpha
+
+    def relevant_features(self, x):
+        return x, x[:, self.relevant], x[:, self.relevant] @ self.alpha[:3]
+
+    def sample_dependent_features(self, x):
+        own = torch.rand(x.shape, generator=self.draw).argsort(1)[:, :3]
+        s = x.gather(1, own)
+        return x, s, s @ self.alpha[:3]
+
+
+def logistic(features, recipe, x, s, y, seed):
+    model = fresh(nn.Linear(features, 2), seed=seed)
+    data = Arrays(x, y, extra={"privileged": s})
+    optimiser = Optimiser("adam", lr=0.1)
+    distill(model, recipe, data, batch_size=len(x), steps=120, optimiser=optimiser, log_every=10**6).finish()
+    return model
+
+
+def rates(kind, repeats=3):
+    """Accuracy of the teacher on s, of a student on x alone, and of one that was taught."""
+    found = []
+    for seed in range(repeats):
+        world = World(kind, seed)
+        (x, s, y), (test_x, test_s, truth) = world.sample(200), world.sample(5000)
+        teacher = logistic(s.shape[1], make("supervised"), s, s, y, seed)
+        alone = logistic(FEATURES, make("supervised"), x, s, y, seed)
+        taught = logistic(FEATURES, make("privileged", teacher=teacher), x, s, y, seed)
+        pairs = ((teacher, test_s), (alone, test_x), (taught, test_x))
+        with torch.no_grad():
+            found.append([float((model(inputs).argmax(-1) == truth).float().mean()) for model, inputs in pairs])
+    return torch.tensor(found).mean(0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "helps"),
+    [
+        ("clean labels", True),
+        ("clean features", False),
+        ("relevant features", True),
+        ("sample-dependent features", False),
+    ],
+)
+def test_the_four_synthetic_worlds(kind, helps):
+    """Paper (privileged / alone / distilled): 96/88/95, 90/68/70, 98/89/97, 96/55/56 percent."""
+    teacher, alone, taught = rates(kind)
+    print(f"{kind}: privileged {teacher:.3f}, alone {alone:.3f}, distilled {taught:.3f}")
+    assert teacher > alone + 0.05
+    if helps:
+        assert taught > alone + 0.04
+    else:
+        assert taught < alone + 0.03
+
+
+def test_the_kernel_keeps_the_laws():
+    check_kernel(one_sided_kl, divergence=True)
+    check_kernel(one_sided_kl, hyper={"temperature": 3.0})
+
+
+def test_only_the_teacher_is_softened():
+    z, v = torch.randn(2, 5, 4, dtype=torch.float64)
+    p = (v / 3).softmax(-1)
+    expected = (p * (p.log() - z.log_softmax(-1))).sum(-1)
+    torch.testing.assert_close(one_sided_kl(z, v, temperature=3.0), expected)
+    torch.testing.assert_close(one_sided_kl(z, v), kl_divergence(z, v))
+    assert bool((one_sided_kl(v / 3, v, temperature=3.0).abs() < 1e-12).all())
+
+
+def learn(planted, recipe, **columns):
+    data = Arrays(planted.x, planted.labels, extra=columns)
+    return distill(planted.student(), recipe, data, batch_size=40, epochs=3, seed=1).finish()
+
+
+def test_the_same_inputs_make_it_hinton_at_temperature_1():
+    planted = Planted()
+    ours = learn(planted, make("privileged", teacher=planted.truth, weight=0.7), privileged=planted.x)
+    theirs = learn(planted, make("hinton", teacher=planted.truth, weight=0.7, temperature=1.0))
+    assert same_weights(weights(ours.student), weights(theirs.student))
+
+
+def test_at_weight_0_it_is_the_student_alone():
+    planted = Planted()
+    ours = learn(planted, make("privileged", teacher=planted.truth, weight=0.0), privileged=planted.x)
+    assert same_weights(weights(ours.student), weights(learn(planted, make("supervised")).student))
+
+
+def test_the_teacher_reads_its_own_column_and_the_student_its_inputs():
+    planted = Planted()
+    s = planted.x[:, :3] * 2
+    teacher = nn.Linear(3, 4)
+    run = learn(planted, make("privileged", teacher=teacher, reads="facts"), facts=s)
+    by_function = learn(planted, make("privileged", teacher=teacher, reads=lambda b: b.inputs[:, :3] * 2))
+    assert same_weights(weights(run.student), weights(by_function.student))
+
+
+def test_an_ensemble_may_be_privileged_and_a_teacher_keeps_reads_of_its_own():
+    planted = Planted()
+    teacher = nn.Linear(3, 4)
+    first = make("privileged", teacher=Ensemble(teacher, mean="geometric"), reads="facts")
+    own = make("privileged", teacher=Live(teacher, reads=lambda b: b.extra["facts"]), reads="other")
+    facts = planted.x[:, :3]
+    one, two = (learn(planted, recipe, facts=facts, other=planted.x) for recipe in (first, own))
+    for mine, other in zip(one.student.parameters(), two.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_a_column_that_is_not_there_is_named_with_the_nearest():
+    planted = Planted()
+    with pytest.raises(DataError, match="Did you mean 'privileged'"):
+        learn(planted, make("privileged", teacher=planted.truth, reads="priviliged"), privileged=planted.x)
