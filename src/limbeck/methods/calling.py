@@ -32,13 +32,14 @@ class Method:
     """
 
     card: Card
-    make: Callable[..., Recipe]
+    make: Callable[..., Any]
     parameters: Mapping[str, inspect.Parameter]
 
     @classmethod
-    def of(cls, make: Callable[..., Recipe], card: Card) -> Method:
+    def of(cls, make: Callable[..., Any], card: Card) -> Method:
         """The method that a function and a card make up."""
-        return cls(card, make, dict(inspect.signature(make).parameters))
+        found = inspect.signature(make).parameters.values()
+        return cls(card, make, {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
 
     @property
     def has_teacher(self) -> bool:
@@ -55,7 +56,7 @@ class Method:
 
         Raises:
             UnknownNameError: If an argument is none of the method's; the nearest is named.
-            LimbeckError: If one is missing or of another type.
+            LimbeckError: If one is missing or of another type, or the function returns no recipe.
         """
         name = self.card.name
         for given in arguments:
@@ -67,7 +68,10 @@ class Method:
             call = ", ".join(f"{key}=..." for key in self.required)
             raise LimbeckError(f"{name} needs {' and '.join(absent)}: make({name!r}, {call}).")
         hints = get_type_hints(self.make)
-        return self.make(**{key: _fitted(key, hints.get(key), value) for key, value in arguments.items()})
+        recipe = self.make(**{key: _fitted(key, hints.get(key), value) for key, value in arguments.items()})
+        if not isinstance(recipe, Recipe):
+            raise LimbeckError(f"{name}() returns a {type(recipe).__name__}; a method returns a Recipe(stage, ...).")
+        return recipe
 
 
 def _fitted(name: str, kind: Any, value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from limbeck.errors import MissingSignalError
+from limbeck.errors import LimbeckError
 from limbeck.objective import Objective, minimised
 from limbeck.signal import IGNORED, LOGITS, Batch, Progress, Signal, Term
 from limbeck.testing.law import require, require_close, rows
@@ -66,7 +66,7 @@ def check_needs(case: Case) -> None:
     ]
     try:
         objective(less[0], less[1], fewer, _WHERE)
-    except (MissingSignalError, AttributeError, TypeError) as error:
+    except (LimbeckError, AttributeError, TypeError) as error:
         require(False, f"it reads more than its needs {tuple(map(sorted, needs))} ({error})", of=_OF)
 
 
@@ -130,7 +130,7 @@ def check_reach(case: Case) -> None:
     leaves = [tensor for tensor in shown.values() if tensor.requires_grad]
     for name, term in objective(shown, teacher, batch, _WHERE).items():
         require(term.total.ndim == 0, f"{name}'s total has shape {tuple(term.total.shape)}, not a sum", of=_OF)
-        require(bool(term.total.isfinite()), f"{name} is {float(term.total)}", of=_OF)
+        require(bool(term.total.isfinite()), f"{name} is {float(term.total.detach())}", of=_OF)
         found = torch.autograd.grad(term.total, leaves, allow_unused=True) if term.total.requires_grad else ()
         reached = [slope for slope in found if slope is not None]
         require(bool(reached), f"{name} does not depend on what the student shows", of=_OF)

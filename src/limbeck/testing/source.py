@@ -63,10 +63,10 @@ def _check_epoch(source: Source, epoch: list[Batch], number: int) -> None:
 
 
 def _check_resumed(source: Source) -> None:
-    first = next(iter(source), None)
-    require(first is not None, "it has no batches", of=_OF)
+    whole = iter(source)
+    require(next(whole, None) is not None, "it has no batches", of=_OF)
     position = dict(source.state_dict())
-    rest = list(source)
+    rest = list(whole)
     later = list(source)
     source.load_state_dict(position)
     again = list(source)

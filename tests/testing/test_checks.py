@@ -1,0 +1,421 @@
+"""Does each check pass what is right, and catch what breaks a law?"""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import MissingSignalError
+from limbeck.functional import Head, Projector, cross_entropy, kernel, kl_divergence, label_smoothing, squared_error
+from limbeck.methods import make
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage
+from limbeck.schedule import ramp
+from limbeck.signal import Batch, Needs, Signal
+from limbeck.sources import Arrays, Loader, Shift, Shuffled, Source
+from limbeck.teachers import Ensemble, Live, MovingAverage, Named, Scikit, Teacher
+from limbeck.testing import check_head, check_method, check_objective, check_source, check_teacher
+
+
+def breaks(sentence):
+    return pytest.raises(AssertionError, match=rf"A law of \w+ is broken: .*{sentence}.*")
+
+
+# --- objectives
+
+
+@kernel(per="pair")
+def differences(student, teacher):
+    return (student.unsqueeze(0) - student.unsqueeze(1)).square().sum(-1) * teacher.square().mean()
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Loss(cross_entropy),
+        0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0),
+        ramp(0.5) * (Loss(label_smoothing) + Loss(cross_entropy)),
+        Loss(squared_error, student="layer1", teacher="layer2", head=Projector()),
+        Loss(differences) + Loss(kl_divergence, temperature=ramp(4.0, start=1.0)),
+    ],
+    ids=repr,
+)
+def test_right_objectives_pass(objective):
+    check_objective(objective)
+
+
+def test_the_objectives_of_every_method_pass():
+    for name in ("hinton", "label_smoothing", "mutual", "mean_teacher"):
+        given = {"teacher": nn.Linear(3, 5)} if name == "hinton" else {}
+        for stage in make(name, **given).stages():
+            check_objective(stage.objective)
+
+
+def test_positions_pass_too():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (Signal(logits=torch.randn(6, 4, 5, generator=draw)) for _ in range(2))
+    batch = Batch(torch.zeros(6, 4), torch.arange(6), labels=torch.randint(5, (6, 4), generator=draw))
+    check_objective(Loss(cross_entropy) + Loss(kl_divergence), student=student, teacher=teacher, batch=batch)
+
+
+class Hungry(Loss):
+    @property
+    def reads(self):
+        return Needs(frozenset({"logits"}))
+
+
+class Miscounted(Loss):
+    def count(self, batch):
+        return super().count(batch) + (1 if batch.size == 12 else 0)
+
+
+class Averaged(Loss):
+    def term(self, *given):
+        term = super().term(*given)
+        return term._replace(total=term.total / max(term.count, 1))
+
+
+class Unmasked(Loss):
+    def term(self, student, teacher, batch, progress):
+        return super().term(student, teacher, batch._replace(mask=None), progress)._replace(count=self.count(batch))
+
+
+class Deaf(Loss):
+    def term(self, *given):
+        term = super().term(*given)
+        return term._replace(total=term.total.detach())
+
+
+class Infinite(Loss):
+    def term(self, *given):
+        term = super().term(*given)
+        return term._replace(total=term.total / 0.0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        (Hungry(cross_entropy), "it reads more than its needs"),
+        (Miscounted(cross_entropy), "it announces the counts"),
+        (Averaged(cross_entropy), "totals over two halves"),
+        (Unmasked(kl_divergence), "what the mask takes out still counts"),
+        (Deaf(cross_entropy), "does not depend on what the student shows"),
+        (Infinite(cross_entropy), "cross_entropy is inf"),
+    ],
+    ids=["needs", "count", "split", "mask", "reach", "finite"],
+)
+def test_broken_objectives_are_caught(objective, sentence):
+    with breaks(sentence):
+        check_objective(objective)
+
+
+# --- teachers
+
+BATCH = Batch(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)))
+
+
+def fitted():
+    from sklearn.tree import DecisionTreeClassifier
+
+    return DecisionTreeClassifier(max_depth=2).fit(torch.randn(30, 2).numpy(), [0, 1, 2] * 10)
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        lambda: Live(nn.Linear(2, 3)),
+        lambda: Live(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout()), mode="train"),
+        lambda: Live(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout())),
+        lambda: Ensemble(nn.Linear(2, 3), nn.Linear(2, 3)),
+        lambda: Scikit(fitted()),
+        lambda: Named("student"),
+        lambda: MovingAverage(decay=0.5),
+        lambda: Ensemble(MovingAverage(decay=0.5), nn.Linear(2, 3)),
+    ],
+)
+def test_right_teachers_pass(teacher):
+    check_teacher(teacher(), BATCH, models={"student": nn.Linear(2, 3)})
+
+
+def test_a_teacher_with_an_inside_passes():
+    teacher = Live(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))
+    check_teacher(teacher, BATCH, needs=frozenset({"logits", "0", "1:in"}))
+
+
+class Own(Teacher):
+    """A right teacher, of which each test breaks one thing."""
+
+    def __init__(self, **broken):
+        self.model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
+        self.broken = broken
+        self.asked = itertools.count()
+
+    def prepare(self, needs, *, device, reads):
+        if needs != {"logits"} and "accepts" not in self.broken:
+            raise MissingSignalError("only logits")
+        return self.opened(reads)
+
+    @contextmanager
+    def opened(self, reads):
+        if "flags" in self.broken:
+            self.model.train()
+        yield lambda batch: Signal({self.broken.get("address", "logits"): self.logits(reads(batch))})
+
+    def logits(self, inputs):
+        if "rows" in self.broken:
+            inputs = inputs[:1]
+        if "mixed" in self.broken:
+            inputs = inputs - inputs.mean(0)
+        with torch.set_grad_enabled("gradient" in self.broken):
+            found = self.model(inputs)
+        if "moves" in self.broken:
+            self.model[1].running_mean.add_(1.0)
+        if "nan" in self.broken:
+            return found * float("nan")
+        return found + next(self.asked) if "restless" in self.broken else found
+
+    @property
+    def fingerprint(self):
+        return "same" if "mark" not in self.broken else str(next(self.asked))
+
+    @property
+    def changes(self):
+        return "state" in self.broken or "forgets" in self.broken
+
+    def state_dict(self):
+        return {"a": 1} if "still" in self.broken else {}
+
+    def describe(self):
+        return {"model": self.model} if "plain" in self.broken else {"teacher": "Own"}
+
+
+def test_an_own_teacher_passes():
+    check_teacher(Own(), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ({"accepts": 1}, "accepts an address that it cannot give"),
+        ({"address": "logit"}, "does not answer with 'logits'"),
+        ({"rows": 1}, "1 rows for 6 examples"),
+        ({"gradient": 1}, "carries a gradient"),
+        ({"nan": 1}, "holds NaN"),
+        ({"restless": 1}, "not the same when asked twice"),
+        ({"mixed": 1}, "depends on the other examples"),
+        ({"flags": 1}, "carries|other examples|hooks, flags or keys|asked twice"),
+        ({"moves": 1}, "weights or buffers|asked twice"),
+        ({"mark": 1}, "fingerprint changes"),
+        ({"still": 1}, "says that it does not change"),
+        ({"plain": 1}, "not plain JSON"),
+    ],
+    ids=str,
+)
+def test_broken_teachers_are_caught(broken, sentence):
+    with breaks(sentence):
+        check_teacher(Own(**broken), BATCH)
+
+
+def test_a_state_that_does_not_come_back_is_caught():
+    class Forgetful(MovingAverage):
+        def load_state_dict(self, state):
+            pass
+
+        def after_step(self):
+            with torch.no_grad():
+                self.model.weight.add_(1.0)
+
+    with breaks("does not bring it back"):
+        check_teacher(Forgetful(), BATCH, models={"student": nn.Linear(2, 3)})
+
+
+# --- sources
+
+ARRAYS = Arrays(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3)
+
+
+def test_right_sources_pass():
+    check_source(Shuffled(ARRAYS, batch_size=4))
+    check_source(Shuffled(Arrays(torch.rand(7, 4, 4)), batch_size=3, augment=Shift(1), drop_last=True))
+    check_source(Loader(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(9, 2)), batch_size=4)))
+
+
+class Plain(Source):
+    """A right source, of which each test breaks one thing."""
+
+    examples_per_epoch = 6
+
+    def __init__(self, **broken):
+        super().__init__()
+        self.broken = broken
+        self.read = itertools.count()
+
+    def __len__(self):
+        return self.broken.get("length", 3)
+
+    @property
+    def fingerprint(self):
+        return self.broken.get("mark", "plain") or str(next(self.read))
+
+    def batches(self, epoch, start):
+        for number in range(start, 3):
+            id = torch.tensor([2 * number, 2 * number + 1]) % self.broken.get("ids", 100)
+            inputs = torch.full((2, 1), float(number))
+            if "restless" in self.broken:
+                inputs = inputs + next(self.read)
+            if "late" in self.broken and start:
+                inputs = inputs + 1
+            labels = torch.zeros(self.broken.get("labels", 2), dtype=self.broken.get("dtype", torch.int64))
+            yield Batch(inputs, None if "nameless" in self.broken else id, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ({"length": 4}, "3 batches, not 4"),
+        ({"ids": 5}, "an id comes twice"),
+        ({"nameless": 1}, "a batch has none"),
+        ({"labels": 3}, "labels has 3 rows, not 2"),
+        ({"dtype": torch.int32}, "labels is torch.int32"),
+        ({"restless": 1}, r"peek\(\) is not the batch"),
+        ({"late": 1}, "the rest is not the same again|peek"),
+        ({"mark": ""}, "fingerprint changes"),
+    ],
+    ids=str,
+)
+def test_broken_sources_are_caught(broken, sentence):
+    check_source(Plain())
+    with breaks(sentence):
+        check_source(Plain(**broken))
+
+
+# --- heads
+
+
+def test_right_heads_pass():
+    check_head(Projector, torch.randn(4, 8), torch.randn(4, 3))
+    check_head(Projector, torch.randn(4, 2, 6, 6), torch.randn(4, 3, 4, 4))
+
+
+class Scaler(Head):
+    """A head of one number a feature, of which each test breaks one thing."""
+
+    broken = ""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3)) if self.broken == "eager" else None
+
+    def shape(self, student, teacher):
+        if self.scale is None or self.broken == "again":
+            self.scale = nn.Parameter(torch.randn(teacher.shape[-1]))
+            self.idle = nn.Parameter(torch.ones(())) if self.broken == "idle" else None
+
+    def forward(self, student):
+        from limbeck.errors import LimbeckError
+
+        if self.scale is None:
+            raise LimbeckError("no shape yet")
+        return student * self.scale if self.broken != "wide" else torch.cat([student, student], -1) * self.scale[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ("eager", "it can be called before shape"),
+        ("again", "changes its parameters"),
+        ("idle", "a gradient does not reach"),
+        ("wide", r"it gives \(4, 6\), not \(4, 3\)"),
+    ],
+)
+def test_broken_heads_are_caught(broken, sentence):
+    check_head(Scaler, torch.randn(4, 3), torch.randn(4, 3))
+    with breaks(sentence):
+        check_head(type("Broken", (Scaler,), {"broken": broken}), torch.randn(4, 3), torch.randn(4, 3))
+
+
+# --- methods
+
+
+def stage(**given):
+    return Recipe(Stage(Loss(cross_entropy), name="own", **given))
+
+
+def own(*, epochs: int | None = None):
+    return stage(epochs=epochs)
+
+
+def nameless(*, epochs: int | None = None):
+    return Recipe(Stage(Loss(cross_entropy), epochs=epochs))
+
+
+def no_recipe(*, epochs: int | None = None):
+    return Stage(Loss(cross_entropy), epochs=epochs, name="own")
+
+
+def anything(*, epochs: int | None = None, **more):
+    return stage(epochs=epochs)
+
+
+class Drawing(Loss):
+    """A loss that differs from run to run."""
+
+    drawn = itertools.count()
+
+    def term(self, *given):
+        term = super().term(*given)
+        return term._replace(total=term.total * (1 + 0.1 * next(self.drawn)))
+
+
+def restless(*, epochs: int | None = None):
+    return Recipe(Stage(Drawing(cross_entropy), epochs=epochs, name="restless"))
+
+
+def meddling(teacher, *, epochs: int | None = None):
+    recipe = Recipe(Stage(Loss(kl_divergence), teacher=teacher, epochs=epochs, name="meddling"))
+    with torch.no_grad():
+        next(teacher.parameters()).add_(1.0)
+    return recipe
+
+
+def clinging(teacher, *, epochs: int | None = None):
+    teacher.register_forward_hook(lambda *_: None)
+    return Recipe(Stage(Loss(kl_divergence), teacher=teacher, epochs=epochs, name="clinging"))
+
+
+def test_a_function_passes_without_a_card():
+    check_method(own)
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (nameless, "a stage has no name"),
+        (no_recipe, "returns a Stage; a method returns a Recipe"),
+        (anything, "accepts any argument"),
+        (restless, "one seed gives two results"),
+        (meddling, "the teacher has moved"),
+        (clinging, "leaves traces in the teacher"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_broken_methods_are_caught(method, sentence):
+    with breaks(sentence):
+        check_method(method)
+
+
+def test_a_card_that_does_not_tell_the_defaults_is_caught(monkeypatch):
+    from dataclasses import replace
+
+    from limbeck.methods import hinton
+
+    monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, defaults={"temperature": 2.0}))
+    with breaks("its card gives the defaults"):
+        check_method("hinton")
+    monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, bibtex=""))
+    with breaks("its card has no bibtex"):
+        check_method("hinton")
