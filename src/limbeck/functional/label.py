@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.functional.check import checked
-from limbeck.functional.closed_form import floor, live
+from limbeck.functional.closed_form import live
 from limbeck.functional.kernel import kernel
 
 _IGNORED = -100
@@ -84,13 +84,18 @@ def _picked(student: Tensor, log_q: Tensor, labels: Tensor) -> Tensor:
             "label for each row, and classes are the last dimension."
         )
     try:
-        value = F.nll_loss(log_q.flatten(0, -2), labels.flatten().long(), reduction="none", ignore_index=_IGNORED)
+        value, logit = (_negated(rows, labels) for rows in (log_q, student.detach()))
     except IndexError as error:
         raise _no_class(labels, log_q.shape[-1]) from error
-    value = value.view(labels.shape)
-    dead = student.detach().amax(-1).isneginf() & (labels != _IGNORED)
     # -inf was raised to a floor for the sake of gradients; a label there is infinitely unlikely all the same.
-    return value.masked_fill(dead | (value > -0.5 * floor(value.dtype)), torch.inf)
+    return value.masked_fill(logit == torch.inf, torch.inf)
+
+
+def _negated(rows: Tensor, labels: Tensor) -> Tensor:
+    """Minus what each row holds at its label; 0 where there is none."""
+    if rows.ndim == 2:
+        return F.nll_loss(rows, labels.long(), reduction="none", ignore_index=_IGNORED)
+    return _negated(rows.flatten(0, -2), labels.flatten()).view(labels.shape)
 
 
 def _no_class(labels: Tensor, classes: int) -> LimbeckError:

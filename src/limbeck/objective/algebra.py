@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import cast
 
 from torch import Tensor, nn
@@ -40,6 +41,10 @@ class Objective(nn.Module, ABC):
 
     def named_leaves(self) -> dict[str, tuple[Leaf, Weigh]]:
         """Every single loss under a name of its own; #2, #3 are put behind a name that repeats."""
+        return self._named_leaves
+
+    @cached_property
+    def _named_leaves(self) -> dict[str, tuple[Leaf, Weigh]]:
         named: dict[str, tuple[Leaf, Weigh]] = {}
         for leaf, weigh in self.leaves():
             name, number = leaf.name, 1
