@@ -62,7 +62,7 @@ def born_again(
     Raises:
         LimbeckError: If `generations` is below 1, `temperature` not above 0, or `weight` no share.
 
-    Source: Furlanello et al., 2018, arXiv:1805.04770, section 3.
+    Source: Furlanello et al., 2018, arXiv:1805.04770.
     """
     check_count(generations=generations)
     names = ["student", *(f"generation-{number}" for number in range(2, generations + 1))]

@@ -51,7 +51,7 @@ def logit_matching(teacher: Any, *, centred: bool = False, epochs: int | None = 
             example changes no probability. The paper does not.
         epochs: Passes over the data; the run's budget by default.
 
-    Source: Ba and Caruana, 2013, arXiv:1312.6184, section 2.
+    Source: Ba and Caruana, 2013, arXiv:1312.6184.
     """
     objective = Loss(logit_squared_error, centred=centred)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="logit_matching"))

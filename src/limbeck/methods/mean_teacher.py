@@ -62,7 +62,7 @@ def mean_teacher(
     Raises:
         LimbeckError: If `decay` is not in [0, 1), `weight` is negative, or `ramp_up` is not in (0, 1].
 
-    Source: Tarvainen and Valpola, 2017, arXiv:1703.01780, section 2; ramp from arXiv:1610.02242.
+    Source: Tarvainen and Valpola, 2017, arXiv:1703.01780; ramp from arXiv:1610.02242.
     """
     check_weight(weight=weight)
     consistency = Loss(probability_squared_error, name="consistency")

@@ -50,7 +50,7 @@ def mutual(*, temperature: float = 1.0, weight: float = 1.0, epochs: int | None 
     Raises:
         LimbeckError: If `temperature` is not above 0, or `weight` is negative.
 
-    Source: Zhang et al., 2017, arXiv:1706.00384, equations 4 to 6 and algorithm 1.
+    Source: Zhang et al., 2017, arXiv:1706.00384, algorithm 1.
     """
     check_hyper(temperature=temperature)
     check_weight(weight=weight)

@@ -53,7 +53,7 @@ def one_sided_kl(
     Raises:
         LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
 
-    Source: Lopez-Paz et al., 2015, arXiv:1511.03643, equations 3 and 4.
+    Source: Lopez-Paz et al., 2015, arXiv:1511.03643.
     """
     check_hyper(temperature=temperature)
     return kl_divergence(student, teacher / temperature)
@@ -85,7 +85,7 @@ def privileged(
     Raises:
         LimbeckError: If `temperature` is not above 0, or `weight` no share.
 
-    Source: Lopez-Paz et al., 2015, arXiv:1511.03643, section 4.
+    Source: Lopez-Paz et al., 2015, arXiv:1511.03643.
     """
     check_hyper(temperature=temperature)
     check_share(weight=weight)

@@ -28,10 +28,10 @@ def check_method(found: str | Callable[..., Any], **arguments: Any) -> None:
     Both have the addresses ``layer1``, ``layer2``, ``features`` and ``classifier``; the data have labels and the column
     ``privileged``, of the inputs' shape.
 
-    The laws: its card is whole, and its defaults are the function's; it takes no
-    argument by any name; it returns a recipe whose stages describe themselves; the losses are finite; what is shipped has moved from where the
-    student began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook, flag or key is
-    left in any model.
+    The laws: its card is whole, and its defaults are the function's; it does not take arguments of any name; it returns
+    a recipe whose stages describe themselves; the losses are finite; what is shipped has moved from where the student
+    began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook, flag or key is left in
+    any model.
 
     Args:
         found: A method's name, or a function that returns a `Recipe`, with its ``CARD`` in its module if it has one.

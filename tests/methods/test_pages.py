@@ -1,0 +1,84 @@
+"""Do the pages say what the code does? Every block is run, every card and default compared."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from limbeck.methods import method, names
+from limbeck.models import build
+from limbeck.sources import Arrays
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+HEADINGS = ["When to use it", "How", "The mathematics", "Defaults", "What breaks", "Citation"]
+
+
+def blocks(path, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def networks():
+    return [build("mlp", inputs=6, classes=3, hidden=[8, 8], dropout=0.1, seed=seed) for seed in range(4)]
+
+
+def test_every_method_has_its_page_and_every_page_its_method():
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == set(names())
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_page_says_what_the_card_says(name):
+    page, card = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8"), method(name).card
+    found = re.findall(r"^## (.*)$", page, flags=re.M)
+    assert [heading for heading in found if heading != "Measured"] == HEADINGS
+    for text in (card.claim, card.title, card.authors, str(card.year), card.venue, card.arxiv or "", card.bibtex):
+        assert text in page
+    table = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", page, flags=re.M))
+    assert table == {key: repr(value) for key, value in card.defaults.items()}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_page_s_python_runs(name):
+    (block,) = blocks(DOCS / "methods" / f"{name}.md", "python")
+    student, teacher, a, b = networks()
+    x, labels = torch.randn(32, 6), torch.randint(3, (32,))
+    data = Arrays(x, labels, extra={"privileged": x})
+    scope = {"student": student, "teacher": teacher, "data": data, "a": a, "b": b}
+    exec(compile(block.replace("epochs=10", "epochs=1"), f"{name}.md", "exec"), scope)
+    assert scope["run"].finished
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_page_s_command_names_the_method_s_own_arguments(name):
+    (block,) = blocks(DOCS / "methods" / f"{name}.md", "console")
+    words = shlex.split(block.removeprefix("$ "))
+    assert words[:2] == ["limbeck", "distill"]
+    assert words[words.index("--method") + 1] == name
+    pairs = [words[i + 1].removeprefix("method.").split("=") for i, word in enumerate(words) if word == "--set"]
+    given = {key: yaml.safe_load(value) for key, value in pairs}
+    teacher = {"teacher": networks()[0]} if method(name).has_teacher else {}
+    assert method(name)(**teacher, **given)
+
+
+def test_the_page_on_adding_things_runs_from_top_to_bottom():
+    path, said = DOCS / "extend.md", io.StringIO()
+    scope = {"__name__": "extend"}
+    with contextlib.redirect_stdout(said):
+        for block in blocks(path, "python"):
+            exec(compile(block, "extend.md", "exec"), scope)
+    (printed,) = blocks(path, "text")
+    assert said.getvalue() == printed
+
+
+def test_the_method_on_that_page_takes_about_forty_lines_beside_what_is_said_of_it():
+    (block,) = [block for block in blocks(DOCS / "extend.md", "python") if "CARD = Card(" in block]
+    code = re.sub(r'"""(.*?)"""', "", block, flags=re.S)
+    code = re.sub(r"CARD = Card\(.*?^\)\n", "", code, flags=re.S | re.M)
+    lines = [line for line in code.splitlines() if line.strip() and not line.startswith(("from ", "import "))]
+    assert len(lines) <= 40
