@@ -44,7 +44,10 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
 
     Differentiable twice in both arguments.
     """
-    return _Divergence.apply(student, teacher, temperature, form)[0]
+    try:
+        return _Direct.apply(student, teacher, temperature, form)[0]
+    except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
+        return _Divergence.apply(student, teacher, temperature, form)[0]
 
 
 def live(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -112,3 +115,15 @@ class _Divergence(torch.autograd.Function):
         scale = grad.unsqueeze(-1) * ctx.temperature
         by_student, by_teacher = (scale * s if want else None for want, s in zip(wanted, slopes, strict=True))
         return by_student, by_teacher, None, None
+
+
+class _Direct(_Divergence):
+    """The same without what torch.func asks for, which costs as much as ten operations each time."""
+
+    setup_context = torch.autograd.Function.setup_context
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _Divergence.forward(*inputs)
+        _Divergence.setup_context(ctx, inputs, output)
+        return output

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, ParamSpec, get_args
 
 import torch
@@ -50,17 +50,24 @@ def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
         @functools.wraps(function)
         def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            widened = [_widened(a) for a in args], {k: _widened(v) for k, v in kwargs.items()}
-            device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
+            args_wide, kwargs_wide = map(_widened, args), {name: _widened(value) for name, value in kwargs.items()}
+            device = _device(args) or _device(kwargs.values()) or "cpu"
             if not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
-                return function(*widened[0], **widened[1])
+                return function(*args_wide, **kwargs_wide)
             with torch.autocast(device, enabled=False):
-                return function(*widened[0], **widened[1])
+                return function(*args_wide, **kwargs_wide)
 
         computed.per = per  # type: ignore[attr-defined]
         return computed
 
     return decorate
+
+
+def _device(values: Iterable[Any]) -> str | None:
+    for value in values:
+        if isinstance(value, Tensor):
+            return value.device.type
+    return None
 
 
 def _widened(value: Any) -> Any:
