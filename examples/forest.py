@@ -19,7 +19,7 @@ from limbeck.sources import Field
 
 
 def write_table(path: Path, rows: int, unanswered: int, seed: int) -> None:
-    """Loans, drawn by a made-up rule: thresholds on four columns; eight more say nothing, and one answer in 20 is wrong."""
+    """Loans by a made-up rule: thresholds on four columns; eight more say nothing, and one answer in 20 is wrong."""
     draw = np.random.default_rng(seed)
     age, income, debt = draw.uniform(18, 80, rows), draw.gamma(3, 12, rows), draw.uniform(0, 1, rows)
     region = draw.choice(["north", "south", "east", "west"], rows)
