@@ -45,16 +45,11 @@ def test_the_scale_stays_between_zero_and_one(decay, warmup, steps):
 def test_each_moves_as_torch_s_own(name):
     mine, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
     theirs.load_state_dict(mine.state_dict())
-    classes = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "sgd": torch.optim.SGD,
-        "rmsprop": torch.optim.RMSprop,
-    }
+    make = getattr(torch.optim, {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}[name])
     options = {"weight_decay": 0.1}
     pairs = [
         (mine, Optimiser(name, lr=0.01, options=options).make(mine.parameters())),
-        (theirs, classes[name](theirs.parameters(), lr=0.01, foreach=False, **options)),
+        (theirs, make(theirs.parameters(), lr=0.01, foreach=False, **options)),
     ]
     x = torch.randn(5, 3)
     for _ in range(3):

@@ -1,7 +1,8 @@
 """Run a recipe."""
 
 from limbeck.engine.record import Report, environment
-from limbeck.engine.run import Run, distill
+from limbeck.engine.run import Run
 from limbeck.engine.setting import Setting, open_fabric
+from limbeck.engine.start import distill
 
 __all__ = ["Report", "Run", "Setting", "distill", "environment", "open_fabric"]

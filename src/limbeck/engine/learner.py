@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.checkpoint import to_device
-from limbeck.engine.probe import buffers_kept, frozen_but, objective_check, probe
+from limbeck.engine.probe import frozen_but, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.setting import Setting
@@ -20,7 +20,7 @@ from limbeck.engine.tally import Tally
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress, Signal
-from limbeck.tap import Frozen, Tapped
+from limbeck.tap import Frozen, Tapped, buffers_kept
 from limbeck.teachers import Answer, Reads
 
 if TYPE_CHECKING:
@@ -36,10 +36,18 @@ class Learner(AbstractContextManager["Learner"]):
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
         batch: Any batch of the stage's source, for the probe.
+        labels: All labels of the source, where it knows them.
     """
 
     def __init__(
-        self, stage: Stage, models: Mapping[str, nn.Module], *, setting: Setting, fabric: Fabric, batch: Batch
+        self,
+        stage: Stage,
+        models: Mapping[str, nn.Module],
+        *,
+        setting: Setting,
+        fabric: Fabric,
+        batch: Batch,
+        labels: Tensor | None = None,
     ) -> None:
         objective_check(stage.objective, accumulate=setting.accumulate)
         self.stage = stage
@@ -47,7 +55,11 @@ class Learner(AbstractContextManager["Learner"]):
         self._setting = setting
         self._fabric = fabric
         self._batch = batch
+        self._labels = batch.labels if labels is None else labels
         self._plan = stage.optimiser or setting.optimiser
+        if stage.teacher is not None:
+            # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
+            stage.teacher.bind(models)
         self._stack = ExitStack()
         self.tally = Tally()
         self.lr = 0.0
@@ -72,7 +84,8 @@ class Learner(AbstractContextManager["Learner"]):
         stack.enter_context(Frozen(self.model, mode="train"))
         stack.enter_context(self._tapped)
         reached = self._probed()
-        stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
+        if self._fabric.world_size > 1:
+            stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
         pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
         self.pupil: Any = self._fabric.setup_module(pupil)
         optimiser = self._plan.make(p for p in self.pupil.parameters() if p.requires_grad)
@@ -80,11 +93,9 @@ class Learner(AbstractContextManager["Learner"]):
         self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
 
     def _opened_teacher(self, stack: ExitStack) -> Answer:
-        teacher = self.stage.teacher
-        if teacher is None:
+        teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
+        if teacher is None or not needs:
             return lambda batch: Signal()
-        teacher.bind(self._models)
-        needs = self.stage.objective.needs.teacher
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
         return answer
 
@@ -96,7 +107,7 @@ class Learner(AbstractContextManager["Learner"]):
         existing = getattr(self._models, "made", self._models)
         # Heads must begin alike on every rank, whatever else each rank draws.
         with aside(seeded(self._setting.seed)), buffers_kept(list(existing.values())), self._fabric.autocast():
-            reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch))
+            reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels)
         for key, value in _tensors(before):
             value.copy_(kept[key])
         return reached
@@ -128,7 +139,7 @@ class Learner(AbstractContextManager["Learner"]):
         inner = self.pupil.module
         self.tally.add(loss.detach(), inner.terms, batch.size)
         if measure:
-            self.tally.add_norms(inner.gradients, inner.parameter_gradients)
+            self.tally.add_gradients(inner.gradients, inner.parameter_gradients)
 
     def _counts(self, window: Sequence[Batch]) -> dict[str, float]:
         """How many values each term has in the window, on all ranks, known before the first backward.
@@ -184,6 +195,12 @@ class Learner(AbstractContextManager["Learner"]):
         self.stage.objective.load_state_dict(found["heads"])
         return found
 
+    def load_heads(self, states: Mapping[nn.Module, Mapping[str, Any]]) -> None:
+        """Heads that learnt in an earlier stage, of a run that was taken up again, are as they were left there."""
+        for head in heads_of(self.stage):
+            if head in states:
+                head.load_state_dict(to_device(states[head], self._fabric.device))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint held."""
         if self._sharded:
@@ -194,6 +211,12 @@ class Learner(AbstractContextManager["Learner"]):
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.stage.teacher is not None and state["teacher"]:
             self.stage.teacher.load_state_dict(state["teacher"])
+
+
+def heads_of(stage: Stage) -> list[nn.Module]:
+    """The modules that stand between student and teacher in a stage's losses."""
+    found = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
+    return [head for head in found if isinstance(head, nn.Module)]
 
 
 def once(reads: Reads) -> Reads:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.engine.learner import Learner, check_lengths
+from limbeck.engine.probe import first_line
 from limbeck.engine.record import Report
 from limbeck.engine.setting import Setting
 from limbeck.errors import LimbeckError
@@ -20,6 +21,8 @@ from limbeck.sources import Source, share
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Heads = Mapping[nn.Module, Mapping[str, Any]]
 
 
 class Loop:
@@ -48,23 +51,28 @@ class Loop:
         self.steps = setting.length(check_lengths(stages), self.source)
         self.step = 0
         self.epoch = 0
+        self._ahead = 0
         self.seconds = 0.0
         self._name = name
         self._setting = setting
         self._fabric = fabric
         self.source.bind(models)
         first = self._ours(self.source.peek())
-        self.learners = [Learner(s, models, setting=setting, fabric=fabric, batch=first) for s in stages]
+        labels = getattr(getattr(self.source, "examples", None), "labels", None)
+        self.learners = [Learner(s, models, setting=setting, fabric=fabric, batch=first, labels=labels) for s in stages]
 
-    def __call__(self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None) -> Iterator[Report]:
+    def __call__(
+        self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
+    ) -> Iterator[Report]:
         """Run to the end, with a report every so often; from `state` on, if there is one.
 
-        `checkpoint` is called after every step, when everything that a checkpoint needs stands still, and told whether
-        the step is one to report.
+        `checkpoint` is called after every step and its report, when everything that a checkpoint needs stands still,
+        and told whether the step was one to report. `heads` are the states of heads that learnt in earlier stages.
         """
         with ExitStack() as stack:
             for learner in self.learners:
                 stack.enter_context(learner)
+                learner.load_heads(heads)
             if state is not None:
                 self._load(state)
             began = time.perf_counter() - self.seconds
@@ -73,13 +81,14 @@ class Loop:
                 for window in self._windows():
                     logged = self._take_step(window)
                     self.seconds = time.perf_counter() - began
-                    checkpoint(logged)
                     if logged:
                         for learner in self.learners:
                             learner.gather()
                         yield self._report(time.perf_counter() - since)
                         since = time.perf_counter()
                         began = since - self.seconds
+                    # A report comes first: one that a checkpoint has seen must have been written.
+                    checkpoint(logged)
                     if self.step >= self.steps:
                         break
 
@@ -103,7 +112,10 @@ class Loop:
                 yield window
                 window = []
         if window:
+            # The source stands at its next epoch already, and this step still belongs to the last.
+            self._ahead = 1
             yield window
+            self._ahead = 0
         if not any_batch and not len(self.source):
             raise LimbeckError("The source has no batches: there is nothing to learn from.")
         self.epoch += 1
@@ -134,14 +146,18 @@ class Loop:
             means = zip(tally.totals, sums[1:], counts[1:], strict=True)
             terms |= {f"{prefix}{name}": total / (count or 1.0) for name, total, count in means}
             norms |= {prefix + name: value**0.5 / world for name, value in self._named_sums(tally.squares).items()}
-            squares = self._named_sums(tally.parameter_squares)
-            parameter_norms |= {prefix + name: value**0.5 / world for name, value in squares.items()}
+            parameter_norms |= {prefix + name: self._norm(g) for name, g in tally.parameter_gradients.items()}
             tally.clear()
         lr = self.learners[0].lr
         rate = examples / max(seconds, 1e-9)
         return Report(
             self._name, self.step, self.steps, self.epoch, loss, terms, norms, parameter_norms, lr, rate, self.seconds
         )
+
+    def _norm(self, gradient: torch.Tensor) -> float:
+        """The norm of a gradient at parameters, of which every rank holds its share of the mean."""
+        mean: Any = self._fabric.all_reduce(gradient, reduce_op="mean") if self._fabric.world_size > 1 else gradient
+        return float(mean.norm())
 
     def _named_sums(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
         return dict(zip(values, self._summed(list(values.values())), strict=True)) if values else {}
@@ -158,24 +174,32 @@ class Loop:
         return {
             "step": self.step,
             "steps": self.steps,
-            "epoch": self.epoch,
+            "epoch": self.epoch + self._ahead,
             "seconds": self.seconds,
             "source": self.source.state_dict() if self.source.resumable else None,
             "learners": [learner.state_dict() for learner in self.learners],
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        if state["source"] is None:
-            raise LimbeckError(
-                f"A run on {type(self.source).__name__} cannot be resumed exactly: it does not know its place in the "
-                "data. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
-            )
         if state["steps"] != self.steps:
             raise LimbeckError(
                 f"The checkpoint is of a stage of {state['steps']} steps; this one has {self.steps}. "
                 "Resume with the same data, batch size and budget, or start again in a new folder."
             )
         self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
-        self.source.load_state_dict(state["source"])
-        for learner, saved in zip(self.learners, state["learners"], strict=True):
-            learner.load_state_dict(saved)
+        if state["source"] is not None:
+            self.source.load_state_dict(state["source"])
+        try:
+            for learner, saved in zip(self.learners, state["learners"], strict=True):
+                learner.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise LimbeckError(
+                f"The checkpoint is of another recipe than this one, in stage {self._name!r}: "
+                f"{first_line(error)} Resume with the recipe and the models that the run began with."
+            ) from error
+
+
+def rewind(source: Source, epoch: int) -> None:
+    """Move a source to the start of an epoch, if it can be moved; a loader's own state stays as it is."""
+    if source.resumable:
+        source.load_state_dict({**source.state_dict(), "epoch": epoch, "batch": 0})

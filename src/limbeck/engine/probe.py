@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
@@ -17,7 +16,9 @@ from limbeck.tap import Tapped
 from limbeck.teachers import Answer
 
 
-def probe(stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: Inputs) -> set[nn.Parameter]:
+def probe(
+    stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: Inputs, labels: Tensor | None
+) -> set[nn.Parameter]:
     """Send one batch forward and back; shape lazy heads; find what the stage can move.
 
     Args:
@@ -26,6 +27,7 @@ def probe(stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: In
         answer: Its teacher, open; gives an empty signal where there is none.
         batch: Any batch of its source.
         inputs: What the student reads from that batch.
+        labels: All labels of the source where it knows them, else the batch's.
 
     Returns:
         The parameters, of student and heads, that at least one term reaches.
@@ -34,13 +36,23 @@ def probe(stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: In
         LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
             the student, or a term reaches no parameter.
     """
-    taught = answer(batch)
+    taught = _taught(stage, answer, batch)
     shown = _shown(stage, tapped, inputs)
-    _check_labels(stage, shown, batch)
+    _check_labels(stage, shown, labels)
+    stage.objective.to(shown[LOGITS].device)
     stage.objective.shape(shown, taught, batch)
-    stage.objective.to(next((tensor.device for tensor in shown.values()), torch.device("cpu")))
     candidates = [p for p in [*tapped.parameters(), *stage.objective.parameters()] if p.requires_grad]
     return _reached(stage, stage.objective(shown, taught, batch, Progress()), candidates)
+
+
+def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:
+    try:
+        return answer(batch)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise LimbeckError(
+            f"The teacher of {stage.trains!r} ({type(stage.teacher).__name__}) cannot answer a batch whose inputs are "
+            f"{_described(batch.inputs)}: {first_line(error)} If it wants other inputs, give it reads=... of its own."
+        ) from error
 
 
 def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Signal:
@@ -49,19 +61,27 @@ def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Signal:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise LimbeckError(
             f"The model {stage.trains!r} ({type(tapped.model).__name__}) refused inputs of {_described(inputs)}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
 
 
-def _check_labels(stage: Stage, shown: Signal, batch: Batch) -> None:
-    if batch.labels is None or "labels" not in stage.objective.needs.batch or stage.objective.needs.student != {LOGITS}:
-        return
-    classes = shown[LOGITS].shape[-1]
-    wrong = batch.labels[(batch.labels != IGNORED) & ((batch.labels < 0) | (batch.labels >= classes))]
-    if shown[LOGITS].ndim == batch.labels.ndim + 1 and wrong.numel():
-        raise LimbeckError(
-            f"Label {int(wrong[0])} is no class of the model {stage.trains!r}, which has 0 to {classes - 1}."
-        )
+def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
+    for leaf, _ in stage.objective.leaves():
+        own = "labels" in leaf.reads.batch and leaf.reads.student == {LOGITS} and getattr(leaf, "head", None) is None
+        if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
+            continue
+        classes = shown[LOGITS].shape[getattr(leaf, "classes", -1)]
+        wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
+        if wrong.numel():
+            raise LimbeckError(
+                f"Label {int(wrong[0])} is no class of the model {stage.trains!r}, which has 0 to {classes - 1}."
+            )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line that ends in a full stop."""
+    said = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _reached(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter]) -> set[nn.Parameter]:
@@ -92,18 +112,6 @@ def frozen_but(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in rested:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """A block after which every buffer (running statistics) is as before: looking must not change what is looked at."""
-    kept = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
 
 
 def objective_check(objective: Objective, *, accumulate: int) -> None:

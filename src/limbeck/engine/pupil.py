@@ -39,8 +39,8 @@ class Pupil(nn.Module):
     """A student with the objective that it learns by; wrapped as one, because heads learn too.
 
     After a lesson, `terms` holds what the objective gave, without its graph: strategies walk through all that a forward
-    pass returns, and this is for the report alone. After one with ``measure``, `gradients` holds for each term the
-    squared norm of its weighted gradient at what the student showed, and `parameter_gradients` that at its parameters.
+    pass returns, and this is for the report alone. After one with ``measure``, `gradients` holds for each term its
+    weighted gradient at what the student showed, in one row, and `parameter_gradients` that at its parameters.
     """
 
     def __init__(self, tapped: Tapped, objective: Objective) -> None:
@@ -57,19 +57,21 @@ class Pupil(nn.Module):
         terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
         loss = minimised(terms, lesson.counts)
         if lesson.measure:
-            self.gradients = self._norms(terms, lesson.counts, list(shown.values()))
+            self.gradients = _gradients(terms, lesson.counts, list(shown.values()))
         if lesson.measure_parameters:
-            learning = [p for p in self.parameters() if p.requires_grad]
-            self.parameter_gradients = self._norms(terms, lesson.counts, learning)
+            self.parameter_gradients = _gradients(terms, lesson.counts, list(self.parameters()))
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
         return loss
 
-    def _norms(self, terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
-        at = [tensor for tensor in at if tensor.requires_grad]
-        norms: dict[str, Tensor] = {}
-        for name, term in terms.items():
-            weighted = term.weight * term.total / (counts[name] or 1.0)
-            found = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True) if at else ()
-            squares = [gradient.detach().float().square().sum() for gradient in found if gradient is not None]
-            norms[name] = torch.stack(squares).sum() if squares else torch.zeros(())
-        return norms
+
+def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
+    """Each term's weighted gradient at all of `at`, in one row: zero where it does not reach."""
+    at = [tensor for tensor in at if tensor.requires_grad]
+    if not at:
+        return {name: torch.zeros(1) for name in terms}
+    found: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        weighted = term.total * (term.weight / (counts[name] or 1.0))
+        gradients = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True, materialize_grads=True)
+        found[name] = torch.cat([gradient.flatten() for gradient in gradients]).detach()
+    return found

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from limbeck.errors import LimbeckError
 
@@ -99,6 +101,20 @@ def check_finite(report: Report) -> None:
         "The student on disk is the last good one. Try a lower learning rate, optimiser clip=1.0, or check that the "
         "teacher's logits are finite where the student's are."
     )
+
+
+def check_weights(name: str, model: nn.Module) -> None:
+    """Raise before a model that is no number any more is written over the last good one.
+
+    Raises:
+        LimbeckError: If a parameter of the model holds NaN or infinity.
+    """
+    for path, parameter in model.named_parameters():
+        if not is_lazy(parameter) and not bool(torch.isfinite(parameter).all()):
+            raise LimbeckError(
+                f"The model {name!r} is no number any more: {path} holds NaN or infinity. The student on disk is the "
+                "last good one. Try a lower learning rate, or optimiser clip=1.0."
+            )
 
 
 def _rounded(line: dict[str, Any]) -> dict[str, Any]:

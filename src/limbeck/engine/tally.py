@@ -22,7 +22,7 @@ class Tally:
         self.totals: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
         self.squares: dict[str, Tensor] = {}
-        self.parameter_squares: dict[str, Tensor] = {}
+        self.parameter_gradients: dict[str, Tensor] = {}
         self.examples = 0
         self.steps = 0
 
@@ -34,11 +34,17 @@ class Tally:
             self.counts[name] = self.counts.get(name, 0.0) + float(term.count)
         self.examples += examples
 
-    def add_norms(self, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-        """The squared norms of one micro-batch: outputs of different examples are different places, so squares add."""
-        for mine, theirs in ((self.squares, outputs), (self.parameter_squares, parameters)):
-            for name, square in theirs.items():
-                mine[name] = mine[name] + square if name in mine else square
+    def add_gradients(self, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        """Each term's gradients of one micro-batch.
+
+        Outputs of different examples are different places, so squares add; parameters are the same, so gradients do.
+        """
+        for name, gradient in outputs.items():
+            square = gradient.float().square().sum()
+            self.squares[name] = self.squares[name] + square if name in self.squares else square
+        kept = self.parameter_gradients
+        for name, gradient in parameters.items():
+            kept[name] = kept[name] + gradient if name in kept else gradient
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, so that a resumed run reports what an unbroken one would."""

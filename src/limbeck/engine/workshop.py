@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from limbeck.engine.randomness import aside, seeded
+from limbeck.engine.randomness import aside, derived, seeded
 from limbeck.errors import LimbeckError, unknown
 from limbeck.recipe import Maker
 
@@ -35,8 +34,7 @@ class Workshop(Mapping[str, nn.Module]):
         if name not in self._made:
             if name not in self._makes:
                 raise unknown("model", name, self)
-            number = int.from_bytes(hashlib.sha256(f"{self._seed} {name}".encode()).digest()[:4], "big")
-            with aside(seeded(number)):
+            with aside(seeded(derived(self._seed, name))):
                 self._made[name] = self._makes[name](self)
         return self._made[name]
 

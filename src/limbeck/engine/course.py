@@ -1,0 +1,94 @@
+"""Which parts has a recipe, those included that its functions bring?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.randomness import aside, cloned, derived, seeded
+from limbeck.engine.workshop import Workshop
+from limbeck.errors import LimbeckError, unknown
+from limbeck.recipe import Apart, Part, Recipe, Stage, Together
+
+States = Mapping[str, Mapping[str, Any]]
+
+
+class Course:
+    """The parts of a recipe in order, each under a key. A function in it is asked once, when its turn comes.
+
+    What it answers may depend on the models as they are then: a teacher that is a copy, clusters of features. So their
+    states at that moment are part of a checkpoint, and a run that is taken up again asks of the same models, with the
+    same random numbers.
+
+    Args:
+        recipe: The recipe.
+        models: The run's models.
+        seed: The run's seed.
+
+    Raises:
+        UnknownNameError: If no part can make the model that the recipe ships.
+    """
+
+    def __init__(self, recipe: Recipe, models: Workshop, *, seed: int) -> None:
+        self._recipe = recipe
+        self._models = models
+        self._seed = seed
+        self._brought: dict[str, Recipe] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
+        open_ended = any(not isinstance(part, Part) for part in recipe.parts)
+        if isinstance(recipe.ship, str) and recipe.ship not in models and not open_ended and recipe.ship != "student":
+            raise unknown("model to ship", recipe.ship, models)
+
+    def __iter__(self) -> Iterator[tuple[str, Stage | Together | Apart]]:
+        """Every part with its key; functions are asked as they are reached."""
+        return self._walk(self._recipe.parts, "", ask=True)
+
+    def known(self) -> Iterator[tuple[str, Stage | Together | Apart]]:
+        """The parts that need no function, or one that was asked already."""
+        return self._walk(self._recipe.parts, "", ask=False)
+
+    def take_up(self, asked: States, load: Callable[[States], None]) -> None:
+        """Ask the functions that a run had asked before it was killed, each of the models as it met them."""
+        for key, states in asked.items():
+            load(states)
+            self.asked[key] = dict(states)
+            for _ in self._walk(self._recipe.parts, "", ask=False):
+                pass
+
+    def _walk(self, parts: Any, prefix: str, *, ask: bool) -> Iterator[tuple[str, Stage | Together | Apart]]:
+        for number, part in enumerate(parts):
+            key = f"{prefix}{number}"
+            if isinstance(part, (Stage, Together, Apart)):
+                yield key, part
+            elif ask or key in self.asked:
+                yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
+
+    def _answer(self, key: str, function: Any) -> Recipe:
+        if key not in self._brought:
+            if key not in self.asked:
+                states = {name: dict(model.state_dict()) for name, model in self._models.made.items()}
+                self.asked[key] = to_device(cloned(states), torch.device("cpu"))
+            with aside(seeded(derived(self._seed, f"part {key}"))):
+                part = function(self._models)
+            if not isinstance(part, Part):
+                name = getattr(function, "__name__", "function")
+                raise LimbeckError(f"{name}(models) stands in a recipe and must return a stage; it gave {part!r}.")
+            self._brought[key] = Recipe(part)
+            self._models.makes(self._brought[key].makes)
+        return self._brought[key]
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Every head of the stages that are known, under a name; one that several share has the first's."""
+        found: dict[str, nn.Module] = {}
+        for key, part in self.known():
+            stages = part.stages if isinstance(part, Together) else (part,) if isinstance(part, Stage) else ()
+            for place, stage in enumerate(stages):
+                for name, (leaf, _) in stage.objective.named_leaves().items():
+                    head = getattr(leaf, "head", None)
+                    if isinstance(head, nn.Module) and all(head is not other for other in found.values()):
+                        found[f"{key} {place} {name}"] = head
+        return found

@@ -1,0 +1,84 @@
+"""How is a recipe set going on a student and data?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from limbeck.engine.run import Run
+from limbeck.engine.setting import Setting, open_fabric
+from limbeck.errors import unknown
+from limbeck.recipe import Models, Part, Recipe
+from limbeck.sources import as_source
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def distill(
+    student: nn.Module | Models,
+    recipe: Part,
+    data: Any,
+    *,
+    batch_size: int = 128,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    devices: int | str = "auto",
+    strategy: str = "auto",
+    accelerator: str = "auto",
+    fabric: Fabric | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **setting: Any,
+) -> Run:
+    """Set a recipe going on a student and data; the loop is yours.
+
+    Args:
+        student: The model that learns, or several by name (``{"student": a, "peer": b}``).
+        recipe: A `Recipe` or a `Stage`: what is learnt, from whom, for how long.
+        data: A `Source`; or `Examples`, ``(inputs, labels)``, inputs alone, or a DataLoader, which become one.
+        batch_size: Examples to a (micro-)batch on all ranks together, where `data` is not a source already.
+        out: The run's folder; without one nothing is written.
+        resume: Go on from the checkpoint in `out`, bit for bit, if there is one.
+        devices: How many devices; one unless asked for more.
+        strategy: Fabric's name: ``ddp``, ``fsdp``, ...
+        accelerator: ``cpu``, ``cuda``, ... or ``auto``.
+        fabric: A launched Fabric of your own, in place of the three before.
+        metadata: What the student's ``config.json`` should say besides: class names, input normalisation.
+        **setting: The fields of `Setting`: optimiser, epochs, steps, accumulate, reads, seed, log_every, precision, ...
+
+    Returns:
+        A `Run`: iterate it for reports, or call ``finish()``.
+
+    Raises:
+        LimbeckError: If anything is wrong that can be known before the first step.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy, kl_divergence
+        >>> from limbeck.objective import Loss
+        >>> objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0)
+        >>> stage = Stage(objective, teacher=nn.Linear(4, 3), epochs=1)
+        >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
+        >>> for report in distill(nn.Linear(4, 3), stage, (inputs, labels), batch_size=32):
+        ...     print(report.step, sorted(report.terms))
+        2 ['cross_entropy', 'kl_divergence']
+    """
+    fixed = _setting(setting)
+    models = {"student": student} if isinstance(student, nn.Module) else dict(student)
+    whole = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    source = as_source(data, batch_size=batch_size, seed=fixed.seed)
+    ready = fabric or open_fabric(
+        precision=fixed.precision, devices=devices, strategy=strategy, accelerator=accelerator
+    )
+    return Run(models, whole, source, setting=fixed, fabric=ready, out=out, resume=resume, metadata=metadata)
+
+
+def _setting(given: Mapping[str, Any]) -> Setting:
+    fields = Setting.__dataclass_fields__
+    for name in given:
+        if name not in fields:
+            raise unknown("argument of distill()", name, fields)
+    return replace(Setting(), **given)

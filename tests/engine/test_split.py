@@ -1,0 +1,181 @@
+"""The central law: does the gradient never depend on how a batch was split?"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.stories import SGD, arrays, everything, network, weights
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy, kernel, kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Optimiser, Stage
+from limbeck.signal import Batch
+from limbeck.sources import Arrays, Loader, Shuffled
+
+
+def learn(
+    data: Any, *, accumulate: int, dtype: torch.dtype = torch.float64, **setting: Any
+) -> tuple[torch.Tensor, Any]:
+    """The weights after a run on `data`, student's and heads', and its last report."""
+    student, stage = network().to(dtype), everything(network(hidden=6, seed=7).to(dtype))
+    setting = {"optimiser": SGD, "log_every": 1, **setting}
+    run = distill(student, stage, data, accumulate=accumulate, **setting).finish()
+    return weights(student, stage.objective), run.history[-1]
+
+
+def batches(rows: list[int], *, dtype: torch.dtype = torch.float64) -> Loader:
+    """Uneven batches of these many rows, from the same uneven examples."""
+    data = arrays(sum(rows), uneven=True, dtype=dtype)
+    bounds = torch.tensor([0, *rows]).cumsum(0).tolist()
+    return Loader([data.take(torch.arange(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)])
+
+
+def whole(rows: int, batch_size: int, dtype: torch.dtype = torch.float64) -> Shuffled:
+    return Shuffled(arrays(rows, uneven=True, dtype=dtype), batch_size=batch_size, shuffle=False)
+
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("accumulate", [2, 3, 4, 12])
+def test_one_step_however_it_is_split(accumulate, dtype):
+    one, _ = learn(whole(12, 12, dtype), accumulate=1, dtype=dtype, steps=1)
+    split, _ = learn(whole(12, 12 // accumulate, dtype), accumulate=accumulate, dtype=dtype, steps=1)
+    assert float((one - split).abs().max()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_three_epochs_with_a_last_window_that_is_not_full(accumulate, dtype):
+    """30 examples: two windows of 12 and one of 6, in full or partial micro-batches."""
+    one, report = learn(whole(30, 12, dtype), accumulate=1, dtype=dtype, epochs=3)
+    split, other = learn(whole(30, 12 // accumulate, dtype), accumulate=accumulate, dtype=dtype, epochs=3)
+    assert report.step == other.step == 9
+    assert float((one - split).abs().max()) < TOLERANCE[dtype]
+    assert other.loss == pytest.approx(report.loss, rel=1e-5)
+    assert other.terms == pytest.approx(report.terms, rel=1e-5)
+    assert other.gradient_norms == pytest.approx(report.gradient_norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("split", [[5, 1, 6, 2, 9, 1, 6], [1, 1, 10, 10, 1, 1, 3, 3]])
+def test_micro_batches_of_uneven_sizes(split):
+    one, _ = learn(whole(30, 12), accumulate=1, epochs=2)
+    other, _ = learn(batches(split), accumulate=3, epochs=2)
+    assert float((one - other).abs().max()) < 1e-12
+
+
+def test_the_law_is_not_that_of_a_mean_of_means():
+    """Averaging each micro-batch first gives other weights, so the tests above can fail."""
+    data = arrays(12, uneven=True, dtype=torch.float64)
+    model = network().double()
+    counted = data.labels >= 0
+    whole_mean = torch.nn.functional.cross_entropy(model(data.take(torch.arange(12)).inputs), data.labels)
+    means = [
+        torch.nn.functional.cross_entropy(model(data.take(torch.arange(a, a + 4)).inputs), data.labels[a : a + 4])
+        for a in (0, 4, 8)
+    ]
+    assert len({int(counted[a : a + 4].sum()) for a in (0, 4, 8)}) > 1
+    assert abs(float((whole_mean - sum(means) / 3).detach())) > 1e-3
+
+
+def test_the_step_is_the_one_a_person_would_write():
+    """One SGD step on three micro-batches against the plain formula on the whole batch."""
+    data = arrays(12, uneven=True, dtype=torch.float64)
+    student, teacher = network().double(), network(hidden=6, seed=7).double()
+    plain = copy.deepcopy(student)
+    batch = data.take(torch.arange(12))
+    labelled = batch.labels >= 0
+    labelled &= batch.mask
+    z, v = plain(batch.inputs), teacher(batch.inputs).detach()
+    ce = torch.nn.functional.cross_entropy(z[labelled], batch.labels[labelled])
+    kl = (torch.softmax(v / 3, -1) * (torch.log_softmax(v / 3, -1) - torch.log_softmax(z / 3, -1))).sum(-1) * 9
+    (0.3 * ce + 0.7 * kl[batch.mask].mean()).backward()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter -= 0.1 * parameter.grad
+    stage = Stage(0.3 * Loss(cross_entropy) + 0.7 * Loss(kl_divergence, temperature=3.0), teacher=teacher, steps=1)
+    plan = Optimiser("sgd", lr=0.1, decay="constant")
+    distill(student, stage, whole(12, 4), accumulate=3, optimiser=plan).finish()
+    assert float((weights(student) - weights(plain)).abs().max()) < 1e-14
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_positions_count_one_by_one(accumulate):
+    """Sequences with masks and labels of positions: [batch, positions, classes]."""
+    draw = torch.Generator().manual_seed(3)
+    inputs = torch.randn(8, 4, 5, generator=draw, dtype=torch.float64)
+    labels = torch.randint(3, (8, 4), generator=draw)
+    labels[torch.rand(8, 4, generator=draw) < 0.3] = -100
+    labels[4:6] = -100
+    mask = torch.rand(8, 4, generator=draw) < torch.linspace(0.1, 1.0, 8)[:, None]
+    data = Arrays(inputs, labels, mask=mask)
+    found = []
+    for size, window in ((8, 1), (8 // accumulate, accumulate)):
+        student, teacher = network(hidden=4).double(), network(seed=7, hidden=4).double()
+        objective = Loss(cross_entropy) + Loss(kl_divergence, temperature=2.0)
+        run = distill(
+            student,
+            Stage(objective, teacher=teacher, steps=3),
+            Shuffled(data, batch_size=size, shuffle=False),
+            accumulate=window,
+            optimiser=SGD,
+        )
+        run.finish()
+        found.append(weights(student))
+    assert float((found[0] - found[1]).abs().max()) < 1e-12
+
+
+def test_a_window_in_which_nothing_counts_moves_nothing():
+    inputs = torch.randn(4, 5)
+    data = Loader([Batch(inputs, labels=torch.tensor([0, 1, 2, 0])), Batch(inputs, labels=torch.full((4,), -100))])
+    student = network()
+    plan = Optimiser("sgd", lr=0.1, decay="constant")
+    seen = []
+    for report in distill(student, Stage(Loss(cross_entropy), epochs=1), data, optimiser=plan, log_every=1):
+        seen.append((weights(student), report))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert seen[1][1].loss == 0.0
+    assert seen[1][1].terms == {"cross_entropy": 0.0}
+
+
+@kernel(per="pair")
+def gram(student, teacher):
+    return (student @ student.T - teacher @ teacher.T).square()
+
+
+@kernel(per="batch")
+def spread(student, teacher):
+    return (student.std() - teacher.std()).square()
+
+
+@pytest.mark.parametrize("compares", [gram, spread])
+def test_losses_that_compare_examples_refuse_to_be_split(compares):
+    stage = Stage(Loss(cross_entropy) + 0.1 * Loss(compares), teacher=network(seed=1), epochs=1)
+    run = distill(network(), stage, whole(12, 4, torch.float32), accumulate=3)
+    with pytest.raises(LimbeckError, match=rf"{compares.__name__} yields one value per {compares.per}.*accumulate=3"):
+        run.finish()
+    distill(network(), stage, whole(12, 4, torch.float32), accumulate=1).finish()
+
+
+def test_batch_statistics_are_the_exception():
+    """Train-mode BatchNorm mixes examples, so a split batch is another function: the exception that is documented."""
+    found = []
+    for size, window in ((12, 1), (4, 3)):
+        student = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
+        with torch.no_grad():
+            for number, parameter in enumerate(student.parameters()):
+                parameter.copy_(
+                    torch.linspace(-1, 1, parameter.numel(), dtype=torch.float64).view_as(parameter) + number
+                )
+        distill(
+            student, Stage(Loss(cross_entropy), steps=1), whole(12, size), accumulate=window, optimiser=SGD
+        ).finish()
+        found.append(weights(student))
+    assert float((found[0] - found[1]).abs().max()) > 1e-6
