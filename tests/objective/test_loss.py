@@ -268,3 +268,9 @@ def test_a_batch_of_masked_examples_has_no_pairs_and_no_gradient():
     assert float(loss.detach()) == 0.0
     (found,) = torch.autograd.grad(loss, student["logits"])
     assert torch.equal(found, torch.zeros(3, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_out_of_range_is_refused_when_the_loss_is_built(temperature):
+    with pytest.raises(LimbeckError, match="temperature is a finite number above 0"):
+        Loss(kl_divergence, temperature=temperature)

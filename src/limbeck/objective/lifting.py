@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.functional import check_hyper
 from limbeck.schedule import Schedule
 from limbeck.signal import Progress
 
@@ -25,7 +26,8 @@ class Lifted:
         hyper: Its hyper-parameters, each a value or a `Schedule`.
 
     Raises:
-        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, or lacks a hyper-parameter.
+        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, lacks a hyper-parameter, or is given
+            one out of range.
         UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
     """
 
@@ -39,6 +41,7 @@ class Lifted:
             if given not in accepted:
                 raise unknown(f"hyper-parameter of {self.name}()", given, accepted)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
+        check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
         if absent:
             raise LimbeckError(f"{self.name}() needs a value for {', '.join(absent)}: Loss(..., {absent[0]}=...).")
 
