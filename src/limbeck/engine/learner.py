@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.probe import frozen_but, objective_check, probe
-from limbeck.engine.pupil import Lesson, Pupil
+from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.setting import Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
@@ -88,6 +88,7 @@ class Learner(AbstractContextManager["Learner"]):
             stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
         pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
         self.pupil: Any = self._fabric.setup_module(pupil)
+        self._ask = asked(self.pupil, self._fabric)
         optimiser = self._plan.make(p for p in self.pupil.parameters() if p.requires_grad)
         self._peaks = [group["lr"] for group in optimiser.param_groups]
         self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
@@ -134,7 +135,7 @@ class Learner(AbstractContextManager["Learner"]):
             taught = self._answer(batch)
         parameters = measure and self._setting.parameter_norms
         lesson = Lesson(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
-        loss = self.pupil(self._reads(batch), lesson)
+        loss = self._ask(self._reads(batch), lesson)
         self._fabric.backward(loss)
         inner = self.pupil.module
         self.tally.add(loss.detach(), inner.terms, batch.size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from limbeck.objective import Objective, minimised
 from limbeck.signal import Batch, Inputs, Progress, Signal, Term
 from limbeck.tap import Tapped
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Lesson:
@@ -62,6 +66,27 @@ class Pupil(nn.Module):
             self.parameter_gradients = _gradients(terms, lesson.counts, list(self.parameters()))
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
         return loss
+
+
+def asked(pupil: Any, fabric: Fabric) -> Callable[[Inputs, Lesson], Tensor]:
+    """How a pupil that Fabric has set up is called: past Fabric's wrapper where that would only open autocast.
+
+    The wrapper walks through every argument, which beside a small model costs as much as a layer. And it casts inputs
+    to the narrow type before the model sees them, where autocast leaves that to each operation.
+    """
+    from lightning_fabric.plugins.precision import MixedPrecision, Precision
+    from lightning_fabric.strategies import SingleDeviceStrategy
+
+    alone = isinstance(fabric.strategy, SingleDeviceStrategy)
+    if not alone or type(fabric.strategy.precision) not in (Precision, MixedPrecision):
+        return pupil
+
+    def ask(inputs: Inputs, lesson: Lesson) -> Tensor:
+        with fabric.autocast():
+            loss: Tensor = pupil.module(inputs, lesson)
+        return loss
+
+    return ask
 
 
 def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) -> dict[str, Tensor]:
