@@ -26,8 +26,8 @@ class Lifted:
         hyper: Its hyper-parameters, each a value or a `Schedule`.
 
     Raises:
-        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, lacks a hyper-parameter, or is given
-            one out of range.
+        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, lacks a hyper-parameter, or
+            is given one out of range.
         UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
     """
 
