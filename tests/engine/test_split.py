@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from engine.stories import SGD, arrays, everything, network, weights
 from limbeck.engine import distill
@@ -33,7 +33,7 @@ def batches(rows: list[int], *, dtype: torch.dtype = torch.float64) -> Loader:
     """Uneven batches of these many rows, from the same uneven examples."""
     data = arrays(sum(rows), uneven=True, dtype=dtype)
     bounds = torch.tensor([0, *rows]).cumsum(0).tolist()
-    return Loader([data.take(torch.arange(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)])
+    return Loader([data.take(torch.arange(a, b)) for a, b in pairwise(bounds)])
 
 
 def whole(rows: int, batch_size: int, dtype: torch.dtype = torch.float64) -> Shuffled:
@@ -168,14 +168,8 @@ def test_batch_statistics_are_the_exception():
     """Train-mode BatchNorm mixes examples, so a split batch is another function: the exception that is documented."""
     found = []
     for size, window in ((12, 1), (4, 3)):
-        student = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()
-        with torch.no_grad():
-            for number, parameter in enumerate(student.parameters()):
-                parameter.copy_(
-                    torch.linspace(-1, 1, parameter.numel(), dtype=torch.float64).view_as(parameter) + number
-                )
-        distill(
-            student, Stage(Loss(cross_entropy), steps=1), whole(12, size), accumulate=window, optimiser=SGD
-        ).finish()
+        student = network(norm=True).double()
+        stage = Stage(Loss(cross_entropy), steps=1, optimiser=SGD)
+        distill(student, stage, whole(12, size), accumulate=window).finish()
         found.append(weights(student))
     assert float((found[0] - found[1]).abs().max()) > 1e-6

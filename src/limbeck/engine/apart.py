@@ -2,69 +2,109 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.checkpoint import to_device
 from limbeck.engine.folder import Folder
+from limbeck.engine.randomness import cloned
 from limbeck.engine.record import Report
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
-from limbeck.recipe import Apart, Recipe
+from limbeck.recipe import Apart, Part, Recipe
 from limbeck.sources import Source
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+CPU = torch.device("cpu")
 States = dict[str, dict[str, Tensor]]
 
 
-def run_apart(
-    apart: Apart,
-    key: str,
-    models: Workshop,
-    source: Source,
-    setting: Setting,
-    *,
-    fabric: Fabric,
-    folder: Folder,
-) -> Iterator[Report]:
-    """Run every branch, in processes of one thread each where there are cores, and bring their models back.
+class Branches:
+    """Every branch of a part, run in processes of one thread each where there are cores.
 
-    Every branch begins from the models as they are now, and may train only its own. Each has a run folder of its own
-    under ``branches/``, so a killed run takes up those that were not finished. One report is given for each branch
-    when it is done.
+    Each begins from the models as they were before the first, and trains only its own; what it made of them comes back
+    when all are done. Each has a run folder of its own under ``branches/``, so a killed run takes up those that were
+    not finished. One report is given for each branch, in the order written.
+
+    Args:
+        apart: The branches.
+        key: Where they stand in the recipe.
+        models: The run's models.
+        source: The run's source; its position is that of before when all are done.
+        setting: What the run holds fixed.
+        fabric: The device.
+        folder: The run's folder.
 
     Raises:
-        LimbeckError: If two branches train the same model.
+        LimbeckError: If two branches train the same model, or what one trains is not known before it runs.
     """
-    trained = [_trained(branch) for branch in apart.branches]
-    _check_disjoint(trained)
-    for names in trained:
-        for name in names:
-            models[name]
-    # Several processes would fight over one accelerator.
-    cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
-    workers = min(cores, len(apart.branches))
-    began = time.perf_counter()
-    tasks = [
-        _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type)
-        for number, (branch, names) in enumerate(zip(apart.branches, trained, strict=True))
-    ]
-    for done, (task, states, last) in enumerate(
-        _results(tasks, models, source, replace(setting, workers=1), workers), start=1
-    ):
-        for name, state in states.items():
-            models[name].load_state_dict(state)
-        seconds = time.perf_counter() - began
-        yield last._replace(stage=f"{key} branch {task.number}", step=done, steps=len(tasks), seconds=seconds)
+
+    def __init__(
+        self,
+        apart: Apart,
+        key: str,
+        models: Workshop,
+        source: Source,
+        setting: Setting,
+        *,
+        fabric: Fabric,
+        folder: Folder,
+    ) -> None:
+        trained = [_trained(branch) for branch in apart.branches]
+        _check_disjoint(trained)
+        for names in trained:
+            for name in names:
+                models[name]
+        self._key = key
+        self._models = models
+        self._source = source
+        self._setting = setting
+        # Several processes would fight over one accelerator.
+        self._cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
+        self._tasks = [
+            _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type)
+            for number, (branch, names) in enumerate(zip(apart.branches, trained, strict=True))
+        ]
+        self._finished: list[States] = []
+
+    def __call__(self, state: Mapping[str, Any] | None) -> Iterator[Report]:
+        """Run those that are left, and bring the models back."""
+        self._finished = list(state["branches"]) if state is not None else []
+        began = time.perf_counter()
+        for task, states, last in self._results(self._tasks[len(self._finished) :]):
+            self._finished.append(states)
+            name, seconds = f"{self._key} branch {task.number}", time.perf_counter() - began
+            yield last._replace(stage=name, step=len(self._finished), steps=len(self._tasks), seconds=seconds)
+        for states in self._finished:
+            _load(self._models, states)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the finished branches made of their models."""
+        return {"branches": list(self._finished), "source": {}}
+
+    def _results(self, tasks: list[_Task]) -> Iterator[tuple[_Task, States, Report]]:
+        made, setting = dict(self._models.made), replace(self._setting, workers=1)
+        workers = min(self._cores, len(tasks))
+        if workers <= 1:
+            for task in tasks:
+                yield _in_place(task, made, self._source, setting)
+            return
+        from joblib import Parallel, delayed
+
+        yield from Parallel(n_jobs=workers, return_as="generator")(
+            delayed(_in_process)(task, made, self._source, setting) for task in tasks
+        )
 
 
 class _Task:
@@ -91,25 +131,23 @@ class _Task:
             models, self.branch, source, setting=replace(setting, seed=seed), fabric=fabric,
             out=self.folder, resume=True,
         ).finish()  # fmt: skip
-        states = {name: {k: v.cpu() for k, v in run.models[name].state_dict().items()} for name in self.trains}
-        return states, _last(run.history)
+        states = {name: to_device(cloned(dict(run.models[name].state_dict())), CPU) for name in self.trains}
+        return states, run.history[-1] if run.history else _last(self.folder)
 
 
-def _results(
-    tasks: list[_Task], models: Workshop, source: Source, setting: Setting, workers: int
-) -> Iterator[tuple[_Task, States, Report]]:
-    made = dict(models.made)
-    if workers == 1:
-        for task in tasks:
-            states, last = task.run(made, source, setting)
-            yield task, states, last
-        return
-    from joblib import Parallel, delayed
-
-    found = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_in_process)(task, made, source, setting) for task in tasks
-    )
-    yield from found
+def _in_place(
+    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting
+) -> tuple[_Task, States, Report]:
+    """As in a process of its own: models and source are as before when it is done."""
+    before = {name: cloned(dict(models[name].state_dict())) for name in task.trains}
+    position = source.state_dict() if source.resumable else None
+    try:
+        states, last = task.run(models, source, setting)
+    finally:
+        _load(models, before)
+        if position is not None:
+            source.load_state_dict(position)
+    return task, states, last
 
 
 def _in_process(
@@ -120,7 +158,17 @@ def _in_process(
     return task, states, last
 
 
+def _load(models: Mapping[str, nn.Module], states: States) -> None:
+    for name, state in states.items():
+        models[name].load_state_dict(state)
+
+
 def _trained(branch: Recipe) -> frozenset[str]:
+    if any(not isinstance(part, Part) for part in branch.parts):
+        raise LimbeckError(
+            "A branch joined by | holds a function, so what it trains is not known before it runs; put the function "
+            "before the branches: function >> (a | b), or let it return them."
+        )
     return frozenset(stage.trains for stage in branch.stages())
 
 
@@ -135,7 +183,9 @@ def _check_disjoint(trained: list[frozenset[str]]) -> None:
         seen |= names
 
 
-def _last(history: list[Report]) -> Report:
-    if history:
-        return history[-1]
-    return Report("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
+def _last(folder: Path | None) -> Report:
+    """The last report of a branch that was finished before the run was taken up again."""
+    empty = Report("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
+    file = folder / "metrics.jsonl" if folder is not None else None
+    said = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+    return empty._replace(**json.loads(said[-1])) if said else empty

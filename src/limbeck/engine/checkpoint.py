@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested state (mappings, sequences, numbers, strings, tensors) to one file, atomically and without pickle.
 
     The file is written beside its place, flushed to the disk, and renamed: after a kill at any moment, what is found
-    under `path` is the old state whole or the new state whole.
+    under `path` is the old state whole or the new state whole. A checksum over all of it tells damage apart.
     """
     tensors: dict[str, Tensor] = {}
-    tree = _packed(state, tensors)
+    tree = json.dumps(_packed(state, tensors))
     beside = path.with_name(path.name + ".partial")
-    save_file(tensors, beside, metadata={"limbeck_checkpoint": str(_VERSION), "state": json.dumps(tree)})
+    told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
+    save_file(tensors, beside, metadata=told)
     with open(beside, "rb") as written:
         os.fsync(written.fileno())
     os.replace(beside, path)
@@ -49,8 +51,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise LimbeckError(f"{path} is damaged and cannot be read: {error}.") from error
     if metadata.get("limbeck_checkpoint") != str(_VERSION):
         raise LimbeckError(f"{path} is not a limbeck checkpoint of version {_VERSION}.")
+    if metadata.get("checksum") != _checksum(metadata.get("state", ""), tensors):
+        raise LimbeckError(f"{path} is damaged: its checksum does not fit. Begin again in a new folder.")
     state: dict[str, Any] = _unpacked(json.loads(metadata["state"]), tensors)
     return state
+
+
+def _checksum(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of the tree and of every tensor's type, shape and bytes, in the order of their names."""
+    found = zlib.crc32(tree.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -81,6 +81,19 @@ class Course:
             self._models.makes(self._brought[key].makes)
         return self._brought[key]
 
+    def shipped(self) -> nn.Module | None:
+        """What the recipe ships, as it is now, or None before that exists."""
+        ship = self._recipe.ship
+        if isinstance(ship, str):
+            only = ship == "student" and ship not in self._models
+            return self._models.made.get(next(iter(self._models)) if only else ship)
+        try:
+            # How often it is built depends on the clock, so it may not draw from the run's random numbers.
+            with aside(seeded(self._seed)):
+                return ship(self._models)
+        except LimbeckError:
+            return None
+
     def heads(self) -> dict[str, nn.Module]:
         """Every head of the stages that are known, under a name; one that several share has the first's."""
         found: dict[str, nn.Module] = {}

@@ -196,11 +196,11 @@ class Learner(AbstractContextManager["Learner"]):
         self.stage.objective.load_state_dict(found["heads"])
         return found
 
-    def load_heads(self, states: Mapping[nn.Module, Mapping[str, Any]]) -> None:
-        """Heads that learnt in an earlier stage, of a run that was taken up again, are as they were left there."""
+    def load_heads(self, states: dict[nn.Module, Any]) -> None:
+        """Heads that learnt before a run was taken up again are as they were then; each is taken out of `states`."""
         for head in heads_of(self.stage):
             if head in states:
-                head.load_state_dict(to_device(states[head], self._fabric.device))
+                head.load_state_dict(to_device(states.pop(head), self._fabric.device))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint held."""
@@ -208,10 +208,17 @@ class Learner(AbstractContextManager["Learner"]):
             load_whole_state(self.pupil, self.optimiser, state)
         else:
             self.stage.objective.load_state_dict(state["heads"])
+            _check_options(self.optimiser.param_groups, state["optimiser"]["param_groups"])
             self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.stage.teacher is not None and state["teacher"]:
             self.stage.teacher.load_state_dict(state["teacher"])
+
+
+def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if these are the parameter groups of another optimiser: torch would take its options over unseen."""
+    if [set(group) for group in mine] != [set(group) for group in saved]:
+        raise ValueError("the optimiser is another one.")
 
 
 def heads_of(stage: Stage) -> list[nn.Module]:

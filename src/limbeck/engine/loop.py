@@ -22,7 +22,7 @@ from limbeck.sources import Source, share
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Heads = Mapping[nn.Module, Mapping[str, Any]]
+Heads = dict[nn.Module, Any]
 
 
 class Loop:
@@ -67,7 +67,7 @@ class Loop:
         """Run to the end, with a report every so often; from `state` on, if there is one.
 
         `checkpoint` is called after every step and its report, when everything that a checkpoint needs stands still,
-        and told whether the step was one to report. `heads` are the states of heads that learnt in earlier stages.
+        and told whether the step was one to report. `heads` are the states of heads that learnt before.
         """
         with ExitStack() as stack:
             for learner in self.learners:

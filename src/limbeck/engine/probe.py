@@ -80,7 +80,9 @@ def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line that ends in a full stop."""
-    said = (str(error).splitlines() or [type(error).__name__])[0].strip()
+    said, *more = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    if said.endswith(":") and more:
+        said = f"{said} {more[0]}"
     return said if said.endswith((".", "!", "?")) else f"{said}."
 
 

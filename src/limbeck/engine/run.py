@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from limbeck.engine.apart import run_apart
+from limbeck.engine.apart import Branches
 from limbeck.engine.checkpoint import read_checkpoint, to_device, write_checkpoint
 from limbeck.engine.course import Course
 from limbeck.engine.folder import Folder
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.probe import first_line
-from limbeck.engine.randomness import aside, capture, cloned, restore, seeded
+from limbeck.engine.randomness import capture, cloned, restore, seeded
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
@@ -74,7 +74,7 @@ class Run:
         self._random = seeded(setting.seed + 1_000_003 * fabric.global_rank)
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
-        self._loop: Loop | None = None
+        self._loop: Loop | Branches | None = None
         self._heads: dict[nn.Module, Any] = {}
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
@@ -83,8 +83,9 @@ class Run:
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not source.resumable:
             raise LimbeckError(
-                f"{self._folder.path} cannot be resumed: {type(source).__name__} has no position to go on from. "
-                "Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
+                f"{self._folder.path} cannot be resumed: a {type(getattr(source, 'loader', source)).__name__} has no "
+                "position to go on from. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with "
+                "state_dict()."
             )
         else:
             self._begin()
@@ -104,20 +105,8 @@ class Run:
     @property
     def student(self) -> nn.Module:
         """What the recipe ships, as it is now; before that exists, the first model."""
-        shipped = self._shipped()
+        shipped = self._course.shipped()
         return self.models[next(iter(self.models))] if shipped is None else shipped
-
-    def _shipped(self) -> nn.Module | None:
-        ship = self.recipe.ship
-        if isinstance(ship, str):
-            only = ship == "student" and ship not in self.models
-            return self.models.made.get(next(iter(self.models)) if only else ship)
-        try:
-            # How often it is built depends on the clock, so it may not draw from the run's random numbers.
-            with aside(seeded(self._setting.seed)):
-                return ship(self.models)
-        except LimbeckError:
-            return None
 
     def __iter__(self) -> Iterator[Report]:
         """Reports, until the recipe is done; after a ``break``, iterating again goes on.
@@ -189,25 +178,34 @@ class Run:
             if key in self._done:
                 continue
             if isinstance(part, Apart):
-                yield from run_apart(
-                    part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder
-                )
+                yield from self._branch(key, part)
             else:
                 yield from self._learn(key, part.stages if isinstance(part, Together) else (part,))
             self._done.append(key)
             self._loop = None
             self._save()
 
+    def _branch(self, key: str, part: Apart) -> Iterator[Report]:
+        branches = Branches(
+            part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder
+        )
+        self._loop, self._key = branches, key
+        yield from branches(self._state_of(key))
+
+    def _state_of(self, key: str) -> Any:
+        """Where a part stopped that was left in its midst."""
+        return self._state["stage"] if self._state and self._state["key"] == key else None
+
     def _learn(self, key: str, stages: tuple[Stage, ...]) -> Iterator[Report]:
-        state = self._state["stage"] if self._state and self._state["key"] == key else None
+        state = self._state_of(key)
         name = " & ".join(stage.name or stage.trains for stage in stages)
         self._start_epoch(stages, state)
-        self._loop = Loop(
+        self._loop = loop = Loop(
             stages, self.models, source=self._source, setting=self._setting, fabric=self._fabric,
             name=f"{key} {name}" if len(self.recipe.parts) > 1 else name,
         )  # fmt: skip
         self._key = key
-        yield from self._loop(self._checkpoint_if_due, state, self._heads)
+        yield from loop(self._checkpoint_if_due, state, self._heads)
 
     def _start_epoch(self, stages: tuple[Stage, ...], state: Any) -> None:
         """A new stage begins with a whole epoch: the run's next, or the first of a source of its own."""
@@ -245,7 +243,7 @@ class Run:
 
     def _save_student(self) -> None:
         """Write what the recipe ships, if that exists by now."""
-        shipped = self._shipped() if self._folder.writes else None
+        shipped = self._course.shipped() if self._folder.writes else None
         if shipped is not None:
             self._folder.save_student(shipped, self._metadata)
 
@@ -270,9 +268,8 @@ class Run:
     def _load(self, state: dict[str, Any]) -> None:
         if state["stage"] is not None and state["stage"]["source"] is None:
             raise LimbeckError(
-                f"{self._folder.path} cannot be resumed: it stopped in the middle of a stage whose source does not "
-                "know its place in the data. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with "
-                "state_dict()."
+                f"{self._folder.path} cannot be resumed: it stopped in a stage with a source that has no position to "
+                "go on from. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
             )
         self._state = state
         self._done = list(state["done"])
