@@ -1,0 +1,24 @@
+"""Our speed beside others', measured in one run."""
+
+from limbeck.bench.agreement import Apart, check_agreement, distance
+from limbeck.bench.engine import engine_blocks
+from limbeck.bench.interleave import Times, interleave
+from limbeck.bench.loop import bench_loop
+from limbeck.bench.plain import plain_blocks
+from limbeck.bench.work import Blocks, Plan, Sizes, Work, make_work
+
+__all__ = [
+    "Apart",
+    "Blocks",
+    "Plan",
+    "Sizes",
+    "Times",
+    "Work",
+    "bench_loop",
+    "check_agreement",
+    "distance",
+    "engine_blocks",
+    "interleave",
+    "make_work",
+    "plain_blocks",
+]

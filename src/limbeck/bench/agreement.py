@@ -1,0 +1,73 @@
+"""Do two loops compute the same mathematics, so that their times may be compared?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from limbeck.bench.plain import plain_blocks
+from limbeck.bench.work import Blocks, Plan, Work
+from limbeck.errors import LimbeckError
+
+WEIGHTS = 1e-4
+"""How far apart two float32 weights may be after a few steps."""
+MOVED = 0.05
+"""How far apart bfloat16 students may be, as a fraction of how far they moved: rounding alone makes a few per cent."""
+
+
+class Apart(NamedTuple):
+    """How far apart two students are that started and learnt alike.
+
+    Attributes:
+        weights: The greatest difference between two weights.
+        moved: The norm of the difference of all weights, as a fraction of how far the reference has moved.
+        loss: The greatest relative difference between the losses of two blocks.
+    """
+
+    weights: float
+    moved: float
+    loss: float
+
+
+def distance(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_blocks) -> Apart:
+    """Run two loops from the same weights on the same batches, and say how far apart they end."""
+    order = work.source().order
+    mine, its = work.student(), work.student()
+    my_losses = torch.tensor(list(loop(work, plan, mine, order)))
+    its_losses = torch.tensor(list(reference(work, plan, its, order)))
+    end, other, start = _flat(its), _flat(mine), _flat(work.initial)
+    return Apart(
+        float((other - end).abs().max()),
+        float((other - end).norm() / (end - start).norm()),
+        float(((my_losses - its_losses) / its_losses).abs().max()),
+    )
+
+
+def check_agreement(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_blocks) -> Apart:
+    """The `distance` of two loops, if it is no more than rounding.
+
+    In float32 no weight may differ by 1e-4, nor a loss by that fraction; in bfloat16, where each loop rounds its own
+    way, the students may differ by a twentieth of how far they moved, and losses by a hundredth.
+
+    Raises:
+        LimbeckError: If it is more: the loops compute different things, and comparing their speed means nothing.
+    """
+    apart = distance(loop, work, plan, reference=reference)
+    same = (
+        apart.moved <= MOVED and apart.loss <= 1e-2
+        if plan.mixed
+        else apart.weights <= WEIGHTS and apart.loss <= WEIGHTS
+    )
+    if not same:
+        raise LimbeckError(
+            f"The two loops do not compute the same thing ({plan.precision}): after {plan.steps} steps from the same "
+            f"weights on the same batches, weights differ by up to {apart.weights:.2g} ({100 * apart.moved:.2g} % of "
+            f"the way) and losses by {100 * apart.loss:.2g} %. Their times cannot be compared."
+        )
+    return apart
+
+
+def _flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()])

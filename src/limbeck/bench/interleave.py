@@ -1,0 +1,56 @@
+"""How are loops timed so that what the machine does besides falls on all of them alike?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Times:
+    """What one loop's blocks took, in the order in which they ran.
+
+    Attributes:
+        wall: Seconds on the clock, one number a block.
+        cpu: Seconds of processor time, of all threads of the process.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def interleave(loops: Mapping[str, Iterator[float]], *, rounds: int) -> dict[str, Times]:
+    """Let each loop run a block in turn, `rounds` times, in one order and then in the other.
+
+    Every loop runs one block before, untimed: set-up and warm-up are in it.
+
+    Args:
+        loops: Loops by name, each with at least ``rounds + 1`` blocks left.
+        rounds: How many timed blocks each runs.
+    """
+    times = {name: Times() for name in loops}
+    for loop in loops.values():
+        next(loop)
+    for number in range(rounds):
+        for name in list(loops)[:: 1 if number % 2 == 0 else -1]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            next(loops[name])
+            times[name].wall.append(time.perf_counter() - wall)
+            times[name].cpu.append(time.process_time() - cpu)
+    return times
+
+
+def ratio(times: list[float], reference: list[float]) -> float:
+    """The median time of a block over that of the reference's."""
+    return statistics.median(times) / statistics.median(reference)
+
+
+def paired_quartiles(times: list[float], reference: list[float]) -> tuple[float, float]:
+    """The first and third quartile, over rounds, of a block's time over that of the reference's in the same round."""
+    ratios = [mine / its for mine, its in zip(times, reference, strict=True)]
+    if len(ratios) < 2:
+        return ratios[0], ratios[0]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return low, high

@@ -1,0 +1,63 @@
+"""How do the benchmarks run and show their result?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from limbeck.cli.progress import say
+
+BAR = 1.05
+"""What the engine may cost at most, as a multiple of a loop written by hand."""
+
+
+def run_loop_bench(*, as_json: bool, steps: int, threads: int | None) -> None:
+    """Time the engine beside a hand-written loop, and print the figures."""
+    from limbeck.bench import bench_loop
+
+    result = bench_loop(steps=steps, threads=threads, say=lambda text: say(text, to_error=True))
+    if as_json:
+        print(json.dumps(result))
+        return
+    _show(result)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("loop", "precision", "ms a step", "times plain", "quartiles"):
+        table.add_column(column, justify="left" if column in ("loop", "precision") else "right")
+    for row in _rows(result):
+        table.add_row(*row, style="bold" if row[0] == "engine" else None)
+    console = Console()
+    console.print(table)
+    for name, peer in result["peers"].items():
+        about = f"skipped, {peer['skipped']}" if "skipped" in peer else f"{peer['version']}. {peer['note']}"
+        console.print(f"\n{name}: {about}", highlight=False, markup=False)
+    worst = max(result["ratio_float32"], result["ratio_bfloat16"])
+    met = "within" if worst <= BAR else "above"
+    console.print(
+        f"\n{result['steps']} steps in blocks of {result['block']}, {result['threads']} threads, torch "
+        f"{result['torch']}. The engine is {met} its bar of {BAR} times the plain loop.",
+        highlight=False,
+    )
+
+
+def _rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for precision, loops in result["milliseconds"].items():
+        for name, milliseconds in loops.items():
+            if name == "plain":
+                yield name, precision, f"{milliseconds:.2f}", "1", ""
+                continue
+            figures = result if name == "engine" else result["peers"][name]
+            low, high = figures[f"quartiles_{precision}"]
+            yield (
+                name,
+                precision,
+                f"{milliseconds:.2f}",
+                f"{figures[f'ratio_{precision}']:.3f}",
+                f"{low:.3f}-{high:.3f}",
+            )
