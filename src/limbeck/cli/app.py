@@ -17,6 +17,8 @@ app = typer.Typer(
     help="Knowledge distillation that is right, paid once, and judged.",
 )
 
+_INTERRUPTED = 130
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
 ]
@@ -27,11 +29,8 @@ Settings = Annotated[
 
 
 @app.callback()
-def _common(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-) -> None:
-    context.obj = {"debug": debug}
+def _common(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    del debug  # `main` has looked for it already: it concerns how a command ends
 
 
 @app.command()
@@ -131,18 +130,25 @@ def main(arguments: list[str] | None = None) -> None:
     # The flag may stand anywhere; typer wants a common option before the command.
     ordered = (["--debug"] if debug else []) + [word for word in given if word != "--debug"]
     try:
-        code: Any = app(args=ordered, standalone_mode=False)
+        code: Any = app(args=ordered, prog_name="limbeck", standalone_mode=False)
     except LimbeckError as error:
         if debug:
             raise
         _say(f"Error: {error}")
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        _say("Interrupted. What is on disk is whole; `limbeck resume RUN` goes on.")
-        sys.exit(130)
+        _say("Interrupted.")
+        sys.exit(_INTERRUPTED)
+    except OSError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}")
+        sys.exit(1)
     except Exception as error:
         _exit_on_usage(error)
         raise
+    if code == _INTERRUPTED:
+        _say("Interrupted.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -151,9 +157,10 @@ def _exit_on_usage(error: Exception) -> None:
     shown = getattr(error, "format_message", None)
     if shown is not None:
         usage = getattr(getattr(error, "ctx", None), "command_path", "limbeck")
-        _say(f"Error: {shown()} See `{usage} --help`.")
+        _say(f"Error: {shown().rstrip('.')}. See `{usage} --help`.")
         sys.exit(getattr(error, "exit_code", 2))
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    # One line, also where a library's own words came in several.
+    print(" ".join(text.split()), file=sys.stderr)

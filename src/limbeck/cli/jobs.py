@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import Watcher, say
@@ -75,32 +76,56 @@ def run_resume(run: str, *, as_json: bool) -> None:
 
 
 def _run(job: Job, *, as_json: bool, resume: bool) -> None:
-    with Watcher(to_error=as_json) as watch:
-        from limbeck.compare import run_job
+    try:
+        with Watcher(to_error=as_json) as watch:
+            from limbeck.compare import run_job
 
-        result = run_job(job, watch=watch, resume=resume)
-    _show(result, as_json=as_json)
+            result = run_job(job, watch=watch, resume=resume)
+    except KeyboardInterrupt:
+        # Said here: typer turns Ctrl-C into a silent exit.
+        print(_left_behind(job), file=sys.stderr)
+        sys.exit(130)
+    from limbeck.compare import leads
+
+    if leads():
+        _show(result, as_json=as_json)
+
+
+def _left_behind(job: Job) -> str:
+    out = Path(job.out or "")
+    if not (out / "job.yaml").is_file():
+        return "Interrupted before anything was written."
+    return f"Interrupted. The student so far is in {out / 'student'}; `limbeck resume {quote(str(out))}` goes on."
 
 
 def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result, allow_nan=False))
         return
     from rich.console import Console
 
     from limbeck.report import arms_table
 
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no edge at which to break a line
     console.print()
     console.print(arms_table(result))
     console.print()
     console.print(result["verdict"]["sentence"], style="bold", highlight=False)
     for rival, verdict in result["verdict"]["against"].items():
         console.print(f"Against {rival}: {verdict['sentence']}", highlight=False)
-    console.print(
-        f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the student opens with", highlight=False
-    )
-    console.print(f'    import limbeck; student = limbeck.load("{result["run"]}/student")', highlight=False)
+    # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
+    print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the student opens with", flush=True)
+    print(f"    {opening_line(Path(result['run']) / 'student')}")
+
+
+def opening_line(student: Path) -> str:
+    """What to type in Python to open a student."""
+    from limbeck.models import read_config
+
+    build = "" if "name" in read_config(student)["model"] else ", build=build"
+    return f"import limbeck; student = limbeck.load({str(student)!r}{build})"
 
 
 def _named(before: Any, key: str, value: Any) -> Any:
@@ -114,7 +139,7 @@ def _named(before: Any, key: str, value: Any) -> Any:
 def _free_folder(stem: str) -> str:
     """The first of ``stem``, ``stem-2``, ``stem-3``, ... that is not taken."""
     number, path = 1, Path(stem)
-    while path.exists():
+    while path.exists() and not (path.is_dir() and not any(path.iterdir())):
         number += 1
         path = Path(f"{stem}-{number}")
     return str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,7 +23,8 @@ class Watcher(AbstractContextManager["Watcher"]):
     def __init__(self, *, to_error: bool) -> None:
         self._to_error = to_error
         self._bars: Any = None
-        self._tasks: dict[str, Any] = {}
+        self._key: str | None = None
+        self._task: Any = None
         self._arms: Any = None
 
     def __enter__(self) -> Watcher:
@@ -36,13 +38,16 @@ class Watcher(AbstractContextManager["Watcher"]):
             self._bars.stop()
 
     def __call__(self, kind: str, what: Any) -> None:
-        """What happened: ``say``, ``plan``, ``report`` or ``arm``; see `limbeck.compare.run_job`."""
+        """What happened: ``say``, ``members``, ``report``, ``plan`` or ``arm``; see `limbeck.compare.run_job`."""
         if kind == "say":
             say(what, to_error=self._to_error)
         elif self._bars is None:
             return
-        elif kind == "plan" and what:
+        elif kind == "plan":
+            self._clear()
             self._arms = self._bars.add_task("arms x seeds", total=what, rate="", terms="")
+        elif kind == "members":
+            self._show("teacher", "teacher", what)
         elif kind == "report":
             self._show_report(*what)
         elif kind == "arm" and self._arms is not None:
@@ -50,29 +55,49 @@ class Watcher(AbstractContextManager["Watcher"]):
             self._bars.update(self._arms, advance=1, terms=accuracy)
 
     def _show_report(self, who: str, report: Any) -> None:
-        key = f"{who} {report.stage}"
-        if key not in self._tasks:
-            for old in self._tasks.values():
-                self._bars.remove_task(old)
-            self._tasks.clear()
-            title = who if report.stage in (who, "student") else f"{who} ({report.stage})"
-            self._tasks[key] = self._bars.add_task(title, total=report.steps, rate="", terms="")
+        several = re.match(r"[\d.]+ (?P<stage>.+)", report.stage)
+        apart = several is not None and several["stage"].startswith("branch ")
+        title = f"{who}: {several['stage']}" if several and not apart else who
+        self._show(who if apart else f"{who} {report.stage}", title, report.steps)
         terms = "  ".join(f"{name} {mean:.3g}" for name, mean in report.terms.items())
-        rate = f"{report.rate:,.0f}/s"
-        self._bars.update(self._tasks[key], completed=report.step, rate=rate, terms=terms)
+        self._bars.update(self._task, completed=report.step, rate=f"{report.rate:,.0f}/s", terms=terms)
+
+    def _show(self, key: str, title: str, total: int) -> None:
+        """A bar of its own for what is running now, in the place of the one before."""
+        if key != self._key:
+            self._clear()
+            self._key, self._task = key, self._bars.add_task(title, total=total, rate="", terms="")
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._key = self._task = None
 
 
 def _bars() -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Terms(ProgressColumn):
+        """What is left of the line; the other columns keep their width."""
+
+        def render(self, task: Any) -> Text:
+            return Text(task.fields["terms"], style="dim", no_wrap=True, overflow="ellipsis")
+
+    def fixed() -> Column:
+        return Column(no_wrap=True)
 
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[terms]}"),
+        TextColumn("{task.description}", table_column=fixed()),
+        BarColumn(bar_width=12, table_column=fixed()),
+        TextColumn("{task.percentage:>3.0f}%", table_column=fixed()),
+        TextColumn("{task.fields[rate]}", table_column=fixed(), justify="right"),
+        TimeRemainingColumn(compact=True, table_column=fixed()),
+        Terms(),
         console=Console(stderr=True),
         transient=True,
+        # Lines for a file or a pipe go there, not above the bars.
+        redirect_stdout=sys.stdout.isatty(),
     )

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from limbeck.compare.material import Material, new_model, setting_of, stream, whole
+from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.job import Job
 from limbeck.measure import Predictions, evaluate, predict
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
+from limbeck.sources import Reads
 from limbeck.teachers import Teacher
 
 MEASURES = ("accuracy", "nll", "agreement", "kl_to_teacher", "ece")
@@ -51,7 +52,7 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job = arm.job
     return Run(
-        {"student": new_model(job.student, material, seed=arm.seed)},
+        {"student": student_of(job, material, seed=arm.seed)},
         recipe_of(job, arm.arm, teacher),
         stream(material.train, job.budget, seed=arm.seed),
         setting=setting_of(job, job.budget, material, seed=arm.seed),
@@ -75,9 +76,10 @@ def recipe_of(job: Job, arm: str, teacher: Teacher) -> Recipe:
 
 def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
     """What the student's ``config.json`` says besides: how to feed it, and what its outputs mean."""
+    reads = material.data.reads
     return {
         "class_names": list(material.data.class_names or ()) or None,
-        "reads": material.data.reads.to_dict(),
+        "reads": reads.to_dict() if isinstance(reads, Reads) else None,
         "input_shape": list(material.input_shape),
         "data": material.data.name,
         "arm": arm,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine import Setting
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Job, Model
 from limbeck.models import open_model, seeded
-from limbeck.signal import Batch
+from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shift, Shuffled, load_data, split, subsample
 
 
@@ -48,14 +48,25 @@ def gather(job: Job) -> Material:
     first = data.reads(train.take(torch.tensor([0])))
     if not isinstance(first, Tensor):
         raise LimbeckError("A job's data set gives one tensor to a model; for others, use limbeck.distill in Python.")
-    classes = len(data.class_names) if data.class_names else _classes(train)
+    classes = len(data.class_names) if data.class_names else _classes(data.train)
+    _check_test(data, classes)
     return Material(data, train, development, tuple(first.shape[1:]), classes)
 
 
-def new_model(model: Model, material: Material, *, seed: int) -> nn.Module:
-    """The model by its name, with initial weights that depend on `seed` alone."""
-    with seeded(seed):
-        return open_model(model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments)
+def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Module:
+    """The model by its name, with initial weights that depend on `seed` alone; `who` it is begins what is wrong."""
+    try:
+        with seeded(seed):
+            return open_model(
+                model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments
+            )
+    except LimbeckError as error:
+        raise LimbeckError(f"{who}: {error}") from error
+
+
+def student_of(job: Job, material: Material, *, seed: int) -> nn.Module:
+    """The job's student, newly made."""
+    return new_model(job.student, material, seed=seed, who="student")
 
 
 def stream(examples: Examples, budget: Budget, *, seed: int) -> Shuffled:
@@ -79,6 +90,15 @@ def whole(examples: Examples) -> list[Batch]:
 
 def _classes(examples: Examples) -> int:
     labels = examples.labels
-    if labels is None or not bool((labels >= 0).any()):
-        raise LimbeckError("The data have no labels, so nobody can tell how many classes there are: name them.")
+    if labels is None or not bool((labels != IGNORED).any()):
+        raise DataError("The training data have no labels, so nobody can tell how many classes there are.")
     return int(labels.max()) + 1
+
+
+def _check_test(data: DataSet, classes: int) -> None:
+    labels = data.test.labels
+    if labels is None or not bool((labels != IGNORED).any()):
+        raise DataError("The test data have no labels, so no arm can be judged by them.")
+    if int(labels.max()) >= classes:
+        wrong, last = int(labels.max()), classes - 1
+        raise DataError(f"Label {wrong} of the test data is no class of the training data (0 to {last}).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +10,73 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compare.material import Material, new_model, setting_of, stream, whole
+from limbeck.compare.rehearsal import answered, check_classes
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.job import Job
+from limbeck.job import Job, TeacherModel
 from limbeck.measure import Predictions, accuracy
-from limbeck.models import is_student_folder
+from limbeck.models import is_student_folder, read_config
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
-from limbeck.sources import Examples
+from limbeck.sources import DataSet, Examples, Reads, reads_from_dict
 from limbeck.teachers import Ensemble, Live, Teacher
 
 Watch = Callable[[str, Any], None]
-"""Told what happens: ``("say", text)``, ``("report", (who, report))``, ``("arm", (arm, seed, measures))``."""
+"""Told what happens.
+
+``("say", text)``; ``("members", how many)`` before an ensemble is trained; ``("report", (who, report))``;
+``("plan", how many)`` before the arms; ``("arm", outcome)`` after each.
+"""
 
 
-def prepare_teacher(
-    job: Job, material: Material, out: Path | None, watch: Watch
-) -> tuple[Teacher, dict[str, nn.Module]]:
-    """Load the teacher, or train it; a killed run takes its training up again. Also the models that it is made of.
+def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Module]]:
+    """The teacher, loaded or not yet trained, and the models that it is made of.
+
+    One that was saved with the way it reads a batch reads it so, whatever the data say.
 
     Raises:
-        LimbeckError: If its number of classes is not the data's.
+        LimbeckError: If it cannot be opened, refuses the data, or has other classes than they.
     """
-    models = {f"member-{i}": new_model(job.teacher, material, seed=1000 + i) for i in range(job.teacher.members)}
-    if has_weights(job.teacher.model):
+    asked = job.teacher
+    if has_weights(asked) and asked.members > 1:
+        raise LimbeckError(
+            f"teacher.members={asked.members} of {asked.model} would be the same network {asked.members} times; "
+            "members are for a teacher that is trained here."
+        )
+    models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
+    reads = _own_reads(asked, material.data)
+    members = [Live(model, reads=reads) for model in models.values()]
+    teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
+    first = material.train.select(torch.tensor([0]))
+    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {asked.model}"
+    check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
+    return teacher, models
+
+
+def has_weights(teacher: TeacherModel) -> bool:
+    """Whether a teacher comes with weights, or must be trained."""
+    name = teacher.model
+    if name.startswith(("hf:", "timm:")):
+        return bool(teacher.arguments.get("pretrained", name.startswith("hf:")))
+    return (".py:" in name and "@" in name) or is_student_folder(Path(name))
+
+
+def train_teacher(
+    models: Mapping[str, nn.Module], job: Job, material: Material, out: Path | None, watch: Watch
+) -> None:
+    """Train a teacher that does not come with weights; a killed run takes its training up again."""
+    if has_weights(job.teacher):
         watch("say", f"Teacher loaded from {job.teacher.model}.")
-    else:
-        _train(models, job, material, out, watch)
-    members = [Live(model) for model in models.values()]
-    return (members[0] if len(members) == 1 else Ensemble(*members, mean=job.teacher.mean)), models
-
-
-def has_weights(name: str) -> bool:
-    """Whether a model of that name comes with weights, or must be trained."""
-    return "@" in name or name.startswith(("hf:", "timm:")) or is_student_folder(Path(name))
-
-
-def _train(models: dict[str, nn.Module], job: Job, material: Material, out: Path | None, watch: Watch) -> None:
+        return
     budget = job.teacher.train or job.budget
     recipe = Recipe(Stage(Loss(cross_entropy), trains=next(iter(models)), name="teacher"))
     for name in list(models)[1:]:
         recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
     watch("say", f"Training the teacher: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
+    if len(models) > 1:
+        watch("members", len(models))
     run = Run(
         models, recipe, stream(material.train, budget, seed=0),
         setting=setting_of(job, budget, material, seed=0, workers=job.workers),
@@ -71,7 +94,7 @@ def ask(teacher: Teacher, examples: Examples, material: Material) -> Tensor:
 
 
 def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int) -> float:
-    """The teacher's accuracy on development data, in the student's own pipeline.
+    """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labelled.
 
     Raises:
         LimbeckError: If it is no better than chance: the sign of another normalisation or label order.
@@ -79,8 +102,6 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int) -
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):
         return float("nan")
-    if teacher_logits.shape[-1] != classes:
-        raise LimbeckError(f"The teacher knows {teacher_logits.shape[-1]} classes and the data have {classes}.")
     found = accuracy(Predictions(teacher_logits, None, labels)).value
     chance = 1.0 / classes
     noise = 2.0 * (chance * (1 - chance) / int((labels != IGNORED).sum())) ** 0.5
@@ -90,3 +111,24 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int) -
             "%). Was it trained with another input normalisation or label order? To go on anyway: teacher.check=false."
         )
     return found
+
+
+def _own_reads(teacher: TeacherModel, data: DataSet) -> Reads | None:
+    """How a saved teacher reads a batch, where that is not how the data would have it.
+
+    Raises:
+        LimbeckError: If it calls its classes by other names than the data, or has them in another order.
+    """
+    folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
+    if not is_student_folder(folder):
+        return None
+    told = read_config(folder)["metadata"]
+    names, ours = told.get("class_names") or [], data.class_names or ()
+    other = [(a, b) for a, b in zip(names, ours, strict=False) if a != b]
+    if other and len(names) == len(ours) and teacher.check:
+        raise LimbeckError(
+            f"The teacher {teacher.model} has the class {other[0][0]!r} where the data have {other[0][1]!r}: its label "
+            "order is not theirs. To go on anyway: teacher.check=false."
+        )
+    found = reads_from_dict(told["reads"]) if told.get("reads") else None
+    return None if found == data.reads else found

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.schema import Budget, Job, TeacherModel
+
+_SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
+"""What pydantic adds to a place: which of the kinds that a value may have it was held to be."""
 
 
 def read_job(path: str | Path) -> dict[str, Any]:
@@ -16,24 +21,20 @@ def read_job(path: str | Path) -> dict[str, Any]:
     Raises:
         LimbeckError: If the file is missing, is not YAML, or holds no mapping.
     """
-    import yaml
-
     file = Path(path)
     if not file.is_file():
         raise LimbeckError(
             f"There is no job file {str(path)!r}. `limbeck distill --print-job ...` writes one from flags."
         )
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        raise LimbeckError(f"{path} is not YAML{line}: {getattr(error, 'problem', error)}.") from error
+        found = _values(file.read_text(encoding="utf-8"), who=str(path))
+    except (UnicodeDecodeError, OSError) as error:
+        raise LimbeckError(f"{path} cannot be read: {error}.") from error
     if not isinstance(found, dict):
         raise LimbeckError(
             f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
         )
-    return found
+    return {str(key): value for key, value in found.items()}
 
 
 def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -46,18 +47,13 @@ def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, 
         >>> with_settings({"student": "mlp"}, ["student.hidden=[8, 8]", "budget.epochs=3"])
         {'student': {'model': 'mlp', 'hidden': [8, 8]}, 'budget': {'epochs': 3}}
     """
-    import yaml
-
     found: dict[str, Any] = dict(job)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise LimbeckError(f"--set {key}: {text!r} is not a value: {getattr(error, 'problem', error)}.") from error
-        _set(found, key.split("."), _number(value))
+        value = _values(text, who=f"--set {key}: {text!r}")
+        _set(found, key.split("."), value, said=setting)
     return found
 
 
@@ -85,27 +81,35 @@ def job_text(job: Job) -> str:
     return yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True)
 
 
-def _set(found: dict[str, Any], keys: list[str], value: Any) -> None:
+def _values(text: str, *, who: str) -> Any:
+    """What YAML 1.2 reads: 1e-3 is a number, as people mean it, where YAML 1.1 reads a string."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Safe as its parent; the resolver that is added stays its own."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
+        raise LimbeckError(f"{who} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+
+
+def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> None:
     first, rest = keys[0], keys[1:]
     if not rest:
         found[first] = value
         return
-    inner = found.get(first, {})
+    inner = found.get(first)
     if isinstance(inner, str):
         inner = {"name" if first in ("method", "data") else "model": inner}
+    if inner is not None and not isinstance(inner, Mapping):
+        raise LimbeckError(f"--set {said}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
     inner = dict(inner or {})
-    _set(inner, rest, value)
+    _set(inner, rest, value, said=said)
     found[first] = inner
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as a string; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _check_needed(found: Mapping[str, Any]) -> None:
@@ -120,7 +124,7 @@ def _check_needed(found: Mapping[str, Any]) -> None:
 def _sentence(error: Any) -> LimbeckError:
     """The first of pydantic's complaints, as one sentence with the nearest right key."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "dict[", "str"))]
+    place = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
     where = ".".join(place) or "the job"
     if first["type"] == "extra_forbidden":
         fields = _fields(place)

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, unknown
+from limbeck.methods import method
 from limbeck.recipe import Optimiser
 
 ARMS = ("teacher", "student alone", "label smoothing", "distilled")
@@ -14,7 +15,7 @@ ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Budget(_Strict):
@@ -33,15 +34,15 @@ class Budget(_Strict):
         options: Further arguments of the optimiser, such as ``weight_decay`` or ``momentum``.
     """
 
-    epochs: int = Field(20, ge=1)
-    batch_size: int = Field(128, ge=1)
-    accumulate: int = Field(1, ge=1)
-    shift: int = Field(0, ge=0)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    shift: int = Field(default=0, ge=0)
     optimiser: str = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    warmup: float = Field(0.05, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0)
     decay: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = {}
 
     def made(self) -> Optimiser:
@@ -50,7 +51,7 @@ class Budget(_Strict):
         Raises:
             LimbeckError: If its name or an option is unknown.
         """
-        whole = int(self.warmup) if self.warmup >= 1 else self.warmup
+        whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
         return Optimiser(
             self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
         )
@@ -84,7 +85,7 @@ class TeacherModel(Model):
         check: Refuse to go on where its accuracy on development data is chance.
     """
 
-    members: int = Field(1, ge=1)
+    members: int = Field(default=1, ge=1)
     mean: Literal["arithmetic", "geometric"] = "geometric"
     train: Budget | None = None
     check: bool = True
@@ -101,6 +102,23 @@ class Method(BaseModel):
     def hyper(self) -> dict[str, Any]:
         """What is set in it."""
         return dict(self.model_extra or {})
+
+    def check(self) -> None:
+        """Look its name and hyper-parameters up; their values are looked at when the recipe is made.
+
+        Raises:
+            UnknownNameError: If there is no such method, or it has no such hyper-parameter; the nearest is named.
+            LimbeckError: If one is missing that has no default.
+        """
+        found = method(self.name)
+        known = [name for name in found.parameters if name != "teacher"]
+        for key in self.hyper:
+            if key not in known:
+                raise unknown(f"hyper-parameter of {self.name}", key, known)
+        lacking = [name for name in found.required if name in known and name not in self.hyper]
+        if lacking:
+            said = " ".join(f"--set method.{name}=..." for name in lacking)
+            raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
 
 
 class Job(_Strict):
@@ -129,13 +147,13 @@ class Job(_Strict):
     method: Method = Method()
     budget: Budget = Budget()
     arms: tuple[str, ...] = ARMS
-    seeds: int = Field(1, ge=1)
-    train_examples: int | None = Field(None, ge=1)
-    development: float = Field(0.1, gt=0, lt=1)
+    seeds: int = Field(default=1, ge=1)
+    train_examples: int | None = Field(default=None, ge=1)
+    development: float = Field(default=0.1, gt=0, lt=1)
     precision: str = "32-true"
     devices: int | str = "auto"
     strategy: str = "auto"
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     out: str | None = None
 
     @field_validator("student", "teacher", mode="before")
@@ -150,13 +168,19 @@ class Job(_Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Job:
-        from limbeck.errors import unknown
-
         for arm in self.arms:
             if arm not in ARMS:
                 raise unknown("arm", arm, ARMS)
+            if self.arms.count(arm) > 1:
+                raise LimbeckError(f"The arm {arm!r} stands twice in the job; name each once.")
         if "distilled" not in self.arms:
             raise LimbeckError("A job distils: its arms must hold 'distilled'.")
+        if self.workers > 1 and str(self.devices) not in ("auto", "1"):
+            raise LimbeckError(
+                f"workers={self.workers} runs arms side by side, devices={self.devices} spreads each over devices: "
+                "choose one of the two."
+            )
+        self.method.check()
         self.budget.made()
         if self.teacher.train is not None:
             self.teacher.train.made()

@@ -65,7 +65,13 @@ class UserFile(NamedTuple):
         known = accepted(function)
         given = {**{n: v for n, v in from_data.items() if n in known and v is not None}, **arguments}
         check_arguments(who, function, given)
-        model = built(function, who, **given)
+        try:
+            model = built(function, who, **given)
+        except LimbeckError:
+            raise
+        # As for the file itself.
+        except Exception as error:
+            raise LimbeckError(_failure(self.file, error)) from error
         return load_weights(model, self.weights) if self.weights else model
 
     def _function(self) -> Callable[..., Any]:
@@ -105,6 +111,7 @@ def _executed(file: Path) -> ModuleType:
 def _failure(file: Path, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{file} imports {error.name!r}, which is not found; install it, or add its folder to PYTHONPATH."
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
     line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
     return f"{file} failed at line {line}: {type(error).__name__}: {error}."

@@ -27,7 +27,8 @@ def arms_picture(result: Mapping[str, Any]) -> str:
         result: What `limbeck.compare.run_job` returns.
     """
     arms = result["arms"]
-    low, high, ticks = _scale([v for arm in arms.values() for v in arm["measures"]["accuracy"]["values"]])
+    values = [v for arm in arms.values() for v in arm["measures"]["accuracy"]["values"] if v is not None]
+    low, high, ticks = _scale(values or [0.0, 1.0])
 
     def place(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
@@ -47,7 +48,7 @@ def arms_picture(result: Mapping[str, Any]) -> str:
     )
 
 
-def _axis(ticks: Sequence[float], place: Any, bottom: float) -> str:
+def _axis(ticks: Sequence[float], place: Any, bottom: int) -> str:
     return "\n".join(
         f'<line x1="{place(t):.1f}" x2="{place(t):.1f}" y1="{_TOP - 6}" y2="{bottom}"/>'
         f'<text class="quiet" x="{place(t):.1f}" y="{_TOP - 12}" text-anchor="middle">{100 * t:g} %</text>'
@@ -57,26 +58,36 @@ def _axis(ticks: Sequence[float], place: Any, bottom: float) -> str:
 
 def _arm(name: str, arm: Mapping[str, Any], place: Any, y: float) -> str:
     found = arm["measures"]["accuracy"]
-    dots = "".join(f'<circle class="seed" cx="{place(v):.1f}" cy="{y:.1f}" r="5.5"/>' for v in found["values"])
-    mean = place(found["mean"])
-    spread = f" ± {100 * found['std']:.1f}" if len(found["values"]) > 1 else ""
+    values = [value for value in found["values"] if value is not None]
+    dots = "".join(f'<circle class="seed" cx="{place(v):.1f}" cy="{y:.1f}" r="5.5"/>' for v in values)
     return (
         f'<g class="{"ours" if name == "distilled" else "other"}">'
         f'<text class="{"strong" if name == "distilled" else ""}" x="16" y="{y + 5:.1f}">{escape(name)}</text>{dots}'
-        f'<line class="mean" x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 13:.1f}" y2="{y + 13:.1f}"/>'
-        f'<text x="{_WIDTH - _RIGHT + 18}" y="{y + 5:.1f}">{100 * found["mean"]:.1f}{spread}</text></g>'
+        + _mean(found, place, y)
+        + "</g>"
+    )
+
+
+def _mean(found: Mapping[str, Any], place: Any, y: float) -> str:
+    x = _WIDTH - _RIGHT + 18
+    if found["mean"] is None:
+        return f'<text x="{x}" y="{y + 5:.1f}">-</text>'
+    spread = f" ± {100 * found['std']:.1f}" if len(found["values"]) > 1 else ""
+    at = f"{place(found['mean']):.1f}"
+    return (
+        f'<line class="mean" x1="{at}" x2="{at}" y1="{y - 13:.1f}" y2="{y + 13:.1f}"/>'
+        f'<text x="{x}" y="{y + 5:.1f}">{100 * found["mean"]:.1f}{spread}</text>'
     )
 
 
 def _scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """The ends of the axis and three to seven round ticks between them."""
+    """The ends of the axis, within 0 and 1, and some round ticks between them, in whole steps."""
     low, high = min(values), max(values)
     wanted = max(high - low, 0.004) / 4
     step = next(s * 10.0**e for e in range(-4, 1) for s in (1, 2, 5) if s * 10.0**e >= wanted)
-    first = math.floor(low / step - 0.3) * step
-    last = math.ceil(high / step + 0.3) * step
-    count = round((last - first) / step)
-    return first, last, [first + step * i for i in range(count + 1)]
+    first = max(math.floor(low / step - 0.3), 0)
+    last = min(math.ceil(high / step + 0.3), round(1 / step))
+    return first * step, last * step, [step * i for i in range(first, last + 1)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -33,21 +33,26 @@ _COLUMNS = (
     ("agreement", "%"),
     ("parameters", ""),
     ("size", "MB"),
-    ("time", "ms/example"),
+    ("ms per", "example"),
 )
 
 
 def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _percent(arm["measures"]["accuracy"]),
-        f"{arm['nll']:.3f}",
-        f"{100 * arm['agreement']:.1f}",
+        _fixed(arm["nll"], 3),
+        _fixed(arm["agreement"], 1, scale=100.0),
         f"{arm['parameters']:,}",
-        f"{arm['megabytes']:.3f}",
-        f"{arm['milliseconds']:.4f}",
+        _fixed(arm["megabytes"], 3 if arm["megabytes"] < 10 else 1),
+        _fixed(arm["milliseconds"], 4 if arm["milliseconds"] < 1 else 2),
     )
 
 
 def _percent(measure: Mapping[str, Any]) -> str:
-    mean = f"{100 * measure['mean']:.2f}"
-    return f"{mean} ± {100 * measure['std']:.2f}" if len(measure["values"]) > 1 else mean
+    mean = _fixed(measure["mean"], 2, scale=100.0)
+    return f"{mean} ± {_fixed(measure['std'], 2, scale=100.0)}" if len(measure["values"]) > 1 else mean
+
+
+def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
+    """A number with so many digits; a dash where there is none (infinite, or nothing to measure it on)."""
+    return "-" if value is None else f"{scale * value:,.{digits}f}"

@@ -148,6 +148,9 @@ def _npz(name: str, options: _Options) -> DataSet:
     for key in ("x", "x_train", "x_test"):
         if key in arrays and arrays[key].dtype == np.uint8:
             arrays[key] = channels_first(arrays[key])
+        elif key in arrays and arrays[key].dtype.kind == "f":
+            # numpy's own default is float64, a network's weights are float32.
+            arrays[key] = arrays[key].astype(np.float32)
     train, test, note = _parts(*parts_from(path, arrays))
     return DataSet(name, train, test, _measured(train, scale=1 / 255), train.class_names, note=note)
 

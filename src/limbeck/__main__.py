@@ -1,0 +1,6 @@
+"""How is limbeck started as a module: `python -m limbeck`?"""
+
+from limbeck.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What does a comparison leave on disk, and find there when it is taken up again?"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.compare.arms import Outcome
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, job_text, read_job
+
+_MAY_DIFFER = ("out", "workers")
+"""What may change between two goes at a job: neither is part of what is asked."""
+
+
+def leads() -> bool:
+    """Whether this process is the first of those that a distributed strategy has launched: it alone writes."""
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(rank == "0" for rank in ranks)
+
+
+def checked_folder(job: Job, *, resume: bool) -> Path | None:
+    """The job's folder, once it is known to be free, or to hold this very job if it is taken up again.
+
+    Raises:
+        LimbeckError: If it is a file, holds something, or holds another job; nothing in it is touched.
+    """
+    if job.out is None:
+        return None
+    out = Path(job.out)
+    if out.exists() and not out.is_dir():
+        raise LimbeckError(f"{out} is a file; a run needs a folder: give another --out.")
+    if (out / "job.yaml").is_file() and resume:
+        _check_same_job(job, out)
+    elif out.is_dir() and any(out.iterdir()) and leads():
+        then = f"Continue a run with `limbeck resume {out}`, or give" if not resume else "It is no run's folder; give"
+        raise LimbeckError(f"{out} already holds something. {then} another --out.")
+    return out
+
+
+def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
+    """Make the folder, leave a student in it and then the resolved job: who finds a job finds a valid student.
+
+    Raises:
+        LimbeckError: If it cannot be written to.
+    """
+    if not leads():
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        leave_student()
+        if not (out / "job.yaml").exists():
+            write(out / "job.yaml", job_text(job))
+    except OSError as error:
+        raise LimbeckError(f"{out} cannot be written to: {error.strerror or error}.") from error
+
+
+def place(out: Path | None, arm: str, seed: int) -> Path | None:
+    """The run's folder of one arm with one seed."""
+    return out / "arms" / arm.replace(" ", "-") / f"seed-{seed}" if out is not None else None
+
+
+def kept(out: Path | None) -> Iterator[Outcome]:
+    """The outcomes that an earlier, interrupted go has written."""
+    path = out / "metrics.jsonl" if out is not None else None
+    if path is None or not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield _outcome(json.loads(line))
+        except (json.JSONDecodeError, TypeError, KeyError):
+            continue  # the line that was being written when it was killed
+
+
+def note(out: Path | None, outcome: Outcome) -> None:
+    """Add an outcome to ``metrics.jsonl``."""
+    if out is None or not leads():
+        return
+    path = out / "metrics.jsonl"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    with open(path, "a", encoding="utf-8") as opened:
+        line = json.dumps(plain(outcome._asdict()), allow_nan=False)
+        opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: there is no infinity and no NaN, only null.
+
+    Example:
+        >>> plain({"nll": float("inf"), "values": [1.0, float("nan")]})
+        {'nll': None, 'values': [1.0, None]}
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def _outcome(line: Mapping[str, Any]) -> Outcome:
+    measures = {name: _number(value) for name, value in line["measures"].items()}
+    return Outcome(line["arm"], line["seed"], measures, _number(line["development"]))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _check_same_job(job: Job, out: Path) -> None:
+    held, asked = read_job(out / "job.yaml"), job.model_dump(mode="json")
+    for key, value in asked.items():
+        if key not in _MAY_DIFFER and held.get(key) != value:
+            raise LimbeckError(
+                f"{out} holds another job: its {key} is {held.get(key)!r}, this one's is {value!r}. Give another --out."
+            )

@@ -1,0 +1,106 @@
+"""Would every arm run? Found out before the teacher is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from limbeck.compare.arms import recipe_of
+from limbeck.compare.material import Material, setting_of, stream, student_of
+from limbeck.engine import Run, open_fabric
+from limbeck.errors import LimbeckError
+from limbeck.job import Job
+from limbeck.models import seeded
+from limbeck.recipe import Apart, Models, Part, Recipe, Stage, Together
+from limbeck.tap import call, logits_of
+from limbeck.teachers import Teacher
+
+
+def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
+    """One step of every stage of every arm, with a student that is thrown away and the teacher as it is.
+
+    Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a precision) comes to light here, as it
+    would come to light after the teacher's training.
+
+    Raises:
+        LimbeckError: If an arm cannot run.
+    """
+    check_student(job, material)
+    for arm in job.arms:
+        if arm == "teacher":
+            continue
+        recipe = shortened(recipe_of(job, arm, teacher))
+        # Nothing that a lazy layer draws at its first call may depend on what went before.
+        with seeded(0):
+            Run(
+                {"student": student_of(job, material, seed=0)}, recipe, stream(material.train, job.budget, seed=0),
+                setting=setting_of(job, job.budget, material, seed=0),
+                fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
+            ).finish()  # fmt: skip
+
+
+def check_student(job: Job, material: Material) -> None:
+    """Build the student and show it two examples.
+
+    Raises:
+        LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
+    """
+    student = student_of(job, material, seed=0).eval()
+    first = material.data.reads(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
+    shape = "x".join(map(str, material.input_shape))
+    with torch.no_grad():
+        logits = answered(lambda: logits_of(call(student, first)), f"The student {job.student.model}", shape)
+    check_classes(logits, f"The student {job.student.model}", material.classes)
+
+
+def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
+    """What a model says to examples of the data.
+
+    Raises:
+        LimbeckError: If it raises; a person's own module may raise anything.
+    """
+    try:
+        return ask()
+    except LimbeckError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise LimbeckError(f"{who} refuses inputs of shape {shape}: {said}") from error
+
+
+def check_classes(logits: Tensor, who: str, classes: int) -> None:
+    """Refuse a model that knows another number of classes than the data have.
+
+    Raises:
+        LimbeckError: With both numbers.
+    """
+    if logits.shape[-1] != classes:
+        raise LimbeckError(f"{who} knows {logits.shape[-1]} classes and the data have {classes}.")
+
+
+def shortened(recipe: Recipe) -> Recipe:
+    """The same recipe with a single step to each stage."""
+    return Recipe(*(_short(part) for part in recipe.parts), makes=recipe.makes, ship=recipe.ship)
+
+
+def _short(part: Part | Callable[[Models], Part]) -> Part | Callable[[Models], Part]:
+    if isinstance(part, Stage):
+        return replace(part, epochs=None, steps=1)
+    if isinstance(part, Together):
+        return Together(tuple(replace(stage, epochs=None, steps=1) for stage in part.stages))
+    if isinstance(part, Apart):
+        return Apart(tuple(shortened(branch) for branch in part.branches))
+    if isinstance(part, Recipe):
+        return shortened(part)
+    if isinstance(part, Part):
+        return part
+    return partial(_short_later, part)
+
+
+def _short_later(function: Callable[[Models], Part], models: Models) -> Part:
+    made = _short(function(models))
+    return made if isinstance(made, Part) else Recipe(made)

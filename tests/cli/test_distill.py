@@ -1,0 +1,259 @@
+"""Does `limbeck distill` do what a job asks, and say so in one object?"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
+
+import limbeck
+from limbeck.models import read_config
+from limbeck.sources import load_data, reads_from_dict
+
+
+def test_one_object_comes_on_standard_output_and_all_else_on_the_other(done):
+    _, ended = done
+    assert ended.code == 0
+    assert list(ended.result["arms"]) == list(ARMS)
+    assert "Training the teacher" in ended.err
+
+
+def test_every_arm_has_what_a_program_reads(done):
+    arms = done[1].result["arms"]
+    for name, arm in arms.items():
+        accuracy = arm["accuracy"]
+        assert len(accuracy["values"]) == (1 if name == "teacher" else 2)
+        assert accuracy["mean"] == pytest.approx(np.mean(accuracy["values"]))
+        assert accuracy["std"] == pytest.approx(np.std(accuracy["values"], ddof=1) if name != "teacher" else 0)
+        assert 0 <= arm["agreement"] <= 1
+        assert arm["nll"] > 0
+        assert arm["milliseconds"] > 0
+    assert arms["teacher"]["agreement"] == 1
+    assert arms["teacher"]["parameters"] == 36 * 32 + 32 + 32 * 5 + 5
+    assert {arms[name]["parameters"] for name in ARMS[1:]} == {36 * 6 + 6 + 6 * 5 + 5}
+
+
+def test_the_verdict_is_the_paired_difference_of_the_values_shown(done):
+    result = done[1].result
+    verdict, seen = result["verdict"], accuracies(result)
+    pairs = np.subtract(seen["distilled"], seen["student alone"])
+    assert verdict["difference"] == pytest.approx(pairs.mean())
+    low, high = verdict["interval"]
+    assert low <= verdict["difference"] <= high
+    assert verdict["helps"] is bool(low > 0)
+    assert f"{100 * pairs.mean():+.2f} points" in verdict["sentence"]
+    assert result["seconds"] > 0
+    assert result["run"] == "run"
+
+
+def test_the_folder_holds_job_metrics_result_and_student(done):
+    folder, ended = done
+    run = folder / "run"
+    assert json.loads((run / "result.json").read_text()) == ended.result
+    assert (run / "result.svg").read_text().startswith("<svg")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["arm"], line["seed"]) for line in lines] == [(arm, seed) for seed in (0, 1) for arm in ARMS[1:]]
+    assert yaml.safe_load((run / "job.yaml").read_text())["budget"]["epochs"] == 2
+
+
+def test_the_student_opens_in_one_line_and_predicts_what_the_result_says(done):
+    folder, ended = done
+    student = limbeck.load(folder / "run" / "student")
+    told = read_config(folder / "run" / "student")["metadata"]
+    data = load_data(folder / "blobs.npz")
+    batch = data.test.take(torch.arange(len(data.test)))
+    with torch.no_grad():
+        right = student(reads_from_dict(told["reads"])(batch)).argmax(1) == batch.labels
+    assert right.double().mean().item() == ended.result["arms"]["distilled"]["accuracy"]["values"][0]
+    assert told["class_names"] == [f"class {letter}" for letter in "abcde"]
+    assert told["input_shape"] == [1, 6, 6]
+    assert (told["arm"], told["method"]) == ("distilled", "hinton")
+
+
+def test_flags_a_printed_job_and_python_are_the_same_job(done, here, limbeck):
+    folder, ended = done
+    flags = ["--teacher", "mlp", "--student", "mlp", "--data", folder / "blobs.npz", "--seeds", "2"]
+    for setting in ("teacher.hidden=[32]", "student.hidden=[6]", "budget.epochs=2", "budget.lr=1e-2"):
+        flags += ["--set", setting]
+    flags += ["--set", "budget.batch_size=16"]
+    printed = limbeck("distill", *flags, "--print-job")
+    assert printed.code == 0
+    (here / "printed.yaml").write_text(printed.out)
+    assert not (here / "runs").exists()
+    by_flags = limbeck("distill", *flags, "--out", "flags", "--json").result
+    by_file = limbeck("distill", "printed.yaml", "--out", "file", "--json").result
+    job = small_job(folder / "blobs.npz", out=str(here / "python"))
+    by_python = limbeck_python(job)
+    expected = accuracies(ended.result)
+    assert accuracies(by_flags) == accuracies(by_file) == accuracies(by_python) == expected
+    assert weights(here / "flags" / "student") == weights(here / "python" / "student")
+    assert weights(here / "file" / "student") == weights(folder / "run" / "student")
+
+
+def limbeck_python(job):
+    return limbeck.run_job(limbeck.make_job(job))
+
+
+@pytest.mark.slow
+def test_two_processes_side_by_side_give_the_same_numbers(done):
+    folder, ended = done
+    beside = typed("distill", "job.yaml", "--set", "workers=2", "--out", "beside", "--json", cwd=folder)
+    assert beside.code == 0, beside.err
+    assert accuracies(beside.result) == accuracies(ended.result)
+    assert weights(folder / "beside" / "student") == weights(folder / "run" / "student")
+
+
+def test_an_ensemble_of_digits_teaches_with_shifted_pictures(limbeck):
+    job = small_job(
+        "digits",
+        teacher={"model": "mlp", "hidden": [24], "members": 2, "train": {"epochs": 4, "lr": 0.01, "shift": 1}},
+        train_examples=120,
+    )
+    ended = limbeck("distill", job_file_here(job), "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["data"] == {"name": "digits", "train": 120, "development": 80, "test": 1000, "classes": 10}
+    one = 64 * 24 + 24 + 24 * 10 + 10
+    assert ended.result["arms"]["teacher"]["parameters"] == 2 * one
+    assert ended.result["run"] == "runs/hinton"
+
+
+def job_file_here(job):
+    from pathlib import Path
+
+    return job_file(Path("here.yaml"), job)
+
+
+def test_a_table_is_learnt_from_its_target_column(here, limbeck):
+    draw = np.random.default_rng(0)
+    with open(here / "rows.csv", "w", newline="") as opened:
+        table = csv.writer(opened)
+        table.writerow(["width", "colour", "kind"])
+        for _ in range(200):
+            width, colour = draw.uniform(), draw.choice(["red", "green"])
+            table.writerow([f"{width:.3f}", colour, "big" if width + (colour == "red") > 0.8 else "small"])
+    settings = ["data.target=kind", "teacher.hidden=[16]", "student.hidden=[4]", "budget.epochs=4", "budget.lr=0.02"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    ended = limbeck("distill", "--data", "rows.csv", "--teacher", "mlp", "--student", "mlp", *words, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["data"]["classes"] == 2
+    assert read_config(here / ended.result["run"] / "student")["metadata"]["class_names"] == ["big", "small"]
+
+
+def test_a_folder_of_pictures_is_learnt_from_its_subfolders(here, limbeck):
+    image = pytest.importorskip("PIL.Image", reason="pictures need the extra `image`")
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 10)):
+        for kind, level in (("day", 190), ("night", 60)):
+            folder = here / "pictures" / part / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.normal(level, 20, (8, 8)).clip(0, 255).astype(np.uint8)
+                image.fromarray(pixels).save(folder / f"{number}.png")
+    job = small_job(
+        "pictures",
+        teacher={"model": "cnn", "widths": [4]},
+        student={"model": "cnn", "widths": [2]},
+        budget={"epochs": 4, "lr": 0.02, "batch_size": 16},
+    )
+    ended = limbeck("distill", job_file_here(job), "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["data"]["test"] == 20
+    assert read_config(here / ended.result["run"] / "student")["metadata"]["class_names"] == ["day", "night"]
+
+
+@pytest.mark.parametrize("method", ["mutual", "mean_teacher", "born_again", "logit_matching", "label_smoothing"])
+def test_every_method_can_be_typed(limbeck, job, method):
+    ended = limbeck("distill", job, "--method", method, "--seeds", 1, "--set", "arms=[distilled]", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["verdict"]["helps"] is None
+    assert "student alone" in ended.result["verdict"]["sentence"]
+    assert list(ended.result["arms"]) == ["distilled"]
+
+
+def test_a_method_of_two_stages_takes_addresses(limbeck, job):
+    hints = ["--set", "method.hint=layer1", "--set", "method.guided=layer1"]
+    ended = limbeck("distill", job, "--method", "fitnets", *hints, "--seeds", 1, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["method"] == {"name": "fitnets", "hint": "layer1", "guided": "layer1"}
+
+
+def test_a_function_in_my_own_file_builds_the_student(here, limbeck, job):
+    (here / "my.py").write_text(
+        "from torch import nn\n\n\ndef build(input_shape, classes, wide=False):\n"
+        "    assert wide\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"
+    )
+    ended = limbeck("distill", job, "--student", "my.py:build", "--set", "student.wide=true", "--seeds", 1)
+    assert ended.code == 0, ended.err
+    assert "limbeck.load('runs/hinton/student', build=build)" in ended.out
+    opened = limbeck_load("runs/hinton/student")
+    assert opened[1].weight.shape == (5, 36)
+
+
+def limbeck_load(path):
+    from torch import nn
+
+    return limbeck.load(path, build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 5)))
+
+
+def test_bfloat16_and_accumulation_are_settings_of_the_job(limbeck, job):
+    settings = ["--set", "precision=bf16-mixed", "--set", "budget.accumulate=2", "--set", "budget.clip=1.0"]
+    ended = limbeck("distill", job, *settings, "--seeds", 1, "--json")
+    assert ended.code == 0, ended.err
+
+
+def test_the_first_free_folder_is_taken(here, limbeck, job):
+    (here / "runs" / "hinton").mkdir(parents=True)
+    (here / "runs" / "hinton" / "note").write_text("mine")
+    ended = limbeck("distill", job, "--seeds", 1, "--set", "arms=[distilled]", "--json")
+    assert ended.result["run"] == "runs/hinton-2"
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_every_batch_write_one_result(done):
+    folder, ended = done
+    words = ["distill", "job.yaml", "--set", "devices=2", "--set", "strategy=ddp", "--seeds", "1", "--out", "ddp"]
+    shared = typed(*words, "--json", cwd=folder)
+    assert shared.code == 0, shared.err
+    assert len((folder / "ddp" / "metrics.jsonl").read_text().splitlines()) == 3
+    alone = accuracies(ended.result)
+    assert {name: values[0] for name, values in accuracies(shared.result).items()} == pytest.approx(
+        {name: values[0] for name, values in alone.items()}, abs=0.02
+    )
+
+
+def test_help_needs_no_torch():
+    script = (
+        "import sys\nfrom limbeck.cli import main\ntry:\n    main(['distill', '--help'])\nexcept SystemExit as ended:\n"
+        "    print(ended.code, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=True)
+    assert said.stdout.splitlines()[-1] == "0 False False"
+    assert "--print-job" in said.stdout
+
+
+def test_a_typo_in_a_command_is_one_sentence(limbeck):
+    ended = limbeck("distil")
+    assert ended.code == 2
+    assert "distill" in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_nothing_typed_shows_the_help():
+    from pathlib import Path
+
+    ended = typed(cwd=Path.cwd())
+    assert "distill" in ended.out + ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_blobs_can_be_learnt(tmp_path):
+    """The other tests of this file mean nothing if the data teach nothing."""
+    data = load_data(blobs(tmp_path / "b.npz"))
+    assert (len(data.train), len(data.test), len(data.class_names)) == (150, 60, 5)

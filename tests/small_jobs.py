@@ -1,0 +1,112 @@
+"""Which small jobs, data and ways of typing a command do the tests of jobs share?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+ARMS = ("teacher", "student alone", "label smoothing", "distilled")
+
+
+def blobs(path: Path, *, classes: int = 5, train: int = 150, test: int = 60, size: int = 6, seed: int = 0) -> Path:
+    """An .npz of grey pictures, one bright spot for each class, that a small network learns in two epochs."""
+    draw = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).integers(0, 2, (classes, size, size)) * 160
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % classes
+        pictures = centres[labels] + draw.normal(40, 20, (count, size, size))
+        return pictures.clip(0, 255).astype(np.uint8), labels
+
+    (x_train, y_train), (x_test, y_test) = part(train), part(test)
+    names = np.array([f"class {chr(97 + i)}" for i in range(classes)])
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, class_names=names)
+    return path
+
+
+def small_job(data: Any, **changes: Any) -> dict[str, Any]:
+    """A job of a second."""
+    return {
+        "data": str(data) if isinstance(data, Path) else data,
+        "teacher": {"model": "mlp", "hidden": [32]},
+        "student": {"model": "mlp", "hidden": [6]},
+        "budget": {"epochs": 2, "lr": 0.01, "batch_size": 16},
+        "seeds": 2,
+        **changes,
+    }
+
+
+def job_file(path: Path, job: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(job, sort_keys=False))
+    return path
+
+
+class Typed(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def result(self) -> dict[str, Any]:
+        lines = self.out.splitlines()
+        assert len(lines) == 1, f"one JSON object on standard output, not:\n{self.out}"
+        return json.loads(lines[0], parse_constant=lambda name: 1 / 0)
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "COLUMNS")}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+
+
+def typed(*words: Any, cwd: Path, timeout: float = 120) -> Typed:
+    """A command typed in a shell of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "limbeck", *map(str, words)],
+        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    return Typed(done.returncode, done.stdout, done.stderr)
+
+
+def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, timeout: float = 120) -> Typed | None:
+    """A command that gets a signal, with all its children, as soon as `when()` holds; None if it was done before."""
+    child = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + timeout
+    while child.poll() is None and not when():
+        assert time.monotonic() < until, "the moment never came"
+        time.sleep(0.002)
+    running = child.poll() is None
+    if running:
+        os.killpg(child.pid, by)
+    out, err = child.communicate(timeout=timeout)
+    return Typed(child.returncode, out, err) if running else None
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The raw bytes of every tensor in a student folder."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="pt") as opened:
+        return {name: opened.get_tensor(name).numpy().tobytes() for name in opened.keys()}  # noqa: SIM118
+
+
+def accuracies(result: dict[str, Any]) -> dict[str, list[float]]:
+    return {name: arm["accuracy"]["values"] for name, arm in result["arms"].items()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, to see that nothing was touched."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
