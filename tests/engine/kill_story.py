@@ -20,8 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from engine.stories import SGD, everything, network, source
 
+from engine.stories import SGD, everything, network, source
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.models import load

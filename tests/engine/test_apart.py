@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from engine.stories import SGD, everything, network, source, weights
 from torch import nn
 
+from engine.stories import SGD, everything, network, source, weights
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence

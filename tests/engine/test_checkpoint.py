@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.stories import SGD, everything, network, source, weights
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from engine.stories import SGD, everything, network, source, weights
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
 from limbeck.errors import LimbeckError

@@ -1,0 +1,149 @@
+"""The same runs on one process or on several, as a script of its own: writes what became of them, as JSON.
+
+It is started by test_ranks, with a folder and a number of processes; Fabric starts the others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import nn
+
+from engine.stories import SGD, arrays, everything, hint, network, weights
+from limbeck.engine import Run, distill, folder, open_fabric
+from limbeck.engine import run as run_module
+from limbeck.functional import cross_entropy, kernel, kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Optimiser, Stage
+from limbeck.sources import Shuffled
+from limbeck.teachers import MovingAverage
+
+
+@kernel(per="pair")
+def gram(student, teacher):
+    return (student @ student.T - teacher @ teacher.T).square()
+
+
+@kernel(per="pair")
+def by_label(student, *, labels):
+    same = (labels[:, None] == labels[None]).to(student.dtype)
+    return (student @ student.T - same).square()
+
+
+@kernel(per="batch")
+def spread(student, teacher):
+    return (student.mean(0) - teacher.mean(0)).square().sum()
+
+
+def double(**options: Any) -> nn.Sequential:
+    return network(**options).double()
+
+
+def data(batch_size: int = 12, *, uneven: bool = True) -> Shuffled:
+    """25 examples, so that with 12 to a batch the last one has a single row: fewer than there are ranks."""
+    return Shuffled(arrays(25, uneven=uneven, dtype=torch.float64), batch_size=batch_size)
+
+
+def uneven(fabric: Any, out: Path) -> Run:
+    return distill(double(), everything(double(hidden=6, seed=7), epochs=2), data(), fabric=fabric, **SETTING)
+
+
+def clipped(fabric: Any, out: Path) -> Run:
+    plan = Optimiser("adam", clip=0.05, warmup=2)
+    stage = everything(double(hidden=6, seed=7), epochs=2, optimiser=plan)
+    return distill(double(), stage, data(uneven=False), fabric=fabric, **SETTING)
+
+
+def accumulated(fabric: Any, out: Path) -> Run:
+    stage = everything(double(hidden=6, seed=7), epochs=2)
+    return distill(double(), stage, data(5), accumulate=3, fabric=fabric, **SETTING)
+
+
+def lower_only(fabric: Any, out: Path) -> Run:
+    """A stage that reaches the lower layers alone, as FitNets' first does, then one that reaches all."""
+    first = Stage(hint(), teacher=double(hidden=6, seed=7), epochs=2)
+    return distill(double(), first >> Stage(Loss(cross_entropy), epochs=1), data(), fabric=fabric, **SETTING)
+
+
+def compared(fabric: Any, out: Path) -> Run:
+    """Losses that compare examples see the batch of all ranks, uneven as the shares are."""
+    objective = Loss(cross_entropy) + 0.1 * Loss(gram) + 0.5 * Loss(spread) + 0.1 * Loss(by_label)
+    stage = Stage(objective, teacher=double(seed=7), epochs=2)
+    return distill(double(), stage, data(), fabric=fabric, **SETTING)
+
+
+def peers(fabric: Any, out: Path) -> Run:
+    objective = [Loss(cross_entropy) + Loss(kl_divergence) for _ in range(2)]
+    one = Stage(objective[0], trains="one", teacher="two", epochs=2)
+    two = Stage(objective[1], trains="two", teacher="one")
+    models = {"one": double(seed=1), "two": double(seed=2)}
+    return distill(models, one & two, data(), fabric=fabric, **SETTING)
+
+
+def averaged(fabric: Any, out: Path) -> Run:
+    stage = Stage(Loss(cross_entropy) + Loss(kl_divergence), teacher=MovingAverage(decay=0.7), epochs=2)
+    return distill(double(), stage, data(), fabric=fabric, **SETTING)
+
+
+def on_disk(fabric: Any, out: Path) -> Run:
+    """A run with a folder, left after two reports and taken up by new objects."""
+    if fabric.global_rank:
+        keep_from_writing()
+
+    def again(*, resume: bool) -> Run:
+        stage = everything(double(hidden=6, seed=7), epochs=2)
+        return distill(double(), stage, data(), fabric=fabric, out=out / "run", resume=resume, **SETTING)
+
+    for report in again(resume=False):
+        if report.step == 2:
+            break
+    fabric.barrier()
+    return again(resume=True)
+
+
+def keep_from_writing() -> None:
+    """Ranks that write nothing, and come late: the folder that the first has made by then is not another's run."""
+    made = folder.Folder.__init__
+
+    def late(self: Any, *args: Any, **options: Any) -> None:
+        time.sleep(0.3)
+        made(self, *args, **options)
+
+    def refused(*args: Any, **options: Any) -> None:
+        raise AssertionError("only the first rank writes")
+
+    folder.Folder.__init__ = late
+    folder.save = folder.write_json = run_module.write_checkpoint = refused
+
+
+SETTING: dict[str, Any] = {"optimiser": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}
+SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
+    f.__name__: f for f in (uneven, clipped, accumulated, lower_only, compared, peers, averaged, on_disk)
+}
+
+
+def play(out: Path, processes: int) -> dict[str, Any]:
+    """Every scenario: the weights of all models, and what the reports said."""
+    strategy = {"devices": processes, "strategy": "ddp"} if processes > 1 else {}
+    fabric = open_fabric(accelerator="cpu", **strategy)
+    found = {}
+    for name, scenario in SCENARIOS.items():
+        run = scenario(fabric, out).finish()
+        said = [[r.loss, r.terms, r.gradient_norms, r.parameter_norms] for r in run.history]
+        found[name] = {"weights": weights(*run.models.made.values()).tolist(), "said": said}
+    found["rank"] = fabric.global_rank
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    result = play(Path(sys.argv[1]), int(sys.argv[2]))
+    (Path(sys.argv[1]) / f"rank{result['rank']}.json").write_text(json.dumps(result))
