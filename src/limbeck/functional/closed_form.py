@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_REGISTER = 16  # float32 values
+
 
 class Pair(NamedTuple):
     """The distributions of a student, q, and of a teacher, p; all values are finite."""
@@ -65,6 +67,17 @@ def floor(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).min / 4
 
 
+def log_softmax(logits: Tensor) -> Tensor:
+    """The logarithm of softmax over the last dimension.
+
+    On a CPU, fewer classes than a vector register holds go one number at a time along the last dimension; along the
+    first, as many examples as it holds go at once.
+    """
+    if logits.shape[-1] >= _REGISTER or logits.device.type != "cpu":
+        return torch.log_softmax(logits, -1)
+    return torch.log_softmax(logits.transpose(0, -1), 0).transpose(0, -1)
+
+
 def unmatched(student: Tensor, teacher: Tensor) -> Tensor:
     """Rows that are nothing but -inf in one of the two alone."""
     return (student.detach().amax(-1) == -torch.inf) != (teacher.detach().amax(-1) == -torch.inf)
@@ -77,8 +90,8 @@ def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
 
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
-    log_q = torch.log_softmax(live(student, temperature), -1)
-    log_p = torch.log_softmax(live(teacher, temperature), -1)
+    log_q = log_softmax(live(student, temperature))
+    log_p = log_softmax(live(teacher, temperature))
     return Pair(log_q, log_p, log_q.exp(), log_p.exp())
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.functional.check import checked
-from limbeck.functional.closed_form import live
+from limbeck.functional.closed_form import live, log_softmax
 from limbeck.functional.kernel import kernel
 
 _IGNORED = -100
@@ -37,7 +37,7 @@ def cross_entropy(
         >>> cross_entropy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), labels=torch.tensor([1, -100]))
         tensor([0.6931, 0.0000])
     """
-    return _picked(student, torch.log_softmax(live(student), -1), labels)
+    return _picked(student, log_softmax(live(student)), labels)
 
 
 @kernel(per="position")
@@ -67,7 +67,7 @@ def label_smoothing(
 
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
     """
-    log_q = torch.log_softmax(live(student), -1)
+    log_q = log_softmax(live(student))
     by_label = _picked(student, log_q, labels)
     masked = student == -torch.inf
     classes = (~masked).sum(-1).clamp_min(1)
