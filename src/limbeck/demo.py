@@ -20,8 +20,8 @@ def demo_job(out: str | None, *, seeds: int = 5) -> dict[str, Any]:
     return {
         "data": "digits",
         "teacher": {
-            "model": "cnn", "widths": [32, 64], "dropout": 0.3, "members": 5,
-            "train": {"epochs": 60, "batch_size": 64, "shift": 1, "lr": 2e-3},
+            "model": "cnn", "widths": [16, 32], "dropout": 0.3, "members": 5,
+            "train": {"epochs": 200, "batch_size": 64, "shift": 1, "lr": 4e-3},
         },
         "student": {"model": "cnn", "widths": [8, 16]},
         "method": {"name": "hinton", "temperature": 5.0, "weight": 0.9},
