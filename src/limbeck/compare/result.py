@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.compare.arms import Outcome, measured
 from limbeck.compare.material import Material, student_of
 from limbeck.compare.statistics import spread
-from limbeck.compare.verdict import judge
+from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job
 from limbeck.measure import Predictions, cost_of
 
@@ -60,7 +60,7 @@ def verdict_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     against = {}
     if ("label smoothing", seeds[0]) in by_seed:
         rival = [by_seed["label smoothing", seed] for seed in seeds]
-        against["label smoothing"] = judge(distilled, rival, rival="label smoothing").as_dict()
+        against["label smoothing"] = set_beside(distilled, rival, name="label smoothing").as_dict()
     return {**verdict.as_dict(), "against": against}
 
 
