@@ -201,8 +201,9 @@ def test_a_module_that_is_never_called(model, x):
 def test_an_element_that_is_not_there(model, x):
     with Tapped(model, ["pair:5"]) as tapped, pytest.raises(MissingSignalError, match=r"no element 5 in a tuple"):
         tapped(x)
-    with Tapped(Keyed(), []) as tapped:
-        assert torch.equal(tapped(x)["logits"], 3 * x)
+    # An element of one tensor would be one example of the batch.
+    with Tapped(model, ["block:0"]) as tapped, pytest.raises(MissingSignalError, match=r"one tensor, not several"):
+        tapped(x)
 
 
 def test_a_value_that_is_no_tensor(x):

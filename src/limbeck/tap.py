@@ -207,6 +207,8 @@ def _pick(text: str, address: Address, value: Any) -> Tensor:
         raise MissingSignalError(
             f"{text!r} gives a {type(value).__name__}, not a tensor; pick an element: {text}:0 or {text}:name."
         )
+    if isinstance(value, Tensor):
+        raise MissingSignalError(f"{text!r}: {address.path!r} gives one tensor, not several; leave out the last part.")
     try:
         found = (
             value[address.element] if not hasattr(value, str(address.element)) else getattr(value, str(address.element))

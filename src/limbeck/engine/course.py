@@ -39,9 +39,11 @@ class Course:
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
         self.asked: dict[str, dict[str, Any]] = {}
-        open_ended = any(not isinstance(part, Part) for part in recipe.parts)
-        if isinstance(recipe.ship, str) and recipe.ship not in models and not open_ended and recipe.ship != "student":
-            raise unknown("model to ship", recipe.ship, models)
+        self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
+        """Whether functions may bring more parts, and makers of more models."""
+        wanted = recipe.ship if isinstance(recipe.ship, str) and recipe.ship != "student" else None
+        if wanted is not None and wanted not in models and not self.open_ended:
+            raise unknown("model to ship", wanted, models)
 
     def __iter__(self) -> Iterator[tuple[str, Stage | Together | Apart]]:
         """Every part with its key; functions are asked as they are reached."""

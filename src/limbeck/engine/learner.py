@@ -86,10 +86,11 @@ class Learner(AbstractContextManager["Learner"]):
         reached = self._probed()
         if self._fabric.world_size > 1:
             stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
-        pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
+        self._inner = pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
         self.pupil: Any = self._fabric.setup_module(pupil)
         self._ask = asked(self.pupil, self._fabric)
-        optimiser = self._plan.make(p for p in self.pupil.parameters() if p.requires_grad)
+        self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
+        optimiser = self._plan.make(self._learning)
         self._peaks = [group["lr"] for group in optimiser.param_groups]
         self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
 
@@ -125,7 +126,8 @@ class Learner(AbstractContextManager["Learner"]):
         if self._plan.clip is not None:
             self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self._learning:  # what zero_grad does, without its bookkeeping
+            parameter.grad = None
         self.tally.steps += 1
         if self.stage.teacher is not None:
             self.stage.teacher.after_step()
@@ -137,10 +139,9 @@ class Learner(AbstractContextManager["Learner"]):
         lesson = Lesson(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
         loss = self._ask(self._reads(batch), lesson)
         self._fabric.backward(loss)
-        inner = self.pupil.module
-        self.tally.add(loss.detach(), inner.terms, batch.size)
+        self.tally.add(loss.detach(), self._inner.terms, batch.size)
         if measure:
-            self.tally.add_gradients(inner.gradients, inner.parameter_gradients)
+            self.tally.add_gradients(self._inner.gradients, self._inner.parameter_gradients)
 
     def _counts(self, window: Sequence[Batch]) -> dict[str, float]:
         """How many values each term has in the window, on all ranks, known before the first backward.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from limbeck.engine.ahead import check_ahead
 from limbeck.engine.apart import Branches
 from limbeck.engine.checkpoint import read_checkpoint, to_device, write_checkpoint
 from limbeck.engine.course import Course
@@ -65,6 +66,7 @@ class Run:
         self._setting = setting
         self._fabric = fabric
         self._course = Course(recipe, self.models, seed=setting.seed)
+        check_ahead(self._course, self.models, source, setting)
         self._folder = Folder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
         if fabric.world_size > 1:
             # Nobody writes before all have looked whether the folder is free.

@@ -26,6 +26,10 @@ class Workshop(Mapping[str, nn.Module]):
         for name, model in models.items():
             if not isinstance(model, nn.Module):
                 raise LimbeckError(f"The model {name!r} is a {type(model).__name__}, not a torch.nn.Module.")
+        if not models and not makes:
+            raise LimbeckError(
+                "A run needs at least one model: distill(student, ...) or distill({'student': ...}, ...)."
+            )
         self._made = dict(models)
         self._makes = dict(makes)
         self._seed = seed

@@ -61,6 +61,11 @@ class MovingAverage(Teacher):
         self._followed: nn.Module | None = None
         self._average: nn.Module | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The model that it follows, and the one that it lives in."""
+        return frozenset({self.of} if self.into is None else {self.of, self.into})
+
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Find the model it follows, and begin as a copy of it, whatever was averaged in an earlier stage or run."""
         for name in (self.of, self.into):

@@ -61,6 +61,11 @@ class Ensemble(Teacher):
         self.weights = _normalised(weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its members' names."""
+        return frozenset().union(*(member.names for member in self.members))
+
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Bind every member."""
         for member in self.members:

@@ -73,6 +73,11 @@ class Named(Teacher):
         self._reads = reads
         self._live: Live | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its name."""
+        return frozenset({self.name})
+
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Find the model of that name."""
         if self.name not in models:

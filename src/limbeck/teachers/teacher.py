@@ -27,6 +27,11 @@ class Teacher(ABC):
     changes: bool = False
     """Whether it moves while the student learns; then it has `state_dict` and is part of every checkpoint."""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The models of the run that it speaks for, by name."""
+        return frozenset()
+
     def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most teachers need nothing
         """Find the models of the run that it speaks for; called before `prepare`."""
 

@@ -1,0 +1,54 @@
+"""What in a recipe can be known to be wrong before anything is paid for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from limbeck.engine.course import Course
+from limbeck.engine.learner import check_lengths
+from limbeck.engine.probe import objective_check
+from limbeck.engine.setting import Setting
+from limbeck.engine.workshop import Workshop
+from limbeck.errors import unknown
+from limbeck.recipe import Apart, Stage, Together
+from limbeck.sources import Source
+from limbeck.tap import Tapped
+
+
+def check_ahead(course: Course, models: Workshop, source: Source, setting: Setting) -> None:
+    """Look at every stage that is known, also those of later, without running or making anything.
+
+    What depends on shapes is left to each stage's probe.
+
+    Raises:
+        LimbeckError: If a stage does not say how long it lasts, or its objective cannot be accumulated.
+        UnknownNameError: If a stage names a model that there is not and that nothing makes.
+        MissingSignalError: If a model that exists has no module at an address that is read.
+    """
+    for _, part in course.known():
+        if isinstance(part, Apart):
+            groups = [[stage] for branch in part.branches for stage in branch.stages()]
+        else:
+            groups = [list(part.stages) if isinstance(part, Together) else [part]]
+        for stages in groups:
+            own = stages[0].source
+            setting.length(check_lengths(stages), source if own is None else own)
+            _check(stages, course, models, setting)
+
+
+def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: Setting) -> None:
+    for stage in stages:
+        objective_check(stage.objective, accumulate=setting.accumulate)
+        named = {stage.trains} | (stage.teacher.names if stage.teacher is not None else set())
+        for name in sorted(named - set(models)):
+            if not course.open_ended:
+                raise unknown(
+                    "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
+                )
+        if stage.trains in models.made:
+            Tapped(models.made[stage.trains], stage.objective.needs.student)
+        needs = stage.objective.needs.teacher
+        if stage.teacher is not None and needs and not stage.teacher.names:
+            stage.teacher.prepare(needs, device=torch.device("cpu"), reads=setting.reads)
