@@ -72,7 +72,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        return Batch(*(_moved(part, torch.device(device)) for part in self))
+        place = torch.device(device)
+        return Batch(*(_moved(part, place) for part in self))
 
 
 class Term(NamedTuple):

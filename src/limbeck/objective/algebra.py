@@ -56,10 +56,11 @@ class Objective(nn.Module, ABC):
 
     def forward(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> dict[str, Term]:
         """The terms for one batch."""
-        return {
-            name: leaf.term(student, teacher, batch, progress)._replace(weight=weigh(progress))
-            for name, (leaf, weigh) in self.named_leaves().items()
-        }
+        terms: dict[str, Term] = {}
+        for name, (leaf, weigh) in self.named_leaves().items():
+            total, count, _ = leaf.term(student, teacher, batch, progress)
+            terms[name] = Term(total, count, weigh(progress))
+        return terms
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """How many values each loss will yield for `batch`, before anything is computed."""
