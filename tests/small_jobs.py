@@ -24,7 +24,7 @@ def blobs(path: Path, *, classes: int = 5, train: int = 150, test: int = 60, siz
 
     def part(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count) % classes
-        pictures = centres[labels] + draw.normal(40, 20, (count, size, size))
+        pictures = centres[labels] + draw.normal(40, 70, (count, size, size))
         return pictures.clip(0, 255).astype(np.uint8), labels
 
     (x_train, y_train), (x_test, y_test) = part(train), part(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from small_jobs import Typed, blobs, job_file, small_job, typed
 
 

@@ -8,10 +8,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from small_jobs import blobs, contents, job_file, small_job, typed
 from torch import nn
 
 from limbeck.models import build, save
+from small_jobs import blobs, contents, job_file, small_job, typed
 
 
 def refused(ended, *words):

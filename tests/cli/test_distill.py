@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
 
 import limbeck
 from limbeck.models import read_config
 from limbeck.sources import load_data, reads_from_dict
+from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
 
 
 def test_one_object_comes_on_standard_output_and_all_else_on_the_other(done):
@@ -45,6 +45,7 @@ def test_the_verdict_is_the_paired_difference_of_the_values_shown(done):
     verdict, seen = result["verdict"], accuracies(result)
     pairs = np.subtract(seen["distilled"], seen["student alone"])
     assert verdict["difference"] == pytest.approx(pairs.mean())
+    assert len(set(map(tuple, list(seen.values())[1:]))) == 3, "arms that differ"
     low, high = verdict["interval"]
     assert low <= verdict["difference"] <= high
     assert verdict["helps"] is bool(low > 0)
@@ -101,7 +102,7 @@ def limbeck_python(job):
     return limbeck.run_job(limbeck.make_job(job))
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # test_interrupted.py holds it too, with Ctrl-C in between
 def test_two_processes_side_by_side_give_the_same_numbers(done):
     folder, ended = done
     beside = typed("distill", "job.yaml", "--set", "workers=2", "--out", "beside", "--json", cwd=folder)

@@ -6,9 +6,9 @@ import json
 import signal
 
 import pytest
-from small_jobs import accuracies, blobs, job_file, small_job, stopped, typed, weights
 
 import limbeck
+from small_jobs import accuracies, blobs, job_file, small_job, stopped, typed, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.
 SCRIPT = """

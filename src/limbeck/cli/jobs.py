@@ -69,7 +69,8 @@ def run_resume(run: str, *, as_json: bool) -> None:
         raise LimbeckError(f"{run} holds no job.yaml to go on from; {where}.")
     if (folder / "result.json").is_file():
         say(f"{run} is finished; this is what came of it.", to_error=True)
-        _show(json.loads((folder / "result.json").read_text(encoding="utf-8")), as_json=as_json)
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        _show({**result, "run": run}, as_json=as_json)
         return
     job = make_job({**read_job(folder / "job.yaml"), "out": run})
     _run(job, as_json=as_json, resume=True)
@@ -113,8 +114,8 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print(arms_table(result))
     console.print()
     console.print(result["verdict"]["sentence"], style="bold", highlight=False)
-    for rival, verdict in result["verdict"]["against"].items():
-        console.print(f"Against {rival}: {verdict['sentence']}", highlight=False)
+    for verdict in result["verdict"]["against"].values():
+        console.print(verdict["sentence"], highlight=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the student opens with", flush=True)
     print(f"    {opening_line(Path(result['run']) / 'student')}")

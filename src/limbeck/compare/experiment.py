@@ -22,6 +22,7 @@ from limbeck.job import Job
 from limbeck.measure import Predictions
 from limbeck.models import save
 from limbeck.report import arms_picture
+from limbeck.signal import IGNORED
 from limbeck.teachers import Teacher
 
 
@@ -59,7 +60,7 @@ def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = 
         tell("arm", outcome)
     result: dict[str, Any] = plain({
         "arms": arms_rows(job, material, outcomes, answers, models),
-        "verdict": verdict_of(outcomes),
+        "verdict": verdict_of(outcomes, examples=_labelled(material)),
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
         "method": {"name": job.method.name, **job.method.hyper},
@@ -128,6 +129,11 @@ def _run_all(
 
 def _passed_on(watch: Watch, run: ArmRun, report: Report) -> None:
     watch("report", (f"{run.arm}, seed {run.seed}", report))
+
+
+def _labelled(material: Material) -> int:
+    labels = material.data.test.labels
+    return 0 if labels is None else int((labels != IGNORED).sum())
 
 
 def _described(material: Material) -> str:

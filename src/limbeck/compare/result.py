@@ -48,19 +48,19 @@ def arms_rows(
     return table
 
 
-def verdict_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The distilled arm against the student alone, and against label smoothing, seed by seed."""
+def verdict_of(outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
+    """The distilled arm against the student alone, and against label smoothing, seed by seed, on so many examples."""
     by_seed = {(o.arm, o.seed): o.measures["accuracy"] for o in outcomes}
     seeds = sorted({o.seed for o in outcomes})
     distilled = [by_seed["distilled", seed] for seed in seeds]
     if ("student alone", seeds[0]) not in by_seed:
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
-    verdict = judge(distilled, [by_seed["student alone", seed] for seed in seeds])
+    verdict = judge(distilled, [by_seed["student alone", seed] for seed in seeds], examples=examples)
     against = {}
     if ("label smoothing", seeds[0]) in by_seed:
         rival = [by_seed["label smoothing", seed] for seed in seeds]
-        against["label smoothing"] = set_beside(distilled, rival, name="label smoothing").as_dict()
+        against["label smoothing"] = set_beside(distilled, rival, name="label smoothing", examples=examples).as_dict()
     return {**verdict.as_dict(), "against": against}
 
 

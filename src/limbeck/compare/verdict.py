@@ -29,15 +29,20 @@ class Verdict(NamedTuple):
         return {"difference": self.difference, "interval": interval, "helps": self.helps, "sentence": self.sentence}
 
 
-def judge(distilled: Sequence[float], alone: Sequence[float]) -> Verdict:
+def judge(distilled: Sequence[float], alone: Sequence[float], *, examples: int = 0) -> Verdict:
     """The verdict on paired accuracies, each a fraction.
+
+    Args:
+        distilled: One for each seed.
+        alone: The student alone, with the same seeds.
+        examples: How many examples they were measured on, where known; see `paired_difference`, resolution.
 
     Example:
         >>> print(judge([0.95, 0.96, 0.95], [0.93, 0.94, 0.94]).sentence)
         Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
 3 paired seeds).
     """
-    found = paired_difference(distilled, alone)
+    found = paired_difference(distilled, alone, resolution=1 / examples if examples else 0.0)
     measured = f"{_points(found.mean)} of accuracy over the same student trained alone"
     if found.low is None or found.high is None:
         said = f"One seed says {measured}, and one seed has no interval: run it with --seeds 5 before believing it."
@@ -51,14 +56,20 @@ def judge(distilled: Sequence[float], alone: Sequence[float]) -> Verdict:
     return Verdict(found.mean, interval, False, said)
 
 
-def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: str) -> Verdict:
+def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: str, examples: int = 0) -> Verdict:
     """The distilled student beside a control that needs no teacher; `helps` says whether it is the better of the two.
+
+    Args:
+        distilled: As for `judge`.
+        control: The control, with the same seeds.
+        name: What it is called.
+        examples: As for `judge`.
 
     Example:
         >>> print(set_beside([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], name="label smoothing").sentence)
         It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired seeds).
     """
-    found = paired_difference(distilled, control)
+    found = paired_difference(distilled, control, resolution=1 / examples if examples else 0.0)
     if found.low is None or found.high is None:
         said = f"Beside {name}, which needs no teacher: {_points(found.mean)} with this one seed."
         return Verdict(found.mean, None, None, said)

@@ -42,10 +42,14 @@ def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _percent(arm["measures"]["accuracy"]),
         _fixed(arm["nll"], 3),
         _fixed(arm["agreement"], 1, scale=100.0),
-        f"{arm['parameters']:,}",
+        _counted(arm["parameters"]),
         _fixed(arm["megabytes"], 3 if arm["megabytes"] < 10 else 1),
-        _fixed(arm["milliseconds"], 4 if arm["milliseconds"] < 1 else 2),
+        _fixed(arm["milliseconds"], 4 if arm["milliseconds"] < 1 else 2 if arm["milliseconds"] < 100 else 0),
     )
+
+
+def _counted(parameters: int) -> str:
+    return f"{parameters:,}" if parameters < 10_000_000 else f"{parameters / 1e6:,.1f} M"
 
 
 def _percent(measure: Mapping[str, Any]) -> str:

@@ -1,0 +1,140 @@
+"""What does a person see: in a terminal, and in a file?"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from small_jobs import blobs, environment, job_file, small_job
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07")
+
+
+def in_terminal(words, cwd, columns):
+    """The command in a terminal that is so many columns wide: everything that it wrote, and its exit code."""
+    ours, theirs = pty.openpty()
+    import fcntl
+    import struct
+    import termios
+
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {**environment(), "TERM": "xterm-256color"}
+    del env["NO_COLOR"]
+    command = [sys.executable, "-m", "limbeck", *words]
+    child = subprocess.Popen(command, cwd=cwd, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    return seen.decode(), child.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.soak)])
+def test_bars_and_table_fit_the_terminal(tmp_path, columns):
+    job = small_job(
+        blobs(tmp_path / "blobs.npz", train=600), teacher={"model": "mlp", "hidden": [64, 64], "members": 2}
+    )
+    job_file(tmp_path / "job.yaml", {**job, "budget": {"epochs": 30, "batch_size": 16, "lr": 0.001}})
+    seen, code = in_terminal(["distill", "job.yaml", "--out", "run"], tmp_path, columns)
+    assert code == 0, seen
+    plain = ESCAPES.sub("", seen)
+    shown = re.split(r"[\r\n]+", plain)
+    assert max(len(line.rstrip()) for line in shown) <= columns
+    bars = [line for line in shown if "━" in line]
+    assert any(re.search(r"distilled, seed 0 +[━╸╺ ]+ +\d+% +[\d,]+/s", line) for line in bars), bars[:5]
+    assert any("kl_divergence" in line for line in bars)
+    assert any(re.match(r"arms x seeds .*student alone, seed 0: \d+\.\d\d", line) for line in bars)
+    assert any(line.startswith("teacher ") for line in bars)
+    table = [line for line in shown if re.match(r"(teacher|student alone|label smoothing|distilled) +\d", line)]
+    assert len(table) == 4
+    assert len({len(line.rstrip()) for line in table}) == 1, "every row ends at the same column"
+
+
+def test_nothing_but_sentences_where_there_is_no_terminal(done):
+    _, ended = done
+    assert "━" not in ended.err
+    assert "\x1b" not in ended.err
+    first, *rest = ended.err.splitlines()
+    assert first.endswith("blobs.npz, 135 to learn from, 15 for development, 60 to test, 5 classes.")
+    assert [line.split(":")[0] for line in rest] == ["Training the teacher", "Teacher"]
+
+
+def test_the_table_in_a_file_is_not_broken(limbeck, done):
+    ended = limbeck("resume", done[0] / "run")
+    assert ended.code == 0
+    result = done[1].result
+    lines = ended.out.splitlines()
+    assert any(line.split()[:2] == ["arm", "%"] for line in lines)
+    for name, arm in result["arms"].items():
+        (row,) = [line for line in lines if line.startswith(name + " ")]
+        assert f"{100 * arm['accuracy']['mean']:.2f}" in row
+        assert f"{arm['parameters']:,}" in row
+    assert result["verdict"]["sentence"] in " ".join(ended.out.split())
+    assert result["verdict"]["against"]["label smoothing"]["sentence"] in " ".join(ended.out.split())
+    assert lines[-1] == f"    import limbeck; student = limbeck.load('{done[0] / 'run' / 'student'}')"
+
+
+def test_a_folder_with_brackets_is_printed_as_it_is(limbeck, job):
+    ended = limbeck("distill", job, "--out", "run[bold]", "--seeds", 1, "--set", "arms=[distilled]")
+    assert ended.code == 0, ended.err
+    assert "limbeck.load('run[bold]/student')" in ended.out
+
+
+def test_methods_are_listed(limbeck):
+    from limbeck.methods import method, names
+
+    ended = limbeck("methods")
+    assert ended.code == 0
+    for name in names():
+        assert re.search(rf"^{name} +{method(name).card.year} ", ended.out, re.MULTILINE)
+
+
+def test_methods_as_one_object(limbeck):
+    from limbeck.methods import names
+
+    ended = limbeck("methods", "--json")
+    assert list(ended.result) == list(names())
+    assert ended.result["hinton"]["arxiv"] == "1503.02531"
+    assert limbeck("methods", "hinton", "--json").result == ended.result["hinton"]
+
+
+def test_a_card(limbeck):
+    from limbeck.methods import method, names
+
+    for name in names():
+        card = method(name).card
+        ended = limbeck("methods", name)
+        assert ended.code == 0
+        assert card.title in " ".join(ended.out.split())
+        assert card.bibtex.splitlines()[0] in ended.out
+        for key, value in card.defaults.items():
+            assert f"--set method.{key}={value}" in ended.out
+
+
+def test_the_demo_tells_its_story_first(limbeck, monkeypatch):
+    from limbeck.cli import jobs
+
+    asked = []
+    monkeypatch.setattr(jobs, "run_distill", lambda job, as_json: asked.append((job, as_json)))
+    ended = limbeck("demo", "--seeds", 3, "--out", "here")
+    assert ended.code == 0
+    assert ended.out.startswith("limbeck demo\n\n")
+    ((job, as_json),) = asked
+    assert (job.seeds, job.out, as_json) == (3, "here", False)
+    quiet = limbeck("demo", "--json")
+    assert quiet.out == ""
+    assert quiet.err.startswith("limbeck demo\n\n")
+    assert asked[1][0].out == "runs/demo"

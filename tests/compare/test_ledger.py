@@ -1,0 +1,98 @@
+"""Does what an interrupted comparison wrote come back as it was?"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from limbeck.compare import Outcome
+from limbeck.compare.ledger import checked_folder, kept, leads, note, plain, write
+from limbeck.errors import LimbeckError
+from limbeck.job import job_text, make_job
+
+JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
+
+
+def outcome(seed, accuracy=0.5, development=0.25):
+    return Outcome("distilled", seed, {"accuracy": accuracy, "nll": 1 / 3}, development)
+
+
+def test_outcomes_come_back_to_the_last_bit(tmp_path):
+    for seed in range(3):
+        note(tmp_path, outcome(seed, accuracy=0.1 + 0.2))
+    assert list(kept(tmp_path)) == [outcome(seed, accuracy=0.30000000000000004) for seed in range(3)]
+
+
+def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
+    note(tmp_path, outcome(0))
+    with open(tmp_path / "metrics.jsonl", "a") as opened:
+        opened.write('{"arm": "distilled", "seed": 1, "me')
+    assert [found.seed for found in kept(tmp_path)] == [0]
+    note(tmp_path, outcome(2))
+    assert [found.seed for found in kept(tmp_path)] == [0, 2]
+
+
+def test_what_is_no_number_is_null_in_the_file_and_nan_again_here(tmp_path):
+    note(tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    (found,) = kept(tmp_path)
+    assert math.isnan(found.development)
+    assert math.isnan(found.measures["accuracy"])
+
+
+def test_nothing_is_kept_where_nothing_is_written(tmp_path):
+    note(None, outcome(0))
+    assert list(kept(None)) == list(kept(tmp_path)) == []
+
+
+def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    assert leads()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not leads()
+    note(tmp_path, outcome(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    write(tmp_path / "a", "one")
+    write(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_plain_is_json():
+    value = {"a": [float("nan"), -float("inf"), 1.5], "b": {"c": (1, "x", None, True)}}
+    assert plain(value) == {"a": [None, None, 1.5], "b": {"c": [1, "x", None, True]}}
+    json.dumps(plain(value), allow_nan=False)
+
+
+def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
+    write(tmp_path / "job.yaml", job_text(make_job({**JOB, "out": "old"})))
+    job = make_job({**JOB, "out": str(tmp_path), "workers": 2})
+    assert checked_folder(job, resume=True) == tmp_path
+
+
+@pytest.mark.parametrize("change", [{"seeds": 2}, {"method": "logit_matching"}, {"budget": {"epochs": 3}}])
+def test_another_job_may_not(tmp_path, change):
+    write(tmp_path / "job.yaml", job_text(make_job(JOB)))
+    with pytest.raises(LimbeckError, match=f"another job: its {next(iter(change))}"):
+        checked_folder(make_job({**JOB, **change, "out": str(tmp_path)}), resume=True)
+
+
+def test_a_full_folder_without_a_job_is_no_run(tmp_path):
+    (tmp_path / "note").write_text("mine")
+    job = make_job({**JOB, "out": str(tmp_path)})
+    with pytest.raises(LimbeckError, match="no run's folder"):
+        checked_folder(job, resume=True)
+    with pytest.raises(LimbeckError, match="limbeck resume"):
+        checked_folder(job, resume=False)
+
+
+def test_an_empty_or_missing_folder_is_free(tmp_path):
+    for folder in (tmp_path, tmp_path / "new" / "er"):
+        for resume in (False, True):
+            assert checked_folder(make_job({**JOB, "out": str(folder)}), resume=resume) == folder
+    assert checked_folder(make_job(JOB), resume=False) is None
+    assert not (tmp_path / "new").exists()

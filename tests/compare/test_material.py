@@ -1,0 +1,95 @@
+"""Do all arms share what they must share?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck.compare.material import gather, setting_of, stream, whole
+from limbeck.compare.teaching import ask, check_teacher
+from limbeck.errors import LimbeckError
+from limbeck.job import Budget, make_job
+from limbeck.sources import Arrays
+from limbeck.teachers import Live
+from small_jobs import blobs, small_job
+
+
+@pytest.fixture
+def material(tmp_path):
+    return gather(make_job(small_job(blobs(tmp_path / "blobs.npz"), train_examples=100, development=0.2)))
+
+
+def test_the_parts_are_disjoint_and_even(material):
+    assert (len(material.train), len(material.development), len(material.data.test)) == (100, 30, 60)
+    assert not set(material.train.ids.tolist()) & set(material.development.ids.tolist())
+    assert torch.bincount(material.train.labels).tolist() == [20] * 5
+    assert torch.bincount(material.development.labels).tolist() == [6] * 5
+    assert (material.input_shape, material.classes) == ((1, 6, 6), 5)
+
+
+def test_the_classes_are_those_of_all_training_data(tmp_path):
+    """Three of two hundred examples are of the last class; a small part of them may have none."""
+    labels = np.concatenate([np.arange(200) % 2, [2, 2, 2]])
+    np.savez(tmp_path / "rare.npz", x_train=np.ones((203, 4)), y_train=labels, x_test=np.ones((3, 4)), y_test=[0, 1, 2])
+    job = make_job(small_job(tmp_path / "rare.npz", train_examples=4))
+    assert gather(job).classes == 3
+
+
+def test_a_seed_is_an_order(material):
+    def ids(seed):
+        return [batch.id.tolist() for batch in stream(material.train, Budget(batch_size=32), seed=seed)]
+
+    assert ids(0) == ids(0)
+    assert ids(0) != ids(1)
+    assert sorted(number for batch in ids(0) for number in batch) == sorted(material.train.ids.tolist())
+
+
+def test_predictions_are_asked_in_order_whatever_the_batches(material):
+    assert torch.cat([batch.id for batch in whole(material.train)]).tolist() == material.train.ids.tolist()
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 5))
+    logits = ask(Live(net), material.data.test, material)
+    batch = material.data.test.take(torch.arange(60))
+    with torch.no_grad():
+        assert torch.allclose(logits, net(material.data.reads(batch)), atol=1e-6)
+
+
+def test_the_budget_is_the_engines(material):
+    job = make_job(small_job("digits", precision="bf16-mixed"))
+    budget = Budget(epochs=7, accumulate=3, lr=0.5, warmup=4, decay="linear", clip=2, options={"weight_decay": 0.1})
+    setting = setting_of(job, budget, material, seed=5)
+    assert (setting.epochs, setting.accumulate, setting.seed, setting.precision) == (7, 3, 5, "bf16-mixed")
+    made = setting.optimiser
+    assert (made.name, made.lr, made.warmup, made.decay, made.clip) == ("adamw", 0.5, 4, "linear", 2)
+    assert made.options == {"weight_decay": 0.1}
+
+
+def logits_with(accuracy, count=1000, classes=10):
+    labels = torch.arange(count) % classes
+    right = torch.arange(count) < accuracy * count
+    answers = torch.where(right, labels, (labels + 1) % classes)
+    return torch.nn.functional.one_hot(answers, classes).float(), Arrays(torch.zeros(count, 1), labels)
+
+
+def test_a_teacher_at_chance_is_refused():
+    logits, examples = logits_with(0.1)
+    with pytest.raises(LimbeckError, match=r"10\.0 %, which is chance \(10\.0 %\).*teacher\.check=false"):
+        check_teacher(logits, examples, classes=10)
+
+
+def test_a_teacher_above_chance_is_not():
+    logits, examples = logits_with(0.15)
+    assert check_teacher(logits, examples, classes=10) == pytest.approx(0.15)
+
+
+def test_chance_is_wider_where_there_are_few_examples():
+    # Two standard errors of ten guesses among two classes reach up to 0.82.
+    logits, examples = logits_with(0.8, count=10, classes=2)
+    with pytest.raises(LimbeckError, match="chance"):
+        check_teacher(logits, examples, classes=2)
+
+
+def test_without_labels_a_teacher_is_not_checked():
+    logits, _ = logits_with(0.1)
+    bare = Arrays(torch.zeros(1000, 1), torch.full((1000,), -100))
+    assert np.isnan(check_teacher(logits, bare, classes=10))

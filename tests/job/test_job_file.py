@@ -1,0 +1,133 @@
+"""Does a job come from a file and flags as it was meant, and go back?"""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.job import ARMS, Budget, job_text, make_job, read_job, with_settings
+
+JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
+
+
+def test_a_job_survives_its_own_text(tmp_path):
+    job = make_job({**JOB, "budget": {"lr": 1e-7, "clip": 1, "options": {"weight_decay": 1e-5}}, "out": "ünder"})
+    (tmp_path / "job.yaml").write_text(job_text(job), encoding="utf-8")
+    again = make_job(read_job(tmp_path / "job.yaml"))
+    assert again == job
+    assert job_text(again) == job_text(job)
+
+
+def test_the_text_holds_every_default():
+    found = yaml.safe_load(job_text(make_job(JOB)))
+    assert found["arms"] == list(ARMS)
+    assert set(found["budget"]) == set(Budget.model_fields)
+    assert found["teacher"] == {
+        "model": "mlp", "members": 1, "mean": "geometric", "train": None, "check": True, "hidden": [8],
+    }  # fmt: skip
+    assert found["method"] == {"name": "hinton"}
+
+
+def test_a_name_alone_is_a_model_or_a_method():
+    job = make_job({**JOB, "student": "resnet8", "method": "logit_matching"})
+    assert (job.student.model, job.student.arguments) == ("resnet8", {})
+    assert (job.method.name, job.method.hyper) == ("logit_matching", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("1E5", 1e5), ("-2.5e-1", -0.25), (".5e1", 5.0), ("3.e2", 300.0),
+        ("3", 3), ("0.5", 0.5), ("true", True), ("null", None), ("", None), ("[1, 2e1]", [1, 20.0]),
+        ("{a: 1e-2}", {"a": 0.01}), ("'1e-3'", "1e-3"), ("e3", "e3"), ("1e", "1e"), ("nan", "nan"), ("mlp", "mlp"),
+        ("a=b", "a=b"),
+    ],
+)  # fmt: skip
+def test_values_mean_what_people_mean(text, value, tmp_path):
+    found = with_settings({}, [f"student.x={text}"])["student"]["x"]
+    assert found == value
+    assert type(found) is type(value)
+    (tmp_path / "job.yaml").write_text(f"x: {text}\n")
+    assert read_job(tmp_path / "job.yaml") == {"x": value}
+
+
+def test_settings_reach_in_and_leave_the_rest():
+    before = {"student": "mlp", "budget": {"epochs": 3, "lr": 1.0}, "data": "rows.csv", "method": "hinton"}
+    kept = {**before, "budget": dict(before["budget"])}
+    after = with_settings(
+        before,
+        ["student.hidden=[4]", "budget.lr=0.1", "data.target=y", "method.temperature=2", "teacher.train.epochs=9"],
+    )
+    assert after == {
+        "student": {"model": "mlp", "hidden": [4]},
+        "budget": {"epochs": 3, "lr": 0.1},
+        "data": {"name": "rows.csv", "target": "y"},
+        "method": {"name": "hinton", "temperature": 2},
+        "teacher": {"train": {"epochs": 9}},
+    }
+    assert before == kept
+
+
+def test_the_last_setting_counts():
+    assert with_settings({}, ["seeds=1", "seeds=2"]) == {"seeds": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"strategy": 5}, r"^strategy: .*got 5"),
+        ({"devices": [1]}, r"^devices: .*got \[1\]"),
+        ({"data": 5}, r"^data: .*got 5"),
+        ({"student": 5}, r"^student: .*got 5"),
+        ({"budget": {"lr": "fast"}}, r"^budget\.lr: .*got 'fast'"),
+        ({"teacher": {"model": "mlp", "train": {"clip": 0}}}, r"^teacher\.train\.clip: .*got 0"),
+        ({"arms": ["distilled", 3]}, r"^arms\.1: .*got 3"),
+        ({"budget": {"options": 3}}, r"^budget\.options: .*got 3"),
+        ({"budget": {"strength": 3}}, r"^Unknown key 'budget\.strength' in the job\. .*Known: accumulate, "),
+    ],
+)
+def test_what_is_wrong_is_named_where_it_stands(change, words):
+    with pytest.raises(LimbeckError, match=words) as said:
+        make_job({**JOB, **change})
+    assert "\n" not in str(said.value)
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"'seed'. Did you mean 'seeds'"):
+        make_job({**JOB, "seed": 3})
+
+
+def test_a_number_of_steps_or_a_fraction_of_them_warms_up():
+    assert Budget(warmup=10).made().warmup == 10
+    assert isinstance(Budget(warmup=10).made().warmup, int)
+    assert Budget(warmup=0.1).made().warmup == 0.1
+    with pytest.raises(LimbeckError, match=r"2\.5"):
+        Budget(warmup=2.5).made()
+
+
+def test_every_key_of_a_budget_reaches_the_optimiser_or_the_run():
+    made = Budget(optimiser="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).made()
+    assert (made.name, made.lr, made.decay, made.clip, made.options) == ("sgd", 0.3, "constant", 2.0, {"momentum": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "hinton", "temprature": 2}, "'temprature'. Did you mean 'temperature'"),
+        ({"name": "hinton", "teacher": "mlp"}, "'teacher'"),
+        ({"name": "fitnets", "hint": "a"}, r"needs guided: --set method\.guided="),
+        ({"name": "mutal"}, "'mutual'"),
+    ],
+)
+def test_a_method_is_looked_up_when_the_job_is_made(method, words):
+    with pytest.raises(LimbeckError, match=words):
+        make_job({**JOB, "method": method})
+
+
+def test_every_method_makes_a_job():
+    from limbeck.methods import method, names
+
+    for name in names():
+        required = {key: "layer1" for key in method(name).required if key != "teacher"}
+        assert make_job({**JOB, "method": {"name": name, **required}}).method.name == name

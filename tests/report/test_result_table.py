@@ -1,0 +1,49 @@
+"""Is the table of arms right, and narrow enough for a terminal?"""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from limbeck.report import arms_table
+from results import arm, result
+
+
+def printed(found, columns=80):
+    paper = io.StringIO()
+    Console(width=columns, file=paper).print(arms_table(found))
+    return paper.getvalue().splitlines()
+
+
+def test_every_arm_has_a_row_with_its_numbers():
+    lines = printed(result())
+    assert lines[0].split() == ["accuracy", "NLL", "agreement", "size", "ms", "per"]
+    assert lines[1].split() == ["arm", "%", "nats", "%", "parameters", "MB", "example"]
+    assert lines[2].split() == ["teacher", "97.00", "0.128", "100.0", "12,180", "0.049", "0.0157"]
+    assert lines[5].split() == ["distilled", "95.10", "±", "0.14", "0.214", "96.6", "666", "0.003", "0.0029"]
+
+
+def test_it_fits_eighty_columns_with_large_models():
+    big = {"parameters": 1_100_048_384, "megabytes": 4400.193536, "milliseconds": 1234.5678}
+    arms = {name: arm([0.5, 1.0, 0.0], **big) for name in ("teacher", "student alone", "label smoothing", "distilled")}
+    lines = printed(result(arms))
+    assert len(lines) == 6, lines
+    assert max(map(len, lines)) <= 80
+    assert "1,100.0 M  4,400.2    1,235" in lines[-1]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_row_is_wrapped(columns):
+    assert len(printed(result(), columns)) == 6
+
+
+def test_what_is_no_number_is_a_dash():
+    broken = arm([None, None], nll=None, agreement=None)
+    cells = printed(result({"distilled": broken}))[-1].split()
+    assert cells == ["distilled", "-", "±", "-", "-", "-", "666", "0.003", "0.0029"]
+
+
+def test_one_seed_has_no_spread():
+    assert "±" not in "".join(printed(result({"distilled": arm([0.9])})))

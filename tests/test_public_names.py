@@ -1,0 +1,73 @@
+"""Is every public name there, lazily, and the thing that it says?"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import limbeck
+from small_jobs import environment
+
+
+def test_every_name_resolves():
+    for name in limbeck.__all__:
+        assert getattr(limbeck, name) is not None
+    assert set(limbeck.__all__) <= set(dir(limbeck))
+    assert limbeck.__all__ == sorted(set(limbeck.__all__))
+
+
+def declared():
+    """What a type checker reads: name -> module."""
+    tree = ast.parse(Path(limbeck.__file__).read_text())
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("limbeck."):
+            found |= {alias.name: node.module for alias in node.names if alias.asname == alias.name}
+    return found
+
+
+def test_a_type_checker_and_python_see_the_same_names():
+    modules = {name for name in limbeck.__all__ if type(getattr(limbeck, name)).__name__ == "module"}
+    assert set(declared()) == set(limbeck.__all__) - modules
+
+
+@pytest.mark.parametrize(("name", "module"), sorted(declared().items()))
+def test_a_name_is_its_modules(name, module):
+    assert getattr(limbeck, name) is getattr(import_module(module), name)
+
+
+def test_a_wrong_name_offers_the_nearest():
+    with pytest.raises(AttributeError, match=r"limbeck has no 'Ensembel'\. Did you mean 'Ensemble'\?"):
+        limbeck.Ensembel  # noqa: B018
+    with pytest.raises(AttributeError, match=r"limbeck has no 'zzzzzz'\.$"):
+        limbeck.zzzzzz  # noqa: B018
+    with pytest.raises(ImportError):
+        from limbeck import Ensembel  # noqa: F401
+
+
+def test_nothing_heavy_is_imported_before_it_is_used():
+    script = (
+        "import sys, limbeck; heavy = {'torch', 'numpy', 'sklearn', 'lightning_fabric', 'pydantic'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "limbeck.LimbeckError; dir(limbeck)\nassert 'torch' not in sys.modules\n"
+        "limbeck.Loss\nassert 'torch' in sys.modules\n"
+        "late = {'sklearn', 'scipy', 'pyarrow', 'PIL', 'torchmetrics', 'transformers', 'timm'}\n"
+        "assert not late & set(sys.modules), late & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_says_which_question_it_answers():
+    for path in Path(limbeck.__file__).parent.rglob("*.py"):
+        first = ast.get_docstring(ast.parse(path.read_text()))
+        assert first, path
+        if path.name != "__init__.py":
+            assert first.splitlines()[0].endswith(("?", "?`")) or "?" in first.splitlines()[0], (path, first)
