@@ -83,7 +83,7 @@ class Term(NamedTuple):
     """
 
     total: Tensor
-    count: Tensor | float
+    count: Tensor | float  # type: ignore[assignment]
     weight: float = 1.0
 
     @property
