@@ -6,22 +6,19 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
-from engine.stories import arrays, everything, hint, hooks, network, source, weights
+from engine.stories import hint, hooks, network, source, weights
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.models import fingerprint
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.signal import Batch
-from limbeck.sources import Arrays, Loader
-from limbeck.teachers import Ensemble, Live, MovingAverage, Scikit
+from limbeck.sources import Arrays
+from limbeck.teachers import Ensemble
 
 CE, KL = Loss(cross_entropy), Loss(kl_divergence)
 
@@ -187,147 +184,3 @@ def test_makers_wait_for_their_stage():
     kept = [weights(student) for report in distill(student, recipe, source())]
     assert len(order) == 1
     assert torch.equal(order[0], kept[0])
-
-
-# Looking leaves no trace.
-
-
-class Spy(nn.Module):
-    """Notes, before each forward pass, what it is given and the state that it is in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = network(norm=True, dropout=0.5)
-        self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append((x.clone(), weights(self.inner[1]), torch.get_rng_state()))
-        return self.inner(x)
-
-
-@pytest.mark.parametrize("kind", ["arrays", "loader"])
-def test_the_first_step_finds_everything_as_the_probe_found_it(kind):
-    """The same batch, the same running statistics; and random numbers as if nobody had looked."""
-    student = Spy()
-    inputs, labels = torch.randn(30, 5), torch.arange(30) % 3
-    data = source() if kind == "arrays" else DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
-    distill(student, Stage(CE, steps=2), data).finish()
-    probe, first, second = student.seen
-    assert torch.equal(probe[0], first[0])
-    assert torch.equal(probe[1], first[1])
-    assert not torch.equal(first[0], second[0])
-    assert not torch.equal(first[1], second[1])
-    untouched = Spy()
-    distill(untouched, Stage(CE, steps=1), data if kind == "arrays" else source(), seed=0).finish()
-    assert torch.equal(untouched.seen[1][2], first[2]) or kind == "loader"
-
-
-def test_a_moving_teacher_is_not_moved_by_the_probe():
-    teacher = MovingAverage(decay=0.9, mode="train")
-    student = network(norm=True)
-    run = distill(student, Stage(CE + KL, teacher=teacher, steps=1), source())
-    run.finish()
-    assert int(teacher.model[1].num_batches_tracked) == 1
-    assert teacher.state_dict()["steps"] == 1
-
-
-def test_a_teacher_that_nobody_reads_is_not_asked():
-    calls = []
-    teacher = nn.Linear(5, 3)
-    teacher.register_forward_hook(lambda *_: calls.append(1))
-    distill(network(), Stage(CE, teacher=teacher, epochs=1), source()).finish()
-    assert calls == []
-
-
-def test_reads_are_asked_once_for_a_batch_that_both_sides_read():
-    calls = []
-
-    def reads(batch: Batch) -> torch.Tensor:
-        calls.append(1)
-        return batch.inputs * 2
-
-    distill(network(), Stage(KL, teacher=network(seed=3), steps=3), source(), reads=reads).finish()
-    assert len(calls) == 4
-
-
-def test_each_side_reads_its_own():
-    """A teacher with privileged columns, a student with others: the stage's, the run's and the teacher's own."""
-    draw = torch.Generator().manual_seed(0)
-    data = Arrays(
-        torch.randn(30, 9, generator=draw),
-        torch.arange(30) % 3,
-        extra={"small": torch.randn(30, 5, generator=draw), "secret": torch.randn(30, 2, generator=draw)},
-    )
-    teacher = Live(nn.Linear(2, 3), reads=lambda batch: batch.extra["secret"])
-    stage = Stage(CE + KL, teacher=teacher, epochs=1, reads=lambda batch: batch.extra["small"])
-    assert distill(network(), stage, data).finish().finished
-    assert distill(network(), Stage(CE, epochs=1), data, reads=lambda batch: batch.extra["small"]).finish().finished
-
-
-def test_an_estimator_teaches_a_network():
-    from sklearn.ensemble import RandomForestClassifier
-
-    data = arrays(30)
-    rows = data.take(torch.arange(30))
-    forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(rows.inputs.numpy(), rows.labels.numpy())
-    run = distill(network(), Stage(KL, teacher=Scikit(forest), epochs=20), data, batch_size=8).finish()
-    assert run.history[-1].loss < run.history[0].loss
-
-
-# Models and data of every kind.
-
-
-def test_tuples_and_mappings_reach_the_models():
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.map = nn.Linear(5, 3)
-
-        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"logits": self.map(left + right)}
-
-    left, right, labels = torch.randn(12, 5), torch.randn(12, 5), torch.arange(12) % 3
-    for inputs in ((left, right), {"left": left, "right": right}):
-        run = distill(Two(), Stage(CE + KL, teacher=Two(), epochs=1), Arrays(inputs, labels), batch_size=5)
-        assert run.finish().finished
-
-
-def test_a_lazy_student_is_shaped_by_the_probe():
-    student = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3))
-    assert distill(student, Stage(CE, epochs=1), source()).finish().finished
-    assert student[0].weight.shape == (4, 5)
-
-
-def test_a_head_s_plain_module_learns():
-    head = nn.Linear(8, 6)
-    before = weights(head)
-    stage = Stage(Loss(squared_error, student="0", teacher="0", head=head), teacher=network(hidden=6, seed=7), epochs=1)
-    distill(network(), stage, source()).finish()
-    assert not torch.equal(weights(head), before)
-
-
-def test_nan_becomes_one_sentence_that_names_the_term():
-    @kernel(per="example")
-    def broken(student):
-        return student.sum(-1) * float(np.nan)
-
-    run = distill(network(), Stage(CE + Loss(broken), epochs=1), source(), log_every=1)
-    with pytest.raises(LimbeckError, match=r"The loss became nan in stage 'student' by step 1 \(broken\)"):
-        run.finish()
-
-
-def test_an_empty_epoch_does_not_hang():
-    class Empty:
-        def __len__(self) -> int:
-            return 3
-
-        def __iter__(self) -> Iterator[Any]:
-            return iter(())
-
-    with pytest.raises(LimbeckError, match=r"says that it has 3 batches, and gives none"):
-        distill(network(), Stage(CE, epochs=1), Loader(Empty())).finish()
-
-
-def test_everything_at_once_learns():
-    run = distill(network(), everything(epochs=30), source(30), log_every=4).finish()
-    assert run.history[-1].loss < run.history[0].loss

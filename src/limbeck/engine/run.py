@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 import weakref
@@ -111,10 +112,7 @@ class Run:
         return self.models[next(iter(self.models))] if shipped is None else shipped
 
     def __iter__(self) -> Iterator[Report]:
-        """Reports, until the recipe is done; after a ``break``, iterating again goes on.
-
-        An earlier iterator that is still open is closed.
-        """
+        """Reports, until the recipe is done. After a ``break`` it goes on; an iterator that is still open is closed."""
         self._touched = True
         earlier = self._going() if self._going is not None else None
         if earlier is not None:
@@ -127,6 +125,8 @@ class Run:
         """Run what is left of the recipe.
 
         Example:
+            >>> import torch
+            >>> from limbeck.engine import distill
             >>> from limbeck.functional import cross_entropy
             >>> from limbeck.objective import Loss
             >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
@@ -163,8 +163,9 @@ class Run:
                 self._save()
             except GeneratorExit:
                 # Raised at the yield, where everything stands still: the outside's random numbers are in place already.
-                self._state = cloned(self._snapshot()) | {"random": cloned(self._random)}
-                self._save_on_disk(self._state)
+                if not sys.is_finalizing():
+                    self._state = cloned(self._snapshot()) | {"random": cloned(self._random)}
+                    self._save_on_disk(self._state)
                 raise
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):

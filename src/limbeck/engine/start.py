@@ -57,8 +57,10 @@ def distill(
         LimbeckError: If anything is wrong that can be known before the first step.
 
     Example:
+        >>> import torch
         >>> from limbeck.functional import cross_entropy, kl_divergence
         >>> from limbeck.objective import Loss
+        >>> from limbeck.recipe import Stage
         >>> objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0)
         >>> stage = Stage(objective, teacher=nn.Linear(4, 3), epochs=1)
         >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
