@@ -85,7 +85,7 @@ def kill_after(target: int, out: Path, draw: random.Random) -> None:
     child = life(out)
     while lines(out) < target and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.0002)
-    time.sleep(draw.random() * 0.03)
+    time.sleep(draw.random() * 0.01)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
