@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.models import build, save
-from small_jobs import blobs, contents, job_file, small_job, typed
+from small_jobs import Typed, blobs, contents, job_file, small_job, typed
 
 
 def refused(ended, *words):
@@ -257,6 +257,16 @@ class TestModels:
         )
         refused(limbeck("distill", job, "--student", "my.py:build"), *words)
 
+    def test_my_own_network_that_fails_when_it_learns(self, limbeck, here, job):
+        (here / "my.py").write_text(
+            "from torch import nn\n\n\nclass Odd(nn.Linear):\n    def forward(self, x):\n"
+            "        if self.training:\n            return self.noise[0]\n"
+            "        return super().forward(x.flatten(1))\n"
+            "\n\ndef build():\n    return Odd(36, 5)\n"
+        )
+        refused(limbeck("distill", job, "--student", "my.py:build", "--out", "run"), "'noise'")
+        assert not (here / "run").exists()
+
     def test_a_function_that_is_not_in_my_file(self, limbeck, here, job):
         (here / "my.py").write_text("def build():\n    pass\n")
         refused(limbeck("distill", job, "--student", "my.py:biuld"), "'biuld'", "'build'")
@@ -310,6 +320,17 @@ class TestFolder:
 
         monkeypatch.setattr(experiment, "note", full)
         refused(limbeck("distill", job, "--seeds", 1), "No space left")
+
+
+class TestLoss:
+    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_one_that_is_no_number_stops_the_job(self, here, workers):
+        blobs(here / "blobs.npz")
+        job = small_job("blobs.npz", teacher={"model": "mlp", "hidden": [32], "train": {"epochs": 3, "lr": 0.01}})
+        job_file(here / "job.yaml", {**job, "budget": {"optimiser": "sgd", "lr": 1e30, "warmup": 0}})
+        ended = typed("distill", "job.yaml", "--set", f"workers={workers}", "--out", "run", cwd=here)
+        refused(Typed(ended.code, "", ended.err), "nan", "learning rate")
+        assert (here / "run" / "teacher" / "student" / "config.json").exists()
 
 
 class TestResume:

@@ -203,10 +203,35 @@ def limbeck_load(path):
     return limbeck.load(path, build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 5)))
 
 
-def test_bfloat16_and_accumulation_are_settings_of_the_job(limbeck, job):
-    settings = ["--set", "precision=bf16-mixed", "--set", "budget.accumulate=2", "--set", "budget.clip=1.0"]
-    ended = limbeck("distill", job, *settings, "--seeds", 1, "--json")
+@pytest.mark.parametrize(
+    "setting",
+    ["precision=bf16-mixed", "budget.accumulate=2", "budget.clip=0.01", "budget.shift=1", "budget.optimiser=sgd",
+     "budget.decay=constant", "budget.warmup=5", "budget.options={weight_decay: 5.0}", "method.temperature=1",
+     "method.weight=0.1", "teacher.mean=arithmetic", "teacher.train.lr=0.003"],
+)  # fmt: skip
+def test_every_setting_does_something(limbeck, job, done, setting):
+    ensemble = ["--set", "teacher.members=2"] if "mean" in setting else []
+    settings = ["--set", setting, "--set", "teacher.check=false"]
+    changed = limbeck("distill", job, *settings, *ensemble, "--seeds", 1, "--json")
+    assert changed.code == 0, changed.err
+    before = done[1].result["arms"]
+    if ensemble:
+        before = limbeck("distill", job, *ensemble, "--seeds", 1, "--json").result["arms"]
+    seen = [arms["distilled"]["measures"]["nll"]["values"][0] for arms in (before, changed.result["arms"])]
+    assert seen[0] != seen[1]
+    alone = [arms["student alone"]["measures"]["nll"]["values"][0] for arms in (before, changed.result["arms"])]
+    assert (alone[0] == alone[1]) == setting.startswith(("method", "teacher")), "the controls know no teacher"
+
+
+def test_few_labels_are_enough(here, limbeck, job):
+    parts = dict(np.load(here / "blobs.npz"))
+    parts["y_train"][40:] = -100
+    np.savez(here / "few.npz", **parts)
+    flags = ["--data", "few.npz", "--method", "mean_teacher", "--set", "teacher.train.epochs=8"]
+    ended = limbeck("distill", job, *flags, "--seeds", 1, "--set", "budget.epochs=4", "--json")
     assert ended.code == 0, ended.err
+    assert ended.result["data"]["classes"] == 5
+    assert ended.result["arms"]["distilled"]["measures"]["accuracy"]["mean"] > 0.2
 
 
 def test_the_first_free_folder_is_taken(here, limbeck, job):

@@ -112,6 +112,7 @@ def test_methods_as_one_object(limbeck):
 
 
 def test_a_card(limbeck):
+    from limbeck.job import with_settings
     from limbeck.methods import method, names
 
     for name in names():
@@ -119,9 +120,12 @@ def test_a_card(limbeck):
         ended = limbeck("methods", name)
         assert ended.code == 0
         assert card.title in " ".join(ended.out.split())
-        assert card.bibtex.splitlines()[0] in ended.out
-        for key, value in card.defaults.items():
-            assert f"--set method.{key}={value}" in ended.out
+        assert card.bibtex in ended.out
+        settings = re.findall(r"--set (method\.\S+)", ended.out)
+        found = with_settings({}, [word for word in settings if not word.endswith("=...")]).get("method", {})
+        assert found == dict(card.defaults), "what is shown can be typed"
+        needed = [f"method.{key}=..." for key in method(name).required if key != "teacher"]
+        assert [word for word in settings if word.endswith("=...")] == needed
 
 
 def test_the_demo_tells_its_story_first(limbeck, monkeypatch):

@@ -45,6 +45,23 @@ def test_a_seed_is_an_order(material):
     assert sorted(number for batch in ids(0) for number in batch) == sorted(material.train.ids.tolist())
 
 
+def test_the_budget_shapes_the_stream(material):
+    def first(**budget):
+        return next(iter(stream(material.train, Budget(**budget), seed=0)))
+
+    assert len(first(batch_size=16).labels) == 16
+    assert len(first(batch_size=33).labels) == 33
+    still, moved = first(), first(shift=1)
+    assert still.id.tolist() == moved.id.tolist()
+    whole = material.data.train.take(torch.arange(150))
+    originals = dict(zip(whole.id.tolist(), whole.inputs, strict=True))
+    assert all(torch.equal(row, originals[number]) for number, row in zip(still.id.tolist(), still.inputs, strict=True))
+    shifted = [
+        not torch.equal(row, originals[number]) for number, row in zip(moved.id.tolist(), moved.inputs, strict=True)
+    ]
+    assert sum(shifted) > 50
+
+
 def test_predictions_are_asked_in_order_whatever_the_batches(material):
     assert torch.cat([batch.id for batch in whole(material.train)]).tolist() == material.train.ids.tolist()
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 5))
@@ -73,23 +90,25 @@ def logits_with(accuracy, count=1000, classes=10):
 
 def test_a_teacher_at_chance_is_refused():
     logits, examples = logits_with(0.1)
-    with pytest.raises(LimbeckError, match=r"10\.0 %, which is chance \(10\.0 %\).*teacher\.check=false"):
-        check_teacher(logits, examples, classes=10)
+    with pytest.raises(LimbeckError, match=r"1000 .* is 10\.0 %.*gives 10\.0 %.*normalisation.*check=false"):
+        check_teacher(logits, examples, classes=10, loaded=True)
+    with pytest.raises(LimbeckError, match=r"teacher\.train\.epochs"):
+        check_teacher(logits, examples, classes=10, loaded=False)
 
 
 def test_a_teacher_above_chance_is_not():
     logits, examples = logits_with(0.15)
-    assert check_teacher(logits, examples, classes=10) == pytest.approx(0.15)
+    assert check_teacher(logits, examples, classes=10, loaded=True) == pytest.approx(0.15)
 
 
 def test_chance_is_wider_where_there_are_few_examples():
     # Two standard errors of ten guesses among two classes reach up to 0.82.
     logits, examples = logits_with(0.8, count=10, classes=2)
     with pytest.raises(LimbeckError, match="chance"):
-        check_teacher(logits, examples, classes=2)
+        check_teacher(logits, examples, classes=2, loaded=True)
 
 
 def test_without_labels_a_teacher_is_not_checked():
     logits, _ = logits_with(0.1)
     bare = Arrays(torch.zeros(1000, 1), torch.full((1000,), -100))
-    assert np.isnan(check_teacher(logits, bare, classes=10))
+    assert np.isnan(check_teacher(logits, bare, classes=10, loaded=True))

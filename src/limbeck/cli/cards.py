@@ -38,13 +38,17 @@ def show_card(name: str, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console, card = Console(), found.card
+    console, card = Console(highlight=False), found.card
     console.print(f"[bold]{card.name}[/]: {card.title}")
-    console.print(f"{card.authors}, {card.year}. {card.venue}" + (f" arXiv:{card.arxiv}" if card.arxiv else ""))
-    console.print(f"\n{card.claim}\n\n[bold]When[/] {card.when}\n\n[bold]Defaults[/]", highlight=False)
+    console.print(f"{card.authors}, {card.year}. {card.venue}" + (f", arXiv:{card.arxiv}" if card.arxiv else ""))
+    console.print(f"\n{card.claim}\n\n[bold]When to use it.[/] {card.when}\n\n[bold]Settings[/]")
+    # These lines are to be copied: nothing in them is broken or read as markup.
+    for key in found.required:
+        if key != "teacher":
+            print(f"  --set method.{key}=...  (needed)")
     for key, value in card.defaults.items():
-        console.print(f"  --set method.{key}={value}", highlight=False)
-    console.print(f"\n{card.bibtex}", highlight=False, markup=False)
+        print(f"  --set method.{key}={json.dumps(value)}")
+    print(f"\n{card.bibtex}")
 
 
 def _fields(card: Any) -> dict[str, Any]:

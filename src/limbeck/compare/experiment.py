@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +17,7 @@ from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, pla
 from limbeck.compare.material import Material, gather, student_of
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, verdict_of
-from limbeck.compare.teaching import Watch, ask, check_teacher, open_teacher, train_teacher
+from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.job import Job
 from limbeck.measure import Predictions
@@ -85,8 +86,11 @@ def _judge_teacher(job: Job, teacher: Teacher, material: Material, watch: Watch)
     logits = ask(teacher, material.development, material)
     if not job.teacher.check:
         return measured(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
-    found = check_teacher(logits, material.development, classes=material.classes)
-    watch("say", f"Teacher: {100 * found:.1f} % on development data (chance {100 / material.classes:.1f} %).")
+    found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
+    if math.isnan(found):
+        watch("say", "Teacher: not checked, as no development example has a label.")
+    else:
+        watch("say", f"Teacher: {100 * found:.1f} % on development data (chance {100 / material.classes:.1f} %).")
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -33,14 +34,25 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
     for arm in job.arms:
         if arm == "teacher":
             continue
-        recipe = shortened(recipe_of(job, arm, teacher))
         # Nothing that a lazy layer draws at its first call may depend on what went before.
-        with seeded(0):
+        with seeded(0), _explained(arm):
             Run(
-                {"student": student_of(job, material, seed=0)}, recipe, stream(material.train, job.budget, seed=0),
-                setting=setting_of(job, job.budget, material, seed=0),
+                {"student": student_of(job, material, seed=0)}, shortened(recipe_of(job, arm, teacher)),
+                stream(material.train, job.budget, seed=0), setting=setting_of(job, job.budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
             ).finish()  # fmt: skip
+
+
+@contextmanager
+def _explained(arm: str) -> Iterator[None]:
+    """What a person's own module raises in its first step, as a sentence; ``--debug`` shows where."""
+    try:
+        yield
+    except LimbeckError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise LimbeckError(f"The arm {arm!r} cannot take its first step: {type(error).__name__}: {said}") from error
 
 
 def check_student(job: Job, material: Material) -> None:

@@ -93,22 +93,33 @@ def ask(teacher: Teacher, examples: Examples, material: Material) -> Tensor:
         return torch.cat([answer(batch)[LOGITS].float() for batch in whole(examples)])
 
 
-def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int) -> float:
+def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, loaded: bool) -> float:
     """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labelled.
 
+    Args:
+        teacher_logits: Its answers.
+        examples: The development data.
+        classes: How many there are.
+        loaded: Whether it came with its weights, or was trained here: what is likely to be wrong differs.
+
     Raises:
-        LimbeckError: If it is no better than chance: the sign of another normalisation or label order.
+        LimbeckError: If it is no better than chance, within two standard errors.
     """
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):
         return float("nan")
     found = accuracy(Predictions(teacher_logits, None, labels)).value
-    chance = 1.0 / classes
-    noise = 2.0 * (chance * (1 - chance) / int((labels != IGNORED).sum())) ** 0.5
-    if found <= chance + noise:
+    chance, count = 1.0 / classes, int((labels != IGNORED).sum())
+    reach = chance + 2.0 * (chance * (1 - chance) / count) ** 0.5
+    if found <= reach:
+        why = (
+            "Was it trained with another input normalisation or label order?"
+            if loaded
+            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
+        )
         raise LimbeckError(
-            f"The teacher's accuracy on development data is {100 * found:.1f} %, which is chance ({100 * chance:.1f} "
-            "%). Was it trained with another input normalisation or label order? To go on anyway: teacher.check=false."
+            f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and chance alone gives "
+            f"{100 * chance:.1f} %, up to {100 * reach:.1f} % on so few. {why} To go on anyway: teacher.check=false."
         )
     return found
 
