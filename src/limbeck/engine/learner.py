@@ -118,7 +118,8 @@ class Learner(AbstractContextManager["Learner"]):
         """One optimiser step on all the micro-batches of `window`."""
         if not self.model.training:
             self.model.train()
-        counts = self._counts(window)
+        alone = len(window) == 1 and self._fabric.world_size == 1
+        counts = None if alone else self._counts(window)
         for last, batch in enumerate(window, start=1 - len(window)):
             with self._unsynchronised(last != 0):
                 self._backward(batch, progress, counts, measure=measure)
@@ -132,7 +133,7 @@ class Learner(AbstractContextManager["Learner"]):
         if self.stage.teacher is not None:
             self.stage.teacher.after_step()
 
-    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float], *, measure: bool) -> None:
+    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
         with self._fabric.autocast():
             taught = self._answer(batch)
         parameters = measure and self._setting.parameter_norms

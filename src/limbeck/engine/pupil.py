@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Lesson:
-    """What a pupil is given besides inputs. Not a tuple, so that no strategy casts or copies what is in it."""
+    """What a pupil is given besides inputs. Not a tuple, so that no strategy casts or copies what is in it.
+
+    `counts` says over how many values each term is averaged; None where they are those of this batch alone.
+    """
 
     __slots__ = ("batch", "counts", "measure", "measure_parameters", "progress", "teacher")
 
@@ -26,7 +29,7 @@ class Lesson:
         teacher: Signal,
         batch: Batch,
         progress: Progress,
-        counts: dict[str, float],
+        counts: dict[str, float] | None,
         *,
         measure: bool = False,
         measure_parameters: bool = False,
@@ -59,11 +62,12 @@ class Pupil(nn.Module):
         """The number to minimise for one batch."""
         shown = self.tapped(inputs)
         terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
-        loss = minimised(terms, lesson.counts)
+        counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}
+        loss = minimised(terms, counts)
         if lesson.measure:
-            self.gradients = _gradients(terms, lesson.counts, list(shown.values()))
+            self.gradients = _gradients(terms, counts, list(shown.values()))
         if lesson.measure_parameters:
-            self.parameter_gradients = _gradients(terms, lesson.counts, list(self.parameters()))
+            self.parameter_gradients = _gradients(terms, counts, list(self.parameters()))
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
         return loss
 
