@@ -227,8 +227,8 @@ def test_few_labels_are_enough(here, limbeck, job):
     parts = dict(np.load(here / "blobs.npz"))
     parts["y_train"][40:] = -100
     np.savez(here / "few.npz", **parts)
-    flags = ["--data", "few.npz", "--method", "mean_teacher", "--set", "teacher.train.epochs=8"]
-    ended = limbeck("distill", job, *flags, "--seeds", 1, "--set", "budget.epochs=4", "--json")
+    flags = ["--data", "few.npz", "--method", "mean_teacher", "--set", "teacher.train={epochs: 20, lr: 0.01}"]
+    ended = limbeck("distill", job, *flags, "--seeds", 1, "--set", "development=0.3", "--json")
     assert ended.code == 0, ended.err
     assert ended.result["data"]["classes"] == 5
     assert ended.result["arms"]["distilled"]["measures"]["accuracy"]["mean"] > 0.2
