@@ -178,10 +178,10 @@ def test_lines_after_the_checkpoint_are_written_once(run):
     ("changed", "sentence"),
     [
         ({"student": network(hidden=9)}, r"other models or another recipe.*size mismatch"),
-        ({"stage": Stage(CE, epochs=2)}, r"another recipe than this one"),
-        ({"stage": everything(epochs=3)}, r"stage of 8 steps; this one has 12"),
+        ({"stage": Stage(CE, epochs=2)}, r"another run than this one: recipe.0.objective"),
+        ({"stage": everything(epochs=3)}, r"another run than this one: recipe.0.epochs was 2 and is 3"),
         ({"batch_size": 4}, r"stage of 8 steps; this one has 16"),
-        ({"stage": everything(epochs=2, optimiser=SGD)}, r"another recipe than this one.*optimiser is another"),
+        ({"stage": everything(epochs=2, optimiser=SGD)}, r"another run than this one: recipe.0.optimiser"),
     ],
     ids=["student", "objective", "epochs", "batch size", "optimiser"],
 )

@@ -248,3 +248,10 @@ def test_a_hyper_parameter_without_default_must_be_given():
     with pytest.raises(LimbeckError, match=r"needs a value for margin: Loss\(\.\.\., margin="):
         Loss(gap)
     assert Loss(gap, margin=0.1).needs.student == {"logits"}
+
+
+def test_the_sum_of_a_list_is_an_objective():
+    parts = [Loss(cross_entropy), 0.5 * Loss(kl_divergence)]
+    assert list(sum(parts).named_leaves()) == ["cross_entropy", "kl_divergence"]
+    with pytest.raises(TypeError):
+        1 + parts[0]

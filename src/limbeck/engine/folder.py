@@ -75,14 +75,47 @@ class Folder:
         return self._writes
 
     def describe(self, description: Mapping[str, Any]) -> None:
-        """Write what the run is: recipe, setting, environment."""
+        """Write what the run is: recipe, setting, data, environment."""
         if self._writes and self.path is not None:
             write_json(self.path / "run.json", description)
+
+    def check_same(self, description: Mapping[str, Any]) -> None:
+        """Refuse to take up a run that was begun otherwise: it would end in weights that no one asked for.
+
+        Raises:
+            LimbeckError: If recipe, setting or data differ from those in ``run.json``; the first field is named.
+        """
+        if self.path is None or not self.started:
+            return
+        now = json.loads(json.dumps(description, default=str))
+        try:
+            before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise LimbeckError(f"{self.path / 'run.json'} is damaged: {error}.") from error
+        for part in ("recipe", "setting", "data"):
+            found = _difference(part, before.get(part), now.get(part))
+            if found is not None:
+                field, old, new = found
+                raise LimbeckError(
+                    f"{self.path} was begun by another run than this one: {field} was {old!r} and is {new!r}. "
+                    "Resume it as it was begun, or start again in a new folder."
+                )
 
     def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
         """Replace the student, atomically."""
         if self._writes and self.student is not None:
             save(model, self.student, metadata=dict(metadata))
+
+
+def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The first field in which two descriptions differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return None if old == new else (name, old, new)
+    return next((found for pair in pairs if (found := _difference(*pair)) is not None), None)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -108,11 +109,15 @@ class Learner(AbstractContextManager["Learner"]):
         # Only models that exist: asking for the others would make them before their stage.
         existing = getattr(self._models, "made", self._models)
         # Heads must begin alike on every rank, whatever else each rank draws.
-        with aside(seeded(self._setting.seed)), buffers_kept(list(existing.values())), self._fabric.autocast():
+        with aside(seeded(self._head_seed())), buffers_kept(list(existing.values())), self._fabric.autocast():
             reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels)
         for key, value in _tensors(before):
             value.copy_(kept[key])
         return reached
+
+    def _head_seed(self) -> int:
+        """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
+        return zlib.crc32(f"{self._setting.seed} {self.stage.trains} {self.stage.name}".encode())
 
     def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
         """One optimiser step on all the micro-batches of `window`."""

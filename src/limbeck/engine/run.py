@@ -82,6 +82,8 @@ class Run:
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
         rewind(source, 0)
+        if resume:
+            self._folder.check_same(self._description())
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not source.resumable:
@@ -95,10 +97,15 @@ class Run:
         self._touched = False
 
     def _begin(self) -> None:
-        stages = [stage.describe() for stage in self.recipe.stages()]
         self._metrics.rewind(0)
         self._save_student()
-        self._folder.describe({"recipe": stages, "setting": self._setting.describe(), "environment": environment()})
+        if self._folder.writes:
+            self._folder.describe({**self._description(), "environment": environment()})
+
+    def _description(self) -> dict[str, Any]:
+        """What the run is: a folder that was begun with another one is not taken up."""
+        stages = [stage.describe() for stage in self.recipe.stages()]
+        return {"recipe": stages, "setting": self._setting.describe(), "data": self._source.fingerprint}
 
     @property
     def path(self) -> Any:

@@ -76,6 +76,10 @@ class Objective(nn.Module, ABC):
             return NotImplemented
         return Sum(self, other)
 
+    def __radd__(self, other: object) -> Objective:
+        """So that ``sum([a, b, c])`` is an objective: it begins with the number 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __rmul__(self, weight: object) -> Objective:
         if not isinstance(weight, (int, float, Schedule)):
             return NotImplemented
