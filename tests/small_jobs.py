@@ -64,6 +64,17 @@ class Typed(NamedTuple):
         return json.loads(lines[0], parse_constant=lambda name: 1 / 0)
 
 
+def refused(ended: Typed, *words: str) -> str:
+    """One sentence, on the right stream, with these words in it."""
+    assert ended.code == 1, (ended.out, ended.err)
+    *before, said = ended.err.splitlines()
+    assert said.startswith("Error: ")
+    assert all(line.startswith(("Data: ", "Training the", "Teacher loaded")) for line in before), ended.err
+    for word in words:
+        assert word in said
+    return said
+
+
 def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "COLUMNS")}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}

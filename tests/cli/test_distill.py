@@ -64,18 +64,34 @@ def test_the_folder_holds_job_metrics_result_and_student(done):
     assert yaml.safe_load((run / "job.yaml").read_text())["budget"]["epochs"] == 2
 
 
-def test_the_student_opens_in_one_line_and_predicts_what_the_result_says(done):
-    folder, ended = done
-    student = limbeck.load(folder / "run" / "student")
-    told = read_config(folder / "run" / "student")["metadata"]
-    data = load_data(folder / "blobs.npz")
+def scored(student, data):
+    """A student's test accuracy, by its own word on how it reads."""
+    reads = reads_from_dict(read_config(student)["metadata"]["reads"])
     batch = data.test.take(torch.arange(len(data.test)))
     with torch.no_grad():
-        right = student(reads_from_dict(told["reads"])(batch)).argmax(1) == batch.labels
-    assert right.double().mean().item() == ended.result["arms"]["distilled"]["accuracy"]["values"][0]
+        return (limbeck.load(student)(reads(batch)).argmax(1) == batch.labels).double().mean().item()
+
+
+def test_the_student_opens_in_one_line_and_predicts_what_the_result_says(done):
+    folder, ended = done
+    student = folder / "run" / "student"
+    found = scored(student, load_data(folder / "blobs.npz"))
+    assert found == ended.result["arms"]["distilled"]["accuracy"]["values"][0]
+    told = read_config(student)["metadata"]
     assert told["class_names"] == [f"class {letter}" for letter in "abcde"]
     assert told["input_shape"] == [1, 6, 6]
     assert (told["arm"], told["method"]) == ("distilled", "hinton")
+
+
+def test_what_a_method_ships_is_what_is_judged(here, limbeck, job):
+    """The last generation, not the first."""
+    born = ["--method", "born_again", "--set", "method.generations=2", "--set", "arms=[distilled]"]
+    ended = limbeck("distill", job, *born, "--seeds", 2, "--out", "run", "--json")
+    data = load_data(here / "blobs.npz")
+    values = ended.result["arms"]["distilled"]["accuracy"]["values"]
+    assert values == [scored(path, data) for path in (here / "run/student", here / "run/arms/distilled/seed-1/student")]
+    first = limbeck("distill", job, *born, "--set", "method.generations=1", "--out", "first", "--json")
+    assert first.result["arms"]["distilled"]["accuracy"]["values"] != values
 
 
 def test_flags_a_printed_job_and_python_are_the_same_job(done, here, limbeck):
@@ -247,6 +263,7 @@ def test_two_processes_that_share_every_batch_write_one_result(done):
     words = ["distill", "job.yaml", "--set", "devices=2", "--set", "strategy=ddp", "--seeds", "1", "--out", "ddp"]
     shared = typed(*words, "--json", cwd=folder)
     assert shared.code == 0, shared.err
+    assert shared.err.count("Training the teacher") == 1
     assert len((folder / "ddp" / "metrics.jsonl").read_text().splitlines()) == 3
     alone = accuracies(ended.result)
     assert {name: values[0] for name, values in accuracies(shared.result).items()} == pytest.approx(
