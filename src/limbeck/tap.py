@@ -85,6 +85,10 @@ class Tapped(nn.Module):
             if address.path not in known or not address.path:
                 raise missing(text, [LOGITS, *filter(None, known)], who=type(model).__name__)
 
+    def of(self, model: nn.Module) -> Tapped:
+        """The same taps, closed, in another module."""
+        return Tapped(model, self._read, adaptor=self._adaptor)
+
     def __enter__(self) -> Tapped:
         modules = dict(self.model.named_modules())
         for text, address in self._read.items():

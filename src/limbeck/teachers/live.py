@@ -13,6 +13,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
+from limbeck.teachers.narrow import Narrow
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 
 Mode = Literal["eval", "train"]
@@ -113,6 +114,7 @@ def answering(
 ) -> Iterator[Answer]:
     """A block within which a tapped model answers without gradient; `still`: its running statistics do not move."""
     model = tapped.model.to(device)
+    ask = Narrow(tapped) if still and mode == "eval" else tapped
     modules, wanted = list(model.modules()), mode == "train"
 
     def answer(batch: Batch) -> Signal:
@@ -120,7 +122,7 @@ def answering(
         awake = Frozen(model, mode=mode) if any(module.training != wanted for module in modules) else nullcontext()
         kept = buffers_kept([model]) if still and wanted else nullcontext()
         with awake, kept, torch.no_grad():
-            return tapped(reads(batch))
+            return ask(reads(batch))
 
     with ExitStack() as stack:
         stack.enter_context(Frozen(model, mode=mode))

@@ -1,0 +1,97 @@
+"""How does a frozen model answer under autocast without its weights being cast at every call?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.signal import Inputs, Signal
+from limbeck.tap import Tapped
+
+# Their forward hands weight and bias to one operation that autocast runs in the narrow type, and to nothing else.
+_CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LIMIT = 2**28  # bytes; casting is a small part of what a larger model costs, and memory a larger one
+
+
+class Narrow:
+    """A frozen model that keeps its weights in the type that autocast would cast them to, for the length of a stage.
+
+    Beside a small batch, casting costs as much as computing. The narrow weights are in a copy of the module's structure
+    that shares everything else; the module itself is not touched. The copy answers only if it gave the same bits as the
+    module on the first batch, and only as long as no weight changes and nothing listens inside the module.
+
+    Args:
+        tapped: The model, in eval mode, which is asked without gradient.
+    """
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._modules = list(tapped.model.modules())
+        self._narrow: Callable[[Inputs], Signal] | None = None
+        self._versions: dict[Tensor, int] = {}
+        self._asked = False
+
+    def __call__(self, inputs: Inputs) -> Signal:
+        """What the model shows."""
+        dtype = _autocast(self._tapped.model)
+        if dtype is not None and not self._asked:
+            self._asked = True
+            return self._first(inputs, dtype)
+        if dtype is None or self._narrow is None:
+            return self._tapped(inputs)
+        if not self._untouched():
+            self._narrow = None
+            return self._tapped(inputs)
+        return self._narrow(inputs)
+
+    def _first(self, inputs: Inputs, dtype: torch.dtype) -> Signal:
+        """What the model shows, and whether a copy with narrow weights shows the same."""
+        shown = self._tapped(inputs)
+        weights = list(self._tapped.model.parameters())
+        if any(weight.is_inference() for weight in weights):  # these do not say whether they change
+            return shown
+        self._versions = {weight: weight._version for weight in weights}
+        copied = _copied(self._tapped.model, dtype) if self._untouched() else None
+        if copied is None:
+            return shown
+        narrow = self._tapped.of(copied)
+        try:
+            same = narrow(inputs)
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # it does more with its weights than we know of
+            return shown
+        if all(torch.equal(shown[address], same[address]) for address in shown):
+            self._narrow = narrow
+        return shown
+
+    def _untouched(self) -> bool:
+        listening = any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        return not listening and all(weight._version == version for weight, version in self._versions.items())
+
+
+def _autocast(model: nn.Module) -> torch.dtype | None:
+    """The type that autocast would cast the model's weights to."""
+    weight = next(model.parameters(), None)
+    if weight is None or not torch.is_autocast_enabled(weight.device.type):
+        return None
+    return torch.get_autocast_dtype(weight.device.type)
+
+
+def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """A copy whose linear and convolutional weights are narrow and whose other tensors are the model's own."""
+    weights = [w for m in model.modules() if type(m) in _CAST for w in m.parameters(recurse=False)]
+    if not weights or sum(w.numel() * dtype.itemsize for w in weights) > _LIMIT:
+        return None
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        copied = copy.deepcopy(model, shared)
+    except Exception:  # a module may hold anything, also what cannot be copied
+        return None
+    for module in copied.modules():
+        if type(module) in _CAST:
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.dtype == torch.float32:
+                    setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return copied
