@@ -55,7 +55,7 @@ class TestFolder:
 
 
 class TestLoss:
-    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
     def test_one_that_is_no_number_stops_the_job(self, here, workers):
         blobs(here / "blobs.npz")
         job = small_job("blobs.npz", teacher={"model": "mlp", "hidden": [32], "train": {"epochs": 3, "lr": 0.01}})

@@ -67,11 +67,14 @@ def ends_as_if_nothing_had_happened(folder, result, out):
     assert again.result["arms"]["distilled"]["measures"] == result["arms"]["distilled"]["measures"]
 
 
-SOAK = [pytest.param(moment, marks=pytest.mark.soak) for moment in ("at once", "between arms", "in the last arm")]
+SOAK = [
+    pytest.param(moment, marks=pytest.mark.soak)
+    for moment in ("at once", "in the teacher", "between arms", "in the last arm")
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["in the teacher", "in an arm", *SOAK])
+@pytest.mark.parametrize("moment", ["in an arm", *SOAK])
 def test_a_killed_job_ends_in_the_same_weights(whole, moment):
     folder, result = whole
     out = "killed " + moment
@@ -81,7 +84,7 @@ def test_a_killed_job_ends_in_the_same_weights(whole, moment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["at once", "in an arm", pytest.param("in the teacher", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("moment", ["in an arm", *SOAK])
 def test_ctrl_c_says_what_is_on_disk(whole, moment):
     folder, result = whole
     out = f"ctrl-c {moment}"
