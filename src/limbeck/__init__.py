@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from limbeck.sources import load_data as load_data
     from limbeck.sources import read_npz as read_npz
     from limbeck.sources import read_table as read_table
+    from limbeck.sources import reads_of as reads_of
     from limbeck.sources import split as split
     from limbeck.tap import Tapped as Tapped
     from limbeck.teachers import Ensemble as Ensemble
@@ -74,7 +75,7 @@ _WHERE = {
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
         "Arrays", "ImageFolder", "Loader", "Pixels", "Shift", "Shuffled", "Source",
-        "load_data", "read_npz", "read_table", "split",
+        "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),
     "teachers": ("Ensemble", "Live", "MovingAverage", "Named", "Scikit", "Teacher"),

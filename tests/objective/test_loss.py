@@ -274,3 +274,11 @@ def test_a_batch_of_masked_examples_has_no_pairs_and_no_gradient():
 def test_a_temperature_out_of_range_is_refused_when_the_loss_is_built(temperature):
     with pytest.raises(LimbeckError, match="temperature is a finite number above 0"):
         Loss(kl_divergence, temperature=temperature)
+
+
+def test_classes_that_are_not_last_are_refused_where_labels_tell():
+    maps, labels = torch.randn(2, 3, 5, 4), torch.randint(0, 3, (2, 5, 4))
+    shown, batch = Signal(logits=maps), Batch(maps, labels=labels)
+    with pytest.raises(LimbeckError, match="classes=1"):
+        Loss(kl_divergence).fit(shown, shown, batch)
+    Loss(kl_divergence, classes=1).fit(shown, shown, batch)

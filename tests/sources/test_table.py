@@ -197,3 +197,14 @@ def test_a_test_table_of_another_kind_is_refused(tmp_path, change, sentence):
 def test_a_broken_encoding_is_refused():
     with pytest.raises(Exception, match="no table encoding"):
         TableEncoding.from_dict({"target": "y"})
+
+
+def test_a_table_without_answers_is_read_with_an_encoding(tmp_path):
+    (tmp_path / "train.csv").write_text("a,b,grade\n1,x,good\n2,y,bad\n3,x,good\n")
+    (tmp_path / "new.csv").write_text("a,b\n4,y\n5,z\n")
+    _, encoding = read_table(tmp_path / "train.csv", target="grade")
+    new, same = read_table(tmp_path / "new.csv", target="grade", encoding=encoding)
+    assert same == encoding
+    assert new.labels.tolist() == [-100, -100]
+    with pytest.raises(DataError, match="grade"):
+        read_table(tmp_path / "new.csv", target="grade")

@@ -51,7 +51,9 @@ def distill(
     data: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz or table, an image folder.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="See `limbeck methods`; hinton by default.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `limbeck methods`; or my.py:function; hinton by default.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; an interval needs two or more.")] = None,
     settings: Settings = None,
     out: Out = None,

@@ -49,7 +49,8 @@ def print_job_file(job: Job) -> None:
 
 def run_distill(job: Job, *, as_json: bool) -> None:
     """Run a job into its folder; without one, into the first free one under ``runs/``."""
-    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{job.method.name}")})
+    method = job.method.name.rpartition(":")[2]
+    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{method}")})
     _run(given, as_json=as_json, resume=False)
 
 
@@ -96,7 +97,9 @@ def _left_behind(job: Job) -> str:
     out = Path(job.out or "")
     if not (out / "job.yaml").is_file():
         return "Interrupted before anything was written."
-    return f"Interrupted. The student so far is in {out / 'student'}; `limbeck resume {quote(str(out))}` goes on."
+    begun = (out / "arms" / "distilled" / "seed-0").is_dir()
+    what = "holds the student so far" if begun else "holds an untrained student: its turn had not come"
+    return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}` goes on."
 
 
 def _show(result: Mapping[str, Any], *, as_json: bool) -> None:

@@ -80,6 +80,7 @@ def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
     return {
         "class_names": list(material.data.class_names or ()) or None,
         "reads": reads.to_dict() if isinstance(reads, Reads) else None,
+        "encoding": material.data.encoding.to_dict() if material.data.encoding is not None else None,
         "input_shape": list(material.input_shape),
         "data": material.data.name,
         "arm": arm,

@@ -125,7 +125,7 @@ class Job(_Strict):
     """What a person asks for: data, teacher, student, method, budget, arms, seeds, folder.
 
     Attributes:
-        data: A data set's name, a file, a folder, or a mapping with ``name`` or ``path`` and its options.
+        data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
         teacher: Who teaches.
         student: Who learns.
         method: How.

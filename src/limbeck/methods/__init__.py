@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.errors import unknown
 from limbeck.methods.calling import Method
 from limbeck.methods.card import Card
+from limbeck.models import UserFile
 from limbeck.recipe import Recipe
 
 __all__ = ["Card", "Method", "make", "method", "names"]
@@ -39,6 +40,9 @@ def names() -> tuple[str, ...]:
 def method(name: str) -> Method:
     """One method by name: its card, its function, and what that takes.
 
+    ``my.py:pearson`` is a method of your own: a function in a file that returns a `Recipe`, with a ``CARD`` beside it
+    if there is one. The file is run.
+
     Raises:
         UnknownNameError: If there is no such method; the nearest is named.
 
@@ -46,8 +50,12 @@ def method(name: str) -> Method:
         >>> method("hinton").card.defaults["temperature"]
         4.0
     """
+    if (own := UserFile.parse(name)) is not None:
+        function = own.load()
+        card = getattr(function, "__globals__", {}).get("CARD")
+        return Method.of(function, card if isinstance(card, Card) else Card.unpublished(own.function, function.__doc__))
     if name not in _NAMES:
-        raise unknown("method", name, _NAMES, then="`limbeck methods` says what each does.")
+        raise unknown("method", name, _NAMES, then="Or one of your own: my.py:function.")
     file = import_module(f"limbeck.methods.{name}")
     return Method.of(getattr(file, name), file.CARD)
 

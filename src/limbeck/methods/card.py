@@ -34,3 +34,9 @@ class Card:
     when: str
     defaults: Mapping[str, Any]
     bibtex: str
+
+    @classmethod
+    def unpublished(cls, name: str, text: str | None) -> Card:
+        """The card of a method that has none yet: its name, and the first line of its docstring."""
+        claim = next(iter((text or "").strip().splitlines()), "")
+        return cls(name, name, "", 0, None, "", claim, "", {}, "")

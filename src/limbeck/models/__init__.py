@@ -13,6 +13,7 @@ from limbeck.models.reference import build, fit_arguments, reference_names, seed
 from limbeck.models.resnet import ResNet
 from limbeck.models.size import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.spec import ModelSpec
+from limbeck.models.userfile import UserFile
 from limbeck.models.weights import load_weights
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Mlp",
     "ModelSpec",
     "ResNet",
+    "UserFile",
     "build",
     "convert_pickle",
     "count_parameters",

@@ -60,7 +60,7 @@ class UserFile(NamedTuple):
                 returns something else than a module.
         """
         who = f"{self.file}:{self.function}"
-        function = self._function()
+        function = self.load()
         from_data = {"input_shape": input_shape, "classes": classes}
         known = accepted(function)
         given = {**{n: v for n, v in from_data.items() if n in known and v is not None}, **arguments}
@@ -74,7 +74,12 @@ class UserFile(NamedTuple):
             raise LimbeckError(_failure(self.file, error)) from error
         return load_weights(model, self.weights) if self.weights else model
 
-    def _function(self) -> Callable[..., Any]:
+    def load(self) -> Callable[..., Any]:
+        """Run the file and give the function that is named; its module is found under ``__globals__``.
+
+        Raises:
+            LimbeckError: If the file or function is missing, or the file fails.
+        """
         if not self.file.is_file():
             raise LimbeckError(f"There is no file {self.file} (looked in {Path.cwd()}).")
         module = _executed(self.file)

@@ -108,7 +108,17 @@ class Loss(Leaf):
             raise LimbeckError(
                 f"{self.name} declares one value per {self.per} but yields shape {tuple(values.shape)} for {shapes}."
             )
+        self._check_places(values, batch, shapes)
         self._positions = max(values.numel() // max(batch.size, 1), 1) if self.per == "position" else 1
+
+    def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
+        """Refuse values at other places than the labels': classes that are not where they were looked for."""
+        labels = batch.labels
+        if self.per == "position" and labels is not None and labels.ndim > 1 and values.shape != labels.shape:
+            raise LimbeckError(
+                f"{self.name} yields values of shape {tuple(values.shape)} for {shapes}, but labels have "
+                f"{tuple(labels.shape)}: the classes are not in dimension {self.classes}. For maps: classes=1."
+            )
 
     @property
     def _compares(self) -> bool:

@@ -11,7 +11,7 @@ from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
-from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict
+from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
 from limbeck.sources.table import read_split_table, read_table
@@ -43,6 +43,7 @@ __all__ = [
     "read_split_table",
     "read_table",
     "reads_from_dict",
+    "reads_of",
     "share",
     "split",
     "subsample",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError, nearest, unknown
+from limbeck.models import read_config
 from limbeck.signal import Batch, Inputs
 
 
@@ -151,3 +153,22 @@ def reads_from_dict(found: Mapping[str, Any]) -> Reads:
         return kinds[kind](**entries)
     except TypeError as error:
         raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error
+
+
+def reads_of(folder: str | Path) -> Reads:
+    """The way from a batch to a student's inputs, as it was when the student was trained.
+
+    Args:
+        folder: A student's folder.
+
+    Raises:
+        LimbeckError: If the folder is no student's, or nobody recorded how it reads.
+
+    Example:
+        >>> # student, reads = limbeck.load("runs/demo/student"), limbeck.reads_of("runs/demo/student")
+        >>> # student(reads(limbeck.Batch(images)))
+    """
+    found = read_config(folder).get("metadata", {}).get("reads")
+    if not found:
+        raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")
+    return reads_from_dict(found)

@@ -31,7 +31,8 @@ def read_table(
 
     Args:
         path: A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
-        target: The column of the classes: texts, or whole numbers. Rows without one have the label -100.
+        target: The column of the classes: texts, or whole numbers. Rows without one have the label -100; so have all
+            rows where an `encoding` is given and the table has no such column.
         encoding: That of the training part, for a test part; None makes one from this table.
         ignore: Columns to leave out, such as identifiers.
 
@@ -41,7 +42,9 @@ def read_table(
     """
     path = Path(path)
     table = load_table(path, encoding)
-    wanted = [target, *ignore, *(column.name for column in (encoding.columns if encoding else ()))]
+    # A table to be answered, not learnt from, need not have the column of the answers.
+    asked = [] if encoding is not None and target not in table.column_names else [target]
+    wanted = [*asked, *ignore, *(column.name for column in (encoding.columns if encoding else ()))]
     for name in wanted:
         _check_column(path, name, table.column_names)
     if encoding is not None and encoding.target != target:
@@ -78,7 +81,8 @@ def read_split_table(
 
 def _encoded(path: Path, table: Any, encoding: TableEncoding) -> Arrays:
     raw = np.stack([_raw(path, table, column) for column in encoding.columns], 1)
-    labels = _labels(path, table, encoding)
+    known = encoding.target in table.column_names
+    labels = _labels(path, table, encoding) if known else np.full(table.num_rows, IGNORED)
     extra = {"raw": raw.astype(np.float32)}
     return Arrays(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
 
