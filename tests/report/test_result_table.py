@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from limbeck.report import arms_table
+from limbeck.report import arms_table, errors_line
 from results import arm, result
 
 
@@ -47,3 +47,9 @@ def test_what_is_no_number_is_a_dash():
 
 def test_one_seed_has_no_spread():
     assert "±" not in "".join(printed(result({"distilled": arm([0.9])})))
+
+
+def test_the_test_errors_are_one_line():
+    arms = {"teacher": 0.991, "distilled": 0.98, "student alone": None}
+    given = {"arms": {name: {"measures": {"accuracy": {"mean": mean}}} for name, mean in arms.items()}}
+    assert errors_line(given) == "Test error: teacher 0.90 %, distilled 2.00 %."

@@ -26,6 +26,17 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def errors_line(result: Mapping[str, Any]) -> str:
+    """The mean test error of every arm, in one line.
+
+    Args:
+        result: What `limbeck.compare.run_job` returns.
+    """
+    means = {name: arm["measures"]["accuracy"]["mean"] for name, arm in result["arms"].items()}
+    said = (f"{name} {100 * (1 - mean):.2f} %" for name, mean in means.items() if mean is not None)
+    return f"Test error: {', '.join(said)}."
+
+
 _COLUMNS = (
     ("arm", ""),
     ("accuracy", "%"),
