@@ -10,15 +10,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 _REGISTER = 16  # float32 values
+_SANE = 1e18  # its square is a float32, and differences of tempered logits are
 
 
 class Pair(NamedTuple):
-    """The distributions of a student, q, and of a teacher, p; all values are finite."""
+    """The distributions of a student, q, and of a teacher, p; all values are finite.
+
+    Where the logits are `tame`, none stands for -inf.
+    """
 
     log_q: Float[Tensor, "*batch classes"]
     log_p: Float[Tensor, "*batch classes"]
     q: Float[Tensor, "*batch classes"]
     p: Float[Tensor, "*batch classes"]
+    tame: bool = False
 
 
 class Found(NamedTuple):
@@ -52,19 +57,36 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
         return _Divergence.apply(student, teacher, temperature, form)[0]
 
 
+def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
+    """Whether all tempered logits are known to be finite and of sane size, so that nothing has to be guarded.
+
+    On a CPU asking costs one operation, and guards cost many. False on an accelerator, where asking would wait for all
+    that is queued there, and inside vmap, which cannot answer.
+    """
+    if any(one.device.type != "cpu" for one in logits):
+        return False
+    try:
+        return all(float(torch.linalg.vector_norm(one.detach())) < _SANE * temperature for one in logits)
+    except RuntimeError:
+        return False
+
+
 def live(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Tempered logits with -inf raised to a finite floor, of which softmax still makes 0.
 
     So no later step meets inf - inf or 0 * inf, in the value or in its gradient, and a row of nothing but -inf becomes
     uniform instead of NaN. A clamp costs a fraction of a mask.
     """
-    tempered = logits if temperature == 1 else logits / temperature
-    return tempered.clamp_min(floor(logits.dtype))
+    return _tempered(logits, temperature).clamp_min(floor(logits.dtype))
 
 
 def floor(dtype: torch.dtype) -> float:
     """What -inf is raised to: low enough to be told from any logit, high enough that a difference does not overflow."""
     return torch.finfo(dtype).min / 4
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1 else logits / temperature
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -90,9 +112,11 @@ def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
 
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
-    log_q = log_softmax(live(student, temperature))
-    log_p = log_softmax(live(teacher, temperature))
-    return Pair(log_q, log_p, log_q.exp(), log_p.exp())
+    known = tame(student, teacher, temperature=temperature)
+    raised = _tempered if known else live
+    log_q = log_softmax(raised(student, temperature))
+    log_p = log_softmax(raised(teacher, temperature))
+    return Pair(log_q, log_p, log_q.exp(), log_p.exp(), known)
 
 
 class _Divergence(torch.autograd.Function):
@@ -104,7 +128,9 @@ class _Divergence(torch.autograd.Function):
     def forward(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> tuple[Tensor, Tensor, Tensor]:
         pair = _compare(student, teacher, temperature)
         value, *slopes = form(pair, student.requires_grad, teacher.requires_grad)
-        value = (value * temperature**2).masked_fill(unmatched(student, teacher), torch.inf)
+        value = value * temperature**2
+        if not pair.tame:
+            value = value.masked_fill(unmatched(student, teacher), torch.inf)
         by_student, by_teacher = (value.new_empty(0) if slope is None else slope for slope in slopes)
         return value, by_student, by_teacher
 

@@ -111,13 +111,17 @@ def total_variation(
 @final
 class _KullbackLeibler(Form):
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
-        log_q, log_p, q, p = pair
-        log_ratio = log_p - log_q
-        # Times 8, the floor that stands for -inf in the student overflows to inf, and nothing else changes by a bit.
-        # Then 0 * inf = 0, as in 0 log 0; in rows with NaN no p is 0.
-        terms = (8.0 * log_ratio * p).masked_fill(p == 0, 0.0)
-        value = 0.125 * terms.sum(-1)
-        return Found(value, q - p if student else None, through_softmax(p, log_ratio) if teacher else None)
+        log_ratio = pair.log_p - pair.log_q
+        value = (pair.p * log_ratio).sum(-1) if pair.tame else _guarded(pair.p, log_ratio)
+        by_student = pair.q - pair.p if student else None
+        return Found(value, by_student, through_softmax(pair.p, log_ratio) if teacher else None)
+
+
+def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
+    """The sum of p * log_ratio, where 0 log 0 = 0 and -inf may have been raised to a floor."""
+    # Times 8, the floor that stands for -inf in the student overflows to inf, and nothing else changes by a bit.
+    # Then 0 * inf = 0; in rows with NaN no p is 0.
+    return 0.125 * (8.0 * log_ratio * p).masked_fill(p == 0, 0.0).sum(-1)
 
 
 @final

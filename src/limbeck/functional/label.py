@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.functional.check import checked
-from limbeck.functional.closed_form import live, log_softmax
+from limbeck.functional.closed_form import live, log_softmax, tame
 from limbeck.functional.kernel import kernel
 
 _IGNORED = -100
@@ -37,7 +37,8 @@ def cross_entropy(
         >>> cross_entropy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), labels=torch.tensor([1, -100]))
         tensor([0.6931, 0.0000])
     """
-    return _picked(student, log_softmax(live(student)), labels)
+    known = tame(student)
+    return _picked(student, log_softmax(student if known else live(student)), labels, known)
 
 
 @kernel(per="position")
@@ -68,7 +69,7 @@ def label_smoothing(
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
     """
     log_q = log_softmax(live(student))
-    by_label = _picked(student, log_q, labels)
+    by_label = _picked(student, log_q, labels, False)
     masked = student == -torch.inf
     classes = (~masked).sum(-1).clamp_min(1)
     uniform = -log_q.masked_fill(masked, 0.0).sum(-1) / classes
@@ -77,18 +78,19 @@ def label_smoothing(
     return uniform if smoothing == 1 else (1 - smoothing) * by_label + smoothing * uniform
 
 
-def _picked(student: Tensor, log_q: Tensor, labels: Tensor) -> Tensor:
+def _picked(student: Tensor, log_q: Tensor, labels: Tensor, known: bool) -> Tensor:
+    """Minus log_q at the labels; infinite where the student is -inf there, unless it is known to be finite."""
     if labels.shape != log_q.shape[:-1]:
         raise LimbeckError(
             f"labels of shape {tuple(labels.shape)} do not match logits of shape {tuple(log_q.shape)}: there is one "
             "label for each row, and classes are the last dimension."
         )
     try:
-        value, logit = (_negated(rows, labels) for rows in (log_q, student.detach()))
+        value = _negated(log_q, labels)
     except IndexError as error:
         raise _no_class(labels, log_q.shape[-1]) from error
     # -inf was raised to a floor for the sake of gradients; a label there is infinitely unlikely all the same.
-    return value.masked_fill(logit == torch.inf, torch.inf)
+    return value if known else value.masked_fill(_negated(student.detach(), labels) == torch.inf, torch.inf)
 
 
 def _negated(rows: Tensor, labels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class JensenShannon(Form):
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
-        log_q, log_p, q, p = pair
+        log_q, log_p, q, p, _ = pair
         over_p = -_log_mix(self.mixture, 1 - self.mixture, log_q - log_p)  # log(p / m)
         over_q = -_log_mix(1 - self.mixture, self.mixture, log_p - log_q)  # log(q / m)
         return Found(
@@ -43,7 +43,7 @@ class Skew(Form):
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
-        log_q, log_p, q, p = pair
+        log_q, log_p, q, p, _ = pair
         over = -_log_mix(self.skew, 1 - self.skew, log_q - log_p)  # log(p / m)
         # By q the slope is -(1 - a) p / m; less the same constant in each class, it is exactly 0 where p = q.
         return Found(
