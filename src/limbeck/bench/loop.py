@@ -24,7 +24,7 @@ _PLAIN, _ENGINE = "plain", "engine"
 
 def bench_loop(
     *,
-    steps: int = 300,
+    steps: int = 500,
     block: int = 25,
     threads: int | None = None,
     sizes: Sizes | None = None,

@@ -113,7 +113,7 @@ app.add_typer(bench, name="bench")
 @bench.command("loop")
 def bench_loop(
     as_json: Json = False,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each loop.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each loop.")] = 500,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; PyTorch's choice by default.")] = None,
 ) -> None:
     """The engine beside a hand-written PyTorch loop of the same mathematics, interleaved."""
