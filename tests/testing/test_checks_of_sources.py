@@ -1,0 +1,209 @@
+"""Do the checks of sources, heads and methods pass what is right, and catch what is broken?"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.functional import Head, Projector, cross_entropy, kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage
+from limbeck.signal import Batch
+from limbeck.sources import Arrays, Loader, Shift, Shuffled, Source
+from limbeck.testing import check_head, check_method, check_source
+
+
+def breaks(sentence):
+    return pytest.raises(AssertionError, match=rf"A law of \w+ is broken: .*{sentence}.*")
+
+
+# --- objectives
+
+
+ARRAYS = Arrays(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3)
+
+
+def test_right_sources_pass():
+    check_source(Shuffled(ARRAYS, batch_size=4))
+    check_source(Shuffled(Arrays(torch.rand(7, 4, 4)), batch_size=3, augment=Shift(1), drop_last=True))
+    check_source(Loader(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(9, 2)), batch_size=4)))
+
+
+class Plain(Source):
+    """A right source, of which each test breaks one thing."""
+
+    examples_per_epoch = 6
+
+    def __init__(self, **broken):
+        super().__init__()
+        self.broken = broken
+        self.read = itertools.count()
+
+    def __len__(self):
+        return self.broken.get("length", 3)
+
+    @property
+    def fingerprint(self):
+        return self.broken.get("mark", "plain") or str(next(self.read))
+
+    def batches(self, epoch, start):
+        for number in range(start, 3):
+            id = torch.tensor([2 * number, 2 * number + 1]) % self.broken.get("ids", 100)
+            inputs = torch.full((2, 1), float(number))
+            if "restless" in self.broken:
+                inputs = inputs + next(self.read)
+            if "late" in self.broken and start:
+                inputs = inputs + 1
+            labels = torch.zeros(self.broken.get("labels", 2), dtype=self.broken.get("dtype", torch.int64))
+            yield Batch(inputs, None if "nameless" in self.broken else id, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ({"length": 4}, "3 batches, not 4"),
+        ({"ids": 5}, "an id comes twice"),
+        ({"nameless": 1}, "a batch has none"),
+        ({"labels": 3}, "labels has 3 rows, not 2"),
+        ({"dtype": torch.int32}, "labels is torch.int32"),
+        ({"restless": 1}, r"peek\(\) is not the batch"),
+        ({"late": 1}, "the rest is not the same again|peek"),
+        ({"mark": ""}, "fingerprint changes"),
+    ],
+    ids=str,
+)
+def test_broken_sources_are_caught(broken, sentence):
+    check_source(Plain())
+    with breaks(sentence):
+        check_source(Plain(**broken))
+
+
+# --- heads
+
+
+def test_right_heads_pass():
+    check_head(Projector, torch.randn(4, 8), torch.randn(4, 3))
+    check_head(Projector, torch.randn(4, 2, 6, 6), torch.randn(4, 3, 4, 4))
+
+
+class Scaler(Head):
+    """A head of one number a feature, of which each test breaks one thing."""
+
+    broken = ""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3)) if self.broken == "eager" else None
+
+    def shape(self, student, teacher):
+        if self.scale is None or self.broken == "again":
+            self.scale = nn.Parameter(torch.randn(teacher.shape[-1]))
+            self.idle = nn.Parameter(torch.ones(())) if self.broken == "idle" else None
+
+    def forward(self, student):
+        from limbeck.errors import LimbeckError
+
+        if self.scale is None:
+            raise LimbeckError("no shape yet")
+        return student * self.scale if self.broken != "wide" else torch.cat([student, student], -1) * self.scale[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        ("eager", "it can be called before shape"),
+        ("again", "changes its parameters"),
+        ("idle", "a gradient does not reach"),
+        ("wide", r"it gives \(4, 6\), not \(4, 3\)"),
+    ],
+)
+def test_broken_heads_are_caught(broken, sentence):
+    check_head(Scaler, torch.randn(4, 3), torch.randn(4, 3))
+    with breaks(sentence):
+        check_head(type("Broken", (Scaler,), {"broken": broken}), torch.randn(4, 3), torch.randn(4, 3))
+
+
+# --- methods
+
+
+def stage(**given):
+    return Recipe(Stage(Loss(cross_entropy), name="own", **given))
+
+
+def own(*, epochs: int | None = None):
+    return stage(epochs=epochs)
+
+
+def nameless(*, epochs: int | None = None):
+    return Recipe(Stage(Loss(cross_entropy), epochs=epochs))
+
+
+def no_recipe(*, epochs: int | None = None):
+    return Stage(Loss(cross_entropy), epochs=epochs, name="own")
+
+
+def anything(*, epochs: int | None = None, **more):
+    return stage(epochs=epochs)
+
+
+class Drawing(Loss):
+    """A loss that differs from run to run."""
+
+    drawn = itertools.count()
+
+    def term(self, *given):
+        term = super().term(*given)
+        return term._replace(total=term.total * (1 + 0.1 * next(self.drawn)))
+
+
+def restless(*, epochs: int | None = None):
+    return Recipe(Stage(Drawing(cross_entropy), epochs=epochs, name="restless"))
+
+
+def meddling(teacher, *, epochs: int | None = None):
+    recipe = Recipe(Stage(Loss(kl_divergence), teacher=teacher, epochs=epochs, name="meddling"))
+    with torch.no_grad():
+        next(teacher.parameters()).add_(1.0)
+    return recipe
+
+
+def clinging(teacher, *, epochs: int | None = None):
+    teacher.register_forward_hook(lambda *_: None)
+    return Recipe(Stage(Loss(kl_divergence), teacher=teacher, epochs=epochs, name="clinging"))
+
+
+def test_a_function_passes_without_a_card():
+    check_method(own)
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (nameless, "a stage has no name"),
+        (no_recipe, "returns a Stage; a method returns a Recipe"),
+        (anything, "accepts any argument"),
+        (restless, "one seed gives two results"),
+        (meddling, "the teacher has moved"),
+        (clinging, "leaves traces in the teacher"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_broken_methods_are_caught(method, sentence):
+    with breaks(sentence):
+        check_method(method)
+
+
+def test_a_card_that_does_not_tell_the_defaults_is_caught(monkeypatch):
+    from dataclasses import replace
+
+    from limbeck.methods import hinton
+
+    monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, defaults={"temperature": 2.0}))
+    with breaks("its card gives the defaults"):
+        check_method("hinton")
+    monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, bibtex=""))
+    with breaks("its card has no bibtex"):
+        check_method("hinton")
