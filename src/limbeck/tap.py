@@ -214,10 +214,9 @@ def _pick(text: str, address: Address, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         raise MissingSignalError(f"{text!r}: {address.path!r} gives one tensor, not several; leave out the last part.")
     try:
-        found = (
-            value[address.element] if not hasattr(value, str(address.element)) else getattr(value, str(address.element))
-        )
-    except (KeyError, IndexError, TypeError) as error:
+        named = isinstance(address.element, str) and not isinstance(value, Mapping)
+        found = getattr(value, str(address.element)) if named else value[address.element]
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise MissingSignalError(f"{text!r}: no element {address.element!r} in a {type(value).__name__}.") from error
     if not isinstance(found, Tensor):
         raise MissingSignalError(f"{text!r} gives a {type(found).__name__}, not a tensor.")

@@ -188,3 +188,12 @@ def test_never_negative_and_never_nan(data, classes, share):
         (slope,) = torch.autograd.grad(value.sum(), student)
         assert value.item() >= -1e-5 / min(share, 1 - share), kernel.__name__
         assert slope.isfinite().all(), kernel.__name__
+
+
+@pytest.mark.parametrize("mixture", [1e-9, 1e-14, 1e-18, 1e-25, 1e-29])
+def test_the_limit_of_jensen_shannon_is_reached_without_a_step(mixture):
+    student = torch.tensor([[5.0, 0.0, -5.0, 1.0]], dtype=torch.float64)
+    teacher = torch.tensor([[-3.0, 2.0, 4.0, 0.0]], dtype=torch.float64)
+    assert torch.allclose(
+        jensen_shannon(student, teacher, mixture=mixture), kl_divergence(student, teacher), rtol=1e-5, atol=0
+    )

@@ -282,3 +282,9 @@ def test_classes_that_are_not_last_are_refused_where_labels_tell():
     with pytest.raises(LimbeckError, match="classes=1"):
         Loss(kl_divergence).fit(shown, shown, batch)
     Loss(kl_divergence, classes=1).fit(shown, shown, batch)
+
+
+def test_a_feature_of_another_resolution_is_not_held_against_the_labels():
+    maps, labels = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    shown = Signal(logits=maps, down=torch.randn(2, 3, 4, 4))
+    Loss(kl_divergence, student="down", teacher="down", classes=1).fit(shown, shown, Batch(maps, labels=labels))

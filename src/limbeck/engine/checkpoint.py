@@ -29,10 +29,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     tree = json.dumps(_packed(state, tensors))
     beside = path.with_name(path.name + ".partial")
     told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
-    save_file(tensors, beside, metadata=told)
-    with open(beside, "rb") as written:
-        os.fsync(written.fileno())
-    os.replace(beside, path)
+    try:
+        save_file(tensors, beside, metadata=told)
+        with open(beside, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(beside, path)
+    except (SafetensorError, OSError) as error:
+        beside.unlink(missing_ok=True)
+        raise LimbeckError(f"{path} could not be written ({error}); the checkpoint before it is whole.") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

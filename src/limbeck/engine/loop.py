@@ -53,6 +53,7 @@ class Loop:
         self.epoch = 0
         self._ahead = 0
         self.seconds = 0.0
+        self._empty = 0
         self._name = name
         self._setting = setting
         self._fabric = fabric
@@ -116,8 +117,13 @@ class Loop:
             self._ahead = 1
             yield window
             self._ahead = 0
-        if not any_batch and not len(self.source):
-            raise LimbeckError("The source has no batches: there is nothing to learn from.")
+        # A resumed run may stand at the very end of an epoch; two that are empty mean that nothing will come.
+        self._empty = 0 if any_batch else self._empty + 1
+        if self._empty > 1 or not len(self.source):
+            raise LimbeckError(
+                f"{type(self.source).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
+                "Can its loader be iterated more than once?"
+            )
         self.epoch += 1
 
     def _ours(self, batch: Batch) -> Batch:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from limbeck.engine.ahead import check_ahead
 from limbeck.engine.apart import Branches
@@ -77,6 +78,7 @@ class Run:
         self._random = seeded(setting.seed + 1_000_003 * fabric.global_rank)
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
+        self._broken = False
         self._loop: Loop | Branches | None = None
         self._heads: dict[nn.Module, Any] = {}
         self._going: weakref.ref[Any] | None = None
@@ -152,6 +154,11 @@ class Run:
     def _reports(self) -> Iterator[Report]:
         if self.finished:
             return
+        if self._broken:
+            where = "call distill(..., resume=True) on its folder" if self.path else "begin again, with out= to be safe"
+            raise LimbeckError(
+                f"This run stopped in the middle of a step, so its weights are no place to go on: {where}."
+            )
         outside = capture()
         restore(self._random)
         # Closed by name: an error's traceback would keep it, and the hooks that it holds, for as long as it lives.
@@ -177,6 +184,7 @@ class Run:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     self._save_student()
+                self._broken = True
                 restore(outside)
                 raise
             finally:
@@ -254,7 +262,8 @@ class Run:
     def _save_student(self) -> None:
         """Write what the recipe ships, if that exists by now."""
         shipped = self._course.shipped() if self._folder.writes else None
-        if shipped is not None:
+        # A lazy model has no weights to write before its first batch.
+        if shipped is not None and not any(is_lazy(tensor) for tensor in shipped.parameters()):
             self._folder.save_student(shipped, self._metadata)
 
     def _snapshot(self) -> dict[str, Any]:

@@ -63,5 +63,8 @@ def _log_mix(keep: float, take: float, d: Tensor) -> Tensor:
     if keep == 0:
         return d
     near = torch.log1p(take * torch.expm1(d.clamp(-1.0, 80.0)))
-    far = torch.logaddexp(torch.full_like(d, math.log(keep)), math.log(take) + d)
+    # Each share's logarithm comes from the smaller of the two, which rounding has not touched.
+    log_keep = math.log(keep) if keep < take else math.log1p(-take)
+    log_take = math.log(take) if take < keep else math.log1p(-keep)
+    far = torch.logaddexp(torch.full_like(d, log_keep), log_take + d)
     return torch.where((d > -1) & (d < 80), near, far)

@@ -60,6 +60,8 @@ class Optimiser:
             raise unknown("optimiser", self.name, _KNOWN, then="Or give a function parameters -> torch optimiser.")
         if isinstance(self.name, str):
             self._check_options(self.name)
+        elif self.options:
+            raise LimbeckError("options belong to an optimiser that is named; a function sets its own.")
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser for `parameters`."""

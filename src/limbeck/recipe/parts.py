@@ -98,6 +98,7 @@ class Stage(Part):
             "trains": self.trains,
             "teacher": self.teacher.describe() if self.teacher is not None else None,
             "optimiser": self.optimiser.describe() if self.optimiser else None,
+            "source": self.source.fingerprint if self.source is not None else None,
             "epochs": self.epochs,
             "steps": self.steps,
         }

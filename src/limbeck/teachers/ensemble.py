@@ -123,7 +123,13 @@ class Ensemble(Teacher):
     def describe(self) -> dict[str, Any]:
         """Its members and its mean."""
         members = [member.describe() for member in self.members]
-        return {"teacher": "Ensemble", "mean": self.mean, "temperature": self.temperature, "members": members}
+        return {
+            "teacher": "Ensemble",
+            "mean": self.mean,
+            "temperature": self.temperature,
+            "weights": list(self.weights),
+            "members": members,
+        }
 
 
 def _logits(answer: Answer, batch: Batch) -> Tensor:

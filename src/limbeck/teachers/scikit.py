@@ -64,7 +64,7 @@ class Scikit(Teacher):
         yield lambda batch: Signal(logits=self.log_probabilities(reads(batch)).to(device))
 
     def log_probabilities(self, rows: Any) -> Tensor:
-        """Rows -> log-probabilities ``[batch, classes]`` in nats, float32, none below the floor's logarithm."""
+        """Rows -> log-probabilities ``[batch, classes]`` in nats, float32; the floor is raised before scaling."""
         array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
         found = self.estimator.predict_proba(array.reshape(len(array), -1))
         probabilities = np.zeros((len(array), self.classes))
@@ -79,7 +79,8 @@ class Scikit(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""
-        return {"teacher": "Scikit", "estimator": type(self.estimator).__name__, "floor": self.floor}
+        name = type(self.estimator).__name__
+        return {"teacher": "Scikit", "estimator": name, "floor": self.floor, "fingerprint": self.fingerprint}
 
 
 def _class_columns(name: str, classes: Any, expected: int | None) -> list[int]:
