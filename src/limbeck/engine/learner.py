@@ -93,9 +93,9 @@ class Learner(AbstractContextManager["Learner"]):
         self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
         optimiser = self._plan.make(self._learning)
         self._peaks = [group["lr"] for group in optimiser.param_groups]
-        self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
         # A loop before this one may have left gradients, which the first step would take for its own.
-        self.optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
+        self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
 
     def _opened_teacher(self, stack: ExitStack) -> Answer:
         teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher

@@ -114,8 +114,9 @@ class Loss(Leaf):
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
         """Refuse values at other places than the labels': classes that are not where they were looked for."""
         labels = batch.labels
-        dense = labels is not None and values.ndim > 1 and labels.ndim == values.ndim
-        if self.per == "position" and self.addresses[0] == LOGITS and dense and values.shape != labels.shape:
+        if labels is None or self.per != "position" or self.addresses[0] != LOGITS:
+            return
+        if values.ndim > 1 and labels.ndim == values.ndim and values.shape != labels.shape:
             raise LimbeckError(
                 f"{self.name} yields values of shape {tuple(values.shape)} for {shapes}, but labels have "
                 f"{tuple(labels.shape)}: the classes are not in dimension {self.classes}. For maps: classes=1."
