@@ -128,6 +128,8 @@ def _length(inputs: Inputs) -> int:
 def _moved(part: Any, device: torch.device) -> Any:
     if isinstance(part, Tensor):
         return part if part.device == device else part.to(device, non_blocking=True)
+    if part is None:
+        return None
     if isinstance(part, Mapping):
         return type(part)({k: _moved(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
     if isinstance(part, (tuple, list)):

@@ -141,6 +141,8 @@ class Tapped(nn.Module):
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     """Call a model the way its inputs ask for: ``m(x)``, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping."""
+    if isinstance(inputs, Tensor):  # by far the most frequent, and the next question is a slow one
+        return model(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, (tuple, list)):

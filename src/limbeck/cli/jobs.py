@@ -108,7 +108,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from limbeck.report import arms_table, errors_line
+    from limbeck.report import arms_table
 
     console = Console()
     if not console.is_terminal:
@@ -116,7 +116,6 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print()
     console.print(arms_table(result))
     console.print()
-    console.print(errors_line(result), highlight=False)
     console.print(result["verdict"]["sentence"], style="bold", highlight=False)
     for verdict in result["verdict"]["against"].values():
         console.print(verdict["sentence"], highlight=False)

@@ -92,6 +92,6 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _number(name: str, value: Any, kind: str, hint: str, fits: Callable[[float], bool]) -> float:
-    if isinstance(value, Real) and math.isfinite(value) and fits(float(value)):
+    if isinstance(value, (float, Real)) and math.isfinite(value) and fits(float(value)):
         return float(value)
     raise LimbeckError(f"{name} is {kind}; got {value!r}. {hint}")

@@ -1,6 +1,6 @@
 """Show what came of a run."""
 
 from limbeck.report.picture import arms_picture
-from limbeck.report.table import arms_table, errors_line
+from limbeck.report.table import arms_table
 
-__all__ = ["arms_picture", "arms_table", "errors_line"]
+__all__ = ["arms_picture", "arms_table"]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def arms_table(result: Mapping[str, Any]) -> Table:
-    """A row for each arm: accuracy, NLL, agreement with the teacher, and what the model costs.
+    """A row for each arm: accuracy, test error, NLL, agreement with the teacher, and what the model costs.
 
     Args:
         result: What `limbeck.compare.run_job` returns.
@@ -26,23 +26,13 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def errors_line(result: Mapping[str, Any]) -> str:
-    """The mean test error of every arm, in one line.
-
-    Args:
-        result: What `limbeck.compare.run_job` returns.
-    """
-    means = {name: arm["measures"]["accuracy"]["mean"] for name, arm in result["arms"].items()}
-    said = (f"{name} {100 * (1 - mean):.2f} %" for name, mean in means.items() if mean is not None)
-    return f"Test error: {', '.join(said)}."
-
-
 _COLUMNS = (
     ("arm", ""),
     ("accuracy", "%"),
+    ("error", "%"),
     ("NLL", "nats"),
-    ("agreement", "%"),
-    ("parameters", ""),
+    ("agrees", "%"),
+    ("params", ""),
     ("size", "MB"),
     ("ms per", "example"),
 )
@@ -51,21 +41,26 @@ _COLUMNS = (
 def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         _percent(arm["measures"]["accuracy"]),
+        _error(arm["measures"]["accuracy"]["mean"]),
         _fixed(arm["nll"], 3),
         _fixed(arm["agreement"], 1, scale=100.0),
         _counted(arm["parameters"]),
-        _fixed(arm["megabytes"], 3 if arm["megabytes"] < 10 else 1),
+        _fixed(arm["megabytes"], 3 if arm["megabytes"] < 10 else 1 if arm["megabytes"] < 1000 else 0),
         _fixed(arm["milliseconds"], 4 if arm["milliseconds"] < 1 else 2 if arm["milliseconds"] < 100 else 0),
     )
 
 
 def _counted(parameters: int) -> str:
-    return f"{parameters:,}" if parameters < 10_000_000 else f"{parameters / 1e6:,.1f} M"
+    return f"{parameters:,}" if parameters < 10_000_000 else f"{parameters / 1e6:,.{1 if parameters < 1e9 else 0}f} M"
 
 
 def _percent(measure: Mapping[str, Any]) -> str:
     mean = _fixed(measure["mean"], 2, scale=100.0)
     return f"{mean} ± {_fixed(measure['std'], 2, scale=100.0)}" if len(measure["values"]) > 1 else mean
+
+
+def _error(accuracy: float | None) -> str:
+    return _fixed(None if accuracy is None else 1.0 - accuracy, 2, scale=100.0)
 
 
 def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
