@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.signal import Inputs, Signal
 from limbeck.tap import Tapped
@@ -30,31 +30,33 @@ class Narrow:
     def __init__(self, tapped: Tapped) -> None:
         self._tapped = tapped
         self._modules = list(tapped.model.modules())
+        self._weights = list(tapped.model.parameters())
+        self._device = self._weights[0].device.type if self._weights else ""
+        self._versions: list[int] = []
         self._narrow: Callable[[Inputs], Signal] | None = None
-        self._versions: dict[Tensor, int] = {}
         self._asked = False
 
     def __call__(self, inputs: Inputs) -> Signal:
         """What the model shows."""
-        dtype = _autocast(self._tapped.model)
-        if dtype is not None and not self._asked:
+        if not self._weights or not torch.is_autocast_enabled(self._device):
+            return self._tapped(inputs)
+        if not self._asked:
             self._asked = True
-            return self._first(inputs, dtype)
-        if dtype is None or self._narrow is None:
+            return self._first(inputs)
+        if self._narrow is None:
             return self._tapped(inputs)
         if not self._untouched():
             self._narrow = None
             return self._tapped(inputs)
         return self._narrow(inputs)
 
-    def _first(self, inputs: Inputs, dtype: torch.dtype) -> Signal:
+    def _first(self, inputs: Inputs) -> Signal:
         """What the model shows, and whether a copy with narrow weights shows the same."""
         shown = self._tapped(inputs)
-        weights = list(self._tapped.model.parameters())
-        if any(weight.is_inference() for weight in weights):  # these do not say whether they change
+        if any(weight.is_inference() for weight in self._weights):  # these do not say whether they change
             return shown
-        self._versions = {weight: weight._version for weight in weights}
-        copied = _copied(self._tapped.model, dtype) if self._untouched() else None
+        self._versions = [weight._version for weight in self._weights]
+        copied = _copied(self._tapped.model, torch.get_autocast_dtype(self._device)) if self._untouched() else None
         if copied is None:
             return shown
         narrow = self._tapped.of(copied)
@@ -67,16 +69,10 @@ class Narrow:
         return shown
 
     def _untouched(self) -> bool:
-        listening = any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
-        return not listening and all(weight._version == version for weight, version in self._versions.items())
-
-
-def _autocast(model: nn.Module) -> torch.dtype | None:
-    """The type that autocast would cast the model's weights to."""
-    weight = next(model.parameters(), None)
-    if weight is None or not torch.is_autocast_enabled(weight.device.type):
-        return None
-    return torch.get_autocast_dtype(weight.device.type)
+        for module in self._modules:
+            if module._forward_hooks or module._forward_pre_hooks:
+                return False
+        return self._versions == [weight._version for weight in self._weights]
 
 
 def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
