@@ -52,7 +52,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
     Differentiable twice in both arguments.
     """
     try:
-        return _Direct.apply(student, teacher, temperature, form)[0]
+        value: Tensor = _Direct.apply(student, teacher, temperature, form)
+        return value
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
         return _Divergence.apply(student, teacher, temperature, form)[0]
 
@@ -146,14 +147,14 @@ class _Divergence(torch.autograd.Function):
         if grad is None:
             return None, None, None, None
         student, teacher, *slopes = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled() or any(want and not len(slope) for want, slope in zip(wanted, slopes, strict=True)):
+        by_student, by_teacher = ctx.needs_input_grad[:2]
+        known = (len(slopes[0]) or not by_student) and (len(slopes[1]) or not by_teacher)
+        if torch.is_grad_enabled() or not known:
             # A gradient of this gradient is wanted, so the slopes must be functions of the logits.
-            _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), *wanted)
+            _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
         # T^2 from the factor, 1/T from tempering.
         scale = grad.unsqueeze(-1) * ctx.temperature
-        by_student, by_teacher = (scale * s if want else None for want, s in zip(wanted, slopes, strict=True))
-        return by_student, by_teacher, None, None
+        return scale * slopes[0] if by_student else None, scale * slopes[1] if by_teacher else None, None, None
 
 
 class _Direct(_Divergence):
@@ -162,7 +163,9 @@ class _Direct(_Divergence):
     setup_context = torch.autograd.Function.setup_context
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output = _Divergence.forward(*inputs)
-        _Divergence.setup_context(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
+        value, *slopes = _Divergence.forward(*inputs)
+        student, teacher, ctx.temperature, ctx.form = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(student, teacher, *slopes)
+        return value
