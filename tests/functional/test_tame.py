@@ -57,3 +57,8 @@ def test_vmap_is_guarded():
 
     torch.func.vmap(each)(torch.zeros(3, 4))
     assert seen == [False]
+
+
+def test_torch_compile_is_guarded(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not closed_form.tame(torch.zeros(3, 4))

@@ -62,9 +62,9 @@ def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
     """Whether all tempered logits are known to be finite and of sane size, so that nothing has to be guarded.
 
     On a CPU asking costs one operation, and guards cost many. False on an accelerator, where asking would wait for all
-    that is queued there, and inside vmap, which cannot answer.
+    that is queued there, and inside vmap and torch.compile, which cannot answer.
     """
-    if any(one.device.type != "cpu" for one in logits):
+    if torch.compiler.is_compiling() or any(one.device.type != "cpu" for one in logits):
         return False
     try:
         return all(float(torch.linalg.vector_norm(one.detach())) < _SANE * temperature for one in logits)
