@@ -20,6 +20,11 @@ class Times:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
+    def extend(self, more: Times) -> None:
+        """Add the blocks of another start."""
+        self.wall += more.wall
+        self.cpu += more.cpu
+
 
 def interleave(loops: Mapping[str, Iterator[float]], *, rounds: int) -> dict[str, Times]:
     """Let each loop run a block in turn, `rounds` times, in one order and then in the other.
