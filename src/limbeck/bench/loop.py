@@ -94,7 +94,7 @@ def _measured(work: Work, rounds: int, block: int, *, peers: bool, say: Callable
 
 
 def _timed(loops: Mapping[str, Blocks], work: Work, plan: Plan, rounds: int) -> dict[str, Times]:
-    """The rounds of several starts: where in memory a loop's weights happen to lie is worth some per cent for its life."""
+    """The rounds of several starts: where in memory a loop's weights lie is worth some per cent for its whole life."""
     times = {name: Times() for name in loops}
     for start in range(min(_STARTS, rounds)):
         share = len(range(start, rounds, _STARTS))
