@@ -16,8 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.signal import LOGITS, Inputs, Signal, missing
 
-Adaptor = Callable[[Any], Tensor]
-"""A model's raw output -> its logits, for outputs stranger than a tensor, tuple, dict or Hugging Face output."""
+Adaptor = Callable[[Any], Any]
+"""A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs that `logits_of` cannot read."""
 
 
 class Address(NamedTuple):
@@ -154,22 +154,36 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
     """The logits in a model's raw output: a tensor, the first of a tuple, ``logits`` of a dict or an output object.
 
     Raises:
-        MissingSignalError: If there are none; give an `adaptor` then.
+        MissingSignalError: If there are none (give an `adaptor` then), or the adaptor fails.
     """
     if adaptor is not None:
-        output = adaptor(output)
+        output = _adapted(output, adaptor)
     if isinstance(output, Tensor):
         return output
     found = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
     if found is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         found = output[0]
     if not isinstance(found, Tensor):
-        keys = f" with {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
+        who = "The model" if adaptor is None else "The model's adaptor"
         raise MissingSignalError(
-            f"The model returned a {type(output).__name__}{keys}, in which no logits were found; "
-            "give adaptor=lambda output: ... that returns them."
+            f"{who} returned a {_held(output)}, in which no logits were found; give a function that returns them: "
+            "distill(..., adaptor=lambda output: ...) for the run's models, Live(model, adaptor=...) for a teacher."
         )
     return found
+
+
+def _adapted(output: Any, adaptor: Adaptor) -> Any:
+    try:
+        return adaptor(output)
+    # It is a person's own function, and whatever it raises means the same here.
+    except Exception as error:
+        raise MissingSignalError(
+            f"The adaptor failed with {type(error).__name__}: {error}; the model returned a {_held(output)}."
+        ) from error
+
+
+def _held(output: Any) -> str:
+    return type(output).__name__ + (f" with {sorted(map(str, output))}" if isinstance(output, Mapping) else "")
 
 
 class Frozen(AbstractContextManager["Frozen"]):

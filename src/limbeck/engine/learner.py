@@ -22,7 +22,7 @@ from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress, Signal
 from limbeck.tap import Frozen, Tapped, buffers_kept
-from limbeck.teachers import Answer, Reads
+from limbeck.teachers import Answer, Reads, adaptor_of
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -79,7 +79,8 @@ class Learner(AbstractContextManager["Learner"]):
         whole = self._models[stage.trains]
         self._sharded = is_sharded(self._fabric)
         self.model = (twin(whole, stage) if self._sharded else whole).to(device)
-        self._tapped = Tapped(self.model, stage.objective.needs.student)
+        adaptor = adaptor_of(self._models, stage.trains)
+        self._tapped = Tapped(self.model, stage.objective.needs.student, adaptor=adaptor)
         self._reads = once(stage.reads or self._setting.reads)
         self._answer = self._opened_teacher(stack)
         stack.enter_context(Frozen(self.model, mode="train"))

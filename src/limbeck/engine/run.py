@@ -61,7 +61,7 @@ class Run:
         student_out: Path | None = None,
     ) -> None:
         self.recipe = recipe
-        self.models: Workshop = Workshop(models, recipe.makes, seed=setting.seed)
+        self.models: Workshop = Workshop(models, recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
         self.history: list[Report] = []
         self.finished = False
         self._source = source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.recipe import Optimiser, Stage
 from limbeck.signal import Batch, Inputs
 from limbeck.sources import Source
+from limbeck.tap import Adaptor
 from limbeck.teachers import Reads
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ class Setting:
         steps: How many optimiser steps a stage takes that says nothing.
         accumulate: Micro-batches to one optimiser step; the mean is over all of them.
         reads: The way from a batch to inputs, for every side that declares none.
+        adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
+            that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
+            ``Live(model, adaptor=...)``.
         seed: What all random numbers of the run start from.
         log_every: Optimiser steps between reports.
         checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.
@@ -44,6 +49,7 @@ class Setting:
     steps: int | None = None
     accumulate: int = 1
     reads: Reads = read_inputs
+    adaptor: Adaptor | Mapping[str, Adaptor] | None = None
     seed: int = 0
     log_every: int = 50
     checkpoint_seconds: float = 30.0
@@ -63,6 +69,13 @@ class Setting:
                 raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
+        given = self.adaptor or {}
+        for adaptor in given.values() if isinstance(given, Mapping) else [given]:
+            if not callable(adaptor):
+                raise LimbeckError(
+                    "adaptor is a function of a model's output that returns its logits, or a mapping of such functions "
+                    f"by the models' names; got {adaptor!r}. Type adaptor=lambda output: ..."
+                )
         if not self.checkpoint_seconds >= 0:
             raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
 

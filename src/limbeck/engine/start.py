@@ -48,7 +48,8 @@ def distill(
         accelerator: ``cpu``, ``cuda``, ... or ``auto``.
         fabric: A launched Fabric of your own, in place of the three before.
         metadata: What the student's ``config.json`` should say besides: class names, input normalisation.
-        **setting: The fields of `Setting`: optimiser, epochs, steps, accumulate, reads, seed, log_every, precision, ...
+        **setting: The fields of `Setting`: optimiser, epochs, steps, accumulate, reads, adaptor, seed, log_every,
+            precision, ...
 
     Returns:
         A `Run`: iterate it for reports, or call ``finish()``.
@@ -71,6 +72,7 @@ def distill(
     fixed = _setting(setting)
     models = {"student": student} if isinstance(student, nn.Module) else dict(student)
     whole = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    _check_adapted(fixed, models, whole)
     source = as_source(data, batch_size=batch_size, seed=fixed.seed)
     ready = fabric or open_fabric(
         precision=fixed.precision, devices=devices, strategy=strategy, accelerator=accelerator
@@ -84,3 +86,11 @@ def _setting(given: Mapping[str, Any]) -> Setting:
         if name not in fields:
             raise unknown("argument of distill()", name, fields)
     return replace(Setting(), **given)
+
+
+def _check_adapted(setting: Setting, models: Models, recipe: Recipe) -> None:
+    """Refuse an adaptor for a model that there is not; functions in a recipe may bring more models."""
+    known = {**models, **recipe.makes}
+    for name in setting.adaptor if isinstance(setting.adaptor, Mapping) else ():
+        if name not in known and all(isinstance(part, Part) for part in recipe.parts):
+            raise unknown("model in adaptor=", name, known)

@@ -9,6 +9,7 @@ from torch import nn
 from limbeck.engine.randomness import aside, derived, seeded
 from limbeck.errors import LimbeckError, unknown
 from limbeck.recipe import Maker
+from limbeck.tap import Adaptor
 
 
 class Workshop(Mapping[str, nn.Module]):
@@ -20,9 +21,17 @@ class Workshop(Mapping[str, nn.Module]):
         models: The models that there are.
         makes: Name -> function of the models so far.
         seed: The run's seed.
+        adaptor: Raw output -> logits, of every model or by a model's name.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], makes: Mapping[str, Maker], *, seed: int) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        makes: Mapping[str, Maker],
+        *,
+        seed: int,
+        adaptor: Adaptor | Mapping[str, Adaptor] | None = None,
+    ) -> None:
         for name, model in models.items():
             if not isinstance(model, nn.Module):
                 raise LimbeckError(f"The model {name!r} is a {type(model).__name__}, not a torch.nn.Module.")
@@ -33,6 +42,7 @@ class Workshop(Mapping[str, nn.Module]):
         self._made = dict(models)
         self._makes = dict(makes)
         self._seed = seed
+        self._adaptor = adaptor
 
     def __getitem__(self, name: str) -> nn.Module:
         if name not in self._made:
@@ -50,6 +60,10 @@ class Workshop(Mapping[str, nn.Module]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._made or name in self._makes
+
+    def adaptor(self, name: str) -> Adaptor | None:
+        """How the output of the model of this name is read, if it is not read as it is."""
+        return self._adaptor.get(name) if isinstance(self._adaptor, Mapping) else self._adaptor
 
     def makes(self, more: Mapping[str, Maker]) -> None:
         """Learn to make more models: those of a part that the run has just come to."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import DataError
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Signal
-from limbeck.tap import Frozen, call, logits_of
+from limbeck.tap import Adaptor, Frozen, call, logits_of
 
 
 class Predictions(NamedTuple):
@@ -31,7 +31,11 @@ class Predictions(NamedTuple):
 
 
 def predict(
-    model: nn.Module, batches: Iterable[Batch], *, reads: Callable[[Batch], Inputs] | None = None
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    reads: Callable[[Batch], Inputs] | None = None,
+    adaptor: Adaptor | None = None,
 ) -> Predictions:
     """What a model answers: in eval mode, without gradient, on its own device, gathered on the CPU.
 
@@ -42,6 +46,7 @@ def predict(
         model: Any module whose output has logits.
         batches: Read once.
         reads: The model's way from a batch to its inputs; ``batch.inputs`` where None.
+        adaptor: Raw output -> logits, for strange outputs.
 
     Raises:
         DataError: If there is no batch, or the labels are not one class index for each row of logits.
@@ -52,7 +57,7 @@ def predict(
         torch.Size([4, 3])
     """
     with Frozen(model), torch.no_grad():
-        return _gathered(_rows(_answered(model, batch, reads), None, batch) for batch in batches)
+        return _gathered(_rows(_answered(model, batch, reads, adaptor), None, batch) for batch in batches)
 
 
 def predict_with_teacher(
@@ -61,6 +66,7 @@ def predict_with_teacher(
     batches: Iterable[Batch],
     *,
     reads: Callable[[Batch], Inputs] | None = None,
+    adaptor: Adaptor | None = None,
 ) -> Predictions:
     """`predict`, with a teacher's answers to the same batches in the same pass.
 
@@ -69,19 +75,24 @@ def predict_with_teacher(
         answer: What a prepared teacher is: batch -> signal. It is called without gradient.
         batches: Read once.
         reads: The student's way from a batch to its inputs.
+        adaptor: The student's raw output -> logits, for strange outputs.
 
     Raises:
         DataError: If there is no batch, or the teacher's rows are not the student's.
         MissingSignalError: If an output has no logits.
     """
     with Frozen(model), torch.no_grad():
-        return _gathered(_rows(_answered(model, batch, reads), answer(batch)[LOGITS], batch) for batch in batches)
+        return _gathered(
+            _rows(_answered(model, batch, reads, adaptor), answer(batch)[LOGITS], batch) for batch in batches
+        )
 
 
-def _answered(model: nn.Module, batch: Batch, reads: Callable[[Batch], Inputs] | None) -> Tensor:
+def _answered(
+    model: nn.Module, batch: Batch, reads: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
+) -> Tensor:
     device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     moved = batch.to(device)
-    return logits_of(call(model, moved.inputs if reads is None else reads(moved)))
+    return logits_of(call(model, moved.inputs if reads is None else reads(moved)), adaptor)
 
 
 def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:

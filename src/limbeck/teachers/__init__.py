@@ -5,6 +5,17 @@ from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.live import Live, Named
 from limbeck.teachers.scikit import Scikit
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
 
-__all__ = ["Answer", "Ensemble", "Live", "MovingAverage", "Named", "Reads", "Scikit", "Teacher", "as_teacher"]
+__all__ = [
+    "Answer",
+    "Ensemble",
+    "Live",
+    "MovingAverage",
+    "Named",
+    "Reads",
+    "Scikit",
+    "Teacher",
+    "adaptor_of",
+    "as_teacher",
+]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
-from limbeck.tap import Tapped
+from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.live import Mode, answering, checked_mode
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
 
 
 class MovingAverage(Teacher):
@@ -60,6 +60,7 @@ class MovingAverage(Teacher):
         self._steps = 0
         self._followed: nn.Module | None = None
         self._average: nn.Module | None = None
+        self._adaptor: Adaptor | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -72,12 +73,13 @@ class MovingAverage(Teacher):
             if name is not None and name not in models:
                 raise unknown("model", name, models)
         self._followed = models[self.of]
+        self._adaptor = adaptor_of(models, self.of if self.into is None else self.into)
         self._average = self._copy() if self.into is None else models[self.into]
         self._steps = 0
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As a live model does."""
-        tapped = Tapped(self.model, needs)
+        tapped = Tapped(self.model, needs, adaptor=self._adaptor)
         return answering(tapped, device=device, reads=self._reads or reads, mode=self.mode)
 
     @property

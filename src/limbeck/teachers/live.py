@@ -14,7 +14,7 @@ from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
 from limbeck.teachers.narrow import Narrow
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
 
 Mode = Literal["eval", "train"]
 
@@ -85,7 +85,8 @@ class Named(Teacher):
             raise unknown(
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
-        self._live = Live(models[self.name], mode=self.mode, reads=self._reads)
+        adaptor = adaptor_of(models, self.name)
+        self._live = Live(models[self.name], mode=self.mode, reads=self._reads, adaptor=adaptor)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As the live model does."""

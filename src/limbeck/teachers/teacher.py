@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.signal import Batch, Inputs, Signal
+from limbeck.tap import Adaptor
 
 Answer = Callable[[Batch], Signal]
 Reads = Callable[[Batch], Inputs]
@@ -66,3 +67,9 @@ class Teacher(ABC):
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
         return {"teacher": type(self).__name__}
+
+
+def adaptor_of(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
+    """What a run was told of one of its models' outputs; a plain mapping of models was told nothing."""
+    found: Callable[[str], Adaptor | None] | None = getattr(models, "adaptor", None)
+    return None if found is None else found(name)
