@@ -199,7 +199,8 @@ class Loss(Leaf):
         if values.numel() != expected:
             raise LimbeckError(
                 f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
-                "number of positions changes between batches, so say which of them count, with Batch.mask."
+                "number of positions changes between batches, so say which of them count, with Batch.mask: from a loader, "
+                "Loader(..., adapt=lambda item: Batch(..., mask=...))."
             )
 
     def __repr__(self) -> str:

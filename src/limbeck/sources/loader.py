@@ -18,7 +18,12 @@ class Loader(Source):
 
     An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
     ``label``) are labels, ``id`` are ids, columns that are no tensors are ``extra``, and the rest is what a model is
-    called with. `adapt` turns anything else into a `Batch`.
+    called with. `adapt` turns anything else into a `Batch`. An ``attention_mask`` in a mapping is for the model alone:
+    losses at every position need it as ``Batch.mask`` too, or padding counts::
+
+        def adapt(item):
+            inputs = {"input_ids": item["input_ids"], "attention_mask": item["attention_mask"]}
+            return Batch(inputs, labels=item["labels"], mask=item["attention_mask"].bool())
 
     The loader shuffles as it always does. Its epochs cannot be entered in the middle, so the source is resumable only
     if the loader has ``state_dict`` and ``load_state_dict`` of its own. An iterator left early is continued by the next
