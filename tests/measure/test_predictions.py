@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from limbeck.errors import DataError, MissingSignalError
-from limbeck.measure import predict, predict_with_teacher
+from limbeck.measure import accuracy, predict, predict_with_teacher
 from limbeck.signal import IGNORED, Batch, Signal
+from limbeck.sources import Arrays, Loader, Shuffled
 
 
 def net():
@@ -127,3 +129,92 @@ def test_what_does_not_fit_is_said():
         predict_with_teacher(model, lambda b: Signal(logits=torch.zeros(5, 4)), [Batch(x)])
     with pytest.raises(DataError, match=r"Logits are \[batch, classes\]"):
         predict(nn.Flatten(0), [Batch(x)])
+
+
+def maps():
+    """A segmentation network: classes in dimension 1, a label for each pixel, some of which do not count."""
+    model, x = nn.Conv2d(3, 4, 1), torch.rand(5, 3, 2, 6)
+    labels, mask = torch.randint(4, (5, 2, 6)), torch.rand(5, 2, 6) < 0.7
+    return model, Batch(x, labels=labels, mask=mask)
+
+
+def test_maps_give_a_row_for_each_pixel_that_counts():
+    model, batch = maps()
+    found = predict(model, [batch], classes=1)
+    wanted = model(batch.inputs).permute(0, 2, 3, 1)[batch.mask].detach()
+    assert torch.equal(found.student, wanted)
+    assert torch.equal(found.labels, batch.labels[batch.mask])
+    assert accuracy(found).value == pytest.approx(float((wanted.argmax(1) == found.labels).float().mean()))
+
+
+def test_maps_beside_a_teacher():
+    model, batch = maps()
+    found = predict_with_teacher(model, lambda b: Signal(logits=2 * model(b.inputs)), [batch], classes=1)
+    assert torch.allclose(found.teacher, 2 * found.student)
+
+
+def test_maps_whose_classes_are_looked_for_last():
+    model, batch = maps()
+    with pytest.raises(DataError, match=r"mask have the shape \[5, 2, 6\].*classes=1"):
+        predict(model, [batch])
+    with pytest.raises(DataError, match=r"no dimension 7.*\[5, 4, 2, 6\]"):
+        predict(model, [batch], classes=7)
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Linear(3, 4)
+
+    def forward(self, x, scale):
+        return self.classifier(x) * scale.unsqueeze(-1)
+
+
+def test_whatever_holds_the_data_is_accepted():
+    model, x, labels = nn.Linear(3, 4), torch.rand(7, 3), torch.arange(7) % 4
+    wanted = predict(model, batches(x, labels))
+    arrays = Arrays(x, labels)
+    loader = DataLoader(TensorDataset(x, labels), batch_size=2)
+    for data in (
+        Batch(x, labels=labels),
+        arrays,
+        (x, labels),
+        Shuffled(arrays, batch_size=3, shuffle=False),
+        loader,
+        list(loader),
+        iter(batches(x, labels)),
+    ):
+        found = predict(model, data)
+        assert torch.allclose(found.student, wanted.student), type(data)
+        assert torch.equal(found.labels, labels), type(data)
+    assert predict(model, x).labels is None
+    assert len(predict(Words(), {"x": x, "scale": torch.ones(7), "labels": labels}).labels) == 7
+
+
+def test_one_pass_over_a_source_leaves_it_where_it_was():
+    source = Shuffled(Arrays(torch.rand(7, 3)), batch_size=3)
+    before = source.state_dict()
+    first, second = (predict(nn.Identity(), source).student for _ in range(2))
+    assert source.state_dict() == before
+    assert torch.equal(first, second)
+
+
+def test_a_loader_is_read_from_its_beginning():
+    loader = Loader([(torch.rand(2, 3),), (torch.rand(1, 3),)])
+    next(iter(loader))
+    assert len(predict(nn.Identity(), loader).student) == 3
+    assert loader.peek().size == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("digits", r"'digits' is a name"),
+        ([3, 4], r"A batch is int"),
+        (TensorDataset(torch.rand(4, 3)), "has no batches"),
+        (3, r"The data are int; give "),
+    ],
+)
+def test_what_holds_no_data_is_refused_in_a_sentence(data, sentence):
+    with pytest.raises(DataError, match=sentence):
+        predict(nn.Identity(), data)

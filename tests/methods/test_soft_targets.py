@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.methods import make
 from limbeck.objective import minimised
@@ -116,3 +118,26 @@ def test_labels_that_are_not_there_are_missed_before_the_first_step(planted):
     run = distill(planted.student(), make("hinton", teacher=planted.truth), planted.x, epochs=1)
     with pytest.raises(LimbeckError, match="cross_entropy reads labels"):
         run.finish()
+
+
+def test_classes_that_are_not_last_are_the_same_to_hinton():
+    draw = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(4, 2, 3, 5, generator=draw) for _ in range(2))
+    batch = Batch(torch.zeros(4, 1), labels=torch.randint(5, (4, 2, 3), generator=draw))
+    found = []
+    for classes, moved in ((-1, (student, teacher)), (1, (student.movedim(-1, 1), teacher.movedim(-1, 1)))):
+        (stage,) = make("hinton", teacher=nn.Identity(), classes=classes).stages()
+        shown = [Signal(logits=tensor) for tensor in moved]
+        stage.objective.shape(*shown, batch)
+        terms = stage.objective(*shown, batch, Progress())
+        found.append(minimised(terms, stage.objective.counts(batch)))
+    assert torch.equal(*found)
+
+
+def test_a_segmentation_network_learns_by_hinton():
+    student, teacher = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+    data = (torch.rand(6, 3, 2, 5), torch.randint(4, (6, 2, 5)))
+    run = distill(student, make("hinton", teacher=teacher, classes=1), data, epochs=1)
+    assert run.finish().finished
+    with pytest.raises(LimbeckError, match=r"no dimension 7.*classes="):
+        distill(student, make("hinton", teacher=teacher, classes=7), data, epochs=1).finish()

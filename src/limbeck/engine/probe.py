@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -70,7 +71,9 @@ def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
         own = "labels" in leaf.reads.batch and leaf.reads.student == {LOGITS} and getattr(leaf, "head", None) is None
         if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
             continue
-        classes = shown[LOGITS].shape[getattr(leaf, "classes", -1)]
+        place = getattr(leaf, "classes", -1)
+        # A dimension that there is not is the loss's own to refuse.
+        classes = shown[LOGITS].shape[place] if -shown[LOGITS].ndim <= place < shown[LOGITS].ndim else math.inf
         wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
         if wrong.numel():
             raise LimbeckError(

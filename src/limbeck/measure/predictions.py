@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.errors import DataError
+from limbeck.measure.asking import as_batches
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Signal
 from limbeck.tap import Adaptor, Frozen, call, logits_of
 
@@ -32,10 +33,11 @@ class Predictions(NamedTuple):
 
 def predict(
     model: nn.Module,
-    batches: Iterable[Batch],
+    data: Any,
     *,
     reads: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
+    classes: int = -1,
 ) -> Predictions:
     """What a model answers: in eval mode, without gradient, on its own device, gathered on the CPU.
 
@@ -44,12 +46,16 @@ def predict(
 
     Args:
         model: Any module whose output has logits.
-        batches: Read once.
+        data: Batches, one or many; or `Examples`, ``(inputs, labels)`` or inputs, in their order; a DataLoader; or a
+            `Source`, for one epoch in its order. Read once.
         reads: The model's way from a batch to its inputs; ``batch.inputs`` where None.
         adaptor: Raw output -> logits, for strange outputs.
+        classes: Which dimension of the logits holds the classes: 1 for maps ``[batch, classes, height, width]``, whose
+            labels and mask are ``[batch, height, width]``.
 
     Raises:
-        DataError: If there is no batch, or the labels are not one class index for each row of logits.
+        DataError: If the data are none of these, there is no batch, or the labels are not one class index for each
+            row of logits.
         MissingSignalError: If the output has no logits.
 
     Example:
@@ -57,25 +63,29 @@ def predict(
         torch.Size([4, 3])
     """
     with Frozen(model), torch.no_grad():
-        return _gathered(_rows(_answered(model, batch, reads, adaptor), None, batch) for batch in batches)
+        return _gathered(
+            _rows(_last(_answered(model, batch, reads, adaptor), classes), None, batch) for batch in as_batches(data)
+        )
 
 
 def predict_with_teacher(
     model: nn.Module,
     answer: Callable[[Batch], Signal],
-    batches: Iterable[Batch],
+    data: Any,
     *,
     reads: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
+    classes: int = -1,
 ) -> Predictions:
     """`predict`, with a teacher's answers to the same batches in the same pass.
 
     Args:
         model: The student.
         answer: What a prepared teacher is: batch -> signal. It is called without gradient.
-        batches: Read once.
+        data: As for `predict`.
         reads: The student's way from a batch to its inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
+        classes: Which dimension of the student's and the teacher's logits holds the classes.
 
     Raises:
         DataError: If there is no batch, or the teacher's rows are not the student's.
@@ -83,7 +93,8 @@ def predict_with_teacher(
     """
     with Frozen(model), torch.no_grad():
         return _gathered(
-            _rows(_answered(model, batch, reads, adaptor), answer(batch)[LOGITS], batch) for batch in batches
+            _rows(_last(_answered(model, batch, reads, adaptor), classes), _last(answer(batch)[LOGITS], classes), batch)
+            for batch in as_batches(data)
         )
 
 
@@ -93,6 +104,14 @@ def _answered(
     device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     moved = batch.to(device)
     return logits_of(call(model, moved.inputs if reads is None else reads(moved)), adaptor)
+
+
+def _last(logits: Tensor, classes: int) -> Tensor:
+    if not -logits.ndim <= classes < logits.ndim:
+        raise DataError(
+            f"There is no dimension {classes} in logits of shape {list(logits.shape)}; give another classes=."
+        )
+    return logits.movedim(classes, -1)
 
 
 def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:
@@ -115,7 +134,8 @@ def _flat(what: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tensor.shape != torch.Size(shape):
         raise DataError(
             f"The {what} have the shape {list(tensor.shape)}; the student's logits call for {list(shape)}, "
-            "one row for each example or position."
+            "one row for each example or position. Where the classes are not last, as in maps [batch, classes, height, "
+            "width], say so: classes=1."
         )
     return _flat_logits(tensor) if what.endswith("logits") else tensor.flatten()
 

@@ -37,6 +37,7 @@ def hinton(
     temperature: float = 4.0,
     weight: float = 0.9,
     labels: bool = True,
+    classes: int = -1,
     epochs: int | None = None,
 ) -> Recipe:
     r"""Soft targets and labels: :math:`w T^2 KL(p \| q) + (1 - w) (-\log softmax(z)_y)`, in nats.
@@ -52,6 +53,7 @@ def hinton(
             best.
         labels: Whether the labels are read. False leaves their term out, for data without any; data with some labels
             (-100 for the others) need it True.
+        classes: Which dimension of the logits holds the classes; 1 for maps ``[batch, classes, height, width]``.
         epochs: Passes over the data; the run's budget by default.
 
     Raises:
@@ -66,7 +68,7 @@ def hinton(
     """
     check_hyper(temperature=temperature)
     check_share(weight=weight)
-    objective: Objective = weight * Loss(kl_divergence, temperature=temperature)
+    objective: Objective = weight * Loss(kl_divergence, temperature=temperature, classes=classes)
     if labels:
-        objective = objective + (1 - weight) * Loss(cross_entropy)
+        objective = objective + (1 - weight) * Loss(cross_entropy, classes=classes)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="hinton"))

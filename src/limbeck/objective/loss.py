@@ -168,7 +168,13 @@ class Loss(Leaf):
         return {name: gathered(found[name] if keep is None else found[name][keep]) for name in sorted(found)}
 
     def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor if self.classes == -1 else tensor.movedim(self.classes, -1)
+        try:
+            return tensor if self.classes == -1 else tensor.movedim(self.classes, -1)
+        except IndexError as error:
+            raise LimbeckError(
+                f"{self.name} looks for the classes in dimension {self.classes}, and there is no dimension "
+                f"{self.classes} in shape {tuple(tensor.shape)}; give another classes=."
+            ) from error
 
     def _kept(self, batch: Batch) -> Tensor | None:
         """Which examples a comparison may see, or None for all."""
@@ -199,8 +205,8 @@ class Loss(Leaf):
         if values.numel() != expected:
             raise LimbeckError(
                 f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
-                "number of positions changes between batches, so say which of them count, with Batch.mask: from a loader, "
-                "Loader(..., adapt=lambda item: Batch(..., mask=...))."
+                "number of positions changes between batches, so say which of them count, with Batch.mask: "
+                "from a loader, Loader(..., adapt=lambda item: Batch(..., mask=...))."
             )
 
     def __repr__(self) -> str:
