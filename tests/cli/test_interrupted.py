@@ -8,7 +8,11 @@ import signal
 import pytest
 
 import limbeck
-from small_jobs import accuracies, blobs, job_file, small_job, stopped, typed, weights
+from limbeck.compare import run_job
+from limbeck.engine.lock import alone
+from limbeck.errors import LimbeckError
+from limbeck.job import make_job, read_job
+from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.
 SCRIPT = """
@@ -139,3 +143,23 @@ def test_an_arm_that_is_done_is_not_run_again(whole):
     assert again.code == 0, again.err
     assert again.result["arms"]["student alone"]["measures"]["nll"]["values"][0] == 7.0
     assert accuracies(again.result) == accuracies(result)
+
+
+def test_two_do_not_resume_one_folder(tmp_path):
+    """The second is told so; the first goes on, and so does whoever comes after it."""
+    job = small_job(blobs(tmp_path / "blobs.npz"), seeds=1)
+    job_file(tmp_path / "job.yaml", job)
+    (tmp_path / "often.py").write_text(SCRIPT)
+    out = tmp_path / "out"
+    began = ["often.py", "distill", "job.yaml", "--out", "out"]
+    assert stopped(began, cwd=tmp_path, when=lambda: (out / "teacher").exists(), by=signal.SIGKILL) is not None
+    before = contents(out)
+    with alone(out):
+        refused(typed("resume", "out", cwd=tmp_path), "out is being run already, by another process")
+        with pytest.raises(LimbeckError, match="another run of this process"):
+            run_job(make_job({**read_job(out / "job.yaml"), "out": str(out)}), resume=True)
+        during = contents(out)
+    assert {**during, ".lock": None} == {**before, ".lock": None}
+    ended = typed("resume", "out", "--json", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert not (out / ".lock").exists()

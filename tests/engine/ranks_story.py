@@ -20,6 +20,7 @@ from torch import nn
 from engine.stories import SGD, arrays, everything, hint, network, weights
 from limbeck.engine import Run, distill, folder, open_fabric
 from limbeck.engine import run as run_module
+from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Stage
@@ -103,10 +104,21 @@ def on_disk(fabric: Any, out: Path) -> Run:
         return distill(double(), stage, data(), fabric=fabric, out=out / "run", resume=resume, **SETTING)
 
     for report in again(resume=False):
+        if report.step == 1 and not refused(again):
+            raise AssertionError("two runs share a folder, or not all ranks heard that they do")
         if report.step == 2:
             break
     fabric.barrier()
     return again(resume=True)
+
+
+def refused(again: Callable[..., Run]) -> bool:
+    """Whether a second run in a folder is told that the first is there: on every rank, though only one writes."""
+    try:
+        again(resume=True)
+    except LimbeckError as error:
+        return "being run already" in str(error)
+    return False
 
 
 def keep_from_writing() -> None:

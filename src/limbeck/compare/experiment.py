@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.compare.arms import ArmRun, Outcome, measured, metadata_of, run_arm, run_arm_in_process
-from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, place, plain, write
+from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather, student_of
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, verdict_of
@@ -42,8 +43,15 @@ def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = 
         LimbeckError: If anything is wrong with what was asked, before anything is paid for or written where it can be
             known.
     """
+    with ExitStack() as stack:
+        return _done(job, watch, checked_folder(job, resume=resume), stack)
+
+
+def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[str, Any]:
     began = time.perf_counter()
-    out = checked_folder(job, resume=resume)
+    new = out is not None and not out.exists()
+    if out is not None and not new:
+        stack.enter_context(sole(out))
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Watch = watch if leads() else lambda kind, what: None
     material = gather(job)
@@ -52,6 +60,8 @@ def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = 
     rehearse(job, material, teacher)
     if out is not None:
         claim(job, out, partial(_leave_student, job, material, out))
+        if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
+            stack.enter_context(sole(out))
     train_teacher(models, job, material, out, tell)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, tell)

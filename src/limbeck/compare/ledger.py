@@ -6,10 +6,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from limbeck.compare.arms import Outcome
+from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, job_text, read_job
 
@@ -57,6 +59,15 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
             write(out / "job.yaml", job_text(job))
     except OSError as error:
         raise LimbeckError(f"{out} cannot be written to: {error.strerror or error}.") from error
+
+
+def sole(out: Path) -> AbstractContextManager[None]:
+    """A block in which no other process, nor another run of this one, does a job in this folder.
+
+    Raises:
+        LimbeckError: If one does.
+    """
+    return alone(out) if leads() else nullcontext()
 
 
 def place(out: Path | None, arm: str, seed: int) -> Path | None:

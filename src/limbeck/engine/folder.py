@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.models import save
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Folder:
@@ -36,6 +41,7 @@ class Folder:
         self._student = student
         self._writes = writes and self.path is not None
         self.started = self.path is not None and (self.path / "run.json").exists()
+        self._left: list[tuple[int, int, int]] | None = None
         if self.path is None:
             return
         if self.path.exists() and not self.path.is_dir():
@@ -53,6 +59,45 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LimbeckError(f"{path} cannot be made: {error.strerror}.") from error
+
+    @contextmanager
+    def alone(self, fabric: Fabric) -> Iterator[None]:
+        """A block in which no other run is in the folder, and none has been since this one last was.
+
+        The first rank looks, and all hear of it.
+
+        Raises:
+            LimbeckError: If there is one, or has been.
+        """
+        with ExitStack() as stack:
+            refused = None
+            if self._writes and self.path is not None:
+                try:
+                    stack.enter_context(alone(self.path))
+                    self._check_untouched(self.path)
+                except LimbeckError as error:
+                    refused = str(error)
+            if fabric.world_size > 1 and self.path is not None:
+                refused = fabric.broadcast(refused)
+            if refused is not None:
+                raise LimbeckError(refused)
+            try:
+                yield
+            finally:
+                self._left = self._state()
+
+    def _check_untouched(self, path: Path) -> None:
+        if self._left is not None and self._left != self._state():
+            raise LimbeckError(
+                f"Another run has gone on in {path} since this one last was there: take it up anew, with "
+                "distill(..., resume=True)."
+            )
+
+    def _state(self) -> list[tuple[int, int, int]]:
+        """Which files the folder's are: they change with every checkpoint and report."""
+        names = ("run.json", "metrics.jsonl", "checkpoint.safetensors")
+        found = [os.stat(self.path / name) for name in names if (self.path / name).exists()] if self.path else []
+        return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in found]
 
     @property
     def metrics(self) -> Path | None:

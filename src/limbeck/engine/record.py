@@ -59,9 +59,9 @@ class Metrics:
 
     def rewind(self, position: int) -> None:
         """Forget the lines that were written after the checkpoint was."""
-        if self._path is not None and self._path.exists():
+        if self._path is not None and self.position > position:
             with open(self._path, "r+b") as opened:
-                opened.truncate(min(position, self.position))
+                opened.truncate(position)
 
     def write(self, report: Report) -> None:
         """Add one line."""

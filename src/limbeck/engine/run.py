@@ -84,6 +84,13 @@ class Run:
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
         rewind(source, 0)
+        with self._folder.alone(fabric):
+            self._open(resume=resume)
+        self._touched = False
+
+    def _open(self, *, resume: bool) -> None:
+        """Begin, or take up what the folder holds."""
+        source = self._source
         if resume:
             self._folder.check_same(self._description())
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
@@ -96,7 +103,6 @@ class Run:
             )
         else:
             self._begin()
-        self._touched = False
 
     def _begin(self) -> None:
         self._metrics.rewind(0)
@@ -159,6 +165,10 @@ class Run:
             raise LimbeckError(
                 f"This run stopped in the middle of a step, so its weights are no place to go on: {where}."
             )
+        with self._folder.alone(self._fabric):
+            yield from self._going_on()
+
+    def _going_on(self) -> Iterator[Report]:
         outside = capture()
         restore(self._random)
         # Closed by name: an error's traceback would keep it, and the hooks that it holds, for as long as it lives.

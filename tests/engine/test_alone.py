@@ -1,0 +1,114 @@
+"""Is a run alone in its folder, and does a lock never outlive the process that held it?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.stories import SGD, network, source, weights
+from limbeck.engine import distill
+from limbeck.engine.lock import alone
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from limbeck.engine.lock import alone
+with alone(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def run(out: Path, **options):
+    stage = Stage(Loss(cross_entropy), epochs=2, optimiser=SGD)
+    return distill(network(), stage, source(), out=out, log_every=1, **options)
+
+
+def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
+    first = run(tmp_path / "run")
+    reports = iter(first)
+    next(reports)
+    with pytest.raises(LimbeckError, match="being run already, by another run of this process"):
+        run(tmp_path / "run", resume=True)
+    for _ in reports:
+        pass
+    assert first.finished
+
+
+def test_a_run_that_was_overtaken_says_so(tmp_path):
+    whole = run(None).finish()
+    first = run(tmp_path / "run")
+    for _ in first:
+        break
+    second = run(tmp_path / "run", resume=True).finish()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n") == 8
+    assert weights(second.student).equal(weights(whole.student))
+    with pytest.raises(LimbeckError, match="Another run has gone on in"):
+        first.finish()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n") == 8
+
+
+def test_the_second_that_was_built_is_refused_while_the_first_runs(tmp_path):
+    first = run(tmp_path / "run")
+    for _ in first:
+        break
+    second = run(tmp_path / "run", resume=True)
+    reports = iter(first)
+    next(reports)
+    with pytest.raises(LimbeckError, match="being run already"):
+        second.finish()
+    reports.close()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_error_or_a_break_lets_go(tmp_path):
+    for _ in run(tmp_path / "run"):
+        break
+    failed = run(tmp_path / "run", resume=True)
+    with pytest.raises(ZeroDivisionError):
+        for _ in failed:
+            1 / 0
+    assert run(tmp_path / "run", resume=True).finish().finished
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_another_process_holds_it_until_it_is_killed(tmp_path):
+    """Also where it has forked a child that lives on, as data loaders do."""
+    for _ in run(tmp_path / "run"):
+        break
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(LimbeckError, match=rf"by another process \(process {holder.pid} on .*Wait until it ends"):
+            run(tmp_path / "run", resume=True)
+    finally:
+        holder.kill()
+        holder.wait()
+    try:
+        assert run(tmp_path / "run", resume=True).finish().finished
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
+
+
+def test_a_branch_is_alone_in_its_own_folder(tmp_path):
+    def both(**options):
+        parts = [Stage(Loss(cross_entropy), trains=name, epochs=1, optimiser=SGD) for name in "ab"]
+        models = {"a": network(), "b": network(seed=1)}
+        return distill(models, Recipe(parts[0] | parts[1]), source(), out=tmp_path / "run", workers=1, **options)
+
+    (tmp_path / "run" / "branches" / "0-1").mkdir(parents=True)
+    with alone(tmp_path / "run" / "branches" / "0-1"), pytest.raises(LimbeckError, match="0-1 is being run already"):
+        both().finish()
+    assert both(resume=True).finish().finished
