@@ -9,6 +9,7 @@ from limbeck.functional.head import Head, Projector
 from limbeck.functional.kernel import kernel
 from limbeck.functional.label import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
+from limbeck.functional.pooled import pooled
 
 __all__ = [
     "Head",
@@ -21,6 +22,7 @@ __all__ = [
     "kl_divergence",
     "label_smoothing",
     "logit_squared_error",
+    "pooled",
     "probability_squared_error",
     "reverse_kl",
     "skew_kl",
