@@ -133,5 +133,10 @@ def _moved(part: Any, device: torch.device) -> Any:
     if isinstance(part, Mapping):
         return type(part)({k: _moved(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
     if isinstance(part, (tuple, list)):
-        return type(part)(_moved(v, device) for v in part)
+        return sequence_like(part, (_moved(v, device) for v in part))
     return part
+
+
+def sequence_like(kind: tuple[Any, ...] | list[Any], parts: Iterable[Any]) -> Any:
+    """`parts` as the same kind of sequence as `kind`: a list, a tuple, or a named tuple, which takes them one by one."""
+    return type(kind)(*parts) if hasattr(kind, "_fields") else type(kind)(parts)

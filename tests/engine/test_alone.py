@@ -76,9 +76,9 @@ def test_an_error_or_a_break_lets_go(tmp_path):
     for _ in run(tmp_path / "run"):
         break
     failed = run(tmp_path / "run", resume=True)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         for _ in failed:
-            1 / 0
+            1 / 0  # noqa: B018
     assert run(tmp_path / "run", resume=True).finish().finished
     assert not (tmp_path / "run" / ".lock").exists()
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.signal import sequence_like
 
 _VERSION = 1
 
@@ -107,5 +108,5 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mapping):
         return {key: to_device(inner, device) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(to_device(inner, device) for inner in value)
+        return sequence_like(value, (to_device(inner, device) for inner in value))
     return value

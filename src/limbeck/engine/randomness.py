@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.signal import sequence_like
+
 
 def capture() -> dict[str, Any]:
     """The state of every generator that a step may draw from: PyTorch's (CPU and CUDA), numpy's, Python's."""
@@ -70,5 +72,5 @@ def cloned(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: cloned(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(cloned(inner) for inner in value)
+        return sequence_like(value, (cloned(inner) for inner in value))
     return value

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.signal import Batch
+from limbeck.signal import Batch, sequence_like
 from limbeck.sources.columns import check_finite, column_from, digest, input_rows, labels_from, rows, tensor_from
 from limbeck.sources.examples import Examples
 
@@ -89,7 +89,7 @@ def _inputs(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         found: Any = {str(name): tensor_from(column, f"inputs[{name!r}]") for name, column in inputs.items()}
     elif isinstance(inputs, tuple):
-        found = tuple(tensor_from(column, f"inputs[{place}]") for place, column in enumerate(inputs))
+        found = sequence_like(inputs, (tensor_from(part, f"inputs[{place}]") for place, part in enumerate(inputs)))
     else:
         return tensor_from(inputs, "inputs")
     if not found:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.signal import IGNORED, Inputs
+from limbeck.signal import IGNORED, Inputs, sequence_like
 
 _CHUNK = 1 << 24  # numbers looked at in one go: a memory map of any size is checked in bounded memory
 
@@ -137,7 +137,9 @@ def rows(column: Any, index: Tensor) -> Any:
 
 def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
     """The rows `index` of what a model is called with: of each part, where it is called with several."""
-    if isinstance(inputs, tuple) or (isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor)):
+    if isinstance(inputs, tuple):
+        return sequence_like(inputs, (rows(part, index) for part in inputs))
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor):
         return tuple(rows(part, index) for part in inputs)
     return rows(inputs, index)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.signal import Batch
+from limbeck.signal import Batch, sequence_like
 
 
 def batch_from(item: Any) -> Batch:
@@ -62,7 +62,8 @@ def _tensors(part: Any) -> Any:
     if isinstance(part, Mapping):
         return {name: torch.as_tensor(column) for name, column in part.items()}
     if isinstance(part, (tuple, list)):
-        return tuple(torch.as_tensor(column) for column in part)
+        columns = tuple(torch.as_tensor(column) for column in part)
+        return sequence_like(part, columns) if isinstance(part, tuple) else columns
     return torch.as_tensor(part)
 
 
