@@ -18,6 +18,20 @@ class UnknownNameError(LimbeckError):
     """A name that is none of the known ones; the nearest is offered."""
 
 
+class ArgumentError(LimbeckError):
+    """An argument of a model that it does not take, that it lacks, or whose value makes no sense.
+
+    Attributes:
+        argument: The argument that would mend it, by name.
+        example: What a value looks like, as a person types it.
+    """
+
+    def __init__(self, sentence: str, *, argument: str, example: str = "...") -> None:
+        super().__init__(sentence)
+        self.argument = argument
+        self.example = example
+
+
 class DataError(LimbeckError):
     """Data that are missing, damaged, or not what they claim to be."""
 

@@ -171,7 +171,7 @@ def test_names():
             {"inputs": 4, "classes": 2, "hiden": [3]},
             "argument 'hiden'. Did you mean 'hidden'.*inputs, classes",
         ),
-        ("mlp", {"inputs": 4, "classes": 2}, r"mlp needs hidden=\.\.\..*dropout=0.0"),
+        ("mlp", {"inputs": 4, "classes": 2}, r"mlp needs hidden=\[64,32\].*dropout=0.0"),
         (
             "resnet20",
             {"depth": 8, "channels": 1, "classes": 2},

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.engine import Report, Run, open_fabric
-from limbeck.job import Job
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, with_flag
 from limbeck.measure import Predictions, evaluate, predict
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
@@ -70,8 +71,12 @@ def recipe_of(job: Job, arm: str, teacher: Teacher) -> Recipe:
         return make("supervised")
     if arm == "label smoothing":
         return make("label_smoothing")
-    given = {"teacher": teacher} if method(job.method.name).has_teacher else {}
-    return make(job.method.name, **given, **job.method.hyper)
+    found = method(job.method.name)
+    given = {"teacher": teacher} if found.has_teacher else {}
+    try:
+        return make(job.method.name, **given, **job.method.hyper)
+    except LimbeckError as error:
+        raise with_flag(error, "method", found.parameters) from error
 
 
 def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Budget, Job, Model
+from limbeck.job import Budget, Job, Model, with_flag
 from limbeck.models import open_model, seeded
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shift, Shuffled, load_data, split, subsample
@@ -43,7 +43,10 @@ def gather(job: Job) -> Material:
     train, development = split(data.train, fraction=job.development, seed=0)
     if job.train_examples is not None:
         if job.train_examples > len(train):
-            raise LimbeckError(f"train_examples={job.train_examples}, and there are {len(train)} to learn from.")
+            raise LimbeckError(
+                f"train_examples={job.train_examples}, and there are {len(train)} to learn from. "
+                f"Type --set train_examples={len(train)} or fewer."
+            )
         train = subsample(train, job.train_examples, 0)
     first = data.reads(train.take(torch.tensor([0])))
     if not isinstance(first, Tensor):
@@ -61,7 +64,7 @@ def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Mo
                 model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments
             )
     except LimbeckError as error:
-        raise LimbeckError(f"{who}: {error}") from error
+        raise with_flag(error, who, model.arguments) from error
 
 
 def student_of(job: Job, material: Material, *, seed: int) -> nn.Module:

@@ -115,7 +115,8 @@ def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> No
 def _check_needed(found: Mapping[str, Any]) -> None:
     for key in found:
         if key not in Job.model_fields:
-            raise unknown("key in the job", str(key), Job.model_fields)
+            near = nearest(str(key), Job.model_fields)
+            raise unknown("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
     for key in ("data", "teacher", "student"):
         if found.get(key) is None:
             raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")
@@ -129,11 +130,17 @@ def _sentence(error: Any) -> LimbeckError:
     if first["type"] == "extra_forbidden":
         fields = _fields(place)
         near = nearest(place[-1], fields)
-        meant = f" Did you mean {near!r}?" if near else ""
+        meant = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
         return LimbeckError(f"Unknown key {where!r} in the job.{meant} Known: {', '.join(sorted(fields))}.")
     value = first.get("input")
     said = str(first["msg"]).removeprefix("Value error, ")
-    return LimbeckError(f"{where}: {said[0].lower() + said[1:]}; got {value!r}.")
+    return LimbeckError(f"{where}: {said[0].lower() + said[1:]}; got {value!r}. {_flag(place)}".rstrip())
+
+
+def _flag(place: list[str]) -> str:
+    """What to type for a key; an item of a list is set with its list."""
+    keys = [part for part in place if not part.isdecimal()]
+    return f"Type --set {'.'.join(keys)}=..., or say it in the job file." if keys else ""
 
 
 def _fields(place: list[str]) -> list[str]:

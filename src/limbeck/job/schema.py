@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.job.flag import typed, with_flag
 from limbeck.methods import method
 from limbeck.recipe import Optimiser
 
@@ -114,7 +115,8 @@ class Method(BaseModel):
         known = [name for name in found.parameters if name != "teacher"]
         for key in self.hyper:
             if key not in known:
-                raise unknown(f"hyper-parameter of {self.name}", key, known)
+                near = nearest(key, known)
+                raise unknown(f"hyper-parameter of {self.name}", key, known, then=typed("method", near) if near else "")
         lacking = [name for name in found.required if name in known and name not in self.hyper]
         if lacking:
             said = " ".join(f"--set method.{name}=..." for name in lacking)
@@ -181,7 +183,9 @@ class Job(_Strict):
                 "choose one of the two."
             )
         self.method.check()
-        self.budget.made()
-        if self.teacher.train is not None:
-            self.teacher.train.made()
+        for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
+            try:
+                _ = budget.made() if budget is not None else None
+            except LimbeckError as error:
+                raise with_flag(error, place, Budget.model_fields) from error
         return self

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from limbeck.errors import LimbeckError, nearest
+from limbeck.errors import ArgumentError, nearest
 
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -29,7 +29,7 @@ def check_arguments(
         without: Names that somebody else fills in.
 
     Raises:
-        LimbeckError: Naming the nearest argument and all that are accepted.
+        ArgumentError: Naming the nearest argument and all that are accepted.
     """
     known = accepted(function, without=without)
     parameters = inspect.signature(function).parameters.values()
@@ -38,33 +38,39 @@ def check_arguments(
             if name not in known:
                 near = nearest(name, known)
                 meant = f" Did you mean {near!r}?" if near else ""
-                raise LimbeckError(f"{who} takes no argument {name!r}.{meant} It takes: {_listed(known)}.")
+                said = f"{who} takes no argument {name!r}.{meant} It takes: {_listed(known)}."
+                raise ArgumentError(said, argument=near or name, example=_example(known[near]) if near else "...")
     lacking = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
     if lacking:
-        raise LimbeckError(f"{who} needs {', '.join(f'{n}=...' for n in lacking)}. It takes: {_listed(known)}.")
+        wanted = ", ".join(f"{n}={_example(known[n])}" for n in lacking)
+        said = f"{who} needs {wanted}. It takes: {_listed(known)}."
+        raise ArgumentError(said, argument=lacking[0], example=_example(known[lacking[0]]))
 
 
 def check_positive(who: str, **values: int) -> None:
     """Refuse a value that is not a whole number of at least 1.
 
     Raises:
-        LimbeckError: Naming the argument and its value.
+        ArgumentError: Naming the argument and its value.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LimbeckError(f"{who} needs {name} to be a whole number of at least 1; got {value!r}.")
+            raise ArgumentError(f"{who} needs {name} to be a whole number of at least 1; got {value!r}.", argument=name)
 
 
 def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
     """`widths` as a list, each a whole number of at least 1.
 
     Raises:
-        LimbeckError: Naming the argument and its value.
+        ArgumentError: Naming the argument and its value.
     """
     if isinstance(widths, str) or not isinstance(widths, Sequence):
-        raise LimbeckError(f"{who} needs {name} to be a list of whole numbers, such as [64, 32]; got {widths!r}.")
+        said = f"{who} needs {name} to be a list of whole numbers, such as [64, 32]; got {widths!r}."
+        raise ArgumentError(said, argument=name, example="[64,32]")
     for width in widths:
-        check_positive(who, **{f"each of {name}": width})
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            said = f"{who} needs each of {name} to be a whole number of at least 1; got {width!r}."
+            raise ArgumentError(said, argument=name, example="[64,32]")
     return list(widths)
 
 
@@ -72,13 +78,19 @@ def check_dropout(who: str, **rates: float) -> None:
     """Refuse a dropout rate outside [0, 1).
 
     Raises:
-        LimbeckError: Naming the argument and its value.
+        ArgumentError: Naming the argument and its value.
     """
     for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
-            raise LimbeckError(f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}.")
+            said = f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}."
+            raise ArgumentError(said, argument=name, example="0.1")
 
 
 def _listed(known: Mapping[str, inspect.Parameter]) -> str:
     listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in known.items())
     return ", ".join(listed) or "nothing"
+
+
+def _example(parameter: inspect.Parameter) -> str:
+    """What a value of a parameter looks like, as a person types it."""
+    return "[64,32]" if "Sequence" in str(parameter.annotation) or "list" in str(parameter.annotation) else "..."

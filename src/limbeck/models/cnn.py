@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError
 from limbeck.models.arguments import check_dropout, check_positive, check_widths
 from limbeck.models.spec import ModelSpec
 
@@ -44,7 +44,8 @@ class Cnn(nn.Module):
         check_dropout("cnn", dropout=dropout)
         sizes = [channels, *check_widths("cnn", "widths", widths)]
         if not widths:
-            raise LimbeckError("cnn needs at least one width, such as widths=[32, 64]; got [].")
+            said = "cnn needs at least one width, such as widths=[32, 64]; got []."
+            raise ArgumentError(said, argument="widths", example="[32,64]")
         self.spec = ModelSpec(
             "cnn",
             {"channels": channels, "classes": classes, "widths": sizes[1:], "size": size, "dropout": dropout},

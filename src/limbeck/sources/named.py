@@ -170,7 +170,10 @@ def _folder(name: str, options: _Options) -> DataSet:
 
 def _table(name: str, options: _Options) -> DataSet:
     if options.target is None:
-        raise LimbeckError(f"target= is missing: which column of {name} holds the classes?")
+        raise LimbeckError(
+            f"target= is missing: which column of {name} holds the classes? "
+            "On the command line: --set data.target=COLUMN."
+        )
     common: dict[str, Any] = {"target": options.target, "ignore": options.ignore}
     train: Examples
     test: Examples
