@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,20 @@ class Batch(NamedTuple):
         place = torch.device(device)
         return Batch(*(_moved(part, place) for part in self))
 
+    def rows(self, index: Tensor) -> Batch:
+        """The examples at these places of the batch, in this order.
+
+        Example:
+            >>> Batch(torch.arange(5) * 10, labels=torch.arange(5)).rows(torch.tensor([3, 1])).inputs
+            tensor([30, 10])
+        """
+
+        def own(part: Tensor | None) -> Tensor | None:
+            return None if part is None else rows(part, index)
+
+        inputs, extra = input_rows(self.inputs, index), rows(self.extra, index)
+        return Batch(inputs, own(self.id), own(self.view), own(self.labels), own(self.mask), extra)
+
 
 class Term(NamedTuple):
     """What one loss yields for one batch: its sum, over how many values, and its weight in the objective.
@@ -117,6 +132,26 @@ class Needs(NamedTuple):
         return Needs(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+def rows(column: Any, index: Tensor) -> Any:
+    """The rows `index` of one column: a tensor, an array, a sequence, or a mapping of columns."""
+    if isinstance(column, Tensor):
+        return column.index_select(0, index.to(column.device))
+    if isinstance(column, Mapping):
+        return {name: rows(part, index) for name, part in column.items()}
+    if isinstance(column, np.ndarray):
+        return column[index.cpu().numpy()]
+    return [column[i] for i in index.tolist()]
+
+
+def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
+    """The rows `index` of what a model is called with: of each part, where it is called with several."""
+    if isinstance(inputs, tuple):
+        return sequence_like(inputs, (rows(part, index) for part in inputs))
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor):
+        return tuple(rows(part, index) for part in inputs)
+    return rows(inputs, index)
+
+
 def _length(inputs: Inputs) -> int:
     if isinstance(inputs, Mapping):
         return _length(next(iter(inputs.values())))
@@ -138,5 +173,5 @@ def _moved(part: Any, device: torch.device) -> Any:
 
 
 def sequence_like(kind: tuple[Any, ...] | list[Any], parts: Iterable[Any]) -> Any:
-    """`parts` as the same kind of sequence as `kind`: a list, a tuple, or a named tuple, which takes them one by one."""
+    """`parts` as the same kind of sequence: a list, a tuple, or a named tuple, which takes them one by one."""
     return type(kind)(*parts) if hasattr(kind, "_fields") else type(kind)(parts)

@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.signal import Batch, sequence_like
-from limbeck.sources.columns import check_finite, column_from, digest, input_rows, labels_from, rows, tensor_from
+from limbeck.signal import Batch, input_rows, rows, sequence_like
+from limbeck.sources.columns import check_finite, column_from, digest, labels_from, tensor_from
 from limbeck.sources.examples import Examples
 
 

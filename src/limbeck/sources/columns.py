@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.signal import IGNORED, Inputs, sequence_like
+from limbeck.signal import IGNORED
 
 _CHUNK = 1 << 24  # numbers looked at in one go: a memory map of any size is checked in bounded memory
 
@@ -122,26 +122,6 @@ def column_from(array: Any, what: str) -> Tensor | tuple[Any, ...]:
     raise DataError(
         f"{what} is a {type(array).__name__}; give a tensor, a numpy array or a list, one entry an example."
     )
-
-
-def rows(column: Any, index: Tensor) -> Any:
-    """The rows `index` of one column: a tensor, an array, a sequence, or a mapping of columns."""
-    if isinstance(column, Tensor):
-        return column.index_select(0, index.to(column.device))
-    if isinstance(column, Mapping):
-        return {name: rows(part, index) for name, part in column.items()}
-    if isinstance(column, np.ndarray):
-        return column[index.cpu().numpy()]
-    return [column[i] for i in index.tolist()]
-
-
-def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
-    """The rows `index` of what a model is called with: of each part, where it is called with several."""
-    if isinstance(inputs, tuple):
-        return sequence_like(inputs, (rows(part, index) for part in inputs))
-    if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor):
-        return tuple(rows(part, index) for part in inputs)
-    return rows(inputs, index)
 
 
 def chunks(column: Tensor) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.signal import Batch
-from limbeck.sources.columns import input_rows, rows
 
 
 def share(batch: Batch, rank: int, world: int) -> Batch:
@@ -37,18 +36,10 @@ def share(batch: Batch, rank: int, world: int) -> Batch:
     if world == 1:
         return batch
     if rank < batch.size:
-        return _taken(batch, torch.arange(rank, batch.size, world))
-    first = _taken(batch, torch.zeros(1, dtype=torch.int64))
+        return batch.rows(torch.arange(rank, batch.size, world))
+    first = batch.rows(torch.zeros(1, dtype=torch.int64))
     nothing = torch.zeros(1, dtype=torch.bool) if first.mask is None else torch.zeros_like(first.mask)
     return first._replace(mask=nothing.to(_device(first)))
-
-
-def _taken(batch: Batch, index: Tensor) -> Batch:
-    def own(part: Tensor | None) -> Tensor | None:
-        return None if part is None else rows(part, index)
-
-    inputs, extra = input_rows(batch.inputs, index), rows(batch.extra, index)
-    return Batch(inputs, own(batch.id), own(batch.view), own(batch.labels), own(batch.mask), extra)
 
 
 def _device(batch: Batch) -> torch.device:
