@@ -12,7 +12,7 @@ from torch import Tensor
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, with_flag
+from limbeck.job import Job, plain_name, with_flag
 from limbeck.measure import Predictions, evaluate, predict
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
@@ -87,9 +87,9 @@ def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
         "reads": reads.to_dict() if isinstance(reads, Reads) else None,
         "encoding": material.data.encoding.to_dict() if material.data.encoding is not None else None,
         "input_shape": list(material.input_shape),
-        "data": material.data.name,
+        "data": plain_name(material.data.name),
         "arm": arm,
-        "method": job.method.name if arm == "distilled" else None,
+        "method": plain_name(job.method.name) if arm == "distilled" else None,
     }
 
 

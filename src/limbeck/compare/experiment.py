@@ -20,7 +20,7 @@ from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, verdict_of
 from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
 from limbeck.engine import Report, environment, open_fabric
-from limbeck.job import Job
+from limbeck.job import Job, plain_name
 from limbeck.measure import Predictions
 from limbeck.models import save
 from limbeck.report import arms_picture
@@ -74,9 +74,10 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         "verdict": verdict_of(outcomes, examples=_labelled(material)),
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
-        "method": {"name": job.method.name, **job.method.hyper},
-        "data": {"name": material.data.name, "train": len(material.train), "development": len(material.development),
-                 "test": len(material.data.test), "classes": material.classes},
+        "method": {"name": plain_name(job.method.name), **job.method.hyper},
+        "data": {"name": plain_name(material.data.name), "train": len(material.train),
+                 "development": len(material.development), "test": len(material.data.test),
+                 "classes": material.classes},
         "teacher_development_accuracy": taught,
         "environment": environment(),
     })  # fmt: skip

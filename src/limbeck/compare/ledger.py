@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.compare.arms import Outcome
 from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, job_text, read_job
+from limbeck.job import Job, absolute, job_text, make_job, read_job
 
 _MAY_DIFFER = ("out", "workers")
 """What may change between two goes at a job: neither is part of what is asked."""
@@ -56,7 +56,8 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         leave_student()
         if not (out / "job.yaml").exists():
-            write(out / "job.yaml", job_text(job))
+            # So that it can be taken up from any working folder.
+            write(out / "job.yaml", job_text(absolute(job)))
     except OSError as error:
         raise LimbeckError(f"{out} cannot be written to: {error.strerror or error}.") from error
 
@@ -131,7 +132,8 @@ def _number(value: float | None) -> float:
 
 
 def _check_same_job(job: Job, out: Path) -> None:
-    held, asked = read_job(out / "job.yaml"), job.model_dump(mode="json")
+    held = absolute(make_job(read_job(out / "job.yaml"))).model_dump(mode="json")
+    asked = absolute(job).model_dump(mode="json")
     for key, value in asked.items():
         if key not in _MAY_DIFFER and held.get(key) != value:
             raise LimbeckError(

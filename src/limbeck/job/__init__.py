@@ -1,6 +1,7 @@
 """What a person asks for, typed."""
 
 from limbeck.job.flag import with_flag
+from limbeck.job.paths import absolute, plain_name
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
 from limbeck.job.schema import ARMS, Budget, Job, Method, Model, TeacherModel
 
@@ -11,8 +12,10 @@ __all__ = [
     "Method",
     "Model",
     "TeacherModel",
+    "absolute",
     "job_text",
     "make_job",
+    "plain_name",
     "read_job",
     "with_flag",
     "with_settings",

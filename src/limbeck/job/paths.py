@@ -1,0 +1,66 @@
+"""Which job means the same in every working folder?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from limbeck.job.schema import Job
+from limbeck.models import UserFile, reference_names
+from limbeck.sources.published import PUBLISHED, data_folders
+
+
+def absolute(job: Job) -> Job:
+    """The same job with every path in it absolute, but for ``out``, which moves with the run's folder.
+
+    Names stay names; a published data set that is found in ``./data`` is looked for there from now on.
+    """
+    return job.model_copy(
+        update={
+            "data": _data(job.data),
+            "teacher": job.teacher.model_copy(update={"model": _name(job.teacher.model)}),
+            "student": job.student.model_copy(update={"model": _name(job.student.model)}),
+            "method": job.method.model_copy(update={"name": _name(job.method.name)}),
+        }
+    )
+
+
+def plain_name(name: str) -> str:
+    """What a path is called wherever it lies; a name stays as it is.
+
+    Example:
+        >>> plain_name("/home/ada/own.py:soft"), plain_name("hinton")
+        ('own.py:soft', 'hinton')
+    """
+    return Path(name).name or name
+
+
+def _name(name: str) -> str:
+    if name in reference_names() or name.startswith(("timm:", "hf:")):
+        return name
+    if own := UserFile.parse(name):
+        weights = f"@{own.weights.absolute()}" if own.weights else ""
+        return f"{own.file.absolute()}:{own.function}{weights}"
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
+
+
+def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
+    given: dict[str, Any] = dict(data) if isinstance(data, dict) else {"name": data}
+    name = str(given.get("name", ""))
+    for key in ("folder", "test"):
+        if given.get(key) is not None:
+            given[key] = str(Path(given[key]).absolute())
+    if name in PUBLISHED:
+        given |= {} if given.get("folder") is not None else _found(name)
+    elif name and name != "digits" and Path(name).exists():
+        given["name"] = str(Path(name).absolute())
+    return given if len(given) > 1 or isinstance(data, dict) else given["name"]
+
+
+def _found(name: str) -> dict[str, str]:
+    """The folder of the working folder in which a published set lies, if it lies in one."""
+    known = PUBLISHED[name]
+    for place in data_folders():
+        if any((place / f"{stem}.npz").is_file() for stem in (name, known.subset) if stem):
+            return {} if place.is_absolute() else {"folder": str(place.absolute())}
+    return {}
