@@ -3,19 +3,25 @@
 from limbeck.teachers.average import MovingAverage
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
+from limbeck.teachers.groups import Groups, checked_groups, special_classes
 from limbeck.teachers.live import Live, Named
 from limbeck.teachers.scikit import Scikit
+from limbeck.teachers.specialists import Specialists
 from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
 
 __all__ = [
     "Answer",
     "Ensemble",
+    "Groups",
     "Live",
     "MovingAverage",
     "Named",
     "Reads",
     "Scikit",
+    "Specialists",
     "Teacher",
     "adaptor_of",
     "as_teacher",
+    "checked_groups",
+    "special_classes",
 ]
