@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe.given import check_optimiser
 from limbeck.signal import Batch, Inputs
 from limbeck.sources import Source
 from limbeck.tap import Adaptor
@@ -69,6 +70,7 @@ class Setting:
                 raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
+        check_optimiser(self.optimiser)
         given = self.adaptor or {}
         for adaptor in given.values() if isinstance(given, Mapping) else [given]:
             if not callable(adaptor):

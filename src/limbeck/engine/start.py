@@ -13,6 +13,7 @@ from limbeck.engine.run import Run
 from limbeck.engine.setting import Setting, open_fabric
 from limbeck.errors import unknown
 from limbeck.recipe import Models, Part, Recipe
+from limbeck.recipe.given import optimiser_hint
 from limbeck.sources import as_source
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _setting(given: Mapping[str, Any]) -> Setting:
     fields = Setting.__dataclass_fields__
     for name in given:
         if name not in fields:
-            raise unknown("argument of distill()", name, fields)
+            raise unknown("argument of distill()", name, fields, then=optimiser_hint(name))
     return replace(Setting(), **given)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
+from limbeck.recipe.given import check_optimiser
 from limbeck.recipe.optimiser import Optimiser
 from limbeck.sources import Source
 from limbeck.teachers import Reads, Teacher, as_teacher
@@ -77,6 +78,7 @@ class Stage(Part):
         if not isinstance(self.objective, Objective):
             found = getattr(self.objective, "__name__", type(self.objective).__name__)
             raise LimbeckError(f"A stage minimises an objective, not {found}; lift a kernel with Loss({found}).")
+        check_optimiser(self.optimiser)
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         for unit, amount in (("epochs", self.epochs), ("steps", self.steps)):

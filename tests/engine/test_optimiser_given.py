@@ -1,0 +1,55 @@
+"""Is what was given as an optimiser taken, or refused with the line to type?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.engine import Setting, distill
+from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.functional import cross_entropy
+from limbeck.objective import Loss
+from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe.given import check_optimiser
+
+STAGE = Stage(Loss(cross_entropy), epochs=1)
+DATA = (torch.zeros(4, 3), torch.arange(4) % 2)
+
+
+@pytest.mark.parametrize("argument", ["lr", "warmup", "decay", "clip", "options"])
+def test_what_belongs_to_the_optimiser_says_where_it_goes(argument):
+    with pytest.raises(UnknownNameError, match=rf"{argument}'.*Type optimiser=Optimiser\({argument}=\.\.\.\)"):
+        distill(nn.Linear(3, 2), STAGE, DATA, **{argument: 0.1})
+
+
+WRONG = [
+    (
+        lambda: torch.optim.Adam(nn.Linear(3, 2).parameters(), lr=0.02),
+        r"torch\.optim\.Adam that is made.*Optimiser\('adam', lr=0\.02\).*lambda parameters: torch\.optim\.Adam",
+    ),
+    (
+        lambda: torch.optim.Adagrad(nn.Linear(3, 2).parameters()),
+        r"student\. Type optimiser=Optimiser\(lambda parameters: torch\.optim\.Adagrad",
+    ),
+    (lambda: torch.optim.SGD, r"a function, SGD; type optimiser=Optimiser\(SGD\)"),
+    (lambda: "adam", r"Optimiser\('adam', lr=0\.001\)"),
+    (lambda: 0.1, r"a float; type optimiser=Optimiser\("),
+]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("made", "sentence"), WRONG)
+def test_what_is_no_optimiser_is_refused_with_the_line_to_type(made, sentence):
+    with pytest.raises(LimbeckError, match=sentence):
+        check_optimiser(made())
+    with pytest.raises(LimbeckError, match=sentence):
+        distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made())
+    with pytest.raises(LimbeckError, match=sentence):
+        Stage(Loss(cross_entropy), optimiser=made())
+
+
+def test_the_line_to_type_works():
+    made = Optimiser(lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+    assert distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made).finish().finished
+    assert Setting(optimiser=Optimiser("adam", lr=0.02)).optimiser.lr == 0.02
