@@ -35,7 +35,8 @@ def check_optimiser(given: Any) -> None:
         named = f"optimiser=Optimiser({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in _NAMED else ""
         raise LimbeckError(
             f"optimiser is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
-            f"beside the student. Type {named}optimiser=Optimiser(lambda parameters: torch.optim.{kind}(parameters, ...))."
+            f"beside the student. Type {named}"
+            f"optimiser=Optimiser(lambda parameters: torch.optim.{kind}(parameters, ...))."
         )
     if callable(given):
         name = getattr(given, "__name__", kind)
