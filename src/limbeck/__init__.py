@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from limbeck.signal import Signal as Signal
     from limbeck.signal import Term as Term
     from limbeck.sources import Arrays as Arrays
+    from limbeck.sources import HalfSpecial as HalfSpecial
     from limbeck.sources import ImageFolder as ImageFolder
     from limbeck.sources import Loader as Loader
     from limbeck.sources import Pixels as Pixels
@@ -75,7 +76,7 @@ _WHERE = {
     "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
-        "Arrays", "ImageFolder", "Loader", "Pixels", "Shift", "Shuffled", "Source",
+        "Arrays", "HalfSpecial", "ImageFolder", "Loader", "Pixels", "Shift", "Shuffled", "Source",
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),

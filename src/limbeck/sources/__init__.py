@@ -7,6 +7,7 @@ from limbeck.sources.coerce import as_source
 from limbeck.sources.counter import counter_order, counter_uniform
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import Examples, Subset, split, subsample
+from limbeck.sources.half_special import HalfSpecial
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
 from limbeck.sources.named import DataSet, load_data
@@ -23,6 +24,7 @@ __all__ = [
     "DataSet",
     "Examples",
     "Field",
+    "HalfSpecial",
     "ImageFolder",
     "Loader",
     "NumberColumn",

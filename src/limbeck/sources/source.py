@@ -130,8 +130,7 @@ class Shuffled(Source):
         augment: View | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise LimbeckError(f"batch_size={batch_size!r} is not a positive whole number; try batch_size=128.")
+        check_batch_size(batch_size)
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
                 f"drop_last leaves no batch: batch_size={batch_size} is above the {len(examples)} examples."
@@ -168,11 +167,30 @@ class Shuffled(Source):
         """The batches of `epoch` from number `start` on."""
         order = self.order(epoch)
         for number in range(start, len(self)):
-            batch = self.examples.take(order[number * self.batch_size : (number + 1) * self.batch_size])
-            yield batch if self.augment is None else self._augmented(batch, self.augment, epoch)
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield viewed(self.examples, index, self.augment, epoch)
 
-    def _augmented(self, batch: Batch, augment: View, epoch: int) -> Batch:
-        if batch.id is None:
-            raise DataError(f"{type(self.examples).__name__}.take() gave no ids; a view of an example needs its id.")
-        view = torch.full_like(batch.id, epoch)
-        return batch._replace(inputs=augment(batch.inputs, batch.id, view), view=view)
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of examples in a batch.
+
+    Raises:
+        LimbeckError: If it is not a positive whole number.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise LimbeckError(f"batch_size={batch_size!r} is not a positive whole number; try batch_size=128.")
+
+
+def viewed(examples: Examples, index: Int[Tensor, " n"], augment: View | None, epoch: int) -> Batch:
+    """The examples at the positions `index`; with `augment`, the view of each that has the epoch's number.
+
+    Raises:
+        DataError: If views are to be made of examples without ids.
+    """
+    batch = examples.take(index)
+    if augment is None:
+        return batch
+    if batch.id is None:
+        raise DataError(f"{type(examples).__name__}.take() gave no ids; a view of an example needs its id.")
+    view = torch.full_like(batch.id, epoch)
+    return batch._replace(inputs=augment(batch.inputs, batch.id, view), view=view)

@@ -1,0 +1,122 @@
+"""What does a specialist learn from: how is one half of its examples of its own classes?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.errors import DataError
+from limbeck.signal import IGNORED, Batch
+from limbeck.sources.columns import digest
+from limbeck.sources.counter import counter_order
+from limbeck.sources.examples import Examples
+from limbeck.sources.source import Source, check_batch_size, viewed
+from limbeck.sources.view import View
+
+
+@final
+class HalfSpecial(Source):
+    """Examples of some special classes and as many of all others, one after the other in turn.
+
+    Of the smaller side every example comes once an epoch; of the larger as many are drawn, others in every epoch.
+    Which, and in which order, is a pure function of (seed, epoch).
+
+    Args:
+        examples: The set.
+        special: The special classes.
+        batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
+        seed: Another seed gives another order, and another draw.
+        augment: What makes a view of an example, numbered by the epoch.
+        classes: The class of each example by position, which its batches then carry as labels; by default the set's
+            labels. An example that has none (-100) is left out.
+
+    Attributes:
+        oversampling: The factor by which special examples are favoured over the rest: their odds in a batch (1, as they
+            are one half) over their odds in the data. By Bayes' rule, what learns from these batches gives a special
+            class odds against the rest that are too large by this factor, whatever the example: adding its logarithm to
+            the logit of the rest makes them right. It is below 1 where most of the data are special.
+
+    Raises:
+        DataError: If the examples have no classes, none is special, or all are.
+        LimbeckError: If `batch_size` is not positive.
+
+    Example:
+        >>> from limbeck.sources import Arrays
+        >>> source = HalfSpecial(Arrays(torch.zeros(8, 2), torch.arange(8) % 4), [3], batch_size=2)
+        >>> [sorted(batch.labels.tolist())[-1] for batch in source], source.oversampling
+        ([3, 3], 3.0)
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.3.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        special: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: View | None = None,
+        classes: Int[Tensor, " n"] | None = None,
+    ) -> None:
+        super().__init__()
+        check_batch_size(batch_size)
+        self.examples = examples
+        self.special = tuple(int(one) for one in special)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.classes = _classes(examples, classes)
+        own = torch.isin(self.classes, torch.tensor(self.special, dtype=torch.int64))
+        rest = ~own & (self.classes != IGNORED)
+        self._own, self._rest = own.nonzero()[:, 0], rest.nonzero()[:, 0]
+        if not len(self._own) or not len(self._rest):
+            which = "No example is" if not len(self._own) else "All examples are"
+            raise DataError(
+                f"{which} of the special classes {list(self.special)}; a specialist learns from them and from the rest."
+            )
+        self._side = min(len(self._own), len(self._rest))
+        self.oversampling = len(self._rest) / len(self._own)
+
+    def __len__(self) -> int:
+        return -(-self.examples_per_epoch // self.batch_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples' fingerprint, their classes, which are special, and the view's."""
+        view = None if self.augment is None else self.augment.fingerprint
+        whole = ("half special", self.examples.fingerprint)
+        return digest(whole, ("special", sorted(self.special)), ("classes", self.classes), ("view", view))
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Twice as many as the smaller side has."""
+        return 2 * self._side
+
+    def order(self, epoch: int) -> Int[Tensor, " n"]:
+        """The positions of the examples in the order in which `epoch` hands them out."""
+        sides = [
+            side[counter_order(len(side), seed=self.seed, epoch=epoch, stream=stream)[: self._side]]
+            for stream, side in (("special", self._own), ("rest", self._rest))
+        ]
+        return torch.stack(sides, 1).flatten()
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+        order = self.order(epoch)
+        for number in range(start, len(self)):
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield viewed(self.examples, index, self.augment, epoch)._replace(labels=self.classes[index])
+
+
+def _classes(examples: Examples, classes: Tensor | None) -> Tensor:
+    found = examples.labels if classes is None else classes
+    if found is None or not bool((found != IGNORED).any()):
+        raise DataError("The examples have no labels to tell special classes by; give classes=, one for each example.")
+    if found.shape != (len(examples),):
+        raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(found.shape)}.")
+    return found.to("cpu", torch.int64)
