@@ -52,7 +52,10 @@ def ramp(end: float, *, start: float = 0.0, until: float = 1.0) -> Schedule:
 
 
 def cosine(end: float = 0.0, *, start: float = 1.0) -> Schedule:
-    """Half a cosine wave from `start` to `end` over the whole stage."""
+    """Half a cosine wave from `start` at the first step to `end`, which is reached at the last.
+
+    The cosine of `Optimiser` is another one: it ends one step before its end, so that the last step moves something.
+    """
     return Schedule(
         lambda p: end + (start - end) * 0.5 * (1 + math.cos(math.pi * p.fraction)), f"cosine({end}, start={start})"
     )

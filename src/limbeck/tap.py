@@ -80,7 +80,7 @@ class Tapped(nn.Module):
         self._copied: set[str] = set()
         self._shown: dict[str, tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
-        known = dict(model.named_modules())
+        known = dict(_inside(model))
         for text, address in self._read.items():
             if address.path not in known or not address.path:
                 raise missing(text, [LOGITS, *filter(None, known)], who=type(model).__name__)
@@ -90,7 +90,7 @@ class Tapped(nn.Module):
         return Tapped(model, self._read, adaptor=self._adaptor)
 
     def __enter__(self) -> Tapped:
-        modules = dict(self.model.named_modules())
+        modules = dict(_inside(self.model))
         for text, address in self._read.items():
             module = modules[address.path]
             # An input is read before the module has had a chance to change it in place.
@@ -137,6 +137,11 @@ class Tapped(nn.Module):
             self._shown[text] = (tensor, tensor._version)
 
         return hook
+
+
+def _inside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The named modules of a model; of one that ``torch.compile`` made, those of the module that it was given."""
+    return getattr(model, "_orig_mod", model).named_modules()
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:

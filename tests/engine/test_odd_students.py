@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.stories import SGD, weights
+from engine.stories import SGD, arrays, hint, network, source, weights
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.randomness import cloned
-from limbeck.functional import cross_entropy
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.models import load
 from limbeck.objective import Loss
-from limbeck.recipe import Stage
+from limbeck.recipe import Optimiser, Stage
 from limbeck.signal import Batch
-from limbeck.sources import share
+from limbeck.sources import Shuffled, share
 
 CE = Loss(cross_entropy)
 
@@ -64,3 +66,125 @@ def test_inputs_under_names_train_as_a_tuple_does(as_loader):
         distill(student, Stage(CE, epochs=2), data, optimiser=SGD, batch_size=4).finish()
         found.append(weights(student))
     assert torch.equal(*found)
+
+
+# A student that torch.compile made.
+
+
+def teacher() -> nn.Module:
+    return network(hidden=6, seed=7)
+
+
+def test_a_compiled_student_is_kept_as_the_module_that_was_compiled(tmp_path):
+    """The same names on disk, the same addresses, the same weights; and what was compiled is what is called."""
+    calls = []
+
+    def backend(graph, _):
+        calls.append(graph)
+        return graph.forward
+
+    found = []
+    for compiled in (False, True):
+        student, out = network(norm=True), tmp_path / str(compiled)
+        given = torch.compile(student, backend=backend) if compiled else student
+        stage = Stage(CE + hint() + Loss(kl_divergence), teacher=teacher(), epochs=2, optimiser=SGD)
+        run = distill(given, stage, source(), out=out, log_every=2)
+        for _ in run:
+            break
+        run = distill(given, stage, source(), out=out, log_every=2, resume=True).finish()
+        opened = load(out / "student", build=lambda: network(norm=True))
+        assert torch.equal(weights(opened), weights(student))
+        assert run.student is student
+        assert not any(module._forward_hooks for module in student.modules())
+        found.append(weights(student))
+    assert calls
+    torch.testing.assert_close(*found)
+
+
+def test_a_compiled_teacher_shows_its_inside():
+    found = []
+    for compiled in (False, True):
+        asked = torch.compile(teacher(), backend="eager") if compiled else teacher()
+        student = network()
+        stage = Stage(CE + hint(), teacher=asked, epochs=1, optimiser=SGD)
+        distill(student, stage, source()).finish()
+        found.append((weights(student), stage.describe()["teacher"]["fingerprint"]))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+
+
+# Parts that were put to rest.
+
+
+def at_rest(student: nn.Module) -> nn.Module:
+    student[1].requires_grad_(False).eval()
+    return student
+
+
+def test_a_batch_norm_that_was_frozen_stays_so():
+    """Also after its caller has asked the whole model something between two reports."""
+    student = at_rest(network(norm=True))
+    before = weights(student[1])
+    for _ in distill(student, Stage(CE, epochs=2), source(), log_every=1, optimiser=SGD):
+        assert not student[1].training
+        assert student.training
+        student.eval()(torch.zeros(2, 5))
+        student.train()
+    assert torch.equal(weights(student[1]), before)
+    assert not student[1].training
+
+
+@pytest.mark.parametrize("sleeping", ["whole", "learnable part"])
+def test_a_model_that_was_only_asked_trains_as_a_whole(sleeping):
+    student = network(norm=True)
+    if sleeping == "whole":
+        at_rest(student).eval()
+    else:
+        student[1].eval()
+    before = student[1].running_mean.clone()
+    distill(student, Stage(CE, epochs=1), source(), optimiser=SGD).finish()
+    assert not torch.equal(student[1].running_mean, before)
+    assert not student[1].training
+
+
+# A BatchNorm that meets a single example.
+
+
+def test_a_last_batch_of_one_is_refused_before_the_first_step():
+    student = network(norm=True)
+    before = weights(student)
+    with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
+        distill(student, Stage(CE, epochs=1), source(9), log_every=1).finish()
+    assert torch.equal(weights(student), before)
+
+
+@pytest.mark.parametrize("case", ["no norm", "a norm at rest", "dropped", "too short to meet it"])
+def test_a_last_batch_of_one_is_taken_where_it_can_be(case):
+    student = network(norm=case != "no norm")
+    student = at_rest(student) if case == "a norm at rest" else student
+    data = Shuffled(arrays(9), batch_size=4, drop_last=case == "dropped")
+    stage = Stage(CE, steps=2) if case == "too short to meet it" else Stage(CE, epochs=2)
+    assert distill(student, stage, data, optimiser=SGD).finish().finished
+
+
+def test_a_single_example_that_nobody_could_foresee():
+    batches = [Batch(torch.randn(rows, 5), labels=torch.arange(rows) % 3) for rows in (4, 1)]
+    with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
+        distill(network(norm=True), Stage(CE, epochs=1), batches).finish()
+
+
+# Gradients that are sparse.
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_embeddings(name, kind):
+    torch.manual_seed(0)
+    student = nn.Sequential(kind(7, 4, sparse=True), nn.Flatten(), nn.LazyLinear(3))
+    tokens = torch.randint(7, (12, 2), generator=torch.Generator().manual_seed(0))
+    run = distill(student, Stage(CE, epochs=2), (tokens, torch.arange(12) % 3), optimiser=Optimiser(name, lr=0.1))
+    if name == "sgd":
+        assert run.finish().finished
+    else:
+        with pytest.raises(LimbeckError, match=f"{name} cannot use them.*sparse=False"):
+            run.finish()

@@ -34,7 +34,10 @@ def value(objective: Objective, lesson: Any, progress: Progress = START) -> torc
 
 
 def gradient(objective: Objective, lesson: Any, progress: Progress = START) -> torch.Tensor:
-    (found,) = torch.autograd.grad(value(objective, lesson, progress), lesson[0]["logits"], retain_graph=True)
+    at = lesson[0]["logits"]  # what has weight 0 is not in the graph
+    (found,) = torch.autograd.grad(
+        value(objective, lesson, progress), at, allow_unused=True, retain_graph=True, materialize_grads=True
+    )
     return found
 
 

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.checkpoint import to_device
-from limbeck.engine.probe import frozen_but, objective_check, probe
+from limbeck.engine.probe import check_single, frozen_but, no_raw_single, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.setting import Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
 from limbeck.engine.tally import Tally
+from limbeck.engine.training import has_sparse_gradients, resting
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress, Signal
+from limbeck.sources import share
 from limbeck.tap import Frozen, Tapped, buffers_kept
 from limbeck.teachers import Answer, Reads, adaptor_of
 
@@ -38,6 +40,7 @@ class Learner(AbstractContextManager["Learner"]):
         fabric: Device, precision, strategy.
         batch: Any batch of the stage's source, for the probe.
         labels: All labels of the source, where it knows them.
+        single: Whether some batch is known to leave a rank a single example.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Learner(AbstractContextManager["Learner"]):
         fabric: Fabric,
         batch: Batch,
         labels: Tensor | None = None,
+        single: bool = False,
     ) -> None:
         objective_check(stage.objective, accumulate=setting.accumulate)
         self.stage = stage
@@ -57,6 +61,7 @@ class Learner(AbstractContextManager["Learner"]):
         self._fabric = fabric
         self._batch = batch
         self._labels = batch.labels if labels is None else labels
+        self._single = single
         self._plan = stage.optimiser or setting.optimiser
         if stage.teacher is not None:
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
@@ -80,23 +85,36 @@ class Learner(AbstractContextManager["Learner"]):
         self._sharded = is_sharded(self._fabric)
         self.model = (twin(whole, stage) if self._sharded else whole).to(device)
         adaptor = adaptor_of(self._models, stage.trains)
-        self._tapped = Tapped(self.model, stage.objective.needs.student, adaptor=adaptor)
+        self._resting = resting(self.model)
+        self._tapped = Tapped(self._called(), stage.objective.needs.student, adaptor=adaptor)
         self._reads = once(stage.reads or self._setting.reads)
         self._answer = self._opened_teacher(stack)
         stack.enter_context(Frozen(self.model, mode="train"))
+        self._wake()
         stack.enter_context(self._tapped)
         reached = self._probed()
         if self._fabric.world_size > 1:
             stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
-        self._inner = pupil = Pupil(self._tapped, copy.deepcopy(stage.objective) if self._sharded else stage.objective)
+        objective = copy.deepcopy(stage.objective) if self._sharded else stage.objective
+        self._inner = pupil = Pupil(self._tapped, objective, reached=() if self._sharded else reached)
         self.pupil: Any = self._fabric.setup_module(pupil)
         self._ask = asked(self.pupil, self._fabric)
         self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
-        optimiser = self._plan.make(self._learning)
+        optimiser = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
         self._peaks = [group["lr"] for group in optimiser.param_groups]
         # A loop before this one may have left gradients, which the first step would take for its own.
         optimiser.zero_grad(set_to_none=True)
         self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
+
+    def _called(self) -> nn.Module:
+        """The model as it is called: compiled, if it was given so and is not taken apart."""
+        found = getattr(self._models, "called", None)
+        return self.model if found is None or self._sharded else found(self.stage.trains)
+
+    def _wake(self) -> None:
+        self.model.train()
+        for module in self._resting:
+            module.training = False
 
     def _opened_teacher(self, stack: ExitStack) -> Answer:
         teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
@@ -114,6 +132,8 @@ class Learner(AbstractContextManager["Learner"]):
         # Heads must begin alike on every rank, whatever else each rank draws.
         with aside(seeded(self._head_seed())), buffers_kept(list(existing.values())), self._fabric.autocast():
             reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels)
+            if self._single:
+                check_single(self.stage, self._tapped, self._reads(share(batch, 0, batch.size)))
         for key, value in _tensors(before):
             value.copy_(kept[key])
         return reached
@@ -124,8 +144,8 @@ class Learner(AbstractContextManager["Learner"]):
 
     def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
         """One optimiser step on all the micro-batches of `window`."""
-        if not self.model.training:
-            self.model.train()
+        if not self.model.training or any(module.training for module in self._resting):
+            self._wake()
         alone = len(window) == 1 and self._fabric.world_size == 1
         counts = None if alone else self._counts(window)
         for last, batch in enumerate(window, start=1 - len(window)):
@@ -146,7 +166,8 @@ class Learner(AbstractContextManager["Learner"]):
             taught = self._answer(batch)
         parameters = measure and self._setting.parameter_norms
         lesson = Lesson(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
-        loss = self._ask(self._reads(batch), lesson)
+        with no_raw_single(self.stage):
+            loss = self._ask(self._reads(batch), lesson)
         self._fabric.backward(loss)
         self.tally.add(loss.detach(), self._inner.terms, batch.size)
         if measure:

@@ -60,7 +60,8 @@ class Loop:
         self.source.bind(models)
         first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
-        self.learners = [Learner(s, models, setting=setting, fabric=fabric, batch=first, labels=labels) for s in stages]
+        given: dict[str, Any] = {"batch": first, "labels": labels, "single": self._comes_to_a_single()}
+        self.learners = [Learner(stage, models, setting=setting, fabric=fabric, **given) for stage in stages]
 
     def __call__(
         self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
@@ -131,6 +132,13 @@ class Loop:
         return (batch if fabric.world_size == 1 else share(batch, fabric.global_rank, fabric.world_size)).to(
             fabric.device
         )
+
+    def _comes_to_a_single(self) -> bool:
+        """Whether it is known that the last batch of an epoch gives some rank a single example."""
+        examples, size = self.source.examples_per_epoch, getattr(self.source, "batch_size", None)
+        if examples is None or not isinstance(size, int) or self.steps * self._setting.accumulate < len(self.source):
+            return False
+        return 0 < examples % size < 2 * self._fabric.world_size
 
     def _report(self, seconds: float) -> Report:
         many = len(self.learners) > 1

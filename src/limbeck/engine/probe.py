@@ -106,6 +106,31 @@ def _reached(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter
     return reached
 
 
+def check_single(stage: Stage, tapped: Tapped, inputs: Inputs) -> None:
+    """Send a single example forward, where the source is known to give one alone.
+
+    Raises:
+        LimbeckError: If the student cannot train on it, as BatchNorm cannot.
+    """
+    with no_raw_single(stage), torch.no_grad():
+        tapped(inputs)
+
+
+@contextmanager
+def no_raw_single(stage: Stage) -> Iterator[None]:
+    """A block in which BatchNorm's error about a single example becomes a sentence that says what to do."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise LimbeckError(
+            f"The model {stage.trains!r} holds a BatchNorm, which cannot train on one example, and a batch holds no "
+            "more (on each device): use another batch_size, or Shuffled(..., drop_last=True), "
+            f"DataLoader(..., drop_last=True). torch says: {first_line(error)}"
+        ) from error
+
+
 @contextmanager
 def frozen_but(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
     """A block in which only `reached` may learn: distributed strategies wait for ever for the others' gradients."""

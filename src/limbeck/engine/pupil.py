@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,12 +48,16 @@ class Pupil(nn.Module):
     After a lesson, `terms` holds what the objective gave, without its graph: strategies walk through all that a forward
     pass returns, and this is for the report alone. After one with ``measure``, `gradients` holds for each term its
     weighted gradient at what the student showed, in one row, and `parameter_gradients` that at its parameters.
+
+    A term whose weight is 0 takes no part, be it infinite; so that nothing else changes, the parameters that terms
+    reach, `reached`, then still have a gradient, of 0.
     """
 
-    def __init__(self, tapped: Tapped, objective: Objective) -> None:
+    def __init__(self, tapped: Tapped, objective: Objective, *, reached: Iterable[nn.Parameter] = ()) -> None:
         super().__init__()
         self.tapped = tapped
         self.objective = objective
+        self._reached = tuple(reached)
         self.terms: dict[str, Term] = {}
         self.gradients: dict[str, Tensor] = {}
         self.parameter_gradients: dict[str, Tensor] = {}
@@ -64,6 +68,8 @@ class Pupil(nn.Module):
         terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
         counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}
         loss = minimised(terms, counts)
+        if any(term.weight == 0 for term in terms.values()):
+            loss = loss + sum(parameter.sum() * 0.0 for parameter in self._reached)
         if lesson.measure:
             self.gradients = _gradients(terms, counts, list(shown.values()))
         if lesson.measure_parameters:
@@ -100,6 +106,9 @@ def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) 
         return {name: torch.zeros(1) for name in terms}
     found: dict[str, Tensor] = {}
     for name, term in terms.items():
+        if term.weight == 0:
+            found[name] = at[0].new_zeros(sum(tensor.numel() for tensor in at))
+            continue
         weighted = term.total * (term.weight / (counts[name] or 1.0))
         gradients = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True, materialize_grads=True)
         found[name] = torch.cat([gradient.flatten() for gradient in gradients]).detach()

@@ -119,7 +119,7 @@ def check_weights(name: str, model: nn.Module) -> None:
 
 def _rounded(line: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: float(f"{value:.8g}")
+        key: (float(f"{value:.8g}") if math.isfinite(value) else None)  # JSON has no infinity
         if isinstance(value, float)
         else _rounded(value)
         if isinstance(value, dict)

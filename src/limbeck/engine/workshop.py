@@ -8,6 +8,7 @@ from torch import nn
 
 from limbeck.engine.randomness import aside, derived, seeded
 from limbeck.errors import LimbeckError, unknown
+from limbeck.models.size import uncompiled
 from limbeck.recipe import Maker
 from limbeck.tap import Adaptor
 
@@ -15,6 +16,7 @@ from limbeck.tap import Adaptor
 class Workshop(Mapping[str, nn.Module]):
     """The models of a run by name; one that the recipe makes is made when it is first asked for.
 
+    Of a model that ``torch.compile`` made it holds the module that was compiled, under whose names weights are kept.
     A model's random initial weights depend on the run's seed and its own name, and on nothing that happened before.
 
     Args:
@@ -39,7 +41,8 @@ class Workshop(Mapping[str, nn.Module]):
             raise LimbeckError(
                 "A run needs at least one model: distill(student, ...) or distill({'student': ...}, ...)."
             )
-        self._made = dict(models)
+        self._made = {name: uncompiled(model) for name, model in models.items()}
+        self._compiled = {name: model for name, model in models.items() if model is not self._made[name]}
         self._makes = dict(makes)
         self._seed = seed
         self._adaptor = adaptor
@@ -49,7 +52,10 @@ class Workshop(Mapping[str, nn.Module]):
             if name not in self._makes:
                 raise unknown("model", name, self)
             with aside(seeded(derived(self._seed, name))):
-                self._made[name] = self._makes[name](self)
+                made = self._makes[name](self)
+                self._made[name] = uncompiled(made)
+                if made is not self._made[name]:
+                    self._compiled[name] = made
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -68,6 +74,10 @@ class Workshop(Mapping[str, nn.Module]):
     def makes(self, more: Mapping[str, Maker]) -> None:
         """Learn to make more models: those of a part that the run has just come to."""
         self._makes |= {name: maker for name, maker in more.items() if name not in self._makes}
+
+    def called(self, name: str) -> nn.Module:
+        """What is called for the model of that name: what ``torch.compile`` made of it, if that was given."""
+        return self._compiled.get(name, self[name])
 
     @property
     def made(self) -> dict[str, nn.Module]:

@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.reference import outline, reference_names, spec_of
 from limbeck.models.safefile import new_partial_folder, read_header, settle_folder, write_text, write_weights
-from limbeck.models.size import tensors_of
+from limbeck.models.size import tensors_of, uncompiled
 from limbeck.models.spec import ModelSpec
 from limbeck.models.weights import adopt_dtypes, fitted, open_weights
 
@@ -49,6 +49,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
         LimbeckError: If the folder holds another model or other files by these names, the metadata are no JSON values,
             or the state holds something else than tensors.
     """
+    model = uncompiled(model)
     folder, spec = Path(folder), spec_of(model)
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
     told = _json_text(dict(metadata or {}))

@@ -66,7 +66,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         LimbeckError: If the state holds something else than tensors with data.
     """
-    state = model.state_dict()
+    state = uncompiled(model).state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.is_meta:
             what = "a tensor without data (meta)" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -74,6 +74,18 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
                 f"{type(model).__name__}.state_dict() holds {what} at {name!r}; only tensors can be saved or hashed."
             )
     return dict(state)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` was given, where `model` is what it gave: the same weights, under their names.
+
+    Example:
+        >>> plain = nn.Linear(2, 2)
+        >>> uncompiled(torch.compile(plain)) is uncompiled(plain) is plain
+        True
+    """
+    found = getattr(model, "_orig_mod", model)
+    return found if isinstance(found, nn.Module) else model
 
 
 def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -160,6 +160,8 @@ class Scaled(Objective):
 def minimised(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
     """The number that is minimised: ``sum of weight * total / count``; a term of which nothing counts adds zero.
 
+    So does one of weight 0, also where it is infinite or no number, and then it is not in the graph.
+
     Args:
         terms: What an objective gave for one batch.
         counts: How many values each term has in the whole accumulation window, on all ranks.
@@ -167,8 +169,10 @@ def minimised(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
     Returns:
         A scalar, connected to the graph also where every count is zero.
     """
-    first, *others = (term.total * (term.weight / (counts[name] or 1.0)) for name, term in terms.items())
-    return sum(others, start=first)
+    parts = [term.total * (term.weight / (counts[name] or 1.0)) for name, term in terms.items() if term.weight != 0]
+    if not parts:
+        return next(iter(terms.values())).total.new_zeros((), requires_grad=True)
+    return sum(parts[1:], start=parts[0])
 
 
 def _product(weight: Weight, inner: Weigh) -> Weigh:

@@ -24,7 +24,9 @@ class Optimiser:
 
     The learning rate at step t of n is ``lr * min(1, (t + 1) / w) * d(x)``, with w warm-up steps and x from 0 to 1 over
     the steps after them: ``d = 1`` for ``"constant"``, ``(1 + cos(pi x)) / 2`` for ``"cosine"``, ``1 - x`` for
-    ``"linear"``. It is a pure function of the step, so a resumed run needs no state for it.
+    ``"linear"``. At the last step, t = n - 1, x is ``1 - 1 / (n - w)``: the last step still moves something, and a rate
+    of 0 would be that of step n, which is not taken. It is a pure function of the step, so a resumed run needs no state
+    for it.
 
     Attributes:
         name: ``adam``, ``adamw``, ``sgd``, ``rmsprop``, or a function parameters -> `torch.optim.Optimizer`, whose
@@ -63,13 +65,22 @@ class Optimiser:
         elif self.options:
             raise LimbeckError("options belong to an optimiser that is named; a function sets its own.")
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimiser for `parameters`."""
+    def make(self, parameters: Iterable[nn.Parameter], *, sparse: bool = False) -> torch.optim.Optimizer:
+        """The torch optimiser for `parameters`; `sparse` says that some have sparse gradients, which few can use.
+
+        Raises:
+            LimbeckError: If gradients are sparse and the optimiser, one that is named, cannot use them.
+        """
         if not isinstance(self.name, str):
             return self.name(parameters)
+        if sparse and self.name != "sgd":
+            raise LimbeckError(
+                f"An embedding with sparse=True gives sparse gradients, and {self.name} cannot use them. "
+                'Give the embedding sparse=False, or use Optimiser("sgd", lr=...).'
+            )
         moved, options = list(parameters), dict(self.options)
         sharded = any(hasattr(parameter, "to_local") for parameter in moved)
-        if self.name in _FUSED and not sharded and not {"fused", "foreach"} & set(options):
+        if self.name in _FUSED and not sharded and not sparse and not {"fused", "foreach"} & set(options):
             options["fused"] = True
         return _KNOWN[self.name](moved, lr=self.lr, **options)
 
