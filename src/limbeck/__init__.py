@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import Live as Live
     from limbeck.teachers import MovingAverage as MovingAverage
     from limbeck.teachers import Named as Named
+    from limbeck.teachers import Recorded as Recorded
     from limbeck.teachers import Scikit as Scikit
     from limbeck.teachers import Specialists as Specialists
     from limbeck.teachers import Teacher as Teacher
@@ -80,7 +81,7 @@ _WHERE = {
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),
-    "teachers": ("Ensemble", "Live", "MovingAverage", "Named", "Scikit", "Specialists", "Teacher"),
+    "teachers": ("Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists", "Teacher"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 _MODULES = ("functional", "measure", "methods", "models", "sources", "teachers", "testing")

@@ -106,6 +106,24 @@ def convert(
     typer.echo(f"Wrote {convert_pickle(file, out, yes=yes)}")
 
 
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="hinton2015")],
+    only: Annotated[list[str] | None, typer.Option("--only", help="An experiment; again for another.")] = None,
+    scale: Annotated[
+        str, typer.Option(help="quick, about a minute each; or full, whose numbers mean something.")
+    ] = "quick",
+    seeds: Annotated[int | None, typer.Option(min=1, help="One at quick, three at full by default.")] = None,
+    out: Out = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one for each core by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A paper's table beside ours; stopped, it goes on where it was."""
+    from limbeck.cli.papers import run_reproduce
+
+    run_reproduce(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
+
+
 bench = typer.Typer(no_args_is_help=True, help="Our speed beside others', measured in one run.")
 app.add_typer(bench, name="bench")
 

@@ -10,6 +10,7 @@ from limbeck.functional.kernel import kernel
 from limbeck.functional.label import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
 from limbeck.functional.pooled import pooled
+from limbeck.functional.prior import prior_bias
 
 __all__ = [
     "Head",
@@ -23,6 +24,7 @@ __all__ = [
     "label_smoothing",
     "logit_squared_error",
     "pooled",
+    "prior_bias",
     "probability_squared_error",
     "reverse_kl",
     "skew_kl",

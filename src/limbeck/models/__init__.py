@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.models.bias import add_bias
 from limbeck.models.cnn import Cnn
 from limbeck.models.folder import is_student_folder, load, read_config, save
 from limbeck.models.fresh import fresh
@@ -22,6 +23,7 @@ __all__ = [
     "ModelSpec",
     "ResNet",
     "UserFile",
+    "add_bias",
     "build",
     "convert_pickle",
     "count_parameters",

@@ -5,6 +5,7 @@ from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.groups import Groups, checked_groups, special_classes
 from limbeck.teachers.live import Live, Named
+from limbeck.teachers.recorded import Recorded
 from limbeck.teachers.scikit import Scikit
 from limbeck.teachers.specialists import Specialists
 from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
@@ -17,6 +18,7 @@ __all__ = [
     "MovingAverage",
     "Named",
     "Reads",
+    "Recorded",
     "Scikit",
     "Specialists",
     "Teacher",

@@ -1,0 +1,130 @@
+"""How does `reproduce` run and show a paper's table?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli.progress import say
+
+if TYPE_CHECKING:
+    from limbeck.reproduce import Event
+
+
+def run_reproduce(
+    paper: str,
+    *,
+    only: Sequence[str],
+    scale: str,
+    seeds: int | None,
+    out: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Do what is left of a paper's experiments, and print the table."""
+    from limbeck.reproduce import Reproduction
+
+    whole = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
+    say(f"{whole.paper.title}\n{_plan(whole)}\n", to_error=as_json)
+    try:
+        with _Shown(whole.seconds, to_error=as_json) as watch:
+            result = whole.run(watch)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted. The same command goes on where it stopped; what is done is in {whole.folder}.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    _keep(result, whole.folder)
+    _show(result, whole.folder, as_json=as_json)
+
+
+def _plan(whole: Any) -> str:
+    names, seconds = ", ".join(whole.experiments), whole.seconds
+    seeds = f"{len(whole.scale.seeds)} seed{'s' if len(whole.scale.seeds) > 1 else ''}"
+    if seconds == 0:
+        return f"{names}, scale {whole.scale.name}, {seeds}: all done, in {whole.folder}."
+    return (
+        f"{names}, scale {whole.scale.name}, {seeds}: about {_duration(seconds)} on this machine, in {whole.folder}. "
+        "Stop it at any time; the same command goes on."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class _Shown(AbstractContextManager[Any]):
+    """Told what happens: a bar in a terminal, a line for each task that is done anywhere."""
+
+    def __init__(self, seconds: float, *, to_error: bool) -> None:
+        self._all = max(seconds, 1.0)
+        self._to_error = to_error
+        self._bar: Any = None
+        self._running: list[str] = []
+
+    def __enter__(self) -> _Shown:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (
+                BarColumn(bar_width=20),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.description}"),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("", total=1.0)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "begun":
+            self._running.append(event.task)
+        if event.kind == "done":
+            self._running.remove(event.task)
+            told = f"{event.task}: {_brief(event.figures)} ({_duration(event.seconds)}; {_duration(event.left)} left)"
+            say(told, to_error=self._to_error)
+        if self._bar is not None:
+            self._all = max(self._all, event.left)
+            about = f"{_duration(event.left)} left · {', '.join(self._running)}"
+            self._bar.update(0, completed=1 - event.left / self._all, description=about)
+
+
+def _brief(figures: Any) -> str:
+    """The first few numbers of what a task found."""
+    shown = [f"{name} {value:g}" for name, value in figures.items() if isinstance(value, (int, float))]
+    return ", ".join(shown[:3]) or "done"
+
+
+def _keep(result: Any, folder: Path) -> None:
+    from limbeck.report import paper_markdown
+
+    (folder / "table.json").write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
+    (folder / "table.md").write_text(paper_markdown(result), encoding="utf-8")
+
+
+def _show(result: Any, folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from limbeck.report import paper_table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print()
+    console.print(paper_table(result))
+    print(f"\nThe table with every seed's value is in {folder / 'table.md'}.", flush=True)

@@ -1,0 +1,216 @@
+"""How are tasks run side by side, and taken up where they stopped?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.errors import LimbeckError
+from limbeck.reproduce.experiment import RESULT, Desk, Figures, Task
+
+_POLL = 1.0  # seconds between looks at how far tasks have come
+
+
+class Event(NamedTuple):
+    """What happened on the floor.
+
+    Attributes:
+        kind: ``begun``, ``done``, or ``tick`` about once a second.
+        task: The task's name; empty for a tick.
+        figures: What it found, when it is done.
+        seconds: How long it took.
+        left: Seconds that all that is left will take, about.
+    """
+
+    kind: str
+    task: str
+    figures: Figures
+    seconds: float
+    left: float
+
+
+Watch = Callable[[Event], None]
+
+
+class Floor:
+    """Runs tasks in processes of one thread each; what is done is kept in the folder, and never done again.
+
+    Args:
+        root: The folder of the reproduction.
+        workers: How many tasks run at a time.
+        slowness: Seconds that this machine takes for one second of a task's own estimate.
+    """
+
+    def __init__(self, root: Path, *, workers: int, slowness: float = 1.0) -> None:
+        self.root = root
+        self.workers = workers
+        self._slowness = slowness
+        self._spent: dict[str, tuple[float, float]] = {}  # task -> seconds, estimate
+
+    def estimate(self, tasks: Mapping[str, Task]) -> float:
+        """Seconds that the tasks that are not done will take, at least as long as the longest chain of them."""
+        stamps = stamped(tasks)
+        left = {name: task for name, task in tasks.items() if self._found(name, stamps[name]) is None}
+        chains = _chains(left)
+        return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *chains.values(), 0.0)
+
+    def run(self, tasks: Mapping[str, Task], watch: Watch) -> dict[str, Figures]:
+        """Do all that is left, the longest chain first; the figures of all tasks by name.
+
+        Raises:
+            LimbeckError: If a task fails; what others have done is kept.
+        """
+        found: dict[str, Figures] = {}
+        stamps = stamped(tasks)
+        for name in tasks:
+            if (kept := self._found(name, stamps[name])) is not None:
+                found[name] = kept["figures"]
+                self._spent[name] = (kept["seconds"], tasks[name].seconds)
+        if len(found) < len(tasks):
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
+            try:
+                for event in self._events(pool, tasks, stamps, found):
+                    watch(event)
+            except BaseException:
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                raise
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        return found
+
+    def _events(
+        self,
+        pool: ProcessPoolExecutor,
+        tasks: Mapping[str, Task],
+        stamps: Mapping[str, str],
+        found: dict[str, Figures],
+    ) -> Iterator[Event]:
+        chains = _chains(tasks)
+        running: dict[Future[dict[str, Any]], Task] = {}
+        while len(found) < len(tasks):
+            busy = {task.name for task in running.values()}
+            ready = [
+                t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.needs) <= set(found)
+            ]
+            for task in sorted(ready, key=lambda t: -chains[t.name])[: self.workers - len(running)]:
+                running[pool.submit(_do, self.root, task, stamps[task.name])] = task
+                yield Event("begun", task.name, {}, 0.0, self._left(tasks, found, running))
+            done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = running.pop(future)
+                result = _result(future, task)
+                found[task.name] = result["figures"]
+                self._spent[task.name] = (result["seconds"], task.seconds)
+                left = self._left(tasks, found, running)
+                yield Event("done", task.name, result["figures"], result["seconds"], left)
+            yield Event("tick", "", {}, 0.0, self._left(tasks, found, running))
+
+    def _left(self, tasks: Mapping[str, Task], found: Mapping[str, Figures], running: Mapping[Any, Task]) -> float:
+        begun = {task.name: _fraction(self.root / task.name) for task in running.values()}
+        still = {n: t.seconds * (1 - begun.get(n, 0.0)) for n, t in tasks.items() if n not in found}
+        return self._pace() * max(sum(still.values()) / self.workers, *still.values(), 0.0)
+
+    def _pace(self) -> float:
+        """Seconds of this machine to one of the estimates: by what is done, once that is more than a minute."""
+        spent = sum(seconds for seconds, _ in self._spent.values())
+        planned = sum(estimate for _, estimate in self._spent.values())
+        return spent / planned if spent > 60 and planned > 0 else self._slowness
+
+    def _found(self, name: str, stamp: str) -> dict[str, Any] | None:
+        """What was kept of a task, if it was the same task."""
+        file = self.root / name / RESULT
+        if not file.is_file():
+            return None
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found if found["stamp"] == stamp else None
+
+
+def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise LimbeckError(
+            f"{task.name}: its process was killed, perhaps for want of memory (then give --workers 1); what is done is "
+            "kept, and the same command goes on."
+        ) from error
+
+
+def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
+    """How long each task and the longest chain of those that wait for it take together."""
+    chains: dict[str, float] = {}
+    for name in reversed(list(tasks)):
+        after = [chains[n] for n, task in tasks.items() if name in task.needs and n in chains]
+        chains[name] = tasks[name].seconds + max(after, default=0.0)
+    return chains
+
+
+def _settle() -> None:
+    """One thread to a process: more would fight over the cores, and cost many times what they bring."""
+    import logging
+    import signal
+
+    import torch
+
+    # Fabric says of every run which precision it has; the parent's lines say what is done.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def stamped(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """What each task is: a hash of its function, its settings, and the tasks that it needs; in the order of `tasks`."""
+    stamps: dict[str, str] = {}
+    for name, task in tasks.items():
+        function, settings = getattr(task.work, "func", task.work), getattr(task.work, "keywords", {})
+        text = f"{function.__module__}.{function.__qualname__} {settings} {[stamps[need] for need in task.needs]}"
+        stamps[name] = hashlib.sha256(text.encode()).hexdigest()
+    return stamps
+
+
+def _do(root: Path, task: Task, stamp: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    desk = Desk(root, task.name)
+    _clear(desk.folder, stamp)
+    try:
+        figures = dict(task.work(desk))
+    except LimbeckError as error:
+        raise LimbeckError(f"{task.name}: {error}") from error
+    result = {"task": task.name, "stamp": stamp, "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
+    fresh = desk.folder / f"{RESULT}.new"
+    fresh.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
+    os.replace(fresh, desk.folder / RESULT)
+    shutil.rmtree(desk.folder / "run", ignore_errors=True)
+    return result
+
+
+def _clear(folder: Path, stamp: str) -> None:
+    """What is there goes on, if it was the same task that began it; else it goes."""
+    mark = folder / "stamp"
+    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == stamp):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(stamp, encoding="utf-8")
+
+
+def _fraction(folder: Path) -> float:
+    """How far a task's training has come, by the last line of its metrics."""
+    file = folder / "run" / "metrics.jsonl"
+    try:
+        with file.open("rb") as lines:
+            lines.seek(max(0, file.stat().st_size - 4096))
+            last = json.loads(lines.read().splitlines()[-1])
+        return min(last["step"] / last["steps"], 1.0)
+    except (OSError, IndexError, ValueError, KeyError, ZeroDivisionError):
+        return 0.0

@@ -1,0 +1,96 @@
+"""How do answers that a teacher gave before teach again?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.signal import LOGITS, Batch, Signal, missing
+from limbeck.teachers.teacher import Answer, Reads, Teacher
+
+
+@final
+class Recorded(Teacher):
+    """A teacher's answers in memory, looked up by the id of an example: asked once, used at every epoch.
+
+    They were given to the examples themselves, so they answer for no augmented view of them: a batch of views is
+    refused, where a live teacher would be asked about what the student sees.
+
+    Args:
+        answers: Address -> what the teacher showed there, one row for each example in the order of their ids
+            (``0, 1, 2, ...``); a tensor alone is its logits.
+
+    Raises:
+        LimbeckError: If there are no answers, or addresses differ in how many examples they hold; while it answers, if
+            a batch has no ids, holds views, or an id that was never answered.
+
+    Example:
+        >>> teacher = Recorded(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+        >>> batch = Batch(torch.zeros(1, 4), id=torch.tensor([1]))
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
+        ...     answer(batch)["logits"]
+        tensor([[2., 3.]])
+    """
+
+    def __init__(self, answers: Tensor | Mapping[str, Tensor]) -> None:
+        given = {LOGITS: answers} if isinstance(answers, Tensor) else dict(answers)
+        lengths = {address: len(tensor) for address, tensor in given.items()}
+        if not lengths or 0 in lengths.values() or len(set(lengths.values())) > 1:
+            raise LimbeckError(
+                f"A recorded teacher has one answer for each example at every address; got {lengths or 'none'}."
+            )
+        self._answers = given
+        self._examples = next(iter(lengths.values()))
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """Only what was recorded can be read."""
+        del reads  # the answers are there already
+        for address in needs:
+            if address not in self._answers:
+                raise missing(address, self._answers, who="the recorded answers")
+        return self._answering({address: self._answers[address].to(device) for address in needs})
+
+    @contextmanager
+    def _answering(self, answers: Mapping[str, Tensor]) -> Iterator[Answer]:
+        def answer(batch: Batch) -> Signal:
+            rows = self._rows(batch)
+            return Signal({address: tensor[rows.to(tensor.device)] for address, tensor in answers.items()})
+
+        yield answer
+
+    def _rows(self, batch: Batch) -> Tensor:
+        if batch.id is None:
+            raise LimbeckError(
+                "A recorded teacher looks its answers up by the ids of examples, and the batch has none."
+            )
+        if batch.view is not None:
+            raise LimbeckError(
+                "A recorded teacher answered for the examples themselves, and this batch holds augmented views of "
+                "them: take the live teacher, or a source without augment=."
+            )
+        if int(batch.id.max()) >= self._examples or int(batch.id.min()) < 0:
+            raise LimbeckError(
+                f"Example {int(batch.id.max())} was never answered: {self._examples} answers were recorded."
+            )
+        return batch.id
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all answers."""
+        found = hashlib.sha256()
+        for address in sorted(self._answers):
+            tensor = self._answers[address].detach().cpu().contiguous()
+            found.update(f"{address} {tensor.dtype} {list(tensor.shape)}".encode())
+            found.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        return found.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What was recorded of how many examples."""
+        shown = {address: list(tensor.shape) for address, tensor in self._answers.items()}
+        return {"teacher": "Recorded", "answers": shown, "fingerprint": self.fingerprint}

@@ -1,0 +1,35 @@
+"""Tasks for tests: they run in other processes, so they are functions of a module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from limbeck.errors import LimbeckError
+from limbeck.reproduce import Desk
+
+
+def count(desk: Desk, *, number: int, after: tuple[str, ...] = ()) -> dict[str, float]:
+    """The number plus what the tasks before it found; every call leaves a line."""
+    with (desk.folder / "calls").open("a") as calls:
+        calls.write("called\n")
+    return {"number": number + sum(desk.figures(name)["number"] for name in after)}
+
+
+def nap(desk: Desk, *, seconds: float) -> dict[str, float]:
+    """When it began and ended."""
+    began = time.time()
+    time.sleep(seconds)
+    return {"began": began, "ended": time.time()}
+
+
+def refuse(desk: Desk) -> dict[str, float]:
+    """It cannot be done."""
+    raise LimbeckError("the data are not there.")
+
+
+def die(desk: Desk) -> dict[str, float]:
+    """Killed, as by a machine that is short of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
