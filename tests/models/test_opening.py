@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -294,3 +295,13 @@ def test_hugging_face_untrained(transformers):
 def test_hugging_face_errors_are_one_sentence(transformers):
     with pytest.raises(LimbeckError, match=r"hf:none cannot be opened: none is not a local folder$"):
         open_model("hf:none")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"width": 3}])
+def test_a_saved_student_of_one_s_own_class_says_what_to_type(tmp_path, arguments):
+    save(nn.Sequential(nn.Linear(4, 3)), tmp_path / "student")
+    with pytest.raises(LimbeckError, match=rf"Sequential.*my\.py:build@{re.escape(str(tmp_path))}/student$"):
+        open_model(str(tmp_path / "student"), classes=3, **arguments)
+    (tmp_path / "my.py").write_text("from torch import nn\ndef build(): return nn.Sequential(nn.Linear(4, 3))\n")
+    opened = open_model(f"{tmp_path / 'my.py'}:build@{tmp_path / 'student'}", classes=3)
+    assert isinstance(opened, nn.Sequential)

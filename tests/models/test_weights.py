@@ -206,3 +206,24 @@ def test_conversion_overwrites_nothing(tmp_path):
     with pytest.raises(LimbeckError, match="is there already"):
         convert_pickle(tmp_path / "w.pt", yes=True)
     assert (tmp_path / "w.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda file: torch.save(net(), file), r"it names torch\.nn\.modules\.container\.Sequential"),
+        (lambda file: file.write_bytes(file.read_bytes()[:200]), "damaged: it ends too early"),
+        (lambda file: file.write_bytes(b""), "damaged: it ends too early"),
+        (lambda file: file.write_bytes(b"<html>not found"), "no pickle of tensors by name"),
+    ],
+)
+def test_a_bad_pickle_is_said_in_our_own_words(tmp_path, spoil, sentence):
+    file = tmp_path / "w.pt"
+    torch.save(net().state_dict(), file)
+    spoil(file)
+    with pytest.raises(LimbeckError, match=sentence) as caught:
+        convert_pickle(file, yes=True)
+    said = str(caught.value)
+    assert said.isprintable()
+    assert "weights_only" not in said
+    assert "save the weights alone" in said

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown
-from limbeck.models.folder import load
+from limbeck.models.folder import is_student_folder, load, read_config
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.userfile import UserFile
@@ -71,6 +71,11 @@ def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None
 def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
     path = Path(name)
     if path.is_dir():
+        if is_student_folder(path) and "name" not in (made := read_config(path)["model"]):
+            raise LimbeckError(
+                f"{name} holds the weights of {made.get('class')}, a class of your own, whose code no folder holds; "
+                f"name the function that builds it: my.py:build@{name}"
+            )
         if arguments:
             raise LimbeckError(f"{name} is a student folder, which takes no arguments; got {', '.join(arguments)}.")
         return load(path)

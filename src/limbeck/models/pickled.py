@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,11 +91,19 @@ def _read_weights_only(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     # The reader raises many kinds of error for what is not a pickle of weights, and each means the same here.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise LimbeckError(
-            f"{path} holds more than weights, or is damaged, so it was not read ({reason}). In the program that made "
-            "it, save the weights alone: safetensors.torch.save_model(model, 'weights.safetensors')."
+            f"{path} {_what_is_wrong(error)}, so it was not read. In the program that made it, save the weights alone: "
+            "safetensors.torch.save_model(model, 'weights.safetensors')."
         ) from error
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """In our own words: PyTorch's are long, coloured for a terminal, and advise to load the file unsafely."""
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds more than weights: it names {found[1]}, which would be code to run"
+    if "zip archive" in str(error) or isinstance(error, EOFError):
+        return "is damaged: it ends too early, as after a download that was cut off"
+    return "holds more than weights, or is damaged: it is no pickle of tensors by name"
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
