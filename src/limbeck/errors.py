@@ -59,3 +59,12 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "") -> 
     meant = f" Did you mean {near!r}?" if near else ""
     listed = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
     return UnknownNameError(f"Unknown {kind} {name!r}.{meant} Known: {listed or 'none'}.{' ' + then if then else ''}")
+
+
+def one_for_each_class(shape: Iterable[int]) -> DataError:
+    """An error for labels that are one-hot or probabilities, where class indices are wanted."""
+    return DataError(
+        f"labels of shape {list(shape)} hold a number for each class, and labels are class indices. One-hot labels: "
+        "type labels.argmax(-1). Probabilities p are a teacher's answer: type lb.Arrays(inputs, extra={'soft': p}) and "
+        "teacher=lb.Live(nn.Identity(), reads=lambda batch: batch.extra['soft'].log())."
+    )

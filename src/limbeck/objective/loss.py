@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, one_for_each_class
 from limbeck.functional import Head
 from limbeck.objective.algebra import Leaf
 from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
@@ -98,6 +98,9 @@ class Loss(Leaf):
         if isinstance(self.head, Head):
             self.head.shape(student[self.addresses[0]], teacher[self.addresses[1]])
         tensors = self._tensors(student, teacher, batch)
+        labels, shown = tensors.get("labels"), tensors.get("student")
+        if labels is not None and shown is not None and labels.shape == shown.shape:
+            raise one_for_each_class(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         try:
             values = self.kernel(tensors, Progress())

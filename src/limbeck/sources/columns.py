@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, one_for_each_class
 from limbeck.signal import IGNORED
 
 _CHUNK = 1 << 24  # numbers looked at in one go: a memory map of any size is checked in bounded memory
@@ -86,6 +86,8 @@ def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
     found = tensor_from(np.asarray(array) if isinstance(array, (list, tuple)) else array, "labels")
     if found.is_floating_point():
         wrong = ~(torch.isfinite(found) & (found == found.round()))
+        if bool(wrong.any()) and found.ndim > 1:
+            raise one_for_each_class(found.shape)
         if bool(wrong.any()):
             raise DataError(f"labels are class indices, whole numbers; {_shown(found, wrong)} is not one.")
     elif found.is_complex():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, one_for_each_class
 from limbeck.signal import Batch, sequence_like
 
 
@@ -31,6 +31,7 @@ def batch_from(item: Any) -> Batch:
             return Batch(inputs)
         if (labels := _integers(item[1])) is not None:
             return Batch(inputs, labels=labels)
+        _check_soft(inputs, item[1])
     raise DataError(
         f"A batch is {describe(item)}; limbeck reads a tensor, (inputs, integer labels), a mapping or a Batch. "
         "Give adapt=, a function of one such item that returns limbeck.Batch(inputs=..., labels=...)."
@@ -42,6 +43,7 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
     found = next((columns.pop(name) for name in ("labels", "label") if columns.get(name) is not None), None)
     labels = None if found is None else _integers(found)
     if found is not None and labels is None:
+        _check_soft(None, found)
         raise DataError(f"labels are class indices, whole numbers; this batch has {describe(found)}. Give adapt=.")
     id = _integers(columns.pop("id")) if _integers(columns.get("id")) is not None else None
     inputs = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
@@ -51,6 +53,19 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
         )
     extra = {name: column for name, column in columns.items() if name not in inputs}
     return Batch(inputs, id, None, labels, None, extra)
+
+
+def _check_soft(inputs: Any, labels: Any) -> None:
+    """Refuse labels that are rows of numbers from 0 to 1, unless they are inputs once more, as for an autoencoder."""
+    if (
+        not isinstance(labels, (Tensor, np.ndarray))
+        or labels.ndim != 2
+        or getattr(inputs, "shape", None) == labels.shape
+    ):
+        return
+    found = torch.as_tensor(labels)
+    if found.is_floating_point() and bool(((found >= 0) & (found <= 1)).all()):
+        raise one_for_each_class(found.shape)
 
 
 def _is_inputs(part: Any) -> bool:
