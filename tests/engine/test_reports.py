@@ -280,3 +280,18 @@ def test_a_positional_batch_need_not_be_a_source():
     for data in ((inputs, labels), Arrays(inputs, labels)):
         run = distill(network(), Stage(CE, epochs=1), data, batch_size=8).finish()
         assert run.history[-1].steps == 3
+
+
+def test_a_run_says_how_far_it_is(tmp_path):
+    run = distill(
+        {"student": network(), "peer": network(seed=1)}, Stage(CE, epochs=2), source(12, batch_size=12), log_every=1
+    )
+    assert repr(run) == "Run(not begun; models student, peer; in memory alone)"
+    first = next(iter(run))
+    assert repr(run) == (
+        f"Run(step 1 of 2 in stage 'student', loss {first.loss:.4g}; models student, peer; in memory alone)"
+    )
+    assert repr(run.finish()).startswith("Run(finished, loss ")
+    kept = distill(network(), Stage(CE, epochs=1), source(12, batch_size=12), out=tmp_path / "run").finish()
+    assert repr(kept).endswith(f"; models student; in {tmp_path / 'run'})")
+    del run

@@ -219,3 +219,10 @@ def test_a_measure_of_ones_own():
 
     assert entropy(Predictions(torch.zeros(5, 4))).value == pytest.approx(math.log(4))
     assert entropy(Predictions(torch.zeros(5, 4), labels=torch.tensor([0, 1, IGNORED, IGNORED, 2]))).count == 3
+
+
+def test_a_measure_shows_its_value():
+    found = evaluate(Predictions(torch.eye(3).repeat(500, 1), labels=torch.tensor([0, 1, 0] * 500)), ["accuracy"])
+    assert str(found) == "{'accuracy': Measure(0.6667, over 1,500 rows)}"
+    assert str(Measure(0.0, 0)) == "Measure(nan, over 0 rows)"
+    assert Measure(2.0, 4) == (2.0, 4)

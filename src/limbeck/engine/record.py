@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,15 @@ def environment() -> dict[str, Any]:
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in packages},
     }
+
+
+def shown_run(models: Sequence[str], history: Sequence[Report], *, finished: bool, path: Path | None) -> str:
+    """A run in one line: how far it is, what it minimises, which models it has, where it is kept."""
+    last = history[-1] if history else None
+    loss = "" if last is None else f", loss {last.loss:.4g}"
+    begun = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
+    where = "in memory alone" if path is None else f"in {path}"
+    return f"Run({'finished' if finished else begun}{loss}; models {', '.join(models)}; {where})"
 
 
 def check_finite(report: Report) -> None:

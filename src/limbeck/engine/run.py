@@ -23,7 +23,7 @@ from limbeck.engine.folder import Folder
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.probe import first_line
 from limbeck.engine.randomness import capture, cloned, restore, seeded
-from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment
+from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
@@ -114,6 +114,9 @@ class Run:
         """What the run is: a folder that was begun with another one is not taken up."""
         stages = [stage.describe() for stage in self.recipe.stages()]
         return {"recipe": stages, "setting": self._setting.describe(), "data": self._source.fingerprint}
+
+    def __repr__(self) -> str:
+        return shown_run(tuple(self.models), self.history, finished=self.finished, path=self.path)
 
     @property
     def path(self) -> Any:

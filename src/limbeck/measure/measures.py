@@ -34,6 +34,9 @@ class Measure(NamedTuple):
         """The mean; nan where no row counts."""
         return self.total / self.count if self.count else float("nan")
 
+    def __repr__(self) -> str:
+        return f"Measure({self.value:.4g}, over {self.count:,} rows)"
+
 
 @runtime_checkable
 class MeasureFunction(Protocol):
