@@ -169,3 +169,14 @@ def test_its_hash_depends_on_members_and_mean():
     }
     assert len(prints) == 5
     assert Ensemble(one, other).fingerprint == Ensemble(one, other).fingerprint
+
+
+def test_a_member_that_says_nothing_of_an_example_is_left_out_of_its_mean():
+    inf = float("inf")
+    nothing, something = torch.tensor([[-inf, -inf, -inf], [1.0, 2.0, -inf]]), torch.tensor([[3.0, 1.0, -inf]] * 2)
+    ensemble = Ensemble(nn.Linear(1, 3), nn.Linear(1, 3), temperature=2.0)
+    found = ensemble.combine([nothing, something])
+    torch.testing.assert_close((found[0] / 2).softmax(-1), (something[0] / 2).softmax(-1))
+    wanted = ((nothing[1] / 2).softmax(-1) + (something[1] / 2).softmax(-1)) / 2
+    torch.testing.assert_close((found[1] / 2).softmax(-1), wanted)
+    assert ensemble.combine([nothing[:1], nothing[:1]]).tolist() == [[-inf, -inf, -inf]]

@@ -43,10 +43,12 @@ def check_hyper(**hyper: Any) -> None:
 
 
 def checked(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let a kernel refuse hyper-parameters out of range; whole numbers become floats."""
+    """Let a kernel refuse a student of whole numbers, and hyper-parameters out of range; whole ones become floats."""
 
     @functools.wraps(function)
     def computed(*args: P.args, **hyper: P.kwargs) -> Tensor:
+        if args and isinstance(args[0], Tensor):
+            _check_floating("student", args[0])
         return function(*args, **{name: _checked(name, value) for name, value in hyper.items()})
 
     return computed
@@ -65,9 +67,19 @@ def paired(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
         if student.dtype != teacher.dtype:
             wide = torch.promote_types(student.dtype, teacher.dtype)
             student, teacher = student.to(wide), teacher.to(wide)
+        _check_floating("student and the teacher", student)
         return function(student, teacher, **{name: _checked(name, value) for name, value in hyper.items()})  # type: ignore[arg-type]
 
     return computed  # type: ignore[return-value]
+
+
+def _check_floating(who: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise LimbeckError(
+            f"The {who} must be floating-point numbers, and {'is' if who == 'student' else 'are'} {kind}: give logits "
+            "or features, not class indices, or convert them with .float()."
+        )
 
 
 def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:

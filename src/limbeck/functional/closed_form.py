@@ -49,6 +49,9 @@ class Form(ABC):
 def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> Tensor:
     """T^2 D(p, q), one value for each row; 0 where both rows are nothing but -inf, inf where one is.
 
+    It is no NaN, and its gradient finite, for all finite logits. Tempered ones that lie 1e37 apart (float32) are as far
+    apart as from -inf, so a KL divergence that needs more than that is infinite.
+
     Differentiable twice in both arguments.
     """
     try:
@@ -114,10 +117,20 @@ def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
     known = tame(student, teacher, temperature=temperature)
-    raised = _tempered if known else live
-    log_q = log_softmax(raised(student, temperature))
-    log_p = log_softmax(raised(teacher, temperature))
+    found = _known_logarithm if known else _guarded_logarithm
+    log_q, log_p = found(student, temperature), found(teacher, temperature)
     return Pair(log_q, log_p, log_q.exp(), log_p.exp(), known)
+
+
+def _known_logarithm(logits: Tensor, temperature: float) -> Tensor:
+    return log_softmax(_tempered(logits, temperature))
+
+
+def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax of any logits; what is below the floor, because it was -inf or further below the top, is raised."""
+    if temperature < 1:  # dividing could overflow upwards
+        logits = logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)
+    return log_softmax(live(logits, temperature)).clamp_min(floor(logits.dtype))
 
 
 class _Divergence(torch.autograd.Function):
@@ -129,7 +142,8 @@ class _Divergence(torch.autograd.Function):
     def forward(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> tuple[Tensor, Tensor, Tensor]:
         pair = _compare(student, teacher, temperature)
         value, *slopes = form(pair, student.requires_grad, teacher.requires_grad)
-        value = value * temperature**2
+        # The square of a small temperature is 0 in float32, and a value may be infinite.
+        value = value * temperature * temperature if temperature < 1 else value * temperature**2
         if not pair.tame:
             value = value.masked_fill(unmatched(student, teacher), torch.inf)
         by_student, by_teacher = (value.new_empty(0) if slope is None else slope for slope in slopes)

@@ -28,7 +28,8 @@ class Ensemble(Teacher):
       because softening and averaging do not commute.
     * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalised geometric mean at every temperature.
 
-    One member gives that member's distribution. Only ``logits`` can be read.
+    One member gives that member's distribution. A row of nothing but -inf is no distribution: the arithmetic mean is
+    over the other members, and where there is none the answer is that row. Only ``logits`` can be read.
 
     Args:
         *members: Teachers, or anything that becomes one (modules, estimators, names of models in the run).
@@ -98,6 +99,7 @@ class Ensemble(Teacher):
             # A weight of zero leaves a member out, also where that member is sure that a class is impossible.
             return torch.where(weights.view(shape) > 0, stacked * weights.view(shape), 0.0).sum(0)
         log_p = torch.log_softmax(stacked / self.temperature, -1) + weights.log().view(shape)
+        log_p = log_p.masked_fill((stacked == -torch.inf).all(-1, keepdim=True), -torch.inf)
         return self.temperature * torch.logsumexp(log_p, 0)
 
     @property
