@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from limbeck.sources import Arrays as Arrays
     from limbeck.sources import HalfSpecial as HalfSpecial
     from limbeck.sources import ImageFolder as ImageFolder
+    from limbeck.sources import InTurn as InTurn
     from limbeck.sources import Loader as Loader
+    from limbeck.sources import Mirror as Mirror
     from limbeck.sources import Pixels as Pixels
     from limbeck.sources import Shift as Shift
     from limbeck.sources import Shuffled as Shuffled
@@ -77,7 +79,7 @@ _WHERE = {
     "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
-        "Arrays", "HalfSpecial", "ImageFolder", "Loader", "Pixels", "Shift", "Shuffled", "Source",
+        "Arrays", "HalfSpecial", "ImageFolder", "InTurn", "Loader", "Mirror", "Pixels", "Shift", "Shuffled", "Source",
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),

@@ -10,6 +10,7 @@ from limbeck.sources.examples import Examples, Subset, split, subsample
 from limbeck.sources.half_special import HalfSpecial
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
+from limbeck.sources.mirror import InTurn, Mirror
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
 from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
@@ -26,7 +27,9 @@ __all__ = [
     "Field",
     "HalfSpecial",
     "ImageFolder",
+    "InTurn",
     "Loader",
+    "Mirror",
     "NumberColumn",
     "Pixels",
     "Reads",

@@ -83,7 +83,7 @@ class Shift:
         Raises:
             DataError: If the inputs are not images with height and width last.
         """
-        _check_images(inputs)
+        check_images(inputs, who="Shift")
         height, width = inputs.shape[-2:]
         wide = F.pad(inputs, (self.pixels,) * 4)
         # Every window of the padded image, as a view: one indexing step copies the window that each row wants.
@@ -95,12 +95,13 @@ class Shift:
         return windows[rows, :, down, right]
 
 
-def _check_images(inputs: Tensor) -> None:
+def check_images(inputs: Tensor, *, who: str) -> None:
+    """Refuse what is no batch of images with height and width last."""
     shape = list(inputs.shape)
     if inputs.ndim not in (3, 4):
-        raise DataError(f"Shift moves images [batch, h, w] or [batch, c, h, w]; got {shape}.")
+        raise DataError(f"{who} wants images [batch, h, w] or [batch, c, h, w]; got {shape}.")
     if inputs.ndim == 4 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
         raise DataError(
-            f"Shift wants channels before height and width; {shape} looks like [batch, h, w, c]: "
+            f"{who} wants channels before height and width; {shape} looks like [batch, h, w, c]: "
             "store the images as x.transpose(0, 3, 1, 2)."
         )
