@@ -11,7 +11,7 @@ from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Stage
-from limbeck.recipe.given import check_optimiser
+from limbeck.recipe.optimiser_given import check_optimiser
 
 STAGE = Stage(Loss(cross_entropy), epochs=1)
 DATA = (torch.zeros(4, 3), torch.arange(4) % 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Optimiser, Stage
-from limbeck.recipe.given import check_optimiser
+from limbeck.recipe.optimiser_given import check_optimiser
 from limbeck.signal import Batch, Inputs
 from limbeck.sources import Source
 from limbeck.tap import Adaptor

@@ -13,7 +13,7 @@ from limbeck.engine.run import Run
 from limbeck.engine.setting import Setting, open_fabric
 from limbeck.errors import unknown
 from limbeck.recipe import Models, Part, Recipe
-from limbeck.recipe.given import optimiser_hint
+from limbeck.recipe.optimiser_given import optimiser_hint
 from limbeck.sources import as_source
 
 if TYPE_CHECKING:

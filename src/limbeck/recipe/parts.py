@@ -11,8 +11,8 @@ from torch import nn
 
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
-from limbeck.recipe.given import check_optimiser
 from limbeck.recipe.optimiser import Optimiser
+from limbeck.recipe.optimiser_given import check_optimiser
 from limbeck.sources import Source
 from limbeck.teachers import Reads, Teacher, as_teacher
 
