@@ -36,6 +36,10 @@ class DataError(LimbeckError):
     """Data that are missing, damaged, or not what they claim to be."""
 
 
+class LimbeckWarning(UserWarning):
+    """What a person should know, and that stops nothing: one sentence."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` was probably meant to be, or None.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 from limbeck.compare.arms import recipe_of
 from limbeck.compare.material import Material, setting_of, stream, student_of
 from limbeck.engine import Run, open_fabric
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.job import Job
 from limbeck.models import seeded
 from limbeck.recipe import Apart, Models, Part, Recipe, Stage, Together
@@ -47,7 +48,10 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
 def _explained(arm: str) -> Iterator[None]:
     """What a person's own module raises in its first step, as a sentence; ``--debug`` shows where."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # Of a teacher that has learnt nothing yet there is nothing to be said.
+            warnings.simplefilter("ignore", LimbeckWarning)
+            yield
     except LimbeckError:
         raise
     except Exception as error:

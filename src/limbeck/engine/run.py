@@ -27,7 +27,7 @@ from limbeck.engine.record import Metrics, Report, check_finite, check_weights, 
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
-from limbeck.recipe import Apart, Recipe, Stage, Together
+from limbeck.recipe import Apart, Held, Recipe, Stage, Together
 from limbeck.sources import Source
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Run:
         self._source = source
         self._setting = setting
         self._fabric = fabric
+        self.models.held = Held(source, setting.reads, fabric.device)
         self._course = Course(recipe, self.models, seed=setting.seed)
         check_ahead(self._course, self.models, source, setting)
         self._folder = Folder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)

@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.engine.randomness import aside, derived, seeded
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models.size import uncompiled
-from limbeck.recipe import Maker
+from limbeck.recipe import Held, Maker
 from limbeck.tap import Adaptor
 
 
@@ -24,7 +24,12 @@ class Workshop(Mapping[str, nn.Module]):
         makes: Name -> function of the models so far.
         seed: The run's seed.
         adaptor: Raw output -> logits, of every model or by a model's name.
+
+    Attributes:
+        held: What else the run holds, for the functions in its recipe.
     """
+
+    held: Held | None = None
 
     def __init__(
         self,

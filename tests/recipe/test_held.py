@@ -1,0 +1,39 @@
+"""What may a function in a recipe ask of its run, besides the models?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage, held
+from limbeck.sources import Arrays, Shuffled
+
+SOURCE = Shuffled(Arrays(torch.randn(12, 4), torch.arange(12) % 3), batch_size=5)
+
+
+def doubled(batch):
+    return 2 * batch.inputs
+
+
+def test_a_function_is_given_the_run_s_data_and_leaves_its_position():
+    seen = []
+
+    def part(models):
+        found = held(models)
+        seen.append((found.source, found.reads, found.device, sum(b.size for b in found.source.batches(0, 0))))
+        return Stage(Loss(cross_entropy), steps=1)
+
+    run = distill(nn.Linear(4, 3), Recipe(part), SOURCE, reads=doubled)
+    run.finish()
+    assert seen == [(SOURCE, doubled, run._fabric.device, 12)]
+    assert SOURCE.state_dict() == {"epoch": 0, "batch": 1}
+
+
+def test_models_that_are_no_run_s_hold_no_data():
+    with pytest.raises(LimbeckError, match="a dict of models has none; let distill"):
+        held({"student": nn.Linear(4, 3)})
