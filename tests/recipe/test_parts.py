@@ -167,3 +167,15 @@ def test_a_stage_describes_itself():
     described = stage("a", epochs=3).describe()
     assert described["objective"] == "Loss(cross_entropy)"
     assert (described["stage"], described["epochs"], described["teacher"]) == ("a", 3, None)
+
+
+def test_a_recipe_may_begin_with_a_function():
+    def first(models):
+        return Stage(Loss(cross_entropy), steps=1)
+
+    last = Stage(Loss(cross_entropy), steps=2)
+    assert (first >> last).parts == (first, last)
+    assert (first >> (last >> first)).parts == (first, last, first)
+    assert (first >> (last | last)).parts[0] is first
+    with pytest.raises(TypeError, match="unsupported operand"):
+        3 >> last

@@ -137,7 +137,7 @@ class Folder:
             before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise LimbeckError(f"{self.path / 'run.json'} is damaged: {error}.") from error
-        for part in ("recipe", "setting", "data"):
+        for part in ("recipe", "functions", "setting", "data"):
             found = _difference(part, before.get(part), now.get(part))
             if found is not None:
                 field, old, new = found

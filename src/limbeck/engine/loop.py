@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,7 +74,8 @@ class Loop:
         with ExitStack() as stack:
             for learner in self.learners:
                 stack.enter_context(learner)
-                learner.load_heads(heads)
+                with self._as_it_began():
+                    learner.load_heads(heads)
             if state is not None:
                 self._load(state)
             began = time.perf_counter() - self.seconds
@@ -203,9 +204,15 @@ class Loop:
         self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
         if state["source"] is not None:
             self.source.load_state_dict(state["source"])
-        try:
+        with self._as_it_began():
             for learner, saved in zip(self.learners, state["learners"], strict=True):
                 learner.load_state_dict(saved)
+
+    @contextmanager
+    def _as_it_began(self) -> Iterator[None]:
+        """A block in which what does not fit is said to be another recipe's."""
+        try:
+            yield
         except (RuntimeError, ValueError, KeyError) as error:
             raise LimbeckError(
                 f"The checkpoint is of another recipe than this one, in stage {self._name!r}: "

@@ -19,6 +19,7 @@ from limbeck.engine.ahead import check_ahead
 from limbeck.engine.apart import Branches
 from limbeck.engine.checkpoint import read_checkpoint, to_device, write_checkpoint
 from limbeck.engine.course import Course
+from limbeck.engine.described import described
 from limbeck.engine.folder import Folder
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.probe import first_line
@@ -112,9 +113,7 @@ class Run:
             self._folder.describe({**self._description(), "environment": environment()})
 
     def _description(self) -> dict[str, Any]:
-        """What the run is: a folder that was begun with another one is not taken up."""
-        stages = [stage.describe() for stage in self.recipe.stages()]
-        return {"recipe": stages, "setting": self._setting.describe(), "data": self._source.fingerprint}
+        return described(self.recipe, self._setting, self._source)
 
     def __repr__(self) -> str:
         return shown_run(tuple(self.models), self.history, finished=self.finished, path=self.path)

@@ -127,7 +127,7 @@ def _known_logarithm(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax of any logits; what is below the floor, because it was -inf or further below the top, is raised."""
+    """Log softmax of any logits; what is below the floor, because it was -inf or further below the top, is raised."""
     if temperature < 1:  # dividing could overflow upwards
         logits = logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)
     return log_softmax(live(logits, temperature)).clamp_min(floor(logits.dtype))

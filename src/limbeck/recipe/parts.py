@@ -26,7 +26,7 @@ Ship = str | Callable[[Models], nn.Module]
 class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are open
     """A piece of a recipe. Parts compose, and what comes out is a `Recipe`.
 
-    * ``a >> b``: first a, then b; b may be a function of the models so far that returns a part;
+    * ``a >> b``: first a, then b; either may be a function of the models so far that returns a part;
     * ``a & b``: alternating on one batch, each with its own optimiser;
     * ``a | b``: independent of each other, in processes where cores allow.
     """
@@ -35,6 +35,10 @@ class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are ope
         if not isinstance(other, Part) and not callable(other):
             return NotImplemented
         return Recipe(self, other)
+
+    def __rrshift__(self, other: Callable[[Models], Part]) -> Recipe:
+        """``function >> stage``: a recipe may begin with a function."""
+        return Recipe(other, self) if callable(other) else NotImplemented
 
     def __and__(self, other: Part) -> Recipe:
         return Recipe(Together((*_stages(self), *_stages(other))), **_carried(self, other))

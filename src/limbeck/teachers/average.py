@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.live import Mode, answering, checked_mode
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, name_of
 
 
 class MovingAverage(Teacher):
@@ -119,7 +119,7 @@ class MovingAverage(Teacher):
     def describe(self) -> dict[str, Any]:
         """What it follows and how slowly."""
         own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
-        return {"teacher": "MovingAverage", **own}
+        return {"teacher": "MovingAverage", **own, "reads": name_of(self._reads)}
 
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self._following()).requires_grad_(False)

@@ -14,7 +14,7 @@ from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
 from limbeck.teachers.narrow import Narrow
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, name_of
 
 Mode = Literal["eval", "train"]
 
@@ -56,7 +56,8 @@ class Live(Teacher):
     def describe(self) -> dict[str, Any]:
         """Its class, mode and hash."""
         name = type(self.model).__name__
-        return {"teacher": "Live", "model": name, "mode": self.mode, "fingerprint": self.fingerprint}
+        own = {"mode": self.mode, "reads": name_of(self.reads), "fingerprint": self.fingerprint}
+        return {"teacher": "Live", "model": name, **own}
 
 
 class Named(Teacher):
@@ -99,7 +100,7 @@ class Named(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """Its name and mode."""
-        return {"teacher": "Named", "name": self.name, "mode": self.mode}
+        return {"teacher": "Named", "name": self.name, "mode": self.mode, "reads": name_of(self._reads)}
 
     def _bound(self) -> Live:
         if self._live is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Signal, missing
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Teacher, name_of
 
 
 class Scikit(Teacher):
@@ -80,7 +80,8 @@ class Scikit(Teacher):
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""
         name = type(self.estimator).__name__
-        return {"teacher": "Scikit", "estimator": name, "floor": self.floor, "fingerprint": self.fingerprint}
+        own = {"floor": self.floor, "reads": name_of(self.reads), "fingerprint": self.fingerprint}
+        return {"teacher": "Scikit", "estimator": name, **own}
 
 
 def _class_columns(name: str, classes: Any, expected: int | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,6 +17,24 @@ from limbeck.tap import Adaptor
 Answer = Callable[[Batch], Signal]
 Reads = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
+
+
+def name_of(function: Callable[..., Any] | None) -> str | None:
+    """How a record names a function: by its module and name, of an object that is called by its class's.
+
+    A file that a person named is called by its own name, wherever it lies. What a closure or a partial holds is not
+    said: two of them with the same name are taken for the same.
+
+    Example:
+        >>> name_of(name_of)
+        'limbeck.teachers.teacher.name_of'
+    """
+    if function is None:
+        return None
+    inner = getattr(function, "func", function)  # of a functools.partial
+    named = inner if hasattr(inner, "__qualname__") else type(inner)
+    found = f"{named.__module__}.{named.__qualname__}"
+    return re.sub(r"^limbeck_file_[0-9a-f]{12}_", "", found)
 
 
 class Teacher(ABC):
