@@ -107,5 +107,23 @@ def test_a_law_catches(broken, sentence):
 
 
 def test_check_kernel_raises_an_assertion_with_a_sentence():
-    with pytest.raises(AssertionError, match=r"A law of kernels is broken: .*\."):
+    with pytest.raises(AssertionError, match=r"^averaged\(\): A law of kernels is broken: .* not .*\.$"):
         check_kernel(averaged)
+    with pytest.raises(AssertionError, match=r"^naive\(\): .*, and must be finite\.$"):
+        check_kernel(naive)
+    with pytest.raises(
+        AssertionError, match=r"^cut\(\): .*its gradient is not the derivative.*numerical.*\.$"
+    ) as found:
+        check_kernel(cut, largest=1e15, logits=False)
+    assert "\n" not in str(found.value)
+
+
+def test_check_kernel_names_hyper_parameters_and_the_value_that_is_expected():
+    @kernel(per="position")
+    def first_class(student, teacher, *, scale):
+        return scale * (student - teacher)[..., 0].square()
+
+    with pytest.raises(
+        AssertionError, match=r"^first_class\(scale=2\.0\): .*change places: \[.*\], where \[.* is expected"
+    ):
+        check_kernel(first_class, hyper={"scale": 2.0})

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 from limbeck.functional.kernel import Per
 
@@ -40,6 +41,10 @@ class Claim:
     def __call__(self, sample: Mapping[str, Tensor]) -> Tensor:
         """The kernel's value for a sample."""
         return self.kernel(**sample, **self.hyper)
+
+    def __str__(self) -> str:
+        name = getattr(self.kernel, "__name__", type(self.kernel).__name__)
+        return f"{name}({', '.join(f'{key}={value!r}' for key, value in self.hyper.items())})"
 
     def reads(self, name: str) -> bool:
         """Whether the kernel has an argument of this name."""
@@ -74,14 +79,18 @@ def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
         **claim: What it is said to be: the fields of `Claim`.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: With a sentence that names the kernel, the law that is broken, the value, and what it should be.
 
     Example:
         >>> from limbeck.functional import kl_divergence
         >>> check_kernel(kl_divergence, divergence=True, hyper={"temperature": 4.0})
     """
+    whole = Claim(kernel, **claim)
     for law in LAWS:
-        law(Claim(kernel, **claim))
+        try:
+            law(whole)
+        except AssertionError as error:
+            raise AssertionError(f"{whole}: {error}") from None
 
 
 def check_declaration(claim: Claim) -> None:
@@ -126,12 +135,12 @@ def check_precision(claim: Claim) -> None:
     narrow = claim.sample(4, dtype=torch.bfloat16)
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in narrow.items()}
     value = claim(wide)
-    _require(value.dtype == torch.float32, f"float32 logits give {value.dtype}")
+    _require(value.dtype == torch.float32, f"float32 logits give {value.dtype}, not torch.float32")
     _require(torch.equal(claim(narrow), value), "bfloat16 logits are not widened to float32 before it computes")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _require(torch.equal(claim(wide), value), "autocast changes its values; decorate it with @kernel")
     double = claim({name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in wide.items()})
-    _require(double.dtype == torch.float64, f"float64 logits give {double.dtype}")
+    _require(double.dtype == torch.float64, f"float64 logits give {double.dtype}, not torch.float64")
     _close(value.double(), double, "its float32 and float64 values differ by more than rounding", tolerance=1e-4)
 
 
@@ -180,8 +189,12 @@ def check_gradient(claim: Claim) -> None:
     def value(*tensors: Tensor) -> Tensor:
         return claim({**sample, **dict(zip(names, tensors, strict=True))})
 
-    torch.autograd.gradcheck(value, leaves)
-    torch.autograd.gradgradcheck(value, leaves)
+    for check, what in ((torch.autograd.gradcheck, "gradient"), (torch.autograd.gradgradcheck, "second derivative")):
+        try:
+            check(value, leaves)
+        except GradcheckError as error:
+            said = " ".join(str(error).split())
+            _require(False, f"its {what} is not the derivative that small steps show: {said.rstrip('.')}")
 
 
 def check_divergence(claim: Claim) -> None:
@@ -231,15 +244,16 @@ def _masked(sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) ->
 def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
     leaves = {name: sample[name].clone().requires_grad_() for name in ("student", "teacher") if name in sample}
     value = claim({**sample, **leaves})
-    _require(bool(value.isfinite().all()), f"its value for {where} is {value.detach().tolist()}")
+    _require(bool(value.isfinite().all()), f"its value for {where} is {value.detach().tolist()}, and must be finite")
     for (name, _), slope in zip(leaves.items(), torch.autograd.grad(value.sum(), list(leaves.values())), strict=True):
-        _require(bool(slope.isfinite().all()), f"its gradient in the {name} for {where} is {slope.tolist()}")
+        found = f"its gradient in the {name} for {where} is {slope.tolist()}, and must be finite"
+        _require(bool(slope.isfinite().all()), found)
     return value.detach()
 
 
 def _close(value: Tensor, wanted: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:
     same = value.shape == wanted.shape and torch.allclose(value, wanted, rtol=tolerance, atol=tolerance)
-    _require(same, f"{broken}: {value.tolist()} against {wanted.tolist()}")
+    _require(same, f"{broken}: {value.tolist()}, where {wanted.tolist()} is expected")
 
 
 def _require(kept: bool, broken: str) -> None:
