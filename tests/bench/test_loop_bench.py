@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from limbeck.bench import Plan, Sizes, bench_loop, check_agreement, distance, engine_blocks, make_work, plain_blocks
+from limbeck.bench import peers as peers_module
 from limbeck.bench import plain as plain_module
 from limbeck.bench.interleave import interleave, paired_quartiles, ratio
 from limbeck.cli import benches
@@ -68,10 +69,37 @@ def test_all_keys_are_there_and_are_json():
         figures = [result[f"ratio_{precision}"], result[f"cpu_ratio_{precision}"], *result[f"quartiles_{precision}"]]
         assert all(math.isfinite(figure) and figure > 0 for figure in figures)
         assert {"plain", "engine"} <= set(result["milliseconds"][precision])
-    assert set(result["peers"]) == {"textbrewer", "model-optimizer"}
-    for peer in result["peers"].values():
-        assert "skipped" in peer or peer["ratio_float32"] > 0
+    found, skipped = peers_module.find_peers()
+    assert set(result["peers"]) == {*found, *skipped} == {"textbrewer", "model-optimizer"}
+    for name, reason in skipped.items():
+        assert result["peers"][name] == {"skipped": reason}
+    for name, peer in found.items():
+        _is_timed(result["peers"][name], peer)
     assert any("bfloat16" in text for text in said)
+
+
+def _is_timed(said, peer):
+    assert "skipped" not in said
+    assert (said["version"], said["note"]) == (peer.version, peer.note)
+    assert set(said["agreement"]) == set(peer.precisions)
+    for precision in peer.precisions:
+        figures = [said[f"ratio_{precision}"], said[f"cpu_ratio_{precision}"], *said[f"quartiles_{precision}"]]
+        assert all(math.isfinite(figure) and figure > 0 for figure in figures)
+
+
+def test_a_peer_that_is_there_is_timed_and_one_that_is_not_says_why(monkeypatch):
+    """Whatever is installed here: one peer is the plain loop itself, in one precision."""
+    there = peers_module.Peer(plain_module.plain_blocks, "1.0", "the plain loop", precisions=("float32",))
+
+    def absent():
+        raise ModuleNotFoundError("No module named 'nowhere'", name="nowhere")
+
+    monkeypatch.setattr(peers_module, "_KNOWN", (("there", "somewhere", lambda: there), ("gone", "nowhere", absent)))
+    result = bench_loop(steps=2, block=2, sizes=TINY, threads=1)
+    assert result["peers"]["gone"] == {"skipped": "not installed: pip install 'limbeck[bench]'"}
+    _is_timed(result["peers"]["there"], there)
+    assert result["peers"]["there"]["agreement"]["float32"]["weights"] == 0.0
+    assert "there" not in result["milliseconds"]["bfloat16"]
 
 
 def test_without_peers_none_is_looked_for():
