@@ -23,10 +23,12 @@ def check_ahead(course: Course, models: Workshop, source: Source, setting: Setti
     What depends on shapes is left to each stage's probe.
 
     Raises:
-        LimbeckError: If a stage does not say how long it lasts, or its objective cannot be accumulated.
+        LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
+            the recipe makes cannot be made.
         UnknownNameError: If a stage names a model that there is not and that nothing makes.
         MissingSignalError: If a model that exists has no module at an address that is read.
     """
+    course.check_makers()
     for _, part in course.known():
         if isinstance(part, Apart):
             groups = [[stage] for branch in part.branches for stage in branch.stages()]

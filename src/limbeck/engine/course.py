@@ -45,6 +45,17 @@ class Course:
         if wanted is not None and wanted not in models and not self.open_ended:
             raise unknown("model to ship", wanted, models)
 
+    def check_makers(self) -> None:
+        """Let every maker that can tell say now what it could not make of the models there are.
+
+        Raises:
+            LimbeckError: What the maker says.
+        """
+        for name, maker in self._recipe.makes.items():
+            check = getattr(maker, "check", None)
+            if check is not None and name not in self._models.made:
+                check(self._models.made)
+
     def __iter__(self) -> Iterator[tuple[str, Stage | Together | Apart]]:
         """Every part with its key; functions are asked as they are reached."""
         return self._walk(self._recipe.parts, "", ask=True)
@@ -79,9 +90,20 @@ class Course:
             if not isinstance(part, Part):
                 name = getattr(function, "__name__", "function")
                 raise LimbeckError(f"{name}(models) stands in a recipe and must return a stage; it gave {part!r}.")
-            self._brought[key] = Recipe(part)
+            self._brought[key] = self._checked(Recipe(part), function)
             self._models.makes(self._brought[key].makes)
         return self._brought[key]
+
+    def _checked(self, brought: Recipe, function: Any) -> Recipe:
+        """Refuse a part that would ship something else: what a run ships is on disk from its first moment on."""
+        if brought.ship not in ("student", self._recipe.ship):
+            name, ship = getattr(function, "__name__", "function"), brought.ship
+            said = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
+            raise LimbeckError(
+                f"{name}(models) returned a recipe that ships {said}, and what a run ships is said before it begins. "
+                f"Type Recipe(..., {name}, ship={said}) around the whole recipe."
+            )
+        return brought
 
     def shipped(self) -> nn.Module | None:
         """What the recipe ships, as it is now, or None before that exists."""

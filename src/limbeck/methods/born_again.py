@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
+from limbeck.methods.anew import Anew
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_count
 from limbeck.methods.hinton import hinton
-from limbeck.models import fresh
-from limbeck.recipe import Models, Recipe
+from limbeck.recipe import Recipe
 
 CARD = Card(
     name="born_again",
@@ -70,8 +68,4 @@ def born_again(
     for name, former in zip(names, [teacher, *names], strict=False):
         recipe = hinton(former, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
         stages += [replace(stage, trains=name, name=f"teaching {name}") for stage in recipe.stages()]
-    return Recipe(*stages, makes=dict.fromkeys(names[1:], _newborn), ship=names[-1])
-
-
-def _newborn(models: Models) -> nn.Module:
-    return fresh(models["student"])
+    return Recipe(*stages, makes=dict.fromkeys(names[1:], Anew()), ship=names[-1])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from limbeck.functional import check_hyper, cross_entropy, kl_divergence
+from limbeck.methods.anew import Anew
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_weight
-from limbeck.models import fresh
 from limbeck.objective import Loss
-from limbeck.recipe import Models, Recipe, Stage
+from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import Named
 
 CARD = Card(
@@ -59,8 +57,4 @@ def mutual(*, temperature: float = 1.0, weight: float = 1.0, epochs: int | None 
         objective = Loss(cross_entropy) + weight * Loss(kl_divergence, temperature=temperature)
         return Stage(objective, trains=name, teacher=Named(other, mode="train"), epochs=epochs, name=f"mutual {name}")
 
-    return Recipe(learns("student", "peer") & learns("peer", "student"), makes={"peer": _peer})
-
-
-def _peer(models: Models) -> nn.Module:
-    return fresh(models["student"])
+    return Recipe(learns("student", "peer") & learns("peer", "student"), makes={"peer": Anew()})

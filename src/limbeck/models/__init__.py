@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.models.bias import add_bias
 from limbeck.models.cnn import Cnn
 from limbeck.models.folder import is_student_folder, load, read_config, save
-from limbeck.models.fresh import fresh
+from limbeck.models.fresh import check_fresh, fresh
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.mlp import Mlp
 from limbeck.models.opening import open_model
@@ -25,6 +25,7 @@ __all__ = [
     "UserFile",
     "add_bias",
     "build",
+    "check_fresh",
     "convert_pickle",
     "count_parameters",
     "fingerprint",

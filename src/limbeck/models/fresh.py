@@ -34,9 +34,8 @@ def fresh(model: nn.Module, *, seed: int | None = None) -> nn.Module:
         >>> torch.equal(fresh(model, seed=0).weight, model.weight)
         False
     """
+    check_fresh(model)
     spec = spec_of(model)
-    if spec is None:
-        _check_resettable(model)
     twin = copy.deepcopy(model)
     if spec is not None:
         twin.load_state_dict(build(spec.name, seed=seed, **spec.arguments).state_dict())
@@ -48,7 +47,14 @@ def fresh(model: nn.Module, *, seed: int | None = None) -> nn.Module:
     return twin
 
 
-def _check_resettable(model: nn.Module) -> None:
+def check_fresh(model: nn.Module) -> None:
+    """Refuse a model that cannot be made anew; nothing is made.
+
+    Raises:
+        LimbeckError: If a parameter belongs to a module that cannot initialise itself; it is named.
+    """
+    if spec_of(model) is not None:
+        return
     for path, module in model.named_modules():
         own = next((name for name, _ in module.named_parameters(recurse=False)), None)
         if own is not None and _reset(module) is None:
