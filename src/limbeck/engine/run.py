@@ -17,18 +17,19 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.engine.ahead import check_ahead
 from limbeck.engine.apart import Branches
-from limbeck.engine.checkpoint import read_checkpoint, to_device, write_checkpoint
+from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
 from limbeck.engine.course import Course
 from limbeck.engine.described import described
 from limbeck.engine.folder import Folder
+from limbeck.engine.holdings import holdings, no_position, take_up
 from limbeck.engine.loop import Loop, rewind
-from limbeck.engine.probe import first_line
+from limbeck.engine.parts import set_going
 from limbeck.engine.randomness import capture, cloned, restore, seeded
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
-from limbeck.recipe import Apart, Held, Recipe, Stage, Together
+from limbeck.recipe import Held, Recipe
 from limbeck.sources import Source
 
 if TYPE_CHECKING:
@@ -98,11 +99,7 @@ class Run:
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not source.resumable:
-            raise LimbeckError(
-                f"{self._folder.path} cannot be resumed: a {type(getattr(source, 'loader', source)).__name__} has no "
-                "position to go on from. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with "
-                "state_dict()."
-            )
+            raise no_position(self._folder.path, f"a {type(getattr(source, 'loader', source)).__name__}")
         else:
             self._begin()
 
@@ -208,46 +205,19 @@ class Run:
         for key, part in self._course:
             if key in self._done:
                 continue
-            if isinstance(part, Apart):
-                yield from self._branch(key, part)
+            state = self._state["stage"] if self._state and self._state["key"] == key else None
+            self._loop = loop = set_going(
+                part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder,
+                only=len(self.recipe.parts) == 1, begun=state is not None,
+            )  # fmt: skip
+            self._key = key
+            if isinstance(loop, Branches):
+                yield from loop(state)
             else:
-                yield from self._learn(key, part.stages if isinstance(part, Together) else (part,))
+                yield from loop(self._checkpoint_if_due, state, self._heads)
             self._done.append(key)
             self._loop = None
             self._save()
-
-    def _branch(self, key: str, part: Apart) -> Iterator[Report]:
-        branches = Branches(
-            part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder
-        )
-        self._loop, self._key = branches, key
-        yield from branches(self._state_of(key))
-
-    def _state_of(self, key: str) -> Any:
-        """Where a part stopped that was left in its midst."""
-        return self._state["stage"] if self._state and self._state["key"] == key else None
-
-    def _learn(self, key: str, stages: tuple[Stage, ...]) -> Iterator[Report]:
-        state = self._state_of(key)
-        name = " & ".join(stage.name or stage.trains for stage in stages)
-        self._start_epoch(stages, state)
-        self._loop = loop = Loop(
-            stages, self.models, source=self._source, setting=self._setting, fabric=self._fabric,
-            name=f"{key} {name}" if len(self.recipe.parts) > 1 else name,
-        )  # fmt: skip
-        self._key = key
-        yield from loop(self._checkpoint_if_due, state, self._heads)
-
-    def _start_epoch(self, stages: tuple[Stage, ...], state: Any) -> None:
-        """A new stage begins with a whole epoch: the run's next, or the first of a source of its own."""
-        source = stages[0].source or self._source
-        if state is not None or not source.resumable:
-            return
-        position = source.state_dict()
-        if source is not self._source:
-            rewind(source, 0)
-        elif position["batch"]:
-            rewind(source, position["epoch"] + 1)
 
     def _checkpoint_if_due(self, reported: bool) -> None:
         """Save if it is time; several ranks must agree that it is, so they ask only where they report."""
@@ -286,42 +256,22 @@ class Run:
         return {
             "done": list(self._done),
             "finished": self.finished,
-            "exact": self._source.resumable,
             "key": self._key if loop is not None else None,
             "stage": stage,
-            "source": self._source.state_dict() if self._source.resumable else None,
-            "models": {name: dict(model.state_dict()) for name, model in self.models.made.items()},
-            "heads": {name: dict(head.state_dict()) for name, head in self._course.heads().items()},
-            "asked": self._course.asked,
             "random": capture(),
             "metrics": self._metrics.position,
+            **holdings(self.models, self._course, self._source),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
         if state["stage"] is not None and state["stage"]["source"] is None:
-            raise LimbeckError(
-                f"{self._folder.path} cannot be resumed: it stopped in a stage with a source that has no position to "
-                "go on from. Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
-            )
+            raise no_position(self._folder.path, "its last stage's source")
         self._state = state
         self._done = list(state["done"])
         self.finished = bool(state["finished"])
         if self._fabric.is_global_zero:
             self._random = state["random"]
-        try:
-            self._course.take_up(state["asked"], self._load_models)
-            self._load_models(state["models"])
-            if state["source"] is not None:
-                self._source.load_state_dict(state["source"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise LimbeckError(
-                f"{self._folder.path} was written by a run of other models or another recipe: {first_line(error)} "
-                "Resume with those that it began with."
-            ) from error
-        self._heads = {h: state["heads"][name] for name, h in self._course.heads().items() if name in state["heads"]}
+        self._heads = take_up(
+            state, self.models, self._course, self._source, device=self._fabric.device, where=self._folder.path
+        )
         self._metrics.rewind(int(state["metrics"]))
-
-    def _load_models(self, states: Mapping[str, Any]) -> None:
-        for name, saved in states.items():
-            if name in self.models:
-                self.models[name].load_state_dict(to_device(saved, self._fabric.device))
