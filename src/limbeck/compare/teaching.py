@@ -16,11 +16,13 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.job import Job, TeacherModel
 from limbeck.measure import Predictions, accuracy
+from limbeck.methods import method
 from limbeck.models import is_student_folder, read_config
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import DataSet, Examples, Reads, reads_from_dict
+from limbeck.tap import Frozen, call, logits_of
 from limbeck.teachers import Ensemble, Live, Teacher
 
 Watch = Callable[[str, Any], None]
@@ -47,11 +49,14 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
         )
     models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
     reads = _own_reads(asked, material.data)
+    _check_reads(job, reads)
     members = [Live(model, reads=reads) for model in models.values()]
     teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {asked.model}"
     check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
+    if reads is not None:
+        _check_own(job, next(iter(models.values())), reads, material)
     return teacher, models
 
 
@@ -122,6 +127,41 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
             f"{100 * chance:.1f} %, up to {100 * reach:.1f} % on so few. {why} To go on anyway: teacher.check=false."
         )
     return found
+
+
+def _check_reads(job: Job, own: Reads | None) -> None:
+    """Refuse a teacher that would be trained on other inputs than those that it teaches from.
+
+    Raises:
+        LimbeckError: Saying what to type instead.
+    """
+    if own is None and "reads" in method(job.method.name).parameters:
+        raise LimbeckError(
+            f"The method {job.method.name} has a teacher that reads inputs of its own, and a job trains its teacher on "
+            "the student's inputs. Train it in Python with reads=lb.sources.Field('privileged'), save it with "
+            "lb.save(teacher, 'teacher', metadata={'reads': {'reads': 'field', 'name': 'privileged'}}), and type "
+            "--teacher teacher."
+        )
+
+
+def _check_own(job: Job, model: nn.Module, own: Reads, material: Material) -> None:
+    """Refuse a teacher whose own inputs the test data lack, or that cannot be timed on the student's.
+
+    Raises:
+        LimbeckError: Before anything is paid for.
+    """
+    first = material.data.test.take(torch.tensor([0]))
+    own(first)
+    shape = "x".join(map(str, material.input_shape))
+    try:
+        with torch.no_grad(), Frozen(model):
+            answered(
+                lambda: logits_of(call(model, material.data.reads(first))), f"The teacher {job.teacher.model}", shape
+            )
+    except LimbeckError as error:
+        raise LimbeckError(
+            f"{error} It reads inputs of its own, but a job times it on the student's: use Python."
+        ) from error
 
 
 def _own_reads(teacher: TeacherModel, data: DataSet) -> Reads | None:
