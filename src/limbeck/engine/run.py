@@ -144,6 +144,7 @@ class Run:
             >>> from limbeck.engine import distill
             >>> from limbeck.functional import cross_entropy
             >>> from limbeck.objective import Loss
+            >>> from limbeck.recipe import Stage
             >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
             >>> run = distill(nn.Linear(4, 3), Stage(Loss(cross_entropy), epochs=2), (inputs, labels))
             >>> run.finish().finished
