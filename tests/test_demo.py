@@ -32,6 +32,11 @@ def test_a_reduced_demo_ends_in_a_verdict(tmp_path):
     teacher, distilled = result["arms"]["teacher"], result["arms"]["distilled"]
     assert result["data"]["test"] == 1000
     assert teacher["accuracy"]["mean"] > 0.8
+    member = result["arms"]["one member"]
+    assert len(member["accuracy"]["values"]) == 2
+    assert member["parameters"] * 2 == teacher["parameters"]
+    assert 0.5 < min(member["accuracy"]["values"]) <= max(member["accuracy"]["values"]) < 1
+    assert member["agreement"] < teacher["agreement"] == 1
     assert distilled["parameters"] * 4 < teacher["parameters"]
     assert distilled["megabytes"] < teacher["megabytes"]
     assert result["verdict"]["interval"][0] < result["verdict"]["difference"] < result["verdict"]["interval"][1]

@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compare.arms import Outcome, measured
-from limbeck.compare.material import Material, student_of
+from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.statistics import spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job
-from limbeck.measure import Predictions, cost_of
+from limbeck.measure import Cost, Predictions, cost_of, predict
+
+
+MEMBER = "one member"
+"""The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
 
 def arms_rows(
     job: Job, material: Material, outcomes: Sequence[Outcome], answers: Tensor, teachers: Mapping[str, nn.Module]
 ) -> dict[str, Any]:
-    """Every arm's row: its measures over the seeds, and what it costs on the CPU.
+    """Every arm's row: its measures over the seeds, and what it costs on the CPU; and that of an ensemble's members.
 
     Args:
         job: What was asked.
@@ -39,13 +43,25 @@ def arms_rows(
             models = [student_of(job, material, seed=0)]
         # Arms may have run on an accelerator; all are timed alike.
         costs = [cost_of(model.cpu(), sample) for model in models]
-        table[arm] = {
-            **_summary(rows),
-            "parameters": sum(c.parameters for c in costs),
-            "megabytes": round(sum(c.megabytes for c in costs), 6),
-            "milliseconds": round(sum(c.milliseconds for c in costs), 6),
-        }
+        table[arm] = _row(rows, costs)
+        if arm == "teacher" and len(models) > 1:
+            # Any one of them could be shipped in the ensemble's place: what does averaging bring?
+            table[MEMBER] = _row([_alone(model, answers, material) for model in models], costs[:1])
     return table
+
+
+def _row(rows: list[dict[str, float]], costs: Sequence[Cost]) -> dict[str, Any]:
+    return {
+        **_summary(rows),
+        "parameters": sum(c.parameters for c in costs),
+        "megabytes": round(sum(c.megabytes for c in costs), 6),
+        "milliseconds": round(sum(c.milliseconds for c in costs), 6),
+    }
+
+
+def _alone(member: nn.Module, answers: Tensor, material: Material) -> dict[str, float]:
+    shown = predict(member, whole(material.data.test), reads=material.data.reads)
+    return measured(shown._replace(teacher=answers))
 
 
 def verdict_of(outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:

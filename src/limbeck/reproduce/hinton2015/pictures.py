@@ -1,0 +1,46 @@
+"""Which pictures, network and optimisers does the experiment with specialists take?"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.models import Cnn, seeded
+from limbeck.recipe import Optimiser
+from limbeck.sources import DataSet, Examples, InTurn, Mirror, Shift, Shuffled, load_data, subsample
+
+CLASSES = 100
+BATCH = 64
+QUICK = (3000, 1000)
+"""Training and test examples at quick scale."""
+_MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+GENERALIST = Optimiser(name="sgd", lr=0.05, warmup=0.05, options=_MOMENTUM)
+FURTHER = Optimiser(name="sgd", lr=0.01, options=_MOMENTUM)
+"""From trained weights on: for specialists, and for the generalist that is trained on."""
+
+
+@cache
+def pictures(quick: bool) -> DataSet:
+    """CIFAR-100, or what there is of it; at quick scale a few thousand."""
+    whole = load_data("cifar100")
+    if not quick:
+        return whole
+    train, test = (subsample(part, n, seed=0) for part, n in zip((whole.train, whole.test), QUICK, strict=True))
+    return DataSet(whole.name, train, test, whole.reads, whole.class_names)
+
+
+def network(seed: int) -> nn.Module:
+    """Three convolutions, laid out as bfloat16 arithmetic on a CPU likes it."""
+    with seeded(seed):
+        net: Any = Cnn(channels=3, classes=CLASSES, widths=[32, 64, 128], size=32, dropout=0.5)
+    laid_out: nn.Module = net.to(memory_format=torch.channels_last)
+    return laid_out
+
+
+def source(examples: Examples, seed: int) -> Shuffled:
+    """Shifted by up to four pixels, and mirrored half of the time."""
+    view = InTurn(Shift(4, seed=seed), Mirror(seed=seed))
+    return Shuffled(examples, batch_size=BATCH, seed=seed, augment=view)
