@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.measure import cost_of, latency
+from limbeck.measure import answer_latency, cost_of, latency
 from limbeck.models import build
+from limbeck.signal import Batch
+from limbeck.teachers import Live, Specialists
 
 
 class Watched(nn.Module):
@@ -85,3 +87,22 @@ def test_what_cannot_be_measured_is_said(wrong):
 def test_no_example_is_said():
     with pytest.raises(LimbeckError, match="at least one example"):
         latency(nn.Linear(2, 2), torch.zeros(0, 2))
+
+
+def test_a_teacher_s_answer_is_timed_as_a_model_s_is(watched):
+    model = watched([1000, 1000, 1000, 8, 4, 500])
+    assert answer_latency(Live(model), Batch(torch.zeros(4, 3)), repeats=3) == pytest.approx(2.0)
+    assert all(seen == (False, False, 1) for seen in model.seen)
+
+
+def test_specialists_take_longer_than_their_generalist():
+    generalist = build("mlp", inputs=64, classes=10, hidden=[512, 512], seed=0)
+    batch = Batch(torch.randn(200, 64))
+    together = Specialists(generalist, [generalist] * 8, [[n, n + 1] for n in range(8)], active=10)
+    assert answer_latency(together, batch, repeats=5) > 3 * answer_latency(Live(generalist), batch, repeats=5)
+
+
+@pytest.mark.parametrize(("size", "options"), [(0, {}), (2, {"repeats": 0}), (2, {"threads": 0})])
+def test_nothing_to_time_in_an_answer(size, options):
+    with pytest.raises(LimbeckError, match="answer_latency needs repeats, threads and examples of at least 1"):
+        answer_latency(Live(nn.Linear(3, 2)), Batch(torch.zeros(size, 3)), **options)

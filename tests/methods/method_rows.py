@@ -6,6 +6,7 @@ ROWS = {
     "supervised": {},
     "label_smoothing": {},
     "hinton": {},
+    "specialists": {"groups": [[0, 1], [1, 2]]},
     "logit_matching": {},
     "fitnets": {"hint": "layer1", "guided": "layer1"},
     "born_again": {"generations": 2},

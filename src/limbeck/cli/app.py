@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -150,7 +152,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The flag may stand anywhere; typer wants a common option before the command.
     ordered = (["--debug"] if debug else []) + [word for word in given if word != "--debug"]
     try:
-        code: Any = app(args=ordered, prog_name="limbeck", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _noted(warnings.showwarning)
+            code: Any = app(args=ordered, prog_name="limbeck", standalone_mode=False)
     except LimbeckError as error:
         if debug:
             raise
@@ -179,6 +183,18 @@ def _exit_on_usage(error: Exception) -> None:
         usage = getattr(getattr(error, "ctx", None), "command_path", "limbeck")
         _say(f"Error: {shown().rstrip('.')}. See `{usage} --help`.")
         sys.exit(getattr(error, "exit_code", 2))
+
+
+def _noted(usual: Callable[..., None]) -> Callable[..., None]:
+    """A way to show warnings: what limbeck has to say as a sentence, all else as usual."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, LimbeckWarning):
+            _say(f"Note: {message}")
+        else:
+            usual(message, category, *where, **more)
+
+    return show
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.measure.cost import Cost, cost_of, latency
+from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
 from limbeck.measure.measures import (
     MEASURES,
     Measure,
@@ -26,6 +26,7 @@ __all__ = [
     "Predictions",
     "accuracy",
     "agreement",
+    "answer_latency",
     "cost_of",
     "ece",
     "evaluate",

@@ -13,8 +13,9 @@ from torch import nn
 
 from limbeck.errors import LimbeckError
 from limbeck.models import count_parameters, size_in_bytes
-from limbeck.signal import Batch, Inputs
+from limbeck.signal import LOGITS, Batch, Inputs
 from limbeck.tap import Frozen, call
+from limbeck.teachers import Reads, Teacher
 
 _WARM_UP = 3
 
@@ -66,6 +67,44 @@ def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
         for _ in range(_WARM_UP):
             call(model, inputs)
         return 1e3 * statistics.median(_seconds(model, inputs) for _ in range(repeats)) / size
+
+
+def answer_latency(
+    teacher: Teacher, batch: Batch, *, reads: Reads = lambda batch: batch.inputs, repeats: int = 30, threads: int = 1
+) -> float:
+    """Milliseconds that a teacher takes to answer one example with its logits, on the CPU; taken as in `latency`.
+
+    Args:
+        teacher: Any teacher, bound to its models: an ensemble, specialists, an estimator.
+        batch: What it is asked.
+        reads: The way from the batch to inputs, for a teacher that declares none.
+        repeats: How many answers are timed.
+        threads: CPU threads of PyTorch meanwhile.
+
+    Returns:
+        Milliseconds for one example: the median over answers, divided by the batch.
+
+    Raises:
+        LimbeckError: If `repeats` or `threads` is below 1, or the batch holds no example.
+
+    Example:
+        >>> from limbeck.teachers import Live
+        >>> answer_latency(Live(nn.Linear(4, 2)), Batch(torch.zeros(8, 4)), repeats=3) > 0
+        True
+    """
+    if repeats < 1 or threads < 1 or batch.size < 1:
+        raise LimbeckError(
+            "answer_latency needs repeats, threads and examples of at least 1; "
+            f"got {repeats}, {threads} and {batch.size}."
+        )
+    prepared = teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=reads)
+    with _threads(threads), prepared as answer:
+        seconds = []
+        for _ in range(_WARM_UP + repeats):
+            start = time.perf_counter()
+            answer(batch)
+            seconds.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(seconds[_WARM_UP:]) / batch.size
 
 
 def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> Cost:

@@ -18,6 +18,7 @@ _NAMES = (
     "supervised",
     "label_smoothing",
     "hinton",
+    "specialists",
     "logit_matching",
     "fitnets",
     "born_again",

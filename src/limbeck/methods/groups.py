@@ -49,7 +49,8 @@ def confusion_groups(
         scaled: Each class in units of its own standard deviation, which makes it the correlation matrix. False is the
             paper's covariance: there the variance of a class, which is large where it is rarely confused, outweighs all
             else in its column, and the nearest columns are those of the few classes with the least.
-        cover: Put each class that would be in no group into the group whose centre is nearest, beyond its `size`.
+        cover: Put each class that would be in no group into the group whose centre is nearest, beyond its `size`, as
+            long as that leaves a class for the dustbin.
         seed: Of K-means.
         reads: The way from a batch to inputs, for a generalist that declares none.
         device: Where the generalist is asked.
@@ -77,7 +78,9 @@ def confusion_groups(
     groups = [set(row.argsort(kind="stable")[:size].tolist()) for row in distances]
     if cover:
         for left in sorted(set(range(len(matrix))) - set().union(*groups)):
-            groups[int(distances[:, left].argmin())].add(left)
+            room = [number for number in distances[:, left].argsort() if len(groups[number]) < len(matrix) - 1]
+            if room:
+                groups[room[0]].add(left)
     return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 

@@ -1,0 +1,75 @@
+"""How far is a specialist from what it should say, where all that is not special is one class?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.functional import cross_entropy, kernel, kl_divergence
+from limbeck.functional.closed_form import live, log_softmax
+from limbeck.signal import IGNORED
+
+
+@kernel(per="position")
+def dustbin_cross_entropy(
+    student: Float[Tensor, "*batch classes"], *, labels: Int[Tensor, "*batch"], special: Sequence[int]
+) -> Float[Tensor, "*batch"]:
+    """The cross-entropy of labels of which all but the special ones are one class, the dustbin.
+
+    ``-log q_y`` in nats where y is special, else ``-log sum_{c not special} q_c``, with ``q = softmax(student)``: the
+    softmax over the special classes and a dustbin whose logit is the logsumexp of the others'. One value for each row;
+    0 where the label is -100.
+
+    Args:
+        student: Logits of all classes.
+        labels: Class indices, or -100.
+        special: The special classes; at least one class is not among them.
+
+    Raises:
+        LimbeckError: As `limbeck.functional.cross_entropy` does.
+
+    Example:
+        >>> dustbin_cross_entropy(torch.zeros(2, 4), labels=torch.tensor([0, 3]), special=(0, 1))
+        tensor([1.3863, 0.6931])
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.3.
+    """
+    own = _mask(student, special)
+    outside = (labels >= 0) & (labels < len(own)) & ~own[labels.clamp(0, len(own) - 1)]
+    dustbin = log_softmax(live(student)).masked_fill(own, -torch.inf).logsumexp(-1)
+    return torch.where(outside, -dustbin, cross_entropy(student, labels=labels.masked_fill(outside, IGNORED)))
+
+
+@kernel(per="position")
+def rest_kl(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, special: Sequence[int]
+) -> Float[Tensor, "*batch"]:
+    """How far the student is from the teacher within the classes that are not special, in nats, one value for each row.
+
+    ``P KL(p(. | rest) || q(. | rest))`` with P the teacher's mass outside the special classes. It is what the
+    divergence over special classes and dustbin leaves out of ``KL(p || q)``.
+
+    Args:
+        student: Logits of all classes.
+        teacher: Logits of all classes.
+        special: The special classes.
+
+    Raises:
+        LimbeckError: If the shapes differ.
+
+    Example:
+        >>> rest_kl(torch.zeros(1, 3), torch.tensor([[5.0, 1.0, 1.0]]), special=(0,))
+        tensor([0.])
+    """
+    rest = (~_mask(student, special)).nonzero()[:, 0]
+    share = log_softmax(live(teacher))[..., rest].exp().sum(-1)
+    return share * kl_divergence(student[..., rest], teacher[..., rest])
+
+
+def _mask(logits: Tensor, special: Sequence[int]) -> Tensor:
+    own = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    own[list(special)] = True
+    return own

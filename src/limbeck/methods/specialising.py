@@ -1,0 +1,156 @@
+"""How are copies of a generalist trained for groups of classes, each on its own half-special data?"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+from limbeck.methods.check import check_weight
+from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
+from limbeck.objective import Loss, Objective
+from limbeck.recipe import Held, Models, Optimiser, Recipe, Stage
+from limbeck.signal import IGNORED, LOGITS
+from limbeck.sources import Examples, HalfSpecial, Shuffled, Source
+from limbeck.teachers import Live, Named, Reads, Specialists, Teacher, as_teacher, checked_groups
+
+
+def training(
+    teacher: Any,
+    groups: Any,
+    data: Source,
+    *,
+    held: Held | None = None,
+    soft: float = 0.0,
+    optimiser: Optimiser | None = None,
+    epochs: int | None = None,
+) -> Recipe:
+    """The first half of `limbeck.methods.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
+
+    Each begins as a copy of the generalist and learns from a `HalfSpecial` of the data by `dustbin_cross_entropy`. What
+    is left in the run's models is what `combined` puts together.
+
+    Args:
+        teacher: The generalist: a module, a `Live`, or the name of a model in the run.
+        groups: The classes of each, as `confusion_groups` finds them.
+        data: Where the examples come from.
+        held: What the run holds; by default the models read the inputs of a batch, on the CPU.
+        soft: The weight of the generalist's soft targets for the classes that are not special.
+        optimiser: How the specialists' parameters move; the run's by default.
+        epochs: Passes of each over its own data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If the teacher is no single network, the data are no set of examples, or `soft` is negative.
+    """
+    check_weight(soft=soft)
+    generalist, reads = _network(teacher)
+    sources = half_special(generalist, groups, data, held=held)
+    branches = []
+    for number, source in enumerate(sources, 1):
+        objective: Objective = Loss(dustbin_cross_entropy, special=source.special)
+        if soft:
+            objective = objective + soft * Loss(rest_kl, special=source.special)
+        branches.append(
+            Stage(
+                objective, trains=_name(number), teacher=generalist if soft else None, optimiser=optimiser,
+                source=source, epochs=epochs, reads=reads, name=f"training {_name(number)}",
+            )
+        )  # fmt: skip
+    whole = Recipe(branches[0])
+    for branch in branches[1:]:
+        whole = whole | branch
+    makes = {_name(number): _Copy(generalist) for number in range(1, len(branches) + 1)}
+    return Recipe(whole, makes=makes, ship=_name(1))
+
+
+def combined(
+    teacher: Any, groups: Any, data: Source, *, held: Held | None = None, active: int = 1, mean: str = "arithmetic"
+) -> Specialists:
+    """The generalist and the specialists that `training` made of it, as one teacher.
+
+    It names the specialists as they are called in the run; outside it, ``bind(run.models)`` finds them.
+
+    Args:
+        teacher: As for `training`.
+        groups: As for `training`.
+        data: As for `training`: it says by how much each specialist's classes were oversampled.
+        held: As for `training`.
+        active: As in `Specialists`.
+        mean: As in `Specialists`.
+    """
+    generalist, reads = _network(teacher)
+    sources = half_special(generalist, groups, data, held=held)
+    members = [Named(_name(number), reads=reads) for number in range(1, len(sources) + 1)]
+    factors = [source.oversampling for source in sources]
+    own = [source.special for source in sources]
+    return Specialists(generalist, members, own, active=active, mean=mean, oversampling=factors)
+
+
+def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held | None = None) -> list[HalfSpecial]:
+    """Each specialist's own source; an example without a label counts as what the generalist takes it for.
+
+    Raises:
+        LimbeckError: If the data are no set of examples, or a group makes no sense.
+    """
+    examples = getattr(data, "examples", None)
+    if not isinstance(examples, Examples):
+        raise LimbeckError(
+            f"Half of what a specialist learns from are examples of its own classes, and a {type(data).__name__} hands "
+            "out batches as they come: give distill() arrays, examples, or Shuffled(examples, batch_size=...)."
+        )
+    size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
+    classes = _classes(generalist, examples, held)
+    own = checked_groups(groups, class_names=examples.class_names)
+    return [
+        HalfSpecial(
+            examples, group, batch_size=size, seed=seed * 1009 + number, augment=getattr(data, "augment", None),
+            classes=classes,
+        )
+        for number, group in enumerate(own, 1)
+    ]  # fmt: skip
+
+
+def _classes(generalist: Teacher, examples: Examples, held: Held | None) -> Tensor:
+    labels = examples.labels
+    if labels is not None and labels.ndim != 1:
+        raise LimbeckError(f"Specialists tell classes of whole examples apart; labels are {list(labels.shape)}.")
+    found = torch.full((len(examples),), IGNORED) if labels is None else labels.clone()
+    left = (found == IGNORED).nonzero()[:, 0]
+    if not len(left):
+        return found
+    part = Shuffled(examples.select(left), batch_size=256, shuffle=False)
+    reads, device = (held.reads, held.device) if held is not None else (lambda b: b.inputs, torch.device("cpu"))
+    with generalist.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
+        said = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
+    found[left] = torch.cat(said)
+    return found
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Makes a specialist: the generalist's network once more, ready to learn."""
+
+    generalist: Live | Named
+
+    def __call__(self, models: Models) -> nn.Module:
+        one = self.generalist
+        return copy.deepcopy(one.model if isinstance(one, Live) else models[one.name]).train().requires_grad_(True)
+
+
+def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:
+    """The generalist and how it reads a batch, once it is known to be a single network."""
+    generalist = as_teacher(teacher)
+    if not isinstance(generalist, (Live, Named)):
+        raise LimbeckError(
+            f"Specialists begin as copies of their generalist, and a {type(generalist).__name__} is no single network; "
+            "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."
+        )
+    return generalist, generalist.reads if isinstance(generalist, Live) else None
+
+
+def _name(number: int) -> str:
+    return f"specialist-{number}"

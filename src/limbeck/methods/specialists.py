@@ -1,0 +1,183 @@
+"""How does one student learn from a generalist and specialists for what it confuses?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.functional.pooled import MEANS
+from limbeck.methods.card import Card
+from limbeck.methods.check import check_count, check_weight
+from limbeck.methods.groups import confusion_groups
+from limbeck.methods.hinton import hinton
+from limbeck.methods.specialising import combined, training
+from limbeck.recipe import Held, Models, Optimiser, Recipe, held
+from limbeck.signal import LOGITS
+from limbeck.teachers import Groups, Teacher, as_teacher, checked_groups
+
+CARD = Card(
+    name="specialists",
+    title="Distilling the Knowledge in a Neural Network",
+    authors="Hinton, Vinyals and Dean",
+    year=2015,
+    arxiv="1503.02531",
+    venue="NIPS 2014 Deep Learning Workshop",
+    claim="Copies of the teacher become specialists for classes that it confuses; all together teach the student.",
+    when="Where there are many classes and a single big model is the best there is: specialists train apart, each on a "
+    "small part of the data. Compare with the generalist trained on for as many steps, and with an ensemble of equal "
+    "cost. Few classes leave little to specialise in.",
+    defaults={
+        "clusters": None,
+        "size": None,
+        "groups": None,
+        "cover": False,
+        "active": 1,
+        "mean": "arithmetic",
+        "soft": 0.0,
+        "optimiser": None,
+        "specialist_epochs": None,
+        "temperature": 4.0,
+        "weight": 0.9,
+        "labels": True,
+    },
+    bibtex="""@article{hinton2015distilling,
+  title = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  journal = {arXiv preprint arXiv:1503.02531},
+  year = {2015}
+}""",
+)
+
+
+def specialists(
+    teacher: Any,
+    *,
+    clusters: int | None = None,
+    size: int | None = None,
+    groups: Sequence[Sequence[int | str]] | None = None,
+    cover: bool = False,
+    active: int = 1,
+    mean: str = "arithmetic",
+    soft: float = 0.0,
+    optimiser: Optimiser | Mapping[str, Any] | None = None,
+    specialist_epochs: int | None = None,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    labels: bool = True,
+    epochs: int | None = None,
+) -> Recipe:
+    r"""Group the classes that the generalist confuses, train a specialist for each, distil all into the student.
+
+    1. `confusion_groups` of the run's data; no labels are read.
+    2. ``specialist-1 | specialist-2 | ...``, in processes where cores allow: each begins as the generalist and learns,
+       from data of which one half are of its own classes :math:`S^m`, the cross-entropy over :math:`S^m` and a dustbin.
+    3. `hinton`, with `Specialists` for its teacher, each dustbin's logit corrected for the oversampling.
+
+    To stop before 3, and for the combined teacher alone, see `limbeck.methods.specialising`.
+
+    Args:
+        teacher: The generalist: one network.
+        clusters: How many specialists; see `confusion_groups` for what is chosen by default.
+        size: How many classes each knows, m in the paper.
+        groups: The groups, where you know them: class indices or names. `clusters` and `size` are then left out.
+        cover: Whether each class must be in a group; otherwise the generalist answers for those in none, and a warning
+            says how many these are.
+        active: How many of the generalist's first guesses are looked at for specialists to ask; n in the paper.
+        mean: Which way round the divergences go that the combined answer minimises; see `Specialists`.
+        soft: The weight, in a specialist's objective, of the generalist's soft targets for the classes that are not
+            special; the paper's remedy for overfitting. 0 leaves them out.
+        optimiser: How the specialists learn; the run's by default. They begin from trained weights, so a lower learning
+            rate may be right. A mapping holds the fields of `Optimiser`.
+        specialist_epochs: Passes of each specialist over its own data; by default as many as `epochs`.
+        temperature: T of the last stage, above 0.
+        weight: w of the last stage, from 0 to 1.
+        labels: Whether the last stage reads labels. Specialists read them where there are any, and take the
+            generalist's first guess for the rest.
+        epochs: Passes over the data; the run's budget by default.
+
+    Raises:
+        LimbeckError: If an argument is out of its range, or `groups` stands beside `clusters` or `size`; once the run
+            has data, if groups cannot be made as asked, the teacher is no single network, or the data are no set of
+            examples.
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.
+    """
+    check_count(active=active)
+    check_weight(soft=soft)
+    if mean not in MEANS:
+        raise LimbeckError(f"mean is one of {' and '.join(MEANS)}; got {mean!r}.")
+    if groups is not None and (clusters is not None or size is not None):
+        raise LimbeckError(
+            "groups= says which classes belong together; clusters= and size= are for when it is not given."
+        )
+    final = hinton(teacher, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
+    plan = _Plan(
+        as_teacher(teacher), groups, (clusters, size), cover, soft, _optimiser(optimiser),
+        epochs if specialist_epochs is None else specialist_epochs, {"active": active, "mean": mean}, final,
+    )  # fmt: skip
+    return Recipe(plan)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The whole recipe, once there are models and data to make it of."""
+
+    generalist: Teacher
+    groups: Any
+    wanted: tuple[int | None, int | None]
+    cover: bool
+    soft: float
+    optimiser: Optimiser | None
+    epochs: int | None
+    asked: dict[str, Any]
+    final: Recipe
+
+    def __call__(self, models: Models) -> Recipe:
+        """Training, and the student's lessons after it."""
+        ours = held(models)
+        self.generalist.bind(models)
+        groups = self._grouped(ours)
+        apart = training(
+            self.generalist, groups, ours.source, held=ours, soft=self.soft, optimiser=self.optimiser,
+            epochs=self.epochs,
+        )  # fmt: skip
+        together = combined(self.generalist, groups, ours.source, held=ours, **self.asked)
+        lessons = [replace(stage, teacher=together, name="distilling specialists") for stage in self.final.stages()]
+        return Recipe(*apart.parts, *lessons, makes=apart.makes)
+
+    def _grouped(self, ours: Held) -> Groups:
+        if self.groups is None:
+            clusters, size = self.wanted
+            groups = confusion_groups(
+                self.generalist, ours.source, clusters=clusters, size=size, cover=self.cover, reads=ours.reads,
+                device=ours.device,
+            )  # fmt: skip
+        with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, reads=ours.reads) as answer:
+            classes = answer(ours.source.peek().to(ours.device))[LOGITS].shape[-1]
+        if self.groups is not None:
+            names = getattr(getattr(ours.source, "examples", None), "class_names", None)
+            groups = checked_groups(self.groups, classes=classes, class_names=names)
+        left = sorted(set(range(classes)) - set().union(*groups))
+        if left:
+            self._say(left, classes)
+        return groups
+
+    def _say(self, left: list[int], classes: int) -> None:
+        which = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
+        said = f"In no specialist's group: {len(left)} of {classes} classes ({which})"
+        if self.cover:
+            raise LimbeckError(f"{said}; cover=True wants every class in one, so add them.")
+        sentence = f"{said}; the generalist answers for them. To have each class in one: cover=True."
+        warnings.warn(sentence, LimbeckWarning, stacklevel=2)
+
+
+def _optimiser(given: Any) -> Optimiser | None:
+    if not isinstance(given, Mapping):
+        return given
+    try:
+        return Optimiser(**given)
+    except TypeError as error:
+        raise LimbeckError(f"optimiser={dict(given)!r} is no optimiser: {error}.") from error

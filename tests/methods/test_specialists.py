@@ -1,0 +1,316 @@
+"""Do specialists begin as their generalist, learn what is theirs, and teach the student together?"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from limbeck.cli import main
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.methods import make
+from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
+from limbeck.methods.groups import confusion_groups
+from limbeck.methods.specialising import combined, training
+from limbeck.models import build
+from limbeck.recipe import Optimiser, Recipe, Stage
+from limbeck.sources import Arrays, HalfSpecial, Loader, Shuffled
+from limbeck.teachers import Ensemble, Live
+from limbeck.testing import LAWS, Claim
+from limbeck.testing.kernel import check_classes
+from limbeck.testing.law import same_weights, weights
+from methods.planted import Planted
+from small_jobs import small_job
+
+GROUPS = [[0, 1], [1, 2]]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return Planted()
+
+
+def recipe(planted, **arguments):
+    return make("specialists", **{"teacher": planted.truth, "groups": GROUPS, **arguments})
+
+
+def learn(planted, made, *, student=None, labels="all", **options):
+    data = Arrays(planted.x, planted.labels if labels == "all" else labels, class_names=["a", "b", "c", "d"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LimbeckWarning)
+        return distill(
+            student or planted.student(), made, data,
+            **{"batch_size": 40, "epochs": 2, "log_every": 10**6, "workers": 1, **options},
+        ).finish()  # fmt: skip
+
+
+# The kernels.
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law is not check_classes], ids=lambda law: law.__name__)
+@pytest.mark.parametrize("claim", [Claim(dustbin_cross_entropy), Claim(rest_kl, divergence=True)], ids=["ce", "kl"])
+def test_the_kernels_keep_the_laws_but_that_classes_are_alike(claim, law):
+    law(Claim(claim.kernel, hyper={"special": (0,)}, divergence=claim.divergence))
+
+
+def test_the_dustbin_s_logit_is_the_logsumexp_of_the_rest():
+    z, labels = torch.randn(30, 6, dtype=torch.float64), torch.arange(30) % 6
+    lumped = torch.cat([z[:, [1, 4]], z[:, [0, 2, 3, 5]].logsumexp(-1, keepdim=True)], -1)
+    places = torch.tensor([2, 0, 2, 2, 1, 2])[labels]
+    found = dustbin_cross_entropy(z, labels=labels, special=(1, 4))
+    torch.testing.assert_close(found, F.cross_entropy(lumped, places, reduction="none"))
+
+
+def test_with_the_rest_s_own_divergence_it_is_the_whole():
+    """The chain rule: KL(p || q) = KL over special classes and dustbin + rest_kl."""
+    z, v = torch.randn(2, 30, 6, dtype=torch.float64)
+    lumped = [torch.cat([x[:, [1, 4]], x[:, [0, 2, 3, 5]].logsumexp(-1, keepdim=True)], -1) for x in (z, v)]
+    torch.testing.assert_close(kl_divergence(*lumped) + rest_kl(z, v, special=(1, 4)), kl_divergence(z, v))
+
+
+def test_labels_that_are_none_and_labels_that_are_wrong():
+    z = torch.randn(3, 4)
+    assert dustbin_cross_entropy(z, labels=torch.tensor([-100, -100, 0]), special=(0, 1))[:2].tolist() == [0.0, 0.0]
+    with pytest.raises(LimbeckError, match="Label 4 is no class"):
+        dustbin_cross_entropy(z, labels=torch.tensor([4, 1, 0]), special=(0, 1))
+
+
+# Training.
+
+
+def test_a_specialist_begins_exactly_as_its_generalist_and_the_generalist_stays(planted):
+    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
+    frozen = copy.deepcopy(planted.truth).requires_grad_(False)
+    apart = training(frozen, GROUPS, data, epochs=1)
+    begun = apart.makes["specialist-2"]({})
+    assert same_weights(weights(begun), weights(frozen))
+    assert all(parameter.requires_grad for parameter in begun.parameters())
+    assert begun.training
+    run = distill({"student": planted.student()}, apart, data, workers=1).finish()
+    assert same_weights(weights(frozen), weights(planted.truth))
+    assert not any(same_weights(weights(run.models[f"specialist-{n}"]), weights(frozen)) for n in (1, 2))
+    assert run.student is run.models["specialist-1"]
+
+
+def test_each_learns_from_half_special_data_by_its_own_objective(planted):
+    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40, seed=3)
+    stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimiser=Optimiser("sgd")).stages())
+    assert [stage.trains for stage in stages] == ["specialist-1", "specialist-2"]
+    for stage, group in zip(stages, GROUPS, strict=True):
+        assert isinstance(stage.source, HalfSpecial)
+        assert stage.source.special == tuple(group)
+        assert (stage.source.batch_size, stage.epochs, stage.optimiser.name) == (40, 5, "sgd")
+        assert set(stage.objective.named_leaves()) == {"dustbin_cross_entropy", "rest_kl"}
+    assert stages[0].source.seed != stages[1].source.seed
+
+
+def test_the_first_half_alone_gives_the_combined_teacher(planted):
+    source = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
+    run = distill({"student": planted.student()}, training(planted.truth, GROUPS, source, epochs=1), source, workers=1)
+    run.finish()
+    together = combined(planted.truth, GROUPS, source, active=2, mean="geometric")
+    together.bind(run.models)
+    counts = [int(torch.isin(planted.labels, torch.tensor(group)).sum()) for group in GROUPS]
+    assert together.oversampling == pytest.approx([(120 - count) / count for count in counts])
+    assert (together.active, together.mean) == (2, "geometric")
+    assert together.names == {"specialist-1", "specialist-2"}
+
+
+def clouds(count, draw, *, classes=8, spread=4.0):
+    """Four pairs of clouds of points: which pair is easy, which of the two is not."""
+    labels = torch.randint(classes, (count,), generator=draw)
+    pair, half = labels // 2, labels % 2
+    where = torch.stack([(pair % 2) * 10.0, (pair // 2) * 10.0, half * 2.0 - 1], 1)
+    noise = torch.randn(count, 3, generator=draw) * torch.tensor([spread, spread, 0.8])
+    return where + noise, labels
+
+
+def test_specialists_answer_better_than_their_generalist_and_say_true_probabilities():
+    """A generalist that was stopped early; a factor left out leaves too much for the special classes."""
+    draw = torch.Generator().manual_seed(0)
+    (x, labels), (test, truth) = clouds(2000, draw), clouds(4000, draw)
+    generalist = build("mlp", inputs=3, classes=8, hidden=[32], seed=0)
+    optimiser = Optimiser("adam", lr=5e-3)
+    distill(generalist, make("supervised"), (x, labels), epochs=6, optimiser=optimiser, log_every=10**6).finish()
+    source = Shuffled(Arrays(x, labels), batch_size=64)
+    groups = confusion_groups(generalist, source, clusters=4, size=2)
+    assert groups == ((0, 1), (2, 3), (4, 5), (6, 7))
+    run = distill(
+        {"generalist": generalist}, training("generalist", groups, source, epochs=15), source,
+        optimiser=optimiser, log_every=10**6, workers=1,
+    ).finish()  # fmt: skip
+    together = combined("generalist", groups, source)
+    nll = {}
+    for name, factors in (("corrected", together.oversampling), ("as trained", (1.0,) * 4)):
+        together.oversampling = factors
+        together.bind(run.models)
+        batch = Arrays(test, truth).take(torch.arange(len(test)))
+        with together.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
+            logits = answer(batch)["logits"]
+        nll[name] = float(cross_entropy(logits, labels=truth).mean())
+    with torch.no_grad():
+        nll["generalist"] = float(cross_entropy(generalist.eval()(test), labels=truth).mean())
+    print(nll)
+    assert nll["corrected"] < nll["generalist"] - 0.02
+    assert nll["corrected"] < nll["as trained"]
+
+
+# The whole method.
+
+
+def test_groups_training_and_the_student_s_lessons_in_one_run(planted):
+    run = learn(planted, recipe(planted, specialist_epochs=1, soft=0.1))
+    assert run.student is run.models["student"]
+    assert list(run.models) == ["student", "specialist-1", "specialist-2"]
+    assert run.history[-1].stage.endswith("distilling specialists")
+    assert set(run.history[-1].terms) == {"kl_divergence", "cross_entropy"}
+    assert not same_weights(weights(run.student), weights(planted.student()))
+
+
+def test_specialists_that_do_not_move_teach_what_their_generalist_does(planted):
+    """The combination of a generalist with copies of itself is itself, corrected for nothing."""
+    still = recipe(planted, optimiser={"name": "sgd", "lr": 1e-30}, groups=[[0, 1], [2, 3]])
+    data = (torch.randn(80, 10), torch.arange(80) % 4)
+    ours = distill(planted.student(), still, data, epochs=2, batch_size=20, workers=1).finish()
+    theirs = distill(planted.student(), make("hinton", teacher=planted.truth), data, epochs=2, batch_size=20).finish()
+    for mine, other in zip(ours.student.parameters(), theirs.student.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
+
+
+def test_in_processes_and_in_place_it_is_the_same(planted):
+    one, two = (learn(planted, recipe(planted), workers=workers) for workers in (1, 2))
+    assert same_weights(weights(one.student), weights(two.student))
+
+
+def test_a_broken_run_goes_on_to_the_same_weights(planted, tmp_path):
+    def start(out, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LimbeckWarning)
+            data = Arrays(planted.x, planted.labels)
+            made = make("specialists", teacher=planted.truth, clusters=2, size=2, cover=True)
+            return distill(
+                planted.student(), made, data, batch_size=40, epochs=2, log_every=1, out=out, workers=1, **options
+            )
+
+    whole = start(tmp_path / "whole").finish()
+    for stop in (1, 4):
+        for number, _ in enumerate(start(tmp_path / f"cut-{stop}"), 1):
+            if number == stop:
+                break
+        again = start(tmp_path / f"cut-{stop}", resume=True).finish()
+        assert same_weights(weights(whole.student), weights(again.student))
+
+
+def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(planted):
+    with torch.no_grad():
+        said = planted.truth(planted.x).argmax(-1)
+    half = planted.labels.clone()
+    half[::2] = -100
+    data = Shuffled(Arrays(planted.x, half), batch_size=40)
+    stage = next(training(planted.truth, GROUPS, data, epochs=1).stages())
+    assert torch.equal(stage.source.classes, torch.where(half == -100, said, half))
+    unlabelled = Shuffled(Arrays(planted.x), batch_size=40)
+    stage = next(training(planted.truth, GROUPS, unlabelled, epochs=1).stages())
+    assert torch.equal(stage.source.classes, said)
+    run = learn(planted, recipe(planted, labels=False), labels=None)
+    assert set(run.history[-1].terms) == {"kl_divergence"}
+
+
+def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(planted):
+    wide = torch.cat([planted.x, planted.x], 1)
+    live = Live(planted.truth, reads=lambda b: b.inputs[:, :10])
+    data = Arrays(wide, planted.labels)
+    with pytest.warns(LimbeckWarning):
+        run = distill(
+            build("mlp", inputs=20, classes=4, hidden=[8], seed=0), make("specialists", teacher=live, groups=GROUPS),
+            data, epochs=1, workers=1,
+        ).finish()  # fmt: skip
+    assert run.finished
+
+
+def test_classes_in_no_group_are_said_in_one_sentence(planted):
+    data = (planted.x, planted.labels)
+    sentence = r"In no specialist's group: 1 of 4 classes \(3\); the generalist answers for them\. To have each class"
+    with pytest.warns(LimbeckWarning, match=sentence):
+        distill(planted.student(), recipe(planted), data, epochs=1, workers=1).finish()
+    with pytest.raises(LimbeckError, match=r"group: 1 of 4 classes \(3\); cover=True wants every class in one"):
+        distill(planted.student(), recipe(planted, cover=True), data, epochs=1, workers=1).finish()
+
+
+def test_groups_may_be_given_by_the_classes_names(planted):
+    run = learn(planted, recipe(planted, groups=[["a", "b"], ["c", "d"]]))
+    assert "specialist-2" in run.models
+    with pytest.raises(UnknownNameError, match="Unknown class 'e'"):
+        learn(planted, recipe(planted, groups=[["a", "e"]]))
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"groups": [[0]]}, r"Group 1 is \[0\]: a specialist tells at least two classes apart"),
+        ({"groups": [[0, 4]]}, "Group 1 holds class 4; classes run from 0 to 3"),
+        ({"groups": [[0, 1, 2, 3]]}, "none is left for its dustbin"),
+        ({"groups": None, "clusters": 5, "size": 2}, "clusters=5 is more than the 4 classes"),
+        ({"groups": None, "size": 1}, "size=1 makes groups of one class"),
+        ({"groups": None, "size": 4}, "size=4 of 4 classes leaves none"),
+    ],
+)
+def test_groups_that_cannot_be(planted, arguments, sentence):
+    with pytest.raises(LimbeckError, match=sentence):
+        learn(planted, recipe(planted, **arguments))
+
+
+def test_an_ensemble_is_no_single_network(planted):
+    pair = Ensemble(planted.truth, planted.student())
+    with pytest.raises(LimbeckError, match=r"copies of their generalist, and a Ensemble is no single network"):
+        learn(planted, recipe(planted, teacher=pair))
+
+
+def test_batches_that_come_as_they_do_have_no_special_half(planted):
+    batches = [(planted.x[:60], planted.labels[:60]), (planted.x[60:], planted.labels[60:])]
+    with pytest.warns(LimbeckWarning), pytest.raises(LimbeckError, match="a Loader hands out batches as they come"):
+        distill(planted.student(), recipe(planted), Loader(batches), epochs=1).finish()
+
+
+def test_a_class_of_which_there_is_no_example(planted):
+    few = Arrays(planted.x[planted.labels > 1], planted.labels[planted.labels > 1])
+    with (
+        pytest.warns(LimbeckWarning),
+        pytest.raises(LimbeckError, match=r"No example is of the special classes \[0, 1\]"),
+    ):
+        distill(planted.student(), recipe(planted), few, epochs=1).finish()
+
+
+def test_from_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = small_job("digits", seeds=1, arms=["distilled"], train_examples=200)
+    job["method"] = {"name": "specialists", "clusters": 2, "size": 3}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with pytest.raises(SystemExit) as ended:
+            main(["distill", "job.yaml", "--json", "--out", "run"])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    result = json.loads(said.out)
+    assert result["method"]["name"] == "specialists"
+    notes = [line for line in said.err.splitlines() if line.startswith("Note: In no specialist's group")]
+    assert len(notes) == 1
+    assert not [line for line in said.err.splitlines() if "Warning" in line]
+
+
+def test_it_composes_as_any_recipe(planted):
+    before = Stage(next(make("supervised").stages()).objective, trains="student", epochs=1)
+    run = learn(planted, Recipe(before, recipe(planted)), student=nn.Sequential(nn.Linear(10, 4)))
+    assert run.history[0].stage.startswith("0 ")
+    assert "specialist-1" in run.models
