@@ -45,12 +45,12 @@ def test_the_page_says_what_the_card_says(name):
 
 @pytest.mark.parametrize("name", names())
 def test_the_page_s_python_runs(name):
-    (block,) = blocks(DOCS / "methods" / f"{name}.md", "python")
+    code = "\n".join(blocks(DOCS / "methods" / f"{name}.md", "python"))
     student, teacher, a, b = networks()
     x, labels = torch.randn(32, 6), torch.randint(3, (32,))
     data = Arrays(x, labels, extra={"privileged": x})
-    scope = {"student": student, "teacher": teacher, "data": data, "a": a, "b": b}
-    exec(compile(block.replace("epochs=10", "epochs=1"), f"{name}.md", "exec"), scope)
+    scope = {"student": student, "teacher": teacher, "data": data, "a": a, "b": b, "inputs": x, "labels": labels}
+    exec(compile(code.replace("epochs=10", "epochs=1"), f"{name}.md", "exec"), scope)
     assert scope["run"].finished
 
 
