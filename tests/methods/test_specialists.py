@@ -22,7 +22,7 @@ from limbeck.methods.specialising import combined, training
 from limbeck.models import build
 from limbeck.recipe import Optimiser, Recipe, Stage
 from limbeck.sources import Arrays, HalfSpecial, Loader, Shuffled
-from limbeck.teachers import Ensemble, Live
+from limbeck.teachers import Ensemble, Live, Named
 from limbeck.testing import LAWS, Claim
 from limbeck.testing.kernel import check_classes
 from limbeck.testing.law import same_weights, weights
@@ -206,6 +206,21 @@ def test_a_broken_run_goes_on_to_the_same_weights(planted, tmp_path):
                 break
         again = start(tmp_path / f"cut-{stop}", resume=True).finish()
         assert same_weights(weights(whole.student), weights(again.student))
+
+
+def test_a_folder_of_other_groups_is_not_taken_up(planted, tmp_path):
+    learn(planted, recipe(planted), out=tmp_path / "run", epochs=1)
+    with pytest.raises(LimbeckError, match="was begun by another run than this one: functions"):
+        learn(planted, recipe(planted, groups=[[0, 1], [2, 3]]), out=tmp_path / "run", epochs=1, resume=True)
+    with pytest.raises(LimbeckError, match="was begun by another run than this one: functions"):
+        learn(planted, recipe(planted, soft=0.5), out=tmp_path / "run", epochs=1, resume=True)
+
+
+def test_a_generalist_of_the_run_has_reads_of_its_own_too(planted):
+    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
+    named = Named("generalist", reads=lambda b: b.inputs)
+    stage = next(training(named, GROUPS, data, epochs=1).stages())
+    assert stage.reads is named.reads
 
 
 def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(planted):

@@ -94,7 +94,7 @@ def test_oversampling_shifts_the_dustbin_s_log_odds_by_its_logarithm(mean):
     for said, group, factor in zip(favoured, GROUPS, factors, strict=True):
         said.logits[:, group] += math.log(factor)
     found = ask(Specialists(generalist, favoured, GROUPS, mean=mean, oversampling=factors))
-    torch.testing.assert_close(found, generalist.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, generalist.logits, rtol=0, atol=1e-8)
     assert not torch.allclose(ask(Specialists(generalist, favoured, GROUPS, mean=mean)), generalist.logits, atol=0.1)
 
 
@@ -129,6 +129,14 @@ def test_masked_classes_and_narrow_logits_stay_finite():
     found = ask(Specialists(narrow[0], narrow[1:], GROUPS))
     assert found.dtype == torch.float32
     assert bool(found.softmax(-1).isfinite().all())
+
+
+def test_autocast_changes_nothing_in_how_answers_are_pooled():
+    generalist, *members = people(dtype=torch.float32)
+    teacher = Specialists(generalist, members, GROUPS)
+    wanted = ask(teacher)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(ask(teacher), wanted, rtol=0, atol=1e-6)
 
 
 def test_whatever_a_batch_holds_goes_along():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from limbeck.engine.setting import Setting
@@ -25,7 +26,7 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
 
 
 def _places(recipe: Recipe) -> list[Any]:
-    """For each part, the name of a function; what stands in its branches; or how many stages it has."""
+    """For each part, what a function says of itself, or its name; what its branches hold; or how many stages it has."""
     found: list[Any] = []
     for part in recipe.parts:
         if isinstance(part, Apart):
@@ -33,5 +34,10 @@ def _places(recipe: Recipe) -> list[Any]:
         elif isinstance(part, Together):
             found.append(len(part.stages))
         else:
-            found.append(name_of(part) if callable(part) else 1)
+            found.append(_function(part) if callable(part) else 1)
     return found
+
+
+def _function(part: Callable[..., Any]) -> Any:
+    says: Callable[[], Any] | None = getattr(part, "describe", None)
+    return name_of(part) if says is None else says()

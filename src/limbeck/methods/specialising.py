@@ -149,7 +149,7 @@ def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:
             f"Specialists begin as copies of their generalist, and a {type(generalist).__name__} is no single network; "
             "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."
         )
-    return generalist, generalist.reads if isinstance(generalist, Live) else None
+    return generalist, generalist.reads
 
 
 def _name(number: int) -> str:

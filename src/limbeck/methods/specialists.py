@@ -148,6 +148,21 @@ class _Plan:
         lessons = [replace(stage, teacher=together, name="distilling specialists") for stage in self.final.stages()]
         return Recipe(*apart.parts, *lessons, makes=apart.makes)
 
+    def describe(self) -> dict[str, Any]:
+        """What it will make, as far as that is known: a run of another plan does not take this one's folder up."""
+        return {
+            "function": "specialists",
+            "generalist": self.generalist.describe(),
+            "groups": None if self.groups is None else [list(group) for group in self.groups],
+            "wanted": list(self.wanted),
+            "cover": self.cover,
+            "soft": self.soft,
+            "optimiser": None if self.optimiser is None else self.optimiser.describe(),
+            "epochs": self.epochs,
+            "asked": self.asked,
+            "final": [stage.describe() for stage in self.final.stages()],
+        }
+
     def _grouped(self, ours: Held) -> Groups:
         if self.groups is None:
             clusters, size = self.wanted

@@ -72,7 +72,7 @@ class Named(Teacher):
     def __init__(self, name: str, *, mode: Mode = "eval", reads: Reads | None = None) -> None:
         self.name = name
         self.mode = checked_mode(mode)
-        self._reads = reads
+        self.reads = reads
         self._live: Live | None = None
 
     @property
@@ -87,7 +87,7 @@ class Named(Teacher):
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
         adaptor = adaptor_of(models, self.name)
-        self._live = Live(models[self.name], mode=self.mode, reads=self._reads, adaptor=adaptor)
+        self._live = Live(models[self.name], mode=self.mode, reads=self.reads, adaptor=adaptor)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As the live model does."""
@@ -100,7 +100,7 @@ class Named(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """Its name and mode."""
-        return {"teacher": "Named", "name": self.name, "mode": self.mode, "reads": name_of(self._reads)}
+        return {"teacher": "Named", "name": self.name, "mode": self.mode, "reads": name_of(self.reads)}
 
     def _bound(self) -> Live:
         if self._live is None:

@@ -145,7 +145,7 @@ class Specialists(Teacher):
                 f"Specialist {number + 1} shows {logits.shape[-1]} logits; it needs the generalist's {classes}, or "
                 f"{len(group) + 1}: one for each class of its group, and the dustbin's."
             )
-        return log_softmax(live(logits) + torch.where(own, 0.0, math.log(self.oversampling[number])))
+        return log_softmax(live(logits) + (~own).double() * math.log(self.oversampling[number]))
 
     def _check(self, logits: Tensor) -> None:
         if logits.ndim != 2:
