@@ -127,4 +127,6 @@ def _show(result: Any, folder: Path, *, as_json: bool) -> None:
         console.width = 140
     console.print()
     console.print(paper_table(result))
+    if result["scale"] == "quick":
+        print("\nAt scale quick these numbers say that all of it turns, not what it is worth: --scale full.")
     print(f"\nThe table with every seed's value is in {folder / 'table.md'}.", flush=True)

@@ -12,7 +12,7 @@ from limbeck.reproduce.hinton2015.lessons import Lesson, study, teach
 
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 WIDTHS = (8, 30, 100, 300, 800)
-_EPOCHS = {"alone": 40, "distilled": 100, "missing": 40, "temperature": 15}
+_EPOCHS = {"alone": 40, "distilled": 60, "missing": 40, "temperature": 15}
 _QUICK_EPOCHS = 5
 _SECONDS_PER_EPOCH = {8: 0.9, 30: 1.0, 100: 1.2, 300: 2.0, 800: 4.5}
 """Of 60,000 images, on one thread of the machine of `limbeck.reproduce.rate`."""
@@ -118,7 +118,7 @@ def _grid(scale: Scale) -> list[tuple[int, float]]:
 def _temperature_tasks(scale: Scale) -> list[Task]:
     tasks = [_teaching(scale, 0)]
     for units, temperature in _grid(scale):
-        lesson = Lesson(units, _epochs(scale, "temperature"), temperature, teacher=_teacher(0))
+        lesson = Lesson(units, _epochs(scale, "temperature"), temperature, weight=1.0, teacher=_teacher(0))
         tasks += [_study(scale, _path("temperature", _cell(units, temperature), s), lesson, s) for s in scale.seeds]
     return tasks
 
@@ -148,7 +148,7 @@ _OMIT3 = tuple(digit for digit in range(10) if digit != 3)
 def _missing_tasks(scale: Scale, name: str, classes: tuple[int, ...], free: tuple[int, ...], epochs: int) -> list[Task]:
     tasks = [_teaching(scale, seed) for seed in scale.seeds]
     for seed in scale.seeds:
-        lesson = Lesson(epochs=epochs, teacher=_teacher(seed), only=classes, free=free)
+        lesson = Lesson(epochs=epochs, weight=1.0, teacher=_teacher(seed), only=classes, free=free)
         tasks.append(_study(scale, f"{name}/seed-{seed}", lesson, seed, share=len(classes) / 10))
     return tasks
 
