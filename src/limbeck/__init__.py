@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from limbeck.engine import distill as distill
     from limbeck.errors import DataError as DataError
     from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.errors import LimbeckWarning as LimbeckWarning
     from limbeck.errors import MissingSignalError as MissingSignalError
     from limbeck.errors import UnknownNameError as UnknownNameError
     from limbeck.functional import Projector as Projector
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "compare": ("run_job",),
     "engine": ("Report", "Run", "Setting", "distill"),
-    "errors": ("DataError", "LimbeckError", "MissingSignalError", "UnknownNameError"),
+    "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
     "functional": ("Projector", "kernel"),
     "job": ("Job", "make_job", "read_job"),
     "models": ("build", "fresh", "load", "save"),

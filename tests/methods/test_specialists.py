@@ -287,7 +287,7 @@ def test_groups_that_cannot_be(planted, arguments, sentence):
 
 def test_an_ensemble_is_no_single_network(planted):
     pair = Ensemble(planted.truth, planted.student())
-    with pytest.raises(LimbeckError, match=r"copies of their generalist, and a Ensemble is no single network"):
+    with pytest.raises(LimbeckError, match=r"copies of their generalist, and Ensemble is no single network"):
         learn(planted, recipe(planted, teacher=pair))
 
 

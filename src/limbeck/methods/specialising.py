@@ -146,7 +146,7 @@ def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:
     generalist = as_teacher(teacher)
     if not isinstance(generalist, (Live, Named)):
         raise LimbeckError(
-            f"Specialists begin as copies of their generalist, and a {type(generalist).__name__} is no single network; "
+            f"Specialists begin as copies of their generalist, and {type(generalist).__name__} is no single network; "
             "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."
         )
     return generalist, generalist.reads
