@@ -47,7 +47,7 @@ def test_a_run_goes_on_from_another_folder(limbeck, here, monkeypatch):
 
 def test_names_stay_names_and_paths_become_whole(here, monkeypatch):
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
-    for made in ("mlp", "digits", "student", "data"):
+    for made in ("mlp", "digits", "hinton", "student", "data"):
         (here / made).mkdir()
     (here / "data/mnist.npz").touch()
     (here / "rows.csv").touch()

@@ -20,7 +20,7 @@ def absolute(job: Job) -> Job:
             "data": _data(job.data),
             "teacher": job.teacher.model_copy(update={"model": _name(job.teacher.model)}),
             "student": job.student.model_copy(update={"model": _name(job.student.model)}),
-            "method": job.method.model_copy(update={"name": _name(job.method.name)}),
+            "method": job.method.model_copy(update={"name": _own_file(job.method.name)}),
         }
     )
 
@@ -38,10 +38,17 @@ def plain_name(name: str) -> str:
 def _name(name: str) -> str:
     if name in reference_names() or name.startswith(("timm:", "hf:")):
         return name
-    if own := UserFile.parse(name):
-        weights = f"@{own.weights.absolute()}" if own.weights else ""
-        return f"{own.file.absolute()}:{own.function}{weights}"
-    return str(Path(name).absolute()) if Path(name).is_dir() else name
+    whole = _own_file(name)
+    return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole
+
+
+def _own_file(name: str) -> str:
+    """``my.py:function`` with its paths whole. A folder that is called as a method is does not matter."""
+    own = UserFile.parse(name)
+    if own is None:
+        return name
+    weights = f"@{own.weights.absolute()}" if own.weights else ""
+    return f"{own.file.absolute()}:{own.function}{weights}"
 
 
 def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
