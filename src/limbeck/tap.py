@@ -17,7 +17,7 @@ from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.signal import LOGITS, Inputs, Signal, missing
 
 Adaptor = Callable[[Any], Any]
-"""A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs that `logits_of` cannot read."""
+"""A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs `logits_of` cannot read."""
 
 
 class Address(NamedTuple):

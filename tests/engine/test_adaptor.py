@@ -107,7 +107,7 @@ def test_one_for_a_model_that_there_is_not():
 
 @pytest.mark.usefixtures("unchecked")
 def test_one_that_is_no_function():
-    with pytest.raises(LimbeckError, match="adaptor is a function of a model's output.*'scores'"):
+    with pytest.raises(LimbeckError, match=r"adaptor is a function of a model's output.*'scores'"):
         Setting(adaptor="scores")
 
 

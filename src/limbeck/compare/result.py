@@ -15,7 +15,6 @@ from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job
 from limbeck.measure import Cost, Predictions, cost_of, predict
 
-
 MEMBER = "one member"
 """The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
