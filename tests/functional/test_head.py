@@ -56,7 +56,7 @@ def test_it_can_learn_a_linear_map_exactly():
     optimiser.step(closure)
     least = (torch.linalg.lstsq(torch.cat([x, torch.ones(32, 1)], 1), wanted).solution,)
     best = (torch.cat([x, torch.ones(32, 1)], 1) @ least[0] - wanted).square().mean().item()
-    assert best <= closure().item() < min(before, best * 1.01)
+    assert best * (1 - 1e-5) <= closure().item() < min(before, best * 1.01)
 
 
 def test_it_starts_as_its_layer_does_with_the_same_seed():

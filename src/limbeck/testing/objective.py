@@ -119,7 +119,7 @@ def check_algebra(case: Case) -> None:
     once = value(objective)
     require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
     require_close(value(objective + 0.5 * objective), 1.5 * once, "objectives do not add", of=_OF)
-    require_close(value(0.0 * objective), 0 * once, "0 * objective is not zero", of=_OF)
+    require_close(value(0.0 * objective), torch.zeros_like(once), "0 * objective is not zero", of=_OF)
     require((0.0 * objective).needs == objective.needs, "at weight zero it needs something else", of=_OF)
 
 
