@@ -12,7 +12,7 @@ from limbeck.reproduce.hinton2015.lessons import Lesson, study, teach
 
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 WIDTHS = (8, 30, 100, 300, 800)
-_EPOCHS = {"alone": 40, "distilled": 60, "missing": 40, "temperature": 15}
+_EPOCHS = {"alone": 40, "distilled": 60, "omit3": 60, "only78": 160, "temperature": 15}
 _QUICK_EPOCHS = 5
 _SECONDS_PER_EPOCH = {8: 0.9, 30: 1.0, 100: 1.2, 300: 2.0, 800: 4.5}
 """Of 60,000 images, on one thread of the machine of `limbeck.reproduce.rate`."""
@@ -148,13 +148,13 @@ _OMIT3 = tuple(digit for digit in range(10) if digit != 3)
 def _missing_tasks(scale: Scale, name: str, classes: tuple[int, ...], free: tuple[int, ...], epochs: int) -> list[Task]:
     tasks = [_teaching(scale, seed) for seed in scale.seeds]
     for seed in scale.seeds:
-        lesson = Lesson(epochs=epochs, weight=1.0, teacher=_teacher(seed), only=classes, free=free)
+        lesson = Lesson(epochs=epochs, teacher=_teacher(seed), only=classes, free=free)
         tasks.append(_study(scale, f"{name}/seed-{seed}", lesson, seed, share=len(classes) / 10))
     return tasks
 
 
 def _omit3_tasks(scale: Scale) -> list[Task]:
-    return _missing_tasks(scale, "omit3", _OMIT3, (3,), _epochs(scale, "missing"))
+    return _missing_tasks(scale, "omit3", _OMIT3, (3,), _epochs(scale, "omit3"))
 
 
 def _omit3_rows(scale: Scale, found: Mapping[str, Figures]) -> list[Row]:
@@ -172,7 +172,7 @@ def _omit3_rows(scale: Scale, found: Mapping[str, Figures]) -> list[Row]:
 
 
 def _only78_tasks(scale: Scale) -> list[Task]:
-    return _missing_tasks(scale, "only78", (7, 8), (7, 8), scale.pick(_QUICK_EPOCHS, 2 * _EPOCHS["missing"]))
+    return _missing_tasks(scale, "only78", (7, 8), (7, 8), _epochs(scale, "only78"))
 
 
 def _only78_rows(scale: Scale, found: Mapping[str, Figures]) -> list[Row]:
