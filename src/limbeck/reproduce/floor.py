@@ -161,6 +161,7 @@ def _settle() -> None:
     import logging
     import signal
 
+    import lightning_fabric  # noqa: F401 - it sets its logger's level when it is imported
     import torch
 
     # Fabric says of every run which precision it has; the parent's lines say what is done.
