@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sklearn.datasets import load_iris
+from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from limbeck.errors import DataError, MissingSignalError
+from limbeck.errors import DataError, LimbeckError, MissingSignalError
 from limbeck.measure import accuracy, predict, predict_with_teacher
 from limbeck.signal import IGNORED, Batch, Signal
 from limbeck.sources import Arrays, Loader, Shuffled
+from limbeck.teachers import Ensemble, Live
 
 
 def net():
@@ -73,6 +76,31 @@ def test_teacher_answers_the_same_batches_once():
     assert torch.allclose(found.teacher, x @ torch.ones(3, 4) * 2)
     assert torch.allclose(found.student, model(x).detach())
     assert found.labels is None
+
+
+def test_a_teacher_is_asked_as_a_model_is():
+    first, second, x, labels = nn.Linear(3, 4), net(), torch.rand(10, 3), torch.arange(10) % 4
+    found = predict(Ensemble(first, second, mean="geometric"), (x, labels))
+    assert second.training
+    with torch.no_grad():
+        assert torch.allclose(found.student, (first(x) + second.eval()(x)) / 2, atol=1e-6)
+    assert torch.equal(found.labels, labels)
+    doubled = predict(Live(first), x, reads=lambda batch: 2 * batch.inputs)
+    assert torch.allclose(doubled.student, first(2 * x), atol=1e-6)
+
+
+def test_a_fitted_classifier_is_asked_and_its_accuracy_is_its_own():
+    x, labels = load_iris(return_X_y=True)
+    tree = DecisionTreeClassifier(max_depth=2, random_state=0).fit(x, labels)
+    found = predict(tree, (torch.tensor(x).float(), torch.tensor(labels)))
+    assert accuracy(found).value == pytest.approx(tree.score(x.astype("float32"), labels))
+
+
+def test_what_answers_nothing_is_refused_in_a_sentence():
+    with pytest.raises(LimbeckError, match=r"A list cannot teach.*Ensemble\(\*members\)"):
+        predict([nn.Linear(3, 4)], torch.rand(2, 3))
+    with pytest.raises(LimbeckError, match=r"Live\(module, adaptor=\.\.\.\)"):
+        predict(Live(nn.Linear(3, 4)), torch.rand(2, 3), adaptor=lambda output: output)
 
 
 def test_positions_become_rows_and_the_mask_leaves_rows_out():

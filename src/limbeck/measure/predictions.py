@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.measure.asking import as_batches
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Signal
 from limbeck.tap import Adaptor, Frozen, call, logits_of
+from limbeck.teachers import as_teacher
 
 
 class Predictions(NamedTuple):
@@ -32,7 +34,7 @@ class Predictions(NamedTuple):
 
 
 def predict(
-    model: nn.Module,
+    model: Any,
     data: Any,
     *,
     reads: Callable[[Batch], Inputs] | None = None,
@@ -45,11 +47,12 @@ def predict(
     class.
 
     Args:
-        model: Any module whose output has logits.
+        model: Any module whose output has logits; or a teacher (an `Ensemble`, `Specialists`, a fitted classifier), to
+            be measured as a model is: it answers on the CPU, and its modules are moved there.
         data: Batches, one or many; or `Examples`, ``(inputs, labels)`` or inputs, in their order; a DataLoader; or a
             `Source`, for one epoch in its order. Read once.
-        reads: The model's way from a batch to its inputs; ``batch.inputs`` where None.
-        adaptor: Raw output -> logits, for strange outputs.
+        reads: The model's way from a batch to its inputs; ``batch.inputs`` where None, or the teacher's own.
+        adaptor: Raw output -> logits, for strange outputs of a module.
         classes: Which dimension of the logits holds the classes: 1 for maps ``[batch, classes, height, width]``, whose
             labels and mask are ``[batch, height, width]``.
 
@@ -57,15 +60,14 @@ def predict(
         DataError: If the data are none of these, there is no batch, or the labels are not one class index for each
             row of logits.
         MissingSignalError: If the output has no logits.
+        LimbeckError: If `model` is neither, or an adaptor is given for a teacher.
 
     Example:
         >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
         torch.Size([4, 3])
     """
-    with Frozen(model), torch.no_grad():
-        return _gathered(
-            _rows(_last(_answered(model, batch, reads, adaptor), classes), None, batch) for batch in as_batches(data)
-        )
+    with _asked(model, reads, adaptor) as logits, torch.no_grad():
+        return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data))
 
 
 def predict_with_teacher(
@@ -96,6 +98,23 @@ def predict_with_teacher(
             _rows(_last(_answered(model, batch, reads, adaptor), classes), _last(answer(batch)[LOGITS], classes), batch)
             for batch in as_batches(data)
         )
+
+
+@contextmanager
+def _asked(
+    model: Any, reads: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
+) -> Iterator[Callable[[Batch], Tensor]]:
+    """A block within which a module, or a teacher, gives its logits for a batch."""
+    if isinstance(model, nn.Module):
+        with Frozen(model):
+            yield lambda batch: _answered(model, batch, reads, adaptor)
+        return
+    teacher = as_teacher(model)
+    if adaptor is not None:
+        raise LimbeckError("adaptor= is for a module's output; a teacher has its own: Live(module, adaptor=...).")
+    inputs = reads or (lambda batch: batch.inputs)
+    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=inputs) as answer:
+        yield lambda batch: answer(batch)[LOGITS]
 
 
 def _answered(

@@ -30,7 +30,9 @@ def as_teacher(value: Any) -> Teacher:
         return Named(value)
     if hasattr(value, "predict_proba"):
         return Scikit(value)
+    several = " Several answer as one by Ensemble(*members)." if isinstance(value, (list, tuple)) else ""
     raise LimbeckError(
-        f"A {type(value).__name__} cannot teach; give a module, a fitted scikit-learn classifier, "
-        "the name of a model in the run, or a limbeck Teacher (Live, Ensemble, Scikit, MovingAverage, Named)."
+        f"A {type(value).__name__} cannot teach; give a module, a fitted scikit-learn classifier, the name of a model "
+        "in the run, or a limbeck Teacher (Live, Ensemble, Specialists, Recorded, Scikit, MovingAverage, "
+        f"Named).{several}"
     )
