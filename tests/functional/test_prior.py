@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -68,3 +69,18 @@ def test_a_class_that_is_almost_never_predicted_is_brought_back():
 def test_what_makes_no_sense_is_refused(logits, prior, moved, said):
     with pytest.raises((LimbeckError, TypeError), match=said if prior.shape[0] == 3 else "."):
         prior_bias(logits, prior, classes=moved)
+
+
+@pytest.mark.parametrize(
+    ("prior", "moved", "said"),
+    [
+        (torch.ones(3), torch.tensor([0, 0, 1]), r"classes=torch\.arange\(3\) == 0"),
+        (torch.ones(3), torch.tensor([2]), r"classes=torch\.arange\(3\) == 0"),
+        (torch.ones(3), [2], "classes is a list"),
+        ([1.0, 1.0, 1.0], None, "prior is a list"),
+    ],
+)
+def test_numbers_of_classes_are_no_mask(prior, moved, said):
+    """Asked for below the annotations, which the tests alone enforce."""
+    with pytest.raises(LimbeckError, match=said):
+        inspect.unwrap(prior_bias)(torch.zeros(4, 3), prior, classes=moved)

@@ -252,11 +252,17 @@ def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(plante
 
 def test_classes_in_no_group_are_said_in_one_sentence(planted):
     data = (planted.x, planted.labels)
-    sentence = r"In no specialist's group: 1 of 4 classes \(3\); the generalist answers for them\. To have each class"
+    sentence = (
+        r"In no specialist's group: 1 of 4 classes \(3\); the generalist answers for them\. "
+        r"To have each class in one: add them to groups\."
+    )
     with pytest.warns(LimbeckWarning, match=sentence):
         distill(planted.student(), recipe(planted), data, epochs=1, workers=1).finish()
     with pytest.raises(LimbeckError, match=r"group: 1 of 4 classes \(3\); cover=True wants every class in one"):
         distill(planted.student(), recipe(planted, cover=True), data, epochs=1, workers=1).finish()
+    named = Arrays(*data, class_names=["cat", "dog", "hen", "frog"])
+    with pytest.warns(LimbeckWarning, match=r"1 of 4 classes \(frog\)"):
+        distill(planted.student(), recipe(planted), named, epochs=1, workers=1).finish()
 
 
 def test_groups_may_be_given_by_the_classes_names(planted):
@@ -321,6 +327,7 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert result["method"]["name"] == "specialists"
     notes = [line for line in said.err.splitlines() if line.startswith("Note: In no specialist's group")]
     assert len(notes) == 1
+    assert notes[0].endswith("To have each class in one: cover=True.")
     assert not [line for line in said.err.splitlines() if "Warning" in line]
 
 

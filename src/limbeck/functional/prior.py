@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -36,7 +38,7 @@ def prior_bias(
     Args:
         logits: z, of examples in the natural proportions; at least one row.
         prior: :math:`\pi`, each class's share, above 0; scaled to sum to one.
-        classes: Which biases may move; all by default.
+        classes: Which biases may move, True or False for each class; all by default.
 
     Returns:
         b, in the dtype of `logits`.
@@ -93,7 +95,10 @@ def _height(z: Tensor, bias: Tensor, target: Tensor) -> float:
     return float(torch.logsumexp(z + bias, -1).mean() - target @ bias)
 
 
-def _checked(logits: Tensor, prior: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+def _checked(logits: Any, prior: Any, classes: Any) -> tuple[Tensor, Tensor]:
+    for name, given in {"logits": logits, "prior": prior, "classes": classes}.items():
+        if given is not None and not isinstance(given, Tensor):
+            raise LimbeckError(f"prior_bias takes tensors; {name} is a {type(given).__name__}.")
     if logits.ndim != 2 or not len(logits) or prior.shape != logits.shape[1:]:
         raise LimbeckError(
             f"Logits are [examples, classes] with at least one example, and the prior is [classes]; got "
@@ -107,9 +112,11 @@ def _checked(logits: Tensor, prior: Tensor, classes: Tensor | None) -> tuple[Ten
     if not bool(torch.isfinite(logits).all()):
         raise LimbeckError("The logits hold NaN or infinity; a bias cannot mend that.")
     moved = torch.ones(len(prior), dtype=torch.bool) if classes is None else classes.cpu()
-    if moved.shape != prior.shape or not bool(moved.any()):
+    # Numbers would pick columns where a mask leaves some out.
+    if moved.dtype != torch.bool or moved.shape != prior.shape or not bool(moved.any()):
         raise LimbeckError(
-            f"classes says for each of the {len(prior)} classes whether its bias may move, one at least."
+            f"classes says for each of the {len(prior)} classes whether its bias may move, True for one at least: "
+            f"for class 0 alone, classes=torch.arange({len(prior)}) == 0."
         )
     share = prior.detach().double()
     return moved.to(logits.device), (share / share.sum()).to(logits.device)

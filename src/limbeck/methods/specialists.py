@@ -84,7 +84,7 @@ def specialists(
         size: How many classes each knows, m in the paper.
         groups: The groups, where you know them: class indices or names. `clusters` and `size` are then left out.
         cover: Whether each class must be in a group; otherwise the generalist answers for those in none, and a warning
-            says how many these are.
+            says which these are. `groups` of your own must then hold each class themselves.
         active: How many of the generalist's first guesses are looked at for specialists to ask; n in the paper.
         mean: Which way round the divergences go that the combined answer minimises; see `Specialists`.
         soft: The weight, in a specialist's objective, of the generalist's soft targets for the classes that are not
@@ -172,20 +172,21 @@ class _Plan:
             )  # fmt: skip
         with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, reads=ours.reads) as answer:
             classes = answer(ours.source.peek().to(ours.device))[LOGITS].shape[-1]
+        names = getattr(getattr(ours.source, "examples", None), "class_names", None)
         if self.groups is not None:
-            names = getattr(getattr(ours.source, "examples", None), "class_names", None)
             groups = checked_groups(self.groups, classes=classes, class_names=names)
         left = sorted(set(range(classes)) - set().union(*groups))
         if left:
-            self._say(left, classes)
+            self._say([names[number] if names and len(names) == classes else number for number in left], classes)
         return groups
 
-    def _say(self, left: list[int], classes: int) -> None:
+    def _say(self, left: list[Any], classes: int) -> None:
         which = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
         said = f"In no specialist's group: {len(left)} of {classes} classes ({which})"
         if self.cover:
             raise LimbeckError(f"{said}; cover=True wants every class in one, so add them.")
-        sentence = f"{said}; the generalist answers for them. To have each class in one: cover=True."
+        then = "cover=True" if self.groups is None else "add them to groups"
+        sentence = f"{said}; the generalist answers for them. To have each class in one: {then}."
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
 
 
