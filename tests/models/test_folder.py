@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 
@@ -172,9 +173,11 @@ def test_a_class_of_ones_own_needs_build(tmp_path):
     assert json.loads((folder / "config.json").read_text())["model"]["class"].endswith(".Tied")
     with pytest.raises(LimbeckError, match=r"limbeck\.load\('.*s', build=build\)"):
         load(folder)
+    with pytest.raises(LimbeckError, match=r"build=my\.py:Tied is no function"):
+        inspect.unwrap(load)(folder, build="my.py:Tied")
     with pytest.raises(LimbeckError, match="returned a int"):
         load(folder, build=lambda: 3)
-    with pytest.raises(DataError, match=r"embed.weight is \[7, 4\] there and \[9, 4\] in the model"):
+    with pytest.raises(DataError, match=r"it has embed.weight as \[7, 4\], the model as \[9, 4\]"):
         load(folder, build=lambda: Tied(9))
 
 

@@ -47,10 +47,13 @@ def change(folder, **changes):
         ({"model": {"name": "mpl", "arguments": {}}}, "'mpl', which this version of limbeck cannot build"),
         ({"model": {"name": "mlp", "arguments": {"inputs": 6}}}, "config.json is damaged: mlp needs"),
         ({"model": {"name": "mlp", "arguments": [6]}}, "cannot build"),
-        ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 4, "hidden": [4]}}}, "classifier.weight is"),
+        (
+            {"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 4, "hidden": [4]}}},
+            "has classifier.weight as",
+        ),
         ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 3, "hidden": []}}}, "has besides layer1"),
         ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 3, "hidden": [4, 4]}}}, "lacks layer2"),
-        ({"model": {"name": "mlp", "arguments": {"inputs": 10**9, "classes": 3, "hidden": [10**6]}}}, "there and"),
+        ({"model": {"name": "mlp", "arguments": {"inputs": 10**9, "classes": 3, "hidden": [10**6]}}}, "the model as"),
     ],
 )
 def test_a_wrong_configuration_is_refused(tmp_path, changes, message):

@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     text = str(caught.value)
     assert "lacks 0.weight (it may be 0.wieght)" in text
     assert "has besides 0.wieght" in text
-    assert "1.bias is [5] there and [3] in the model" in text
+    assert "has 1.bias as [5], the model as [3]" in text
     assert fingerprint(model) == before
 
 

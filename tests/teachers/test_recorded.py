@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
 from limbeck import Arrays, Recorded, Shift, Shuffled, distill
 from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.measure import predict
 from limbeck.methods import make
 from limbeck.models import Mlp
 from limbeck.signal import Batch
@@ -61,6 +64,21 @@ def test_answers_to_the_examples_are_none_to_their_views():
 def test_answers_that_do_not_fit_are_refused_when_it_is_built(given):
     with pytest.raises(LimbeckError, match="one answer for each example"):
         Recorded(given)
+
+
+def test_probabilities_are_no_logits():
+    p = torch.softmax(torch.randn(5, 3), -1)
+    with pytest.raises(LimbeckError, match=r"probabilities.*p\.log\(\)"):
+        Recorded(p)
+    Recorded(p.log())
+    Recorded({"logits": p.log(), "attention": p})
+    Recorded(torch.relu(torch.randn(5, 3)))
+
+
+def test_what_predict_gave_is_told_where_its_logits_are():
+    predictions = predict(nn.Linear(2, 3), torch.zeros(4, 2))
+    with pytest.raises(LimbeckError, match=r"got a Predictions.*\.student"):
+        inspect.unwrap(Recorded.__init__)(object.__new__(Recorded), predictions)
 
 
 def test_its_fingerprint_is_that_of_its_answers():

@@ -15,6 +15,8 @@ from limbeck.errors import LimbeckError, unknown
 def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | None = None) -> nn.Module:
     """Add to the bias of the layer that gives the logits; the model stays the plain module that it was.
 
+    A layer without a bias gets one, and then `limbeck.load` needs a `build` whose layer has one too.
+
     Args:
         model: It is changed in place.
         bias: One number for each class.
@@ -48,7 +50,8 @@ def _layer(model: nn.Module, classes: int, at: str | None) -> Any:
         if at not in modules:
             raise unknown("address", at, [name for name in modules if name])
         if _outputs(modules[at]) != classes:
-            raise LimbeckError(f"{at} is no linear layer of {classes} outputs, one for each bias: {modules[at]}.")
+            what = type(modules[at]).__name__
+            raise LimbeckError(f"{at}, a {what}, is no linear layer of {classes} outputs, one for each bias.")
         return modules[at]
     fitting: Sequence[nn.Module] = [module for module in modules.values() if _outputs(module) == classes]
     if not fitting:

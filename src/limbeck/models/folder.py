@@ -119,12 +119,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def built(build: Callable[..., Any], who: str, **arguments: Any) -> nn.Module:
+def built(build: Any, who: str, **arguments: Any) -> nn.Module:
     """What a person's own function makes, if that is a module.
 
     Raises:
-        LimbeckError: If it is something else.
+        LimbeckError: If it is something else, or no function was given.
     """
+    if not callable(build):
+        raise LimbeckError(f"{who} is no function; give one that makes the module, such as its class.")
     model = build(**arguments)
     if not isinstance(model, nn.Module):
         raise LimbeckError(f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.")

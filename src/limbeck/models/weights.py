@@ -62,7 +62,7 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dic
     other = [n for n in wanted if n in full and isinstance(wanted[n], Tensor) and full[n].shape != wanted[n].shape]
     if missing or unexpected or other:
         parts = [_absent("lacks", missing, unexpected), _absent("has besides", unexpected, missing)]
-        parts += [f"{n} is {list(full[n].shape)} there and {list(wanted[n].shape)} in the model" for n in other[:1]]
+        parts += [f"has {n} as {list(full[n].shape)}, the model as {list(wanted[n].shape)}" for n in other[:1]]
         more = f" (and {len(other) - 1} more shapes differ)" if len(other) > 1 else ""
         raise DataError(f"{source} does not fit {type(model).__name__}: it {'; '.join(filter(None, parts))}{more}.")
     return full

@@ -24,10 +24,12 @@ class Recorded(Teacher):
 
     Args:
         answers: Address -> what the teacher showed there, one row for each example in the order of their ids
-            (``0, 1, 2, ...``); a tensor alone is its logits.
+            (``0, 1, 2, ...``); a tensor alone is its logits, such as ``predict(teacher, examples).student``. Of
+            probabilities, give the logarithm.
 
     Raises:
-        LimbeckError: If there are no answers, or addresses differ in how many examples they hold; while it answers, if
+        LimbeckError: If there are no answers, addresses differ in how many examples they hold, or logits are
+            probabilities (none below 0, and each row's sum 1); while it answers, if
             a batch has no ids, holds views, or an id that was never answered.
 
     Example:
@@ -39,12 +41,19 @@ class Recorded(Teacher):
     """
 
     def __init__(self, answers: Tensor | Mapping[str, Tensor]) -> None:
+        if not isinstance(answers, (Tensor, Mapping)):
+            raise LimbeckError(
+                f"Answers are a tensor of logits, or address -> tensor; got a {type(answers).__name__}. Of what "
+                "predict gave, the logits are .student."
+            )
         given = {LOGITS: answers} if isinstance(answers, Tensor) else dict(answers)
         lengths = {address: len(tensor) for address, tensor in given.items()}
         if not lengths or 0 in lengths.values() or len(set(lengths.values())) > 1:
             raise LimbeckError(
                 f"A recorded teacher has one answer for each example at every address; got {lengths or 'none'}."
             )
+        if LOGITS in given and _are_probabilities(given[LOGITS]):
+            raise LimbeckError("These logits are probabilities, each row's sum is 1; give their logarithm: p.log().")
         self._answers = given
         self._examples = next(iter(lengths.values()))
 
@@ -94,3 +103,9 @@ class Recorded(Teacher):
         """What was recorded of how many examples."""
         shown = {address: list(tensor.shape) for address, tensor in self._answers.items()}
         return {"teacher": "Recorded", "answers": shown, "fingerprint": self.fingerprint}
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    rows = logits.detach()
+    sums = rows.sum(-1)
+    return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), rtol=0.0, atol=1e-3)
