@@ -29,6 +29,26 @@ def refuse(desk: Desk) -> dict[str, float]:
     raise LimbeckError("the data are not there.")
 
 
+def stay(desk: Desk, *, seconds: float) -> dict[str, float]:
+    """It says which process it is in, and stays there."""
+    (desk.folder / "pid.new").write_text(str(os.getpid()))
+    os.replace(desk.folder / "pid.new", desk.folder / "pid")
+    time.sleep(seconds)
+    return {}
+
+
+class StrangeError(Exception):
+    """An error that cannot be taken out of a pickle again."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__(what)
+
+
+def stumble(desk: Desk, *, strange: bool) -> dict[str, float]:
+    """A bug."""
+    raise StrangeError(what="a bug that is no user's mistake") if strange else KeyError("a bug")
+
+
 def die(desk: Desk) -> dict[str, float]:
     """Killed, as by a machine that is short of memory."""
     os.kill(os.getpid(), signal.SIGKILL)

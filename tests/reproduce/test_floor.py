@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from limbeck.errors import LimbeckError
 from limbeck.reproduce import Task
 from limbeck.reproduce.experiment import merged
-from limbeck.reproduce.floor import Floor
-from reproduce.floor_tasks import count, die, nap, refuse
+from limbeck.reproduce.floor import Floor, stamped
+from reproduce.floor_tasks import count, die, nap, refuse, stay, stumble
 
 SUM = merged(
     [
@@ -92,3 +99,77 @@ def test_a_need_that_is_no_task_and_a_circle_are_refused():
         merged([Task("a", nap, needs=("b",))])
     with pytest.raises(LimbeckError, match="a -> b -> a"):
         merged([Task("a", nap, needs=("b",)), Task("b", nap, needs=("a",))])
+
+
+_STAY = """
+import sys
+from functools import partial
+from pathlib import Path
+from limbeck.reproduce import Task
+from limbeck.reproduce.floor import Floor, stamped
+from reproduce.floor_tasks import stay
+
+Floor(Path(sys.argv[1]), workers=1).run({"stays": Task("stays", partial(stay, seconds=120))}, lambda _: None)
+"""
+
+
+def test_a_floor_is_alone_in_its_folder_and_its_processes_end_with_it_however_it_ends(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    floor = subprocess.Popen([sys.executable, "-c", _STAY, str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
+    worker = None
+    try:
+        assert _within(60, (tmp_path / "stays" / "pid").is_file)
+        worker = int((tmp_path / "stays" / "pid").read_text())
+        with pytest.raises(LimbeckError, match=f"being run already, by another process.*{floor.pid}"):
+            Floor(tmp_path, workers=1).run({"a": SUM["a"]}, lambda _: None)
+        floor.send_signal(signal.SIGKILL)
+        floor.wait()
+        assert _within(20, lambda: not _lives(worker))
+        worker = None
+    finally:
+        floor.kill()
+        if worker is not None and _lives(worker):
+            os.kill(worker, signal.SIGKILL)
+
+
+def _within(seconds, holds):
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _lives(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")  # one that nobody has waited for is no process any more
+    return not state.is_file() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stamp": '])
+def test_a_result_that_is_damaged_is_no_result(tmp_path, text):
+    tasks = {"a": SUM["a"]}
+    Floor(tmp_path, workers=1).run(tasks, lambda _: None)
+    (tmp_path / "a" / "result.json").write_text(text)
+    assert Floor(tmp_path, workers=1).estimate(tasks) == 1
+
+
+def test_what_a_partial_holds_by_position_is_a_setting_too():
+    one, other = ({"a": Task("a", partial(nap, seconds))} for seconds in (1, 2))
+    assert stamped(one) != stamped(other)
+
+
+def test_a_bug_in_a_task_comes_as_it_is_and_names_the_task(tmp_path):
+    with pytest.raises(KeyError, match="a bug") as caught:
+        Floor(tmp_path, workers=1).run({"bug": Task("bug", partial(stumble, strange=False))}, lambda _: None)
+    assert any("bug" in note for note in caught.value.__notes__)
+
+
+def test_a_bug_whose_error_cannot_travel_is_not_taken_for_a_killed_process(tmp_path):
+    with pytest.raises(BrokenProcessPool) as caught:
+        Floor(tmp_path, workers=1).run({"bug": Task("bug", partial(stumble, strange=True))}, lambda _: None)
+    assert "StrangeError" in str(caught.value.__cause__)

@@ -90,6 +90,13 @@ def test_a_folder_belongs_to_one_scale(toy, tmp_path):
         Reproduction("toy2015", out=tmp_path / "other")
 
 
+@pytest.mark.parametrize("text", ["", "{}", "3", '{"sca'])
+def test_a_folder_that_does_not_say_its_scale_is_refused_in_a_sentence(toy, tmp_path, text):
+    (tmp_path / "reproduction.json").write_text(text)
+    with pytest.raises(LimbeckError, match=r"reproduction\.json is damaged"):
+        Reproduction("toy2015", out=tmp_path)
+
+
 def test_what_is_unknown_is_named_with_the_nearest(tmp_path):
     with pytest.raises(UnknownNameError, match="hinton2015"):
         paper_of("hinton2016")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
-from limbeck.reproduce.experiment import RESULT, Desk, Figures, Task
+from limbeck.reproduce.experiment import RESULT, Figures, Task
+from limbeck.reproduce.worker import do, settle
 
 _POLL = 1.0  # seconds between looks at how far tasks have come
 
@@ -66,27 +65,36 @@ class Floor:
         """Do all that is left, the longest chain first; the figures of all tasks by name.
 
         Raises:
-            LimbeckError: If a task fails; what others have done is kept.
+            LimbeckError: If a task fails (what others have done is kept), or another process is at work in the folder.
         """
+        found = self._kept(tasks)
+        if len(found) < len(tasks):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with alone(self.root):
+                found = self._kept(tasks)  # by now another process may have done some
+                self._work(tasks, found, watch)
+        return found
+
+    def _kept(self, tasks: Mapping[str, Task]) -> dict[str, Figures]:
         found: dict[str, Figures] = {}
-        stamps = stamped(tasks)
-        for name in tasks:
-            if (kept := self._found(name, stamps[name])) is not None:
+        for name, stamp in stamped(tasks).items():
+            if (kept := self._found(name, stamp)) is not None:
                 found[name] = kept["figures"]
                 self._spent[name] = (kept["seconds"], tasks[name].seconds)
-        if len(found) < len(tasks):
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_settle)
-            try:
-                for event in self._events(pool, tasks, stamps, found):
-                    watch(event)
-            except BaseException:
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()
-                raise
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
         return found
+
+    def _work(self, tasks: Mapping[str, Task], found: dict[str, Figures], watch: Watch) -> None:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=settle)
+        try:
+            for event in self._events(pool, tasks, stamped(tasks), found):
+                watch(event)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _events(
         self,
@@ -103,7 +111,7 @@ class Floor:
                 t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.needs) <= set(found)
             ]
             for task in sorted(ready, key=lambda t: -chains[t.name])[: self.workers - len(running)]:
-                running[pool.submit(_do, self.root, task, stamps[task.name])] = task
+                running[pool.submit(do, self.root, task, stamps[task.name])] = task
                 yield Event("begun", task.name, {}, 0.0, self._left(tasks, found, running))
             done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
             for future in done:
@@ -127,12 +135,12 @@ class Floor:
         return spent / planned if spent > 60 and planned > 0 else self._slowness
 
     def _found(self, name: str, stamp: str) -> dict[str, Any] | None:
-        """What was kept of a task, if it was the same task."""
-        file = self.root / name / RESULT
-        if not file.is_file():
+        """What was kept of a task, if it was the same task and its file is whole."""
+        try:
+            found: Any = json.loads((self.root / name / RESULT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found if found["stamp"] == stamp else None
+        return found if isinstance(found, dict) and found.get("stamp") == stamp else None
 
 
 def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
@@ -141,6 +149,8 @@ def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
     try:
         return future.result()
     except BrokenProcessPool as error:
+        if error.__cause__ is not None:  # a bug whose error could not be taken out of its pickle
+            raise
         raise LimbeckError(
             f"{task.name}: its process was killed, perhaps for want of memory (then give --workers 1); what is done is "
             "kept, and the same command goes on."
@@ -156,53 +166,15 @@ def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
     return chains
 
 
-def _settle() -> None:
-    """One thread to a process: more would fight over the cores, and cost many times what they bring."""
-    import logging
-    import signal
-
-    import lightning_fabric  # noqa: F401 - it sets its logger's level when it is imported
-    import torch
-
-    # Fabric says of every run which precision it has; the parent's lines say what is done.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
 def stamped(tasks: Mapping[str, Task]) -> dict[str, str]:
     """What each task is: a hash of its function, its settings, and the tasks that it needs; in the order of `tasks`."""
     stamps: dict[str, str] = {}
     for name, task in tasks.items():
         function, settings = getattr(task.work, "func", task.work), getattr(task.work, "keywords", {})
-        text = f"{function.__module__}.{function.__qualname__} {settings} {[stamps[need] for need in task.needs]}"
+        first = getattr(task.work, "args", ()) or ""
+        text = f"{function.__module__}.{function.__qualname__} {first}{settings} {[stamps[n] for n in task.needs]}"
         stamps[name] = hashlib.sha256(text.encode()).hexdigest()
     return stamps
-
-
-def _do(root: Path, task: Task, stamp: str) -> dict[str, Any]:
-    began = time.perf_counter()
-    desk = Desk(root, task.name)
-    _clear(desk.folder, stamp)
-    try:
-        figures = dict(task.work(desk))
-    except LimbeckError as error:
-        raise LimbeckError(f"{task.name}: {error}") from error
-    result = {"task": task.name, "stamp": stamp, "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
-    fresh = desk.folder / f"{RESULT}.new"
-    fresh.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    os.replace(fresh, desk.folder / RESULT)
-    shutil.rmtree(desk.folder / "run", ignore_errors=True)
-    return result
-
-
-def _clear(folder: Path, stamp: str) -> None:
-    """What is there goes on, if it was the same task that began it; else it goes."""
-    mark = folder / "stamp"
-    if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == stamp):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(stamp, encoding="utf-8")
 
 
 def _fraction(folder: Path) -> float:

@@ -122,7 +122,13 @@ def _check_folder(folder: Path, scale: str) -> None:
     """A folder belongs to one scale: tasks have the same names at both."""
     file = folder / "reproduction.json"
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8")).get("scale")
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))["scale"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise LimbeckError(
+                f"{file} is damaged, so that nothing says at which scale the results beside it are; give another "
+                f"""folder: --out; or, if you know it, write {{"scale": "quick"}} or {{"scale": "full"}} into it."""
+            ) from error
         if before != scale:
             raise LimbeckError(
                 f"{folder} holds results at scale {before!r}, not {scale!r}; give another folder: --out."
