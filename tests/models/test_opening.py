@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
-from limbeck.models import build, fingerprint, open_model, save, spec_of
-from limbeck.models.userfile import module_name
+from limbeck.models import build, fingerprint, load, open_model, read_config, save, spec_of
+from limbeck.models.own import module_name
 
 SOURCE = """
 from __future__ import annotations
@@ -305,3 +305,11 @@ def test_a_saved_student_of_one_s_own_class_says_what_to_type(tmp_path, argument
     (tmp_path / "my.py").write_text("from torch import nn\ndef build(): return nn.Sequential(nn.Linear(4, 3))\n")
     opened = open_model(f"{tmp_path / 'my.py'}:build@{tmp_path / 'student'}", classes=3)
     assert isinstance(opened, nn.Sequential)
+
+
+def test_a_student_of_a_class_in_one_s_own_file_is_called_by_the_file_s_own_name(tmp_path):
+    (tmp_path / "my.py").write_text("from torch import nn\nclass Net(nn.Linear):\n    pass\n")
+    folder = save(open_model(f"{tmp_path / 'my.py'}:Net", in_features=2, out_features=3), tmp_path / "student")
+    assert read_config(folder)["model"] == {"class": "my.Net"}
+    with pytest.raises(LimbeckError, match=r"holds a my\.Net, "):
+        load(folder)

@@ -128,8 +128,11 @@ def opening_line(student: Path) -> str:
     """What to type in Python to open a student."""
     from limbeck.models import read_config
 
-    build = "" if "name" in read_config(student)["model"] else ", build=build"
-    return f"import limbeck; student = limbeck.load({str(student)!r}{build})"
+    made = read_config(student)["model"]
+    opened = f"import limbeck; student = limbeck.load({str(student)!r}"
+    if "name" in made:
+        return f"{opened})"
+    return f"{opened}, build=build)  # build() makes the {made.get('class')} that was trained"
 
 
 def _named(before: Any, key: str, value: Any) -> Any:

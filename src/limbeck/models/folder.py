@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.models.own import plain_name
 from limbeck.models.reference import outline, reference_names, spec_of
 from limbeck.models.safefile import new_partial_folder, read_header, settle_folder, write_text, write_weights
 from limbeck.models.size import tensors_of, uncompiled
@@ -189,7 +190,7 @@ def _json_text(metadata: dict[str, Any]) -> str:
 
 
 def _class_name(model: nn.Module) -> str:
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+    return plain_name(f"{type(model).__module__}.{type(model).__qualname__}")
 
 
 def _version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import sys
@@ -17,6 +16,7 @@ from torch import nn
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models.arguments import accepted, check_arguments
 from limbeck.models.folder import built
+from limbeck.models.own import module_name
 from limbeck.models.weights import load_weights
 
 _NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?:@(?P<weights>.+))?")
@@ -89,11 +89,6 @@ class UserFile(NamedTuple):
             raise unknown(f"function in {self.file}", self.function, own)
         function: Callable[..., Any] = mine[self.function]
         return function
-
-
-def module_name(file: Path) -> str:
-    """What a person's file is called among the loaded modules: apart from every other file and installed module."""
-    return f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
 
 
 def _executed(file: Path) -> ModuleType:

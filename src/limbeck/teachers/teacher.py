@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.models.own import plain_name
 from limbeck.signal import Batch, Inputs, Signal
 from limbeck.tap import Adaptor
 
@@ -33,8 +33,7 @@ def name_of(function: Callable[..., Any] | None) -> str | None:
         return None
     inner = getattr(function, "func", function)  # of a functools.partial
     named = inner if hasattr(inner, "__qualname__") else type(inner)
-    found = f"{named.__module__}.{named.__qualname__}"
-    return re.sub(r"^limbeck_file_[0-9a-f]{12}_", "", found)
+    return plain_name(f"{named.__module__}.{named.__qualname__}")
 
 
 class Teacher(ABC):
