@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError
 from limbeck.reproduce import Task
 from limbeck.reproduce.experiment import merged
 from limbeck.reproduce.floor import Floor, stamped
-from reproduce.floor_tasks import count, die, nap, refuse, stay, stumble
+from reproduce.floor_tasks import count, die, nap, refuse, stumble
 
 SUM = merged(
     [
