@@ -53,6 +53,14 @@ class TestFolder:
         monkeypatch.setattr(experiment, "note", full)
         refused(limbeck("distill", job, "--seeds", 1), "No space left")
 
+    def test_one_that_cannot_be_resumed_says_what_goes_on_instead(self, limbeck, done, here):
+        run = done[0] / "run"
+        refused(limbeck("resume", run / "student"), f"limbeck resume {run}")
+        (here / "paper").mkdir()
+        refused(limbeck("resume", "paper"), "not a run's folder")
+        (here / "paper" / "reproduction.json").write_text('{"scale": "quick"}')
+        refused(limbeck("resume", "paper"), "limbeck reproduce PAPER --out paper")
+
 
 class TestLoss:
     @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])

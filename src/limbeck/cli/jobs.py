@@ -62,12 +62,7 @@ def run_resume(run: str, *, as_json: bool) -> None:
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {run!r}.")
     if not (folder / "job.yaml").is_file():
-        where = (
-            "it was made in Python: run the same script with distill(..., resume=True)"
-            if (folder / "run.json").is_file()
-            else "it is not a run's folder"
-        )
-        raise LimbeckError(f"{run} holds no job.yaml to go on from; {where}.")
+        raise LimbeckError(f"{run} holds no job.yaml to go on from; {_what_else(folder)}.")
     if (folder / "result.json").is_file():
         say(f"{run} is finished; this is what came of it.", to_error=True)
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -75,6 +70,18 @@ def run_resume(run: str, *, as_json: bool) -> None:
         return
     job = make_job({**read_job(folder / "job.yaml"), "out": run})
     _run(job, as_json=as_json, resume=True)
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without a job is, and what to type then."""
+    whole = next((one for one in folder.resolve().parents if (one / "job.yaml").is_file()), None)
+    if whole is not None:
+        return f"it is a part of the run {whole}: type `limbeck resume {quote(str(whole))}`"
+    if (folder / "reproduction.json").is_file():
+        return f"it is a paper's: `limbeck reproduce PAPER --out {quote(str(folder))}`, typed as before, goes on"
+    if (folder / "run.json").is_file():
+        return "it was made in Python: run the same script with distill(..., resume=True)"
+    return "it is not a run's folder"
 
 
 def _run(job: Job, *, as_json: bool, resume: bool) -> None:
