@@ -14,6 +14,7 @@ from limbeck.engine.checkpoint import to_device
 from limbeck.engine.randomness import cloned
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.methods import make
 from limbeck.models import load
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Stage
@@ -188,3 +189,9 @@ def test_sparse_embeddings(name, kind):
     else:
         with pytest.raises(LimbeckError, match=f"{name} cannot use them.*sparse=False"):
             run.finish()
+
+
+def test_a_sparse_embedding_that_does_not_learn_has_no_gradients_to_refuse():
+    student = nn.Sequential(nn.Embedding(7, 4, sparse=True).requires_grad_(False), nn.Flatten(), nn.Linear(8, 3))
+    words = torch.arange(24).view(12, 2) % 7
+    assert distill(student, make("supervised"), (words, torch.arange(12) % 3), epochs=1).finish().finished
