@@ -17,6 +17,7 @@ from limbeck.methods import make
 from limbeck.models import fresh
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
+from limbeck.teachers import Live
 
 
 class Strange(nn.Module):
@@ -103,6 +104,27 @@ def test_one_for_a_model_that_there_is_not():
         Stage(Loss(cross_entropy), trains="other", epochs=1), makes={"other": lambda models: fresh(models["student"])}
     )
     distill(Strange(network()), made, source(), adaptor={"other": main_scores}).finish()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_made_of_another_is_read_like_that_one(workers):
+    for recipe in (make("born_again", teacher=network(seed=7), generations=2), make("mutual")):
+        run = distill(Strange(network()), recipe, source(), adaptor={"student": main_scores}, epochs=1, workers=workers)
+        assert run.finish().finished
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_specialists_are_read_like_their_generalist(workers):
+    groups, big = [[0, 1], [1, 2]], Strange(network(seed=7))
+    by_itself = make("specialists", teacher=Live(big, adaptor=main_scores), groups=groups, soft=0.5)
+    assert distill(network(), by_itself, source(), epochs=1, workers=workers).finish().finished
+    named = make("specialists", teacher="big", groups=groups, soft=0.5)
+    told = {"big": main_scores}
+    assert (
+        distill({"student": network(), "big": big}, named, source(), adaptor=told, epochs=1, workers=workers)
+        .finish()
+        .finished
+    )
 
 
 @pytest.mark.usefixtures("unchecked")

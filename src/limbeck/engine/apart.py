@@ -94,7 +94,9 @@ class Branches:
         return {"branches": list(self._finished), "source": {}}
 
     def _results(self, tasks: list[_Task]) -> Iterator[tuple[_Task, States, Report]]:
-        made, setting = dict(self._models.made), replace(self._setting, workers=1)
+        # A branch is given the models that the recipe made, and no longer knows of what.
+        setting = replace(self._setting, workers=1, adaptor=self._models.adaptors)
+        made = dict(self._models.made)
         workers = min(self._cores, len(tasks))
         if workers <= 1:
             for task in tasks:

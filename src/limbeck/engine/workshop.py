@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 
@@ -48,6 +48,7 @@ class Workshop(Mapping[str, nn.Module]):
             )
         self._made = {name: uncompiled(model) for name, model in models.items()}
         self._compiled = {name: model for name, model in models.items() if model is not self._made[name]}
+        self._given = frozenset(models)
         self._makes = dict(makes)
         self._seed = seed
         self._adaptor = adaptor
@@ -73,8 +74,23 @@ class Workshop(Mapping[str, nn.Module]):
         return name in self._made or name in self._makes
 
     def adaptor(self, name: str) -> Adaptor | None:
-        """How the output of the model of this name is read, if it is not read as it is."""
-        return self._adaptor.get(name) if isinstance(self._adaptor, Mapping) else self._adaptor
+        """How the output of the model of this name is read, if it is not read as it is.
+
+        A model that was made of another one is read like that one, unless the run was told of it by its own name.
+        """
+        told = self._adaptor
+        if isinstance(told, Mapping) and name in told:
+            return told[name]
+        maker = None if name in self._given else self._makes.get(name)
+        inherited: Callable[[Workshop], Adaptor | None] | None = getattr(maker, "adaptor", None)
+        own = None if inherited is None else inherited(self)
+        return own if own is not None or isinstance(told, Mapping) else told
+
+    @property
+    def adaptors(self) -> dict[str, Adaptor]:
+        """How each model that exists is read, where it is not read as it is."""
+        found = {name: self.adaptor(name) for name in self._made}
+        return {name: adaptor for name, adaptor in found.items() if adaptor is not None}
 
     def makes(self, more: Mapping[str, Maker]) -> None:
         """Learn to make more models: those of a part that the run has just come to."""

@@ -8,6 +8,8 @@ from torch import nn
 
 from limbeck.models import check_fresh, fresh
 from limbeck.recipe import Models
+from limbeck.tap import Adaptor
+from limbeck.teachers import adaptor_of
 
 
 @final
@@ -24,6 +26,10 @@ class Anew:
     def __call__(self, models: Models) -> nn.Module:
         """The new model."""
         return fresh(models[self.of])
+
+    def adaptor(self, models: Models) -> Adaptor | None:
+        """Its outputs are read as those of the model that it is like."""
+        return adaptor_of(models, self.of)
 
     def check(self, models: Models) -> None:
         """Refuse a model that cannot be made anew, where it is there already.

@@ -16,7 +16,8 @@ from limbeck.objective import Loss, Objective
 from limbeck.recipe import Held, Models, Optimiser, Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import Examples, HalfSpecial, Shuffled, Source
-from limbeck.teachers import Live, Named, Reads, Specialists, Teacher, as_teacher, checked_groups
+from limbeck.tap import Adaptor
+from limbeck.teachers import Live, Named, Reads, Specialists, Teacher, adaptor_of, as_teacher, checked_groups
 
 
 def training(
@@ -139,6 +140,11 @@ class _Copy:
     def __call__(self, models: Models) -> nn.Module:
         one = self.generalist
         return copy.deepcopy(one.model if isinstance(one, Live) else models[one.name]).train().requires_grad_(True)
+
+    def adaptor(self, models: Models) -> Adaptor | None:
+        """Its outputs are read as the generalist's."""
+        one = self.generalist
+        return one.adaptor if isinstance(one, Live) else adaptor_of(models, one.name)
 
 
 def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:

@@ -41,11 +41,11 @@ class Live(Teacher):
         self.model = model
         self.reads = reads
         self.mode = checked_mode(mode)
-        self._adaptor = adaptor
+        self.adaptor = adaptor
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """Check every address now; hooks and eval mode last for the block."""
-        tapped = Tapped(self.model, needs, adaptor=self._adaptor)
+        tapped = Tapped(self.model, needs, adaptor=self.adaptor)
         return answering(tapped, device=device, reads=self.reads or reads, mode=self.mode, still=True)
 
     @property
