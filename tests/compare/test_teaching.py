@@ -67,3 +67,11 @@ def test_a_person_is_told(asked):
         ("report", "teacher", 1),
         ("report", "teacher", 2),
     ]
+
+
+def test_a_person_is_told_that_a_teacher_was_trained_before(asked, tmp_path):
+    told = []
+    for _ in range(2):
+        job, material, _, models = asked()
+        train_teacher(models, job, material, tmp_path, lambda kind, what: told.append(what) if kind == "say" else None)
+    assert told == ["Training the teacher: 1 x mlp, 2 epochs.", "The teacher was trained before: 1 x mlp, 2 epochs."]

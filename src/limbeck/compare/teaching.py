@@ -79,15 +79,16 @@ def train_teacher(
     recipe = Recipe(Stage(Loss(cross_entropy), trains=next(iter(models)), name="teacher"))
     for name in list(models)[1:]:
         recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
-    watch("say", f"Training the teacher: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
-    if len(models) > 1:
-        watch("members", len(models))
     run = Run(
         models, recipe, stream(material.train, budget, seed=0),
         setting=setting_of(job, budget, material, seed=0, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=out / "teacher" if out else None, resume=True,
     )  # fmt: skip
+    done = "The teacher was trained before" if run.finished else "Training the teacher"
+    watch("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
+    if len(models) > 1:
+        watch("members", len(models))
     for report in run:
         watch("report", ("teacher", report))
 
