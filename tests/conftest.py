@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 install_import_hook("limbeck", "beartype.beartype").__enter__()
@@ -19,6 +21,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def _deterministic():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As for a user, who has no shape checks: a wrong type reaches limbeck's own sentence."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

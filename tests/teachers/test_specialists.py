@@ -241,3 +241,32 @@ def test_only_logits_can_be_read():
     teacher = Specialists(nn.Linear(3, 6), [nn.Linear(3, 6), nn.Linear(3, 6)], GROUPS)
     with pytest.raises(MissingSignalError, match=r"'layer1'.*specialists"):
         teacher.prepare(frozenset({"logits", "layer1"}), device=CPU, reads=lambda b: b.inputs)
+
+
+@pytest.mark.parametrize("giant", [1e3, 1e6, 1e30])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_scale_of_giant_logits_swallows_nothing(giant, sign):
+    generalist, *members = people(dtype=torch.float32)
+    # All of one sign, so that their scale is as giant as they are.
+    generalist.logits = sign * giant * (1 + generalist.logits.abs())
+    found = ask(Specialists(generalist, members, GROUPS))
+    special = special_classes(checked_groups(GROUPS), CLASSES)
+    log_p = [said.logits.double().log_softmax(-1) for said in (generalist, *members)]
+    active = special.T[generalist.logits.argmax(-1)]
+    wanted = pooled(log_p[0], torch.stack(log_p[1:], 1), special, active)
+    torch.testing.assert_close(found.double().softmax(-1), wanted.exp(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_makes_no_sense_is_refused_in_a_sentence():
+    generalist, *members = people()
+    for wrong in (["a", 1.0], 2.0, [None, 1.0]):
+        with pytest.raises(LimbeckError, match="oversampling is a factor above 0 for each specialist"):
+            Specialists(generalist, members, GROUPS, oversampling=wrong)
+    for wrong in (torch.tensor(1.7), torch.tensor([1, 2]), 1.0):
+        with pytest.raises(LimbeckError, match="a class is a whole number from 0, or a name"):
+            checked_groups([[wrong, 3]])
+    assert checked_groups([[torch.tensor(1), 3]]) == ((1, 3),)
+    members[0].logits = members[0].logits[:, None]
+    with pytest.raises(LimbeckError, match=r"Specialist 1 shows logits of \[\d+, 1, 6\]"):
+        ask(Specialists(generalist, members, GROUPS))

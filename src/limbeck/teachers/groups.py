@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,6 +82,10 @@ def _class_index(number: int, given: Any, names: list[str] | None) -> int:
         if given not in names:
             raise unknown("class", given, names)
         return names.index(given)
-    if isinstance(given, bool) or not hasattr(given, "__index__"):
+    try:
+        found = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:  # also of tensors that are no single whole number
+        found = None
+    if found is None:
         raise LimbeckError(f"Group {number} holds {given!r}; a class is a whole number from 0, or a name.")
-    return int(given)
+    return found

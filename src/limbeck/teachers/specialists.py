@@ -20,6 +20,8 @@ from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.groups import checked_groups, special_classes
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 
+_SCALE = 1000.0
+
 
 @final
 class Specialists(Teacher):
@@ -27,8 +29,9 @@ class Specialists(Teacher):
 
     For each example: the generalist's `active` most probable classes; the specialists that know one of them; the q that
     is nearest to the generalist's distribution and to theirs, as `limbeck.functional.pooled` says. The answer is log q,
-    on the scale of the generalist's own logits (a constant for each row). Where no specialist is active, it is the
-    generalist's answer, bit for bit. A specialist is called with the rows alone for which it is active.
+    on the scale of the generalist's own logits (a constant for each row, of at most 1000). Where no specialist is
+    active, it is the generalist's answer, bit for bit. A specialist is called with the rows alone for which it is
+    active.
 
     A specialist keeps the whole head of its generalist, and says by it how probable each of its own classes is, and all
     others together: its dustbin, whose logit is the logsumexp of theirs. So any module can be a specialist without
@@ -81,14 +84,12 @@ class Specialists(Teacher):
         self.groups = checked_groups(groups)
         self.active = active
         self.mean = mean
-        self.oversampling = (1.0,) * len(self.groups) if oversampling is None else tuple(map(float, oversampling))
+        self.oversampling = (1.0,) * len(self.groups) if oversampling is None else _factors(oversampling)
         if not len(self.members) == len(self.groups) == len(self.oversampling):
             raise LimbeckError(
                 f"Each specialist has one group and one factor of oversampling; got {len(self.members)} members, "
                 f"{len(self.groups)} groups and {len(self.oversampling)} factors."
             )
-        if not all(math.isfinite(factor) and factor > 0 for factor in self.oversampling):
-            raise LimbeckError(f"oversampling is a factor above 0 for each specialist; got {list(self.oversampling)}.")
         self.changes = any(one.changes for one in self._all)
 
     @property
@@ -118,7 +119,7 @@ class Specialists(Teacher):
             yield lambda batch: Signal(logits=self._pooled(generalist(batch)[LOGITS], members, batch))
 
     def _pooled(self, shown: Tensor, members: Sequence[Answer], batch: Batch) -> Tensor:
-        logits = shown if shown.element_size() >= 4 else shown.float()
+        logits = shown if shown.is_floating_point() and shown.element_size() >= 4 else shown.float()
         self._check(logits)
         special = special_classes(self.groups, logits.shape[-1]).to(logits.device)
         asked = special.T[logits.topk(self.active, -1).indices].any(1)
@@ -128,12 +129,15 @@ class Specialists(Teacher):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
                 pool.add(number, rows, self._corrected(number, member(batch.rows(rows))[LOGITS], special[number]))
-        scale = torch.logsumexp(live(logits), -1, keepdim=True)
+        # A greater constant would leave no digits for log q: softmax, which forgets the constant, would forget q.
+        scale = torch.logsumexp(live(logits), -1, keepdim=True).clamp(-_SCALE, _SCALE)
         return torch.where(asked.any(-1, keepdim=True), pool.log_q() + scale, logits)
 
     def _corrected(self, number: int, shown: Float[Tensor, "rows _"], own: Tensor) -> Float[Tensor, "rows classes"]:
         """What a specialist says of all classes, once the classes outside its own have their true share."""
         classes, group = len(own), list(self.groups[number])
+        if shown.ndim != 2:
+            raise LimbeckError(f"Specialist {number + 1} shows logits of {list(shown.shape)}, not [batch, classes].")
         logits = shown.double()
         if logits.shape[-1] == len(group) + 1 != classes:
             # How the dustbin is spread does not matter: only its sum is read.
@@ -187,3 +191,13 @@ class Specialists(Teacher):
             "groups": [list(group) for group in self.groups],
             "oversampling": list(self.oversampling),
         }
+
+
+def _factors(given: Any) -> tuple[float, ...]:
+    try:
+        found = tuple(float(factor) for factor in given)
+    except (TypeError, ValueError):
+        found = (math.nan,)
+    if not all(math.isfinite(factor) and factor > 0 for factor in found):
+        raise LimbeckError(f"oversampling is a factor above 0 for each specialist; got {given!r}.")
+    return found
