@@ -86,3 +86,18 @@ def test_its_fingerprint_is_that_of_its_answers():
     assert Recorded(zeros).fingerprint == Recorded(zeros.clone()).fingerprint
     others = [Recorded(zeros + 1), Recorded(torch.zeros(2, 3)), Recorded(zeros.double()), Recorded({"layer": zeros})]
     assert len({Recorded(zeros).fingerprint, *(one.fingerprint for one in others)}) == 5
+
+
+def test_no_gradient_flows_into_what_was_recorded():
+    answers = torch.randn(3, 2, requires_grad=True)
+    with Recorded(answers).prepare(
+        frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs
+    ) as answer:
+        assert not answer(Batch(torch.zeros(1, 4), id=torch.tensor([1])))["logits"].requires_grad
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("answers", [torch.tensor(1.0), {"logits": [[1.0, 2.0]]}])
+def test_what_is_no_tensor_with_a_row_for_each_example_is_refused(answers):
+    with pytest.raises(LimbeckError, match="one answer for each example at every address"):
+        Recorded(answers)

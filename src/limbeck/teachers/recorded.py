@@ -47,14 +47,14 @@ class Recorded(Teacher):
                 "predict gave, the logits are .student."
             )
         given = {LOGITS: answers} if isinstance(answers, Tensor) else dict(answers)
-        lengths = {address: len(tensor) for address, tensor in given.items()}
+        lengths = {address: _rows_in(tensor) for address, tensor in given.items()}
         if not lengths or 0 in lengths.values() or len(set(lengths.values())) > 1:
             raise LimbeckError(
                 f"A recorded teacher has one answer for each example at every address; got {lengths or 'none'}."
             )
         if LOGITS in given and _are_probabilities(given[LOGITS]):
             raise LimbeckError("These logits are probabilities, each row's sum is 1; give their logarithm: p.log().")
-        self._answers = given
+        self._answers = {address: tensor.detach() for address, tensor in given.items()}
         self._examples = next(iter(lengths.values()))
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
@@ -109,3 +109,7 @@ def _are_probabilities(logits: Tensor) -> bool:
     rows = logits.detach()
     sums = rows.sum(-1)
     return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), rtol=0.0, atol=1e-3)
+
+
+def _rows_in(answers: Any) -> int:
+    return len(answers) if isinstance(answers, Tensor) and answers.ndim else 0
