@@ -336,3 +336,27 @@ def test_it_composes_as_any_recipe(planted):
     run = learn(planted, Recipe(before, recipe(planted)), student=nn.Sequential(nn.Linear(10, 4)))
     assert run.history[0].stage.startswith("0 ")
     assert "specialist-1" in run.models
+
+
+def test_where_the_teacher_gives_the_rest_nothing_there_is_nothing_to_learn_of_it():
+    student = torch.randn(2, 4, requires_grad=True)
+    teacher = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf], [1.0, 2.0, 3.0, 4.0]])
+    found = rest_kl(student, teacher, special=(0, 1))
+    assert found[0] == 0
+    found.sum().backward()
+    assert student.grad.isfinite().all()
+    assert (student.grad[0] == 0).all()
+    assert (student.grad[1] != 0).any()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_kernels_of_specialists_refuse_what_they_cannot_take():
+    student, labels = torch.zeros(2, 4), torch.tensor([0, 1])
+    for shape in ((2, 3), (2, 5), (1, 4)):
+        with pytest.raises(LimbeckError, match="student"):
+            rest_kl(student, torch.zeros(shape), special=(0,))
+    with pytest.raises(LimbeckError, match="floating"):
+        dustbin_cross_entropy(student.long(), labels=labels, special=(0,))
+    for wrong in ((4,), (-1,)):
+        with pytest.raises(LimbeckError, match=rf"special class {wrong[0]} is none of the student.s 4 classes"):
+            dustbin_cross_entropy(student, labels=labels, special=wrong)

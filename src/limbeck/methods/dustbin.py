@@ -8,12 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
+from limbeck.functional.check import checked, paired
 from limbeck.functional.closed_form import live, log_softmax
 from limbeck.signal import IGNORED
 
 
 @kernel(per="position")
+@checked
 def dustbin_cross_entropy(
     student: Float[Tensor, "*batch classes"], *, labels: Int[Tensor, "*batch"], special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
@@ -44,6 +47,7 @@ def dustbin_cross_entropy(
 
 
 @kernel(per="position")
+@paired
 def rest_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
@@ -66,10 +70,16 @@ def rest_kl(
     """
     rest = (~_mask(student, special)).nonzero()[:, 0]
     share = log_softmax(live(teacher))[..., rest].exp().sum(-1)
-    return share * kl_divergence(student[..., rest], teacher[..., rest])
+    # A teacher that gives the rest nothing says not how that is spread, and 0 times infinity is no number.
+    silent = (share == 0).unsqueeze(-1)
+    own = student[..., rest].masked_fill(silent, 0.0)
+    return share * kl_divergence(own, teacher[..., rest].masked_fill(silent, 0.0))
 
 
 def _mask(logits: Tensor, special: Sequence[int]) -> Tensor:
+    for one in special:
+        if not 0 <= one < logits.shape[-1]:
+            raise LimbeckError(f"The special class {one} is none of the student's {logits.shape[-1]} classes, from 0.")
     own = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     own[list(special)] = True
     return own
