@@ -179,3 +179,11 @@ def test_a_recipe_may_begin_with_a_function():
     assert (first >> (last | last)).parts[0] is first
     with pytest.raises(TypeError, match="unsupported operand"):
         3 >> last
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("amount", ["3", 2.5, True])
+def test_a_length_that_is_no_whole_number_is_refused(amount):
+    for unit in ("epochs", "steps"):
+        with pytest.raises(LimbeckError, match=f"whole number.*{unit}="):
+            Stage(Loss(cross_entropy), **{unit: amount})

@@ -149,3 +149,10 @@ def test_what_cannot_be_halved(labels, special, sentence):
 def test_a_batch_holds_a_positive_number():
     with pytest.raises(LimbeckError, match="batch_size"):
         source(batch_size=0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("special", [["a"], [1.5], [[1]], 3, [True]])
+def test_what_is_no_class_is_refused_in_a_sentence(special):
+    with pytest.raises(LimbeckError, match=r"special is a list of classes, such as \[3, 5, 8\]; got"):
+        HalfSpecial(Arrays(torch.zeros(8, 2), torch.arange(8) % 4), special, batch_size=2)

@@ -55,3 +55,9 @@ def test_what_is_no_image_or_no_view_is_refused():
         InTurn()
     with pytest.raises(LimbeckError, match="fingerprint"):
         InTurn(Shift(1), lambda inputs, id, view: inputs)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_class_of_views_is_no_view():
+    with pytest.raises(LimbeckError, match=r"Mirror, a class.*Mirror\(\)"):
+        InTurn(Shift(1), Mirror)

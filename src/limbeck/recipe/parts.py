@@ -86,6 +86,8 @@ class Stage(Part):
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         for unit, amount in (("epochs", self.epochs), ("steps", self.steps)):
+            if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int)):
+                raise LimbeckError(f"A stage lasts a whole number of epochs or steps; got {unit}={amount!r}.")
             if amount is not None and amount < 1:
                 raise LimbeckError(f"A stage lasts at least one step; got {unit}={amount}.")
         if self.teacher is None and self.objective.needs.teacher:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources.columns import digest
 from limbeck.sources.counter import counter_order
@@ -42,7 +43,7 @@ class HalfSpecial(Source):
 
     Raises:
         DataError: If the examples have no classes, none is special, or all are.
-        LimbeckError: If `batch_size` is not positive.
+        LimbeckError: If `batch_size` is not positive, or `special` holds anything but whole numbers.
 
     Example:
         >>> from limbeck.sources import Arrays
@@ -66,7 +67,7 @@ class HalfSpecial(Source):
         super().__init__()
         check_batch_size(batch_size)
         self.examples = examples
-        self.special = tuple(int(one) for one in special)
+        self.special = _special(special)
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
@@ -120,3 +121,12 @@ def _classes(examples: Examples, classes: Tensor | None) -> Tensor:
     if found.shape != (len(examples),):
         raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(found.shape)}.")
     return found.to("cpu", torch.int64)
+
+
+def _special(given: Any) -> tuple[int, ...]:
+    try:
+        if not any(isinstance(one, bool) for one in given):
+            return tuple(operator.index(one) for one in given)
+    except TypeError:
+        pass
+    raise LimbeckError(f"special is a list of classes, such as [3, 5, 8]; got {given!r}.")

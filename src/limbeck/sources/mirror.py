@@ -74,6 +74,8 @@ class InTurn:
 
     def __init__(self, *views: Any) -> None:
         for one in views:
+            if isinstance(one, type):
+                raise LimbeckError(f"InTurn holds {one.__name__}, a class, not a view; type {one.__name__}().")
             if not isinstance(one, View):
                 raise LimbeckError(f"A view has a fingerprint and is called with (inputs, id, view); got {one!r}.")
         if not views:
