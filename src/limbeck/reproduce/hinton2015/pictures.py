@@ -18,7 +18,7 @@ QUICK = (3000, 1000)
 """Training and test examples at quick scale."""
 _MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 GENERALIST = Optimiser(name="sgd", lr=0.05, warmup=0.05, options=_MOMENTUM)
-FURTHER = Optimiser(name="sgd", lr=0.05, warmup=0.05, clip=1.0, options=_MOMENTUM)
+FURTHER = Optimiser(name="sgd", lr=0.05, options=_MOMENTUM)
 """From trained weights on: for specialists, and for the generalist that is trained on."""
 
 
