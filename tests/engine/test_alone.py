@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,50 @@ def test_a_branch_is_alone_in_its_own_folder(tmp_path):
     with alone(tmp_path / "run" / "branches" / "0-1"), pytest.raises(LimbeckError, match="0-1 is being run already"):
         both().finish()
     assert both(resume=True).finish().finished
+
+
+BRANCHES = """
+import sys
+from engine.stories import network, source
+from limbeck.engine import distill
+from limbeck.functional import cross_entropy
+from limbeck.objective import Loss
+from limbeck.recipe import Stage
+
+a, b = (Stage(Loss(cross_entropy), trains=name, steps=10_000_000) for name in "ab")
+distill({"a": network(), "b": network()}, a | b, source(), out=sys.argv[1], workers=2).finish()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process does not learn that its parent has ended")
+def test_branches_in_processes_end_with_a_run_that_is_killed(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", BRANCHES, str(tmp_path / "run")]
+    begun = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    locks = (tmp_path / "run" / "branches").glob
+    try:
+        assert _within(60, lambda: len(list(locks("*/.lock"))) == 2)
+        branches = [lock.parent for lock in locks("*/.lock")]
+        begun.kill()
+        begun.wait()
+        assert _within(20, lambda: all(_is_free(branch) for branch in branches))
+    finally:
+        begun.kill()
+        begun.wait()
+
+
+def _is_free(folder):
+    try:
+        with alone(folder):
+            return True
+    except LimbeckError:
+        return False
+
+
+def _within(seconds, holds):
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,7 @@ class Branches:
         from joblib import Parallel, delayed
 
         yield from Parallel(n_jobs=workers, return_as="generator")(
-            delayed(_in_process)(task, made, self._source, setting) for task in tasks
+            delayed(_in_process)(task, made, self._source, setting, os.getpid()) for task in tasks
         )
 
 
@@ -153,11 +155,25 @@ def _in_place(
 
 
 def _in_process(
-    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting
+    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting, parent: int
 ) -> tuple[_Task, States, Report]:
+    _end_with(parent)
     torch.set_num_threads(1)
     states, last = task.run(models, source, setting)
     return task, states, last
+
+
+@cache  # a process may run several branches
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent has: a run that was killed leaves its folder, and its branches', free."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if os.getppid() == parent:  # not so in a thread of the run's own process
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _load(models: Mapping[str, nn.Module], states: States) -> None:
