@@ -15,8 +15,8 @@ from limbeck.report import paper_markdown
 from limbeck.reproduce import Experiment, Reproduction, Row, Scale, Task
 from limbeck.reproduce import paper as paper_of
 from limbeck.reproduce.experiment import merged
-from limbeck.reproduce.floor import stamped
 from limbeck.reproduce.reproduction import PAPERS
+from limbeck.reproduce.stamp import stamped
 from reproduce.floor_tasks import count
 
 

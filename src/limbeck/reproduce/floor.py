@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.reproduce.experiment import RESULT, Figures, Task
+from limbeck.reproduce.stamp import stamped
 from limbeck.reproduce.worker import do, settle
 
 _POLL = 1.0  # seconds between looks at how far tasks have come
@@ -164,17 +164,6 @@ def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
         after = [chains[n] for n, task in tasks.items() if name in task.needs and n in chains]
         chains[name] = tasks[name].seconds + max(after, default=0.0)
     return chains
-
-
-def stamped(tasks: Mapping[str, Task]) -> dict[str, str]:
-    """What each task is: a hash of its function, its settings, and the tasks that it needs; in the order of `tasks`."""
-    stamps: dict[str, str] = {}
-    for name, task in tasks.items():
-        function, settings = getattr(task.work, "func", task.work), getattr(task.work, "keywords", {})
-        first = getattr(task.work, "args", ()) or ""
-        text = f"{function.__module__}.{function.__qualname__} {first}{settings} {[stamps[n] for n in task.needs]}"
-        stamps[name] = hashlib.sha256(text.encode()).hexdigest()
-    return stamps
 
 
 def _fraction(folder: Path) -> float:
