@@ -54,3 +54,15 @@ def test_what_does_not_fit_is_refused():
         add_bias(model, torch.zeros(3), at="layer1")
     with pytest.raises(UnknownNameError, match="classifier"):
         add_bias(model, torch.zeros(3), at="clasifier")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "bias", [[0.0, 1.0, 2.0], torch.zeros(1, 3), torch.tensor(0.0), torch.tensor([0.0, torch.nan, 1.0])]
+)
+def test_a_bias_is_one_finite_number_for_each_class(bias):
+    model = nn.Linear(2, 3)
+    before = model.bias.clone()
+    with pytest.raises(LimbeckError, match="one finite number for each class"):
+        add_bias(model, bias)
+    assert torch.equal(model.bias, before)

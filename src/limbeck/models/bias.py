@@ -28,7 +28,8 @@ def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | Non
 
     Raises:
         UnknownNameError: If there is no module at `at`.
-        LimbeckError: If that layer has another number of outputs, or there is none that has as many as `bias`.
+        LimbeckError: If `bias` is not one finite number for each class, that layer has another number of outputs, or
+            there is none that has as many as `bias`.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3))
@@ -36,12 +37,19 @@ def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | Non
         >>> (add_bias(model, torch.tensor([0.0, 1.0, 0.0]))(torch.ones(1, 2)) - before).round(decimals=4)
         tensor([[0., 1., 0.]], grad_fn=<RoundBackward1>)
     """
+    _check_bias(bias)
     layer = _layer(model, len(bias), at)
     with torch.no_grad():
         if layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros(len(bias), dtype=layer.weight.dtype, device=layer.weight.device))
         layer.bias += bias.to(layer.bias)
     return model
+
+
+def _check_bias(bias: Any) -> None:
+    if not isinstance(bias, Tensor) or bias.ndim != 1 or not bool(torch.isfinite(bias).all()):
+        shown = f"{list(bias.shape)}" if isinstance(bias, Tensor) and bias.ndim != 1 else f"{bias}"
+        raise LimbeckError(f"The bias is a tensor of one finite number for each class; got {shown}.")
 
 
 def _layer(model: nn.Module, classes: int, at: str | None) -> Any:
