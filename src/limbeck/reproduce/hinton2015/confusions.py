@@ -30,7 +30,7 @@ _ACTIVE = 2
 _EPOCHS, _OWN_EPOCHS = 40, 8
 _QUICK_EPOCHS = 2
 _EXAMPLES = 16_000
-_PER_SECOND = 4500
+_PER_SECOND = 4000
 """Examples that one thread learns from in a second, on the machine of `limbeck.reproduce.rate`."""
 _WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
 

@@ -14,9 +14,9 @@ TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 WIDTHS = (8, 30, 100, 300, 800)
 _EPOCHS = {"alone": 40, "distilled": 60, "omit3": 60, "only78": 160, "temperature": 15}
 _QUICK_EPOCHS = 5
-_SECONDS_PER_EPOCH = {8: 0.9, 30: 1.0, 100: 1.2, 300: 2.0, 800: 4.5}
+_SECONDS_PER_EPOCH = {8: 1.0, 30: 1.2, 100: 1.4, 300: 2.4, 800: 5.5}
 """Of 60,000 images, on one thread of the machine of `limbeck.reproduce.rate`."""
-_TEACHER_SECONDS = 150 * 6.5
+_TEACHER_SECONDS = 150 * 9.5
 
 
 def _teacher(seed: int) -> str:
