@@ -25,7 +25,10 @@ def _deterministic():
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """As for a user, who has no shape checks: a wrong type reaches limbeck's own sentence."""
+    """As for a user, who has no shape checks: a wrong type reaches limbeck's own sentence.
+
+    And nobody else draws random numbers: beartype picks the items that it looks at with Python's own generator.
+    """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

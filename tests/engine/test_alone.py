@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
+from waiting import within
 
 HOLDER = """
 import os, sys, time
@@ -135,11 +135,11 @@ def test_branches_in_processes_end_with_a_run_that_is_killed(tmp_path):
     begun = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
     locks = (tmp_path / "run" / "branches").glob
     try:
-        assert _within(60, lambda: len(list(locks("*/.lock"))) == 2)
+        assert within(60, lambda: len(list(locks("*/.lock"))) == 2)
         branches = [lock.parent for lock in locks("*/.lock")]
         begun.kill()
         begun.wait()
-        assert _within(20, lambda: all(_is_free(branch) for branch in branches))
+        assert within(20, lambda: all(_is_free(branch) for branch in branches))
     finally:
         begun.kill()
         begun.wait()
@@ -151,12 +151,3 @@ def _is_free(folder):
             return True
     except LimbeckError:
         return False
-
-
-def _within(seconds, holds):
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True

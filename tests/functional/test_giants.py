@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jaxtyping
 import pytest
 import torch
 
@@ -61,14 +58,6 @@ def test_equal_giants_are_equal():
     row = torch.tensor([[BIG, -BIG, 1.0]])
     for kernel in DIVERGENCES:
         assert kernel(row, row.clone()).tolist() == [0.0]
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without shape checks, as a user runs it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -9,22 +9,18 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from limbeck.cli import main
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
-from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.functional import cross_entropy
 from limbeck.methods import make
-from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.specialising import combined, training
 from limbeck.models import build
 from limbeck.recipe import Optimiser, Recipe, Stage
 from limbeck.sources import Arrays, HalfSpecial, Loader, Shuffled
 from limbeck.teachers import Ensemble, Live, Named
-from limbeck.testing import LAWS, Claim
-from limbeck.testing.kernel import check_classes
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 from small_jobs import small_job
@@ -52,34 +48,6 @@ def learn(planted, made, *, student=None, labels="all", **options):
 
 
 # The kernels.
-
-
-@pytest.mark.parametrize("law", [law for law in LAWS if law is not check_classes], ids=lambda law: law.__name__)
-@pytest.mark.parametrize("claim", [Claim(dustbin_cross_entropy), Claim(rest_kl, divergence=True)], ids=["ce", "kl"])
-def test_the_kernels_keep_the_laws_but_that_classes_are_alike(claim, law):
-    law(Claim(claim.kernel, hyper={"special": (0,)}, divergence=claim.divergence))
-
-
-def test_the_dustbin_s_logit_is_the_logsumexp_of_the_rest():
-    z, labels = torch.randn(30, 6, dtype=torch.float64), torch.arange(30) % 6
-    lumped = torch.cat([z[:, [1, 4]], z[:, [0, 2, 3, 5]].logsumexp(-1, keepdim=True)], -1)
-    places = torch.tensor([2, 0, 2, 2, 1, 2])[labels]
-    found = dustbin_cross_entropy(z, labels=labels, special=(1, 4))
-    torch.testing.assert_close(found, F.cross_entropy(lumped, places, reduction="none"))
-
-
-def test_with_the_rest_s_own_divergence_it_is_the_whole():
-    """The chain rule: KL(p || q) = KL over special classes and dustbin + rest_kl."""
-    z, v = torch.randn(2, 30, 6, dtype=torch.float64)
-    lumped = [torch.cat([x[:, [1, 4]], x[:, [0, 2, 3, 5]].logsumexp(-1, keepdim=True)], -1) for x in (z, v)]
-    torch.testing.assert_close(kl_divergence(*lumped) + rest_kl(z, v, special=(1, 4)), kl_divergence(z, v))
-
-
-def test_labels_that_are_none_and_labels_that_are_wrong():
-    z = torch.randn(3, 4)
-    assert dustbin_cross_entropy(z, labels=torch.tensor([-100, -100, 0]), special=(0, 1))[:2].tolist() == [0.0, 0.0]
-    with pytest.raises(LimbeckError, match="Label 4 is no class"):
-        dustbin_cross_entropy(z, labels=torch.tensor([4, 1, 0]), special=(0, 1))
 
 
 # Training.
@@ -336,27 +304,3 @@ def test_it_composes_as_any_recipe(planted):
     run = learn(planted, Recipe(before, recipe(planted)), student=nn.Sequential(nn.Linear(10, 4)))
     assert run.history[0].stage.startswith("0 ")
     assert "specialist-1" in run.models
-
-
-def test_where_the_teacher_gives_the_rest_nothing_there_is_nothing_to_learn_of_it():
-    student = torch.randn(2, 4, requires_grad=True)
-    teacher = torch.tensor([[1.0, 2.0, -torch.inf, -torch.inf], [1.0, 2.0, 3.0, 4.0]])
-    found = rest_kl(student, teacher, special=(0, 1))
-    assert found[0] == 0
-    found.sum().backward()
-    assert student.grad.isfinite().all()
-    assert (student.grad[0] == 0).all()
-    assert (student.grad[1] != 0).any()
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_the_kernels_of_specialists_refuse_what_they_cannot_take():
-    student, labels = torch.zeros(2, 4), torch.tensor([0, 1])
-    for shape in ((2, 3), (2, 5), (1, 4)):
-        with pytest.raises(LimbeckError, match="student"):
-            rest_kl(student, torch.zeros(shape), special=(0,))
-    with pytest.raises(LimbeckError, match="floating"):
-        dustbin_cross_entropy(student.long(), labels=labels, special=(0,))
-    for wrong in ((4,), (-1,)):
-        with pytest.raises(LimbeckError, match=rf"special class {wrong[0]} is none of the student.s 4 classes"):
-            dustbin_cross_entropy(student, labels=labels, special=wrong)

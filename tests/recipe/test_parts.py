@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -22,14 +19,6 @@ def stage(name: str, **options) -> Stage:
 
 
 A, B, C, D = (stage(name) for name in "abcd")
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """As for a user, who has no shape checks: a wrong type reaches limbeck's own sentence."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def names(part) -> object:

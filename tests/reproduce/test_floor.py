@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from limbeck.reproduce import Task
 from limbeck.reproduce.experiment import merged
 from limbeck.reproduce.floor import Floor, stamped
 from reproduce.floor_tasks import count, die, nap, refuse, stumble
+from waiting import within
 
 SUM = merged(
     [
@@ -45,6 +45,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert floor.estimate(SUM) == pytest.approx(5.0)
     floor.run(SUM, lambda _: None)
     assert floor.estimate(SUM) == 0
+    assert Floor(tmp_path, workers=1, slowness=lambda: pytest.fail("timed for nothing")).estimate(SUM) == 0
     assert (tmp_path / "a" / "calls").read_text() == "called\n"
     kept = json.loads((tmp_path / "a" / "result.json").read_text())
     assert (kept["task"], kept["figures"]) == ("a", {"number": 10})
@@ -77,7 +78,7 @@ def test_two_run_side_by_side(tmp_path):
 
 def test_the_estimate_is_the_longest_chain_or_the_work_of_all(tmp_path):
     assert Floor(tmp_path, workers=1).estimate(SUM) == 6
-    assert Floor(tmp_path, workers=2, slowness=2.0).estimate(SUM) == 2 * 5
+    assert Floor(tmp_path, workers=2, slowness=lambda: 2.0).estimate(SUM) == 2 * 5
     assert Floor(tmp_path, workers=8).estimate(SUM) == 5
 
 
@@ -118,27 +119,18 @@ def test_a_floor_is_alone_in_its_folder_and_its_processes_end_with_it_however_it
     floor = subprocess.Popen([sys.executable, "-c", _STAY, str(tmp_path)], env={**os.environ, "PYTHONPATH": path})
     worker = None
     try:
-        assert _within(60, (tmp_path / "stays" / "pid").is_file)
+        assert within(60, (tmp_path / "stays" / "pid").is_file)
         worker = int((tmp_path / "stays" / "pid").read_text())
         with pytest.raises(LimbeckError, match=f"being run already, by another process.*{floor.pid}"):
             Floor(tmp_path, workers=1).run({"a": SUM["a"]}, lambda _: None)
         floor.send_signal(signal.SIGKILL)
         floor.wait()
-        assert _within(20, lambda: not _lives(worker))
+        assert within(20, lambda: not _lives(worker))
         worker = None
     finally:
         floor.kill()
         if worker is not None and _lives(worker):
             os.kill(worker, signal.SIGKILL)
-
-
-def _within(seconds, holds):
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def _lives(process):

@@ -61,6 +61,7 @@ def test_the_same_seed_gives_the_same_student_and_another_task_none_of_it(taught
     lesson = Lesson(units=20, epochs=2, teacher="mnist/teacher/seed-0")
     assert learnt(taught, "a", lesson) == learnt(taught, "b", lesson)
     assert learnt(taught, "c", replace(lesson, temperature=1.0)) != learnt(taught, "d", lesson)
+    assert learnt(taught, "g", replace(lesson, weight=1.0)) != learnt(taught, "h", lesson)
     assert learnt(taught, "e", replace(lesson, teacher=None)) != learnt(taught, "f", lesson)
     assert not (taught / "a" / RESULT).exists()
 
@@ -89,6 +90,17 @@ def test_rows_come_of_the_tasks(experiment, scale):
     found = {task.name: figures(60 + 7 * i) for i, task in enumerate(experiment.tasks(scale))}
     rows = experiment.rows(scale, found)
     assert all(row.values and row.unit in ("errors", "%") for row in rows)
+
+
+def test_each_row_shows_the_figure_that_it_names():
+    found = {task.name: figures(100 + 10 * i) for i, task in enumerate(mnist.OMIT3.tasks(FULL))}
+    own = [found[f"omit3/seed-{seed}"] for seed in FULL.seeds]
+    for seed, one in enumerate(own):
+        one |= {"errors_on_3": 50 + seed, "corrected_errors": 60 + seed, "corrected_errors_on_3": 5 + seed}
+    rows = mnist.OMIT3.rows(FULL, found)
+    assert [list(row.values) for row in rows] == [[one["errors"] for one in own], [50, 51, 52], [60, 61, 62], [5, 6, 7]]
+    assert [row.paper for row in rows] == [206, 133, 109, 14]
+    assert [row.met for row in rows] == [None, None, True, None]
 
 
 def test_the_share_of_the_gain_is_of_means():

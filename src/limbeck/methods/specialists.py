@@ -9,22 +9,18 @@ from typing import Any
 
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.pooled import MEANS
-from limbeck.methods.card import Card
 from limbeck.methods.check import check_count, check_weight
 from limbeck.methods.groups import confusion_groups
+from limbeck.methods.hinton import CARD as HINTON
 from limbeck.methods.hinton import hinton
 from limbeck.methods.specialising import combined, training
 from limbeck.recipe import Held, Models, Optimiser, Recipe, held
 from limbeck.signal import LOGITS
 from limbeck.teachers import Groups, Teacher, as_teacher, checked_groups
 
-CARD = Card(
+CARD = replace(
+    HINTON,
     name="specialists",
-    title="Distilling the Knowledge in a Neural Network",
-    authors="Hinton, Vinyals and Dean",
-    year=2015,
-    arxiv="1503.02531",
-    venue="NIPS 2014 Deep Learning Workshop",
     claim="Copies of the teacher become specialists for classes that it confuses; all together teach the student.",
     when="Where there are many classes and a single big model is the best there is: specialists train apart, each on a "
     "small part of the data. Compare with the generalist trained on for as many steps, and with an ensemble of equal "
@@ -43,12 +39,6 @@ CARD = Card(
         "weight": 0.9,
         "labels": True,
     },
-    bibtex="""@article{hinton2015distilling,
-  title = {Distilling the Knowledge in a Neural Network},
-  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
-  journal = {arXiv preprint arXiv:1503.02531},
-  year = {2015}
-}""",
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +99,6 @@ class Desk:
     def of(self, task: str) -> Path:
         """The folder of another task that is done."""
         return self._root / task
-
-    def figures(self, task: str) -> dict[str, Any]:
-        """What another task found."""
-        found: dict[str, Any] = json.loads((self._root / task / RESULT).read_text(encoding="utf-8"))["figures"]
-        return found
 
 
 @dataclass(frozen=True)

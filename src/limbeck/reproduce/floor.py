@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,21 +46,23 @@ class Floor:
     Args:
         root: The folder of the reproduction.
         workers: How many tasks run at a time.
-        slowness: Seconds that this machine takes for one second of a task's own estimate.
+        slowness: Finds the seconds that this machine takes for one second of a task's own estimate; asked once, and
+            only if something is left to do.
     """
 
-    def __init__(self, root: Path, *, workers: int, slowness: float = 1.0) -> None:
+    def __init__(self, root: Path, *, workers: int, slowness: Callable[[], float] = lambda: 1.0) -> None:
         self.root = root
         self.workers = workers
-        self._slowness = slowness
+        self._slowness = cache(slowness)
         self._spent: dict[str, tuple[float, float]] = {}  # task -> seconds, estimate
 
     def estimate(self, tasks: Mapping[str, Task]) -> float:
         """Seconds that the tasks that are not done will take, at least as long as the longest chain of them."""
         stamps = stamped(tasks)
         left = {name: task for name, task in tasks.items() if self._found(name, stamps[name]) is None}
-        chains = _chains(left)
-        return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *chains.values(), 0.0)
+        if not left:
+            return 0.0
+        return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *_chains(left).values())
 
     def run(self, tasks: Mapping[str, Task], watch: Watch) -> dict[str, Figures]:
         """Do all that is left, the longest chain first; the figures of all tasks by name.
@@ -126,13 +129,13 @@ class Floor:
     def _left(self, tasks: Mapping[str, Task], found: Mapping[str, Figures], running: Mapping[Any, Task]) -> float:
         begun = {task.name: _fraction(self.root / task.name) for task in running.values()}
         still = {n: t.seconds * (1 - begun.get(n, 0.0)) for n, t in tasks.items() if n not in found}
-        return self._pace() * max(sum(still.values()) / self.workers, *still.values(), 0.0)
+        return self._pace() * max(sum(still.values()) / self.workers, *still.values()) if still else 0.0
 
     def _pace(self) -> float:
         """Seconds of this machine to one of the estimates: by what is done, once that is more than a minute."""
         spent = sum(seconds for seconds, _ in self._spent.values())
         planned = sum(estimate for _, estimate in self._spent.values())
-        return spent / planned if spent > 60 and planned > 0 else self._slowness
+        return spent / planned if spent > 60 and planned > 0 else self._slowness()
 
     def _found(self, name: str, stamp: str) -> dict[str, Any] | None:
         """What was kept of a task, if it was the same task and its file is whole."""

@@ -88,7 +88,7 @@ class Reproduction:
         self.folder = Path(out) if out is not None else Path("runs") / name / scale
         self.tasks = merged([task for one in self.experiments.values() for task in one.tasks(self.scale)])
         _check_folder(self.folder, scale)
-        self._floor = Floor(self.folder, workers=min(cores, len(self.tasks)), slowness=slowness())
+        self._floor = Floor(self.folder, workers=min(cores, len(self.tasks)), slowness=slowness)
 
     @property
     def seconds(self) -> float:

@@ -16,7 +16,7 @@ from limbeck.measure import predict
 from limbeck.methods import make
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.specialising import combined, training
-from limbeck.recipe import Recipe
+from limbeck.recipe import Optimiser, Recipe
 from limbeck.reproduce.experiment import Desk, Experiment, Figures, Row, Scale, Task
 from limbeck.reproduce.hinton2015.pictures import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, network, pictures, source
 from limbeck.signal import LOGITS
@@ -40,36 +40,19 @@ _WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
 
 def train_generalist(desk: Desk, *, seed: int, examples: int, quick: bool) -> Figures:
     """A network from random weights, shown so many examples."""
-    data, net = pictures(quick), network(seed)
-    steps = examples // BATCH
-    _run(
-        desk,
-        {"student": net},
-        make("supervised"),
-        source(data.train, seed),
-        data,
-        seed=seed,
-        optimiser=GENERALIST,
-        steps=steps,
-    )
-    return _kept(desk, net, data)
+    return _taught(desk, network(seed), examples, pictures(quick), GENERALIST, seed=seed)
 
 
 def train_on(desk: Desk, *, seed: int, examples: int, quick: bool) -> Figures:
-    """The control: the generalist, shown as many further examples as all specialists together."""
-    data, net = pictures(quick), network(seed)
+    """The control: the generalist, shown as many further examples as all specialists together, in another order."""
+    net = network(seed)
     net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
-    steps = examples // BATCH
-    _run(
-        desk,
-        {"student": net},
-        make("supervised"),
-        source(data.train, seed + 1),
-        data,
-        seed=seed,
-        optimiser=FURTHER,
-        steps=steps,
-    )
+    return _taught(desk, net, examples, pictures(quick), FURTHER, seed=seed + 1)
+
+
+def _taught(desk: Desk, net: nn.Module, examples: int, data: DataSet, optimiser: Optimiser, *, seed: int) -> Figures:
+    stream, steps = source(data.train, seed), examples // BATCH
+    _run(desk, {"student": net}, make("supervised"), stream, data, seed=seed, optimiser=optimiser, steps=steps)
     return _kept(desk, net, data)
 
 

@@ -23,13 +23,9 @@ _MAX_NORM = 3.0
 _QUICK = (6000, 2000)
 
 
+@cache
 def digits(quick: bool) -> DataSet:
     """MNIST; at quick scale the same few thousand of it each time."""
-    return _digits(quick)
-
-
-@cache
-def _digits(quick: bool) -> DataSet:
     whole = load_data("mnist")
     if not quick:
         return whole

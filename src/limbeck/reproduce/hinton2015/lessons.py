@@ -73,11 +73,6 @@ class Lesson:
     free: tuple[int, ...] = ()
     batch: int = BATCH
 
-    @property
-    def recipe(self) -> str:
-        """The method's name."""
-        return "supervised" if self.teacher is None else "hinton"
-
 
 def study(desk: Desk, *, lesson: Lesson, seed: int, quick: bool) -> Figures:
     """One student: trained, tested, and, where a class was missing, tested again with its bias put right."""
