@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from limbeck.methods import make
 from limbeck.models import load, save
 from limbeck.reproduce.experiment import Desk, Experiment, Figures, Row, Scale, Task
-from limbeck.reproduce.hinton2015.acoustic import TEMPERATURE, asked, judged, network, soft, train
+from limbeck.reproduce.hinton2015.acoustic import STUDENT_LR, TEMPERATURE, asked, judged, network, soft, train
 from limbeck.reproduce.hinton2015.frames import keep_frames, read_part
 from limbeck.teachers import Ensemble
 
@@ -59,15 +59,15 @@ def gather(desk: Desk, *, members: Sequence[str]) -> Figures:
 
 def distil(desk: Desk, *, ensemble: str, seed: int, epochs: int) -> Figures:
     """One network of the members' architecture from the ensemble's stored answers."""
-    part, net = read_part(desk.of(FRAMES), "train"), network(seed)
+    part, net = read_part(desk.of(FRAMES), "train"), network(seed, dropout=0.0)
     recipe = soft(load_file(desk.of(ensemble) / _ANSWERS)["train"])
-    train(desk, net, recipe, part.windows, seed=seed, epochs=epochs)
+    train(desk, net, recipe, part.windows, seed=seed, epochs=epochs, lr=STUDENT_LR)
     return judged(net, desk.of(FRAMES))
 
 
 def _epochs(scale: Scale, kind: str) -> int:
     """More were better on development data as far as was tried; the members take as many as the budget allows."""
-    return {"member": scale.pick(2, 8), "student": scale.pick(4, 16)}[kind]
+    return {"member": scale.pick(2, 8), "student": scale.pick(4, 32)}[kind]
 
 
 def _members(scale: Scale) -> int:
