@@ -9,9 +9,9 @@ import pytest
 
 import limbeck
 from limbeck.compare import run_job
-from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
+from limbeck.lock import alone
 from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.

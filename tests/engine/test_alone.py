@@ -12,9 +12,9 @@ import pytest
 
 from engine.stories import SGD, network, source, weights
 from limbeck.engine import distill
-from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
+from limbeck.lock import alone
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from waiting import within
@@ -22,7 +22,7 @@ from waiting import within
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from limbeck.engine.lock import alone
+from limbeck.lock import alone
 with alone(Path(sys.argv[1])):
     child = os.fork()
     if child:

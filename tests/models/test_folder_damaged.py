@@ -14,6 +14,7 @@ import time
 import pytest
 from torch import nn
 
+from limbeck import files
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models import build, fingerprint, load, read_config, safefile, save
 from limbeck.models import folder as folder_module
@@ -121,11 +122,11 @@ def test_the_folder_is_valid_after_a_death_at_every_step(tmp_path, monkeypatch, 
     """Every call that touches the disk dies once; the folder is then absent, the old one, or the new one."""
     old, new = small(seed=0), small(seed=1)
     steps = [
-        (safefile.os, "replace"),
-        (safefile.os, "fsync"),
+        (files.os, "replace"),
+        (files.os, "fsync"),
         (folder_module, "write_text"),
         (folder_module, "write_weights"),
-        (safefile, "_settle"),
+        (safefile, "settle"),
     ]
     for number, (where, what) in enumerate(steps):
         for call in range(4):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.compare.arms import Outcome
-from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, job_text, make_job, read_job
+from limbeck.lock import alone
 
 _MAY_DIFFER = ("out", "workers")
 """What may change between two goes at a job: neither is part of what is asked."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
+from limbeck.lock import alone
 from limbeck.models import save
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.files import settle_folder, write_text
 from limbeck.models.own import plain_name
 from limbeck.models.reference import outline, reference_names, spec_of
-from limbeck.models.safefile import new_partial_folder, read_header, settle_folder, write_text, write_weights
+from limbeck.models.safefile import new_partial_folder, read_header, write_weights
 from limbeck.models.size import tensors_of, uncompiled
 from limbeck.models.spec import ModelSpec
 from limbeck.models.weights import adopt_dtypes, fitted, open_weights

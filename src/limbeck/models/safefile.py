@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from limbeck.errors import DataError
+from limbeck.files import partial_of, settle
 from limbeck.models.size import state_fingerprint, untied
 
 
@@ -40,21 +40,14 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     # A view of part of a tensor, or a transposed one, is written as its own values.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
     told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     # safetensors makes files that only their owner may read; a new file shows what the person allows.
     partial.unlink(missing_ok=True)
     partial.touch()
     mode = partial.stat().st_mode
     save_file(plain, partial, metadata=told)
     partial.chmod(mode)
-    _settle(partial, path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a small file so that it is at any moment either the old one or the new one, whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _settle(partial, path)
+    settle(partial, path)
 
 
 def new_partial_folder(folder: Path) -> Path:
@@ -102,20 +95,3 @@ def _opened(path: Path, *, tensors: bool) -> Weights:
             return Weights(state, file.metadata() or {})
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is not a whole safetensors file ({error}).") from error
-
-
-def _settle(partial: Path, path: Path) -> None:
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    settle_folder(path.parent)
-
-
-def settle_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can tell."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

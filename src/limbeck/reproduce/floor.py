@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.engine.lock import alone
 from limbeck.errors import LimbeckError
+from limbeck.lock import alone
 from limbeck.reproduce.experiment import RESULT, Figures, Task
 from limbeck.reproduce.stamp import stamped
 from limbeck.reproduce.worker import do, settle

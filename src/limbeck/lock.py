@@ -1,4 +1,4 @@
-"""Is this process the only one that runs in a folder?"""
+"""Is this process the only one that works in a folder?"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _mine_guard = threading.Lock()
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, *, doing: str = "run") -> Iterator[None]:
     """A block in which no other run, of this process or of another, is in a folder.
 
     The operating system holds the lock for the process, and lets it go when the process ends, however it ends: what a
@@ -27,6 +27,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The run's folder, which must exist.
+        doing: What is done with it, for the sentence: ``run``, ``written``.
 
     Raises:
         LimbeckError: If another run is in the folder.
@@ -36,11 +37,12 @@ def alone(folder: Path) -> Iterator[None]:
         # Before the file is opened: to close it again would let go of the lock that this process holds.
         if _mine.get(place) == os.getpid():
             raise LimbeckError(
-                f"{folder} is being run already, by another run of this process: finish that one, or stop iterating it."
+                f"{folder} is being {doing} already, by another run of this process: finish that one, or stop "
+                "iterating it."
             )
         _mine[place] = os.getpid()
     try:
-        held = _acquired(folder / _NAME)
+        held = _acquired(folder / _NAME, doing)
         try:
             yield
         finally:
@@ -51,7 +53,7 @@ def alone(folder: Path) -> Iterator[None]:
         del _mine[place]
 
 
-def _acquired(path: Path) -> int:
+def _acquired(path: Path, doing: str) -> int:
     while True:
         try:
             found = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -61,7 +63,7 @@ def _acquired(path: Path) -> int:
             holder = os.read(found, 200).decode(errors="replace").strip()
             os.close(found)
             raise LimbeckError(
-                f"{path.parent} is being run already, by another process ({holder or 'not known which'}). "
+                f"{path.parent} is being {doing} already, by another process ({holder or 'not known which'}). "
                 "Wait until it ends, or stop it; a run that was stopped can be resumed at once."
             )
         if _is_there(path, found):
