@@ -26,7 +26,8 @@ def check_ahead(course: Course, models: Workshop, source: Source, setting: Setti
         LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
             the recipe makes cannot be made.
         UnknownNameError: If a stage names a model that there is not and that nothing makes.
-        MissingSignalError: If a model that exists has no module at an address that is read.
+        MissingSignalError: If a model that exists has no module at an address that is read, or a teacher cannot show it.
+        LimbeckError: If a teacher has no answers for what it will be asked.
     """
     course.check_makers()
     for _, part in course.known():
@@ -37,10 +38,10 @@ def check_ahead(course: Course, models: Workshop, source: Source, setting: Setti
         for stages in groups:
             own = stages[0].source
             setting.length(check_lengths(stages), source if own is None else own)
-            _check(stages, course, models, setting)
+            _check(stages, course, models, setting, source if own is None else own)
 
 
-def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: Setting) -> None:
+def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: Setting, source: Source) -> None:
     for stage in stages:
         objective_check(stage.objective, accumulate=setting.accumulate)
         named = {stage.trains} | (stage.teacher.names if stage.teacher is not None else set())
@@ -53,4 +54,6 @@ def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: S
             Tapped(models.made[stage.trains], stage.objective.needs.student)
         needs = stage.objective.needs.teacher
         if stage.teacher is not None and needs and not stage.teacher.names:
-            stage.teacher.prepare(needs, device=torch.device("cpu"), reads=setting.reads)
+            reads = stage.reads or setting.reads
+            stage.teacher.expect(source, reads)
+            stage.teacher.prepare(needs, device=torch.device("cpu"), reads=reads)

@@ -22,7 +22,7 @@ from limbeck.engine.training import has_sparse_gradients, resting
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress, Signal
-from limbeck.sources import share
+from limbeck.sources import Source, share
 from limbeck.tap import Frozen, Tapped, buffers_kept
 from limbeck.teachers import Answer, Reads, adaptor_of
 
@@ -38,7 +38,8 @@ class Learner(AbstractContextManager["Learner"]):
         models: The run's models by name.
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
-        batch: Any batch of the stage's source, for the probe.
+        source: Where the stage's batches come from.
+        batch: Any batch of it, for the probe.
         labels: All labels of the source, where it knows them.
         single: Whether some batch is known to leave a rank a single example.
     """
@@ -50,6 +51,7 @@ class Learner(AbstractContextManager["Learner"]):
         *,
         setting: Setting,
         fabric: Fabric,
+        source: Source,
         batch: Batch,
         labels: Tensor | None = None,
         single: bool = False,
@@ -59,6 +61,7 @@ class Learner(AbstractContextManager["Learner"]):
         self._models = models
         self._setting = setting
         self._fabric = fabric
+        self._source = source
         self._batch = batch
         self._labels = batch.labels if labels is None else labels
         self._single = single
@@ -120,6 +123,7 @@ class Learner(AbstractContextManager["Learner"]):
         teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
         if teacher is None or not needs:
             return lambda batch: Signal()
+        teacher.expect(self._source, self.stage.reads or self._setting.reads)
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
         return answer
 

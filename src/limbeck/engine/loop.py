@@ -60,7 +60,7 @@ class Loop:
         self.source.bind(models)
         first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
-        given: dict[str, Any] = {"batch": first, "labels": labels, "single": self._comes_to_a_single()}
+        given: dict[str, Any] = {"source": self.source, "batch": first, "labels": labels, "single": self._comes_to_a_single()}
         self.learners = [Learner(stage, models, setting=setting, fabric=fabric, **given) for stage in stages]
 
     def __call__(

@@ -16,7 +16,7 @@ from limbeck.methods.check import check_share
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Recipe, Stage
 from limbeck.sources import Field
-from limbeck.teachers import Answer, Reads, Teacher, as_teacher
+from limbeck.teachers import Answer, Reads, Stream, Teacher, as_teacher
 
 CARD = Card(
     name="privileged",
@@ -108,6 +108,16 @@ class Seeing(Teacher):
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """As the teacher does."""
         self.teacher.bind(models)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the teacher is."""
+        return self.teacher.steady
+
+    def expect(self, source: Stream, reads: Reads) -> None:
+        """The teacher is told, with the reads of its own in place of the stage's."""
+        del reads
+        self.teacher.expect(source, self.reads)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As the teacher does, with the reads of its own in place of the stage's."""

@@ -1,6 +1,7 @@
 """Who answers?"""
 
 from limbeck.teachers.average import MovingAverage
+from limbeck.teachers.cached import Cached
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.groups import Groups, checked_groups, special_classes
@@ -8,10 +9,11 @@ from limbeck.teachers.live import Live, Named
 from limbeck.teachers.recorded import Recorded
 from limbeck.teachers.scikit import Scikit
 from limbeck.teachers.specialists import Specialists
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of
 
 __all__ = [
     "Answer",
+    "Cached",
     "Ensemble",
     "Groups",
     "Live",
@@ -21,6 +23,7 @@ __all__ = [
     "Recorded",
     "Scikit",
     "Specialists",
+    "Stream",
     "Teacher",
     "adaptor_of",
     "as_teacher",

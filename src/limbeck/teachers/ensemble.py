@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.errors import LimbeckError, unknown
 from limbeck.signal import LOGITS, Batch, Signal, missing
 from limbeck.teachers.coerce import as_teacher
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 
 class Ensemble(Teacher):
@@ -71,6 +71,16 @@ class Ensemble(Teacher):
         """Bind every member."""
         for member in self.members:
             member.bind(models)
+
+    @property
+    def steady(self) -> bool:
+        """Whether all of them are."""
+        return all(one.steady for one in self.members)
+
+    def expect(self, source: Stream, reads: Reads) -> None:
+        """All of them are told."""
+        for one in self.members:
+            one.expect(source, reads)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """Every member must give ``logits``; nothing else can be averaged."""

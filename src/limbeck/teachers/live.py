@@ -14,7 +14,7 @@ from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
 from limbeck.teachers.narrow import Narrow
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, name_of
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, told
 
 Mode = Literal["eval", "train"]
 
@@ -49,6 +49,11 @@ class Live(Teacher):
         return answering(tapped, device=device, reads=self.reads or reads, mode=self.mode, still=True)
 
     @property
+    def steady(self) -> bool:
+        """Whether it is in eval mode."""
+        return self.mode == "eval"
+
+    @property
     def fingerprint(self) -> str:
         """The hash of its weights."""
         return fingerprint(self.model)
@@ -56,7 +61,7 @@ class Live(Teacher):
     def describe(self) -> dict[str, Any]:
         """Its class, mode and hash."""
         name = type(self.model).__name__
-        own = {"mode": self.mode, "reads": name_of(self.reads), "fingerprint": self.fingerprint}
+        own = {"mode": self.mode, "reads": told(self.reads), "fingerprint": self.fingerprint}
         return {"teacher": "Live", "model": name, **own}
 
 
@@ -94,13 +99,23 @@ class Named(Teacher):
         return self._bound().prepare(needs, device=device, reads=reads)
 
     @property
+    def steady(self) -> bool:
+        """Whether it is in eval mode."""
+        return self.mode == "eval"
+
+    @property
     def fingerprint(self) -> str:
         """The hash of the weights that it has now."""
         return self._bound().fingerprint
 
     def describe(self) -> dict[str, Any]:
         """Its name and mode."""
-        return {"teacher": "Named", "name": self.name, "mode": self.mode, "reads": name_of(self.reads)}
+        return {"teacher": "Named", "name": self.name, "mode": self.mode, "reads": told(self.reads)}
+
+    @property
+    def bound(self) -> Live:
+        """The model that it was bound to."""
+        return self._bound()
 
     def _bound(self) -> Live:
         if self._live is None:

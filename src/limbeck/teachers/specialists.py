@@ -18,7 +18,7 @@ from limbeck.functional.pooled import MEANS, Pool
 from limbeck.signal import LOGITS, Batch, Signal, missing
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.groups import checked_groups, special_classes
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 _SCALE = 1000.0
 
@@ -105,6 +105,16 @@ class Specialists(Teacher):
         """Bind the generalist and every specialist."""
         for one in self._all:
             one.bind(models)
+
+    @property
+    def steady(self) -> bool:
+        """Whether all of them are."""
+        return all(one.steady for one in self._all)
+
+    def expect(self, source: Stream, reads: Reads) -> None:
+        """All of them are told."""
+        for one in self._all:
+            one.expect(source, reads)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """All must give ``logits``; nothing else can be pooled."""

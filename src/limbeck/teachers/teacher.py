@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,6 +18,22 @@ from limbeck.tap import Adaptor
 Answer = Callable[[Batch], Signal]
 Reads = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
+
+
+class Stream(Protocol):
+    """What a teacher may know of where batches come from: a `limbeck.sources.Source`, which is one."""
+
+    has_ids: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """What the examples and their views are."""
+        ...
+
+    @property
+    def examples_per_epoch(self) -> int | None:
+        """How many examples a whole epoch hands out."""
+        ...
 
 
 def name_of(function: Callable[..., Any] | None) -> str | None:
@@ -36,6 +53,12 @@ def name_of(function: Callable[..., Any] | None) -> str | None:
     return plain_name(f"{named.__module__}.{named.__qualname__}")
 
 
+def told(reads: Reads | None) -> str | None:
+    """How a record tells one way of reading a batch from another: by its values where it has any, else by its name."""
+    values: Callable[[], Any] | None = getattr(reads, "to_dict", None)
+    return name_of(reads) if values is None else json.dumps(values(), sort_keys=True)
+
+
 class Teacher(ABC):
     """Whatever answers a batch with a `Signal`: a live model, an ensemble, an estimator, a moving average, a peer.
 
@@ -53,6 +76,22 @@ class Teacher(ABC):
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most teachers need nothing
         """Find the models of the run that it speaks for; called before `prepare`."""
+
+    @property
+    def steady(self) -> bool:
+        """Whether the same question gets the same answer, whatever else is in the batch: only then can it be kept."""
+        return not self.changes
+
+    def expect(self, source: Stream, reads: Reads) -> None:  # noqa: B027
+        """Told where the batches of the next block will come from, before `prepare`; most teachers need not know.
+
+        Args:
+            source: Where.
+            reads: The stage's way from a batch to inputs.
+
+        Raises:
+            LimbeckError: If it has no answers for these.
+        """
 
     @abstractmethod
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:

@@ -1,0 +1,144 @@
+"""How does what a teacher showed at one address become rows of bytes, and come back?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.store.encodings import Encoding, encoding
+
+
+@dataclass(frozen=True)
+class Column:
+    """The answers at one address: how a row of them is encoded, and how rows make an answer.
+
+    Attributes:
+        encoding: How one row of classes (or of features) becomes bytes.
+        positions: The shape between the batch and the classes, ``()`` for a classifier; None where the first of these
+            differs between examples, as the length of texts does.
+        inner: With `positions` None, the shape between that first one and the classes.
+        axis: Which dimension of an answer holds the classes.
+        shape: Of one example's answer, where all of it is one row: features of any shape; None where classes are last.
+    """
+
+    encoding: Encoding
+    positions: tuple[int, ...] | None = ()
+    inner: tuple[int, ...] = ()
+    axis: int = -1
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of classes in one record: of an example, or of a position where examples differ in their number."""
+        return math.prod(self.inner if self.positions is None else self.positions)
+
+    @property
+    def width(self) -> int:
+        """Bytes of one record."""
+        return self.rows * self.encoding.width
+
+    def encode(self, answer: Tensor, *, id: Tensor, view: Tensor, lengths: Tensor | None = None) -> NDArray[np.uint8]:
+        """The records of a batch's answers, ``[n, width]``.
+
+        Args:
+            answer: What the teacher showed.
+            id: Which examples.
+            view: Which views; -1 for the examples themselves.
+            lengths: How many positions of each example count; for a column whose `positions` are None.
+
+        Raises:
+            LimbeckError: If the answers have another shape than those before.
+        """
+        moved = answer.detach().cpu().movedim(self.axis, -1) if self.shape is None else answer.detach().cpu().flatten(1)
+        shape = tuple(moved.shape[1:-1])
+        if self.positions is None:
+            if lengths is None or shape[1:] != self.inner:
+                raise self._other(shape)
+            counted = torch.arange(shape[0]) < lengths[:, None]
+            moved, counts = moved[counted], lengths
+        elif shape != self.positions:
+            raise self._other(shape)
+        else:
+            counts = torch.ones_like(id)
+        rows = moved.reshape(-1, moved.shape[-1])
+        each = torch.repeat_interleave(counts * self.rows)
+        first = (counts * self.rows).cumsum(0) - counts * self.rows
+        position = torch.arange(len(rows)) - first[each]
+        found = self.encoding.encode(rows, id=id[each], view=view[each], position=position)
+        return found.reshape(-1, self.width)
+
+    def decode(self, records: NDArray[np.uint8], leading: tuple[int, ...]) -> Any:
+        """The answers that records hold: a tensor, or a partial answer.
+
+        Args:
+            records: ``[n, width]``.
+            leading: What n is made of: ``(batch,)``, or ``(batch, positions)`` where their number differs.
+        """
+        found = self.encoding.decode(records.reshape(-1, self.encoding.width))
+        inner = self.inner if self.positions is None else self.positions
+        if self.shape is not None and isinstance(found, Tensor):
+            return found.reshape(*leading, *self.shape)
+        if isinstance(found, Tensor):
+            return found.reshape(*leading, *inner, found.shape[-1]).movedim(-1, self.axis)
+        return found.reshape(*leading, *inner)
+
+    def spread(self, records: NDArray[np.uint8], lengths: NDArray[np.int64] | None, longest: int | None) -> Any:
+        """The answers that these records hold, example after example.
+
+        Args:
+            records: As `encode` made them.
+            lengths: How many positions each example has, where that differs.
+            longest: How many the answer is to have; by default as many as the longest.
+        """
+        if self.positions is not None:
+            return self.decode(records, (len(records),))
+        if lengths is None:
+            raise self._other(())
+        first, length = lengths.cumsum() - lengths, int(lengths.max()) if longest is None else longest
+        return self.decode(records[places(first, lengths, length).reshape(-1)], (len(lengths), length))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        positions = None if self.positions is None else list(self.positions)
+        return {
+            "encoding": self.encoding.spec,
+            "classes": self.encoding.classes,
+            "positions": positions,
+            "inner": list(self.inner),
+            "axis": self.axis,
+            "shape": None if self.shape is None else list(self.shape),
+        }
+
+    @staticmethod
+    def from_spec(spec: Mapping[str, Any]) -> Column:
+        """The column that `spec` was made by."""
+        positions, shape = (None if spec[name] is None else tuple(spec[name]) for name in ("positions", "shape"))
+        own = encoding(spec["encoding"], classes=spec["classes"])
+        return Column(own, positions, tuple(spec["inner"]), spec["axis"], shape)
+
+    def _other(self, shape: tuple[int, ...]) -> LimbeckError:
+        known = "one number" if self.positions is None else str(list(self.positions))
+        return LimbeckError(
+            f"An answer has {list(shape)} positions, and the store was begun with {known}. Where their number differs "
+            "between batches, say which of them count with Batch.mask, and begin another store."
+        )
+
+
+def places(first: NDArray[np.int64], lengths: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Where the records of some examples' positions are, ``[examples, length]``; its last one stands for those beyond.
+
+    Args:
+        first: Each example's first record.
+        lengths: How many it has, at least 1.
+        length: How many are wanted of each.
+    """
+    return first[:, None] + np.minimum(np.arange(length), lengths[:, None] - 1)

@@ -1,0 +1,147 @@
+"""Whose answers are in a store, to what, and which files hold them?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from limbeck.errors import DataError
+
+FILE = "manifest.json"
+FORMAT = "limbeck answers 1"
+"""The version of the layout: another version is another format."""
+_CHECKSUM = "sha256"
+
+
+class Difference(NamedTuple):
+    """A field of an `Origin` in which a store is not what a run needs.
+
+    Attributes:
+        field: Which.
+        stored: What the store has.
+        wanted: What the run has.
+    """
+
+    field: str
+    stored: Any
+    wanted: Any
+
+
+@dataclass(frozen=True)
+class Origin:
+    """All that a stored answer depends on.
+
+    Attributes:
+        teacher: The fingerprint of the teacher.
+        data: The fingerprint of the examples that it was asked about.
+        views: The fingerprint of what made views of them; None for the examples themselves.
+        reads: How it reads a batch.
+        precision: The type that it computed in.
+        answers: For each address, how what was shown there is kept; see `Column`.
+    """
+
+    teacher: str
+    data: str
+    views: str | None
+    reads: str | None
+    precision: str
+    answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def difference(self, wanted: Origin) -> Difference | None:
+        """The first field in which a run's origin is another one than this store's; None where the store serves it.
+
+        A store may hold more addresses than a run reads.
+        """
+        for name in ("data", "views", "teacher", "reads", "precision"):
+            stored, other = getattr(self, name), getattr(wanted, name)
+            if stored != other:
+                return Difference(name, stored, other)
+        for address, column in wanted.answers.items():
+            if address not in self.answers:
+                return Difference("answers", sorted(self.answers), address)
+            if self.answers[address] != column:
+                return Difference(f"the encoding of {address}", self.answers[address], column)
+        return None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of answers that is whole and never changes.
+
+    Attributes:
+        file: Its name in the store.
+        examples: How many examples' answers it holds.
+        bytes: Its size.
+        sha256: Of the whole file.
+        keys: SHA-256 of the keys in it alone: which examples, which views, how many positions.
+    """
+
+    file: str
+    examples: int
+    bytes: int
+    sha256: str
+    keys: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of itself.
+
+    Attributes:
+        origin: What its answers depend on.
+        about: What else a reader may want to know: how many examples there are, versions, the batch size.
+        shards: The files that are whole, in the order in which they were made.
+    """
+
+    origin: Origin
+    about: Mapping[str, Any] = field(default_factory=dict)
+    shards: tuple[Shard, ...] = ()
+
+    def with_shard(self, shard: Shard) -> Manifest:
+        """The same store with one more file."""
+        return replace(self, shards=(*self.shards, shard))
+
+    def to_bytes(self) -> bytes:
+        """As JSON, with the SHA-256 of all the rest in it."""
+        body = {
+            "format": FORMAT,
+            "origin": asdict(self.origin),
+            "about": dict(self.about),
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return (json.dumps({**body, _CHECKSUM: _digest(body)}, indent=1) + "\n").encode()
+
+    @staticmethod
+    def from_bytes(data: bytes, *, name: str) -> Manifest:
+        """The manifest that `to_bytes` wrote.
+
+        Raises:
+            DataError: If it was edited or damaged, or is of another version.
+        """
+        try:
+            body: Any = json.loads(data)
+            told = body.pop(_CHECKSUM)
+            if body["format"] != FORMAT:
+                raise DataError(
+                    f"{name}/{FILE} is of the format {body['format']!r}, and this version reads {FORMAT!r}: build the "
+                    "store again, in another folder."
+                )
+            if told != _digest(body):
+                raise ValueError("its SHA-256 is another one")
+            shards = tuple(Shard(**shard) for shard in body["shards"])
+            found = Manifest(Origin(**body["origin"]), body["about"], shards)
+            if found.to_bytes() != data:  # also where JSON would not mind: a space is a byte like another
+                raise ValueError("it was written again by something else")
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{name}/{FILE} was edited or is damaged ({error}): no answer of this store is read. Restore the file, "
+                "or build the store again in another folder."
+            ) from error
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

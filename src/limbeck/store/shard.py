@@ -1,0 +1,199 @@
+"""How do the answers of some examples lie in one file, and is that file still what was written?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import DataError
+from limbeck.files import partial_of
+from limbeck.store.manifest import Shard
+from limbeck.store.place import Place
+
+FOLDER = "shards"
+_KEYS = ("id", "view", "positions")
+_RECORDS = "records."
+_CHUNK = 1 << 22
+Found = TypeVar("Found")
+
+
+class Keys(NamedTuple):
+    """Which answers a shard holds, row by row.
+
+    Attributes:
+        id: Which examples, ``int64 [n]``.
+        view: Which view of each; -1 stands for the example itself.
+        positions: How many positions each answer has, where that differs between examples; otherwise None.
+    """
+
+    id: NDArray[np.int64]
+    view: NDArray[np.int64]
+    positions: NDArray[np.int64] | None = None
+
+    def joined(self, others: Sequence[Keys]) -> Keys:
+        """These rows, and then those of others."""
+        every = [self, *others]
+        counts = [one.positions for one in every if one.positions is not None]
+        return Keys(
+            np.concatenate([one.id for one in every]),
+            np.concatenate([one.view for one in every]),
+            np.concatenate(counts) if counts else None,
+        )
+
+
+Records = Mapping[str, NDArray[np.uint8]]
+"""Address -> rows of bytes: one for each example, or for each position where their number differs."""
+
+
+def write_shard(place: Place, number: int, keys: Keys, records: Records) -> Shard:
+    """Write a file that appears whole or not at all.
+
+    It is a safetensors file: any tool that reads these reads it.
+
+    Raises:
+        LimbeckError: If the disk is full, or cannot be written to.
+    """
+    from safetensors.numpy import save_file
+
+    file = f"{FOLDER}/{number:06d}.safetensors"
+    path = place.local / file
+    partial = partial_of(path)
+    columns = {name: column for name, column in zip(_KEYS, keys, strict=True) if column is not None}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(columns | {_RECORDS + address: rows for address, rows in records.items()}, str(partial))
+        written = Shard(file, len(keys.id), partial.stat().st_size, _sha256(partial), _keys_sha256(keys))
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise place.refusal(error) from error
+    place.put(file, partial)
+    return written
+
+
+@final
+class Mapped:
+    """A shard's file, mapped into memory; its bytes are checked when they are first asked for.
+
+    Args:
+        place: Where the store is.
+        shard: Which file, and what it must be.
+    """
+
+    def __init__(self, place: Place, shard: Shard) -> None:
+        self._place = place
+        self._shard = shard
+        self._guard = threading.Lock()
+        self._records: dict[str, NDArray[np.uint8]] | None = None
+
+    def keys(self) -> Keys:
+        """Which answers it holds; only these bytes are read and checked.
+
+        Raises:
+            DataError: If the file is missing, cut short, or its keys are not those that were written.
+        """
+        columns = self._again(self._columns)
+        return _keys({name: np.array(columns[name]) for name in _KEYS if name in columns})
+
+    def records(self, address: str) -> NDArray[np.uint8]:
+        """The rows at an address; the first call in a process reads and checks the whole file.
+
+        Raises:
+            DataError: If the file is missing, cut short, or not what was written.
+        """
+        with self._guard:
+            if self._records is None:
+                self.verify()
+                mapped = _mapped(self._path())
+                self._records = {n.removeprefix(_RECORDS): c for n, c in mapped.items() if n.startswith(_RECORDS)}
+        return self._records[address]
+
+    def verify(self) -> None:
+        """Read the whole file, and compare its SHA-256 with the one that was written down.
+
+        Raises:
+            DataError: If it is another one.
+        """
+        self._again(self._verify)
+
+    def _verify(self) -> None:
+        path = self._path()
+        size = path.stat().st_size
+        if size != self._shard.bytes:
+            raise self._damaged(f"it has {size} bytes instead of {self._shard.bytes}")
+        if _sha256(path) != self._shard.sha256:
+            raise self._damaged("its SHA-256 is not the one in the manifest")
+
+    def _columns(self) -> Mapping[str, NDArray[Any]]:
+        try:
+            found = _mapped(self._path())
+            keys = _keys(found)
+            whole = len(keys.id) == self._shard.examples and _keys_sha256(keys) == self._shard.keys
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise self._damaged(f"its header cannot be read: {error}") from error
+        if not whole:
+            raise self._damaged("its keys are not those that were written")
+        return found
+
+    def _again(self, look: Callable[[], Found]) -> Found:
+        """What `look` finds; of a fetched file that is not right, once more after fetching it again."""
+        try:
+            return look()
+        except DataError:
+            if not self._place.forget(self._shard.file):
+                raise
+            return look()
+
+    def _path(self) -> Path:
+        return self._place.fetch(self._shard.file, self._shard.bytes)
+
+    def _damaged(self, why: str) -> DataError:
+        return DataError(
+            f"{self._place.name}/{self._shard.file} is damaged ({why}): none of its {self._shard.examples} answers is "
+            "read. Remove that file and build the store again: the other shards are kept."
+        )
+
+
+def _keys(columns: Mapping[str, NDArray[Any]]) -> Keys:
+    return Keys(columns["id"], columns["view"], columns.get("positions"))
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The columns of a safetensors file, as views of one map of it.
+
+    Raises:
+        ValueError: If its header makes no sense.
+    """
+    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    begin = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    header = json.loads(whole[8:begin].tobytes())
+    kinds = {"I64": np.int64, "U8": np.uint8}
+    found = {}
+    for name, told in header.items():
+        if name != "__metadata__":
+            first, last = told["data_offsets"]
+            # A plain array: what numpy adds to a memory map at every indexing costs more than a row.
+            part = np.asarray(whole)[begin + first : begin + last]
+            found[name] = part.view(kinds[told["dtype"]]).reshape(told["shape"])
+    return found
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _keys_sha256(keys: Keys) -> str:
+    found = hashlib.sha256()
+    for column in keys:
+        found.update(b"none" if column is None else np.ascontiguousarray(column))
+    return found.hexdigest()

@@ -1,0 +1,159 @@
+"""What did the teacher answer to these views of these examples?"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import DataError
+from limbeck.store.column import Column, places
+from limbeck.store.index import Index
+from limbeck.store.manifest import FILE, Manifest, Shard
+from limbeck.store.place import Place
+from limbeck.store.shard import Keys, Mapped
+
+Ids = NDArray[np.int64]
+
+
+@final
+class Store:
+    """A teacher's answers on disk, for reading: found by example and view, and checked before they are believed.
+
+    Any number of processes may read one at the same time, also while another one adds to it; `refresh` sees what was
+    added.
+
+    Args:
+        where: Its folder, or an address that fsspec opens.
+
+    Raises:
+        DataError: If there is none, or its manifest was edited or is damaged.
+    """
+
+    def __init__(self, where: str | os.PathLike[str] | Place) -> None:
+        self.place = where if isinstance(where, Place) else Place(where)
+        self._guard = threading.Lock()
+        self._mapped: dict[Shard, Mapped] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the manifest again; what is mapped already stays."""
+        manifest = find_manifest(self.place)
+        if manifest is None:
+            raise DataError(f"There is no store of answers at {self.place.name}: it has no {FILE}.")
+        with self._guard:
+            self.manifest = manifest
+            self._shards = [self._mapped.setdefault(s, Mapped(self.place, s)) for s in manifest.shards]
+            for name in ("keys", "_index", "_starts", "_lengths", "_first", "columns"):
+                self.__dict__.pop(name, None)
+
+    def __len__(self) -> int:
+        """How many answers it holds."""
+        return sum(shard.examples for shard in self.manifest.shards)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """How the answers at each address are kept."""
+        return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
+
+    def rows(self, id: Ids, view: Ids | int) -> NDArray[np.int64]:
+        """Where the answers are, for `read`; -1 where there is none."""
+        return self._index.rows(id, view)
+
+    def read(self, rows: NDArray[np.int64], address: str, *, longest: int | None = None) -> Any:
+        """The answers at an address, in the order of `rows`: a tensor, or a partial answer.
+
+        Args:
+            rows: From `rows`, none of them -1.
+            address: One of `columns`.
+            longest: Where examples differ in their number of positions, how many the answer is to have; what is beyond
+                an example's own is some other position's answer, and must not count.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        column = self.columns[address]
+        if column.positions is not None:
+            return column.decode(self._gathered(rows, address), (len(rows),))
+        own, first = self._lengths[rows], self._first[rows]
+        length = int(own.max()) if longest is None else longest
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        found = self._gathered_at(places(first, own, length).reshape(-1), shard.repeat(length), address)
+        return column.decode(found, (len(rows), length))
+
+    def verify(self) -> list[DataError]:
+        """Read everything, and compare it with its checksums; what is wrong, shard by shard."""
+        wrong = []
+        for mapped in self._shards:
+            try:
+                mapped.verify()
+                mapped.keys()
+            except DataError as error:
+                wrong.append(error)
+        return wrong
+
+    def _gathered(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
+        if len(self._shards) == 1:
+            return self._shards[0].records(address).take(rows, axis=0)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        return self._gathered_at(rows - self._starts[shard], shard, address)
+
+    def _gathered_at(self, at: NDArray[np.int64], shard: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
+        found = np.empty((len(at), self.columns[address].width), np.uint8)
+        for number in np.unique(shard):
+            here = shard == number
+            found[here] = self._shards[number].records(address).take(at[here], axis=0)
+        return found
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Which answers it holds, row by row."""
+        every = [mapped.keys() for mapped in self._shards]
+        empty = Keys(np.empty(0, np.int64), np.empty(0, np.int64))
+        return every[0].joined(every[1:]) if every else empty
+
+    @cached_property
+    def _index(self) -> Index:
+        return Index(self.keys)
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first row of each shard."""
+        return np.cumsum([0, *(shard.examples for shard in self.manifest.shards[:-1])])
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        positions = self.keys.positions
+        return np.ones(len(self), np.int64) if positions is None else positions
+
+    @cached_property
+    def _first(self) -> NDArray[np.int64]:
+        """The first record of each row, in its own shard."""
+        before = np.cumsum(self._lengths) - self._lengths
+        shard = np.searchsorted(self._starts, np.arange(len(self)), side="right") - 1
+        return before - before[self._starts[shard]]
+
+
+def find_manifest(place: Place) -> Manifest | None:
+    """The manifest of the store at a place, if there is one.
+
+    Raises:
+        DataError: If it was edited or is damaged.
+    """
+    data = place.read(FILE)
+    return None if data is None else Manifest.from_bytes(data, name=place.name)
+
+
+def is_store(where: str | os.PathLike[str]) -> bool:
+    """Whether a store of answers is there."""
+    return (Path(where) / FILE).is_file() if "://" not in os.fspath(where) else Place(where).read(FILE) is not None

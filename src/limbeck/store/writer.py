@@ -1,0 +1,166 @@
+"""How are answers added to a store, so that a kill at any moment leaves a whole one?"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning
+from limbeck.lock import alone
+from limbeck.store.manifest import FILE, Manifest, Origin
+from limbeck.store.place import Place
+from limbeck.store.shard import FOLDER, Keys, Mapped, Records, write_shard
+from limbeck.store.store import find_manifest
+
+SHARD_BYTES = 256 * 2**20
+_PATIENCE = 120.0
+"""Seconds of a teacher's work that a kill may cost, at most: then what there is becomes a shard."""
+
+
+@contextmanager
+def writing(
+    place: Place,
+    origin: Origin,
+    *,
+    about: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    patience: float = _PATIENCE,
+) -> Iterator[Writer]:
+    """A block in which answers are added to the store at a place, by this process alone.
+
+    A store that is there already goes on where it stopped: shards that are whole are kept, damaged ones are dropped
+    with a warning, and files that no manifest names (a killed writer's) are removed. What was appended is kept also
+    when the block ends by an error.
+
+    Args:
+        place: Where the store is, or will be.
+        origin: What its answers depend on.
+        about: What else the manifest says of a new store.
+        shard_bytes: How big a file grows.
+        patience: Seconds after which what there is becomes a file.
+
+    Raises:
+        LimbeckError: If another process is writing, the place cannot be written to, or the store has another origin.
+        DataError: If the manifest is damaged.
+    """
+    place.open()
+    with alone(place.local, doing="written"):
+        manifest = find_manifest(place)
+        if manifest is None:
+            manifest = Manifest(origin, dict(about or {}))
+            place.put(FILE, manifest.to_bytes())
+        elif (found := manifest.origin.difference(origin)) is not None:
+            raise mismatch(place, found.field, found.stored, found.wanted)
+        writer = Writer(place, _sound(place, manifest), shard_bytes, patience)
+        try:
+            yield writer
+        finally:
+            writer.seal()
+
+
+@final
+class Writer:
+    """Adds answers to a store: they are gathered in memory, and become a file when there are enough.
+
+    Made by `writing`.
+    """
+
+    def __init__(self, place: Place, manifest: Manifest, shard_bytes: int, patience: float) -> None:
+        self._place = place
+        self._manifest = manifest
+        self._limit, self._patience = shard_bytes, patience
+        self._begin()
+
+    def append(self, keys: Keys, records: Records) -> None:
+        """Add answers.
+
+        Raises:
+            LimbeckError: If the disk is full, or cannot be written to.
+        """
+        self._keys.append(keys)
+        for address, rows in records.items():
+            self._records.setdefault(address, []).append(rows)
+            self._bytes += rows.nbytes
+        self._held.update(zip(keys.id.tolist(), keys.view.tolist(), strict=True))
+        if self._bytes >= self._limit or time.monotonic() - self._since >= self._patience:
+            self.seal()
+
+    def holds(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> bool:
+        """Whether the answer to any of these is in memory still, and not in a file."""
+        return bool(self._held) and not self._held.isdisjoint(zip(id.tolist(), view.tolist(), strict=True))
+
+    def seal(self) -> None:
+        """Make a file of what is in memory; a reader sees it after `Store.refresh`.
+
+        Raises:
+            LimbeckError: If the disk is full, or cannot be written to.
+        """
+        if not self._keys:
+            return
+        keys = self._keys[0].joined(self._keys[1:])
+        records = {address: np.concatenate(rows) for address, rows in self._records.items()}
+        self._begin()  # what cannot be written is asked again: it must not be tried twice at the end of the block
+        number = 1 + max((_number(shard.file) for shard in self._manifest.shards), default=-1)
+        manifest = self._manifest.with_shard(write_shard(self._place, number, keys, records))
+        self._place.put(FILE, manifest.to_bytes())
+        self._manifest = manifest
+
+    def _begin(self) -> None:
+        self._keys: list[Keys] = []
+        self._records: dict[str, list[NDArray[np.uint8]]] = {}
+        self._held: set[tuple[int, int]] = set()
+        self._bytes = 0
+        self._since = time.monotonic()
+
+
+def mismatch(place: Place, field: str, stored: Any, wanted: Any) -> LimbeckError:
+    """A sentence for a store that is not what a run needs."""
+    return LimbeckError(
+        f"The store at {place.name} was made for another {_FIELDS.get(field, field)}: it has {_short(stored)}, and "
+        f"this run has {_short(wanted)}. Give another folder, or remove this one."
+    )
+
+
+_FIELDS = {
+    "data": "data set (data)",
+    "views": "way of making views (views)",
+    "teacher": "teacher (teacher)",
+    "reads": "way of reading a batch (reads)",
+    "precision": "precision (precision)",
+    "answers": "set of addresses (answers)",
+}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:16]}..." if " " not in text else text[:77] + "..."
+
+
+def _sound(place: Place, manifest: Manifest) -> Manifest:
+    """The manifest without shards that are damaged, and the folder without files that it does not name."""
+    kept, lost = [], 0
+    for shard in manifest.shards:
+        try:
+            Mapped(place, shard).verify()
+            kept.append(shard)
+        except DataError as error:
+            lost += shard.examples
+            warnings.warn(f"{error} Its answers will be asked again.", LimbeckWarning, stacklevel=3)
+    found = Manifest(manifest.origin, manifest.about, tuple(kept))
+    if lost:
+        place.put(FILE, found.to_bytes())
+    named = {shard.file for shard in found.shards}
+    for name in place.files(FOLDER):
+        if f"{FOLDER}/{name}" not in named:
+            place.remove(f"{FOLDER}/{name}")
+    return found
+
+
+def _number(file: str) -> int:
+    return int(file.rpartition("/")[2].partition(".")[0])

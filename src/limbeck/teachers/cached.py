@@ -1,0 +1,207 @@
+"""How is a teacher asked once, and believed ever after?"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError
+from limbeck.store import SHARD_BYTES, Origin, Place, find_manifest, mismatch
+from limbeck.teachers.coerce import as_teacher
+from limbeck.teachers.head import asked_at, head_of
+from limbeck.teachers.keeping import Keeping, Question
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, told
+
+
+@final
+class Cached(Teacher):
+    """A teacher that is asked once about each view of each example; its answers are kept on disk, and shared.
+
+    What the store holds is read; what it does not hold is asked, kept, and from then on read. The student sees the
+    answer as it comes back from the store, in the first epoch too, so that it does not matter when it was asked.
+
+    A store belongs to one teacher, one set of examples, one way of making views and of reading them, one precision; one
+    that was made for others is refused, and the field that differs is named. It does not depend on the order of the
+    examples, the student, the method or the batch size (which moves the last bits of an answer alone). Any number of
+    students may read it at the same time; one process at a time adds to it.
+
+    Args:
+        teacher: Who is asked; None if the store holds every answer that will be needed.
+        where: The store's folder, or an address that fsspec opens; it is made if there is none.
+        encoding: How logits are kept: a name (``float32``, ``float16``, ``top-k``, ``sampled``, ...; see
+            `limbeck.store.make`) or a mapping of a name and its parameters, ``{"name": "top-k", "k": 50}``.
+        classes: Which dimension of the logits holds the classes.
+        through: The name of the teacher's last layer, a ``Linear``: kept are its inputs instead of its outputs, which
+            for many classes are far smaller and lose nothing, and the layer's weights, once.
+        shard_bytes: How big a file of answers grows.
+
+    Raises:
+        LimbeckError: If the teacher changes while a student learns, or draws at random (a teacher in training mode);
+            if the encoding is unknown; when a run is set up, if the store was made for something else, or the source
+            has no ids.
+        DataError: If the store is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from limbeck.sources import Arrays, Shuffled
+        >>> source = Shuffled(Arrays(torch.randn(6, 2)), batch_size=3)
+        >>> teacher, reads = Cached(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
+        >>> teacher.expect(source, reads)
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=reads) as answer:
+        ...     answer(source.peek())["logits"].shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        where: str | os.PathLike[str],
+        *,
+        encoding: str | Mapping[str, Any] = "float16",
+        classes: int = -1,
+        through: str | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        inner = None if teacher is None else as_teacher(teacher)
+        if inner is not None and not inner.steady:
+            why = "it changes while the student learns" if inner.changes else "it is in training mode"
+            raise LimbeckError(
+                f"The answers of this {type(inner).__name__} cannot be kept, because {why}: the same question has "
+                'another answer each time. Ask it live, or in mode="eval".'
+            )
+        self.where = os.fspath(where)
+        self.encoding = checked_encoding(encoding)
+        self.classes = classes
+        self.shard_bytes = shard_bytes
+        self.through = through
+        self._inner = inner
+        self._expected: tuple[Stream, Reads] | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those of the teacher."""
+        return frozenset() if self._inner is None else self._inner.names
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """As the teacher does."""
+        if self._inner is not None:
+            self._inner.bind(models)
+
+    def expect(self, source: Stream, reads: Reads) -> None:
+        """What the answers will belong to.
+
+        Raises:
+            LimbeckError: If the store was made for something else, or the source has no ids.
+        """
+        if not source.has_ids:
+            raise LimbeckError(
+                f"A {type(source).__name__} gives its examples no ids, by which answers are found again: give arrays, "
+                "examples, or Shuffled(examples, batch_size=...)."
+            )
+        self._expected = source, reads
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """The store must hold these addresses, or the teacher must be able to give them."""
+        if self._expected is None:
+            raise LimbeckError(
+                f"The answers in {self.where} belong to the examples of one source, and nobody said where these "
+                "batches come from: call teacher.expect(source, reads) first; or ask the teacher itself, live."
+            )
+        (source, asked), self._expected = self._expected, None
+        place = Place(self.where)
+        origin, head = self._checked(place, source, asked), None
+        if self._inner is not None:
+            head = None if self.through is None else head_of(self._inner, self.through)
+            self._inner.expect(source, asked)
+            self._inner.prepare(frozenset(asked_at(needs, head)), device=device, reads=reads)  # raises what it cannot
+        question = Question(
+            needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1), self._about(source),
+            self.shard_bytes,
+        )  # fmt: skip
+        return Keeping(self._inner, place, question, device=device, reads=reads)
+
+    @property
+    def fingerprint(self) -> str:
+        """The teacher's, and how its answers are kept."""
+        who = self._stored().teacher if self._inner is None else self._inner.fingerprint
+        kept = f"{json.dumps(self.encoding, sort_keys=True)} {self.through}"
+        return hashlib.sha256(f"cached {who} {kept}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Whose answers, how they are kept, and where."""
+        who = None if self._inner is None else self._inner.describe()
+        return {"teacher": "Cached", "of": who, "encoding": self.encoding, "through": self.through}
+
+    def _checked(self, place: Place, source: Stream, reads: Reads) -> Origin:
+        """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
+        manifest = find_manifest(place)
+        if manifest is None and self._inner is None:
+            raise LimbeckError(f"There is no store of answers at {place.name}, and no teacher to ask.")
+        stored = None if manifest is None else manifest.origin
+        data, views = identity(source)
+        wanted = Origin(
+            teacher=self._inner.fingerprint if self._inner is not None else stored.teacher,  # type: ignore[union-attr]
+            data=data,
+            views=views,
+            reads=self._reading(reads) if self._inner is not None else stored.reads,  # type: ignore[union-attr]
+            precision="" if stored is None else stored.precision,
+        )
+        if stored is not None and (found := stored.difference(wanted)) is not None:
+            raise mismatch(place, found.field, found.stored, found.wanted)
+        return wanted
+
+    def _stored(self) -> Origin:
+        manifest = find_manifest(Place(self.where))
+        if manifest is None:
+            raise LimbeckError(f"There is no store of answers at {self.where}, and no teacher to ask.")
+        return manifest.origin
+
+    def _reading(self, reads: Reads) -> str:
+        own = [] if self._inner is None else _reads_in(self._inner.describe())
+        return json.dumps([told(reads), *own])
+
+    def _about(self, source: Stream) -> dict[str, Any]:
+        return {
+            "examples": source.examples_per_epoch,
+            "batch_size": getattr(source, "batch_size", None),
+            "teacher": None if self._inner is None else self._inner.describe(),
+            "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
+        }
+
+
+def identity(source: Stream) -> tuple[str, str | None]:
+    """The fingerprints of a source's examples and of what makes views of them; None where nothing does."""
+    examples = getattr(source, "examples", None)
+    if examples is None or examples.fingerprint == source.fingerprint:
+        return source.fingerprint, None
+    return examples.fingerprint, source.fingerprint
+
+
+def checked_encoding(given: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The name of an encoding and its parameters; its values are looked at with some number of classes.
+
+    Raises:
+        LimbeckError: If there is none of that name, or a parameter is not one of its.
+    """
+    asked = {"name": given} if isinstance(given, str) else dict(given)
+    if "name" not in asked:
+        raise LimbeckError(f'An encoding has a name: {{"name": "top-k", "k": 50}}; got {asked!r}.')
+    return asked
+
+
+def _reads_in(described: Any) -> list[Any]:
+    """How the networks that a teacher is made of read a batch, those that have a way of their own."""
+    if isinstance(described, Mapping):
+        own = [described["reads"]] if described.get("reads") is not None else []
+        return own + [found for key, part in described.items() if key != "reads" for found in _reads_in(part)]
+    if isinstance(described, (list, tuple)):
+        return [found for part in described for found in _reads_in(part)]
+    return []

@@ -1,0 +1,279 @@
+"""How is a batch answered from a store, and what it lacks asked and kept?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.signal import LOGITS, Batch, Signal
+from limbeck.store import (
+    Column,
+    Encoding,
+    Keys,
+    Origin,
+    Place,
+    Store,
+    Writer,
+    find_manifest,
+    make,
+    mismatch,
+    writing,
+)
+from limbeck.teachers.asking import asked_whole
+from limbeck.teachers.head import LastLayer, asked_at, keep_head, kept_at, kept_head
+from limbeck.teachers.teacher import Answer, Reads, Teacher
+
+_ITSELF = -1  # the view's number where an example is not augmented
+_FEATURES = "float16"
+Rows = NDArray[np.int64]
+Records = Mapping[str, NDArray[np.uint8]]
+
+
+class Question(NamedTuple):
+    """What a stage wants of a store.
+
+    Attributes:
+        needs: The addresses.
+        origin: What the answers must belong to; its precision and encodings are known when the first is there.
+        encoding: How logits are kept.
+        classes: Which dimension of them holds the classes.
+        head: The layer whose inputs are kept in their place.
+        batch_size: In batches of which size the teacher is asked.
+        about: What a new store says of itself.
+        shard_bytes: How big its files grow.
+    """
+
+    needs: frozenset[str]
+    origin: Origin
+    encoding: Mapping[str, Any]
+    classes: int
+    head: LastLayer | None
+    batch_size: int
+    about: Mapping[str, Any]
+    shard_bytes: int
+
+
+class Keeping(AbstractContextManager["Keeping"]):
+    """A store, open for a stage, and behind it the teacher, which is opened when it is first needed.
+
+    Args:
+        teacher: Who is asked what the store does not hold; None if nobody can be.
+        place: Where the store is, or will be.
+        question: What is wanted of it.
+        device: Where the answers are wanted.
+        reads: The stage's way from a batch to inputs.
+    """
+
+    def __init__(
+        self, teacher: Teacher | None, place: Place, question: Question, *, device: torch.device, reads: Reads
+    ) -> None:
+        self._teacher, self._place, self._question = teacher, place, question
+        self._device, self._reads = device, reads
+        self._stack = ExitStack()
+        self._live: Answer | None = None
+        self._writer: Writer | None = None
+        self._head = question.head
+        self._kept = kept_at(question.needs, question.head)
+        self._checked = False
+        self._store = Store(place) if find_manifest(place) is not None else None
+
+    def __enter__(self) -> Keeping:
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
+
+    def __call__(self, batch: Batch) -> Signal:
+        """The answers to a batch.
+
+        Raises:
+            LimbeckError: If they are not kept and cannot be asked; if they cannot be written down.
+            DataError: If those that are kept are damaged.
+        """
+        if batch.id is None:
+            raise LimbeckError("A cached teacher finds its answers by the ids of examples, and the batch has none.")
+        if self._store is None:
+            return self._asked(batch, None)
+        if not self._checked:
+            self._check(self._store)
+        rows = self._store.rows(batch.id.cpu().numpy(), _view(batch))
+        return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
+
+    def _read(self, store: Store, rows: Rows, batch: Batch) -> Signal:
+        longest = batch.mask.shape[1] if batch.mask is not None and batch.mask.ndim > 1 else None
+        return self._shown({address: store.read(rows, address, longest=longest) for address in self._kept})
+
+    def _shown(self, found: Mapping[str, Any]) -> Signal:
+        moved = {address: answer.to(self._device) for address, answer in found.items()}
+        if self._head is not None and LOGITS in self._question.needs:
+            moved[LOGITS] = self._head.logits(moved[self._head.address].float())
+        return Signal.of({address: moved[address] for address in self._question.needs})
+
+    def _check(self, store: Store) -> None:
+        """Whether the store is what the run asks for, as far as only its first answer shows."""
+        told = store.manifest.about.get("head")
+        if self._teacher is None:
+            self._head = None if told is None else kept_head(self._place, told)
+        elif (told or {}).get("address") != (None if self._head is None else self._head.address):
+            raise mismatch(self._place, "last layer (through)", told, self._head and self._head.address)
+        self._kept = kept_at(self._question.needs, self._head)
+        for address in sorted(self._kept):
+            if address not in store.columns:
+                raise mismatch(self._place, "answers", sorted(store.columns), address)
+        if self._teacher is not None:
+            self._check_made(store)
+        self._checked = True
+
+    def _check_made(self, store: Store) -> None:
+        origin = store.manifest.origin
+        if origin.precision != self._precision():
+            raise mismatch(self._place, "precision", origin.precision, self._precision())
+        for address in self._kept:
+            stored = store.columns[address].encoding
+            wanted = self._encoding(address, stored.classes)
+            if stored.spec != wanted.spec:
+                raise mismatch(self._place, f"encoding of {address}", stored.spec, wanted.spec)
+
+    # --- what is asked ----------------------------------------------------------------------------------------------
+
+    def _asked(self, batch: Batch, rows: Rows | None) -> Signal:
+        """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
+        keys, lengths = _keys(batch), _lengths(batch)
+        if self._writer is not None and self._writer.holds(keys.id, keys.view):
+            self._writer.seal()
+            self._begun().refresh()
+            return self(batch)
+        shown = asked_whole(self._opened(batch), batch, self._question.batch_size)
+        if self._writer is None:
+            self._begin(shown, lengths)
+        columns = {address: self._begun().columns[address] for address in self._kept}
+        ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
+        records = {
+            address: column.encode(shown[address], id=ids, view=views, lengths=lengths)
+            for address, column in columns.items()
+        }
+        self._append(keys, records, columns, np.ones(len(ids), bool) if rows is None else rows < 0)
+        longest = None if batch.mask is None or batch.mask.ndim < 2 else batch.mask.shape[1]
+        return self._shown({a: column.spread(records[a], keys.positions, longest) for a, column in columns.items()})
+
+    def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
+        """Add what is new to the store, each answer once."""
+        _, first = np.unique(np.stack([keys.id, keys.view]), axis=1, return_index=True)
+        once = np.zeros(len(keys.id), bool)
+        once[first] = True
+        new = new & once
+        each = new if keys.positions is None else new.repeat(keys.positions)
+        own = {a: rows[each if columns[a].positions is None else new] for a, rows in records.items()}
+        counts = None if keys.positions is None else keys.positions[new]
+        self._writing().append(Keys(keys.id[new], keys.view[new], counts), own)
+
+    def _opened(self, batch: Batch) -> Answer:
+        """The teacher, opened the first time."""
+        if self._teacher is None:
+            raise LimbeckError(
+                f"The store at {self._place.name} lacks answers to some of these views, and there is no teacher to "
+                f"ask: it holds {len(self._begun())} answers. Build the rest with limbeck cache build, or give the "
+                "teacher."
+            )
+        if _several_processes():
+            raise LimbeckError(
+                f"The store at {self._place.name} lacks answers, and several processes cannot add to it at once: build "
+                "it first, with limbeck cache build."
+            )
+        if self._live is None:
+            wanted = frozenset(asked_at(self._kept, self._head) | {LOGITS})
+            self._live = self._stack.enter_context(
+                self._teacher.prepare(wanted, device=self._device, reads=self._reads)
+            )
+        return self._live
+
+    def _begin(self, shown: Signal, lengths: Tensor | None) -> None:
+        """Open the store for writing; the first answer says how answers are laid out."""
+        if self._head is not None:
+            self._head.check(shown)
+        columns = {address: self._column(address, shown[address], lengths) for address in self._kept}
+        origin = replace(
+            self._question.origin,
+            precision=self._precision(),
+            answers={address: column.spec for address, column in columns.items()},
+        )
+        about = dict(self._question.about)
+        if self._head is not None and find_manifest(self._place) is None:
+            self._place.open()
+            about["head"] = keep_head(self._place, self._head)
+        opened = writing(self._place, origin, about=about, shard_bytes=self._question.shard_bytes)
+        self._writer = self._stack.enter_context(opened)
+        self._store = Store(self._place)
+
+    def _column(self, address: str, shown: Tensor, lengths: Tensor | None) -> Column:
+        axis = self._question.classes if address == LOGITS else -1
+        if not -shown.ndim <= axis < shown.ndim:
+            raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(shown.shape)}.")
+        shape = shown.movedim(axis, -1).shape
+        encoding = self._encoding(address, shape[-1])
+        if lengths is not None and len(shape) > 2:
+            return Column(encoding, None, tuple(shape[2:-1]), axis)
+        if address != LOGITS and not self._is_head(address):
+            own = tuple(shown.shape[1:])
+            return Column(self._encoding(address, math.prod(own)), (), (), -1, own)
+        return Column(encoding, tuple(shape[1:-1]), (), axis)
+
+    def _encoding(self, address: str, classes: int) -> Encoding:
+        dense = self._question.encoding if address == LOGITS or self._is_head(address) else {"name": _FEATURES}
+        return make(**dense, classes=classes)
+
+    def _is_head(self, address: str) -> bool:
+        return self._head is not None and address == self._head.address
+
+    def _precision(self) -> str:
+        kind = self._device.type
+        narrow = torch.is_autocast_enabled(kind)
+        return str(torch.get_autocast_dtype(kind) if narrow else torch.float32).removeprefix("torch.")
+
+    def _begun(self) -> Store:
+        if self._store is None:
+            raise LimbeckError(f"There is no store of answers at {self._place.name}.")
+        return self._store
+
+    def _writing(self) -> Writer:
+        if self._writer is None:
+            raise LimbeckError(f"The store at {self._place.name} is not open for writing.")
+        return self._writer
+
+
+def _view(batch: Batch) -> Rows | int:
+    return _ITSELF if batch.view is None else batch.view.cpu().numpy()
+
+
+def _keys(batch: Batch) -> Keys:
+    """Which answers a batch needs."""
+    lengths, view = _lengths(batch), _view(batch)
+    id = batch.id.cpu().numpy() if batch.id is not None else np.empty(0, np.int64)
+    views = np.full(len(id), view) if isinstance(view, int) else view
+    return Keys(id, views, None if lengths is None else lengths.numpy())
+
+
+def _lengths(batch: Batch) -> Tensor | None:
+    """How many positions of each example are kept: up to the last that counts, and one where none does."""
+    if batch.mask is None or batch.mask.ndim < 2:
+        return None
+    counted = batch.mask.bool().flatten(2).any(-1) if batch.mask.ndim > 2 else batch.mask.bool()
+    place = torch.arange(1, counted.shape[1] + 1, device=counted.device)
+    return (counted * place).amax(1).clamp_min(1).cpu()
+
+
+def _several_processes() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
