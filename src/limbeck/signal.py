@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import MissingSignalError, nearest
+from limbeck.partial import Partial
 
 IGNORED = -100
 """The label of an example, or position, that has none: PyTorch's own convention."""
@@ -26,12 +28,34 @@ class Signal(dict[str, Tensor]):
 
     ``logits`` is always there; any other address is a ``named_modules()`` path of the model.
 
+    A teacher of whose logits only a part was kept shows a `Partial` there: it stands in `partial`, and whoever asks for
+    the tensor is told that there is none.
+
     Example:
         >>> Signal(logits=torch.zeros(2, 3))["logits"].shape
         torch.Size([2, 3])
     """
 
+    partial: Mapping[str, Partial] = MappingProxyType({})
+    """The answers that are no tensors: address -> the top k of the classes, or some drawn at random."""
+
+    @staticmethod
+    def of(shown: Mapping[str, Tensor | Partial]) -> Signal:
+        """A signal of tensors and of partial answers."""
+        signal = Signal({address: what for address, what in shown.items() if isinstance(what, Tensor)})
+        partial = {address: what for address, what in shown.items() if isinstance(what, Partial)}
+        if partial:
+            signal.partial = partial
+        return signal
+
     def __missing__(self, address: str) -> Tensor:
+        if address in self.partial:
+            kept = type(self.partial[address]).__name__
+            raise MissingSignalError(
+                f"At {address!r} this teacher shows a part of its answer alone ({kept}), which only losses can read: "
+                "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantised' "
+                "(1 byte a class), 'float16' or 'float32', or ask the teacher itself."
+            )
         raise missing(address, self)
 
 

@@ -11,11 +11,13 @@ from limbeck.functional.label import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
 from limbeck.functional.pooled import pooled
 from limbeck.functional.prior import prior_bias
+from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
 
 __all__ = [
     "Head",
     "Projector",
     "check_hyper",
+    "coarse_logits",
     "cross_entropy",
     "gkd_jensen_shannon",
     "jensen_shannon",
@@ -27,6 +29,7 @@ __all__ = [
     "prior_bias",
     "probability_squared_error",
     "reverse_kl",
+    "sampled_kl_divergence",
     "skew_kl",
     "skew_reverse_kl",
     "squared_error",

@@ -10,9 +10,10 @@ from torch import Tensor
 from limbeck.functional.check import paired
 from limbeck.functional.closed_form import Form, Found, Pair, divergence, through_softmax
 from limbeck.functional.kernel import kernel
+from limbeck.functional.sparse import sampled_kl_divergence
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True, sampled=sampled_kl_divergence)
 @paired
 def kl_divergence(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
@@ -48,7 +49,7 @@ def kl_divergence(
     return divergence(student, teacher, temperature, KULLBACK_LEIBLER)
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def reverse_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
@@ -77,7 +78,7 @@ def reverse_kl(
     return divergence(teacher, student, temperature, KULLBACK_LEIBLER)
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def total_variation(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0

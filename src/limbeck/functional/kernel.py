@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, ParamSpec, get_args
 
@@ -15,7 +16,9 @@ Per = Literal["example", "position", "pair", "batch"]
 P = ParamSpec("P")
 
 
-def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+def kernel(
+    *, per: Per, divergence: bool = False, sampled: Callable[..., Tensor] | None = None
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
     """Declare what a pure function of tensors yields one value for, and let it compute in float32 or better.
 
     `per` says what the unreduced values stand for, so that means can be taken over the true count:
@@ -30,12 +33,21 @@ def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
 
     Args:
         per: What one value stands for.
+        divergence: Whether it is an f-divergence between ``softmax(student / T)`` and ``softmax(teacher / T)``, T its
+            hyper-parameter `temperature` (1 where it has none), up to a factor that depends on hyper-parameters alone.
+            Then merging classes never raises it, and it can be computed from the largest of the teacher's logits and
+            what the others weigh together (`limbeck.functional.coarse_logits`).
+        sampled: The same value, in expectation, from classes drawn at random: a function
+            ``(student, *, ids, weights, entropy, **hyper)`` as `limbeck.functional.sampled_kl_divergence` is. Only what
+            is linear in the teacher's probabilities, but for a term without the student, has one.
 
     Returns:
-        A decorator; the decorated function carries ``per`` as an attribute and keeps its name and signature.
+        A decorator; the decorated function carries ``per``, ``divergence`` and ``sampled`` as attributes and keeps its
+        name and signature.
 
     Raises:
-        LimbeckError: If `per` is none of the four.
+        LimbeckError: If `per` is none of the four, or a divergence does not compare ``student`` and ``teacher`` alone,
+            position by position.
 
     Example:
         >>> @kernel(per="example")
@@ -48,19 +60,40 @@ def kernel(*, per: Per) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
         raise LimbeckError(f"per={per!r} is not one of {', '.join(get_args(Per))}.")
 
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        @functools.wraps(function)
-        def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-            args_wide, kwargs_wide = map(_widened, args), {name: _widened(value) for name, value in kwargs.items()}
-            device = _device(args) or _device(kwargs.values()) or "cpu"
-            if not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
-                return function(*args_wide, **kwargs_wide)
-            with torch.autocast(device, enabled=False):
-                return function(*args_wide, **kwargs_wide)
-
+        computed = wide(function)
+        if divergence:
+            _check_divergence(function, per)
         computed.per = per  # type: ignore[attr-defined]
+        computed.divergence = divergence  # type: ignore[attr-defined]
+        computed.sampled = sampled  # type: ignore[attr-defined]
         return computed
 
     return decorate
+
+
+def wide(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Let a function of tensors compute in float32 or better, with autocast off."""
+
+    @functools.wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        args_wide, kwargs_wide = map(_widened, args), {name: _widened(value) for name, value in kwargs.items()}
+        device = _device(args) or _device(kwargs.values()) or "cpu"
+        if not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
+            return function(*args_wide, **kwargs_wide)
+        with torch.autocast(device, enabled=False):
+            return function(*args_wide, **kwargs_wide)
+
+    return computed
+
+
+def _check_divergence(function: Callable[..., Tensor], per: Per) -> None:
+    found = set(inspect.signature(function).parameters)
+    if per != "position" or not {"student", "teacher"} <= found or found & {"labels", "mask", "id"}:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise LimbeckError(
+            f"{name}({', '.join(sorted(found))}) per {per} is declared a divergence: that compares student and teacher "
+            "alone, and gives one value per position. Leave out divergence=True."
+        )
 
 
 def _device(values: Iterable[Any]) -> str | None:

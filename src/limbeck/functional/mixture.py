@@ -15,7 +15,7 @@ _END = 1e-30
 """A share below this is 0: its reciprocal would leave float32."""
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def jensen_shannon(
     student: Float[Tensor, "*batch classes"],
@@ -58,7 +58,7 @@ def jensen_shannon(
     return divergence(student, teacher, temperature, JensenShannon(mixture, 1 / (1 - mixture), 1 / mixture))
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def gkd_jensen_shannon(
     student: Float[Tensor, "*batch classes"],
@@ -92,7 +92,7 @@ def gkd_jensen_shannon(
     return divergence(student, teacher, temperature, JensenShannon(mixture, mixture, 1 - mixture))
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def skew_kl(
     student: Float[Tensor, "*batch classes"],
@@ -126,7 +126,7 @@ def skew_kl(
     return divergence(student, teacher, temperature, KULLBACK_LEIBLER if skew < _END else Skew(skew))
 
 
-@kernel(per="position")
+@kernel(per="position", divergence=True)
 @paired
 def skew_reverse_kl(
     student: Float[Tensor, "*batch classes"],

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.functional import check_hyper
+from limbeck.partial import Partial
 from limbeck.schedule import Schedule
 from limbeck.signal import Progress
 
@@ -36,7 +37,8 @@ class Lifted:
         self.per = self._declared_per(kernel)
         self.reads, accepted = self._parameters(kernel)
         self.hyper = dict(hyper)
-        self._kernel = kernel
+        self.function = kernel
+        """The kernel itself."""
         for given in hyper:
             if given not in accepted:
                 raise unknown(f"hyper-parameter of {self.name}()", given, accepted)
@@ -45,10 +47,13 @@ class Lifted:
         if absent:
             raise LimbeckError(f"{self.name}() needs a value for {', '.join(absent)}: Loss(..., {absent[0]}=...).")
 
-    def __call__(self, tensors: Mapping[str, Tensor], progress: Progress) -> Tensor:
+    def __call__(self, tensors: Mapping[str, Tensor | Partial], progress: Progress) -> Tensor:
         """The kernel's unreduced values, with every schedule read off at `progress`."""
         hyper = {k: v(progress) if isinstance(v, Schedule) else v for k, v in self.hyper.items()}
-        return self._kernel(**tensors, **hyper)
+        teacher = tensors.get("teacher")
+        if isinstance(teacher, Partial):
+            return teacher.compare(self.function, cast(Tensor, tensors["student"]), **hyper)
+        return self.function(**tensors, **hyper)
 
     def __repr__(self) -> str:
         return ", ".join([self.name, *(f"{k}={v!r}" for k, v in self.hyper.items())])

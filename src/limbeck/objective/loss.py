@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, one_for_each_class
@@ -11,6 +12,7 @@ from limbeck.functional import Head
 from limbeck.objective.algebra import Leaf
 from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
 from limbeck.objective.ranks import gathered, summed
+from limbeck.partial import Partial
 from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
 
 
@@ -96,7 +98,7 @@ class Loss(Leaf):
     def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
         """Give the head its shape, check the two sides against each other, and count an example's positions."""
         if isinstance(self.head, Head):
-            self.head.shape(student[self.addresses[0]], teacher[self.addresses[1]])
+            self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
         tensors = self._tensors(student, teacher, batch)
         labels, shown = tensors.get("labels"), tensors.get("student")
         if labels is not None and shown is not None and labels.shape == shown.shape:
@@ -150,13 +152,13 @@ class Loss(Leaf):
         """How many values there are for so many examples."""
         return float(examples**2 if self.per == "pair" else min(examples, 1))
 
-    def _tensors(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def _tensors(self, student: Signal, teacher: Signal, batch: Batch) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         if "student" in self.kernel.reads:
             shown = student[self.addresses[0]]
             found["student"] = self._moved(shown if self.head is None else self.head(shown))
         if "teacher" in self.kernel.reads:
-            found["teacher"] = self._moved(teacher[self.addresses[1]])
+            found["teacher"] = self._taught(teacher)
         for name in self.kernel.reads & FROM_BATCH:
             value = getattr(batch, name)
             if value is None and name == "mask":
@@ -169,6 +171,23 @@ class Loss(Leaf):
         keep = self._kept(batch)
         # In one order on all ranks, which wait for each other at every tensor.
         return {name: gathered(found[name] if keep is None else found[name][keep]) for name in sorted(found)}
+
+    def _taught(self, teacher: Signal) -> Tensor | Partial:
+        """What the teacher shows; a part of its answer, whose classes are last already, if the kernel can take it."""
+        partial = teacher.partial.get(self.addresses[1])
+        if partial is None:
+            return self._moved(teacher[self.addresses[1]])
+        why = partial.unsound(self.kernel.function)
+        if why:
+            raise LimbeckError(why)
+        return partial
+
+    def _taught_like(self, teacher: Signal) -> Tensor:
+        """A tensor of the shape of what the teacher shows."""
+        partial = teacher.partial.get(self.addresses[1])
+        if partial is None:
+            return teacher[self.addresses[1]]
+        return torch.zeros((), device=partial.device).expand(partial.shape).movedim(-1, self.classes)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         try:

@@ -1,0 +1,98 @@
+"""How far is what an encoding keeps from what the teacher said, and how many bytes does that take?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.partial import Sampled, TopK
+from limbeck.store.encodings.encoding import Encoding
+from limbeck.store.encodings.naming import make
+
+_AT_ONCE = 1 << 21
+
+
+def kl_error(encoding: Encoding, logits: Float[Tensor, "rows classes"], *, temperature: float = 1.0) -> float:
+    r"""The mean :math:`KL(p \| \hat p)` in nats of the teacher's answer to what is read back, at a temperature.
+
+    The rest of a top-k record is spread evenly over the classes that it does not name. What was sampled is no
+    distribution, so its error is infinite: it is unbiased instead, and its price is noise.
+
+    Args:
+        encoding: The encoding.
+        logits: Of the teacher, on real examples.
+        temperature: T of both; not times T^2.
+
+    Example:
+        >>> kl_error(make("float32", classes=10), torch.randn(5, 10))
+        0.0
+    """
+    total, each = 0.0, max(_AT_ONCE // logits.shape[1], 1)
+    for start in range(0, len(logits), each):
+        part = logits[start : start + each]
+        where = torch.arange(start, start + len(part))
+        found = encoding.decode(encoding.encode(part, id=where, view=where * 0, position=where * 0))
+        if isinstance(found, Sampled):
+            return math.inf
+        dense = found.spread(temperature) if isinstance(found, TopK) else found
+        total += float(_divergence(part, dense, temperature).sum())
+    return total / max(len(logits), 1)
+
+
+def float16_top_k_error(logits: Float[Tensor, "rows classes"], k: int) -> float:
+    """`kl_error` of the plain way: the k largest log-probabilities in float16, the missing mass spread evenly."""
+    total, each = 0.0, max(_AT_ONCE // logits.shape[1], 1)
+    for part in logits.split(each):
+        log_p = part.double().log_softmax(-1)
+        found = log_p.topk(k, -1)
+        kept = found.values.half().double()
+        missing = (1 - kept.exp().sum(-1, keepdim=True)).clamp_min(1e-12) / max(logits.shape[1] - k, 1)
+        dense = missing.log().expand(-1, logits.shape[1]).scatter(-1, found.indices, kept)
+        total += float(_divergence(part, dense, 1.0).sum())
+    return total / max(len(logits), 1)
+
+
+def float16_record_bytes(k: int, classes: int) -> int:
+    """Bytes of the plain way: a float16 for each of k values, and ids packed at as many bits as a class needs."""
+    return 2 * k + math.ceil(k * max(classes - 1, 1).bit_length() / 8)
+
+
+class ErrorRow(NamedTuple):
+    """One line of `error_table`: two ways to keep k classes, in bytes a record and nats of `kl_error`."""
+
+    k: int
+    bits: int
+    bytes: int
+    kl_error: float
+    float16_bytes: int
+    float16_kl_error: float
+
+
+def error_table(
+    logits: Float[Tensor, "rows classes"], *, ks: Iterable[int] = (8, 16, 32, 50, 64, 100, 128), bits: int = 6
+) -> list[ErrorRow]:
+    """Bytes against error of ``top-k`` for several k, beside float16 values with packed ids.
+
+    Example:
+        >>> [row.bytes < row.float16_bytes for row in error_table(torch.randn(4, 5000), ks=(32, 64))]
+        [True, True]
+    """
+    found = []
+    classes = logits.shape[1]
+    for k in ks:
+        one = make("top-k", classes=classes, k=k, bits=bits)
+        plain = float16_record_bytes(k, classes), float16_top_k_error(logits, k)
+        found.append(ErrorRow(k, bits, one.width, kl_error(one, logits), *plain))
+    return found
+
+
+def _divergence(logits: Tensor, found: Tensor, temperature: float) -> Float[Tensor, " rows"]:
+    log_p = (logits.double() / temperature).log_softmax(-1)
+    log_q = (found.double() / temperature).log_softmax(-1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)

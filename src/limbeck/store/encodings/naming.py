@@ -1,0 +1,70 @@
+"""Which encodings are there, by name?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.store.encodings.dense import BFloat16, Float16, Float32, Quantised
+from limbeck.store.encodings.encoding import Encoding
+from limbeck.store.encodings.sampling import SampledClasses
+from limbeck.store.encodings.top_k import TopClasses
+
+_KNOWN: dict[str, type[Encoding]] = {
+    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantised, TopClasses, SampledClasses)
+}
+
+
+def names() -> list[str]:
+    """Every encoding's name."""
+    return sorted(_KNOWN)
+
+
+def make(name: str, *, classes: int, **parameters: Any) -> Encoding:
+    """An encoding by name.
+
+    Args:
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantised``, ``top-k`` or ``sampled``.
+        classes: How many logits a row has.
+        **parameters: The encoding's own: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
+
+    Raises:
+        UnknownNameError: If there is none of that name, or it has no such parameter; the nearest is named.
+        LimbeckError: If a parameter is missing or out of its range.
+
+    Example:
+        >>> make("top-k", classes=1000, k=100).width
+        211
+    """
+    if name not in _KNOWN:
+        raise unknown("encoding", str(name), _KNOWN)
+    accepted = {key: one for key, one in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
+    for given in parameters:
+        if given not in accepted:
+            raise unknown(f"parameter of the encoding {name!r}:", given, accepted)
+    absent = [key for key, one in accepted.items() if one.default is one.empty and key not in parameters]
+    if absent:
+        raise LimbeckError(f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.")
+    return _KNOWN[name](classes=classes, **parameters)
+
+
+def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
+    """An encoding as a manifest, or a person, writes it: a name, or a mapping with ``name`` and parameters.
+
+    Raises:
+        LimbeckError: As `make` does, or if there is no name.
+
+    Example:
+        >>> encoding({"name": "top-k", "k": 100, "bits": 10}, classes=1000).spec
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    if isinstance(spec, str):
+        return make(spec, classes=classes)
+    if not isinstance(spec, Mapping) or "name" not in spec:
+        raise LimbeckError(
+            f"An encoding is a name, or a mapping with one: {{'name': 'top-k', 'k': 100}}; got {spec!r}. "
+            f"Names: {', '.join(names())}."
+        )
+    return make(spec["name"], classes=classes, **{key: value for key, value in spec.items() if key != "name"})

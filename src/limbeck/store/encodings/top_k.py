@@ -1,0 +1,97 @@
+"""How are the k likeliest classes kept, exactly which, and what all others weigh together, at every temperature?"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.functional.cumulant import COARSE, log_sums
+from limbeck.partial import Partial, TopK
+from limbeck.store.encodings.depths import EXACT, HALF, Depths, below, floats, values
+from limbeck.store.encodings.encoding import Encoding, Records, chunks, read, whole
+from limbeck.store.encodings.subset import Subset
+
+
+@final
+class TopClasses(Encoding):
+    r"""The k largest logits: their classes exactly, their values at `bits` bits each, and all others as one bucket.
+
+    A record holds the largest logit (float32), the logarithm of what the others weigh at four temperatures with its
+    slope (float16; float32 where `bits` is 32), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each)
+    and the values (`Depths`). The kept logits are moved together so that they weigh what they weighed before rounding:
+    kept mass and rest are exact at T = 1, and nothing is renormalised over k.
+
+    Args:
+        classes: How many logits a row has.
+        k: How many are kept, 1 to `classes`.
+        bits: 2 to 16, or 32 for float32.
+    """
+
+    name: ClassVar[str] = "top-k"
+    partial: ClassVar[type[Partial] | None] = TopK
+
+    def __init__(self, *, classes: int, k: int, bits: int = 10) -> None:
+        super().__init__(classes=classes)
+        self.k = whole("k", k, 1)
+        if self.k > classes:
+            raise LimbeckError(
+                f"k={k} of {classes} classes: there are no more. For all of them: 'quantised' or 'float16'."
+            )
+        self.bits = checked_bits(bits)
+        self._ids, self._depths = Subset(k, classes), Depths(k, bits)
+        self._kind, each = ("<f4", 4) if bits == EXACT else ("<f2", 2)
+        self._rest = 4 + 2 * len(COARSE) * each
+        self.width = self._rest + self._ids.width + self._depths.width
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was chosen."""
+        return {"k": self.k, "bits": self.bits}
+
+    def encode(
+        self,
+        logits: Float[Tensor, "rows classes"],
+        *,
+        id: Int[Tensor, " rows"],
+        view: Int[Tensor, " rows"],
+        position: Int[Tensor, " rows"],
+    ) -> Records:
+        """One record for each row; of equal logits at the k-th place, any."""
+        del id, view, position  # nothing is drawn
+        return np.concatenate(
+            [np.zeros((0, self.width), np.uint8), *(self._encoded(logits[s]) for s in chunks(logits))]
+        )
+
+    def _encoded(self, part: Float[Tensor, "rows classes"]) -> Records:
+        logits, top = read(part, self.classes)
+        ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
+        depths = below(logits, top)
+        kept = depths.gather(-1, ids)
+        rest = log_sums(depths.scatter_(-1, ids, -torch.inf), COARSE)
+        packed = self._depths.pack(kept)
+        lost = kept.logsumexp(-1).cpu() - self._depths.unpack(packed).logsumexp(-1)
+        lost = lost.nan_to_num(0.0).to(top.device)
+        rest[:, 0] -= lost.unsqueeze(-1) * rest.new_tensor(COARSE)
+        rest[:, 1] -= lost.unsqueeze(-1)
+        classes = self._ids.pack(ids.cpu().numpy())
+        return np.concatenate([floats(top + lost), floats(rest, self._kind), classes, packed], axis=1)
+
+    def decode(self, records: Records) -> TopK:
+        """The rows again: classes, depths, and the rest."""
+        records = self._checked(records)
+        middle = self._rest + self._ids.width
+        top = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32)).flatten()
+        rest = torch.from_numpy(values(records[:, 4 : self._rest], self._kind).astype(np.float32))
+        ids = torch.from_numpy(self._ids.unpack(records[:, self._rest : middle]))
+        depths = self._depths.unpack(records[:, middle:])
+        return TopK(ids, depths, top, rest.unflatten(-1, (2, len(COARSE))), classes=self.classes)
+
+
+def checked_bits(bits: int) -> int:
+    """How many bits a value has: 2 to 16, or 32."""
+    return bits if bits == EXACT and not isinstance(bits, bool) else whole("bits (or 32, for float32)", bits, 2, HALF)
