@@ -93,8 +93,8 @@ class Place:
         except OSError as error:
             raise LimbeckError(f"{self.name} cannot be written to: {error.strerror}.") from error
 
-    def put(self, file: str, data: bytes | Path) -> None:
-        """Give a file its content in one go, and wait until it is kept: bytes, or a file beside it that is renamed.
+    def put(self, file: str, data: bytes) -> None:
+        """Give a file its content in one go, and wait until it is kept.
 
         Raises:
             LimbeckError: If the disk is full, or cannot be written to.
@@ -102,10 +102,8 @@ class Place:
         path = self.local / file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = data if isinstance(data, Path) else partial_of(path)
-            if isinstance(data, bytes):
-                partial.write_bytes(data)
-            settle(partial, path)
+            partial_of(path).write_bytes(data)
+            settle(partial_of(path), path)
             if self._remote is not None:
                 self._remote.put_file(str(path), f"{self._root}/{file}")
         except OSError as error:

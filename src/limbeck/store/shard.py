@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import DataError
-from limbeck.files import partial_of
 from limbeck.store.manifest import Shard
 from limbeck.store.place import Place
 
@@ -60,21 +59,13 @@ def write_shard(place: Place, number: int, keys: Keys, records: Records) -> Shar
     Raises:
         LimbeckError: If the disk is full, or cannot be written to.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     file = f"{FOLDER}/{number:06d}.safetensors"
-    path = place.local / file
-    partial = partial_of(path)
     columns = {name: column for name, column in zip(_KEYS, keys, strict=True) if column is not None}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(columns | {_RECORDS + address: rows for address, rows in records.items()}, str(partial))
-        written = Shard(file, len(keys.id), partial.stat().st_size, _sha256(partial), _keys_sha256(keys))
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise place.refusal(error) from error
-    place.put(file, partial)
-    return written
+    data = save(columns | {_RECORDS + address: rows for address, rows in records.items()})
+    place.put(file, data)
+    return Shard(file, len(keys.id), len(data), hashlib.sha256(data).hexdigest(), _keys_sha256(keys))
 
 
 @final

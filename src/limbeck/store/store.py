@@ -84,12 +84,23 @@ class Store:
         """
         column = self.columns[address]
         if column.positions is not None:
-            return column.decode(self._gathered(rows, address), (len(rows),))
+            return column.decode(self.records(rows, address), (len(rows),))
         own, first = self._lengths[rows], self._first[rows]
         length = int(own.max()) if longest is None else longest
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         found = self._gathered_at(places(first, own, length).reshape(-1), shard.repeat(length), address)
         return column.decode(found, (len(rows), length))
+
+    def records(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
+        """The bytes of the answers at an address, where each example has one record.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        if len(self._shards) == 1:
+            return self._shards[0].records(address).take(rows, axis=0)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        return self._gathered_at(rows - self._starts[shard], shard, address)
 
     def verify(self) -> list[DataError]:
         """Read everything, and compare it with its checksums; what is wrong, shard by shard."""
@@ -101,12 +112,6 @@ class Store:
             except DataError as error:
                 wrong.append(error)
         return wrong
-
-    def _gathered(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
-        if len(self._shards) == 1:
-            return self._shards[0].records(address).take(rows, axis=0)
-        shard = np.searchsorted(self._starts, rows, side="right") - 1
-        return self._gathered_at(rows - self._starts[shard], shard, address)
 
     def _gathered_at(self, at: NDArray[np.int64], shard: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
         found = np.empty((len(at), self.columns[address].width), np.uint8)

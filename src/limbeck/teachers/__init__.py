@@ -1,11 +1,13 @@
 """Who answers?"""
 
 from limbeck.teachers.average import MovingAverage
-from limbeck.teachers.cached import Cached
+from limbeck.teachers.cached import Cached, checked_encoding
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
+from limbeck.teachers.filling import fill
 from limbeck.teachers.groups import Groups, checked_groups, special_classes
 from limbeck.teachers.live import Live, Named
+from limbeck.teachers.rechecking import Recheck, recheck
 from limbeck.teachers.recorded import Recorded
 from limbeck.teachers.scikit import Scikit
 from limbeck.teachers.specialists import Specialists
@@ -20,6 +22,7 @@ __all__ = [
     "MovingAverage",
     "Named",
     "Reads",
+    "Recheck",
     "Recorded",
     "Scikit",
     "Specialists",
@@ -27,6 +30,9 @@ __all__ = [
     "Teacher",
     "adaptor_of",
     "as_teacher",
+    "checked_encoding",
     "checked_groups",
+    "fill",
+    "recheck",
     "special_classes",
 ]

@@ -82,18 +82,18 @@ class Cached(Teacher):
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
-        self._inner = inner
+        self.inner = inner
         self._expected: tuple[Stream, Reads] | None = None
 
     @property
     def names(self) -> frozenset[str]:
         """Those of the teacher."""
-        return frozenset() if self._inner is None else self._inner.names
+        return frozenset() if self.inner is None else self.inner.names
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """As the teacher does."""
-        if self._inner is not None:
-            self._inner.bind(models)
+        if self.inner is not None:
+            self.inner.bind(models)
 
     def expect(self, source: Stream, reads: Reads) -> None:
         """What the answers will belong to.
@@ -118,40 +118,40 @@ class Cached(Teacher):
         (source, asked), self._expected = self._expected, None
         place = Place(self.where)
         origin, head = self._checked(place, source, asked), None
-        if self._inner is not None:
-            head = None if self.through is None else head_of(self._inner, self.through)
-            self._inner.expect(source, asked)
-            self._inner.prepare(frozenset(asked_at(needs, head)), device=device, reads=reads)  # raises what it cannot
+        if self.inner is not None:
+            head = None if self.through is None else head_of(self.inner, self.through)
+            self.inner.expect(source, asked)
+            self.inner.prepare(frozenset(asked_at(needs, head)), device=device, reads=reads)  # raises what it cannot
         question = Question(
             needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1), self._about(source),
             self.shard_bytes,
         )  # fmt: skip
-        return Keeping(self._inner, place, question, device=device, reads=reads)
+        return Keeping(self.inner, place, question, device=device, reads=reads)
 
     @property
     def fingerprint(self) -> str:
         """The teacher's, and how its answers are kept."""
-        who = self._stored().teacher if self._inner is None else self._inner.fingerprint
+        who = self._stored().teacher if self.inner is None else self.inner.fingerprint
         kept = f"{json.dumps(self.encoding, sort_keys=True)} {self.through}"
         return hashlib.sha256(f"cached {who} {kept}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Whose answers, how they are kept, and where."""
-        who = None if self._inner is None else self._inner.describe()
+        who = None if self.inner is None else self.inner.describe()
         return {"teacher": "Cached", "of": who, "encoding": self.encoding, "through": self.through}
 
     def _checked(self, place: Place, source: Stream, reads: Reads) -> Origin:
         """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
         manifest = find_manifest(place)
-        if manifest is None and self._inner is None:
+        if manifest is None and self.inner is None:
             raise LimbeckError(f"There is no store of answers at {place.name}, and no teacher to ask.")
         stored = None if manifest is None else manifest.origin
         data, views = identity(source)
         wanted = Origin(
-            teacher=self._inner.fingerprint if self._inner is not None else stored.teacher,  # type: ignore[union-attr]
+            teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
             views=views,
-            reads=self._reading(reads) if self._inner is not None else stored.reads,  # type: ignore[union-attr]
+            reads=self._reading(reads) if self.inner is not None else stored.reads,  # type: ignore[union-attr]
             precision="" if stored is None else stored.precision,
         )
         if stored is not None and (found := stored.difference(wanted)) is not None:
@@ -165,14 +165,14 @@ class Cached(Teacher):
         return manifest.origin
 
     def _reading(self, reads: Reads) -> str:
-        own = [] if self._inner is None else _reads_in(self._inner.describe())
+        own = [] if self.inner is None else _reads_in(self.inner.describe())
         return json.dumps([told(reads), *own])
 
     def _about(self, source: Stream) -> dict[str, Any]:
         return {
             "examples": source.examples_per_epoch,
             "batch_size": getattr(source, "batch_size", None),
-            "teacher": None if self._inner is None else self._inner.describe(),
+            "teacher": None if self.inner is None else self.inner.describe(),
             "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
         }
 

@@ -1,0 +1,52 @@
+"""How are all answers asked before anyone learns from them?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from limbeck.errors import LimbeckError
+from limbeck.signal import LOGITS, Batch
+from limbeck.teachers.cached import Cached
+from limbeck.teachers.teacher import Reads, Stream
+
+_CPU = torch.device("cpu")
+
+
+class Epochs(Stream, Protocol):
+    """A stream whose epochs can be gone through: a `limbeck.sources.Source`."""
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+        ...
+
+
+def fill(
+    teacher: Cached, source: Epochs, *, reads: Reads, views: int = 1, device: torch.device = _CPU
+) -> Iterator[int]:
+    """Ask about every example of a source, in as many views, whatever the store does not hold yet.
+
+    Stopped at any time, it goes on where it was, save for what was not yet on disk.
+
+    Args:
+        teacher: Who answers, and where the answers are kept.
+        source: The examples.
+        reads: The way from a batch to inputs.
+        views: How many views of each; the first epochs of the source.
+        device: Where the teacher runs.
+
+    Yields:
+        How many examples have been looked at, after each batch.
+    """
+    if views < 1:
+        raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
+    done = 0
+    teacher.expect(source, reads)
+    with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
+        for view in range(views):
+            for batch in source.batches(view, 0):
+                answer(batch.to(device))
+                done += batch.size
+                yield done
