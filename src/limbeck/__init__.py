@@ -44,12 +44,21 @@ if TYPE_CHECKING:
     from limbeck.signal import Signal as Signal
     from limbeck.signal import Term as Term
     from limbeck.sources import Arrays as Arrays
+    from limbeck.sources import Chain as Chain
+    from limbeck.sources import Crop as Crop
+    from limbeck.sources import CutMix as CutMix
+    from limbeck.sources import CutOut as CutOut
+    from limbeck.sources import Flip as Flip
     from limbeck.sources import HalfSpecial as HalfSpecial
     from limbeck.sources import ImageFolder as ImageFolder
     from limbeck.sources import InTurn as InTurn
+    from limbeck.sources import Jitter as Jitter
     from limbeck.sources import Loader as Loader
     from limbeck.sources import Mirror as Mirror
+    from limbeck.sources import Mixup as Mixup
     from limbeck.sources import Pixels as Pixels
+    from limbeck.sources import RandAugment as RandAugment
+    from limbeck.sources import ResizedCrop as ResizedCrop
     from limbeck.sources import Shift as Shift
     from limbeck.sources import Shuffled as Shuffled
     from limbeck.sources import Source as Source
@@ -80,7 +89,8 @@ _WHERE = {
     "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
-        "Arrays", "HalfSpecial", "ImageFolder", "InTurn", "Loader", "Mirror", "Pixels", "Shift", "Shuffled", "Source",
+        "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "InTurn", "Jitter",
+        "Loader", "Mirror", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source",
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),

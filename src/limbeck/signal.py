@@ -95,6 +95,11 @@ class Batch(NamedTuple):
                 return len(tensor)
         return _length(self.inputs)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether each example is a mixture of two, so that no single label is right: ``extra["ratio"]`` says how."""
+        return "ratio" in self.extra and "partner" in self.extra
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         place = torch.device(device)

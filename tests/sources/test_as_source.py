@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.sources import Arrays, Loader, Shift, Shuffled, as_source
+from limbeck.sources import Arrays, Loader, Mixup, Shift, Shuffled, as_source
 
 X, Y = torch.zeros(10, 4, 4), torch.arange(10) % 2
 
@@ -32,6 +32,8 @@ def test_labels_are_taken_from_a_mapping():
 def test_options_reach_the_source():
     source = as_source(X, batch_size=4, shuffle=False, drop_last=True, augment=Shift(1))
     assert (source.shuffle, source.drop_last, source.augment) == (False, True, Shift(1))
+    mixing = as_source(X, batch_size=4, mix=Mixup(), views=3)
+    assert (mixing.mix, mixing.views) == (Mixup(), 3)
 
 
 def test_loaders_and_lists_of_batches_are_read_as_they_are():
@@ -64,5 +66,9 @@ def test_anything_else_gets_a_sentence(data, sentence):
 def test_options_that_cannot_apply_are_refused():
     with pytest.raises(LimbeckError, match="augment="):
         as_source([X], batch_size=4, augment=Shift(1))
+    with pytest.raises(LimbeckError, match="mix= needs examples with ids"):
+        as_source([X], batch_size=4, mix=Mixup())
+    with pytest.raises(LimbeckError, match="views= needs examples with ids"):
+        as_source([X], batch_size=4, views=3)
     with pytest.raises(LimbeckError, match="adapt="):
         as_source(X, batch_size=4, adapt=lambda item: item)

@@ -117,6 +117,23 @@ def test_views_are_those_of_the_epoch():
             assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
 
 
+def test_only_so_many_views_are_handed_out():
+    images = torch.randint(0, 256, (12, 6, 6), dtype=torch.uint8)
+    data = Arrays(images, torch.arange(12) % 3)
+    found = HalfSpecial(data, [0], batch_size=4, augment=Shift(2), views=2)
+    assert found.fingerprint == HalfSpecial(data, [0], batch_size=4, augment=Shift(2)).fingerprint
+    for epoch in range(5):
+        assert {view for batch in found for view in batch.view.tolist()} == {epoch % 2}
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_makes_no_views_is_refused():
+    with pytest.raises(LimbeckError, match="views=0"):
+        source(views=0)
+    with pytest.raises(LimbeckError, match="Shift, a class"):
+        source(augment=Shift)
+
+
 def test_the_fingerprint_is_that_of_examples_classes_and_view():
     images = torch.zeros(12, 3, 3)
     labels = torch.arange(12) % 3

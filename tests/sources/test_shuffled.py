@@ -128,6 +128,40 @@ def test_a_view_is_that_of_the_epoch():
             assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
 
 
+@property_test
+@given(views=st.integers(1, 5), epochs=st.integers(1, 8), stop=st.integers(0, 20))
+def test_only_so_many_views_are_handed_out_and_a_restored_source_knows_which(views, epochs, stop):
+    images = torch.arange(6 * 25).view(6, 5, 5)
+    shift = Shift(2)
+    new = lambda: Shuffled(Arrays(images), batch_size=4, augment=shift, views=views)  # noqa: E731
+    source, found = new(), []
+    for epoch in range(epochs):
+        assert sorted(chain(*(batch.id.tolist() for batch in new().batches(epoch, 0)))) == list(range(6))
+        for batch in source:
+            assert batch.view.tolist() == [epoch % views] * batch.size
+            assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
+            found.append(batch)
+    restored = new()
+    stop = min(stop, len(found))
+    restored.load_state_dict({"epoch": stop // 2, "batch": stop % 2})
+    again = [batch for _ in range(epochs - stop // 2) for batch in restored]
+    assert len(again) == len(found) - stop
+    for one, two in zip(found[stop:], again, strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+        assert torch.equal(one.view, two.view)
+
+
+def test_how_many_views_there_are_changes_neither_what_one_is_nor_the_order():
+    data = Arrays(torch.arange(8 * 9).view(8, 3, 3))
+    few, many = (Shuffled(data, batch_size=3, augment=Shift(1), views=views) for views in (2, None))
+    assert few.fingerprint == many.fingerprint
+    for epoch in range(5):
+        assert torch.equal(few.order(epoch), many.order(epoch))
+    plain = Shuffled(data, batch_size=3, views=2)
+    assert plain.fingerprint == data.fingerprint
+    assert plain.peek().view is None
+
+
 def test_the_fingerprint_is_that_of_examples_and_view():
     data = Arrays(torch.zeros(4, 3, 3))
     plain = Shuffled(data, batch_size=2).fingerprint

@@ -103,13 +103,18 @@ def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held |
             f"Half of what a specialist learns from are examples of its own classes, and a {type(data).__name__} hands "
             "out batches as they come: give distill() arrays, examples, or Shuffled(examples, batch_size=...)."
         )
+    if getattr(data, "mix", None) is not None:
+        raise LimbeckError(
+            "A specialist learns labels, and this source mixes two examples in one (mix=), which no single label is "
+            "right for: give a source without mix=."
+        )
     size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
     classes = _classes(generalist, examples, held)
     own = checked_groups(groups, class_names=examples.class_names)
     return [
         HalfSpecial(
             examples, group, batch_size=size, seed=seed * 1009 + number, augment=getattr(data, "augment", None),
-            classes=classes,
+            views=getattr(data, "views", None), classes=classes,
         )
         for number, group in enumerate(own, 1)
     ]  # fmt: skip

@@ -164,7 +164,7 @@ class Loss(Leaf):
             if value is None and name == "mask":
                 continue
             if value is None:
-                raise LimbeckError(f"{self.name} reads {name}, and this source gives none.")
+                raise LimbeckError(f"{self.name} reads {name}, and {_lack(name, batch)}")
             found[name] = value
         if not self._compares:
             return found
@@ -235,6 +235,16 @@ class Loss(Leaf):
         student, teacher = self.addresses
         places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
         return f"Loss({self.kernel!r}{places})"
+
+
+def _lack(name: str, batch: Batch) -> str:
+    """Why a batch has no such tensor, and what to do."""
+    if name == "labels" and batch.mixed:
+        return (
+            "this source mixes two examples in one (mix=), which no single label is right for: learn from the "
+            "teacher's answers alone, as hinton(..., labels=False) does, or leave mix= out."
+        )
+    return "this source gives none."
 
 
 def _any(where: Tensor) -> Tensor:

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from limbeck.sources.arrays import Arrays
+from limbeck.sources.augment import (
+    Chain,
+    Crop,
+    CutMix,
+    CutOut,
+    Flip,
+    InTurn,
+    Jitter,
+    Mixup,
+    RandAugment,
+    ResizedCrop,
+    mix_of,
+    view_of,
+)
 from limbeck.sources.coerce import as_source
 from limbeck.sources.counter import counter_order, counter_uniform
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
@@ -10,7 +24,8 @@ from limbeck.sources.examples import Examples, Subset, split, subsample
 from limbeck.sources.half_special import HalfSpecial
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
-from limbeck.sources.mirror import InTurn, Mirror
+from limbeck.sources.mirror import Mirror
+from limbeck.sources.mix import Mix
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
 from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
@@ -22,17 +37,27 @@ from limbeck.sources.view import Shift, View
 __all__ = [
     "Arrays",
     "CategoryColumn",
+    "Chain",
+    "Crop",
+    "CutMix",
+    "CutOut",
     "DataSet",
     "Examples",
     "Field",
+    "Flip",
     "HalfSpecial",
     "ImageFolder",
     "InTurn",
+    "Jitter",
     "Loader",
     "Mirror",
+    "Mix",
+    "Mixup",
     "NumberColumn",
     "Pixels",
+    "RandAugment",
     "Reads",
+    "ResizedCrop",
     "Shift",
     "Shuffled",
     "Source",
@@ -44,6 +69,7 @@ __all__ = [
     "counter_order",
     "counter_uniform",
     "load_data",
+    "mix_of",
     "read_npz",
     "read_split_table",
     "read_table",
@@ -52,4 +78,5 @@ __all__ = [
     "share",
     "split",
     "subsample",
+    "view_of",
 ]

@@ -15,6 +15,7 @@ from limbeck.sources.arrays import Arrays
 from limbeck.sources.examples import Examples
 from limbeck.sources.items import describe
 from limbeck.sources.loader import Loader
+from limbeck.sources.mix import Mix
 from limbeck.sources.source import Shuffled, Source
 from limbeck.sources.view import View
 
@@ -27,6 +28,8 @@ def as_source(
     shuffle: bool = True,
     drop_last: bool = False,
     augment: View | None = None,
+    mix: Mix | None = None,
+    views: int | None = None,
     adapt: Callable[[Any], Batch] | None = None,
 ) -> Source:
     """A source of batches from whatever holds the data.
@@ -39,6 +42,8 @@ def as_source(
         shuffle: False keeps the order of the examples.
         drop_last: Leave out the last batch of an epoch if it holds fewer.
         augment: What makes views; for examples and arrays only.
+        mix: What mixes two examples; for examples and arrays only.
+        views: How many views there are of an example.
         adapt: item -> `Batch`; for loaders only.
 
     Raises:
@@ -54,10 +59,13 @@ def as_source(
     if examples is not None:
         if adapt is not None:
             raise LimbeckError("adapt= turns the items of a loader into batches; these data are examples, not batches.")
-        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment}
-        return Shuffled(examples, batch_size=batch_size, seed=seed, **options)
-    if augment is not None:
-        raise LimbeckError(f"augment= needs examples with ids; a {type(data).__name__} has none. Give lb.Arrays(...).")
+        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
+        return Shuffled(examples, batch_size=batch_size, seed=seed, views=views, **options)
+    for name, given in (("augment", augment), ("mix", mix), ("views", views)):
+        if given is not None:
+            raise LimbeckError(
+                f"{name}= needs examples with ids; a {type(data).__name__} has none. Give lb.Arrays(...)."
+            )
     if isinstance(data, Source):
         return data
     if isinstance(data, DataLoader) or _is_batches(data):

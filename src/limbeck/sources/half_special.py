@@ -15,8 +15,9 @@ from limbeck.signal import IGNORED, Batch
 from limbeck.sources.columns import digest
 from limbeck.sources.counter import counter_order
 from limbeck.sources.examples import Examples
-from limbeck.sources.source import Source, check_batch_size, viewed
+from limbeck.sources.source import Source, check_batch_size
 from limbeck.sources.view import View
+from limbeck.sources.viewed import check_augmented, view_number, viewed
 
 
 @final
@@ -32,6 +33,7 @@ class HalfSpecial(Source):
         batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
         seed: Another seed gives another order, and another draw.
         augment: What makes a view of an example, numbered by the epoch.
+        views: How many views there are: epoch e hands out number e mod `views`; None means one for each epoch.
         classes: The class of each example by position, which its batches then carry as labels; by default the set's
             labels. An example that has none (-100) is left out.
 
@@ -43,7 +45,8 @@ class HalfSpecial(Source):
 
     Raises:
         DataError: If the examples have no classes, none is special, or all are.
-        LimbeckError: If `batch_size` is not positive, or `special` holds anything but whole numbers.
+        LimbeckError: If `batch_size` or `views` is not positive, `augment` makes no views, or `special` holds anything
+            but whole numbers.
 
     Example:
         >>> from limbeck.sources import Arrays
@@ -62,15 +65,18 @@ class HalfSpecial(Source):
         batch_size: int,
         seed: int = 0,
         augment: View | None = None,
+        views: int | None = None,
         classes: Int[Tensor, " n"] | None = None,
     ) -> None:
         super().__init__()
         check_batch_size(batch_size)
+        check_augmented(examples, augment=augment, views=views)
         self.examples = examples
         self.special = _special(special)
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.views = views
         self.classes = _classes(examples, classes)
         own = torch.isin(self.classes, torch.tensor(self.special, dtype=torch.int64))
         rest = ~own & (self.classes != IGNORED)
@@ -108,10 +114,10 @@ class HalfSpecial(Source):
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of `epoch` from number `start` on."""
-        order = self.order(epoch)
+        order, view = self.order(epoch), view_number(epoch, self.views)
         for number in range(start, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield viewed(self.examples, index, self.augment, epoch)._replace(labels=self.classes[index])
+            yield viewed(self.examples, index, self.augment, view)._replace(labels=self.classes[index])
 
 
 def _classes(examples: Examples, classes: Tensor | None) -> Tensor:

@@ -1,18 +1,15 @@
-"""What do images look like in a mirror, and after several augmentations in turn?"""
+"""What do images look like in a mirror, every other one of them?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
-from limbeck.signal import Inputs
 from limbeck.sources.counter import counter_uniform
-from limbeck.sources.view import View, check_images
+from limbeck.sources.view import check_images
 
 
 @dataclass(frozen=True)
@@ -52,43 +49,3 @@ class Mirror:
         check_images(inputs, who="Mirror")
         swapped = self.mirrored(id, view).to(inputs.device).view(-1, *[1] * (inputs.ndim - 1))
         return torch.where(swapped, inputs.flip(-1), inputs)
-
-
-@dataclass(frozen=True, init=False)
-class InTurn:
-    """Several augmentations, each of what the one before made.
-
-    Args:
-        *views: At least one.
-
-    Raises:
-        LimbeckError: If there is none, or one is no view.
-
-    Example:
-        >>> from limbeck.sources.view import Shift
-        >>> InTurn(Shift(4), Mirror()).fingerprint
-        'shift/1 pixels=4 seed=0 > mirror/1 seed=0'
-    """
-
-    views: tuple[View, ...]
-
-    def __init__(self, *views: Any) -> None:
-        for one in views:
-            if isinstance(one, type):
-                raise LimbeckError(f"InTurn holds {one.__name__}, a class, not a view; type {one.__name__}().")
-            if not isinstance(one, View):
-                raise LimbeckError(f"A view has a fingerprint and is called with (inputs, id, view); got {one!r}.")
-        if not views:
-            raise LimbeckError("InTurn needs at least one view: InTurn(Shift(4), Mirror()).")
-        object.__setattr__(self, "views", views)
-
-    @property
-    def fingerprint(self) -> str:
-        """Those of all, in order."""
-        return " > ".join(one.fingerprint for one in self.views)
-
-    def __call__(self, inputs: Inputs, id: Tensor, view: Tensor) -> Inputs:
-        """The inputs after the last."""
-        for one in self.views:
-            inputs = one(inputs, id, view)
-        return inputs

@@ -15,7 +15,9 @@ from limbeck.signal import Batch
 from limbeck.sources.columns import digest
 from limbeck.sources.counter import counter_order
 from limbeck.sources.examples import Examples
+from limbeck.sources.mix import Mix
 from limbeck.sources.view import View
+from limbeck.sources.viewed import check_augmented, view_number, viewed
 
 
 class Source(ABC):
@@ -98,8 +100,9 @@ class Source(ABC):
 class Shuffled(Source):
     """The examples of a set, every one once an epoch, in an order that is a pure function of (seed, epoch).
 
-    With `augment`, an epoch hands out one view of each example, numbered by the epoch (``Batch.view``), and
-    ``Batch.inputs`` is that view; without, the examples themselves (``Batch.view`` is None).
+    With `augment` or `mix`, an epoch hands out one view of each example, numbered by the epoch (``Batch.view``), and
+    ``Batch.inputs`` is that view; without, the examples themselves (``Batch.view`` is None). A mixture has no label:
+    what its two parts were is in ``Batch.extra`` (``ratio``, ``partner``, ``labels``, ``partner_labels``).
 
     Args:
         examples: The set.
@@ -108,9 +111,14 @@ class Shuffled(Source):
         shuffle: False keeps the order of the set.
         drop_last: Leave out the last batch of an epoch if it holds fewer.
         augment: What makes a view of an example.
+        mix: What mixes it with another of the set, after both were augmented alike, such as ``Mixup()``.
+        views: How many views there are of an example: epoch e hands out number e mod `views`, so that answers stored
+            for them serve any number of epochs. None means as many as epochs.
 
     Raises:
-        LimbeckError: If `batch_size` is not positive, or `drop_last` would leave no batch.
+        LimbeckError: If `batch_size` or `views` is not positive, `drop_last` would leave no batch, `augment` makes no
+            views, or `mix` no mixtures.
+        DataError: If examples are to be mixed that have several labels each.
 
     Example:
         >>> from limbeck.sources.arrays import Arrays
@@ -128,9 +136,12 @@ class Shuffled(Source):
         shuffle: bool = True,
         drop_last: bool = False,
         augment: View | None = None,
+        mix: Mix | None = None,
+        views: int | None = None,
     ) -> None:
         super().__init__()
         check_batch_size(batch_size)
+        check_augmented(examples, augment=augment, mix=mix, views=views)
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
                 f"drop_last leaves no batch: batch_size={batch_size} is above the {len(examples)} examples."
@@ -141,6 +152,8 @@ class Shuffled(Source):
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.augment = augment
+        self.mix = mix
+        self.views = views
 
     def __len__(self) -> int:
         whole, part = divmod(len(self.examples), self.batch_size)
@@ -148,10 +161,15 @@ class Shuffled(Source):
 
     @property
     def fingerprint(self) -> str:
-        """That of the examples; with `augment`, SHA-256 of it and the view's."""
-        if self.augment is None:
+        """That of the examples; with `augment` or `mix`, SHA-256 of it and theirs.
+
+        `views` is not in it: what a view of an example is does not depend on how many there are.
+        """
+        if self.augment is None and self.mix is None:
             return self.examples.fingerprint
-        return digest(("examples", self.examples.fingerprint), ("view", self.augment.fingerprint))
+        view = None if self.augment is None else self.augment.fingerprint
+        mix = [] if self.mix is None else [("mix", self.mix.fingerprint)]
+        return digest(("examples", self.examples.fingerprint), ("view", view), *mix)
 
     @property
     def examples_per_epoch(self) -> int:
@@ -165,10 +183,10 @@ class Shuffled(Source):
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of `epoch` from number `start` on."""
-        order = self.order(epoch)
+        order, view = self.order(epoch), view_number(epoch, self.views)
         for number in range(start, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield viewed(self.examples, index, self.augment, epoch)
+            yield viewed(self.examples, index, self.augment, view, mix=self.mix)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -179,18 +197,3 @@ def check_batch_size(batch_size: int) -> None:
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise LimbeckError(f"batch_size={batch_size!r} is not a positive whole number; try batch_size=128.")
-
-
-def viewed(examples: Examples, index: Int[Tensor, " n"], augment: View | None, epoch: int) -> Batch:
-    """The examples at the positions `index`; with `augment`, the view of each that has the epoch's number.
-
-    Raises:
-        DataError: If views are to be made of examples without ids.
-    """
-    batch = examples.take(index)
-    if augment is None:
-        return batch
-    if batch.id is None:
-        raise DataError(f"{type(examples).__name__}.take() gave no ids; a view of an example needs its id.")
-    view = torch.full_like(batch.id, epoch)
-    return batch._replace(inputs=augment(batch.inputs, batch.id, view), view=view)

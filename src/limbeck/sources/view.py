@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int, Shaped
@@ -48,7 +48,7 @@ class Shift:
         seed: Another seed gives other shifts.
 
     Raises:
-        LimbeckError: If `pixels` is negative.
+        LimbeckError: If `pixels` is negative, or no whole number.
 
     Example:
         >>> image = torch.eye(3, dtype=torch.uint8)[None]
@@ -60,6 +60,8 @@ class Shift:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.pixels, bool) or not isinstance(self.pixels, int):
+            raise LimbeckError(f"Shift(pixels={self.pixels!r}): pixels is a whole number, 0 or more.")
         if self.pixels < 0:
             raise LimbeckError(
                 f"Shift(pixels={self.pixels}) is negative; give the furthest move, for example Shift(2)."
@@ -95,10 +97,24 @@ class Shift:
         return windows[rows, :, down, right]
 
 
-def check_images(inputs: Tensor, *, who: str) -> None:
+def check_view(view: Any, *, who: str) -> None:
+    """Refuse what is no view.
+
+    Raises:
+        LimbeckError: If it is a class of views, something that mixes examples, or neither.
+    """
+    if isinstance(view, type):
+        raise LimbeckError(f"{who} holds {view.__name__}, a class, not a view; type {view.__name__}().")
+    if hasattr(view, "blend"):
+        raise LimbeckError(f"{view!r} mixes two examples, where {who} makes a view of one: give it as mix={view!r}.")
+    if not isinstance(view, View):
+        raise LimbeckError(f"A view has a fingerprint and is called with (inputs, id, view); got {view!r}.")
+
+
+def check_images(inputs: Any, *, who: str) -> None:
     """Refuse what is no batch of images with height and width last."""
-    shape = list(inputs.shape)
-    if inputs.ndim not in (3, 4):
+    shape: Any = list(inputs.shape) if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+    if not isinstance(inputs, Tensor) or inputs.ndim not in (3, 4):
         raise DataError(f"{who} wants images [batch, h, w] or [batch, c, h, w]; got {shape}.")
     if inputs.ndim == 4 and shape[-1] in (1, 3, 4) and shape[1] not in (1, 3, 4):
         raise DataError(

@@ -1,0 +1,65 @@
+"""How are views of the examples of a set made, each by its number?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.signal import Batch
+from limbeck.sources.examples import Examples
+from limbeck.sources.mix import Mix, check_mix, mixed
+from limbeck.sources.view import View, check_view
+
+
+def check_augmented(examples: Examples, *, augment: Any, mix: Any = None, views: Any = None) -> None:
+    """Refuse what makes no views of these examples, and what is no number of views.
+
+    Raises:
+        LimbeckError: Saying what was given, and what to give.
+    """
+    if augment is not None:
+        check_view(augment, who="augment=")
+    if mix is not None:
+        check_mix(mix, examples)
+    if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
+        raise LimbeckError(f"views={views!r} is no positive number of views; give views=50, or None for one an epoch.")
+
+
+def view_number(epoch: int, views: int | None) -> int:
+    """Which view of each example an epoch hands out, where there are so many; None means one for each epoch.
+
+    Example:
+        >>> [view_number(epoch, 3) for epoch in range(5)], view_number(4, None)
+        ([0, 1, 2, 0, 1], 4)
+    """
+    return epoch if views is None else epoch % views
+
+
+def viewed(
+    examples: Examples, index: Int[Tensor, " n"], augment: View | None, number: int, *, mix: Mix | None = None
+) -> Batch:
+    """The examples at the positions `index`; with `augment` or `mix`, the view of each that has this number.
+
+    Raises:
+        DataError: If views are to be made of examples without ids.
+    """
+    batch = examples.take(index)
+    if augment is None and mix is None:
+        return batch
+    batch = _seen(examples, batch, augment, number)
+    if mix is None:
+        return batch
+    partners = mix.partners(batch.id, batch.view, size=len(examples))  # type: ignore[arg-type]
+    return mixed(batch, _seen(examples, examples.take(partners.cpu()), augment, number), mix)
+
+
+def _seen(examples: Examples, batch: Batch, augment: View | None, number: int) -> Batch:
+    if batch.id is None:
+        raise DataError(f"{type(examples).__name__}.take() gave no ids; a view of an example needs its id.")
+    view = torch.full_like(batch.id, number)
+    inputs = batch.inputs if augment is None else augment(batch.inputs, batch.id, view)
+    return batch._replace(inputs=inputs, view=view)
