@@ -148,12 +148,13 @@ class ResizedCrop:
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
     ) -> Int[Tensor, "batch 4"]:
         """Each image's box: top, left, height, width, in pixels of an image of `height` and `width`."""
-        draws = counter_uniform(id, view, seed=self.seed, draws=2 * _TRIES + 2, stream="resized crop")
+        # On the CPU, as devices may differ in the last digit of an exponential.
+        draws = counter_uniform(id, view, seed=self.seed, draws=2 * _TRIES + 2, stream="resized crop").cpu()
         area = between(draws[:, :_TRIES], *self.scale) * (height * width)
         shape = between(draws[:, _TRIES:-2], math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
         tall, wide = (area / shape).sqrt().round().long(), (area * shape).sqrt().round().long()
         fits = (tall >= 1) & (wide >= 1) & (tall <= height) & (wide <= width)
-        first = torch.where(fits, torch.arange(_TRIES, device=id.device), _TRIES).amin(1)
+        first = torch.where(fits, torch.arange(_TRIES), _TRIES).amin(1)
         fallen = first == _TRIES
         row, first = rows_of(first), first.clamp(max=_TRIES - 1)
         middle = _middle(height, width, self.ratio)

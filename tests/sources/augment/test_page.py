@@ -1,0 +1,36 @@
+"""Does the page about views say what the code does?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import limbeck
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "views.md").read_text(encoding="utf-8")
+
+
+def test_the_page_runs_from_top_to_bottom():
+    scope = {"__name__": "views"}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S):
+        exec(compile(block, "views.md", "exec"), scope)
+
+
+def test_it_names_every_view_with_its_defaults():
+    table = re.findall(r"^\| (`.*?)\|", PAGE, flags=re.M)
+    for name, given in re.findall(r"`(\w+)\((.*?)\)`", "\n".join(table)):
+        kind = getattr(limbeck, name)
+        pairs = re.findall(r"(\w+)=(\([^)]*\)|[^,]+)", given)
+        assert all(getattr(kind, key) == eval(value) for key, value in pairs), name
+    assert {
+        "Shift",
+        "Crop",
+        "ResizedCrop",
+        "Flip",
+        "Jitter",
+        "CutOut",
+        "RandAugment",
+        "Chain",
+        "Mixup",
+        "CutMix",
+    } <= set(re.findall(r"`(\w+)\(", "\n".join(table)))
