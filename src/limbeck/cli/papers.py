@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import say
+from limbeck.cli.progress import duration, say
 
 if TYPE_CHECKING:
     from limbeck.reproduce import Event
@@ -49,15 +49,9 @@ def _plan(whole: Any) -> str:
     if seconds == 0:
         return f"{names}, scale {whole.scale.name}, {seeds}: all done, in {whole.folder}."
     return (
-        f"{names}, scale {whole.scale.name}, {seeds}: about {_duration(seconds)} on this machine, in {whole.folder}. "
+        f"{names}, scale {whole.scale.name}, {seeds}: about {duration(seconds)} on this machine, in {whole.folder}. "
         "Stop it at any time; the same command goes on."
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class _Shown(AbstractContextManager[Any]):
@@ -93,11 +87,11 @@ class _Shown(AbstractContextManager[Any]):
             self._running.append(event.task)
         if event.kind == "done":
             self._running.remove(event.task)
-            told = f"{event.task}: {_brief(event.figures)} ({_duration(event.seconds)}; {_duration(event.left)} left)"
+            told = f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.left)} left)"
             say(told, to_error=self._to_error)
         if self._bar is not None:
             self._all = max(self._all, event.left)
-            about = f"{_duration(event.left)} left · {', '.join(self._running)}"
+            about = f"{duration(event.left)} left · {', '.join(self._running)}"
             self._bar.update(0, completed=1 - event.left / self._all, description=about)
 
 

@@ -13,6 +13,18 @@ def say(text: str, *, to_error: bool) -> None:
     print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """So many seconds, as people say it.
+
+    Example:
+        >>> duration(5400)
+        '1.5 h'
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Watcher(AbstractContextManager["Watcher"]):
     """Told what a job does; shows bars in a terminal, and only the few sentences elsewhere.
 
@@ -38,7 +50,7 @@ class Watcher(AbstractContextManager["Watcher"]):
             self._bars.stop()
 
     def __call__(self, kind: str, what: Any) -> None:
-        """What happened: ``say``, ``members``, ``report``, ``plan`` or ``arm``; see `limbeck.compare.run_job`."""
+        """What happened, as `limbeck.compare.run_job` tells it."""
         if kind == "say":
             say(what, to_error=self._to_error)
         elif self._bars is None:
@@ -50,6 +62,9 @@ class Watcher(AbstractContextManager["Watcher"]):
             self._show("teacher", "teacher", what)
         elif kind == "report":
             self._show_report(*what)
+        elif kind == "answers":
+            self._show("answers", "answers", what[1])
+            self._bars.update(self._task, completed=what[0])
         elif kind == "arm" and self._arms is not None:
             accuracy = f"{what.arm}, seed {what.seed}: {100 * what.measures['accuracy']:.2f} %"
             self._bars.update(self._arms, advance=1, terms=accuracy)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from limbeck.compare.asking import asked_once
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
@@ -54,8 +55,8 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     job = arm.job
     return Run(
         {"student": student_of(job, material, seed=arm.seed)},
-        recipe_of(job, arm.arm, teacher),
-        stream(material.train, job.budget, seed=arm.seed),
+        recipe_of(job, arm.arm, asked_once(job, teacher)),
+        stream(material.train, job.budget, seed=arm.seed, cache=job.cache),
         setting=setting_of(job, job.budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,

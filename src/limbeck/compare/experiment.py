@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from limbeck.compare.answers import ask_all
 from limbeck.compare.arms import ArmRun, Outcome, measured, metadata_of, run_arm, run_arm_in_process
 from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather, student_of
@@ -65,6 +66,8 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     train_teacher(models, job, material, out, tell)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, tell)
+    if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
+        ask_all(job, material, teacher, tell)
     outcomes = []
     for outcome in _outcomes(job, material, teacher, answers, out, tell):
         outcomes.append(outcome)

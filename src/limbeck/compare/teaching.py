@@ -29,7 +29,8 @@ Watch = Callable[[str, Any], None]
 """Told what happens.
 
 ``("say", text)``; ``("members", how many)`` before an ensemble is trained; ``("report", (who, report))``;
-``("plan", how many)`` before the arms; ``("arm", outcome)`` after each.
+``("answers", (done, all))`` while a teacher is asked ahead; ``("plan", how many)`` before the arms;
+``("arm", outcome)`` after each.
 """
 
 

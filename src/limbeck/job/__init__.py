@@ -3,11 +3,12 @@
 from limbeck.job.flag import with_flag
 from limbeck.job.paths import absolute, plain_name
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
-from limbeck.job.schema import ARMS, Budget, Job, Method, Model, TeacherModel
+from limbeck.job.schema import ARMS, Budget, Cache, Job, Method, Model, TeacherModel
 
 __all__ = [
     "ARMS",
     "Budget",
+    "Cache",
     "Job",
     "Method",
     "Model",

@@ -10,6 +10,8 @@ from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.flag import typed, with_flag
 from limbeck.methods import method
 from limbeck.recipe import Optimiser
+from limbeck.store import make
+from limbeck.teachers import checked_encoding
 
 ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 """The competitors of a comparison, in the order of its table."""
@@ -123,6 +125,30 @@ class Method(BaseModel):
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
 
 
+class Cache(_Strict):
+    """Where the teacher's answers are kept, so that it is asked once.
+
+    Attributes:
+        folder: The store's folder, or an address that fsspec opens; ``answers`` in the job's folder by default. Jobs
+            with the same teacher and data may share one.
+        encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters.
+        views: How many different views of each example there are, where images are moved or otherwise augmented:
+            epoch e learns from view e modulo so many. By default one for each epoch.
+        through: The name of the teacher's last layer, whose inputs are kept in place of the logits.
+    """
+
+    folder: str | None = None
+    encoding: str | dict[str, Any] = "float16"
+    views: int | None = Field(default=None, ge=1)
+    through: str | None = None
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        _ = make(**checked_encoding(value), classes=1000)
+        return value
+
+
 class Job(_Strict):
     """What a person asks for: data, teacher, student, method, budget, arms, seeds, folder.
 
@@ -132,6 +158,7 @@ class Job(_Strict):
         student: Who learns.
         method: How.
         budget: For how long: the same for every arm.
+        cache: Where the teacher's answers are kept; None asks it at every step.
         arms: Which competitors.
         seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
@@ -148,6 +175,7 @@ class Job(_Strict):
     student: Model
     method: Method = Method()
     budget: Budget = Budget()
+    cache: Cache | None = None
     arms: tuple[str, ...] = ARMS
     seeds: int = Field(default=1, ge=1)
     train_examples: int | None = Field(default=None, ge=1)
@@ -167,6 +195,11 @@ class Job(_Strict):
     @classmethod
     def _named_method(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _named_folder(cls, value: Any) -> Any:
+        return {"folder": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _known(self) -> Job:

@@ -12,7 +12,8 @@ def asked_whole(answer: Answer, batch: Batch, size: int) -> Signal:
     """The answers to a batch, asked in one of at least `size` examples.
 
     A smaller batch, such as an epoch's last, is filled up with its own examples: the last bits of a matrix product
-    depend on how many rows it has, and an answer that is kept should not depend on where its example stood.
+    depend on how many rows it has, and an answer that is kept should not depend on where its example stood. (On a CPU,
+    in batches of fewer than eight examples, they may depend on the place in the batch as well.)
 
     Args:
         answer: The open teacher.

@@ -83,7 +83,7 @@ class Cached(Teacher):
         self.shard_bytes = shard_bytes
         self.through = through
         self.inner = inner
-        self._expected: tuple[Stream, Reads] | None = None
+        self._expected: tuple[Stream, Reads, Origin | None] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -106,7 +106,9 @@ class Cached(Teacher):
                 f"A {type(source).__name__} gives its examples no ids, by which answers are found again: give arrays, "
                 "examples, or Shuffled(examples, batch_size=...)."
             )
-        self._expected = source, reads
+        # A model of the run may not exist yet; a network's hash is not taken twice.
+        origin = None if self.names else self._checked(Place(self.where), source, reads)
+        self._expected = source, reads, origin
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """The store must hold these addresses, or the teacher must be able to give them."""
@@ -115,13 +117,13 @@ class Cached(Teacher):
                 f"The answers in {self.where} belong to the examples of one source, and nobody said where these "
                 "batches come from: call teacher.expect(source, reads) first; or ask the teacher itself, live."
             )
-        (source, asked), self._expected = self._expected, None
-        place = Place(self.where)
-        origin, head = self._checked(place, source, asked), None
+        (source, asked, known), self._expected = self._expected, None
+        place, head = Place(self.where), None
+        origin = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
             head = None if self.through is None else head_of(self.inner, self.through)
             self.inner.expect(source, asked)
-            self.inner.prepare(frozenset(asked_at(needs, head)), device=device, reads=reads)  # raises what it cannot
+            self.inner.prepare(asked_at(needs, head), device=device, reads=reads)  # raises what it cannot
         question = Question(
             needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1), self._about(source),
             self.shard_bytes,

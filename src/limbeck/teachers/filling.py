@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -15,6 +15,7 @@ from limbeck.teachers.teacher import Reads, Stream
 _CPU = torch.device("cpu")
 
 
+@runtime_checkable
 class Epochs(Stream, Protocol):
     """A stream whose epochs can be gone through: a `limbeck.sources.Source`."""
 

@@ -53,16 +53,16 @@ class LastLayer(NamedTuple):
             )
 
 
-def asked_at(needs: frozenset[str], head: LastLayer | None) -> set[str]:
+def asked_at(needs: frozenset[str], head: LastLayer | None) -> frozenset[str]:
     """The addresses that a teacher is asked at where these are needed."""
-    return set(needs) | ({head.address} if head is not None else set())
+    return needs if head is None else needs | {head.address}
 
 
-def kept_at(needs: frozenset[str], head: LastLayer | None) -> set[str]:
+def kept_at(needs: frozenset[str], head: LastLayer | None) -> frozenset[str]:
     """The addresses that are kept where these are needed."""
     if head is None or LOGITS not in needs:
-        return set(needs)
-    return {head.address} | (set(needs) - {LOGITS})
+        return needs
+    return (needs - {LOGITS}) | {head.address}
 
 
 def head_of(teacher: Teacher, name: str) -> LastLayer:

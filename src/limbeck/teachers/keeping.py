@@ -193,7 +193,7 @@ class Keeping(AbstractContextManager["Keeping"]):
                 "it first, with limbeck cache build."
             )
         if self._live is None:
-            wanted = frozenset(asked_at(self._kept, self._head) | {LOGITS})
+            wanted = asked_at(self._kept | {LOGITS}, self._head)
             self._live = self._stack.enter_context(
                 self._teacher.prepare(wanted, device=self._device, reads=self._reads)
             )

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ Reads = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
 
 
+@runtime_checkable
 class Stream(Protocol):
     """What a teacher may know of where batches come from: a `limbeck.sources.Source`, which is one."""
 

@@ -1,0 +1,169 @@
+"""How do `cache build`, `cache info` and `cache verify` work and show what came of it?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli.progress import Watcher, duration, say
+from limbeck.errors import LimbeckError
+
+if TYPE_CHECKING:
+    from limbeck.compare.planning import Plan
+    from limbeck.job import Job
+    from limbeck.store import Store
+
+Flags = Mapping[str, Any]
+_DIFFERENT = 1e-3
+"""Nats beyond which an answer is another one, and not the same with other last bits."""
+
+
+def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
+    """Build a job's store, or go on building it."""
+    job = _job(path, flags, settings)
+    try:
+        with Watcher(to_error=as_json) as watch:
+            from limbeck.compare.answers import build
+
+            store = build(job, watch=watch)
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on where it stopped; what is done is kept.", file=sys.stderr)
+        sys.exit(130)
+    _show_store(store, as_json=as_json)
+
+
+def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
+    """What a store holds; of a job that has none yet, what each encoding would take."""
+    from limbeck.store import Store, is_store
+
+    if path is not None and is_store(path):
+        _show_store(Store(path), as_json=as_json)
+        return
+    from limbeck.compare.planning import plan
+
+    _show_plan(plan(_job(path, flags, settings)), as_json=as_json)
+
+
+def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sample: int, as_json: bool) -> None:
+    """Check every shard, and, of a job, some answers against the teacher.
+
+    Raises:
+        LimbeckError: If anything is wrong.
+    """
+    from limbeck.store import Store, is_store
+
+    folder = path is not None and is_store(path)
+    if folder and sample:
+        raise LimbeckError("To ask the teacher again, say who it is: limbeck cache verify JOB --sample 100.")
+    job = None if folder else _job(path, flags, settings)
+    store = Store(path if job is None and path is not None else _folder(job))
+    wrong = [str(error) for error in store.verify()]
+    for sentence in wrong:
+        say(sentence, to_error=True)
+    found: dict[str, Any] = {**_facts(store), "damaged": wrong}
+    again = None
+    if job is not None and sample and not wrong:
+        from limbeck.compare.answers import check
+
+        again = check(job, sample=sample)
+        found["recheck"] = {**again._asdict()}
+    if as_json:
+        print(json.dumps(found))
+    elif not wrong:
+        print(f"{store.place.name}: {len(store):,} answers in {len(store.manifest.shards)} shards, all as written.")
+    if again is not None:
+        _judge(again, as_json=as_json)
+    if wrong:
+        raise LimbeckError(f"{len(wrong)} of {len(store.manifest.shards)} shards are damaged; see above.")
+
+
+def _judge(again: Any, *, as_json: bool) -> None:
+    said = (
+        f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit, mean KL "
+        f"{again.divergence:.2g} nats."
+    )
+    if again.identical < 1 and not again.divergence <= _DIFFERENT:
+        raise LimbeckError(f"{said} The teacher gives other answers than those that are stored.")
+    say(said, to_error=as_json)
+
+
+def _job(path: str | None, flags: Flags, settings: Sequence[str]) -> Job:
+    """A job for its teacher and data alone: who learns does not matter here."""
+    from limbeck.cli.jobs import job_from_flags
+
+    asked = dict(flags) if path is not None else {"student": "mlp", **flags}
+    return job_from_flags(path, asked, settings)
+
+
+def _folder(job: Job | None) -> str:
+    from limbeck.compare.asking import folder_of
+
+    if job is None:
+        raise LimbeckError("Name a job file or the folder of a store.")
+    return folder_of(job)
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    origin = store.manifest.origin
+    return {
+        "store": store.place.name,
+        "answers": len(store),
+        "examples": store.manifest.about.get("examples"),
+        "shards": len(store.manifest.shards),
+        "bytes": store.bytes,
+        "encodings": {address: column["encoding"] for address, column in origin.answers.items()},
+        "teacher": origin.teacher,
+        "data": origin.data,
+        "views": origin.views,
+        "precision": origin.precision,
+    }
+
+
+def _show_store(store: Store, *, as_json: bool) -> None:
+    facts = _facts(store)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    kept = ", ".join(f"{address} as {_named(spec)}" for address, spec in facts["encodings"].items())
+    print(
+        f"{facts['store']}: {facts['answers']:,} answers ({kept}) in {facts['shards']} shard(s), "
+        f"{_size(facts['bytes'])}."
+    )
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**plan._asdict(), "estimates": [_as_json(one) for one in plan.estimates]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    views = f", {plan.views} views of each example" if plan.views > 1 else ""
+    print(f"{plan.answers:,} answers{views}: the teacher takes about {duration(plan.seconds)} on this machine.")
+    table = Table("encoding", "bytes each", "in all", "KL error, nats")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in plan.estimates:
+        error = "unbiased" if one.error == float("inf") else f"{one.error:.2g}"
+        table.add_row(_named(one.encoding), f"{one.bytes:,}", _size(one.total), error)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100
+    console.print(table)
+    print(f"Errors are those of {plan.sample} examples' answers at T = 1. To build: limbeck cache build ... --set")
+    print("cache.encoding=float16, or --set cache.encoding='{name: top-k, k: 32}'.")
+
+
+def _as_json(one: Any) -> dict[str, Any]:
+    return {**one._asdict(), "error": None if one.error == float("inf") else one.error}
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+    rest = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec['name']}({rest})" if rest else str(spec["name"])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count} bytes"

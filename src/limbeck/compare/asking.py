@@ -1,0 +1,61 @@
+"""How does a comparison ask its teacher once?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from limbeck.errors import LimbeckError
+from limbeck.job import Cache, Job, with_flag
+from limbeck.teachers import Cached, Teacher
+
+FOLDER = "answers"
+
+
+def folder_of(job: Job) -> str:
+    """Where a job's answers are kept.
+
+    Raises:
+        LimbeckError: If nobody said where.
+    """
+    cache = job.cache or Cache()
+    if cache.folder is None and job.out is None:
+        raise LimbeckError("Nobody said where the answers are to be kept: --set cache.folder=answers/my-teacher.")
+    return cache.folder if cache.folder is not None else str(Path(job.out or "") / FOLDER)
+
+
+def asked_once(job: Job, teacher: Teacher, where: str | None = None) -> Teacher:
+    """The teacher, in front of it the store that the job wants; the teacher itself where it wants none."""
+    if job.cache is None:
+        return teacher
+    try:
+        return cached(job, teacher, where or folder_of(job))
+    except LimbeckError as error:
+        raise with_flag(error, "cache", Cache.model_fields) from error
+
+
+@contextmanager
+def tried_out(job: Job, teacher: Teacher) -> Iterator[Teacher]:
+    """The same in front of a store that is thrown away: a teacher that has learnt nothing yet must leave nothing."""
+    with TemporaryDirectory() as folder:
+        yield asked_once(job, teacher, folder)
+
+
+def cached(job: Job, teacher: Teacher, where: str) -> Cached:
+    """The teacher, in front of it a store."""
+    cache = job.cache or Cache()
+    return Cached(teacher, where, encoding=cache.encoding, through=cache.through)
+
+
+def views_of(job: Job) -> int:
+    """How many views of each example the arms see."""
+    if stream_has_views(job):
+        return (job.cache.views if job.cache is not None else None) or job.budget.epochs
+    return 1
+
+
+def stream_has_views(job: Job) -> bool:
+    """Whether the examples are augmented."""
+    return bool(job.budget.shift)

@@ -1,0 +1,318 @@
+"""Does a student learn the same from answers that were kept as from the teacher, who is asked once?"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from limbeck import Arrays, Ensemble, Live, MovingAverage, Shift, Shuffled, distill
+from limbeck.errors import DataError, LimbeckError, MissingSignalError
+from limbeck.functional import kl_divergence, logit_squared_error
+from limbeck.measure import predict
+from limbeck.methods import make
+from limbeck.objective import Loss
+from limbeck.recipe import Recipe, Stage
+from limbeck.signal import Batch
+from limbeck.sources import Field, Loader, Subset
+from limbeck.store import Store
+from limbeck.teachers import Cached, fill, recheck
+
+CPU = torch.device("cpu")
+
+
+class Counting(nn.Module):
+    """A network that counts how often, and with how many examples, it was asked."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body, self.out = nn.Linear(16, 8), nn.Linear(8, 4)
+        self.asked: list[int] = []
+
+    def forward(self, x):
+        self.asked.append(len(x))
+        return self.out(self.body(x.flatten(1)).relu())
+
+
+def unchanged(batch: Batch):
+    return batch.inputs
+
+
+def examples(count: int = 24, seed: int = 0) -> Arrays:
+    x = torch.randn(count, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return Arrays(x, torch.arange(count) % 4)
+
+
+def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shuffled:
+    return Shuffled(examples(count), batch_size=batch_size, seed=seed, **how)
+
+
+def ask(teacher, stream, *, epochs=(0,), needs=("logits",)):
+    """The answers of some epochs by (view, example)."""
+    found = {}
+    teacher.expect(stream, unchanged)
+    with teacher.prepare(frozenset(needs), device=CPU, reads=unchanged) as answer:
+        for epoch in epochs:
+            for batch in stream.batches(epoch, 0):
+                shown = answer(batch)
+                views = [None] * batch.size if batch.view is None else batch.view.tolist()
+                for place, (id, view) in enumerate(zip(batch.id.tolist(), views, strict=True)):
+                    found[view, id] = {address: shown[address][place] for address in needs}
+    return found
+
+
+def trained(teacher, stream, **how):
+    torch.manual_seed(3)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 4))
+    run = distill(student, make("hinton", teacher=teacher), stream, epochs=3, seed=1, **how).finish()
+    return torch.cat([p.detach().flatten() for p in run.student.parameters()])
+
+
+# --- the same, and paid once ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("augment", [None, Shift(1)])
+def test_a_student_of_the_cache_is_the_live_teachers_to_the_bit(tmp_path, augment):
+    net = Counting()
+    live = trained(net, source(augment=augment))
+    for _ in range(2):  # asked as it goes, and then read
+        assert torch.equal(trained(Cached(net, tmp_path / "s", encoding="float32"), source(augment=augment)), live)
+    assert torch.equal(trained(Cached(None, tmp_path / "s"), source(augment=augment)), live)
+
+
+def test_the_teacher_is_asked_once_about_each_view(tmp_path):
+    net = Counting()
+    for student in range(3):  # students in other orders, with other batches
+        ask(Cached(net, tmp_path / "s"), source(seed=student, batch_size=8 + student), epochs=range(3))
+        assert net.asked == [8, 8, 8]
+    views = Counting()
+    for epochs in (2, 3):
+        ask(Cached(views, tmp_path / "views"), source(augment=Shift(1)), epochs=range(epochs))
+    assert sum(views.asked) == 3 * 24
+
+
+def test_a_last_batch_is_filled_up_so_that_its_answers_have_the_same_bits(tmp_path):
+    net = Counting()
+    found = ask(Cached(net, tmp_path / "s", encoding="float32"), source(20))
+    assert net.asked == [8, 8, 8]
+    with torch.no_grad():
+        whole = net(source(20).examples.take(torch.arange(8)).inputs)
+    for place in range(8):
+        assert torch.equal(found[None, place]["logits"], whole[place])
+
+
+def test_answers_belong_to_views(tmp_path):
+    net, stream = Counting(), source(augment=Shift(1, seed=5))
+    kept = ask(Cached(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 4))
+    again = ask(Cached(None, tmp_path / "s"), stream, epochs=(4, 0))
+    for key, answer in again.items():
+        assert torch.equal(answer["logits"], kept[key]["logits"])
+    inputs = stream.augment(stream.examples.take(torch.tensor([7])).inputs, torch.tensor([7]), torch.tensor([4]))
+    with torch.no_grad():
+        torch.testing.assert_close(again[4, 7]["logits"], net(inputs)[0])
+    with pytest.raises(LimbeckError, match="lacks answers to some of these views, and there is no teacher to ask"):
+        ask(Cached(None, tmp_path / "s"), stream, epochs=(2,))
+
+
+def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
+    nets = [Counting(0), Counting(1)]
+    both = Ensemble(*nets)
+    kept = ask(Cached(both, tmp_path / "both", encoding="float32"), source())
+    live = ask(both, source())
+    for key in live:
+        torch.testing.assert_close(kept[key]["logits"], live[key]["logits"])
+    for _ in range(2):
+        shown = ask(Cached(nets[0], tmp_path / "hints"), source(), needs=("logits", "body"))
+        assert shown[None, 3]["body"].shape == (8,)
+    hint = ask(Live(nets[0]), source(), needs=("body",))[None, 3]
+    torch.testing.assert_close(shown[None, 3]["body"], hint["body"], atol=2e-3, rtol=2e-3)
+    with pytest.raises(LimbeckError, match=r"another set of addresses \(answers\)"):
+        ask(Cached(nets[0], tmp_path / "hints"), source(), needs=("out:in",))
+
+
+def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
+    net = Counting()
+    live = ask(Live(net), source())
+    for teacher in (
+        Cached(net, tmp_path / "s", encoding="float32", through="out"),
+        Cached(net, tmp_path / "s", encoding="float32", through="out"),
+        Cached(None, tmp_path / "s"),
+    ):
+        for key, answer in ask(teacher, source()).items():
+            assert torch.equal(answer["logits"], live[key]["logits"])
+    assert Store(tmp_path / "s").columns["out:in"].encoding.classes == 8
+    with pytest.raises(LimbeckError, match=r"last layer \(through\)"):
+        ask(Cached(net, tmp_path / "s", encoding="float32"), source())
+    with pytest.raises(LimbeckError, match="logits are not what the layer 'body' puts out"):
+        ask(Cached(net, tmp_path / "other", through="body"), source())
+    with pytest.raises(LimbeckError, match=r"'outt'.*Did you mean 'out'\?"):
+        ask(Cached(net, tmp_path / "other", through="outt"), source())
+    with pytest.raises(LimbeckError, match="is a layer of one network, and a Ensemble is none"):
+        ask(Cached(Ensemble(net, net), tmp_path / "other", through="out"), source())
+    (tmp_path / "s" / "head.safetensors").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
+        ask(Cached(None, tmp_path / "s"), source())
+
+
+def test_texts_are_kept_without_their_padding(tmp_path):
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.out = nn.Embedding(9, 5), nn.Linear(5, 9)
+
+        def forward(self, x):
+            return self.out(self.embed(x))
+
+    words, lengths = torch.randint(9, (6, 7)), torch.tensor([7, 2, 3, 0, 1, 5])
+
+    class Padded(Shuffled):  # a source whose batches are as long as their longest text
+        def batches(self, epoch, start):
+            for batch in super().batches(epoch, start):
+                longest = max(int(lengths[batch.id].max()), 1)
+                mask = torch.arange(longest) < lengths[batch.id][:, None]
+                yield batch._replace(inputs=batch.inputs[:, :longest], mask=mask)
+
+    net = Words()
+    for seed in range(3):
+        stream = Padded(Arrays(words), batch_size=2, seed=seed)
+        teacher = Cached(net, tmp_path / "s", encoding="float32")
+        teacher.expect(stream, unchanged)
+        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
+            for batch in stream.batches(0, 0):
+                shown = answer(batch)["logits"]
+                assert shown.shape[:2] == batch.mask.shape
+                with torch.no_grad():
+                    torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
+    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+
+
+# --- partial answers ------------------------------------------------------------------------------------------------
+
+
+def test_a_divergence_learns_from_the_top_classes_and_other_losses_say_why_not(tmp_path):
+    net = Counting()
+    trained(Cached(net, tmp_path / "s", encoding={"name": "top-k", "k": 2}), source())
+    stage = Stage(
+        Loss(logit_squared_error), teacher=Cached(net, tmp_path / "s", encoding={"name": "top-k", "k": 2}), epochs=1
+    )
+    with pytest.raises(LimbeckError, match="logit_squared_error"):
+        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, source()).finish()
+    trained(Cached(net, tmp_path / "drawn", encoding={"name": "sampled", "draws": 8}), source())
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+
+def interrupted(answer, stream):
+    for number, batch in enumerate(stream.batches(0, 0)):
+        if number == 2:
+            raise KeyboardInterrupt
+        answer(batch)
+
+
+def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
+    net, stream = Counting(), source()
+    teacher = Cached(net, tmp_path / "s")
+    teacher.expect(stream, unchanged)
+    opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
+    with pytest.raises(KeyboardInterrupt), opened as answer:
+        interrupted(answer, stream)
+    assert len(Store(tmp_path / "s")) == 16
+    net.asked.clear()
+    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged)) == [8, 16, 24]
+    assert len(net.asked) == 1
+    assert len(Store(tmp_path / "s")) == 24
+
+
+def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
+    net, stream = Counting(), source(augment=Shift(1), shuffle=False)
+    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
+    keys = Store(tmp_path / "s").keys
+    assert (keys.id == np.tile(np.arange(24), 2)).all()
+    assert (keys.view == np.repeat([0, 1], 24)).all()
+    again = recheck(
+        Cached(net, tmp_path / "s"), source(augment=Shift(1), seed=9), reads=unchanged, sample=6, view=1, device=CPU
+    )
+    assert again.answers == 8
+    assert again.identical == 1.0
+    assert again.divergence == 0.0
+    with torch.no_grad():
+        net.out.weight += 0.5 * torch.randn_like(net.out.weight)
+    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
+        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
+    with pytest.raises(LimbeckError, match="views=0"):
+        list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def other_teacher(net):
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other.out.bias[0] += 1e-3
+    return other
+
+
+@pytest.mark.parametrize(
+    ("field", "what"),
+    [
+        ("teacher", lambda net: (other_teacher(net), source(), {})),
+        ("data", lambda net: (net, Shuffled(examples(25), batch_size=8), {})),
+        ("data", lambda net: (net, Shuffled(Subset(examples(), torch.arange(11)), batch_size=8), {})),
+        ("views", lambda net: (net, source(augment=Shift(1)), {})),
+        ("reads", lambda net: (Live(net, reads=Field("raw")), source(), {})),
+        ("encoding of logits", lambda net: (net, source(), {"encoding": "float32"})),
+    ],
+)
+def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what):
+    net = Counting()
+    ask(Cached(net, tmp_path / "s"), source())
+    teacher, stream, how = what(net)
+    with pytest.raises(LimbeckError, match=rf"made for another .*{field}"):
+        ask(Cached(teacher, tmp_path / "s", **how), stream)
+
+
+def test_another_precision_is_refused(tmp_path):
+    net = Counting()
+    ask(Cached(net, tmp_path / "s"), source())
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(LimbeckError, match=r"\(precision\): it has float32"):
+        ask(Cached(net, tmp_path / "s"), source())
+
+
+def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
+    net = Counting()
+    ask(Cached(net, tmp_path / "s"), source())
+    first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
+    second = Stage(Loss(kl_divergence), teacher=Cached(other_teacher(net), tmp_path / "s"), epochs=1)
+    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
+        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), Recipe(first, second), source())
+
+
+def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
+    with pytest.raises(LimbeckError, match="it changes while the student learns"):
+        Cached(MovingAverage(), tmp_path)
+    for teacher in (Live(Counting(), mode="train"), Ensemble(Counting(), Live(Counting(), mode="train"))):
+        with pytest.raises(LimbeckError, match="it is in training mode"):
+            Cached(teacher, tmp_path)
+    with pytest.raises(LimbeckError, match="ids"):
+        ask(Cached(Counting(), tmp_path), Loader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
+    with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
+        ask(Cached(None, tmp_path / "none"), source())
+    with pytest.raises(LimbeckError, match="An encoding has a name"):
+        Cached(Counting(), tmp_path, encoding={"k": 3})
+    with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
+        ask(Cached(Counting(), tmp_path), source(), needs=("bodi",))
+
+
+def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
+    net = Counting()
+    teacher = Cached(net, tmp_path / "s")
+    ask(teacher, source())
+    with pytest.raises(LimbeckError, match="belong to the examples of one source"):
+        predict(teacher, source(), reads=unchanged)
