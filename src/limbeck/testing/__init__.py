@@ -8,6 +8,7 @@ from limbeck.testing.method import check_method
 from limbeck.testing.objective import OBJECTIVE_LAWS, check_objective
 from limbeck.testing.source import check_source
 from limbeck.testing.teacher import check_teacher
+from limbeck.testing.view import check_view
 
 __all__ = [
     "LAWS",
@@ -19,4 +20,5 @@ __all__ = [
     "check_objective",
     "check_source",
     "check_teacher",
+    "check_view",
 ]
