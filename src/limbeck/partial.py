@@ -214,6 +214,11 @@ class Sampled(Partial):
         """An estimate whose expectation over draws is the kernel's value, and whose gradient's is its gradient."""
         self._check(student, kernel)
         temperature = hyper["temperature"] if "temperature" in hyper else _default(kernel)
+        if temperature * FINE[-1] < 1:
+            raise LimbeckError(
+                f"Sampled answers know what all classes weigh at temperatures of {1 / FINE[-1]} and above; got "
+                f"{temperature!r}. Take a higher one, or store 'top-k' or 'quantised'."
+            )
         weights, entropy = self.weights(temperature), self.entropy(temperature)
         estimate: Kernel = kernel.sampled  # type: ignore[attr-defined]
         return estimate(student, ids=self.ids, weights=weights, entropy=entropy, **hyper)

@@ -15,8 +15,8 @@ DEEPEST = 16384.0
 COARSE = (0.0, 1 / 16, 1 / 4, 1.0)
 """1/T at which a rest is known: four times as fine at each step, so that squares of squares give every power."""
 
-FINE = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""1/T at which a whole distribution is known exactly: for T of 1, 2, 4, 8, 16, 32, and infinity."""
+FINE = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)
+"""1/T at which a whole distribution is known exactly: for T of 0.5, 1, 2, 4, 8, 16, 32, and infinity."""
 
 _BEND = 0.3
 _NOTHING = -4 * DEEPEST  # its exponential is 0 in float32, also divided by 32
@@ -62,8 +62,8 @@ def interpolated(
     r""":math:`g(\beta)` and :math:`g'(\beta)` at any :math:`\beta`, from what `log_sums` found on the same grid.
 
     Exact on the grid; between, the cubic that has values and slopes of both neighbours, in :math:`\log(\beta + 0.3)`,
-    in which g bends evenly, held between the tangents and the chord, where every convex function lies; above 1, the
-    tangent at 1, which is below g. Where there is no class it is -inf, with slope 0.
+    in which g bends evenly, held between the tangents and the chord, where every convex function lies; above the
+    last, the tangent there, which is below g. Where there is no class it is -inf, with slope 0.
     """
     values, slopes = nodes[..., 0, :], nodes[..., 1, :]
     place = sum(beta >= node for node in grid) - 1

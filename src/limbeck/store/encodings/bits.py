@@ -28,7 +28,7 @@ def pack(values: Integer[np.ndarray, "rows count"], bits: int) -> UInt8[np.ndarr
     for plane in _split(bits):
         each = 8 // plane
         pieces = (rest & ((1 << plane) - 1)).astype(np.uint8)
-        pieces = np.pad(pieces, ((0, 0), (0, -count % each))).reshape(rows, -1, each)
+        pieces = np.pad(pieces, ((0, 0), (0, -count % each))).reshape(rows, -(-count // each), each)
         found.append(np.bitwise_or.reduce(pieces << _shifts(plane), axis=2))
         rest = rest >> plane
     return np.concatenate(found, axis=1)
@@ -47,8 +47,8 @@ def unpack(packed: UInt8[np.ndarray, "rows width"], count: int, bits: int) -> In
     for plane in _split(bits):
         width = -(-count * plane // 8)
         part = packed[:, start : start + width]
-        pieces = part if plane == 8 else ((part[:, :, None] >> _shifts(plane)) & ((1 << plane) - 1)).reshape(rows, -1)
-        values |= pieces[:, :count].astype(np.int32) << shift
+        pieces = (part[:, :, None] >> _shifts(plane)) & ((1 << plane) - 1) if plane < 8 else part
+        values |= pieces.reshape(rows, width * 8 // plane)[:, :count].astype(np.int32) << shift
         start, shift = start + width, shift + plane
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -9,15 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.functional.cumulant import DEEPEST
 from limbeck.store.encodings.depths import Depths, below, floats, values
 from limbeck.store.encodings.encoding import Encoding, Records, chunks, read
 from limbeck.store.encodings.top_k import checked_bits
 
 _HALF_MAX = 65504.0
+_GIANT = 2.0**30  # float32 numbers of that size lie 128 apart: beside them a distance of 16,384 is still one
 
 
-class _Dense(Encoding):
+class _Dense(Encoding, ABC):
     """All classes; a record depends on its row of logits alone."""
 
     def encode(
@@ -33,8 +34,9 @@ class _Dense(Encoding):
         parts = (self._encoded(*read(logits[s], self.classes)) for s in chunks(logits))
         return np.concatenate([np.zeros((0, self.width), np.uint8), *parts])
 
+    @abstractmethod
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        raise NotImplementedError
+        """The records of float32 logits, whose largest are known."""
 
 
 @final
@@ -61,7 +63,8 @@ class Float16(_Dense):
 
     A row that float16 holds exactly is kept so. Of any other the largest logit is kept in float32 and every logit as
     its distance from that: rounded by at most 1/2048 of the distance, so the likely classes are known best, and logits
-    of 100,000 do not become infinite. A distance beyond 65,504 is kept as 65,504; -inf stays -inf.
+    of 100,000 do not become infinite. A distance beyond 65,504 is kept as 65,504; -inf stays -inf. Where the largest is
+    beyond 1e9 the distances alone are kept, as if it were 0: their softmax is the same.
     """
 
     name: ClassVar[str] = "float16"
@@ -73,9 +76,9 @@ class Float16(_Dense):
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
         # A row that is exact has no level; nor has one of nothing but -inf.
         exact = (logits.half().float() == logits).all(-1)
-        level = top.masked_fill(exact, 0.0)
+        level = top.masked_fill(exact | (top == -torch.inf), 0.0)
         apart = (logits - level.unsqueeze(-1)).clamp_min(-_HALF_MAX).masked_fill(logits == -torch.inf, -torch.inf)
-        return np.concatenate([floats(level), floats(apart, "<f2")], axis=1)
+        return np.concatenate([floats(_small(level)), floats(apart, "<f2")], axis=1)
 
     def decode(self, records: Records) -> Tensor:
         """The logits, in float32."""
@@ -112,7 +115,8 @@ class BFloat16(_Dense):
 class Quantised(_Dense):
     """Every logit in `bits` bits, by its depth below the largest: about a byte a class, for any divergence.
 
-    A record holds the largest logit (float32), the deepest and a code for each class (`Depths`).
+    A record holds the largest logit (float32), the deepest and a code for each class (`Depths`). Where the largest is
+    beyond 1e9 the depths alone are kept, as if it were 0: their softmax is the same.
 
     Args:
         classes: How many logits a row has.
@@ -133,12 +137,16 @@ class Quantised(_Dense):
         return {"bits": self.bits}
 
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        return np.concatenate([floats(top), self._depths.pack(below(logits, top))], axis=1)
+        level = _small(top.masked_fill(top == -torch.inf, 0.0))
+        return np.concatenate([floats(level), self._depths.pack(below(logits, top))], axis=1)
 
     def decode(self, records: Records) -> Tensor:
         """The logits, in float32."""
         records = self._checked(records)
         top = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32))
-        # Where the largest is of a size that swallows distances, the distances are what matters.
-        level = torch.where(top.abs() < DEEPEST, top, 0.0)
-        return level + self._depths.unpack(records[:, 4:])
+        return top + self._depths.unpack(records[:, 4:])
+
+
+def _small(level: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """The level of rows, 0 where its own rounding would swallow the distances from it."""
+    return torch.where(level.abs() < _GIANT, level, 0.0)

@@ -79,12 +79,12 @@ def values(packed: UInt8[np.ndarray, "rows width"], kind: str) -> np.ndarray:
 
 
 def _bytes(numbers: np.ndarray) -> UInt8[np.ndarray, "rows width"]:
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
+    return np.ascontiguousarray(numbers).view(np.uint8)
 
 
 def floats(tensor: Tensor, kind: str = "<f4") -> UInt8[np.ndarray, "rows width"]:
     """Each row's numbers as bytes: ``<f4``, or ``<f2``, whose largest stands for what is larger."""
-    numbers = tensor.detach().cpu().numpy().reshape(len(tensor), -1)
+    numbers = tensor.detach().cpu().numpy().reshape(len(tensor), math.prod(tensor.shape[1:]))
     if kind == "<f2":
         numbers = np.where(np.isinf(numbers), numbers, np.clip(numbers, -65504.0, 65504.0))
     return _bytes(numbers.astype(kind))

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.partial import Sampled, TopK
 from limbeck.store.encodings.encoding import Encoding
 from limbeck.store.encodings.naming import make
+from limbeck.store.encodings.top_k import TopClasses
 
 _AT_ONCE = 1 << 21
 
@@ -89,6 +90,21 @@ def error_table(
         plain = float16_record_bytes(k, classes), float16_top_k_error(logits, k)
         found.append(ErrorRow(k, bits, one.width, kl_error(one, logits), *plain))
     return found
+
+
+def matching_top_k(logits: Float[Tensor, "rows classes"], k: int, *, bits: Iterable[int] = (5, 6, 7)) -> TopClasses:
+    """The smallest ``top-k`` whose error is at most that of k float16 values: fewer bits a value, a few more classes.
+
+    Example:
+        >>> matching_top_k(5 * torch.randn(20, 5000), 20).width < float16_record_bytes(20, 5000)
+        True
+    """
+    classes, wanted = logits.shape[1], float16_top_k_error(logits, k)
+    found = []
+    for each in bits:
+        tried = (TopClasses(classes=classes, k=more, bits=each) for more in range(k, classes + 1))
+        found.append(next(one for one in tried if one.k == classes or kl_error(one, logits) <= wanted))
+    return min(found, key=lambda one: one.width)
 
 
 def _divergence(logits: Tensor, found: Tensor, temperature: float) -> Float[Tensor, " rows"]:

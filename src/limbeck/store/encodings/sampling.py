@@ -27,9 +27,9 @@ class SampledClasses(Encoding):
     number of times a class comes is :math:`N r_c`, as of independent draws, and its variance is never above theirs.
     Draws are a pure function of (id, view, position, seed): a record is the same in every batch and process.
 
-    A record holds the largest logit, the logarithm of the sum over all classes at seven temperatures with its slope
-    (float32: weights and entropy are exact at T = 1, 2, 4, 8, 16 and 32), that of r, the classes (Elias-Fano) and their
-    logits (`Depths`). At T = 1 and `power` 1 every weight is 1 / N, whatever `bits` is.
+    A record holds the largest logit, the logarithm of the sum over all classes at eight temperatures with its slope
+    (float32: weights and entropy are exact at T = 0.5, 1, 2, 4, 8, 16 and 32, and refused below 0.5), that of r, the
+    classes (Elias-Fano) and their logits (`Depths`). At T = 1 and `power` 1 every weight is 1 / N, whatever `bits` is.
 
     Args:
         classes: How many logits a row has.
@@ -91,7 +91,7 @@ class SampledClasses(Encoding):
         # Strictly above: a class without mass is never found. The last slice's end may round up to the total.
         aim = torch.minimum(uniform * total, total * (1 - 2.0**-50))
         ids = torch.searchsorted(cumulative, aim, right=True).clamp_max(self.classes - 1)
-        proposal = sums[:, 0, -1:] if self.power == 1 else total.log().float()
+        proposal = sums[:, 0, FINE.index(1.0), None] if self.power == 1 else total.log().float()
         classes, drawn = self._ids.pack(ids.cpu().numpy()), self._depths.pack(depths.gather(-1, ids))
         return np.concatenate([floats(top), floats(sums), floats(proposal), classes, drawn], axis=1)
 
