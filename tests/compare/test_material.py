@@ -9,8 +9,8 @@ import torch
 from limbeck.compare.material import gather, setting_of, stream, whole
 from limbeck.compare.teaching import ask, check_teacher
 from limbeck.errors import LimbeckError
-from limbeck.job import Budget, make_job
-from limbeck.sources import Arrays
+from limbeck.job import Budget, Cache, make_job
+from limbeck.sources import Arrays, Chain, CutMix, Flip, Shift
 from limbeck.teachers import Live
 from small_jobs import blobs, small_job
 
@@ -60,6 +60,21 @@ def test_the_budget_shapes_the_stream(material):
         not torch.equal(row, originals[number]) for number, row in zip(moved.id.tolist(), moved.inputs, strict=True)
     ]
     assert sum(shifted) > 50
+
+
+def test_the_budget_names_the_views_and_only_what_reads_no_labels_gets_mixtures(material):
+    budget = Budget(batch_size=16, shift=1, augment=["flip"], mix="cut_mix")
+    plain, mixing = (stream(material.train, budget, seed=3, mixed=mixed) for mixed in (False, True))
+    assert plain.augment == mixing.augment == Chain(Shift(1, seed=3), Flip(seed=3))
+    assert plain.mix is None
+    assert mixing.mix == CutMix(seed=3)
+    one, other = plain.peek(), mixing.peek()
+    assert torch.equal(one.id, other.id)
+    assert torch.equal(one.labels, other.extra["labels"])
+    assert other.labels is None
+    kept = stream(material.train, budget, seed=3, mixed=True, cache=Cache(views=2))
+    assert (kept.augment, kept.mix, kept.views) == (Chain(Shift(1), Flip()), CutMix(), 2)
+    assert torch.equal(kept.peek().id, one.id)
 
 
 def test_predictions_are_asked_in_order_whatever_the_batches(material):

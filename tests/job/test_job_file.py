@@ -7,6 +7,7 @@ import yaml
 
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.job import ARMS, Budget, job_text, make_job, read_job, with_settings
+from limbeck.sources import Chain, Crop, CutOut, Flip, Mixup, Shift
 
 JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
 
@@ -109,6 +110,44 @@ def test_a_number_of_steps_or_a_fraction_of_them_warms_up():
 def test_every_key_of_a_budget_reaches_the_optimiser_or_the_run():
     made = Budget(optimiser="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).made()
     assert (made.name, made.lr, made.decay, made.clip, made.options) == ("sgd", 0.3, "constant", 2.0, {"momentum": 0.9})
+
+
+def test_a_budget_names_its_augmentations():
+    budget = make_job(
+        {**JOB, "budget": {"shift": 2, "augment": ["flip", {"cut_out": {"size": 3}}], "mix": "mixup"}}
+    ).budget
+    assert budget.view(seed=4) == Chain(Shift(2, seed=4), Flip(seed=4), CutOut(3, seed=4))
+    assert budget.mixture(seed=4) == Mixup(seed=4)
+    assert Budget(shift=1).view(seed=2) == Shift(1, seed=2)
+    assert Budget(augment="crop").view(seed=2) == Crop(seed=2)
+    assert Budget().view(seed=2) is Budget().mixture(seed=2) is None
+    found = [Budget(**given).has_views for given in ({}, {"shift": 1}, {"augment": "flip"}, {"mix": "mixup"})]
+    assert found == [False, True, True, True]
+
+
+def test_augmentations_go_to_a_file_and_back(tmp_path):
+    job = make_job({**JOB, "budget": {"augment": [{"crop": {"size": [24, 32]}}], "mix": {"mixup": {"alpha": 0.2}}}})
+    (tmp_path / "job.yaml").write_text(job_text(job))
+    again = make_job(read_job(tmp_path / "job.yaml"))
+    assert again == job
+    assert again.budget.view(seed=0) == Crop(size=(24, 32))
+    assert again.budget.mixture(seed=0) == Mixup(0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"budget": {"augment": "filp"}}, r"^budget\.augment: .*Did you mean 'flip'\?.* Type --set budget\.augment="),
+        ({"budget": {"mix": "mixpu"}}, r"^budget\.mix: .*Did you mean 'mixup'\?.* Type --set budget\.mix="),
+        ({"budget": {"augment": [{"crop": {"padding": -1}}]}}, r"^budget\.augment: Crop\(padding=-1\)"),
+        ({"budget": {"augment": 3}}, r"^budget\.augment: .*got 3"),
+        ({"teacher": {"model": "mlp", "train": {"augment": "flop"}}}, r"^teacher\.train\.augment: .*'flip'"),
+        ({"teacher": {"model": "mlp", "train": {"mix": "mixup"}}}, r"^teacher\.train\.mix: a teacher learns labels"),
+    ],
+)
+def test_augmentations_are_looked_up_when_the_job_is_made(change, words):
+    with pytest.raises(LimbeckError, match=words):
+        make_job({**JOB, **change})
 
 
 @pytest.mark.parametrize(

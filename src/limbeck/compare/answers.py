@@ -62,9 +62,9 @@ def check(job: Job, *, sample: int) -> Recheck:
 
 def source_of(job: Job, material: Material, *, shuffled: int | None = None) -> Shuffled:
     """What the arms learn from, in the order of the examples, or in a random one."""
-    found = stream(material.train, job.budget, seed=0, cache=job.cache or Cache())
+    found = stream(material.train, job.budget, seed=0, cache=job.cache or Cache(), mixed=True)
     return Shuffled(
-        found.examples, batch_size=found.batch_size, augment=found.augment, seed=shuffled or 0,
+        found.examples, batch_size=found.batch_size, augment=found.augment, mix=found.mix, seed=shuffled or 0,
         shuffle=shuffled is not None,
     )  # fmt: skip
 

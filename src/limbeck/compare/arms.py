@@ -56,7 +56,7 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     return Run(
         {"student": student_of(job, material, seed=arm.seed)},
         recipe_of(job, arm.arm, asked_once(job, teacher)),
-        stream(material.train, job.budget, seed=arm.seed, cache=job.cache),
+        stream(material.train, job.budget, seed=arm.seed, cache=job.cache, mixed=arm.arm == "distilled"),
         setting=setting_of(job, job.budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,

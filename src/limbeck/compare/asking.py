@@ -58,4 +58,4 @@ def views_of(job: Job) -> int:
 
 def stream_has_views(job: Job) -> bool:
     """Whether the examples are augmented."""
-    return bool(job.budget.shift)
+    return job.budget.has_views

@@ -12,7 +12,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Cache, Job, Model, with_flag
 from limbeck.models import open_model, seeded
 from limbeck.signal import IGNORED, Batch
-from limbeck.sources import DataSet, Examples, Shift, Shuffled, load_data, split, subsample
+from limbeck.sources import DataSet, Examples, Shuffled, load_data, split, subsample
 
 
 class Material(NamedTuple):
@@ -72,14 +72,18 @@ def student_of(job: Job, material: Material, *, seed: int) -> nn.Module:
     return new_model(job.student, material, seed=seed, who="student")
 
 
-def stream(examples: Examples, budget: Budget, *, seed: int, cache: Cache | None = None) -> Shuffled:
-    """The training batches of a budget.
+def stream(
+    examples: Examples, budget: Budget, *, seed: int, cache: Cache | None = None, mixed: bool = False
+) -> Shuffled:
+    """The training batches of a budget; `mixed` with its mix, which only what reads no labels can learn from.
 
     With a cache, all seeds see the same views, each in an order of its own: the teacher is asked about them once.
     """
-    augment = Shift(budget.shift, seed=0 if cache is not None else seed) if budget.shift else None
-    views = None if cache is None else cache.views
-    return Shuffled(examples, batch_size=budget.batch_size, seed=seed, augment=augment, views=views)
+    shown = seed if cache is None else 0
+    return Shuffled(
+        examples, batch_size=budget.batch_size, seed=seed, augment=budget.view(seed=shown),
+        mix=budget.mixture(seed=shown) if mixed else None, views=None if cache is None else cache.views,
+    )  # fmt: skip
 
 
 def setting_of(job: Job, budget: Budget, material: Material, *, seed: int, workers: int = 1) -> Setting:

@@ -40,7 +40,7 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
         with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
             Run(
                 {"student": student_of(job, material, seed=0)}, shortened(recipe_of(job, arm, asked)),
-                stream(material.train, job.budget, seed=0, cache=job.cache),
+                stream(material.train, job.budget, seed=0, cache=job.cache, mixed=arm == "distilled"),
                 setting=setting_of(job, job.budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
             ).finish()  # fmt: skip

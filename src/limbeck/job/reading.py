@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError, nearest, unknown
-from limbeck.job.schema import Budget, Job, TeacherModel
+from limbeck.job.budget import Budget
+from limbeck.job.schema import Job, TeacherModel
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")

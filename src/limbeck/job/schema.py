@@ -7,57 +7,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.job.budget import Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.methods import method
-from limbeck.recipe import Optimiser
 from limbeck.store import make
 from limbeck.teachers import checked_encoding
 
 ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 """The competitors of a comparison, in the order of its table."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Budget(_Strict):
-    """For how long a model learns, and how.
-
-    Attributes:
-        epochs: Passes over the training data.
-        batch_size: Examples to one micro-batch, on all devices together.
-        accumulate: Micro-batches to one optimiser step.
-        shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
-        optimiser: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
-        lr: The peak learning rate.
-        warmup: A fraction of the whole (below 1) or a number of steps.
-        decay: ``cosine``, ``linear`` or ``constant``.
-        clip: The greatest norm of the whole gradient.
-        options: Further arguments of the optimiser, such as ``weight_decay`` or ``momentum``.
-    """
-
-    epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=128, ge=1)
-    accumulate: int = Field(default=1, ge=1)
-    shift: int = Field(default=0, ge=0)
-    optimiser: str = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    warmup: float = Field(default=0.05, ge=0)
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
-    clip: float | None = Field(default=None, gt=0)
-    options: dict[str, Any] = {}
-
-    def made(self) -> Optimiser:
-        """The optimiser as the engine wants it.
-
-        Raises:
-            LimbeckError: If its name or an option is unknown.
-        """
-        whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
-        return Optimiser(
-            self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
-        )
 
 
 class Model(BaseModel):
@@ -125,7 +82,7 @@ class Method(BaseModel):
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
 
 
-class Cache(_Strict):
+class Cache(Strict):
     """Where the teacher's answers are kept, so that it is asked once.
 
     Attributes:
@@ -149,7 +106,7 @@ class Cache(_Strict):
         return value
 
 
-class Job(_Strict):
+class Job(Strict):
     """What a person asks for: data, teacher, student, method, budget, arms, seeds, folder.
 
     Attributes:
@@ -221,4 +178,11 @@ class Job(_Strict):
                 _ = budget.made() if budget is not None else None
             except LimbeckError as error:
                 raise with_flag(error, place, Budget.model_fields) from error
+            if budget is not None:
+                check_views(budget, place)
+        if self.teacher.train is not None and self.teacher.train.mix is not None:
+            raise LimbeckError(
+                "teacher.train.mix: a teacher learns labels, and no single label is right for a mixture of two "
+                f"examples. {typed('teacher.train', 'mix', 'null')}"
+            )
         return self

@@ -16,6 +16,18 @@ def test_the_page_runs_from_top_to_bottom():
         exec(compile(block, "views.md", "exec"), scope)
 
 
+def test_its_job_is_one():
+    import yaml
+
+    from limbeck.job import make_job
+
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, flags=re.M | re.S)
+    small = {"data": "digits", "teacher": "resnet20", "student": "resnet8"}
+    budget = make_job({**small, **yaml.safe_load(text)}).budget
+    assert budget.view(seed=0) == limbeck.Chain(limbeck.Crop(), limbeck.Flip(), limbeck.RandAugment())
+    assert budget.mixture(seed=0) == limbeck.Mixup()
+
+
 def test_it_names_every_view_with_its_defaults():
     table = re.findall(r"^\| (`.*?)\|", PAGE, flags=re.M)
     for name, given in re.findall(r"`(\w+)\((.*?)\)`", "\n".join(table)):

@@ -1,0 +1,99 @@
+"""For how long does a model learn, how, and from which views?"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.errors import LimbeckError
+from limbeck.job.flag import typed
+from limbeck.recipe import Optimiser
+from limbeck.sources import Chain, Mix, Shift, View, mix_of, view_of
+
+
+class Strict(BaseModel):
+    """What knows its keys, and refuses any other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Budget(Strict):
+    """For how long a model learns, and how.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Examples to one micro-batch, on all devices together.
+        accumulate: Micro-batches to one optimiser step.
+        shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
+        augment: Further augmentations, after the shift: a name (``crop``, ``flip``, ``jitter``, ``cut_out``,
+            ``rand_augment``, ``resized_crop``), ``{name: options}``, or a list of these.
+        mix: What mixes each image with another of the set: ``mixup``, ``cut_mix``, or ``{name: options}``. A mixture
+            has no label, so it is for the arm that is distilled; what learns labels sees the same views unmixed.
+        optimiser: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
+        lr: The peak learning rate.
+        warmup: A fraction of the whole (below 1) or a number of steps.
+        decay: ``cosine``, ``linear`` or ``constant``.
+        clip: The greatest norm of the whole gradient.
+        options: Further arguments of the optimiser, such as ``weight_decay`` or ``momentum``.
+    """
+
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    shift: int = Field(default=0, ge=0)
+    augment: str | dict[str, Any] | list[Any] | None = None
+    mix: str | dict[str, Any] | None = None
+    optimiser: str = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    warmup: float = Field(default=0.05, ge=0)
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float | None = Field(default=None, gt=0)
+    options: dict[str, Any] = {}
+
+    def made(self) -> Optimiser:
+        """The optimiser as the engine wants it.
+
+        Raises:
+            LimbeckError: If its name or an option is unknown.
+        """
+        whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
+        return Optimiser(
+            self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
+        )
+
+    @property
+    def has_views(self) -> bool:
+        """Whether examples are shown in other ways in every epoch."""
+        return bool(self.shift) or self.augment is not None or self.mix is not None
+
+    def view(self, *, seed: int) -> View | None:
+        """What makes a view of an example, with this seed; None where nothing does.
+
+        Raises:
+            LimbeckError: If a name or an option is unknown, or a value makes no sense.
+        """
+        shift: list[View] = [Shift(self.shift, seed=seed)] if self.shift else []
+        further = [] if self.augment is None else [view_of(self.augment, seed=seed)]
+        return Chain(*shift, *further) if shift and further else next(iter(shift + further), None)
+
+    def mixture(self, *, seed: int) -> Mix | None:
+        """What mixes two examples, with this seed; None where nothing does.
+
+        Raises:
+            LimbeckError: If the name or an option is unknown, or a value makes no sense.
+        """
+        return None if self.mix is None else mix_of(self.mix, seed=seed)
+
+
+def check_views(budget: Budget, place: str) -> None:
+    """Refuse augmentations that are unknown, or whose options make no sense; `place` is where the budget stands.
+
+    Raises:
+        LimbeckError: With the flag to type.
+    """
+    for key, making in (("augment", budget.view), ("mix", budget.mixture)):
+        try:
+            making(seed=0)
+        except LimbeckError as error:
+            raise type(error)(f"{place}.{key}: {error} {typed(place, key)}") from error
