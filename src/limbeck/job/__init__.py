@@ -1,9 +1,9 @@
 """What a person asks for, typed."""
 
+from limbeck.job.budget import Budget
 from limbeck.job.flag import with_flag
 from limbeck.job.paths import absolute, plain_name
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
-from limbeck.job.budget import Budget
 from limbeck.job.schema import ARMS, Cache, Job, Method, Model, TeacherModel
 
 __all__ = [
