@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from limbeck.functional import Projector, coarse_logits, kernel
 from limbeck.objective import Loss
 from limbeck.partial import Partial
 from limbeck.schedule import ramp
-from limbeck.signal import Batch, Progress, Signal
+from limbeck.signal import Batch, Progress, Signal, missing
 from limbeck.store.encodings import make
+from limbeck.teachers import Ensemble, Teacher
+from limbeck.testing import check_teacher
 from store.encodings.records import again
 
 NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6}}
@@ -248,3 +251,38 @@ def test_what_is_spread_has_the_mass_of_its_buckets():
         assert torch.allclose(others.sum(-1), buckets[:, -1], atol=1e-6)
         assert torch.allclose(others.amax(-1), buckets[:, -1] / 5, atol=1e-6)
     assert math.isclose(float(kept.top[0]), float(logits[0].max()), rel_tol=1e-5)
+
+
+class Kept(Teacher):
+    """Part of what it would say; more of it for a smaller batch, if it is a bad one."""
+
+    def __init__(self, *, bad: bool = False) -> None:
+        self.bad = bad
+
+    def prepare(self, needs, *, device, reads):
+        for address in needs - {"logits"}:
+            raise missing(address, ["logits"])
+        return nullcontext(self._answer)
+
+    def _answer(self, batch: Batch) -> Signal:
+        return Signal.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0))})
+
+    @property
+    def fingerprint(self) -> str:
+        return "kept"
+
+
+def test_a_teacher_of_partial_answers_keeps_the_laws():
+    batch = Batch(torch.randn(6, 9))
+    check_teacher(Kept(), batch)
+    with pytest.raises(AssertionError, match="depends on the other examples of the batch"):
+        check_teacher(Kept(bad=True), batch)
+
+
+def test_an_ensemble_of_partial_answers_says_that_it_cannot():
+    opened = Ensemble(Kept(), Kept()).prepare(
+        frozenset({"logits"}), device=torch.device("cpu"), reads=lambda batch: batch.inputs
+    )
+    told = pytest.raises(MissingSignalError, match="this teacher shows a part of its answer alone")
+    with opened as answer, told:
+        answer(Batch(torch.randn(6, 9)))

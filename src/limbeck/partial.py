@@ -30,9 +30,10 @@ class Partial(ABC):
     classes: int
     """How many classes the teacher has."""
 
+    @property
     @abstractmethod
-    def _tensors(self) -> tuple[Tensor, ...]:
-        """All that it holds, the leading dimensions first, and first one that has no other."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds, each with the leading dimensions first; the first has no others."""
 
     @abstractmethod
     def _like(self, *tensors: Tensor) -> Partial:
@@ -54,28 +55,28 @@ class Partial(ABC):
     @property
     def shape(self) -> torch.Size:
         """Of the logits that it stands for: ``[*leading, classes]``."""
-        return torch.Size([*self._tensors()[0].shape, self.classes])
+        return torch.Size([*self.tensors[0].shape, self.classes])
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return self._tensors()[0].device
+        return self.tensors[0].device
 
     def to(self, device: torch.device | str) -> Partial:
         """The same on `device`."""
-        return self._like(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
+        return self._like(*(tensor.to(device, non_blocking=True) for tensor in self.tensors))
 
     def reshape(self, *leading: int) -> Partial:
         """The same rows under other leading dimensions, as ``Tensor.reshape`` has them."""
-        flat = self._tensors()[0].ndim
-        return self._like(*(tensor.reshape(*leading, *tensor.shape[flat:]) for tensor in self._tensors()))
+        flat = self.tensors[0].ndim
+        return self._like(*(tensor.reshape(*leading, *tensor.shape[flat:]) for tensor in self.tensors))
 
     def __getitem__(self, rows: Any) -> Partial:
         """These of the first dimension: a slice, a mask, or a tensor of places."""
-        return self._like(*(tensor[rows] for tensor in self._tensors()))
+        return self._like(*(tensor[rows] for tensor in self.tensors))
 
     def __len__(self) -> int:
-        return len(self._tensors()[0])
+        return len(self.tensors[0])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.shape)})"
@@ -158,7 +159,9 @@ class TopK(Partial):
             "all of them: the encoding 'quantised' (1 byte a class), 'float16' or 'float32'."
         )
 
-    def _tensors(self) -> tuple[Tensor, ...]:
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
         return self.top, self.ids, self.depths, self.rest
 
     def _like(self, *tensors: Tensor) -> TopK:
@@ -235,7 +238,9 @@ class Sampled(Partial):
             f"encoding {other}'quantised', 'float16' or 'float32'."
         )
 
-    def _tensors(self) -> tuple[Tensor, ...]:
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
         return self.top, self.ids, self.depths, self.whole, self.proposal
 
     def _like(self, *tensors: Tensor) -> Sampled:

@@ -36,8 +36,8 @@ def coarse_logits(
         LimbeckError: If `temperature` is not a finite number above 0.
 
     Example:
-        >>> coarse_logits(torch.tensor([[3.0, 1.0, 1.0]]).log(), torch.tensor([[0]])).exp()
-        tensor([[3.0000, 2.0000]])
+        >>> coarse_logits(torch.tensor([[3.0, 1.0, 1.0]]).log(), torch.tensor([[0]])).softmax(-1)
+        tensor([[0.6000, 0.4000]])
 
     Source: Csiszár, Information-type measures of difference of probability distributions, 1967 (merging classes).
     """

@@ -73,21 +73,27 @@ def _check_refusal(teacher: Teacher, reads: Callable[[Batch], Inputs]) -> None:
 
 def _check_answer(signal: Signal, batch: Batch, needs: frozenset[str]) -> None:
     for address in needs:
-        require(address in signal, f"it does not answer with {address!r}", of=_OF)
-        tensor = signal[address]
-        require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
-        require(not tensor.requires_grad, f"{address!r} carries a gradient; answer under torch.no_grad()", of=_OF)
-        require(not bool(tensor.isnan().any()), f"{address!r} holds NaN", of=_OF)
+        require(address in signal or address in signal.partial, f"it does not answer with {address!r}", of=_OF)
+        for tensor in _held(signal, address):
+            require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
+            require(not tensor.requires_grad, f"{address!r} carries a gradient; answer under torch.no_grad()", of=_OF)
+            require(not bool(tensor.isnan().any()), f"{address!r} holds NaN", of=_OF)
+
+
+def _held(signal: Signal, address: str) -> tuple[Tensor, ...]:
+    """The tensors of an answer: one, or those of a part of it."""
+    partial = signal.partial.get(address)
+    return (signal[address],) if partial is None else partial.tensors
 
 
 def _check_repeats(answer: Callable[[Batch], Signal], batch: Batch, needs: frozenset[str]) -> None:
     once, twice = answer(batch), answer(batch)
     part = answer(rows(batch, slice(max(batch.size // 2, 1))))
     for address in needs:
-        require(torch.equal(once[address], twice[address]), f"{address!r} is not the same when asked twice", of=_OF)
-        half = once[address][: len(part[address])]
-        broken = f"{address!r} of an example depends on the other examples of the batch"
-        require_close(part[address], half, broken, of=_OF, tolerance=1e-4)
+        for first, second, alone in zip(*(_held(one, address) for one in (once, twice, part)), strict=True):
+            require(torch.equal(first, second), f"{address!r} is not the same when asked twice", of=_OF)
+            broken = f"{address!r} of an example depends on the other examples of the batch"
+            require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)
 
 
 def _check_state(teacher: Teacher, batch: Batch, needs: frozenset[str], reads: Callable[[Batch], Inputs]) -> None:

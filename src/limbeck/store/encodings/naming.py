@@ -36,7 +36,7 @@ def make(name: str, *, classes: int, **parameters: Any) -> Encoding:
 
     Example:
         >>> make("top-k", classes=1000, k=100).width
-        211
+        213
     """
     if name not in _KNOWN:
         raise unknown("encoding", str(name), _KNOWN)
