@@ -26,7 +26,8 @@ def check_ahead(course: Course, models: Workshop, source: Source, setting: Setti
         LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
             the recipe makes cannot be made.
         UnknownNameError: If a stage names a model that there is not and that nothing makes.
-        MissingSignalError: If a model that exists has no module at an address that is read, or a teacher cannot show it.
+        MissingSignalError: If a model that exists has no module at an address that is read, or a teacher cannot
+            show it.
         LimbeckError: If a teacher has no answers for what it will be asked.
     """
     course.check_makers()

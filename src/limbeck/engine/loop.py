@@ -60,8 +60,9 @@ class Loop:
         self.source.bind(models)
         first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
-        given: dict[str, Any] = {"source": self.source, "batch": first, "labels": labels, "single": self._comes_to_a_single()}
-        self.learners = [Learner(stage, models, setting=setting, fabric=fabric, **given) for stage in stages]
+        given: dict[str, Any] = {"source": self.source, "batch": first, "single": self._comes_to_a_single()}
+        given |= {"setting": setting, "fabric": fabric, "labels": labels}
+        self.learners = [Learner(stage, models, **given) for stage in stages]
 
     def __call__(
         self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads

@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Optimiser, Stage
 from limbeck.recipe.optimiser_given import check_optimiser
-from limbeck.signal import Batch, Inputs
 from limbeck.sources import Source
 from limbeck.tap import Adaptor
-from limbeck.teachers import Reads
+from limbeck.teachers import Reads, read_inputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-def read_inputs(batch: Batch) -> Inputs:
-    """What a model is called with where nobody says otherwise: the batch's own inputs."""
-    return batch.inputs
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Who answers?"""
 
+from limbeck.teachers.asking import asked_whole
 from limbeck.teachers.average import MovingAverage
 from limbeck.teachers.cached import Cached, checked_encoding
 from limbeck.teachers.coerce import as_teacher
@@ -11,7 +12,7 @@ from limbeck.teachers.rechecking import Recheck, recheck
 from limbeck.teachers.recorded import Recorded
 from limbeck.teachers.scikit import Scikit
 from limbeck.teachers.specialists import Specialists
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of, read_inputs
 
 __all__ = [
     "Answer",
@@ -30,9 +31,11 @@ __all__ = [
     "Teacher",
     "adaptor_of",
     "as_teacher",
+    "asked_whole",
     "checked_encoding",
     "checked_groups",
     "fill",
+    "read_inputs",
     "recheck",
     "special_classes",
 ]

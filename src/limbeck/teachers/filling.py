@@ -10,7 +10,7 @@ import torch
 from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch
 from limbeck.teachers.cached import Cached
-from limbeck.teachers.teacher import Reads, Stream
+from limbeck.teachers.teacher import Reads, Stream, read_inputs
 
 _CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ class Epochs(Stream, Protocol):
 
 
 def fill(
-    teacher: Cached, source: Epochs, *, reads: Reads, views: int = 1, device: torch.device = _CPU
+    teacher: Cached, source: Epochs, *, reads: Reads = read_inputs, views: int = 1, device: torch.device = _CPU
 ) -> Iterator[int]:
     """Ask about every example of a source, in as many views, whatever the store does not hold yet.
 

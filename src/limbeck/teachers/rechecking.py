@@ -16,7 +16,9 @@ from limbeck.store import Store
 from limbeck.teachers.asking import asked_whole
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.filling import Epochs
-from limbeck.teachers.teacher import Answer, Reads
+from limbeck.teachers.teacher import Answer, Reads, read_inputs
+
+_CPU = torch.device("cpu")
 
 
 class Recheck(NamedTuple):
@@ -35,7 +37,13 @@ class Recheck(NamedTuple):
 
 
 def recheck(
-    teacher: Cached, source: Epochs, *, reads: Reads, sample: int, view: int = 0, device: torch.device
+    teacher: Cached,
+    source: Epochs,
+    *,
+    sample: int,
+    reads: Reads = read_inputs,
+    view: int = 0,
+    device: torch.device = _CPU,
 ) -> Recheck:
     """Ask the teacher again about some examples, and compare with what is stored.
 

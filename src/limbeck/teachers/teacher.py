@@ -20,6 +20,11 @@ Reads = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
 
 
+def read_inputs(batch: Batch) -> Inputs:
+    """What a model is called with where nobody says otherwise: the batch's own inputs."""
+    return batch.inputs
+
+
 @runtime_checkable
 class Stream(Protocol):
     """What a teacher may know of where batches come from: a `limbeck.sources.Source`, which is one."""
@@ -56,7 +61,11 @@ def name_of(function: Callable[..., Any] | None) -> str | None:
 
 def told(reads: Reads | None) -> str | None:
     """How a record tells one way of reading a batch from another: by its values where it has any, else by its name."""
+    if reads is read_inputs:
+        reads = None
     values: Callable[[], Any] | None = getattr(reads, "to_dict", None)
+    if values is not None and values() == {"reads": "unchanged"}:  # which is the same
+        return None
     return name_of(reads) if values is None else json.dumps(values(), sort_keys=True)
 
 

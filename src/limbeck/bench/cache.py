@@ -1,0 +1,149 @@
+"""What does a student pay for stored answers, and what does it save?"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.bench.interleave import interleave, ratio
+from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
+from limbeck.bench.work import Network, Sizes, Work, make_work
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError
+from limbeck.methods import make
+from limbeck.recipe import Optimiser, Recipe
+from limbeck.sources import Shuffled
+from limbeck.teachers import Cached, Ensemble, fill, read_inputs
+
+_BUILT = 20  # batches of a store that is built for the figure
+FORWARDS = 20
+"""Forward passes of the student that one of the teacher costs."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How big the benchmark is; the defaults are those of the figures in the documentation.
+
+    Attributes:
+        steps: Timed steps of each loop.
+        block: Steps in a block.
+        gathers: Timed reads of 256 rows.
+        rows: In a store of so many.
+        flips: Damaged bytes.
+        examples: Of the data that students learn from.
+    """
+
+    steps: int = 500
+    block: int = 25
+    gathers: int = 2000
+    rows: int = 1_000_000
+    flips: int = 1000
+    examples: int = 60_000
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise LimbeckError(f"{name} must be at least 1; got {value}.")
+
+
+def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Time a student with stored answers beside one with none and one with a live teacher; and try the store's checks.
+
+    All loops run in one process, block by block in turn.
+
+    Args:
+        scale: How big.
+        say: Told what is being done.
+
+    Returns:
+        ``cached_step_over_plain_step``: a step with a cached teacher over a step on labels alone;
+        ``cached_epoch_over_live_epoch``: over a step with a live teacher that costs 20 forward passes of the student;
+        ``gather_over_memmap``: the rate of reading 256 rows at random, by their ids, over numpy's fancy indexing of the
+        same bytes; ``build_over_teacher_forward``: the time to build a store over that of the forward passes alone;
+        ``corruptions_read_as_good``: flipped bytes that were not noticed, of ``flips``; ``identical_to_live``: whether
+        a student of stored float32 answers has the same weights to the bit; ``milliseconds``: of each loop's step.
+    """
+    size = scale or Scale()
+    folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
+    try:
+        work = make_work(Sizes(examples=size.examples))
+        found: dict[str, Any] = {}
+        say("steps: on labels alone, with stored answers, with a live teacher")
+        found |= _steps(work, size, folder)
+        say("building a store, beside the teacher's forward passes alone")
+        found["build_over_teacher_forward"] = _building(work, folder)
+        say(f"reading 256 of {size.rows:,} rows at random, beside numpy")
+        found["gather_over_memmap"] = gather_over_memmap(folder, rows=size.rows, reads=size.gathers)
+        say(f"flipping {size.flips:,} bytes, one at a time")
+        found["corruptions_read_as_good"] = corruptions_read_as_good(folder, flips=size.flips)
+        say("a student of stored float32 answers beside the live teacher's")
+        found["identical_to_live"] = identical_to_live(folder)
+        return found | {"flips": size.flips, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _teacher(work: Work) -> Ensemble:
+    """Twenty networks of the student's shape: its forward pass is twenty of the student's."""
+    size = work.sizes
+    return Ensemble(*(Network(size.inputs, size.student, size.classes).eval() for _ in range(FORWARDS)))
+
+
+def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
+    teacher = _teacher(work)
+    cached = Cached(teacher, folder / "steps")
+    for _ in fill(cached, work.source()):
+        pass
+    rounds = max(scale.steps // scale.block, 1)
+    every = {
+        "plain": (make("supervised"), rounds),
+        "cached": (make("hinton", teacher=Cached(teacher, folder / "steps")), rounds),
+        "live": (make("hinton", teacher=teacher), max(rounds // 5, 2)),
+    }
+    times = {}
+    for names in (("plain", "cached"), ("cached", "live")):
+        loops = {name: _blocks(work, every[name][0], scale.block, every[names[1]][1] + 1) for name in names}
+        times[names] = interleave(loops, rounds=every[names[1]][1])
+    near, far = times["plain", "cached"], times["cached", "live"]
+    median = {name: statistics.median(found.wall) for name, found in (near | {"live": far["live"]}).items()}
+    return {
+        "cached_step_over_plain_step": round(ratio(near["cached"].wall, near["plain"].wall), 4),
+        "cached_epoch_over_live_epoch": round(ratio(far["cached"].wall, far["live"].wall), 4),
+        "milliseconds": {name: round(1000 * value / scale.block, 3) for name, value in median.items()},
+    }
+
+
+def _blocks(work: Work, recipe: Recipe, block: int, blocks: int) -> Iterator[float]:
+    run = distill(
+        work.student(), recipe, work.source(), log_every=block, accelerator="cpu", steps=block * blocks,
+        optimiser=Optimiser(lr=1e-3),
+    )  # fmt: skip
+    for report in run:
+        yield report.loss
+
+
+def _building(work: Work, folder: Path) -> float:
+    """The median over pairs of runs, in turn, of building over asking alone."""
+    teacher, source = _teacher(work), work.source()
+    some = torch.arange(min(_BUILT * source.batch_size, len(source.examples)))
+    few = Shuffled(source.examples.select(some), batch_size=source.batch_size)
+    ratios = []
+    for number in range(5):
+        began = time.perf_counter()
+        with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=read_inputs) as answer:
+            for batch in few.batches(0, 0):
+                answer(batch)
+        asked = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in fill(Cached(teacher, folder / f"build-{number}"), few):
+            pass
+        ratios.append((time.perf_counter() - began) / asked)
+    return round(statistics.median(ratios), 4)

@@ -1,0 +1,126 @@
+"""Is a store as quick as its bytes, and does it notice when they change?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.bench.work import Sizes, make_work
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError
+from limbeck.functional import kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Optimiser, Stage
+from limbeck.sources import Shuffled
+from limbeck.store import Column, Keys, Origin, Place, Store, make, writing
+from limbeck.teachers import Answer, Cached, Live, Reads, Teacher, asked_whole
+
+
+def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
+    """How many times as fast as numpy a store hands out 256 of its rows at random.
+
+    Reads in turn: by ids through the store, and the same rows of a `numpy.memmap` of the same bytes.
+    """
+    encoding = make("top-k", classes=1000, k=100)
+    column = Column(encoding)
+    origin = Origin("bench", "bench", None, None, "float32", {"logits": column.spec})
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (rows, encoding.width), dtype=np.uint8)
+    with writing(Place(folder / "gather"), origin) as writer:
+        writer.append(Keys(np.arange(rows), np.full(rows, -1)), {"logits": records})
+    records.tofile(folder / "plain.bin")
+    plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
+    store = Store(folder / "gather")
+    wanted = [rng.integers(0, rows, 256) for _ in range(reads)]
+    for ids in islice(wanted, 200):  # the shard is checked at its first touch; and both are in the page cache
+        store.records(store.rows(ids, -1), "logits"), plain[ids]
+    ours, theirs = [], []
+    for ids in wanted:
+        began = time.perf_counter()
+        store.records(store.rows(ids, -1), "logits")
+        between = time.perf_counter()
+        plain[ids]
+        theirs.append(time.perf_counter() - between)
+        ours.append(between - began)
+    return round(statistics.median(theirs) / statistics.median(ours), 4)
+
+
+def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
+    """How many flipped bytes, anywhere in a small store, leave it readable."""
+    column = Column(make("float16", classes=10))
+    origin = Origin("bench", "bench", None, None, "float32", {"logits": column.spec})
+    ids, place = torch.arange(30), folder / "flips"
+    with writing(Place(place), origin, shard_bytes=200) as writer:
+        for part in ids.split(10):
+            views = torch.full_like(part, -1)
+            rows = column.encode(torch.randn(len(part), 10), id=part, view=views)
+            writer.append(Keys(part.numpy(), views.numpy()), {"logits": rows})
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    rng, good = np.random.default_rng(0), 0
+    for _ in range(flips):
+        path = files[rng.integers(len(files))]
+        kept = path.read_bytes()
+        harmed = bytearray(kept)
+        harmed[rng.integers(len(kept))] ^= int(rng.integers(1, 256))
+        path.write_bytes(harmed)
+        good += _reads(place, ids.numpy())
+        path.write_bytes(kept)
+    return good
+
+
+def _reads(place: Path, ids: np.ndarray) -> bool:
+    try:
+        store = Store(place)
+        store.read(store.rows(ids, -1), "logits")
+        return True
+    except LimbeckError:
+        return False
+
+
+def identical_to_live(folder: Path) -> bool:
+    """Whether a student of stored float32 answers ends in the same weights as the live teacher's, to the bit.
+
+    Both teachers are asked in whole batches: the last one of an epoch is filled up.
+    """
+    work = make_work(Sizes(examples=1000, inputs=64, teacher=128, student=64, batch=128))
+
+    def student(teacher: Any) -> Tensor:
+        torch.manual_seed(0)
+        stage = Stage(Loss(kl_divergence, temperature=4.0), teacher=teacher, epochs=3)
+        stream = Shuffled(work.examples, batch_size=128)
+        run = distill(work.student(), stage, stream, accelerator="cpu", optimiser=Optimiser(lr=1e-3)).finish()
+        return nn.utils.parameters_to_vector(run.student.parameters()).detach()
+
+    live = student(_Whole(work.teacher, 128))
+    kept = [student(Cached(work.teacher, folder / "same", encoding="float32")) for _ in range(2)]
+    return all(torch.equal(one, live) for one in kept)
+
+
+class _Whole(Teacher):
+    """A live teacher that is asked in batches of one size."""
+
+    def __init__(self, model: nn.Module, size: int) -> None:
+        self._live, self._size = Live(model), size
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """As the live teacher does."""
+        return self._answering(self._live.prepare(needs, device=device, reads=reads))
+
+    @contextmanager
+    def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:
+        with opened as answer:
+            yield lambda batch: asked_whole(answer, batch, self._size)
+
+    @property
+    def fingerprint(self) -> str:
+        """The live teacher's."""
+        return self._live.fingerprint
