@@ -96,6 +96,21 @@ def test_the_gradient_is_the_derivative(divergence, hyper, temperature):
     )
 
 
+@every_temperature
+def test_the_gradient_has_a_gradient(temperature):
+    student, teacher = pair(3, 6)
+    ids = teacher.topk(2).indices
+    value = lambda s: merged(K.kl_divergence, s, teacher, ids, temperature=temperature)  # noqa: E731
+    assert torch.autograd.gradgradcheck(value, student.requires_grad_(), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_written_into():
+    student, teacher = pair(3, 6)
+    before = student.clone()
+    coarse_logits(student, teacher.topk(2).indices)
+    assert torch.equal(student, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @every_temperature
 @every_divergence

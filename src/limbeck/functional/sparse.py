@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -42,12 +44,38 @@ def coarse_logits(
     Source: Csiszár, Information-type measures of difference of probability distributions, 1967 (merging classes).
     """
     check_hyper(temperature=temperature)
-    level = _levelled(logits, temperature)
-    low = floor(logits.dtype)
-    # A class at the floor weighs nothing beside any other, and logsumexp of floors alone still has a gradient.
-    merged = torch.logsumexp(live(level, temperature).scatter(-1, ids, low), -1, keepdim=True)
-    none = merged.detach() <= low / 2
-    return torch.cat([level.gather(-1, ids), (temperature * merged).masked_fill(none, -torch.inf)], -1)
+    buckets: Tensor = _Merged.apply(_levelled(logits, temperature), ids, temperature)
+    return buckets
+
+
+class _Merged(torch.autograd.Function):
+    """The buckets, and beside them each class's share of the rest, which is the gradient of its logit.
+
+    Automatic differentiation would take the exponential twice, and walk through all classes ten times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        low = floor(logits.dtype)
+        # A class at the floor weighs nothing beside any other, and where there is no other the floor stays finite.
+        others = live(logits, temperature).scatter_(-1, ids, low)
+        top = others.amax(-1, keepdim=True)
+        share = others.sub_(top).exp_()
+        total = share.sum(-1, keepdim=True)
+        none = top <= low / 2
+        rest = (temperature * (top + total.log())).masked_fill(none, -torch.inf)
+        ctx.temperature = temperature
+        ctx.save_for_backward(logits, ids, share.div_(total.masked_fill(none, torch.inf)))
+        return torch.cat([logits.gather(-1, ids), rest], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, ids, share = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, so it must be a function of the logits
+            low = floor(logits.dtype)
+            others = live(logits, ctx.temperature).scatter(-1, ids, low)
+            share = others.softmax(-1).masked_fill(others.amax(-1, keepdim=True) <= low / 2, 0.0)
+        return (share * grad[..., -1:]).scatter(-1, ids, grad[..., :-1]), None, None
 
 
 @wide
