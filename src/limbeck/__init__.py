@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from limbeck.sources import reads_of as reads_of
     from limbeck.sources import split as split
     from limbeck.tap import Tapped as Tapped
+    from limbeck.teachers import Cached as Cached
     from limbeck.teachers import Ensemble as Ensemble
     from limbeck.teachers import Live as Live
     from limbeck.teachers import MovingAverage as MovingAverage
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import Scikit as Scikit
     from limbeck.teachers import Specialists as Specialists
     from limbeck.teachers import Teacher as Teacher
+    from limbeck.teachers import fill as fill
 
 _WHERE = {
     "compare": ("run_job",),
@@ -94,7 +96,9 @@ _WHERE = {
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),
-    "teachers": ("Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists", "Teacher"),
+    "teachers": (
+        "Cached", "Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists", "Teacher", "fill",
+    ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 _MODULES = ("functional", "measure", "methods", "models", "sources", "teachers", "testing")

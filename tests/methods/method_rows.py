@@ -6,6 +6,7 @@ ROWS = {
     "supervised": {},
     "label_smoothing": {},
     "hinton": {},
+    "function_matching": {},
     "specialists": {"groups": [[0, 1], [1, 2]]},
     "logit_matching": {},
     "fitnets": {"hint": "layer1", "guided": "layer1"},

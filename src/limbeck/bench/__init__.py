@@ -1,6 +1,7 @@
 """Our speed beside others', measured in one run."""
 
 from limbeck.bench.agreement import Apart, check_agreement, distance
+from limbeck.bench.cache import bench_cache
 from limbeck.bench.engine import engine_blocks
 from limbeck.bench.interleave import Times, interleave
 from limbeck.bench.loop import bench_loop
@@ -14,6 +15,7 @@ __all__ = [
     "Sizes",
     "Times",
     "Work",
+    "bench_cache",
     "bench_loop",
     "check_agreement",
     "distance",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from limbeck.bench.coded import encoding_figures
 from limbeck.bench.interleave import interleave, ratio
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
 from limbeck.bench.work import Network, Sizes, Work, make_work
@@ -69,7 +70,8 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         ``gather_over_memmap``: the rate of reading 256 rows at random, by their ids, over numpy's fancy indexing of the
         same bytes; ``build_over_teacher_forward``: the time to build a store over that of the forward passes alone;
         ``corruptions_read_as_good``: flipped bytes that were not noticed, of ``flips``; ``identical_to_live``: whether
-        a student of stored float32 answers has the same weights to the bit; ``milliseconds``: of each loop's step.
+        a student of stored float32 answers has the same weights to the bit; ``milliseconds``: of each loop's step; and
+        what `encoding_figures` finds.
     """
     size = scale or Scale()
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
@@ -86,6 +88,8 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         found["corruptions_read_as_good"] = corruptions_read_as_good(folder, flips=size.flips)
         say("a student of stored float32 answers beside the live teacher's")
         found["identical_to_live"] = identical_to_live(folder)
+        say("bytes and errors of encodings, on the answers of language models trained on the spot")
+        found |= encoding_figures()
         return found | {"flips": size.flips, "threads": torch.get_num_threads(), "torch": torch.__version__}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

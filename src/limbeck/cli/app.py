@@ -110,7 +110,7 @@ def convert(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="hinton2015")],
+    paper: Annotated[str, typer.Argument(help="hinton2015, beyer2021")],
     only: Annotated[list[str] | None, typer.Option("--only", help="An experiment; again for another.")] = None,
     scale: Annotated[
         str, typer.Option(help="quick, about a minute each; or full, whose numbers mean something.")
@@ -193,6 +193,14 @@ def bench_loop(
     from limbeck.cli.benches import run_loop_bench
 
     run_loop_bench(as_json=as_json, steps=steps, threads=threads)
+
+
+@bench.command("cache")
+def bench_cache(as_json: Json = False) -> None:
+    """A student of stored answers beside one with none and one of a live teacher; and what a store notices."""
+    from limbeck.cli.benches import run_cache_bench
+
+    run_cache_bench(as_json=as_json)
 
 
 def main(arguments: list[str] | None = None) -> None:

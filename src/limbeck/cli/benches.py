@@ -23,6 +23,58 @@ def run_loop_bench(*, as_json: bool, steps: int, threads: int | None) -> None:
     _show(result)
 
 
+CACHE_BARS: Mapping[str, tuple[str, float]] = {
+    "cached_step_over_plain_step": ("at most", 1.05),
+    "cached_epoch_over_live_epoch": ("at most", 0.15),
+    "gather_over_memmap": ("at least", 0.8),
+    "bytes_per_record_top100_of_1000": ("at most", 250),
+    "kl_error_over_float16_top100": ("at most", 1.03),
+    "bytes_per_token_over_float16_top50": ("at most", 0.7),
+    "build_over_teacher_forward": ("at most", 1.1),
+    "corruptions_read_as_good": ("at most", 0),
+    "identical_to_live": ("at least", 1),
+}
+"""What each figure of `bench cache` should be."""
+
+
+def run_cache_bench(*, as_json: bool) -> None:
+    """Time stored answers beside none and beside a live teacher, and print the figures."""
+    from limbeck.bench import bench_cache
+
+    result = bench_cache(say=lambda text: say(text, to_error=True))
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("figure", "value", "bar", ""):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for name, (side, bar) in CACHE_BARS.items():
+        value = result[name]
+        met = value <= bar if side == "at most" else value >= bar
+        table.add_row(name, str(value), f"{side} {bar:g}", "met" if met else "missed", style=None if met else "bold")
+    console = Console()
+    console.print(table)
+    for title, rows in result["tables"].items():
+        console.print(f"\n{title}", highlight=False)
+        console.print(_errors(rows))
+    console.print(f"\n{result['threads']} threads, torch {result['torch']}.", highlight=False)
+
+
+def _errors(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table("k", "bytes", "KL error, nats", "float16 and packed ids: bytes", "KL error, nats", box=None)
+    for row in rows:
+        table.add_row(
+            str(row["k"]), str(row["bytes"]), f"{row['kl_error']:.3g}", str(row["float16_bytes"]),
+            f"{row['float16_kl_error']:.3g}",
+        )  # fmt: skip
+    return table
+
+
 def _show(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table

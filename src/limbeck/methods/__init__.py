@@ -18,6 +18,7 @@ _NAMES = (
     "supervised",
     "label_smoothing",
     "hinton",
+    "function_matching",
     "specialists",
     "logit_matching",
     "fitnets",

@@ -15,7 +15,7 @@ from limbeck.reproduce.experiment import Experiment, Figures, Row, Scale, Task, 
 from limbeck.reproduce.floor import Event, Floor
 from limbeck.reproduce.rate import slowness
 
-PAPERS = ("hinton2015",)
+PAPERS = ("hinton2015", "beyer2021")
 """Each is a package of this folder with EXPERIMENTS and a TITLE."""
 _SEEDS = {"quick": 1, "full": 3}
 
