@@ -81,7 +81,7 @@ class Recorded(Teacher):
         if batch.view is not None:
             raise LimbeckError(
                 "A recorded teacher answered for the examples themselves, and this batch holds augmented views of "
-                "them: take the live teacher, or a source without augment=."
+                "them: take the live teacher, or a source without augment= and mix=."
             )
         if int(batch.id.max()) >= self._examples or int(batch.id.min()) < 0:
             raise LimbeckError(
