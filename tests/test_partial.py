@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import functional as K
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.functional import Projector, coarse_logits, kernel
 from limbeck.objective import Loss
 from limbeck.partial import Partial
+from limbeck.recipe import Stage
 from limbeck.schedule import ramp
 from limbeck.signal import Batch, Progress, Signal, missing
 from limbeck.store.encodings import make
@@ -256,8 +258,8 @@ def test_what_is_spread_has_the_mass_of_its_buckets():
 class Kept(Teacher):
     """Part of what it would say; more of it for a smaller batch, if it is a bad one."""
 
-    def __init__(self, *, bad: bool = False) -> None:
-        self.bad = bad
+    def __init__(self, name: str = "top-k", *, bad: bool = False) -> None:
+        self.name, self.bad = name, bad
 
     def prepare(self, needs, *, device, reads):
         for address in needs - {"logits"}:
@@ -265,7 +267,7 @@ class Kept(Teacher):
         return nullcontext(self._answer)
 
     def _answer(self, batch: Batch) -> Signal:
-        return Signal.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0))})
+        return Signal.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0), self.name)})
 
     @property
     def fingerprint(self) -> str:
@@ -286,3 +288,24 @@ def test_an_ensemble_of_partial_answers_says_that_it_cannot():
     told = pytest.raises(MissingSignalError, match="this teacher shows a part of its answer alone")
     with opened as answer, told:
         answer(Batch(torch.randn(6, 9)))
+
+
+def learn(student: nn.Linear, objective, teacher) -> None:
+    data = (torch.randn(24, 9), torch.randint(9, (24,)))
+    distill(student, Stage(objective, teacher=teacher, epochs=1), data, batch_size=10, seed=0).finish()
+
+
+@both
+def test_a_run_learns_from_partial_answers(name):
+    student = nn.Linear(9, 9)
+    before = student.weight.detach().clone()
+    learn(student, 0.5 * Loss(K.cross_entropy) + 0.5 * Loss(K.kl_divergence, temperature=2.0), Kept(name))
+    assert student.weight.isfinite().all()
+    assert not torch.equal(student.weight, before)
+
+
+def test_a_run_refuses_before_its_first_step():
+    with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top k"):
+        learn(nn.Linear(9, 9), Loss(K.logit_squared_error), Kept())
+    with pytest.raises(LimbeckError, match="reverse_kl cannot be computed from sampled classes"):
+        learn(nn.Linear(9, 9), 0.5 * Loss(K.cross_entropy) + 0.5 * Loss(K.reverse_kl), Kept("sampled"))
