@@ -43,8 +43,8 @@ def word_answers(classes: int = 1000, *, rows: int = 2000) -> Answers:
         return _made_up(rows, classes)
     train, held = (re.findall(r"\w+", text.lower()) for text in found)
     number = {word: i for i, (word, _) in enumerate(Counter(train).most_common(classes))}
-    known = [torch.tensor([number[word] for word in words if word in number]) for words in (train, held)]
-    return Answers(_trained(*known, classes, rows), f"a model of the {classes} most frequent words of WikiText-2")
+    known, other = (torch.tensor([number[word] for word in words if word in number]) for words in (train, held))
+    return Answers(_trained(known, other, classes, rows), f"a model of the {classes} most frequent words of WikiText-2")
 
 
 def token_answers(*, rows: int = 500) -> Answers:

@@ -186,5 +186,5 @@ def _sha256(path: Path) -> str:
 def _keys_sha256(keys: Keys) -> str:
     found = hashlib.sha256()
     for column in keys:
-        found.update(b"none" if column is None else np.ascontiguousarray(column))
+        found.update(b"none" if column is None else np.ascontiguousarray(column).data)
     return found.hexdigest()

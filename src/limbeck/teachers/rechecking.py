@@ -94,7 +94,7 @@ def _compared(store: Store, answer: Answer, batch: Batch, size: int) -> tuple[in
 
 def _divergence(now: object, kept: object) -> float:
     dense = [one.spread() if isinstance(one, TopK) else one for one in (now, kept)]
-    if not all(isinstance(one, Tensor) for one in dense):
+    if not (isinstance(dense[0], Tensor) and isinstance(dense[1], Tensor)):
         return float(np.nan)
-    values: Tensor = kl_divergence(*reversed(dense))
+    values = kl_divergence(dense[1], dense[0])
     return float(values.reshape(len(values), -1).mean(1).sum())
