@@ -95,6 +95,26 @@ def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     assert sum(views.asked) == 3 * 24
 
 
+class Repeating(Shuffled):  # a source that hands some examples out several times an epoch
+    def batches(self, epoch, start):
+        yield from super().batches(epoch, start)
+        for batch in super().batches(epoch, start):
+            yield batch.rows(torch.tensor([0, 0, 1, 2, 2, 2, 3, 4]))
+
+
+def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_path):
+    net = Counting()
+    stream = Repeating(examples(), batch_size=8)
+    found = ask(Cached(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 2))
+    store = Store(tmp_path / "s")
+    assert len(store) == 24
+    assert len(store.manifest.shards) == 1
+    assert net.asked == [8, 8, 8]
+    with torch.no_grad():
+        whole = net(examples().take(torch.arange(24)).inputs)
+    torch.testing.assert_close(torch.stack([found[None, i]["logits"] for i in range(24)]), whole)
+
+
 def test_a_last_batch_is_filled_up_so_that_its_answers_have_the_same_bits(tmp_path):
     net = Counting()
     found = ask(Cached(net, tmp_path / "s", encoding="float32"), source(20))

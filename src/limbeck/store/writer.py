@@ -87,13 +87,16 @@ class Writer:
         for address, rows in records.items():
             self._records.setdefault(address, []).append(rows)
             self._bytes += rows.nbytes
-        self._held.update(zip(keys.id.tolist(), keys.view.tolist(), strict=True))
+        for view in np.unique(keys.view).tolist():
+            self._held.setdefault(view, set()).update(keys.id[keys.view == view].tolist())
         if self._bytes >= self._limit or time.monotonic() - self._since >= self._patience:
             self.seal()
 
-    def holds(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> bool:
-        """Whether the answer to any of these is in memory still, and not in a file."""
-        return bool(self._held) and not self._held.isdisjoint(zip(id.tolist(), view.tolist(), strict=True))
+    def holds(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these answers are in memory still, and in no file."""
+        none = set[int]()
+        found = (one in self._held.get(seen, none) for one, seen in zip(id.tolist(), view.tolist(), strict=True))
+        return np.fromiter(found, bool, len(id))
 
     def seal(self) -> None:
         """Make a file of what is in memory; a reader sees it after `Store.refresh`.
@@ -114,7 +117,7 @@ class Writer:
     def _begin(self) -> None:
         self._keys: list[Keys] = []
         self._records: dict[str, list[NDArray[np.uint8]]] = {}
-        self._held: set[tuple[int, int]] = set()
+        self._held: dict[int, set[int]] = {}
         self._bytes = 0
         self._since = time.monotonic()
 

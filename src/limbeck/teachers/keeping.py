@@ -151,7 +151,9 @@ class Keeping(AbstractContextManager["Keeping"]):
     def _asked(self, batch: Batch, rows: Rows | None) -> Signal:
         """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
         keys, lengths = _keys(batch), _lengths(batch)
-        if self._writer is not None and self._writer.holds(keys.id, keys.view):
+        new = np.ones(len(keys.id), bool) if rows is None else rows < 0
+        if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
+            # Everything was answered, and some of it is in no file yet: an epoch has come round.
             self._writer.seal()
             self._begun().refresh()
             return self(batch)
@@ -164,7 +166,7 @@ class Keeping(AbstractContextManager["Keeping"]):
             address: column.encode(shown[address], id=ids, view=views, lengths=lengths)
             for address, column in columns.items()
         }
-        self._append(keys, records, columns, np.ones(len(ids), bool) if rows is None else rows < 0)
+        self._append(keys, records, columns, new)
         longest = None if batch.mask is None or batch.mask.ndim < 2 else batch.mask.shape[1]
         return self._shown({a: column.spread(records[a], keys.positions, longest) for a, column in columns.items()})
 
