@@ -51,11 +51,6 @@ def cached(job: Job, teacher: Teacher, where: str) -> Cached:
 
 def views_of(job: Job) -> int:
     """How many views of each example the arms see."""
-    if stream_has_views(job):
+    if job.budget.has_views:
         return (job.cache.views if job.cache is not None else None) or job.budget.epochs
     return 1
-
-
-def stream_has_views(job: Job) -> bool:
-    """Whether the examples are augmented."""
-    return job.budget.has_views

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.job.schema import Job
+from limbeck.job.schema import Cache, Job
 from limbeck.models import UserFile, reference_names
 from limbeck.sources.published import PUBLISHED, data_folders
 
@@ -21,6 +21,7 @@ def absolute(job: Job) -> Job:
             "teacher": job.teacher.model_copy(update={"model": _name(job.teacher.model)}),
             "student": job.student.model_copy(update={"model": _name(job.student.model)}),
             "method": job.method.model_copy(update={"name": _own_file(job.method.name)}),
+            "cache": _cache(job.cache),
         }
     )
 
@@ -49,6 +50,13 @@ def _own_file(name: str) -> str:
         return name
     weights = f"@{own.weights.absolute()}" if own.weights else ""
     return f"{own.file.absolute()}:{own.function}{weights}"
+
+
+def _cache(cache: Cache | None) -> Cache | None:
+    """An address stays as it is, and so does no folder: the answers are then in the run's."""
+    if cache is None or cache.folder is None or "://" in cache.folder:
+        return cache
+    return cache.model_copy(update={"folder": str(Path(cache.folder).absolute())})
 
 
 def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:

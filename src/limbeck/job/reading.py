@@ -9,7 +9,7 @@ from typing import Any
 
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.budget import Budget
-from limbeck.job.schema import Job, TeacherModel
+from limbeck.job.schema import Cache, Job, TeacherModel
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
@@ -147,4 +147,6 @@ def _flag(place: list[str]) -> str:
 def _fields(place: list[str]) -> list[str]:
     if place[-2:-1] in (["budget"], ["train"]):
         return list(Budget.model_fields)
+    if place[0] == "cache" and len(place) > 1:
+        return list(Cache.model_fields)
     return list(TeacherModel.model_fields if place[0] == "teacher" else Job.model_fields)

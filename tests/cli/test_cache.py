@@ -1,0 +1,139 @@
+"""Are a teacher's answers built, shown, checked and shared from the command line, and mistakes told in a sentence?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+import limbeck as lb
+from limbeck.models import build
+from limbeck.store import Store
+from small_jobs import blobs, job_file, small_job
+
+
+@pytest.fixture
+def taught(here):
+    """Data, a teacher with weights beside them, and the flags that name both."""
+    blobs(here / "data.npz")
+    data = lb.load_data(str(here / "data.npz"))
+    net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
+    source = lb.Shuffled(data.train, batch_size=32)
+    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, reads=data.reads).finish()
+    lb.save(net, here / "teacher")
+    return "--teacher", "teacher", "--data", "data.npz"
+
+
+FOLDER = ("--set", "cache.folder=answers")
+STUDENT = ("--student", "mlp", "--set", "student.hidden=[8]")
+
+
+def test_what_it_would_take_is_told_before_it_is_paid_for(here, limbeck, taught):
+    ended = limbeck("cache", "info", *taught, "--json", "--set", "budget.shift=1", "--set", "cache.views=3")
+    assert ended.code == 0, ended.err
+    told = ended.result
+    assert told["answers"] == 3 * 135
+    assert told["views"] == 3
+    by_name = {one["encoding"]["name"]: one for one in told["estimates"]}
+    assert by_name["float32"]["bytes"] == 5 * 4 + 16
+    assert by_name["float32"]["error"] == 0.0
+    assert 0 < by_name["float16"]["error"] < by_name["quantised"]["error"] < 1e-3
+    assert all(one["total"] == 3 * 135 * one["bytes"] for one in told["estimates"])
+    shown = limbeck("cache", "info", *taught)
+    assert "135 answers" in shown.out
+    assert "float16" in shown.out
+    assert not (here / "answers").exists()
+
+
+def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
+    for _ in range(2):
+        ended = limbeck("cache", "build", *taught, *FOLDER, "--json")
+        assert ended.code == 0, ended.err
+        assert ended.result["answers"] == ended.result["examples"] == 135
+        assert ended.result["shards"] == 1
+    assert "135 answers (logits as float16)" in limbeck("cache", "info", "answers").out
+    assert "all as written" in limbeck("cache", "verify", "answers").out
+    again = limbeck("cache", "verify", *taught, *FOLDER, "--sample", "40", "--json")
+    assert again.result["recheck"]["answers"] >= 40
+    assert again.result["recheck"]["divergence"] < 1e-6
+    before = Store("answers").manifest
+    ended = limbeck(
+        "distill", *taught, "--student", "mlp", *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json"
+    )
+    assert ended.code == 0, ended.err
+    assert Store("answers").manifest == before
+    job = yaml.safe_load((here / ended.result["run"] / "job.yaml").read_text())
+    assert job["cache"]["folder"] == str(here / "answers")
+
+
+def test_arms_side_by_side_are_built_for_first(here, limbeck, taught):
+    del taught
+    job = small_job(here / "data.npz", teacher={"model": "teacher"}, workers=2, cache={"folder": "answers"}, out="run")
+    ended = limbeck("distill", job_file(here / "job.yaml", job), "--json")
+    assert ended.code == 0, ended.err
+    assert len(Store("answers")) == ended.result["data"]["train"]
+
+
+def test_a_teacher_that_the_job_trains_is_asked_as_it_goes(here, limbeck):
+    job = small_job(blobs(here / "data.npz"), cache={"encoding": {"name": "top-k", "k": 2}}, out="run")
+    ended = limbeck("distill", job_file(here / "job.yaml", job), "--json")
+    assert ended.code == 0, ended.err
+    assert len(Store("run/answers")) == ended.result["data"]["train"]
+    ended = limbeck("cache", "build", "job.yaml")
+    assert ended.code == 1
+    assert "has no weights yet" in ended.err
+
+
+def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
+    limbeck("cache", "build", *taught, *FOLDER)
+    path = here / "answers" / "shards" / "000000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    ended = limbeck("cache", "verify", "answers")
+    assert ended.code == 1
+    assert "000000.safetensors is damaged" in ended.out + ended.err
+    ended = limbeck("cache", "verify", "answers", "--json")
+    assert ended.code == 1
+    assert len(json.loads(ended.out)["damaged"]) == 1
+    ended = limbeck("distill", *taught, *STUDENT, *FOLDER, "--set", "budget.epochs=1")
+    assert ended.code == 1
+    assert "000000.safetensors is damaged" in ended.err
+    ended = limbeck("cache", "build", *taught, *FOLDER)
+    assert ended.code == 0, ended.err
+    assert "asked again" in ended.err
+    assert limbeck("cache", "verify", "answers").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("build",), "cache.folder="),
+        (("build", *FOLDER, "--set", "cache.encoding=flaot16"), "Did you mean 'float16'"),
+        (("build", *FOLDER, "--set", "cache.encoding=top-k"), "needs k"),
+        (("build", *FOLDER, "--set", "cache.view=3"), "Did you mean 'views'? Type --set cache.views="),
+        (("build", *FOLDER, "--set", "cache.through=layer9"), "layer9"),
+        (("verify", *FOLDER), "no store of answers at answers"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(limbeck, taught, words, said):
+    ended = limbeck("cache", words[0], *taught, *words[1:])
+    assert ended.code == 1
+    assert said in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_another_teacher_is_refused(here, limbeck, taught):
+    limbeck("cache", "build", *taught, *FOLDER)
+    other = lb.load(here / "teacher")
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    lb.save(other, here / "other")
+    ended = limbeck("cache", "build", "--teacher", "other", *taught[2:], *FOLDER)
+    assert ended.code == 1
+    assert "made for another teacher (teacher)" in ended.err
+    ended = limbeck("cache", "verify", "answers", "--sample", "3")
+    assert ended.code == 1
+    assert "say who it is" in ended.err
