@@ -1,0 +1,59 @@
+"""Does the benchmark of stored answers measure what its figures are called?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from limbeck.bench import bench_cache
+from limbeck.bench.cache import Scale
+from limbeck.bench.language import word_answers
+from limbeck.bench.stored import corruptions_read_as_good, identical_to_live
+from limbeck.cli.benches import CACHE_BARS
+from limbeck.errors import LimbeckError
+from limbeck.store import Store
+
+
+@pytest.mark.slow
+def test_every_figure_that_has_a_bar_is_there(monkeypatch):
+    monkeypatch.setattr("limbeck.bench.cache.FORWARDS", 2)
+    monkeypatch.setattr("limbeck.bench.language.data_folders", lambda folder: [])
+    monkeypatch.setattr("limbeck.bench.coded._KS", (8, 100))
+    found = bench_cache(scale=Scale(steps=2, block=1, gathers=3, rows=300, flips=5, examples=512))
+    assert set(CACHE_BARS) <= set(found)
+    assert found["identical_to_live"] is True
+    assert found["corruptions_read_as_good"] == 0
+    assert found["bytes_per_record_top100_of_1000"] <= 250
+    assert all("made-up" in source for source in found["answers"].values())
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_store_that_checks_nothing_would_be_found_out(monkeypatch, tmp_path):
+    monkeypatch.setattr("limbeck.store.shard._sha256", lambda path: "")
+    monkeypatch.setattr("limbeck.store.shard.Mapped._verify", lambda self: None)
+    assert corruptions_read_as_good(tmp_path, flips=40) > 0
+
+
+def test_a_student_of_other_answers_would_be_found_out(monkeypatch, tmp_path):
+    real = Store.read
+    monkeypatch.setattr(
+        Store, "read", lambda self, rows, address, **how: real(self, rows, address, **how) + 1e-3 * rows[0]
+    )
+    assert not identical_to_live(tmp_path)
+
+
+def test_sizes_make_sense():
+    with pytest.raises(LimbeckError, match="rows must be at least 1"):
+        Scale(rows=0)
+
+
+def test_a_model_of_words_is_trained_where_the_text_is():
+    found = word_answers(50, rows=20)
+    if "made-up" in found.source:
+        pytest.skip("WikiText-2 is not on this machine (LIMBECK_DATA/wikitext2_small).")
+    assert found.logits.shape == (20, 50)
+    # What it has learnt is more than nothing: its answers differ from row to row, and are no uniform ones.
+    entropy = -(found.logits.softmax(-1) * found.logits.log_softmax(-1)).sum(-1)
+    assert entropy.mean() < 3.5
+    assert entropy.std() > 0.05
