@@ -30,16 +30,13 @@ def test_every_figure_that_has_a_bar_is_there(monkeypatch):
 
 
 def test_a_store_that_checks_nothing_would_be_found_out(monkeypatch, tmp_path):
-    monkeypatch.setattr("limbeck.store.shard._sha256", lambda path: "")
     monkeypatch.setattr("limbeck.store.shard.Mapped._verify", lambda self: None)
     assert corruptions_read_as_good(tmp_path, flips=40) > 0
 
 
 def test_a_student_of_other_answers_would_be_found_out(monkeypatch, tmp_path):
     real = Store.read
-    monkeypatch.setattr(
-        Store, "read", lambda self, rows, address, **how: real(self, rows, address, **how) + 1e-3 * rows[0]
-    )
+    monkeypatch.setattr(Store, "read", lambda self, *what, **how: real(self, *what, **how) * 1.001)
     assert not identical_to_live(tmp_path)
 
 

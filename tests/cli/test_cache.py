@@ -59,9 +59,7 @@ def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
     assert again.result["recheck"]["answers"] >= 40
     assert again.result["recheck"]["divergence"] < 1e-6
     before = Store("answers").manifest
-    ended = limbeck(
-        "distill", *taught, "--student", "mlp", *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json"
-    )
+    ended = limbeck("distill", *taught, *STUDENT, *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json")
     assert ended.code == 0, ended.err
     assert Store("answers").manifest == before
     job = yaml.safe_load((here / ended.result["run"] / "job.yaml").read_text())
@@ -86,6 +84,7 @@ def test_a_teacher_that_the_job_trains_is_asked_as_it_goes(here, limbeck):
     assert "has no weights yet" in ended.err
 
 
+@pytest.mark.filterwarnings("always:.*asked again")
 def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
     limbeck("cache", "build", *taught, *FOLDER)
     path = here / "answers" / "shards" / "000000.safetensors"

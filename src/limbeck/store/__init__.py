@@ -6,7 +6,7 @@ from limbeck.store.manifest import Difference, Manifest, Origin, Shard
 from limbeck.store.place import Place
 from limbeck.store.shard import Keys
 from limbeck.store.store import Store, find_manifest, is_store
-from limbeck.store.writer import SHARD_BYTES, Writer, mismatch, writing
+from limbeck.store.writer import SHARD_BYTES, Writer, mend, mismatch, writing
 
 __all__ = [
     "SHARD_BYTES",
@@ -25,6 +25,7 @@ __all__ = [
     "is_store",
     "kl_error",
     "make",
+    "mend",
     "mismatch",
     "writing",
 ]

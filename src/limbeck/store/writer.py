@@ -16,7 +16,7 @@ from limbeck.lock import alone
 from limbeck.store.manifest import FILE, Manifest, Origin
 from limbeck.store.place import Place
 from limbeck.store.shard import FOLDER, Keys, Mapped, Records, write_shard
-from limbeck.store.store import find_manifest
+from limbeck.store.store import Store, find_manifest
 
 SHARD_BYTES = 256 * 2**20
 _PATIENCE = 120.0
@@ -62,6 +62,21 @@ def writing(
             yield writer
         finally:
             writer.seal()
+
+
+def mend(place: Place) -> None:
+    """Drop the shards of a store that are damaged, with a warning each, so that their answers are asked again.
+
+    Raises:
+        LimbeckError: If there are any, and another process is writing, or the place cannot be written to.
+        DataError: If the manifest is damaged.
+    """
+    if find_manifest(place) is None or not Store(place).verify():
+        return
+    with alone(place.local, doing="written"):
+        manifest = find_manifest(place)
+        if manifest is not None:
+            _sound(place, manifest)
 
 
 @final

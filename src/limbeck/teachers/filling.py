@@ -9,6 +9,7 @@ import torch
 
 from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch
+from limbeck.store import Place, mend
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.teacher import Reads, Stream, read_inputs
 
@@ -29,7 +30,8 @@ def fill(
 ) -> Iterator[int]:
     """Ask about every example of a source, in as many views, whatever the store does not hold yet.
 
-    Stopped at any time, it goes on where it was, save for what was not yet on disk.
+    Stopped at any time, it goes on where it was, save for what was not yet on disk. Answers that were damaged meanwhile
+    are dropped, with a warning, and asked again.
 
     Args:
         teacher: Who answers, and where the answers are kept.
@@ -44,6 +46,7 @@ def fill(
     if views < 1:
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
     done = 0
+    mend(Place(teacher.where))
     teacher.expect(source, reads)
     with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
         for view in range(views):
