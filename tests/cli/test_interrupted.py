@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -114,7 +115,9 @@ def test_processes_side_by_side_can_be_stopped_too(whole, by):
     assert ended is not None
     if by is signal.SIGINT:
         assert ended.code == 130
-        assert "Traceback" not in ended.err
+        # Python itself says so where the signal meets a weak reference's callback, in which nothing can be raised.
+        own = re.sub(r"Exception ignored in.*?KeyboardInterrupt: *\n", "", ended.err, flags=re.S)
+        assert "Traceback" not in own
         assert f"limbeck resume {out}" in ended.err
     ends_as_if_nothing_had_happened(folder, result, out)
 

@@ -61,8 +61,9 @@ def test_the_page_s_command_names_the_method_s_own_arguments(name):
     words = shlex.split(block.removeprefix("$ "))
     assert words[:2] == ["limbeck", "distill"]
     assert words[words.index("--method") + 1] == name
-    pairs = [words[i + 1].removeprefix("method.").split("=") for i, word in enumerate(words) if word == "--set"]
-    given = {key: yaml.safe_load(value) for key, value in pairs}
+    pairs = [words[i + 1].split("=") for i, word in enumerate(words) if word == "--set"]
+    given = {key.removeprefix("method."): yaml.safe_load(value) for key, value in pairs if key.startswith("method.")}
+    assert {key.partition(".")[0] for key, _ in pairs} <= {"method", "budget"}
     teacher = {"teacher": networks()[0]} if method(name).has_teacher else {}
     assert method(name)(**teacher, **given)
 

@@ -1,0 +1,254 @@
+"""Whatever happens to a store, a kill, a flipped bit, a full disk, does it stay whole or say that it is not?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck import files
+from limbeck.errors import DataError, LimbeckError
+from limbeck.store import Column, Place, Store, make, writing
+from store.stored import CLASSES, ORIGIN, add, answers, filled, read
+
+# --- kills ----------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+STEPS = [(files.os, "replace"), (files.os, "fsync"), (Path, "write_bytes")]
+
+
+@pytest.mark.parametrize("step", range(len(STEPS)))
+def test_a_kill_at_every_write_leaves_a_whole_store(tmp_path, monkeypatch, step):
+    where, what = STEPS[step]
+    for call in range(9):
+        folder, real, seen = tmp_path / f"{call}", getattr(where, what), []
+
+        def dying(*args, _real=real, _seen=seen, _call=call, **kwargs):
+            _seen.append(1)
+            if len(_seen) == _call + 1:
+                raise Killed
+            return _real(*args, **kwargs)
+
+        monkeypatch.setattr(where, what, dying)
+        died = False
+        try:
+            filled(folder)
+        except Killed:
+            died = True
+        finally:
+            monkeypatch.setattr(where, what, real)
+        _check_whole(folder)
+        store = filled(folder, [[i] for i in range(6)])
+        assert torch.equal(read(store, range(6)), answers(range(6)))
+        named = {one.file for one in store.manifest.shards}
+        assert {f"shards/{path.name}" for path in (folder / "shards").iterdir()} == named
+        if not died:
+            break
+    assert call > 1
+
+
+def _check_whole(folder):
+    """What is there is right; what is not there is nothing."""
+    if not (folder / "manifest.json").is_file():
+        return
+    store = Store(folder)
+    assert store.verify() == []
+    held = [i for i in range(6) if store.rows(np.array([i]), -1)[0] >= 0]
+    assert len(held) == len(store)
+    if held:
+        assert torch.equal(read(store, held), answers(held))
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from limbeck.store import Place, writing
+from store.stored import ORIGIN, add
+with writing(Place(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
+    for first in range(0, 10**6, 3):
+        add(writer, range(first, first + 3))
+        print(first, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_a_killed_process_leaves_a_whole_store_that_goes_on(tmp_path):
+    folder = tmp_path / "s"
+    tests = str(Path(__file__).parent.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), tests], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= 90:
+            break
+    with pytest.raises(LimbeckError, match=r"is being written already, by another process"):
+        filled(folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    store = Store(folder)
+    count = len(store)
+    assert count >= 60
+    assert store.verify() == []
+    assert torch.equal(read(store, range(count)), answers(range(count)))
+    store = filled(folder, [[count, count + 1]])
+    assert torch.equal(read(store, [count + 1, 0]), answers([count + 1, 0]))
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+def _flip(path, rng):
+    data = bytearray(path.read_bytes())
+    data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(data)
+
+
+def read_all(folder):
+    return read(Store(folder), range(6))
+
+
+def test_no_flipped_bit_is_read_as_good(tmp_path):
+    folder = tmp_path / "s"
+    filled(folder)
+    rng, every = np.random.default_rng(0), sorted(path for path in folder.rglob("*") if path.is_file())
+    for _ in range(300):
+        path = every[rng.integers(len(every))]
+        kept = path.read_bytes()
+        _flip(path, rng)
+        with pytest.raises(DataError, match=path.name):
+            read_all(folder)
+        path.write_bytes(kept)
+    assert torch.equal(read(Store(folder), range(6)), answers(range(6)))
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "longer", "empty"])
+def test_a_damaged_shard_is_refused_and_the_others_are_kept(tmp_path, harm):
+    folder = tmp_path / "s"
+    filled(folder)
+    path = folder / "shards" / "000001.safetensors"
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-7], "gone": b"", "longer": data + b"\0", "empty": b""}[harm])
+    if harm == "gone":
+        path.unlink()
+    with pytest.raises(DataError, match=r"000001\.safetensors"):
+        read(Store(folder), [4])
+    assert ["000001" in str(error) for error in Store(folder).verify()] == [True]
+    with (
+        pytest.warns(UserWarning, match="will be asked again"),
+        writing(Place(folder), ORIGIN, shard_bytes=1) as writer,
+    ):
+        add(writer, [1, 4])
+    store = Store(folder)
+    assert torch.equal(read(store, range(6)), answers(range(6)))
+    assert store.verify() == []
+
+
+@pytest.mark.parametrize(
+    "edit", [(b'"teacher": "teacher"', b'"teacher": "another"'), (b"shards", b"shard5"), (b" ", b"\t")]
+)
+def test_an_edited_manifest_is_refused(tmp_path, edit):
+    folder = tmp_path / "s"
+    filled(folder)
+    path = folder / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(*edit, 1))
+    with pytest.raises(DataError, match=r"manifest\.json was edited or is damaged"):
+        Store(folder)
+    with pytest.raises(DataError, match=r"manifest\.json was edited or is damaged"):
+        filled(folder)
+
+
+def test_another_version_of_the_layout_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "s"
+    monkeypatch.setattr("limbeck.store.manifest.FORMAT", "limbeck answers 2")
+    filled(folder)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"format 'limbeck answers 2', and this version reads 'limbeck answers 1'"):
+        Store(folder)
+
+
+# --- what a store is not for ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["teacher", "data", "views", "reads", "precision"])
+def test_another_origin_is_refused_by_its_field(tmp_path, field):
+    filled(tmp_path / "s")
+    other = replace(ORIGIN, **{field: "other"})
+    with (
+        pytest.raises(LimbeckError, match=rf"\({field}\): it has {getattr(ORIGIN, field)}, and this run has other"),
+        writing(Place(tmp_path / "s"), other),
+    ):
+        pass
+
+
+def test_another_encoding_or_address_is_refused(tmp_path):
+    filled(tmp_path / "s")
+    narrow = Column(make("float16", classes=CLASSES)).spec
+    for told, said in (({"logits": narrow}, "encoding of logits"), ({"layer3": narrow}, r"\(answers\)")):
+        with (
+            pytest.raises(LimbeckError, match=said),
+            writing(Place(tmp_path / "s"), replace(ORIGIN, answers=told)),
+        ):
+            pass
+
+
+def test_two_writers_of_one_process_are_refused(tmp_path):
+    with (
+        writing(Place(tmp_path / "s"), ORIGIN),
+        pytest.raises(LimbeckError, match="is being written already"),
+        writing(Place(tmp_path / "s"), ORIGIN),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("what", [(Path, "write_bytes"), (files.os, "fsync")])
+def test_what_the_disk_refuses_is_a_sentence_and_what_was_kept_stays(tmp_path, monkeypatch, code, what):
+    folder = tmp_path / "s"
+    filled(folder, [[0, 1]])
+
+    def refusing(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    said = "The disk is full" if code == errno.ENOSPC else "cannot be written to"
+    with writing(Place(folder), ORIGIN, shard_bytes=10**9) as writer:
+        add(writer, [2])
+        monkeypatch.setattr(*what, refusing)
+        with pytest.raises(LimbeckError, match=said):
+            writer.seal()
+        monkeypatch.undo()
+    assert torch.equal(read(Store(folder), [0, 1]), answers([0, 1]))
+    assert len(Store(folder)) == 2
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_a_place_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(LimbeckError, match="cannot be written to"),
+        writing(Place(tmp_path / "file" / "s"), ORIGIN),
+    ):
+        pass
+    with pytest.raises(DataError, match=r"no store of answers at .*manifest\.json"):
+        Store(tmp_path)
+
+
+def test_a_reader_sees_what_was_added_after_it_looks_again(tmp_path):
+    store = filled(tmp_path / "s", [[0, 1]])
+    filled(tmp_path / "s", [[2]])
+    assert store.rows(np.array([2]), -1)[0] == -1
+    store.refresh()
+    assert torch.equal(read(store, [2, 1]), answers([2, 1]))
