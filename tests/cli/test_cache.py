@@ -124,6 +124,11 @@ def test_mistakes_are_told_in_a_sentence(limbeck, taught, words, said):
     assert "Traceback" not in ended.err
 
 
+def test_a_job_may_keep_more_classes_than_a_thousand(here):
+    encoding = {"name": "top-k", "k": 2000}
+    assert lb.make_job(small_job("digits", cache={"encoding": encoding})).cache.encoding["k"] == 2000
+
+
 def test_another_teacher_is_refused(here, limbeck, taught):
     limbeck("cache", "build", *taught, *FOLDER)
     other = lb.load(here / "teacher")

@@ -112,3 +112,10 @@ def test_an_address_that_fsspec_opens_is_as_good(tmp_path, monkeypatch):
     assert torch.equal(read(Store(address), [3]), answers([3]))  # fetched again
     with pytest.raises(LimbeckError, match="no address that fsspec can open"):
         Place("nosuch://bucket/answers")
+
+
+def test_what_was_waited_for_too_long_becomes_a_file(tmp_path):
+    with writing(Place(tmp_path / "s"), ORIGIN, patience=0.0) as writer:
+        for first in (0, 2):
+            add(writer, [first, first + 1])
+            assert len(Store(tmp_path / "s")) == first + 2

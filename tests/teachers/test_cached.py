@@ -214,15 +214,47 @@ def test_texts_are_kept_without_their_padding(tmp_path):
 # --- partial answers ------------------------------------------------------------------------------------------------
 
 
-def test_a_divergence_learns_from_the_top_classes_and_other_losses_say_why_not(tmp_path):
-    net = Counting()
-    trained(Cached(net, tmp_path / "s", encoding={"name": "top-k", "k": 2}), source())
-    stage = Stage(
-        Loss(logit_squared_error), teacher=Cached(net, tmp_path / "s", encoding={"name": "top-k", "k": 2}), epochs=1
-    )
-    with pytest.raises(LimbeckError, match="logit_squared_error"):
+def test_a_student_of_all_classes_as_top_classes_is_the_live_teachers(tmp_path):
+    net, every = Counting(), {"name": "top-k", "k": 4, "bits": 32}
+    live = trained(net, source())
+    for number in range(2):
+        found = trained(Cached(net, tmp_path / "s", encoding=every), source())
+        torch.testing.assert_close(found, live, atol=1e-4, rtol=1e-3)
+        assert not torch.equal(found, trained(Counting(5), source())), number
+    few = trained(Cached(net, tmp_path / "few", encoding={"name": "top-k", "k": 1}), source())
+    assert (few - live).abs().max() > 1e-4
+
+
+def test_the_more_classes_are_drawn_the_nearer_is_the_student_to_the_live_teachers(tmp_path):
+    net, apart = Counting(), []
+    live = trained(net, source())
+    for draws in (1, 4096):
+        found = trained(Cached(net, tmp_path / f"{draws}", encoding={"name": "sampled", "draws": draws}), source())
+        apart.append(float((found - live).norm()))
+    assert apart[1] < apart[0] / 4
+
+
+def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_path):
+    teacher = Cached(Counting(), tmp_path / "s", encoding={"name": "top-k", "k": 2})
+    stage = Stage(Loss(logit_squared_error), teacher=teacher, epochs=1)
+    with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top k"):
         distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, source()).finish()
-    trained(Cached(net, tmp_path / "drawn", encoding={"name": "sampled", "draws": 8}), source())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("flaot16", r"Did you mean 'float16'\?"),
+        ("top-k", "needs k"),
+        ({"name": "top-k", "kk": 3}, r"Did you mean 'k'\?"),
+        ({"name": "quantised", "bits": 99}, "99"),
+        ({"k": 3}, "a mapping with one"),
+    ],
+)
+def test_an_encoding_is_looked_at_when_the_teacher_is_made(tmp_path, encoding, said):
+    with pytest.raises(LimbeckError, match=said):
+        Cached(Counting(), tmp_path, encoding=encoding)
+    assert Cached(Counting(), tmp_path, encoding={"name": "top-k", "k": 5000}).encoding["k"] == 5000
 
 
 # --- interruptions --------------------------------------------------------------------------------------------------
@@ -324,8 +356,6 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
         ask(Cached(Counting(), tmp_path), Loader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
     with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
         ask(Cached(None, tmp_path / "none"), source())
-    with pytest.raises(LimbeckError, match="An encoding has a name"):
-        Cached(Counting(), tmp_path, encoding={"k": 3})
     with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
         ask(Cached(Counting(), tmp_path), source(), needs=("bodi",))
 

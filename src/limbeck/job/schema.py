@@ -10,8 +10,7 @@ from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.budget import Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.methods import method
-from limbeck.store import make
-from limbeck.teachers import checked_encoding
+from limbeck.store import checked
 
 ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 """The competitors of a comparison, in the order of its table."""
@@ -102,7 +101,7 @@ class Cache(Strict):
     @field_validator("encoding")
     @classmethod
     def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        _ = make(**checked_encoding(value), classes=1000)
+        _ = checked(value)
         return value
 
 

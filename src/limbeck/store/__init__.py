@@ -1,7 +1,7 @@
 """A teacher's answers on disk: written once, whole, and checked before they are believed."""
 
 from limbeck.store.column import Column
-from limbeck.store.encodings import Encoding, encoding, kl_error, make
+from limbeck.store.encodings import Encoding, checked, encoding, kl_error, make
 from limbeck.store.manifest import Difference, Manifest, Origin, Shard
 from limbeck.store.place import Place
 from limbeck.store.shard import Keys
@@ -20,6 +20,7 @@ __all__ = [
     "Shard",
     "Store",
     "Writer",
+    "checked",
     "encoding",
     "find_manifest",
     "is_store",

@@ -18,24 +18,23 @@ class Place:
     """A folder on this machine, or one that fsspec reaches (``s3://...``, ``memory://...``).
 
     What lies elsewhere is fetched file by file into a folder of this machine, where it is mapped into memory; files are
-    written here first, whole, and then sent.
+    written here first, whole, and then sent. That folder is in the user's cache, or in ``LIMBECK_CACHE``.
 
     Args:
         where: A path or an address.
-        mirror: Where fetched files are kept; by default in the user's cache folder, under a hash of the address.
 
     Raises:
         LimbeckError: If fsspec does not know the kind of address.
     """
 
-    def __init__(self, where: str | os.PathLike[str], *, mirror: Path | None = None) -> None:
+    def __init__(self, where: str | os.PathLike[str]) -> None:
         text = os.fspath(where)
         self.name = text.rstrip("/") if "://" in text else text
         self._remote: Any = None
         self._root = ""
         if "://" in text and not text.startswith("file://"):
             self._remote, self._root = _remote(self.name)
-            self.local = mirror or _mirror() / hashlib.sha256(self.name.encode()).hexdigest()[:16]
+            self.local = _mirror() / hashlib.sha256(self.name.encode()).hexdigest()[:16]
         else:
             self.local = Path(text.removeprefix("file://"))
 

@@ -2,7 +2,7 @@
 
 from limbeck.teachers.asking import asked_whole
 from limbeck.teachers.average import MovingAverage
-from limbeck.teachers.cached import Cached, checked_encoding
+from limbeck.teachers.cached import Cached
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.filling import fill
@@ -32,7 +32,6 @@ __all__ = [
     "adaptor_of",
     "as_teacher",
     "asked_whole",
-    "checked_encoding",
     "checked_groups",
     "fill",
     "read_inputs",

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.store import SHARD_BYTES, Origin, Place, find_manifest, mismatch
+from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mismatch
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.head import asked_at, head_of
 from limbeck.teachers.keeping import Keeping, Question
@@ -78,7 +78,7 @@ class Cached(Teacher):
                 'another answer each time. Ask it live, or in mode="eval".'
             )
         self.where = os.fspath(where)
-        self.encoding = checked_encoding(encoding)
+        self.encoding = checked(encoding)
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
@@ -185,18 +185,6 @@ def identity(source: Stream) -> tuple[str, str | None]:
     if examples is None or examples.fingerprint == source.fingerprint:
         return source.fingerprint, None
     return examples.fingerprint, source.fingerprint
-
-
-def checked_encoding(given: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The name of an encoding and its parameters; its values are looked at with some number of classes.
-
-    Raises:
-        LimbeckError: If there is none of that name, or a parameter is not one of its.
-    """
-    asked = {"name": given} if isinstance(given, str) else dict(given)
-    if "name" not in asked:
-        raise LimbeckError(f'An encoding has a name: {{"name": "top-k", "k": 50}}; got {asked!r}.')
-    return asked
 
 
 def _reads_in(described: Any) -> list[Any]:

@@ -23,8 +23,8 @@ from limbeck.store import (
     Place,
     Store,
     Writer,
+    encoding,
     find_manifest,
-    make,
     mismatch,
     writing,
 )
@@ -224,17 +224,17 @@ class Keeping(AbstractContextManager["Keeping"]):
         if not -shown.ndim <= axis < shown.ndim:
             raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(shown.shape)}.")
         shape = shown.movedim(axis, -1).shape
-        encoding = self._encoding(address, shape[-1])
+        own = self._encoding(address, shape[-1])
         if lengths is not None and len(shape) > 2:
-            return Column(encoding, None, tuple(shape[2:-1]), axis)
+            return Column(own, None, tuple(shape[2:-1]), axis)
         if address != LOGITS and not self._is_head(address):
-            own = tuple(shown.shape[1:])
-            return Column(self._encoding(address, math.prod(own)), (), (), -1, own)
-        return Column(encoding, tuple(shape[1:-1]), (), axis)
+            whole = tuple(shown.shape[1:])
+            return Column(self._encoding(address, math.prod(whole)), (), (), -1, whole)
+        return Column(own, tuple(shape[1:-1]), (), axis)
 
     def _encoding(self, address: str, classes: int) -> Encoding:
-        dense = self._question.encoding if address == LOGITS or self._is_head(address) else {"name": _FEATURES}
-        return make(**dense, classes=classes)
+        asked = self._question.encoding if address == LOGITS or self._is_head(address) else _FEATURES
+        return encoding(asked, classes=classes)
 
     def _is_head(self, address: str) -> bool:
         return self._head is not None and address == self._head.address

@@ -12,7 +12,7 @@ from limbeck.store.encodings.error import (
     kl_error,
     matching_top_k,
 )
-from limbeck.store.encodings.naming import encoding, make, names
+from limbeck.store.encodings.naming import checked, encoding, make, names
 from limbeck.store.encodings.sampling import SampledClasses
 from limbeck.store.encodings.specimen import posterior_logits
 from limbeck.store.encodings.top_k import TopClasses
@@ -27,6 +27,7 @@ __all__ = [
     "Quantised",
     "SampledClasses",
     "TopClasses",
+    "checked",
     "encoding",
     "error_table",
     "float16_record_bytes",

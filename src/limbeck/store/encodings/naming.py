@@ -16,6 +16,8 @@ _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind for kind in (Float32, Float16, BFloat16, Quantised, TopClasses, SampledClasses)
 }
 
+_MANY = 2**31  # more than any answer has: making an encoding allocates nothing
+
 
 def names() -> list[str]:
     """Every encoding's name."""
@@ -68,3 +70,16 @@ def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
             f"Names: {', '.join(names())}."
         )
     return make(spec["name"], classes=classes, **{key: value for key, value in spec.items() if key != "name"})
+
+
+def checked(spec: Mapping[str, Any] | str) -> dict[str, Any]:
+    """What a person wrote of an encoding, whole, with every parameter; before anybody knows how many classes there are.
+
+    Raises:
+        LimbeckError: As `encoding` does; but whether so many classes exist is seen with the first answer.
+
+    Example:
+        >>> checked({"name": "top-k", "k": 100})
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    return encoding(spec, classes=_MANY).spec
