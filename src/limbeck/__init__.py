@@ -51,10 +51,8 @@ if TYPE_CHECKING:
     from limbeck.sources import Flip as Flip
     from limbeck.sources import HalfSpecial as HalfSpecial
     from limbeck.sources import ImageFolder as ImageFolder
-    from limbeck.sources import InTurn as InTurn
     from limbeck.sources import Jitter as Jitter
     from limbeck.sources import Loader as Loader
-    from limbeck.sources import Mirror as Mirror
     from limbeck.sources import Mixup as Mixup
     from limbeck.sources import Pixels as Pixels
     from limbeck.sources import RandAugment as RandAugment
@@ -91,8 +89,8 @@ _WHERE = {
     "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
-        "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "InTurn", "Jitter",
-        "Loader", "Mirror", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source",
+        "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "Jitter",
+        "Loader", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source",
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),

@@ -95,16 +95,27 @@ def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     assert sum(views.asked) == 3 * 24
 
 
-class Repeating(Shuffled):  # a source that hands some examples out several times an epoch
+class Changed:
+    """A source, but that each of its epochs is passed through a function."""
+
+    def __init__(self, source, change):
+        self._source, self._change = source, change
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
     def batches(self, epoch, start):
-        yield from super().batches(epoch, start)
-        for batch in super().batches(epoch, start):
-            yield batch.rows(torch.tensor([0, 0, 1, 2, 2, 2, 3, 4]))
+        return self._change(list(self._source.batches(epoch, start)))
+
+
+def repeated(epoch):
+    """Some examples come several times."""
+    return iter(epoch + [batch.rows(torch.tensor([0, 0, 1, 2, 2, 2, 3, 4])) for batch in epoch])
 
 
 def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_path):
     net = Counting()
-    stream = Repeating(examples(), batch_size=8)
+    stream = Changed(Shuffled(examples(), batch_size=8), repeated)
     found = ask(Cached(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 2))
     store = Store(tmp_path / "s")
     assert len(store) == 24
@@ -190,16 +201,15 @@ def test_texts_are_kept_without_their_padding(tmp_path):
 
     words, lengths = torch.randint(9, (6, 7)), torch.tensor([7, 2, 3, 0, 1, 5])
 
-    class Padded(Shuffled):  # a source whose batches are as long as their longest text
-        def batches(self, epoch, start):
-            for batch in super().batches(epoch, start):
-                longest = max(int(lengths[batch.id].max()), 1)
-                mask = torch.arange(longest) < lengths[batch.id][:, None]
-                yield batch._replace(inputs=batch.inputs[:, :longest], mask=mask)
+    def padded(epoch):  # each batch is as long as its longest text
+        for batch in epoch:
+            longest = max(int(lengths[batch.id].max()), 1)
+            mask = torch.arange(longest) < lengths[batch.id][:, None]
+            yield batch._replace(inputs=batch.inputs[:, :longest], mask=mask)
 
     net = Words()
     for seed in range(3):
-        stream = Padded(Arrays(words), batch_size=2, seed=seed)
+        stream = Changed(Shuffled(Arrays(words), batch_size=2, seed=seed), padded)
         teacher = Cached(net, tmp_path / "s", encoding="float32")
         teacher.expect(stream, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:

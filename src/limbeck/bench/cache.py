@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from limbeck.bench.coded import encoding_figures
-from limbeck.bench.interleave import interleave, ratio
+from limbeck.bench.interleave import interleave_starts, ratio
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
 from limbeck.bench.work import Network, Sizes, Work, make_work
 from limbeck.engine import distill
@@ -22,9 +23,8 @@ from limbeck.errors import LimbeckError
 from limbeck.methods import make
 from limbeck.recipe import Optimiser, Recipe
 from limbeck.sources import Shuffled
-from limbeck.teachers import Cached, Ensemble, fill, read_inputs
+from limbeck.teachers import Cached, Ensemble, Teacher, fill, read_inputs
 
-_BUILT = 20  # batches of a store that is built for the figure
 FORWARDS = 20
 """Forward passes of the student that one of the teacher costs."""
 
@@ -107,16 +107,10 @@ def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
     for _ in fill(cached, work.source()):
         pass
     rounds = max(scale.steps // scale.block, 1)
-    every = {
-        "plain": (make("supervised"), rounds),
-        "cached": (make("hinton", teacher=Cached(teacher, folder / "steps")), rounds),
-        "live": (make("hinton", teacher=teacher), max(rounds // 5, 2)),
-    }
-    times = {}
-    for names in (("plain", "cached"), ("cached", "live")):
-        loops = {name: _blocks(work, every[name][0], scale.block, every[names[1]][1] + 1) for name in names}
-        times[names] = interleave(loops, rounds=every[names[1]][1])
-    near, far = times["plain", "cached"], times["cached", "live"]
+    plain, live = (partial(_blocks, work, recipe, scale) for recipe in (make("supervised"), _soft(teacher)))
+    kept = partial(_blocks, work, _soft(Cached(teacher, folder / "steps")), scale)
+    near = interleave_starts({"plain": plain, "cached": kept}, rounds=rounds)
+    far = interleave_starts({"cached": kept, "live": live}, rounds=max(rounds // 5, 2))
     median = {name: statistics.median(found.wall) for name, found in (near | {"live": far["live"]}).items()}
     return {
         "cached_step_over_plain_step": round(ratio(near["cached"].wall, near["plain"].wall), 4),
@@ -125,9 +119,13 @@ def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
     }
 
 
-def _blocks(work: Work, recipe: Recipe, block: int, blocks: int) -> Iterator[float]:
+def _soft(teacher: Teacher) -> Recipe:
+    return make("hinton", teacher=teacher)
+
+
+def _blocks(work: Work, recipe: Recipe, scale: Scale, blocks: int) -> Iterator[float]:
     run = distill(
-        work.student(), recipe, work.source(), log_every=block, accelerator="cpu", steps=block * blocks,
+        work.student(), recipe, work.source(), log_every=scale.block, accelerator="cpu", steps=scale.block * blocks,
         optimiser=Optimiser(lr=1e-3),
     )  # fmt: skip
     for report in run:
@@ -135,19 +133,21 @@ def _blocks(work: Work, recipe: Recipe, block: int, blocks: int) -> Iterator[flo
 
 
 def _building(work: Work, folder: Path) -> float:
-    """The median over pairs of runs, in turn, of building over asking alone."""
+    """The time to build over that of asking alone, batch by batch in turn; what begins and ends a build is in it."""
     teacher, source = _teacher(work), work.source()
-    some = torch.arange(min(_BUILT * source.batch_size, len(source.examples)))
-    few = Shuffled(source.examples.select(some), batch_size=source.batch_size)
-    ratios = []
-    for number in range(5):
-        began = time.perf_counter()
-        with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=read_inputs) as answer:
-            for batch in few.batches(0, 0):
-                answer(batch)
-        asked = time.perf_counter() - began
-        began = time.perf_counter()
-        for _ in fill(Cached(teacher, folder / f"build-{number}"), few):
-            pass
-        ratios.append((time.perf_counter() - began) / asked)
-    return round(statistics.median(ratios), 4)
+    loops = {"ask": _asking(teacher, source), "build": fill(Cached(teacher, folder / "build"), source)}
+    times = dict.fromkeys(loops, 0.0)
+    while loops:
+        for name, loop in list(loops.items()):
+            began = time.perf_counter()
+            if next(loop, None) is None:
+                del loops[name]
+            times[name] += time.perf_counter() - began
+    return round(times["build"] / times["ask"], 4)
+
+
+def _asking(teacher: Teacher, source: Shuffled) -> Iterator[int]:
+    with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=read_inputs) as answer:
+        for batch in source.batches(0, 0):
+            answer(batch)
+            yield batch.size

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+_STARTS = 4
 
 
 @dataclass
@@ -44,6 +46,23 @@ def interleave(loops: Mapping[str, Iterator[float]], *, rounds: int) -> dict[str
             next(loops[name])
             times[name].wall.append(time.perf_counter() - wall)
             times[name].cpu.append(time.process_time() - cpu)
+    return times
+
+
+def interleave_starts(begin: Mapping[str, Callable[[int], Iterator[float]]], *, rounds: int) -> dict[str, Times]:
+    """The rounds of several starts: where in memory a loop's weights lie is worth some per cent for its whole life.
+
+    Args:
+        begin: Loops by name, each a function of how many blocks it will run.
+        rounds: How many timed blocks each runs, in all its starts.
+    """
+    times = {name: Times() for name in begin}
+    for start in range(min(_STARTS, rounds)):
+        share = len(range(start, rounds, _STARTS))
+        order = list(begin)[:: 1 if start % 2 == 0 else -1]
+        found = interleave({name: begin[name](share + 1) for name in order}, rounds=share)
+        for name, more in found.items():
+            times[name].extend(more)
     return times
 
 

@@ -7,20 +7,20 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from limbeck.bench.agreement import Apart, check_agreement, distance
 from limbeck.bench.engine import engine_blocks
-from limbeck.bench.interleave import Times, interleave, paired_quartiles, ratio
+from limbeck.bench.interleave import Times, interleave_starts, paired_quartiles, ratio
 from limbeck.bench.peers import find_peers
 from limbeck.bench.plain import plain_blocks
 from limbeck.bench.work import PRECISIONS, Blocks, Plan, Sizes, Work, make_work
 from limbeck.errors import LimbeckError
 
 _CHECKED = 20
-_STARTS = 4
 _PLAIN, _ENGINE = "plain", "engine"
 
 
@@ -94,16 +94,10 @@ def _measured(work: Work, rounds: int, block: int, *, peers: bool, say: Callable
 
 
 def _timed(loops: Mapping[str, Blocks], work: Work, plan: Plan, rounds: int) -> dict[str, Times]:
-    """The rounds of several starts: where in memory a loop's weights lie is worth some per cent for its whole life."""
-    times = {name: Times() for name in loops}
-    for start in range(min(_STARTS, rounds)):
-        share = len(range(start, rounds, _STARTS))
-        this = replace(plan, steps=(share + 1) * plan.block)
-        order = list(loops)[:: 1 if start % 2 == 0 else -1]
-        found = interleave({name: loops[name](work, this, work.student(), None) for name in order}, rounds=share)
-        for name, more in found.items():
-            times[name].extend(more)
-    return times
+    def begin(loop: Blocks, blocks: int) -> Iterator[float]:
+        return loop(work, replace(plan, steps=blocks * plan.block), work.student(), None)
+
+    return interleave_starts({name: partial(begin, loop) for name, loop in loops.items()}, rounds=rounds)
 
 
 def _note(result: dict[str, Any], times: Mapping[str, Times], precision: str, block: int) -> None:

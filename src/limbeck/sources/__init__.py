@@ -9,7 +9,6 @@ from limbeck.sources.augment import (
     CutMix,
     CutOut,
     Flip,
-    InTurn,
     Jitter,
     Mixup,
     RandAugment,
@@ -24,7 +23,6 @@ from limbeck.sources.examples import Examples, Subset, split, subsample
 from limbeck.sources.half_special import HalfSpecial
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.loader import Loader
-from limbeck.sources.mirror import Mirror
 from limbeck.sources.mix import Mix
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
@@ -47,10 +45,8 @@ __all__ = [
     "Flip",
     "HalfSpecial",
     "ImageFolder",
-    "InTurn",
     "Jitter",
     "Loader",
-    "Mirror",
     "Mix",
     "Mixup",
     "NumberColumn",

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import nn
@@ -83,7 +83,7 @@ class Cached(Teacher):
         self.shard_bytes = shard_bytes
         self.through = through
         self.inner = inner
-        self._expected: tuple[Stream, Reads, Origin | None] | None = None
+        self._expected: tuple[Stream, Reads, _Known | None] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -106,9 +106,9 @@ class Cached(Teacher):
                 f"A {type(source).__name__} gives its examples no ids, by which answers are found again: give arrays, "
                 "examples, or Shuffled(examples, batch_size=...)."
             )
-        # A model of the run may not exist yet; a network's hash is not taken twice.
-        origin = None if self.names else self._checked(Place(self.where), source, reads)
-        self._expected = source, reads, origin
+        # A model of the run may not exist yet.
+        known = None if self.names else self._checked(Place(self.where), source, reads)
+        self._expected = source, reads, known
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """The store must hold these addresses, or the teacher must be able to give them."""
@@ -119,14 +119,14 @@ class Cached(Teacher):
             )
         (source, asked, known), self._expected = self._expected, None
         place, head = Place(self.where), None
-        origin = self._checked(place, source, asked) if known is None else known
+        origin, described = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
             head = None if self.through is None else head_of(self.inner, self.through)
             self.inner.expect(source, asked)
             self.inner.prepare(asked_at(needs, head), device=device, reads=reads)  # raises what it cannot
         question = Question(
-            needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1), self._about(source),
-            self.shard_bytes,
+            needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1),
+            _about(source, described), self.shard_bytes,
         )  # fmt: skip
         return Keeping(self.inner, place, question, device=device, reads=reads)
 
@@ -142,23 +142,24 @@ class Cached(Teacher):
         who = None if self.inner is None else self.inner.describe()
         return {"teacher": "Cached", "of": who, "encoding": self.encoding, "through": self.through}
 
-    def _checked(self, place: Place, source: Stream, reads: Reads) -> Origin:
+    def _checked(self, place: Place, source: Stream, reads: Reads) -> _Known:
         """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
         manifest = find_manifest(place)
         if manifest is None and self.inner is None:
             raise LimbeckError(f"There is no store of answers at {place.name}, and no teacher to ask.")
         stored = None if manifest is None else manifest.origin
+        described = None if self.inner is None else self.inner.describe()
         data, views = identity(source)
         wanted = Origin(
             teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
             views=views,
-            reads=self._reading(reads) if self.inner is not None else stored.reads,  # type: ignore[union-attr]
+            reads=_reading(reads, described) if self.inner is not None else stored.reads,  # type: ignore[union-attr]
             precision="" if stored is None else stored.precision,
         )
         if stored is not None and (found := stored.difference(wanted)) is not None:
             raise mismatch(place, found.field, found.stored, found.wanted)
-        return wanted
+        return _Known(wanted, described)
 
     def _stored(self) -> Origin:
         manifest = find_manifest(Place(self.where))
@@ -166,17 +167,25 @@ class Cached(Teacher):
             raise LimbeckError(f"There is no store of answers at {self.where}, and no teacher to ask.")
         return manifest.origin
 
-    def _reading(self, reads: Reads) -> str:
-        own = [] if self.inner is None else _reads_in(self.inner.describe())
-        return json.dumps([told(reads), *own])
 
-    def _about(self, source: Stream) -> dict[str, Any]:
-        return {
-            "examples": source.examples_per_epoch,
-            "batch_size": getattr(source, "batch_size", None),
-            "teacher": None if self.inner is None else self.inner.describe(),
-            "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
-        }
+class _Known(NamedTuple):
+    """What answers will belong to, and the teacher's description: a big network is hashed for it once."""
+
+    origin: Origin
+    described: dict[str, Any] | None
+
+
+def _reading(reads: Reads, described: Mapping[str, Any] | None) -> str:
+    return json.dumps([told(reads), *_reads_in(described)])
+
+
+def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "examples": source.examples_per_epoch,
+        "batch_size": getattr(source, "batch_size", None),
+        "teacher": described,
+        "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
+    }
 
 
 def identity(source: Stream) -> tuple[str, str | None]:

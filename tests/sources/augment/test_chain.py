@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck.errors import LimbeckError
-from limbeck.sources import Chain, Crop, CutMix, Flip, InTurn, Mirror, Mixup, Shift
+from limbeck.sources import Chain, Crop, CutMix, Flip, Mixup, Shift
 
 IDS, VIEWS = torch.arange(40), torch.arange(40) % 3
 IMAGES = (torch.arange(40 * 64).view(40, 8, 8) * 7 % 251).to(torch.uint8)
@@ -47,15 +47,6 @@ def test_a_view_of_ones_own_is_called_as_it_is():
             return inputs
 
     assert torch.equal(Chain(Nothing(), Nothing())(IMAGES, IDS, VIEWS), IMAGES)
-
-
-def test_the_name_that_it_had_before_still_stands():
-    assert InTurn is Chain
-    assert InTurn(Shift(4), Mirror()).fingerprint == "shift/1 pixels=4 seed=0 > mirror/1 seed=0"
-
-
-def test_a_mirror_is_a_flip_with_even_chances():
-    assert torch.equal(Mirror(seed=3)(IMAGES, IDS, VIEWS), Flip(seed=3)(IMAGES, IDS, VIEWS))
 
 
 @pytest.mark.usefixtures("unchecked")

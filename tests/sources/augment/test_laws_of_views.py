@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.sources import Chain, Crop, CutOut, Flip, Jitter, Mirror, RandAugment, ResizedCrop, Shift, View
+from limbeck.sources import Chain, Crop, CutOut, Flip, Jitter, RandAugment, ResizedCrop, Shift, View
 
 IDS, VIEWS = torch.arange(40) * 7 + 3, torch.arange(40) % 5
 
 ALL = [
-    Shift(2), Mirror(), Crop(), Crop(padding=2, size=(5, 7), fill=3), ResizedCrop(), ResizedCrop((6, 12)), Flip(),
+    Shift(2), Crop(), Crop(padding=2, size=(5, 7), fill=3), ResizedCrop(), ResizedCrop((6, 12)), Flip(),
     Flip(0.7, vertical=True), Jitter(0.4, 0.4, 0.4, 0.1), Jitter(hue=0.5), CutOut(4), CutOut(3, fill=1),
     RandAugment(n=3, magnitude=20), Chain(Crop(), Flip(), RandAugment(), CutOut(2)),
 ]  # fmt: skip

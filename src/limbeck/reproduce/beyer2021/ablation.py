@@ -17,7 +17,8 @@ from limbeck.models import Cnn, seeded
 from limbeck.recipe import Optimiser, Recipe
 from limbeck.reproduce.beyer2021.asked import PIXELS, WAYS, stream, teachers_reads
 from limbeck.reproduce.experiment import Desk, Experiment, Figures, Row, Scale, Task
-from limbeck.sources import Arrays, DataSet, Examples, Shuffled, load_data, subsample
+from limbeck.reproduce.fewer import fewer, renumbered
+from limbeck.sources import DataSet, Examples, Shuffled, load_data, subsample
 from limbeck.teachers import Live
 
 TRANSFER = 5000
@@ -35,20 +36,12 @@ _OPTIMISER = Optimiser(name="adamw", lr=2e-3, warmup=0.05, options={"weight_deca
 def fashion(quick: bool) -> DataSet:
     """Fashion-MNIST; at quick scale a few thousand of it."""
     whole = load_data("fashion_mnist")
-    if not quick:
-        return whole
-    train, test = subsample(whole.train, _QUICK[0], seed=0), subsample(whole.test, _QUICK[2], seed=0)
-    return DataSet(whole.name, _renumbered(train), _renumbered(test), whole.reads, whole.class_names)
+    return fewer(whole, train=_QUICK[0], test=_QUICK[2]) if quick else whole
 
 
 def transfer(quick: bool) -> Examples:
     """What students learn from: the same few images for all."""
-    return _renumbered(subsample(fashion(quick).train, _QUICK[1] if quick else TRANSFER, seed=1))
-
-
-def _renumbered(part: Examples) -> Arrays:
-    batch = part.take(torch.arange(len(part)))
-    return Arrays(batch.inputs, batch.labels, class_names=part.class_names)
+    return renumbered(subsample(fashion(quick).train, _QUICK[1] if quick else TRANSFER, seed=1))
 
 
 def network(widths: Sequence[int], seed: int) -> nn.Module:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from limbeck.measure import predict
 from limbeck.models import Mlp, seeded
 from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays, DataSet, Examples, Pixels, Shuffled, load_data, subsample
+from limbeck.reproduce.fewer import fewer
+from limbeck.sources import DataSet, Examples, Pixels, Shuffled, load_data
 
 CLASSES = 10
 READS = Pixels((0.0,), (1.0,))
@@ -27,15 +28,7 @@ _QUICK = (6000, 2000)
 def digits(quick: bool) -> DataSet:
     """MNIST; at quick scale the same few thousand of it each time."""
     whole = load_data("mnist")
-    if not quick:
-        return whole
-    train, test = subsample(whole.train, _QUICK[0], seed=0), subsample(whole.test, _QUICK[1], seed=0)
-    return DataSet("mnist", _renumbered(train), _renumbered(test), whole.reads, whole.class_names)
-
-
-def _renumbered(part: Examples) -> Arrays:
-    batch = part.take(torch.arange(len(part)))
-    return Arrays(batch.inputs, batch.labels, class_names=part.class_names)
+    return fewer(whole, train=_QUICK[0], test=_QUICK[1]) if quick else whole
 
 
 def network(units: int, *, seed: int, dropout: float = 0.0, input_dropout: float = 0.0) -> Mlp:

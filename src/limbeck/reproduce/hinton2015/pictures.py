@@ -10,7 +10,8 @@ from torch import nn
 
 from limbeck.models import Cnn, seeded
 from limbeck.recipe import Optimiser
-from limbeck.sources import DataSet, Examples, InTurn, Mirror, Shift, Shuffled, load_data, subsample
+from limbeck.reproduce.fewer import fewer
+from limbeck.sources import Chain, DataSet, Examples, Flip, Shift, Shuffled, load_data
 
 CLASSES = 100
 BATCH = 64
@@ -26,10 +27,7 @@ FURTHER = Optimiser(name="sgd", lr=0.05, options=_MOMENTUM)
 def pictures(quick: bool) -> DataSet:
     """CIFAR-100, or what there is of it; at quick scale a few thousand."""
     whole = load_data("cifar100")
-    if not quick:
-        return whole
-    train, test = (subsample(part, n, seed=0) for part, n in zip((whole.train, whole.test), QUICK, strict=True))
-    return DataSet(whole.name, train, test, whole.reads, whole.class_names)
+    return fewer(whole, train=QUICK[0], test=QUICK[1]) if quick else whole
 
 
 def network(seed: int) -> nn.Module:
@@ -42,5 +40,5 @@ def network(seed: int) -> nn.Module:
 
 def source(examples: Examples, seed: int) -> Shuffled:
     """Shifted by up to four pixels, and mirrored half of the time."""
-    view = InTurn(Shift(4, seed=seed), Mirror(seed=seed))
+    view = Chain(Shift(4, seed=seed), Flip(seed=seed))
     return Shuffled(examples, batch_size=BATCH, seed=seed, augment=view)

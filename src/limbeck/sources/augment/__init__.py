@@ -11,16 +11,12 @@ from limbeck.sources.augment.mixup import CutMix, Mixup
 from limbeck.sources.augment.named import mix_of, view_of
 from limbeck.sources.augment.rand_augment import RandAugment
 
-InTurn = Chain
-"""The name that `Chain` had before."""
-
 __all__ = [
     "Chain",
     "Crop",
     "CutMix",
     "CutOut",
     "Flip",
-    "InTurn",
     "Jitter",
     "Mixup",
     "RandAugment",
