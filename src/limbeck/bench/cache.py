@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from limbeck.bench.coded import encoding_figures
-from limbeck.bench.interleave import interleave_starts, ratio
+from limbeck.bench.interleave import interleave_starts, paired_quartiles, paired_ratio
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
 from limbeck.bench.work import Network, Sizes, Work, make_work
 from limbeck.engine import distill
@@ -42,7 +42,7 @@ class Scale:
         examples: Of the data that students learn from.
     """
 
-    steps: int = 500
+    steps: int = 2000
     block: int = 25
     gathers: int = 2000
     rows: int = 1_000_000
@@ -65,13 +65,13 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         say: Told what is being done.
 
     Returns:
-        ``cached_step_over_plain_step``: a step with a cached teacher over a step on labels alone;
-        ``cached_epoch_over_live_epoch``: over a step with a live teacher that costs 20 forward passes of the student;
-        ``gather_over_memmap``: the rate of reading 256 rows at random, by their ids, over numpy's fancy indexing of the
-        same bytes; ``build_over_teacher_forward``: the time to build a store over that of the forward passes alone;
-        ``corruptions_read_as_good``: flipped bytes that were not noticed, of ``flips``; ``identical_to_live``: whether
-        a student of stored float32 answers has the same weights to the bit; ``milliseconds``: of each loop's step; and
-        what `encoding_figures` finds.
+        ``cached_step_over_plain_step``: a step with a cached teacher over a step on labels alone, and its
+        ``quartiles`` over pairs of blocks; ``cached_epoch_over_live_epoch``: over a step with a live teacher that
+        costs 20 forward passes of the student; ``gather_over_memmap``: the rate of reading 256 rows at random, by
+        their ids, over numpy's fancy indexing of the same bytes; ``build_over_teacher_forward``: the time to build a
+        store over that of the forward passes alone; ``corruptions_read_as_good``: flipped bytes that were not noticed,
+        of ``flips``; ``identical_to_live``: whether a student of stored float32 answers has the same weights to the
+        bit; ``milliseconds``: of each loop's step; and what `encoding_figures` finds.
     """
     size = scale or Scale()
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
@@ -110,11 +110,12 @@ def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
     plain, live = (partial(_blocks, work, recipe, scale) for recipe in (make("supervised"), _soft(teacher)))
     kept = partial(_blocks, work, _soft(Cached(teacher, folder / "steps")), scale)
     near = interleave_starts({"plain": plain, "cached": kept}, rounds=rounds)
-    far = interleave_starts({"cached": kept, "live": live}, rounds=max(rounds // 5, 2))
+    far = interleave_starts({"cached": kept, "live": live}, rounds=max(rounds // 20, 2))
     median = {name: statistics.median(found.wall) for name, found in (near | {"live": far["live"]}).items()}
     return {
-        "cached_step_over_plain_step": round(ratio(near["cached"].wall, near["plain"].wall), 4),
-        "cached_epoch_over_live_epoch": round(ratio(far["cached"].wall, far["live"].wall), 4),
+        "cached_step_over_plain_step": round(paired_ratio(near["cached"].wall, near["plain"].wall), 4),
+        "quartiles": [round(one, 4) for one in paired_quartiles(near["cached"].wall, near["plain"].wall)],
+        "cached_epoch_over_live_epoch": round(paired_ratio(far["cached"].wall, far["live"].wall), 4),
         "milliseconds": {name: round(1000 * value / scale.block, 3) for name, value in median.items()},
     }
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-_STARTS = 4
+_STARTS = 8
 
 
 @dataclass
@@ -69,6 +69,14 @@ def interleave_starts(begin: Mapping[str, Callable[[int], Iterator[float]]], *, 
 def ratio(times: list[float], reference: list[float]) -> float:
     """The median time of a block over that of the reference's."""
     return statistics.median(times) / statistics.median(reference)
+
+
+def paired_ratio(times: list[float], reference: list[float]) -> float:
+    """The median, over rounds, of a block's time over that of the reference's in the same round.
+
+    A machine that is fast for a while, and slow for a while, moves it less than `ratio`.
+    """
+    return statistics.median(mine / its for mine, its in zip(times, reference, strict=True))
 
 
 def paired_quartiles(times: list[float], reference: list[float]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from limbeck.store.manifest import Difference, Manifest, Origin, Shard
 from limbeck.store.place import Place
 from limbeck.store.shard import Keys
 from limbeck.store.store import Store, find_manifest, is_store
+from limbeck.store.table import Table
 from limbeck.store.writer import SHARD_BYTES, Writer, mend, mismatch, writing
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Place",
     "Shard",
     "Store",
+    "Table",
     "Writer",
     "checked",
     "encoding",
