@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
+from limbeck.measure.kept import keep_tensors, kept_tensors
 from limbeck.measure.measures import (
     MEASURES,
     Measure,
@@ -30,6 +31,8 @@ __all__ = [
     "cost_of",
     "ece",
     "evaluate",
+    "keep_tensors",
+    "kept_tensors",
     "kl_to_teacher",
     "latency",
     "measure",
