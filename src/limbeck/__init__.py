@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from limbeck.sources import split as split
     from limbeck.tap import Tapped as Tapped
     from limbeck.teachers import Cached as Cached
+    from limbeck.teachers import Displaced as Displaced
     from limbeck.teachers import Ensemble as Ensemble
     from limbeck.teachers import Live as Live
     from limbeck.teachers import MovingAverage as MovingAverage

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.job import ARMS, Budget, job_text, make_job, read_job, with_settings
+from limbeck.job import Budget, job_text, make_job, read_job, with_settings
 from limbeck.sources import Chain, Crop, CutOut, Flip, Mixup, Shift
 
 JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
@@ -22,7 +22,7 @@ def test_a_job_survives_its_own_text(tmp_path):
 
 def test_the_text_holds_every_default():
     found = yaml.safe_load(job_text(make_job(JOB)))
-    assert found["arms"] == list(ARMS)
+    assert found["arms"] == ["teacher", "student alone", "label smoothing", "distilled"]
     assert set(found["budget"]) == set(Budget.model_fields)
     assert found["teacher"] == {
         "model": "mlp", "members": 1, "mean": "geometric", "train": None, "check": True, "hidden": [8],

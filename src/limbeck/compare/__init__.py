@@ -2,7 +2,7 @@
 
 from limbeck.compare.arms import ArmRun, Outcome
 from limbeck.compare.experiment import run_job
-from limbeck.compare.ledger import leads
+from limbeck.compare.ranks import leads
 from limbeck.compare.statistics import Difference, paired_difference
 from limbeck.compare.verdict import Verdict, judge, set_beside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,18 @@ from torch import Tensor
 
 from limbeck.compare.asking import asked_once
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
+from limbeck.compare.ranks import leads
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name, with_flag
-from limbeck.measure import Predictions, evaluate, predict
+from limbeck.measure import Predictions, evaluate, keep_tensors, predict
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
 from limbeck.sources import Reads
-from limbeck.teachers import Teacher
+from limbeck.teachers import Displaced, Teacher
 
+ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
+PREDICTIONS = "predictions.safetensors"
 MEASURES = ("accuracy", "nll", "agreement", "kl_to_teacher", "ece")
 
 
@@ -32,6 +36,7 @@ class ArmRun(NamedTuple):
         seed: Initial weights, order of the data and noise; the same number pairs the arms.
         out: The run's folder, or None.
         student: Where its student goes, if not inside that folder.
+        smoothing: Of the labels of the arm "label smoothing".
     """
 
     job: Job
@@ -39,15 +44,25 @@ class ArmRun(NamedTuple):
     seed: int
     out: Path | None
     student: Path | None
+    smoothing: float = 0.1
 
 
 class Outcome(NamedTuple):
-    """What came of one arm with one seed: its measures on the test data, and its accuracy on development data."""
+    """What came of one arm with one seed.
+
+    Attributes:
+        arm: The competitor's name.
+        seed: Which of its runs.
+        measures: On the test data.
+        development: The accuracy on development data.
+        seconds: Of training and judging; None for a run that was taken up again.
+    """
 
     arm: str
     seed: int
     measures: dict[str, float]
     development: float
+    seconds: float | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -55,8 +70,8 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     job = arm.job
     return Run(
         {"student": student_of(job, material, seed=arm.seed)},
-        recipe_of(job, arm.arm, asked_once(job, teacher)),
-        stream(material.train, job.budget, seed=arm.seed, cache=job.cache, mixed=arm.arm == "distilled"),
+        recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing),
+        stream(material.train, job.budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
         setting=setting_of(job, job.budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
@@ -66,16 +81,22 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     )
 
 
-def recipe_of(job: Job, arm: str, teacher: Teacher) -> Recipe:
-    """What an arm learns by: the controls know no teacher, and have the distilled arm's budget."""
-    if arm == "student alone":
+def is_taught(job: Job, arm: str) -> bool:
+    """Whether an arm learns by a method: the others learn from labels."""
+    return arm in job.learners or arm == SHUFFLED
+
+
+def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
+    """What an arm learns by: the controls know no teacher, or a displaced one, and have the distilled arms' budget."""
+    if arm == ALONE:
         return make("supervised")
-    if arm == "label smoothing":
-        return make("label_smoothing")
-    found = method(job.method.name)
-    given = {"teacher": teacher} if found.has_teacher else {}
+    if arm == SMOOTHED:
+        return make("label_smoothing", smoothing=smoothing)
+    asked = job.learners.get(arm, job.method)
+    found = method(asked.name)
+    given = {"teacher": Displaced(teacher) if arm == SHUFFLED else teacher} if found.has_teacher else {}
     try:
-        return make(job.method.name, **given, **job.method.hyper)
+        return make(asked.name, **given, **asked.hyper)
     except LimbeckError as error:
         raise with_flag(error, "method", found.parameters) from error
 
@@ -90,7 +111,7 @@ def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
         "input_shape": list(material.input_shape),
         "data": plain_name(material.data.name),
         "arm": arm,
-        "method": plain_name(job.method.name) if arm == "distilled" else None,
+        "method": plain_name(job.learners[arm].name) if arm in job.learners else None,
     }
 
 
@@ -106,6 +127,7 @@ def run_arm(
         answers: The teacher's logits for the test data, asked once for all arms.
         watch: Told every report.
     """
+    began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
     for report in run:
         if watch is not None:
@@ -113,7 +135,10 @@ def run_arm(
     reads = material.data.reads
     test = predict(run.student, whole(material.data.test), reads=reads)._replace(teacher=answers)
     development = predict(run.student, whole(material.development), reads=reads)
-    return Outcome(arm.arm, arm.seed, measured(test), measured(development, ("accuracy",))["accuracy"])
+    if arm.out is not None and leads():
+        keep_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
+    known = measured(development, ("accuracy",))["accuracy"]
+    return Outcome(arm.arm, arm.seed, measured(test), known, time.perf_counter() - began if fresh else None)
 
 
 def measured(predictions: Predictions, names: tuple[str, ...] = MEASURES) -> dict[str, float]:

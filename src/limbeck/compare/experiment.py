@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,19 +14,25 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.compare.answers import ask_all
-from limbeck.compare.arms import ArmRun, Outcome, measured, metadata_of, run_arm, run_arm_in_process
-from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, place, plain, sole, write
-from limbeck.compare.material import Material, gather, student_of
+from limbeck.compare.arms import SMOOTHED, ArmRun, Outcome, measured, run_arm, run_arm_in_process
+from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
+from limbeck.compare.material import Material, gather
+from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
-from limbeck.compare.result import arms_rows, verdict_of
+from limbeck.compare.result import arms_rows, told, verdict_of
+from limbeck.compare.shipping import leave_student, ship
+from limbeck.compare.softness import mean_entropy, smoothing_of
 from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.job import Job, plain_name
-from limbeck.measure import Predictions
-from limbeck.models import save
+from limbeck.measure import Predictions, keep_tensors
 from limbeck.report import arms_picture
 from limbeck.signal import IGNORED
+from limbeck.sources import subsample
 from limbeck.teachers import Teacher
+
+_ASKED = 2000
+"""Examples whose answers say how soft the teacher is."""
 
 
 def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False) -> dict[str, Any]:
@@ -60,27 +66,32 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher)
     if out is not None:
-        claim(job, out, partial(_leave_student, job, material, out))
+        claim(job, out, partial(leave_student, job, material, out))
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(sole(out))
     train_teacher(models, job, material, out, tell)
     answers = ask(teacher, material.data.test, material)
-    taught = _judge_teacher(job, teacher, material, tell)
+    taught = _judge_teacher(job, teacher, material, out, tell, answers)
+    smoothing = _equally_soft(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
     outcomes = []
-    for outcome in _outcomes(job, material, teacher, answers, out, tell):
+    for outcome in _outcomes(_runs(job, out, smoothing), job, material, teacher, answers, out, tell):
         outcomes.append(outcome)
         tell("arm", outcome)
+    verdict = verdict_of(job, outcomes, examples=_labelled(material))
+    shipped = ship(job, verdict["arm"], outcomes, out)
     result: dict[str, Any] = plain({
-        "arms": arms_rows(job, material, outcomes, answers, models),
-        "verdict": verdict_of(outcomes, examples=_labelled(material)),
+        "arms": arms_rows(job, material, outcomes, answers, models, smoothing=smoothing),
+        "verdict": verdict,
+        "shipped": shipped,
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
-        "method": {"name": plain_name(job.method.name), **job.method.hyper},
+        "method": told(job.method),
+        "seeds": job.seeds,
         "data": {"name": plain_name(material.data.name), "train": len(material.train),
                  "development": len(material.development), "test": len(material.data.test),
-                 "classes": material.classes},
+                 "classes": material.classes, "class_names": list(material.data.class_names or ()) or None},
         "teacher_development_accuracy": taught,
         "environment": environment(),
     })  # fmt: skip
@@ -90,14 +101,20 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     return result
 
 
-def _leave_student(job: Job, material: Material, out: Path) -> None:
-    if not (out / "student").exists():
-        student = student_of(job, material, seed=0)
-        save(student, out / "student", metadata=metadata_of(job, "distilled", material))
+def _equally_soft(job: Job, teacher: Teacher, material: Material) -> float:
+    """The smoothing at which labels are as soft as the teacher's answers to examples that the arms learn from."""
+    if SMOOTHED not in job.arms:
+        return 0.0
+    some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
+    return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
 
 
-def _judge_teacher(job: Job, teacher: Teacher, material: Material, watch: Watch) -> float:
+def _judge_teacher(
+    job: Job, teacher: Teacher, material: Material, out: Path | None, watch: Watch, answers: Tensor
+) -> float:
     logits = ask(teacher, material.development, material)
+    if out is not None and leads():
+        _keep_answers({"test": answers, "development": logits}, material, out)
     if not job.teacher.check:
         return measured(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
@@ -108,12 +125,18 @@ def _judge_teacher(job: Job, teacher: Teacher, material: Material, watch: Watch)
     return found
 
 
+def _keep_answers(logits: Mapping[str, Tensor], material: Material, out: Path) -> None:
+    labels = {"test": material.data.test.labels, "development": material.development.labels}
+    known = {f"{part}_labels": found for part, found in labels.items() if found is not None}
+    keep_tensors({**logits, **known}, out / "teacher" / "answers.safetensors")
+
+
 def _outcomes(
-    job: Job, material: Material, teacher: Teacher, answers: Tensor, out: Path | None, watch: Watch
+    runs: list[ArmRun], job: Job, material: Material, teacher: Teacher, answers: Tensor, out: Path | None, watch: Watch
 ) -> Iterator[Outcome]:
     found = list(kept(out))
     done = {(outcome.arm, outcome.seed) for outcome in found}
-    left = [run for run in _runs(job, out) if (run.arm, run.seed) not in done]
+    left = [run for run in runs if (run.arm, run.seed) not in done]
     watch("plan", len(found) + len(left))
     yield from found
     for outcome in _run_all(left, job.workers, material, teacher, answers, watch):
@@ -121,14 +144,15 @@ def _outcomes(
         yield outcome
 
 
-def _runs(job: Job, out: Path | None) -> list[ArmRun]:
+def _runs(job: Job, out: Path | None, smoothing: float) -> list[ArmRun]:
     """Seed by seed, so that an interrupted comparison has whole pairs."""
     runs = []
     for seed in range(job.seeds):
-        for arm in job.arms:
+        for arm in job.competitors:
+            # The only method's first student is the one that is shipped, and is in its place from the first step on.
             shipped = out / "student" if out and arm == "distilled" and seed == 0 else None
             if arm != "teacher":
-                runs.append(ArmRun(job, arm, seed, place(out, arm, seed), shipped))
+                runs.append(ArmRun(job, arm, seed, place(out, arm, seed), shipped, smoothing))
     return runs
 
 

@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.compare.arms import Outcome
+from limbeck.compare.ranks import leads
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, job_text, make_job, read_job
 from limbeck.lock import alone
 
 _MAY_DIFFER = ("out", "workers")
 """What may change between two goes at a job: neither is part of what is asked."""
-
-
-def leads() -> bool:
-    """Whether this process is the first of those that a distributed strategy has launched: it alone writes."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return all(rank == "0" for rank in ranks)
 
 
 def checked_folder(job: Job, *, resume: bool) -> Path | None:
@@ -124,7 +119,7 @@ def plain(value: Any) -> Any:
 
 def _outcome(line: Mapping[str, Any]) -> Outcome:
     measures = {name: _number(value) for name, value in line["measures"].items()}
-    return Outcome(line["arm"], line["seed"], measures, _number(line["development"]))
+    return Outcome(line["arm"], line["seed"], measures, _number(line["development"]), line.get("seconds"))
 
 
 def _number(value: float | None) -> float:

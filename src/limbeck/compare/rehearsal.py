@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from limbeck.compare.arms import recipe_of
+from limbeck.compare.arms import is_taught, recipe_of
 from limbeck.compare.asking import tried_out
 from limbeck.compare.material import Material, setting_of, stream, student_of
 from limbeck.engine import Run, open_fabric
@@ -33,14 +33,14 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
         LimbeckError: If an arm cannot run.
     """
     check_student(job, material)
-    for arm in job.arms:
+    for arm in job.competitors:
         if arm == "teacher":
             continue
         # Nothing that a lazy layer draws at its first call may depend on what went before.
         with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
             Run(
                 {"student": student_of(job, material, seed=0)}, shortened(recipe_of(job, arm, asked)),
-                stream(material.train, job.budget, seed=0, cache=job.cache, mixed=arm == "distilled"),
+                stream(material.train, job.budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
                 setting=setting_of(job, job.budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
             ).finish()  # fmt: skip

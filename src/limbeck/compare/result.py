@@ -8,19 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.arms import Outcome, measured
+from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
 from limbeck.compare.material import Material, student_of, whole
-from limbeck.compare.statistics import spread
+from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
-from limbeck.job import Job
+from limbeck.job import Job, Method, plain_name
 from limbeck.measure import Cost, Predictions, cost_of, predict
 
+_LEVEL = 0.05
 MEMBER = "one member"
 """The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
 
 def arms_rows(
-    job: Job, material: Material, outcomes: Sequence[Outcome], answers: Tensor, teachers: Mapping[str, nn.Module]
+    job: Job,
+    material: Material,
+    outcomes: Sequence[Outcome],
+    answers: Tensor,
+    teachers: Mapping[str, nn.Module],
+    *,
+    smoothing: float,
 ) -> dict[str, Any]:
     """Every arm's row: its measures over the seeds, and what it costs on the CPU; and that of an ensemble's members.
 
@@ -30,23 +37,47 @@ def arms_rows(
         outcomes: Of every arm but the teacher, with every seed.
         answers: The teacher's logits for the test data.
         teachers: The models that the teacher is made of.
+        smoothing: Of the labels of the arm "label smoothing".
     """
     table: dict[str, Any] = {}
     sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
-    for arm in job.arms:
+    cost: Cost | None = None  # of a student: all are built alike, and timed once, on the CPU, wherever they ran
+    for arm in job.competitors:
         if arm == "teacher":
+            costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = Predictions(answers, answers, material.data.test.labels)
-            rows, models = [measured(own)], list(teachers.values())
-        else:
-            rows = [o.measures for o in sorted(outcomes, key=lambda o: o.seed) if o.arm == arm]
-            models = [student_of(job, material, seed=0)]
-        # Arms may have run on an accelerator; all are timed alike.
-        costs = [cost_of(model.cpu(), sample) for model in models]
-        table[arm] = _row(rows, costs)
-        if arm == "teacher" and len(models) > 1:
-            # Any one of them could be shipped in the ensemble's place: what does averaging bring?
-            table[MEMBER] = _row([_alone(model, answers, material) for model in models], costs[:1])
+            table[arm] = {"role": "teacher", "method": None, **_row([measured(own)], costs)}
+            if len(costs) > 1:
+                # Any one of them could be shipped in the ensemble's place: what does averaging bring?
+                rows = [_alone(model, answers, material) for model in teachers.values()]
+                table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1])}
+            continue
+        runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
+        cost = cost or cost_of(student_of(job, material, seed=0).cpu(), sample)
+        seconds = [one.seconds for one in runs if one.seconds is not None]
+        table[arm] = {
+            "role": "method" if arm in job.learners else "control",
+            "method": _learnt_by(job, arm, smoothing),
+            **_row([one.measures for one in runs], [cost]),
+            "development": _spread([one.development for one in runs]),
+            "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
+        }
     return table
+
+
+def told(method: Method) -> dict[str, Any]:
+    """A method and what is set in it."""
+    return {"name": plain_name(method.name), **method.hyper}
+
+
+def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
+    if arm == ALONE:
+        return {"name": "supervised"}
+    return (
+        {"name": "label_smoothing", "smoothing": smoothing}
+        if arm == SMOOTHED
+        else told(job.learners.get(arm, job.method))
+    )
 
 
 def _row(rows: list[dict[str, float]], costs: Sequence[Cost]) -> dict[str, Any]:
@@ -63,20 +94,49 @@ def _alone(member: nn.Module, answers: Tensor, material: Material) -> dict[str, 
     return measured(shown._replace(teacher=answers))
 
 
-def verdict_of(outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
-    """The distilled arm against the student alone, and against label smoothing, seed by seed, on so many examples."""
-    by_seed = {(o.arm, o.seed): o.measures["accuracy"] for o in outcomes}
-    seeds = sorted({o.seed for o in outcomes})
-    distilled = [by_seed["distilled", seed] for seed in seeds]
-    if ("student alone", seeds[0]) not in by_seed:
+def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
+    """The method that is best on development data against each control, seed by seed, on so many test examples."""
+    arm = _best(job, outcomes)
+    ours = _accuracies(outcomes, arm)
+    if ALONE not in job.arms:
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
-        return {"difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
-    verdict = judge(distilled, [by_seed["student alone", seed] for seed in seeds], examples=examples)
-    against = {}
-    if ("label smoothing", seeds[0]) in by_seed:
-        rival = [by_seed["label smoothing", seed] for seed in seeds]
-        against["label smoothing"] = set_beside(distilled, rival, name="label smoothing", examples=examples).as_dict()
-    return {**verdict.as_dict(), "against": against}
+        return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
+    verdict = judge(ours, _accuracies(outcomes, ALONE), examples=examples).as_dict()
+    if job.methods:
+        chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
+        verdict["sentence"] = chosen + verdict["sentence"]
+    against = {
+        control: set_beside(ours, _accuracies(outcomes, control), name=control, examples=examples).as_dict()
+        for control in (SMOOTHED, SHUFFLED)
+        if control in job.arms
+    }
+    return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples)}
+
+
+def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
+    """Every method against the student alone; `p` is Holm's, for as many methods as there are."""
+    alone, resolution = _accuracies(outcomes, ALONE), 1 / examples if examples else 0.0
+    found = {arm: paired_difference(_accuracies(outcomes, arm), alone, resolution=resolution) for arm in job.learners}
+    known = {arm: one.p for arm, one in found.items() if one.p is not None}
+    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
+    return {
+        arm: {
+            "difference": one.mean,
+            "interval": None if one.low is None or one.high is None else [one.low, one.high],
+            "p": adjusted.get(arm),
+            "helps": adjusted[arm] < _LEVEL and one.mean > 0 if arm in adjusted else None,
+        }
+        for arm, one in found.items()
+    }
+
+
+def _best(job: Job, outcomes: Sequence[Outcome]) -> str:
+    known = {arm: [one.development for one in outcomes if one.arm == arm] for arm in job.learners}
+    return max(known, key=lambda arm: sum(known[arm]) / len(known[arm]))
+
+
+def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:
+    return [one.measures["accuracy"] for one in sorted(outcomes, key=lambda one: one.seed) if one.arm == arm]
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:

@@ -10,12 +10,21 @@ from limbeck.errors import LimbeckError
 
 
 class Difference(NamedTuple):
-    """A mean paired difference with its interval; `low` and `high` are None where one pair is all there is."""
+    """A mean paired difference with its interval.
+
+    Attributes:
+        mean: Over pairs.
+        low: The interval's lower end; None where one pair is all there is.
+        high: Its upper end.
+        pairs: How many.
+        p: How often equal arms would be so far apart, two-sided; None where one pair is all there is.
+    """
 
     mean: float
     low: float | None
     high: float | None
     pairs: int
+    p: float | None = None
 
 
 def paired_difference(
@@ -58,7 +67,28 @@ def paired_difference(
 
     deviation = max(spread(differences), resolution * math.sqrt(1 / 6))
     half = float(t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, n)
+    # A difference of nothing is no evidence; one without any spread, which exact values can have, leaves no doubt.
+    score = 0.0 if mean == 0 else abs(mean) * math.sqrt(n) / deviation if deviation else math.inf
+    return Difference(mean, mean - half, mean + half, n, 2 * float(t.sf(score, n - 1)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    r"""Adjusted p-values, for as many tests as there are: the family-wise error is kept whatever their dependence.
+
+    In increasing order :math:`\tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1) p_{(j)})`.
+
+    Example:
+        >>> [round(one, 3) for one in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    found, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        found[i] = largest
+    return found
 
 
 def spread(values: Sequence[float]) -> float:

@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 
 from limbeck.compare.statistics import Difference, paired_difference
 
+_CALLED = {
+    "label smoothing": "label smoothing, which needs no teacher",
+    "shuffled teacher": "a shuffled teacher, whose answers are about other examples",
+}
+
 
 class Verdict(NamedTuple):
     """Whether distilling helped.
@@ -57,12 +62,12 @@ def judge(distilled: Sequence[float], alone: Sequence[float], *, examples: int =
 
 
 def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: str, examples: int = 0) -> Verdict:
-    """The distilled student beside a control that needs no teacher; `helps` says whether it is the better of the two.
+    """The distilled student beside a control that nobody teaches; `helps` says whether it is the better of the two.
 
     Args:
         distilled: As for `judge`.
         control: The control, with the same seeds.
-        name: What it is called.
+        name: What it is called: "label smoothing", "shuffled teacher".
         examples: As for `judge`.
 
     Example:
@@ -70,16 +75,17 @@ def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: st
         It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired seeds).
     """
     found = paired_difference(distilled, control, resolution=1 / examples if examples else 0.0)
+    called = _CALLED.get(name, name)
     if found.low is None or found.high is None:
-        said = f"Beside {name}, which needs no teacher: {_points(found.mean)} with this one seed."
+        said = f"Beside {called}: {_points(found.mean)} with this one seed."
         return Verdict(found.mean, None, None, said)
     interval = (found.low, found.high)
     gap = f"{100 * abs(found.mean):.2f} points {_interval(found)}"
     if found.low > 0:
-        return Verdict(found.mean, interval, True, f"It beats {name}, which needs no teacher, by {gap}.")
+        return Verdict(found.mean, interval, True, f"It beats {called}, by {gap}.")
     if found.high < 0:
-        return Verdict(found.mean, interval, False, f"But {name}, which needs no teacher, beats it by {gap}.")
-    said = f"Beside {name}, which needs no teacher, nothing is sure: {_points(found.mean)} {_interval(found)}."
+        return Verdict(found.mean, interval, False, f"But {called}, beats it by {gap}.")
+    said = f"Beside {called}, nothing is sure: {_points(found.mean)} {_interval(found)}."
     return Verdict(found.mean, interval, False, said)
 
 

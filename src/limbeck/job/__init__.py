@@ -2,7 +2,8 @@
 
 from limbeck.job.budget import Budget
 from limbeck.job.flag import with_flag
-from limbeck.job.paths import absolute, plain_name
+from limbeck.job.naming import plain_name
+from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
 from limbeck.job.schema import ARMS, Cache, Job, Method, Model, TeacherModel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.job.schema import Cache, Job
+from limbeck.job.schema import Cache, Job, Method
 from limbeck.models import UserFile, reference_names
 from limbeck.sources.published import PUBLISHED, data_folders
 
@@ -20,20 +20,11 @@ def absolute(job: Job) -> Job:
             "data": _data(job.data),
             "teacher": job.teacher.model_copy(update={"model": _name(job.teacher.model)}),
             "student": job.student.model_copy(update={"model": _name(job.student.model)}),
-            "method": job.method.model_copy(update={"name": _own_file(job.method.name)}),
+            "method": _method(job.method),
+            "methods": tuple(_method(one) for one in job.methods),
             "cache": _cache(job.cache),
         }
     )
-
-
-def plain_name(name: str) -> str:
-    """What a path is called wherever it lies; a name stays as it is.
-
-    Example:
-        >>> plain_name("/home/ada/own.py:soft"), plain_name("hinton")
-        ('own.py:soft', 'hinton')
-    """
-    return Path(name).name or name
 
 
 def _name(name: str) -> str:
@@ -41,6 +32,10 @@ def _name(name: str) -> str:
         return name
     whole = _own_file(name)
     return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole
+
+
+def _method(method: Method) -> Method:
+    return method.model_copy(update={"name": _own_file(method.name)})
 
 
 def _own_file(name: str) -> str:

@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.budget import Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
+from limbeck.job.naming import plain_name
 from limbeck.methods import method
 from limbeck.store import checked
 
-ARMS = ("teacher", "student alone", "label smoothing", "distilled")
-"""The competitors of a comparison, in the order of its table."""
+ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
+"""The competitors that a comparison can have, in the order of its table; "distilled" stands for every method."""
+USUAL = ("teacher", "student alone", "label smoothing", "distilled")
 
 
 class Model(BaseModel):
@@ -113,9 +115,10 @@ class Job(Strict):
         teacher: Who teaches.
         student: Who learns.
         method: How.
+        methods: Several, to be compared: each is an arm, called by its name. `method` is then the first of them.
         budget: For how long: the same for every arm.
         cache: Where the teacher's answers are kept; None asks it at every step.
-        arms: Which competitors.
+        arms: Which competitors, of `ARMS`.
         seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data kept for choosing and checking; the test data are used once.
@@ -130,9 +133,10 @@ class Job(Strict):
     teacher: TeacherModel
     student: Model
     method: Method = Method()
+    methods: tuple[Method, ...] = ()
     budget: Budget = Budget()
     cache: Cache | None = None
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[str, ...] = USUAL
     seeds: int = Field(default=1, ge=1)
     train_examples: int | None = Field(default=None, ge=1)
     development: float = Field(default=0.1, gt=0, lt=1)
@@ -151,6 +155,47 @@ class Job(Strict):
     @classmethod
     def _named_method(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _named_methods(cls, value: Any) -> Any:
+        several = value if isinstance(value, (list, tuple)) else [value]
+        return [{"name": one} if isinstance(one, str) else one for one in several]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_method(cls, found: Any) -> Any:
+        """The first of several methods is the job's."""
+        several = found.get("methods") if isinstance(found, dict) else None
+        if not several:
+            return found
+        first = several[0] if isinstance(several, (list, tuple)) else several
+        if "method" in found and _called(found["method"]) != _called(first):
+            raise LimbeckError(
+                f"The job has the method {_called(found['method'])!r} and several methods, of which the first is "
+                f"{_called(first)!r}; give one of the two keys."
+            )
+        return {**found, "method": first}
+
+    @property
+    def learners(self) -> dict[str, Method]:
+        """Which arms are distilled, and by which method: one arm "distilled", or one for each of several methods."""
+        if not self.methods:
+            return {"distilled": self.method}
+        named: dict[str, Method] = {}
+        for one in self.methods:
+            stem = name = plain_name(one.name)
+            number = 1
+            while name in named or name in ARMS:
+                number += 1
+                name = f"{stem}#{number}"
+            named[name] = one
+        return named
+
+    @property
+    def competitors(self) -> tuple[str, ...]:
+        """Every arm by name, in the order of the table."""
+        return tuple(name for arm in self.arms for name in (self.learners if arm == "distilled" else (arm,)))
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -171,7 +216,13 @@ class Job(Strict):
                 f"workers={self.workers} runs arms side by side, devices={self.devices} spreads each over devices: "
                 "choose one of the two."
             )
-        self.method.check()
+        for one in (self.method, *self.methods):
+            one.check()
+        if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
+            raise LimbeckError(
+                f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
+                "'shuffled teacher' out."
+            )
         for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
             try:
                 _ = budget.made() if budget is not None else None
@@ -185,3 +236,8 @@ class Job(Strict):
                 f"examples. {typed('teacher.train', 'mix', 'null')}"
             )
         return self
+
+
+def _called(method: Any) -> Any:
+    """A method's name, however it was given."""
+    return method.get("name", "hinton") if isinstance(method, dict) else getattr(method, "name", method)

@@ -4,6 +4,7 @@ from limbeck.teachers.asking import asked_whole
 from limbeck.teachers.average import MovingAverage
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.coerce import as_teacher
+from limbeck.teachers.displaced import Displaced
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.filling import fill
 from limbeck.teachers.groups import Groups, checked_groups, special_classes
@@ -17,6 +18,7 @@ from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of,
 __all__ = [
     "Answer",
     "Cached",
+    "Displaced",
     "Ensemble",
     "Groups",
     "Live",

@@ -16,9 +16,10 @@ from torch import nn
 from limbeck.errors import LimbeckError
 from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mismatch
 from limbeck.teachers.coerce import as_teacher
+from limbeck.teachers.content import content_of
 from limbeck.teachers.head import asked_at, head_of
 from limbeck.teachers.keeping import Keeping, Question
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, told
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 
 @final
@@ -176,7 +177,7 @@ class _Known(NamedTuple):
 
 
 def _reading(reads: Reads, described: Mapping[str, Any] | None) -> str:
-    return json.dumps([told(reads), *_reads_in(described)])
+    return json.dumps([content_of(reads), *_reads_in(described)])
 
 
 def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:

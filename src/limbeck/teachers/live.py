@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.signal import Batch, Signal
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
+from limbeck.teachers.content import content_of, layers_of
 from limbeck.teachers.narrow import Narrow
 from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, told
 
@@ -55,13 +57,14 @@ class Live(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its weights."""
-        return fingerprint(self.model)
+        """The hash of its weights, of what its layers are, and of its own `reads` and `adaptor`."""
+        own = [layers_of(self.model), content_of(self.reads), content_of(self.adaptor)]
+        return hashlib.sha256(f"{fingerprint(self.model)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Its class, mode and hash."""
+        """Its class, mode and the hash of its weights."""
         name = type(self.model).__name__
-        own = {"mode": self.mode, "reads": told(self.reads), "fingerprint": self.fingerprint}
+        own = {"mode": self.mode, "reads": told(self.reads), "fingerprint": fingerprint(self.model)}
         return {"teacher": "Live", "model": name, **own}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Signal, missing
+from limbeck.teachers.content import content_of
 from limbeck.teachers.teacher import Answer, Reads, Teacher, name_of
 
 
@@ -74,8 +75,9 @@ class Scikit(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the fitted estimator and the floor."""
-        return hashlib.sha256(pickle.dumps(self.estimator) + repr(self.floor).encode()).hexdigest()
+        """The hash of the fitted estimator, the floor and its own `reads`."""
+        own = f"{self.floor!r} {content_of(self.reads)}"
+        return hashlib.sha256(pickle.dumps(self.estimator) + own.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""

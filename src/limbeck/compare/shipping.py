@@ -1,0 +1,55 @@
+"""Which student is shipped, and how does it come to its place?"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.compare.arms import Outcome, metadata_of
+from limbeck.compare.ledger import place
+from limbeck.compare.material import Material, student_of
+from limbeck.compare.ranks import leads
+from limbeck.job import Job
+from limbeck.models import save
+
+
+def leave_student(job: Job, material: Material, out: Path) -> None:
+    """Leave an untrained student, so that the folder holds one that opens from the first moment on."""
+    if not (out / "student").exists():
+        student = student_of(job, material, seed=0)
+        save(student, out / "student", metadata=metadata_of(job, next(iter(job.learners)), material))
+
+
+def ship(job: Job, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
+    """Say which student is shipped; of several methods, bring it to its place.
+
+    A job of one method ships its first seed's student. Of several methods the one that is best on development data is
+    shipped, of its students the best there: test data choose nothing.
+    """
+    own = [outcome for outcome in outcomes if outcome.arm == arm]
+    chosen = max(own, key=lambda one: (one.development, -one.seed)) if job.methods else min(own, key=lambda o: o.seed)
+    if job.methods and out is not None and leads():
+        found = place(out, arm, chosen.seed)
+        if found is not None:
+            _replace(found / "student", out / "student")
+    return {
+        "arm": arm,
+        "seed": chosen.seed,
+        "development": chosen.development,
+        "accuracy": chosen.measures["accuracy"],
+        "path": None if out is None else str(out / "student"),
+    }
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put a copy of a folder in another one's place; a kill leaves one of the two, or for a moment neither."""
+    new, old = (target.with_name(f".{target.name}.{name}") for name in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(source, new)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

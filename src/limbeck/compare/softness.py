@@ -1,0 +1,46 @@
+"""How much must labels be smoothed to be as soft as the teacher's answers?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mean_entropy(logits: Float[Tensor, "n classes"]) -> float:
+    """The mean entropy of the answers, in nats, at temperature 1.
+
+    Example:
+        >>> round(mean_entropy(torch.zeros(3, 2)), 4)
+        0.6931
+    """
+    return float(torch.special.entr(logits.double().softmax(-1)).sum(-1).mean())
+
+
+def smoothing_of(entropy: float, classes: int) -> float:
+    r"""The s at which a smoothed label, :math:`(1 - s) 1[c = y] + s / C`, has this entropy.
+
+    A student that learns from such labels is regularised as one that learns from the teacher is, and is taught nothing
+    by it.
+
+    Args:
+        entropy: In nats; at log C and above s is 1, at 0 it is 0.
+        classes: C, at least 2.
+
+    Example:
+        >>> round(smoothing_of(0.5, 10), 4)
+        0.1109
+    """
+    from scipy.optimize import brentq
+
+    def excess(share: float) -> float:
+        rest = share / classes
+        top = 1.0 - share + rest
+        return -(top * math.log(top) + (classes - 1) * rest * math.log(rest)) - entropy
+
+    if entropy >= math.log(classes):
+        return 1.0
+    least = 1e-12  # of which the logarithm exists
+    return 0.0 if excess(least) >= 0 else float(brentq(excess, least, 1.0, xtol=1e-10))
