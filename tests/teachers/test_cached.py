@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from limbeck.signal import Batch
 from limbeck.sources import Field, Loader, Subset
 from limbeck.store import Store
 from limbeck.teachers import Cached, fill, recheck
+from limbeck.teachers.teacher import read_inputs
 
 CPU = torch.device("cpu")
 
@@ -51,11 +53,11 @@ def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shu
     return Shuffled(examples(count), batch_size=batch_size, seed=seed, **how)
 
 
-def ask(teacher, stream, *, epochs=(0,), needs=("logits",)):
+def ask(teacher, stream, *, epochs=(0,), needs=("logits",), reads=unchanged):
     """The answers of some epochs by (view, example)."""
     found = {}
-    teacher.expect(stream, unchanged)
-    with teacher.prepare(frozenset(needs), device=CPU, reads=unchanged) as answer:
+    teacher.expect(stream, reads)
+    with teacher.prepare(frozenset(needs), device=CPU, reads=reads) as answer:
         for epoch in epochs:
             for batch in stream.batches(epoch, 0):
                 shown = answer(batch)
@@ -340,6 +342,69 @@ def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what
         ask(Cached(teacher, tmp_path / "s", **how), stream)
 
 
+class Sides(nn.Module):
+    """A network of two heads, which an adaptor chooses from."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.between, self.out = nn.Linear(16, 8), between, nn.Linear(8, 4)
+
+    def forward(self, x):
+        found = self.out(self.between(self.body(x.flatten(1))))
+        return found, -found
+
+
+def scaled(batch, by):
+    return batch.inputs * by
+
+
+def times(by):
+    return lambda batch: batch.inputs * by
+
+
+class Scale:
+    def __init__(self, by):
+        self.by, self._calls = by, 0
+
+    def __call__(self, batch):
+        self._calls += 1
+        return batch.inputs * self.by
+
+
+@pytest.mark.parametrize(
+    ("between", "adaptor"), [(nn.Tanh(), lambda out: out[0]), (nn.ReLU(), lambda out: out[1]), (nn.ELU(2.0), None)]
+)
+def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_path, between, adaptor):
+    first = nn.ELU(1.0) if adaptor is None else nn.ReLU()
+    for _ in range(2):
+        ask(Cached(Live(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), source())
+    other = Live(Sides(between), adaptor=adaptor or (lambda out: out[0]))
+    with pytest.raises(LimbeckError, match=r"made for another .*\(teacher\)"):
+        ask(Cached(other, tmp_path / "s"), source())
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        (lambda batch: batch.inputs, lambda batch: batch.inputs * 2),
+        (lambda batch: batch.inputs.flip(1), lambda batch: batch.inputs.flip(2)),
+        (partial(scaled, by=1), partial(scaled, by=2)),
+        (times(1.0), times(2.0)),
+        (Scale(torch.ones(1)), Scale(torch.zeros(1))),
+    ],
+)
+def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
+    net, (one, other) = Counting(), ways
+    for _ in range(2):
+        ask(Cached(net, tmp_path / "s"), source(), reads=one)
+        ask(Cached(Live(net, reads=one), tmp_path / "own"), source())
+    with pytest.raises(LimbeckError, match=r"\(reads\)"):
+        ask(Cached(net, tmp_path / "s"), source(), reads=other)
+    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
+        ask(Cached(Live(net, reads=other), tmp_path / "own"), source())
+
+
 def test_another_precision_is_refused(tmp_path):
     net = Counting()
     ask(Cached(net, tmp_path / "s"), source())
@@ -349,7 +414,7 @@ def test_another_precision_is_refused(tmp_path):
 
 def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
     net = Counting()
-    ask(Cached(net, tmp_path / "s"), source())
+    ask(Cached(net, tmp_path / "s"), source(), reads=read_inputs)
     first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
     second = Stage(Loss(kl_divergence), teacher=Cached(other_teacher(net), tmp_path / "s"), epochs=1)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):

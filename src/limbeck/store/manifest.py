@@ -55,7 +55,7 @@ class Origin:
 
         A store may hold more addresses than a run reads.
         """
-        for name in ("data", "views", "teacher", "reads", "precision"):
+        for name in ("data", "views", "reads", "teacher", "precision"):
             stored, other = getattr(self, name), getattr(wanted, name)
             if stored != other:
                 return Difference(name, stored, other)
