@@ -29,15 +29,25 @@ def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
 
 def job_from_flags(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     """The job in a file, changed by flags, changed by settings."""
-    from limbeck.job import make_job, read_job, with_settings
+    from limbeck.job import make_job
 
-    found: dict[str, Any] = read_job(path) if path is not None else {}
-    for key, value in flags.items():
+    return make_job(asked_for(path, flags, settings))
+
+
+def asked_for(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The same, not looked at yet."""
+    from limbeck.job import read_job, with_settings
+
+    found: dict[str, Any] = dict(read_job(path)) if path is not None else {}
+    if flags.get("methods"):
+        found["methods"] = [_as_set(found, name) for name in flags["methods"]]
+        found.pop("method", None)
+    for key, value in ((key, value) for key, value in flags.items() if key != "methods"):
         if value is not None:
             found[key] = _named(found.get(key), key, value)
     found = with_settings(found, settings)
     found.setdefault("out", None)
-    return make_job(found)
+    return found
 
 
 def print_job_file(job: Job) -> None:
@@ -47,10 +57,10 @@ def print_job_file(job: Job) -> None:
     sys.stdout.write(job_text(job))
 
 
-def run_distill(job: Job, *, as_json: bool) -> None:
-    """Run a job into its folder; without one, into the first free one under ``runs/``."""
-    method = job.method.name.rpartition(":")[2]
-    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{method}")})
+def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
+    """Run a job into its folder; without one, into the first free one under ``runs/``, called after its method."""
+    called = stem or job.method.name.rpartition(":")[2]
+    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{called}")})
     _run(given, as_json=as_json, resume=False)
 
 
@@ -104,7 +114,7 @@ def _left_behind(job: Job) -> str:
     out = Path(job.out or "")
     if not (out / "job.yaml").is_file():
         return "Interrupted before anything was written."
-    begun = (out / "arms" / "distilled" / "seed-0").is_dir()
+    begun = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
     what = "holds the student so far" if begun else "holds an untrained student: its turn had not come"
     return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}` goes on."
 
@@ -140,6 +150,14 @@ def opening_line(student: Path) -> str:
     if "name" in made:
         return f"{opened})"
     return f"{opened}, build=build)  # build() makes the {made.get('class')} that was trained"
+
+
+def _as_set(found: Mapping[str, Any], name: str) -> Any:
+    """A method with what a job file sets in it already."""
+    for one in [found.get("method"), *(found.get("methods") or ())]:
+        if isinstance(one, Mapping) and one.get("name", "hinton") == name:
+            return dict(one)
+    return name
 
 
 def _named(before: Any, key: str, value: Any) -> Any:

@@ -98,7 +98,7 @@ def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -
     try:
         return make(asked.name, **given, **asked.hyper)
     except LimbeckError as error:
-        raise with_flag(error, "method", found.parameters) from error
+        raise with_flag(error, job.place_of(asked), found.parameters) from error
 
 
 def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> No
         found[first] = value
         return
     inner = found.get(first)
+    if first == "methods" and isinstance(inner, (list, tuple)):
+        found[first] = _set_in_one(inner, rest, value, said=said)
+        return
     if isinstance(inner, str):
         inner = {"name" if first in ("method", "data") else "model": inner}
     if inner is not None and not isinstance(inner, Mapping):
@@ -150,3 +153,18 @@ def _fields(place: list[str]) -> list[str]:
     if place[0] == "cache" and len(place) > 1:
         return list(Cache.model_fields)
     return list(TeacherModel.model_fields if place[0] == "teacher" else Job.model_fields)
+
+
+def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, said: str) -> list[Any]:
+    """``methods.NAME.KEY=VALUE``: a key of the method of that name."""
+    named = {one.get("name", "") if isinstance(one, Mapping) else str(one): place for place, one in enumerate(methods)}
+    if keys[0] not in named or len(keys) < 2:
+        raise LimbeckError(
+            f"--set {said}: of several methods say which, and which key of it: methods.NAME.KEY=VALUE, where NAME is "
+            f"one of {', '.join(named)}."
+        )
+    place = named[keys[0]]
+    one = methods[place]
+    changed = dict(one) if isinstance(one, Mapping) else {"name": one}
+    _set(changed, keys[1:], value, said=said)
+    return [*methods[:place], changed, *methods[place + 1 :]]

@@ -64,8 +64,11 @@ class Method(BaseModel):
         """What is set in it."""
         return dict(self.model_extra or {})
 
-    def check(self) -> None:
+    def check(self, place: str = "method") -> None:
         """Look its name and hyper-parameters up; their values are looked at when the recipe is made.
+
+        Args:
+            place: What begins the flag that sets a key of it.
 
         Raises:
             UnknownNameError: If there is no such method, or it has no such hyper-parameter; the nearest is named.
@@ -76,10 +79,10 @@ class Method(BaseModel):
         for key in self.hyper:
             if key not in known:
                 near = nearest(key, known)
-                raise unknown(f"hyper-parameter of {self.name}", key, known, then=typed("method", near) if near else "")
+                raise unknown(f"hyper-parameter of {self.name}", key, known, then=typed(place, near) if near else "")
         lacking = [name for name in found.required if name in known and name not in self.hyper]
         if lacking:
-            said = " ".join(f"--set method.{name}=..." for name in lacking)
+            said = " ".join(f"--set {place}.{name}=..." for name in lacking)
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
 
 
@@ -192,6 +195,10 @@ class Job(Strict):
             named[name] = one
         return named
 
+    def place_of(self, method: Method) -> str:
+        """Where in the job a method is set, for ``--set``."""
+        return f"methods.{method.name}" if self.methods else "method"
+
     @property
     def competitors(self) -> tuple[str, ...]:
         """Every arm by name, in the order of the table."""
@@ -216,8 +223,8 @@ class Job(Strict):
                 f"workers={self.workers} runs arms side by side, devices={self.devices} spreads each over devices: "
                 "choose one of the two."
             )
-        for one in (self.method, *self.methods):
-            one.check()
+        for one in self.methods or (self.method,):
+            one.check(self.place_of(one))
         if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
             raise LimbeckError(
                 f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "

@@ -21,7 +21,7 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     for name, unit in _COLUMNS:
         table.add_column(f"{name}\n{unit}" if unit else name, justify="left" if name == "arm" else "right")
     for name, arm in result["arms"].items():
-        style = "bold" if name == "distilled" else None
+        style = "bold" if name == result["verdict"].get("arm", "distilled") else None
         table.add_row(name, *_cells(arm), style=style)
     return table
 

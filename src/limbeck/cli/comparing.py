@@ -1,0 +1,34 @@
+"""How does `compare` make one job of several methods, and what does it show at its end?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from limbeck.cli.jobs import asked_for, run_distill
+
+if TYPE_CHECKING:
+    from limbeck.job import Job
+
+_SEEDS = 5
+"""Of a comparison whose job says nothing of seeds: an interval needs several, and five find a gain of one point."""
+
+
+def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
+    """Run every method, every control and every seed; leave a page."""
+    run_distill(comparison(path, flags, settings), as_json=as_json, stem="compare")
+
+
+def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
+    """The job of a comparison: all arms but those that a file leaves out, five seeds unless it says how many."""
+    from limbeck.job import ARMS, make_job
+    from limbeck.methods import method
+
+    named = [name.strip() for name in (flags.get("methods") or "").split(",") if name.strip()]
+    found = asked_for(path, {**flags, "methods": named}, settings)
+    found.setdefault("seeds", _SEEDS)
+    job = make_job(found)
+    if "arms" in found:
+        return job
+    taught = method(job.method.name).has_teacher
+    return make_job({**found, "arms": [arm for arm in ARMS if taught or arm != "shuffled teacher"]})
