@@ -25,6 +25,8 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
 ]
 Out = Annotated[str | None, typer.Option("--out", help="The folder that everything is written to.")]
+TeacherName = Annotated[str | None, typer.Option("--teacher", help="A student folder, my.py:build@FILE, ...")]
+DataName = Annotated[str | None, typer.Option("--data", help="A data set's name, a file or a folder.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any key of the job: --set budget.epochs=5 --set method.temperature=8")
 ]
@@ -76,11 +78,74 @@ def distill(
 
 
 @app.command()
+def compare(
+    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 5 unless the job says how many.")] = None,
+    teacher: TeacherName = None,
+    student: Annotated[str | None, typer.Option("--student", help="mlp, cnn, resnet20, ..., my.py:build")] = None,
+    data: DataName = None,
+    settings: Settings = None,
+    out: Out = None,
+    print_job: Annotated[
+        bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Several methods beside all control arms, over seeds: a table with uncertainty, a verdict, a page."""
+    from limbeck.cli.comparing import comparison, run_compare
+    from limbeck.cli.jobs import print_job_file
+
+    flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
+    if print_job:
+        print_job_file(comparison(job, flags, settings or []))
+    else:
+        run_compare(job, flags, settings or [], as_json=as_json)
+
+
+@app.command()
 def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
     """Go on with a run that was stopped; it ends in the same weights, bit for bit."""
     from limbeck.cli.jobs import run_resume
 
     run_resume(run, as_json=as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
+    to: Annotated[str, typer.Option("--to", help="folder, hf, onnx or int8.")],
+    out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Put the data's normalisation into the ONNX file.")] = False,
+    licence: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ship a run's student: written, opened again, compared on test data, with a model card beside it."""
+    from limbeck.cli.export import run_export
+
+    run_export(run, to=to, out=out, raw=raw, licence=licence, as_json=as_json)
+
+
+@app.command()
+def cite(run: Annotated[str, typer.Argument(help="A finished run's folder.")], as_json: Json = False) -> None:
+    """BibTeX of exactly what a run used."""
+    from limbeck.cli.export import run_cite
+
+    run_cite(run, as_json=as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="The folder of a finished run; several are set side by side.")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="The page; RUN/report.html, or report.html here for several.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """One page about a run, or several of the same data: verdict, arms, cost, classes, examples, protocol."""
+    from limbeck.cli.report import run_report
+
+    run_report(runs, out=out, as_json=as_json)
 
 
 @app.command()
@@ -130,8 +195,6 @@ cache = typer.Typer(no_args_is_help=True, help="The teacher's stored answers: as
 app.add_typer(cache, name="cache")
 
 Asked = Annotated[str | None, typer.Argument(help="A job file; --set changes what it says.")]
-TeacherName = Annotated[str | None, typer.Option("--teacher", help="A student folder, my.py:build@FILE, ...")]
-DataName = Annotated[str | None, typer.Option("--data", help="A data set's name, a file or a folder.")]
 
 
 @cache.command("build")

@@ -1,0 +1,27 @@
+"""How is a student shipped, and whom does one cite?"""
+
+from __future__ import annotations
+
+from limbeck.export.cite import Citation, bibtex, cite
+from limbeck.export.exporting import Exported, export_run
+from limbeck.export.folder import to_folder, to_hf
+from limbeck.export.formats import FORMATS
+from limbeck.export.int8 import to_int8
+from limbeck.export.onnx_file import to_onnx
+from limbeck.export.parity import Parity
+from limbeck.export.session import predict_onnx
+
+__all__ = [
+    "FORMATS",
+    "Citation",
+    "Exported",
+    "Parity",
+    "bibtex",
+    "cite",
+    "export_run",
+    "predict_onnx",
+    "to_folder",
+    "to_hf",
+    "to_int8",
+    "to_onnx",
+]

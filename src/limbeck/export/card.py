@@ -1,0 +1,161 @@
+"""What does a stranger need to know of an exported student?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from limbeck.export.cite import bibtex, citations
+from limbeck.export.finished import Finished
+from limbeck.export.front import front_matter
+from limbeck.export.opening import opening
+from limbeck.job import plain_name
+from limbeck.sources import DataSet
+
+if TYPE_CHECKING:
+    from limbeck.export.exporting import Exported
+
+
+def model_card(
+    done: Finished, data: DataSet, found: Exported, *, to: str, raw: bool = False, licence: str | None = None
+) -> str:
+    """The ``README.md`` of an export: a Hugging Face model card.
+
+    Its front matter is YAML (licence, tags, data, accuracy on the test data); below stand the verdict, how to open the
+    student, what it reads, how it was judged, and BibTeX of exactly what was used.
+
+    Args:
+        done: The run.
+        data: Its data.
+        found: What was exported.
+        to: The format.
+        raw: Whether an ONNX file reads the data's own examples.
+        licence: Of the weights; ``unknown`` where nobody has said it.
+    """
+    student, by = plain_name(done.job.student.model), done.method
+    how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
+    parts = [
+        front_matter(done, data, found, to=to, licence=licence),
+        f"# {student} on {plain_name(data.name)}, {how}\n\n{_verdict(done.result)}",
+        "\n".join(_table(done)),
+        f"## How to open it\n\n```python\n{opening(done, to=to, raw=raw, file=found.path.name)}\n```\n\n"
+        + " ".join(_read(done, raw=raw)),
+        "## This file\n\n" + "\n".join(f"* {line}" for line in _export(found, to)),
+        "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
+        f"## Licence\n\n{_licence(done, data, licence)}",
+        f"## Cite\n\n```bibtex\n{bibtex(citations(done, to=to))}```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    verdict = result.get("verdict", {})
+    said = [f"**{verdict['sentence']}**"] if verdict.get("sentence") else []
+    said += [one["sentence"] for one in verdict.get("against", {}).values() if one.get("sentence")]
+    return "\n".join(said) or "The run was not judged against a control."
+
+
+def _table(done: Finished) -> Iterator[str]:
+    arms = done.result.get("arms") or {}
+    if not arms:
+        return
+    seeds = max(len(arm.get("accuracy", {}).get("values", [])) for arm in arms.values())
+    over = f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""
+    yield f"| arm | accuracy, %{over} | NLL, nats | parameters | MB | ms for one |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    mine = done.told.get("arm")
+    for name, arm in arms.items():
+        accuracy = arm.get("accuracy") or {}
+        mean = _number(accuracy.get("mean"), 2, 100)
+        several = len(accuracy.get("values", [])) > 1
+        shown = f"{mean} ± {_number(accuracy.get('std'), 2, 100)}" if several else mean
+        called = f"**{name}** (this one)" if name == mine else name
+        rest = (_number(arm.get("nll"), 3), _number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3),
+                _number(arm.get("milliseconds"), 4))  # fmt: skip
+        yield f"| {called} | {shown} | {' | '.join(rest)} |"
+
+
+def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
+    return "-" if value is None else f"{scale * value:,.{digits}f}"
+
+
+def _read(done: Finished, *, raw: bool) -> Iterator[str]:
+    shape, reads, names = (done.told.get(name) for name in ("input_shape", "reads", "class_names"))
+    if shape:
+        yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
+    if raw:
+        yield "The file normalises by itself."
+    elif reads and reads.get("reads") == "pixels":
+        yield (
+            f"Pixels are multiplied by {reads['scale']:.6g}, then standardised with mean {_list(reads['mean'])} and "
+            f"std {_list(reads['std'])}{', channels last' * bool(reads.get('channels_last'))}."
+        )
+    if names and list(names) != [str(number) for number in range(len(names))]:
+        shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:20]))
+        yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _export(found: Exported, to: str) -> Iterator[str]:
+    parity = found.parity
+    yield f"`{found.path.name if found.path.suffix else 'this folder'}`, {found.bytes:,} bytes."
+    what = "the float32 student's" if to == "int8" else "the trained student's in PyTorch"
+    apart = f"differ from {what} by at most {parity.max_difference:.2g}" if parity.max_difference else f"are {what}"
+    yield f"Its logits {apart} on {parity.examples:,} test examples."
+    if parity.nodes:
+        yield f"{parity.nodes} of its {parity.of} nodes were compared with PyTorch's one by one."
+    yield (
+        f"Accuracy on all test data: {100 * found.accuracy_before:.2f} % before the export, "
+        f"{100 * found.accuracy_after:.2f} % after."
+    )
+    yield from found.notes
+
+
+def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
+    job, held = done.job, done.result.get("data", {})
+    parts = {"train": "to learn from", "development": "for choices", "test": "to test"}
+    counts = [f"{held[part]:,} {said}" for part, said in parts.items() if part in held]
+    yield f"Data: {plain_name(data.name)}" + (f", {', '.join(counts)}" if counts else "") + "."
+    if data.note:
+        yield f"About the data: {data.note}."
+    members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
+    taught = done.result.get("teacher_development_accuracy")
+    known = f", {100 * taught:.2f} % on development data" if isinstance(taught, float) else ""
+    yield f"Teacher: {members}{_model(job.teacher)}{known}."
+    yield f"Student: {_model(job.student)}."
+    if (by := done.method) is not None:
+        yield f"Method: {plain_name(by.name)}{_arguments(by.hyper)}."
+    budget = job.budget
+    by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
+    yield f"Budget of every arm: {by_steps}."
+    yield (
+        f"Seeds: {job.seeds}; arms share initial weights and the order of the data (pairs). Choices were made on "
+        "development data carved from the training part; the test data were used once, with the last epoch's weights."
+    )
+    told = dict(done.result.get("environment") or {})
+    told |= told.pop("packages", None) or {}
+    if told:
+        yield (
+            "Made with " + ", ".join(f"{name} {value}" for name, value in told.items() if isinstance(value, str)) + "."
+        )
+
+
+def _model(model: Any) -> str:
+    return plain_name(model.model) + _arguments(model.arguments)
+
+
+def _arguments(given: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{name}={value}' for name, value in given.items())})" if given else ""
+
+
+def _licence(done: Finished, data: DataSet, licence: str | None) -> str:
+    teacher, named = plain_name(done.job.teacher.model), plain_name(data.name)
+    if licence is not None:
+        return f"{licence}, as whoever exported it said. The teacher ({teacher}) and the data ({named}) have their own."
+    return (
+        "Nobody has said a licence for these weights: write one into the first lines of this card, or export with "
+        f"--license. They learnt from the teacher {teacher} and the data {named}, whose licences count."
+    )

@@ -1,0 +1,142 @@
+"""Whom does one cite for what a run used?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.errors import LimbeckError
+from limbeck.export import papers
+from limbeck.export.finished import Finished, open_finished
+from limbeck.job import plain_name
+from limbeck.methods import method
+from limbeck.models import read_config
+
+_KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
+
+
+class Citation(NamedTuple):
+    """What a run used, and whom to cite for it.
+
+    Attributes:
+        used: For what, in words: ``method hinton``, ``data mnist``.
+        bibtex: The entry; None where limbeck knows none.
+    """
+
+    used: str
+    bibtex: str | None
+
+    @property
+    def key(self) -> str | None:
+        """The entry's key.
+
+        Example:
+            >>> Citation("data mnist", papers.DATA["mnist"]).key
+            'lecun1998gradient'
+        """
+        found = _KEY.match(self.bibtex or "")
+        return found[1] if found else None
+
+
+def cite(run: str | Path) -> list[Citation]:
+    """Whom to cite for exactly what a finished run used: methods, controls, data, networks, views, measures, limbeck.
+
+    An entry that stands for several things comes once, with all of them. Nothing is made up: what limbeck knows no
+    paper of is there without one.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        LimbeckError: If it is no finished run.
+
+    Example:
+        >>> # print(bibtex(cite("runs/hinton")))
+    """
+    return citations(open_finished(run))
+
+
+def citations(done: Finished, *, to: str | None = None) -> list[Citation]:
+    """`cite` for a run that is open; with what an export in the format `to` adds."""
+    found: dict[str, Citation] = {}
+    for one in (*_used(done), *([Citation("static 8-bit quantisation", papers.INT8)] if to == "int8" else ())):
+        place = one.bibtex or one.used
+        before = found.get(place)
+        if before is None:
+            found[place] = one
+        elif one.used not in before.used.split(", "):
+            found[place] = before._replace(used=f"{before.used}, {one.used}")
+    return list(found.values())
+
+
+def bibtex(found: list[Citation]) -> str:
+    """The entries as a file, each below a comment that says what it is for."""
+    blocks = [f"% {one.used}\n{one.bibtex}" for one in found if one.bibtex]
+    unknown = [f"% {one.used}: cite whoever made it; limbeck knows no entry" for one in found if not one.bibtex]
+    return "\n\n".join([*blocks, *(["\n".join(unknown)] if unknown else [])]) + "\n"
+
+
+def _used(done: Finished) -> Iterator[Citation]:
+    job = done.job
+    for learner in job.learners.values():
+        yield _of_method(learner.name)
+    if "label smoothing" in job.arms:
+        yield Citation("the arm 'label smoothing'", method("label_smoothing").card.bibtex)
+    name = job.data if isinstance(job.data, str) else str(job.data.get("name"))
+    yield Citation(f"data {plain_name(name)}", papers.DATA.get(name))
+    for who, model in (("student", job.student.model), ("teacher", job.teacher.model)):
+        paper = papers.network(model)
+        if paper is not None or model not in ("mlp", "cnn"):
+            yield Citation(f"{who} {plain_name(model)}", paper)
+    for view in _views(done):
+        if view in papers.VIEWS:
+            yield Citation(f"augmentation {view}", papers.VIEWS[view])
+    if job.cache is not None:
+        encoding = job.cache.encoding
+        kind = encoding if isinstance(encoding, str) else str(encoding.get("name"))
+        if kind in papers.ENCODINGS:
+            yield Citation(f"stored answers, {kind}", papers.ENCODINGS[kind])
+    measured = {name for arm in done.result.get("arms", {}).values() for name in arm.get("measures", {})}
+    for name in sorted(measured & set(papers.MEASURES)):
+        yield Citation(f"measure {name}", papers.MEASURES[name])
+    yield Citation("limbeck", _limbeck(done))
+
+
+def _of_method(name: str) -> Citation:
+    try:
+        card = method(name).card
+    except LimbeckError:  # a file of the person's own that is no longer there
+        return Citation(f"method {plain_name(name)}", None)
+    return Citation(f"method {plain_name(name)}", card.bibtex or None)
+
+
+def _views(done: Finished) -> Iterator[str]:
+    """The names of all augmentations that the arms or the teacher met."""
+    for budget in (done.job.budget, done.job.teacher.train):
+        if budget is not None:
+            yield from _names(budget.augment)
+            yield from _names(budget.mix)
+
+
+def _names(given: Any) -> Iterator[str]:
+    """The names in ``crop``, ``{crop: options}``, or a list of these."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, dict):
+        yield from map(str, given)
+    elif isinstance(given, (list, tuple)):
+        for one in given:
+            yield from _names(one)
+
+
+def _limbeck(done: Finished) -> str:
+    version = read_config(done.student).get("limbeck", "unknown")
+    return (
+        "@software{limbeck,\n"
+        "  title = {limbeck: knowledge distillation that is right, paid once, and judged},\n"
+        "  author = {{The limbeck authors}},\n"
+        f"  version = {{{version}}}\n"
+        "}"
+    )

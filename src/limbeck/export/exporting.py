@@ -1,0 +1,151 @@
+"""How is a finished run's student exported, checked, and described?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.export.card import model_card
+from limbeck.export.finished import Finished, open_finished, shipped_student
+from limbeck.export.folder import free
+from limbeck.export.formats import FORMATS, Asked, Written, check_format
+from limbeck.export.parity import Parity
+from limbeck.files import settle_folder, write_text
+from limbeck.measure import Predictions, accuracy, predict
+from limbeck.measure.asking import as_batches
+from limbeck.models.safefile import new_partial_folder
+from limbeck.signal import IGNORED
+from limbeck.sources import DataSet
+
+_SMALLER = 2.0
+_WORSE = 0.01
+
+
+class Exported(NamedTuple):
+    """What an export came to.
+
+    Attributes:
+        path: The file, or the folder, that is to be shipped; ``README.md`` lies beside it or in it.
+        bytes: Its size, without the card.
+        parity: How far its logits are from the student's, and on how many test examples.
+        accuracy_before: The student's accuracy on all test data, in PyTorch.
+        accuracy_after: What was exported has this one, opened again.
+        notes: What a person should know before shipping it.
+    """
+
+    path: Path
+    bytes: int
+    parity: Parity
+    accuracy_before: float
+    accuracy_after: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "bytes": self.bytes,
+            "max_difference": self.parity.max_difference,
+            "accuracy_before": self.accuracy_before,
+            "accuracy_after": self.accuracy_after,
+        }
+
+
+def export_run(
+    run: str | Path, *, to: str, out: str | Path | None = None, raw: bool = False, licence: str | None = None
+) -> Exported:
+    """Export the student that a finished run ships, check it on the run's test data, and write its model card.
+
+    Args:
+        run: The run's folder.
+        to: ``folder`` (for `limbeck.load`), ``hf`` (for transformers), ``onnx``, or ``int8`` (ONNX of 8-bit integers).
+        out: A folder that is new or empty; ``RUN/export/TO`` by default. It appears whole or not at all.
+        raw: Whether the way that the data are read (normalisation) becomes a part of an ONNX file.
+        licence: What the card says of the weights' licence, such as ``apache-2.0``.
+
+    Returns:
+        Where it is, how large, how far its answers are from the student's, and how accurate it is.
+
+    Raises:
+        LimbeckError: If the run is none or not finished, the folder is taken, an extra is missing, the student cannot
+            be exported, or what was written does not answer as it should.
+
+    Example:
+        >>> # export_run("runs/hinton", to="onnx").parity.max_difference
+    """
+    if to not in FORMATS:
+        raise unknown("format", to, FORMATS)
+    done = open_finished(run)
+    target = free(done.folder / "export" / to if out is None else out)
+    if target.suffix == ".onnx":
+        raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
+    data = done.data()
+    student = shipped_student(done, data)
+    check_format(to, student, raw=raw, reads=data.reads)
+    asked = Asked(
+        student, data.test, data.train, data.reads, raw, _metadata(done), _tokenizer(done) if to == "hf" else None
+    )
+    before = accuracy(predict(student, data.test, reads=data.reads)).value
+    work = new_partial_folder(target)
+    try:
+        written = FORMATS[to](asked, work)
+        found = _judged(written, data, before)
+        card = model_card(done, data, found, to=to, raw=raw, licence=licence)
+        write_text(card, work / "README.md")
+        os.replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    settle_folder(target.parent)
+    return found._replace(path=target / written.path.relative_to(work))
+
+
+def _judged(written: Written, data: DataSet, before: float) -> Exported:
+    logits = torch.cat([written.answer(batch).float() for batch in as_batches(data.test)])
+    labels = data.test.labels
+    after = accuracy(Predictions(logits.flatten(0, -2), None, None if labels is None else labels.flatten())).value
+    files = [written.path] if written.path.is_file() else [p for p in written.path.rglob("*") if p.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    counted = 0 if labels is None else int((labels != IGNORED).sum())
+    notes = () if written.before is None else tuple(_smaller(written.before, size, before, after, counted))
+    return Exported(written.path, size, written.parity, before, after, notes)
+
+
+def _smaller(full: int, size: int, before: float, after: float, examples: int) -> list[str]:
+    """What is to be said where 8 bits bring less, or cost more, than they should."""
+    notes = []
+    if full < _SMALLER * size:
+        notes.append(
+            f"8 bits make this student {full / size:.1f} times smaller ({full:,} to {size:,} bytes), less than "
+            f"{_SMALLER:.0f} times: so small a network is mostly its graph, not its weights."
+        )
+    if before - after > _WORSE:
+        notes.append(
+            f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, more than "
+            f"{100 * _WORSE:.0f}: ship the float32 file (--to onnx)."
+        )
+    return notes
+
+
+def _metadata(done: Finished) -> dict[str, Any]:
+    return {name: value for name, value in done.told.items() if value is not None}
+
+
+def _tokenizer(done: Finished) -> Any:
+    """The tokenizer or image processor of the student's own name, where there is one on this machine."""
+    name = done.job.student.model
+    if not name.startswith("hf:"):
+        return None
+    import transformers
+
+    for kind in ("AutoTokenizer", "AutoImageProcessor"):
+        try:
+            return getattr(transformers, kind).from_pretrained(name.removeprefix("hf:"))
+        except Exception:  # there is none of this kind; its absence has no type of its own
+            continue
+    return None

@@ -1,0 +1,155 @@
+"""What did a finished run leave, and which module does it ship?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from limbeck.engine.course import Course
+from limbeck.engine.workshop import Workshop
+from limbeck.errors import DataError, LimbeckError
+from limbeck.job import Job, Method, Model, make_job, read_job
+from limbeck.methods import make, method
+from limbeck.models import is_student_folder, load, open_model, read_config
+from limbeck.sources import DataSet, load_data
+from limbeck.teachers import Live
+
+
+class Finished(NamedTuple):
+    """A job that is done.
+
+    Attributes:
+        folder: Where it lies.
+        job: What was asked.
+        result: What came of it; old results lack keys.
+        made: What the shipped student's folder says that it is: a reference network, or a class.
+        told: What it says besides: class names, reads, arm, method.
+    """
+
+    folder: Path
+    job: Job
+    result: dict[str, Any]
+    made: dict[str, Any]
+    told: dict[str, Any]
+
+    @property
+    def student(self) -> Path:
+        """The shipped student's folder."""
+        return self.folder / "student"
+
+    @property
+    def method(self) -> Method | None:
+        """The method that the shipped student learnt by."""
+        return self.job.learners.get(str(self.told.get("arm")))
+
+    def data(self) -> DataSet:
+        """The job's data.
+
+        Raises:
+            LimbeckError: If they are gone, or no longer those that the run was judged on.
+        """
+        found = load_data(self.job.data)
+        before = self.result.get("data", {}).get("test")
+        if before is not None and before != len(found.test):
+            raise DataError(
+                f"{found.name} has {len(found.test)} test examples, and had {before} when {self.folder} was judged on "
+                "it: an export would be checked on other data."
+            )
+        return found
+
+
+def open_finished(run: str | Path) -> Finished:
+    """A finished run's folder.
+
+    Raises:
+        LimbeckError: If there is none, it is not finished, or it holds no student; with what to type.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise LimbeckError(f"There is no run at {str(run)!r}.")
+    if not (folder / "job.yaml").is_file():
+        raise LimbeckError(_no_job(folder))
+    job = make_job({**read_job(folder / "job.yaml"), "out": str(folder)})
+    if not (folder / "result.json").is_file():
+        raise LimbeckError(f"{folder} is not finished: `limbeck resume {quote(str(folder))}` goes on.")
+    if not is_student_folder(folder / "student"):
+        raise LimbeckError(
+            f"{folder} holds no student that could be shipped: {folder / 'student'} is missing or damaged. Run "
+            f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW` again."
+        )
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{folder / 'result.json'} is damaged: it is not JSON ({error}).") from error
+    config = read_config(folder / "student")
+    return Finished(folder, job, result, config["model"], config.get("metadata") or {})
+
+
+def shipped_student(run: Finished, data: DataSet) -> nn.Module:
+    """The module that a run ships, plain and with its weights, on the CPU in eval mode.
+
+    What the method's recipe ships is made again as the run made it, learned heads included, and takes the weights of
+    the student's folder. Files that the job names (``my.py:build``) are run, as `limbeck resume` runs them.
+
+    Raises:
+        LimbeckError: If it cannot be made again, with the line to type in Python.
+    """
+    if "name" in run.made:
+        return load(run.student)
+    first = data.reads(data.test.take(torch.tensor([0])))
+    shape = tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None
+    classes = run.result.get("data", {}).get("classes") or (len(data.class_names) if data.class_names else None)
+
+    def opened(named: Model) -> nn.Module:
+        return open_model(named.model, input_shape=shape, classes=classes, seed=0, **named.arguments)
+
+    student = opened(run.job.student)
+    try:
+        return load(run.student, build=lambda: student)
+    except DataError as error:
+        whole = _shipped_by(run, student, opened)
+        if whole is None:
+            raise LimbeckError(
+                f"{run.student} holds a {run.made.get('class')}, and {run.job.student.model} builds another: {error} "
+                f"In Python: model = limbeck.load({str(run.student)!r}, build=build), then "
+                "limbeck.export.to_onnx(model, inputs, 'model.onnx')."
+            ) from error
+    return load(run.student, build=lambda: whole)
+
+
+def _shipped_by(run: Finished, student: nn.Module, opened: Any) -> nn.Module | None:
+    """What the recipe of the run's method builds to be shipped, without its weights; None if that is a plain name."""
+    asked = run.method
+    if asked is None:
+        return None
+    given = {"teacher": Live(opened(run.job.teacher))} if method(asked.name).has_teacher else {}
+    recipe = make(asked.name, **given, **asked.hyper)
+    if recipe.ship == "student":
+        return None
+    models = Workshop({"student": student}, recipe.makes, seed=0)
+    if isinstance(recipe.ship, str):
+        return models[recipe.ship]
+    return Course(recipe, models, seed=0).shipped()
+
+
+def _no_job(folder: Path) -> str:
+    """What a folder without a job is, and what to type then."""
+    whole = next((one for one in folder.resolve().parents if (one / "job.yaml").is_file()), None)
+    if whole is not None:
+        return f"{folder} is a part of the run {whole}; give that: {quote(str(whole))}."
+    if (folder / "run.json").is_file():
+        return (
+            f"{folder} was made in Python, and only your script knows its data: there, type "
+            "limbeck.export.to_onnx(run.student, inputs, 'model.onnx'), or to_int8, to_folder or to_hf."
+        )
+    if is_student_folder(folder):
+        return (
+            f"{folder} is a student's folder, not a run's: in Python, type limbeck.export.to_onnx(limbeck.load("
+            f"{str(folder)!r}), inputs, 'model.onnx')."
+        )
+    return f"{folder} is not a run's folder: it holds no job.yaml."

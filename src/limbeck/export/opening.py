@@ -1,0 +1,71 @@
+"""What does a person type to open what was exported?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from limbeck.export.finished import Finished
+
+
+def opening(done: Finished, *, to: str, raw: bool, file: str) -> str:
+    """A few lines of Python that open an export and ask it one question; they run in its folder.
+
+    Args:
+        done: The run.
+        to: The format.
+        raw: Whether an ONNX file reads the data's own examples.
+        file: The ONNX file's name.
+    """
+    if to == "folder":
+        return _limbeck(done)
+    return _transformers(done) if to == "hf" else _onnx(done, raw=raw, file=file)
+
+
+def _limbeck(done: Finished) -> str:
+    asks = ["reads = limbeck.reads_of('.')", "logits = student(reads(limbeck.Batch(examples)))"]
+    if not done.told.get("reads"):
+        asks = ["logits = student(inputs)"]
+    if "name" in done.made:
+        return "\n".join(["import limbeck", "", "student = limbeck.load('.')", *asks])
+    said = f"student = limbeck.load('.', build=build)  # build() makes the {done.made.get('class')} that was trained"
+    return "\n".join(["import limbeck", "", said, *asks])
+
+
+def _transformers(done: Finished) -> str:
+    kind = str(done.made.get("class", "AutoModel")).rpartition(".")[2]
+    return (
+        f"from transformers import {kind}\n\nstudent = {kind}.from_pretrained('.')\nlogits = student(**inputs).logits"
+    )
+
+
+def _onnx(done: Finished, *, raw: bool, file: str) -> str:
+    reads = done.told.get("reads") or {}
+    lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
+    if raw:
+        lines.append("inputs = examples  # as the data hold them: no normalisation, it is in the file")
+    elif reads.get("reads") == "pixels":
+        lines += _pixels(reads)
+    else:
+        lines.append("inputs = examples.astype(np.float32)")
+    lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
+    names = done.told.get("class_names")
+    if names and len(names) <= 20:
+        lines.append(f"answers = np.array({json.dumps(names)})[logits.argmax(-1)]")
+    return "\n".join(lines)
+
+
+def _pixels(reads: dict[str, Any]) -> list[str]:
+    """The normalisation in numpy, for whoever has no limbeck."""
+    lines = ["pixels = images.astype(np.float32)  # [n, h, w] or with a channel axis"]
+    if reads.get("channels_last"):
+        lines.append("pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels")
+    if reads.get("channel", True):
+        lines.append("pixels = pixels[:, None] if pixels.ndim == 3 else pixels")
+    many = len(reads["mean"]) > 1
+    mean, std = ((_column(reads[name]) if many else repr(reads[name][0])) for name in ("mean", "std"))
+    return [*lines, f"inputs = ((pixels * {reads['scale']!r} - {mean}) / {std}).astype(np.float32)"]
+
+
+def _column(values: list[float]) -> str:
+    return f"np.array({values!r})[:, None, None]"
