@@ -21,13 +21,13 @@ from limbeck.reproduce.fewer import fewer, renumbered
 from limbeck.sources import DataSet, Examples, Shuffled, load_data, subsample
 from limbeck.teachers import Live
 
-TRANSFER = 5000
-"""Training images that the students learn from; the teacher has seen them all."""
-_QUICK = (4000, 1000, 1000)
+TRANSFER = 1000
+"""Training images that the students learn from, as few as the paper's flowers; the teacher has seen them all."""
+_QUICK = (4000, 500, 1000)
 _TEACHER_EPOCHS = 20
-LENGTHS = {"short": 10, "long": 100}
+LENGTHS = {"short": 30, "long": 300}
 """Epochs."""
-_PER_SECOND = 6000
+_PER_SECOND = 1800
 _WEIGHTS = "weights.safetensors"
 _OPTIMISER = Optimiser(name="adamw", lr=2e-3, warmup=0.05, options={"weight_decay": 1e-4})
 
@@ -67,7 +67,7 @@ def teach(desk: Desk, *, quick: bool) -> Figures:
 
 def study(desk: Desk, *, way: str, seed: int, epochs: int, quick: bool) -> Figures:
     """One student, taught in one of the ways; no label is read."""
-    teacher, student, examples = _teacher(), network([8, 16, 32], seed), transfer(quick)
+    teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
     teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
     asked = Live(teacher, reads=teachers_reads(examples, way, seed))
     recipe = make("function_matching", teacher=asked)
