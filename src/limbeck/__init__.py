@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from limbeck.engine import Report as Report
     from limbeck.engine import Run as Run
     from limbeck.engine import Setting as Setting
+    from limbeck.engine import TensorBoard as TensorBoard
+    from limbeck.engine import Tracker as Tracker
     from limbeck.engine import distill as distill
+    from limbeck.engine import track as track
     from limbeck.errors import DataError as DataError
     from limbeck.errors import LimbeckError as LimbeckError
     from limbeck.errors import LimbeckWarning as LimbeckWarning
@@ -80,7 +83,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "compare": ("run_job",),
-    "engine": ("Report", "Run", "Setting", "distill"),
+    "engine": ("Report", "Run", "Setting", "TensorBoard", "Tracker", "distill", "track"),
     "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
     "functional": ("Projector", "kernel"),
     "job": ("Job", "make_job", "read_job"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.compare.asking import asked_once
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.compare.ranks import leads
+from limbeck.compare.tracked import tracked
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name, with_flag
@@ -67,12 +68,12 @@ class Outcome(NamedTuple):
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
-    job = arm.job
+    job, budget = arm.job, arm.job.budget_of(arm.arm)
     return Run(
         {"student": student_of(job, material, seed=arm.seed)},
         recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing),
-        stream(material.train, job.budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
-        setting=setting_of(job, job.budget, material, seed=arm.seed),
+        stream(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
+        setting=setting_of(job, budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
         resume=True,
@@ -87,7 +88,7 @@ def is_taught(job: Job, arm: str) -> bool:
 
 
 def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
-    """What an arm learns by: the controls know no teacher, or a displaced one, and have the distilled arms' budget."""
+    """What an arm learns by: the controls know no teacher, or a displaced one."""
     if arm == ALONE:
         return make("supervised")
     if arm == SMOOTHED:
@@ -129,7 +130,7 @@ def run_arm(
     """
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
-    for report in run:
+    for report in tracked(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
         if watch is not None:
             watch(report)
     reads = material.data.reads

@@ -52,5 +52,6 @@ def cached(job: Job, teacher: Teacher, where: str) -> Cached:
 def views_of(job: Job) -> int:
     """How many views of each example the arms see."""
     if job.budget.has_views:
-        return (job.cache.views if job.cache is not None else None) or job.budget.epochs
+        asked = job.cache.views if job.cache is not None else None
+        return asked or max(job.budget_of(arm).epochs for arm in job.learners)
     return 1

@@ -23,6 +23,7 @@ from limbeck.compare.result import arms_rows, told, verdict_of
 from limbeck.compare.shipping import leave_student, ship
 from limbeck.compare.softness import mean_entropy, smoothing_of
 from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
+from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.job import Job, plain_name
 from limbeck.measure import Predictions, keep_tensors
@@ -59,6 +60,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     new = out is not None and not out.exists()
     if out is not None and not new:
         stack.enter_context(sole(out))
+    check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Watch = watch if leads() else lambda kind, what: None
     material = gather(job)
@@ -105,6 +107,9 @@ def _equally_soft(job: Job, teacher: Teacher, material: Material) -> float:
     """The smoothing at which labels are as soft as the teacher's answers to examples that the arms learn from."""
     if SMOOTHED not in job.arms:
         return 0.0
+    own = job.budgets.get(SMOOTHED)
+    if own is not None and own.smoothing is not None:
+        return own.smoothing
     some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
     return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
 

@@ -16,8 +16,8 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, job_text, make_job, read_job
 from limbeck.lock import alone
 
-_MAY_DIFFER = ("out", "workers")
-"""What may change between two goes at a job: neither is part of what is asked."""
+_MAY_DIFFER = ("out", "workers", "track")
+"""What may change between two goes at a job: none is part of what is asked."""
 
 
 def checked_folder(job: Job, *, resume: bool) -> Path | None:

@@ -38,10 +38,11 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
             continue
         # Nothing that a lazy layer draws at its first call may depend on what went before.
         with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
+            budget = job.budget_of(arm)
             Run(
                 {"student": student_of(job, material, seed=0)}, shortened(recipe_of(job, arm, asked)),
-                stream(material.train, job.budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
-                setting=setting_of(job, job.budget, material, seed=0),
+                stream(material.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
+                setting=setting_of(job, budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
             ).finish()  # fmt: skip
 

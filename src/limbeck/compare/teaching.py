@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.material import Material, new_model, setting_of, stream, whole
 from limbeck.compare.rehearsal import answered, check_classes
+from limbeck.compare.tracked import tracked
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
@@ -90,7 +91,7 @@ def train_teacher(
     watch("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
     if len(models) > 1:
         watch("members", len(models))
-    for report in run:
+    for report in tracked(run, job, "teacher"):
         watch("report", ("teacher", report))
 
 

@@ -51,7 +51,8 @@ def take_up(
             f"{where} was written by a run of other models or another recipe: {first_line(error)} "
             "Resume with those that it began with."
         ) from error
-    return {head: state["heads"][name] for name, head in course.heads().items() if name in state["heads"]}
+    # A head whose stage had not begun had no shape yet, and so no state.
+    return {head: state["heads"][name] for name, head in course.heads().items() if state["heads"].get(name)}
 
 
 def no_position(where: Any, what: str) -> LimbeckError:

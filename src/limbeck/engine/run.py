@@ -121,6 +121,11 @@ class Run:
         return self._folder.path
 
     @property
+    def leads(self) -> bool:
+        """Whether this process is the first of the run's ranks: it alone writes."""
+        return bool(self._fabric.is_global_zero)
+
+    @property
     def student(self) -> nn.Module:
         """What the recipe ships, as it is now; before that exists, the first model."""
         shipped = self._course.shipped()

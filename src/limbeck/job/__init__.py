@@ -1,6 +1,6 @@
 """What a person asks for, typed."""
 
-from limbeck.job.budget import Budget
+from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.flag import with_flag
 from limbeck.job.naming import plain_name
 from limbeck.job.paths import absolute
@@ -9,6 +9,7 @@ from limbeck.job.schema import ARMS, Cache, Job, Method, Model, TeacherModel
 
 __all__ = [
     "ARMS",
+    "ArmBudget",
     "Budget",
     "Cache",
     "Job",

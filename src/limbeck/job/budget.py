@@ -86,6 +86,25 @@ class Budget(Strict):
         return None if self.mix is None else mix_of(self.mix, seed=seed)
 
 
+class ArmBudget(Strict):
+    """What one arm has of its own in place of the job's budget, such as `limbeck tune` finds for it.
+
+    Attributes:
+        epochs: Passes over the training data.
+        lr: The peak learning rate.
+        smoothing: Of the labels of the arm "label smoothing"; as soft as the teacher's answers by default.
+    """
+
+    epochs: int | None = Field(default=None, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    smoothing: float | None = Field(default=None, ge=0, le=1)
+
+    def of(self, budget: Budget) -> Budget:
+        """The budget with what is given here in it."""
+        given = self.model_dump(include={"epochs", "lr"}, exclude_none=True)
+        return budget.model_copy(update=given)
+
+
 def check_views(budget: Budget, place: str) -> None:
     """Refuse augmentations that are unknown, or whose options make no sense; `place` is where the budget stands.
 

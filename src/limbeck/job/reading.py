@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError, nearest, unknown
-from limbeck.job.budget import Budget
+from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.schema import Cache, Job, TeacherModel
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
@@ -150,6 +150,8 @@ def _flag(place: list[str]) -> str:
 def _fields(place: list[str]) -> list[str]:
     if place[-2:-1] in (["budget"], ["train"]):
         return list(Budget.model_fields)
+    if place[0] == "budgets" and len(place) > 2:
+        return list(ArmBudget.model_fields)
     if place[0] == "cache" and len(place) > 1:
         return list(Cache.model_fields)
     return list(TeacherModel.model_fields if place[0] == "teacher" else Job.model_fields)

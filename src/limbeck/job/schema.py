@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.errors import LimbeckError, nearest, unknown
-from limbeck.job.budget import Budget, Strict, check_views
+from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.job.naming import plain_name
 from limbeck.methods import method
@@ -119,7 +119,8 @@ class Job(Strict):
         student: Who learns.
         method: How.
         methods: Several, to be compared: each is an arm, called by its name. `method` is then the first of them.
-        budget: For how long: the same for every arm.
+        budget: For how long: the same for every arm, but for what `budgets` says.
+        budgets: What an arm, by its name, has of its own: ``{student alone: {lr: 0.003, epochs: 12}}``.
         cache: Where the teacher's answers are kept; None asks it at every step.
         arms: Which competitors, of `ARMS`.
         seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
@@ -129,6 +130,7 @@ class Job(Strict):
         devices: How many devices one run uses.
         strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
         workers: How many runs go side by side, each in a process of one thread.
+        track: Where reports go besides: ``tensorboard``, or ``my.py:function`` of a folder that returns a tracker.
         out: The folder that everything is written to.
     """
 
@@ -138,6 +140,7 @@ class Job(Strict):
     method: Method = Method()
     methods: tuple[Method, ...] = ()
     budget: Budget = Budget()
+    budgets: dict[str, ArmBudget] = Field(default_factory=dict)
     cache: Cache | None = None
     arms: tuple[str, ...] = USUAL
     seeds: int = Field(default=1, ge=1)
@@ -147,6 +150,7 @@ class Job(Strict):
     devices: int | str = "auto"
     strategy: str = "auto"
     workers: int = Field(default=1, ge=1)
+    track: str | None = None
     out: str | None = None
 
     @field_validator("student", "teacher", mode="before")
@@ -204,6 +208,11 @@ class Job(Strict):
         """Every arm by name, in the order of the table."""
         return tuple(name for arm in self.arms for name in (self.learners if arm == "distilled" else (arm,)))
 
+    def budget_of(self, arm: str) -> Budget:
+        """For how long an arm learns, and how; a shuffled teacher's student has what the first method's has."""
+        own = self.budgets.get(next(iter(self.learners)) if arm == "shuffled teacher" else arm)
+        return self.budget if own is None else own.of(self.budget)
+
     @field_validator("cache", mode="before")
     @classmethod
     def _named_folder(cls, value: Any) -> Any:
@@ -225,6 +234,7 @@ class Job(Strict):
             )
         for one in self.methods or (self.method,):
             one.check(self.place_of(one))
+        self._check_budgets()
         if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
             raise LimbeckError(
                 f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
@@ -243,6 +253,15 @@ class Job(Strict):
                 f"examples. {typed('teacher.train', 'mix', 'null')}"
             )
         return self
+
+    def _check_budgets(self) -> None:
+        """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""
+        known = [arm for arm in self.competitors if arm not in ("teacher", "shuffled teacher")]
+        for arm, own in self.budgets.items():
+            if arm not in known:
+                raise unknown("arm in budgets", arm, known)
+            if own.smoothing is not None and arm != "label smoothing":
+                raise LimbeckError(f"budgets.{arm}.smoothing: only the arm 'label smoothing' smooths its labels.")
 
 
 def _called(method: Any) -> Any:

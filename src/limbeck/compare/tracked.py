@@ -1,0 +1,55 @@
+"""Where do a job's reports go besides?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from limbeck.engine import Report, Run, TensorBoard, Tracker, track
+from limbeck.errors import LimbeckError, unknown
+from limbeck.job import Job
+from limbeck.models import UserFile
+
+FOLDER = "tracked"
+
+
+def check_tracker(job: Job) -> None:
+    """Refuse a tracker that nobody knows, or that has no folder to write to.
+
+    Raises:
+        LimbeckError: Before anything is paid for.
+    """
+    if job.track is None:
+        return
+    if job.out is None:
+        raise LimbeckError(f"track: {job.track} needs a folder to write to; give the job one: out=...")
+    if (own := _own(job.track)) is not None:
+        own.load()
+    else:
+        _ = TensorBoard(Path(job.out) / FOLDER, resume=True)
+
+
+def tracked(run: Run, job: Job, name: str) -> Iterator[Report]:
+    """The run's reports, each of them told the job's tracker first, in a folder of its own: ``OUT/tracked/NAME``."""
+    if job.track is None or job.out is None:
+        return iter(run)
+    return track(run, _opened(job.track, Path(job.out) / FOLDER / name))
+
+
+def _opened(name: str, folder: Path) -> Tracker:
+    if (own := _own(name)) is None:
+        return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
+    made = own.load()(folder)
+    if not isinstance(made, Tracker):
+        raise LimbeckError(
+            f"track: {name} returned a {type(made).__name__}; a tracker has log(values, step) and close()."
+        )
+    return made
+
+
+def _own(name: str) -> UserFile | None:
+    """The file and function of a tracker of one's own; None for TensorBoard."""
+    own = UserFile.parse(name)
+    if own is None and name != "tensorboard":
+        raise unknown("tracker", name, ["tensorboard"], then="Or one of your own: my.py:function.")
+    return own
