@@ -1,0 +1,66 @@
+"""How do many measures of the same logits share one softmax?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_Known = dict[tuple[Callable[[Tensor], Tensor], int], tuple[Tensor, Tensor]]
+_KNOWN: ContextVar[_Known | None] = ContextVar("limbeck_measured", default=None)
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """A block within which the probabilities of a tensor of logits are computed once."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def probabilities(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
+    """The softmax, in float64; within `shared` it is computed once for a tensor."""
+    return _once(_softmax, logits)
+
+
+def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    """The largest probability of each row, in float64."""
+    return _once(_largest, logits)
+
+
+def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tensor, " n"]:
+    """``log(q_k / (1 - q_k))`` of one class k a row, in float64: k's logit less the logsumexp of the others.
+
+    Example:
+        >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+        tensor([2.], dtype=torch.float64)
+    """
+    wide, own = logits.double(), classes[:, None]
+    others = wide.scatter(1, own, -torch.inf).logsumexp(1)
+    return wide.gather(1, own)[:, 0] - others
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.double().softmax(1)
+
+
+def _largest(logits: Tensor) -> Tensor:
+    # Of no class at all there is no largest probability, and no row to have one.
+    return probabilities(logits).amax(1)
+
+
+def _once(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    known = _KNOWN.get()
+    if known is None:
+        return function(logits)
+    key = (function, id(logits))
+    if key not in known:
+        # The logits are kept too: while they live, no other tensor has their id.
+        known[key] = (logits, function(logits))
+    return known[key][1]
