@@ -103,7 +103,7 @@ _WHERE = {
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
-_MODULES = ("functional", "measure", "methods", "models", "sources", "teachers", "testing")
+_MODULES = ("export", "functional", "measure", "methods", "models", "sources", "teachers", "testing")
 
 __all__ = sorted([*_HOME, *_MODULES])
 
