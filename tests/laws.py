@@ -26,6 +26,7 @@ CLAIMS = {
     "label_smoothing at 0": Claim(K.label_smoothing, hyper={"smoothing": 0.0}),
     "label_smoothing at 1": Claim(K.label_smoothing, hyper={"smoothing": 1.0}),
     "squared_error": Claim(K.squared_error, divergence=True, logits=False, largest=1e15),
+    "state_squared_error": Claim(K.state_squared_error, divergence=True, logits=False, largest=1e15),
     "logit_squared_error": Claim(K.logit_squared_error, divergence=True, largest=1e15),
     "logit_squared_error plain": Claim(K.logit_squared_error, divergence=True, largest=1e15, hyper={"centred": False}),
     "probability_squared_error": Claim(K.probability_squared_error, divergence=True, hyper={"temperature": 2.0}),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
@@ -140,8 +141,9 @@ class Tapped(nn.Module):
 
 
 def _inside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The named modules of a model; of one that ``torch.compile`` made, those of the module that it was given."""
-    return getattr(model, "_orig_mod", model).named_modules()
+    """The named modules of a model; of one that was compiled or distributed, those of the module that was given."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return (inner.module if isinstance(inner, DistributedDataParallel) else inner).named_modules()
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:

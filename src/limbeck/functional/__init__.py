@@ -12,6 +12,7 @@ from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_
 from limbeck.functional.pooled import pooled
 from limbeck.functional.prior import prior_bias
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
+from limbeck.functional.state import state_squared_error
 
 __all__ = [
     "Head",
@@ -33,5 +34,6 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "squared_error",
+    "state_squared_error",
     "total_variation",
 ]

@@ -135,12 +135,18 @@ def _last(logits: Tensor, classes: int) -> Tensor:
 
 def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:
     flat, rows = _flat_logits(student), student.shape[:-1]
-    kept = slice(None) if batch.mask is None else _flat("mask", batch.mask.cpu(), rows).bool()
+    kept = slice(None) if batch.mask is None else _flat("mask", _of_rows(batch.mask, student), rows).bool()
     return Predictions(
         flat[kept],
         None if teacher is None else _flat("teacher's logits", teacher, (*rows, teacher.shape[-1]))[kept],
         None if batch.labels is None else _flat("labels", batch.labels.cpu(), rows).long()[kept],
     )
+
+
+def _of_rows(mask: Tensor, logits: Tensor) -> Tensor:
+    """Which rows of logits count; one answer to a whole text does where any of its tokens does."""
+    mask = mask.cpu()
+    return mask.flatten(1).any(1) if logits.ndim == 2 and mask.ndim > 1 else mask
 
 
 def _flat_logits(logits: Tensor) -> Tensor:

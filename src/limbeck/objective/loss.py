@@ -63,6 +63,7 @@ class Loss(Leaf):
         self.classes = classes
         self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
         self._positions = 1
+        self._whole = self.per == "example"
 
     @property
     def reads(self) -> Needs:
@@ -114,6 +115,8 @@ class Loss(Leaf):
                 f"{self.name} declares one value per {self.per} but yields shape {tuple(values.shape)} for {shapes}."
             )
         self._check_places(values, batch, shapes)
+        # One answer to a whole text, whose mask says which of its tokens are padding.
+        self._whole = self.per == "example" or values.ndim == 1
         self._positions = max(values.numel() // max(batch.size, 1), 1) if self.per == "position" else 1
 
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
@@ -211,7 +214,7 @@ class Loss(Leaf):
         return valid
 
     def _per_value(self, where: Tensor) -> Tensor:
-        return _any(where) if self.per == "example" else where
+        return _any(where) if self._whole else where
 
     def _aligned(self, valid: Tensor, values: Tensor) -> Tensor:
         if valid.ndim == 1 < values.ndim and len(valid) == len(values):

@@ -30,6 +30,8 @@ from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_di
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
 from limbeck.sources.table import read_split_table, read_table
+from limbeck.sources.texts import Texts
+from limbeck.sources.tokenizer import open_tokenizer, train_tokenizer
 from limbeck.sources.view import Shift, View
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "Source",
     "Subset",
     "TableEncoding",
+    "Texts",
     "Unchanged",
     "View",
     "as_source",
@@ -66,6 +69,7 @@ __all__ = [
     "counter_uniform",
     "load_data",
     "mix_of",
+    "open_tokenizer",
     "read_npz",
     "read_split_table",
     "read_table",
@@ -74,5 +78,6 @@ __all__ = [
     "share",
     "split",
     "subsample",
+    "train_tokenizer",
     "view_of",
 ]

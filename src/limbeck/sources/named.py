@@ -21,10 +21,14 @@ from limbeck.sources.images import ImageFolder
 from limbeck.sources.npz import parts_from, read_arrays
 from limbeck.sources.published import PUBLISHED, channels_first, load_published
 from limbeck.sources.reads import Pixels, Unchanged
+from limbeck.sources.reviews import NAMED as TEXTS
 from limbeck.sources.table import read_split_table, read_table
 
 HELD_OUT = 0.2
 """The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
+
+
+_TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class DataSet:
         reads: Batch -> what a model is called with.
         class_names: The classes, by number; None where nobody has said them.
         encoding: How a table was turned into numbers; None for anything else.
+        tokenizer: How texts were turned into numbers; None for anything else.
         note: Where the data come from, and what a reader of a report must know of them.
     """
 
@@ -48,6 +53,7 @@ class DataSet:
     class_names: tuple[str, ...] | None
     encoding: TableEncoding | None = None
     note: str = ""
+    tokenizer: Any = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -63,6 +69,10 @@ class _Options:
     size: Sequence[int] | None = None
     channels: int | None = None
     folder: str | Path | None = None
+    text: str | None = None
+    tokenizer: str | Path | None = None
+    vocabulary: int | None = None
+    max_length: int | None = None
 
 
 def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSet:
@@ -73,14 +83,19 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
       environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
     * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``;
     * a folder of pictures, with ``train/CLASS/*.png`` and ``test/CLASS/*.png``, or ``CLASS/*.png``;
-    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``.
+    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``;
+    * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
+      the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
+    * ``FILE.jsonl``, ``FILE.jsonl.gz``: lines of JSON with a text and a label each.
 
     Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
         **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; ``size`` (height, width)
-            and ``channels`` for folders of pictures; ``folder``, in which a named set is looked for.
+            and ``channels`` for folders of pictures; ``folder``, in which a named set is looked for; for texts
+            ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens),
+            and for ``.jsonl`` the columns ``text`` and ``target``.
 
     Raises:
         UnknownNameError: If it is no known name and no file, or an option is unknown.
@@ -112,13 +127,28 @@ def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], 
         return _digits, ()
     if name in PUBLISHED:
         return _published, ("folder",)
+    if name in TEXTS:
+        return _texts, ("folder", *_TEXT_OPTIONS)
+    if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
+        return _texts, ("text", "target", "test", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
         return _npz, ()
     if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         return _table, ("target", "test", "ignore")
     if name and path.is_dir():
         return _folder, ("size", "channels")
-    raise unknown("data set", name, ["digits", *PUBLISHED], then="Or give a .npz, .csv or .parquet file, or a folder.")
+    then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
+    raise unknown("data set", name, ["digits", *PUBLISHED, *TEXTS], then=then)
+
+
+def _texts(name: str, options: _Options) -> DataSet:
+    from limbeck.sources.text_set import load_texts
+
+    chosen = {option: getattr(options, option) for option in ("test", "text", "target", *_TEXT_OPTIONS)}
+    train, test, tokenizer, note = load_texts(name, folder=options.folder, held_out=HELD_OUT, **chosen)
+    return DataSet(
+        name, train, test, Unchanged(), train.class_names, note=note or _held_out(len(test)), tokenizer=tokenizer
+    )
 
 
 def _digits(name: str, options: _Options) -> DataSet:

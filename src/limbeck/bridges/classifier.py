@@ -1,0 +1,161 @@
+"""How does a scikit-learn estimator distil?"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import nn
+
+from limbeck.bridges.fitted import teacher_of
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError
+from limbeck.methods.hinton import hinton
+from limbeck.models import build, seeded
+from limbeck.objective import Objective
+from limbeck.recipe import Optimiser, Part, Stage
+from limbeck.sources import Arrays
+from limbeck.tap import Frozen, logits_of
+from limbeck.teachers import Cached, Teacher
+
+
+class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A small network that learns from a big classifier: a scikit-learn estimator like any other.
+
+    ``fit`` fits the teacher, unless it is fitted already, and distils it into the student by limbeck's own engine. The
+    teacher reads the columns as they are, the student standardised ones. Minimised is
+    ``(1 - w) CE(labels) + w T^2 KL(teacher || student)`` (`limbeck.methods.hinton`), or `objective`.
+
+    A clone is not fitted, and neither is its teacher: to keep one that is fitted through ``clone``,
+    ``GridSearchCV`` and ``cross_val_score``, give ``sklearn.frozen.FrozenEstimator(teacher)``.
+
+    Args:
+        teacher: A classifier with ``predict_proba``, fitted or not (random forest, gradient boosting, a pipeline, ...);
+            a random forest by default. Or a limbeck `Teacher`, or a module, which reads the columns as float32; its
+            classes are then ``classes_`` in order.
+        student: A ``torch.nn.Module`` from ``[n, features]`` to ``[n, classes]``, of which a copy learns; or a function
+            ``(features, classes) -> Module``. By default a multilayer perceptron.
+        hidden: The widths of the default student's layers.
+        temperature: T.
+        weight: w, the teacher's share, from 0 to 1.
+        objective: What is minimised instead; then `temperature` and `weight` say nothing.
+        epochs: Passes over the data.
+        batch_size: Examples to a step.
+        lr: The peak learning rate of AdamW.
+        cache: A folder in which the teacher's answers are kept, so that it is asked once (`Cached`).
+        random_state: Of the student, the order, and a teacher that is fitted here and names none of its own.
+
+    Attributes:
+        classes_: The labels.
+        teacher_: The teacher, fitted.
+        student_: The student: a plain module that reads standardised columns.
+        mean_: What is taken off each column before the student reads it.
+        scale_: What it is then divided by.
+        n_features_in_: How many columns there are.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> X, y = load_iris(return_X_y=True)
+        >>> DistilledClassifier(epochs=40, random_state=0).fit(X, y).score(X, y) > 0.9
+        True
+    """
+
+    def __init__(
+        self,
+        teacher: Any = None,
+        *,
+        student: Any = None,
+        hidden: Sequence[int] = (64,),
+        temperature: float = 2.0,
+        weight: float = 0.9,
+        objective: Objective | None = None,
+        epochs: int = 50,
+        batch_size: int = 64,
+        lr: float = 1e-2,
+        cache: str | os.PathLike[str] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.teacher = teacher
+        self.student = student
+        self.hidden = hidden
+        self.temperature = temperature
+        self.weight = weight
+        self.objective = objective
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.cache = cache
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> DistilledClassifier:  # noqa: N803 - scikit-learn's own name
+        """Fit the teacher, if it is not, and distil it.
+
+        Raises:
+            ValueError: If `X` or `y` are no data for a classifier.
+            LimbeckError: If the teacher has no ``predict_proba``, or was fitted on other columns or classes.
+        """
+        rows, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"A classifier needs 2 classes to learn from; y holds one class, {self.classes_[0]!r}.")
+        random = check_random_state(self.random_state)
+        given = RandomForestClassifier() if self.teacher is None else self.teacher
+        self.teacher_, teacher = teacher_of(given, rows, y, self.classes_, random)
+        teacher = teacher if self.cache is None else Cached(teacher, self.cache, encoding="float32")
+        self.mean_, spread = rows.mean(0), rows.std(0)
+        self.scale_ = np.where(spread > 0, spread, 1.0)
+        seed = int(random.randint(2**31 - 1))
+        data = Arrays(self._standardised(rows), codes, extra={"raw": rows})
+        run = distill(
+            self._new_student(rows.shape[1], seed), self._recipe(teacher), data, seed=seed,
+            epochs=self.epochs, batch_size=self.batch_size, optimiser=Optimiser(lr=self.lr), accelerator="cpu",
+        )  # fmt: skip
+        self.student_ = run.finish().student.eval()
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The student's probabilities, ``[n, classes]``, in the order of ``classes_``."""
+        check_is_fitted(self)
+        rows = validate_data(self, X, dtype=np.float64, reset=False)
+        with Frozen(self.student_), torch.no_grad():
+            logits = logits_of(self.student_(self._standardised(rows)))
+        found: np.ndarray = logits.double().softmax(-1).numpy()
+        return found
+
+    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+        """The likeliest class of each row."""
+        likeliest = self.predict_proba(X).argmax(1)
+        found: np.ndarray = self.classes_[likeliest]
+        return found
+
+    def _standardised(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(((rows - self.mean_) / self.scale_).astype(np.float32))
+
+    def _recipe(self, teacher: Teacher) -> Part:
+        if self.objective is not None:
+            return Stage(copy.deepcopy(self.objective), teacher=teacher)
+        return hinton(teacher, temperature=self.temperature, weight=self.weight)
+
+    def _new_student(self, features: int, seed: int) -> nn.Module:
+        classes = len(self.classes_)
+        if self.student is None:
+            return build("mlp", seed=seed, inputs=features, hidden=list(self.hidden), classes=classes)
+        if isinstance(self.student, nn.Module):
+            return copy.deepcopy(self.student)
+        if not callable(self.student):
+            raise LimbeckError(
+                f"student is a torch.nn.Module, or a function (features, classes) -> Module; got {self.student!r}."
+            )
+        with seeded(seed):
+            made: nn.Module = self.student(features, classes)
+        return made
