@@ -1,7 +1,18 @@
 """Show what came of a run."""
 
+from limbeck.report.evidence import Evidence, read_evidence
+from limbeck.report.page import report_page, write_report
 from limbeck.report.paper import paper_markdown, paper_table
 from limbeck.report.picture import arms_picture
 from limbeck.report.table import arms_table
 
-__all__ = ["arms_picture", "arms_table", "paper_markdown", "paper_table"]
+__all__ = [
+    "Evidence",
+    "arms_picture",
+    "arms_table",
+    "paper_markdown",
+    "paper_table",
+    "read_evidence",
+    "report_page",
+    "write_report",
+]

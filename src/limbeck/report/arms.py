@@ -1,0 +1,112 @@
+"""What is known of one competitor?"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
+
+CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
+"""The arms that need no teacher, or one that knows nothing of the example."""
+
+
+class Figure(NamedTuple):
+    """A number over the seeds: the values that are numbers, their mean, and the mean's 95 % interval.
+
+    Attributes:
+        values: One for each seed.
+        mean: None where a value is missing or no number.
+        half: Half the width of Student's t interval; None with a single seed.
+    """
+
+    values: tuple[float, ...]
+    mean: float | None
+    half: float | None
+
+
+class Arm(NamedTuple):
+    """One competitor.
+
+    Attributes:
+        name: What it is called.
+        role: ``teacher``, ``member``, ``control`` or ``method``.
+        style: Its colour and shape in every figure.
+        accuracy: On the test data.
+        development: On the development data; without values where it was not kept.
+        row: All that the result says of it.
+    """
+
+    name: str
+    role: str
+    style: int
+    accuracy: Figure
+    development: Figure
+    row: Mapping[str, Any]
+
+    def measure(self, name: str) -> Figure:
+        """A measure on the test data."""
+        return figure(_mapping(self.row.get("measures")).get(name))
+
+    def number(self, key: str) -> float | None:
+        """A cost: ``parameters``, ``megabytes``, ``milliseconds``, ``seconds``."""
+        value = self.row.get(key)
+        return float(value) if _is_number(value) else None
+
+
+def arms_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
+    """Every competitor of a result, the teacher first."""
+    found: dict[str, Arm] = {}
+    methods = 0
+    for name, row in rows.items():
+        role = _role(name, row)
+        style = {"teacher": 1, "member": 1, "control": _CONTROL_STYLES.get(name, 7)}.get(role)
+        if style is None:
+            style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
+            methods += 1
+        accuracy = figure(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
+        found[name] = Arm(name, role, style, accuracy, figure(row.get("development")), row)
+    return found
+
+
+_CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "shuffled teacher": 4}
+_METHOD_STYLES = (0, 5, 6, 7)
+
+
+def figure(found: Any) -> Figure:
+    """What a result says of a number over the seeds: a mapping with ``values``, or a plain number."""
+    if _is_number(found):
+        number = float(found)
+        return Figure((number,), number, None)
+    given = _mapping(found).get("values")
+    given = given if isinstance(given, Sequence) and not isinstance(given, str) else []
+    values = tuple(float(value) for value in given if _is_number(value))
+    if not values or len(values) < len(given):
+        return Figure(values, None, None)
+    return Figure(values, statistics.fmean(values), half_width(values))
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    r"""Half of Student's 95 % interval of a mean, :math:`t_{n-1} s / \sqrt n`; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _role(name: str, row: Mapping[str, Any]) -> str:
+    role = row.get("role")
+    if isinstance(role, str):
+        return role
+    if name in CONTROLS:
+        return "control"
+    return {"teacher": "teacher", "one member": "member"}.get(name, "method")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,153 @@
+"""How are a figure's scales, ticks and marks drawn?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from limbeck.report.markup import Markup, join, tag
+
+
+class Scale(NamedTuple):
+    """Where on the page a value stands: from `low` at `start` to `high` at `end`, in SVG units.
+
+    Attributes:
+        low: The value at `start`.
+        high: The value at `end`.
+        start: The place of `low`.
+        end: The place of `high`.
+        logarithmic: Whether equal ratios are equally far apart.
+        named: The ticks, where they are not simply round values.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+    named: tuple[float, ...] = ()
+
+    def __call__(self, value: float) -> float:
+        """The place of a value; what lies outside is held at the edge."""
+        low, high, at = (math.log10(v) for v in (self.low, self.high, max(value, 1e-300))) if self.logarithmic else (
+            self.low, self.high, value)  # fmt: skip
+        share = (at - low) / (high - low)
+        return self.start + min(max(share, -0.05), 1.05) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        """The named values, or round ones, between the ends."""
+        if self.named:
+            return [value for value in self.named if self.low <= value <= self.high]
+        return _decades(self.low, self.high) if self.logarithmic else steps(self.low, self.high)
+
+
+class Plot(NamedTuple):
+    """A pair of scales with a frame around them."""
+
+    x: Scale
+    y: Scale
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """A point's place."""
+        return self.x(x), self.y(y)
+
+    def line(self, points: Sequence[tuple[float, float]], **attributes: Any) -> Markup:
+        """A line through points."""
+        placed = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
+        return tag("polyline", points=placed, fill="none", **attributes)
+
+
+def around(values: Sequence[float], *, least: float = 0.004, floor: float | None = None, ceiling: float | None = None,
+           margin: float = 0.08) -> tuple[float, float]:  # fmt: skip
+    """The ends of a scale that holds all values with some air; not beyond `floor` and `ceiling`."""
+    found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = min(found), max(found)
+    wide = max(high - low, least)
+    middle = (low + high) / 2
+    low, high = min(low, middle - wide / 2) - margin * wide, max(high, middle + wide / 2) + margin * wide
+    low = low if floor is None else max(low, floor)
+    high = high if ceiling is None else min(high, ceiling)
+    return (low, high) if high > low else (low - least, high + least)
+
+
+def decades_around(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of a logarithmic scale."""
+    found = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0]
+    low, high = around(found, least=0.6, margin=0.14)
+    return 10.0**low, 10.0**high
+
+
+def steps(low: float, high: float, *, most: int = 5) -> list[float]:
+    """Round values from `low` to `high`, at most about so many."""
+    wide = max((high - low) / most, 1e-12)
+    power = 10.0 ** math.floor(math.log10(wide))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= wide * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(step * i, 12) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]
+          ) -> Markup:  # fmt: skip
+    """Grid lines, the words at the ticks and at the axes."""
+    left, right, bottom, top = plot.x.start, plot.x.end, plot.y.start, plot.y.end
+    across = [
+        (tag("line", x1=left, x2=right, y1=plot.y(t), y2=plot.y(t), class_="grid"),
+         tag("text", y_text(t), x=left - 8, y=plot.y(t) + 4, class_="tick", text_anchor="end"))
+        for t in plot.y.ticks
+    ]  # fmt: skip
+    along = [
+        (tag("line", x1=plot.x(t), x2=plot.x(t), y1=bottom, y2=top, class_="grid"),
+         tag("text", x_text(t), x=plot.x(t), y=bottom + 18, class_="tick", text_anchor="middle"))
+        for t in plot.x.ticks
+    ]  # fmt: skip
+    words = [
+        tag("text", x_label, x=(left + right) / 2, y=bottom + 38, class_="axis", text_anchor="middle"),
+        tag("text", y_label, x=left, y=top - 12, class_="axis"),
+    ]
+    return join(across, along, words)
+
+
+def mark(
+    style: int, x: float, y: float, *, size: float = 5.0, title: str | None = None, class_: str = "mark"
+) -> Markup:
+    """A mark whose shape, like its colour, tells the arm: nobody needs to see colours to read a figure."""
+    shape = _SHAPES[style % len(_SHAPES)]
+    inside = tag("title", title) if title else None
+    css = f"{class_} s{style % STYLES}"
+    if shape is None:
+        return tag("circle", inside, cx=x, cy=y, r=size, class_=css)
+    points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in shape)
+    return tag("polygon", inside, points=points, class_=css)
+
+
+STYLES = 8
+"""How many colours there are; beyond them they come round again."""
+
+_SHAPES: tuple[tuple[tuple[float, float], ...] | None, ...] = (
+    ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    None,
+    ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+    ((0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
+    ((0, 1.2), (1.15, -0.9), (-1.15, -0.9)),
+    ((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2),
+     (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
+    ((0, -1.25), (1.2, -0.35), (0.75, 1.05), (-0.75, 1.05), (-1.2, -0.35)),
+    ((-1.25, 0), (-0.6, -1.1), (0.6, -1.1), (1.25, 0), (0.6, 1.1), (-0.6, 1.1)),
+)  # fmt: skip
+"""Square, circle, diamond, triangles, cross, pentagon, hexagon; None is the circle."""
+
+
+def svg(*marks: Any, width: float, height: float, label: str, class_: str = "") -> Markup:
+    """A drawing of so many units, as wide as its place allows, with what it shows in words for those who hear it."""
+    return tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=class_ or None,
+               style=f"max-width:{width:g}px")  # fmt: skip
+
+
+def _decades(low: float, high: float) -> list[float]:
+    found = [
+        m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
+    ]
+    inside = [value for value in found if low <= value <= high]
+    return inside if len(inside) <= 6 else [v for v in inside if f"{v:.0e}"[0] == "1"]

@@ -1,0 +1,71 @@
+"""How did an arm's terms go while it trained?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+Curve = list[tuple[float, float]]
+Curves = Mapping[str, list[Curve]]
+"""Term -> one curve for each seed, of (optimiser step, value)."""
+
+POINTS = 160
+"""A curve is thinned to about so many points, each the mean of those it stands for."""
+
+
+def curves_of(arm: Path) -> Curves:
+    """The curves of one arm's seeds, from the ``metrics.jsonl`` of their folders; empty where there are none."""
+    found: dict[str, list[Curve]] = {}
+    for folder in sorted(arm.glob("seed-*")):
+        for term, curve in _one(folder / "metrics.jsonl").items():
+            found.setdefault(term, []).append(thinned(curve))
+    return found
+
+
+def _one(path: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    before, stage, last = 0, None, 0
+    for line in _lines(path):
+        if line.get("stage") != stage:  # a second stage goes on where the first ended
+            before, stage = before + last, line.get("stage")
+        step = line.get("step")
+        if not isinstance(step, int):
+            continue
+        last = step
+        terms = line.get("terms")
+        for term, value in terms.items() if isinstance(terms, dict) else ():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                curves.setdefault(str(term), []).append((before + step, float(value)))
+    return curves
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in text.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue  # the line that was being written when the run was killed
+        if isinstance(found, dict):
+            yield found
+
+
+def thinned(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:
+    """The curve with at most so many points: means of neighbours, so that noise is shown as its middle.
+
+    Example:
+        >>> thinned([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)], points=2)
+        [(1.5, 3.0), (3.5, 7.0)]
+    """
+    if len(curve) <= points:
+        return list(curve)
+    edges = [round(i * len(curve) / points) for i in range(points + 1)]
+    parts = [curve[a:b] for a, b in pairwise(edges)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]

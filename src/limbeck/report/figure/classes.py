@@ -1,0 +1,76 @@
+"""Which classes gain and which lose?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from limbeck.report.axes import Scale, around, mark, svg
+from limbeck.report.figure.differences import short
+from limbeck.report.markup import Markup, tag
+
+
+class ClassRow(NamedTuple):
+    """A class: its accuracy before and after (fractions), its test examples, and how sure the change is."""
+
+    name: str
+    before: float
+    after: float
+    examples: int
+    sure: bool
+    p_value: float
+    adjusted: float
+
+    @property
+    def change(self) -> float:
+        """Accuracy after less that before."""
+        return self.after - self.before
+
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 14.0, 24.0
+MOST = 24
+"""No more classes are drawn: those that lose and gain most; all are in the table."""
+
+
+def shown_rows(rows: Sequence[ClassRow]) -> list[ClassRow]:
+    """The classes that are drawn, from the one that loses most to the one that gains most."""
+    ordered = sorted(rows, key=lambda row: row.change)
+    return ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]
+
+
+def classes_figure(rows: Sequence[ClassRow], *, before: int, after: int) -> Markup:
+    """From the accuracy before (small mark) to that after (large mark), one row a class, the worst loser on top.
+
+    Args:
+        rows: The classes.
+        before: The style of the arm before.
+        after: The style of the arm after.
+    """
+    shown = shown_rows(rows)
+    ends = [100 * v for row in shown for v in (row.before, row.after)]
+    x = Scale(*around(ends, least=2, floor=0, ceiling=100), _LEFT, _WIDTH - _RIGHT)
+    bottom = _TOP + _ROW * len(shown)
+    grid = [
+        (tag("line", x1=x(t), x2=x(t), y1=_TOP, y2=bottom, class_="grid"),
+         tag("text", f"{t:g} %", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
+        for t in x.ticks
+    ]  # fmt: skip
+    drawn = [_row(row, x, _TOP + _ROW * (i + 0.5), before, after) for i, row in enumerate(shown)]
+    sure = [f"{row.name} {100 * row.change:+.1f}" for row in shown if row.sure]
+    said = f"sure of: {', '.join(sure)}" if sure else "no single change is sure"
+    return svg(grid, drawn, width=_WIDTH, height=bottom + 26, label=f"Accuracy of each class before and after; {said}.")
+
+
+def _row(row: ClassRow, x: Scale, y: float, before: int, after: int) -> Markup:
+    start, end = x(100 * row.before), x(100 * row.after)
+    kind = "loss" if row.change < 0 else "gain"
+    said = f"{100 * row.change:+.1f}" + (" *" if row.sure else "")
+    return tag(
+        "g",
+        tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 4, text_anchor="end"),
+        tag("line", x1=start, x2=end, y1=y, y2=y, class_=f"change {kind}"),
+        mark(before, start, y, size=3.5, title=f"{row.name} before: {100 * row.before:.1f} %"),
+        mark(after, end, y, size=5, title=f"{row.name} after: {100 * row.after:.1f} %"),
+        tag("text", f"{said}   of {row.examples:,}", x=_WIDTH - _RIGHT + 16, y=y + 4, class_="value"),
+        class_="class sure" if row.sure else "class",
+    )

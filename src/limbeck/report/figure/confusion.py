@@ -1,0 +1,128 @@
+"""Which classes are taken for which, before and after?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from limbeck.report.axes import svg
+from limbeck.report.figure.differences import short
+from limbeck.report.markup import Markup, tag
+from limbeck.report.png import data_uri
+
+_WIDTH, _LEFT, _TOP = 520.0, 96.0, 86.0
+_LETTERED = 24
+"""With more classes than this there is no room for words: the cells become one picture."""
+
+Matrix = np.ndarray
+
+
+def confusion_figure(rates: Matrix, names: Sequence[str], *, top: float, who: str) -> Markup:
+    """The share of each true class (row) that a model takes for each class (column); errors are shaded.
+
+    Args:
+        rates: ``[classes, classes]``, each row a true class that sums to 1 (or to 0 where there is no example of it).
+        names: The classes.
+        top: The rate that is shaded fully, the same for the figures that stand beside each other.
+        who: Whose errors they are.
+    """
+    said = ", ".join(f"{names[i]} taken for {names[j]} {100 * rates[i, j]:.1f} %" for i, j in worst(rates, 3))
+    label = f"Confusion of {who}. Most often: {said or 'nothing'}."
+    return _grid(rates, names, lambda v: (min(v / top, 1.0) if top > 0 else 0.0, "error"), "{:.0f}", label)
+
+
+def change_figure(change: Matrix, names: Sequence[str], *, top: float) -> Markup:
+    """How each of those rates changed: more errors in one colour, fewer in another.
+
+    Args:
+        change: Rates after less those before.
+        names: The classes.
+        top: The change that is shaded fully.
+    """
+    said = ", ".join(f"{names[i]} for {names[j]} {100 * change[i, j]:+.1f}" for i, j in worst(np.abs(change), 3))
+    label = f"Change of the confusion, in points. Most: {said or 'none'}."
+    return _grid(change, names, lambda v: (min(abs(v) / top, 1.0) if top > 0 else 0.0, "more" if v > 0 else "fewer"),
+                 "{:+.0f}", label)  # fmt: skip
+
+
+def worst(rates: Matrix, count: int) -> list[tuple[int, int]]:
+    """The cells off the diagonal with the highest rates above 0, highest first."""
+    errors = rates.copy()
+    np.fill_diagonal(errors, 0.0)
+    order = np.argsort(-errors, axis=None, kind="stable")[:count]
+    cells = [(int(at // len(rates)), int(at % len(rates))) for at in order]
+    return [cell for cell in cells if errors[cell] > 0]
+
+
+def _grid(values: Matrix, names: Sequence[str], shade: Any, form: str, label: str) -> Markup:
+    count = len(values)
+    cell = (_WIDTH - _LEFT - 10) / max(count, 1)
+    cell = min(cell, 64.0)
+    side = cell * count
+    if count > _LETTERED:
+        inside = [_picture(values, shade, side), _edges(names, side)]
+    else:
+        inside = [_cells(values, names, shade, form, cell), _words(names, cell)]
+    return svg(
+        tag("rect", x=_LEFT, y=_TOP, width=side, height=side, class_="edge"), inside,
+        tag("text", "taken for", x=_LEFT, y=14, class_="axis"),
+        tag("text", "true class", x=8, y=_TOP - 10, class_="axis"),
+        width=_WIDTH, height=_TOP + side + 10, label=label,
+    )  # fmt: skip
+
+
+def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: float) -> list[Markup]:
+    found = []
+    for i in range(len(values)):
+        for j in range(len(values)):
+            share, kind = (0.0, "right") if i == j and "+" not in form else shade(float(values[i, j]))
+            if i == j and "+" in form:  # on the diagonal more is better
+                kind = "fewer" if kind == "more" else "more"
+            said = form.format(100 * values[i, j])
+            opacity = None if i == j and kind == "right" else round(share, 3)
+            x, y = _LEFT + j * cell, _TOP + i * cell
+            title = tag("title", f"{names[i]} taken for {names[j]}: {100 * values[i, j]:.1f}")
+            found.append(tag("rect", title, x=x, y=y, width=cell, height=cell, class_=f"cell {kind}",
+                             fill_opacity=opacity))  # fmt: skip
+            if cell >= 24 and said.strip("+-") != "0":
+                found.append(tag("text", said, x=x + cell / 2, y=y + cell / 2 + 4, text_anchor="middle",
+                                 class_="cell-text on" if share > 0.6 else "cell-text"))  # fmt: skip
+    return found
+
+
+def _words(names: Sequence[str], cell: float) -> list[Markup]:
+    rows = [tag("text", short(name, 13), x=_LEFT - 8, y=_TOP + (i + 0.5) * cell + 4, text_anchor="end", class_="tick")
+            for i, name in enumerate(names)]  # fmt: skip
+    columns = []
+    for j, name in enumerate(names):
+        x, y = _LEFT + (j + 0.5) * cell + 3, _TOP - 6
+        columns.append(tag("text", short(name, 11), x=x, y=y, class_="tick", transform=f"rotate(-55 {x:.1f} {y:.1f})"))
+    return [*rows, *columns]
+
+
+_COLOURS = {"error": (194, 65, 12), "more": (194, 65, 12), "fewer": (11, 103, 168)}
+
+
+def _picture(values: Matrix, shade: Any, side: float) -> Markup:
+    """All cells as one picture whose opacity is the shade, so that it suits a light page and a dark one."""
+    count = len(values)
+    pixels = np.zeros((count, count, 4), dtype=np.uint8)
+    for i, j in zip(*np.nonzero(values), strict=True):
+        share, kind = shade(float(values[i, j]))
+        if i != j:
+            pixels[i, j] = (*_COLOURS[kind], round(255 * max(share, 0.06)))
+        elif kind != "error":
+            pixels[i, j] = (*_COLOURS["fewer" if kind == "more" else "more"], round(255 * max(share, 0.06)))
+    return tag("image", href=data_uri(pixels), x=_LEFT, y=_TOP, width=side, height=side, class_="pixels")
+
+
+def _edges(names: Sequence[str], side: float) -> list[Markup]:
+    last = len(names) - 1
+    return [
+        tag("text", short(names[0], 13), x=_LEFT - 8, y=_TOP + 10, text_anchor="end", class_="tick"),
+        tag("text", short(names[last], 13), x=_LEFT - 8, y=_TOP + side, text_anchor="end", class_="tick"),
+        tag("text", short(names[0], 13), x=_LEFT, y=_TOP - 6, class_="tick"),
+        tag("text", short(names[last], 13), x=_LEFT + side, y=_TOP - 6, text_anchor="end", class_="tick"),
+    ]

@@ -1,0 +1,75 @@
+"""Is a model right as often as it says it is?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from limbeck.report.axes import Plot, Scale, frame, mark, svg
+from limbeck.report.markup import Markup, join, tag
+
+
+class Bin(NamedTuple):
+    """Predictions of about the same confidence: their mean confidence, how many are right, their share of all."""
+
+    confidence: float
+    accuracy: float
+    share: float
+
+
+_WIDTH, _TOP, _SIDE = 520.0, 40.0, 330.0
+_STRIP = 46.0
+
+
+def reliability_figure(models: Mapping[str, tuple[int, Sequence[Bin]]]) -> Markup:
+    """Accuracy against confidence, with the diagonal of a model that is right as often as it says, and counts beneath.
+
+    Args:
+        models: Name -> its style, and its bins that hold anything.
+    """
+    left = 62.0
+    plot = Plot(Scale(0, 1, left, left + _SIDE + 70), Scale(0, 1, _TOP + _SIDE - 60, _TOP))
+    grid = frame(plot, x_label="confidence: the largest probability", y_label="accuracy, %",
+                 x_text=lambda v: f"{100 * v:g}", y_text=lambda v: f"{100 * v:g}")  # fmt: skip
+    base = plot.y.start + 52
+    strips = [
+        _strip(name, style, bins, plot, base + i * _STRIP) for i, (name, (style, bins)) in enumerate(models.items())
+    ]
+    lines = [_line(name, style, bins, plot) for name, (style, bins) in models.items()]
+    said = "; ".join(f"{name}: mean confidence {_mean(bins, 0):.1f} %, accuracy {_mean(bins, 1):.1f} %"
+                     for name, (_, bins) in models.items())  # fmt: skip
+    diagonal = tag("line", x1=plot.x(0), y1=plot.y(0), x2=plot.x(1), y2=plot.y(1), class_="diagonal")
+    return svg(
+        grid, diagonal,
+        tag("text", "too sure", x=plot.x(0.94), y=plot.y(0.06), class_="tick", text_anchor="end"),
+        tag("text", "not sure enough", x=plot.x(0.06), y=plot.y(0.92), class_="tick"),
+        lines, strips, width=_WIDTH, height=base + _STRIP * len(models) + 6, label=f"Reliability. {said}.",
+    )  # fmt: skip
+
+
+def _line(name: str, style: int, bins: Sequence[Bin], plot: Plot) -> Markup:
+    points = [(b.confidence, b.accuracy) for b in bins]
+    marks = [
+        mark(style, *plot.at(b.confidence, b.accuracy), size=2.5 + 5.5 * b.share**0.5,
+             title=f"{name}: says {100 * b.confidence:.1f} %, is right {100 * b.accuracy:.1f} %, {100 * b.share:.1f} % "
+                   "of the examples")
+        for b in bins
+    ]  # fmt: skip
+    return join(plot.line(points, class_=f"curve strong s{style}"), marks)
+
+
+def _strip(name: str, style: int, bins: Sequence[Bin], plot: Plot, base: float) -> Markup:
+    """How many examples there are at each confidence."""
+    high = max((b.share for b in bins), default=1.0)
+    wide = (plot.x.end - plot.x.start) / 15 - 2
+    bars = [
+        tag("rect", x=min(max(plot.x(b.confidence) - wide / 2, plot.x.start), plot.x.end - wide),
+            y=base + 30 - 26 * b.share / high, width=wide, height=26 * b.share / high, class_=f"bar s{style}")
+        for b in bins
+    ]  # fmt: skip
+    return tag("g", bars, tag("text", name, x=plot.x.start + 4, y=base + 12, class_="tick"),
+               tag("line", x1=plot.x.start, x2=plot.x.end, y1=base + 30, y2=base + 30, class_="grid"))  # fmt: skip
+
+
+def _mean(bins: Sequence[Bin], which: int) -> float:
+    return 100 * sum(b[which] * b.share for b in bins)

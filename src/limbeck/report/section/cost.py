@@ -1,0 +1,51 @@
+"""Which model is worth its cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.report.arms import Arm
+from limbeck.report.evidence import Evidence
+from limbeck.report.figure import CostPoint, front, pareto_figure
+from limbeck.report.markup import Markup
+from limbeck.report.parts import figure, grid, legend, note, section
+from limbeck.report.words import sized
+
+
+def cost_section(evidence: Evidence, *, prefix: str = "") -> Markup:
+    """Accuracy against latency and against size."""
+    return section(f"{prefix}cost", "Accuracy against cost", cost_figures(list(evidence.arms.values())))
+
+
+def cost_figures(arms: Sequence[Arm]) -> Markup:
+    """Both figures, or what is not known."""
+    drawn = []
+    for key, label in (
+        ("milliseconds", "milliseconds an example, one CPU thread"),
+        ("megabytes", "megabytes of weights"),
+    ):
+        points = [_point(arm, key) for arm in arms]
+        known = [point for point in points if point is not None]
+        title = "Against latency" if key == "milliseconds" else "Against size"
+        if len(known) < 2:
+            drawn.append(note(f"{title}: not enough is known (two models with a cost and an accuracy)."))
+            continue
+        best = ", ".join(point.name for point in front(known))
+        caption = (
+            f"Upper left is better; bars are 95 % intervals of the mean. On the front: {best}. "
+            "Costs within 5 % of each other count as equal."
+        )
+        drawn.append(figure(title, pareto_figure(known, x_label=label, text=_tick), caption,
+                            legend((p.name, p.style) for p in known)))  # fmt: skip
+    return grid(*drawn)
+
+
+def _point(arm: Arm, key: str) -> CostPoint | None:
+    cost, mean = arm.number(key), arm.accuracy.mean
+    if cost is None or cost <= 0 or mean is None:
+        return None
+    return CostPoint(arm.name, arm.style, cost, mean, arm.accuracy.half)
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}" if value < 1000 else sized(value)

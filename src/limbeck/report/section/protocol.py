@@ -1,0 +1,115 @@
+"""How was it done, with what, and what is typed next?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from limbeck.report.evidence import Evidence
+from limbeck.report.markup import Markup, join, tag
+from limbeck.report.parts import folded, grid, note, section, table
+from limbeck.report.words import shipped, where
+
+_LARGE = 200_000_000
+
+
+def protocol_section(evidence: Evidence, *, prefix: str = "") -> Markup:
+    """Seeds, data, budget, versions, hashes, the job itself; and the commands that follow from it."""
+    facts = table("Protocol", ("what", "value"), list(_facts(evidence)), words=2, class_="facts")
+    surroundings = table("Environment", ("what", "value"), list(_surroundings(evidence)), words=2, class_="facts")
+    files = table("Files (SHA-256)", ("file", "SHA-256"), list(_hashes(evidence.folder)), words=2, class_="facts")
+    job = folded("The job, to run it again (job.yaml)", tag("pre", tag("code", evidence.job_text), tabindex="0"))
+    return section(
+        f"{prefix}protocol", "Protocol and environment", grid(facts, join(surroundings, files)),
+        job if evidence.job_text else note("The job is not known: there is no job.yaml in the folder."),
+    )  # fmt: skip
+
+
+def next_section(evidence: Evidence, *, prefix: str = "") -> Markup:
+    """What to type next."""
+    rows = list(_commands(evidence))
+    return section(f"{prefix}next", "What to type next",
+                   tag("dl", ((tag("dt", why), tag("dd", tag("code", command))) for why, command in rows),
+                       class_="commands"))  # fmt: skip
+
+
+def unknown_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
+    """What this page cannot say."""
+    missing = list(evidence.unknown)
+    if evidence.seeds < 2:
+        missing.append("One seed: intervals are withheld, as one run says nothing of the next.")
+    if evidence.arms and not any(arm.development.values for arm in evidence.arms.values()):
+        missing.append("How the arms did on development data was not kept in this result.")
+    for name in ("teacher", "student alone", "label smoothing", "shuffled teacher"):
+        if name not in evidence.arms:
+            missing.append(f"The arm '{name}' was not run, so nothing is said of it.")
+    missing.append("Every number holds for these test data; how the student does on other data was not measured.")
+    return section(f"{prefix}unknown", "What is not known", tag("ul", (tag("li", one) for one in missing)))
+
+
+def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    data, job = evidence.data, evidence.job
+    yield "data", str(data.get("name", "-"))
+    for key, label in (("train", "training examples"), ("development", "development examples"),
+                       ("test", "test examples"), ("classes", "classes")):  # fmt: skip
+        if isinstance(data.get(key), int):
+            yield label, f"{data[key]:,}"
+    yield "seeds", f"{evidence.seeds}, the same for every arm (pairs)"
+    yield "method", _plain(evidence.result.get("method"))
+    for key in ("teacher", "student", "budget"):
+        if key in job:
+            yield key, _plain(job[key])
+    yield "selection", "settings and method on development data; the test data once; numbers are of the last epoch"
+    seconds = evidence.result.get("seconds")
+    if isinstance(seconds, (int, float)):
+        yield "time in all", f"{seconds:,.0f} s"
+
+
+def _surroundings(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    found = evidence.result.get("environment")
+    if not isinstance(found, Mapping):
+        yield "environment", "not kept in this result"
+        return
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            yield from ((str(name), str(version)) for name, version in value.items())
+        else:
+            yield str(key), "none" if value is None else str(value)
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, Markup | str]]:
+    for name in ("job.yaml", "result.json", "student/model.safetensors", "teacher/answers.safetensors"):
+        path = folder / name
+        if path.is_file() and path.stat().st_size <= _LARGE:
+            yield name, tag("code", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    folder = quote(str(evidence.folder))
+    arm, _ = shipped(evidence)
+    if evidence.seeds < 2:
+        yield "be sure of it", f"limbeck distill {folder}/job.yaml --seeds 5 --out NEW"
+    if arm is not None and (evidence.folder / "student").is_dir():
+        yield (
+            "ship it",
+            f"limbeck export {folder} --to onnx" if arm == evidence.judged else f"cp -r {where(evidence, arm)} STUDENT",
+        )
+        opened = evidence.folder / "student" if arm == evidence.judged else Path(where(evidence, arm).strip("'"))
+        yield "open it in Python", f"import limbeck; student = limbeck.load({str(opened)!r})"
+    yield "cite what was used", f"limbeck cite {folder}"
+    yield "do it again elsewhere", f"limbeck distill {folder}/job.yaml --out NEW"
+    yield "make this page again", f"limbeck report {folder}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_inner(one)}" for key, one in value.items() if one is not None)
+    return str(value) if value is not None else "-"
+
+
+def _inner(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)

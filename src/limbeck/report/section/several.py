@@ -1,0 +1,106 @@
+"""How do several runs stand beside each other?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.report.arms import Arm
+from limbeck.report.evidence import Evidence
+from limbeck.report.figure import Difference, differences_figure
+from limbeck.report.markup import Markup, join, tag
+from limbeck.report.parts import figure, note, section, table
+from limbeck.report.section.cost import cost_figures
+from limbeck.report.section.table import said
+from limbeck.report.section.top import banner
+from limbeck.report.words import Headline, headline, interval_of, sized
+
+
+def several_section(evidences: Sequence[Evidence], names: Sequence[str]) -> Markup:
+    """Each run's verdict on one scale, a table, and what each student costs.
+
+    Args:
+        evidences: The runs, of the same data.
+        names: What each is called, all different.
+    """
+    order = sorted(range(len(evidences)), key=lambda i: -(_development(evidences[i]) or -1.0))
+    return join(
+        tag("section", banner(_verdict(evidences, names)), _differences(evidences, names), id="verdict",
+            aria_label="Verdict", class_="top"),
+        section("runs", "The runs", _table([(i, names[i], evidences[i]) for i in order]),
+                note("Each run is judged against its own controls. Which run is the better one is not tested: for that "
+                     "make them methods of one comparison, `limbeck compare JOB --methods a,b`.")),
+        section("cost", "Accuracy against cost", cost_figures(_students(evidences, names))),
+    )  # fmt: skip
+
+
+def _verdict(evidences: Sequence[Evidence], names: Sequence[str]) -> Headline:
+    heads = [headline(evidence) for evidence in evidences]
+    helped = [i for i, head in enumerate(heads) if head.kind == "yes"]
+    count = f"{len(helped)} of {len(evidences)} runs show that distilling is worth it"
+    known = [(score, i) for i in helped or range(len(evidences)) if (score := _development(evidences[i])) is not None]
+    if not known:
+        return Headline("yes" if helped else "no", count, "How the students did on development data was not kept, so "
+                        "none of them is picked here.")  # fmt: skip
+    score, best = max(known, key=lambda one: one[0])
+    which = "Best of these on development data" if helped else "None of them does; best on development data"
+    sentence = f"{which}: {names[best]} ({evidences[best].judged}, {100 * score:.2f} %). {heads[best].sentence}"
+    return Headline("yes" if helped else "no", count, sentence)
+
+
+def _development(evidence: Evidence) -> float | None:
+    return evidence.arms[evidence.judged].development.mean if evidence.judged else None
+
+
+def _differences(evidences: Sequence[Evidence], names: Sequence[str]) -> Markup | None:
+    rows = [
+        Difference(name, evidence.arms[evidence.judged].style if evidence.judged else 0, float(mean),
+                   interval_of(evidence.verdict))
+        for name, evidence in zip(names, evidences, strict=True)
+        if isinstance(mean := evidence.verdict.get("difference"), (int, float))
+    ]  # fmt: skip
+    if not rows:
+        return None
+    return figure("Each run's student over the same student trained alone",
+                  differences_figure(rows, worse="worse", better="better"),
+                  "Paired 95 % intervals over each run's seeds; a run with one seed has none.", wide=True)  # fmt: skip
+
+
+def _table(runs: Sequence[tuple[int, str, Evidence]]) -> Markup:
+    head = ("run", "verdict", "arm", "test accuracy, %", "development, %", "over student alone", "teacher, %", "MB",
+            "ms/example", "seeds")  # fmt: skip
+    rows = []
+    for number, name, evidence in runs:
+        arm = evidence.arms.get(evidence.judged or "")
+        teacher = next((one for one in evidence.arms.values() if one.role == "teacher"), None)
+        mean, interval = evidence.verdict.get("difference"), interval_of(evidence.verdict)
+        apart = "-" if not isinstance(mean, (int, float)) else f"{100 * mean:+.2f}"
+        apart += "" if interval is None else f" [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]"
+        rows.append((
+            tag("a", name, href=f"#run-{number}"), headline(evidence).words, evidence.judged or "-",
+            said(arm.accuracy, 2, 100) if arm else "-", said(arm.development, 2, 100) if arm else "-", apart,
+            said(teacher.accuracy, 2, 100) if teacher else "-", _cost(arm, "megabytes"), _cost(arm, "milliseconds"),
+            evidence.seeds,
+        ))  # fmt: skip
+    return table("Every run's student, the best on development data first", head, rows, words=3)
+
+
+def _cost(arm: Arm | None, key: str) -> str:
+    value = arm.number(key) if arm else None
+    return "-" if value is None else sized(value)
+
+
+def _students(evidences: Sequence[Evidence], names: Sequence[str]) -> list[Arm]:
+    """Each run's student and, once, each teacher, named by run."""
+    found = []
+    for number, (name, evidence) in enumerate(zip(names, evidences, strict=True)):
+        if evidence.judged:
+            found.append(evidence.arms[evidence.judged]._replace(name=name, style=_STYLES[number % len(_STYLES)]))
+    teachers = {}
+    for evidence in evidences:
+        for arm in evidence.arms.values():
+            if arm.role == "teacher":
+                teachers[arm.accuracy.mean, arm.number("parameters")] = arm
+    return [*found, *teachers.values()]
+
+
+_STYLES = (0, 2, 3, 4, 5, 6, 7)

@@ -1,0 +1,132 @@
+"""How did every arm do, by every measure?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from limbeck.measure import MEASURES
+from limbeck.report.arms import Arm, Figure
+from limbeck.report.evidence import ALONE, Evidence
+from limbeck.report.figure import Difference, accuracies_figure, differences_figure
+from limbeck.report.markup import Markup, join, tag
+from limbeck.report.parts import figure, folded, note, section, table
+from limbeck.report.words import interval_of, sized
+
+_WHAT = {
+    "teacher": "the teacher",
+    "student alone": "the same student, taught by labels only",
+    "label smoothing": "labels only, softened",
+    "shuffled teacher": "taught with answers about other examples",
+    "one member": "one of the teacher's networks",
+}
+
+
+def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
+    """The table of arms, their accuracies drawn, and all measures folded away."""
+    arms = list(evidence.arms.values())
+    judged = [i for i, arm in enumerate(arms) if arm.name == evidence.judged]
+    head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %",
+            "parameters", "MB", "ms/example", "training, s")  # fmt: skip
+    whole = table("Every arm: mean over seeds ± half of the 95 % interval of the mean", head,
+                  (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
+    drawn = figure("Test accuracy, seed by seed", accuracies_figure(arms),
+                   "A mark for every seed, a bar for the mean, a band for the mean's own 95 % interval. Arms are "
+                   "compared in pairs of seeds, so bands may overlap where a difference is sure.",
+                   wide=True)  # fmt: skip
+    return section(f"{prefix}arms", "The arms", whole, _one_seed(evidence), drawn, _methods(evidence), _measures(arms))
+
+
+def _row(arm: Arm) -> tuple[object, ...]:
+    return (
+        join(arm.name, tag("span", _WHAT.get(arm.name, "taught by the teacher" if arm.role == "method" else arm.role))),
+        said(arm.accuracy, 2, 100), said(arm.development, 2, 100), said(_or(arm, "nll"), 3),
+        said(arm.measure("ece"), 2, 100), "" if arm.role == "teacher" else said(_or(arm, "agreement"), 1, 100),
+        _count(arm.number("parameters")), _cost(arm.number("megabytes")), _cost(arm.number("milliseconds")),
+        _cost(arm.number("seconds")),
+    )  # fmt: skip
+
+
+def said(found: Figure, digits: int, scale: float = 1.0) -> str:
+    """A mean with half its interval; a dash where there is none."""
+    if found.mean is None:
+        return "-"
+    text = f"{scale * found.mean:,.{digits}f}"
+    return text if found.half is None else f"{text} ± {scale * found.half:.{digits}f}"
+
+
+def _or(arm: Arm, name: str) -> Figure:
+    """A measure; the plain number where the result holds no seeds of it."""
+    found = arm.measure(name)
+    plain = arm.number(name)
+    return found if found.values or plain is None else Figure((plain,), plain, None)
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value < 1e7 else f"{value / 1e6:,.1f} M"
+
+
+def _cost(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else sized(value)
+
+
+def _one_seed(evidence: Evidence) -> Markup | None:
+    if evidence.seeds > 1:
+        return None
+    return note("One seed: no interval is given, as one run says nothing about the next. Type --seeds 5 to have them.")
+
+
+def _methods(evidence: Evidence) -> Markup | None:
+    """Every method against the student alone."""
+    found = evidence.verdict.get("methods")
+    if not isinstance(found, Mapping) or len(found) < 2:
+        return None
+    rows = [
+        Difference(str(name), evidence.arms[name].style, float(one["difference"]), interval_of(one))
+        for name, one in found.items()
+        if name in evidence.arms and isinstance(one, Mapping) and isinstance(one.get("difference"), (int, float))
+    ]
+    if not rows:
+        return None
+    return figure(f"Every method over the {ALONE}", differences_figure(rows, worse="worse", better="better"),
+                  f"Each interval stands for itself; p-values are Holm's, for all methods together: {_holm(found)}. "
+                  "The method is chosen on development data.", wide=True)  # fmt: skip
+
+
+def _holm(found: Mapping[str, object]) -> str:
+    told = {name: one.get("p") for name, one in found.items() if isinstance(one, Mapping)}
+    said = [f"{name} {p:.2g}" for name, p in told.items() if isinstance(p, float)]
+    return ", ".join(said) or "not known"
+
+
+def _measures(arms: list[Arm]) -> Markup:
+    """A table of every measure that the result holds."""
+    names = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("measures"))))
+    head = ("measure", "unit", "better", *(arm.name for arm in arms))
+    rows = [(name, *_kind(name), *(said(arm.measure(name), 4) for arm in arms)) for name in names]
+    costs = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("cost"))))
+    cost_rows = [(name, *(_value(_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
+    more = table("More of what each arm costs", ("cost", *(arm.name for arm in arms)), cost_rows) if costs else None
+    caption = "Every measure on the test data, mean ± half of the 95 % interval"
+    return folded("Every measure and every cost", table(caption, head, rows, words=3) if rows else None, more)
+
+
+def _kind(name: str) -> tuple[str, str]:
+    known = MEASURES.get(name)
+    if known is None:
+        return "", ""
+    better = known.higher_is_better
+    return known.unit, "neither" if better is None else "higher" if better else "lower"
+
+
+def _value(value: object) -> Markup | str:
+    if isinstance(value, bool) or value is None:
+        return "-" if value is None else str(value)
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else sized(value) if value > 0 else str(value)
+    if isinstance(value, Mapping):
+        return join(tag("div", f"{key}: ", _value(one)) for key, one in value.items())
+    return str(value)
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
