@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from limbeck.errors import LimbeckError
@@ -67,8 +67,9 @@ def _acquired(path: Path, doing: str) -> int:
                 "Wait until it ends, or stop it; a run that was stopped can be resumed at once."
             )
         if _is_there(path, found):
-            os.truncate(found, 0)
-            os.write(found, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            with suppress(OSError):  # a full disk: a lock that does not say whose it is holds as well
+                os.truncate(found, 0)
+                os.write(found, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return found
         os.close(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 
 from limbeck import files
 from limbeck.errors import DataError, LimbeckError
-from limbeck.store import Column, Place, Store, make, writing
+from limbeck.store import Column, Manifest, Place, Shard, Store, make, mend, writing
 from store.stored import CLASSES, ORIGIN, add, answers, filled, read
 
 # --- kills ----------------------------------------------------------------------------------------------------------
@@ -180,6 +181,47 @@ def test_another_version_of_the_layout_is_named(tmp_path, monkeypatch):
         Store(folder)
 
 
+@pytest.mark.parametrize("file", ["../../elsewhere/000000.safetensors", "/etc/passwd", "shards/../x", "shards/x"])
+def test_a_strangers_manifest_names_no_file_outside_of_its_store(file):
+    told = Manifest(ORIGIN, {}, (Shard(file, 1, 1, "0", "0"),)).to_bytes()
+    with pytest.raises(DataError, match="is no name of a shard"):
+        Manifest.from_bytes(told, name="s")
+
+
+def test_what_cannot_be_fetched_now_is_not_dropped(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    address = f"memory://{tmp_path.name}/answers"
+    filled(address)
+    shutil.rmtree(Place(address).local)
+
+    def refusing(*args, **kwargs):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "get_file", refusing)
+    for look in (lambda: filled(address, [[0]]), lambda: mend(Place(address)), lambda: Store(address).verify()):
+        with pytest.raises(LimbeckError, match=r"cannot be fetched: timed out"):
+            look()
+    monkeypatch.undo()
+    monkeypatch.setenv("LIMBECK_CACHE", str(tmp_path))
+    assert torch.equal(read(Store(address), range(6)), answers(range(6)))
+
+
+def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
+    folder = tmp_path / "s"
+    filled(folder)
+
+    def refusing(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("limbeck.store.shard._sha256", refusing)
+    for look in (lambda: filled(folder, [[0]]), lambda: mend(Place(folder)), lambda: read(Store(folder), [0])):
+        with pytest.raises(LimbeckError, match=r"safetensors cannot be read now: Permission denied"):
+            look()
+    monkeypatch.undo()
+    assert torch.equal(read(Store(folder), range(6)), answers(range(6)))
+
+
 # --- what a store is not for ----------------------------------------------------------------------------------------
 
 
@@ -235,6 +277,19 @@ def test_what_the_disk_refuses_is_a_sentence_and_what_was_kept_stays(tmp_path, m
     assert not list(folder.rglob("*.partial"))
 
 
+def test_a_disk_that_was_full_before_is_a_sentence(tmp_path, monkeypatch):
+    def refusing(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("limbeck.lock.os.write", refusing)
+    monkeypatch.setattr(Path, "write_bytes", refusing)
+    with pytest.raises(LimbeckError, match="The disk is full"):
+        filled(tmp_path / "s")
+    monkeypatch.undo()
+    filled(tmp_path / "s")
+    assert torch.equal(read(Store(tmp_path / "s"), range(6)), answers(range(6)))
+
+
 def test_a_place_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("x")
     with (
@@ -252,3 +307,12 @@ def test_a_reader_sees_what_was_added_after_it_looks_again(tmp_path):
     assert store.rows(np.array([2]), -1)[0] == -1
     store.refresh()
     assert torch.equal(read(store, [2, 1]), answers([2, 1]))
+
+
+def test_a_reader_does_not_take_another_store_for_its_own(tmp_path):
+    store = filled(tmp_path / "s", [[0, 1]])
+    shutil.rmtree(tmp_path / "s")
+    with writing(Place(tmp_path / "s"), replace(ORIGIN, teacher="another")) as writer:
+        add(writer, [2])
+    with pytest.raises(DataError, match="was replaced by another one while it was read"):
+        store.refresh()

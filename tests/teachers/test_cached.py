@@ -21,6 +21,7 @@ from limbeck.signal import Batch
 from limbeck.sources import Field, Loader, Subset
 from limbeck.store import Store
 from limbeck.teachers import Cached, fill, recheck
+from limbeck.teachers.head import check_head
 from limbeck.teachers.teacher import read_inputs
 
 CPU = torch.device("cpu")
@@ -189,6 +190,10 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     (tmp_path / "s" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
         ask(Cached(None, tmp_path / "s"), source())
+    assert "head.safetensors is damaged" in str(check_head(Store(tmp_path / "s")))
+    list(fill(Cached(net, tmp_path / "s", encoding="float32", through="out"), source(), reads=unchanged))
+    assert check_head(Store(tmp_path / "s")) is None
+    assert ask(Cached(None, tmp_path / "s"), source()).keys() == live.keys()
 
 
 def test_texts_are_kept_without_their_padding(tmp_path):
@@ -221,6 +226,56 @@ def test_texts_are_kept_without_their_padding(tmp_path):
                 with torch.no_grad():
                     torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
     assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+
+
+class AtOnce:
+    """A source, but that something is done before its second batch."""
+
+    def __init__(self, source, act):
+        self._source, self._act = source, act
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def batches(self, epoch, start):
+        for number, batch in enumerate(self._source.batches(epoch, start)):
+            if number == 1:
+                self._act()
+            yield batch
+
+
+@pytest.mark.parametrize("who", ["reads", "asks"])
+def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
+    net = Counting()
+    stream = source(shuffle=False)
+    list(fill(Cached(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), reads=unchanged))
+
+    def finish():
+        list(fill(Cached(net, tmp_path / "all"), stream, reads=unchanged))
+
+    net.asked.clear()
+    teacher = Cached(net if who == "asks" else None, tmp_path / "all")
+    assert len(ask(teacher, AtOnce(stream, finish))) == 24
+    assert sum(net.asked) == 16
+    assert len(Store(tmp_path / "all")) == 24
+
+
+def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
+    net, stream = Counting(), source(shuffle=False)
+    teacher = Cached(net, tmp_path / "s")
+    teacher.expect(stream, unchanged)
+    opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
+    list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged))  # before the first has asked anything
+    with opened as answer:
+        for batch in stream.batches(0, 0):
+            assert answer(batch)["logits"].shape == (8, 4)
+    assert len(Store(tmp_path / "s")) == 24
+
+
+def test_one_number_for_each_example_is_refused(tmp_path):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
+    with pytest.raises(LimbeckError, match=r"one number for each example, and what is kept is \[batch, classes\]"):
+        ask(Cached(net, tmp_path / "s"), source())
 
 
 # --- partial answers ------------------------------------------------------------------------------------------------

@@ -53,13 +53,15 @@ def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sampl
         LimbeckError: If anything is wrong.
     """
     from limbeck.store import Store, is_store
+    from limbeck.teachers.head import check_head
 
     folder = path is not None and is_store(path)
     if folder and sample:
         raise LimbeckError("To ask the teacher again, say who it is: limbeck cache verify JOB --sample 100.")
     job = None if folder else _job(path, flags, settings)
     store = Store(path if job is None and path is not None else _folder(job))
-    wrong = [str(error) for error in store.verify()]
+    head = check_head(store)
+    wrong = [str(error) for error in (*store.verify(), *([] if head is None else [head]))]
     for sentence in wrong:
         say(sentence, to_error=True)
     found: dict[str, Any] = {**_facts(store), "damaged": wrong}
@@ -76,7 +78,8 @@ def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sampl
     if again is not None:
         _judge(again, as_json=as_json)
     if wrong:
-        raise LimbeckError(f"{len(wrong)} of {len(store.manifest.shards)} shards are damaged; see above.")
+        files = len(store.manifest.shards) + ("head" in store.manifest.about)
+        raise LimbeckError(f"{len(wrong)} of {files} files are damaged; see above.")
 
 
 def _judge(again: Any, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ FILE = "manifest.json"
 FORMAT = "limbeck answers 1"
 """The version of the layout: another version is another format."""
 _CHECKSUM = "sha256"
+_FILES = re.compile(r"shards/[0-9]{1,12}\.safetensors")
 
 
 class Difference(NamedTuple):
@@ -132,6 +134,8 @@ class Manifest:
             if told != _digest(body):
                 raise ValueError("its SHA-256 is another one")
             shards = tuple(Shard(**shard) for shard in body["shards"])
+            if wrong := [shard.file for shard in shards if not _FILES.fullmatch(shard.file)]:
+                raise ValueError(f"{wrong[0]!r} is no name of a shard")  # such as one outside of the store
             found = Manifest(Origin(**body["origin"]), body["about"], shards)
             if found.to_bytes() != data:  # also where JSON would not mind: a space is a byte like another
                 raise ValueError("it was written again by something else")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -54,7 +55,8 @@ class Place:
         """A file that never changes once it is there, as one of this machine's.
 
         Raises:
-            DataError: If it is missing, or cannot be read.
+            DataError: If it is missing.
+            LimbeckError: If it cannot be fetched now.
         """
         path = self.local / file
         if self._remote is not None and not (path.is_file() and path.stat().st_size == size):
@@ -67,7 +69,8 @@ class Place:
             except FileNotFoundError as error:
                 raise DataError(f"{self.name}/{file} is missing.") from error
             except OSError as error:
-                raise DataError(f"{self.name}/{file} cannot be fetched: {error}.") from error
+                # No DataError, which would say that the file itself is damaged, so that it is dropped.
+                raise LimbeckError(f"{self.name}/{file} cannot be fetched: {error}.") from error
             finally:
                 partial.unlink(missing_ok=True)
         if not path.is_file():
@@ -106,7 +109,8 @@ class Place:
             if self._remote is not None:
                 self._remote.put_file(str(path), f"{self._root}/{file}")
         except OSError as error:
-            partial_of(path).unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that was made read-only meanwhile
+                partial_of(path).unlink(missing_ok=True)
             raise self.refusal(error) from error
 
     def remove(self, file: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.store.manifest import Shard
 from limbeck.store.place import Place
 
@@ -135,11 +135,15 @@ class Mapped:
     def _again(self, look: Callable[[], Found]) -> Found:
         """What `look` finds; of a fetched file that is not right, once more after fetching it again."""
         try:
-            return look()
-        except DataError:
-            if not self._place.forget(self._shard.file):
-                raise
-            return look()
+            try:
+                return look()
+            except DataError:
+                if not self._place.forget(self._shard.file):
+                    raise
+                return look()
+        except OSError as error:  # which does not say that the bytes are wrong
+            what = error.strerror or error
+            raise LimbeckError(f"{self._place.name}/{self._shard.file} cannot be read now: {what}.") from error
 
     def _path(self) -> Path:
         return self._place.fetch(self._shard.file, self._shard.bytes)

@@ -42,10 +42,16 @@ class Store:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the manifest again; what is mapped already stays."""
+        """Look at the manifest again; what is mapped already stays.
+
+        Raises:
+            DataError: If there is none any more, or it is another store's.
+        """
         manifest = find_manifest(self.place)
         if manifest is None:
             raise DataError(f"There is no store of answers at {self.place.name}: it has no {FILE}.")
+        if "manifest" in self.__dict__ and self.manifest.origin != manifest.origin:
+            raise DataError(f"The store at {self.place.name} was replaced by another one while it was read.")
         with self._guard:
             self.manifest = manifest
             self._shards = [self._mapped.setdefault(s, Mapped(self.place, s)) for s in manifest.shards]

@@ -9,10 +9,10 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from limbeck.models import fingerprint
+from limbeck.models.size import state_fingerprint
 from limbeck.teachers.teacher import name_of, told
 
 
@@ -52,7 +52,9 @@ def _held(value: Any, met: dict[int, Any]) -> str:
         return f"[{', '.join(_held(one, met) for one in value)}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_held(one, met)}' for key, one in value.items())}}}"
-    if isinstance(value, (Tensor, np.ndarray, nn.Module)):
+    if isinstance(value, np.ndarray):
+        return f"array {value.dtype} {_held(value.tolist(), met)}"
+    if isinstance(value, (Tensor, nn.Module)):
         return _numbers(value)
     if isinstance(value, functools.partial):
         return f"partial {_held(value.func, met)} {_held(value.args, met)} {_held(value.keywords, met)}"
@@ -65,11 +67,10 @@ def _held(value: Any, met: dict[int, Any]) -> str:
     return f"{type(value).__name__} {'' if isinstance(value, type) else _held(public, met)}"
 
 
-def _numbers(value: Tensor | np.ndarray | nn.Module) -> str:
-    model = value if isinstance(value, nn.Module) else nn.Module()
-    if not isinstance(value, nn.Module):
-        model.register_buffer("value", torch.as_tensor(value))
-    return f"{fingerprint(model)} {layers_of(model)}"
+def _numbers(value: Tensor | nn.Module) -> str:
+    if isinstance(value, Tensor):
+        return state_fingerprint({"value": value})
+    return f"{fingerprint(value)} {layers_of(value)}"
 
 
 def _code(code: CodeType, said: str | None) -> str:

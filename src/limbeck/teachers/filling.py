@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch
 from limbeck.store import Place, mend
 from limbeck.teachers.cached import Cached
+from limbeck.teachers.head import head_of, mend_head
 from limbeck.teachers.teacher import Reads, Stream, read_inputs
 
 _CPU = torch.device("cpu")
@@ -48,6 +49,8 @@ def fill(
     done = 0
     mend(Place(teacher.where))
     teacher.expect(source, reads)
+    if teacher.through is not None and teacher.inner is not None:
+        mend_head(Place(teacher.where), head_of(teacher.inner, teacher.through))
     with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
         for view in range(views):
             for batch in source.batches(view, 0):

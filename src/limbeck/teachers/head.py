@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.signal import LOGITS, Signal
-from limbeck.store import Place
+from limbeck.store import Place, Store, find_manifest
 from limbeck.teachers.live import Live, Named
 from limbeck.teachers.teacher import Teacher
 
@@ -86,12 +86,35 @@ def head_of(teacher: Teacher, name: str) -> LastLayer:
 
 def keep_head(place: Place, head: LastLayer) -> dict[str, Any]:
     """Write the layer into a store; what its manifest says of it."""
-    from safetensors.torch import save
-
-    state = {"weight": head.weight.contiguous()} | ({} if head.bias is None else {"bias": head.bias.contiguous()})
-    data = save(state)
+    data = _bytes(head)
     place.put(FILE, data)
     return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def check_head(store: Store) -> DataError | None:
+    """What is wrong with the layer in a store, if there is to be one."""
+    told = store.manifest.about.get("head")
+    try:
+        _ = None if told is None else kept_head(store.place, told)
+    except DataError as error:
+        return error
+    return None
+
+
+def mend_head(place: Place, head: LastLayer) -> None:
+    """Write the layer again where a store has lost it, or it was damaged.
+
+    Raises:
+        LimbeckError: If the place cannot be written to.
+    """
+    if find_manifest(place) is not None and check_head(Store(place)) is not None:
+        place.put(FILE, _bytes(head))
+
+
+def _bytes(head: LastLayer) -> bytes:
+    from safetensors.torch import save
+
+    return save({"weight": head.weight.contiguous()} | ({} if head.bias is None else {"bias": head.bias.contiguous()}))
 
 
 def kept_head(place: Place, told: Mapping[str, Any]) -> LastLayer:
@@ -105,6 +128,8 @@ def kept_head(place: Place, told: Mapping[str, Any]) -> LastLayer:
     data = place.read(FILE)
     if data is None or hashlib.sha256(data).hexdigest() != told["sha256"]:
         what = "is missing" if data is None else "is damaged: its SHA-256 is not the one in the manifest"
-        raise DataError(f"{place.name}/{FILE} {what}, and without it no answer can be read: build the store again.")
+        raise DataError(
+            f"{place.name}/{FILE} {what}, and without it no answer can be read: build again, with the teacher."
+        )
     state: dict[str, torch.Tensor] = load(data)
     return LastLayer(told["address"], state["weight"], state.get("bias"))

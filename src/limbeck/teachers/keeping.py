@@ -111,6 +111,8 @@ class Keeping(AbstractContextManager["Keeping"]):
         if batch.view is None and (known := self._known(self._store, batch.id)) is not None:
             return self._shown(known)
         rows = self._store.rows(batch.id.cpu().numpy(), _view(batch))
+        if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
+            rows = self._again().rows(batch.id.cpu().numpy(), _view(batch))
         return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
 
     # --- what is kept -----------------------------------------------------------------------------------------------
@@ -170,12 +172,12 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
             # Everything was answered, and some of it is in no file yet: an epoch has come round.
             self._writer.seal()
-            self._begun().refresh()
-            self._tables = None
+            self._again()
             return self(batch)
         shown = asked_whole(self._opened(batch), batch, self._question.batch_size)
         if self._writer is None:
             self._begin(shown, lengths)
+            new = new & (self._begun().rows(keys.id, keys.view) < 0)  # of two that began at once, one was first
         columns = {address: self._begun().columns[address] for address in self._kept}
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
@@ -192,6 +194,8 @@ class Keeping(AbstractContextManager["Keeping"]):
         once = np.zeros(len(keys.id), bool)
         once[first] = True
         new = new & once
+        if not new.any():
+            return
         each = new if keys.positions is None else new.repeat(keys.positions)
         own = {a: rows[each if columns[a].positions is None else new] for a, rows in records.items()}
         counts = None if keys.positions is None else keys.positions[new]
@@ -233,12 +237,14 @@ class Keeping(AbstractContextManager["Keeping"]):
             about["head"] = keep_head(self._place, self._head)
         opened = writing(self._place, origin, about=about, shard_bytes=self._question.shard_bytes)
         self._writer = self._stack.enter_context(opened)
-        self._store = Store(self._place)
+        self._store, self._tables = Store(self._place), None
 
     def _column(self, address: str, shown: Tensor, lengths: Tensor | None) -> Column:
         axis = self._question.classes if address == LOGITS else -1
         if not -shown.ndim <= axis < shown.ndim:
             raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(shown.shape)}.")
+        if shown.ndim < 2:
+            raise LimbeckError(f"At {address!r} is one number for each example, and what is kept is [batch, classes].")
         shape = shown.movedim(axis, -1).shape
         own = self._encoding(address, shape[-1])
         if lengths is not None and len(shape) > 2:
@@ -259,6 +265,12 @@ class Keeping(AbstractContextManager["Keeping"]):
         kind = self._device.type
         narrow = torch.is_autocast_enabled(kind)
         return str(torch.get_autocast_dtype(kind) if narrow else torch.float32).removeprefix("torch.")
+
+    def _again(self) -> Store:
+        """The store as it is now."""
+        store, self._tables = self._begun(), None
+        store.refresh()
+        return store
 
     def _begun(self) -> Store:
         if self._store is None:
