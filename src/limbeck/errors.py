@@ -32,6 +32,10 @@ class ArgumentError(LimbeckError):
         self.example = example
 
 
+class DivergedError(LimbeckError):
+    """A loss or a weight that is no number any more: with other settings it may not happen."""
+
+
 class DataError(LimbeckError):
     """Data that are missing, damaged, or not what they claim to be."""
 

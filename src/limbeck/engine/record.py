@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import DivergedError
 
 
 class Report(NamedTuple):
@@ -101,12 +101,12 @@ def check_finite(report: Report) -> None:
     """Raise as soon as the loss is no number any more, naming the terms that are to blame.
 
     Raises:
-        LimbeckError: If the loss is infinite or not a number.
+        DivergedError: If the loss is infinite or not a number.
     """
     if math.isfinite(report.loss):
         return
     blamed = [name for name, mean in report.terms.items() if not math.isfinite(mean)] or list(report.terms)
-    raise LimbeckError(
+    raise DivergedError(
         f"The loss became {report.loss} in stage {report.stage!r} by step {report.step} ({', '.join(blamed)}). "
         "The student on disk is the last good one. Try a lower learning rate, optimiser clip=1.0, or check that the "
         "teacher's logits are finite where the student's are."
@@ -117,11 +117,11 @@ def check_weights(name: str, model: nn.Module) -> None:
     """Raise before a model that is no number any more is written over the last good one.
 
     Raises:
-        LimbeckError: If a parameter of the model holds NaN or infinity.
+        DivergedError: If a parameter of the model holds NaN or infinity.
     """
     for path, parameter in model.named_parameters():
         if not is_lazy(parameter) and not bool(torch.isfinite(parameter).all()):
-            raise LimbeckError(
+            raise DivergedError(
                 f"The model {name!r} is no number any more: {path} holds NaN or infinity. The student on disk is the "
                 "last good one. Try a lower learning rate, or optimiser clip=1.0."
             )

@@ -9,6 +9,7 @@ from limbeck.methods.anew import Anew
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_count
 from limbeck.methods.hinton import hinton
+from limbeck.methods.range import Range
 from limbeck.recipe import Recipe
 
 CARD = Card(
@@ -31,6 +32,7 @@ CARD = Card(
   eprint = {1805.04770},
   archivePrefix = {arXiv}
 }""",
+    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
 )
 
 

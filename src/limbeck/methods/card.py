@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from limbeck.methods.range import Range
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Card:
         when: When to use it, and when not.
         defaults: Every hyper-parameter that has a value of its own; what needs one from you is not among them.
         bibtex: The citation.
+        ranges: Between which values `limbeck tune` searches a hyper-parameter; one that is not here stays as it is.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Card:
     when: str
     defaults: Mapping[str, Any]
     bibtex: str
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
     @classmethod
     def unpublished(cls, name: str, text: str | None) -> Card:

@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.functional import Projector, check_hyper, cross_entropy, kl_divergence, squared_error
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_weight
+from limbeck.methods.range import Range
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
@@ -31,6 +32,11 @@ CARD = Card(
   eprint = {1412.6550},
   archivePrefix = {arXiv}
 }""",
+    ranges={
+        "temperature": Range(1.0, 20.0, log=True),
+        "weight": Range(0.5, 20.0, log=True),
+        "final_weight": Range(0.1, 5.0, log=True),
+    },
 )
 
 

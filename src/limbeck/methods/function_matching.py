@@ -9,6 +9,7 @@ from typing import Any
 from limbeck.errors import LimbeckWarning
 from limbeck.functional import check_hyper, kl_divergence
 from limbeck.methods.card import Card
+from limbeck.methods.range import Range
 from limbeck.objective import Loss
 from limbeck.recipe import Models, Recipe, Stage, held
 
@@ -33,6 +34,7 @@ CARD = Card(
   eprint = {2106.05237},
   archivePrefix = {arXiv}
 }""",
+    ranges={"temperature": Range(1.0, 20.0, log=True)},
 )
 
 

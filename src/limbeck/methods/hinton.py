@@ -7,6 +7,7 @@ from typing import Any
 from limbeck.functional import check_hyper, cross_entropy, kl_divergence
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_share
+from limbeck.methods.range import Range
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Recipe, Stage
 
@@ -28,6 +29,7 @@ CARD = Card(
   journal = {arXiv preprint arXiv:1503.02531},
   year = {2015}
 }""",
+    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from limbeck.functional import check_hyper
 from limbeck.functional import label_smoothing as smoothed_cross_entropy
 from limbeck.methods.card import Card
+from limbeck.methods.range import Range
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 
@@ -26,6 +27,7 @@ CARD = Card(
   eprint = {1512.00567},
   archivePrefix = {arXiv}
 }""",
+    ranges={"smoothing": Range(0.0, 0.5)},
 )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from limbeck.functional import cross_entropy, probability_squared_error
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_weight
+from limbeck.methods.range import Range
 from limbeck.objective import Loss
 from limbeck.recipe import Models, Recipe, Stage
 from limbeck.schedule import sigmoid_ramp
@@ -36,6 +37,7 @@ CARD = Card(
   eprint = {1703.01780},
   archivePrefix = {arXiv}
 }""",
+    ranges={"decay": Range(0.9, 0.999), "weight": Range(0.1, 300.0, log=True)},
 )
 
 

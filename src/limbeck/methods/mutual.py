@@ -6,6 +6,7 @@ from limbeck.functional import check_hyper, cross_entropy, kl_divergence
 from limbeck.methods.anew import Anew
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_weight
+from limbeck.methods.range import Range
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import Named
@@ -29,6 +30,7 @@ CARD = Card(
   eprint = {1706.00384},
   archivePrefix = {arXiv}
 }""",
+    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.1, 10.0, log=True)},
 )
 
 

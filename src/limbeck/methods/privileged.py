@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.functional import check_hyper, cross_entropy, kernel, kl_divergence
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_share
+from limbeck.methods.range import Range
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Recipe, Stage
 from limbeck.sources import Field
@@ -38,6 +39,7 @@ CARD = Card(
   eprint = {1511.03643},
   archivePrefix = {arXiv}
 }""",
+    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
 )
 
 
