@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from limbeck.measure.calibration import Reliability, brier, confidence, ece, entropy, mce, reliability
 from limbeck.measure.changes import ClassChange, class_changes
+from limbeck.measure.cka import LayerCKA, layer_cka, linear_cka
+from limbeck.measure.compute import macs, peak_bytes
+from limbeck.measure.corruptions import CORRUPTIONS, corrupt
 from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
+from limbeck.measure.cost_in_full import CostInFull, Latency, cost_in_full, disk_bytes, latencies
 from limbeck.measure.deviations import Deviations, deviations
 from limbeck.measure.fidelity import (
     agreement,
@@ -29,21 +33,27 @@ from limbeck.measure.measures import MEASURES, accuracy, evaluate, nll, top5
 from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
 from limbeck.measure.predictions import Predictions, predict, predict_with_teacher
 from limbeck.measure.regression import REGRESSION_MEASURES, Estimates
+from limbeck.measure.robustness import Robustness, robustness
 
 __all__ = [
+    "CORRUPTIONS",
     "MEASURES",
     "MULTI_LABEL_MEASURES",
     "REGRESSION_MEASURES",
     "ClassChange",
     "Cost",
+    "CostInFull",
     "Deviations",
     "Estimates",
     "Group",
+    "Latency",
+    "LayerCKA",
     "Measure",
     "MeasureFunction",
     "MultiLabel",
     "Predictions",
     "Reliability",
+    "Robustness",
     "accuracy",
     "agreement",
     "agreement_where_teacher_wrong",
@@ -55,8 +65,11 @@ __all__ = [
     "confidence_deviation",
     "confidence_slope",
     "confusion_matrix",
+    "corrupt",
+    "cost_in_full",
     "cost_of",
     "deviations",
+    "disk_bytes",
     "ece",
     "entropy",
     "evaluate",
@@ -64,15 +77,21 @@ __all__ = [
     "keep_tensors",
     "kept_tensors",
     "kl_to_teacher",
+    "latencies",
     "latency",
+    "layer_cka",
+    "linear_cka",
+    "macs",
     "mce",
     "measure",
     "nll",
+    "peak_bytes",
     "predict",
     "predict_with_teacher",
     "relative_calibration",
     "reliability",
     "reverse_kl_to_teacher",
+    "robustness",
     "top5",
     "worst_class_accuracy",
     "worst_group",

@@ -17,7 +17,8 @@ from limbeck.signal import LOGITS, Batch, Inputs
 from limbeck.tap import Frozen, call
 from limbeck.teachers import Reads, Teacher
 
-_WARM_UP = 3
+WARM_UP = 3
+"""Passes before any is timed."""
 
 
 class Cost(NamedTuple):
@@ -63,10 +64,10 @@ def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
     size = Batch(inputs).size
     if size < 1:
         raise LimbeckError("latency needs inputs with at least one example.")
-    with _threads(threads), Frozen(model), torch.no_grad():
-        for _ in range(_WARM_UP):
+    with on_threads(threads), Frozen(model), torch.no_grad():
+        for _ in range(WARM_UP):
             call(model, inputs)
-        return 1e3 * statistics.median(_seconds(model, inputs) for _ in range(repeats)) / size
+        return 1e3 * statistics.median(seconds_of_call(model, inputs) for _ in range(repeats)) / size
 
 
 def answer_latency(
@@ -98,13 +99,13 @@ def answer_latency(
             f"got {repeats}, {threads} and {batch.size}."
         )
     prepared = teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=reads)
-    with _threads(threads), prepared as answer:
+    with on_threads(threads), prepared as answer:
         seconds = []
-        for _ in range(_WARM_UP + repeats):
+        for _ in range(WARM_UP + repeats):
             start = time.perf_counter()
             answer(batch)
             seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds[_WARM_UP:]) / batch.size
+    return 1e3 * statistics.median(seconds[WARM_UP:]) / batch.size
 
 
 def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> Cost:
@@ -121,7 +122,8 @@ def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
     return Cost(milliseconds, count_parameters(model), size_in_bytes(model) / 1e6, threads)
 
 
-def _seconds(model: nn.Module, inputs: Inputs) -> float:
+def seconds_of_call(model: nn.Module, inputs: Inputs) -> float:
+    """Seconds from a call until its output is there, on whichever device."""
     _wait(model)
     start = time.perf_counter()
     output = call(model, inputs)
@@ -139,7 +141,8 @@ def _wait(model: nn.Module) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
+    """A block within which PyTorch has so many CPU threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
