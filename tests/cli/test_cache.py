@@ -45,6 +45,11 @@ def test_what_it_would_take_is_told_before_it_is_paid_for(here, limbeck, taught)
     assert "135 answers" in shown.out
     assert "float16" in shown.out
     assert not (here / "answers").exists()
+    own = {"name": "top-k", "k": 3, "bits": 7}
+    told = ("--set", "cache.encoding={name: top-k, k: 3, bits: 7}", "--set", "budget.batch_size=500")
+    ended = limbeck("cache", "info", *taught, "--json", *told)
+    assert ended.result["estimates"][-1]["encoding"] == own  # what the job asks for is among the others
+    assert ended.result["seconds"] > 0  # also where all examples are one batch
 
 
 def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,9 @@ from limbeck.compare.answers import source_of, with_teacher
 from limbeck.compare.asking import views_of
 from limbeck.compare.material import Material
 from limbeck.engine import open_fabric
-from limbeck.job import Job
+from limbeck.job import Cache, Job
 from limbeck.signal import LOGITS
-from limbeck.store import Encoding, kl_error, make
+from limbeck.store import Encoding, encoding, kl_error, make
 from limbeck.teachers import Teacher
 
 _SAMPLE = 512
@@ -69,7 +70,7 @@ def plan(job: Job) -> Plan:
     each = len(rows) // len(logits)
     estimates = [
         Estimate(one.spec, size := one.width * each + 16, size * answers, kl_error(one, rows))
-        for one in _choices(logits.shape[-1])
+        for one in _choices(logits.shape[-1], (job.cache or Cache()).encoding)
     ]
     return Plan(answers, views_of(job), pace * answers, len(logits), estimates)
 
@@ -92,12 +93,17 @@ def _sampled(job: Job, material: Material, teacher: Teacher) -> tuple[Tensor, fl
                 break
             found.append(answer(batch.to(device))[LOGITS].float().cpu())
             asked += batch.size
-        pace = (time.perf_counter() - began) / asked if asked else 0.0
+        if not asked:  # there is but one batch
+            _ = answer(first.to(device))
+            asked = first.size
+        pace = (time.perf_counter() - began) / asked
     return torch.cat(found), pace
 
 
-def _choices(classes: int) -> list[Encoding]:
+def _choices(classes: int, asked: str | Mapping[str, Any]) -> list[Encoding]:
     every = [make(name, classes=classes) for name in ("float32", "float16", "quantised")]
     top = [make("top-k", classes=classes, k=k) for k in _KEPT if k <= classes // 2]
     drawn = [make("sampled", classes=classes, draws=k) for k in _KEPT if k <= classes // 2][:2]
-    return [*every, *top, *drawn]
+    own = encoding(asked, classes=classes)
+    known = [*every, *top, *drawn]
+    return known if own.spec in [one.spec for one in known] else [*known, own]
