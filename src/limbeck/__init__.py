@@ -99,7 +99,8 @@ _WHERE = {
     ),
     "tap": ("Tapped",),
     "teachers": (
-        "Cached", "Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists", "Teacher", "fill",
+        "Cached", "Displaced", "Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists",
+        "Teacher", "fill",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

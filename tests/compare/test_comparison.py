@@ -1,0 +1,194 @@
+"""Are several methods compared fairly, and is the right student shipped?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.compare import Outcome, run_job
+from limbeck.compare.arms import recipe_of
+from limbeck.compare.result import verdict_of
+from limbeck.compare.softness import mean_entropy, smoothing_of
+from limbeck.compare.statistics import holm
+from limbeck.errors import LimbeckError
+from limbeck.job import job_text, make_job, read_job
+from limbeck.measure import kept_tensors
+from limbeck.models import read_config
+from limbeck.teachers import Displaced, Live
+from small_jobs import blobs, small_job
+
+FOUR = ["teacher", "student alone", "label smoothing", "shuffled teacher"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A comparison of two methods with every control: its job and what came of it."""
+    folder = tmp_path_factory.mktemp("compared")
+    asked = small_job(
+        blobs(folder / "blobs.npz"), methods=["hinton", {"name": "logit_matching"}], arms=[*FOUR, "distilled"],
+        out=str(folder / "run"),
+    )  # fmt: skip
+    asked.pop("method", None)
+    job = make_job(asked)
+    return job, run_job(job), folder / "run"
+
+
+# --- which arms there are -------------------------------------------------------------------------------------------
+
+
+def test_each_method_is_an_arm_by_its_name(compared):
+    _, result, run = compared
+    assert list(result["arms"]) == [*FOUR, "hinton", "logit_matching"]
+    roles = [arm["role"] for arm in result["arms"].values()]
+    assert roles == ["teacher", "control", "control", "control", "method", "method"]
+    assert result["arms"]["hinton"]["method"]["name"] == "hinton"
+    assert sorted(folder.name for folder in (run / "arms").iterdir()) == sorted(
+        name.replace(" ", "-") for name in result["arms"] if name != "teacher"
+    )
+    json.dumps(result, allow_nan=False)
+
+
+def test_one_method_twice_has_two_names_and_a_job_survives_its_text(tmp_path):
+    both = [{"name": "hinton", "temperature": 2.0}, {"name": "hinton", "temperature": 8.0}]
+    job = make_job({**small_job("digits"), "methods": both})
+    assert list(job.learners) == ["hinton", "hinton#2"]
+    assert job.learners["hinton#2"].hyper == {"temperature": 8.0}
+    (tmp_path / "job.yaml").write_text(job_text(job))
+    assert make_job(read_job(tmp_path / "job.yaml")) == job
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": ["hinton", "hintn"]}, "hintn"),
+        ({"methods": ["hinton", "fitnets"]}, "--set methods.fitnets.hint="),
+        ({"methods": ["logit_matching"], "method": "hinton"}, "give one of the two keys"),
+        ({"methods": ["mutual"], "arms": [*FOUR, "distilled"]}, "leave the arm 'shuffled teacher' out"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, words):
+    with pytest.raises(LimbeckError, match=words):
+        make_job({**small_job("digits"), **changes})
+
+
+# --- the controls ---------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_smoothed_until_they_are_as_soft_as_the_teacher(compared):
+    _, result, run = compared
+    found = result["arms"]["label smoothing"]["method"]
+    assert found["name"] == "label_smoothing"
+    # The teacher's answers to development data are about as soft as those to what the arms learn from.
+    logits = kept_tensors(run / "teacher" / "answers.safetensors")["development"]
+    assert found["smoothing"] == pytest.approx(smoothing_of(mean_entropy(logits), 5), rel=0.5)
+    assert 0 < found["smoothing"] < 1
+
+
+def test_the_shuffled_arm_learns_by_the_first_method_from_displaced_answers():
+    job = make_job({**small_job("digits"), "methods": ["logit_matching", "hinton"], "arms": [*FOUR, "distilled"]})
+    teacher = Live(torch.nn.Linear(2, 2))
+    shuffled, straight = (recipe_of(job, arm, teacher) for arm in ("shuffled teacher", "logit_matching"))
+    (one,), (other,) = shuffled.parts, straight.parts
+    assert isinstance(one.teacher, Displaced)
+    assert one.teacher.inner is teacher
+    assert other.teacher is teacher
+    assert repr(one.objective) == repr(other.objective)
+
+
+# --- what is left ---------------------------------------------------------------------------------------------------
+
+
+def test_predictions_lie_beside_every_run_and_give_the_numbers_of_the_result(compared):
+    job, result, run = compared
+    answers = kept_tensors(run / "teacher" / "answers.safetensors")
+    assert len(answers["test"]) == len(answers["test_labels"]) == 60
+    for name, arm in result["arms"].items():
+        if arm["role"] == "teacher":
+            shown = [answers]
+        else:
+            folder = run / "arms" / name.replace(" ", "-")
+            shown = [kept_tensors(folder / f"seed-{seed}" / "predictions.safetensors") for seed in range(job.seeds)]
+        for part, wanted in (("test", arm["accuracy"]), ("development", arm.get("development"))):
+            values = [float((one[part].argmax(1) == answers[f"{part}_labels"]).double().mean()) for one in shown]
+            assert wanted is None or values == pytest.approx(wanted["values"])
+
+
+def test_the_best_student_on_development_data_is_shipped(compared):
+    _, result, run = compared
+    shipped = result["shipped"]
+    known = {
+        (name, seed): value
+        for name, arm in result["arms"].items() if arm["role"] == "method"
+        for seed, value in enumerate(arm["development"]["values"])
+    }  # fmt: skip
+    means = {name: sum(v for (arm, _), v in known.items() if arm == name) for name in ("hinton", "logit_matching")}
+    assert means[shipped["arm"]] == max(means.values())
+    assert shipped["development"] == max(value for (arm, _), value in known.items() if arm == shipped["arm"])
+    assert result["verdict"]["arm"] == shipped["arm"]
+    assert read_config(run / "student")["metadata"]["arm"] == shipped["arm"]
+    theirs = limbeck.load(run / "arms" / shipped["arm"] / f"seed-{shipped['seed']}" / "student").state_dict()
+    ours = limbeck.load(run / "student").state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not list(run.glob(".student*"))
+
+
+# --- what is said ---------------------------------------------------------------------------------------------------
+
+
+def outcomes(arms):
+    return [
+        Outcome(arm, seed, {"accuracy": test}, development)
+        for arm, values in arms.items()
+        for seed, (test, development) in enumerate(values)
+    ]
+
+
+def test_development_data_choose_the_method_and_test_data_judge_it():
+    job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "seeds": 3})
+    alone = [(0.90, 0.9), (0.91, 0.9), (0.92, 0.9)]
+    found = verdict_of(
+        job,
+        outcomes({
+            "student alone": alone,
+            "label smoothing": alone,
+            "hinton": [(t + g, 0.95) for (t, _), g in zip(alone, (0.010, 0.011, 0.012), strict=True)],
+            "mutual": [(t + 0.05, 0.91) for t, _ in alone],
+        }),
+        examples=10_000,
+    )  # fmt: skip
+    assert found["arm"] == "hinton"
+    assert found["difference"] == pytest.approx(0.011)
+    assert found["sentence"].startswith("Of 2 methods hinton is the best on development data. Distilling helped: +1.10")
+    assert found["against"]["label smoothing"]["helps"] is True
+    assert found["methods"]["mutual"]["difference"] == pytest.approx(0.05)
+    assert found["methods"]["mutual"]["helps"] is True
+
+
+def test_many_methods_are_not_each_given_a_chance_of_their_own():
+    job = make_job({**small_job("digits"), "methods": ["hinton", *["logit_matching"] * 9], "seeds": 5})
+    gains = dict.fromkeys(job.learners, (0.0,) * 5)
+    gains["hinton"] = (0.010, 0.002, 0.006, 0.001, 0.009)  # p is 0.03 if nothing else were looked at
+    found = verdict_of(
+        job,
+        outcomes({
+            "student alone": [(0.9, 0.9)] * 5,
+            "label smoothing": [(0.9, 0.9)] * 5,
+            **{name: [(0.9 + gain, 0.9) for gain in some] for name, some in gains.items()},
+        }),
+        examples=10_000,
+    )  # fmt: skip
+    assert found["methods"]["hinton"]["interval"][0] > 0
+    assert found["methods"]["hinton"]["p"] > 0.05
+    assert found["methods"]["hinton"]["helps"] is False
+
+
+def test_holm_is_between_nothing_and_bonferroni():
+    p = [0.04, 0.001, 0.3, 0.012]
+    found = holm(p)
+    assert found == pytest.approx([0.08, 0.004, 0.3, 0.036])
+    assert all(one <= adjusted <= min(1, 4 * one) for one, adjusted in zip(p, found, strict=True))
+    assert holm([]) == []
+    assert holm([0.02]) == [0.02]
