@@ -1,0 +1,66 @@
+"""Does `limbeck cache build` go on after it was killed, wherever it stood, to the store that nobody stopped?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import limbeck as lb
+from limbeck.models import build
+from limbeck.store import Store, find_manifest
+from limbeck.store.place import Place
+from small_jobs import blobs, environment
+
+# A shard for each batch; at the n-th file that is to be written it gets half of that one down, and is killed.
+SCRIPT = """
+import os, signal, sys
+from functools import partial
+import limbeck.compare.asking as asking
+from limbeck.cli import main
+from limbeck.files import partial_of
+from limbeck.store.place import Place
+asking.Cached = partial(asking.Cached, shard_bytes=1)
+put, seen = Place.put, []
+def dying(self, file, data):
+    seen.append(file)
+    if len(seen) == int(sys.argv[1]):
+        path = self.local / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_of(path).write_bytes(data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    put(self, file, data)
+Place.put = dying
+main(sys.argv[2:])
+"""
+BUILD = ("--teacher", "teacher", "--data", "data.npz", "--set", "budget.batch_size=32")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
+def test_a_killed_build_goes_on_to_the_store_that_nobody_stopped(here, limbeck):
+    blobs(here / "data.npz")
+    lb.save(build("mlp", inputs=36, classes=5, hidden=[16], seed=0), here / "teacher")
+    (here / "dying.py").write_text(SCRIPT)
+    # Killed at the manifest of a new store; in its first shard; after its second, before the manifest names that.
+    for at, kept in ((1, None), (2, 0), (4, 32)):
+        words = [sys.executable, "dying.py", str(at), "cache", "build", *BUILD, "--set", "cache.folder=answers"]
+        ended = subprocess.run(words, cwd=here, env=environment(), capture_output=True, timeout=120, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        found = find_manifest(Place("answers"))
+        assert (None if found is None else len(Store("answers"))) == kept
+        if kept is not None:
+            assert limbeck("cache", "verify", "answers").code == 0
+    for folder in ("answers", "whole"):
+        ended = limbeck("cache", "build", *BUILD, "--set", f"cache.folder={folder}", "--json")
+        assert ended.code == 0, ended.err
+        assert ended.result["answers"] == ended.result["examples"] == 135
+    assert limbeck("cache", "verify", "answers").code == 0
+    one, other = Store("answers"), Store("whole")
+    assert (one.keys.id == other.keys.id).all()
+    rows = one.rows(other.keys.id, -1)
+    assert (one.records(rows, "logits") == other.records(rows, "logits")).all()
+    left = {path.relative_to(here / "answers").as_posix() for path in (here / "answers").rglob("*") if path.is_file()}
+    assert left == {"manifest.json", *(shard.file for shard in one.manifest.shards)}
