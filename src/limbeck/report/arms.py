@@ -54,23 +54,26 @@ class Arm(NamedTuple):
         return float(value) if _is_number(value) else None
 
 
-def arms_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
-    """Every competitor of a result, the teacher first."""
+def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dict[str, Arm]:
+    """Every competitor of a result; the one that the verdict is about has a colour that no other has."""
     found: dict[str, Arm] = {}
     methods = 0
     for name, row in rows.items():
         role = _role(name, row)
         style = {"teacher": 1, "member": 1, "control": _CONTROL_STYLES.get(name, 7)}.get(role)
+        if style is None and (name == judged or (judged not in rows and not methods)):
+            style = _JUDGED
         if style is None:
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
-            methods += 1
+        methods += role == "method" and style != _JUDGED
         accuracy = figure(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
         found[name] = Arm(name, role, style, accuracy, figure(row.get("development")), row)
     return found
 
 
 _CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "shuffled teacher": 4}
-_METHOD_STYLES = (0, 5, 6, 7)
+_METHOD_STYLES = (5, 6, 7)
+_JUDGED = 0
 
 
 def figure(found: Any) -> Figure:

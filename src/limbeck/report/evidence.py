@@ -112,7 +112,7 @@ def read_evidence(run: str | Path) -> Evidence:
     """
     folder = Path(run)
     result = _result(folder)
-    arms = arms_of(result["arms"])
+    arms = arms_of(result["arms"], judged=_mapping(result.get("verdict")).get("arm"))
     unknown: list[str] = []
     labels, teacher = _answers(folder, unknown)
     logits = dict(_predictions(folder, arms, labels, unknown))

@@ -27,12 +27,21 @@ def figure(title: str, drawing: Markup, caption: Any, *more: Any, wide: bool = F
     )
 
 
-def legend(entries: Iterable[tuple[str, int]]) -> Markup:
-    """Which colour and shape is whose."""
+def legend(entries: Iterable[tuple[str, int | Markup]]) -> Markup:
+    """Which colour and shape is whose: an arm's style, or a mark around (8, 8)."""
     return tag(
         "ul",
         (
-            tag("li", tag("svg", mark(style, 8, 8, size=5), viewBox="0 0 16 16", aria_hidden="true"), name)
+            tag(
+                "li",
+                tag(
+                    "svg",
+                    mark(style, 8, 8) if isinstance(style, int) else style,
+                    viewBox="0 0 16 16",
+                    aria_hidden="true",
+                ),
+                name,
+            )
             for name, style in entries
         ),
         class_="legend",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from shlex import quote
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow
+from limbeck.report.numbers import duration, listed, share_of, sized, times
+from limbeck.report.shipped import interval_of, rivals, shipped
 
 
 class Headline(NamedTuple):
@@ -38,34 +39,13 @@ def headline(evidence: Evidence) -> Headline:
     if interval[1] < 0:
         return Headline("no", "No: distilling made the student worse", sentence)
     if interval[0] <= 0:
-        return Headline("no", "Not shown to be worth it", sentence)
+        return Headline("unsure", "Not shown to be worth it", sentence)
     better, equal = rivals(evidence)
     if better:
-        return Headline("unsure", f"It helps, but {_listed(better)} does better", sentence)
+        return Headline("unsure", f"It helps, but {listed(better)} does better", sentence)
     if equal:
-        return Headline("unsure", f"It helps, but {_listed(equal)} may do as well", sentence)
+        return Headline("unsure", f"It helps, but {listed(equal)} may do as well", sentence)
     return Headline("yes", "Yes: distilling is worth it", sentence)
-
-
-def rivals(evidence: Evidence) -> tuple[list[str], list[str]]:
-    """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
-    better, equal = [], []
-    against = evidence.verdict.get("against")
-    for name, found in (against if isinstance(against, Mapping) else {}).items():
-        interval = interval_of(found)
-        if interval is not None and interval[1] < 0:
-            better.append(str(name))
-        elif interval is not None and interval[0] <= 0:
-            equal.append(str(name))
-    return better, equal
-
-
-def interval_of(found: Any) -> tuple[float, float] | None:
-    """The interval in a verdict, if there is one."""
-    given = found.get("interval") if isinstance(found, Mapping) else None
-    if isinstance(given, list) and len(given) == 2 and all(isinstance(end, (int, float)) for end in given):
-        return float(given[0]), float(given[1])
-    return None
 
 
 def answers(evidence: Evidence, classes: Sequence[ClassRow]) -> list[Answer]:
@@ -76,6 +56,9 @@ def answers(evidence: Evidence, classes: Sequence[ClassRow]) -> list[Answer]:
     ]  # fmt: skip
 
 
+_WORDS = {"yes": "Yes", "no": "No", "unsure": "Perhaps"}
+
+
 def _worth(evidence: Evidence) -> Answer:
     question = "Is distilling worth it?"
     difference = evidence.verdict.get("difference")
@@ -83,7 +66,7 @@ def _worth(evidence: Evidence) -> Answer:
         return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
     return Answer(
         question,
-        f"{100 * difference:+.2f} points",
+        f"{_WORDS[headline(evidence).kind]}: {100 * difference:+.2f} points",
         f"of accuracy over the same student trained alone. {_gap(evidence)}",
     )
 
@@ -129,7 +112,7 @@ def _sure(evidence: Evidence) -> Answer:
     low, high = interval
     side = "zero lies inside" if low <= 0 <= high else "zero lies outside"
     better, equal = rivals(evidence)
-    more = f" Beaten by {_listed(better)}." if better else f" Not shown to beat {_listed(equal)}." if equal else ""
+    more = f" Beaten by {listed(better)}." if better else f" Not shown to beat {listed(equal)}." if equal else ""
     return Answer(question, f"{100 * low:+.2f} to {100 * high:+.2f}",
                   f"points, the 95 % interval over {evidence.seeds} paired seeds; {side}.{more}")  # fmt: skip
 
@@ -141,90 +124,39 @@ def _losers(evidence: Evidence, classes: Sequence[ClassRow]) -> Answer:
     losers = sorted((row for row in classes if row.sure and row.change < 0), key=lambda row: row.change)
     fell = [row for row in classes if row.change < 0]
     if losers:
-        shown = _listed([f"{row.name} ({100 * row.change:+.1f})" for row in losers[:3]])
+        shown = listed([f"{_class(row)} ({100 * row.change:+.1f})" for row in losers[:3]])
         more = f" and {len(losers) - 3} more" if len(losers) > 3 else ""
         return Answer(question, f"{len(losers)} of {len(classes)}", f"surely lose: {shown}{more}, points of accuracy.")
     if not fell:
         return Answer(question, "None", "No class is less accurate than with the student alone.")
     worst = min(fell, key=lambda row: row.change)
     return Answer(question, "None for sure",
-                  f"{len(fell)} of {len(classes)} fell, none beyond chance. Most: {worst.name}, "
+                  f"{len(fell)} of {len(classes)} fell, none beyond chance. Most: {_class(worst)}, "
                   f"{100 * worst.change:+.1f} points.")  # fmt: skip
+
+
+def _class(row: ClassRow) -> str:
+    """A class that has no name is called by its number."""
+    return f"class {row.name}" if row.name.isdecimal() else row.name
 
 
 def _fast(evidence: Evidence) -> Answer:
     question = "How fast is the student?"
     arm = evidence.arms.get(evidence.judged or "")
-    teacher = next((a for a in evidence.arms.values() if a.role == "teacher"), None)
+    teacher = next((one for one in evidence.arms.values() if one.role == "teacher"), None)
     time = arm.number("milliseconds") if arm else None
     if arm is None or not time:
         return Answer(question, "Not measured", "This result holds no time for it.")
-    times = _ratio(teacher.number("milliseconds") if teacher else None, time)
-    smaller = _ratio(teacher.number("megabytes") if teacher else None, arm.number("megabytes"))
-    said = f"{sized(time)} ms an example on one CPU thread"
-    size = arm.number("megabytes")
-    took = f"{sized(size)} MB" if size is not None else "of unknown size"
-    if times is None:
-        return Answer(question, f"{sized(time)} ms", f"an example on one CPU thread; {took}.")
-    return Answer(question, f"{_times(times)} the teacher's speed",
-                  f"{said}; {took}" + (f", {_part(smaller)} of the teacher's." if smaller else "."))  # fmt: skip
+    size, its = arm.number("megabytes"), teacher.number("megabytes") if teacher else None
+    weighs = f"{sized(size)} MB" if size else "Its size is not known"
+    part = f", {share_of(size, its)} of the teacher's" if size and its else ""
+    slow = teacher.number("milliseconds") if teacher else None
+    if not slow:
+        return Answer(question, duration(time), f"an example on one CPU thread. {weighs}{part}.")
+    return Answer(question, f"{times(slow / time)} as fast",
+                  f"as the teacher: {duration(time)} an example on one CPU thread. {weighs}{part}.")  # fmt: skip
 
 
 def _ship(evidence: Evidence) -> Answer:
-    question = "What do I ship?"
     arm, why = shipped(evidence)
-    if arm is None:
-        return Answer(question, "Nothing yet", why)
-    return Answer(question, arm, why)
-
-
-def shipped(evidence: Evidence) -> tuple[str | None, str]:
-    """The arm whose student this evidence speaks for, and why it is that one."""
-    judged, interval = evidence.judged, interval_of(evidence.verdict)
-    if judged is None:
-        return None, "There is no distilled student in this run."
-    better, _ = rivals(evidence)
-    trained = [name for name in better if name != "shuffled teacher"]
-    if trained:
-        return trained[0], f"It beats {judged}, and needs no teacher; its student is in {where(evidence, trained[0])}"
-    if interval is None:
-        return judged, f"For the time being, as one seed proves nothing: its student is in {where(evidence, judged)}"
-    if interval[0] <= 0 and ALONE in evidence.arms:
-        return ALONE, f"It is not shown to be worse, and is the simpler; its student is in {where(evidence, ALONE)}"
-    return judged, f"Its student is complete, in {where(evidence, judged)}"
-
-
-def where(evidence: Evidence, arm: str) -> str:
-    """The folder of an arm's student, for a shell."""
-    if arm == evidence.judged:
-        return quote(str(evidence.folder / "student"))
-    return quote(str(evidence.folder / "arms" / arm.replace(" ", "-") / "seed-0" / "student"))
-
-
-def sized(value: float) -> str:
-    """A positive number with three digits that count.
-
-    Example:
-        >>> sized(0.012345), sized(3.14159), sized(1234.5)
-        ('0.0123', '3.14', '1,234')
-    """
-    if value >= 1000:
-        return f"{value:,.0f}"
-    text = f"{value:#.3g}"
-    return text.rstrip(".") if "e" not in text else f"{value:.2g}"
-
-
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above and below else None
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
-
-
-def _part(ratio: float) -> str:
-    return f"1/{ratio:.0f}" if ratio >= 1.5 else f"{100 / ratio:.0f} %"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return Answer("What do I ship?", "Nothing yet" if arm is None else arm, why)

@@ -12,7 +12,9 @@ from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, tag
 from limbeck.report.png import data_uri
 
-_WIDTH, _LEFT, _TOP = 520.0, 96.0, 86.0
+_WIDTH, _LEFT = 520.0, 96.0
+_TOPS = (50.0, 94.0)
+"""The room for the columns' names: numbers stand upright, words lean."""
 _LETTERED = 24
 """With more classes than this there is no room for words: the cells become one picture."""
 
@@ -58,22 +60,24 @@ def worst(rates: Matrix, count: int) -> list[tuple[int, int]]:
 
 def _grid(values: Matrix, names: Sequence[str], shade: Any, form: str, label: str) -> Markup:
     count = len(values)
+    leaning = count <= _LETTERED and max(map(len, names), default=0) > 3
+    top = _TOPS[leaning]
     cell = (_WIDTH - _LEFT - 10) / max(count, 1)
     cell = min(cell, 64.0)
     side = cell * count
     if count > _LETTERED:
-        inside = [_picture(values, shade, side), _edges(names, side)]
+        inside = [_picture(values, shade, side, top), _edges(names, side, top)]
     else:
-        inside = [_cells(values, names, shade, form, cell), _words(names, cell)]
+        inside = [_cells(values, names, shade, form, cell, top), _words(names, cell, top, leaning=leaning)]
     return svg(
-        tag("rect", x=_LEFT, y=_TOP, width=side, height=side, class_="edge"), inside,
+        tag("rect", x=_LEFT, y=top, width=side, height=side, class_="edge"), inside,
         tag("text", "taken for", x=_LEFT, y=14, class_="axis"),
-        tag("text", "true class", x=8, y=_TOP - 10, class_="axis"),
-        width=_WIDTH, height=_TOP + side + 10, label=label,
+        tag("text", "true class", x=8, y=top - 10, class_="axis"),
+        width=_WIDTH, height=top + side + 10, label=label,
     )  # fmt: skip
 
 
-def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: float) -> list[Markup]:
+def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: float, top: float) -> list[Markup]:
     found = []
     for i in range(len(values)):
         for j in range(len(values)):
@@ -82,7 +86,7 @@ def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: fl
                 kind = "fewer" if kind == "more" else "more"
             said = form.format(100 * values[i, j])
             opacity = None if i == j and kind == "right" else round(share, 3)
-            x, y = _LEFT + j * cell, _TOP + i * cell
+            x, y = _LEFT + j * cell, top + i * cell
             title = tag("title", f"{names[i]} taken for {names[j]}: {100 * values[i, j]:.1f}")
             found.append(tag("rect", title, x=x, y=y, width=cell, height=cell, class_=f"cell {kind}",
                              fill_opacity=opacity))  # fmt: skip
@@ -92,20 +96,21 @@ def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: fl
     return found
 
 
-def _words(names: Sequence[str], cell: float) -> list[Markup]:
-    rows = [tag("text", short(name, 13), x=_LEFT - 8, y=_TOP + (i + 0.5) * cell + 4, text_anchor="end", class_="tick")
+def _words(names: Sequence[str], cell: float, top: float, *, leaning: bool) -> list[Markup]:
+    rows = [tag("text", short(name, 13), x=_LEFT - 8, y=top + (i + 0.5) * cell + 4, text_anchor="end", class_="tick")
             for i, name in enumerate(names)]  # fmt: skip
     columns = []
     for j, name in enumerate(names):
-        x, y = _LEFT + (j + 0.5) * cell + 3, _TOP - 6
-        columns.append(tag("text", short(name, 11), x=x, y=y, class_="tick", transform=f"rotate(-55 {x:.1f} {y:.1f})"))
+        x, y = _LEFT + (j + 0.5) * cell, top - 6
+        turned = {"transform": f"rotate(-55 {x + 3:.1f} {y:.1f})"} if leaning else {"text_anchor": "middle"}
+        columns.append(tag("text", short(name, 11), x=x + 3 * leaning, y=y, class_="tick", **turned))
     return [*rows, *columns]
 
 
 _COLOURS = {"error": (194, 65, 12), "more": (194, 65, 12), "fewer": (11, 103, 168)}
 
 
-def _picture(values: Matrix, shade: Any, side: float) -> Markup:
+def _picture(values: Matrix, shade: Any, side: float, top: float) -> Markup:
     """All cells as one picture whose opacity is the shade, so that it suits a light page and a dark one."""
     count = len(values)
     pixels = np.zeros((count, count, 4), dtype=np.uint8)
@@ -115,14 +120,14 @@ def _picture(values: Matrix, shade: Any, side: float) -> Markup:
             pixels[i, j] = (*_COLOURS[kind], round(255 * max(share, 0.06)))
         elif kind != "error":
             pixels[i, j] = (*_COLOURS["fewer" if kind == "more" else "more"], round(255 * max(share, 0.06)))
-    return tag("image", href=data_uri(pixels), x=_LEFT, y=_TOP, width=side, height=side, class_="pixels")
+    return tag("image", href=data_uri(pixels), x=_LEFT, y=top, width=side, height=side, class_="pixels")
 
 
-def _edges(names: Sequence[str], side: float) -> list[Markup]:
+def _edges(names: Sequence[str], side: float, top: float) -> list[Markup]:
     last = len(names) - 1
     return [
-        tag("text", short(names[0], 13), x=_LEFT - 8, y=_TOP + 10, text_anchor="end", class_="tick"),
-        tag("text", short(names[last], 13), x=_LEFT - 8, y=_TOP + side, text_anchor="end", class_="tick"),
-        tag("text", short(names[0], 13), x=_LEFT, y=_TOP - 6, class_="tick"),
-        tag("text", short(names[last], 13), x=_LEFT + side, y=_TOP - 6, text_anchor="end", class_="tick"),
+        tag("text", short(names[0], 13), x=_LEFT - 8, y=top + 10, text_anchor="end", class_="tick"),
+        tag("text", short(names[last], 13), x=_LEFT - 8, y=top + side, text_anchor="end", class_="tick"),
+        tag("text", short(names[0], 13), x=_LEFT, y=top - 6, class_="tick"),
+        tag("text", short(names[last], 13), x=_LEFT + side, y=top - 6, text_anchor="end", class_="tick"),
     ]

@@ -32,10 +32,7 @@ def deviation_figure(
     plot = Plot(
         Scale(low, high, 62, _WIDTH - 20, named=tuple(_TICKS)), Scale(low, high, _HEIGHT - 58, 40, named=tuple(_TICKS))
     )
-    dots = [
-        tag("circle", cx=plot.x(a), cy=plot.y(b), r=2.6, class_=f"dot {'s0' if right[i] else 's2 hollow'}")
-        for i, a, b in zip(kept, across, along, strict=True)
-    ]
+    dots = [dot(plot.x(a), plot.y(b), right=right[i]) for i, a, b in zip(kept, across, along, strict=True)]
     fitted = None
     if line is not None:
         ends = [(a, line[0] * a + line[1]) for a in (min(across), max(across))]
@@ -48,6 +45,11 @@ def deviation_figure(
         dots, fitted, width=_WIDTH, height=_HEIGHT,
         label=f"Student's against teacher's confidence in the teacher's class, {len(dots)} examples; {said}.",
     )  # fmt: skip
+
+
+def dot(x: float, y: float, *, right: bool) -> Markup:
+    """One example: full where the teacher is right, hollow where it is wrong."""
+    return tag("circle", cx=x, cy=y, r=2.6, class_=f"dot {'s0' if right else 's2 hollow'}")
 
 
 def _held(value: float) -> float:

@@ -23,7 +23,7 @@ class CostPoint(NamedTuple):
 SAME = 1.05
 """Costs up to so many times as high count as the same: timings of the same network differ by as much."""
 
-_WIDTH, _HEIGHT = 520.0, 340.0
+_WIDTH, _HEIGHT, _APART = 520.0, 340.0, 9.0
 
 
 def front(points: Sequence[CostPoint]) -> list[CostPoint]:
@@ -49,31 +49,52 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
     ends = [100 * (p.accuracy + side * (p.half or 0.0)) for p in points for side in (-1, 1)]
     x = Scale(*decades_around([p.cost for p in points]), 62.0, _WIDTH - 118, logarithmic=True)
     plot = Plot(x, Scale(*around(ends, least=1.0, floor=0, ceiling=100), _HEIGHT - 58, 40.0))
-    best = front(points)
-    line = plot.line([(p.cost, 100 * p.accuracy) for p in best], class_="front") if len(best) > 1 else None
+    best, at = front(points), _places(points, plot)
+    line = _through([(at[p], plot.y(100 * p.accuracy)) for p in best]) if len(best) > 1 else None
     said = ", ".join(p.name for p in best)
     return svg(
         frame(plot, x_label=x_label, y_label="test accuracy, %", x_text=text, y_text=lambda v: f"{v:g}"),
         line,
-        [_bar(p, plot) for p in points],
-        [mark(p.style, *plot.at(p.cost, 100 * p.accuracy), size=6, class_="mark best" if p in best else "mark",
+        [_bar(p, plot, at[p]) for p in points],
+        [mark(p.style, at[p], plot.y(100 * p.accuracy), size=6, class_="mark best" if p in best else "mark",
               title=f"{p.name}: {100 * p.accuracy:.2f} %, {p.cost:.4g}") for p in points],
-        _names(points, plot),
+        _names(points, plot, at),
         width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}.",
     )  # fmt: skip
 
 
-def _bar(point: CostPoint, plot: Plot) -> Markup | None:
+def _bar(point: CostPoint, plot: Plot, x: float) -> Markup | None:
     if point.half is None:
         return None
-    x, low = plot.at(point.cost, 100 * (point.accuracy - point.half))
+    low = plot.y(100 * max(point.accuracy - point.half, 0.0))
     high = plot.y(100 * min(point.accuracy + point.half, 1.0))
     return tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker s{point.style}")
 
 
-def _names(points: Sequence[CostPoint], plot: Plot) -> Markup:
+def _places(points: Sequence[CostPoint], plot: Plot) -> dict[CostPoint, float]:
+    """Where each model stands across; those of the same cost side by side, so that their bars can be told apart."""
+    groups: list[list[CostPoint]] = []
+    for point in sorted(points, key=lambda p: p.cost):
+        if groups and point.cost <= groups[-1][0].cost * SAME:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return {
+        point: plot.x(point.cost) + _APART * (place - (len(group) - 1) / 2)
+        for group in groups
+        for place, point in enumerate(sorted(group, key=lambda p: -p.accuracy))
+    }
+
+
+def _through(places: Sequence[tuple[float, float]]) -> Markup:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return tag("polyline", points=points, fill="none", class_="front")
+
+
+def _names(points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, float]) -> Markup:
     """Names beside the marks, pushed apart where marks are close, with a line to the one they belong to."""
-    placed = sorted((plot.y(100 * p.accuracy), plot.x(p.cost), p) for p in points)
+    edge = {p: max(x for q, x in places.items() if q.cost <= p.cost * SAME and p.cost <= q.cost * SAME) for p in points}
+    placed = sorted((plot.y(100 * p.accuracy), edge[p], p) for p in points)
     last, rows = -1e9, []
     for y, x, point in placed:
         at = max(y, last + 15)
@@ -81,7 +102,7 @@ def _names(points: Sequence[CostPoint], plot: Plot) -> Markup:
         rows.append((x, y, at, point))
     over = max(last - plot.y.start, 0.0) if rows else 0.0
     return join(
-        (None if abs(at - over - y) < 3 else tag("line", x1=x + 7, y1=y, x2=x + 13, y2=at - over, class_="leader"),
+        (tag("line", x1=places[point] + 8, y1=y, x2=x + 13, y2=at - over, class_="leader"),
          tag("text", short(point.name, 18), x=x + 15, y=at - over + 4, class_="name"))
         for x, y, at, point in rows
     )  # fmt: skip

@@ -18,7 +18,7 @@ class Bin(NamedTuple):
 
 
 _WIDTH, _TOP, _SIDE = 520.0, 40.0, 330.0
-_STRIP = 46.0
+_STRIP = 50.0
 
 
 def reliability_figure(models: Mapping[str, tuple[int, Sequence[Bin]]]) -> Markup:
@@ -31,7 +31,7 @@ def reliability_figure(models: Mapping[str, tuple[int, Sequence[Bin]]]) -> Marku
     plot = Plot(Scale(0, 1, left, left + _SIDE + 70), Scale(0, 1, _TOP + _SIDE - 60, _TOP))
     grid = frame(plot, x_label="confidence: the largest probability", y_label="accuracy, %",
                  x_text=lambda v: f"{100 * v:g}", y_text=lambda v: f"{100 * v:g}")  # fmt: skip
-    base = plot.y.start + 52
+    base = plot.y.start + 56
     strips = [
         _strip(name, style, bins, plot, base + i * _STRIP) for i, (name, (style, bins)) in enumerate(models.items())
     ]
@@ -64,11 +64,11 @@ def _strip(name: str, style: int, bins: Sequence[Bin], plot: Plot, base: float) 
     wide = (plot.x.end - plot.x.start) / 15 - 2
     bars = [
         tag("rect", x=min(max(plot.x(b.confidence) - wide / 2, plot.x.start), plot.x.end - wide),
-            y=base + 30 - 26 * b.share / high, width=wide, height=26 * b.share / high, class_=f"bar s{style}")
+            y=base + 38 - 26 * b.share / high, width=wide, height=26 * b.share / high, class_=f"bar s{style}")
         for b in bins
     ]  # fmt: skip
-    return tag("g", bars, tag("text", name, x=plot.x.start + 4, y=base + 12, class_="tick"),
-               tag("line", x1=plot.x.start, x2=plot.x.end, y1=base + 30, y2=base + 30, class_="grid"))  # fmt: skip
+    return tag("g", bars, tag("text", name, x=plot.x.start + 4, y=base + 8, class_="tick"),
+               tag("line", x1=plot.x.start, x2=plot.x.end, y1=base + 38, y2=base + 38, class_="grid"))  # fmt: skip
 
 
 def _mean(bins: Sequence[Bin], which: int) -> float:

@@ -8,8 +8,8 @@ from limbeck.report.arms import Arm
 from limbeck.report.evidence import Evidence
 from limbeck.report.figure import CostPoint, front, pareto_figure
 from limbeck.report.markup import Markup
+from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, grid, legend, note, section
-from limbeck.report.words import sized
 
 
 def cost_section(evidence: Evidence, *, prefix: str = "") -> Markup:
@@ -33,7 +33,7 @@ def cost_figures(arms: Sequence[Arm]) -> Markup:
         best = ", ".join(point.name for point in front(known))
         caption = (
             f"Upper left is better; bars are 95 % intervals of the mean. On the front: {best}. "
-            "Costs within 5 % of each other count as equal."
+            "Costs within 5 % of each other count as equal, and are drawn side by side."
         )
         drawn.append(figure(title, pareto_figure(known, x_label=label, text=_tick), caption,
                             legend((p.name, p.style) for p in known)))  # fmt: skip

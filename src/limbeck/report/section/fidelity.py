@@ -7,6 +7,7 @@ import math
 from limbeck.measure import Predictions, deviations
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import deviation_figure, reliability_figure
+from limbeck.report.figure.deviation import dot
 from limbeck.report.judged import bins_of, pooled
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.parts import figure, folded, grid, legend, note, section, table
@@ -61,14 +62,14 @@ def _deviation(evidence: Evidence) -> Markup | None:
     drawing = deviation_figure(found.teacher.tolist(), found.student.tolist(), right, line=fitted)
     line = f"Slope {found.slope:.2f}: {_slope(found.slope)}. " if known else ""
     caption = join(
-        f"The shipped student ({evidence.judged}, seed {evidence.shipped}). Each dot is a test example: how sure teacher "
-        f"and student are of the teacher's class. {line}"
+        f"The shipped student ({evidence.judged}, seed {evidence.shipped}). Each dot is a test example: how sure "
+        f"teacher and student are of the teacher's class. {line}"
         f"Where the teacher is least sure (a tenth), the student is {_side(found.least_sure)}; where it is surest, "
         f"{_side(found.most_sure)}. After ",
         tag("cite", "Nagarajan et al., On student-teacher deviations in distillation, 2023"), ", arXiv:2301.12923.",
     )  # fmt: skip
     return figure("Deviation from the teacher", drawing, caption,
-                  legend([("the teacher is right", 0), ("the teacher is wrong", 2)]))  # fmt: skip
+                  legend([("the teacher is right", dot(8, 8, right=True)), ("the teacher is wrong", dot(8, 8, right=False))]))  # fmt: skip
 
 
 def _slope(slope: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.parts import folded, grid, note, section, table
-from limbeck.report.words import shipped, where
+from limbeck.report.shipped import shipped, student_folder
 
 _LARGE = 200_000_000
 
@@ -59,7 +59,11 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         if isinstance(data.get(key), int):
             yield label, f"{data[key]:,}"
     yield "seeds", f"{evidence.seeds}, the same for every arm (pairs)"
-    yield "method", _plain(evidence.result.get("method"))
+    yield (
+        "methods",
+        "; ".join(_plain(arm.row.get("method")) for arm in evidence.arms.values() if arm.row.get("method"))
+        or (_plain(evidence.result.get("method"))),
+    )
     for key in ("teacher", "student", "budget"):
         if key in job:
             yield key, _plain(job[key])
@@ -93,13 +97,12 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     arm, _ = shipped(evidence)
     if evidence.seeds < 2:
         yield "be sure of it", f"limbeck distill {folder}/job.yaml --seeds 5 --out NEW"
-    if arm is not None and (evidence.folder / "student").is_dir():
-        yield (
-            "ship it",
-            f"limbeck export {folder} --to onnx" if arm == evidence.judged else f"cp -r {where(evidence, arm)} STUDENT",
-        )
-        opened = evidence.folder / "student" if arm == evidence.judged else Path(where(evidence, arm).strip("'"))
-        yield "open it in Python", f"import limbeck; student = limbeck.load({str(opened)!r})"
+    if arm is not None and (student := student_folder(evidence, arm)).is_dir():
+        if arm == evidence.judged:
+            yield "ship it", f"limbeck export {folder} --to onnx"
+        else:
+            yield "ship it", f"cp -r {quote(str(student))} STUDENT"
+        yield "open it in Python", f"import limbeck; student = limbeck.load({str(student)!r})"
     yield "cite what was used", f"limbeck cite {folder}"
     yield "do it again elsewhere", f"limbeck distill {folder}/job.yaml --out NEW"
     yield "make this page again", f"limbeck report {folder}"
@@ -107,7 +110,9 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_inner(one)}" for key, one in value.items() if one is not None)
+        name = value.get("name") or value.get("model")
+        rest = [f"{key} {_inner(one)}" for key, one in value.items() if one is not None and one != name]
+        return ", ".join([*([str(name)] if name else []), *rest])
     return str(value) if value is not None else "-"
 
 

@@ -8,11 +8,13 @@ from limbeck.report.arms import Arm
 from limbeck.report.evidence import Evidence
 from limbeck.report.figure import Difference, differences_figure
 from limbeck.report.markup import Markup, join, tag
+from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, note, section, table
 from limbeck.report.section.cost import cost_figures
 from limbeck.report.section.table import said
 from limbeck.report.section.top import banner
-from limbeck.report.words import Headline, headline, interval_of, sized
+from limbeck.report.shipped import interval_of
+from limbeck.report.words import Headline, headline
 
 
 def several_section(evidences: Sequence[Evidence], names: Sequence[str]) -> Markup:

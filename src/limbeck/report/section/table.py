@@ -9,8 +9,9 @@ from limbeck.report.arms import Arm, Figure
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import Difference, accuracies_figure, differences_figure
 from limbeck.report.markup import Markup, join, tag
+from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, folded, note, section, table
-from limbeck.report.words import interval_of, sized
+from limbeck.report.shipped import interval_of
 
 _WHAT = {
     "teacher": "the teacher",

@@ -8,7 +8,8 @@ from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow, Difference, differences_figure
 from limbeck.report.markup import Markup, tag
 from limbeck.report.parts import figure
-from limbeck.report.words import Answer, Headline, answers, headline, interval_of
+from limbeck.report.shipped import interval_of
+from limbeck.report.words import Answer, Headline, answers, headline
 
 _SIGNS = {"yes": "✓", "no": "✕", "unsure": "?"}
 
