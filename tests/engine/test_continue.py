@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
 from typing import Any
 
 import numpy as np
@@ -231,3 +232,21 @@ def test_a_head_learns_on_in_the_next_stage():
         kept.append((report.step, weights(head)))
     assert len(kept) == 8
     assert len({tuple(w.tolist()) for _, w in kept}) == 8
+
+
+def test_a_kill_before_the_stage_of_a_head_can_be_resumed(tmp_path):
+    """The only checkpoint is of the end of the first stage, when the second's head had no shape yet."""
+
+    def run_of(out=None, **options):
+        first = Stage(CE, epochs=1, name="first")
+        again = everything(epochs=1, name="second")
+        return distill(network(), first >> again, source(30), out=out, optimiser=SGD, log_every=1, **options)
+
+    killed = run_of(tmp_path / "run")
+    for report in killed:
+        if report.step == 1 and report.stage == "1 second":
+            shutil.copytree(tmp_path / "run", tmp_path / "copy", ignore=shutil.ignore_patterns(".lock"))
+            break
+    resumed = run_of(tmp_path / "copy", resume=True).finish()
+    assert resumed.history[0].stage == "1 second"
+    assert torch.equal(weights(resumed.student), weights(run_of().finish().student))

@@ -104,6 +104,29 @@ def compare(
 
 
 @app.command()
+def tune(
+    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
+    trials: Annotated[int, typer.Option(help="How many settings each arm tries, the baselines too.")] = 20,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", help="Between which values: --range lr=1e-4..1e-2; or held fixed: --range epochs=20"),
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
+    teacher: TeacherName = None,
+    student: Annotated[str | None, typer.Option("--student", help="mlp, cnn, resnet20, ..., my.py:build")] = None,
+    data: DataName = None,
+    settings: Settings = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Choose every arm's settings on development data, with equal effort; stopped, it goes on where it was."""
+    from limbeck.cli.tune import run_tune
+
+    flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out}
+    run_tune(job, flags, settings or [], ranges or [], trials=trials, as_json=as_json)
+
+
+@app.command()
 def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
     """Go on with a run that was stopped; it ends in the same weights, bit for bit."""
     from limbeck.cli.jobs import run_resume

@@ -21,7 +21,7 @@ def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
     from limbeck.demo import STORY, demo_job
 
     say(f"limbeck demo\n\n{STORY}\n", to_error=as_json)
-    folder = out or _free_folder("runs/demo")
+    folder = out or free_folder("runs/demo")
     from limbeck.job import make_job
 
     run_distill(make_job(demo_job(folder, seeds=seeds)), as_json=as_json)
@@ -60,7 +60,7 @@ def print_job_file(job: Job) -> None:
 def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
     """Run a job into its folder; without one, into the first free one under ``runs/``, called after its method."""
     called = stem or job.method.name.rpartition(":")[2]
-    given = job if job.out is not None else job.model_copy(update={"out": _free_folder(f"runs/{called}")})
+    given = job if job.out is not None else job.model_copy(update={"out": free_folder(f"runs/{called}")})
     _run(given, as_json=as_json, resume=False)
 
 
@@ -89,6 +89,8 @@ def _what_else(folder: Path) -> str:
         return f"it is a part of the run {whole}: type `limbeck resume {quote(str(whole))}`"
     if (folder / "reproduction.json").is_file():
         return f"it is a paper's: `limbeck reproduce PAPER --out {quote(str(folder))}`, typed as before, goes on"
+    if (folder / "search.json").is_file():
+        return f"it is a search's: `limbeck tune JOB --out {quote(str(folder))}`, typed as before, goes on"
     if (folder / "run.json").is_file():
         return "it was made in Python: run the same script with distill(..., resume=True)"
     return "it is not a run's folder"
@@ -137,7 +139,8 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     for verdict in result["verdict"]["against"].values():
         console.print(verdict["sentence"], highlight=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
-    print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the student opens with", flush=True)
+    print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the whole story is a page for a browser:")
+    print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)
     print(f"    {opening_line(Path(result['run']) / 'student')}")
 
 
@@ -168,7 +171,7 @@ def _named(before: Any, key: str, value: Any) -> Any:
     return value
 
 
-def _free_folder(stem: str) -> str:
+def free_folder(stem: str) -> str:
     """The first of ``stem``, ``stem-2``, ``stem-3``, ... that is not taken."""
     number, path = 1, Path(stem)
     while path.exists() and not (path.is_dir() and not any(path.iterdir())):

@@ -65,6 +65,9 @@ class Watcher(AbstractContextManager["Watcher"]):
         elif kind == "answers":
             self._show("answers", "answers", what[1])
             self._bars.update(self._task, completed=what[0])
+        elif kind == "trial" and self._arms is not None:
+            arm, trial = what
+            self._bars.update(self._arms, advance=1, terms=f"{arm}, trial {trial.number}: {100 * trial.accuracy:.2f} %")
         elif kind == "arm" and self._arms is not None:
             accuracy = f"{what.arm}, seed {what.seed}: {100 * what.measures['accuracy']:.2f} %"
             self._bars.update(self._arms, advance=1, terms=accuracy)

@@ -14,26 +14,22 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.compare.answers import ask_all
-from limbeck.compare.arms import SMOOTHED, ArmRun, Outcome, measured, run_arm, run_arm_in_process
+from limbeck.compare.arms import ArmRun, Outcome, measured, run_arm, run_arm_in_process
 from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, told, verdict_of
 from limbeck.compare.shipping import leave_student, ship
-from limbeck.compare.softness import mean_entropy, smoothing_of
+from limbeck.compare.softness import equally_soft
 from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
 from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.job import Job, plain_name
 from limbeck.measure import Predictions, keep_tensors
-from limbeck.report import arms_picture
+from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
-from limbeck.sources import subsample
 from limbeck.teachers import Teacher
-
-_ASKED = 2000
-"""Examples whose answers say how soft the teacher is."""
 
 
 def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     train_teacher(models, job, material, out, tell)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
-    smoothing = _equally_soft(job, teacher, material)
+    smoothing = equally_soft(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
     outcomes = []
@@ -87,6 +83,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         "arms": arms_rows(job, material, outcomes, answers, models, smoothing=smoothing),
         "verdict": verdict,
         "shipped": shipped,
+        "report": str(out / "report.html") if out else None,
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
         "method": told(job.method),
@@ -100,18 +97,8 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     if out is not None and leads():
         write(out / "result.svg", arms_picture(result))
         write(out / "result.json", json.dumps(result, indent=2, allow_nan=False))
+        write_report([out])
     return result
-
-
-def _equally_soft(job: Job, teacher: Teacher, material: Material) -> float:
-    """The smoothing at which labels are as soft as the teacher's answers to examples that the arms learn from."""
-    if SMOOTHED not in job.arms:
-        return 0.0
-    own = job.budgets.get(SMOOTHED)
-    if own is not None and own.smoothing is not None:
-        return own.smoothing
-    some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
-    return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
 
 
 def _judge_teacher(

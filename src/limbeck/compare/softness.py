@@ -8,6 +8,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.compare.arms import SMOOTHED
+from limbeck.compare.material import Material
+from limbeck.compare.teaching import ask
+from limbeck.job import Job
+from limbeck.sources import subsample
+from limbeck.teachers import Teacher
+
+_ASKED = 2000
+"""Examples whose answers say how soft the teacher is."""
+
+
+def equally_soft(job: Job, teacher: Teacher, material: Material) -> float:
+    """The smoothing that the job gives its control, or that makes labels as soft as the teacher's answers.
+
+    The teacher is asked about examples that the arms learn from.
+    """
+    if SMOOTHED not in job.arms:
+        return 0.0
+    own = job.budgets.get(SMOOTHED)
+    if own is not None and own.smoothing is not None:
+        return own.smoothing
+    some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
+    return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
+
 
 def mean_entropy(logits: Float[Tensor, "n classes"]) -> float:
     """The mean entropy of the answers, in nats, at temperature 1.

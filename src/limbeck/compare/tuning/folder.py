@@ -1,0 +1,84 @@
+"""What does a search leave on disk, and which search may go on there?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.compare.ledger import write
+from limbeck.compare.tuning.space import Space
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, absolute
+
+_SEARCH = "search.json"
+_MAY_DIFFER = ("out", "workers", "track", "seeds")
+"""What may change between two goes at a search: none is part of what is searched."""
+
+
+def checked_place(job: Job) -> Path:
+    """The search's folder, once it is known to be free, or to hold a search of this very job.
+
+    Raises:
+        LimbeckError: If it is a file, holds something else, or another job's search; nothing in it is touched.
+    """
+    out = Path(job.out or "")
+    if out.exists() and not out.is_dir():
+        raise LimbeckError(f"{out} is a file; a search needs a folder: give another --out.")
+    if (out / _SEARCH).is_file():
+        held, asked = _held(out)["job"], _told(job)
+        for key, value in asked.items():
+            if held.get(key) != value:
+                raise LimbeckError(
+                    f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {value!r}. "
+                    "Give another --out."
+                )
+    elif out.is_dir() and any(one.name not in ("teacher", "answers", "tracked") for one in out.iterdir()):
+        raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
+    return out
+
+
+def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
+    """Write down whose search this is, and between which values; of one that was begun, look whether they are its own.
+
+    Raises:
+        LimbeckError: If a range is another than that of the trials which are there.
+    """
+    asked = {arm: {name: [found.low, found.high] for name, found in space.items()} for arm, space in spaces.items()}
+    if not (out / _SEARCH).is_file():
+        write(out / _SEARCH, json.dumps({"job": _told(job), "spaces": asked}, indent=2))
+        return
+    held = _held(out)["spaces"]
+    for arm, space in asked.items():
+        for name in {**space, **held.get(arm, {})}:
+            before, now = held.get(arm, {}).get(name), space.get(name)
+            if before != now:
+                raise LimbeckError(
+                    f"{out} holds a search in which {name} of {arm} runs from {_ends(before)}, and in this one it runs "
+                    f"from {_ends(now)}: their trials cannot be mixed. Give another --out."
+                )
+
+
+def place_of(out: Path, arm: str) -> Path:
+    """The folder of one arm's trials."""
+    place = out / "arms" / arm.replace(" ", "-")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _ends(ends: Any) -> str:
+    return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}"
+
+
+def _told(job: Job) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(absolute(job).model_dump(mode="json")))
+    return {key: value for key, value in told.items() if key not in _MAY_DIFFER}
+
+
+def _held(out: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((out / _SEARCH).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise LimbeckError(f"{out / _SEARCH} is damaged: {error}. Give another --out.") from error
+    return found

@@ -1,0 +1,88 @@
+"""In which order do the trials of a search run, and in how many processes?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from limbeck.compare.material import Material
+from limbeck.compare.teaching import Watch
+from limbeck.compare.tuning.folder import place_of
+from limbeck.compare.tuning.proposing import proposed
+from limbeck.compare.tuning.space import Space, Values
+from limbeck.compare.tuning.trial import Trial, kept, run_trial
+from limbeck.engine import Report
+from limbeck.job import Job
+from limbeck.teachers import Teacher
+
+
+def all_trials(
+    job: Job, spaces: Mapping[str, Space], starts: Mapping[str, Values], trials: int, out: Path, material: Material,
+    teacher: Teacher, watch: Watch,
+) -> dict[str, list[Trial]]:  # fmt: skip
+    """Every arm's trials, those that an earlier go has kept among them.
+
+    Args:
+        job: What is asked.
+        spaces: What is searched for each arm.
+        starts: Each arm's first values.
+        trials: How many for each.
+        out: The search's folder.
+        material: The data, without their test part.
+        teacher: Who teaches.
+        watch: Told of every trial.
+    """
+    searches = {
+        arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
+    }
+    found = {arm: kept(place_of(out, arm))[:trials] for arm in spaces}
+    watch("plan", trials * len(spaces))
+    for arm, done in found.items():
+        for trial in done:
+            watch("trial", (arm, trial))
+    for arm, trial in _run_all(job, searches, found, trials, watch):
+        found[arm].append(trial)
+        watch("trial", (arm, trial))
+    return found
+
+
+def _run_all(
+    job: Job, searches: Mapping[str, Callable[..., Trial]], found: Mapping[str, list[Trial]], trials: int, watch: Watch
+) -> Iterator[tuple[str, Trial]]:
+    if job.workers == 1:
+        # Trial by trial, so that every arm of a search that was stopped has had as many.
+        for number in range(trials):
+            for arm, search in searches.items():
+                if len(found[arm]) == number:
+                    yield arm, search(found[arm], partial(_passed_on, watch, arm, number))
+        return
+    from joblib import Parallel, delayed
+
+    pool = Parallel(n_jobs=job.workers, return_as="generator_unordered")
+    for arm, more in pool(delayed(_rest)(arm, search, found[arm], trials) for arm, search in searches.items()):
+        for trial in more:
+            yield arm, trial
+
+
+def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int) -> tuple[str, list[Trial]]:
+    """All that is left of one arm's search, with one thread, for a process beside others."""
+    torch.set_num_threads(1)
+    more: list[Trial] = []
+    while len(done) + len(more) < trials:
+        more.append(search([*done, *more], None))
+    return arm, more
+
+
+def _next(
+    job: Job, arm: str, space: Space, start: Values, place: Path, material: Material, teacher: Teacher,
+    done: list[Trial], watch: Callable[[Report], None] | None,
+) -> Trial:  # fmt: skip
+    values = proposed(arm, space, start, done)
+    return run_trial(job, arm, len(done), values, place, material, teacher, watch)
+
+
+def _passed_on(watch: Watch, arm: str, number: int, report: Report) -> None:
+    watch("report", (f"{arm}, trial {number}", report))

@@ -1,0 +1,158 @@
+"""How are every arm's settings chosen on development data, with equal effort?"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from limbeck.compare.answers import ask_all
+from limbeck.compare.ledger import plain, sole, write
+from limbeck.compare.material import Material, gather
+from limbeck.compare.rehearsal import rehearse
+from limbeck.compare.softness import equally_soft
+from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
+from limbeck.compare.tracked import check_tracker
+from limbeck.compare.tuning.folder import checked_place, claim_place
+from limbeck.compare.tuning.found import best_job, job_file, result_of
+from limbeck.compare.tuning.proposing import opened
+from limbeck.compare.tuning.running import all_trials
+from limbeck.compare.tuning.space import (
+    Space,
+    arms_of,
+    check_ends,
+    made_ranges,
+    spaces_of,
+    start_of,
+    with_values,
+)
+from limbeck.engine import open_fabric
+from limbeck.errors import LimbeckError
+from limbeck.job import Job
+from limbeck.methods.range import Range
+from limbeck.signal import IGNORED
+from limbeck.teachers import Teacher
+
+
+def tune(
+    job: Job,
+    *,
+    trials: int = 20,
+    ranges: Mapping[str, Range | tuple[float, float]] | None = None,
+    watch: Watch = lambda kind, what: None,
+) -> dict[str, Any]:
+    """Choose every arm's settings on development data: so many trials for each, the baselines too.
+
+    Learning rate and epochs are searched for every arm, the hyper-parameters that its method declares for those that
+    learn by one, the smoothing for label smoothing. The teacher is trained or loaded once. The test data are not read.
+    The job's folder keeps every trial, and ``best.yaml``: the job with what was found. A search that was stopped goes
+    on when it is asked for again, and one that is done may be given more trials.
+
+    Args:
+        job: What is asked; its ``out`` is the search's folder.
+        trials: How many settings each arm tries, the job's own among them.
+        ranges: Between which values a parameter is searched, by its name, in place of the usual ones.
+        watch: Told what happens meanwhile.
+
+    Returns:
+        What was found, of JSON values: ``arms`` by name with the trials, the best of them and the cost; ``best``, the
+        path of the job file; ``teacher``; ``development``; ``seconds``.
+
+    Raises:
+        LimbeckError: If anything is wrong with what was asked, before anything is paid for.
+    """
+    began = time.perf_counter()
+    _check(job, trials)
+    opened()
+    out = checked_place(job)
+    made = made_ranges(job, ranges or {})
+    spaces_of(job, made, smoothing=0.0)  # a wrong name is said before data are read
+    material = _without_test(gather(job))
+    _check_development(material)
+    teacher, models = open_teacher(job, material)
+    check_ends(job, made, teacher)
+    rehearse(job, material, teacher)
+    out.mkdir(parents=True, exist_ok=True)
+    watch("say", _said(job, material, trials))
+    with sole(out):
+        asked = time.perf_counter()
+        train_teacher(models, job, material, out, watch)
+        taught = _judge(job, teacher, material, watch)
+        taught["seconds"] = round(time.perf_counter() - asked, 3)
+        smoothing = equally_soft(job, teacher, material)
+        spaces = spaces_of(job, made, smoothing=smoothing)
+        claim_place(job, spaces, out)
+        starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
+        _build_answers(job, spaces, material, teacher, watch)
+        found = all_trials(job, spaces, starts, trials, out, material, teacher, watch)
+        write(out / "best.yaml", job_file(job, best_job(job, found, out)))
+        result = plain(result_of(job, material, spaces, found, taught, out))
+        result["seconds"] = round(time.perf_counter() - began, 3)
+        write(out / "tuned.json", json.dumps(result, indent=2, allow_nan=False))
+    return dict(result)
+
+
+def _check(job: Job, trials: int) -> None:
+    if trials < 1:
+        raise LimbeckError(f"A search tries at least one setting for each arm; got trials={trials}. Type --trials 20.")
+    if job.out is None:
+        raise LimbeckError("A search needs a folder, to go on from if it is stopped: --out runs/search (out=...).")
+    if str(job.devices) not in ("auto", "1"):
+        raise LimbeckError(
+            f"A search runs each trial on one device; got devices={job.devices}. Type --set devices=1, and workers=2 "
+            "for arms side by side."
+        )
+    check_tracker(job)
+    open_fabric(precision=job.precision, devices=1)
+
+
+def _said(job: Job, material: Material, trials: int) -> str:
+    arms = ", ".join(arms_of(job))
+    return (
+        f"Search: {trials} trials for each of {arms}, on {len(material.train):,} examples of {material.data.name}, "
+        f"judged on {len(material.development):,} for development."
+    )
+
+
+def _without_test(material: Material) -> Material:
+    """The material as if the development part were all that there is besides: nobody can look at the test part."""
+    return material._replace(data=replace(material.data, test=material.development))
+
+
+def _check_development(material: Material) -> None:
+    """Refuse development data that cannot tell one setting from another.
+
+    Raises:
+        LimbeckError: If fewer than two of them are labelled.
+    """
+    labels = material.development.labels
+    count = 0 if labels is None else int((labels != IGNORED).sum())
+    if count < 2:
+        raise LimbeckError(
+            f"Settings are chosen on development data, and {count} of these {'has' if count == 1 else 'have'} a label: "
+            "that tells no setting from another. Type --set development=0.2, or get more data."
+        )
+
+
+def _judge(job: Job, teacher: Teacher, material: Material, watch: Watch) -> dict[str, Any]:
+    if not job.teacher.check:
+        return {"accuracy": None}
+    logits = ask(teacher, material.development, material)
+    found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
+    watch("say", f"Teacher: {100 * found:.1f} % on development data (chance {100 / material.classes:.1f} %).")
+    return {"accuracy": found}
+
+
+def _build_answers(
+    job: Job, spaces: Mapping[str, Space], material: Material, teacher: Teacher, watch: Watch
+) -> None:  # fmt: skip
+    """Side by side, processes could not add to one store."""
+    if job.cache is None or job.workers == 1:
+        return
+    longest = job
+    for arm, space in spaces.items():
+        if "epochs" in space:
+            longest = with_values(longest, arm, {"epochs": int(space["epochs"].high)})
+    ask_all(longest, material, teacher, watch)

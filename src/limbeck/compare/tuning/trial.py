@@ -1,0 +1,123 @@
+"""How does one trial run, and what is kept of it?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from limbeck.compare.arms import ArmRun, measured, start
+from limbeck.compare.ledger import plain
+from limbeck.compare.material import Material, whole
+from limbeck.compare.tracked import tracked
+from limbeck.compare.tuning.space import Values, with_values
+from limbeck.engine import Report
+from limbeck.errors import DivergedError
+from limbeck.job import Job
+from limbeck.measure import predict
+from limbeck.teachers import Teacher
+
+SEED = 1_000_000
+"""Of every trial; no student of a comparison has it, so nothing is chosen for the luck of one of them."""
+TRIALS = "trials.jsonl"
+
+
+class Trial(NamedTuple):
+    """What came of one setting of one arm, on development data.
+
+    Attributes:
+        number: Which of the arm's trials, from 0.
+        values: What was tried.
+        accuracy: The fraction of development examples that the student got right after its last epoch.
+        nll: The mean negative log-likelihood there, in nats; None where the run diverged.
+        seconds: Of training and judging; None for a run that was taken up again.
+        epochs: For how many it learnt.
+    """
+
+    number: int
+    values: Values
+    accuracy: float
+    nll: float | None
+    seconds: float | None
+    epochs: int
+
+
+def run_trial(
+    job: Job, arm: str, number: int, values: Values, place: Path, material: Material, teacher: Teacher,
+    watch: Callable[[Report], None] | None = None,
+) -> Trial:  # fmt: skip
+    """Train the arm's student with these values and judge it on development data.
+
+    A run whose loss is no number any more has got nothing right. A killed one goes on from its checkpoint.
+
+    Args:
+        job: What is asked.
+        arm: Who learns.
+        number: Which of the arm's trials.
+        values: What is tried.
+        place: The arm's folder; the run's own is inside, and goes when the trial is done.
+        material: The data, without their test part.
+        teacher: Who teaches.
+        watch: Told every report.
+    """
+    given = with_values(job, arm, values)
+    folder = place / f"trial-{number}-{_digest(values)}"
+    began, fresh = time.perf_counter(), not folder.exists()
+    epochs = given.budget_of(arm).epochs
+    smoothing = float(values.get("smoothing", 0.1))
+    run = start(ArmRun(given, arm, SEED, folder, None, smoothing), material, teacher)
+    found: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
+    try:
+        for report in tracked(run, given, f"{arm.replace(' ', '-')}/trial-{number}"):
+            if watch is not None:
+                watch(report)
+        answers = predict(run.student, whole(material.development), reads=material.data.reads)
+        found |= measured(answers, ("accuracy", "nll"))
+    except DivergedError:
+        pass
+    trial = Trial(
+        number, values, found["accuracy"] or 0.0, found["nll"], time.perf_counter() - began if fresh else None, epochs
+    )
+    note(place, trial)
+    shutil.rmtree(folder, ignore_errors=True)
+    return trial
+
+
+def note(place: Path, trial: Trial) -> None:
+    """Add a trial to the arm's ``trials.jsonl``."""
+    path = place / TRIALS
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    with open(path, "a", encoding="utf-8") as opened:
+        line = json.dumps(plain(trial._asdict()), allow_nan=False)
+        opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
+
+
+def kept(place: Path) -> list[Trial]:
+    """The arm's trials so far, in order; a line that a kill cut short does not count."""
+    path = place / TRIALS
+    found: list[Trial] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            trial = Trial(**json.loads(line))
+        except (json.JSONDecodeError, TypeError):
+            continue
+        if trial.number == len(found):
+            found.append(trial)
+    return found
+
+
+def best_of(trials: list[Trial]) -> Trial:
+    """The trial with the highest accuracy; of equal ones that with the lower NLL, then the earlier."""
+    return max(trials, key=_rank)
+
+
+def _rank(trial: Trial) -> tuple[float, float, int]:
+    return trial.accuracy, -(float("inf") if trial.nll is None else trial.nll), -trial.number
+
+
+def _digest(values: Values) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
