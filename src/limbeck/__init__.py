@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck.compare import run_job as run_job
+    from limbeck.compare import tune as tune
     from limbeck.engine import Report as Report
     from limbeck.engine import Run as Run
     from limbeck.engine import Setting as Setting
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import fill as fill
 
 _WHERE = {
-    "compare": ("run_job",),
+    "compare": ("run_job", "tune"),
     "engine": ("Report", "Run", "Setting", "TensorBoard", "Tracker", "distill", "track"),
     "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
     "functional": ("Projector", "kernel"),

@@ -4,6 +4,18 @@ from limbeck.compare.arms import ArmRun, Outcome
 from limbeck.compare.experiment import run_job
 from limbeck.compare.ranks import leads
 from limbeck.compare.statistics import Difference, paired_difference
+from limbeck.compare.tuning import tune
 from limbeck.compare.verdict import Verdict, judge, set_beside
 
-__all__ = ["ArmRun", "Difference", "Outcome", "Verdict", "judge", "leads", "paired_difference", "run_job", "set_beside"]
+__all__ = [
+    "ArmRun",
+    "Difference",
+    "Outcome",
+    "Verdict",
+    "judge",
+    "leads",
+    "paired_difference",
+    "run_job",
+    "set_beside",
+    "tune",
+]

@@ -12,7 +12,7 @@ from limbeck.compare.material import Material
 from limbeck.compare.teaching import has_weights
 from limbeck.compare.tuning.space import Space, with_values
 from limbeck.compare.tuning.trial import Trial, best_of
-from limbeck.job import Job, absolute, job_text, plain_name
+from limbeck.job import Job, TeacherModel, absolute, job_text, plain_name
 from limbeck.models import is_student_folder
 from limbeck.signal import IGNORED
 
@@ -27,8 +27,7 @@ def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
     update: dict[str, Any] = {"out": None}
     trained = out / "teacher" / "student"
     if not has_weights(job.teacher) and job.teacher.members == 1 and is_student_folder(trained):
-        kept = {"check": job.teacher.check, "mean": job.teacher.mean}
-        update["teacher"] = type(job.teacher)(model=str(trained.absolute()), **kept)
+        update["teacher"] = TeacherModel(model=str(trained.absolute()), check=job.teacher.check)
     if job.cache is not None:
         update["cache"] = job.cache.model_copy(update={"folder": folder_of(job)})
     return job.model_copy(update=update)

@@ -15,8 +15,9 @@ from limbeck.methods.range import Range
 def proposed(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
     """The values of an arm's next trial: a pure function of those that it has had.
 
-    The first are the job's own. Then a tree-structured Parzen estimator proposes, seeded by the arm's name and the
-    trial's number, so that a search that was killed goes on as it would have gone on.
+    The first are the job's own, or the nearest to them that are in range. Then a tree-structured Parzen estimator
+    proposes, seeded by the arm's name and the trial's number, so that a search that was killed goes on as it would
+    have gone on.
 
     Args:
         arm: The arm's name.
@@ -27,7 +28,7 @@ def proposed(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Va
     Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
     """
     if not done:
-        return {name: start[name] for name in space}
+        return {name: min(max(start[name], found.low), found.high) for name, found in space.items()}
     optuna = opened()
     kinds = {name: _kind(optuna, found) for name, found in space.items()}
     before = optuna.logging.get_verbosity()

@@ -27,7 +27,7 @@ def arms_of(job: Job) -> tuple[str, ...]:
 
 
 def spaces_of(job: Job, ranges: Mapping[str, Range], *, smoothing: float) -> dict[str, Space]:
-    """What is searched for each arm; every range holds the value that the job has already.
+    """What is searched for each arm; every usual range holds the value that the job has already.
 
     The learning rate runs from a tenth to ten times the job's, the epochs from a quarter of the job's up to these: no
     arm learns for longer than it was given. Hyper-parameters run between the values that their method declares.
@@ -45,8 +45,10 @@ def spaces_of(job: Job, ranges: Mapping[str, Range], *, smoothing: float) -> dic
     for name in ranges:
         if name not in known:
             raise unknown("parameter to tune", name, known)
-    return {arm: {n: r.holding(start_of(job, arm, smoothing)[n]) for n, r in found.items()}
-            for arm, found in spaces.items()}  # fmt: skip
+    for arm, space in spaces.items():
+        start = start_of(job, arm, smoothing)
+        spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}
+    return spaces
 
 
 def start_of(job: Job, arm: str, smoothing: float) -> Values:
