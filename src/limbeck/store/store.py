@@ -50,10 +50,11 @@ class Store:
         manifest = find_manifest(self.place)
         if manifest is None:
             raise DataError(f"There is no store of answers at {self.place.name}: it has no {FILE}.")
-        if "manifest" in self.__dict__ and self.manifest.origin != manifest.origin:
+        before: Manifest | None = self.__dict__.get("manifest")
+        if before is not None and before.origin != manifest.origin:
             raise DataError(f"The store at {self.place.name} was replaced by another one while it was read.")
         with self._guard:
-            self.manifest = manifest
+            self.manifest: Manifest = manifest
             self._shards = [self._mapped.setdefault(s, Mapped(self.place, s)) for s in manifest.shards]
             for name in ("keys", "_index", "_starts", "_lengths", "_first", "columns"):
                 self.__dict__.pop(name, None)
