@@ -56,9 +56,6 @@ def answers(evidence: Evidence, classes: Sequence[ClassRow]) -> list[Answer]:
     ]  # fmt: skip
 
 
-_WORDS = {"yes": "Yes", "no": "No", "unsure": "Perhaps"}
-
-
 def _worth(evidence: Evidence) -> Answer:
     question = "Is distilling worth it?"
     difference = evidence.verdict.get("difference")
@@ -66,9 +63,16 @@ def _worth(evidence: Evidence) -> Answer:
         return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
     return Answer(
         question,
-        f"{_WORDS[headline(evidence).kind]}: {100 * difference:+.2f} points",
+        f"{_word(evidence)}: {100 * difference:+.2f} points",
         f"of accuracy over the same student trained alone. {_gap(evidence)}",
     )
+
+
+def _word(evidence: Evidence) -> str:
+    interval = interval_of(evidence.verdict)
+    if interval is None:
+        return "Perhaps"
+    return "Yes" if interval[0] > 0 else "No" if interval[1] < 0 else "Not shown"
 
 
 def _gap(evidence: Evidence) -> str:
@@ -79,6 +83,8 @@ def _gap(evidence: Evidence) -> str:
         return ""
     if teacher <= alone:
         return "The teacher is no better than the student alone, so there was little to hand on."
+    if ours <= alone:
+        return ""
     return (
         f"That is {100 * (ours - alone) / (teacher - alone):.0f} % of the way to the teacher's {100 * teacher:.2f} %."
     )

@@ -39,8 +39,20 @@ def _row(arm: Arm, x: Scale, y: float) -> Markup:
         "g",
         tag("text", short(arm.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
         band,
-        [mark(arm.style, x(100 * v), y, size=4, class_="seed", title=f"{100 * v:.2f} %") for v in arm.accuracy.values],
-        None if at is None else tag("line", x1=at, x2=at, y1=y - 12, y2=y + 12, class_="mean"),
+        [
+            mark(
+                arm.style,
+                x(100 * v),
+                y,
+                size=4 if len(arm.accuracy.values) > 1 else 6,
+                class_="seed",
+                title=f"{100 * v:.2f} %",
+            )
+            for v in arm.accuracy.values
+        ],
+        None
+        if at is None or len(arm.accuracy.values) < 2
+        else tag("line", x1=at, x2=at, y1=y - 12, y2=y + 12, class_="mean"),
         tag("text", _said(arm), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{arm.style}",
     )

@@ -96,7 +96,11 @@ def _names(points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, floa
     edge = {p: max(x for q, x in places.items() if q.cost <= p.cost * SAME and p.cost <= q.cost * SAME) for p in points}
     placed = sorted((plot.y(100 * p.accuracy), edge[p], p) for p in points)
     last, rows = -1e9, []
+    named: set[str] = set()
     for y, x, point in placed:
+        if point.name in named:  # several teachers of several runs
+            continue
+        named.add(point.name)
         at = max(y, last + 15)
         last = at
         rows.append((x, y, at, point))

@@ -62,7 +62,7 @@ def _confusion(evidence: Evidence, judged: str) -> Markup | None:
     return grid(
         figure(f"Confusion before: {ALONE}", confusion_figure(before, names, top=top, who=ALONE), shares),
         figure(f"Confusion after: {judged}", confusion_figure(after, names, top=top, who=judged), shares),
-        figure("What changed", change_figure(change, names, top=float(np.abs(change).max())),
+        figure("What changed", change_figure(change, names, top=_highest(np.abs(change))),
                "After less before, in points. Orange: worse (more errors, or fewer right); blue: better."),
         listed,
     )  # fmt: skip

@@ -30,13 +30,13 @@ def cost_figures(arms: Sequence[Arm]) -> Markup:
         if len(known) < 2:
             drawn.append(note(f"{title}: not enough is known (two models with a cost and an accuracy)."))
             continue
-        best = ", ".join(point.name for point in front(known))
+        best = ", ".join(dict.fromkeys(point.name for point in front(known)))
         caption = (
             f"Upper left is better; bars are 95 % intervals of the mean. On the front: {best}. "
             "Costs within 5 % of each other count as equal, and are drawn side by side."
         )
         drawn.append(figure(title, pareto_figure(known, x_label=label, text=_tick), caption,
-                            legend((p.name, p.style) for p in known)))  # fmt: skip
+                            legend({p.name: p.style for p in known}.items())))  # fmt: skip
     return grid(*drawn)
 
 

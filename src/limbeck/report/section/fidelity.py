@@ -68,8 +68,8 @@ def _deviation(evidence: Evidence) -> Markup | None:
         f"{_side(found.most_sure)}. After ",
         tag("cite", "Nagarajan et al., On student-teacher deviations in distillation, 2023"), ", arXiv:2301.12923.",
     )  # fmt: skip
-    return figure("Deviation from the teacher", drawing, caption,
-                  legend([("the teacher is right", dot(8, 8, right=True)), ("the teacher is wrong", dot(8, 8, right=False))]))  # fmt: skip
+    dots = legend([("the teacher is right", dot(8, 8, right=True)), ("the teacher is wrong", dot(8, 8, right=False))])
+    return figure("Deviation from the teacher", drawing, caption, dots)
 
 
 def _slope(slope: float) -> str:

@@ -83,7 +83,7 @@ def _table(runs: Sequence[tuple[int, str, Evidence]]) -> Markup:
             said(teacher.accuracy, 2, 100) if teacher else "-", _cost(arm, "megabytes"), _cost(arm, "milliseconds"),
             evidence.seeds,
         ))  # fmt: skip
-    return table("Every run's student, the best on development data first", head, rows, words=3)
+    return table("Every run's student, the best on development data first", head, rows, words=3, class_="runs")
 
 
 def _cost(arm: Arm | None, key: str) -> str:
