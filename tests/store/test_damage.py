@@ -228,9 +228,9 @@ def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("field", ["teacher", "data", "views", "reads", "precision"])
 def test_another_origin_is_refused_by_its_field(tmp_path, field):
     filled(tmp_path / "s")
-    other = replace(ORIGIN, **{field: "other"})
+    other, had = replace(ORIGIN, **{field: "other"}), getattr(ORIGIN, field) or "no augmentation"
     with (
-        pytest.raises(LimbeckError, match=rf"\({field}\): it has {getattr(ORIGIN, field)}, and this run has other"),
+        pytest.raises(LimbeckError, match=rf"\({field}\): it has {had}, and this run has .*other"),
         writing(Place(tmp_path / "s"), other),
     ):
         pass

@@ -3,11 +3,12 @@
 from limbeck.store.column import Column
 from limbeck.store.encodings import Encoding, checked, encoding, kl_error, make
 from limbeck.store.manifest import Difference, Manifest, Origin, Shard
+from limbeck.store.mismatch import mismatch
 from limbeck.store.place import Place
 from limbeck.store.shard import Keys
 from limbeck.store.store import Store, find_manifest, is_store
 from limbeck.store.table import Table
-from limbeck.store.writer import SHARD_BYTES, Writer, mend, mismatch, writing
+from limbeck.store.writer import SHARD_BYTES, Writer, mend, writing
 
 __all__ = [
     "SHARD_BYTES",

@@ -11,9 +11,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning
+from limbeck.errors import DataError, LimbeckWarning
 from limbeck.lock import alone
 from limbeck.store.manifest import FILE, Manifest, Origin
+from limbeck.store.mismatch import mismatch
 from limbeck.store.place import Place
 from limbeck.store.shard import FOLDER, Keys, Mapped, Records, write_shard
 from limbeck.store.store import Store, find_manifest
@@ -56,7 +57,7 @@ def writing(
             manifest = Manifest(origin, dict(about or {}))
             place.put(FILE, manifest.to_bytes())
         elif (found := manifest.origin.difference(origin)) is not None:
-            raise mismatch(place, found.field, found.stored, found.wanted)
+            raise mismatch(place, manifest, found, about=about)
         writer = Writer(place, _sound(place, manifest), shard_bytes, patience)
         try:
             yield writer
@@ -135,29 +136,6 @@ class Writer:
         self._held: dict[int, set[int]] = {}
         self._bytes = 0
         self._since = time.monotonic()
-
-
-def mismatch(place: Place, field: str, stored: Any, wanted: Any) -> LimbeckError:
-    """A sentence for a store that is not what a run needs."""
-    return LimbeckError(
-        f"The store at {place.name} was made for another {_FIELDS.get(field, field)}: it has {_short(stored)}, and "
-        f"this run has {_short(wanted)}. Give another folder, or remove this one."
-    )
-
-
-_FIELDS = {
-    "data": "data set (data)",
-    "views": "way of making views (views)",
-    "teacher": "teacher (teacher)",
-    "reads": "way of reading a batch (reads)",
-    "precision": "precision (precision)",
-    "answers": "set of addresses (answers)",
-}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:16]}..." if " " not in text else text[:77] + "..."
 
 
 def _sound(place: Place, manifest: Manifest) -> Manifest:

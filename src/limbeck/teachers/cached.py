@@ -158,8 +158,8 @@ class Cached(Teacher):
             reads=_reading(reads, described) if self.inner is not None else stored.reads,  # type: ignore[union-attr]
             precision="" if stored is None else stored.precision,
         )
-        if stored is not None and (found := stored.difference(wanted)) is not None:
-            raise mismatch(place, found.field, found.stored, found.wanted)
+        if manifest is not None and (found := manifest.origin.difference(wanted)) is not None:
+            raise mismatch(place, manifest, found, about=_about(source, described))
         return _Known(wanted, described)
 
     def _stored(self) -> Origin:
@@ -184,9 +184,16 @@ def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any
     return {
         "examples": source.examples_per_epoch,
         "batch_size": getattr(source, "batch_size", None),
+        "views": _views_in(source),
         "teacher": described,
         "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
     }
+
+
+def _views_in(source: Stream) -> str | None:
+    """What makes views of the examples, in words; None where nothing does, or it has none."""
+    made = [getattr(source, name, None) for name in ("augment", "mix")]
+    return " > ".join(str(one.fingerprint) for one in made if hasattr(one, "fingerprint")) or None
 
 
 def identity(source: Stream) -> tuple[str, str | None]:

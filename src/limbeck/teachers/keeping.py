@@ -17,6 +17,7 @@ from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch, Signal
 from limbeck.store import (
     Column,
+    Difference,
     Encoding,
     Keys,
     Origin,
@@ -144,11 +145,12 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._teacher is None:
             self._head = None if told is None else kept_head(self._place, told)
         elif (told or {}).get("address") != (None if self._head is None else self._head.address):
-            raise mismatch(self._place, "last layer (through)", told, self._head and self._head.address)
+            found = (told or {}).get("address", "none"), "none" if self._head is None else self._head.address
+            raise self._refused(store, "last layer (through)", *found)
         self._kept = kept_at(self._question.needs, self._head)
         for address in sorted(self._kept):
             if address not in store.columns:
-                raise mismatch(self._place, "answers", sorted(store.columns), address)
+                raise self._refused(store, "answers", sorted(store.columns), address)
         if self._teacher is not None:
             self._check_made(store)
         self._checked = True
@@ -156,12 +158,15 @@ class Keeping(AbstractContextManager["Keeping"]):
     def _check_made(self, store: Store) -> None:
         origin = store.manifest.origin
         if origin.precision != self._precision():
-            raise mismatch(self._place, "precision", origin.precision, self._precision())
+            raise self._refused(store, "precision", origin.precision, self._precision())
         for address in self._kept:
             stored = store.columns[address].encoding
             wanted = self._encoding(address, stored.classes)
             if stored.spec != wanted.spec:
-                raise mismatch(self._place, f"encoding of {address}", stored.spec, wanted.spec)
+                raise self._refused(store, f"encoding of {address}", stored.spec, wanted.spec)
+
+    def _refused(self, store: Store, field: str, stored: Any, wanted: Any) -> LimbeckError:
+        return mismatch(self._place, store.manifest, Difference(field, stored, wanted), about=self._question.about)
 
     # --- what is asked ----------------------------------------------------------------------------------------------
 
