@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.measure.once import log_odds
+from limbeck.measure.once import log_odds, once
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import counted, teacher_of
 from limbeck.signal import IGNORED
@@ -67,9 +67,12 @@ def deviations(predictions: Predictions) -> Deviations:
 
 def deviations_of(predictions: Predictions) -> Deviations:
     """`deviations` of rows that all count."""
-    teacher = teacher_of(predictions)
+    return once(_deviations, predictions.student, teacher_of(predictions))
+
+
+def _deviations(student: Tensor, teacher: Tensor) -> Deviations:
     k = teacher.argmax(1)
-    x, y = log_odds(teacher, k), log_odds(predictions.student, k)
+    x, y = log_odds(teacher, k), log_odds(student, k)
     rows = (x.isfinite() & y.isfinite()).nonzero()[:, 0]
     x, y = x[rows], y[rows]
     slope, intercept = _line(x, y)

@@ -1,22 +1,24 @@
-"""How do many measures of the same logits share one softmax?"""
+"""How do many measures of the same logits share one softmax, and all else that they have in common?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_Known = dict[tuple[Callable[[Tensor], Tensor], int], tuple[Tensor, Tensor]]
+T = TypeVar("T")
+_Known = dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]]
 _KNOWN: ContextVar[_Known | None] = ContextVar("limbeck_measured", default=None)
 
 
 @contextmanager
 def shared() -> Iterator[None]:
-    """A block within which the probabilities of a tensor of logits are computed once."""
+    """A block within which what several measures need of the same tensors is computed once."""
     token = _KNOWN.set({})
     try:
         yield
@@ -26,12 +28,12 @@ def shared() -> Iterator[None]:
 
 def probabilities(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
     """The softmax, in float64; within `shared` it is computed once for a tensor."""
-    return _once(_softmax, logits)
+    return once(_softmax, logits)
 
 
 def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
     """The largest probability of each row, in float64."""
-    return _once(_largest, logits)
+    return once(_largest, logits)
 
 
 def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tensor, " n"]:
@@ -46,6 +48,19 @@ def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tenso
     return wide.gather(1, own)[:, 0] - others
 
 
+def once(function: Callable[..., T], *tensors: Tensor) -> T:
+    """A function of these tensors; within `shared` it is called once for them."""
+    known = _KNOWN.get()
+    if known is None:
+        return function(*tensors)
+    key = (function, *map(id, tensors))
+    if key not in known:
+        # The tensors are kept too: while they live, no others have their ids.
+        known[key] = (tensors, function(*tensors))
+    found: T = known[key][1]
+    return found
+
+
 def _softmax(logits: Tensor) -> Tensor:
     return logits.double().softmax(1)
 
@@ -53,14 +68,3 @@ def _softmax(logits: Tensor) -> Tensor:
 def _largest(logits: Tensor) -> Tensor:
     # Of no class at all there is no largest probability, and no row to have one.
     return probabilities(logits).amax(1)
-
-
-def _once(function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    known = _KNOWN.get()
-    if known is None:
-        return function(logits)
-    key = (function, id(logits))
-    if key not in known:
-        # The logits are kept too: while they live, no other tensor has their id.
-        known[key] = (logits, function(logits))
-    return known[key][1]
