@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
-from limbeck.bridges.rows import batch_of
+from limbeck.bridges.rows import batch_of, shifts
 from limbeck.bridges.tutor import Tutor
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
@@ -23,9 +23,9 @@ class DistillModule(LightningModule):
     """A `LightningModule` whose training step minimises an objective of limbeck, taught by a teacher of limbeck.
 
     The student is ``module.student``, the heads are in ``module.objective``; the teacher is no part of the module, so
-    it is in no checkpoint, in no optimiser, and never in training mode. Several batches go to one step by ``accumulate=``
-    here, not by the Trainer's ``accumulate_grad_batches``, which divides by the number of batches whatever is in them:
-    so the module steps its optimiser itself (Lightning's manual optimisation), and schedulers that
+    it is in no checkpoint, in no optimiser, and never in training mode. Several batches go to one step by
+    ``accumulate=`` here, not by the Trainer's ``accumulate_grad_batches``, which divides by the number of batches
+    whatever is in them: so the module steps its optimiser itself (Lightning's manual optimisation), and schedulers that
     ``configure_optimizers`` returns. Validation logs ``val_accuracy``.
 
     Args:
@@ -68,7 +68,7 @@ class DistillModule(LightningModule):
         self.objective = objective
         self.optimiser = optimiser or Optimiser()
         self.accumulate = accumulate
-        self._shifted = getattr(student, "loss_type", None) == "ForCausalLM"
+        self._shifted = shifts(student)
         self.tutor = Tutor(
             student, objective, teacher, example=self._batch(example), source=source, reads=reads, adaptor=adaptor,
             accumulate=accumulate,

@@ -84,6 +84,12 @@ class _Marked:
         self.examples_per_epoch: int | None = size
 
 
+def shifts(model: Any) -> bool:
+    """Whether a model compares its answer at a token with the label of the next, as causal language models do."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+
+
 def batch_of(item: Any, *, shifted: bool = False) -> Batch:
     """One item of a loop as a batch: padding is masked out, and labels may be those of the next token.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from limbeck.bridges.rows import batch_of, stream_of
+from limbeck.bridges.rows import batch_of, shifts, stream_of
 from limbeck.bridges.tutor import Tutor
 from limbeck.engine.randomness import aside
 from limbeck.errors import LimbeckError
@@ -28,7 +29,7 @@ class DistillTrainer(Trainer):
     answer. Means are over what counts in all batches of a step, on all processes, so gradients do not depend on
     ``gradient_accumulation_steps``. Padding (``attention_mask``) counts in no loss between hidden states; of causal
     language models the labels are shifted, as the model itself does. What distils stays out of the saved model; heads
-    that learn are in checkpoints.
+    that learn are in checkpoints (``max_grad_norm`` is over the student's parameters alone).
 
     Args:
         *args: The Trainer's.
@@ -57,7 +58,7 @@ class DistillTrainer(Trainer):
         # What versions before `loss_is_scaled_for_ga` look at.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, float] | None = None
-        self._shifted = getattr(self.model, "loss_type", None) == "ForCausalLM"
+        self._shifted = shifts(self.model)
         with aside():
             example = self._example()
         self.tutor = Tutor(
@@ -75,7 +76,7 @@ class DistillTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: Mapping[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
@@ -93,13 +94,15 @@ class DistillTrainer(Trainer):
                 handle.remove()
         return (loss, seen[-1]) if return_outputs else loss
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the Trainer does; a model knows nothing of ids."""
         return super().prediction_step(model, _without_id(inputs), *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """The batches of one step, and over how many values each term is averaged."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # Between two steps the Trainer clears the gradients of the model, and of nothing else.
+        self.tutor.objective.zero_grad(set_to_none=True)
         self._counts = self.tutor.counts([self._batch(sample) for sample in samples])
         return samples, max(int(max(self._counts.values(), default=1)), 1)
 
@@ -154,7 +157,7 @@ class DistillTrainer(Trainer):
                 )
 
 
-def _without_id(inputs: dict[str, Any]) -> dict[str, Any]:
+def _without_id(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: column for name, column in inputs.items() if name != "id"}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Cache, Job, Model, with_flag
-from limbeck.models import open_model, seeded
+from limbeck.models import open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shuffled, load_data, split, subsample
 
@@ -49,15 +49,20 @@ def gather(job: Job) -> Material:
             )
         train = subsample(train, job.train_examples, 0)
     first = data.reads(train.take(torch.tensor([0])))
-    if not isinstance(first, Tensor):
-        raise LimbeckError("A job's data set gives one tensor to a model; for others, use limbeck.distill in Python.")
+    # What a model is called with by names, such as token ids and their mask, has no one shape.
+    shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
     classes = len(data.class_names) if data.class_names else _classes(data.train)
     _check_test(data, classes)
-    return Material(data, train, development, tuple(first.shape[1:]), classes)
+    return Material(data, train, development, shape, classes)
 
 
 def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Module:
     """The model by its name, with initial weights that depend on `seed` alone; `who` it is begins what is wrong."""
+    if not material.input_shape and model.model in reference_names():
+        raise LimbeckError(
+            f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that is "
+            f"called so, such as hf:FOLDER, or hf:bert with --set {who}.pretrained=false."
+        )
     try:
         with seeded(seed):
             return open_model(

@@ -12,6 +12,7 @@ from limbeck.models.opening import open_model
 from limbeck.models.pickled import convert_pickle
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded, spec_of
 from limbeck.models.resnet import ResNet
+from limbeck.models.shallow import layer_list, shallow
 from limbeck.models.size import count_parameters, fingerprint, size_in_bytes
 from limbeck.models.spec import ModelSpec
 from limbeck.models.userfile import UserFile
@@ -32,6 +33,7 @@ __all__ = [
     "fit_arguments",
     "fresh",
     "is_student_folder",
+    "layer_list",
     "load",
     "load_weights",
     "open_hf",
@@ -41,6 +43,7 @@ __all__ = [
     "reference_names",
     "save",
     "seeded",
+    "shallow",
     "size_in_bytes",
     "spec_of",
 ]

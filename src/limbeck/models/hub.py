@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +67,8 @@ def open_hf(
     """A Hugging Face classifier or causal language model, by the ``architectures`` in its configuration.
 
     Args:
-        name: A name on the hub, or a folder.
+        name: A name on the hub, or a folder; if not `pretrained`, also a kind of model, such as ``bert``, which then
+            begins from its library's default configuration and is a sequence classifier unless `head` says otherwise.
         classes: How many classes the labels have; a language model has none.
         head: ``sequence_classification``, ``image_classification`` or ``causal_lm``, where the configuration names
             another.
@@ -81,7 +83,7 @@ def open_hf(
     """
     hf = _imported("transformers", extra="hf", wanted=f"hf:{name}")
     try:
-        config = hf.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        config = _config(hf, name, pretrained=pretrained, trust_remote_code=trust_remote_code)
         own = _head_of(config)
         chosen = head or own
         if chosen not in _HEADS:
@@ -109,6 +111,15 @@ def _imported(module: str, *, extra: str, wanted: str) -> ModuleType:
         if error.name != module:
             raise
         raise LimbeckError(f"{wanted} needs {module}; type: pip install 'limbeck[{extra}]'") from error
+
+
+def _config(hf: Any, name: str, *, pretrained: bool, trust_remote_code: bool) -> Any:
+    kinds = hf.CONFIG_MAPPING
+    if not pretrained and name in kinds and not Path(name).exists():
+        config = hf.AutoConfig.for_model(name)
+        config.architectures = ["ForSequenceClassification"]
+        return config
+    return hf.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
 
 
 def _head_of(config: Any) -> str | None:

@@ -1,0 +1,40 @@
+"""The same, taught by a bigger one: the Trainer's class and two arguments differ. Read it beside trainer_plain.py."""
+
+import sys
+
+import transformers
+
+import limbeck as lb
+from limbeck.bridges import DistillTrainer, Rows
+from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.sources import subsample
+
+
+def classifier(data, layers: int) -> transformers.BertForSequenceClassification:
+    config = transformers.BertConfig(
+        vocab_size=len(data.tokenizer), hidden_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        intermediate_size=128, max_position_embeddings=64, num_labels=2,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config)
+
+
+def fit(model, make=transformers.Trainer, **more) -> float:
+    arguments = transformers.TrainingArguments(
+        "runs/trainer", num_train_epochs=2, per_device_train_batch_size=32, learning_rate=1e-3, seed=0,
+        gradient_accumulation_steps=2, report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no",
+    )  # fmt: skip
+    collator = transformers.DataCollatorWithPadding(data.tokenizer)
+    trainer = make(model, arguments, train_dataset=Rows(train), data_collator=collator, **more)
+    trainer.train()
+    found = trainer.predict(Rows(data.test))
+    return float((found.predictions.argmax(-1) == found.label_ids).mean())
+
+
+if __name__ == "__main__":
+    data = lb.load_data("sst2_sentences", vocabulary=4000, max_length=64)
+    train = subsample(data.train, int(sys.argv[1]) if sys.argv[1:] else len(data.train), seed=0)
+    transformers.set_seed(0)
+    teacher, student = classifier(data, layers=3), classifier(data, layers=1)
+    print(f"teacher {fit(teacher):.3f}")
+    soft_targets = 0.1 * lb.Loss(cross_entropy) + 0.9 * lb.Loss(kl_divergence, temperature=2.0)
+    print(f"student distilled {fit(student, DistillTrainer, objective=soft_targets, teacher=teacher):.3f}")

@@ -1,0 +1,105 @@
+"""Does a student begin as the layers of the teacher that were named, and nothing else?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+
+from limbeck.errors import LimbeckError  # noqa: E402
+from limbeck.models import layer_list, shallow  # noqa: E402
+
+SMALL = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 16}
+GPT2 = {"vocab_size": 50, "n_embd": 8, "n_layer": 6, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
+QWEN = {
+    **SMALL,
+    "num_key_value_heads": 2,
+    "use_sliding_window": True,
+    "sliding_window": 4,
+    "layer_types": ["full_attention", "sliding_attention"] * 3,
+}
+
+
+def made(kind, **settings):
+    config = getattr(transformers, f"{kind}Config")(**settings, num_labels=3, pad_token_id=0)
+    return getattr(transformers, f"{kind}ForSequenceClassification")(config)
+
+
+FAMILIES = {
+    "Bert": lambda: made("Bert", **SMALL),
+    "Roberta": lambda: made("Roberta", **SMALL),
+    "DistilBert": lambda: made("DistilBert", vocab_size=50, dim=8, n_layers=6, n_heads=2, hidden_dim=16),
+    "GPT2": lambda: made("GPT2", **GPT2),
+    "Qwen2": lambda: made("Qwen2", **QWEN),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_layers_are_the_teachers_and_it_runs_saves_and_opens(family, tmp_path):
+    teacher = FAMILIES[family]().eval()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    student = shallow(teacher, [1, 5])
+    place, depth = layer_list(teacher)
+    assert depth == 6
+    for mine, theirs in ((0, 1), (1, 5)):
+        pair = student.get_submodule(f"{place}.{mine}"), teacher.get_submodule(f"{place}.{theirs}")
+        first, second = (part.state_dict() for part in pair)
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    outside = {name: tensor for name, tensor in student.state_dict().items() if not name.startswith(place)}
+    assert outside
+    assert all(torch.equal(tensor, before[name]) for name, tensor in outside.items())
+    ids = torch.tensor([[3, 4, 5, 6]])
+    student.eval()(input_ids=ids).logits.sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    student.save_pretrained(tmp_path)
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, student.state_dict()[name]) for name, tensor in opened.state_dict().items())
+    assert torch.allclose(opened(input_ids=ids).logits, student(input_ids=ids).logits, atol=1e-6)
+
+
+def test_all_layers_make_the_teacher_again():
+    teacher = FAMILIES["Bert"]().eval()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    assert torch.equal(shallow(teacher, 6).eval()(input_ids=ids).logits, teacher(input_ids=ids).logits)
+
+
+def test_a_number_takes_the_first_of_every_group():
+    teacher = FAMILIES["Bert"]()
+    student, named = shallow(teacher, 2), shallow(teacher, [0, 3])
+    assert all(torch.equal(tensor, named.state_dict()[name]) for name, tensor in student.state_dict().items())
+
+
+def test_what_belongs_to_each_layer_goes_with_it():
+    assert shallow(FAMILIES["Qwen2"](), [1, 2]).config.layer_types == ["sliding_attention", "full_attention"]
+
+
+def test_embeddings_and_head_may_be_new():
+    teacher = FAMILIES["Bert"]()
+    theirs = teacher.state_dict()
+
+    def same(student):
+        return {name for name, tensor in student.state_dict().items() if torch.equal(tensor, theirs.get(name))}
+
+    words, head = "bert.embeddings.word_embeddings.weight", "classifier.weight"
+    whole = {"embeddings": True, "head": True}
+    for part, name in (("embeddings", words), ("head", head)):
+        kept = same(shallow(teacher, [0, 1, 2, 3, 4, 5], **{**whole, part: False}))
+        assert name not in kept
+        assert ({words, head} - {name}) <= kept
+    assert torch.equal(shallow(FAMILIES["GPT2"](), 2, embeddings=False).transformer.ln_f.weight, torch.ones(8))
+
+
+def test_bad_input_is_one_sentence():
+    teacher = FAMILIES["Bert"]()
+    albert = made("Albert", **SMALL, embedding_size=8)
+    for layers, model, said in (
+        (4, teacher, "4 layers do not divide the teacher's 6: take 1, 2, 3"),
+        (0, teacher, "do not divide"),
+        ([0, 6], teacher, "6 is none of the teacher's, which are 0 to 5"),
+        ([], teacher, "leaves no layer"),
+        (2, torch.nn.Linear(2, 2), "takes a model of transformers"),
+        (2, albert, "no list of 6"),
+    ):
+        with pytest.raises(LimbeckError, match=said):
+            shallow(model, layers)

@@ -1,0 +1,116 @@
+"""Are texts tokenised once, padded rightly, and known by name?"""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+
+from limbeck.errors import DataError, LimbeckError, UnknownNameError  # noqa: E402
+from limbeck.sources import Shuffled, Texts, load_data, open_tokenizer, train_tokenizer  # noqa: E402
+
+LINES = ["a fine film", "dull", "a very very long and winding film", "flat , flat , flat"] * 5
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(LINES, vocabulary=80)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_batch_is_what_the_tokenizer_itself_pads(tokenizer, side):
+    tokenizer.padding_side = side
+    data = Texts(LINES, [0, 1] * 10, tokenizer=tokenizer, max_length=6)
+    index = torch.tensor([3, 1, 2])
+    batch = data.take(index)
+    expected = tokenizer([LINES[i] for i in index], padding=True, truncation=True, max_length=6, return_tensors="pt")
+    tokenizer.padding_side = "right"
+    assert batch.inputs.keys() == expected.keys()
+    assert all(torch.equal(column, batch.inputs[name]) for name, column in expected.items())
+    assert torch.equal(batch.mask, expected["attention_mask"].bool())
+    assert batch.labels.tolist() == [1, 1, 0]
+    assert batch.extra["text"] == [LINES[i] for i in index]
+
+
+def test_pairs_are_joined_by_the_tokenizer(tokenizer):
+    data = Texts(LINES, pairs=LINES[::-1], tokenizer=tokenizer)
+    expected = tokenizer([LINES[0]], [LINES[-1]], return_tensors="pt")
+    assert all(torch.equal(column, data.take(torch.tensor([0])).inputs[name]) for name, column in expected.items())
+
+
+def test_the_same_texts_give_the_same_tokenizer_and_fingerprint(tokenizer):
+    again = train_tokenizer(LINES, vocabulary=80)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    first, second = (Texts(LINES, tokenizer=made).fingerprint for made in (tokenizer, again))
+    assert first == second
+    assert first != Texts(LINES[::-1], tokenizer=tokenizer).fingerprint
+    assert first != Texts(LINES, [0] * 20, tokenizer=tokenizer).fingerprint
+
+
+def test_a_tokenizer_comes_back_from_its_folder(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    assert open_tokenizer(tmp_path)(LINES)["input_ids"] == tokenizer(LINES)["input_ids"]
+
+
+def test_a_source_pads_each_batch_to_its_own_longest(tokenizer):
+    widths = [
+        batch.inputs["input_ids"].shape[1]
+        for batch in Shuffled(Texts(LINES, tokenizer=tokenizer), batch_size=1, shuffle=False)
+    ]
+    assert set(widths) == {len(row) for row in tokenizer(LINES)["input_ids"]}
+
+
+def written(path, rows):
+    with gzip.open(path, "wt") if path.suffix == ".gz" else open(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+def test_files_of_json_lines(tmp_path):
+    rows = [{"review": line, "stars": "many" if i % 2 else "few"} for i, line in enumerate(LINES)]
+    file = written(tmp_path / "rows.jsonl", rows)
+    data = load_data(file, text="review", target="stars", vocabulary=80)
+    assert (len(data.train), len(data.test), data.class_names) == (16, 4, ("few", "many"))
+    assert "held out" in data.note
+    other = written(tmp_path / "more.jsonl.gz", rows[:4])
+    apart = load_data(file, text="review", target="stars", vocabulary=80, test=other)
+    assert (len(apart.train), len(apart.test)) == (20, 4)
+    with pytest.raises(DataError, match=r"line 1, has no 'text'. It has: review, stars"):
+        load_data(file)
+    file.write_text("{")
+    with pytest.raises(DataError, match="not lines of JSON"):
+        load_data(file)
+
+
+def test_sst2(real_data, tmp_path):
+    if not (real_data / "sst2").is_dir():
+        pytest.skip("no sst2/ in LIMBECK_DATA")
+    data = load_data("sst2_sentences", folder=real_data, vocabulary=500)
+    assert (len(data.train), len(data.test), data.class_names) == (6920, 1821, ("negative", "positive"))
+    assert len(data.tokenizer) == 500
+    with pytest.raises(DataError, match="sst2 is not on this machine: put glue_train"):
+        load_data("sst2", folder=tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_one_sentence(tokenizer, tmp_path):
+    without = train_tokenizer(LINES, vocabulary=80)
+    without.pad_token = None
+    for said, kind, make in (
+        ("Texts need a tokenizer, and there is none", LimbeckError, lambda: Texts(LINES, tokenizer=None)),
+        ("no token for padding", LimbeckError, lambda: Texts(LINES, tokenizer=without)),
+        ("20 texts and 2 labels", DataError, lambda: Texts(LINES, [0, 1], tokenizer=tokenizer)),
+        ("one text", DataError, lambda: Texts("a film", tokenizer=tokenizer)),
+        (r"texts\[1\] is a NoneType", DataError, lambda: Texts(["a", None], tokenizer=tokenizer)),
+        ("There are no texts", DataError, lambda: Texts([], tokenizer=tokenizer)),
+        ("There is no tokenizer in", DataError, lambda: open_tokenizer(tmp_path)),
+        ("no room beside", LimbeckError, lambda: train_tokenizer(LINES, vocabulary=3)),
+        ("'sst2'", UnknownNameError, lambda: load_data("sst")),
+        ("vocabulary=9 is for", LimbeckError, lambda: load_data("sst2", tokenizer=tmp_path, vocabulary=9)),
+    ):
+        with pytest.raises(kind, match=said):
+            make()
