@@ -47,7 +47,9 @@ def show_card(name: str, *, as_json: bool) -> None:
         if key != "teacher":
             print(f"  --set method.{key}=...  (needed)")
     for key, value in card.defaults.items():
-        print(f"  --set method.{key}={json.dumps(value)}")
+        found_in = card.ranges.get(key)
+        told = f"  (limbeck tune: {found_in.low:g} to {found_in.high:g})" if found_in is not None else ""
+        print(f"  --set method.{key}={json.dumps(value)}{told}")
     print(f"\n{card.bibtex}")
 
 

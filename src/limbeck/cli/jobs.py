@@ -84,13 +84,13 @@ def run_resume(run: str, *, as_json: bool) -> None:
 
 def _what_else(folder: Path) -> str:
     """What a folder without a job is, and what to type then."""
+    if (folder / "search.json").is_file():
+        return f"it is a search's: `limbeck tune JOB --out {quote(str(folder))}`, typed as before, goes on"
     whole = next((one for one in folder.resolve().parents if (one / "job.yaml").is_file()), None)
     if whole is not None:
         return f"it is a part of the run {whole}: type `limbeck resume {quote(str(whole))}`"
     if (folder / "reproduction.json").is_file():
         return f"it is a paper's: `limbeck reproduce PAPER --out {quote(str(folder))}`, typed as before, goes on"
-    if (folder / "search.json").is_file():
-        return f"it is a search's: `limbeck tune JOB --out {quote(str(folder))}`, typed as before, goes on"
     if (folder / "run.json").is_file():
         return "it was made in Python: run the same script with distill(..., resume=True)"
     return "it is not a run's folder"

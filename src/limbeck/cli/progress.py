@@ -55,9 +55,10 @@ class Watcher(AbstractContextManager["Watcher"]):
             say(what, to_error=self._to_error)
         elif self._bars is None:
             return
-        elif kind == "plan":
+        elif kind in ("plan", "trials"):
             self._clear()
-            self._arms = self._bars.add_task("arms x seeds", total=what, rate="", terms="")
+            title = "arms x seeds" if kind == "plan" else "trials"
+            self._arms = self._bars.add_task(title, total=what, rate="", terms="")
         elif kind == "members":
             self._show("teacher", "teacher", what)
         elif kind == "report":

@@ -31,7 +31,8 @@ Watch = Callable[[str, Any], None]
 
 ``("say", text)``; ``("members", how many)`` before an ensemble is trained; ``("report", (who, report))``;
 ``("answers", (done, all))`` while a teacher is asked ahead; ``("plan", how many)`` before the arms;
-``("arm", outcome)`` after each, ``("trial", (arm, trial))`` after each of a search.
+``("arm", outcome)`` after each, ``("trials", how many)`` before a search, and ``("trial", (arm, trial))``
+after each.
 """
 
 

@@ -25,8 +25,8 @@ class Range:
         Range(low=1, high=40, log=True, whole=False)
     """
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
     whole: bool = False
 
@@ -38,7 +38,7 @@ class Range:
         if self.whole and not (float(self.low).is_integer() and float(self.high).is_integer()):
             raise LimbeckError(f"A range of whole numbers begins and ends with one; got {self.low}..{self.high}.")
 
-    def holding(self, value: float) -> Range:
+    def holding(self, value: int | float) -> Range:
         """The same range, as much wider as it must be to hold a value."""
         return replace(
             self, low=min(self.low, value), high=max(self.high, value), log=self.log and min(self.low, value) > 0

@@ -34,7 +34,7 @@ def checked_place(job: Job) -> Path:
                     f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {value!r}. "
                     "Give another --out."
                 )
-    elif out.is_dir() and any(one.name not in ("teacher", "answers", "tracked") for one in out.iterdir()):
+    elif out.is_dir() and any(one.name not in (".lock", "teacher", "answers", "tracked") for one in out.iterdir()):
         raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
     return out
 

@@ -39,7 +39,7 @@ def all_trials(
         arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
     }
     found = {arm: kept(place_of(out, arm))[:trials] for arm in spaces}
-    watch("plan", trials * len(spaces))
+    watch("trials", trials * len(spaces))
     for arm, done in found.items():
         for trial in done:
             watch("trial", (arm, trial))

@@ -40,7 +40,7 @@ def tune(
     job: Job,
     *,
     trials: int = 20,
-    ranges: Mapping[str, Range | tuple[float, float]] | None = None,
+    ranges: Mapping[str, Range | Ends] | None = None,
     watch: Watch = lambda kind, what: None,
 ) -> dict[str, Any]:
     """Choose every arm's settings on development data: so many trials for each, the baselines too.

@@ -14,7 +14,8 @@ from limbeck.methods.range import Range
 from limbeck.teachers import Teacher
 
 Space = dict[str, Range]
-Values = dict[str, float]
+Values = dict[str, int | float]
+Ends = tuple[int | float, int | float]
 _BUDGET = ("lr", "epochs")
 
 
@@ -84,14 +85,14 @@ def check_ends(job: Job, ranges: Mapping[str, Range], teacher: Teacher) -> None:
         LimbeckError: As the method, or the job, says it.
     """
     for arm in arms_of(job):
-        for name in set(ranges) & set(_usual(job, arm)):
+        for name in sorted(set(ranges) & set(_usual(job, arm))):
             for end in (ranges[name].low, ranges[name].high):
                 tried = with_values(job, arm, {name: end})
-                _ = recipe_of(tried, arm, teacher, smoothing=end if name == "smoothing" else 0.1)
+                _ = recipe_of(tried, arm, teacher, smoothing=float(end) if name == "smoothing" else 0.1)
                 _ = tried.budget_of(arm).made()
 
 
-def read_ranges(texts: list[str]) -> dict[str, Range | tuple[float, float]]:
+def read_ranges(texts: list[str]) -> dict[str, Range | Ends]:
     """Ranges as a person types them: ``lr=1e-4..1e-2``, or ``epochs=20`` for a value that is held fixed.
 
     Raises:
@@ -101,7 +102,7 @@ def read_ranges(texts: list[str]) -> dict[str, Range | tuple[float, float]]:
         >>> read_ranges(["temperature=1..8", "epochs=20"])
         {'temperature': (1.0, 8.0), 'epochs': (20.0, 20.0)}
     """
-    found: dict[str, Range | tuple[float, float]] = {}
+    found: dict[str, Range | Ends] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         low, _, high = values.partition("..")
@@ -117,7 +118,7 @@ def read_ranges(texts: list[str]) -> dict[str, Range | tuple[float, float]]:
     return found
 
 
-def made_ranges(job: Job, given: Mapping[str, Range | tuple[float, float]]) -> dict[str, Range]:
+def made_ranges(job: Job, given: Mapping[str, Range | Ends]) -> dict[str, Range]:
     """Pairs of ends as ranges of the kind that the parameter is searched in: factors, steps, whole numbers.
 
     Raises:
@@ -137,9 +138,9 @@ def made_ranges(job: Job, given: Mapping[str, Range | tuple[float, float]]) -> d
     return made
 
 
-def _fitted(ends: tuple[float, float], kind: Range | None) -> tuple[float, float]:
+def _fitted(ends: Ends, kind: Range | None) -> Ends:
     low, high = ends
-    whole = kind is not None and kind.whole and low.is_integer() and high.is_integer()
+    whole = kind is not None and kind.whole and float(low).is_integer() and float(high).is_integer()
     return (int(low), int(high)) if whole else (low, high)
 
 
