@@ -368,6 +368,17 @@ def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tm
         list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
 
 
+def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
+    pictures = Shuffled(Arrays(torch.zeros(8, 4, 4, dtype=torch.uint8), torch.arange(8) % 4), batch_size=4)
+    said = r"Live\) cannot answer a batch of uint8 \[4, 4, 4\]: .*reads="
+    with pytest.raises(LimbeckError, match=said):
+        list(fill(Cached(Counting(), tmp_path / "s"), pictures))
+    stage = Stage(Loss(kl_divergence), teacher=Cached(Counting(), tmp_path / "s"), epochs=1)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(LimbeckError, match=r"reads="):
+        distill(student, stage, pictures).finish()
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,8 @@ def _readings(stored: str | None, wanted: str | None, theirs: About, ours: About
         ", of the same name: its code, or a value that it holds, is another" if named[0] and len({*named}) < 2 else ""
     )
     none, own = ("no way of the teacher's own", "the teacher's own ") if place else ("none", "")
-    return _beside(*(none if not way else f"{own}{way}" for way in _parted(had, has)), more)
+    before, now = (f"{own}{way}" if way else none for way in _parted(had, has))
+    return _beside(before, now, more)
 
 
 def _ways(text: str | None) -> list[Any] | None:

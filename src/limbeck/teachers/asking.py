@@ -1,11 +1,16 @@
-"""In batches of which size is a teacher asked whose answers are to be kept?"""
+"""How is a teacher asked whose answers are to be kept: in batches of which size, and what if it cannot read them?"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
 from limbeck.signal import Batch, Signal
-from limbeck.teachers.teacher import Answer
+from limbeck.teachers.teacher import Answer, Teacher
 
 
 def asked_whole(answer: Answer, batch: Batch, size: int) -> Signal:
@@ -25,6 +30,28 @@ def asked_whole(answer: Answer, batch: Batch, size: int) -> Signal:
     filled = batch.rows(torch.arange(size, device=_device(batch)) % batch.size)
     shown = answer(filled)
     return Signal({address: tensor[: batch.size] for address, tensor in shown.items()})
+
+
+@contextmanager
+def first_asked(teacher: Teacher, batch: Batch) -> Iterator[None]:
+    """A block in which what a network raises about its first batch becomes a sentence that says what to give.
+
+    Raises:
+        LimbeckError: In place of it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        inputs = batch.inputs
+        kind = f"{str(inputs.dtype).removeprefix('torch.')} {[*inputs.shape]}" if isinstance(inputs, Tensor) else ""
+        said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise LimbeckError(
+            f"The teacher ({type(teacher).__name__}) cannot answer a batch of {kind or type(inputs).__name__}: {said}. "
+            "Give reads=, the way from a batch to its inputs, to fill(), distill() or Live(): data.reads of "
+            'a data set, lb.reads_of("teacher") of a student\'s folder, lb.Pixels(mean=..., std=...) of bytes.'
+        ) from error
 
 
 def _device(batch: Batch) -> torch.device:

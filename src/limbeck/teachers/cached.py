@@ -192,8 +192,8 @@ def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any
 
 def _views_in(source: Stream) -> str | None:
     """What makes views of the examples, in words; None where nothing does, or it has none."""
-    made = [getattr(source, name, None) for name in ("augment", "mix")]
-    return " > ".join(str(one.fingerprint) for one in made if hasattr(one, "fingerprint")) or None
+    made = [getattr(getattr(source, name, None), "fingerprint", None) for name in ("augment", "mix")]
+    return " > ".join(str(one) for one in made if one is not None) or None
 
 
 def identity(source: Stream) -> tuple[str, str | None]:

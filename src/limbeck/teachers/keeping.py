@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from limbeck.store import (
     mismatch,
     writing,
 )
-from limbeck.teachers.asking import asked_whole
+from limbeck.teachers.asking import asked_whole, first_asked
 from limbeck.teachers.head import LastLayer, asked_at, keep_head, kept_at, kept_head
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 
@@ -179,7 +179,9 @@ class Keeping(AbstractContextManager["Keeping"]):
             self._writer.seal()
             self._again()
             return self(batch)
-        shown = asked_whole(self._opened(batch), batch, self._question.batch_size)
+        answer = self._opened(batch)
+        with first_asked(self._teacher, batch) if self._writer is None and self._teacher else nullcontext():
+            shown = asked_whole(answer, batch, self._question.batch_size)
         if self._writer is None:
             self._begin(shown, lengths)
             new = new & (self._begun().rows(keys.id, keys.view) < 0)  # of two that began at once, one was first
