@@ -10,6 +10,7 @@ from limbeck.measure.corruptions import CORRUPTIONS, corrupt
 from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
 from limbeck.measure.cost_in_full import CostInFull, Latency, cost_in_full, disk_bytes, latencies
 from limbeck.measure.deviations import Deviations, deviations
+from limbeck.measure.faithful import ConfidenceGap, confidence_gap
 from limbeck.measure.fidelity import (
     agreement,
     agreement_where_teacher_wrong,
@@ -41,6 +42,7 @@ __all__ = [
     "MULTI_LABEL_MEASURES",
     "REGRESSION_MEASURES",
     "ClassChange",
+    "ConfidenceGap",
     "Cost",
     "CostInFull",
     "Deviations",
@@ -63,6 +65,7 @@ __all__ = [
     "class_changes",
     "confidence",
     "confidence_deviation",
+    "confidence_gap",
     "confidence_slope",
     "confusion_matrix",
     "corrupt",
