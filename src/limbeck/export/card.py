@@ -66,16 +66,16 @@ def _table(done: Finished) -> Iterator[str]:
     mine = done.told.get("arm")
     for name, arm in arms.items():
         accuracy = arm.get("accuracy") or {}
-        mean = _number(accuracy.get("mean"), 2, 100)
+        mean = _number(accuracy.get("mean"), 2, 100.0)
         several = len(accuracy.get("values", [])) > 1
-        shown = f"{mean} ± {_number(accuracy.get('std'), 2, 100)}" if several else mean
+        shown = f"{mean} ± {_number(accuracy.get('std'), 2, 100.0)}" if several else mean
         called = f"**{name}** (this one)" if name == mine else name
         rest = (_number(arm.get("nll"), 3), _number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3),
                 _number(arm.get("milliseconds"), 4))  # fmt: skip
         yield f"| {called} | {shown} | {' | '.join(rest)} |"
 
 
-def _number(value: float | None, digits: int, scale: float = 1.0) -> str:
+def _number(value: float | int | None, digits: int, scale: float = 1.0) -> str:
     return "-" if value is None else f"{scale * value:,.{digits}f}"
 
 

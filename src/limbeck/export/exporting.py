@@ -121,8 +121,8 @@ def _smaller(full: int, size: int, before: float, after: float, examples: int) -
     notes = []
     if full < _SMALLER * size:
         notes.append(
-            f"8 bits make this student {full / size:.1f} times smaller ({full:,} to {size:,} bytes), less than "
-            f"{_SMALLER:.0f} times: so small a network is mostly its graph, not its weights."
+            f"In 8 bits this student has {size:,} bytes instead of {full:,}, not {_SMALLER:.0f} times fewer: so "
+            "small a network is mostly its graph, not its weights."
         )
     if before - after > _WORSE:
         notes.append(

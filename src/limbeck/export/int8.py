@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.export.onnx_file import stripped
+from limbeck.export.quiet import quiet
 from limbeck.export.session import chunks, fed, length, needed, opened
 from limbeck.files import partial_of
 from limbeck.signal import Inputs
@@ -70,7 +68,7 @@ def _quantised(model: Path, calibration: Inputs, work: Path) -> Any:
 
     prepared, out = work / "prepared.onnx", work / "int8.onnx"
     try:
-        with _quiet():
+        with quiet():
             quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
             quantize_static(
                 str(prepared), str(out), _reader(model, calibration), quant_format=QuantFormat.QDQ, per_channel=True,
@@ -100,17 +98,3 @@ def _reader(model: Path, calibration: Inputs) -> Any:
             return next(self._left, None)
 
     return Reader()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block in which the quantiser says nothing of itself: it logs to the root logger."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
 from limbeck.export.parity import Parity, compared
-from limbeck.export.session import length, needed, part
+from limbeck.export.quiet import quiet
+from limbeck.export.session import in_order, length, needed, part
 from limbeck.files import partial_of
 from limbeck.models import size_in_bytes
 from limbeck.models.size import uncompiled
@@ -28,6 +27,8 @@ TOLERANCE = 1e-4
 """By how much a logit of the file may differ from PyTorch's."""
 CHECKED = 1000
 """On how many real examples that is looked at."""
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), str(Path(copy.__file__).parent))
+"""Where code lies that is not a person's own."""
 _LARGEST = 1_900_000_000
 """Bytes: one file of protocol buffers holds no more than 2 GB."""
 
@@ -74,7 +75,7 @@ def to_onnx(
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(uncompiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
-    plain = exportable(model, reads)
+    plain = exportable(model, reads, names=tuple(inputs) if isinstance(inputs, Mapping) else ())
     program = _exported(plain, inputs)
     proto = stripped(program.model_proto)
     tell(proto, {"limbeck": {**(metadata or {}), "reads_included": reads is not None}})
@@ -85,12 +86,17 @@ def to_onnx(
     return parity
 
 
-def exportable(model: nn.Module, reads: Callable[[Batch], Inputs] | None = None) -> nn.Module:
-    """A copy of a model on the CPU, in eval mode and in float32 or better, that returns its logits alone."""
+def exportable(
+    model: nn.Module, reads: Callable[[Batch], Inputs] | None = None, *, names: tuple[str, ...] = ()
+) -> nn.Module:
+    """A copy of a model on the CPU, in eval mode and in float32 or better, that returns its logits alone.
+
+    It takes its inputs in order, also those that the model wants by `names`.
+    """
     plain = copy.deepcopy(uncompiled(model)).cpu().eval()
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in plain.parameters()):
         plain = plain.float()
-    return _Reading(plain, reads) if reads is not None else _Logits(plain)
+    return _Reading(plain, reads) if reads is not None else _Logits(plain, names)
 
 
 def stripped(proto: Any) -> Any:
@@ -116,14 +122,16 @@ def tell(proto: Any, metadata: Mapping[str, Any]) -> None:
 
 
 class _Logits(nn.Module):
-    """A model's logits, whatever else it returns; in a file this leaves no trace."""
+    """A model's logits, whatever else it returns, for inputs in order; in a file this leaves no trace."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, names
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return logits_of(self.model(*args, **kwargs))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return logits_of(
+            self.model(**dict(zip(self.names, inputs, strict=True))) if self.names else self.model(*inputs)
+        )
 
 
 class _Reading(nn.Module):
@@ -138,17 +146,19 @@ class _Reading(nn.Module):
 
 
 def _exported(plain: nn.Module, inputs: Inputs) -> Any:
-    sample = part(inputs, slice(0, min(2, length(inputs))))
-    given = {} if not isinstance(sample, Mapping) else dict(sample)
-    args = () if given else (sample,) if isinstance(sample, Tensor) else tuple(sample)
-    names = list(given) or (["inputs"] if len(args) == 1 else [f"inputs_{i}" for i in range(len(args))])
     if length(inputs) < 2:
         raise LimbeckError("A model is exported from two real examples at least, so that its batch may be of any size.")
+    sample = part(inputs, slice(0, 2))
+    given = in_order(sample)
+    several = [f"inputs_{i}" for i in range(len(given))] if len(given) > 1 else ["inputs"]
+    names = list(sample) if isinstance(sample, Mapping) else several
+    batch, tokens = torch.export.Dim("batch"), {1: torch.export.Dim.AUTO}
+    free = [{0: batch} | (tokens if isinstance(sample, Mapping) and t.ndim == 2 else {}) for t in given]
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             return torch.onnx.export(
-                plain, args, kwargs=given, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
-                dynamic_shapes=_free(args, given),
+                plain, given, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
+                dynamic_shapes=(tuple(free),),
             )  # fmt: skip
     except Exception as error:  # whatever its code does under the exporter, the sentence is the same
         raise LimbeckError(
@@ -157,33 +167,17 @@ def _exported(plain: nn.Module, inputs: Inputs) -> Any:
         ) from error
 
 
-def _free(args: tuple[Tensor, ...], given: Mapping[str, Tensor]) -> Any:
-    """Which sizes may change: the batch, and of tokens their number."""
-    batch = torch.export.Dim("batch")
-    if not given:
-        return (tuple({0: batch} for _ in args),)
-    free = {name: {0: batch} | ({1: torch.export.Dim.AUTO} if t.ndim == 2 else {}) for name, t in given.items()}
-    return {"kwargs": free}
-
-
-def _reason(error: Exception) -> str:
-    """What made an export fail, in its own words: the innermost cause's first line."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+def _reason(error: BaseException) -> str:
+    """What made an export fail: where its code decides by values, or the innermost cause's first line."""
+    places: list[str] = []
+    while True:
+        frames = traceback.extract_tb(error.__traceback__)
+        places += [f"{Path(f.filename).name}, line {f.lineno}" for f in frames if not f.filename.startswith(_LIBRARIES)]
+        if error.__cause__ is None:
+            break
         error = error.__cause__
+    if "data-dependent" in str(error):
+        where = f" at {places[-1]}" if places else ""
+        return f"its code decides by the values of a tensor{where}, and a graph has one way only."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[0] if lines else type(error).__name__
-    return said[:300].rstrip(".") + "."
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block in which the exporter says nothing of itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".") + "."

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.export.session import chunks, length, needed, opened, part, run
+from limbeck.export.session import chunks, in_order, length, needed, opened, part, run
 from limbeck.signal import Inputs
-from limbeck.tap import call
 
 _LOOKED_INTO = 100
 """On how many examples every node is looked at: what lies between is kept in memory."""
@@ -41,7 +40,7 @@ def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tole
     Args:
         proto: The ONNX model.
         program: PyTorch's exported program of the same module, whose nodes have the same names.
-        model: The module.
+        model: The module, called with its inputs in order.
         inputs: Real examples, any number.
         tolerance: The greatest difference of a logit.
 
@@ -55,7 +54,7 @@ def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tole
     worst, allowed = 0.0, tolerance
     for some in chunks(inputs):
         with torch.no_grad():
-            ours = call(model, some).numpy()
+            ours = model(*in_order(some)).numpy()
         found = difference(ours, run(session, some)[0])
         finite = np.abs(ours[np.isfinite(ours)])
         allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
@@ -121,8 +120,7 @@ def _inner(program: Any, inputs: Inputs) -> dict[str, Tensor]:
             return value
 
     with torch.no_grad():
-        values = list(inputs.values()) if isinstance(inputs, dict) else inputs
-        Keeping(module).run(*([values] if isinstance(values, Tensor) else values))
+        Keeping(module).run(*in_order(inputs))
     return kept
 
 

@@ -109,13 +109,17 @@ def length(inputs: Inputs) -> int:
     Raises:
         DataError: If there are none, or the inputs are no tensors.
     """
-    values = _values(inputs)
-    tensors = list(values.values()) if isinstance(values, Mapping) else values
+    tensors = in_order(inputs)
     if not tensors or not all(isinstance(one, Tensor) and one.ndim for one in tensors):
         raise DataError("The inputs of a model that is exported are tensors with the examples first.")
     if not len(tensors[0]):
         raise DataError("There is no example among the inputs, so nothing can be checked on them.")
     return len(tensors[0])
+
+
+def in_order(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The tensors of which inputs are made, in their order."""
+    return tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(_values(inputs))
 
 
 def _values(inputs: Inputs) -> Any:

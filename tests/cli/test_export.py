@@ -1,0 +1,78 @@
+"""Do `limbeck export` and `limbeck cite` say what they did, and what is wrong, in a sentence?"""
+
+from __future__ import annotations
+
+import pytest
+
+from small_jobs import contents, refused
+
+
+def test_export_speaks_json(limbeck, done, here):
+    ended = limbeck("export", done[0] / "run", "--to", "onnx", "--out", here / "out", "--json")
+    assert ended.code == 0, ended.err
+    found = ended.result
+    assert list(found) == ["path", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
+    assert found["path"] == str(here / "out" / "model.onnx")
+    assert found["max_difference"] < 1e-4
+    assert found["accuracy_before"] == found["accuracy_after"]
+    assert ended.err == ""
+
+
+def test_export_is_read_in_a_terminal(limbeck, done, here):
+    ended = limbeck("export", done[0] / "run", "--to", "int8", "--out", "out", "--license", "mit")
+    assert ended.code == 0, ended.err
+    assert "out/model_int8.onnx" in ended.out
+    assert "on 60 test examples" in ended.out
+    assert "license: mit" in (here / "out" / "README.md").read_text()
+    assert ended.err.startswith("Note: In 8 bits this student has ")
+
+
+def test_cite(limbeck, done):
+    ended = limbeck("cite", done[0] / "run")
+    assert "@article{hinton2015distilling," in ended.out
+    assert "@software{limbeck," in ended.out
+    found = limbeck("cite", done[0] / "run", "--json").result
+    assert found["entries"][0]["key"] == "hinton2015distilling"
+    assert found["entries"][0]["bibtex"] in ended.out
+
+
+class TestRefused:
+    @pytest.mark.parametrize("command", [("cite",), ("export", "--to", "onnx")])
+    def test_what_is_no_finished_run(self, limbeck, done, here, command):
+        name, *rest = command
+        refused(limbeck(name, "none", *rest), "no run at 'none'")
+        (here / "some").mkdir()
+        refused(limbeck(name, "some", *rest), "not a run's folder")
+        (here / "some" / "run.json").write_text("{}")
+        refused(limbeck(name, "some", *rest), "limbeck.export.to_onnx")
+        refused(limbeck(name, done[0] / "run" / "arms", *rest), f"part of the run {done[0] / 'run'}")
+
+    def test_an_unfinished_run_and_one_without_a_student(self, limbeck, done, here):
+        import shutil
+
+        run = shutil.copytree(done[0] / "run", here / "run")
+        (run / "result.json").rename(here / "result.json")
+        refused(limbeck("export", "run", "--to", "onnx"), "not finished", "limbeck resume run")
+        (here / "result.json").rename(run / "result.json")
+        shutil.rmtree(run / "student")
+        refused(limbeck("export", "run", "--to", "onnx"), "no student", "missing")
+        shutil.copytree(done[0] / "run" / "student", run / "student")
+        (run / "result.json").write_text("{")
+        refused(limbeck("export", "run", "--to", "onnx"), "result.json is damaged")
+
+    def test_a_place_that_is_taken(self, limbeck, done, here):
+        (here / "mine").write_text("mine")
+        before = contents(done[0] / "run")
+        refused(limbeck("export", done[0] / "run", "--to", "folder", "--out", here), "already holds something", "--out")
+        refused(limbeck("export", done[0] / "run", "--to", "onxx"), "Did you mean 'onnx'")
+        refused(limbeck("export", done[0] / "run", "--to", "hf"), "no Hugging Face model", "--to onnx")
+        assert contents(done[0] / "run") == before
+        assert contents(here) == {"mine": b"mine"}
+
+    @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
+    def test_a_missing_extra(self, limbeck, done, monkeypatch, module):
+        import sys
+
+        monkeypatch.setitem(sys.modules, module, None)
+        refused(limbeck("export", done[0] / "run", "--to", "int8"), f"needs {module}", "pip install 'limbeck[export]'")
+        assert not (done[0] / "run" / "export").exists()

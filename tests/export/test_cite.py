@@ -1,0 +1,89 @@
+"""Is everybody cited whose work a run used, and nobody else?"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from limbeck.errors import LimbeckError
+from limbeck.export import bibtex, cite, papers
+from limbeck.export.cite import citations
+from limbeck.export.finished import open_finished
+from limbeck.job import Method, make_job
+from limbeck.methods import method, names
+
+ENTRY = re.compile(r"@\w+\{[^,\s]+,\n(  \w+ = \{.*(\n {10,}.*)*\},?\n)+\}")
+
+
+def changed(done, **changes):
+    """The same run, as if its job had asked for other things."""
+    opened = open_finished(done)
+    job = yaml.safe_load((done / "job.yaml").read_text())
+    job = {key: value for key, value in job.items() if key != "methods" or value}
+    return opened._replace(job=make_job({**job, **changes}))
+
+
+def used(found):
+    return {one.key: one.used for one in found}
+
+
+def test_a_run_as_it_is(done):
+    found = cite(done)
+    assert used(found)["hinton2015distilling"] == "method hinton"
+    assert used(found)["limbeck"] == "limbeck"
+    assert {"stanton2021does", "guo2017calibration"} <= set(used(found))
+    assert not {"szegedy2016rethinking", "he2016deep", "lecun1998gradient"} & set(used(found))
+    # Data of one's own have no entry that limbeck knows; it says so, and makes none up.
+    assert [one.used for one in found if one.bibtex is None] == ["data blobs.npz"]
+    assert "% data blobs.npz: cite whoever made it" in bibtex(found)
+
+
+def test_what_was_used_is_cited_once(done):
+    run = changed(
+        done, data="mnist", student={"model": "resnet8"}, teacher={"model": "resnet20"},
+        arms=["teacher", "label smoothing", "distilled"], method={"name": "function_matching"},
+        budget={"mix": "mixup", "augment": ["crop", {"cut_out": {"size": 2}}]}, cache={"encoding": {"name": "sampled", "draws": 8}},
+    )  # fmt: skip
+    found = used(citations(run))
+    assert found["he2016deep"] == "student resnet8, teacher resnet20"
+    wanted = {"lecun1998gradient", "zhang2018mixup", "devries2017improved", "szegedy2016rethinking"}
+    assert {*wanted, "anshumann2025sparse", "beyer2022knowledge"} <= set(found)
+    assert "hinton2015distilling" not in found
+    text = bibtex(citations(run, to="int8"))
+    assert text.count("@inproceedings{he2016deep") == 1
+    assert "jacob2018quantization" in text
+
+
+def test_every_method_of_a_comparison(done):
+    job = yaml.safe_load((done / "job.yaml").read_text())
+    job.pop("method")
+    run = open_finished(done)._replace(job=make_job({**job, "methods": ["hinton", "logit_matching", "born_again"]}))
+    assert {"hinton2015distilling", "ba2014deep", "furlanello2018born"} <= set(used(citations(run)))
+
+
+def test_a_method_that_is_gone_is_no_error(done):
+    run = open_finished(done)
+    (own,) = citations(run._replace(job=run.job.model_copy(update={"method": Method(name="/nowhere/own.py:soft")})))[:1]
+    assert (own.used, own.bibtex) == ("method own.py:soft", None)
+
+
+def test_every_entry_is_whole():
+    entries = [*papers.DATA.values(), *papers.VIEWS.values(), *papers.MEASURES.values(), *papers.ENCODINGS.values()]
+    entries += [papers.INT8, papers.network("resnet8"), *(method(name).card.bibtex for name in names())]
+    for entry in entries:
+        assert ENTRY.fullmatch(entry), entry
+        assert entry.count("{") == entry.count("}")
+        assert "year = {" in entry
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet110"])
+def test_networks(name):
+    assert "he2016deep" in (papers.network(name) or "")
+    assert papers.network("resnetish") is None
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(LimbeckError, match="no run at"):
+        cite(tmp_path / "none")

@@ -1,0 +1,86 @@
+"""Which finished runs do the tests of exports ship?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+
+import limbeck as lb
+from small_jobs import blobs, small_job
+
+OWN = '''
+import torch
+from torch import nn
+import limbeck as lb
+from limbeck.functional import cross_entropy
+
+
+class Net(nn.Module):
+    """A network of a person's own that returns a dict."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.BatchNorm1d(12), nn.ReLU())
+        self.out = nn.Linear(12, classes)
+
+    def forward(self, x):
+        return {"logits": self.out(self.body(x)), "features": self.body(x)}
+
+
+class Branching(Net):
+    """Its way depends on the values that it sees."""
+
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x * 2
+        return self.out(self.body(x))
+
+
+def build(classes):
+    return Net(classes)
+
+
+def branching(classes):
+    return Branching(classes)
+
+
+class Fixed(nn.Module):
+    """A body, a projector that was learnt, and the teacher's own last layer: what SimKD ships."""
+
+    def __init__(self, body, projector, last):
+        super().__init__()
+        self.body, self.projector, self.last = body, projector, last
+
+    def forward(self, x):
+        return self.last(self.projector(self.body(x)))
+
+
+def borrowed(teacher):
+    """Learn a projector in front of the teacher's classifier, and ship body, projector and classifier."""
+
+    def head(models):
+        last = teacher.model.classifier
+        return Fixed(models["student"].body, nn.Linear(12, last.in_features), last)
+
+    return lb.Recipe(
+        lb.Stage(lb.Loss(cross_entropy), trains="whole", teacher=teacher), makes={"whole": head}, ship="whole"
+    )
+'''
+
+
+def finished(folder: Path, **changes: Any) -> Path:
+    """The folder of a small job that was done, one seed and no controls."""
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = changes.pop("classes", 5)
+    test = changes.pop("test", 60)
+    data = blobs(folder / "blobs.npz", classes=classes, test=test)
+    (folder / "own.py").write_text(OWN)
+    asked = small_job(data, **{"seeds": 1, "arms": ["teacher", "distilled"], "out": str(folder / "run"), **changes})
+    jaxtyping.config.update("jaxtyping_disable", True)  # what is looked at here is the export, not the job
+    try:
+        lb.run_job(lb.make_job(asked))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    return folder / "run"
