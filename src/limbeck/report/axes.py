@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from limbeck.report.markup import Markup, join, tag
 
+Number = float | int
+
 
 class Scale(NamedTuple):
     """Where on the page a value stands: from `low` at `start` to `high` at `end`, in SVG units.
@@ -21,14 +23,14 @@ class Scale(NamedTuple):
         named: The ticks, where they are not simply round values.
     """
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     logarithmic: bool = False
     named: tuple[float, ...] = ()
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> Number:
         """The place of a value; what lies outside is held at the edge."""
         low, high, at = (math.log10(v) for v in (self.low, self.high, max(value, 1e-300))) if self.logarithmic else (
             self.low, self.high, value)  # fmt: skip
@@ -36,7 +38,7 @@ class Scale(NamedTuple):
         return self.start + min(max(share, -0.05), 1.05) * (self.end - self.start)
 
     @property
-    def ticks(self) -> list[float]:
+    def ticks(self) -> list[Number]:
         """The named values, or round ones, between the ends."""
         if self.named:
             return [value for value in self.named if self.low <= value <= self.high]
@@ -49,18 +51,20 @@ class Plot(NamedTuple):
     x: Scale
     y: Scale
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
         """A point's place."""
         return self.x(x), self.y(y)
 
-    def line(self, points: Sequence[tuple[float, float]], **attributes: Any) -> Markup:
+    def line(self, points: Sequence[tuple[Number, Number]], **attributes: Any) -> Markup:
         """A line through points."""
         placed = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
         return tag("polyline", points=placed, fill="none", **attributes)
 
 
-def around(values: Sequence[float], *, least: float = 0.004, floor: float | None = None, ceiling: float | None = None,
-           margin: float = 0.08) -> tuple[float, float]:  # fmt: skip
+def around(
+    values: Sequence[Number], *, least: Number = 0.004, floor: Number | None = None, ceiling: Number | None = None,
+    margin: Number = 0.08,
+) -> tuple[Number, Number]:  # fmt: skip
     """The ends of a scale that holds all values with some air; not beyond `floor` and `ceiling`."""
     found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(found), max(found)
@@ -72,14 +76,14 @@ def around(values: Sequence[float], *, least: float = 0.004, floor: float | None
     return (low, high) if high > low else (low - least, high + least)
 
 
-def decades_around(values: Sequence[float]) -> tuple[float, float]:
+def decades_around(values: Sequence[Number]) -> tuple[Number, Number]:
     """The ends of a logarithmic scale."""
     found = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0]
     low, high = around(found, least=0.6, margin=0.14)
     return 10.0**low, 10.0**high
 
 
-def steps(low: float, high: float, *, most: int = 5) -> list[float]:
+def steps(low: Number, high: Number, *, most: int = 5) -> list[Number]:
     """Round values from `low` to `high`, at most about so many."""
     wide = max((high - low) / most, 1e-12)
     power = 10.0 ** math.floor(math.log10(wide))
@@ -88,7 +92,7 @@ def steps(low: float, high: float, *, most: int = 5) -> list[float]:
     return [round(step * i, 12) + 0.0 for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]
+def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[Number], str], y_text: Callable[[Number], str]
           ) -> Markup:  # fmt: skip
     """Grid lines, the words at the ticks and at the axes."""
     left, right, bottom, top = plot.x.start, plot.x.end, plot.y.start, plot.y.end
@@ -110,7 +114,7 @@ def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[float], s
 
 
 def mark(
-    style: int, x: float, y: float, *, size: float = 5.0, title: str | None = None, class_: str = "mark"
+    style: int, x: Number, y: Number, *, size: Number = 5.0, title: str | None = None, class_: str = "mark"
 ) -> Markup:
     """A mark whose shape, like its colour, tells the arm: nobody needs to see colours to read a figure."""
     shape = _SHAPES[style % len(_SHAPES)]
@@ -125,7 +129,7 @@ def mark(
 STYLES = 8
 """How many colours there are; beyond them they come round again."""
 
-_SHAPES: tuple[tuple[tuple[float, float], ...] | None, ...] = (
+_SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
     ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
     None,
     ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
@@ -139,13 +143,13 @@ _SHAPES: tuple[tuple[tuple[float, float], ...] | None, ...] = (
 """Square, circle, diamond, triangles, cross, pentagon, hexagon; None is the circle."""
 
 
-def svg(*marks: Any, width: float, height: float, label: str, class_: str = "") -> Markup:
+def svg(*marks: Any, width: Number, height: Number, label: str, class_: str = "") -> Markup:
     """A drawing of so many units, as wide as its place allows, with what it shows in words for those who hear it."""
     return tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=class_ or None,
                style=f"max-width:{width:g}px")  # fmt: skip
 
 
-def _decades(low: float, high: float) -> list[float]:
+def _decades(low: Number, high: Number) -> list[Number]:
     found = [
         m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
     ]

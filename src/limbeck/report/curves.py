@@ -39,7 +39,7 @@ def _one(path: Path) -> dict[str, Curve]:
         terms = line.get("terms")
         for term, value in terms.items() if isinstance(terms, dict) else ():
             if isinstance(value, (int, float)) and math.isfinite(value):
-                curves.setdefault(str(term), []).append((before + step, float(value)))
+                curves.setdefault(str(term), []).append((float(before + step), float(value)))
     return curves
 
 

@@ -36,7 +36,7 @@ def legend(entries: Iterable[tuple[str, int | Markup]]) -> Markup:
                 "li",
                 tag(
                     "svg",
-                    mark(style, 8, 8) if isinstance(style, int) else style,
+                    mark(style, 8.0, 8.0) if isinstance(style, int) else style,
                     viewBox="0 0 16 16",
                     aria_hidden="true",
                 ),

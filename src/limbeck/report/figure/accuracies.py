@@ -16,7 +16,7 @@ def accuracies_figure(arms: Sequence[Arm]) -> Markup:
     """A small mark for every seed, a bar for the mean, a band for its 95 % interval."""
     shown = [arm for arm in arms if arm.accuracy.values]
     ends = [100 * v for arm in shown for v in (*arm.accuracy.values, *_interval(arm))]
-    x = Scale(*around(ends, floor=0, ceiling=100), _LEFT, _WIDTH - _RIGHT)
+    x = Scale(*around(ends, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
     grid = [
         (tag("line", x1=x(t), x2=x(t), y1=_TOP, y2=bottom, class_="grid"),
@@ -44,7 +44,7 @@ def _row(arm: Arm, x: Scale, y: float) -> Markup:
                 arm.style,
                 x(100 * v),
                 y,
-                size=4 if len(arm.accuracy.values) > 1 else 6,
+                size=4.0 if len(arm.accuracy.values) > 1 else 6,
                 class_="seed",
                 title=f"{100 * v:.2f} %",
             )

@@ -48,7 +48,7 @@ def classes_figure(rows: Sequence[ClassRow], *, before: int, after: int) -> Mark
     """
     shown = shown_rows(rows)
     ends = [100 * v for row in shown for v in (row.before, row.after)]
-    x = Scale(*around(ends, least=2, floor=0, ceiling=100), _LEFT, _WIDTH - _RIGHT)
+    x = Scale(*around(ends, least=2.0, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
     grid = [
         (tag("line", x1=x(t), x2=x(t), y1=_TOP, y2=bottom, class_="grid"),
@@ -70,7 +70,7 @@ def _row(row: ClassRow, x: Scale, y: float, before: int, after: int) -> Markup:
         tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 4, text_anchor="end"),
         tag("line", x1=start, x2=end, y1=y, y2=y, class_=f"change {kind}"),
         mark(before, start, y, size=3.5, title=f"{row.name} before: {100 * row.before:.1f} %"),
-        mark(after, end, y, size=5, title=f"{row.name} after: {100 * row.after:.1f} %"),
+        mark(after, end, y, size=5.0, title=f"{row.name} after: {100 * row.after:.1f} %"),
         tag("text", f"{said}   of {row.examples:,}", x=_WIDTH - _RIGHT + 16, y=y + 4, class_="value"),
         class_="class sure" if row.sure else "class",
     )

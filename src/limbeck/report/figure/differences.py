@@ -56,7 +56,7 @@ def _row(row: Difference, x: Scale, y: float) -> Markup:
         "g",
         tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
         whisker,
-        mark(row.style, x(100 * row.mean), y, size=6, title=f"{row.name}: {_said(row)}"),
+        mark(row.style, x(100 * row.mean), y, size=6.0, title=f"{row.name}: {_said(row)}"),
         tag("text", _said(row), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{row.style}",
     )

@@ -48,7 +48,7 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
     """
     ends = [100 * (p.accuracy + side * (p.half or 0.0)) for p in points for side in (-1, 1)]
     x = Scale(*decades_around([p.cost for p in points]), 62.0, _WIDTH - 118, logarithmic=True)
-    plot = Plot(x, Scale(*around(ends, least=1.0, floor=0, ceiling=100), _HEIGHT - 58, 40.0))
+    plot = Plot(x, Scale(*around(ends, least=1.0, floor=0.0, ceiling=100.0), _HEIGHT - 58, 40.0))
     best, at = front(points), _places(points, plot)
     line = _through([(at[p], plot.y(100 * p.accuracy)) for p in best]) if len(best) > 1 else None
     said = ", ".join(p.name for p in best)
@@ -56,7 +56,7 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
         frame(plot, x_label=x_label, y_label="test accuracy, %", x_text=text, y_text=lambda v: f"{v:g}"),
         line,
         [_bar(p, plot, at[p]) for p in points],
-        [mark(p.style, at[p], plot.y(100 * p.accuracy), size=6, class_="mark best" if p in best else "mark",
+        [mark(p.style, at[p], plot.y(100 * p.accuracy), size=6.0, class_="mark best" if p in best else "mark",
               title=f"{p.name}: {100 * p.accuracy:.2f} %, {p.cost:.4g}") for p in points],
         _names(points, plot, at),
         width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}.",

@@ -34,7 +34,7 @@ def training_figure(term: str, arms: Mapping[str, Arm], curves: Mapping[str, Seq
         for name, found in curves.items()
     ]
     ends = [
-        mark(arms[name].style, *plot.at(max(c[-1][0] for c in found), _end(found)), size=5,
+        mark(arms[name].style, *plot.at(max(c[-1][0] for c in found), _end(found)), size=5.0,
              title=f"{name}: {_end(found):.4g} at the end")
         for name, found in curves.items()
     ]  # fmt: skip

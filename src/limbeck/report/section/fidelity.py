@@ -68,7 +68,9 @@ def _deviation(evidence: Evidence) -> Markup | None:
         f"{_side(found.most_sure)}. After ",
         tag("cite", "Nagarajan et al., On student-teacher deviations in distillation, 2023"), ", arXiv:2301.12923.",
     )  # fmt: skip
-    dots = legend([("the teacher is right", dot(8, 8, right=True)), ("the teacher is wrong", dot(8, 8, right=False))])
+    dots = legend(
+        [("the teacher is right", dot(8.0, 8.0, right=True)), ("the teacher is wrong", dot(8.0, 8.0, right=False))]
+    )
     return figure("Deviation from the teacher", drawing, caption, dots)
 
 

@@ -47,7 +47,7 @@ def _row(arm: Arm) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def said(found: Figure, digits: int, scale: float = 1.0) -> str:
+def said(found: Figure, digits: int, scale: float | int = 1) -> str:
     """A mean with half its interval; a dash where there is none."""
     if found.mean is None:
         return "-"

@@ -1,0 +1,151 @@
+"""Is a run's folder read for what it holds, and for nothing else?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from limbeck.errors import LimbeckError
+from limbeck.measure import keep_tensors, kept_tensors
+from limbeck.report import read_evidence, report_page
+from limbeck.report.arms import figure, half_width
+from limbeck.report.curves import curves_of, thinned
+from report_runs import planted_run
+
+
+def changed(run, change):
+    """The run's result with something in it changed."""
+    result = json.loads((run / "result.json").read_text())
+    change(result)
+    (run / "result.json").write_text(json.dumps(result))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return planted_run(tmp_path / "run", test=120, seeds=2)
+
+
+def test_what_is_there_is_read(run):
+    found = read_evidence(run)
+    assert found.judged == "hinton"
+    assert found.seeds == 2
+    assert found.unknown == ()
+    assert list(found.arms) == ["teacher", "student alone", "label smoothing", "shuffled teacher", "hinton", "fitnets"]
+    assert [arm.role for arm in found.arms.values()] == ["teacher", "control", "control", "control", "method", "method"]
+    for name, seeds in found.logits.items():
+        right = [float((one.argmax(1) == found.labels).double().mean()) for one in seeds.values()]
+        assert right == pytest.approx(found.arms[name].accuracy.values), name
+    assert len({arm.style for arm in found.arms.values()}) == 6
+
+
+def test_the_arm_of_the_verdict_has_its_own_colour(run):
+    changed(run, lambda result: result["verdict"].update(arm="fitnets"))
+    found = read_evidence(run)
+    assert found.judged == "fitnets"
+    assert [name for name, arm in found.arms.items() if arm.style == 0] == ["fitnets"]
+
+
+def test_seeds_are_told_apart_by_their_number(run):
+    shutil.rmtree(run / "arms" / "hinton" / "seed-0")
+    found = read_evidence(run)
+    assert list(found.logits["hinton"]) == [1]
+    assert found.shipped == 1
+    path = run / "arms" / "hinton" / "seed-1" / "predictions.safetensors"
+    assert torch.equal(found.student, kept_tensors(path)["test"])
+
+
+def test_the_shipped_seed_is_the_one_that_the_result_names(run):
+    changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 1}))
+    assert read_evidence(run).shipped == 1
+    changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 7}))
+    assert read_evidence(run).shipped == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda path: path.write_bytes(b"none"), "damaged"),
+        (lambda path: keep_tensors({"test": torch.zeros(3, 10)}, path), "damaged"),
+        (lambda path: keep_tensors({"test": torch.full((120, 10), torch.nan)}, path), "damaged"),
+        (lambda path: keep_tensors({"test": torch.zeros(120, 2)}, path), "damaged"),
+        (lambda path: keep_tensors({"other": torch.zeros(120, 10)}, path), "damaged"),
+        (lambda path: path.unlink(), None),
+    ],
+)
+def test_a_spoilt_file_is_left_out_and_said(run, spoil, word):
+    spoil(run / "arms" / "hinton" / "seed-0" / "predictions.safetensors")
+    found = read_evidence(run)
+    assert list(found.logits["hinton"]) == [1]
+    assert len(found.unknown) == (word is not None)
+    assert word is None or word in found.unknown[0]
+    assert "<h1>" in report_page([found])
+
+
+@pytest.mark.parametrize("teacher", [b"none", None])
+def test_without_the_teachers_answers_the_rest_is_shown(run, teacher):
+    path = run / "teacher" / "answers.safetensors"
+    path.unlink() if teacher is None else path.write_bytes(teacher)
+    found = read_evidence(run)
+    assert found.labels is None
+    assert len(found.unknown) == 1
+    page = report_page([found])
+    assert "Not known" in page
+    assert found.unknown[0].split(":")[0] in page
+
+
+def test_the_teacher_may_rule_classes_out(run):
+    path = run / "teacher" / "answers.safetensors"
+    kept = kept_tensors(path)
+    kept["test"][:, 3] = -torch.inf
+    keep_tensors(kept, path)
+    found = read_evidence(run)
+    assert found.unknown == ()
+    assert "<h1>" in report_page([found])
+
+
+@pytest.mark.parametrize(
+    ("said", "make"),
+    [
+        ("no run folder", lambda folder: None),
+        ("no finished run's folder", lambda folder: folder.mkdir()),
+        ("limbeck resume", lambda folder: (folder.mkdir(), (folder / "job.yaml").write_text("data: digits"))),
+        ("cannot be read", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("{"))),
+        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {}}'))),
+        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("[]"))),
+        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {"a": 1}}'))),
+    ],
+)
+def test_what_is_no_finished_run_is_refused(tmp_path, said, make):
+    make(tmp_path / "run")
+    with pytest.raises(LimbeckError, match=said):
+        read_evidence(tmp_path / "run")
+
+
+def test_a_figure_is_what_its_values_are():
+    assert figure(0.5) == ((0.5,), 0.5, None)
+    assert figure({"values": [1.0, 3.0]}).mean == 2.0
+    assert figure({"values": [1.0, None]}) == ((1.0,), None, None)
+    assert figure(None) == figure({}) == figure("x") == figure(float("nan")) == ((), None, None)
+    # t(0.975, 1) = 12.706, and the standard error of (1, 3) is 1.
+    assert half_width([1.0, 3.0]) == pytest.approx(12.7062, abs=1e-4)
+
+
+def test_curves_go_on_from_stage_to_stage(tmp_path):
+    (tmp_path / "seed-0").mkdir()
+    rows = [("a", 10, 1.0), ("a", 20, 2.0), ("b", 10, 3.0), ("b", 20, None)]
+    lines = [json.dumps({"stage": s, "step": n, "terms": {"loss": v}}) for s, n, v in rows]
+    (tmp_path / "seed-0" / "metrics.jsonl").write_text("\n".join([*lines, '{"stage": "b", "st']))
+    assert curves_of(tmp_path) == {"loss": [[(10.0, 1.0), (20.0, 2.0), (30.0, 3.0)]]}
+    assert curves_of(tmp_path / "none") == {}
+
+
+def test_a_thinned_curve_keeps_its_mean():
+    curve = [(float(i), float(i % 7)) for i in range(700)]
+    short = thinned(curve, points=100)
+    assert len(short) == 100
+    assert sum(v for _, v in short) / 100 == pytest.approx(3.0)
+    assert thinned(curve[:50], points=100) == curve[:50]

@@ -1,0 +1,242 @@
+"""Is the page whole, valid, honest and short, whatever a run holds?"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from limbeck.errors import LimbeckError
+from limbeck.report import read_evidence, report_page, write_report
+from limbeck.report.shipped import shipped
+from limbeck.report.words import answers, headline
+from report_runs import planted_run
+from results import result as old_result
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "col"}
+NASTY = ("<script>alert(1)</script>", "b & \"c\" 'd'")
+
+
+class Page(HTMLParser):
+    """A strict reader: every element that opens closes, in order, and ids are single."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.links, self.tags, self.texts, self.fetched = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        assert len(given) == len(attributes), f"{tag} has an attribute twice"
+        assert not [name for name in given if name.startswith("on")]
+        self.tags.append((tag, given))
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given["href"][1:]] if given.get("href", "").startswith("#") else []
+        self.fetched += [v for k, v in attributes if k in ("src", "href") and not v.startswith(("#", "data:"))]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.texts)
+
+
+def checked(*runs):
+    """The page of these runs, read strictly."""
+    text = report_page([read_evidence(run) for run in runs])
+    page = Page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert set(page.links) <= set(page.ids)
+    assert page.fetched == []
+    names = [tag for tag, _ in page.tags]
+    assert names.count("h1") == names.count("main") == 1
+    assert "script" not in names
+    assert not re.search(r"@import|url\(|https?://", text)
+    for tag, given in page.tags:
+        assert tag != "svg" or given.get("aria-hidden") or len(given["aria-label"]) > 10
+        assert tag != "img" or given["alt"]
+        assert tag != "th" or given["scope"] in ("col", "row")
+    assert not re.search(r"\bnan\b|\binf\b|\bNone\b\.\d", page.text)
+    return page
+
+
+def changed(run, change):
+    found = json.loads((run / "result.json").read_text())
+    change(found)
+    (run / "result.json").write_text(json.dumps(found))
+    return run
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"classes": 2, "names": NASTY, "judged": "distilled", "arms": {"student alone": 0.5, "distilled": 0.9}},
+        {"classes": 100, "test": 800, "seeds": 1},
+        {"seeds": 1},
+        {"development": False},
+        {"predictions": False, "pictures": False},
+        {"arms": {"distilled": 1.0}, "judged": "distilled"},
+        {"arms": {"student alone": 1.0, "hinton": 1.1, "a <b>": 1.0}},
+    ],
+)
+def test_it_is_whole_whatever_the_run_holds(tmp_path, given):
+    page = checked(planted_run(tmp_path / "run", **{"test": 200, "seeds": 2, **given}))
+    for question in ("worth it?", "Which method", "How sure", "Which classes", "How fast", "What do I ship"):
+        assert question.lower() in page.text.lower()
+    assert "What is not known" in page.text
+
+
+def test_class_names_are_text(tmp_path):
+    run = planted_run(tmp_path / "run", classes=2, names=NASTY, test=200)
+    text = report_page([read_evidence(run)])
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert NASTY[0] in checked(run).text
+
+
+def test_an_old_result_is_shown_for_what_it_holds(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "result.json").write_text(json.dumps(old_result()))
+    page = checked(tmp_path / "old")
+    assert "kept no predictions" in page.text
+    assert "There is no job.yaml" in page.text or "The job is not known" in page.text
+
+
+@pytest.mark.parametrize("broken", [None, [], "x", {"values": [None]}, {"mean": None, "values": [None, 0.5]}])
+def test_measures_that_are_no_numbers_are_dashes(tmp_path, broken):
+    def spoil(found):
+        for arm in found["arms"].values():
+            arm.update(accuracy=broken, nll=None, agreement=None, milliseconds=None, megabytes=0, development=broken)
+            arm["measures"] = dict.fromkeys(arm["measures"], broken)
+        found["verdict"].update(difference=None, interval=None, helps=None, methods=[], against={"x": None})
+
+    page = checked(changed(planted_run(tmp_path / "run", test=100), spoil))
+    assert "No verdict" in page.text
+
+
+def verdict(mean, low, high, against=None):
+    interval = None if low is None else [low, high]
+    return {"arm": "hinton", "difference": mean, "interval": interval, "helps": None, "sentence": "So it is.",
+            "against": against or {}}  # fmt: skip
+
+
+BEATEN = {"label smoothing": {"difference": -0.02, "interval": [-0.03, -0.01], "sentence": ""}}
+EVEN = {"label smoothing": {"difference": 0.001, "interval": [-0.01, 0.02], "sentence": ""}}
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "words", "ship"),
+    [
+        (verdict(0.02, 0.01, 0.03), "yes", "Yes", "hinton"),
+        (verdict(0.02, 0.01, 0.03, BEATEN), "unsure", "label smoothing does better", "label smoothing"),
+        (verdict(0.02, 0.01, 0.03, EVEN), "unsure", "label smoothing may do as well", "hinton"),
+        (verdict(0.02, -0.01, 0.05), "unsure", "Not shown", "student alone"),
+        (verdict(-0.02, -0.03, -0.01), "no", "worse", "student alone"),
+        (verdict(0.02, None, None), "unsure", "one seed", "hinton"),
+        (verdict(None, None, None), "unsure", "No verdict", "hinton"),
+    ],
+)
+def test_the_headline_says_what_the_intervals_say(tmp_path, found, kind, words, ship):
+    run = changed(planted_run(tmp_path / "run", test=100), lambda result: result.update(verdict=found))
+    evidence = read_evidence(run)
+    said = headline(evidence)
+    assert said.kind == kind
+    assert words in said.words
+    assert shipped(evidence)[0] == ship
+    assert len(answers(evidence, [])) == 6
+    checked(run)
+
+
+def test_one_seed_withholds_its_interval(tmp_path):
+    page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
+    assert "One seed has no interval" in page.text
+    assert "±" not in re.sub(r"mean over seeds ±|mean ±", "", page.text)
+
+
+def test_examples_that_are_not_there_any_more(tmp_path):
+    run = planted_run(tmp_path / "run", test=100)
+    (run / "pictures.npz").unlink()
+    page = checked(run)
+    assert "The examples themselves cannot be shown" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_data_that_have_changed_are_not_shown(tmp_path):
+    run, other = (planted_run(tmp_path / name, test=size) for name, size in (("run", 100), ("other", 120)))
+    job = yaml.safe_load((run / "job.yaml").read_text())
+    (run / "job.yaml").write_text(yaml.safe_dump({**job, "data": str(other / "pictures.npz")}))
+    assert "the data set has changed" in checked(run).text
+
+
+def test_examples_are_pictures_texts_or_rows(tmp_path):
+    assert [tag for tag, _ in checked(planted_run(tmp_path / "pictures", test=100)).tags if tag == "img"]
+    run = planted_run(tmp_path / "rows", test=100)
+    names = [f"class {i}" for i in range(10)]
+    labels = read_evidence(run).labels.tolist()
+    rows = "".join(f"{i / 7:.3f},{'town' if i % 2 else 'land'},{names[label]}\n" for i, label in enumerate(labels))
+    header = "height,place,kind\n"
+    (tmp_path / "test.csv").write_text(header + rows)
+    (tmp_path / "train.csv").write_text(header + "".join(f"1,town,{n}\n2,land,{n}\n" for n in names))
+    job = yaml.safe_load((run / "job.yaml").read_text())
+    data = {"name": str(tmp_path / "train.csv"), "test": str(tmp_path / "test.csv"), "target": "kind"}
+    (run / "job.yaml").write_text(yaml.safe_dump({**job, "data": data}))
+    pytest.importorskip("pyarrow", reason="Tables need pyarrow, which is not installed.")
+    page = checked(run)
+    assert "height" in page.texts
+    assert {"town", "land"} & set(page.texts)
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    runs = [planted_run(tmp_path / name, test=100, seed=i) for i, name in enumerate(("narrow", "wide"))]
+    page = checked(*runs)
+    assert "runs show that distilling is worth it" in page.text
+    assert {"narrow", "wide"} <= set(page.texts)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [planted_run(tmp_path / name / "run", test=100) for name in ("a", "b")]
+    assert {str(run) for run in runs} <= set(checked(*runs).texts)
+
+
+@pytest.mark.parametrize("other", [{"test": 80}, {"classes": 5}])
+def test_runs_of_different_data_are_refused(tmp_path, other):
+    one = planted_run(tmp_path / "one", test=100)
+    with pytest.raises(LimbeckError, match="judged on different data"):
+        write_report([one, planted_run(tmp_path / "two", **{"test": 100, **other})])
+
+
+def test_it_writes_over_a_report_and_over_nothing_else(tmp_path):
+    run = planted_run(tmp_path / "run", test=100)
+    assert write_report([run]) == write_report([run]) == run / "report.html"
+    for path, said in ((run / "job.yaml", "is no report"), (run, "is a folder")):
+        with pytest.raises(LimbeckError, match=said):
+            write_report([run], path)
+    assert "data:" in (run / "job.yaml").read_text()
+    with pytest.raises(LimbeckError, match="at least one run"):
+        write_report([])
+
+
+def test_ten_runs_are_quick_and_light(tmp_path):
+    runs = [planted_run(tmp_path / f"run {i}", test=1000, seeds=5, seed=i) for i in range(10)]
+    best = math.inf
+    for _ in range(2):  # the first also imports what it needs
+        began = time.process_time()
+        path = write_report(runs, tmp_path / "page.html")
+        best = min(best, time.process_time() - began)
+    assert best < 5
+    assert path.stat().st_size < 6_000_000
