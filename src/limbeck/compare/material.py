@@ -58,10 +58,10 @@ def gather(job: Job) -> Material:
 
 def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Module:
     """The model by its name, with initial weights that depend on `seed` alone; `who` it is begins what is wrong."""
-    if not material.input_shape and model.model in reference_names():
+    if material.data.tokenizer is not None and model.model in reference_names():
         raise LimbeckError(
-            f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that is "
-            f"called so, such as hf:FOLDER, or hf:bert with --set {who}.pretrained=false."
+            f"{who} {model.model} reads one tensor, and {material.data.name} gives several by name: take a model that "
+            f"is called so, such as hf:FOLDER, or hf:bert with --set {who}.pretrained=false."
         )
     try:
         with seeded(seed):

@@ -114,8 +114,7 @@ def _imported(module: str, *, extra: str, wanted: str) -> ModuleType:
 
 
 def _config(hf: Any, name: str, *, pretrained: bool, trust_remote_code: bool) -> Any:
-    kinds = hf.CONFIG_MAPPING
-    if not pretrained and name in kinds and not Path(name).exists():
+    if not pretrained and name in getattr(hf, "CONFIG_MAPPING", ()) and not Path(name).exists():
         config = hf.AutoConfig.for_model(name)
         config.architectures = ["ForSequenceClassification"]
         return config
