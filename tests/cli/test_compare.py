@@ -1,0 +1,79 @@
+"""Does `limbeck compare` set methods beside each other, and leave a page?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from small_jobs import refused, typed
+
+EVERY = ["teacher", "student alone", "label smoothing", "shuffled teacher", "hinton", "logit_matching"]
+
+
+@pytest.fixture(scope="module")
+def compared(done):
+    """A comparison in the folder where a job lies: how it ended, and its folder."""
+    folder, _ = done
+    ended = typed(
+        "compare", "job.yaml", "--methods", "hinton, logit_matching", "--seeds", 2,
+        "--set", "methods.hinton.temperature=3", "--out", "both", "--json", cwd=folder,
+    )  # fmt: skip
+    return ended, folder / "both"
+
+
+def test_one_object_speaks_the_shape_of_a_single_job_and_names_the_page(compared, done):
+    ended, run = compared
+    assert ended.code == 0, ended.err
+    single = done[1].result
+    assert set(ended.result) == set(single)
+    assert list(ended.result["arms"]) == EVERY
+    assert ended.result["arms"]["hinton"]["method"] == {"name": "hinton", "temperature": 3}
+    assert set(ended.result["verdict"]["against"]) == {"label smoothing", "shuffled teacher"}
+    assert set(ended.result["verdict"]["methods"]) == {"hinton", "logit_matching"}
+    assert ended.result["report"] == "both/report.html"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert all(name in page for name in EVERY)
+    assert json.loads((run / "result.json").read_text()) == ended.result
+
+
+def test_it_goes_on_where_it_was_stopped_and_changes_nothing_that_is_done(compared, done):
+    ended, run = compared
+    (run / "result.json").unlink()
+    again = typed("resume", "both", "--json", cwd=done[0])
+    assert again.code == 0, again.err
+    for name in EVERY:
+        assert again.result["arms"][name]["accuracy"] == ended.result["arms"][name]["accuracy"]
+    assert again.result["shipped"] == ended.result["shipped"]
+
+
+def test_five_seeds_and_every_control_unless_the_job_says_otherwise(limbeck, job):
+    found = yaml.safe_load(limbeck("compare", job, "--methods", "logit_matching,hinton", "--print-job").out)
+    assert found["seeds"] == 2, "as the file says"
+    assert found["arms"] == ["teacher", "student alone", "label smoothing", "shuffled teacher", "distilled"]
+    assert found["method"]["name"] == "logit_matching"
+    bare = limbeck("compare", "--data", "digits", "--teacher", "mlp", "--student", "mlp", "--print-job").out
+    assert yaml.safe_load(bare)["seeds"] == 5
+    kept = limbeck("compare", job, "--set", "arms=[student alone, distilled]", "--print-job").out
+    assert yaml.safe_load(kept)["arms"] == ["student alone", "distilled"]
+
+
+def test_a_method_without_a_teacher_has_no_shuffled_one(limbeck, job):
+    found = yaml.safe_load(limbeck("compare", job, "--methods", "mutual", "--print-job").out)
+    assert "shuffled teacher" not in found["arms"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "hinton,hintn"], "hintn"),
+        (["--methods", "hinton,fitnets"], "--set methods.fitnets.hint=..."),
+        (["--methods", "hinton,logit_matching", "--set", "methods.temperature=3"], "methods.NAME.KEY=VALUE"),
+        (["--methods", "hinton,logit_matching", "--set", "methods.hintn.weight=1"], "one of hinton, logit_matching"),
+        (["--methods", "hinton,logit_matching", "--set", "methods.hinton.temprature=3"], "temperature"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_comparison_is_said_in_one_sentence(limbeck, job, words, said):
+    refused(limbeck("compare", job, *words), said)
