@@ -15,6 +15,7 @@ from limbeck.methods import method
 from limbeck.models import read_config
 
 _KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
+_BETWEEN = re.compile(r"\n+(?=@\w+\{)")
 
 
 class Citation(NamedTuple):
@@ -61,7 +62,8 @@ def cite(run: str | Path) -> list[Citation]:
 def citations(done: Finished, *, to: str | None = None) -> list[Citation]:
     """`cite` for a run that is open; with what an export in the format `to` adds."""
     found: dict[str, Citation] = {}
-    for one in (*_used(done), *([Citation("static 8-bit quantisation", papers.INT8)] if to == "int8" else ())):
+    extra = [Citation("static 8-bit quantisation", papers.INT8)] if to == "int8" else []
+    for one in (entry for whole in (*_used(done), *extra) for entry in _apart(whole)):
         place = one.bibtex or one.used
         before = found.get(place)
         if before is None:
@@ -102,6 +104,11 @@ def _used(done: Finished) -> Iterator[Citation]:
     for name in sorted(measured & set(papers.MEASURES)):
         yield Citation(f"measure {name}", papers.MEASURES[name])
     yield Citation("limbeck", _limbeck(done))
+
+
+def _apart(one: Citation) -> list[Citation]:
+    """One for each entry: a method's card may cite two papers."""
+    return [one._replace(bibtex=entry) for entry in _BETWEEN.split(one.bibtex)] if one.bibtex else [one]
 
 
 def _of_method(name: str) -> Citation:

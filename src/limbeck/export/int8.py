@@ -24,8 +24,8 @@ def to_int8(model: str | Path, calibration: Inputs, path: str | Path) -> Path:
     """Quantise an ONNX file statically: weights by channel, activations by tensor, both symmetric 8-bit integers.
 
     The scale of an activation is what real examples make of it: the greatest absolute value that it takes on
-    `calibration`. The file holds pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which onnxruntime, TensorRT
-    and OpenVINO fuse into integer kernels; inputs and outputs stay float32. Judge it by its accuracy, not by how far
+    `calibration`. The file holds pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which onnxruntime
+    fuses into integer kernels; inputs and outputs stay float32. Judge it by its accuracy, not by how far
     its logits move.
 
     Args:
