@@ -31,8 +31,9 @@ def check_tracker(job: Job) -> None:
 
 def tracked(run: Run, job: Job, name: str) -> Iterator[Report]:
     """The run's reports, each of them told the job's tracker first, in a folder of its own: ``OUT/tracked/NAME``."""
+    reports = iter(run)  # begun: a tracker that cannot be made is to blame, and not a run that was never iterated
     if job.track is None or job.out is None:
-        return iter(run)
+        return reports
     return track(run, _opened(job.track, Path(job.out) / FOLDER / name))
 
 
