@@ -88,7 +88,7 @@ def export_run(
     student = shipped_student(done, data)
     check_format(to, student, raw=raw, reads=data.reads)
     asked = Asked(
-        student, data.test, data.train, data.reads, raw, _metadata(done), _tokenizer(done) if to == "hf" else None
+        student, data.test, data.train, data.reads, raw, _metadata(done), _tokenizer(done, data) if to == "hf" else None
     )
     before = accuracy(predict(student, data.test, reads=data.reads)).value
     work = new_partial_folder(target)
@@ -136,8 +136,10 @@ def _metadata(done: Finished) -> dict[str, Any]:
     return {name: value for name, value in done.told.items() if value is not None}
 
 
-def _tokenizer(done: Finished) -> Any:
-    """The tokenizer or image processor of the student's own name, where there is one on this machine."""
+def _tokenizer(done: Finished, data: DataSet) -> Any:
+    """The data's tokenizer; or that, or the image processor, of the student's name, if it is on this machine."""
+    if data.tokenizer is not None:
+        return data.tokenizer
     name = done.job.student.model
     if not name.startswith("hf:"):
         return None
@@ -145,7 +147,7 @@ def _tokenizer(done: Finished) -> Any:
 
     for kind in ("AutoTokenizer", "AutoImageProcessor"):
         try:
-            return getattr(transformers, kind).from_pretrained(name.removeprefix("hf:"))
+            return getattr(transformers, kind).from_pretrained(name.removeprefix("hf:"), local_files_only=True)
         except Exception:  # there is none of this kind; its absence has no type of its own
             continue
     return None
