@@ -8,7 +8,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
 from limbeck.errors import LimbeckError  # noqa: E402
-from limbeck.models import layer_list, shallow  # noqa: E402
+from limbeck.models import layer_list, open_model, shallow  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 16}
 GPT2 = {"vocab_size": 50, "n_embd": 8, "n_layer": 6, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
@@ -103,3 +103,11 @@ def test_bad_input_is_one_sentence():
     ):
         with pytest.raises(LimbeckError, match=said):
             shallow(model, layers)
+
+
+def test_a_kind_of_model_begins_anew_by_its_name():
+    settings = {name: value for name, value in SMALL.items() if name != "vocab_size"}
+    model = open_model("hf:bert", classes=3, seed=0, pretrained=False, vocab_size=50, **settings)
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert model.classifier.out_features == 3
+    assert layer_list(model) == ("bert.encoder.layer", 6)

@@ -28,7 +28,7 @@ from limbeck.tap import Frozen, logits_of
 from limbeck.teachers import Cached, Teacher
 
 
-class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class DistilledClassifier(ClassifierMixin, BaseEstimator):
     """A small network that learns from a big classifier: a scikit-learn estimator like any other.
 
     ``fit`` fits the teacher, unless it is fitted already, and distils it into the student by limbeck's own engine. The

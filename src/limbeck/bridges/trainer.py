@@ -61,8 +61,9 @@ class DistillTrainer(Trainer):
         self._shifted = shifts(self.model)
         with aside():
             example = self._example()
+        student: Any = self.model
         self.tutor = Tutor(
-            self.model, objective, teacher, example=example, source=stream_of(self.train_dataset),
+            student, objective, teacher, example=example, source=stream_of(self.train_dataset),
             accumulate=self.args.gradient_accumulation_steps,
         )  # fmt: skip
         if self._heads():
@@ -123,8 +124,7 @@ class DistillTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "id" not in self._signature_columns:
-            self._signature_columns.append("id")
+        self._signature_columns = list({*(self._signature_columns or ()), "id"})
 
     def _batch(self, inputs: Any) -> Batch:
         return batch_of(inputs, shifted=self._shifted)

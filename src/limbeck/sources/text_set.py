@@ -53,10 +53,11 @@ def load_texts(
         )
     columns = {"text": text or "text", "target": target or "label"}
     if name in NAMED:
-        train, apart, note = read_named(name, folder)
+        train, held, note = read_named(name, folder)
+        apart: Rows | None = held
         names: tuple[str, ...] = CLASS_NAMES
     else:
-        train, note = read_rows(name, **columns), ""
+        train = read_rows(name, **columns)
         apart = None if test is None else read_rows(test, **columns)
         note = "" if apart is None else f"{len(train.texts)} + {len(apart.texts)} texts"
         names = tuple(sorted({str(label) for label in train.labels}))
