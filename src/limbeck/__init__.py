@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from limbeck.sources import Shift as Shift
     from limbeck.sources import Shuffled as Shuffled
     from limbeck.sources import Source as Source
+    from limbeck.sources import Texts as Texts
     from limbeck.sources import load_data as load_data
     from limbeck.sources import read_npz as read_npz
     from limbeck.sources import read_table as read_table
@@ -95,7 +96,7 @@ _WHERE = {
     "signal": ("Batch", "Progress", "Signal", "Term"),
     "sources": (
         "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "Jitter",
-        "Loader", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source",
+        "Loader", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source", "Texts",
         "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),
@@ -105,7 +106,7 @@ _WHERE = {
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
-_MODULES = ("export", "functional", "measure", "methods", "models", "sources", "teachers", "testing")
+_MODULES = ("bridges", "export", "functional", "measure", "methods", "models", "sources", "teachers", "testing")
 
 __all__ = sorted([*_HOME, *_MODULES])
 
