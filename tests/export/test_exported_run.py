@@ -120,6 +120,15 @@ class TestCard:
         assert "not judged against a control" in text
 
 
+def test_a_tables_columns_are_told():
+    from limbeck.export.card import _column
+
+    assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith("c, one of x, z, other: a 1")
+    number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
+    assert _column({**number, "missing": False}) == "(a - 0.5) / 2"
+    assert _column({**number, "missing": True}).endswith("then 1 where a is missing, else 0")
+
+
 class TestOtherStudents:
     def test_two_classes_and_a_network_of_ones_own(self, tmp_path):
         own = tmp_path / "own.py"

@@ -90,9 +90,20 @@ def _read(done: Finished, *, raw: bool) -> Iterator[str]:
             f"Pixels are multiplied by {reads['scale']:.6g}, then standardised with mean {_list(reads['mean'])} and "
             f"std {_list(reads['std'])}{', channels last' * bool(reads.get('channels_last'))}."
         )
+    if encoding := done.told.get("encoding"):
+        columns = "; ".join(_column(column) for column in encoding["columns"])
+        yield f"A row of the table becomes these numbers, in this order (`limbeck.read_table` does it): {columns}."
     if names and list(names) != [str(number) for number in range(len(names))]:
         shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:20]))
         yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
+
+
+def _column(column: Mapping[str, Any]) -> str:
+    """How a column of a table becomes numbers, in words."""
+    if column["kind"] == "category":
+        return f"{column['name']}, one of {', '.join(column['values'])}, other: a 1 at its place, 0 elsewhere"
+    missing = f", then 1 where {column['name']} is missing, else 0" if column.get("missing") else ""
+    return f"({column['name']} - {column['mean']:.6g}) / {column['std']:.6g}{missing}"
 
 
 def _list(values: list[float]) -> str:

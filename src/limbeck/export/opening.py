@@ -47,7 +47,7 @@ def _onnx(done: Finished, *, raw: bool, file: str) -> str:
     elif reads.get("reads") == "pixels":
         lines += _pixels(reads)
     else:
-        lines.append("inputs = examples.astype(np.float32)")
+        lines.append("inputs = examples.astype(np.float32)  # as the network reads them")
     lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
     names = done.told.get("class_names")
     if names and len(names) <= 20:
