@@ -48,7 +48,7 @@ def _flat(children: Iterable[Any]) -> Iterator[str]:
         if isinstance(child, Markup):
             yield child
         elif isinstance(child, str) or not isinstance(child, Iterable):
-            yield escape(_plain(str(child)), quote=False)
+            yield _safe(str(child), quote=False)
         else:
             yield from _flat(child)
 
@@ -61,12 +61,17 @@ def _attribute(name: str, value: Any) -> str:
         return f" {shown}"
     if isinstance(value, float):
         return f' {shown}="{value:.2f}"'
-    return f' {shown}="{escape(_plain(str(value)), quote=True)}"'
+    return f' {shown}="{_safe(str(value), quote=True)}"'
 
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def _plain(text: str) -> str:
-    """Without control characters and halves of characters, which no document may hold."""
-    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)
+_SUSPECT = re.compile("[&<>\"'\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _safe(text: str, *, quote: bool) -> str:
+    """Escaped, and without control characters and halves of characters, which no document may hold."""
+    if not _SUSPECT.search(text):  # most of a page is numbers
+        return text
+    return escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text), quote=quote)
