@@ -168,6 +168,49 @@ def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
         ask(Cached(nets[0], tmp_path / "hints"), source(), needs=("out:in",))
 
 
+def hinted(teacher, stream):
+    """A student that takes a hint first, and soft targets then."""
+    torch.manual_seed(3)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 4))
+    recipe = make("fitnets", teacher=teacher, hint="body", guided="1", hint_epochs=1, epochs=1)
+    run = distill(student, recipe, stream, seed=1).finish()
+    return torch.cat([p.detach().flatten() for p in run.student.parameters()])
+
+
+def test_all_stages_addresses_are_asked_at_once(tmp_path):
+    net = Counting()
+    first = hinted(Cached(net, tmp_path / "s", encoding="float32"), source())
+    assert net.asked == [8, 8, 8]
+    store = Store(tmp_path / "s")
+    assert {address: column.encoding.name for address, column in store.columns.items()} == {
+        "logits": "float32", "body": "float16",
+    }  # fmt: skip
+    assert torch.equal(hinted(Cached(None, tmp_path / "s"), source()), first)
+    torch.testing.assert_close(first, hinted(Live(net), source()), rtol=0, atol=2e-3)
+
+
+def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
+    net = Counting()
+    kept = Cached(net, tmp_path / "s", addresses=["body"])
+    kept.expect(source(), unchanged)
+    with kept.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
+        answer(next(source().batches(0, 0)))
+    assert len(list(fill(Cached(net, tmp_path / "s"), source(), reads=unchanged))) == 3
+    found = ask(Cached(None, tmp_path / "s"), source(), needs=("logits", "body"))
+    with torch.no_grad():
+        whole = net.body(examples().take(torch.arange(24)).inputs.flatten(1))
+    torch.testing.assert_close(torch.stack([found[None, i]["body"] for i in range(24)]), whole, rtol=0, atol=2e-3)
+
+
+def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path):
+    list(fill(Cached(Counting(), tmp_path / "s"), source(), reads=read_inputs))
+    stage = Stage(Loss(kl_divergence), teacher=Counting(), epochs=1)
+    hint = make("fitnets", teacher=Cached(Counting(), tmp_path / "s"), hint="body", guided="1")
+    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 4))
+    with pytest.raises(LimbeckError, match=r"\(answers\): it has logits, and this run has body\."):
+        distill(student, stage >> hint, source(), epochs=1)
+
+
 def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     net = Counting()
     live = ask(Live(net), source())

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, final
 
@@ -18,7 +18,8 @@ from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mi
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.content import content_of
 from limbeck.teachers.head import asked_at, head_of
-from limbeck.teachers.keeping import Keeping, Question
+from limbeck.teachers.keeping import Keeping
+from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 
@@ -42,6 +43,8 @@ class Cached(Teacher):
         classes: Which dimension of the logits holds the classes.
         through: The name of the teacher's last layer, a ``Linear``: kept are its inputs instead of its outputs, which
             for many classes are far smaller and lose nothing, and the layer's weights, once.
+        addresses: What a new store keeps besides what its first stage reads, as float16: the layers that other students
+            will take hints from. A run's own stages need none of it: they are looked through before the first begins.
         shard_bytes: How big a file of answers grows.
 
     Raises:
@@ -69,6 +72,7 @@ class Cached(Teacher):
         encoding: str | Mapping[str, Any] = "float16",
         classes: int = -1,
         through: str | None = None,
+        addresses: Iterable[str] = (),
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         inner = None if teacher is None else as_teacher(teacher)
@@ -84,6 +88,7 @@ class Cached(Teacher):
         self.shard_bytes = shard_bytes
         self.through = through
         self.inner = inner
+        self._addresses = frozenset(addresses)
         self._expected: tuple[Stream, Reads, _Known | None] | None = None
 
     @property
@@ -119,6 +124,7 @@ class Cached(Teacher):
                 "batches come from: call teacher.expect(source, reads) first; or ask the teacher itself, live."
             )
         (source, asked, known), self._expected = self._expected, None
+        self._addresses |= needs  # a run prepares all its stages before it asks for the first
         place, head = Place(self.where), None
         origin, described = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
@@ -126,7 +132,7 @@ class Cached(Teacher):
             self.inner.expect(source, asked)
             self.inner.prepare(asked_at(needs, head), device=device, reads=reads)  # raises what it cannot
         question = Question(
-            needs, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1),
+            needs, self._addresses, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
         )  # fmt: skip
         return Keeping(self.inner, place, question, device=device, reads=reads)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,50 +17,23 @@ from limbeck.signal import LOGITS, Batch, Signal
 from limbeck.store import (
     Column,
     Difference,
-    Encoding,
     Keys,
-    Origin,
     Place,
     Store,
     Table,
     Writer,
-    encoding,
     find_manifest,
     mismatch,
     writing,
 )
 from limbeck.teachers.asking import asked_whole, first_asked
-from limbeck.teachers.head import LastLayer, asked_at, keep_head, kept_at, kept_head
+from limbeck.teachers.head import asked_at, keep_head, kept_head
+from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.wanted import keys_of, lengths_of, longest_of, view_of
 
-_ITSELF = -1  # the view's number where an example is not augmented
-_FEATURES = "float16"
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]
-
-
-class Question(NamedTuple):
-    """What a stage wants of a store.
-
-    Attributes:
-        needs: The addresses.
-        origin: What the answers must belong to; its precision and encodings are known when the first is there.
-        encoding: How logits are kept.
-        classes: Which dimension of them holds the classes.
-        head: The layer whose inputs are kept in their place.
-        batch_size: In batches of which size the teacher is asked.
-        about: What a new store says of itself.
-        shard_bytes: How big its files grow.
-    """
-
-    needs: frozenset[str]
-    origin: Origin
-    encoding: Mapping[str, Any]
-    classes: int
-    head: LastLayer | None
-    batch_size: int
-    about: Mapping[str, Any]
-    shard_bytes: int
 
 
 class Keeping(AbstractContextManager["Keeping"]):
@@ -83,11 +55,11 @@ class Keeping(AbstractContextManager["Keeping"]):
         self._stack = ExitStack()
         self._live: Answer | None = None
         self._writer: Writer | None = None
-        self._head = question.head
-        self._kept = kept_at(question.needs, question.head)
         self._checked = False
         self._tables: dict[str, Table] | None = None
         self._store = Store(place) if find_manifest(place) is not None else None
+        if self._store is not None:
+            self._look(self._store)
 
     def __enter__(self) -> Keeping:
         self._stack.__enter__()
@@ -111,9 +83,9 @@ class Keeping(AbstractContextManager["Keeping"]):
             self._check(self._store)
         if batch.view is None and (known := self._known(self._store, batch.id)) is not None:
             return self._shown(known)
-        rows = self._store.rows(batch.id.cpu().numpy(), _view(batch))
+        rows = self._store.rows(batch.id.cpu().numpy(), view_of(batch))
         if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
-            rows = self._again().rows(batch.id.cpu().numpy(), _view(batch))
+            rows = self._again().rows(batch.id.cpu().numpy(), view_of(batch))
         return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
 
     # --- what is kept -----------------------------------------------------------------------------------------------
@@ -121,49 +93,47 @@ class Keeping(AbstractContextManager["Keeping"]):
     def _known(self, store: Store, id: Tensor) -> dict[str, Tensor] | None:
         """The answers to these examples, if all lie decoded in memory."""
         if self._tables is None:
-            found = {address: Table.of(store, address) for address in self._kept}
+            found = {address: Table.of(store, address) for address in self._question.read}
             self._tables = {address: table for address, table in found.items() if table is not None}
-        if len(self._tables) < len(self._kept):
+        if len(self._tables) < len(self._question.read):
             return None
         known = {address: table.look(id) for address, table in self._tables.items()}
         whole = {address: answers for address, answers in known.items() if answers is not None}
         return whole if len(whole) == len(known) else None
 
     def _read(self, store: Store, rows: Rows, batch: Batch) -> Signal:
-        longest = batch.mask.shape[1] if batch.mask is not None and batch.mask.ndim > 1 else None
-        return self._shown({address: store.read(rows, address, longest=longest) for address in self._kept})
+        longest = longest_of(batch)
+        return self._shown({address: store.read(rows, address, longest=longest) for address in self._question.read})
 
     def _shown(self, found: Mapping[str, Any]) -> Signal:
         moved = {address: answer.to(self._device) for address, answer in found.items()}
-        if self._head is not None and LOGITS in self._question.needs:
-            moved[LOGITS] = self._head.logits(moved[self._head.address].float())
+        head = self._question.head
+        if head is not None and LOGITS in self._question.needs:
+            moved[LOGITS] = head.logits(moved[head.address].float())
         return Signal.of({address: moved[address] for address in self._question.needs})
+
+    def _look(self, store: Store) -> None:
+        """Whether the store holds what the run asks for, as it does."""
+        told, head = store.manifest.about.get("head"), self._question.head
+        if self._teacher is None:
+            self._question = self._question._replace(head=None if told is None else kept_head(self._place, told))
+        elif (found := (told or {}).get("address")) != (wanted := None if head is None else head.address):
+            raise self._refused(store, "last layer (through)", found or "none", wanted or "none")
+        if not self._question.read <= {*store.columns}:
+            held = {*store.columns} | ({LOGITS} if told is not None else set())
+            raise self._refused(store, "answers", ", ".join(sorted(held)), ", ".join(sorted(self._question.needs)))
+        for address in self._question.read if self._teacher is not None else ():
+            stored = store.columns[address].encoding
+            wanted_here = self._question.encoding_at(address, stored.classes)
+            if stored.spec != wanted_here.spec:
+                raise self._refused(store, f"encoding of {address}", stored.spec, wanted_here.spec)
 
     def _check(self, store: Store) -> None:
         """Whether the store is what the run asks for, as far as only its first answer shows."""
-        told = store.manifest.about.get("head")
-        if self._teacher is None:
-            self._head = None if told is None else kept_head(self._place, told)
-        elif (told or {}).get("address") != (None if self._head is None else self._head.address):
-            found = (told or {}).get("address", "none"), "none" if self._head is None else self._head.address
-            raise self._refused(store, "last layer (through)", *found)
-        self._kept = kept_at(self._question.needs, self._head)
-        for address in sorted(self._kept):
-            if address not in store.columns:
-                raise self._refused(store, "answers", sorted(store.columns), address)
-        if self._teacher is not None:
-            self._check_made(store)
+        precision = store.manifest.origin.precision
+        if self._teacher is not None and precision != self._precision():
+            raise self._refused(store, "precision", precision, self._precision())
         self._checked = True
-
-    def _check_made(self, store: Store) -> None:
-        origin = store.manifest.origin
-        if origin.precision != self._precision():
-            raise self._refused(store, "precision", origin.precision, self._precision())
-        for address in self._kept:
-            stored = store.columns[address].encoding
-            wanted = self._encoding(address, stored.classes)
-            if stored.spec != wanted.spec:
-                raise self._refused(store, f"encoding of {address}", stored.spec, wanted.spec)
 
     def _refused(self, store: Store, field: str, stored: Any, wanted: Any) -> LimbeckError:
         return mismatch(self._place, store.manifest, Difference(field, stored, wanted), about=self._question.about)
@@ -172,7 +142,7 @@ class Keeping(AbstractContextManager["Keeping"]):
 
     def _asked(self, batch: Batch, rows: Rows | None) -> Signal:
         """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
-        keys, lengths = _keys(batch), _lengths(batch)
+        keys, lengths = keys_of(batch), lengths_of(batch)
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
             # Everything was answered, and some of it is in no file yet: an epoch has come round.
@@ -185,15 +155,15 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._writer is None:
             self._begin(shown, lengths)
             new = new & (self._begun().rows(keys.id, keys.view) < 0)  # of two that began at once, one was first
-        columns = {address: self._begun().columns[address] for address in self._kept}
+        columns = self._begun().columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
             address: column.encode(shown[address], id=ids, view=views, lengths=lengths)
             for address, column in columns.items()
         }
         self._append(keys, records, columns, new)
-        longest = None if batch.mask is None or batch.mask.ndim < 2 else batch.mask.shape[1]
-        return self._shown({a: column.spread(records[a], keys.positions, longest) for a, column in columns.items()})
+        longest, read = longest_of(batch), self._question.read
+        return self._shown({a: columns[a].spread(records[a], keys.positions, longest) for a in read})
 
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
         """Add what is new to the store, each answer once."""
@@ -222,7 +192,7 @@ class Keeping(AbstractContextManager["Keeping"]):
                 "it first, with limbeck cache build."
             )
         if self._live is None:
-            wanted = asked_at(self._kept | {LOGITS}, self._head)
+            wanted = asked_at(self._kept | {LOGITS}, self._question.head)
             self._live = self._stack.enter_context(
                 self._teacher.prepare(wanted, device=self._device, reads=self._reads)
             )
@@ -230,43 +200,31 @@ class Keeping(AbstractContextManager["Keeping"]):
 
     def _begin(self, shown: Signal, lengths: Tensor | None) -> None:
         """Open the store for writing; the first answer says how answers are laid out."""
-        if self._head is not None:
-            self._head.check(shown)
-        columns = {address: self._column(address, shown[address], lengths) for address in self._kept}
-        origin = replace(
-            self._question.origin,
-            precision=self._precision(),
-            answers={address: column.spec for address, column in columns.items()},
-        )
+        if self._question.head is not None:
+            self._question.head.check(shown)
+        origin = replace(self._question.origin, precision=self._precision(), answers=self._laid_out(shown, lengths))
         about = dict(self._question.about)
-        if self._head is not None and find_manifest(self._place) is None:
+        if self._question.head is not None and find_manifest(self._place) is None:
             self._place.open()
-            about["head"] = keep_head(self._place, self._head)
+            about["head"] = keep_head(self._place, self._question.head)
         opened = writing(self._place, origin, about=about, shard_bytes=self._question.shard_bytes)
         self._writer = self._stack.enter_context(opened)
         self._store, self._tables = Store(self._place), None
+        if not {*self._store.columns} <= {*shown}:  # of two that began at once, the other keeps more
+            raise self._refused(
+                self._store, "answers", ", ".join(sorted(self._store.columns)), ", ".join(sorted(shown))
+            )
 
-    def _column(self, address: str, shown: Tensor, lengths: Tensor | None) -> Column:
-        axis = self._question.classes if address == LOGITS else -1
-        if not -shown.ndim <= axis < shown.ndim:
-            raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(shown.shape)}.")
-        if shown.ndim < 2:
-            raise LimbeckError(f"At {address!r} is one number for each example, and what is kept is [batch, classes].")
-        shape = shown.movedim(axis, -1).shape
-        own = self._encoding(address, shape[-1])
-        if lengths is not None and len(shape) > 2:
-            return Column(own, None, tuple(shape[2:-1]), axis)
-        if address != LOGITS and not self._is_head(address):
-            whole = tuple(shown.shape[1:])
-            return Column(self._encoding(address, math.prod(whole)), (), (), -1, whole)
-        return Column(own, tuple(shape[1:-1]), (), axis)
+    @property
+    def _kept(self) -> frozenset[str]:
+        """The addresses of the store: all that it has, once it is there."""
+        return self._question.kept if self._store is None else frozenset(self._store.columns)
 
-    def _encoding(self, address: str, classes: int) -> Encoding:
-        asked = self._question.encoding if address == LOGITS or self._is_head(address) else _FEATURES
-        return encoding(asked, classes=classes)
-
-    def _is_head(self, address: str) -> bool:
-        return self._head is not None and address == self._head.address
+    def _laid_out(self, shown: Signal, lengths: Tensor | None) -> dict[str, dict[str, Any]]:
+        """How the answers at each address are kept."""
+        if self._store is not None:
+            return {address: column.spec for address, column in self._store.columns.items()}
+        return {address: self._question.column(address, shown[address], lengths).spec for address in self._kept}
 
     def _precision(self) -> str:
         kind = self._device.type
@@ -288,27 +246,6 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._writer is None:
             raise LimbeckError(f"The store at {self._place.name} is not open for writing.")
         return self._writer
-
-
-def _view(batch: Batch) -> Rows | int:
-    return _ITSELF if batch.view is None else batch.view.cpu().numpy()
-
-
-def _keys(batch: Batch) -> Keys:
-    """Which answers a batch needs."""
-    lengths, view = _lengths(batch), _view(batch)
-    id = batch.id.cpu().numpy() if batch.id is not None else np.empty(0, np.int64)
-    views = np.full(len(id), view) if isinstance(view, int) else view
-    return Keys(id, views, None if lengths is None else lengths.numpy())
-
-
-def _lengths(batch: Batch) -> Tensor | None:
-    """How many positions of each example are kept: up to the last that counts, and one where none does."""
-    if batch.mask is None or batch.mask.ndim < 2:
-        return None
-    counted = batch.mask.bool().flatten(2).any(-1) if batch.mask.ndim > 2 else batch.mask.bool()
-    place = torch.arange(1, counted.shape[1] + 1, device=counted.device)
-    return (counted * place).amax(1).clamp_min(1).cpu()
 
 
 def _several_processes() -> bool:
