@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -214,26 +213,3 @@ def _folder_name(arm: str) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def same_data(evidences: list[Evidence]) -> None:
-    """Refuse to set runs of different data beside each other.
-
-    Raises:
-        LimbeckError: If two runs were judged on different test examples.
-    """
-    first = evidences[0]
-    for other in evidences[1:]:
-        for key in ("name", "test", "classes"):
-            ours, theirs = first.data.get(key), other.data.get(key)
-            if ours is not None and theirs is not None and ours != theirs:
-                raise _differ(first, other, f"{key} {ours} and {theirs}")
-        if first.labels is not None and other.labels is not None and not torch.equal(first.labels, other.labels):
-            raise _differ(first, other, "other labels")
-
-
-def _differ(first: Evidence, other: Evidence, how: str) -> LimbeckError:
-    return LimbeckError(
-        f"{first.folder} and {other.folder} were judged on different data ({how}), so their numbers cannot be set "
-        "beside each other. Give runs of the same data, or make a report of each."
-    )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from limbeck.errors import LimbeckError
 from limbeck.files import write_text
-from limbeck.report.evidence import ALONE, Evidence, read_evidence, same_data
+from limbeck.report.alike import same_data
+from limbeck.report.evidence import ALONE, Evidence, read_evidence
 from limbeck.report.judged import class_rows
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.section import (
