@@ -19,8 +19,8 @@ from limbeck.sources import subsample
 def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClassification:
     names = dict(enumerate(data.class_names))
     config = transformers.BertConfig(
-        vocab_size=len(data.tokenizer), hidden_size=128, num_hidden_layers=layers, num_attention_heads=4,
-        intermediate_size=256, max_position_embeddings=64, pad_token_id=data.tokenizer.pad_token_id,
+        vocab_size=len(data.tokenizer), hidden_size=64, num_hidden_layers=layers, num_attention_heads=4,
+        intermediate_size=128, max_position_embeddings=64, pad_token_id=data.tokenizer.pad_token_id,
         id2label=names, label2id={name: number for number, name in names.items()},
     )  # fmt: skip
     with seeded(seed):
@@ -29,7 +29,7 @@ def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClas
 
 def trained(model, stage: lb.Stage, train, epochs: int):
     began = time.perf_counter()
-    budget = {"epochs": epochs, "batch_size": 32, "optimiser": lb.Optimiser(lr=5e-4, warmup=0.1, clip=1.0)}
+    budget = {"epochs": epochs, "batch_size": 32, "optimiser": lb.Optimiser(lr=1e-3, warmup=0.1, clip=1.0)}
     lb.distill(model, stage, train, **budget).finish()
     return time.perf_counter() - began
 

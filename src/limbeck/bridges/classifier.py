@@ -25,7 +25,7 @@ from limbeck.objective import Objective
 from limbeck.recipe import Optimiser, Part, Stage
 from limbeck.sources import Arrays
 from limbeck.tap import Frozen, logits_of
-from limbeck.teachers import Cached, Teacher
+from limbeck.teachers import Cached, Recorded, Scikit, Teacher
 
 
 class DistilledClassifier(ClassifierMixin, BaseEstimator):
@@ -111,7 +111,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         given = RandomForestClassifier() if self.teacher is None else self.teacher
         self.teacher_, teacher = teacher_of(given, rows, y, self.classes_, random)
-        teacher = teacher if self.cache is None else Cached(teacher, self.cache, encoding="float32")
+        if self.cache is not None:
+            teacher = Cached(teacher, self.cache, encoding="float32")
+        elif isinstance(teacher, Scikit):
+            teacher = Recorded(teacher.log_probabilities(rows))  # a forest asked at every epoch is what takes the time
         self.mean_, spread = rows.mean(0), rows.std(0)
         self.scale_ = np.where(spread > 0, spread, 1.0)
         seed = int(random.randint(2**31 - 1))
