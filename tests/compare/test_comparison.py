@@ -135,6 +135,25 @@ def test_the_best_student_on_development_data_is_shipped(compared):
     assert not list(run.glob(".student*"))
 
 
+def test_a_method_may_ship_another_kind_of_model(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom limbeck import Loss, Recipe, Stage\nfrom limbeck.functional import cross_entropy\n\n\n"
+        "def shipped(models):\n    return torch.nn.Sequential(models['student'], torch.nn.Identity())\n\n\n"
+        "def own() -> Recipe:\n    return Recipe(Stage(Loss(cross_entropy)), ship=shipped)\n"
+    )
+    job = make_job(
+        small_job(
+            blobs(tmp_path / "blobs.npz"), method=f"{tmp_path / 'own.py'}:own", arms=["student alone", "distilled"],
+            out=str(tmp_path / "run"), seeds=1,
+        )
+    )  # fmt: skip
+    result = run_job(job)
+    assert result["shipped"]["arm"] == "distilled"
+    state = kept_tensors(tmp_path / "run" / "student" / "model.safetensors")
+    assert all(name.startswith("0.") for name in state), "the module that ship= names"
+    assert read_config(tmp_path / "run" / "student")["model"]["class"].endswith("Sequential")
+
+
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 

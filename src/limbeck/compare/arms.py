@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from limbeck.compare.tracked import tracked
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name, with_flag
-from limbeck.measure import Predictions, evaluate, keep_tensors, predict
+from limbeck.measure import MEASURES, Predictions, evaluate, keep_tensors, predict
 from limbeck.methods import make, method
 from limbeck.recipe import Recipe
 from limbeck.sources import Reads
@@ -25,7 +25,6 @@ from limbeck.teachers import Displaced, Teacher
 
 ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
 PREDICTIONS = "predictions.safetensors"
-MEASURES = ("accuracy", "nll", "agreement", "kl_to_teacher", "ece")
 
 
 class ArmRun(NamedTuple):
@@ -142,7 +141,7 @@ def run_arm(
     return Outcome(arm.arm, arm.seed, measured(test), known, time.perf_counter() - began if fresh else None)
 
 
-def measured(predictions: Predictions, names: tuple[str, ...] = MEASURES) -> dict[str, float]:
+def measured(predictions: Predictions, names: Iterable[str] = MEASURES) -> dict[str, float]:
     """Each measure's value."""
     return {name: found.value for name, found in evaluate(predictions, names).items()}
 

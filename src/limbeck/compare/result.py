@@ -13,7 +13,7 @@ from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job, Method, plain_name
-from limbeck.measure import Cost, Predictions, cost_of, predict
+from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
 
 _LEVEL = 0.05
 MEMBER = "one member"
@@ -41,24 +41,28 @@ def arms_rows(
     """
     table: dict[str, Any] = {}
     sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
-    cost: Cost | None = None  # of a student: all are built alike, and timed once, on the CPU, wherever they ran
+    student = student_of(job, material, seed=0).cpu()
+    # All students are built alike, and are timed once, on the CPU, wherever they ran.
+    cost, whole_cost = cost_of(student, sample), cost_in_full(student, sample).as_dict()
     for arm in job.competitors:
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = Predictions(answers, answers, material.data.test.labels)
             table[arm] = {"role": "teacher", "method": None, **_row([measured(own)], costs)}
+            if len(costs) == 1:
+                table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
             if len(costs) > 1:
                 # Any one of them could be shipped in the ensemble's place: what does averaging bring?
                 rows = [_alone(model, answers, material) for model in teachers.values()]
                 table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1])}
             continue
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
-        cost = cost or cost_of(student_of(job, material, seed=0).cpu(), sample)
         seconds = [one.seconds for one in runs if one.seconds is not None]
         table[arm] = {
             "role": "method" if arm in job.learners else "control",
             "method": _learnt_by(job, arm, smoothing),
             **_row([one.measures for one in runs], [cost]),
+            "cost": whole_cost,
             "development": _spread([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
         }
@@ -140,7 +144,8 @@ def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    measures = {name: _spread([row[name] for row in rows]) for name in rows[0]}
+    # A run of another version, taken up again, may lack a measure in the rows that it had written.
+    measures = {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
     return {
         "accuracy": measures["accuracy"],
         "nll": measures["nll"]["mean"],

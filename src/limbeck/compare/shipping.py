@@ -23,17 +23,16 @@ def leave_student(job: Job, material: Material, out: Path) -> None:
 
 
 def ship(job: Job, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
-    """Say which student is shipped; of several methods, bring it to its place.
+    """Say which student is shipped, and bring it to its place if it is not there from its first step on.
 
     A job of one method ships its first seed's student. Of several methods the one that is best on development data is
     shipped, of its students the best there: test data choose nothing.
     """
     own = [outcome for outcome in outcomes if outcome.arm == arm]
     chosen = max(own, key=lambda one: (one.development, -one.seed)) if job.methods else min(own, key=lambda o: o.seed)
-    if job.methods and out is not None and leads():
-        found = place(out, arm, chosen.seed)
-        if found is not None:
-            _replace(found / "student", out / "student")
+    found = place(out, arm, chosen.seed)
+    if out is not None and found is not None and (found / "student").is_dir() and leads():
+        _replace(found / "student", out / "student")
     return {
         "arm": arm,
         "seed": chosen.seed,
