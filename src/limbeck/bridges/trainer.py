@@ -124,7 +124,7 @@ class DistillTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list({*(self._signature_columns or ()), "id"})
+        self._signature_columns = list({*(self._signature_columns or ()), "id"})  # type: ignore[assignment]
 
     def _batch(self, inputs: Any) -> Batch:
         return batch_of(inputs, shifted=self._shifted)
