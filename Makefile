@@ -2,37 +2,45 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# The stamp is named after what it was made from, so an edited constraint installs again and nothing else does.
-STAMP  := $(VENV)/.installed-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+# A stamp is named after what it was made from, so an edited constraint installs again and nothing else does.
+MADE_OF := $(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+USER    := $(VENV)/.installed-$(MADE_OF)
+DEV     := $(VENV)/.installed-dev-$(MADE_OF)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test soak lint bench clean
 help:            ## these lines
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
 
-$(STAMP):
+$(USER):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "limbeck needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV) (once; about a minute) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) torch
+	@$(INSTALL) --editable .
 	@rm -f $(VENV)/.installed-* && touch $@
 
-demo: $(STAMP)   ## the whole story on data that is already on the machine
+$(DEV): | $(USER)
+	@echo "Adding what the tests need (once; about a minute more) ..."
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+demo: $(USER)   ## the whole story on data that is already on the machine
 	@$(BIN)/limbeck demo
 
-test: $(STAMP)   ## every test, under ten minutes on two cores
+test: $(DEV)   ## every test, under ten minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not soak' tests
 
-soak: $(STAMP)   ## the long tests
+soak: $(DEV)   ## the long tests
 	@$(BIN)/python -m pytest -m soak tests
 
-lint: $(STAMP)   ## style, types, layers
+lint: $(DEV)   ## style, types, layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(STAMP)  ## the engine beside a hand-written loop
+bench: $(USER)  ## the engine beside a hand-written loop
 	@$(BIN)/limbeck bench loop
 
 clean:           ## forget the installation
