@@ -73,6 +73,21 @@ def test_no_name_becomes_markup():
         assert len(root.get("aria-label")) > 20
 
 
+def test_one_difference_that_is_far_off_does_not_hide_the_others():
+    near = [Difference("a", 0, 0.002, (0.001, 0.003)), Difference("b", 1, -0.001, (-0.002, 0.0))]
+
+    def ticks(rows):
+        root = drawn(differences_figure(rows, worse="worse", better="better"))
+        return [float(one.text) for one in classes_of(root, "tick")], root
+
+    wanted, _ = ticks(near)
+    found, root = ticks([*near, Difference("shuffled", 2, 0.7, (0.69, 0.71))])
+    assert found == wanted
+    assert "+70.00" in ElementTree.tostring(root, encoding="unicode"), "its number stands beside it"
+    beside, _ = ticks([*near, Difference("c", 2, 0.01, (0.009, 0.011))])
+    assert max(beside) >= 1.0, "what is not far off is on the scale"
+
+
 def test_markup_is_escaped_once():
     assert tag("p", "a<b", Markup("<b>c</b>"), None, ["d", 1], title='"&', data_x=True, y=None, z=1.0) == (
         '<p title="&quot;&amp;" data-x z="1.00">a&lt;b<b>c</b>d1</p>'

@@ -162,6 +162,14 @@ def test_the_headline_says_what_the_intervals_say(tmp_path, found, kind, words, 
     checked(run)
 
 
+def test_with_one_seed_no_class_surely_loses(tmp_path):
+    worse = {"student alone": 3.0, "hinton": 0.3}
+    one = checked(planted_run(tmp_path / "one", seeds=1, arms=worse, test=2000)).text
+    assert "One seed speaks of two models, not of the method" in one
+    assert "surely lose" not in one
+    assert "surely lose" in checked(planted_run(tmp_path / "five", seeds=5, arms=worse, test=2000)).text
+
+
 def test_one_seed_withholds_its_interval(tmp_path):
     page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
     assert "One seed has no interval" in page.text

@@ -132,6 +132,10 @@ def _losers(evidence: Evidence, classes: Sequence[ClassRow]) -> Answer:
     if losers:
         shown = listed([f"{_class(row)} ({100 * row.change:+.1f})" for row in losers[:3]])
         more = f" and {len(losers) - 3} more" if len(losers) > 3 else ""
+        if evidence.seeds == 1:
+            return Answer(question, f"{len(losers)} of {len(classes)}",
+                          f"lose in this one student: {shown}{more}, points of accuracy. One seed speaks of two "
+                          "models, not of the method.")  # fmt: skip
         return Answer(question, f"{len(losers)} of {len(classes)}", f"surely lose: {shown}{more}, points of accuracy.")
     if not fell:
         return Answer(question, "None", "No class is less accurate than with the student alone.")

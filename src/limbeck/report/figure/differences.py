@@ -18,6 +18,7 @@ class Difference(NamedTuple):
     interval: tuple[float, float] | None
 
 
+_FAR = 8.0
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 34.0, 34.0
 
 
@@ -29,7 +30,7 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -
         worse: What lies left of zero, in words.
         better: What lies right of it.
     """
-    ends = [100 * end for row in rows for end in (row.interval or (row.mean, row.mean))]
+    ends = [100 * end for row in _near(rows) for end in (row.interval or (row.mean, row.mean))]
     x = Scale(*around([*ends, 0.0], least=0.5), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     parts = [
@@ -44,6 +45,17 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -
     drawn = [_row(row, x, _TOP + _ROW * (i + 0.5)) for i, row in enumerate(rows)]
     said = "; ".join(f"{row.name}: {_said(row)}" for row in rows)
     return svg(*parts, *drawn, width=_WIDTH, height=bottom + 46, label=f"Differences in points of accuracy. {said}.")
+
+
+def _near(rows: Sequence[Difference]) -> Sequence[Difference]:
+    """Those that the scale is made for: a shuffled teacher may be so far behind that nothing else could be seen.
+
+    What is left out stands at the edge, with its number beside it.
+    """
+    far = sorted((max(map(abs, row.interval or (row.mean, row.mean))) for row in rows), reverse=True)
+    if len(far) < 3 or far[0] < _FAR * max(far[1], 0.002):
+        return rows
+    return [row for row in rows if max(map(abs, row.interval or (row.mean, row.mean))) < far[0]]
 
 
 def _row(row: Difference, x: Scale, y: float) -> Markup:
