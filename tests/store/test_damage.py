@@ -256,6 +256,19 @@ def test_two_writers_of_one_process_are_refused(tmp_path):
         pass
 
 
+def test_who_may_not_write_leaves_no_file(tmp_path):
+    with (
+        writing(Place(tmp_path / "s"), ORIGIN, files={"head": b"first"}),
+        pytest.raises(LimbeckError, match="is being written already"),
+        writing(Place(tmp_path / "s"), ORIGIN, files={"head": b"second"}),
+    ):
+        pass
+    assert (tmp_path / "s" / "head").read_bytes() == b"first"
+    with writing(Place(tmp_path / "s"), ORIGIN, files={"head": b"third"}):  # it belongs to the store that is there
+        pass
+    assert (tmp_path / "s" / "head").read_bytes() == b"first"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])
 @pytest.mark.parametrize("what", [(Path, "write_bytes"), (files.os, "fsync")])
 def test_what_the_disk_refuses_is_a_sentence_and_what_was_kept_stays(tmp_path, monkeypatch, code, what):

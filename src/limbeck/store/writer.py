@@ -30,6 +30,7 @@ def writing(
     origin: Origin,
     *,
     about: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
     patience: float = _PATIENCE,
 ) -> Iterator[Writer]:
@@ -43,6 +44,7 @@ def writing(
         place: Where the store is, or will be.
         origin: What its answers depend on.
         about: What else the manifest says of a new store.
+        files: What else a new store holds, by name; it is there before the manifest is.
         shard_bytes: How big a file grows.
         patience: Seconds after which what there is becomes a file.
 
@@ -55,6 +57,8 @@ def writing(
         manifest = find_manifest(place)
         if manifest is None:
             manifest = Manifest(origin, dict(about or {}))
+            for name, data in (files or {}).items():
+                place.put(name, data)
             place.put(FILE, manifest.to_bytes())
         elif (found := manifest.origin.difference(origin)) is not None:
             raise mismatch(place, manifest, found, about=about)

@@ -84,11 +84,10 @@ def head_of(teacher: Teacher, name: str) -> LastLayer:
     return LastLayer(f"{name}:in", layer.weight.detach().cpu(), bias)
 
 
-def keep_head(place: Place, head: LastLayer) -> dict[str, Any]:
-    """Write the layer into a store; what its manifest says of it."""
+def told_of(head: LastLayer) -> tuple[dict[str, Any], bytes]:
+    """What a manifest says of the layer, and the file that holds it."""
     data = _bytes(head)
-    place.put(FILE, data)
-    return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}
+    return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}, data
 
 
 def check_head(store: Store) -> DataError | None:
@@ -118,7 +117,7 @@ def _bytes(head: LastLayer) -> bytes:
 
 
 def kept_head(place: Place, told: Mapping[str, Any]) -> LastLayer:
-    """The layer that `keep_head` wrote.
+    """The layer in a store.
 
     Raises:
         DataError: If it is missing, or not what was written.

@@ -27,7 +27,7 @@ from limbeck.store import (
     writing,
 )
 from limbeck.teachers.asking import asked_whole, first_asked
-from limbeck.teachers.head import asked_at, keep_head, kept_head
+from limbeck.teachers.head import FILE, asked_at, kept_head, told_of
 from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 from limbeck.teachers.wanted import keys_of, lengths_of, longest_of, view_of
@@ -203,11 +203,10 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._question.head is not None:
             self._question.head.check(shown)
         origin = replace(self._question.origin, precision=self._precision(), answers=self._laid_out(shown, lengths))
-        about = dict(self._question.about)
-        if self._question.head is not None and find_manifest(self._place) is None:
-            self._place.open()
-            about["head"] = keep_head(self._place, self._question.head)
-        opened = writing(self._place, origin, about=about, shard_bytes=self._question.shard_bytes)
+        about, files = dict(self._question.about), dict[str, bytes]()
+        if self._question.head is not None:
+            about["head"], files[FILE] = told_of(self._question.head)
+        opened = writing(self._place, origin, about=about, files=files, shard_bytes=self._question.shard_bytes)
         self._writer = self._stack.enter_context(opened)
         self._store, self._tables = Store(self._place), None
         if not {*self._store.columns} <= {*shown}:  # of two that began at once, the other keeps more
