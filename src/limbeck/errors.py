@@ -22,7 +22,7 @@ class ArgumentError(LimbeckError):
     """An argument of a model that it does not take, that it lacks, or whose value makes no sense.
 
     Attributes:
-        argument: The argument that would mend it, by name.
+        argument: The argument that would mend it, by name; empty where leaving one out does.
         example: What a value looks like, as a person types it.
     """
 

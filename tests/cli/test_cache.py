@@ -79,6 +79,29 @@ def test_arms_side_by_side_are_built_for_first(here, limbeck, taught):
     assert len(Store("answers")) == ended.result["data"]["train"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_method_with_hints_has_all_its_addresses_kept(here, limbeck, taught, workers):
+    del taught
+    methods = ["hinton", {"name": "fitnets", "hint": "layer1", "guided": "layer1"}]
+    where = str(here / "answers")  # processes that were begun for another test are in another folder
+    job = small_job(here / "data.npz", teacher={"model": "teacher"}, workers=workers, methods=methods, cache=where)
+    ended = limbeck("distill", job_file(here / "job.yaml", {**job, "out": "run"}), "--json")
+    assert ended.code == 0, ended.err
+    store = Store("answers")
+    assert len(store) == ended.result["data"]["train"]
+    assert {*store.columns} == {"logits", "layer1"}
+
+
+def test_a_store_that_does_not_serve_an_arm_is_refused_before_any_arm_learns(here, limbeck, taught):
+    limbeck("cache", "build", *taught, *FOLDER)
+    hints = ("--method", "fitnets", "--set", "method.hint=layer1", "--set", "method.guided=layer1")
+    ended = limbeck("distill", *taught, *STUDENT, *FOLDER, *hints, "--out", "run")
+    assert ended.code == 1
+    assert "store at answers was made" in ended.err
+    assert "(answers): it has logits, and this run has layer1" in ended.err
+    assert not (here / "run" / "arms").exists()
+
+
 def test_a_teacher_that_the_job_trains_is_asked_as_it_goes(here, limbeck):
     job = small_job(blobs(here / "data.npz"), cache={"encoding": {"name": "top-k", "k": 2}}, out="run")
     ended = limbeck("distill", job_file(here / "job.yaml", job), "--json")
@@ -120,6 +143,8 @@ def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
         (("build", *FOLDER, "--set", "cache.view=3"), "Did you mean 'views'? Type --set cache.views="),
         (("build", *FOLDER, "--set", "cache.through=layer9"), "layer9"),
         (("verify", *FOLDER), "no store of answers at answers"),
+        (("build", *FOLDER, "--set", "development=0"), "Type --set development=0.1,"),
+        (("build", *FOLDER, "--set", "budget.epochs=0"), "Type --set budget.epochs="),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(limbeck, taught, words, said):
@@ -127,6 +152,41 @@ def test_mistakes_are_told_in_a_sentence(limbeck, taught, words, said):
     assert ended.code == 1
     assert said in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_where_there_is_nothing_that_is_said(here, limbeck, command):
+    ended = limbeck("cache", command, "missing")
+    assert ended.code == 1
+    assert "There is neither a store nor a job file at missing: `limbeck cache build" in ended.err
+    (here / "empty").mkdir()
+    assert "empty is a folder without a store" in limbeck("cache", command, "empty").err
+
+
+def test_an_argument_that_is_refused_is_not_advised(here, limbeck, taught):
+    del taught
+    (here / "nets.py").write_text("from torch import nn\ndef teacher():\n    return nn.Flatten()\n")
+    flags = ("--teacher", "nets.py:teacher@teacher", "--data", "data.npz", "--set", "teacher.std=1")
+    ended = limbeck("cache", "build", *flags, *FOLDER)
+    assert "takes no argument 'std'. It takes: nothing. Leave it out." in ended.err
+
+
+def test_what_is_done_is_not_announced_again(limbeck, taught):
+    flags = (*taught, *FOLDER)
+    assert "Asking the teacher about 135 examples" in limbeck("cache", "build", *flags).out
+    ended = limbeck("cache", "build", *flags)
+    assert "All 135 answers are in answers already" in ended.out
+    assert "Asking" not in ended.out
+    ended = limbeck("cache", "build", *flags, "--set", "cache.encoding=float32")
+    assert ended.code == 1
+    assert "Asking" not in ended.out + ended.err
+    assert (
+        "Teacher is asked in whole batches".lower() in limbeck("cache", "verify", *flags, "--sample", "50").out.lower()
+    )
+
+
+def test_of_few_classes_no_more_are_advised(limbeck, taught):
+    assert "k: 32" not in limbeck("cache", "info", *taught).out
 
 
 def test_a_job_may_keep_more_classes_than_a_thousand(here):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import Watcher, duration, say
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 Flags = Mapping[str, Any]
 _DIFFERENT = 1e-3
 """Nats beyond which an answer is another one, and not the same with other last bits."""
+
+
+_SAME = 0.5
+"""The fraction of equal bytes below which drawn classes are another teacher's: last bits move fewer."""
 
 
 def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
@@ -41,6 +47,7 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
     if path is not None and is_store(path):
         _show_store(Store(path), as_json=as_json)
         return
+    _check_there(path)
     from limbeck.compare.planning import plan
 
     _show_plan(plan(_job(path, flags, settings)), as_json=as_json)
@@ -57,7 +64,12 @@ def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sampl
 
     folder = path is not None and is_store(path)
     if folder and sample:
-        raise LimbeckError("To ask the teacher again, say who it is: limbeck cache verify JOB --sample 100.")
+        raise LimbeckError(
+            "To ask the teacher again, say who it is: limbeck cache verify JOB --sample 100, or limbeck cache verify "
+            f"--teacher TEACHER --data DATA --set cache.folder={path} --sample 100."
+        )
+    if not folder:
+        _check_there(path)
     job = None if folder else _job(path, flags, settings)
     store = Store(path if job is None and path is not None else _folder(job))
     head = check_head(store)
@@ -70,24 +82,48 @@ def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sampl
         from limbeck.compare.answers import check
 
         again = check(job, sample=sample)
-        found["recheck"] = {**again._asdict()}
+        found["recheck"] = {**again._asdict(), "divergence": _plain(again.divergence)}
     if as_json:
         print(json.dumps(found))
     elif not wrong:
         print(f"{store.place.name}: {len(store):,} answers in {len(store.manifest.shards)} shards, all as written.")
     if again is not None:
-        _judge(again, as_json=as_json)
+        _judge(again, asked=sample, as_json=as_json)
     if wrong:
         files = len(store.manifest.shards) + ("head" in store.manifest.about)
         raise LimbeckError(f"{len(wrong)} of {files} files are damaged; see above.")
 
 
-def _judge(again: Any, *, as_json: bool) -> None:
-    said = (
-        f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit, mean KL "
-        f"{again.divergence:.2g} nats."
+def _check_there(path: str | None) -> None:
+    """Refuse a path at which there is nothing, or a folder that is no store.
+
+    Raises:
+        LimbeckError: Saying what is made by what.
+    """
+    if path is None or ("://" not in path and Path(path).is_file()):
+        return
+    what = "is a folder without a store" if Path(path).is_dir() else "There is neither a store nor a job file at"
+    said = f"{path} {what}" if Path(path).is_dir() else f"{what} {path}"
+    raise LimbeckError(
+        f"{said}: `limbeck cache build --teacher TEACHER --data DATA --set cache.folder={path}` makes a store."
     )
-    if again.identical < 1 and not again.divergence <= _DIFFERENT:
+
+
+def _plain(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def _judge(again: Any, *, asked: int, as_json: bool) -> None:
+    said = (
+        f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit"
+        f"{'.' if math.isnan(again.divergence) else f', mean KL {again.divergence:.2g} nats.'}"
+    )
+    if again.answers > asked:
+        said += f" The teacher is asked in whole batches: so many hold the {asked} of --sample."
+    drawn = math.isnan(again.divergence)
+    if drawn:
+        said += f" What is kept is drawn, so that the bytes are compared: {100 * again.bytes:.1f} % are the same."
+    if again.identical < 1 and not (again.bytes >= _SAME if drawn else again.divergence <= _DIFFERENT):
         raise LimbeckError(f"{said} The teacher gives other answers than those that are stored.")
     say(said, to_error=as_json)
 
@@ -156,7 +192,16 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         console.width = 100
     console.print(table)
     print(f"Errors are those of {plan.sample} examples' answers at T = 1. To build: limbeck cache build ... --set")
-    print("cache.encoding=float16, or --set cache.encoding='{name: top-k, k: 32}'.")
+    print(f"cache.encoding=float16{_part_of(plan)}.")
+
+
+def _part_of(plan: Plan) -> str:
+    """How one encoding that keeps a part of the classes is typed, where there is any in the table."""
+    tops = [one.encoding for one in plan.estimates if one.encoding["name"] == "top-k"]
+    if not tops:
+        return ""
+    typed = ", ".join(f"{key}: {value}" for key, value in tops[len(tops) // 2].items())
+    return f", or --set cache.encoding='{{{typed}}}'"
 
 
 def _as_json(one: Any) -> dict[str, Any]:

@@ -49,9 +49,9 @@ def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Opt
 def distill(
     job: Annotated[str | None, typer.Argument(help="A job file; flags change what it says.")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="mlp, cnn, resnet20, my.py:build[@FILE], a student folder, ...")
+        str | None, typer.Option(help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@FILE], a folder, ...")
     ] = None,
-    student: Annotated[str | None, typer.Option(help="The same kinds of name.")] = None,
+    student: Annotated[str | None, typer.Option(help="The same, such as mlp --set student.hidden=[64].")] = None,
     data: Annotated[
         str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz or table, an image folder.")
     ] = None,
@@ -83,7 +83,9 @@ def compare(
     methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 5 unless the job says how many.")] = None,
     teacher: TeacherName = None,
-    student: Annotated[str | None, typer.Option("--student", help="mlp, cnn, resnet20, ..., my.py:build")] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
+    ] = None,
     data: DataName = None,
     settings: Settings = None,
     out: Out = None,
@@ -113,7 +115,9 @@ def tune(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
     teacher: TeacherName = None,
-    student: Annotated[str | None, typer.Option("--student", help="mlp, cnn, resnet20, ..., my.py:build")] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
+    ] = None,
     data: DataName = None,
     settings: Settings = None,
     out: Out = None,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 
-from limbeck.compare.asking import cached, folder_of, views_of
+import torch
+
+from limbeck.compare.arms import recipe_of
+from limbeck.compare.asking import asked_once, cached, folder_of, views_of
 from limbeck.compare.material import Material, gather, stream
 from limbeck.compare.teaching import Watch, has_weights, open_teacher
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Cache, Job
 from limbeck.sources import Shuffled
-from limbeck.store import Store
+from limbeck.store import Place, Store, is_store, mend
 from limbeck.teachers import Recheck, Teacher, fill, recheck
 
 
@@ -35,20 +38,55 @@ def build(job: Job, *, watch: Watch) -> Store:
 def ask_all(job: Job, material: Material, teacher: Teacher, watch: Watch) -> None:
     """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
     views, where = views_of(job), folder_of(job)
-    shown = f"{views} views each" if views > 1 else "one view each"
-    watch("say", f"Asking the teacher about {len(material.train):,} examples, {shown}; the answers go to {where}.")
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill(
         cached(job, teacher, where), source_of(job, material), reads=material.data.reads, views=views,
         device=fabric.device,
     )  # fmt: skip
+    lacking = _lacking(job, material, where)
     with fabric.autocast():
-        for done in filling:
+        for number, done in enumerate(filling):
+            if not number:  # a store that is refused has been refused by now
+                watch("say", _asking(len(material.train), views, lacking, where))
             watch("answers", (done, views * len(material.train)))
 
 
+def _asking(examples: int, views: int, lacking: int, where: str) -> str:
+    if not lacking:
+        return f"All {views * examples:,} answers are in {where} already: the teacher is not asked."
+    shown = f"{views} views each" if views > 1 else "one view each"
+    there = "" if lacking == views * examples else f", {lacking:,} answers that are not there yet"
+    return f"Asking the teacher about {examples:,} examples, {shown}{there}; the answers go to {where}."
+
+
+def _lacking(job: Job, material: Material, where: str) -> int:
+    """How many answers are not in a store, or in a shard that is damaged."""
+    views = range(views_of(job)) if job.budget.has_views else [-1]
+    mend(Place(where))
+    if not is_store(where):
+        return len(views) * len(material.train)
+    store, ids = Store(where), material.train.ids.numpy()
+    return sum(int((store.rows(ids, view) < 0).sum()) for view in views)
+
+
+def check_store(job: Job, material: Material, teacher: Teacher) -> None:
+    """Look at a store that is there already with the eyes of every arm, before the first is paid for.
+
+    Raises:
+        LimbeckError: If it was made for something else, or lacks what an arm reads.
+    """
+    for arm in job.learners if job.cache is not None else ():
+        asked = asked_once(job, teacher)
+        source = stream(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+        for stage in recipe_of(job, arm, asked).stages():
+            if stage.teacher is asked and (needs := stage.objective.needs.teacher):
+                reads = stage.reads or material.data.reads
+                asked.expect(source, reads)
+                asked.prepare(needs, device=torch.device("cpu"), reads=reads)
+
+
 def check(job: Job, *, sample: int) -> Recheck:
-    """Ask the job's teacher again about some examples, drawn at random, and compare with what is stored."""
+    """Ask the job's teacher again about some examples and views, drawn at random, and compare with what is stored."""
     material, teacher = with_teacher(job)
     fabric = open_fabric(precision=job.precision, devices=1)
     seed = time.time_ns() % 2**31
@@ -56,7 +94,7 @@ def check(job: Job, *, sample: int) -> Recheck:
     with fabric.autocast():
         return recheck(
             cached(job, teacher, folder_of(job)), source, reads=material.data.reads, sample=sample,
-            device=fabric.device,
+            views=range(views_of(job)), device=fabric.device,
         )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from limbeck.errors import LimbeckError
 from limbeck.job import Cache, Job, with_flag
+from limbeck.methods import make, method
+from limbeck.recipe import Recipe
 from limbeck.teachers import Cached, Teacher
 
 FOLDER = "answers"
@@ -44,9 +46,20 @@ def tried_out(job: Job, teacher: Teacher) -> Iterator[Teacher]:
 
 
 def cached(job: Job, teacher: Teacher, where: str) -> Cached:
-    """The teacher, in front of it a store."""
+    """The teacher, in front of it a store that keeps what the methods of all arms read."""
     cache = job.cache or Cache()
-    return Cached(teacher, where, encoding=cache.encoding, through=cache.through)
+    return Cached(teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses_of(job, teacher))
+
+
+def addresses_of(job: Job, teacher: Teacher) -> frozenset[str]:
+    """What the stages of all arms read in the teacher, as far as that is known before they run."""
+    found: set[str] = set()
+    for asked in job.learners.values():
+        with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method
+            if method(asked.name).has_teacher:
+                stages = Recipe(make(asked.name, teacher=teacher, **asked.hyper)).stages()
+                found.update(*(stage.objective.needs.teacher for stage in stages if stage.teacher is teacher))
+    return frozenset(found)
 
 
 def views_of(job: Job) -> int:

@@ -22,7 +22,8 @@ def with_flag(error: LimbeckError, place: str, names: Iterable[str] = ()) -> Lim
     """
     kind = UnknownNameError if isinstance(error, UnknownNameError) else LimbeckError
     if isinstance(error, ArgumentError):
-        return kind(f"{place}: {error} {typed(place, error.argument, error.example)}")
+        flag = typed(place, error.argument, error.example) if error.argument else "Leave it out."
+        return kind(f"{place}: {error} {flag}")
     said = next((name for name in names if re.search(rf"\b{re.escape(name)}\b", str(error))), None)
     return kind(f"{place}: {error}" + (f" {typed(place, said)}" if said else ""))
 

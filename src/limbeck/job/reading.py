@@ -138,13 +138,25 @@ def _sentence(error: Any) -> LimbeckError:
         return LimbeckError(f"Unknown key {where!r} in the job.{meant} Known: {', '.join(sorted(fields))}.")
     value = first.get("input")
     said = str(first["msg"]).removeprefix("Value error, ")
-    return LimbeckError(f"{where}: {said[0].lower() + said[1:]}; got {value!r}. {_flag(place)}".rstrip())
+    return LimbeckError(
+        f"{where}: {said[0].lower() + said[1:]}; got {value!r}. {_flag(place, _example(place))}".rstrip()
+    )
 
 
-def _flag(place: list[str]) -> str:
+def _example(place: list[str]) -> str:
+    """A value of a key that makes sense: its default, where it has one."""
+    fields = {
+        (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): Cache.model_fields,
+        ("teacher",): TeacherModel.model_fields, ("teacher", "train"): Budget.model_fields,
+    }.get(tuple(place[:-1]), {})  # fmt: skip
+    default = getattr(fields.get(place[-1]) if place else None, "default", None)
+    return str(default) if isinstance(default, (int, float, str)) and not isinstance(default, bool) else "..."
+
+
+def _flag(place: list[str], value: str = "...") -> str:
     """What to type for a key; an item of a list is set with its list."""
     keys = [part for part in place if not part.isdecimal()]
-    return f"Type --set {'.'.join(keys)}=..., or say it in the job file." if keys else ""
+    return f"Type --set {'.'.join(keys)}={value}, or say it in the job file." if keys else ""
 
 
 def _fields(place: list[str]) -> list[str]:

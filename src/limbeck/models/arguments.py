@@ -39,7 +39,7 @@ def check_arguments(
                 near = nearest(name, known)
                 meant = f" Did you mean {near!r}?" if near else ""
                 said = f"{who} takes no argument {name!r}.{meant} It takes: {_listed(known)}."
-                raise ArgumentError(said, argument=near or name, example=_example(known[near]) if near else "...")
+                raise ArgumentError(said, argument=near or "", example=_example(known[near]) if near else "...")
     lacking = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
     if lacking:
         wanted = ", ".join(f"{n}={_example(known[n])}" for n in lacking)

@@ -71,6 +71,11 @@ class Arrays(Examples):
         return digest(("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self._names))
 
     @property
+    def inputs(self) -> Any:
+        """The inputs as they are kept: a tensor, or a tuple or mapping of them."""
+        return self._inputs
+
+    @property
     def labels(self) -> Tensor | None:
         """The labels as given, in int64."""
         return self._labels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from limbeck.store import Store
 from limbeck.teachers.asking import asked_whole
 from limbeck.teachers.cached import Cached
 from limbeck.teachers.filling import Epochs
+from limbeck.teachers.head import LastLayer, asked_at, head_of
 from limbeck.teachers.teacher import Answer, Reads, read_inputs
 
 _CPU = torch.device("cpu")
@@ -29,11 +32,13 @@ class Recheck(NamedTuple):
         identical: The fraction whose records are the same to the bit.
         divergence: The mean KL of the answer now to the stored one, both as they are read back, in nats; NaN for an
             encoding that keeps no distribution.
+        bytes: The fraction of the records' bytes that are the same.
     """
 
     answers: int
     identical: float
     divergence: float
+    bytes: float
 
 
 def recheck(
@@ -42,7 +47,7 @@ def recheck(
     *,
     sample: int,
     reads: Reads = read_inputs,
-    view: int = 0,
+    views: Sequence[int] = (0,),
     device: torch.device = _CPU,
 ) -> Recheck:
     """Ask the teacher again about some examples, and compare with what is stored.
@@ -52,7 +57,7 @@ def recheck(
         source: The examples; those that come first are asked about, so one that shuffles is wanted.
         reads: The way from a batch to inputs.
         sample: How many, at least.
-        view: Which view of them.
+        views: Which views of them; each batch is of one, drawn at random.
         device: Where the teacher runs.
 
     Raises:
@@ -60,24 +65,39 @@ def recheck(
     """
     if teacher.inner is None:
         raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
-    store, found = Store(teacher.where), list[tuple[int, int, float]]()
+    store, size = Store(teacher.where), getattr(source, "batch_size", 1)
     teacher.expect(source, reads)  # raises if the store is another teacher's or data set's
-    with teacher.inner.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
-        for batch in source.batches(view, 0):
-            if sum(count for count, _, _ in found) >= sample:
+    head = None if teacher.through is None else head_of(teacher.inner, teacher.through)
+    found, asked = list[Recheck](), 0
+    with teacher.inner.prepare(asked_at(frozenset({LOGITS}), head), device=device, reads=reads) as answer:
+        for batch in _drawn(source, views):
+            if asked >= sample:
                 break
-            found.append(_compared(store, answer, batch.to(device), getattr(source, "batch_size", batch.size)))
-    count = sum(one for one, _, _ in found)
-    same, divergence = sum(one for _, one, _ in found), sum(one for _, _, one in found)
-    return Recheck(count, same / max(count, 1), divergence / max(count, 1))
+            found.append(_compared(store, answer, batch.to(device), size, head))
+            asked += batch.size
+    means = (sum(one.answers * value for one, value in zip(found, values, strict=True)) / max(asked, 1)
+             for values in list(zip(*found, strict=True))[1:])  # fmt: skip
+    return Recheck(asked, *means) if found else Recheck(0, 0.0, 0.0, 0.0)
 
 
-def _compared(store: Store, answer: Answer, batch: Batch, size: int) -> tuple[int, int, float]:
-    """How many answers, how many of them identical, and the sum of their divergences."""
-    column = store.columns.get(LOGITS)
+def _drawn(source: Epochs, views: Sequence[int]) -> Iterator[Batch]:
+    """The batches of an epoch, each in a view of its own."""
+    if len(views) == 1:
+        yield from source.batches(views[0], 0)
+        return
+    draw, number = random.Random(), 0
+    while (batch := next(source.batches(draw.choice(views), number), None)) is not None:
+        yield batch
+        number += 1
+
+
+def _compared(store: Store, answer: Answer, batch: Batch, size: int, head: LastLayer | None) -> Recheck:
+    """A batch's answers now beside those that are stored."""
+    address = LOGITS if head is None else head.address
+    column = store.columns.get(address)
     if column is None or column.positions is None:
         raise LimbeckError(
-            "Logits with one number of positions can be asked again; this store keeps something else. Its checksums "
+            "Answers with one number of positions can be asked again; this store keeps something else. Its checksums "
             "are checked by limbeck cache verify without --sample."
         )
     id = batch.id if batch.id is not None else torch.empty(0, dtype=torch.int64)
@@ -85,16 +105,17 @@ def _compared(store: Store, answer: Answer, batch: Batch, size: int) -> tuple[in
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
         raise LimbeckError(f"The store at {store.place.name} lacks answers: finish it with limbeck cache build.")
-    shown = asked_whole(answer, batch, size)[LOGITS]
-    now = column.encode(shown, id=id.cpu(), view=view.cpu())
-    kept = store.records(rows, LOGITS)
-    same = int((now == kept).all(1).sum())
-    return len(rows), same, _divergence(*(column.decode(records, (len(rows),)) for records in (now, kept)))
+    shown = asked_whole(answer, batch, size)[address]
+    now, kept = column.encode(shown, id=id.cpu(), view=view.cpu()), store.records(rows, address)
+    read = [column.decode(records, (len(rows),)) for records in (now, kept)]
+    if head is not None:
+        read = [head.logits(one.float()) if isinstance(one, Tensor) else one for one in read]
+    same = now == kept
+    return Recheck(len(rows), float(same.all(1).mean()), _divergence(*read), float(same.mean()))
 
 
 def _divergence(now: object, kept: object) -> float:
     dense = [one.spread() if isinstance(one, TopK) else one for one in (now, kept)]
     if not (isinstance(dense[0], Tensor) and isinstance(dense[1], Tensor)):
         return float(np.nan)
-    values = kl_divergence(dense[1], dense[0])
-    return float(values.reshape(len(values), -1).mean(1).sum())
+    return float(kl_divergence(dense[1], dense[0]).mean())
