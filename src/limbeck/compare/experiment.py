@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.compare.answers import ask_all
+from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, run_arm, run_arm_in_process
 from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather
@@ -68,6 +68,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(sole(out))
     train_teacher(models, job, material, out, tell)
+    check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
     smoothing = equally_soft(job, teacher, material)
