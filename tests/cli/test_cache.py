@@ -185,6 +185,16 @@ def test_what_is_done_is_not_announced_again(limbeck, taught):
     )
 
 
+def test_info_of_a_job_shows_its_store_too(limbeck, taught):
+    flags = (*taught, *FOLDER)
+    assert limbeck("cache", "info", *flags, "--json").result["store"] is None
+    limbeck("cache", "build", *flags)
+    assert limbeck("cache", "info", *flags, "--json").result["store"]["answers"] == 135
+    shown = limbeck("cache", "info", *flags).out
+    assert "answers: 135 answers (logits as float16)" in shown
+    assert "135 answers: the teacher takes" in shown
+
+
 def test_of_few_classes_no_more_are_advised(limbeck, taught):
     assert "k: 32" not in limbeck("cache", "info", *taught).out
 

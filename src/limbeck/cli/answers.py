@@ -41,7 +41,7 @@ def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_jso
 
 
 def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
-    """What a store holds; of a job that has none yet, what each encoding would take."""
+    """What a store holds; of a job what each encoding would take, and what its store holds if it has one."""
     from limbeck.store import Store, is_store
 
     if path is not None and is_store(path):
@@ -50,7 +50,10 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
     _check_there(path)
     from limbeck.compare.planning import plan
 
-    _show_plan(plan(_job(path, flags, settings)), as_json=as_json)
+    job = _job(path, flags, settings)
+    where = None if job.cache is None or (job.cache.folder is None and job.out is None) else _folder(job)
+    store = Store(where) if where is not None and is_store(where) else None
+    _show_plan(plan(job), store, as_json=as_json)
 
 
 def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sample: int, as_json: bool) -> None:
@@ -172,10 +175,13 @@ def _show_store(store: Store, *, as_json: bool) -> None:
     )
 
 
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
+def _show_plan(plan: Plan, store: Store | None, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**plan._asdict(), "estimates": [_as_json(one) for one in plan.estimates]}))
+        there = None if store is None else _facts(store)
+        print(json.dumps({**plan._asdict(), "estimates": [_as_json(one) for one in plan.estimates], "store": there}))
         return
+    if store is not None:
+        _show_store(store, as_json=False)
     from rich.console import Console
     from rich.table import Table
 

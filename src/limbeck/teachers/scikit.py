@@ -25,6 +25,11 @@ class Scikit(Teacher):
     match: a probability below `floor` is raised to it and the row is scaled to sum to one again; the floor is recorded.
     It answers on the CPU from rows of numbers: inputs of more dimensions are flattened to ``[batch, features]``.
 
+    **Say what it was fitted on** wherever the student reads something else: without `reads` it is asked about what the
+    student reads. A forest that was fitted on bytes answers about standardised pixels as well, and the number of
+    features tells nobody: ``Scikit(forest, reads=lambda batch: batch.inputs)`` asks it about the bytes. A job compares
+    a teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill` do not.
+
     Args:
         estimator: A fitted classifier whose classes are whole numbers 0, 1, 2, ... (a class that it never saw gets
             the floor).
