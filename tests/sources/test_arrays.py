@@ -147,3 +147,9 @@ def test_a_bad_value_far_into_a_large_column_is_found(monkeypatch):
     column[61, 2] = float("inf")
     with pytest.raises(DataError, match="1 of 100 rows, the first is row 61"):
         Arrays(column)
+
+
+def test_the_inputs_are_handed_out_as_they_are_kept():
+    x = torch.arange(6, dtype=torch.uint8).reshape(3, 2)
+    assert torch.equal(Arrays(x).inputs, x)
+    assert torch.equal(Arrays({"a": x}).inputs["a"], x)
