@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from limbeck.compare.answers import ask_all, check_store
-from limbeck.compare.arms import ArmRun, Outcome, measured, run_arm, run_arm_in_process
+from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.ranks import leads
@@ -75,7 +75,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
     outcomes = []
-    for outcome in _outcomes(_runs(job, out, smoothing), job, material, teacher, answers, out, tell):
+    for outcome in _outcomes(_runs(job, teacher, out, smoothing), job, material, teacher, answers, out, tell):
         outcomes.append(outcome)
         tell("arm", outcome)
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
@@ -137,13 +137,15 @@ def _outcomes(
         yield outcome
 
 
-def _runs(job: Job, out: Path | None, smoothing: float) -> list[ArmRun]:
+def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> list[ArmRun]:
     """Seed by seed, so that an interrupted comparison has whole pairs."""
     runs = []
     for seed in range(job.seeds):
         for arm in job.competitors:
-            # The only method's first student is the one that is shipped, and is in its place from the first step on.
-            shipped = out / "student" if out and arm == "distilled" and seed == 0 else None
+            # The only method's first student is shipped, and is in its place from the first step on, unless it is
+            # another kind of model than the untrained one that was left there.
+            first = out is not None and arm == "distilled" and seed == 0
+            shipped = out / "student" if out and first and recipe_of(job, arm, teacher).ship == "student" else None
             if arm != "teacher":
                 runs.append(ArmRun(job, arm, seed, place(out, arm, seed), shipped, smoothing))
     return runs
