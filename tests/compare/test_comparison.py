@@ -18,7 +18,7 @@ from limbeck.job import job_text, make_job, read_job
 from limbeck.measure import kept_tensors
 from limbeck.models import read_config
 from limbeck.teachers import Displaced, Live
-from small_jobs import blobs, small_job
+from small_jobs import blobs, contents, small_job
 
 FOUR = ["teacher", "student alone", "label smoothing", "shuffled teacher"]
 
@@ -152,6 +152,23 @@ def test_a_method_may_ship_another_kind_of_model(tmp_path):
     state = kept_tensors(tmp_path / "run" / "student" / "model.safetensors")
     assert all(name.startswith("0.") for name in state), "the module that ship= names"
     assert read_config(tmp_path / "run" / "student")["model"]["class"].endswith("Sequential")
+
+
+def test_processes_that_are_kept_follow_to_another_working_folder(tmp_path, monkeypatch):
+    asked = small_job(
+        "blobs.npz", teacher={"model": "mlp", "hidden": [8], "members": 2}, arms=["student alone", "distilled"],
+        workers=2, seeds=1, out="run",
+    )  # fmt: skip
+    before = {}
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        blobs(tmp_path / name / "blobs.npz")
+        run_job(make_job(asked))
+        for arm in ("student-alone", "distilled"):
+            assert (tmp_path / name / "run" / "arms" / arm / "seed-0" / "predictions.safetensors").is_file()
+        before = before or contents(tmp_path / "first")
+    assert contents(tmp_path / "first") == before
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------

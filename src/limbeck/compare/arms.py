@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -146,7 +147,8 @@ def measured(predictions: Predictions, names: Iterable[str] = MEASURES) -> dict[
     return {name: found.value for name, found in evaluate(predictions, names).items()}
 
 
-def run_arm_in_process(arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor) -> Outcome:
-    """`run_arm` with one thread, for a process beside others."""
+def run_arm_in_process(arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor, folder: Path) -> Outcome:
+    """`run_arm` with one thread, for a process beside others; it may have been kept since another working folder."""
+    os.chdir(folder)
     torch.set_num_threads(1)
     return run_arm(arm, material, teacher, answers)

@@ -161,7 +161,7 @@ def _run_all(
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-    yield from pool(delayed(run_arm_in_process)(run, material, teacher, answers) for run in runs)
+    yield from pool(delayed(run_arm_in_process)(run, material, teacher, answers, Path.cwd()) for run in runs)
 
 
 def _passed_on(watch: Watch, run: ArmRun, report: Report) -> None:

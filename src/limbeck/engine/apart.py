@@ -107,7 +107,7 @@ class Branches:
         from joblib import Parallel, delayed
 
         yield from Parallel(n_jobs=workers, return_as="generator")(
-            delayed(_in_process)(task, made, self._source, setting, os.getpid()) for task in tasks
+            delayed(_in_process)(task, made, self._source, setting, os.getpid(), os.getcwd()) for task in tasks
         )
 
 
@@ -155,9 +155,10 @@ def _in_place(
 
 
 def _in_process(
-    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting, parent: int
+    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting, parent: int, working: str
 ) -> tuple[_Task, States, Report]:
     _end_with(parent)
+    os.chdir(working)  # a process may have been kept since another working folder
     torch.set_num_threads(1)
     states, last = task.run(models, source, setting)
     return task, states, last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -62,13 +63,18 @@ def _run_all(
     from joblib import Parallel, delayed
 
     pool = Parallel(n_jobs=job.workers, return_as="generator_unordered")
-    for arm, more in pool(delayed(_rest)(arm, search, found[arm], trials) for arm, search in searches.items()):
+    for arm, more in pool(
+        delayed(_rest)(arm, search, found[arm], trials, Path.cwd()) for arm, search in searches.items()
+    ):
         for trial in more:
             yield arm, trial
 
 
-def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int) -> tuple[str, list[Trial]]:
-    """All that is left of one arm's search, with one thread, for a process beside others."""
+def _rest(
+    arm: str, search: Callable[..., Trial], done: list[Trial], trials: int, folder: Path
+) -> tuple[str, list[Trial]]:
+    """All that is left of one arm's search, with one thread, for a process beside others, in the working folder."""
+    os.chdir(folder)
     torch.set_num_threads(1)
     more: list[Trial] = []
     while len(done) + len(more) < trials:
