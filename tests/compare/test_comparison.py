@@ -203,6 +203,23 @@ def test_development_data_choose_the_method_and_test_data_judge_it():
     assert found["methods"]["mutual"]["helps"] is True
 
 
+def test_a_method_that_trains_for_longer_is_not_praised_without_a_word(tmp_path):
+    job = make_job(
+        small_job(
+            blobs(tmp_path / "blobs.npz"), arms=["student alone", "distilled"], seeds=1, out=str(tmp_path / "run"),
+            teacher={"model": "cnn", "widths": [8]}, student={"model": "cnn", "widths": [4]},
+            method={"name": "fitnets", "hint": "layer1", "guided": "layer1"},
+        )
+    )  # fmt: skip
+    result = run_job(job)
+    arms = result["arms"]
+    assert arms["distilled"]["steps"] == 2 * arms["student alone"]["steps"]
+    assert "It took 2.0 times as many optimiser steps" in result["verdict"]["sentence"]
+    plain = run_job(job.model_copy(update={"method": make_job(small_job("digits")).method, "out": None}))
+    assert plain["arms"]["distilled"]["steps"] == plain["arms"]["student alone"]["steps"] == 2 * -(-135 // 16)
+    assert "optimiser steps" not in plain["verdict"]["sentence"]
+
+
 def test_many_methods_are_not_each_given_a_chance_of_their_own():
     job = make_job({**small_job("digits"), "methods": ["hinton", *["logit_matching"] * 9], "seeds": 5})
     gains = dict.fromkeys(job.learners, (0.0,) * 5)

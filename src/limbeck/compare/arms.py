@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -57,6 +58,7 @@ class Outcome(NamedTuple):
         measures: On the test data.
         development: The accuracy on development data.
         seconds: Of training and judging; None for a run that was taken up again.
+        steps: Optimiser steps of all its stages, a resumed part included; None where nobody counted.
     """
 
     arm: str
@@ -64,6 +66,7 @@ class Outcome(NamedTuple):
     measures: dict[str, float]
     development: float
     seconds: float | None = None
+    steps: int | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -130,7 +133,9 @@ def run_arm(
     """
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
+    taken: dict[str, int] = {}
     for report in tracked(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
+        taken[report.stage] = report.step
         if watch is not None:
             watch(report)
     reads = material.data.reads
@@ -139,7 +144,18 @@ def run_arm(
     if arm.out is not None and leads():
         keep_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
     known = measured(development, ("accuracy",))["accuracy"]
-    return Outcome(arm.arm, arm.seed, measured(test), known, time.perf_counter() - began if fresh else None)
+    seconds = time.perf_counter() - began if fresh else None
+    return Outcome(arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken))
+
+
+def _steps(arm: ArmRun, taken: dict[str, int]) -> int:
+    """The optimiser steps of all stages: those seen now, and before them those that an interrupted go has noted."""
+    found: dict[str, int] = {}
+    if arm.out is not None and (arm.out / "metrics.jsonl").is_file():
+        for line in (arm.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            noted = json.loads(line)
+            found[noted["stage"]] = noted["step"]
+    return sum((found | taken).values())
 
 
 def measured(predictions: Predictions, names: Iterable[str] = MEASURES) -> dict[str, float]:

@@ -119,7 +119,9 @@ def plain(value: Any) -> Any:
 
 def _outcome(line: Mapping[str, Any]) -> Outcome:
     measures = {name: _number(value) for name, value in line["measures"].items()}
-    return Outcome(line["arm"], line["seed"], measures, _number(line["development"]), line.get("seconds"))
+    return Outcome(
+        line["arm"], line["seed"], measures, _number(line["development"]), line.get("seconds"), line.get("steps")
+    )
 
 
 def _number(value: float | None) -> float:

@@ -16,6 +16,7 @@ from limbeck.job import Job, Method, plain_name
 from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
 
 _LEVEL = 0.05
+_EQUAL = 0.05  # steps that differ by so little are as many
 MEMBER = "one member"
 """The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
@@ -65,6 +66,7 @@ def arms_rows(
             "cost": whole_cost,
             "development": _spread([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
+            "steps": runs[0].steps,
         }
     return table
 
@@ -106,6 +108,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
     verdict = judge(ours, _accuracies(outcomes, ALONE), examples=examples).as_dict()
+    verdict["sentence"] += _effort(outcomes, arm)
     if job.methods:
         chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
         verdict["sentence"] = chosen + verdict["sentence"]
@@ -115,6 +118,14 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         if control in job.arms
     }
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples)}
+
+
+def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
+    """What is to be said where an arm was trained for longer, or for less long, than the student alone."""
+    ours, theirs = (next((o.steps for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
+    if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
+        return ""
+    return f" It took {ours / theirs:.1f} times as many optimiser steps, which may be why."
 
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dic
 
 
 _CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "shuffled teacher": 4}
-_METHOD_STYLES = (5, 6, 7)
+_METHOD_STYLES = (5, 6, 7, 8, 9, 10, 11)
 _JUDGED = 0
 
 

@@ -126,7 +126,7 @@ def mark(
     return tag("polygon", inside, points=points, class_=css)
 
 
-STYLES = 8
+STYLES = 12
 """How many colours there are; beyond them they come round again."""
 
 _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
@@ -139,8 +139,12 @@ _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
      (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
     ((0, -1.25), (1.2, -0.35), (0.75, 1.05), (-0.75, 1.05), (-1.2, -0.35)),
     ((-1.25, 0), (-0.6, -1.1), (0.6, -1.1), (1.25, 0), (0.6, 1.1), (-0.6, 1.1)),
+    ((-1.2, 0), (0.9, -1.15), (0.9, 1.15)),
+    ((1.2, 0), (-0.9, -1.15), (-0.9, 1.15)),
+    ((-0.45, -1.25), (0.45, -1.25), (0.45, 1.25), (-0.45, 1.25)),
+    ((-1.25, -0.45), (1.25, -0.45), (1.25, 0.45), (-1.25, 0.45)),
 )  # fmt: skip
-"""Square, circle, diamond, triangles, cross, pentagon, hexagon; None is the circle."""
+"""Square, circle, diamond, triangles, cross, pentagon, hexagon, triangles, bars; None is the circle."""
 
 
 def svg(*marks: Any, width: Number, height: Number, label: str, class_: str = "") -> Markup:

@@ -12,7 +12,7 @@ from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, tag
 from limbeck.report.png import data_uri
 
-_WIDTH, _LEFT = 520.0, 96.0
+_WIDTH, _LEFT, _RIGHT = 520.0, 96.0, 34.0  # beyond the last column its name leans over
 _TOPS = (50.0, 94.0)
 """The room for the columns' names: numbers stand upright, words lean."""
 _LETTERED = 24
@@ -62,7 +62,7 @@ def _grid(values: Matrix, names: Sequence[str], shade: Any, form: str, label: st
     count = len(values)
     leaning = count <= _LETTERED and max(map(len, names), default=0) > 3
     top = _TOPS[leaning]
-    cell = (_WIDTH - _LEFT - 10) / max(count, 1)
+    cell = (_WIDTH - _LEFT - _RIGHT) / max(count, 1)
     cell = min(cell, 64.0)
     side = cell * count
     if count > _LETTERED:

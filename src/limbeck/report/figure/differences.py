@@ -59,8 +59,8 @@ def _near(rows: Sequence[Difference]) -> Sequence[Difference]:
 
 
 def _row(row: Difference, x: Scale, y: float) -> Markup:
-    whisker = None
-    if row.interval is not None:
+    whisker, beyond = None, not x.low <= 100 * row.mean <= x.high
+    if row.interval is not None and not beyond:
         low, high = (x(100 * end) for end in row.interval)
         ends = [tag("line", x1=end, x2=end, y1=y - 6, y2=y + 6, class_="whisker") for end in (low, high)]
         whisker = join(tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"), ends)
@@ -68,10 +68,21 @@ def _row(row: Difference, x: Scale, y: float) -> Markup:
         "g",
         tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
         whisker,
-        mark(row.style, x(100 * row.mean), y, size=6.0, title=f"{row.name}: {_said(row)}"),
+        _far_off(row, x, y) if beyond else mark(row.style, x(100 * row.mean), y, size=6.0, title=_titled(row)),
         tag("text", _said(row), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{row.style}",
     )
+
+
+def _far_off(row: Difference, x: Scale, y: float) -> Markup:
+    """An arrow at the edge that it lies beyond."""
+    right = row.mean > 0
+    return tag("text", tag("title", _titled(row)), "far off →" if right else "← far off", x=x.end if right else x.start,
+               y=y + 5, text_anchor="end" if right else "start", class_="axis")  # fmt: skip
+
+
+def _titled(row: Difference) -> str:
+    return f"{row.name}: {_said(row)}"
 
 
 def _said(row: Difference) -> str:

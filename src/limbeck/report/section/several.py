@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.report.arms import Arm
+from limbeck.report.axes import STYLES
 from limbeck.report.evidence import Evidence
 from limbeck.report.figure import Difference, differences_figure
 from limbeck.report.markup import Markup, join, tag
@@ -105,4 +106,4 @@ def _students(evidences: Sequence[Evidence], names: Sequence[str]) -> list[Arm]:
     return [*found, *teachers.values()]
 
 
-_STYLES = (0, 2, 3, 4, 5, 6, 7)
+_STYLES = (0, *range(2, STYLES))
