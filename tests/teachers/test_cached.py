@@ -2,78 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from limbeck import Arrays, Ensemble, Live, MovingAverage, Shift, Shuffled, distill
-from limbeck.errors import DataError, LimbeckError, MissingSignalError
+from limbeck import Arrays, Ensemble, Live, Shift, Shuffled, distill
+from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import kl_divergence, logit_squared_error
-from limbeck.measure import predict
 from limbeck.methods import make
 from limbeck.objective import Loss
-from limbeck.recipe import Recipe, Stage
-from limbeck.signal import Batch
-from limbeck.sources import Field, Loader, Subset
+from limbeck.recipe import Stage
 from limbeck.store import Store
 from limbeck.teachers import Cached, fill, recheck
 from limbeck.teachers.head import check_head
 from limbeck.teachers.teacher import read_inputs
-
-CPU = torch.device("cpu")
-
-
-class Counting(nn.Module):
-    """A network that counts how often, and with how many examples, it was asked."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.body, self.out = nn.Linear(16, 8), nn.Linear(8, 4)
-        self.asked: list[int] = []
-
-    def forward(self, x):
-        self.asked.append(len(x))
-        return self.out(self.body(x.flatten(1)).relu())
-
-
-def unchanged(batch: Batch):
-    return batch.inputs
-
-
-def examples(count: int = 24, seed: int = 0) -> Arrays:
-    x = torch.randn(count, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return Arrays(x, torch.arange(count) % 4)
-
-
-def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shuffled:
-    return Shuffled(examples(count), batch_size=batch_size, seed=seed, **how)
-
-
-def ask(teacher, stream, *, epochs=(0,), needs=("logits",), reads=unchanged):
-    """The answers of some epochs by (view, example)."""
-    found = {}
-    teacher.expect(stream, reads)
-    with teacher.prepare(frozenset(needs), device=CPU, reads=reads) as answer:
-        for epoch in epochs:
-            for batch in stream.batches(epoch, 0):
-                shown = answer(batch)
-                views = [None] * batch.size if batch.view is None else batch.view.tolist()
-                for place, (id, view) in enumerate(zip(batch.id.tolist(), views, strict=True)):
-                    found[view, id] = {address: shown[address][place] for address in needs}
-    return found
-
-
-def trained(teacher, stream, **how):
-    torch.manual_seed(3)
-    student = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 4))
-    run = distill(student, make("hinton", teacher=teacher), stream, epochs=3, seed=1, **how).finish()
-    return torch.cat([p.detach().flatten() for p in run.student.parameters()])
-
+from teachers.asked import CPU, Counting, ask, examples, source, trained, unchanged
 
 # --- the same, and paid once ----------------------------------------------------------------------------------------
 
@@ -440,133 +384,3 @@ def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(LimbeckError, match=r"reads="):
         distill(student, stage, pictures).finish()
-
-
-# --- what is refused ------------------------------------------------------------------------------------------------
-
-
-def other_teacher(net):
-    other = copy.deepcopy(net)
-    with torch.no_grad():
-        other.out.bias[0] += 1e-3
-    return other
-
-
-@pytest.mark.parametrize(
-    ("field", "what"),
-    [
-        ("teacher", lambda net: (other_teacher(net), source(), {})),
-        ("data", lambda net: (net, Shuffled(examples(25), batch_size=8), {})),
-        ("data", lambda net: (net, Shuffled(Subset(examples(), torch.arange(11)), batch_size=8), {})),
-        ("views", lambda net: (net, source(augment=Shift(1)), {})),
-        ("reads", lambda net: (Live(net, reads=Field("raw")), source(), {})),
-        ("encoding of logits", lambda net: (net, source(), {"encoding": "float32"})),
-    ],
-)
-def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what):
-    net = Counting()
-    ask(Cached(net, tmp_path / "s"), source())
-    teacher, stream, how = what(net)
-    with pytest.raises(LimbeckError, match=rf"made for another .*{field}"):
-        ask(Cached(teacher, tmp_path / "s", **how), stream)
-
-
-class Sides(nn.Module):
-    """A network of two heads, which an adaptor chooses from."""
-
-    def __init__(self, between: nn.Module) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.body, self.between, self.out = nn.Linear(16, 8), between, nn.Linear(8, 4)
-
-    def forward(self, x):
-        found = self.out(self.between(self.body(x.flatten(1))))
-        return found, -found
-
-
-def scaled(batch, by):
-    return batch.inputs * by
-
-
-def times(by):
-    return lambda batch: batch.inputs * by
-
-
-class Scale:
-    def __init__(self, by):
-        self.by, self._calls = by, 0
-
-    def __call__(self, batch):
-        self._calls += 1
-        return batch.inputs * self.by
-
-
-@pytest.mark.parametrize(
-    ("between", "adaptor"), [(nn.Tanh(), lambda out: out[0]), (nn.ReLU(), lambda out: out[1]), (nn.ELU(2.0), None)]
-)
-def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_path, between, adaptor):
-    first = nn.ELU(1.0) if adaptor is None else nn.ReLU()
-    for _ in range(2):
-        ask(Cached(Live(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), source())
-    other = Live(Sides(between), adaptor=adaptor or (lambda out: out[0]))
-    with pytest.raises(LimbeckError, match=r"made for another .*\(teacher\)"):
-        ask(Cached(other, tmp_path / "s"), source())
-
-
-@pytest.mark.parametrize(
-    "ways",
-    [
-        (lambda batch: batch.inputs, lambda batch: batch.inputs * 2),
-        (lambda batch: batch.inputs.flip(1), lambda batch: batch.inputs.flip(2)),
-        (partial(scaled, by=1), partial(scaled, by=2)),
-        (times(1.0), times(2.0)),
-        (Scale(torch.ones(1)), Scale(torch.zeros(1))),
-    ],
-)
-def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
-    net, (one, other) = Counting(), ways
-    for _ in range(2):
-        ask(Cached(net, tmp_path / "s"), source(), reads=one)
-        ask(Cached(Live(net, reads=one), tmp_path / "own"), source())
-    with pytest.raises(LimbeckError, match=r"\(reads\)"):
-        ask(Cached(net, tmp_path / "s"), source(), reads=other)
-    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        ask(Cached(Live(net, reads=other), tmp_path / "own"), source())
-
-
-def test_another_precision_is_refused(tmp_path):
-    net = Counting()
-    ask(Cached(net, tmp_path / "s"), source())
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(LimbeckError, match=r"\(precision\): it has float32"):
-        ask(Cached(net, tmp_path / "s"), source())
-
-
-def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
-    net = Counting()
-    ask(Cached(net, tmp_path / "s"), source(), reads=read_inputs)
-    first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
-    second = Stage(Loss(kl_divergence), teacher=Cached(other_teacher(net), tmp_path / "s"), epochs=1)
-    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), Recipe(first, second), source())
-
-
-def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
-    with pytest.raises(LimbeckError, match="it changes while the student learns"):
-        Cached(MovingAverage(), tmp_path)
-    for teacher in (Live(Counting(), mode="train"), Ensemble(Counting(), Live(Counting(), mode="train"))):
-        with pytest.raises(LimbeckError, match="it is in training mode"):
-            Cached(teacher, tmp_path)
-    with pytest.raises(LimbeckError, match="ids"):
-        ask(Cached(Counting(), tmp_path), Loader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
-    with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
-        ask(Cached(None, tmp_path / "none"), source())
-    with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
-        ask(Cached(Counting(), tmp_path), source(), needs=("bodi",))
-
-
-def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
-    net = Counting()
-    teacher = Cached(net, tmp_path / "s")
-    ask(teacher, source())
-    with pytest.raises(LimbeckError, match="belong to the examples of one source"):
-        predict(teacher, source(), reads=unchanged)

@@ -30,6 +30,7 @@ DataName = Annotated[str | None, typer.Option("--data", help="A data set's name,
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any key of the job: --set budget.epochs=5 --set method.temperature=8")
 ]
+PrintJob = Annotated[bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")]
 
 
 @app.callback()
@@ -61,9 +62,7 @@ def distill(
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; an interval needs two or more.")] = None,
     settings: Settings = None,
     out: Out = None,
-    print_job: Annotated[
-        bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")
-    ] = False,
+    print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
     """Distil a teacher into a student, beside control arms, and say whether it was worth it."""
@@ -89,9 +88,7 @@ def compare(
     data: DataName = None,
     settings: Settings = None,
     out: Out = None,
-    print_job: Annotated[
-        bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")
-    ] = False,
+    print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
     """Several methods beside all control arms, over seeds: a table with uncertainty, a verdict, a page."""

@@ -125,7 +125,7 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
     ours, theirs = (next((o.steps for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
-    return f" It took {ours / theirs:.1f} times as many optimiser steps, which may be why."
+    return f" It took {ours / theirs:.1f} times as many optimiser steps."
 
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:

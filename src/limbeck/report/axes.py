@@ -147,6 +147,15 @@ _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
 """Square, circle, diamond, triangles, cross, pentagon, hexagon, triangles, bars; None is the circle."""
 
 
+def percent_grid(x: Scale, top: Number, bottom: Number) -> list[Any]:
+    """A line for each tick of a scale of percentages, and its number below."""
+    return [
+        (tag("line", x1=x(t), x2=x(t), y1=top, y2=bottom, class_="grid"),
+         tag("text", f"{t:g} %", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
+        for t in x.ticks
+    ]  # fmt: skip
+
+
 def svg(*marks: Any, width: Number, height: Number, label: str, class_: str = "") -> Markup:
     """A drawing of so many units, as wide as its place allows, with what it shows in words for those who hear it."""
     return tag("svg", *marks, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, class_=class_ or None,

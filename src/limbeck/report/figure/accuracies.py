@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.report.arms import Arm
-from limbeck.report.axes import Scale, around, mark, svg
+from limbeck.report.axes import Scale, around, mark, percent_grid, svg
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, tag
 
@@ -18,14 +18,15 @@ def accuracies_figure(arms: Sequence[Arm]) -> Markup:
     ends = [100 * v for arm in shown for v in (*arm.accuracy.values, *_interval(arm))]
     x = Scale(*around(ends, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
-    grid = [
-        (tag("line", x1=x(t), x2=x(t), y1=_TOP, y2=bottom, class_="grid"),
-         tag("text", f"{t:g} %", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
-        for t in x.ticks
-    ]  # fmt: skip
     rows = [_row(arm, x, _TOP + _ROW * (i + 0.5)) for i, arm in enumerate(shown)]
     said = "; ".join(f"{arm.name} {_said(arm)}" for arm in shown)
-    return svg(grid, rows, width=_WIDTH, height=bottom + 26, label=f"Test accuracy of every arm. {said}.")
+    return svg(
+        percent_grid(x, _TOP, bottom),
+        rows,
+        width=_WIDTH,
+        height=bottom + 26,
+        label=f"Test accuracy of every arm. {said}.",
+    )
 
 
 def _row(arm: Arm, x: Scale, y: float) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from limbeck.report.axes import Scale, around, mark, svg
+from limbeck.report.axes import Scale, around, mark, percent_grid, svg
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, tag
 
@@ -50,15 +50,16 @@ def classes_figure(rows: Sequence[ClassRow], *, before: int, after: int) -> Mark
     ends = [100 * v for row in shown for v in (row.before, row.after)]
     x = Scale(*around(ends, least=2.0, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
-    grid = [
-        (tag("line", x1=x(t), x2=x(t), y1=_TOP, y2=bottom, class_="grid"),
-         tag("text", f"{t:g} %", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
-        for t in x.ticks
-    ]  # fmt: skip
     drawn = [_row(row, x, _TOP + _ROW * (i + 0.5), before, after) for i, row in enumerate(shown)]
     sure = [f"{row.name} {100 * row.change:+.1f}" for row in shown if row.sure]
     said = f"sure of: {', '.join(sure)}" if sure else "no single change is sure"
-    return svg(grid, drawn, width=_WIDTH, height=bottom + 26, label=f"Accuracy of each class before and after; {said}.")
+    return svg(
+        percent_grid(x, _TOP, bottom),
+        drawn,
+        width=_WIDTH,
+        height=bottom + 26,
+        label=f"Accuracy of each class before and after; {said}.",
+    )
 
 
 def _row(row: ClassRow, x: Scale, y: float, before: int, after: int) -> Markup:
