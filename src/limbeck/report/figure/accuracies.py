@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from limbeck.report.arms import Arm
 from limbeck.report.axes import Scale, around, mark, percent_grid, svg
+from limbeck.report.far import Span, at_the_edge, far_off, named_far
 from limbeck.report.figure.differences import short
-from limbeck.report.markup import Markup, tag
+from limbeck.report.markup import Markup, join, tag
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 14.0, 34.0
 
 
-def accuracies_figure(arms: Sequence[Arm]) -> Markup:
-    """A small mark for every seed, a bar for the mean, a band for its 95 % interval."""
+def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = ()) -> Markup:
+    """A small mark for every seed, a bar for the mean, a band for its 95 % interval; what is far off is at the edge.
+
+    Args:
+        arms: From top to bottom; those without a number are left out.
+        kept: The names of those that the figure is about, which never stand at the edge.
+    """
     shown = [arm for arm in arms if arm.accuracy.values]
-    ends = [100 * v for arm in shown for v in (*arm.accuracy.values, *_interval(arm))]
+    spans = [_span(arm) for arm in shown]
+    far = far_off(spans, least=1.0, kept=[i for i, arm in enumerate(shown) if arm.name in kept])
+    ends = [end for i, span in enumerate(spans) if i not in far for end in span]
     x = Scale(*around(ends, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
-    rows = [_row(arm, x, _TOP + _ROW * (i + 0.5)) for i, arm in enumerate(shown)]
-    said = "; ".join(f"{arm.name} {_said(arm)}" for arm in shown)
+    rows = [_row(arm, x, _TOP + _ROW * (i + 0.5), far.get(i)) for i, arm in enumerate(shown)]
+    said = (
+        "; ".join(f"{arm.name} {_said(arm)}" for arm in shown) + "." + named_far([shown[i].name for i in sorted(far)])
+    )
     return svg(
         percent_grid(x, _TOP, bottom),
         rows,
         width=_WIDTH,
         height=bottom + 26,
-        label=f"Test accuracy of every arm. {said}.",
+        label=f"Test accuracy of every arm. {said}",
     )
 
 
-def _row(arm: Arm, x: Scale, y: float) -> Markup:
-    band = None
-    if interval := _interval(arm):
-        low, high = (x(100 * end) for end in interval)
-        band = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
-    mean = arm.accuracy.mean
-    at = None if mean is None else x(100 * mean)
+def _row(arm: Arm, x: Scale, y: float, side: int | None) -> Markup:
+    drawn = _drawn(arm, x, y) if side is None else at_the_edge(side, x, y, title=f"{arm.name}: {_said(arm)}")
     return tag(
         "g",
         tag("text", short(arm.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
-        band,
-        [
-            mark(
-                arm.style,
-                x(100 * v),
-                y,
-                size=4.0 if len(arm.accuracy.values) > 1 else 6,
-                class_="seed",
-                title=f"{100 * v:.2f} %",
-            )
-            for v in arm.accuracy.values
-        ],
-        None
-        if at is None or len(arm.accuracy.values) < 2
-        else tag("line", x1=at, x2=at, y1=y - 12, y2=y + 12, class_="mean"),
+        drawn,
         tag("text", _said(arm), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{arm.style}",
     )
+
+
+def _drawn(arm: Arm, x: Scale, y: float) -> Markup:
+    band = bar = None
+    if interval := _interval(arm):
+        low, high = (x(100 * end) for end in interval)
+        band = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
+    several, mean = len(arm.accuracy.values) > 1, arm.accuracy.mean
+    size = 4.0 if several else 6.0
+    seeds = [
+        mark(arm.style, x(100 * v), y, size=size, class_="seed", title=f"{100 * v:.2f} %") for v in arm.accuracy.values
+    ]
+    if several and mean is not None:
+        at = x(100 * mean)
+        bar = tag("line", x1=at, x2=at, y1=y - 12, y2=y + 12, class_="mean")
+    return join(band, seeds, bar)
+
+
+def _span(arm: Arm) -> Span:
+    """From where to where its seeds and the interval of their mean reach, in percent."""
+    ends = [100 * value for value in (*arm.accuracy.values, *_interval(arm))]
+    return min(ends), max(ends)
 
 
 def _interval(arm: Arm) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limbeck.report.axes import Scale, around, mark, svg
+from limbeck.report.far import Span, at_the_edge, far_off, named_far
 from limbeck.report.markup import Markup, join, tag
 
 
@@ -17,20 +18,27 @@ class Difference(NamedTuple):
     mean: float
     interval: tuple[float, float] | None
 
+    @property
+    def span(self) -> Span:
+        """From where to where it reaches, in points."""
+        low, high = self.interval or (self.mean, self.mean)
+        return 100 * low, 100 * high
 
-_FAR = 8.0
+
 _WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 34.0, 34.0
 
 
 def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -> Markup:
-    """Each difference with its 95 % interval on one scale around zero.
+    """Each difference with its 95 % interval on one scale around zero; what lies far off stands at the edge.
 
     Args:
         rows: From top to bottom.
         worse: What lies left of zero, in words.
         better: What lies right of it.
     """
-    ends = [100 * end for row in _near(rows) for end in (row.interval or (row.mean, row.mean))]
+    zero = (0.0, 0.0)
+    far = far_off([*(row.span for row in rows), zero], least=1.0, kept=[len(rows)])
+    ends = [end for i, row in enumerate(rows) if i not in far for end in row.span]
     x = Scale(*around([*ends, 0.0], least=0.5), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     parts = [
@@ -42,47 +50,28 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -
         tag("text", "points of accuracy on test data", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=bottom + 36, class_="axis",
             text_anchor="middle"),
     ]  # fmt: skip
-    drawn = [_row(row, x, _TOP + _ROW * (i + 0.5)) for i, row in enumerate(rows)]
-    said = "; ".join(f"{row.name}: {_said(row)}" for row in rows)
-    return svg(*parts, *drawn, width=_WIDTH, height=bottom + 46, label=f"Differences in points of accuracy. {said}.")
+    drawn = [_row(row, x, _TOP + _ROW * (i + 0.5), far.get(i)) for i, row in enumerate(rows)]
+    said = "; ".join(f"{row.name}: {_said(row)}" for row in rows) + "." + named_far([rows[i].name for i in sorted(far)])
+    return svg(*parts, *drawn, width=_WIDTH, height=bottom + 46, label=f"Differences in points of accuracy. {said}")
 
 
-def _near(rows: Sequence[Difference]) -> Sequence[Difference]:
-    """Those that the scale is made for: a shuffled teacher may be so far behind that nothing else could be seen.
-
-    What is left out stands at the edge, with its number beside it.
-    """
-    far = sorted((max(map(abs, row.interval or (row.mean, row.mean))) for row in rows), reverse=True)
-    if len(far) < 3 or far[0] < _FAR * max(far[1], 0.002):
-        return rows
-    return [row for row in rows if max(map(abs, row.interval or (row.mean, row.mean))) < far[0]]
-
-
-def _row(row: Difference, x: Scale, y: float) -> Markup:
-    whisker, beyond = None, not x.low <= 100 * row.mean <= x.high
-    if row.interval is not None and not beyond:
-        low, high = (x(100 * end) for end in row.interval)
+def _row(row: Difference, x: Scale, y: float, side: int | None) -> Markup:
+    whisker = None
+    if row.interval is not None and side is None:
+        low, high = (x(end) for end in row.span)
         ends = [tag("line", x1=end, x2=end, y1=y - 6, y2=y + 6, class_="whisker") for end in (low, high)]
         whisker = join(tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"), ends)
+    title = f"{row.name}: {_said(row)}"
     return tag(
         "g",
         tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
         whisker,
-        _far_off(row, x, y) if beyond else mark(row.style, x(100 * row.mean), y, size=6.0, title=_titled(row)),
+        mark(row.style, x(100 * row.mean), y, size=6.0, title=title)
+        if side is None
+        else at_the_edge(side, x, y, title=title),
         tag("text", _said(row), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{row.style}",
     )
-
-
-def _far_off(row: Difference, x: Scale, y: float) -> Markup:
-    """An arrow at the edge that it lies beyond."""
-    right = row.mean > 0
-    return tag("text", tag("title", _titled(row)), "far off →" if right else "← far off", x=x.end if right else x.start,
-               y=y + 5, text_anchor="end" if right else "start", class_="axis")  # fmt: skip
-
-
-def _titled(row: Difference) -> str:
-    return f"{row.name}: {_said(row)}"
 
 
 def _said(row: Difference) -> str:

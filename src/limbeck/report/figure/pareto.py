@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from limbeck.report.axes import Plot, Scale, around, decades_around, frame, mark, svg
+from limbeck.report.far import Span, far_off, named_far
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, join, tag
 
@@ -18,6 +19,12 @@ class CostPoint(NamedTuple):
     cost: float
     accuracy: float
     half: float | None
+
+    @property
+    def span(self) -> Span:
+        """From where to where its interval reaches, in percent."""
+        half = self.half or 0.0
+        return 100 * max(self.accuracy - half, 0.0), 100 * min(self.accuracy + half, 1.0)
 
 
 SAME = 1.05
@@ -41,33 +48,56 @@ def _beats(other: CostPoint, point: CostPoint) -> bool:
 def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[float], str]) -> Markup:
     """Accuracy against a cost on a logarithmic scale, the front as a line, intervals as bars.
 
+    A model whose accuracy lies far off stands at the edge, with an arrow and its number; none on the front does.
+
     Args:
         points: The models, each with a cost above 0.
         x_label: The cost and its unit.
         text: How a cost is written at a tick.
     """
-    ends = [100 * (p.accuracy + side * (p.half or 0.0)) for p in points for side in (-1, 1)]
+    best = front(points)
+    spans = [p.span for p in points]
+    far = far_off(spans, least=1.0, kept=[i for i, p in enumerate(points) if p in best])
+    ends = [end for i, span in enumerate(spans) if i not in far for end in span]
     x = Scale(*decades_around([p.cost for p in points]), 62.0, _WIDTH - 118, logarithmic=True)
     plot = Plot(x, Scale(*around(ends, least=1.0, floor=0.0, ceiling=100.0), _HEIGHT - 58, 40.0))
-    best, at = front(points), _places(points, plot)
-    line = _through([(at[p], plot.y(100 * p.accuracy)) for p in best]) if len(best) > 1 else None
-    said = ", ".join(p.name for p in best)
+    at, sides = _places(points, plot), {points[i]: side for i, side in far.items()}
+    height = {p: _edge(plot, sides[p]) if p in sides else plot.y(100 * p.accuracy) for p in points}
+    line = _through([(at[p], height[p]) for p in best]) if len(best) > 1 else None
+    said = f"{', '.join(p.name for p in best)}." + named_far([f"{p.name} {_percent(p)}" for p in sides])
     return svg(
         frame(plot, x_label=x_label, y_label="test accuracy, %", x_text=text, y_text=lambda v: f"{v:g}"),
         line,
-        [_bar(p, plot, at[p]) for p in points],
-        [mark(p.style, at[p], plot.y(100 * p.accuracy), size=6.0, class_="mark best" if p in best else "mark",
-              title=f"{p.name}: {100 * p.accuracy:.2f} %, {p.cost:.4g}") for p in points],
-        _names(points, plot, at),
-        width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}.",
+        [_bar(p, plot, at[p]) for p in points if p not in sides],
+        [_arrow(at[p], height[p], side, p.style) for p, side in sides.items()],
+        [mark(p.style, at[p], height[p], size=6.0, class_="mark best" if p in best else "mark",
+              title=f"{p.name}: {_percent(p)}, {p.cost:.4g}") for p in points],
+        _names(points, plot, at, height, sides),
+        width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}",
     )  # fmt: skip
+
+
+def _edge(plot: Plot, side: int) -> float:
+    """The height at which a model stands that lies beyond the scale, with room for an arrow."""
+    return plot.y.end + 18.0 if side > 0 else plot.y.start - 18.0
+
+
+def _arrow(x: float, y: float, side: int, style: int) -> Markup:
+    tip, back = y - 16.0 * side, y - 10.0 * side
+    shaft = tag("line", x1=x, x2=x, y1=y, y2=tip, class_=f"whisker s{style}")
+    head = tag("polyline", points=f"{x - 4:.1f},{back:.1f} {x:.1f},{tip:.1f} {x + 4:.1f},{back:.1f}", fill="none",
+               class_=f"whisker s{style}")  # fmt: skip
+    return join(shaft, head)
+
+
+def _percent(point: CostPoint) -> str:
+    return f"{100 * point.accuracy:.2f} %"
 
 
 def _bar(point: CostPoint, plot: Plot, x: float) -> Markup | None:
     if point.half is None:
         return None
-    low = plot.y(100 * max(point.accuracy - point.half, 0.0))
-    high = plot.y(100 * min(point.accuracy + point.half, 1.0))
+    low, high = (plot.y(end) for end in point.span)
     return tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker s{point.style}")
 
 
@@ -91,10 +121,13 @@ def _through(places: Sequence[tuple[float, float]]) -> Markup:
     return tag("polyline", points=points, fill="none", class_="front")
 
 
-def _names(points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, float]) -> Markup:
+def _names(
+    points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, float], heights: dict[CostPoint, float],
+    sides: dict[CostPoint, int],
+) -> Markup:  # fmt: skip
     """Names beside the marks, pushed apart where marks are close, with a line to the one they belong to."""
     edge = {p: max(x for q, x in places.items() if q.cost <= p.cost * SAME and p.cost <= q.cost * SAME) for p in points}
-    placed = sorted((plot.y(100 * p.accuracy), edge[p], p) for p in points)
+    placed = sorted((heights[p], edge[p], p) for p in points)
     last, rows = -1e9, []
     named: set[str] = set()
     for y, x, point in placed:
@@ -107,6 +140,12 @@ def _names(points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, floa
     over = max(last - plot.y.start, 0.0) if rows else 0.0
     return join(
         (tag("line", x1=places[point] + 8, y1=y, x2=x + 13, y2=at - over, class_="leader"),
-         tag("text", short(point.name, 18), x=x + 15, y=at - over + 4, class_="name"))
+         tag("text", _called(point, sides.get(point)), x=x + 15, y=at - over + 4, class_="name"))
         for x, y, at, point in rows
     )  # fmt: skip
+
+
+def _called(point: CostPoint, side: int | None) -> str:
+    """A name; with its number where the mark does not stand at it."""
+    name = short(point.name, 18)
+    return name if side is None else f"{name} {'↑' if side > 0 else '↓'} {100 * point.accuracy:.1f} %"

@@ -30,7 +30,8 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     whole = table("Every arm: mean over seeds ± half of the 95 % interval of the mean", head,
                   (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
-    drawn = figure("Test accuracy, seed by seed", accuracies_figure(arms),
+    about = [name for name in (ALONE, evidence.judged) if name is not None]
+    drawn = figure("Test accuracy, seed by seed", accuracies_figure(arms, kept=about),
                    "A mark for every seed, a bar for the mean, a band for the mean's own 95 % interval. Arms are "
                    "compared in pairs of seeds, so bands may overlap where a difference is sure.",
                    wide=True)  # fmt: skip
