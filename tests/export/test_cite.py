@@ -12,6 +12,7 @@ from limbeck.export import bibtex, cite, papers
 from limbeck.export.cite import citations
 from limbeck.export.finished import open_finished
 from limbeck.job import Method, make_job
+from limbeck.measure import MEASURES
 from limbeck.methods import method, names
 
 ENTRY = re.compile(r"@\w+\{[^,\s]+,\n(  \w+ = \{.*(\n {10,}.*)*\},?\n)+\}")
@@ -73,12 +74,29 @@ def test_a_method_that_is_gone_is_no_error(done):
 
 
 def test_every_entry_is_whole():
-    entries = [*papers.DATA.values(), *papers.VIEWS.values(), *papers.MEASURES.values(), *papers.ENCODINGS.values()]
+    tables = (papers.DATA, papers.VIEWS, papers.MEASURES, papers.ALSO, papers.ENCODINGS)
+    entries = [entry for table in tables for entry in table.values()]
     entries += [papers.INT8, papers.network("resnet8"), *(method(name).card.bibtex for name in names())]
     for entry in (one for several in entries for one in re.split(r"\n(?=@)", several)):
         assert ENTRY.fullmatch(entry), entry
         assert entry.count("{") == entry.count("}")
         assert "year = {" in entry
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_cites_whom_it_names_as_its_source(name):
+    named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((MEASURES[name].__doc__ or "").split()))
+    cited = re.findall(r"author = \{(\w+)", papers.MEASURES.get(name, ""))
+    assert cited == named
+
+
+def test_what_was_measured_besides_is_cited(done):
+    run = open_finished(done)
+    assert "hendrycks2019benchmarking" not in used(citations(run))
+    found = used(citations(run._replace(result={**run.result, "cka": {}, "corruptions": {}})))
+    assert found["kornblith2019similarity"] == found["nguyen2021wide"] == "measure cka"
+    assert found["hendrycks2019benchmarking"] == "measure corruptions"
+    assert found["lukasik2022teachers"] == "measure agreement_where_teacher_wrong, measure worst_class_accuracy"
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet110"])

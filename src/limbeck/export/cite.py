@@ -103,6 +103,8 @@ def _used(done: Finished) -> Iterator[Citation]:
     measured = {name for arm in done.result.get("arms", {}).values() for name in arm.get("measures", {})}
     for name in sorted(measured & set(papers.MEASURES)):
         yield Citation(f"measure {name}", papers.MEASURES[name])
+    for name in sorted(papers.ALSO.keys() & done.result.keys()):
+        yield Citation(f"measure {name}", papers.ALSO[name])
     yield Citation("limbeck", _limbeck(done))
 
 

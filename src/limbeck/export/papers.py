@@ -95,6 +95,45 @@ _BRIER = """@article{brier1950verification,
   pages = {1--3},
   year = {1950}
 }"""
+_DEVIATION = """@inproceedings{nagarajan2023student,
+  title = {On Student-Teacher Deviations in Distillation: Does it Pay to Disobey?},
+  author = {Nagarajan, Vaishnavh and Menon, Aditya Krishna and Bhojanapalli, Srinadh and Mobahi, Hossein
+            and Kumar, Sanjiv},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2023}
+}"""
+_FAITHFUL = """@article{lamb2023faithful,
+  title = {Faithful Knowledge Distillation},
+  author = {Lamb, Tom A. and Brunel, Rudy and Dvijotham, Krishnamurthy and Kumar, M. Pawan and Torr, Philip H. S.
+            and Eiras, Francisco},
+  journal = {arXiv preprint arXiv:2306.04431},
+  year = {2023}
+}"""
+_GROUPS = """@article{lukasik2022teachers,
+  title = {Teacher's Pet: Understanding and Mitigating Biases in Distillation},
+  author = {Lukasik, Michal and Bhojanapalli, Srinadh and Menon, Aditya Krishna and Kumar, Sanjiv},
+  journal = {Transactions on Machine Learning Research},
+  year = {2022}
+}"""
+_CKA = """@inproceedings{kornblith2019similarity,
+  title = {Similarity of Neural Network Representations Revisited},
+  author = {Kornblith, Simon and Norouzi, Mohammad and Lee, Honglak and Hinton, Geoffrey},
+  booktitle = {International Conference on Machine Learning},
+  year = {2019}
+}
+@inproceedings{nguyen2021wide,
+  title = {Do Wide and Deep Networks Learn the Same Things? {U}ncovering How Neural Network Representations Vary with
+            Width and Depth},
+  author = {Nguyen, Thao and Raghu, Maithra and Kornblith, Simon},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021}
+}"""
+_CORRUPTIONS = """@inproceedings{hendrycks2019benchmarking,
+  title = {Benchmarking Neural Network Robustness to Common Corruptions and Perturbations},
+  author = {Hendrycks, Dan and Dietterich, Thomas},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}
+}"""
 _INT8 = """@inproceedings{jacob2018quantization,
   title = {Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference},
   author = {Jacob, Benoit and Kligys, Skirmantas and Chen, Bo and Zhu, Menglong and Tang, Matthew and Howard, Andrew
@@ -115,8 +154,22 @@ VIEWS = {
 }
 """Augmentations by the name that a job gives them."""
 
-MEASURES = {"ece": _ECE, "agreement": _FIDELITY, "brier": _BRIER}
-"""Measures by name, where one paper made them."""
+MEASURES = {
+    "brier": _BRIER,
+    "ece": _ECE,
+    "mce": _ECE,
+    "worst_class_accuracy": _GROUPS,
+    "agreement": _FIDELITY,
+    "agreement_where_teacher_wrong": f"{_FIDELITY}\n{_GROUPS}",
+    "kl_to_teacher": _FIDELITY,
+    "confidence_slope": _DEVIATION,
+    "confidence_deviation": _DEVIATION,
+    "relative_calibration": _FAITHFUL,
+}
+"""Measures by name, where a paper is their origin."""
+
+ALSO = {"cka": _CKA, "corruptions": _CORRUPTIONS, "groups": _GROUPS}
+"""What a job may have measured besides, by the name that it gives it."""
 
 ENCODINGS = {"sampled": _SAMPLED}
 """Encodings of stored answers."""

@@ -39,6 +39,8 @@ def kl_to_teacher(predictions: Predictions) -> Measure:
     """The divergence ``KL(p || q)`` of the student's distribution q from the teacher's p, at temperature 1.
 
     Zero where they are equal; infinite where the student rules out a class that the teacher does not.
+
+    Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945.
     """
     from limbeck.functional import kl_divergence
 
