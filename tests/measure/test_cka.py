@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError, MissingSignalError
 from limbeck.measure import layer_cka, linear_cka
+from limbeck.measure.layers import layers_shown
 from limbeck.models import build
 from limbeck.signal import Batch
 
@@ -126,3 +127,32 @@ def test_what_cannot_be_compared_is_said(two, unchecked):
         layer_cka(student, teacher, [Batch(torch.zeros(5, 6))], student_layers=["9"])
     with pytest.raises(LimbeckError, match="no layers with weights"):
         layer_cka(nn.ReLU(), teacher, [Batch(torch.zeros(5, 6))])
+
+
+class Odd(nn.Module):
+    """Layers that are not called, give one row for all, or give several things; and a head that is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Embedding(5, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.unused = nn.Linear(8, 8)
+        self.body = nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x + self.places(torch.arange(5))[None]
+        x, _ = self.attention(x, x, x)
+        x, _ = self.body(x)
+        self.head(x[:, 0])
+        return self.head(x[:, -1])
+
+
+def test_layers_that_show_nothing_of_each_example_are_left_out():
+    model = Odd()
+    assert layers_shown(model, Batch(torch.randn(6, 5, 8)), lambda batch: batch.inputs) == {"body": 30, "head": 3}
+    found = layer_cka(model, model, [Batch(torch.randn(12, 5, 8))])
+    assert found.student_layers == found.teacher_layers == ("body", "head")
+    assert found.values.diagonal().tolist() == pytest.approx([1.0, 1.0])
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())

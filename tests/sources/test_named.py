@@ -234,3 +234,47 @@ def test_the_real_cifar100_subset(real_data):
     read = data.reads(batch)
     assert float(read.mean((0, 2, 3)).abs().max()) < 0.05
     assert int(batch.extra["coarse"].max()) == 19
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+def _file(folder, **more):
+    np.savez(folder / "own.npz", **_parts((6, 6)), **more)
+    return "own.npz"
+
+
+@pytest.mark.parametrize("region", [np.arange(20) % 3, np.array(["north", "south"] * 10)])
+def test_an_npz_file_says_which_group_each_test_example_belongs_to(elsewhere, region):
+    data = load_data({"name": _file(elsewhere, region_test=region), "groups": "region"})
+    assert data.groups == "region"
+    found = data.test.take(torch.arange(20)).extra["region"]
+    assert list(found) == region.tolist()
+    assert load_data("own.npz").groups is None
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_column_of_a_table_says_so_and_stays_a_feature(elsewhere, apart):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
+    rows = [f"{i},{('north', 'south', '')[i % 3]},{'ab'[i % 2]}" for i in range(30)]
+    for name in ("own.csv", "test.csv"):
+        (elsewhere / name).write_text("\n".join(["age,region,kind", *rows]))
+    plain = load_data("own.csv", target="kind", **({"test": "test.csv"} if apart else {}))
+    data = load_data("own.csv", target="kind", groups="region", **({"test": "test.csv"} if apart else {}))
+    everything = torch.arange(len(data.test))
+    shown = data.test.take(everything)
+    ages = shown.extra["raw"][:, 0].int().tolist()
+    assert shown.extra[data.groups] == [("north", "south", "(missing)")[age % 3] for age in ages]
+    assert torch.equal(shown.inputs, plain.test.take(everything).inputs)
+    # What a store keeps of the training part stays good.
+    assert data.train.fingerprint == plain.train.fingerprint
+
+
+def test_groups_that_are_not_there_are_said(elsewhere):
+    _file(elsewhere, region_test=np.arange(20) % 3, wide_test=np.zeros((20, 2)))
+    with pytest.raises(UnknownNameError, match=r"groups in own\.npz 'regoin'\. Did you mean 'region'"):
+        load_data("own.npz", groups="regoin")
+    with pytest.raises(DataError, match=r"wide_test of own\.npz holds \[2\] for each row"):
+        load_data("own.npz", groups="wide")
+    with pytest.raises(LimbeckError, match="groups= does not apply to 'digits'"):
+        load_data("digits", groups="region")

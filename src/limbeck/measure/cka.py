@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +12,12 @@ from torch import Tensor, nn
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.measure.asking import as_batches
-from limbeck.models.size import uncompiled
-from limbeck.signal import Batch, Inputs
+from limbeck.measure.layers import Reading, device_of, layers_shown
+from limbeck.signal import Batch
 from limbeck.tap import Frozen, Tapped
 
 _FEWEST = 4
 """Examples that the unbiased estimate needs."""
-
-Reading = Callable[[Batch], Inputs]
 
 
 class LayerCKA(NamedTuple):
@@ -94,8 +93,8 @@ def layer_cka(
         student: Any module, on its device.
         teacher: Another.
         data: Batches, `Examples`, ``(inputs, labels)`` or a source, as for `predict`.
-        student_layers: Addresses, as in a `Tapped`; by default every layer with a matrix or kernel of weights, whose
-            outputs are the pre-activations.
+        student_layers: Addresses, as in a `Tapped`; by default every layer with a matrix or kernel of weights that
+            gives one row for each example, whose outputs are the pre-activations.
         teacher_layers: The same, of the teacher.
         student_reads: The student's way from a batch to its inputs.
         teacher_reads: The teacher's.
@@ -112,36 +111,25 @@ def layer_cka(
 
     Source: Nguyen, Raghu and Kornblith, Do Wide and Deep Networks Learn the Same Things?, 2020, arXiv:2010.15327.
     """
-    mine = tuple(_layers(student) if student_layers is None else student_layers)
-    theirs = tuple(_layers(teacher) if teacher_layers is None else teacher_layers)
+    batches = (batch for batch in as_batches(data) if batch.size >= _FEWEST)
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"layer_cka needs a batch of at least {_FEWEST} examples; there was none.")
+    mine = tuple(student_layers or layers_shown(student, first, student_reads))
+    theirs = tuple(teacher_layers or layers_shown(teacher, first, teacher_reads))
     total, examples = torch.zeros(len(mine) + len(theirs), len(mine) + len(theirs), dtype=torch.float64), 0
     with Frozen(student), Frozen(teacher), Tapped(student, mine) as left, Tapped(teacher, theirs) as right:
-        for batch in as_batches(data):
-            if batch.size >= _FEWEST:
-                shown = _features(left, mine, batch, student_reads) + _features(right, theirs, batch, teacher_reads)
-                centred = torch.stack([_centred(part, debiased=True) for part in shown])
-                total += centred @ centred.T / (batch.size * (batch.size - 3))
-                examples += batch.size
-    if not examples:
-        raise DataError(f"layer_cka needs a batch of at least {_FEWEST} examples; there was none.")
+        for batch in chain([first], batches):
+            shown = _features(left, mine, batch, student_reads) + _features(right, theirs, batch, teacher_reads)
+            centred = torch.stack([_centred(part, debiased=True) for part in shown])
+            total += centred @ centred.T / (batch.size * (batch.size - 3))
+            examples += batch.size
     return LayerCKA(mine, theirs, _alignment(total, len(mine)), examples)
 
 
-def _layers(model: nn.Module) -> list[str]:
-    found = [
-        name
-        for name, module in uncompiled(model).named_modules()
-        if name and any(p.ndim > 1 for p in module.parameters(recurse=False)) and not list(module.children())
-    ]
-    if not found:
-        raise LimbeckError(f"{type(model).__name__} has no layers with weights; name some: student_layers=['layer1'].")
-    return found
-
-
 def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, reads: Reading) -> list[Tensor]:
-    device = next((p.device for p in tapped.model.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        signal = tapped(reads(batch.to(device)))
+        signal = tapped(reads(batch.to(device_of(tapped.model))))
     for layer in layers:
         if len(signal[layer]) != batch.size:
             raise DataError(f"{layer!r} gives {list(signal[layer].shape)} for {batch.size} examples: not one row each.")

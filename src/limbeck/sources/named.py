@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.signal import Batch, Inputs
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.columns import digest
@@ -43,6 +43,7 @@ class DataSet:
         class_names: The classes, by number; None where nobody has said them.
         encoding: How a table was turned into numbers; None for anything else.
         tokenizer: How texts were turned into numbers; None for anything else.
+        groups: The column of the test part's ``extra`` that says which group an example belongs to, where there is one.
         note: Where the data come from, and what a reader of a report must know of them.
     """
 
@@ -54,6 +55,7 @@ class DataSet:
     encoding: TableEncoding | None = None
     note: str = ""
     tokenizer: Any = None
+    groups: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,6 +68,7 @@ class _Options:
     target: str | None = None
     test: str | Path | None = None
     ignore: Sequence[str] = ()
+    groups: str | None = None
     size: Sequence[int] | None = None
     channels: int | None = None
     folder: str | Path | None = None
@@ -92,10 +95,11 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
-        **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; ``size`` (height, width)
-            and ``channels`` for folders of pictures; ``folder``, in which a named set is looked for; for texts
-            ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens),
-            and for ``.jsonl`` the columns ``text`` and ``target``.
+        **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; for these and for ``.npz``
+            files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``) that says which group
+            an example belongs to; ``size`` (height, width) and ``channels`` for folders of pictures; ``folder``, in
+            which a named set is looked for; for texts ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from
+            them, 8000), ``max_length`` (64 tokens), and for ``.jsonl`` the columns ``text`` and ``target``.
 
     Raises:
         UnknownNameError: If it is no known name and no file, or an option is unknown.
@@ -132,9 +136,9 @@ def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], 
     if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
         return _texts, ("text", "target", "test", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
-        return _npz, ()
+        return _npz, ("groups",)
     if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        return _table, ("target", "test", "ignore")
+        return _table, ("target", "test", "ignore", "groups")
     if name and path.is_dir():
         return _folder, ("size", "channels")
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
@@ -182,7 +186,22 @@ def _npz(name: str, options: _Options) -> DataSet:
             # numpy's own default is float64, a network's weights are float32.
             arrays[key] = arrays[key].astype(np.float32)
     train, test, note = _parts(*parts_from(path, arrays))
-    return DataSet(name, train, test, _measured(train, scale=1 / 255), train.class_names, note=note)
+    _check_groups(name, test, options.groups)
+    reads = _measured(train, scale=1 / 255)
+    return DataSet(name, train, test, reads, train.class_names, note=note, groups=options.groups)
+
+
+def _check_groups(name: str, test: Examples, groups: str | None) -> None:
+    """Refuse groups that an ``.npz`` file does not hold, or that are not one value for each test example."""
+    if groups is None:
+        return
+    extra = test.take(torch.tensor([0])).extra
+    if groups not in extra:
+        raise unknown(
+            f"groups in {name}", groups, extra, then="Groups NAME are one value a row in the array NAME_test."
+        )
+    if isinstance(extra[groups], torch.Tensor) and extra[groups].ndim != 1:
+        raise DataError(f"groups={groups}: {groups}_test of {name} holds {list(extra[groups].shape[1:])} for each row.")
 
 
 def _folder(name: str, options: _Options) -> DataSet:
@@ -205,16 +224,18 @@ def _table(name: str, options: _Options) -> DataSet:
             "On the command line: --set data.target=COLUMN."
         )
     common: dict[str, Any] = {"target": options.target, "ignore": options.ignore}
+    groups = options.groups
     train: Examples
     test: Examples
     if options.test is None:
-        train, test, encoding = read_split_table(name, fraction=HELD_OUT, seed=0, **common)
+        train, test, encoding = read_split_table(name, fraction=HELD_OUT, seed=0, groups=groups, **common)
         note = _held_out(len(test))
     else:
         train, encoding = read_table(name, **common)
-        test, _ = read_table(options.test, target=options.target, encoding=encoding)
+        test, _ = read_table(options.test, target=options.target, encoding=encoding, groups=groups)
         note = ""
-    return DataSet(name, train, test, Unchanged(), encoding.class_names, encoding, note)
+    found = None if groups is None else "groups"
+    return DataSet(name, train, test, Unchanged(), encoding.class_names, encoding, note, groups=found)
 
 
 def _parts(train: Examples, test: Examples | None) -> tuple[Examples, Examples, str]:

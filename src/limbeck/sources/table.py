@@ -16,11 +16,17 @@ from limbeck.sources.arrow import is_whole, kind_of, load_table, numbers, texts,
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import split
 
+_MISSING = "(missing)"
 _MOST = 1000  # names in one column; above, it is an identifier and no category
 
 
 def read_table(
-    path: str | Path, *, target: str, encoding: TableEncoding | None = None, ignore: Sequence[str] = ()
+    path: str | Path,
+    *,
+    target: str,
+    encoding: TableEncoding | None = None,
+    ignore: Sequence[str] = (),
+    groups: str | None = None,
 ) -> tuple[Arrays, TableEncoding]:
     """The rows of a table as examples, and how they were turned into numbers.
 
@@ -35,6 +41,8 @@ def read_table(
             rows where an `encoding` is given and the table has no such column.
         encoding: That of the training part, for a test part; None makes one from this table.
         ignore: Columns to leave out, such as identifiers.
+        groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
+            too, unless it is in `ignore`, or the `encoding` does not know it.
 
     Raises:
         DataError: If the file cannot be read, or a column is missing or of a kind that has no encoding.
@@ -44,18 +52,29 @@ def read_table(
     table = load_table(path, encoding)
     # A table to be answered, not learnt from, need not have the column of the answers.
     asked = [] if encoding is not None and target not in table.column_names else [target]
-    wanted = [*asked, *ignore, *(column.name for column in (encoding.columns if encoding else ()))]
+    wanted = [
+        *asked,
+        *ignore,
+        *([groups] if groups else []),
+        *(column.name for column in (encoding.columns if encoding else ())),
+    ]
     for name in wanted:
         _check_column(path, name, table.column_names)
     if encoding is not None and encoding.target != target:
         raise DataError(f"target={target!r} is not the one of the encoding, {encoding.target!r}.")
     if encoding is None:
         encoding = _fitted(path, table, target, {target, *ignore})
-    return _encoded(path, table, encoding), encoding
+    return _encoded(path, table, encoding, groups), encoding
 
 
 def read_split_table(
-    path: str | Path, *, target: str, fraction: float, seed: int, ignore: Sequence[str] = ()
+    path: str | Path,
+    *,
+    target: str,
+    fraction: float,
+    seed: int,
+    ignore: Sequence[str] = (),
+    groups: str | None = None,
 ) -> tuple[Arrays, Arrays, TableEncoding]:
     """Two parts of one table, the rest and the `fraction` that is held out, stratified by the target.
 
@@ -67,23 +86,27 @@ def read_split_table(
         fraction: The part of the rows to hold out, between 0 and 1.
         seed: Another seed holds out other rows.
         ignore: As for `read_table`.
+        groups: As for `read_table`, of the part that is held out.
 
     Raises:
         DataError: As for `read_table`.
     """
-    whole, encoding = read_table(path, target=target, ignore=ignore)
+    whole, encoding = read_table(path, target=target, ignore=ignore, groups=groups)
     table = load_table(Path(path), None)
     rest, held = split(whole, fraction=fraction, seed=seed)
     kept, tested = (table.take(part.index.numpy()) for part in (rest, held))
     encoding = replace(_fitted(Path(path), kept, target, {target, *ignore}), class_names=encoding.class_names)
-    return _encoded(Path(path), kept, encoding), _encoded(Path(path), tested, encoding), encoding
+    return _encoded(Path(path), kept, encoding), _encoded(Path(path), tested, encoding, groups), encoding
 
 
-def _encoded(path: Path, table: Any, encoding: TableEncoding) -> Arrays:
+def _encoded(path: Path, table: Any, encoding: TableEncoding, groups: str | None = None) -> Arrays:
     raw = np.stack([_raw(path, table, column) for column in encoding.columns], 1)
     known = encoding.target in table.column_names
     labels = _labels(path, table, encoding) if known else np.full(table.num_rows, IGNORED)
-    extra = {"raw": raw.astype(np.float32)}
+    extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
+    if groups is not None:
+        kind_of(path, table, groups)  # a column of lists has no texts
+        extra["groups"] = [_MISSING if text is None else text for text in texts(table[groups]).to_pylist()]
     return Arrays(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
 
 
