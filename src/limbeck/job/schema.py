@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.job.also import check_also, named_also
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.job.naming import plain_name
@@ -126,6 +127,7 @@ class Job(Strict):
         seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data kept for choosing and checking; the test data are used once.
+        also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.also`).
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
         devices: How many devices one run uses.
         strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
@@ -146,6 +148,7 @@ class Job(Strict):
     seeds: int = Field(default=1, ge=1)
     train_examples: int | None = Field(default=None, ge=1)
     development: float = Field(default=0.1, gt=0, lt=1)
+    also: tuple[str, ...] = ()
     precision: str = "32-true"
     devices: int | str = "auto"
     strategy: str = "auto"
@@ -218,8 +221,14 @@ class Job(Strict):
     def _named_folder(cls, value: Any) -> Any:
         return {"folder": value} if isinstance(value, str) else value
 
+    @field_validator("also", mode="before")
+    @classmethod
+    def _named_also(cls, value: Any) -> Any:
+        return named_also(value)
+
     @model_validator(mode="after")
     def _known(self) -> Job:
+        check_also(self.also)
         for arm in self.arms:
             if arm not in ARMS:
                 raise unknown("arm", arm, ARMS)
