@@ -14,8 +14,10 @@ from limbeck.measure import (
     Predictions,
     accuracy,
     agreement,
+    class_changes,
     ece,
     evaluate,
+    group_accuracy,
     kl_to_teacher,
     measure,
     nll,
@@ -249,6 +251,21 @@ def test_what_is_lacking_is_said():
             accuracy(Predictions(logits, labels=torch.tensor([0, wrong])))
     with pytest.raises(UnknownNameError, match=r"measure 'acuracy'. Did you mean 'accuracy'"):
         evaluate(Predictions(logits), ["acuracy"])
+
+
+def test_a_student_of_no_numbers_is_never_right():
+    logits, labels = torch.full((4, 10), torch.nan), torch.tensor([0, 0, 3, 9])
+    shown = Predictions(logits, logits, labels)
+    for name in ("accuracy", "top5", "agreement"):
+        assert MEASURES[name](shown).value == 0.0, name
+    assert math.isnan(MEASURES["agreement_where_teacher_wrong"](shown).value)
+    assert class_changes(shown, shown)[0].after == 0.0
+    assert group_accuracy(shown, ["all"] * 4)[0].accuracy.value == 0.0
+    # One class that is no number spoils its own row and no other.
+    shown = Predictions(torch.eye(3).index_put((torch.tensor([0]), torch.tensor([2])), torch.tensor(torch.nan)),
+                        labels=torch.arange(3))  # fmt: skip
+    assert accuracy(shown) == Measure(2.0, 3)
+    assert top5(shown) == Measure(2.0, 3)
 
 
 def test_a_measure_of_ones_own():

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.measure.once import chosen
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import counted, labels_of
 
@@ -111,7 +112,7 @@ def _common(first: list[Predictions], second: list[Predictions]) -> tuple[Tensor
 
 
 def _right(predictions: list[Predictions]) -> Float[Tensor, "seeds n"]:
-    return torch.stack([(one.student.argmax(1) == labels_of(one)).double() for one in predictions])
+    return torch.stack([(chosen(one.student) == labels_of(one)).double() for one in predictions])
 
 
 def _accuracy(right: Float[Tensor, "seeds n"], labels: Tensor, sizes: Tensor) -> Float[Tensor, " classes"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limbeck.measure.deviations import deviations_of
 from limbeck.measure.measurement import Measure, fraction, mean_of_all, measure, summed
-from limbeck.measure.once import probabilities
+from limbeck.measure.once import chosen, probabilities
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import labels_of, teacher_of
 
@@ -16,7 +16,8 @@ def agreement(predictions: Predictions) -> Measure:
     Source: Stanton, Izmailov, Kirichenko, Alemi and Wilson, Does Knowledge Distillation Really Work?, 2021,
     arXiv:2106.05945.
     """
-    return fraction(predictions.student.argmax(1) == teacher_of(predictions).argmax(1))
+    said = chosen(predictions.student)
+    return fraction((said == chosen(teacher_of(predictions))) & (said >= 0))
 
 
 @measure(unit="fraction", higher_is_better=None, needs=("teacher", "labels"))
@@ -29,9 +30,9 @@ def agreement_where_teacher_wrong(predictions: Predictions) -> Measure:
     Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945; Lukasik et al., Teacher's
     pet, 2021, arXiv:2106.10494, on errors that a student amplifies.
     """
-    said = teacher_of(predictions).argmax(1)
-    wrong = said != labels_of(predictions)
-    return fraction(predictions.student.argmax(1)[wrong] == said[wrong])
+    said = chosen(teacher_of(predictions))
+    wrong = (said != labels_of(predictions)) & (said >= 0)
+    return fraction(chosen(predictions.student)[wrong] == said[wrong])
 
 
 @measure(unit="nats", higher_is_better=False, needs=("teacher",))

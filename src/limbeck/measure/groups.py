@@ -11,6 +11,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.measure.measurement import Measure, measure
+from limbeck.measure.once import chosen
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import counted, labels_of
 from limbeck.signal import IGNORED
@@ -85,7 +86,7 @@ def group_accuracy(
     names = list(dict.fromkeys(given))
     number = {name: place for place, name in enumerate(names)}
     place = torch.tensor([number[group] for group in given], dtype=torch.int64)
-    right = (counting.student.argmax(1) == labels_of(counting)).long()
+    right = (chosen(counting.student) == labels_of(counting)).long()
     sizes, rights = (
         torch.bincount(place, minlength=len(names)),
         torch.zeros(len(names)).long().index_add(0, place, right),

@@ -22,7 +22,7 @@ from limbeck.measure.fidelity import (
 from limbeck.measure.groups import worst_class_accuracy
 from limbeck.measure.measurement import Measure, MeasureFunction, fraction, measure, summed
 from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
-from limbeck.measure.once import shared
+from limbeck.measure.once import chosen, shared
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.regression import REGRESSION_MEASURES, Estimates
 from limbeck.measure.rows import labelled, labels_of
@@ -30,26 +30,26 @@ from limbeck.measure.rows import labelled, labels_of
 
 @measure(unit="fraction", higher_is_better=True, needs=("labels",))
 def accuracy(predictions: Predictions) -> Measure:
-    """How often the largest logit is the label's; of equal logits the first counts.
+    """How often the largest logit is the label's; of equal logits the first counts, and a row with a NaN is wrong.
 
     Example:
         >>> accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).value
         0.5
     """
-    return fraction(predictions.student.argmax(1) == labels_of(predictions))
+    return fraction(chosen(predictions.student) == labels_of(predictions))
 
 
 @measure(unit="fraction", higher_is_better=True, needs=("labels",))
 def top5(predictions: Predictions) -> Measure:
-    """How often the label's logit is among the five largest; 1 where there are five classes or fewer.
+    """How often the label's logit is among the five largest; of five classes or fewer, every one is.
 
-    Of equal logits the earlier class ranks higher, as in `accuracy`.
+    Of equal logits the earlier class ranks higher, and a row with a NaN is wrong, as in `accuracy`.
     """
     labels = labels_of(predictions)[:, None]
     own = predictions.student.gather(1, labels)
     earlier = torch.arange(predictions.student.shape[1]) < labels
     above = (predictions.student > own) | ((predictions.student == own) & earlier)
-    return fraction(above.sum(1) < 5)
+    return fraction((above.sum(1) < 5) & (chosen(predictions.student) >= 0))
 
 
 @measure(unit="nats", higher_is_better=False, needs=("labels",))

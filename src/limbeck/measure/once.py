@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 T = TypeVar("T")
@@ -34,6 +34,11 @@ def probabilities(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "n classe
 def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
     """The largest probability of each row, in float64."""
     return once(_largest, logits)
+
+
+def chosen(logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
+    """The class with the largest logit, of equal ones the first; -1 for a row with a NaN, which says no class."""
+    return once(_chosen, logits)
 
 
 def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tensor, " n"]:
@@ -63,6 +68,11 @@ def once(function: Callable[..., T], *tensors: Tensor) -> T:
 
 def _softmax(logits: Tensor) -> Tensor:
     return logits.double().softmax(1)
+
+
+def _chosen(logits: Tensor) -> Tensor:
+    # NaN counts as the largest: without this a student of nothing but NaN is right wherever the label is 0.
+    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
 
 
 def _largest(logits: Tensor) -> Tensor:
