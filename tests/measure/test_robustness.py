@@ -9,6 +9,8 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.measure import CORRUPTIONS, corrupt, robustness
+from limbeck.measure.corruptions import Corruption
+from limbeck.measure.robustness import Asked, robustness_of
 from limbeck.signal import Batch
 from limbeck.sources import Arrays
 
@@ -143,6 +145,29 @@ def test_batches_order_and_ids_change_nothing():
     order = torch.randperm(30)
     assert robustness(model, [Batch(images[order], order, labels=labels[order])], **options) == whole
     assert robustness(model, Arrays(images, labels), seed=1, **options) != whole
+
+
+def test_a_corruption_that_changes_nothing_leaves_the_accuracy_as_it_is(monkeypatch):
+    monkeypatch.setitem(CORRUPTIONS, "nothing", Corruption(lambda images, strength, draw: images, (0.0,) * 5))
+    images, labels = (torch.rand(50, 8, 8) * 255).to(torch.uint8), torch.randint(2, (50,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    found = robustness(model, Arrays(images, labels), corruptions=["nothing"], reads=lambda b: b.inputs / 255)
+    assert 0 < found.clean.value < 1
+    assert set(found.corrupted["nothing"].values()) == {found.clean}
+    assert found.mean == pytest.approx(found.clean.value)
+
+
+def test_models_side_by_side_are_each_model_alone():
+    images, labels = torch.rand(30, 8, 8), torch.randint(2, (30,))
+    models = {name: nn.Sequential(nn.Flatten(), nn.Linear(64, 2)) for name in "ab"}
+    reads = {"a": lambda batch: batch.inputs - 0.5, "b": None}
+    options = {"corruptions": ["impulse_noise", "contrast"], "severities": [1, 4]}
+    found = robustness_of(
+        {name: Asked(model, reads[name]) for name, model in models.items()}, (images, labels), **options
+    )
+    for name, model in models.items():
+        assert found[name] == robustness(model, (images, labels), reads=reads[name], **options)
+    assert found["a"] != found["b"]
 
 
 def test_the_model_reads_what_went_bad():

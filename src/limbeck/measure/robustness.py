@@ -43,6 +43,20 @@ class Robustness(NamedTuple):
         return {name: sum(m.value for m in row.values()) / len(row) for name, row in self.corrupted.items()}
 
 
+class Asked(NamedTuple):
+    """A model, and how it is asked.
+
+    Attributes:
+        model: Any module or teacher, as for `predict`.
+        reads: Its way from a batch to its inputs.
+        adaptor: Raw output -> logits, for strange outputs.
+    """
+
+    model: Any
+    reads: Callable[[Batch], Inputs] | None = None
+    adaptor: Adaptor | None = None
+
+
 def robustness(
     model: Any,
     data: Any,
@@ -81,23 +95,50 @@ def robustness(
     Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
     2019, arXiv:1903.12261.
     """
+    asked = {"model": Asked(model, reads, adaptor)}
+    return robustness_of(asked, data, corruptions=corruptions, severities=severities, seed=seed)["model"]
+
+
+def robustness_of(
+    models: Mapping[str, Asked],
+    data: Any,
+    *,
+    corruptions: Iterable[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+) -> dict[str, Robustness]:
+    """`robustness` of several models on the very same images, each of which goes bad once for all of them.
+
+    Args:
+        models: By name.
+        data: As for `robustness`.
+        corruptions: As there.
+        severities: As there.
+        seed: As there.
+
+    Raises:
+        LimbeckError: As there.
+    """
     names = list(CORRUPTIONS if corruptions is None else corruptions)
     _check(names, severities)
-    clean, found = Measure(0.0, 0), {name: dict.fromkeys(severities, Measure(0.0, 0)) for name in names}
-    seen = 0
-
-    def right(batch: Batch) -> Measure:
-        return accuracy(predict(model, [batch], reads=reads, adaptor=adaptor))
-
+    nothing, seen = Measure(0.0, 0), 0
+    clean = dict.fromkeys(models, nothing)
+    found = {who: {name: dict.fromkeys(severities, nothing) for name in names} for who in models}
     for batch in as_batches(data):
         ids = torch.arange(seen, seen + batch.size) if batch.id is None else batch.id
         seen += batch.size
-        clean = _sum(clean, right(batch))
+        clean = {who: _sum(clean[who], _right(one, batch)) for who, one in models.items()}
         for name in names:
             for severity in severities:
                 worse: Tensor = corrupt(batch.inputs, name, severity, id=ids, seed=seed)
-                found[name][severity] = _sum(found[name][severity], right(batch._replace(inputs=worse)))
-    return Robustness(clean, found)
+                bad = batch._replace(inputs=worse)
+                for who, one in models.items():
+                    found[who][name][severity] = _sum(found[who][name][severity], _right(one, bad))
+    return {who: Robustness(clean[who], found[who]) for who in models}
+
+
+def _right(asked: Asked, batch: Batch) -> Measure:
+    return accuracy(predict(asked.model, [batch], reads=asked.reads, adaptor=asked.adaptor))
 
 
 def _check(names: list[str], severities: Sequence[int]) -> None:
