@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import limbeck as lb
 from small_jobs import blobs, small_job
 
@@ -78,3 +80,11 @@ def finished(folder: Path, **changes: Any) -> Path:
     asked = small_job(data, **{"seeds": 1, "arms": ["teacher", "distilled"], "out": str(folder / "run"), **changes})
     lb.run_job(lb.make_job(asked))
     return folder / "run"
+
+
+def front(found: Any) -> tuple[dict[str, Any], str]:
+    """The first lines of an export's card, and the whole of it."""
+    folder = found.path if found.path.is_dir() else found.path.parent
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\n")
+    return yaml.safe_load(text.split("---\n")[1]), text

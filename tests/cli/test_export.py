@@ -27,6 +27,29 @@ def test_export_is_read_in_a_terminal(limbeck, done, here):
     assert ended.err.startswith("Note: In 8 bits this student has ")
 
 
+def test_8_bits_say_what_was_tried_and_how_fast_they_are(limbeck, done, here):
+    ended = limbeck("export", done[0] / "run", "--to", "int8", "--out", here / "out", "--json")
+    assert ended.code == 0, ended.err
+    found = ended.result
+    assert list(found)[:5] == ["path", "bytes", "max_difference", "accuracy_before", "accuracy_after"]
+    assert len(found["tried"]) == 6
+    best = next(one for one in found["tried"] if one["method"] == found["calibration"]
+                and one["symmetric"] == found["symmetric"])  # fmt: skip
+    assert best["accuracy"] == max(one["accuracy"] for one in found["tried"])
+    for times in found["milliseconds"].values():
+        assert times["ratio"] == pytest.approx(times["int8"] / times["float32"], rel=0.01)
+    assert list(found["milliseconds"]) == ["batch_1", "batch_64"]
+
+
+def test_a_calibration_of_ones_own_choice(limbeck, done, here):
+    ended = limbeck("export", done[0] / "run", "--to", "int8", "--out", "out", "--calibration", "percentile")
+    assert ended.code == 0, ended.err
+    assert "calibrated percentile, " in ended.out
+    assert "the best of 2 on " in ended.out
+    assert "batch 64" in ended.out
+    refused(limbeck("export", done[0] / "run", "--to", "int8", "--calibration", "all"), "Unknown calibration 'all'")
+
+
 def test_cite(limbeck, done):
     ended = limbeck("cite", done[0] / "run")
     assert "@article{hinton2015distilling," in ended.out

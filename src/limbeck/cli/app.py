@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from limbeck.cli.bench import bench
+from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
 from limbeck.errors import LimbeckError, LimbeckWarning
 
 app = typer.Typer(
@@ -20,17 +22,6 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
-
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
-]
-Out = Annotated[str | None, typer.Option("--out", help="The folder that everything is written to.")]
-TeacherName = Annotated[str | None, typer.Option("--teacher", help="A student folder, my.py:build@FILE, ...")]
-DataName = Annotated[str | None, typer.Option("--data", help="A data set's name, a file or a folder.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Any key of the job: --set budget.epochs=5 --set method.temperature=8")
-]
-PrintJob = Annotated[bool, typer.Option("--print-job", help="Print the job that this amounts to, and stop.")]
 
 
 @app.callback()
@@ -142,12 +133,15 @@ def export(
     out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Put the data's normalisation into the ONNX file.")] = False,
     licence: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Of int8: minmax, entropy or percentile; by default the best of them.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ship a run's student: written, opened again, compared on test data, with a model card beside it."""
     from limbeck.cli.export import run_export
 
-    run_export(run, to=to, out=out, raw=raw, licence=licence, as_json=as_json)
+    run_export(run, to=to, out=out, raw=raw, licence=licence, calibration=calibration, as_json=as_json)
 
 
 @app.command()
@@ -266,28 +260,7 @@ def cache_verify(
     run_verify(job, {"teacher": teacher, "data": data}, settings or [], sample=sample, as_json=as_json)
 
 
-bench = typer.Typer(no_args_is_help=True, help="Our speed beside others', measured in one run.")
 app.add_typer(bench, name="bench")
-
-
-@bench.command("loop")
-def bench_loop(
-    as_json: Json = False,
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each loop.")] = 500,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; PyTorch's choice by default.")] = None,
-) -> None:
-    """The engine beside a hand-written PyTorch loop of the same mathematics, interleaved."""
-    from limbeck.cli.benches import run_loop_bench
-
-    run_loop_bench(as_json=as_json, steps=steps, threads=threads)
-
-
-@bench.command("cache")
-def bench_cache(as_json: Json = False) -> None:
-    """A student of stored answers beside one with none and one of a live teacher; and what a store notices."""
-    from limbeck.cli.benches import run_cache_bench
-
-    run_cache_bench(as_json=as_json)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from limbeck.export import Exported
+    from limbeck.export.eight_bits import EightBits
 
 
-def run_export(run: str, *, to: str, out: str | None, raw: bool, licence: str | None, as_json: bool) -> None:
+def run_export(
+    run: str, *, to: str, out: str | None, raw: bool, licence: str | None, calibration: str | None, as_json: bool
+) -> None:
     """Export a run's student; notes go to standard error."""
     from limbeck.export import export_run
 
-    found = export_run(run, to=to, out=out, raw=raw, licence=licence)
+    found = export_run(run, to=to, out=out, raw=raw, licence=licence, calibration=calibration)
     if as_json:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:
@@ -44,8 +47,22 @@ def _show(found: Exported) -> None:
     before, after = (f"{100 * share:.2f} %" for share in (found.accuracy_before, found.accuracy_after))
     print(f"  logits     {apart} on {parity.examples:,} test examples{looked}")
     print(f"  accuracy   {before} before, {after} after, on all test data")
+    if found.eight:
+        _show_eight(found.eight)
     folder = found.path if found.path.is_dir() else found.path.parent
     print(f"  card       {folder / 'README.md'}")
+
+
+def _show_eight(eight: EightBits) -> None:
+    choice = eight.choice
+    best = choice.best
+    right = "" if best.accuracy is None else f"{100 * best.accuracy:.2f} %, "
+    kl = "" if best.kl is None else f"KL {best.kl:.2g} nats, "
+    print(
+        f"  calibrated {best}: {right}{kl}the best of {len(choice.tried)} on {choice.judged_on:,} development examples"
+    )
+    for size, one in eight.latency.items():
+        print(f"  batch {size:<4} {one.int8:.3g} ms, {one.ratio:.2f} times float32's {one.float32:.3g} ms")
 
 
 def _size(count: int) -> str:

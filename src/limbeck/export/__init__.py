@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.export.choosing import Choice, choose_int8
 from limbeck.export.cite import Citation, bibtex, cite
 from limbeck.export.exporting import Exported, export_run
 from limbeck.export.folder import to_folder, to_hf
@@ -13,10 +14,12 @@ from limbeck.export.session import predict_onnx
 
 __all__ = [
     "FORMATS",
+    "Choice",
     "Citation",
     "Exported",
     "Parity",
     "bibtex",
+    "choose_int8",
     "cite",
     "export_run",
     "predict_onnx",

@@ -122,6 +122,8 @@ def _export(found: Exported, to: str) -> Iterator[str]:
         f"Accuracy on all test data: {100 * found.accuracy_before:.2f} % before the export, "
         f"{100 * found.accuracy_after:.2f} % after."
     )
+    if found.eight:
+        yield from found.eight.lines()
     yield from found.notes
 
 

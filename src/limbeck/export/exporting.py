@@ -11,19 +11,19 @@ import torch
 
 from limbeck.errors import LimbeckError, unknown
 from limbeck.export.card import model_card
+from limbeck.export.eight_bits import EightBits
 from limbeck.export.finished import Finished, open_finished, shipped_student
 from limbeck.export.folder import free
-from limbeck.export.formats import FORMATS, Asked, Written, check_format
+from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, check_format
 from limbeck.export.parity import Parity
+from limbeck.export.ranges import CALIBRATIONS
 from limbeck.files import settle_folder, write_text
+from limbeck.job.parts import learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
 from limbeck.models.safefile import new_partial_folder
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
-
-_SMALLER = 2.0
-_WORSE = 0.01
 
 
 class Exported(NamedTuple):
@@ -36,6 +36,7 @@ class Exported(NamedTuple):
         accuracy_before: The student's accuracy on all test data, in PyTorch.
         accuracy_after: What was exported has this one, opened again.
         notes: What a person should know before shipping it.
+        eight: How it was brought down to 8 bits, and how fast it is; None in float32.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Exported(NamedTuple):
     accuracy_before: float
     accuracy_after: float
     notes: tuple[str, ...] = ()
+    eight: EightBits | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -53,11 +55,18 @@ class Exported(NamedTuple):
             "max_difference": self.parity.max_difference,
             "accuracy_before": self.accuracy_before,
             "accuracy_after": self.accuracy_after,
+            **(self.eight.to_dict() if self.eight else {}),
         }
 
 
 def export_run(
-    run: str | Path, *, to: str, out: str | Path | None = None, raw: bool = False, licence: str | None = None
+    run: str | Path,
+    *,
+    to: str,
+    out: str | Path | None = None,
+    raw: bool = False,
+    licence: str | None = None,
+    calibration: str | None = None,
 ) -> Exported:
     """Export the student that a finished run ships, check it on the run's test data, and write its model card.
 
@@ -67,6 +76,8 @@ def export_run(
         out: A folder that is new or empty; ``RUN/export/TO`` by default. It appears whole or not at all.
         raw: Whether the way that the data are read (normalisation) becomes a part of an ONNX file.
         licence: What the card says of the weights' licence, such as ``apache-2.0``.
+        calibration: How 8 bits are calibrated, ``minmax``, ``entropy`` or ``percentile``; if None, what does best on
+            the run's development data.
 
     Returns:
         Where it is, how large, how far its answers are from the student's, and how accurate it is.
@@ -80,6 +91,7 @@ def export_run(
     """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
+    check_calibration(calibration, to)
     done = open_finished(run)
     target = free(done.folder / "export" / to if out is None else out)
     if target.suffix == ".onnx":
@@ -87,9 +99,11 @@ def export_run(
     data = done.data()
     student = shipped_student(done, data)
     check_format(to, student, raw=raw, reads=data.reads)
+    train, development = learnt_and_held(done.job, data)
     asked = Asked(
-        student, data.test, data.train, data.reads, raw, _metadata(done), _tokenizer(done, data) if to == "hf" else None
-    )
+        student, data.test, train, development, data.reads, raw, _metadata(done),
+        _tokenizer(done, data) if to == "hf" else None, tuple(CALIBRATIONS) if calibration is None else (calibration,),
+    )  # fmt: skip
     before = accuracy(predict(student, data.test, reads=data.reads)).value
     work = new_partial_folder(target)
     try:
@@ -112,24 +126,9 @@ def _judged(written: Written, data: DataSet, before: float) -> Exported:
     files = [written.path] if written.path.is_file() else [p for p in written.path.rglob("*") if p.is_file()]
     size = sum(file.stat().st_size for file in files)
     counted = 0 if labels is None else int((labels != IGNORED).sum())
-    notes = () if written.before is None else tuple(_smaller(written.before, size, before, after, counted))
-    return Exported(written.path, size, written.parity, before, after, notes)
-
-
-def _smaller(full: int, size: int, before: float, after: float, examples: int) -> list[str]:
-    """What is to be said where 8 bits bring less, or cost more, than they should."""
-    notes = []
-    if full < _SMALLER * size:
-        notes.append(
-            f"In 8 bits this student has {size:,} bytes instead of {full:,}, not {_SMALLER:.0f} times fewer: so "
-            "small a network is mostly its graph, not its weights."
-        )
-    if before - after > _WORSE:
-        notes.append(
-            f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, more than "
-            f"{100 * _WORSE:.0f}: ship the float32 file (--to onnx)."
-        )
-    return notes
+    eight = written.eight
+    notes = eight.notes(size=size, before=before, after=after, examples=counted) if eight else ()
+    return Exported(written.path, size, written.parity, before, after, tuple(notes), eight)
 
 
 def _metadata(done: Finished) -> dict[str, Any]:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, unknown
+from limbeck.export.choosing import choose_int8
+from limbeck.export.eight_bits import EightBits
 from limbeck.export.folder import check_hf, hf_reopened, to_folder, to_hf
-from limbeck.export.int8 import to_int8
 from limbeck.export.onnx_file import CHECKED, to_onnx
 from limbeck.export.parity import Parity, difference
+from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.session import chunks, length, needed, opened, run
+from limbeck.export.speed import side_by_side
 from limbeck.models import load
 from limbeck.signal import Batch, Inputs
 from limbeck.sources import Examples, Pixels, Unchanged, subsample
 from limbeck.tap import Frozen, call, logits_of
 
 _CALIBRATION = 512
+"""Training examples that the ranges of activations are taken from."""
+_JUDGED = 2000
+"""Development examples on which the ways to 8 bits are compared."""
+_TIMED = 64
 
 
 class Asked(NamedTuple):
@@ -31,19 +38,23 @@ class Asked(NamedTuple):
         student: The plain module.
         test: The test examples; the first thousand are compared, all are judged.
         train: Training examples, for calibration.
+        development: Examples carved from the training data, for choosing how to calibrate.
         reads: The student's way from a batch to its inputs.
         raw: Whether that way is to be a part of an ONNX file.
         metadata: What is written beside or into it.
         tokenizer: What a Hugging Face folder needs besides.
+        calibrations: Which ways to 8 bits are tried.
     """
 
     student: nn.Module
     test: Examples
     train: Examples
+    development: Examples
     reads: Callable[[Batch], Inputs]
     raw: bool
     metadata: Mapping[str, Any]
     tokenizer: Any = None
+    calibrations: Sequence[str] = tuple(CALIBRATIONS)
 
     def inputs(self, examples: Examples, count: int) -> Inputs:
         """The first `count` examples as the exported file reads them."""
@@ -58,13 +69,13 @@ class Written(NamedTuple):
         path: The file, or the folder.
         parity: How far its logits are from the student's.
         answer: Batch -> its logits.
-        before: Bytes of the same in float32, where it was made smaller.
+        eight: How it was brought down to 8 bits, if it was.
     """
 
     path: Path
     parity: Parity
     answer: Callable[[Batch], Tensor]
-    before: int | None = None
+    eight: EightBits | None = None
 
 
 def write_folder(asked: Asked, out: Path) -> Written:
@@ -93,15 +104,21 @@ def write_onnx(asked: Asked, out: Path) -> Written:
 
 def write_int8(asked: Asked, out: Path) -> Written:
     """An ONNX file of 8-bit integers; the float32 one that it is made of is checked as ever, and not kept."""
-    full = write_onnx(asked, out)
-    some = subsample(asked.train, min(_CALIBRATION, len(asked.train)), 0)
-    file = to_int8(full.path, asked.inputs(some, _CALIBRATION), out / "model_int8.onnx")
-    was = full.path.stat().st_size
+    full, file = write_onnx(asked, out).path, out / "model_int8.onnx"
+    calibration, judged = (
+        subsample(examples, min(count, len(examples)), 0)
+        for examples, count in ((asked.train, _CALIBRATION), (asked.development, _JUDGED))
+    )
+    choice = choose_int8(
+        full, asked.inputs(calibration, _CALIBRATION), asked.inputs(judged, _JUDGED), file, labels=judged.labels,
+        methods=asked.calibrations,
+    )  # fmt: skip
     inputs = asked.inputs(asked.test, CHECKED)
-    whole, small = opened(full.path), opened(file)
+    whole, small = opened(full, threads=1), opened(file, threads=1)
     apart = max(difference(run(whole, some)[0], run(small, some)[0]) for some in chunks(inputs))
-    full.path.unlink()
-    return Written(file, Parity(apart, length(inputs)), _session(asked, file), was)
+    eight = EightBits(full.stat().st_size, choice, side_by_side(whole, small, asked.inputs(asked.test, _TIMED)))
+    full.unlink()
+    return Written(file, Parity(apart, length(inputs)), _session(asked, file), eight)
 
 
 FORMATS: dict[str, Callable[[Asked, Path], Written]] = {
@@ -111,6 +128,20 @@ FORMATS: dict[str, Callable[[Asked, Path], Written]] = {
     "int8": write_int8,
 }
 """The formats by name."""
+
+
+def check_calibration(calibration: str | None, to: str) -> None:
+    """Refuse a calibration that there is not, or that a format has no use for.
+
+    Raises:
+        LimbeckError: Saying which there are, or which format it is for.
+    """
+    if calibration is not None and calibration not in CALIBRATIONS:
+        raise unknown("calibration", calibration, CALIBRATIONS)
+    if calibration is not None and to != "int8":
+        raise LimbeckError(
+            f"--calibration is for --to int8; --to {to} keeps float32, so there is nothing to calibrate."
+        )
 
 
 def check_format(to: str, student: nn.Module, *, raw: bool, reads: Callable[[Batch], Inputs]) -> None:

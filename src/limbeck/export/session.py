@@ -33,15 +33,15 @@ def needed(module: str, *, wanted: str) -> ModuleType:
         raise LimbeckError(f"{wanted} needs {error.name}; type: pip install 'limbeck[export]'") from error
 
 
-def opened(model: str | Path | bytes) -> Any:
-    """An onnxruntime session on the CPU, of one thread for each of PyTorch's.
+def opened(model: str | Path | bytes, *, threads: int | None = None) -> Any:
+    """An onnxruntime session on the CPU, of one thread for each of PyTorch's unless you say how many.
 
     Raises:
         DataError: If there is no such file, or it is no ONNX model.
     """
     runtime = needed("onnxruntime", wanted="Running an ONNX file")
     settings = runtime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     settings.log_severity_level = 3  # warnings about the graph are not for whoever reads the terminal
     try:
         return runtime.InferenceSession(

@@ -1,0 +1,31 @@
+"""Which benchmarks can be typed?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from limbeck.cli.options import Json
+
+bench = typer.Typer(no_args_is_help=True, help="Our speed beside others', measured in one run.")
+
+
+@bench.command("loop")
+def bench_loop(
+    as_json: Json = False,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each loop.")] = 500,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; PyTorch's choice by default.")] = None,
+) -> None:
+    """The engine beside a hand-written PyTorch loop of the same mathematics, interleaved."""
+    from limbeck.cli.benches import run_loop_bench
+
+    run_loop_bench(as_json=as_json, steps=steps, threads=threads)
+
+
+@bench.command("cache")
+def bench_cache(as_json: Json = False) -> None:
+    """A student of stored answers beside one with none and one of a live teacher; and what a store notices."""
+    from limbeck.cli.benches import run_cache_bench
+
+    run_cache_bench(as_json=as_json)

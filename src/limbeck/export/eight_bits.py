@@ -1,0 +1,93 @@
+"""What did 8 bits bring, what did they cost, and what is a person told of it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from limbeck.export.choosing import Choice, Trial
+from limbeck.export.speed import Beside
+
+_SMALLER = 2.0
+_WORSE = 0.01
+_SLOWER = 1.05
+"""What is slower by less may be as fast: the clock of a machine that does other things moves so far."""
+
+
+class EightBits(NamedTuple):
+    """A student in 8 bits beside its float32 file.
+
+    Attributes:
+        full: Bytes of the float32 file.
+        choice: Which ways were tried, and which one was taken.
+        latency: Both files' times, on one CPU thread, by batch size.
+    """
+
+    full: int
+    choice: Choice
+    latency: Mapping[int, Beside]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        times = {f"batch_{size}": one.to_dict() for size, one in self.latency.items()}
+        return {**self.choice.to_dict(), "float32_bytes": self.full, "milliseconds": times}
+
+    def lines(self) -> Iterator[str]:
+        """What the card says of it, a sentence each."""
+        choice = self.choice
+        yield (
+            f"Calibration: {choice.best}, on {choice.calibrated_on:,} training examples; weights by channel. "
+            f"{_why(choice)}"
+        )
+        if len(choice.tried) > 1:
+            yield f"Tried: {'; '.join(_told(trial) for trial in choice.tried)}."
+        times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times float32's {_ms(one.float32)})"
+                 for size, one in self.latency.items())  # fmt: skip
+        yield f"Median time on one CPU thread of the machine that exported it: {', '.join(times)}."
+
+    def notes(self, *, size: int, before: float, after: float, examples: int) -> Iterator[str]:
+        """What is to be said where 8 bits bring less, or cost more, than they should: a sentence each.
+
+        Args:
+            size: Bytes of the 8-bit file.
+            before: The accuracy in float32.
+            after: That in 8 bits.
+            examples: On how many test examples.
+        """
+        if self.full < _SMALLER * size:
+            yield (
+                f"In 8 bits this student has {size:,} bytes instead of {self.full:,}, not {_SMALLER:.0f} times fewer: "
+                "so small a network is mostly its graph, not its weights."
+            )
+        if before - after > _WORSE:
+            yield (
+                f"8 bits cost {100 * (before - after):.1f} points of accuracy on {examples:,} test examples, more than "
+                f"{100 * _WORSE:.0f}: ship the float32 file (--to onnx)."
+            )
+        slow = [
+            f"{one.ratio:.2f} times as long for {_batch(number)} ({_ms(one.int8)}, {_ms(one.float32)} in float32)"
+            for number, one in self.latency.items() if one.ratio > _SLOWER
+        ]  # fmt: skip
+        if slow:
+            yield f"On this machine 8 bits are slower: {' and '.join(slow)}."
+
+
+def _why(choice: Choice) -> str:
+    held, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
+    by = "KL divergence from float32" if choice.best.accuracy is None else "accuracy, then KL divergence from float32"
+    return f"Chosen of {ways} ways on {held} by {by}." if ways > 1 else f"The only way that worked, on {held}."
+
+
+def _told(trial: Trial) -> str:
+    if trial.failed is not None:
+        return f"{trial}: failed ({trial.failed.rstrip('.')})"
+    right = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %, "
+    return f"{trial}: {right}KL {'no number' if trial.kl is None else f'{trial.kl:.2g} nats'}"
+
+
+def _batch(size: int) -> str:
+    return "one example" if size == 1 else f"{size:,} examples"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.3g} ms"

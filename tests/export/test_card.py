@@ -1,0 +1,60 @@
+"""Is an export described truly, for a stranger and for the hub?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from export_runs import finished, front
+from limbeck.export import export_run
+from limbeck.export.card import _column
+
+
+def test_the_hub_can_read_it(exports):
+    told, _ = front(exports["int8"])
+    assert told["license"] == "unknown"
+    assert told["tags"] == ["knowledge-distillation", "limbeck", "hinton", "int8"]
+    assert told["pipeline_tag"] == "image-classification"
+    metric = told["model-index"][0]["results"][0]["metrics"][0]
+    assert metric["value"] == pytest.approx(exports["int8"].accuracy_after, abs=1e-6)
+    hub = pytest.importorskip("huggingface_hub", reason="the hub's own reader of cards is not installed")
+    read = hub.ModelCard.load(exports["int8"].path.parent / "README.md")
+    assert read.data.eval_results[0].metric_type == "accuracy"
+
+
+def test_verdict_teacher_and_protocol(done, exports):
+    _, text = front(exports["onnx"])
+    verdict = json.loads((done / "result.json").read_text())["verdict"]["sentence"]
+    assert f"**{verdict}**" in text
+    assert "Teacher: mlp (hidden=[32])" in text
+    assert "60 to test" in text
+    assert "| **distilled** (this one) |" in text
+    assert "@article{hinton2015distilling" in text
+    assert "jacob2018" not in text
+    assert "jacob2018" in front(exports["int8"])[1]
+
+
+def test_no_path_of_this_machine(done, exports):
+    for found in exports.values():
+        assert str(done.parent) not in front(found)[1]
+
+
+def test_a_licence(done, tmp_path):
+    told, text = front(export_run(done, to="folder", out=tmp_path / "licensed", licence="apache-2.0"))
+    assert told["license"] == "apache-2.0"
+    assert "apache-2.0, as whoever exported it said" in text
+
+
+def test_an_old_result_that_lacks_almost_everything(tmp_path):
+    run = finished(tmp_path)
+    (run / "result.json").write_text("{}")
+    _, text = front(export_run(run, to="folder"))
+    assert "not judged against a control" in text
+
+
+def test_a_tables_columns_are_told():
+    assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith("c, one of x, z, other: a 1")
+    number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
+    assert _column({**number, "missing": False}) == "(a - 0.5) / 2"
+    assert _column({**number, "missing": True}).endswith("then 1 where a is missing, else 0")
