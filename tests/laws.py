@@ -30,4 +30,10 @@ CLAIMS = {
     "logit_squared_error": Claim(K.logit_squared_error, divergence=True, largest=1e15),
     "logit_squared_error plain": Claim(K.logit_squared_error, divergence=True, largest=1e15, hyper={"centred": False}),
     "probability_squared_error": Claim(K.probability_squared_error, divergence=True, hyper={"temperature": 2.0}),
+    "target_squared_error": Claim(K.target_squared_error, logits=False, largest=1e15),
+    "binary_cross_entropy": Claim(K.binary_cross_entropy, logits=False),
+    "binary_kl_divergence": Claim(K.binary_kl_divergence, divergence=True, logits=False, largest=1e15),
+    "binary_kl_divergence hot": Claim(
+        K.binary_kl_divergence, divergence=True, logits=False, hyper={"temperature": 4.0}, largest=1e15
+    ),
 }

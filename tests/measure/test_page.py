@@ -60,6 +60,14 @@ def test_the_first_lines_run():
     assert found["evaluate"](found["predictions"], ["agreement"])["agreement"].value == 1.0
 
 
+def test_the_regressor_s_lines_run_and_teach():
+    found: dict[str, object] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(code_of(PAGE.split("## Of estimates")[1].split("\n\n", 1)[1]), found)
+    assert limbeck.measure.evaluate(found["said"], {"r2": REGRESSION_MEASURES["r2"]})["r2"].value > 0.8
+
+
 def test_the_measure_of_one_s_own_runs():
     found: dict[str, object] = {}
     exec(code_of(PAGE.split("## A measure of your own")[1]), found)

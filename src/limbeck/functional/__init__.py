@@ -13,10 +13,13 @@ from limbeck.functional.pooled import pooled
 from limbeck.functional.prior import prior_bias
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
 from limbeck.functional.state import state_squared_error
+from limbeck.functional.target import binary_cross_entropy, binary_kl_divergence, target_squared_error
 
 __all__ = [
     "Head",
     "Projector",
+    "binary_cross_entropy",
+    "binary_kl_divergence",
     "check_hyper",
     "coarse_logits",
     "cross_entropy",
@@ -35,5 +38,6 @@ __all__ = [
     "skew_reverse_kl",
     "squared_error",
     "state_squared_error",
+    "target_squared_error",
     "total_variation",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 
-Per = Literal["example", "position", "pair", "batch"]
+Per = Literal["example", "position", "output", "pair", "batch"]
 P = ParamSpec("P")
 
 
@@ -25,6 +25,7 @@ def kernel(
 
     * ``"example"``: one value for each example, shape ``[batch]``;
     * ``"position"``: one value for each row of logits, shape ``[batch, *positions]`` (``[batch]`` for a classifier);
+    * ``"output"``: one value for each number that the student says, ``[batch, *outputs]``: every output on its own;
     * ``"pair"``: one value for each pair of examples, shape ``[batch, batch]``;
     * ``"batch"``: one value for the whole batch, shape ``[]``.
 
@@ -46,7 +47,7 @@ def kernel(
         name and signature.
 
     Raises:
-        LimbeckError: If `per` is none of the four, or a divergence does not compare ``student`` and ``teacher`` alone,
+        LimbeckError: If `per` is none of the five, or a divergence does not compare ``student`` and ``teacher`` alone,
             position by position.
 
     Example:
@@ -88,7 +89,7 @@ def wide(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 def _check_divergence(function: Callable[..., Tensor], per: Per) -> None:
     found = set(inspect.signature(function).parameters)
-    if per != "position" or not {"student", "teacher"} <= found or found & {"labels", "mask", "id"}:
+    if per != "position" or not {"student", "teacher"} <= found or found & {"labels", "targets", "mask", "id"}:
         name = getattr(function, "__name__", type(function).__name__)
         raise LimbeckError(
             f"{name}({', '.join(sorted(found))}) per {per} is declared a divergence: that compares student and teacher "

@@ -15,7 +15,7 @@ from limbeck.schedule import Schedule
 from limbeck.signal import Progress
 
 Kernel = Callable[..., Tensor]
-FROM_BATCH = frozenset({"labels", "mask", "id"})
+FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
 TENSORS = FROM_BATCH | {"student", "teacher"}
 
 
@@ -63,7 +63,7 @@ class Lifted:
         if per is None:
             raise LimbeckError(
                 f"{self.name}() does not say what one of its values stands for; "
-                'put @kernel(per="example") (or "position", "pair", "batch") above it.'
+                'put @kernel(per="example") (or "position", "output", "pair", "batch") above it.'
             )
         return cast(str, per)
 
@@ -74,7 +74,8 @@ class Lifted:
         if strange or not set(found) & TENSORS:
             near = nearest(strange[0], TENSORS) if strange else None
             raise LimbeckError(
-                f"{self.name}({', '.join(found)}): a kernel's tensors are named student, teacher, labels, mask, id"
+                f"{self.name}({', '.join(found)}): a kernel's tensors are named student, teacher, labels, targets, "
+                "mask, id"
                 + (f"; {strange[0]!r} is none of them" if strange else "")
                 + (f" (did you mean {near!r}?)" if near else "")
                 + ", and its hyper-parameters are keyword-only."

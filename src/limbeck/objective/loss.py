@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, one_for_each_class
 from limbeck.functional import Head
+from limbeck.functional.target import known_targets
 from limbeck.objective.algebra import Leaf
 from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
 from limbeck.objective.ranks import gathered, summed
@@ -19,10 +21,11 @@ from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
 class Loss(Leaf):
     """A kernel lifted into an objective: where to listen in student and teacher, and which head to put between.
 
-    The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``mask``, ``id``; every other
-    one is a hyper-parameter. Its values are summed where they count (``mask`` is true, the label is not -100), and the
-    count is known from the batch alone, so that means do not depend on how a batch was split. A kernel that compares
-    examples with each other sees those of all ranks, and none that is masked.
+    The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``targets`` (the column of
+    that name in ``Batch.extra``), ``mask``, ``id``; every other one is a hyper-parameter. Its values are summed where
+    they count (``mask`` is true, the label is not -100, the target is known), and the count is known from the batch
+    alone, so that means do not depend on how a batch was split. A kernel that compares examples with each other sees
+    those of all ranks, and none that is masked.
 
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
@@ -71,7 +74,7 @@ class Loss(Leaf):
         return Needs(
             frozenset({self.addresses[0]} if "student" in self.kernel.reads else ()),
             frozenset({self.addresses[1]} if "teacher" in self.kernel.reads else ()),
-            frozenset(self.kernel.reads & {"labels", "id"}),
+            frozenset(self.kernel.reads & {"labels", "targets", "id"}),
         )
 
     def term(self, student: Signal, teacher: Signal, batch: Batch, progress: Progress) -> Term:
@@ -117,7 +120,8 @@ class Loss(Leaf):
         self._check_places(values, batch, shapes)
         # One answer to a whole text, whose mask says which of its tokens are padding.
         self._whole = self.per == "example" or values.ndim == 1
-        self._positions = max(values.numel() // max(batch.size, 1), 1) if self.per == "position" else 1
+        several = self.per in ("position", "output")
+        self._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
 
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
         """Refuse values at other places than the labels': classes that are not where they were looked for."""
@@ -163,7 +167,7 @@ class Loss(Leaf):
         if "teacher" in self.kernel.reads:
             found["teacher"] = self._taught(teacher)
         for name in self.kernel.reads & FROM_BATCH:
-            value = getattr(batch, name)
+            value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
             if value is None and name == "mask":
                 continue
             if value is None:
@@ -208,10 +212,17 @@ class Loss(Leaf):
     def _valid(self, batch: Batch) -> Tensor | None:
         """Where a value counts, or None for everywhere."""
         valid = None if batch.mask is None else self._per_value(batch.mask.bool())
-        if "labels" in self.kernel.reads and batch.labels is not None:
-            labelled = self._per_value(batch.labels != IGNORED)
-            valid = labelled if valid is None else labelled & self._aligned(valid, labelled)
+        for where in self._known(batch):
+            counts = self._per_value(where)
+            valid = counts if valid is None else counts & self._aligned(valid, counts)
         return valid
+
+    def _known(self, batch: Batch) -> Iterator[Tensor]:
+        """Where there is what a value is compared with."""
+        if "labels" in self.kernel.reads and batch.labels is not None:
+            yield batch.labels != IGNORED
+        if "targets" in self.kernel.reads:
+            yield known_targets(batch.extra["targets"])
 
     def _per_value(self, where: Tensor) -> Tensor:
         return _any(where) if self._whole else where
@@ -247,6 +258,8 @@ def _lack(name: str, batch: Batch) -> str:
             "this source mixes two examples in one (mix=), which no single label is right for: learn from the "
             "teacher's answers alone, as hinton(..., labels=False) does, or leave mix= out."
         )
+    if name == "targets":
+        return 'this source gives none: Arrays(inputs, extra={"targets": ...}).'
     return "this source gives none."
 
 

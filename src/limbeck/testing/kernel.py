@@ -51,7 +51,7 @@ class Claim:
         return name in inspect.signature(self.kernel).parameters
 
     def sample(self, *shape: int, classes: int | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Random arguments: logits of `shape` with classes last; labels, ids and a mask where they are read."""
+        """Random arguments: logits of `shape` with classes last; labels, targets, ids, a mask where they are read."""
         shape, classes = shape or (4,), classes or self.classes
         draw = torch.Generator().manual_seed(0)
         logits = [(3 * torch.randn(*shape, classes, generator=draw)).to(dtype) for _ in range(2)]
@@ -60,6 +60,8 @@ class Claim:
             "teacher": logits[1],
             # The last two columns stay free of labels, for the laws that mask them.
             "labels": torch.randint(max(classes - 2, 1), shape, generator=draw),
+            # From 0 to 1, so that they are numbers and probabilities of a yes at once.
+            "targets": torch.rand(*shape, classes, generator=draw).to(dtype),
             "mask": torch.ones(shape, dtype=torch.bool),
             "id": torch.arange(shape[0]),
         }
@@ -105,9 +107,10 @@ def check_declaration(claim: Claim) -> None:
 def check_shape(claim: Claim) -> None:
     """Its values are unreduced: one for each thing that it declares."""
     per = claim.kernel.per  # type: ignore[attr-defined]
-    for shape in ((4,), (1,)) + (((3, 2),) if per in ("example", "position") else ()):
+    for shape in ((4,), (1,)) + (((3, 2),) if per in ("example", "position", "output") else ()):
         value = claim(claim.sample(*shape))
-        wanted = {"example": shape[:1], "position": shape, "pair": (shape[0], shape[0]), "batch": ()}[per]
+        each, pairs = (*shape, claim.classes), (shape[0], shape[0])
+        wanted = {"example": shape[:1], "position": shape, "output": each, "pair": pairs, "batch": ()}[per]
         _require(tuple(value.shape) == wanted, f"it yields shape {tuple(value.shape)} per {per}, not {wanted}")
 
 

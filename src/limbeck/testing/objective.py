@@ -32,7 +32,7 @@ def check_objective(
         student: What the student shows, at least two examples; by default random logits ``[12, 5]`` and random features
             ``[12, 7]`` at every other address that it needs.
         teacher: What the teacher shows; likewise.
-        batch: The batch; by default random labels, ids and inputs of 12 examples.
+        batch: The batch; by default random labels, targets, ids and inputs of 12 examples.
 
     Raises:
         AssertionError: With a sentence that says which law is broken.
@@ -157,7 +157,8 @@ def _signal(needed: frozenset[str], draw: torch.Generator) -> Signal:
 
 def _batch(draw: torch.Generator) -> Batch:
     labels = torch.randint(_CLASSES, (_SIZE,), generator=draw)
-    return Batch(torch.randn(_SIZE, 3, generator=draw), torch.arange(_SIZE), labels=labels)
+    inputs, targets = torch.randn(_SIZE, 3, generator=draw), torch.rand(_SIZE, _CLASSES, generator=draw)
+    return Batch(inputs, torch.arange(_SIZE), labels=labels, extra={"targets": targets})
 
 
 def _part(case: Case, wanted: slice) -> dict[str, Term]:

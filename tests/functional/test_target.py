@@ -1,0 +1,134 @@
+"""Are the losses towards numbers and towards several labels what their definitions, and our own measures, say?"""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from limbeck import Arrays, Batch, Loss, Optimiser, Progress, Signal, Stage, distill
+from limbeck.errors import LimbeckError
+from limbeck.functional import binary_cross_entropy, binary_kl_divergence, squared_error, target_squared_error
+from limbeck.measure import Estimates, MultiLabel, predict
+from limbeck.measure.multi_label import binary_nll
+from limbeck.measure.regression import mse
+
+NAN = float("nan")
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return 3 * torch.randn(*shape, dtype=torch.float64)
+
+
+def logistic(z: float) -> float:
+    return 1 / (1 + math.exp(-z))
+
+
+def test_the_divergence_of_yes_and_no_is_its_definition():
+    student, teacher = drawn(4, 3), drawn(4, 3)
+    for temperature in (1.0, 2.5):
+        wanted = []
+        for z, v in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+            p, q = logistic(v / temperature), logistic(z / temperature)
+            wanted.append(temperature**2 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))))
+        value = binary_kl_divergence(student, teacher, temperature=temperature)
+        torch.testing.assert_close(value.flatten(), torch.tensor(wanted, dtype=torch.float64))
+
+
+def test_it_is_what_the_cross_entropy_with_the_teachers_probabilities_has_above_its_least():
+    student, teacher = drawn(4, 3), drawn(4, 3)
+    soft = teacher.sigmoid()
+    gap = binary_cross_entropy(student, targets=soft) - binary_cross_entropy(teacher, targets=soft)
+    torch.testing.assert_close(binary_kl_divergence(student, teacher), gap)
+
+
+def test_the_cross_entropy_is_pytorchs_where_the_answer_is_known():
+    student, answers = drawn(4, 3), torch.randint(0, 2, (4, 3))
+    wanted = F.binary_cross_entropy_with_logits(student, answers.double(), reduction="none")
+    torch.testing.assert_close(binary_cross_entropy(student, targets=answers), wanted)
+    assert torch.equal(
+        binary_cross_entropy(student, targets=answers.bool()), binary_cross_entropy(student, targets=answers)
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "measured"),
+    [(target_squared_error, "mse"), (binary_cross_entropy, "binary_nll")],
+)
+def test_the_mean_that_is_learned_from_is_the_measure(loss, measured):
+    student = drawn(6, 3).requires_grad_()
+    targets = torch.randint(0, 2, (6, 3))
+    unknown = torch.zeros(6, 3, dtype=torch.bool)
+    unknown[0], unknown[3, 1] = True, True
+    if measured == "mse":
+        targets = targets.double().masked_fill(unknown, NAN)
+        found = mse(Estimates(student.detach(), targets=targets))
+    else:
+        targets = targets.masked_fill(unknown, -100)
+        found = binary_nll(MultiLabel(student.detach(), labels=targets))
+    batch = Batch(torch.zeros(6, 1), extra={"targets": targets})
+    objective = Loss(loss)
+    objective.fit(Signal(logits=student), Signal({}), batch)
+    term = objective.term(Signal(logits=student), Signal({}), batch, Progress())
+    assert term.count == found.count == objective.count(batch) == 14
+    assert float(term.mean) == pytest.approx(found.value)
+    (slope,) = torch.autograd.grad(term.total, student)
+    assert torch.equal(slope == 0, unknown)
+
+
+def test_a_mask_and_unknown_targets_count_together():
+    student, targets = drawn(4, 2), drawn(4, 2)
+    targets[1, 0] = NAN
+    batch = Batch(torch.zeros(4, 1), mask=torch.tensor([True, True, False, True]), extra={"targets": targets})
+    term = Loss(target_squared_error).term(Signal(logits=student), Signal({}), batch, Progress())
+    kept = torch.tensor([[1, 1], [0, 1], [0, 0], [1, 1]]).bool()
+    assert term.count == 5
+    torch.testing.assert_close(term.total, (student - targets)[kept].square().sum())
+
+
+@pytest.mark.parametrize(
+    ("loss", "student", "targets", "said"),
+    [
+        (target_squared_error, torch.zeros(3, 1), torch.zeros(3), "targets.unsqueeze(1)"),
+        (target_squared_error, torch.zeros(3), torch.tensor([1, 2, -100]), "targets.float()"),
+        (binary_cross_entropy, torch.zeros(2), torch.tensor([1, 2]), "got 2"),
+        (binary_cross_entropy, torch.zeros(2), torch.tensor([0.5, -100.0]), "got -100"),
+    ],
+)
+def test_what_is_wrong_is_said(loss, student, targets, said):
+    with pytest.raises(LimbeckError) as refused:
+        inspect.unwrap(loss)(student, targets=targets)  # as without the annotations' own check, which tests turn on
+    assert said in str(refused.value)
+
+
+def test_a_source_without_targets_is_told_how_to_give_them():
+    run = distill(nn.Linear(2, 1), Stage(Loss(target_squared_error), epochs=1), torch.zeros(8, 2))
+    with pytest.raises(LimbeckError, match="no targets|targets.*gives none"):
+        run.finish()
+
+
+class Waves(nn.Module):
+    """A teacher that knows the truth."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3]
+
+
+def test_what_a_regressor_knows_is_worth_more_than_noisy_targets():
+    inputs = torch.randn(256, 4)
+    noisy = Waves()(inputs) + 2.0 * torch.randn(256, 1)
+    noisy[::7] = NAN
+    data, fresh = Arrays(inputs, extra={"targets": noisy}), torch.randn(512, 4)
+    hard, soft = Loss(target_squared_error), Loss(squared_error)
+    errors = []
+    for objective in (hard, 0.1 * hard + 0.9 * soft):
+        with torch.random.fork_rng():
+            student = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
+        stage = Stage(objective, teacher=Waves(), epochs=60)
+        distill(student, stage, data, batch_size=64, optimiser=Optimiser(lr=1e-2)).finish()
+        errors.append(mse(Estimates(predict(student, Arrays(fresh)).student, targets=Waves()(fresh))).value)
+    assert errors[1] < 0.5 * errors[0]
