@@ -146,13 +146,13 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
 
 def opening_line(student: Path) -> str:
     """What to type in Python to open a student."""
-    from limbeck.models import read_config
+    from limbeck.models import opens_alone, read_config
 
-    made = read_config(student)["model"]
+    config = read_config(student)
     opened = f"import limbeck; student = limbeck.load({str(student)!r}"
-    if "name" in made:
+    if opens_alone(config):
         return f"{opened})"
-    return f"{opened}, build=build)  # build() makes the {made.get('class')} that was trained"
+    return f"{opened}, build=build)  # build() makes the {config['model'].get('class')} that was trained"
 
 
 def _as_set(found: Mapping[str, Any], name: str) -> Any:

@@ -73,7 +73,7 @@ def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     return Run(
-        {"student": student_of(job, material, seed=arm.seed)},
+        {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
         recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing),
         stream(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
         setting=setting_of(job, budget, material, seed=arm.seed),

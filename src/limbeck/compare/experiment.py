@@ -15,6 +15,7 @@ from torch import Tensor
 
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
+from limbeck.compare.beginning import told_layers
 from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.ranks import leads
@@ -64,10 +65,12 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher)
     if out is not None:
-        claim(job, out, partial(leave_student, job, material, out))
+        claim(job, out, partial(leave_student, job, material, teacher, out))
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(sole(out))
     train_teacher(models, job, material, out, tell)
+    if (begins := told_layers(job, teacher)) is not None:
+        tell("say", begins)
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
@@ -79,7 +82,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         outcomes.append(outcome)
         tell("arm", outcome)
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
-    shipped = ship(job, verdict["arm"], outcomes, out)
+    shipped = ship(job, material, verdict["arm"], outcomes, out)
     result: dict[str, Any] = plain({
         "arms": arms_rows(job, material, outcomes, answers, models, smoothing=smoothing),
         "verdict": verdict,

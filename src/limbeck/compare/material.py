@@ -7,12 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from limbeck.compare.beginning import begun
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Cache, Job, Model, with_flag
-from limbeck.models import open_model, reference_names, seeded
+from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shuffled, load_data, split, subsample
+from limbeck.teachers import Teacher
 
 
 class Material(NamedTuple):
@@ -72,9 +74,17 @@ def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Mo
         raise with_flag(error, who, model.arguments) from error
 
 
-def student_of(job: Job, material: Material, *, seed: int) -> nn.Module:
-    """The job's student, newly made."""
-    return new_model(job.student, material, seed=seed, who="student")
+def student_of(job: Job, material: Material, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
+    """The job's student, newly made, or begun as layers of the teacher as it is now; it speaks the data's class names.
+
+    Raises:
+        LimbeckError: If it cannot be made, or is to begin as layers of a teacher that has none.
+    """
+    if job.student.is_shallow:
+        made = begun(job.student, teacher, seed=seed)
+    else:
+        made = new_model(job.student, material, seed=seed, who="student")
+    return name_classes(made, material.data.class_names)
 
 
 def stream(

@@ -32,7 +32,7 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
     Raises:
         LimbeckError: If an arm cannot run.
     """
-    check_student(job, material)
+    check_student(job, material, teacher)
     for arm in job.competitors:
         if arm == "teacher":
             continue
@@ -40,7 +40,7 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
         with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
             budget = job.budget_of(arm)
             Run(
-                {"student": student_of(job, material, seed=0)}, shortened(recipe_of(job, arm, asked)),
+                {"student": student_of(job, material, seed=0, teacher=teacher)}, shortened(recipe_of(job, arm, asked)),
                 stream(material.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
                 setting=setting_of(job, budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
@@ -62,13 +62,13 @@ def _explained(arm: str) -> Iterator[None]:
         raise LimbeckError(f"The arm {arm!r} cannot take its first step: {type(error).__name__}: {said}") from error
 
 
-def check_student(job: Job, material: Material) -> None:
+def check_student(job: Job, material: Material, teacher: Teacher | None = None) -> None:
     """Build the student and show it two examples.
 
     Raises:
         LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
     """
-    student = student_of(job, material, seed=0).eval()
+    student = student_of(job, material, seed=0, teacher=teacher).eval()
     first = material.data.reads(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
     shape = "x".join(map(str, material.input_shape))
     with torch.no_grad():

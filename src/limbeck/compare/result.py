@@ -14,6 +14,7 @@ from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job, Method, plain_name
 from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.teachers import Live
 
 _LEVEL = 0.05
 _EQUAL = 0.05  # steps that differ by so little are as many
@@ -42,7 +43,7 @@ def arms_rows(
     """
     table: dict[str, Any] = {}
     sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
-    student = student_of(job, material, seed=0).cpu()
+    student = student_of(job, material, seed=0, teacher=Live(next(iter(teachers.values())))).cpu()
     # All students are built alike, and are timed once, on the CPU, wherever they ran.
     cost, whole_cost = cost_of(student, sample), cost_in_full(student, sample).as_dict()
     for arm in job.competitors:

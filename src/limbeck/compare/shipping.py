@@ -13,16 +13,17 @@ from limbeck.compare.material import Material, student_of
 from limbeck.compare.ranks import leads
 from limbeck.job import Job
 from limbeck.models import save
+from limbeck.teachers import Teacher
 
 
-def leave_student(job: Job, material: Material, out: Path) -> None:
+def leave_student(job: Job, material: Material, teacher: Teacher, out: Path) -> None:
     """Leave an untrained student, so that the folder holds one that opens from the first moment on."""
     if not (out / "student").exists():
-        student = student_of(job, material, seed=0)
+        student = student_of(job, material, seed=0, teacher=teacher)
         save(student, out / "student", metadata=metadata_of(job, next(iter(job.learners)), material))
 
 
-def ship(job: Job, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
+def ship(job: Job, material: Material, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
     """Say which student is shipped, and bring it to its place if it is not there from its first step on.
 
     A job of one method ships its first seed's student. Of several methods the one that is best on development data is
@@ -33,6 +34,8 @@ def ship(job: Job, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> d
     found = place(out, arm, chosen.seed)
     if out is not None and found is not None and (found / "student").is_dir() and leads():
         _replace(found / "student", out / "student")
+    if out is not None and leads() and material.data.tokenizer is not None:
+        material.data.tokenizer.save_pretrained(out / "student")  # so that the student reads texts
     return {
         "arm": arm,
         "seed": chosen.seed,

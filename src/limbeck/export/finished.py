@@ -15,7 +15,7 @@ from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, Method, Model, make_job, read_job
 from limbeck.methods import make, method
-from limbeck.models import is_student_folder, load, open_model, read_config
+from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
 from limbeck.sources import DataSet, load_data
 from limbeck.teachers import Live
 
@@ -99,13 +99,16 @@ def shipped_student(run: Finished, data: DataSet) -> nn.Module:
     Raises:
         LimbeckError: If it cannot be made again, with the line to type in Python.
     """
-    if "name" in run.made:
+    if opens_alone(read_config(run.student)):
         return load(run.student)
     first = data.reads(data.test.take(torch.tensor([0])))
     shape = tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None
     classes = run.result.get("data", {}).get("classes") or (len(data.class_names) if data.class_names else None)
 
     def opened(named: Model) -> nn.Module:
+        if named.is_shallow:
+            found: nn.Module = shallow(opened(run.job.teacher), **named.arguments)
+            return found
         return open_model(named.model, input_shape=shape, classes=classes, seed=0, **named.arguments)
 
     student = opened(run.job.student)

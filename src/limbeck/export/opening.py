@@ -7,6 +7,8 @@ from typing import Any
 
 from limbeck.export.finished import Finished
 
+_ASKED = "logits = student(reads(limbeck.Batch(examples)))"
+
 
 def opening(done: Finished, *, to: str, raw: bool, file: str) -> str:
     """A few lines of Python that open an export and ask it one question; they run in its folder.
@@ -23,13 +25,17 @@ def opening(done: Finished, *, to: str, raw: bool, file: str) -> str:
 
 
 def _limbeck(done: Finished) -> str:
-    asks = ["reads = limbeck.reads_of('.')", "logits = student(reads(limbeck.Batch(examples)))"]
-    if not done.told.get("reads"):
-        asks = ["logits = student(inputs)"]
-    if "name" in done.made:
-        return "\n".join(["import limbeck", "", "student = limbeck.load('.')", *asks])
-    said = f"student = limbeck.load('.', build=build)  # build() makes the {done.made.get('class')} that was trained"
-    return "\n".join(["import limbeck", "", said, *asks])
+    lines = ["import limbeck", "", "student = limbeck.load('.')"]
+    kind = (done.told.get("reads") or {}).get("reads")
+    if str(done.made.get("class")).startswith("transformers."):
+        if kind != "pixels":
+            return "\n".join([*lines, "logits = student(**inputs).logits"])
+        return "\n".join([*lines, "reads = limbeck.reads_of('.')", f"{_ASKED}.logits"])
+    if "name" not in done.made:
+        built = f"build() makes the {done.made.get('class')} that was trained"
+        lines[-1] = f"student = limbeck.load('.', build=build)  # {built}"
+    asks = ["reads = limbeck.reads_of('.')", _ASKED] if kind else ["logits = student(inputs)"]
+    return "\n".join([*lines, *asks])
 
 
 def _transformers(done: Finished) -> str:

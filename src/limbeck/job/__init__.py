@@ -5,10 +5,11 @@ from limbeck.job.flag import with_flag
 from limbeck.job.naming import plain_name
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
-from limbeck.job.schema import ARMS, Cache, Job, Method, Model, TeacherModel
+from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
 
 __all__ = [
     "ARMS",
+    "SHALLOW",
     "ArmBudget",
     "Budget",
     "Cache",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.job.schema import Cache, Job, Method
+from limbeck.job.schema import SHALLOW, Cache, Job, Method
 from limbeck.models import UserFile, reference_names
 from limbeck.sources.published import PUBLISHED, data_folders
 
@@ -29,7 +29,7 @@ def absolute(job: Job) -> Job:
 
 
 def _name(name: str) -> str:
-    if name in reference_names() or name.startswith(("timm:", "hf:")):
+    if name in (*reference_names(), SHALLOW) or name.startswith(("timm:", "hf:")):
         return name
     whole = _own_file(name)
     return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole

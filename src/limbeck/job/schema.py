@@ -12,10 +12,14 @@ from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.job.naming import plain_name
 from limbeck.methods import method
+from limbeck.models import shallow
+from limbeck.models.arguments import check_arguments
 from limbeck.store import checked
 
 ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
 """The competitors that a comparison can have, in the order of its table; "distilled" stands for every method."""
+SHALLOW = "shallow"
+"""The student that begins as some of its teacher's layers (`limbeck.models.shallow`)."""
 USUAL = ("teacher", "student alone", "label smoothing", "distilled")
 
 
@@ -24,7 +28,7 @@ class Model(BaseModel):
 
     Attributes:
         model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
-            folder; ``timm:NAME``; ``hf:NAME``.
+            folder; ``timm:NAME``; ``hf:NAME``. A student may be ``shallow``, with ``layers``: some of its teacher's.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -35,6 +39,11 @@ class Model(BaseModel):
     def arguments(self) -> dict[str, Any]:
         """What the model is built with."""
         return dict(self.model_extra or {})
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether it begins as some of the teacher's layers."""
+        return self.model == SHALLOW
 
 
 class TeacherModel(Model):
@@ -244,6 +253,7 @@ class Job(Strict):
         for one in self.methods or (self.method,):
             one.check(self.place_of(one))
         self._check_budgets()
+        self._check_shallow()
         if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
             raise LimbeckError(
                 f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
@@ -263,6 +273,23 @@ class Job(Strict):
             )
         return self
 
+    def _check_shallow(self) -> None:
+        """Refuse layers of a teacher that is not one model with layers of its own, and arguments that there are not."""
+        if self.teacher.is_shallow:
+            raise LimbeckError("teacher: shallow is a student out of its teacher's layers, and cannot teach itself.")
+        if not self.student.is_shallow:
+            return
+        if self.teacher.members > 1:
+            raise LimbeckError(
+                f"student: shallow takes the layers of one teacher, and this one has {self.teacher.members} members. "
+                f"{typed('teacher', 'members', '1')}, or name another student."
+            )
+        try:
+            check_arguments(SHALLOW, shallow, self.student.arguments, without=("teacher",))
+            _check_kinds(self.student.arguments)
+        except LimbeckError as error:
+            raise with_flag(error, "student", self.student.arguments) from error
+
     def _check_budgets(self) -> None:
         """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""
         known = [arm for arm in self.competitors if arm not in ("teacher", "shuffled teacher")]
@@ -271,6 +298,16 @@ class Job(Strict):
                 raise unknown("arm in budgets", arm, known)
             if own.smoothing is not None and arm != "label smoothing":
                 raise LimbeckError(f"budgets.{arm}.smoothing: only the arm 'label smoothing' smooths its labels.")
+
+
+def _check_kinds(shallow: dict[str, Any]) -> None:
+    """Refuse layers that are neither a number nor a list, and parts that are neither taken nor new."""
+    layers = shallow["layers"]
+    if isinstance(layers, bool) or not isinstance(layers, (int, list, tuple)):
+        raise LimbeckError(f"shallow takes layers as how many, such as 2, or which, such as [0, 5]; got {layers!r}.")
+    for part in ("embeddings", "head"):
+        if not isinstance(shallow.get(part, True), bool):
+            raise LimbeckError(f"shallow takes {part} as true (the teacher's) or false (new); got {shallow[part]!r}.")
 
 
 def _called(method: Any) -> Any:

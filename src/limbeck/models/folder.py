@@ -13,6 +13,7 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import settle_folder, write_text
+from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.own import plain_name
 from limbeck.models.reference import outline, reference_names, spec_of
 from limbeck.models.safefile import new_partial_folder, read_header, write_weights
@@ -34,9 +35,10 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
 
         {"format": 1, "limbeck": "0.1.0", "model": {"name": ..., "arguments": {...}}, "metadata": {...}}
 
-    A model that is no reference network has ``"model": {"class": ...}``, for people to read. A first save appears
-    whole, by one rename; a later one replaces the weights by one rename. What depends on the weights (their SHA-256,
-    and `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
+    A model that is no reference network has ``"model": {"class": ...}``, for people to read; one of transformers has
+    its whole configuration besides, so that stock ``from_pretrained`` opens the folder too. A first save appears whole,
+    by one rename; a later one replaces the weights by one rename. What depends on the weights (their SHA-256, and
+    `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
     tensors are written once.
 
     Args:
@@ -56,6 +58,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
     told = _json_text(dict(metadata or {}))
     config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": json.loads(told)}
+    config |= {key: value for key, value in hf_description(model).items() if key not in config}
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder} is a file; a student is saved to a folder.")
     new = not folder.exists() or not any(folder.iterdir())
@@ -73,29 +76,33 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
 def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> nn.Module:
     """Open a student folder; the model comes back on the CPU, in eval mode, in the dtypes it was saved with.
 
-    A reference network needs nothing else. Code that a folder names is never imported: for a class of your own, give
-    `build`.
+    A reference network needs nothing else, and a Hugging Face model nothing but transformers, where its class is looked
+    up by name. Code that a folder names is never imported: for a class of your own, give `build`.
 
     Args:
-        path: The folder that `save` wrote.
+        path: The folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
         build: A function without arguments that makes the module which the weights belong to.
 
     Returns:
         The model.
 
     Raises:
-        LimbeckError: If the model is no reference network and `build` is None, with the line to type.
+        LimbeckError: If the model is of a class of your own and `build` is None, with the line to type; or it is one of
+            transformers, which is not installed (extra ``hf``).
         DataError: If a file is missing or damaged, or names or shapes do not fit.
     """
     path = Path(path)
-    made = read_config(path)["model"]
+    if build is None and is_hf_folder(path):
+        return open_hf_folder(path)
+    config = read_config(path)
     state = open_weights(path / WEIGHTS).state
-    if build is not None:
-        model = built(build, f"build={getattr(build, '__name__', build)}")
+    if build is not None or "architectures" in config:
+        who = f"build={getattr(build, '__name__', build)}"
+        model = hf_outline(path, config) if build is None else built(build, who)
         adopt_dtypes(model, state)
         model.load_state_dict(fitted(model, state, source=str(path / WEIGHTS)))
         return model.eval()
-    model = _outlined(path, made)
+    model = _outlined(path, config["model"])
     full = fitted(model, state, source=str(path / WEIGHTS))
     # The tensors that were read may still lie in the file's pages; a model owns its own.
     model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
@@ -142,6 +149,11 @@ def is_student_folder(path: Path) -> bool:
     except DataError:
         return False
     return True
+
+
+def opens_alone(config: Mapping[str, Any]) -> bool:
+    """Whether `load` opens a student that says this of itself without a `build`: `read_config` gives it."""
+    return "name" in config["model"] or "architectures" in config
 
 
 def _outlined(path: Path, made: Mapping[str, Any]) -> nn.Module:

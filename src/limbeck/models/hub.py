@@ -44,7 +44,7 @@ def open_timm(
     Raises:
         LimbeckError: If timm is not installed (extra ``vision``) or has no such model; the nearest is named.
     """
-    timm = _imported("timm", extra="vision", wanted=f"timm:{name}")
+    timm = needed("timm", extra="vision", wanted=f"timm:{name}")
     if ":" not in name and not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
     if classes is not None:
@@ -81,7 +81,7 @@ def open_hf(
         LimbeckError: If transformers is not installed (extra ``hf``), there is no such model, the head is unknown, or a
             trained classifier has another number of classes.
     """
-    hf = _imported("transformers", extra="hf", wanted=f"hf:{name}")
+    hf = needed("transformers", extra="hf", wanted=f"hf:{name}")
     try:
         config = _config(hf, name, pretrained=pretrained, trust_remote_code=trust_remote_code)
         own = _head_of(config)
@@ -104,7 +104,12 @@ def open_hf(
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
 
 
-def _imported(module: str, *, extra: str, wanted: str) -> ModuleType:
+def needed(module: str, *, extra: str, wanted: str) -> ModuleType:
+    """A library, or the line that installs it.
+
+    Raises:
+        LimbeckError: If it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown
-from limbeck.models.folder import is_student_folder, load, read_config
+from limbeck.models.folder import is_student_folder, load, opens_alone, read_config
+from limbeck.models.hf_folder import is_hf_folder
 from limbeck.models.hub import open_hf, open_timm
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.userfile import UserFile
@@ -71,9 +72,12 @@ def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None
 def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
     path = Path(name)
     if path.is_dir():
-        if is_student_folder(path) and "name" not in (made := read_config(path)["model"]):
+        if is_hf_folder(path):
+            raise LimbeckError(f"{name} is a folder of transformers; type hf:{name}")
+        if is_student_folder(path) and not opens_alone(config := read_config(path)):
+            made = config["model"].get("class")
             raise LimbeckError(
-                f"{name} holds the weights of {made.get('class')}, a class of your own, whose code no folder holds; "
+                f"{name} holds the weights of {made}, a class of your own, whose code no folder holds; "
                 f"name the function that builds it: my.py:build@{name}"
             )
         if arguments:

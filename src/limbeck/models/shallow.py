@@ -40,7 +40,7 @@ def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = Tru
     Source: Sanh et al., DistilBERT, 2019, arXiv:1910.01108, section 3.
     """
     place, depth = layer_list(teacher)
-    chosen = _chosen(layers, depth)
+    chosen = chosen_layers(layers, depth)
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(chosen)
     for name, value in list(vars(config).items()):
@@ -81,7 +81,16 @@ def layer_list(model: Any) -> tuple[str, int]:
     return min(found, key=lambda name: name.count(".")), depth
 
 
-def _chosen(layers: int | Sequence[int], depth: int) -> list[int]:
+def chosen_layers(layers: int | Sequence[int], depth: int) -> list[int]:
+    """Which of so many layers `shallow` takes, from 0.
+
+    Raises:
+        LimbeckError: If the number does not divide, or a layer is none of them.
+
+    Example:
+        >>> chosen_layers(2, 6)
+        [0, 3]
+    """
     if isinstance(layers, int):
         if layers < 1 or depth % layers:
             fitting = ", ".join(str(n) for n in range(1, depth) if depth % n == 0) or "1"

@@ -26,6 +26,7 @@ from limbeck.sources.loader import Loader
 from limbeck.sources.mix import Mix
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
+from limbeck.sources.raw_texts import Tokenised
 from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
@@ -62,6 +63,7 @@ __all__ = [
     "Subset",
     "TableEncoding",
     "Texts",
+    "Tokenised",
     "Unchanged",
     "View",
     "as_source",

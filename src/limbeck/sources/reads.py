@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import DataError, LimbeckError, nearest, unknown
 from limbeck.models import read_config
 from limbeck.signal import Batch, Inputs
+from limbeck.sources.tokenizer import holds_tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,10 @@ def reads_from_dict(found: Mapping[str, Any]) -> Reads:
         raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error
 
 
-def reads_of(folder: str | Path) -> Reads:
+def reads_of(folder: str | Path) -> Callable[[Batch], Inputs]:
     """The way from a batch to a student's inputs, as it was when the student was trained.
+
+    A folder with a tokenizer holds a student of texts, which reads a list of them.
 
     Args:
         folder: A student's folder.
@@ -168,6 +171,10 @@ def reads_of(folder: str | Path) -> Reads:
         >>> # student, reads = limbeck.load("runs/demo/student"), limbeck.reads_of("runs/demo/student")
         >>> # student(reads(limbeck.Batch(images)))
     """
+    if holds_tokenizer(folder):
+        from limbeck.sources.raw_texts import Tokenised
+
+        return Tokenised(open_tokenizer(folder))
     found = read_config(folder).get("metadata", {}).get("reads")
     if not found:
         raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")

@@ -64,6 +64,7 @@ def load_texts(
     used = open_tokenizer(tokenizer) if tokenizer else None
     most = min(max_length or MAX_LENGTH, getattr(used, "model_max_length", None) or max_length or MAX_LENGTH)
     used = used or train_tokenizer(train.texts, vocabulary=vocabulary or VOCABULARY)
+    used.model_max_length = most  # who opens it later cuts texts as they are cut here
     whole = _examples(train, names, used, most, name in NAMED)
     if apart is None:
         return *split(whole, fraction=held_out, seed=0), used, note

@@ -77,7 +77,7 @@ def open_tokenizer(folder: str | Path) -> Any:
         DataError: If the folder holds none.
     """
     hf, place = needed("transformers"), Path(folder)
-    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")):
+    if not holds_tokenizer(folder):
         raise DataError(
             f"There is no tokenizer in {folder}: type tokenizer.save_pretrained({str(folder)!r}) where you have it, or "
             "leave tokenizer= out, and one is trained from the texts."
@@ -87,6 +87,11 @@ def open_tokenizer(folder: str | Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
+
+
+def holds_tokenizer(folder: str | Path) -> bool:
+    """Whether a folder looks like one that a tokenizer's ``save_pretrained`` wrote."""
+    return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
 
 
 def check_tokenizer(tokenizer: Any) -> None:

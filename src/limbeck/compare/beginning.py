@@ -1,0 +1,41 @@
+"""How does a job's student begin as some of its teacher's layers?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, Model, with_flag
+from limbeck.models import chosen_layers, layer_list, seeded, shallow
+from limbeck.teachers import Live, Teacher
+
+
+def begun(student: Model, teacher: Teacher | None, *, seed: int) -> nn.Module:
+    """The student, with the weights that the teacher has now; `seed` draws what of it is new (``head: false``).
+
+    Raises:
+        LimbeckError: If the teacher is not one model of transformers whose layers can be taken out.
+    """
+    if not isinstance(teacher, Live):
+        raise LimbeckError("student: shallow takes layers of its teacher, and there is no teacher that is one model.")
+    try:
+        with seeded(seed):
+            made: nn.Module = shallow(teacher.model, **student.arguments)
+    except LimbeckError as error:
+        raise with_flag(error, "student", student.arguments) from error
+    return made
+
+
+def told_layers(job: Job, teacher: Teacher) -> str | None:
+    """A sentence on how the students of all arms begin, where they begin as the teacher's layers."""
+    if not job.student.is_shallow or not isinstance(teacher, Live):
+        return None
+    asked: dict[str, Any] = job.student.arguments
+    _, depth = layer_list(teacher.model)
+    taken = chosen_layers(asked["layers"], depth)
+    new = [part for part in ("embeddings", "head") if not asked.get(part, True)]
+    besides = f"; new: {' and '.join(new)}" if new else ""
+    listed = ", ".join(map(str, taken))
+    return f"Student: layers {listed} of the teacher's {depth} (from 0), with which every arm begins{besides}."
