@@ -108,7 +108,8 @@ def _class(path: Path, config: Mapping[str, Any]) -> Any:
     hf = needed("transformers", extra="hf", wanted=f"limbeck.load({str(path)!r})")
     named = (config.get("architectures") or [None])[0]
     kind: Any = getattr(hf, named, None) if isinstance(named, str) else None
-    if not isinstance(kind, type) or not issubclass(kind, hf.PreTrainedModel) or kind.config_class is None:
+    ours = isinstance(kind, type) and issubclass(kind, hf.PreTrainedModel)
+    if not ours or kind.config_class is None:
         raise DataError(f"{path / 'config.json'} names {named!r}, which is no model of transformers {hf.__version__}.")
     own = getattr(kind.config_class, "model_type", None)
     if config.get("model_type", own) != own:
