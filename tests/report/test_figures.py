@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from limbeck.report.figure import (
     ClassRow,
     CostPoint,
     Difference,
+    Searched,
     accuracies_figure,
     change_figure,
     classes_figure,
@@ -24,8 +26,10 @@ from limbeck.report.figure import (
     deviation_figure,
     differences_figure,
     front,
+    hidden,
     pareto_figure,
     reliability_figure,
+    search_figure,
     training_figure,
 )  # fmt: skip
 from limbeck.report.figure.classes import MOST, shown_rows
@@ -62,6 +66,7 @@ def every_figure(name):
         confusion_figure(rates, [name, "b"], top=0.2, who=name),
         change_figure(rates - 0.5, [name, "b"], top=0.2),
         training_figure(name, {name: arm(name, [0.5])}, {name: [[(1.0, 1.0), (2.0, 0.5)]]}),
+        search_figure({name: Searched(0, [0.5, 0.6], [0.5, 0.6], 1)}, luck=0.01),
     ]  # fmt: skip
 
 
@@ -170,6 +175,44 @@ def test_many_classes_become_one_picture():
                    change_figure(rates - np.eye(100), [str(i) for i in range(100)], top=0.5)):  # fmt: skip
         assert len(markup) < 6000
         assert len(list(drawn(markup).iter("image"))) == 1
+
+
+def searched(style, *accuracies):
+    best = [max(accuracies[: i + 1]) for i in range(len(accuracies))]
+    return Searched(style, accuracies, best, accuracies.index(max(accuracies)))
+
+
+def test_a_search_has_a_staircase_for_each_arm_and_a_large_mark_at_what_was_chosen():
+    arms = {"alone": searched(2, 0.80, 0.70, 0.83, 0.83), "hinton": searched(0, 0.81, 0.85, 0.84, 0.82)}
+    root = drawn(search_figure(arms, luck=0.01))
+    stairs = [line.get("points").split() for line in classes_of(root, "strong")]
+    assert [len(points) for points in stairs] == [8, 8]
+    for points in stairs:
+        places = [tuple(map(float, point.split(","))) for point in points]
+        assert all(a <= b for (a, _), (b, _) in itertools.pairwise(places)), "time goes on"
+        assert all(a >= b for (_, a), (_, b) in itertools.pairwise(places)), "the best so far never falls"
+    assert [next(one.iter("title")).text for one in classes_of(root, "best")] == [
+        "alone: 83.00 % in trial 3", "hinton: 85.00 % in trial 2"]  # fmt: skip
+    assert hidden(arms) == (1, 70.0)
+    assert len(classes_of(root, "seed")) == 7, "one trial lies below the figure"
+    assert "alone from 80.00 % to 83.00 %, found in trial 3 of 4" in root.get("aria-label")
+    (band,) = classes_of(root, "luck")
+    top = min(float(point.split(",")[1]) for point in stairs[1])
+    assert float(band.get("y")) == pytest.approx(top, abs=0.1)
+
+
+@pytest.mark.parametrize("arms", [{"a": (0.5,)}, {"a": (0.9, 0.9, 0.9), "b": (0.9, 0.9, 0.9)}, {"a": (0.0,) * 4},
+                                  {"a": (0.1, 0.9, 0.91, 0.92), "b": (0.9, 0.91, 0.9, 0.92)}])  # fmt: skip
+def test_any_search_is_inside_its_frame(arms):
+    found = {name: searched(0, *values) for name, values in arms.items()}
+    root = drawn(search_figure(found, luck=0.02))
+    for line in classes_of(root, "strong"):
+        heights = [float(point.split(",")[1]) for point in line.get("points").split()]
+        assert all(40 - 0.1 <= height <= 330 - 58 + 0.1 for height in heights)
+    assert len(classes_of(root, "best")) == len(arms)
+    if len(arms) == 2 and 0.1 in arms["a"]:
+        assert min(float(one.text) for one in classes_of(root, "tick") if float(one.text) > 10) > 85
+        assert hidden(found) == (1, 10.0)
 
 
 def test_dots_beyond_the_edge_are_held_at_it():

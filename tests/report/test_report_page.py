@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from limbeck.report.shipped import shipped
 from limbeck.report.words import answers, headline
 from report_runs import planted_run
 from results import result as old_result
+from searches import planted_search
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "col"}
 NASTY = ("<script>alert(1)</script>", "b & \"c\" 'd'")
@@ -174,6 +176,87 @@ def test_one_seed_withholds_its_interval(tmp_path):
     page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
     assert "One seed has no interval" in page.text
     assert "±" not in re.sub(r"mean over seeds ±|mean ±", "", page.text)
+
+
+def test_budgets_of_arms_and_their_steps_are_in_the_protocol(tmp_path):
+    def steps(found):
+        for count, arm in enumerate(found["arms"].values()):
+            arm["steps"] = 100 * count or None
+
+    run = changed(planted_run(tmp_path / "run", test=100), steps)
+    job = yaml.safe_load((run / "job.yaml").read_text())
+    own = {"student alone": {"lr": 0.003, "epochs": 12, "smoothing": None}, "hinton": {"epochs": 7}}
+    (run / "job.yaml").write_text(yaml.safe_dump({**job, "budgets": own}))
+    texts = checked(run).texts
+    for arm, said in (
+        ("student alone", "epochs 12, lr 0.003"),
+        ("hinton", "epochs 7"),
+        ("shuffled teacher", "epochs 7"),
+    ):
+        assert texts[texts.index(f"budget of {arm}") + 1] == f"{said}; else as above"
+    assert "budget of fitnets" not in texts
+    said = "student alone 100; label smoothing 200; shuffled teacher 300; hinton 400; fitnets 500"
+    assert ("optimiser steps", said) in itertools.pairwise(texts)
+    assert texts[texts.index("settings") + 1].startswith("the job's own; no `limbeck tune`")
+
+
+class TestSearched:
+    """A run whose settings came from `limbeck tune`."""
+
+    def test_the_search_is_shown(self, tmp_path):
+        page = checked(planted_search(planted_run(tmp_path / "run", test=100)))
+        assert "How the settings were chosen" in page.texts
+        assert "Best so far, trial by trial" in page.texts
+        assert "search" in page.links
+        assert "Equal effort: 6 settings tried for every arm, the baselines too" in page.text
+        assert "did not use all that was found" not in page.text
+        chosen = json.loads((tmp_path / "run" / "tuned.json").read_text())["arms"]["hinton"]["best"]["values"]
+        assert f"lr {chosen['lr']:.4g}" in page.texts
+
+    def test_a_run_without_one_says_nothing_of_it(self, tmp_path):
+        page = checked(planted_run(tmp_path / "run", test=100))
+        assert "search" not in page.links
+        assert "How the settings were chosen" not in page.text
+
+    def test_settings_that_were_not_used_are_said(self, tmp_path):
+        page = checked(planted_search(planted_run(tmp_path / "run", test=100), used=False))
+        assert "This run did not use all that was found" in page.text
+        assert re.search(r"hinton ran with (lr|epochs) \S+ in place of", page.text)
+
+    def test_an_arm_that_was_not_searched_is_said(self, tmp_path):
+        run = planted_search(
+            planted_run(tmp_path / "run", test=100), tried={"student alone": 3, "hinton": 5, "gone": 3}
+        )
+        text = checked(run).text
+        assert "Unequal effort: 3 for student alone, 5 for hinton, 3 for gone" in text
+        assert "Not searched, with the job's own settings: label smoothing, fitnets." in text
+
+    def test_trials_below_the_figure_are_counted(self, tmp_path):
+        run = planted_search(planted_run(tmp_path / "run", test=100), first=0.1)
+        found = re.search(r"(\d+) trials lie below the figure; the lowest reached 10\.00 %\.", checked(run).text)
+        assert 4 <= int(found[1]) < 24
+
+    def test_a_search_that_is_gone_or_damaged_is_not_known(self, tmp_path):
+        run = planted_search(planted_run(tmp_path / "run", test=100))
+        (run / "tuned.json").write_text("{}")
+        assert "so the search is not known" in checked(run).text
+        (run / "tuned.json").unlink()
+        text = checked(run).text
+        assert "which was not there when this run began" in text
+        assert "from a search of which nothing is known any more" in text
+
+    def test_several_runs_of_which_one_was_searched(self, tmp_path):
+        runs = [planted_run(tmp_path / name, test=100) for name in ("one", "two")]
+        planted_search(runs[0])
+        page = checked(*runs)
+        assert page.texts.count("How the settings were chosen") == 1
+
+
+def test_as_fast_as_it_is(tmp_path):
+    for slow, said in ((9.0, "9.0 times as fast"), (1.02, "As fast"), (0.5, "2.0 times as slow")):
+        run = planted_run(tmp_path / said, test=100)
+        changed(run, lambda found, slow=slow: found["arms"]["teacher"].update(milliseconds=0.02 * slow))
+        assert said in checked(run).texts
 
 
 def test_examples_that_are_not_there_any_more(tmp_path):

@@ -13,10 +13,10 @@ from typing import Any
 from limbeck.compare.arms import Outcome
 from limbeck.compare.ranks import leads
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, absolute, job_text, make_job, read_job
+from limbeck.job import Job, absolute, job_text, keep_search, make_job, read_job
 from limbeck.lock import alone
 
-_MAY_DIFFER = ("out", "workers", "track")
+_MAY_DIFFER = ("out", "workers", "track", "search")
 """What may change between two goes at a job: none is part of what is asked."""
 
 
@@ -52,6 +52,7 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
         leave_student()
         if not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
+            keep_search(job, out)
             write(out / "job.yaml", job_text(absolute(job)))
     except OSError as error:
         raise LimbeckError(f"{out} cannot be written to: {error.strerror or error}.") from error

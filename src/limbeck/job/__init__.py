@@ -1,27 +1,36 @@
 """What a person asks for, typed."""
 
 from limbeck.job.budget import ArmBudget, Budget
+from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
 from limbeck.job.naming import plain_name
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
 from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
+from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
 
 __all__ = [
     "ARMS",
     "SHALLOW",
     "ArmBudget",
+    "ArmSearch",
     "Budget",
     "Cache",
     "Job",
     "Method",
     "Model",
+    "Search",
     "TeacherModel",
     "absolute",
     "job_text",
+    "keep_search",
     "make_job",
+    "own_budgets",
     "plain_name",
     "read_job",
+    "read_search",
+    "steps_said",
+    "used_settings",
     "with_flag",
     "with_settings",
 ]

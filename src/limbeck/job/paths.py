@@ -23,6 +23,7 @@ def absolute(job: Job) -> Job:
             "method": _method(job.method),
             "methods": tuple(_method(one) for one in job.methods),
             "cache": _cache(job.cache),
+            "search": None if job.search is None else str(Path(job.search).absolute()),
             "track": None if job.track is None else _own_file(job.track),
         }
     )

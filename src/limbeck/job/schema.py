@@ -141,6 +141,8 @@ class Job(Strict):
         devices: How many devices one run uses.
         strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
         workers: How many runs go side by side, each in a process of one thread.
+        search: The folder of the search that the settings came from, as `limbeck tune` writes it into the job that it
+            makes; a run keeps a copy of what was tried, and its report shows it.
         track: Where reports go besides: ``tensorboard``, or ``my.py:function`` of a folder that returns a tracker.
         out: The folder that everything is written to.
     """
@@ -162,6 +164,7 @@ class Job(Strict):
     devices: int | str = "auto"
     strategy: str = "auto"
     workers: int = Field(default=1, ge=1)
+    search: str | None = None
     track: str | None = None
     out: str | None = None
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import read_job
+from limbeck.job import Search, read_job, read_search
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
 from limbeck.report.curves import Curves, curves_of
@@ -37,6 +37,7 @@ class Evidence:
         teacher: The teacher's logits for the test examples.
         logits: Each arm's logits for the test examples, by seed.
         curves: What each arm's terms were while it trained.
+        search: What was tried for the settings, where they came from a search.
         unknown: What this page cannot say, and why: a sentence each.
     """
 
@@ -50,6 +51,7 @@ class Evidence:
     teacher: Float[Tensor, "n classes"] | None
     logits: Mapping[str, Mapping[int, Tensor]]
     curves: Mapping[str, Curves]
+    search: Search | None
     unknown: tuple[str, ...]
 
     @property
@@ -121,8 +123,9 @@ def read_evidence(run: str | Path) -> Evidence:
     except LimbeckError as error:
         job, text = {}, ""
         unknown.append(f"The job is not known: {error}")
+    search = _search(folder, job, unknown)
     name = folder.resolve().name
-    return Evidence(folder, name, result, job, text, arms, labels, teacher, logits, curves, tuple(unknown))
+    return Evidence(folder, name, result, job, text, arms, labels, teacher, logits, curves, search, tuple(unknown))
 
 
 def _result(folder: Path) -> Mapping[str, Any]:
@@ -141,6 +144,20 @@ def _result(folder: Path) -> Mapping[str, Any]:
     if not isinstance(arms, dict) or not arms or not all(isinstance(arm, dict) for arm in arms.values()):
         raise LimbeckError(f"{path} names no arms, so it is no job's result. Run the job again into another folder.")
     return result
+
+
+def _search(folder: Path, job: Mapping[str, Any], unknown: list[str]) -> Search | None:
+    try:
+        found = read_search(folder)
+    except DataError as error:
+        unknown.append(str(error))
+        return None
+    if found is None and job.get("search"):
+        unknown.append(
+            f"The settings came from the search in {job['search']}, which was not there when this run began: what was "
+            "tried, and whether the baselines had as much of it, is not known."
+        )
+    return found
 
 
 def _answers(folder: Path, unknown: list[str]) -> tuple[Tensor | None, Tensor | None]:

@@ -47,6 +47,30 @@ def far_off(spans: Sequence[Span | None], *, least: float, kept: Collection[int]
     return found[1]
 
 
+def held(points: Sequence[float], ends: Sequence[float], *, least: float) -> list[float]:
+    """What a scale is made for: all points, and the ends of their intervals but for those that lie far off.
+
+    Two seeds may give an interval so wide that nothing else could be seen; `reach` draws it up to the edge.
+    """
+    every = [*points, *ends]
+    cut = far_off([(value, value) for value in every], least=least, kept=range(len(points)))
+    return [value for place, value in enumerate(every) if place not in cut]
+
+
+def reach(scale: Scale, low: float, high: float) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Where an interval's ends are drawn, and which of them lies beyond the edge: -1 or 1, else 0."""
+    return (
+        (scale(max(low, scale.low)), -1 if low < scale.low else 0),
+        (scale(min(high, scale.high)), 1 if high > scale.high else 0),
+    )
+
+
+def tip(x: float, y: float, side: int) -> Markup:
+    """The head of an arrow at the end of a row: what it belongs to goes on beyond the edge."""
+    return tag("polyline", points=f"{x - 6 * side:.1f},{y - 5:.1f} {x:.1f},{y:.1f} {x - 6 * side:.1f},{y + 5:.1f}",
+               fill="none", class_="whisker")  # fmt: skip
+
+
 def at_the_edge(side: int, x: Scale, y: float, *, title: str) -> Markup:
     """An arrow at the end of a row beyond which something lies; its number stands beside the row."""
     said, place, anchor = ("far off →", x.end, "end") if side > 0 else ("← far off", x.start, "start")

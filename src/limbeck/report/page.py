@@ -20,6 +20,7 @@ from limbeck.report.section import (
     fidelity_section,
     next_section,
     protocol_section,
+    search_section,
     several_section,
     top_section,
     training_section,
@@ -31,7 +32,8 @@ from limbeck.sources import DataSet
 _MADE_BY = "limbeck report"
 _PARTS = (
     ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"), ("training", "Training"),
-    ("examples", "Examples"), ("protocol", "Protocol"), ("unknown", "Not known"), ("next", "Next"),
+    ("search", "Search"), ("examples", "Examples"), ("protocol", "Protocol"), ("unknown", "Not known"),
+    ("next", "Next"),
 )  # fmt: skip
 
 
@@ -89,7 +91,8 @@ def report_page(evidences: Sequence[Evidence]) -> str:
     data = str(first.data.get("name", "unknown data"))
     if len(evidences) == 1:
         title = f"{data}: {first.name}"
-        body = join(_links(_PARTS), tag("main", _run(first, loaded, "")))
+        parts = [part for part in _PARTS if first.search is not None or part[0] != "search"]
+        body = join(_links(parts), tag("main", _run(first, loaded, "")))
     else:
         title = f"{data}: {len(evidences)} runs"
         names = _names(evidences)
@@ -109,6 +112,7 @@ def _run(evidence: Evidence, loaded: dict[str, DataSet | str], prefix: str) -> M
         fidelity_section(evidence, prefix=prefix),
         classes_section(evidence, classes, prefix=prefix),
         training_section(evidence, prefix=prefix),
+        search_section(evidence, prefix=prefix),
         examples_section(evidence, Shown(evidence, loaded), prefix=prefix),
         protocol_section(evidence, prefix=prefix),
         unknown_section(evidence, prefix=prefix),

@@ -10,6 +10,8 @@ from limbeck.report.figure import ClassRow
 from limbeck.report.numbers import duration, listed, share_of, sized, times
 from limbeck.report.shipped import interval_of, rivals, shipped
 
+_EQUAL = 0.05  # clocks differ by so much from one measurement of a network to the next
+
 
 class Headline(NamedTuple):
     """The verdict: ``yes``, ``no`` or ``unsure``, in a few words, and in a sentence."""
@@ -104,7 +106,7 @@ def _method(evidence: Evidence) -> Answer:
         return Answer(question, name, f"Of {len(methods)} methods. How they did on development data was not kept.")
     rest = sorted((a for a in methods if a.name != judged and a.development.mean is not None),
                   key=lambda a: -(a.development.mean or 0.0))  # fmt: skip
-    then = f" Next: {rest[0].name}." if rest else ""
+    then = f" Second there: {rest[0].name}." if rest else ""
     return Answer(
         question, name, f"Chosen on development data among {len(methods)} methods; the test data had no say.{then}"
     )
@@ -163,8 +165,14 @@ def _fast(evidence: Evidence) -> Answer:
     slow = teacher.number("milliseconds") if teacher else None
     if not slow:
         return Answer(question, duration(time), f"an example on one CPU thread. {weighs}{part}.")
-    return Answer(question, f"{times(slow / time)} as fast",
-                  f"as the teacher: {duration(time)} an example on one CPU thread. {weighs}{part}.")  # fmt: skip
+    why = f"as the teacher: {duration(time)} an example on one CPU thread. {weighs}{part}."
+    return Answer(question, _pace(slow / time), why)
+
+
+def _pace(ratio: float) -> str:
+    if abs(ratio - 1) < _EQUAL:
+        return "As fast"
+    return f"{times(ratio)} as fast" if ratio > 1 else f"{times(1 / ratio)} as slow"
 
 
 def _ship(evidence: Evidence) -> Answer:

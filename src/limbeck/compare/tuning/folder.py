@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute
 
 _SEARCH = "search.json"
-_MAY_DIFFER = ("out", "workers", "track", "seeds")
+_MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 """What may change between two goes at a search: none is part of what is searched."""
 
 

@@ -24,7 +24,7 @@ def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
     """
     for arm, trials in found.items():
         job = with_values(job, arm, best_of(trials).values)
-    update: dict[str, Any] = {"out": None}
+    update: dict[str, Any] = {"out": None, "search": str(out.absolute())}
     trained = out / "teacher" / "student"
     if not has_weights(job.teacher) and job.teacher.members == 1 and is_student_folder(trained):
         update["teacher"] = TeacherModel(model=str(trained.absolute()), check=job.teacher.check)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from limbeck.report.arms import Arm
 from limbeck.report.axes import Scale, around, mark, percent_grid, svg
-from limbeck.report.far import Span, at_the_edge, far_off, named_far
+from limbeck.report.far import at_the_edge, far_off, held, named_far, reach, tip
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, join, tag
 
@@ -21,9 +21,11 @@ def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = ()) -> Mar
         kept: The names of those that the figure is about, which never stand at the edge.
     """
     shown = [arm for arm in arms if arm.accuracy.values]
-    spans = [_span(arm) for arm in shown]
+    spans = [(100 * min(arm.accuracy.values), 100 * max(arm.accuracy.values)) for arm in shown]
     far = far_off(spans, least=1.0, kept=[i for i, arm in enumerate(shown) if arm.name in kept])
-    ends = [end for i, span in enumerate(spans) if i not in far for end in span]
+    points = [end for i, span in enumerate(spans) if i not in far for end in span]
+    intervals = [100 * end for i, arm in enumerate(shown) if i not in far for end in _interval(arm)]
+    ends = held(points, intervals, least=1.0)
     x = Scale(*around(ends, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(shown)
     rows = [_row(arm, x, _TOP + _ROW * (i + 0.5), far.get(i)) for i, arm in enumerate(shown)]
@@ -53,8 +55,10 @@ def _row(arm: Arm, x: Scale, y: float, side: int | None) -> Markup:
 def _drawn(arm: Arm, x: Scale, y: float) -> Markup:
     band = bar = None
     if interval := _interval(arm):
-        low, high = (x(100 * end) for end in interval)
-        band = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
+        ends = reach(x, *(100 * end for end in interval))
+        low, high = (place for place, _ in ends)
+        whole = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
+        band = join(whole, [tip(place, y, out) for place, out in ends if out])
     several, mean = len(arm.accuracy.values) > 1, arm.accuracy.mean
     size = 4.0 if several else 6.0
     seeds = [
@@ -64,12 +68,6 @@ def _drawn(arm: Arm, x: Scale, y: float) -> Markup:
         at = x(100 * mean)
         bar = tag("line", x1=at, x2=at, y1=y - 12, y2=y + 12, class_="mean")
     return join(band, seeds, bar)
-
-
-def _span(arm: Arm) -> Span:
-    """From where to where its seeds and the interval of their mean reach, in percent."""
-    ends = [100 * value for value in (*arm.accuracy.values, *_interval(arm))]
-    return min(ends), max(ends)
 
 
 def _interval(arm: Arm) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limbeck.report.axes import Scale, around, mark, svg
-from limbeck.report.far import Span, at_the_edge, far_off, named_far
+from limbeck.report.far import Span, at_the_edge, far_off, held, named_far, reach, tip
 from limbeck.report.markup import Markup, join, tag
 
 
@@ -38,8 +38,9 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -
     """
     zero = (0.0, 0.0)
     far = far_off([*(row.span for row in rows), zero], least=1.0, kept=[len(rows)])
-    ends = [end for i, row in enumerate(rows) if i not in far for end in row.span]
-    x = Scale(*around([*ends, 0.0], least=0.5), _LEFT, _WIDTH - _RIGHT)
+    near = [row for i, row in enumerate(rows) if i not in far]
+    ends = held([0.0, *(100 * row.mean for row in near)], [end for row in near for end in row.span], least=1.0)
+    x = Scale(*around(ends, least=0.5), _LEFT, _WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     parts = [
         [(tag("line", x1=x(t), x2=x(t), y1=_TOP - 4, y2=bottom, class_="zero" if t == 0 else "grid"),
@@ -58,9 +59,12 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -
 def _row(row: Difference, x: Scale, y: float, side: int | None) -> Markup:
     whisker = None
     if row.interval is not None and side is None:
-        low, high = (x(end) for end in row.span)
-        ends = [tag("line", x1=end, x2=end, y1=y - 6, y2=y + 6, class_="whisker") for end in (low, high)]
-        whisker = join(tag("line", x1=low, x2=high, y1=y, y2=y, class_="whisker"), ends)
+        ends = reach(x, *row.span)
+        whisker = join(
+            tag("line", x1=ends[0][0], x2=ends[1][0], y1=y, y2=y, class_="whisker"),
+            [tip(end, y, out) if out else tag("line", x1=end, x2=end, y1=y - 6, y2=y + 6, class_="whisker")
+             for end, out in ends],
+        )  # fmt: skip
     title = f"{row.name}: {_said(row)}"
     return tag(
         "g",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from limbeck.report.axes import Plot, Scale, around, decades_around, frame, mark, svg
-from limbeck.report.far import Span, far_off, named_far
+from limbeck.report.far import Span, far_off, held, named_far, reach
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, join, tag
 
@@ -56,12 +56,10 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
         text: How a cost is written at a tick.
     """
     best = front(points)
-    spans = [p.span for p in points]
-    far = far_off(spans, least=1.0, kept=[i for i, p in enumerate(points) if p in best])
-    ends = [end for i, span in enumerate(spans) if i not in far for end in span]
+    sides = _beyond(points, best)
     x = Scale(*decades_around([p.cost for p in points]), 62.0, _WIDTH - 118, logarithmic=True)
-    plot = Plot(x, Scale(*around(ends, least=1.0, floor=0.0, ceiling=100.0), _HEIGHT - 58, 40.0))
-    at, sides = _places(points, plot), {points[i]: side for i, side in far.items()}
+    plot = Plot(x, Scale(*_ends([p for p in points if p not in sides]), _HEIGHT - 58, 40.0))
+    at = _places(points, plot)
     height = {p: _edge(plot, sides[p]) if p in sides else plot.y(100 * p.accuracy) for p in points}
     line = _through([(at[p], height[p]) for p in best]) if len(best) > 1 else None
     said = f"{', '.join(p.name for p in best)}." + named_far([f"{p.name} {_percent(p)}" for p in sides])
@@ -70,11 +68,25 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
         line,
         [_bar(p, plot, at[p]) for p in points if p not in sides],
         [_arrow(at[p], height[p], side, p.style) for p, side in sides.items()],
-        [mark(p.style, at[p], height[p], size=6.0, class_="mark best" if p in best else "mark",
-              title=f"{p.name}: {_percent(p)}, {p.cost:.4g}") for p in points],
+        [mark(p.style, at[p], height[p], size=6.0, title=f"{p.name}: {_percent(p)}, {p.cost:.4g}",
+              class_=f"mark {'best' if p in best else 'off' if p in sides else ''}") for p in points],
         _names(points, plot, at, height, sides),
         width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}",
     )  # fmt: skip
+
+
+def _beyond(points: Sequence[CostPoint], best: Sequence[CostPoint]) -> dict[CostPoint, int]:
+    """The models whose accuracy lies far off, and on which side."""
+    means = [100 * p.accuracy for p in points]
+    far = far_off([(v, v) for v in means], least=1.0, kept=[i for i, p in enumerate(points) if p in best])
+    return {points[i]: side for i, side in far.items()}
+
+
+def _ends(points: Sequence[CostPoint]) -> tuple[float, float]:
+    """The ends of the scale for these models and their intervals."""
+    values = held([100 * p.accuracy for p in points], [end for p in points for end in p.span], least=1.0)
+    low, high = around(values, least=1.0, floor=0.0, ceiling=100.0)
+    return float(low), float(high)
 
 
 def _edge(plot: Plot, side: int) -> float:
@@ -83,11 +95,15 @@ def _edge(plot: Plot, side: int) -> float:
 
 
 def _arrow(x: float, y: float, side: int, style: int) -> Markup:
-    tip, back = y - 16.0 * side, y - 10.0 * side
-    shaft = tag("line", x1=x, x2=x, y1=y, y2=tip, class_=f"whisker s{style}")
-    head = tag("polyline", points=f"{x - 4:.1f},{back:.1f} {x:.1f},{tip:.1f} {x + 4:.1f},{back:.1f}", fill="none",
+    shaft = tag("line", x1=x, x2=x, y1=y, y2=y - 16.0 * side, class_=f"whisker s{style}")
+    return join(shaft, _head(x, y - 16.0 * side, side, style))
+
+
+def _head(x: float, y: float, side: int, style: int) -> Markup:
+    """The head of an arrow that points up or down."""
+    back = y + 6.0 * side
+    return tag("polyline", points=f"{x - 4:.1f},{back:.1f} {x:.1f},{y:.1f} {x + 4:.1f},{back:.1f}", fill="none",
                class_=f"whisker s{style}")  # fmt: skip
-    return join(shaft, head)
 
 
 def _percent(point: CostPoint) -> str:
@@ -97,8 +113,9 @@ def _percent(point: CostPoint) -> str:
 def _bar(point: CostPoint, plot: Plot, x: float) -> Markup | None:
     if point.half is None:
         return None
-    low, high = (plot.y(end) for end in point.span)
-    return tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker s{point.style}")
+    (low, beneath), (high, above) = reach(plot.y, *point.span)
+    line = tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker s{point.style}")
+    return join(line, [_head(x, end, out, point.style) for end, out in ((low, beneath), (high, above)) if out])
 
 
 def _places(points: Sequence[CostPoint], plot: Plot) -> dict[CostPoint, float]:

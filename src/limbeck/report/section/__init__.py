@@ -7,6 +7,7 @@ from limbeck.report.section.cost import cost_section
 from limbeck.report.section.examples import examples_section
 from limbeck.report.section.fidelity import fidelity_section
 from limbeck.report.section.protocol import next_section, protocol_section, unknown_section
+from limbeck.report.section.search import search_section
 from limbeck.report.section.several import several_section
 from limbeck.report.section.table import arms_section
 from limbeck.report.section.top import top_section
@@ -20,6 +21,7 @@ __all__ = [
     "fidelity_section",
     "next_section",
     "protocol_section",
+    "search_section",
     "several_section",
     "top_section",
     "training_section",

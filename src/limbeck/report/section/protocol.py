@@ -9,9 +9,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from limbeck.job import own_budgets, steps_said
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.parts import folded, grid, note, section, table
+from limbeck.report.section.search import chosen_how
 from limbeck.report.shipped import shipped, student_folder
 
 _LARGE = 200_000_000
@@ -67,10 +69,22 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
     for key in ("teacher", "student", "budget"):
         if key in job:
             yield key, _plain(job[key])
+    yield from _effort(evidence)
+    yield "settings", chosen_how(evidence)
     yield "selection", "settings and method on development data; the test data once; numbers are of the last epoch"
     seconds = evidence.result.get("seconds")
     if isinstance(seconds, (int, float)):
         yield "time in all", f"{seconds:,.0f} s"
+
+
+def _effort(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """What an arm has in place of the budget, and for how many steps each arm learnt."""
+    rows, budgets = {name: arm.row for name, arm in evidence.arms.items()}, evidence.job.get("budgets")
+    own = own_budgets(budgets, rows) if isinstance(budgets, Mapping) else {}
+    yield from ((f"budget of {name}", f"{said}; else as above") for name, said in own.items())
+    steps = steps_said(rows)
+    if steps is not None:
+        yield "optimiser steps", steps
 
 
 def _surroundings(evidence: Evidence) -> Iterator[tuple[str, str]]:
