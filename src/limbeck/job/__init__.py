@@ -1,5 +1,6 @@
 """What a person asks for, typed."""
 
+from limbeck.job.also import ALSO
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
@@ -10,6 +11,7 @@ from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, Teacher
 from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
 
 __all__ = [
+    "ALSO",
     "ARMS",
     "SHALLOW",
     "ArmBudget",
