@@ -127,6 +127,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from rich.console import Console
 
+    from limbeck.job import ALSO
     from limbeck.report import arms_table
 
     console = Console()
@@ -138,6 +139,9 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print(result["verdict"]["sentence"], style="bold", highlight=False)
     for verdict in result["verdict"]["against"].values():
         console.print(verdict["sentence"], highlight=False)
+    for name in ALSO:
+        if name in result:
+            console.print(result[name]["sentence"], highlight=False, markup=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the whole story is a page for a browser:")
     print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)

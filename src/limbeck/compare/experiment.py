@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
@@ -64,6 +65,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     tell("say", _described(material))
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher)
+    check_also(Seen(job, material, teacher, models), tell)
     if out is not None:
         claim(job, out, partial(leave_student, job, material, teacher, out))
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
@@ -83,6 +85,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         tell("arm", outcome)
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
     shipped = ship(job, material, verdict["arm"], outcomes, out)
+    besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)
     result: dict[str, Any] = plain({
         "arms": arms_rows(job, material, outcomes, answers, models, smoothing=smoothing),
         "verdict": verdict,
@@ -96,6 +99,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
                  "development": len(material.development), "test": len(material.data.test),
                  "classes": material.classes, "class_names": list(material.data.class_names or ()) or None},
         "teacher_development_accuracy": taught,
+        **besides,
         "environment": environment(),
     })  # fmt: skip
     if out is not None and leads():

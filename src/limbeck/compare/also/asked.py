@@ -1,0 +1,89 @@
+"""What is measured besides, can it be, and what comes of it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from limbeck.compare.also.corrupted import check_corruptions, corruptions_of
+from limbeck.compare.also.grouped import check_groups, groups_of
+from limbeck.compare.also.layers import check_cka, cka_of
+from limbeck.compare.also.seen import Seen
+from limbeck.compare.material import student_of
+from limbeck.compare.ranks import leads
+from limbeck.compare.teaching import Watch
+from limbeck.errors import LimbeckError
+from limbeck.measure import predict
+from limbeck.models import seeded
+from limbeck.sources import DataSet
+
+_MEASURED: Mapping[str, Callable[[Seen], dict[str, Any]]] = {
+    "cka": cka_of,
+    "corruptions": corruptions_of,
+    "groups": groups_of,
+}
+"""By the name that a job gives it, which is the result's key too."""
+
+
+def check_also(seen: Seen, watch: Watch) -> None:
+    """Try what a job wants measured besides on models that have learnt nothing, and say what it will take.
+
+    Args:
+        seen: The job before anything is paid for.
+        watch: Told what will be measured, and on how much.
+
+    Raises:
+        LimbeckError: If the data, or the models, are not of the kind that can be measured so, or nobody keeps the
+            students.
+    """
+    names = wanted(seen.job.also, seen.material.data)
+    if not names:
+        return
+    if seen.job.out is None:
+        raise LimbeckError(
+            f"also: {', '.join(names)} needs a folder that keeps the students: give the job one: out=..."
+        )
+    try:
+        said = [_check(name, seen) for name in names]
+    except LimbeckError as error:
+        raise error if str(error).startswith(("also: ", "data.groups: ")) else LimbeckError(f"also: {error}") from error
+    watch("say", f"Besides, at the end: {'; '.join(said)}.")
+
+
+def also_measured(seen: Seen, watch: Watch) -> dict[str, Any]:
+    """What a job wants measured besides, by name; of what fails now the sentence that says why.
+
+    Everything is trained and paid for by now, so nothing that goes wrong here may take the result away.
+
+    Args:
+        seen: The job, all arms of which are done.
+        watch: Told when it begins.
+    """
+    names = wanted(seen.job.also, seen.material.data) if leads() else ()
+    found: dict[str, Any] = {}
+    for name in names:
+        watch("say", f"Measuring besides: {name}.")
+        try:
+            found[name] = _MEASURED[name](seen)
+        except Exception as error:  # a device that is full, a disk that is gone: the students are trained all the same
+            said = str(error).strip().partition("\n")[0]
+            why = said if isinstance(error, LimbeckError) else f"{type(error).__name__}: {said}"
+            found[name] = {"sentence": f"Not known: {name}. {why}"}
+    return found
+
+
+def wanted(also: tuple[str, ...], data: DataSet) -> tuple[str, ...]:
+    """The names in a job's `also`; and groups, where the data say which there are."""
+    return (*also, "groups") if data.groups is not None and "groups" not in also else also
+
+
+def _check(name: str, seen: Seen) -> str:
+    """Whether it can be measured, and on how much."""
+    if name == "groups":
+        return check_groups(seen)
+    with seeded(0):  # a lazy layer draws its weights when it is first called
+        student = student_of(seen.job, seen.material, seed=0, teacher=seen.teacher)
+        _ = predict(student, seen.material.data.test.take(torch.tensor([0])), reads=seen.material.data.reads)
+    return check_cka(seen, student) if name == "cka" else check_corruptions(seen, student)
