@@ -15,7 +15,7 @@ from limbeck.compare.tuning import proposing, read_ranges, running, tune
 from limbeck.compare.tuning.space import spaces_of, start_of, with_values
 from limbeck.compare.tuning.trial import Trial, best_of, kept, note
 from limbeck.errors import LimbeckError
-from limbeck.job import make_job, read_job
+from limbeck.job import make_job, read_job, read_search, used_settings
 from limbeck.methods import method, names
 from limbeck.methods.range import Range
 from small_jobs import blobs, small_job
@@ -88,6 +88,14 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
         setting = json.loads((tmp_path / "run" / "arms" / arm.replace(" ", "-") / "seed-0" / "run.json").read_text())
         assert setting["setting"]["epochs"] == best.budget_of(arm).epochs
         assert setting["setting"]["optimiser"]["lr"] == pytest.approx(best.budget_of(arm).lr)
+    kept = read_search(tmp_path / "run")
+    assert {arm: list(row.accuracies) for arm, row in kept.arms.items()} == {
+        arm: row["accuracies"] for arm, row in result["arms"].items()
+    }
+    assert kept.changed(used_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Equal effort: 3 settings tried for every arm, the baselines too" in page
+    assert "did not use all that was found" not in page
     assert not (tmp_path / "run" / "teacher" / "run.json").exists(), "the search's teacher teaches, not another one"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from export_runs import finished, front
 from limbeck.export import export_run
 from limbeck.export.card import _column
+from searches import planted_search
 
 
 def test_the_hub_can_read_it(exports):
@@ -44,6 +46,26 @@ def test_a_licence(done, tmp_path):
     told, text = front(export_run(done, to="folder", out=tmp_path / "licensed", licence="apache-2.0"))
     assert told["license"] == "apache-2.0"
     assert "apache-2.0, as whoever exported it said" in text
+
+
+def test_budget_and_steps_where_all_arms_have_the_same(exports):
+    _, text = front(exports["folder"])
+    assert "\n* Budget of every arm: 2 epochs" in text
+    assert re.search(r"\n\* Optimiser steps: [\d,]+ for every arm\.", text)
+    assert "Settings:" not in text
+
+
+def test_budgets_steps_and_a_search_where_arms_differ(tmp_path):
+    run = finished(tmp_path, arms=["student alone", "distilled"], budgets={"distilled": {"epochs": 1}})
+    planted_search(run, tried={"student alone": 3, "distilled": 3}, used=False)
+    _, text = front(export_run(run, to="folder"))
+    assert re.search(r"\n\* Budget: 2 epochs, .*; in place of that, distilled: epochs 1\.", text)
+    steps = re.search(r"\n\* Optimiser steps: student alone (\d+); distilled (\d+)\.", text)
+    assert int(steps[1]) == 2 * int(steps[2])
+    assert "* Settings: Equal effort: 3 settings tried for every arm, the baselines too" in text
+    assert "Not all that was found was used: student alone ran with lr 0.01 in place of 0.00" in text
+    (run / "tuned.json").write_text("[")
+    assert "a search whose record is damaged" in front(export_run(run, to="folder", out=tmp_path / "again"))[1]
 
 
 def test_an_old_result_that_lacks_almost_everything(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from limbeck.errors import DataError
 from limbeck.export.cite import bibtex, citations
 from limbeck.export.finished import Finished
 from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
-from limbeck.job import plain_name
+from limbeck.job import own_budgets, plain_name, read_search, steps_said, used_settings
 from limbeck.sources import DataSet
 
 if TYPE_CHECKING:
@@ -141,9 +142,7 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:
         yield f"Method: {plain_name(by.name)}{_arguments(by.hyper)}."
-    budget = job.budget
-    by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
-    yield f"Budget of every arm: {by_steps}."
+    yield from _effort(done)
     yield (
         f"Seeds: {job.seeds}; arms share initial weights and the order of the data (pairs). Choices were made on "
         "development data carved from the training part; the test data were used once, with the last epoch's weights."
@@ -154,6 +153,31 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
         yield (
             "Made with " + ", ".join(f"{name} {value}" for name, value in told.items() if isinstance(value, str)) + "."
         )
+
+
+def _effort(done: Finished) -> Iterator[str]:
+    """For how long each arm learnt, and whether its settings were searched as long as the others'."""
+    job, budget = done.job, done.job.budget
+    asked = {arm: {"role": "method" if arm in job.learners else "control"} for arm in job.competitors}
+    rows = done.result.get("arms") or asked
+    own = own_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
+    by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
+    if own:
+        yield f"Budget: {by_steps}; in place of that, {'; '.join(f'{arm}: {said}' for arm, said in own.items())}."
+    else:
+        yield f"Budget of every arm: {by_steps}."
+    if steps := steps_said(rows):
+        yield f"Optimiser steps: {steps}."
+    try:
+        search = read_search(done.folder)
+    except DataError:
+        yield "Settings: from a search whose record is damaged."
+        return
+    if search is not None:
+        learners = [arm for arm in job.competitors if arm not in ("teacher", "shuffled teacher")]
+        changed = search.changed(used_settings(job.model_dump(), rows))
+        apart = f" Not all that was found was used: {'; '.join(changed)}." if changed else ""
+        yield f"Settings: {search.effort(learners)}{apart}"
 
 
 def _model(model: Any) -> str:
