@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from limbeck.store import Store
 
 Flags = Mapping[str, Any]
-_DIFFERENT = 1e-3
-"""Nats beyond which an answer is another one, and not the same with other last bits."""
-
-
-_SAME = 0.5
-"""The fraction of equal bytes below which drawn classes are another teacher's: last bits move fewer."""
 
 
 def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_json: bool) -> None:
@@ -117,16 +111,13 @@ def _plain(number: float) -> float | None:
 
 
 def _judge(again: Any, *, asked: int, as_json: bool) -> None:
-    said = (
-        f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit"
-        f"{'.' if math.isnan(again.divergence) else f', mean KL {again.divergence:.2g} nats.'}"
-    )
+    said = f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit"
+    said += "." if again.drawn else f", {again.how_far}."
     if again.answers > asked:
         said += f" The teacher is asked in whole batches: so many hold the {asked} of --sample."
-    drawn = math.isnan(again.divergence)
-    if drawn:
-        said += f" What is kept is drawn, so that the bytes are compared: {100 * again.bytes:.1f} % are the same."
-    if again.identical < 1 and not (again.bytes >= _SAME if drawn else again.divergence <= _DIFFERENT):
+    if again.drawn:
+        said += f" {again.how_far[0].upper()}{again.how_far[1:]}."
+    if not again.same:
         raise LimbeckError(f"{said} The teacher gives other answers than those that are stored.")
     say(said, to_error=as_json)
 

@@ -51,6 +51,7 @@ def distill(
         str | None, typer.Option(help="See `limbeck methods`; or my.py:function; hinton by default.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; an interval needs two or more.")] = None,
+    track: Annotated[str | None, typer.Option(help="tensorboard, or my.py:function: where reports go besides.")] = None,
     settings: Settings = None,
     out: Out = None,
     print_job: PrintJob = False,
@@ -60,6 +61,7 @@ def distill(
     from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
+    flags["track"] = track
     made = job_from_flags(job, flags, settings or [])
     if print_job:
         print_job_file(made)
@@ -116,6 +118,24 @@ def tune(
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out}
     run_tune(job, flags, settings or [], ranges or [], trials=trials, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
+    teacher: TeacherName = None,
+    student: Annotated[str | None, typer.Option(help="mlp with --set student.hidden=[64], ...")] = None,
+    data: DataName = None,
+    method: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
+    methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, with commas between.")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a job before it is paid for: a line for each check; exit code 1 if anything is wrong."""
+    from limbeck.cli.doctor import run_doctor
+
+    flags = {"teacher": teacher, "student": student, "data": data, "method": method, "methods": methods}
+    run_doctor(job, flags, settings or [], as_json=as_json)
 
 
 @app.command()

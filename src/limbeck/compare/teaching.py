@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,8 @@ def train_teacher(
         watch("say", f"Teacher loaded from {job.teacher.model}.")
         return
     budget = job.teacher.train or job.budget
-    recipe = Recipe(Stage(Loss(cross_entropy), trains=next(iter(models)), name="teacher"))
-    for name in list(models)[1:]:
-        recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
     run = Run(
-        models, recipe, stream(material.train, budget, seed=0),
+        models, teachers_recipe(tuple(models)), stream(material.train, budget, seed=0),
         setting=setting_of(job, budget, material, seed=0, workers=job.workers),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=out / "teacher" if out else None, resume=True,
@@ -94,6 +91,14 @@ def train_teacher(
         watch("members", len(models))
     for report in tracked(run, job, "teacher"):
         watch("report", ("teacher", report))
+
+
+def teachers_recipe(members: Sequence[str]) -> Recipe:
+    """How a teacher learns that comes without weights: labels, each of its members by itself."""
+    recipe = Recipe(Stage(Loss(cross_entropy), trains=members[0], name="teacher"))
+    for name in members[1:]:
+        recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
+    return recipe
 
 
 def ask(teacher: Teacher, examples: Examples, material: Material) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -22,6 +23,10 @@ from limbeck.teachers.head import LastLayer, asked_at, head_of
 from limbeck.teachers.teacher import Answer, Reads, read_inputs
 
 _CPU = torch.device("cpu")
+_DIFFERENT = 1e-3
+"""Nats beyond which an answer is another one, and not the same with other last bits."""
+_SAME = 0.5
+"""The fraction of equal bytes below which drawn classes are another teacher's: last bits move fewer."""
 
 
 class Recheck(NamedTuple):
@@ -39,6 +44,24 @@ class Recheck(NamedTuple):
     identical: float
     divergence: float
     bytes: float
+
+    @property
+    def drawn(self) -> bool:
+        """Whether what is kept are classes drawn at random, of which no distance is known."""
+        return math.isnan(self.divergence)
+
+    @property
+    def same(self) -> bool:
+        """Whether they are the same answers, up to the last bits, which a batch of another size moves."""
+        near = self.bytes >= _SAME if self.drawn else self.divergence <= _DIFFERENT
+        return self.identical == 1 or near
+
+    @property
+    def how_far(self) -> str:
+        """The distance in words."""
+        if self.drawn:
+            return f"what is kept is drawn, so that bytes are compared: {100 * self.bytes:.1f} % are the same"
+        return f"mean KL {self.divergence:.2g} nats"
 
 
 def recheck(

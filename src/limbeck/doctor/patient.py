@@ -1,0 +1,83 @@
+"""What is looked at: a job's arms, teacher and data, before any of them is paid for?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from limbeck.engine.setting import Setting
+from limbeck.recipe import Recipe
+from limbeck.sources import Examples, Shuffled, Source
+from limbeck.teachers import Cached, Reads, Teacher
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One competitor, as it would learn.
+
+    Attributes:
+        name: What it is called.
+        models: Makes the models that it begins with, thrown away afterwards.
+        recipe: How it learns.
+        source: Where its batches come from; a part of the examples is enough to look at.
+        setting: What its run holds fixed.
+        runs: How many times the job runs it.
+        longer: How many times as many batches an epoch of the whole data has.
+        judged: Whether its loss is looked at, or its time alone.
+    """
+
+    name: str
+    models: Callable[[], Mapping[str, nn.Module]]
+    recipe: Recipe
+    source: Source
+    setting: Setting
+    runs: int = 1
+    longer: float = 1.0
+    judged: bool = True
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A job, opened as far as can be without paying.
+
+    Attributes:
+        arms: Its competitors.
+        teacher: Who teaches them.
+        networks: What the teacher is made of.
+        trained: Whether the teacher has learnt what it teaches.
+        train: What is learnt from.
+        development: What choices are made on.
+        classes: How many there are.
+        class_names: What the data call them.
+        reads: The way from a batch to inputs.
+        fabric: Device and precision.
+        side_by_side: How many runs go at a time.
+        stored: The teacher with the answers that are kept of it, and what they are answers to.
+        views: How many views of each example are kept.
+    """
+
+    arms: tuple[Arm, ...]
+    teacher: Teacher
+    networks: Mapping[str, nn.Module]
+    trained: bool
+    train: Examples
+    development: Examples
+    classes: int
+    class_names: tuple[str, ...] | None
+    reads: Reads
+    fabric: Fabric
+    side_by_side: int = 1
+    stored: tuple[Cached, Shuffled] | None = None
+    views: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are asked."""
+        return self.fabric.device

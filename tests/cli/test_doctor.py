@@ -1,0 +1,151 @@
+"""Does `limbeck doctor` pass a sound job, refuse one that is not, and leave nothing behind?"""
+
+from __future__ import annotations
+
+import pytest
+
+import limbeck as lb
+from limbeck.models import build
+from small_jobs import blobs, contents, job_file, small_job
+
+
+@pytest.fixture
+def taught(here):
+    """Data, and a teacher with weights beside them that has learnt them."""
+    blobs(here / "data.npz")
+    data = lb.load_data(str(here / "data.npz"))
+    net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
+    source = lb.Shuffled(data.train, batch_size=32)
+    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, reads=data.reads).finish()
+    lb.save(net, here / "teacher", metadata={"class_names": list(data.class_names)})
+    return net, data
+
+
+def job_of(here, **changes):
+    whole = small_job(here / "data.npz", teacher={"model": "teacher"}, student={"model": "mlp", "hidden": [12]})
+    return job_file(here / "job.yaml", {**whole, **changes})
+
+
+def states(ended):
+    return {one["name"]: one["state"] for one in ended.result["checks"]}
+
+
+def sentence(ended, name):
+    return next(one["sentence"] for one in ended.result["checks"] if one["name"] == name)
+
+
+def test_a_sound_job_is_ok_in_every_line_and_nothing_is_written(here, limbeck, taught):
+    del taught
+    job = job_of(here)
+    before = contents(here)
+    ended = limbeck("doctor", job, "--json")
+    assert ended.code == 0, ended.err
+    assert set(ended.result) == {"checks", "ok"}
+    assert all(set(one) == {"name", "state", "value", "sentence"} for one in ended.result["checks"])
+    assert set(states(ended).values()) == {"ok"}, ended.result
+    assert ended.result["ok"] is True
+    assert ended.err == ""
+    assert contents(here) == before
+    for name in ("teacher's accuracy", "teacher as student", "loss in float64", "split batch", "gradient", "terms",
+                 "unused parameters", "teacher untouched", "one step", "whole job"):  # fmt: skip
+        assert name in states(ended)
+
+
+def test_people_are_told_line_by_line(here, limbeck, taught):
+    del taught
+    ended = limbeck("doctor", job_of(here), "--set", "method.weight=1e-5")
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    assert lines[0].startswith("ok    folder")
+    assert any(line.startswith("look  terms") and "hardly has a say" in line for line in lines)
+    assert all(len(line) <= 120 for line in lines)
+    assert "1 look" in lines[-1]
+    assert "Nothing is in the way" in lines[-1]
+
+
+def test_a_label_order_that_is_not_the_datas(here, limbeck, taught):
+    net, data = taught
+    names = list(data.class_names)
+    lb.save(net, here / "named", metadata={"class_names": names[1:] + names[:1]})
+    ended = limbeck("doctor", job_of(here, teacher={"model": "named"}), "--json")
+    assert ended.code == 1
+    assert ended.result["ok"] is False
+    assert states(ended)["teacher"] == "wrong"
+    assert "label order" in sentence(ended, "teacher")
+    # The names lie, and the answers tell all the same.
+    head = net.classifier
+    head.weight.data, head.bias.data = head.weight.data.roll(1, 0), head.bias.data.roll(1, 0)
+    lb.save(net, here / "turned", metadata={"class_names": names})
+    ended = limbeck("doctor", job_of(here, teacher={"model": "turned"}), "--json")
+    assert ended.code == 1
+    assert "its 0 is class e" in sentence(ended, "teacher's accuracy")
+
+
+def test_a_name_that_is_wrong_is_the_first_steps(here, limbeck, taught):
+    del taught
+    asked = {"name": "fitnets", "hint": "layer7", "guided": "layer1"}
+    ended = limbeck("doctor", job_of(here, method=asked), "--json")
+    assert ended.code == 1
+    assert "Did you mean 'layer1'" in sentence(ended, "first step")
+    assert list(states(ended))[-1] == "first step"
+    ended = limbeck("doctor", job_of(here, data="nowhere.npz"))
+    assert ended.code == 1
+    assert "wrong data" in ended.out
+    assert "Mend what is wrong" in ended.out
+
+
+def test_a_folder_that_is_taken(here, limbeck, taught):
+    del taught
+    ended = limbeck("doctor", job_of(here, out="teacher"), "--json")
+    assert ended.code == 1
+    assert states(ended)["folder"] == "wrong"
+    assert states(ended)["whole job"] == "ok", "all else is looked at all the same"
+
+
+def test_stored_answers_of_another_teacher(here, limbeck, taught):
+    net, _ = taught
+    job = job_of(here, cache={"folder": "answers"})
+    assert limbeck("cache", "build", job).code == 0
+    ended = limbeck("doctor", job, "--json")
+    assert states(ended)["stored answers"] == "ok", ended.result
+    net.classifier.bias.data += 0.01
+    lb.save(net, here / "teacher", metadata={})
+    ended = limbeck("doctor", job, "--json")
+    assert ended.code == 1
+    assert states(ended)["stored answers"] == "wrong"
+    assert "teacher" in sentence(ended, "stored answers")
+
+
+def test_a_comparison_is_looked_at_arm_by_arm(here, limbeck, taught):
+    del taught
+    layers = ("--set", "methods.fitnets.hint=layer1.0", "--set", "methods.fitnets.guided=layer1.0")
+    methods = "hinton,logit_matching,fitnets,born_again,mutual,mean_teacher"
+    ended = limbeck("doctor", job_of(here), "--methods", methods, *layers, "--json")
+    assert ended.code == 0, ended.out
+    terms = next(one["value"] for one in ended.result["checks"] if one["name"] == "terms")
+    assert {"hinton", "fitnets, hint", "fitnets, distil", "mutual, mutual peer"} <= set(terms)
+    steps = next(one["value"] for one in ended.result["checks"] if one["name"] == "one step")
+    assert {"student alone", "label smoothing", "shuffled teacher", "hinton"} <= set(steps)
+
+
+def test_specialists_and_an_ensemble_that_is_yet_to_learn(here, limbeck, taught):
+    del taught
+    asked = {"name": "specialists", "groups": [[0, 1], [2, 3]], "cover": False}
+    ended = limbeck("doctor", job_of(here, method=asked), "--json")
+    assert ended.code == 0, ended.out
+    members = {"model": "mlp", "hidden": [16], "members": 2}
+    ended = limbeck("doctor", job_of(here, teacher=members), "--json")
+    assert ended.code == 0, ended.out
+    assert states(ended)["teacher's accuracy"] == "look"
+    steps = next(one["value"] for one in ended.result["checks"] if one["name"] == "one step")
+    assert "teacher" in steps
+
+
+def test_a_tracker_is_named_by_a_flag(here, limbeck, taught):
+    del taught
+    job = job_of(here, seeds=1, arms=["distilled"])
+    shown = limbeck("distill", job, "--track", "tensorboard", "--print-job")
+    assert "track: tensorboard" in shown.out
+    ended = limbeck("distill", job, "--track", "tensorbord", "--out", "run")
+    assert ended.code == 1
+    assert "tensorbord" in ended.err

@@ -1,0 +1,179 @@
+"""Is it found when data, teacher or stored answers are not what they should be?"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.doctor import accuracy, inputs, labels, stillness
+from limbeck.doctor import stored as kept_answers
+from limbeck.functional import squared_error
+from limbeck.objective import Loss
+from limbeck.signal import Signal
+from limbeck.sources import Arrays, Shuffled
+from limbeck.teachers import Cached, Live, fill
+from patients import Sure, findings, lesson, patient, points
+
+
+def found(name, **changes):
+    return findings(**changes)[name]
+
+
+def test_a_sound_job_is_sound():
+    for one in findings().values():
+        assert one.state == "ok", one
+
+
+@pytest.mark.parametrize(
+    ("state", "changed", "words"),
+    [
+        ("wrong", {"classes": 3}, "Label 3 is no class"),
+        ("look", {"classes": 5}, "Nothing to learn from for 1 of 5 classes (4)"),
+        ("wrong", {"class_names": ("a", "b", "b", "c")}, "Two classes are called 'b'"),
+    ],
+)
+def test_labels_classes_and_names_agree(state, changed, words):
+    one = labels.check(patient(**changed))
+    assert one.state == state
+    assert words in one.sentence
+
+
+@pytest.mark.parametrize(
+    ("state", "scale", "words"),
+    [("look", 200.0, "normalised"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
+)
+def test_inputs_are_of_a_usual_size(state, scale, words):
+    one = inputs.check(patient(reads=lambda batch: scale * batch.inputs))
+    assert one.state == state
+    assert words in one.sentence
+
+
+def test_whole_numbers_are_no_matter_of_size():
+    assert inputs.check(patient(data=Arrays(torch.arange(12).view(6, 2), torch.arange(6) % 4))).state == "ok"
+
+
+def test_a_teacher_that_counts_its_classes_otherwise_is_told_from_a_poor_one():
+    good = accuracy.check(patient())
+    assert good.state == "ok"
+    assert good.value > 0.9
+    moved = accuracy.check(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
+    assert moved.state == "wrong"
+    assert "label order" in moved.sentence
+    assert "its 0 is bee" in moved.sentence
+    torch.manual_seed(5)
+    poor = nn.Linear(6, 4)
+    nn.init.zeros_(poor.weight)
+    guesses = accuracy.check(patient(network=poor))
+    assert guesses.state == "wrong"
+    assert "label order" not in guesses.sentence
+    assert accuracy.check(patient(trained=False)).state == "look"
+
+
+class Drawing(Sure):
+    def forward(self, inputs):
+        return super().forward(inputs) + torch.randn(len(inputs), 4)
+
+
+class Mixing(Sure):
+    def forward(self, inputs):
+        return super().forward(inputs - inputs.mean(0))
+
+
+@pytest.mark.parametrize("kind", [Drawing, Mixing])
+def test_a_teacher_whose_answer_depends_on_its_neighbours_or_on_luck(kind):
+    assert stillness.steady(patient()).state == "ok"
+    one = stillness.steady(patient(network=kind()))
+    assert one.state == "wrong"
+    assert "other answers" in one.sentence
+
+
+class Counting(Sure):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("asked", torch.zeros(1), persistent=False)
+
+    def forward(self, inputs):
+        self.asked += 1
+        return super().forward(inputs)
+
+
+class Leaking(Live):
+    """A teacher that somebody wrote without a thought of gradients."""
+
+    def prepare(self, needs, *, device, reads):
+        return nullcontext(lambda batch: Signal(logits=self.model(reads(batch))))
+
+
+def test_what_moves_in_the_teacher_is_named():
+    one = found("teacher untouched", network=Counting())
+    assert one.state == "wrong"
+    assert "buffer teacher.asked" in one.sentence
+
+
+def test_a_gradient_in_the_teacher_is_found():
+    network = Sure()
+    leaking = Leaking(network)
+    one = found("teacher untouched", network=network, teacher=leaking, recipe=lesson(Loss(squared_error), leaking))
+    assert one.state == "wrong"
+    assert "got a gradient" in one.sentence
+
+
+def test_layers_that_teacher_and_student_share_are_found():
+    network = Sure()
+    one = found("teacher untouched", network=network, learner=lambda: nn.Sequential(nn.Identity(), network.inner))
+    assert one.state == "wrong"
+    assert "teacher and student alike" in one.sentence
+
+
+class Scaled(Sure):
+    """What its answers depend on is in no weight."""
+
+    scale = 1.0
+
+    def forward(self, inputs):
+        return self.scale * super().forward(inputs)
+
+
+def stored(tmp_path, network, *, size=16):
+    cached = Cached(Live(network), tmp_path / "answers", encoding="float32")
+    return cached, Shuffled(points(), batch_size=size)
+
+
+def test_stored_answers_are_the_teachers_own(tmp_path):
+    assert kept_answers.check(patient()) is None, "a job without a store"
+    network = Scaled()
+    kept = stored(tmp_path, network)
+    reads = patient().reads
+    one = kept_answers.check(patient(network=network, stored=kept))
+    assert (one.state, one.value) == ("ok", None), "none is there yet"
+    for _, _done in zip(range(3), fill(*kept, reads=reads), strict=False):
+        pass
+    lacking = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    assert lacking.state == "look"
+    assert lacking.value == 120 - 48
+    for _ in fill(*kept, reads=reads):
+        pass
+    whole = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    assert (whole.state, whole.value) == ("ok", 1.0)
+    assert kept_answers.check(patient(network=network, stored=kept, reads=reads, trained=False)).state == "look"
+    network.scale = 1.5
+    stale = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    assert stale.state == "wrong"
+    assert "build it again" in stale.sentence
+    network.scale = 1.0
+    with torch.no_grad():
+        network.inner.weight.add_(0.1)
+    other = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    assert other.state == "wrong"
+    assert "teacher" in other.sentence
+
+
+def test_what_cannot_be_done_in_time_is_said_to_be_left_out():
+    late = findings(seconds=-1.0)
+    assert late["inputs"].sentence == "Not looked at: the time was over."
+    assert late["whole job"].sentence == "Not known: there was no time to time distilled."
+    assert "terms" not in late
+    assert not any(one.state == "wrong" for one in late.values())
