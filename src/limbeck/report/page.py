@@ -8,12 +8,14 @@ from pathlib import Path
 
 from limbeck.errors import LimbeckError
 from limbeck.files import write_text
+from limbeck.job import ALSO
 from limbeck.report.alike import same_data
 from limbeck.report.evidence import ALONE, Evidence, read_evidence
 from limbeck.report.judged import class_rows
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.section import (
     arms_section,
+    besides_section,
     classes_section,
     cost_section,
     examples_section,
@@ -31,9 +33,9 @@ from limbeck.sources import DataSet
 
 _MADE_BY = "limbeck report"
 _PARTS = (
-    ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"), ("training", "Training"),
-    ("search", "Search"), ("examples", "Examples"), ("protocol", "Protocol"), ("unknown", "Not known"),
-    ("next", "Next"),
+    ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"), ("besides", "Besides"),
+    ("training", "Training"), ("search", "Search"), ("examples", "Examples"), ("protocol", "Protocol"),
+    ("unknown", "Not known"), ("next", "Next"),
 )  # fmt: skip
 
 
@@ -91,7 +93,8 @@ def report_page(evidences: Sequence[Evidence]) -> str:
     data = str(first.data.get("name", "unknown data"))
     if len(evidences) == 1:
         title = f"{data}: {first.name}"
-        parts = [part for part in _PARTS if first.search is not None or part[0] != "search"]
+        there = {"search": first.search is not None, "besides": any(name in first.result for name in ALSO)}
+        parts = [part for part in _PARTS if there.get(part[0], True)]
         body = join(_links(parts), tag("main", _run(first, loaded, "")))
     else:
         title = f"{data}: {len(evidences)} runs"
@@ -111,6 +114,7 @@ def _run(evidence: Evidence, loaded: dict[str, DataSet | str], prefix: str) -> M
         cost_section(evidence, prefix=prefix),
         fidelity_section(evidence, prefix=prefix),
         classes_section(evidence, classes, prefix=prefix),
+        besides_section(evidence, prefix=prefix),
         training_section(evidence, prefix=prefix),
         search_section(evidence, prefix=prefix),
         examples_section(evidence, Shown(evidence, loaded), prefix=prefix),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.report.section.besides import besides_section
 from limbeck.report.section.classes import classes_section
 from limbeck.report.section.cost import cost_section
 from limbeck.report.section.examples import examples_section
@@ -15,6 +16,7 @@ from limbeck.report.section.training import training_section
 
 __all__ = [
     "arms_section",
+    "besides_section",
     "classes_section",
     "cost_section",
     "examples_section",
