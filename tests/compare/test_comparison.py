@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.compare import Outcome, run_job
+from limbeck.compare import Outcome, experiment, run_job
 from limbeck.compare.arms import recipe_of
 from limbeck.compare.result import verdict_of
 from limbeck.compare.softness import mean_entropy, smoothing_of
@@ -154,6 +154,23 @@ def test_a_method_may_ship_another_kind_of_model(tmp_path):
     assert read_config(tmp_path / "run" / "student")["model"]["class"].endswith("Sequential")
 
 
+def test_a_folder_that_another_run_took_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    asked = small_job(blobs(tmp_path / "blobs.npz"), arms=["student alone", "distilled"], out=str(tmp_path / "run"))
+    first, second = (make_job({**asked, "seeds": 1, "method": name}) for name in ("hinton", "logit_matching"))
+    rehearse, before = experiment.rehearse, {}
+
+    def slow(*given):
+        monkeypatch.setattr(experiment, "rehearse", rehearse)
+        run_job(first)
+        before.update(contents(tmp_path / "run"))
+        rehearse(*given)
+
+    monkeypatch.setattr(experiment, "rehearse", slow)
+    with pytest.raises(LimbeckError, match=r"another has taken it: give another --out"):
+        run_job(second)
+    assert contents(tmp_path / "run") == before
+
+
 def test_processes_that_are_kept_follow_to_another_working_folder(tmp_path, monkeypatch):
     asked = small_job(
         "blobs.npz", teacher={"model": "mlp", "hidden": [8], "members": 2}, arms=["student alone", "distilled"],
@@ -201,6 +218,12 @@ def test_development_data_choose_the_method_and_test_data_judge_it():
     assert found["against"]["label smoothing"]["helps"] is True
     assert found["methods"]["mutual"]["difference"] == pytest.approx(0.05)
     assert found["methods"]["mutual"]["helps"] is True
+
+
+def test_one_method_is_not_said_to_be_the_best_of_one():
+    job = make_job({**small_job("digits"), "methods": ["hinton"], "arms": ["student alone", "distilled"]})
+    found = verdict_of(job, outcomes({"student alone": [(0.9, 0.9)] * 2, "hinton": [(0.92, 0.9)] * 2}), examples=10_000)
+    assert found["sentence"].startswith("Distilling helped: +2.00")
 
 
 def test_a_method_that_trains_for_longer_is_not_praised_without_a_word(tmp_path):

@@ -34,6 +34,15 @@ def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
     assert [found.seed for found in kept(tmp_path)] == [0, 2]
 
 
+@pytest.mark.parametrize(
+    "line", [b"[1]", b'{"arm": "a", "seed": 0, "measures": 3, "development": 1}', b"\xff\xfe", b'"x"']
+)
+def test_a_line_that_is_no_outcome_is_forgotten(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
+    note(tmp_path, outcome(1))
+    assert [found.seed for found in kept(tmp_path)] == [1]
+
+
 def test_what_is_no_number_is_null_in_the_file_and_nan_again_here(tmp_path):
     note(tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()

@@ -42,7 +42,12 @@ def test_no_row_is_wrapped(columns):
 def test_what_is_no_number_is_a_dash():
     broken = arm([None, None], nll=None, agreement=None)
     cells = printed(result({"distilled": broken}))[-1].split()
-    assert cells == ["distilled", "-", "±", "-", "-", "-", "-", "666", "0.003", "0.0029"]
+    assert cells == ["distilled", "-", "-", "-", "-", "666", "0.003", "0.0029"]
+
+
+def test_what_is_missing_or_of_another_kind_is_a_dash_and_a_bracket_is_no_markup():
+    found = {"arms": {"[red]a": {"nll": "x", "measures": None, "megabytes": [], "parameters": None}}, "verdict": {}}
+    assert printed(found)[-1].split() == ["[red]a", *["-"] * 7]
 
 
 def test_one_seed_has_no_spread():

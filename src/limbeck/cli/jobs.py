@@ -13,6 +13,8 @@ from limbeck.cli.progress import Watcher, say
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from limbeck.job import Job
 
 
@@ -74,12 +76,25 @@ def run_resume(run: str, *, as_json: bool) -> None:
     if not (folder / "job.yaml").is_file():
         raise LimbeckError(f"{run} holds no job.yaml to go on from; {_what_else(folder)}.")
     if (folder / "result.json").is_file():
+        found = _again(folder)
         say(f"{run} is finished; this is what came of it.", to_error=True)
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        _show({**result, "run": run}, as_json=as_json)
+        _show(found, as_json=as_json)
         return
     job = make_job({**read_job(folder / "job.yaml"), "out": run})
     _run(job, as_json=as_json, resume=True)
+
+
+def _again(folder: Path) -> dict[str, Any]:
+    """What a finished run came to, wherever its folder lies now; its page is made again if it is not there."""
+    from limbeck.job.result import read_result
+    from limbeck.report import write_report
+
+    found = read_result(folder)
+    if not (folder / "report.html").is_file():  # killed between the result and its page
+        write_report([folder])
+    if isinstance(found.get("shipped"), dict):
+        found["shipped"]["path"] = str(folder / "student")
+    return {**found, "run": str(folder), "report": str(folder / "report.html")}
 
 
 def _what_else(folder: Path) -> str:
@@ -136,16 +151,25 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print()
     console.print(arms_table(result))
     console.print()
-    console.print(result["verdict"]["sentence"], style="bold", highlight=False)
-    for verdict in result["verdict"]["against"].values():
-        console.print(verdict["sentence"], highlight=False)
-    for name in ALSO:
-        if name in result:
-            console.print(result[name]["sentence"], highlight=False, markup=False)
+    verdict = result["verdict"]
+    console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)
+    for said in filter(None, map(_said, verdict.get("against", {}).values())):
+        console.print(said, highlight=False)
+    for said in (_said(result[name]) for name in ALSO if isinstance(result.get(name), dict)):
+        console.print(said or "", highlight=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
-    print(f"\n{result['seconds']:.0f} s. Everything is in {result['run']}; the whole story is a page for a browser:")
+    seconds = result.get("seconds")
+    took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
+    print(f"\n{took}Everything is in {result['run']}; the whole story is a page for a browser:")
     print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)
     print(f"    {opening_line(Path(result['run']) / 'student')}")
+
+
+def _said(verdict: Mapping[str, Any]) -> Text | None:
+    """A verdict's sentence; a bracket in a name is no markup."""
+    from rich.text import Text
+
+    return Text(verdict["sentence"]) if isinstance(verdict.get("sentence"), str) else None
 
 
 def opening_line(student: Path) -> str:

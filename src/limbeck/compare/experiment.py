@@ -17,7 +17,7 @@ from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
-from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, write
+from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, taken, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
@@ -67,9 +67,9 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     rehearse(job, material, teacher)
     check_also(Seen(job, material, teacher, models), tell)
     if out is not None:
-        claim(job, out, partial(leave_student, job, material, teacher, out))
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
-            stack.enter_context(sole(out))
+            stack.enter_context(taken(out))
+        claim(job, out, partial(leave_student, job, material, teacher, out))
     train_teacher(models, job, material, out, tell)
     if (begins := told_layers(job, teacher)) is not None:
         tell("say", begins)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def checked_folder(job: Job, *, resume: bool) -> Path | None:
 
 
 def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
-    """Make the folder, leave a student in it and then the resolved job: who finds a job finds a valid student.
+    """Leave a student in the folder and then the resolved job: who finds a job finds a valid student.
 
     Raises:
         LimbeckError: If it cannot be written to.
@@ -48,14 +48,13 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
     if not leads():
         return
     try:
-        out.mkdir(parents=True, exist_ok=True)
         leave_student()
         if not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
             keep_search(job, out)
             write(out / "job.yaml", job_text(absolute(job)))
     except OSError as error:
-        raise LimbeckError(f"{out} cannot be written to: {error.strerror or error}.") from error
+        raise _unwritable(out, error) from error
 
 
 def sole(out: Path) -> AbstractContextManager[None]:
@@ -65,6 +64,24 @@ def sole(out: Path) -> AbstractContextManager[None]:
         LimbeckError: If one does.
     """
     return alone(out) if leads() else nullcontext()
+
+
+@contextmanager
+def taken(out: Path) -> Iterator[None]:
+    """The same for a folder that was not there a moment ago: it is made, and locked before anything is written to it.
+
+    Raises:
+        LimbeckError: If it cannot be made, or another run has written to it meanwhile.
+    """
+    try:
+        if leads():
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    with sole(out):
+        if leads() and any(one.name != ".lock" for one in out.iterdir()):
+            raise LimbeckError(f"{out} was free when this run began, and another has taken it: give another --out.")
+        yield
 
 
 def place(out: Path | None, arm: str, seed: int) -> Path | None:
@@ -77,10 +94,10 @@ def kept(out: Path | None) -> Iterator[Outcome]:
     path = out / "metrics.jsonl" if out is not None else None
     if path is None or not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield _outcome(json.loads(line))
-        except (json.JSONDecodeError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue  # the line that was being written when it was killed
 
 
@@ -89,7 +106,7 @@ def note(out: Path | None, outcome: Outcome) -> None:
     if out is None or not leads():
         return
     path = out / "metrics.jsonl"
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     with open(path, "a", encoding="utf-8") as opened:
         line = json.dumps(plain(outcome._asdict()), allow_nan=False)
         opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
@@ -116,6 +133,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value
+
+
+def _unwritable(out: Path, error: OSError) -> LimbeckError:
+    return LimbeckError(f"{out} cannot be written to: {error.strerror or error}.")
 
 
 def _outcome(line: Mapping[str, Any]) -> Outcome:

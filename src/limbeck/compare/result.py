@@ -110,7 +110,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
     verdict = judge(ours, _accuracies(outcomes, ALONE), examples=examples).as_dict()
     verdict["sentence"] += _effort(outcomes, arm)
-    if job.methods:
+    if len(job.learners) > 1:
         chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
         verdict["sentence"] = chosen + verdict["sentence"]
     against = {

@@ -100,7 +100,7 @@ def _used(done: Finished) -> Iterator[Citation]:
         kind = encoding if isinstance(encoding, str) else str(encoding.get("name"))
         if kind in papers.ENCODINGS:
             yield Citation(f"stored answers, {kind}", papers.ENCODINGS[kind])
-    measured = {name for arm in done.result.get("arms", {}).values() for name in arm.get("measures", {})}
+    measured = {name for arm in done.result.get("arms", {}).values() for name in _names(arm.get("measures"))}
     for name in sorted(measured & set(papers.MEASURES)):
         yield Citation(f"measure {name}", papers.MEASURES[name])
     for name in sorted(papers.ALSO.keys() & done.result.keys()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, Method, Model, make_job, read_job
+from limbeck.job.result import read_result
 from limbeck.methods import make, method
 from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
 from limbeck.sources import DataSet, load_data
@@ -82,10 +82,7 @@ def open_finished(run: str | Path) -> Finished:
             f"{folder} holds no student that could be shipped: {folder / 'student'} is missing or damaged. Run "
             f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW` again."
         )
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{folder / 'result.json'} is damaged: it is not JSON ({error}).") from error
+    result = read_result(folder)
     config = read_config(folder / "student")
     return Finished(folder, job, result, config["model"], config.get("metadata") or {})
 

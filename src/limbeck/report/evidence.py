@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Search, read_job, read_search
+from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
 from limbeck.report.curves import Curves, curves_of
@@ -136,14 +136,7 @@ def _result(folder: Path) -> Mapping[str, Any]:
         then = f"it is not finished: type `limbeck resume {folder}`" if (folder / "job.yaml").is_file() else (
             "it is no finished run's folder")  # fmt: skip
         raise LimbeckError(f"{folder} holds no result.json; {then}.")
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise LimbeckError(f"{path} cannot be read: {error}. Run the job again into another folder.") from error
-    arms = result.get("arms") if isinstance(result, dict) else None
-    if not isinstance(arms, dict) or not arms or not all(isinstance(arm, dict) for arm in arms.values()):
-        raise LimbeckError(f"{path} names no arms, so it is no job's result. Run the job again into another folder.")
-    return result
+    return read_result(folder)
 
 
 def _search(folder: Path, job: Mapping[str, Any], unknown: list[str]) -> Search | None:
@@ -225,7 +218,8 @@ def _seeds(folder: Path, arm: str) -> list[tuple[int, Path]]:
 
 
 def _folder_name(arm: str) -> str:
-    return arm.replace(" ", "-")
+    """What an arm's folder is called; a name from a stranger's result leads out of no folder."""
+    return arm.replace(" ", "-").replace("/", "-")[:200] if arm not in (".", "..") else "-"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

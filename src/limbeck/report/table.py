@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
+
+from limbeck.report.arms import Figure, figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,13 +19,14 @@ def arms_table(result: Mapping[str, Any]) -> Table:
         result: What `limbeck.compare.run_job` returns.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, unit in _COLUMNS:
         table.add_column(f"{name}\n{unit}" if unit else name, justify="left" if name == "arm" else "right")
     for name, arm in result["arms"].items():
         style = "bold" if name == result["verdict"].get("arm", "distilled") else None
-        table.add_row(name, *_cells(arm), style=style)
+        table.add_row(Text(name), *_cells(arm), style=style)  # a bracket in a name is no markup
     return table
 
 
@@ -39,24 +43,33 @@ _COLUMNS = (
 
 
 def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
+    accuracy = figure(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
+    megabytes, milliseconds = _number(arm.get("megabytes")), _number(arm.get("milliseconds"))
     return (
-        _percent(arm["measures"]["accuracy"]),
-        _error(arm["measures"]["accuracy"]["mean"]),
-        _fixed(arm["nll"], 3),
-        _fixed(arm["agreement"], 1, scale=100.0),
-        _counted(arm["parameters"]),
-        _fixed(arm["megabytes"], 3 if arm["megabytes"] < 10 else 1 if arm["megabytes"] < 1000 else 0),
-        _fixed(arm["milliseconds"], 4 if arm["milliseconds"] < 1 else 2 if arm["milliseconds"] < 100 else 0),
+        _percent(accuracy),
+        _error(accuracy.mean),
+        _fixed(_number(arm.get("nll")), 3),
+        _fixed(_number(arm.get("agreement")), 1, scale=100.0),
+        _counted(_number(arm.get("parameters"))),
+        _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
+        _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
     )
 
 
-def _counted(parameters: int) -> str:
-    return f"{parameters:,}" if parameters < 10_000_000 else f"{parameters / 1e6:,.{1 if parameters < 1e9 else 0}f} M"
+def _number(value: Any) -> float | None:
+    return figure(value).mean
 
 
-def _percent(measure: Mapping[str, Any]) -> str:
-    mean = _fixed(measure["mean"], 2, scale=100.0)
-    return f"{mean} ± {_fixed(measure['std'], 2, scale=100.0)}" if len(measure["values"]) > 1 else mean
+def _counted(parameters: float | None) -> str:
+    if parameters is None or parameters < 10_000_000:
+        return _fixed(parameters, 0)
+    return f"{parameters / 1e6:,.{1 if parameters < 1e9 else 0}f} M"
+
+
+def _percent(accuracy: Figure) -> str:
+    mean = _fixed(accuracy.mean, 2, scale=100.0)
+    several = accuracy.mean is not None and len(accuracy.values) > 1
+    return f"{mean} ± {_fixed(stdev(accuracy.values), 2, scale=100.0)}" if several else mean
 
 
 def _error(accuracy: float | None) -> str:
@@ -66,3 +79,7 @@ def _error(accuracy: float | None) -> str:
 def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
     """A number with so many digits; a dash where there is none (infinite, or nothing to measure it on)."""
     return "-" if value is None else f"{scale * value:,.{digits}f}"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
