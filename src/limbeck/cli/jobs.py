@@ -153,10 +153,9 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print()
     verdict = result["verdict"]
     console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)
-    for said in filter(None, map(_said, verdict.get("against", {}).values())):
+    besides = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
+    for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
         console.print(said, highlight=False)
-    for said in (_said(result[name]) for name in ALSO if isinstance(result.get(name), dict)):
-        console.print(said or "", highlight=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
