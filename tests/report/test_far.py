@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from limbeck.report.arms import Arm, figure
-from limbeck.report.far import FAR, far_off
+from limbeck.report.axes import Scale
+from limbeck.report.far import FAR, far_off, held, reach
 from limbeck.report.figure import CostPoint, Difference, accuracies_figure, differences_figure, front, pareto_figure
 
 SHUFFLED = "shuffled teacher"
@@ -102,6 +103,39 @@ class TestWhoIsFarOff:
             assert {order[i]: side for i, side in again.items()} == far
             moved += len(far)
         assert moved > 50
+
+
+class TestIntervals:
+    def test_points_are_always_held_and_ends_unless_they_are_far(self):
+        assert held([1.0, 2.0], [0.0, 3.0], least=1.0) == [1.0, 2.0, 0.0, 3.0]
+        assert held([1.0, 2.0], [0.0, 300.0], least=1.0) == [1.0, 2.0, 0.0]
+        assert held([1.0, 2.0, 300.0], [0.0, 305.0], least=1.0) == [1.0, 2.0, 300.0, 0.0, 305.0]
+
+    def test_reach(self):
+        scale = Scale(0, 10, 100, 200)
+        assert reach(scale, 2.0, 5.0) == ((120, 0), (150, 0))
+        assert reach(scale, -3.0, 99.0) == ((100, -1), (200, 1))
+
+    def test_two_seeds_that_say_nothing_of_one_arm_do_not_hide_the_others(self):
+        rows = [Difference("a", 0, 0.0, (-0.06, 0.06)), Difference("b", 1, 0.01, (-0.05, 0.07)),
+                Difference("wide", 2, 0.15, (-1.7, 2.0))]  # fmt: skip
+        root = drawn(differences_figure(rows, worse="worse", better="better"))
+        assert max(map(abs, ticks(root))) < 30
+        assert "far off" not in root.get("aria-label").lower(), "its mean is on the scale"
+        lines = {name: [one.tag for one in marked(row, "whisker")] for name, row in rows_of(root).items()}
+        assert lines == {"a": ["line"] * 3, "b": ["line"] * 3, "wide": ["line", "polyline", "polyline"]}
+        assert "[-170.00, +200.00]" in " ".join(rows_of(root)["wide"].itertext())
+
+    def test_a_single_wide_interval_is_drawn_whole(self):
+        root = drawn(differences_figure([Difference("a", 0, 0.01, (-0.9, 0.92))], worse="worse", better="better"))
+        assert [one.tag for one in marked(root, "whisker")] == ["line"] * 3
+
+    def test_a_band_that_goes_on_ends_in_an_arrow(self):
+        near = [arm(str(i), 0.900, 0.901, 0.902, 0.901) for i in range(4)]
+        root = drawn(accuracies_figure([*near, arm("wide", 0.89, 0.905)]))
+        assert len(marked(rows_of(root)["wide"], "whisker")) == 2
+        assert not marked(rows_of(root)["0"], "whisker")
+        assert "± 9.53" in " ".join(rows_of(root)["wide"].itertext())
 
 
 class TestAccuracies:
