@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 import limbeck as lb
@@ -139,6 +142,18 @@ def test_specialists_and_an_ensemble_that_is_yet_to_learn(here, limbeck, taught)
     assert states(ended)["teacher's accuracy"] == "look"
     steps = next(one["value"] for one in ended.result["checks"] if one["name"] == "one step")
     assert "teacher" in steps
+
+
+def test_the_page_s_python_runs_and_it_tells_of_every_check(here, limbeck, taught, capsys):
+    del taught
+    page = (Path(__file__).resolve().parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    ended = limbeck("doctor", job_of(here, cache={"folder": "answers"}), "--json")
+    assert len(states(ended)) == 19
+    for name in states(ended):
+        assert re.search(rf"^\|[^|]*\b{name}\b[^|]*\|", page, flags=re.M), name
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    exec(compile(block, "doctor.md", "exec"), {"__name__": "doctor"})
+    assert "ok folder" in capsys.readouterr().out
 
 
 def test_a_tracker_is_named_by_a_flag(here, limbeck, taught):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.doctor import look, merged, ok, wrong
-from limbeck.doctor.cost import pace
+from limbeck.doctor.cost import Pace, pace, whole_job
 from limbeck.doctor.opened import groups_of, workshop_of
 from limbeck.engine import Setting
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
@@ -216,3 +216,18 @@ def test_the_worst_of_several_places_speaks_for_all():
     assert one.value == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert merged({"a": ok("x", 1.0, "Fine."), "b": look("x", 2.0, "Hm.")}).sentence == "b: Hm."
     assert merged({"a": look("x", 2.0, "Hm.")}).sentence == "Hm."
+    assert merged({"a": ok("x", 1.0, "Is 1."), "b": ok("x", 2.0, "Is 2.", rank=2.0)}).sentence == "b: Is 2."
+    assert merged({"a": ok("x", 1.0, "Fine."), "b": ok("x", 2.0, "Fine.")}).sentence == "Fine."
+
+
+def test_a_teacher_is_waited_for_and_the_arms_go_side_by_side():
+    one = patient(side_by_side=2)
+    first = dataclasses.replace(one.arms[0], first=True)
+    rest = dataclasses.replace(one.arms[0], runs=5)
+    for arm, abreast in ((first, 1), (rest, 2)):
+        models = workshop_of(arm, one.fabric)
+        (group,) = groups_of(arm, models)
+        assert pace(group, arm, models, one).abreast == abreast
+    taken = [Pace("teacher", 2.0, 0, 10, 1), Pace("arm", 1.0, 0, 50, 2)]
+    assert whole_job(taken, 2).value == 2.0 * 10 + 1.0 * 50 / 2
+    assert whole_job([Pace("arm", 10.0, 0, 10_000, 1)], 1).state == "look", "more than a day"

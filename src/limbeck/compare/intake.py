@@ -85,5 +85,5 @@ def _teachers_arm(job: Job, material: Material, less: Material, members: tuple[s
 
     return Arm(
         "teacher", untrained, teachers_recipe(members), source, setting_of(job, budget, material, seed=0), 1,
-        len(whole) / len(source), judged=False,
+        len(whole) / len(source), judged=False, first=True,
     )  # fmt: skip

@@ -34,12 +34,14 @@ class Pace(NamedTuple):
         seconds: Of one step.
         bytes: What a step holds: weights, gradients, the optimiser's state, and what is kept for the way back.
         steps: How many the job takes of them, in all its runs.
+        abreast: How many of these runs go at a time.
     """
 
     place: str
     seconds: float
     bytes: int
     steps: int
+    abreast: int = 1
 
 
 def pace(group: Group, arm: Arm, models: Mapping[str, nn.Module], patient: Patient) -> Pace:
@@ -63,7 +65,9 @@ def pace(group: Group, arm: Arm, models: Mapping[str, nn.Module], patient: Patie
     steps = arm.setting.length(stage, source)
     longer = 1.0 if stage.steps is not None else arm.longer
     total = round(steps * longer) * arm.runs * group.repeats
-    return Pace(place_of(arm, stage), statistics.median(seconds), held, total)
+    # The runs of all other arms stand in one queue; those of a teacher are its members.
+    abreast = min(patient.side_by_side, arm.runs * group.repeats) if arm.first else patient.side_by_side
+    return Pace(place_of(arm, stage), statistics.median(seconds), held, total, abreast)
 
 
 def _learner(
@@ -130,7 +134,7 @@ def one_step(paces: list[Pace]) -> Finding:
 
 def whole_job(paces: list[Pace], side_by_side: int) -> Finding:
     """All steps of all runs, and how long they take at this pace; judging and writing come on top."""
-    seconds = sum(one.seconds * one.steps for one in paces) / max(side_by_side, 1)
+    seconds = sum(one.seconds * one.steps / max(one.abreast, 1) for one in paces)
     steps = sum(one.steps for one in paces)
     said = (
         f"{steps:,} steps in all, {side_by_side} run{'s' if side_by_side > 1 else ''} at a time; judging comes on top."

@@ -65,14 +65,19 @@ def _square(leaf: Any, opened: Opened) -> float:
 def _formula(leaf: Loss, shown: Signal, opened: Opened) -> Tensor | None:
     """A published loss as it is printed; None where there is no formula for it here, or it reads more than logits."""
     written = REFERENCES.get(leaf.kernel.function)
-    plain = leaf.head is None and leaf.addresses == (LOGITS, LOGITS) and opened.batch.mask is None
-    if written is None or not plain:
+    if written is None or leaf.head is not None or leaf.addresses != (LOGITS, LOGITS) or not _all_count(opened, shown):
         return None
     student, teacher = (
         side[LOGITS].double().movedim(leaf.classes, -1) if LOGITS in side else None for side in (shown, opened.taught)
     )
     hyper = {k: v(opened.progress) if isinstance(v, Schedule) else v for k, v in leaf.kernel.hyper.items()}
     return written(student, teacher, opened.batch.labels, **hyper).sum()
+
+
+def _all_count(opened: Opened, shown: Signal) -> bool:
+    """Whether every row of the logits counts, but for those without a label."""
+    mask, whole = opened.batch.mask, shown[LOGITS].ndim == 2  # one answer to a whole text, whose mask is of tokens
+    return mask is None or bool((mask.flatten(1).any(1) if whole else mask).all())
 
 
 def _wide(signal: Signal, *, grad: bool = False) -> Signal:

@@ -60,5 +60,7 @@ def merged(found: Mapping[str, Finding]) -> Finding:
         if one.state == worst.state:
             said.setdefault(one.sentence, []).append(place)
     several = len(found) > 1 and worst.state != "ok"
+    if worst.state == "ok" and len(said) > 1:  # each has numbers of its own: those of the worst are told
+        said, several = {worst.sentence: said[worst.sentence]}, True
     sentence = " ".join(f"{', '.join(places)}: {one}" for one, places in said.items()) if several else worst.sentence
     return worst._replace(value={place: one.value for place, one in found.items()}, sentence=sentence)

@@ -31,6 +31,7 @@ class Arm:
         runs: How many times the job runs it.
         longer: How many times as many batches an epoch of the whole data has.
         judged: Whether its loss is looked at, or its time alone.
+        first: Whether all others wait for it, as for a teacher that is trained.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Arm:
     runs: int = 1
     longer: float = 1.0
     judged: bool = True
+    first: bool = False
 
 
 @dataclass(frozen=True)
