@@ -1,0 +1,304 @@
+"""Is what a job has measured besides true, bounded, refused early, and never the end of a result?"""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import limbeck
+from limbeck.compare import run_job
+from limbeck.compare.also import Seen, asked, check_also
+from limbeck.compare.also.layers import closest
+from limbeck.compare.also.pictures import pictures_of
+from limbeck.compare.material import gather
+from limbeck.errors import LimbeckError
+from limbeck.job import make_job, read_job
+from limbeck.measure import CORRUPTIONS, kept_tensors, layer_cka, robustness
+from limbeck.models import build
+from limbeck.sources import Arrays, Field, load_data, subsample
+from limbeck.teachers import Live
+from small_jobs import blobs, small_job
+
+TWO = ["teacher", "student alone", "distilled"]
+
+
+def run(folder, data, **changes):
+    """A job of a second with all that can be measured besides: what came of it, what was said, and its folder."""
+    said = []
+    asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups"], **changes})
+    job = make_job({**asked_for, "out": str(folder)})
+    result = run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    return result, said, folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("also")
+    regions = np.array(["north", "south", "east"] * 20)
+    found = dict(np.load(blobs(folder / "blobs.npz")))
+    np.savez(folder / "blobs.npz", **found, region_test=regions)
+    return run(folder / "run", {"name": str(folder / "blobs.npz"), "groups": "region"})
+
+
+def student(folder, arm, seed):
+    own = folder / "arms" / arm.replace(" ", "-") / f"seed-{seed}"
+    return limbeck.load(own / "student" if (own / "student").is_dir() else folder / "student")
+
+
+def predictions(folder, arm, seed):
+    return kept_tensors(folder / "arms" / arm.replace(" ", "-") / f"seed-{seed}" / "predictions.safetensors")["test"]
+
+
+# --- what is true ---------------------------------------------------------------------------------------------------
+
+
+def test_layers_are_those_of_the_students_that_lie_on_disk(done):
+    result, _, folder = done
+    found = result["cka"]
+    data = load_data(str(folder.parent / "blobs.npz"))
+    teacher = limbeck.load(folder / "teacher" / "student")
+    assert found["examples"] == 60
+    assert list(found["arms"]) == ["student alone", "distilled"]
+    for arm, row in found["arms"].items():
+        ours = [layer_cka(student(folder, arm, seed), teacher, data.test, student_reads=data.reads,
+                          teacher_reads=data.reads) for seed in (0, 1)]  # fmt: skip
+        assert row["student_layers"] == list(ours[0].student_layers)
+        assert found["teacher_layers"] == list(ours[0].teacher_layers)
+        assert torch.allclose(torch.tensor(row["values"]).double(), (ours[0].values + ours[1].values) / 2, atol=1e-6)
+        assert row["closest"]["values"] == pytest.approx([float(one.values.amax(1).mean()) for one in ours])
+    assert found["sentence"].startswith("Layers: ")
+
+
+def test_a_layer_that_is_constant_is_the_most_similar_to_none():
+    assert closest(torch.tensor([[0.5, torch.nan], [torch.nan, torch.nan]])) == 0.5
+
+
+def test_a_teacher_is_as_its_own_student_is(tmp_path):
+    """A student that begins as its teacher and is not moved has a unit diagonal, and the teacher's accuracy."""
+    teacher = limbeck.save(build("mlp", inputs=36, classes=5, hidden=[8, 8]), tmp_path / "teacher")
+    job = {"teacher": {"model": str(teacher), "check": False}, "student": {"model": str(teacher)},
+           "budget": {"epochs": 1, "lr": 1e-30, "batch_size": 50}}  # fmt: skip
+    result, _, _ = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), **job, seeds=1)
+    for row in result["cka"]["arms"].values():
+        assert np.diag(row["values"]).tolist() == pytest.approx([1.0, 1.0, 1.0], abs=1e-5)
+    rows = result["corruptions"]["arms"]
+    assert rows["distilled"]["by"] == rows["student alone"]["by"] == rows["teacher"]["by"]
+
+
+def test_images_as_they_are_give_the_accuracy_that_the_arm_has(done):
+    result, _, _ = done
+    for arm, row in result["corruptions"]["arms"].items():
+        assert row["clean"]["values"] == result["arms"][arm]["accuracy"]["values"]
+        assert list(row["by"]) == list(CORRUPTIONS)
+        every = np.array([[level["values"] for level in levels] for levels in row["by"].values()])
+        assert every.shape == (8, 5, len(row["clean"]["values"]))
+        assert row["mean"]["values"] == pytest.approx(every.mean((0, 1)).tolist())
+    assert result["corruptions"]["examples"] == 60
+
+
+def test_bad_images_are_those_that_the_library_makes(done):
+    result, _, folder = done
+    data = load_data(str(folder.parent / "blobs.npz"))
+    for arm, seed in (("student alone", 0), ("distilled", 1)):
+        ours = robustness(student(folder, arm, seed), data.test, reads=data.reads)
+        shown = result["corruptions"]["arms"][arm]["by"]
+        for name, levels in ours.corrupted.items():
+            assert [level["values"][seed] for level in shown[name]] == [one.value for one in levels.values()]
+
+
+def test_the_worst_group_is_the_one_that_is_found_by_hand(done):
+    result, _, folder = done
+    found, labels = result["groups"], torch.arange(60) % 5
+    assert found["by"] == "region"
+    assert found["examples"] == dict.fromkeys(("north", "south", "east"), 20)
+    assert list(found["arms"]) == TWO
+    for arm in TWO[1:]:
+        by_hand = {}
+        for place, name in enumerate(("north", "south", "east")):
+            rows = torch.arange(60) % 3 == place
+            shown = [predictions(folder, arm, seed) for seed in (0, 1)]
+            by_hand[name] = [float((one.argmax(1) == labels)[rows].double().mean()) for one in shown]
+        row = found["arms"][arm]
+        assert set(row["accuracy"]) == set(by_hand)
+        assert all(one["values"] == pytest.approx(by_hand[name]) for name, one in row["accuracy"].items())
+        assert row["worst"]["mean"] == pytest.approx(min(sum(values) / 2 for values in by_hand.values()))
+        assert sum(by_hand[row["worst"]["name"]]) / 2 == pytest.approx(row["worst"]["mean"])
+        assert row["worst"]["examples"] == 20
+
+
+def test_without_groups_of_their_own_classes_are_the_groups(tmp_path):
+    result, said, _ = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also="groups", seeds=1)
+    assert {"cka", "corruptions"}.isdisjoint(result)
+    assert result["groups"]["by"] == "classes"
+    worst = result["groups"]["arms"]["distilled"]["worst"]
+    assert worst["name"] in [f"class {letter}" for letter in "abcde"]
+    assert worst["mean"] == pytest.approx(result["arms"]["distilled"]["measures"]["worst_class_accuracy"]["mean"])
+    assert any("groups, which are 5 classes" in one for one in said)
+
+
+def test_a_column_of_a_table_names_the_groups_without_being_asked_twice(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
+    draw = np.random.default_rng(0)
+    rows = [f"{draw.normal() + 4 * (i % 2):.3f},{('old', 'young')[i % 3 == 0]},{'ab'[i % 2]}" for i in range(240)]
+    (tmp_path / "rows.csv").write_text("\n".join(["size,age,kind", *rows]))
+    data = {"name": str(tmp_path / "rows.csv"), "target": "kind", "groups": "age"}
+    result, _, _ = run(tmp_path / "run", data, also=[], seeds=1)
+    assert result["groups"]["by"] == "age"
+    assert set(result["groups"]["examples"]) == {"old", "young"}
+    assert sum(result["groups"]["examples"].values()) == 48
+
+
+def test_digits_end_at_16_and_a_part_of_them_is_asked_about(tmp_path):
+    result, said, folder = run(tmp_path / "run", "digits", also=["corruptions"], seeds=1, budget={"epochs": 3})
+    data = load_data("digits")
+    part = subsample(data.test, 500, 0)
+    right = (predictions(folder, "distilled", 0).argmax(1) == data.test.labels)[part.index]
+    rows = result["corruptions"]["arms"]
+    assert result["corruptions"]["examples"] == 500
+    assert rows["distilled"]["clean"]["values"] == pytest.approx([float(right.double().mean())], abs=0.0021)
+    assert any("corruptions of 500 test examples (about" in one for one in said)
+
+
+def test_what_is_read_of_digits_is_what_their_students_read():
+    job = make_job(small_job("digits", also="corruptions"))
+    material = gather(job)
+    shown = pictures_of(Seen(job, material, Live(torch.nn.Identity()), {}))
+    batch = shown.batches[0]
+    assert float(batch.inputs.max()) == 1.0
+    whole = material.data.test.take(batch.id)
+    torch.testing.assert_close(shown.reads(batch), material.data.reads(whole))
+    torch.testing.assert_close(shown.teacher(batch), material.data.reads(whole))
+
+
+def test_large_pictures_are_fewer_and_small_sets_whole():
+    job = make_job(small_job("digits", also="corruptions"))
+    material = gather(job)
+
+    def count(examples, side):
+        test = Arrays(torch.zeros(examples, 3, side, side, dtype=torch.uint8), torch.arange(examples) % 10)
+        data = material.data.__class__("own", test, test, lambda batch: batch.inputs / 255, None)
+        return pictures_of(Seen(job, material._replace(data=data), Live(torch.nn.Identity()), {})).examples
+
+    assert [count(120, 8), count(700, 8), count(260, 224), count(150, 400)] == [120, 500, 166, 100]
+
+
+# --- teachers and students of other kinds ---------------------------------------------------------------------------
+
+
+def test_an_ensemble_answers_as_one_and_shows_the_layers_of_its_first(tmp_path):
+    result, _, _ = run(
+        tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["cka", "corruptions"], seeds=1,
+        teacher={"model": "mlp", "hidden": [8], "members": 2},
+    )  # fmt: skip
+    assert result["cka"]["teacher"] == "member-0"
+    assert result["corruptions"]["arms"]["teacher"]["clean"]["mean"] == result["arms"]["teacher"]["accuracy"]["mean"]
+
+
+def test_of_several_methods_the_one_that_is_judged_is_looked_at(tmp_path):
+    result, _, _ = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), methods=["hinton", "logit_matching"],
+                       also=["cka", "groups"], arms=["student alone", "distilled"], seeds=1)  # fmt: skip
+    assert list(result["cka"]["arms"]) == ["student alone", result["verdict"]["arm"]]
+    assert list(result["groups"]["arms"]) == ["student alone", "hinton", "logit_matching"]
+
+
+def test_a_student_that_is_shipped_as_another_kind_of_model_is_opened(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import torch\nfrom limbeck import Loss, Recipe, Stage\nfrom limbeck.functional import cross_entropy\n\n\n"
+        "def shipped(models):\n    return torch.nn.Sequential(models['student'], torch.nn.Identity())\n\n\n"
+        "def own() -> Recipe:\n    return Recipe(Stage(Loss(cross_entropy)), ship=shipped)\n"
+    )
+    result, _, _ = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), method=f"{tmp_path / 'own.py'}:own", seeds=1,
+                       also=["cka", "corruptions"])  # fmt: skip
+    assert result["cka"]["arms"]["distilled"]["student_layers"][0].startswith("0.")
+    row = result["corruptions"]["arms"]["distilled"]
+    assert row["clean"]["values"] == result["arms"]["distilled"]["accuracy"]["values"]
+
+
+# --- what is refused, and what may fail -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        (["cka", "corruption"], "Unknown name in also 'corruption'. Did you mean 'corruptions'"),
+        (["cka", "cka"], "'cka' stands twice in also"),
+        ({"cka": True, "x": 1}, "also: input should be a valid"),
+    ],
+)
+def test_what_nobody_measures_is_refused(also, words):
+    with pytest.raises(LimbeckError, match=words):
+        make_job(small_job("digits", also=also))
+
+
+def refused(tmp_path, data, **changes):
+    """The sentence, before anything is trained or written."""
+    said = []
+    job = make_job(small_job(data, **{"also": ["corruptions"], "out": str(tmp_path / "run"), **changes}))
+    with pytest.raises(LimbeckError) as error:
+        run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    assert not any("Training" in one for one in said)
+    assert not (tmp_path / "run").exists()
+    return str(error.value)
+
+
+def test_what_is_no_picture_is_refused_before_anything_is_trained(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows, y=np.arange(60) % 2)
+    said = refused(tmp_path, str(tmp_path / "rows.npz"))
+    assert said == ("also: corruptions are of pictures, and an example of rows.npz is a row of 3 numbers. "
+                    "Leave corruptions out of `also`.")  # fmt: skip
+    np.savez(tmp_path / "sound.npz", x=rows.reshape(20, 3, 3) * 9, y=np.arange(20) % 2)
+    assert "also: corruptions wants bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
+
+
+def test_students_that_nobody_keeps_cannot_be_measured(tmp_path):
+    assert "give the job one: out=..." in refused(tmp_path, blobs(tmp_path / "blobs.npz"), out=None)
+
+
+def test_groups_that_are_names_of_examples_are_refused(tmp_path):
+    found = dict(np.load(blobs(tmp_path / "blobs.npz", test=1010)))
+    np.savez(tmp_path / "blobs.npz", **found, name_test=np.arange(1010))
+    said = refused(tmp_path, {"name": str(tmp_path / "blobs.npz"), "groups": "name"}, also=[])
+    assert said == "data.groups: name says 1,010 different things of 1,010 test examples; groups are 1,000 at most."
+
+
+def test_a_teacher_that_reads_something_else_has_no_bad_images():
+    job = make_job(small_job("digits", also="corruptions", out="run"))
+    teacher = Live(torch.nn.Identity(), reads=Field("privileged"))
+    with pytest.raises(LimbeckError, match="the teacher reads other inputs"):
+        check_also(Seen(job, gather(job), teacher, {"teacher": teacher.model}), lambda kind, what: None)
+
+
+def test_layers_that_cannot_be_compared_are_refused(tmp_path):
+    found = dict(np.load(blobs(tmp_path / "blobs.npz", test=3)))
+    np.savez(tmp_path / "blobs.npz", **found)
+    assert "also: layer_cka needs a batch of at least 4" in refused(tmp_path, str(tmp_path / "blobs.npz"), also="cka")
+
+
+def test_what_fails_at_the_end_takes_no_result_away(tmp_path, monkeypatch):
+    def full(seen):
+        raise RuntimeError("out of memory\nand a long tail")
+
+    monkeypatch.setattr(asked, "_MEASURED", {**asked._MEASURED, "cka": full})
+    result, _, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["cka", "groups"], seeds=1)
+    assert result["cka"] == {"sentence": "Not known: cka. RuntimeError: out of memory"}
+    assert result["groups"]["by"] == "classes"
+    assert "Not known: cka. RuntimeError: out of memory" in (folder / "report.html").read_text()
+
+
+def test_a_run_that_is_taken_up_again_says_the_same(done, tmp_path):
+    result, _, folder = done
+    again = shutil.copytree(folder, tmp_path / "run")
+    (again / "result.json").unlink()
+    found = run_job(make_job({**read_job(again / "job.yaml"), "out": str(again)}), resume=True)
+    assert all(found[name] == result[name] for name in ("cka", "corruptions", "groups"))
+
+
+def test_nothing_is_measured_besides_unless_it_is_asked_for(tmp_path):
+    result, said, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=[], seeds=1)
+    assert {"cka", "corruptions", "groups"}.isdisjoint(result)
+    assert not any("Besides" in one for one in said)
+    assert "Measured besides" not in (folder / "report.html").read_text()
