@@ -93,7 +93,8 @@ class DistillModule(LightningModule):
             self.manual_backward(loss)
             total += loss.detach()
         self._step(progress)
-        self.log("train_loss", total, prog_bar=True)
+        # On each process it is its share of a mean over all, times their number: their mean is the loss.
+        self.log("train_loss", total, prog_bar=True, sync_dist=True)
         return total
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -103,9 +104,10 @@ class DistillModule(LightningModule):
             raise LimbeckError("Validation counts right answers, and these batches have no labels.")
         logits = logits_of(call(self.student, self.tutor.reads(given)), self.tutor.adaptor)
         known = given.labels != IGNORED
-        right = (logits.argmax(-1) == given.labels)[known]
-        if len(right):
-            self.log("val_accuracy", right.float().mean(), prog_bar=True, batch_size=len(right))
+        right = (logits.argmax(-1) == given.labels)[known].float()
+        # Also where no label is known: all processes must take part in what is summed over them.
+        share = right.mean() if len(right) else right.sum()
+        self.log("val_accuracy", share, prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """`optimiser` for student and heads; its schedule is followed step by step, as the engine does."""

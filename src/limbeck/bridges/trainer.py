@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from limbeck.bridges.heads import begin_alike
 from limbeck.bridges.rows import batch_of, shifts, stream_of
 from limbeck.bridges.tutor import Tutor
 from limbeck.engine.randomness import aside
@@ -162,10 +163,18 @@ def _without_id(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Heads(TrainerCallback):
-    """Keeps the heads that learn beside each checkpoint of the model."""
+    """Keeps the heads that learn beside each checkpoint of the model, and alike on all processes."""
 
     def __init__(self, trainer: DistillTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step."""
+        begin_alike(self._trainer.tutor.objective)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the last backward pass of a step: accelerate averages the gradients of the model, and no others."""
+        self._trainer.tutor.average_heads()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a checkpoint was written."""

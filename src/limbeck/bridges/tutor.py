@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.bridges.heads import average_gradients, begin_alike
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.randomness import aside
@@ -74,6 +75,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         self._check_teacher()
         with self:
             self._reached = self._probe(example)
+        begin_alike(self.objective)
 
     @property
     def objective(self) -> Objective:
@@ -105,11 +107,12 @@ class Tutor(AbstractContextManager["Tutor"]):
         """Over how many values each term is averaged: those of all batches of one step, on all ranks.
 
         Gradients are averaged over ranks, and a mean needs their sum: so the count is divided by the number of ranks.
+        All ranks must ask, also one that has no batch.
         """
-        found: dict[str, float] = {}
+        found = dict.fromkeys(self.objective.named_leaves(), 0.0)
         for batch in window:
             for name, count in self.objective.counts(batch).items():
-                found[name] = found.get(name, 0.0) + count
+                found[name] += count
         if world_size() == 1:
             return found
         leaves = self.objective.named_leaves()
@@ -131,16 +134,26 @@ class Tutor(AbstractContextManager["Tutor"]):
         Args:
             batch: On the student's device.
             progress: How far training is, for weights that change.
-            counts: What `counts` said of the step that the batch belongs to; by default it is a step of its own.
+            counts: What `counts` said of the step that the batch belongs to; by default it is a step of its own, on
+                several processes together with the others' batches.
             model: What to call instead of the student: the same, wrapped by the loop (compiled, distributed).
         """
         if self._open is None:
             raise LimbeckError("A Tutor answers within `with tutor:` alone.")
         taught = self._answer(batch)
+        if counts is None and world_size() > 1:
+            counts = self.counts([batch])
         with Tapped(model or self.student, self.objective.needs.student, adaptor=self.adaptor) as tapped:
             pupil = Pupil(tapped, self.objective, reached=self._reached)
             loss: Tensor = pupil(self.reads(batch), Lesson(taught, batch, progress or Progress(), counts))
         return loss
+
+    def average_heads(self) -> None:
+        """Average the heads' gradients over all processes, where a strategy wraps the student alone.
+
+        Call it after the last ``backward`` of a step and before the optimiser's; on one process it does nothing.
+        """
+        average_gradients(self.objective)
 
     def _check_teacher(self) -> None:
         teacher = self.stage.teacher

@@ -1,0 +1,27 @@
+"""How do heads stay alike on all processes, where a loop's strategy wraps the student alone?"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from limbeck.objective.ranks import world_size
+
+
+def begin_alike(heads: nn.Module) -> None:
+    """Give all processes the heads of the first."""
+    if world_size() > 1:
+        for tensor in heads.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def average_gradients(heads: nn.Module) -> None:
+    """Average the heads' gradients over all processes, as strategies do those of the model that they wrap."""
+    if world_size() == 1:
+        return
+    for parameter in heads.parameters():
+        if parameter.requires_grad:
+            found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(found)
+            parameter.grad = found / world_size()
