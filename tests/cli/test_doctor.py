@@ -82,6 +82,9 @@ def test_a_label_order_that_is_not_the_datas(here, limbeck, taught):
     ended = limbeck("doctor", job_of(here, teacher={"model": "turned"}), "--json")
     assert ended.code == 1
     assert "its 0 is class e" in sentence(ended, "teacher's accuracy")
+    ended = limbeck("doctor", job_of(here, teacher={"model": "turned", "check": False}), "--json")
+    assert ended.code == 0
+    assert states(ended)["teacher's accuracy"] == "look"
 
 
 def test_a_name_that_is_wrong_is_the_first_steps(here, limbeck, taught):
@@ -95,6 +98,20 @@ def test_a_name_that_is_wrong_is_the_first_steps(here, limbeck, taught):
     assert ended.code == 1
     assert "wrong data" in ended.out
     assert "Mend what is wrong" in ended.out
+
+
+def test_a_last_batch_of_one_is_found_before_its_turn_comes(here, limbeck, taught):
+    del taught
+    (here / "my.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.BatchNorm1d(5), nn.Linear(5, 5))\n"
+    )
+    budget = {"epochs": 2, "lr": 0.01, "batch_size": 67}
+    ended = limbeck("doctor", job_of(here, student="my.py:build", budget=budget), "--json")
+    assert ended.code == 1
+    assert "cannot train on one example" in sentence(ended, "further steps")
+    budget["batch_size"] = 68
+    assert limbeck("doctor", job_of(here, student="my.py:build", budget=budget), "--json").code == 0
 
 
 def test_a_folder_that_is_taken(here, limbeck, taught):

@@ -15,7 +15,7 @@ from limbeck.compare.material import Material, gather
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.teaching import has_weights, open_teacher
 from limbeck.compare.tracked import check_tracker
-from limbeck.doctor import Finding, examine, look, ok, wrong
+from limbeck.doctor import ACCURACY, Finding, examine, look, ok, wrong
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job
@@ -59,7 +59,7 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     yield found
     if stepped is not None:
         patient = patient_of(alone, material, less, teacher, networks, fabric=fabric)
-        yield from examine(patient, seconds=until - time.perf_counter())
+        yield from (_allowed(job, one) for one in examine(patient, seconds=until - time.perf_counter()))
 
 
 def _tried(name: str, do: Callable[[], T], say: Callable[[Any], Finding]) -> tuple[T | None, Finding]:
@@ -69,8 +69,15 @@ def _tried(name: str, do: Callable[[], T], say: Callable[[Any], Finding]) -> tup
         return done, say(done)._replace(name=name)
     except LimbeckError as error:
         return None, wrong(name, None, str(error))
-    except OSError as error:
-        return None, wrong(name, None, f"{type(error).__name__}: {error}")
+    except Exception as error:  # a person's own model may raise anything
+        return None, wrong(name, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _allowed(job: Job, found: Finding) -> Finding:
+    """A teacher that may be no better than chance, because the job says so, is looked at and not refused."""
+    if found.name == ACCURACY and found.state == "wrong" and not job.teacher.check:
+        return found._replace(state="look", sentence=f"{found.sentence} The job goes on (teacher.check=false).")
+    return found
 
 
 def _free(job: Job) -> str:

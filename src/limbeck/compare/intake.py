@@ -27,7 +27,8 @@ _EXAMPLES = 2000
 
 def part_of(job: Job, material: Material) -> Material:
     """The material with fewer examples to learn from: two batches, or some thousands for methods that ask about all."""
-    size = max(_EXAMPLES, 2 * job.budget.batch_size * job.budget.accumulate)
+    batch = job.budget.batch_size * job.budget.accumulate
+    size = max(_EXAMPLES // batch, 2) * batch
     if size >= len(material.train):
         return material
     return material._replace(train=subsample(material.train, size, 0))
@@ -67,7 +68,8 @@ def _arms(job: Job, material: Material, less: Material, teacher: Teacher) -> Ite
         whole = stream(material.train, budget, seed=0)
         yield Arm(
             name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), source,
-            setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(source), name in job.learners,
+            setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(source),
+            len(material.train) % budget.batch_size, name in job.learners,
         )  # fmt: skip
 
 

@@ -100,10 +100,10 @@ def _held(learner: Learner) -> int:
 
 
 def _windows(source: Source, size: int) -> Iterator[list[Batch]]:
-    """Whole steps' batches, epoch after epoch."""
-    epoch = 0
+    """The batches of a step, epoch after epoch, without those that are smaller than the first."""
+    epoch, whole = 0, source.peek().size
     while True:
-        batches = source.batches(epoch, 0)
+        batches = (batch for batch in source.batches(epoch, 0) if batch.size == whole)
         while window := list(islice(batches, size)):
             yield window
         epoch += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import nn
 
 from limbeck.doctor import accuracy, cost, exact, inputs, labels, reach, splitting, stillness, stored, terms, zero
@@ -81,8 +82,8 @@ class _Round:
         with aside(seeded(arm.setting.seed)):
             try:
                 self._gone_through(arm)
-            except LimbeckError as error:
-                self._note(arm.name, wrong("first step", None, str(error)))
+            except Exception as error:
+                self._note(arm.name, wrong("further steps", None, _sentence(error)))
 
     def _gone_through(self, arm: Arm) -> None:
         models = workshop_of(arm, self._patient.fabric)
@@ -123,7 +124,14 @@ def _made(name: str, check: Callable[[], Finding | None], until: float) -> Findi
         return look(name, None, "Not looked at: the time was over.")
     try:
         return check()
-    except LimbeckError as error:
-        return wrong(name, None, str(error))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        return wrong(name, None, f"This could not be looked at: {type(error).__name__}: {first_line(error)}")
+    except Exception as error:
+        return wrong(name, None, _sentence(error))
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, also where it is that of a person's own module, which may raise anything."""
+    if isinstance(error, LimbeckError):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return "It does not fit into memory: a smaller budget.batch_size, with accumulate, learns the same."
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -7,12 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.doctor.patient import Arm
 from limbeck.engine.course import Course
 from limbeck.engine.learner import once
-from limbeck.engine.probe import probe
+from limbeck.engine.probe import check_single, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.workshop import Workshop
 from limbeck.objective import Objective
@@ -155,6 +156,8 @@ def opened(
             inputs = reads(batch)
             reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
             taught = answer(batch)
+            if arm.last == 1:  # a BatchNorm cannot train on one example
+                check_single(stage, tapped, reads(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device))))
         known = learnt and isinstance(stage.teacher, Teacher) and not (stage.teacher.names or stage.teacher.changes)
         yield Opened(
             place, stage, tapped, batch, inputs, taught, Progress(1, 3), frozenset(reached), known,

@@ -30,6 +30,7 @@ class Arm:
         setting: What its run holds fixed.
         runs: How many times the job runs it.
         longer: How many times as many batches an epoch of the whole data has.
+        last: How many examples the last batch of an epoch of the whole data holds.
         judged: Whether its loss is looked at, or its time alone.
         first: Whether all others wait for it, as for a teacher that is trained.
     """
@@ -41,6 +42,7 @@ class Arm:
     setting: Setting
     runs: int = 1
     longer: float = 1.0
+    last: int = 0
     judged: bool = True
     first: bool = False
 
