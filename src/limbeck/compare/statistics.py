@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limbeck.errors import LimbeckError
+from limbeck.measure.chance import student_quantile, student_tail
 
 
 class Difference(NamedTuple):
@@ -63,13 +64,11 @@ def paired_difference(
     mean = sum(differences) / n
     if n == 1:
         return Difference(mean, None, None, 1)
-    from scipy.stats import t
-
     deviation = max(spread(differences), resolution * math.sqrt(1 / 6))
-    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
+    half = student_quantile(0.5 + confidence / 2, n - 1) * deviation / math.sqrt(n)
     # A difference of nothing is no evidence; one without any spread, which exact values can have, leaves no doubt.
     score = 0.0 if mean == 0 else abs(mean) * math.sqrt(n) / deviation if deviation else math.inf
-    return Difference(mean, mean - half, mean + half, n, 2 * float(t.sf(score, n - 1)))
+    return Difference(mean, mean - half, mean + half, n, 2 * float(student_tail(score, n - 1)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.measure.chance import coin_tail, false_discovery_rates, student_tail
 from limbeck.measure.once import chosen
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import counted, labels_of
@@ -131,29 +132,22 @@ def _flips(
 
 
 def _p_values(won: Tensor, lost: Tensor, by_seed: Float[Tensor, "classes seeds"]) -> Float[Tensor, " classes"]:
-    from scipy.stats import binom
-
-    flips = (won + lost).numpy()
-    of_examples = torch.from_numpy(2 * binom.cdf(torch.minimum(won, lost).numpy(), flips, 0.5)).clamp(max=1)
+    of_examples = torch.from_numpy(2 * coin_tail(torch.minimum(won, lost).numpy(), (won + lost).numpy())).clamp(max=1)
     return torch.maximum(of_examples, _paired_t(by_seed)) if by_seed.shape[1] > 1 else of_examples
 
 
 def _paired_t(by_seed: Float[Tensor, "classes seeds"]) -> Float[Tensor, " classes"]:
     """Two-sided; where all seeds agree to the last example, the test of the examples has the word."""
-    from scipy.stats import t
-
     seeds = by_seed.shape[1]
     error = by_seed.std(1) / seeds**0.5
     ratio = by_seed.mean(1).abs() / error
-    p = torch.from_numpy(2 * t.sf(ratio.numpy(), seeds - 1))
+    p = torch.from_numpy(2 * student_tail(ratio.numpy(), seeds - 1))
     return torch.where(by_seed.std(1) > 1e-12, p, (by_seed.mean(1).abs() < 1e-12).double())
 
 
 def _adjusted(p: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
-    from scipy.stats import false_discovery_control
-
     there = ~p.isnan()
     if bool(there.any()):
         p = p.clone()
-        p[there] = torch.from_numpy(false_discovery_control(p[there].numpy()))
+        p[there] = torch.from_numpy(false_discovery_rates(p[there].numpy()))
     return p

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
+from limbeck.measure.chance import student_quantile
+
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """The arms that need no teacher, or one that knows nothing of the example."""
 
@@ -93,9 +95,7 @@ def half_width(values: Sequence[float]) -> float | None:
     r"""Half of Student's 95 % interval of a mean, :math:`t_{n-1} s / \sqrt n`; None for fewer than two values."""
     if len(values) < 2:
         return None
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return student_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _role(name: str, row: Mapping[str, Any]) -> str:

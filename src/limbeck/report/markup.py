@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from html import escape
 from typing import Any, final
 
@@ -56,12 +57,18 @@ def _flat(children: Iterable[Any]) -> Iterator[str]:
 def _attribute(name: str, value: Any) -> str:
     if value is None or value is False:
         return ""
-    shown = name.rstrip("_").replace("_", "-")
+    shown = _spelt(name)
     if value is True:
         return f" {shown}"
     if isinstance(value, float):
         return f' {shown}="{value:.2f}"'
     return f' {shown}="{_safe(str(value), quote=True)}"'
+
+
+@cache
+def _spelt(name: str) -> str:
+    """An attribute's name as a document has it; a page has few, many times."""
+    return name.rstrip("_").replace("_", "-")
 
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
