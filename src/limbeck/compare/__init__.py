@@ -1,7 +1,7 @@
 """Arms, seeds, statistics."""
 
 from limbeck.compare.arms import ArmRun, Outcome
-from limbeck.compare.checkup import checkup
+from limbeck.compare.consulting import checkup
 from limbeck.compare.experiment import run_job
 from limbeck.compare.ranks import leads
 from limbeck.compare.statistics import Difference, paired_difference
