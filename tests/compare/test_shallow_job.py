@@ -14,6 +14,7 @@ from limbeck.compare.arms import ArmRun, start  # noqa: E402
 from limbeck.compare.material import gather, student_of  # noqa: E402
 from limbeck.compare.teaching import open_teacher  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
+from limbeck.export import export_run  # noqa: E402
 from limbeck.job import absolute, job_text, make_job, read_job, with_settings  # noqa: E402
 from limbeck.models import fingerprint, seeded, shallow  # noqa: E402
 
@@ -64,6 +65,11 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     torch.testing.assert_close(again, logits, atol=1e-6, rtol=0)
     assert opened.config.id2label == {0: "b", 1: "g"}
     assert opened.config.label2id == {"b": 0, "g": 1}
+    for to in ("folder", "hf"):
+        found = export_run(tmp_path / "run", to=to)
+        assert found.accuracy_after == found.accuracy_before
+        shipped, asks = lb.load(found.path), lb.reads_of(found.path)
+        assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**reads(lb.Batch(texts))).logits)
 
 
 def test_arms_and_seeds_share_the_teacher_s_layers_and_a_new_head_is_the_seed_s(rows):

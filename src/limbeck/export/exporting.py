@@ -102,7 +102,8 @@ def export_run(
     train, development = learnt_and_held(done.job, data)
     asked = Asked(
         student, data.test, train, development, data.reads, raw, _metadata(done),
-        _tokenizer(done, data) if to == "hf" else None, tuple(CALIBRATIONS) if calibration is None else (calibration,),
+        _tokenizer(done, data) if to == "hf" else data.tokenizer,
+        tuple(CALIBRATIONS) if calibration is None else (calibration,),
     )  # fmt: skip
     before = accuracy(predict(student, data.test, reads=data.reads)).value
     work = new_partial_folder(target)

@@ -42,7 +42,7 @@ class Asked(NamedTuple):
         reads: The student's way from a batch to its inputs.
         raw: Whether that way is to be a part of an ONNX file.
         metadata: What is written beside or into it.
-        tokenizer: What a Hugging Face folder needs besides.
+        tokenizer: What a folder needs besides to read texts.
         calibrations: Which ways to 8 bits are tried.
     """
 
@@ -81,6 +81,8 @@ class Written(NamedTuple):
 def write_folder(asked: Asked, out: Path) -> Written:
     """A limbeck folder, opened again and compared."""
     to_folder(asked.student, out, metadata=asked.metadata)
+    if asked.tokenizer is not None:
+        asked.tokenizer.save_pretrained(out)
     try:
         again = load(out)
     except LimbeckError:  # a class of the person's own

@@ -28,6 +28,9 @@ def _limbeck(done: Finished) -> str:
     lines = ["import limbeck", "", "student = limbeck.load('.')"]
     kind = (done.told.get("reads") or {}).get("reads")
     if str(done.made.get("class")).startswith("transformers."):
+        if "ForSequenceClassification" in str(done.made["class"]):
+            asks = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
+            return "\n".join([*lines, "reads = limbeck.reads_of('.')", asks])
         if kind != "pixels":
             return "\n".join([*lines, "logits = student(**inputs).logits"])
         return "\n".join([*lines, "reads = limbeck.reads_of('.')", f"{_ASKED}.logits"])
