@@ -11,10 +11,14 @@ from limbeck.compare.beginning import begun
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Cache, Job, Model, with_flag
+from limbeck.job.parts import learnt_and_held
 from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
-from limbeck.sources import DataSet, Examples, Shuffled, load_data, split, subsample
+from limbeck.sources import DataSet, Examples, Shuffled, load_data
 from limbeck.teachers import Teacher
+
+_ASKED = 250
+"""Examples that a model is asked about at a time: with a thousand, a small network's layers no longer fit a cache."""
 
 
 class Material(NamedTuple):
@@ -42,14 +46,7 @@ def gather(job: Job) -> Material:
         LimbeckError: If the data cannot be had, or are too few.
     """
     data = load_data(job.data)
-    train, development = split(data.train, fraction=job.development, seed=0)
-    if job.train_examples is not None:
-        if job.train_examples > len(train):
-            raise LimbeckError(
-                f"train_examples={job.train_examples}, and there are {len(train)} to learn from. "
-                f"Type --set train_examples={len(train)} or fewer."
-            )
-        train = subsample(train, job.train_examples, 0)
+    train, development = learnt_and_held(job, data)
     first = data.reads(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
@@ -111,7 +108,7 @@ def setting_of(job: Job, budget: Budget, material: Material, *, seed: int, worke
 
 def whole(examples: Examples) -> list[Batch]:
     """All examples in order, in batches for prediction."""
-    return list(Shuffled(examples, batch_size=1000, shuffle=False))
+    return list(Shuffled(examples, batch_size=_ASKED, shuffle=False))
 
 
 def _classes(examples: Examples) -> int:
