@@ -65,10 +65,20 @@ def test_a_method_without_a_teacher_has_no_shuffled_one(limbeck, job):
     assert "shuffled teacher" not in found["arms"]
 
 
+def test_a_method_may_stand_twice_with_other_settings(limbeck, job):
+    words = ["--methods", "hinton,hinton", "--set", "methods.hinton.temperature=9", "--print-job"]
+    assert [one.get("temperature") for one in yaml.safe_load(limbeck("compare", job, *words).out)["methods"]] == [
+        None,
+        9,
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--methods", "hinton,hintn"], "hintn"),
+        (["--methods", " , "], "--methods hinton,logit_matching"),
+        (["--methods", "hinton,logit_matching, hinton"], "hinton stands twice"),
         (["--methods", "hinton,fitnets"], "--set methods.fitnets.hint=..."),
         (["--methods", "hinton,logit_matching", "--set", "methods.temperature=3"], "methods.NAME.KEY=VALUE"),
         (["--methods", "hinton,logit_matching", "--set", "methods.hintn.weight=1"], "one of hinton, logit_matching"),

@@ -36,6 +36,21 @@ def test_the_classes_are_those_of_all_training_data(tmp_path):
     assert gather(job).classes == 3
 
 
+def test_data_of_one_class_are_refused(tmp_path):
+    np.savez(
+        tmp_path / "one.npz", x_train=np.ones((20, 4)), y_train=np.zeros(20), x_test=np.ones((3, 4)), y_test=[0] * 3
+    )
+    with pytest.raises(LimbeckError, match="one class"):
+        gather(make_job(small_job(tmp_path / "one.npz")))
+
+
+def test_a_teacher_that_is_always_right_is_not_refused_for_few_examples():
+    few = Arrays(torch.zeros(2, 1), torch.tensor([0, 1]))
+    assert check_teacher(torch.eye(2), few, classes=2, loaded=False) == 1.0
+    with pytest.raises(LimbeckError, match=r"50.0 %, and chance alone gives 50.0 %, up to 100.0 %"):
+        check_teacher(torch.tensor([[1.0, 0.0]] * 2), few, classes=2, loaded=False)
+
+
 def test_a_seed_is_an_order(material):
     def ids(seed):
         return [batch.id.tolist() for batch in stream(material.train, Budget(batch_size=32), seed=seed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,6 +99,18 @@ def test_what_an_arm_gets_wrong_is_found_before_the_teacher_learns(data, monkeyp
     ):
         with pytest.raises(LimbeckError):
             lb.run_job(make_job(small_job(data, **wrong)))
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_test_data_of_another_shape_are_refused_before_anyone_learns(tmp_path, who):
+    small, large = (blobs(tmp_path / f"{size}.npz", size=size) for size in (6, 7))
+    with np.load(small) as one, np.load(large) as other:
+        parts = {name: one[name] for name in one.files} | {"x_test": other["x_test"]}
+    np.savez(tmp_path / "both.npz", **parts)
+    any_size = {"model": "resnet8"}
+    asked = {"teacher": any_size, "student": any_size, who: {"model": "mlp", "hidden": [4]}}
+    with pytest.raises(LimbeckError, match=f"The {who} mlp refuses inputs of shape 1x7x7, those of the test data"):
+        rehearsed(make_job(small_job(tmp_path / "both.npz", **asked)))
 
 
 def test_a_student_is_shown_two_examples(data, tmp_path):

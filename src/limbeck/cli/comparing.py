@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.jobs import asked_for, run_distill
+from limbeck.cli.jobs import asked_for, check_methods, named_methods, run_distill
 
 if TYPE_CHECKING:
     from limbeck.job import Job
@@ -24,10 +24,10 @@ def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
     from limbeck.job import ARMS, make_job
     from limbeck.methods import method
 
-    named = [name.strip() for name in (flags.get("methods") or "").split(",") if name.strip()]
-    found = asked_for(path, {**flags, "methods": named}, settings)
+    found = asked_for(path, {**flags, "methods": named_methods(flags)}, settings)
     found.setdefault("seeds", _SEEDS)
     job = make_job(found)
+    check_methods(job)
     if "arms" in found:
         return job
     taught = method(job.method.name).has_teacher

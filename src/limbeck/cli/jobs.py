@@ -52,6 +52,33 @@ def asked_for(path: str | None, flags: Mapping[str, Any], settings: Sequence[str
     return found
 
 
+def named_methods(flags: Mapping[str, Any]) -> list[str]:
+    """The names in ``--methods``.
+
+    Raises:
+        LimbeckError: If it is there and holds none.
+    """
+    given = flags.get("methods")
+    named = [name.strip() for name in (given or "").split(",") if name.strip()]
+    if given is not None and not named:
+        raise LimbeckError("--methods holds no name: type them with commas between, --methods hinton,logit_matching.")
+    return named
+
+
+def check_methods(job: Job) -> None:
+    """Refuse to pay twice for the same method.
+
+    Raises:
+        LimbeckError: If two of a job's methods are the same to the last setting.
+    """
+    for place, one in enumerate(job.methods):
+        if one in job.methods[:place]:
+            raise LimbeckError(
+                f"The method {one.name} stands twice with the same settings, and both would come to the same numbers: "
+                "name it once, or give one of them other settings in a job file."
+            )
+
+
 def print_job_file(job: Job) -> None:
     """The job file on standard output."""
     from limbeck.job import job_text

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.jobs import asked_for, free_folder
+from limbeck.cli.jobs import asked_for, check_methods, free_folder, named_methods
 from limbeck.cli.progress import Watcher, duration, say
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def run_tune(
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     from limbeck.job import make_job
 
-    named = [name.strip() for name in (flags.get("methods") or "").split(",") if name.strip()]
-    job = make_job(asked_for(path, {**flags, "methods": named}, settings))
+    job = make_job(asked_for(path, {**flags, "methods": named_methods(flags)}, settings))
+    check_methods(job)
     return job if flags.get("out") else job.model_copy(update={"out": free_folder("runs/tune")})
 
 

@@ -51,6 +51,8 @@ def gather(job: Job) -> Material:
     # What a model is called with by names, such as token ids and their mask, has no one shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
     classes = len(data.class_names) if data.class_names else _classes(data.train)
+    if classes < 2:
+        raise DataError(f"{data.name} has one class: there is nothing to tell apart.")
     _check_test(data, classes)
     return Material(data, train, development, shape, classes)
 

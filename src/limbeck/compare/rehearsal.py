@@ -63,7 +63,7 @@ def _explained(arm: str) -> Iterator[None]:
 
 
 def check_student(job: Job, material: Material, teacher: Teacher | None = None) -> None:
-    """Build the student and show it two examples.
+    """Build the student and show it two examples to learn from, and one to test.
 
     Raises:
         LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
@@ -73,7 +73,16 @@ def check_student(job: Job, material: Material, teacher: Teacher | None = None) 
     shape = "x".join(map(str, material.input_shape))
     with torch.no_grad():
         logits = answered(lambda: logits_of(call(student, first)), f"The student {job.student.model}", shape)
+        tested = material.data.reads(material.data.test.take(torch.tensor([0])))
+        answered(lambda: logits_of(call(student, tested)), f"The student {job.student.model}", shape_to_test(material))
     check_classes(logits, f"The student {job.student.model}", material.classes)
+
+
+def shape_to_test(material: Material) -> str:
+    """How a test example looks to a model, for a sentence: what a model can learn from it may not be able to test."""
+    first = material.data.reads(material.data.test.take(torch.tensor([0])))
+    shape = "x".join(map(str, first.shape[1:])) if isinstance(first, Tensor) else "unknown"
+    return f"{shape}, those of the test data"
 
 
 def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
