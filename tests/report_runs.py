@@ -11,7 +11,7 @@ import torch
 import yaml
 from scipy.stats import t as student_t
 
-from limbeck.measure import Predictions, evaluate, keep_tensors
+from limbeck.measure import CORRUPTIONS, Predictions, evaluate, keep_tensors
 
 ARMS = {"student alone": 1.0, "label smoothing": 1.05, "shuffled teacher": 0.8, "hinton": 1.5, "fitnets": 1.25}
 """Arm -> how well it tells the classes apart."""
@@ -136,3 +136,36 @@ def pictured(path, labels, names):
     np.savez(path, x_train=pictures[: len(names)], y_train=np.arange(len(names)) % len(names), x_test=pictures,
              y_test=labels, class_names=np.array(names))  # fmt: skip
     return path
+
+
+def besides(*, classes: int = 10, seeds: int = 3, student: int = 3, teacher: int = 4, judged: str = "hinton"):
+    """What a job has measured besides, as a result holds it."""
+    draw = np.random.default_rng(5)
+    names = {"student": [f"layer{i}.0" for i in range(student)], "teacher": [f"layer{i}.0" for i in range(teacher)]}
+
+    def likeness(arm):
+        values = [[math.exp(-abs(i / student - j / teacher)) for j in range(teacher)] for i in range(student)]
+        return {"student_layers": names["student"], "values": values, "closest": spread([0.8 + 0.01 * i for i in
+                range(seeds)])}  # fmt: skip
+
+    def decline(arm):
+        many = 1 if arm == "teacher" else seeds
+        levels = {
+            name: [spread(list(0.9 - 0.05 * level - 0.02 * draw.uniform(size=many))) for level in range(1, 6)]
+            for name in CORRUPTIONS
+        }
+        return {"clean": spread([0.9] * many), "mean": spread([0.75 + 0.01 * i for i in range(many)]), "by": levels}
+
+    def grouped(arm):
+        accuracy = {f"class {i}": spread([0.5 + 0.04 * i] * (1 if arm == "teacher" else seeds)) for i in range(classes)}
+        return {"worst": {"name": "class 0", "examples": 60, **accuracy["class 0"]}, "accuracy": accuracy}
+
+    two = ("student alone", judged)
+    return {
+        "cka": {"examples": 600, "teacher": None, "teacher_layers": names["teacher"], "sentence": "Layers: as planted.",
+                "arms": {arm: likeness(arm) for arm in two}},
+        "corruptions": {"examples": 500, "severities": [1, 2, 3, 4, 5], "sentence": "Bad images: as planted.",
+                        "arms": {arm: decline(arm) for arm in ("teacher", *two)}},
+        "groups": {"by": "region", "examples": {f"class {i}": 60 for i in range(classes)},
+                   "sentence": "Groups: as planted.", "arms": {arm: grouped(arm) for arm in ("teacher", *two)}},
+    }  # fmt: skip

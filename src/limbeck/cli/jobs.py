@@ -182,7 +182,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)
     besides = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
     for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
-        console.print(said, highlight=False)
+        console.print(said, highlight=False, markup=False)  # a group may be called [b]
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""

@@ -31,7 +31,7 @@ def _part(name: str, found: Any, evidence: Evidence) -> Markup:
     draw = {"cka": _layers, "corruptions": _corruptions, "groups": _groups}[name]
     try:
         return draw(found, evidence)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
         sentence = found.get("sentence") if isinstance(found, Mapping) else None
         return note(sentence if isinstance(sentence, str) else f"Not known: this result's {name} cannot be read.")
 

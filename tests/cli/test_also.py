@@ -1,0 +1,55 @@
+"""Does a person hear what was measured besides, and in one sentence what cannot be?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from small_jobs import job_file, refused, small_job
+
+
+@pytest.fixture
+def grouped(here, job):
+    """The same job on data whose groups have names that a terminal could take for markup."""
+    found = dict(np.load(here / "blobs.npz"))
+    np.savez(here / "blobs.npz", **found, region_test=np.array(["[/b]", "[red]"] * 30))
+    data = {"name": "blobs.npz", "groups": "region"}
+    return job_file(here / "job.yaml", small_job(data, seeds=1, arms=["student alone", "distilled"]))
+
+
+def test_each_has_a_line(limbeck, grouped):
+    ended = limbeck("distill", grouped, "--set", "also=[cka, corruptions]", "--out", "run")
+    assert ended.code == 0, ended.err
+    said = " ".join(ended.out.split())
+    assert "Besides, at the end: cka of 60 test examples; corruptions of 60 test examples (about" in said
+    for begins in (
+        "Layers: the similarity (linear CKA)",
+        "Bad images (8 corruptions at 5 severities, 60 test examples)",
+        "Groups: the worst of 2 groups by region: student alone [",
+        "less student alone",
+    ):
+        assert begins in said
+    assert "[/b]" in said or "[red]" in said
+    shown = limbeck("resume", "run")
+    assert "Layers: the similarity" in " ".join(shown.out.split())
+
+
+def test_one_object_has_a_key_for_each(limbeck, grouped):
+    ended = limbeck("compare", grouped, "--methods", "hinton", "--seeds", 1, "--set", "also=cka", "--json")
+    assert ended.code == 0, ended.err
+    assert ended.result["groups"]["by"] == "region"
+    assert "corruptions" not in ended.result
+    assert {"examples", "teacher", "teacher_layers", "arms", "sentence"} == set(ended.result["cka"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set", "also=[ckaa]"], "Did you mean 'cka'? Known: cka, corruptions, groups."),
+        (["--set", "also=3"], "also: input should be"),
+        (["--set", "data.groups=regoin"], "Did you mean 'region'?"),
+        (["--set", "data.gruops=region"], "Did you mean 'groups'?"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(limbeck, grouped, words, said):
+    refused(limbeck("distill", grouped, *words), said)
