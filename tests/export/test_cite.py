@@ -60,6 +60,11 @@ def test_what_was_used_is_cited_once(done):
     assert "jacob2018quantization" in text
 
 
+def test_a_student_of_its_teacher_s_layers_cites_who_did_so_first(done):
+    run = changed(done, student={"model": "shallow", "layers": 1}, teacher={"model": "hf:bert", "pretrained": False})
+    assert used(citations(run))["sanh2019distilbert"] == "student shallow"
+
+
 def test_every_method_of_a_comparison(done):
     job = yaml.safe_load((done / "job.yaml").read_text())
     job.pop("method")

@@ -36,6 +36,12 @@ _RESNET = """@inproceedings{he2016deep,
   booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
   year = {2016}
 }"""
+_DISTILBERT = """@article{sanh2019distilbert,
+  title = {{DistilBERT}, a Distilled Version of {BERT}: Smaller, Faster, Cheaper and Lighter},
+  author = {Sanh, Victor and Debut, Lysandre and Chaumond, Julien and Wolf, Thomas},
+  journal = {arXiv preprint arXiv:1910.01108},
+  year = {2019}
+}"""
 _MIXUP = """@inproceedings{zhang2018mixup,
   title = {mixup: Beyond Empirical Risk Minimization},
   author = {Zhang, Hongyi and Cisse, Moustapha and Dauphin, Yann N. and Lopez-Paz, David},
@@ -185,4 +191,6 @@ def network(name: str) -> str | None:
         >>> network("resnet20") == network("resnet8"), network("cnn")
         (True, None)
     """
+    if name == "shallow":  # a student begun as its teacher's layers
+        return _DISTILBERT
     return _RESNET if name.startswith("resnet") and name.removeprefix("resnet").isdecimal() else None
