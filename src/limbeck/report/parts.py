@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from limbeck.report.axes import mark
-from limbeck.report.markup import Markup, tag
+from limbeck.report.markup import Markup, join, tag
 
 
 def section(identity: str, title: str, *content: Any) -> Markup:
@@ -63,7 +63,8 @@ def table(
         strong: The rows that stand out.
     """
     columns = tag(
-        "tr", (tag("th", name, scope="col", class_=None if i < words else "number") for i, name in enumerate(head))
+        "tr",
+        (tag("th", _whole(name), scope="col", class_=None if i < words else "number") for i, name in enumerate(head)),
     )
     body = [
         tag("tr", (_cell(i, cell, words) for i, cell in enumerate(row)), class_="strong" if number in strong else None)
@@ -87,6 +88,21 @@ def note(*text: Any) -> Markup:
 def grid(*children: Any) -> Markup:
     """Figures beside each other where there is room."""
     return tag("div", *children, class_="grid-2")
+
+
+def prose(text: str) -> Markup:
+    """A sentence in which what stands between backticks is what one types.
+
+    Example:
+        >>> prose("Type `limbeck cite RUN`.")
+        'Type <code>limbeck cite RUN</code>.'
+    """
+    return join(tag("code", part) if i % 2 else part for i, part in enumerate(text.split("`")))
+
+
+def _whole(name: Any) -> Any:
+    """A column's name with its unit on one line."""
+    return name.replace(", ", ",\N{NO-BREAK SPACE}") if isinstance(name, str) and not isinstance(name, Markup) else name
 
 
 def _cell(place: int, cell: Any, words: int) -> Markup:

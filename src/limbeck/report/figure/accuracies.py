@@ -9,16 +9,18 @@ from limbeck.report.axes import Scale, around, mark, percent_grid, svg
 from limbeck.report.far import at_the_edge, far_off, held, named_far, reach, tip
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, join, tag
+from limbeck.report.rows import WIDE, Layout
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 14.0, 34.0
+_TOP, _ROW = 14.0, 34.0
 
 
-def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = ()) -> Markup:
+def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = (), layout: Layout = WIDE) -> Markup:
     """A small mark for every seed, a bar for the mean, a band for its 95 % interval; what is far off is at the edge.
 
     Args:
         arms: From top to bottom; those without a number are left out.
         kept: The names of those that the figure is about, which never stand at the edge.
+        layout: For which kind of window.
     """
     shown = [arm for arm in arms if arm.accuracy.values]
     spans = [(100 * min(arm.accuracy.values), 100 * max(arm.accuracy.values)) for arm in shown]
@@ -26,28 +28,28 @@ def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = ()) -> Mar
     points = [end for i, span in enumerate(spans) if i not in far for end in span]
     intervals = [100 * end for i, arm in enumerate(shown) if i not in far for end in _interval(arm)]
     ends = held(points, intervals, least=1.0)
-    x = Scale(*around(ends, floor=0.0, ceiling=100.0), _LEFT, _WIDTH - _RIGHT)
-    bottom = _TOP + _ROW * len(shown)
-    rows = [_row(arm, x, _TOP + _ROW * (i + 0.5), far.get(i)) for i, arm in enumerate(shown)]
+    x = layout.scale(*around(ends, floor=0.0, ceiling=100.0))
+    bottom = _TOP + layout.height(_ROW) * len(shown)
+    rows = [_row(arm, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, arm in enumerate(shown)]
     said = (
         "; ".join(f"{arm.name} {_said(arm)}" for arm in shown) + "." + named_far([shown[i].name for i in sorted(far)])
     )
     return svg(
         percent_grid(x, _TOP, bottom),
         rows,
-        width=_WIDTH,
+        width=layout.width,
         height=bottom + 26,
+        class_=layout.class_,
         label=f"Test accuracy of every arm. {said}",
     )
 
 
-def _row(arm: Arm, x: Scale, y: float, side: int | None) -> Markup:
+def _row(arm: Arm, x: Scale, y: float, side: int | None, layout: Layout) -> Markup:
     drawn = _drawn(arm, x, y) if side is None else at_the_edge(side, x, y, title=f"{arm.name}: {_said(arm)}")
     return tag(
         "g",
-        tag("text", short(arm.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
+        layout.words(short(arm.name, 26), _said(arm), y, _ROW),
         drawn,
-        tag("text", _said(arm), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{arm.style}",
     )
 

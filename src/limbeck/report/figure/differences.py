@@ -8,6 +8,7 @@ from typing import NamedTuple
 from limbeck.report.axes import Scale, around, mark, svg
 from limbeck.report.far import Span, at_the_edge, far_off, held, named_far, reach, tip
 from limbeck.report.markup import Markup, join, tag
+from limbeck.report.rows import WIDE, Layout
 
 
 class Difference(NamedTuple):
@@ -25,38 +26,48 @@ class Difference(NamedTuple):
         return 100 * low, 100 * high
 
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW = 960.0, 220.0, 190.0, 34.0, 34.0
+_TOP, _ROW = 34.0, 34.0
 
 
-def differences_figure(rows: Sequence[Difference], *, worse: str, better: str) -> Markup:
+def differences_figure(rows: Sequence[Difference], *, worse: str, better: str, layout: Layout = WIDE) -> Markup:
     """Each difference with its 95 % interval on one scale around zero; what lies far off stands at the edge.
 
     Args:
         rows: From top to bottom.
         worse: What lies left of zero, in words.
         better: What lies right of it.
+        layout: For which kind of window.
     """
     zero = (0.0, 0.0)
     far = far_off([*(row.span for row in rows), zero], least=1.0, kept=[len(rows)])
     near = [row for i, row in enumerate(rows) if i not in far]
     ends = held([0.0, *(100 * row.mean for row in near)], [end for row in near for end in row.span], least=1.0)
-    x = Scale(*around(ends, least=0.5), _LEFT, _WIDTH - _RIGHT)
-    bottom = _TOP + _ROW * len(rows)
+    x = layout.scale(*around(ends, least=0.5))
+    bottom = _TOP + layout.height(_ROW) * len(rows)
     parts = [
         [(tag("line", x1=x(t), x2=x(t), y1=_TOP - 4, y2=bottom, class_="zero" if t == 0 else "grid"),
           tag("text", f"{t:+g}" if t else "0", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
          for t in x.ticks],
-        tag("text", f"← {worse}", x=x(0) - 10, y=_TOP - 14, class_="axis", text_anchor="end"),
-        tag("text", f"{better} →", x=x(0) + 10, y=_TOP - 14, class_="axis"),
-        tag("text", "points of accuracy on test data", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=bottom + 36, class_="axis",
+        _sides(x, worse, better, apart=bool(layout.over)),
+        tag("text", "points of accuracy on test data", x=(x.start + x.end) / 2, y=bottom + 36, class_="axis",
             text_anchor="middle"),
     ]  # fmt: skip
-    drawn = [_row(row, x, _TOP + _ROW * (i + 0.5), far.get(i)) for i, row in enumerate(rows)]
+    drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, row in enumerate(rows)]
     said = "; ".join(f"{row.name}: {_said(row)}" for row in rows) + "." + named_far([rows[i].name for i in sorted(far)])
-    return svg(*parts, *drawn, width=_WIDTH, height=bottom + 46, label=f"Differences in points of accuracy. {said}")
+    return svg(*parts, *drawn, width=layout.width, height=bottom + 46, class_=layout.class_,
+               label=f"Differences in points of accuracy. {said}")  # fmt: skip
 
 
-def _row(row: Difference, x: Scale, y: float, side: int | None) -> Markup:
+def _sides(x: Scale, worse: str, better: str, *, apart: bool) -> Markup:
+    """What lies left and right of zero; at the ends of the scale where there is no room beside it."""
+    left, right = (x.start, x.end) if apart else (x(0) - 10, x(0) + 10)
+    return join(
+        tag("text", f"← {worse}", x=left, y=_TOP - 14, class_="axis", text_anchor="start" if apart else "end"),
+        tag("text", f"{better} →", x=right, y=_TOP - 14, class_="axis", text_anchor="end" if apart else "start"),
+    )
+
+
+def _row(row: Difference, x: Scale, y: float, side: int | None, layout: Layout) -> Markup:
     whisker = None
     if row.interval is not None and side is None:
         ends = reach(x, *row.span)
@@ -68,12 +79,11 @@ def _row(row: Difference, x: Scale, y: float, side: int | None) -> Markup:
     title = f"{row.name}: {_said(row)}"
     return tag(
         "g",
-        tag("text", short(row.name, 26), x=_LEFT - 14, y=y + 5, text_anchor="end"),
+        layout.words(short(row.name, 26), _said(row), y, _ROW),
         whisker,
         mark(row.style, x(100 * row.mean), y, size=6.0, title=title)
         if side is None
         else at_the_edge(side, x, y, title=title),
-        tag("text", _said(row), x=_WIDTH - _RIGHT + 16, y=y + 5, class_="value"),
         class_=f"arm s{row.style}",
     )
 

@@ -17,6 +17,9 @@ class Bin(NamedTuple):
     share: float
 
 
+JOINED = 0.005
+"""A line joins the bins that hold at least this share of the examples: a handful makes no curve."""
+
 _WIDTH, _TOP, _SIDE = 520.0, 40.0, 330.0
 _STRIP = 50.0
 
@@ -48,7 +51,7 @@ def reliability_figure(models: Mapping[str, tuple[int, Sequence[Bin]]]) -> Marku
 
 
 def _line(name: str, style: int, bins: Sequence[Bin], plot: Plot) -> Markup:
-    points = [(b.confidence, b.accuracy) for b in bins]
+    points = [(b.confidence, b.accuracy) for b in bins if b.share >= JOINED]
     marks = [
         mark(style, *plot.at(b.confidence, b.accuracy), size=2.5 + 5.5 * b.share**0.5,
              title=f"{name}: says {100 * b.confidence:.1f} %, is right {100 * b.accuracy:.1f} %, {100 * b.share:.1f} % "

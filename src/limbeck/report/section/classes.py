@@ -13,6 +13,7 @@ from limbeck.report.figure.confusion import Matrix, worst
 from limbeck.report.judged import FALSE_DISCOVERIES, rates_of
 from limbeck.report.markup import Markup
 from limbeck.report.parts import figure, folded, grid, legend, note, section, table
+from limbeck.report.rows import both
 
 
 def classes_section(evidence: Evidence, classes: Sequence[ClassRow], *, prefix: str = "") -> Markup:
@@ -28,7 +29,7 @@ def classes_section(evidence: Evidence, classes: Sequence[ClassRow], *, prefix: 
 
 def _changes(evidence: Evidence, classes: Sequence[ClassRow], judged: str) -> Markup:
     before, after = evidence.arms[ALONE], evidence.arms[judged]
-    drawing = classes_figure(classes, before=before.style, after=after.style)
+    drawing = both(classes_figure, classes, before=before.style, after=after.style)
     cut = f" The {MOST // 2} that lose and gain most of {len(classes)}." if len(classes) > MOST else ""
     caption = (
         f"From the {ALONE} (small mark) to {judged} (large), in points, of so many test examples.{cut} A star: more "

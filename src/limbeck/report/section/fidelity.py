@@ -8,6 +8,7 @@ from limbeck.measure import Predictions, deviations
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import deviation_figure, reliability_figure
 from limbeck.report.figure.deviation import dot
+from limbeck.report.figure.reliability import JOINED
 from limbeck.report.judged import bins_of, pooled
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.parts import figure, folded, grid, legend, note, section, table
@@ -39,8 +40,9 @@ def _reliability(evidence: Evidence) -> Markup | None:
                      for name, (_, bins) in models.items())  # fmt: skip
     return figure(
         "Reliability", reliability_figure(models),
-        "On the diagonal a model is right as often as it says. Marks are larger where there are more examples; the "
-        f"bars count them. Mean gap (ECE, 15 bins, all seeds together): {gaps}.",
+        "On the diagonal a model is right as often as it says. Marks are larger where there are more examples; lines "
+        f"join those of at least {100 * JOINED:g} % of all, and the bars count them. Mean gap (ECE, 15 bins, all seeds "
+        f"together): {gaps}.",
         legend((name, style) for name, (style, _) in models.items()),
         folded("The numbers", table("Reliability, 15 bins of equal width",
                                     ("model", "confidence, %", "accuracy, %", "share of examples, %"), rows)),

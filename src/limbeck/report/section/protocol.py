@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.job import own_budgets, steps_said
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
-from limbeck.report.parts import folded, grid, note, section, table
+from limbeck.report.parts import folded, grid, note, prose, section, table
 from limbeck.report.section.search import chosen_how
 from limbeck.report.shipped import shipped, student_folder
 
@@ -50,10 +50,10 @@ def unknown_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
         if name not in evidence.arms:
             missing.append(f"The arm '{name}' was not run, so nothing is said of it.")
     missing.append("Every number holds for these test data; how the student does on other data was not measured.")
-    return section(f"{prefix}unknown", "What is not known", tag("ul", (tag("li", one) for one in missing)))
+    return section(f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(one)) for one in missing)))
 
 
-def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
+def _facts(evidence: Evidence) -> Iterator[tuple[str, str | Markup]]:
     data, job = evidence.data, evidence.job
     yield "data", str(data.get("name", "-"))
     for key, label in (("train", "training examples"), ("development", "development examples"),
@@ -70,7 +70,7 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str]]:
         if key in job:
             yield key, _plain(job[key])
     yield from _effort(evidence)
-    yield "settings", chosen_how(evidence)
+    yield "settings", prose(chosen_how(evidence))
     yield "selection", "settings and method on development data; the test data once; numbers are of the last epoch"
     seconds = evidence.result.get("seconds")
     if isinstance(seconds, (int, float)):

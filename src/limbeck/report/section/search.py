@@ -7,6 +7,7 @@ from limbeck.report.evidence import Evidence
 from limbeck.report.figure import Searched, hidden, search_figure
 from limbeck.report.markup import Markup, tag
 from limbeck.report.parts import figure, legend, note, section, table
+from limbeck.report.rows import both
 
 
 def search_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
@@ -28,7 +29,7 @@ def search_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
         f"{100 * search.luck:.1f} points by luck: what lies in the band is not known to be worse than the best. The "
         f"best of many trials is flattered by that luck.{cut}"
     )
-    drawn = figure("Best so far, trial by trial", search_figure(arms, luck=search.luck), caption,
+    drawn = figure("Best so far, trial by trial", both(search_figure, arms, luck=search.luck), caption,
                    legend((name, arm.style) for name, arm in arms.items()), wide=True)  # fmt: skip
     return section(
         f"{prefix}search",

@@ -10,7 +10,8 @@ from limbeck.report.evidence import Evidence
 from limbeck.report.figure import Difference, differences_figure
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import sized
-from limbeck.report.parts import figure, note, section, table
+from limbeck.report.parts import figure, note, prose, section, table
+from limbeck.report.rows import both
 from limbeck.report.section.cost import cost_figures
 from limbeck.report.section.table import said
 from limbeck.report.section.top import banner
@@ -30,8 +31,8 @@ def several_section(evidences: Sequence[Evidence], names: Sequence[str]) -> Mark
         tag("section", banner(_verdict(evidences, names)), _differences(evidences, names), id="verdict",
             aria_label="Verdict", class_="top"),
         section("runs", "The runs", _table([(i, names[i], evidences[i]) for i in order]),
-                note("Each run is judged against its own controls. Which run is the better one is not tested: for that "
-                     "make them methods of one comparison, `limbeck compare JOB --methods a,b`.")),
+                note(prose("Each run is judged against its own controls. Which run is the better one is not tested: "
+                           "for that make them methods of one comparison, `limbeck compare JOB --methods a,b`."))),
         section("cost", "Accuracy against cost", cost_figures(_students(evidences, names))),
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ def _differences(evidences: Sequence[Evidence], names: Sequence[str]) -> Markup 
     if not rows:
         return None
     return figure("Each run's student over the same student trained alone",
-                  differences_figure(rows, worse="worse", better="better"),
+                  both(differences_figure, rows, worse="worse", better="better"),
                   "Paired 95 % intervals over each run's seeds; a run with one seed has none.", wide=True)  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from limbeck.report.figure import Difference, accuracies_figure, differences_fig
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, folded, note, section, table
+from limbeck.report.rows import both
 from limbeck.report.shipped import interval_of
 
 _WHAT = {
@@ -31,7 +32,7 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
     whole = table("Every arm: mean over seeds ± half of the 95 % interval of the mean", head,
                   (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
     about = [name for name in (ALONE, evidence.judged) if name is not None]
-    drawn = figure("Test accuracy, seed by seed", accuracies_figure(arms, kept=about),
+    drawn = figure("Test accuracy, seed by seed", both(accuracies_figure, arms, kept=about),
                    "A mark for every seed, a bar for the mean, a band for the mean's own 95 % interval. Arms are "
                    "compared in pairs of seeds, so bands may overlap where a difference is sure.",
                    wide=True)  # fmt: skip
@@ -89,7 +90,7 @@ def _methods(evidence: Evidence) -> Markup | None:
     ]
     if not rows:
         return None
-    return figure(f"Every method over the {ALONE}", differences_figure(rows, worse="worse", better="better"),
+    return figure(f"Every method over the {ALONE}", both(differences_figure, rows, worse="worse", better="better"),
                   f"Each interval stands for itself; p-values are Holm's, for all methods together: {_holm(found)}. "
                   "The method is chosen on development data.", wide=True)  # fmt: skip
 

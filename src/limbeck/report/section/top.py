@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow, Difference, differences_figure
 from limbeck.report.markup import Markup, tag
-from limbeck.report.parts import figure
+from limbeck.report.parts import figure, prose
+from limbeck.report.rows import both
 from limbeck.report.shipped import interval_of
 from limbeck.report.words import Answer, Headline, answers, headline
 
@@ -20,7 +21,7 @@ def top_section(evidence: Evidence, classes: Sequence[ClassRow], *, prefix: str 
     drawn = None
     if rows:
         drawn = figure(
-            f"{evidence.judged} beside each control", differences_figure(rows, worse="worse", better="better"),
+            f"{evidence.judged} beside each control", both(differences_figure, rows, worse="worse", better="better"),
             _caption(evidence), wide=True,
         )  # fmt: skip
     return tag(
@@ -42,7 +43,10 @@ def banner(found: Headline) -> Markup:
 def _answers(found: Sequence[Answer]) -> Markup:
     return tag(
         "dl",
-        (tag("div", tag("dt", a.question), tag("dd", tag("strong", a.answer), " ", tag("span", a.why))) for a in found),
+        (
+            tag("div", tag("dt", a.question), tag("dd", tag("strong", a.answer), " ", tag("span", prose(a.why))))
+            for a in found
+        ),
         class_="answers",
     )
 
