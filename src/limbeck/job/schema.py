@@ -133,7 +133,8 @@ class Job(Strict):
         budgets: What an arm, by its name, has of its own: ``{student alone: {lr: 0.003, epochs: 12}}``.
         cache: Where the teacher's answers are kept; None asks it at every step.
         arms: Which competitors, of `ARMS`.
-        seeds: How many times each arm is run, from different initial weights; the arms share them (pairs).
+        seeds: How many times each arm is run, from different initial weights (of a shallow student, what is new in it),
+            in another order of the data; the arms share both (pairs).
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data kept for choosing and checking; the test data are used once.
         also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.also`).
