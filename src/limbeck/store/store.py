@@ -109,6 +109,19 @@ class Store:
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         return self._gathered_at(rows - self._starts[shard], shard, address)
 
+    def spans(self, rows: NDArray[np.int64], address: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The bytes of the answers, position after position, example after example, and how many each example has.
+
+        Raises:
+            DataError: If a shard is damaged.
+        """
+        if self.columns[address].positions is not None:
+            return self.records(rows, address), np.ones(len(rows), np.int64)
+        own = self._lengths[rows]
+        within = np.arange(own.sum()) - (own.cumsum() - own).repeat(own)
+        shard = (np.searchsorted(self._starts, rows, side="right") - 1).repeat(own)
+        return self._gathered_at(self._first[rows].repeat(own) + within, shard, address), own
+
     def verify(self) -> list[DataError]:
         """Read everything, and compare it with its checksums; what is wrong, shard by shard."""
         wrong = []

@@ -21,6 +21,7 @@ from limbeck.teachers.cached import Cached
 from limbeck.teachers.filling import Epochs
 from limbeck.teachers.head import LastLayer, asked_at, head_of
 from limbeck.teachers.teacher import Answer, Reads, read_inputs
+from limbeck.teachers.wanted import lengths_of
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3
@@ -35,8 +36,8 @@ class Recheck(NamedTuple):
     Attributes:
         answers: How many were compared.
         identical: The fraction whose records are the same to the bit.
-        divergence: The mean KL of the answer now to the stored one, both as they are read back, in nats; NaN for an
-            encoding that keeps no distribution.
+        divergence: The mean KL of the answer now to the stored one, both as they are read back, in nats, over positions
+            where there are several; NaN for an encoding that keeps no distribution.
         bytes: The fraction of the records' bytes that are the same.
     """
 
@@ -118,23 +119,30 @@ def _compared(store: Store, answer: Answer, batch: Batch, size: int, head: LastL
     """A batch's answers now beside those that are stored."""
     address = LOGITS if head is None else head.address
     column = store.columns.get(address)
-    if column is None or column.positions is None:
-        raise LimbeckError(
-            "Answers with one number of positions can be asked again; this store keeps something else. Its checksums "
-            "are checked by limbeck cache verify without --sample."
-        )
+    if column is None:
+        raise LimbeckError(f"The store at {store.place.name} keeps no logits, by which answers could be compared.")
     id = batch.id if batch.id is not None else torch.empty(0, dtype=torch.int64)
     view = torch.full_like(id, -1) if batch.view is None else batch.view
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
         raise LimbeckError(f"The store at {store.place.name} lacks answers: finish it with limbeck cache build.")
-    shown = asked_whole(answer, batch, size)[address]
-    now, kept = column.encode(shown, id=id.cpu(), view=view.cpu()), store.records(rows, address)
-    read = [column.decode(records, (len(rows),)) for records in (now, kept)]
+    shown, lengths = asked_whole(answer, batch, size)[address], lengths_of(batch)
+    now, (kept, counts) = (
+        column.encode(shown, id=id.cpu(), view=view.cpu(), lengths=lengths),
+        store.spans(rows, address),
+    )
+    if len(now) != len(kept) or (
+        lengths is not None and column.positions is None and (lengths.numpy() != counts).any()
+    ):
+        raise LimbeckError(
+            f"The store at {store.place.name} holds answers of other lengths than the examples have now: build another."
+        )
+    read = [column.decode(records, (len(records),)) for records in (now, kept)]
     if head is not None:
         read = [head.logits(one.float()) if isinstance(one, Tensor) else one for one in read]
     same = now == kept
-    return Recheck(len(rows), float(same.all(1).mean()), _divergence(*read), float(same.mean()))
+    whole = np.logical_and.reduceat(same.all(1), counts.cumsum() - counts)  # of each example all positions
+    return Recheck(len(rows), float(whole.mean()), _divergence(*read), float(same.mean()))
 
 
 def _divergence(now: object, kept: object) -> float:
