@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from limbeck.job import ArmSearch, used_settings
 from limbeck.report.evidence import Evidence
 from limbeck.report.figure import Searched, hidden, search_figure
@@ -74,5 +76,5 @@ def _row(arm: ArmSearch) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _lines(said: object) -> Markup:
+def _lines(said: Iterable[str]) -> Markup:
     return tag("div", (tag("div", line) for line in said))
