@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
+from limbeck.compare.also import Seen, check_also
 from limbeck.compare.intake import part_of, patient_of
 from limbeck.compare.ledger import checked_folder
 from limbeck.compare.material import Material, gather
@@ -58,6 +59,9 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     stepped, found = _tried("first step", partial(_stepped, alone, less, teacher), _said_of_step)
     yield found
     if stepped is not None:
+        besides, found = _tried("besides", partial(_besides, alone, material, teacher, networks), partial(ok, "", None))
+        if besides != "":
+            yield found
         patient = patient_of(alone, material, less, teacher, networks, fabric=fabric)
         yield from (_allowed(job, one) for one in examine(patient, seconds=until - time.perf_counter()))
 
@@ -117,6 +121,14 @@ def _said_of_teacher(job: Job, taught: tuple[Teacher, dict[str, nn.Module]]) -> 
 def _stepped(job: Job, material: Material, teacher: Teacher) -> int:
     rehearse(job, material, teacher)
     return len([arm for arm in job.competitors if arm != "teacher"])
+
+
+def _besides(job: Job, material: Material, teacher: Teacher, networks: Mapping[str, nn.Module]) -> str:
+    """What the job wants measured besides, and on how much; nothing where it wants nothing."""
+    said: list[str] = []
+    kept = job.model_copy(update={"out": job.out or "runs"})  # a folder is found for a job that names none
+    check_also(Seen(kept, material, teacher, networks), lambda kind, what: said.append(what))
+    return " ".join(said)
 
 
 def _said_of_step(arms: int) -> Finding:
