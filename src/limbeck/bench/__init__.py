@@ -4,6 +4,7 @@ from limbeck.bench.agreement import Apart, check_agreement, distance
 from limbeck.bench.cache import bench_cache
 from limbeck.bench.engine import engine_blocks
 from limbeck.bench.interleave import Times, interleave
+from limbeck.bench.judging import bench_judging
 from limbeck.bench.loop import bench_loop
 from limbeck.bench.plain import plain_blocks
 from limbeck.bench.work import Blocks, Plan, Sizes, Work, make_work
@@ -16,6 +17,7 @@ __all__ = [
     "Times",
     "Work",
     "bench_cache",
+    "bench_judging",
     "bench_loop",
     "check_agreement",
     "distance",

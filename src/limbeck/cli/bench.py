@@ -29,3 +29,11 @@ def bench_cache(as_json: Json = False) -> None:
     from limbeck.cli.benches import run_cache_bench
 
     run_cache_bench(as_json=as_json)
+
+
+@bench.command("judging")
+def bench_judging(as_json: Json = False) -> None:
+    """What measuring adds to a run's time, and how long a page about ten runs takes and weighs."""
+    from limbeck.cli.benches import run_judging_bench
+
+    run_judging_bench(as_json=as_json)

@@ -46,21 +46,56 @@ def run_cache_bench(*, as_json: bool) -> None:
         print(json.dumps(result))
         return
     from rich.console import Console
+
+    console = Console()
+    console.print(_beside_bars(result, CACHE_BARS))
+    for title, rows in result["tables"].items():
+        console.print(f"\n{title}", highlight=False)
+        console.print(_errors(rows))
+    console.print(f"\n{result['threads']} threads, torch {result['torch']}.", highlight=False)
+
+
+JUDGING_BARS: Mapping[str, tuple[str, float]] = {
+    "measures_over_run": ("at most", 0.1),
+    "report_seconds": ("at most", 5),
+    "report_megabytes": ("at most", 6),
+}
+"""What each figure of `bench judging` should be."""
+
+
+def run_judging_bench(*, as_json: bool) -> None:
+    """Time a run's measures and a page about ten runs, and print the figures."""
+    from limbeck.bench import bench_judging
+
+    result = bench_judging(say=lambda text: say(text, to_error=True))
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(_beside_bars(result, JUDGING_BARS))
+    parts = ", ".join(f"{result[f'cpu_seconds_{part}']:.2f} s {part}" for part in ("predictions", "measures", "costs"))
+    console.print(
+        f"\nA run of {result['cpu_seconds_run']:.1f} s of processor time: {parts}. Pages about {result['runs']} runs: "
+        f"{', '.join(f'{one:.2f}' for one in result['report_seconds_each'])} s by the clock, "
+        f"{result['report_cpu_seconds']:.2f} s of processor time. {result['threads']} threads, torch "
+        f"{result['torch']}.",
+        highlight=False,
+    )
+
+
+def _beside_bars(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("figure", "value", "bar", ""):
         table.add_column(column, justify="right" if column == "value" else "left")
-    for name, (side, bar) in CACHE_BARS.items():
+    for name, (side, bar) in bars.items():
         value = result[name]
         met = value <= bar if side == "at most" else value >= bar
         table.add_row(name, str(value), f"{side} {bar:g}", "met" if met else "missed", style=None if met else "bold")
-    console = Console()
-    console.print(table)
-    for title, rows in result["tables"].items():
-        console.print(f"\n{title}", highlight=False)
-        console.print(_errors(rows))
-    console.print(f"\n{result['threads']} threads, torch {result['torch']}.", highlight=False)
+    return table
 
 
 def _errors(rows: list[dict[str, Any]]) -> Any:

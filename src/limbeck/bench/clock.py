@@ -1,0 +1,81 @@
+"""How much of what a package does is spent in functions that come from elsewhere?"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+Parts = Mapping[str, Sequence[str]]
+"""What a part is called -> where its functions are defined: a module with all below it, or ``module:function``.
+
+A function belongs to the first part that names it.
+"""
+
+
+@contextmanager
+def clocked(
+    package: str, parts: Parts, *, clock: Callable[[], float] = time.perf_counter
+) -> Iterator[dict[str, float]]:
+    """A block within which every call that a package makes into these parts is timed: seconds by part.
+
+    The functions are replaced under the names by which the package's loaded modules call them, and put back. A call
+    within a timed call belongs to that; nothing else is touched, so nothing else becomes slower.
+
+    Args:
+        package: Whose calls.
+        parts: What is timed.
+        clock: By what; `time.process_time` counts what the processor did for this process alone.
+    """
+    seconds, depth = dict.fromkeys(parts, 0.0), [0]
+    replaced = []
+    for module in [one for name, one in sys.modules.items() if (name + ".").startswith(package + ".")]:
+        for name, value in list(vars(module).items()):
+            part = _part_of(value, module.__name__, parts)
+            if part is not None:
+                replaced.append((module, name, value))
+                setattr(module, name, _timed(value, part, seconds, depth, clock))
+    try:
+        yield seconds
+    finally:
+        for module, name, value in replaced:
+            setattr(module, name, value)
+
+
+def _part_of(value: Any, held_by: str, parts: Parts) -> str | None:
+    """The part that a module's attribute belongs to; a part's own modules are left as they are."""
+    if not isinstance(value, FunctionType):
+        return None
+    for part, places in parts.items():
+        for place in places:
+            module, _, function = place.partition(":")
+            if function and (value.__module__, value.__name__) == (module, function):
+                return part
+            if not function and _below(value.__module__, module):
+                return None if _below(held_by, module) else part
+    return None
+
+
+def _below(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def _timed(
+    function: Callable[..., Any], part: str, seconds: dict[str, float], depth: list[int], clock: Callable[[], float]
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        depth[0] += 1
+        began = clock()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            depth[0] -= 1
+            if not depth[0]:
+                seconds[part] += clock() - began
+
+    return timed

@@ -1,0 +1,172 @@
+"""What does judging cost: the measures of a run, and the page about several?"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.bench.clock import clocked
+from limbeck.compare import run_job
+from limbeck.errors import LimbeckError
+from limbeck.job import ARMS, Job, make_job
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "predictions": ("limbeck.measure.predictions", "limbeck.compare.teaching:ask"),
+    "costs": ("limbeck.measure.cost", "limbeck.measure.cost_in_full", "limbeck.measure.compute"),
+    "measures": ("limbeck.measure", "limbeck.compare.also"),
+    "page": ("limbeck.report",),
+}
+"""What a run spends its time on besides learning: which functions."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How big the benchmark is; the defaults are those of the figures in the documentation.
+
+    Attributes:
+        train: Training examples of the run whose measures are timed: pictures of 28 x 28.
+        test: Its test examples.
+        epochs: Of its teacher and every arm.
+        seeds: Of every arm.
+        shown: Test examples of the runs that pages are made of.
+        shown_seeds: Seeds of their arms.
+        runs: How many runs one page is about.
+        repeats: How often that page is made.
+    """
+
+    train: int = 6_000
+    test: int = 1_000
+    epochs: int = 5
+    seeds: int = 2
+    shown: int = 10_000
+    shown_seeds: int = 5
+    runs: int = 10
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise LimbeckError(f"{name} must be at least 1; got {value}.")
+
+
+def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Time what a comparison's measures add to it, and a page about ten comparisons.
+
+    A real comparison of small convolutional networks runs in this process, two methods and three controls, and every
+    call that it makes into the measures is timed. (A second run without them would differ from the first by more than
+    they take.) Another one, of small perceptrons on many test examples, leaves a folder that is copied, and `limbeck
+    report` makes a page of all copies, in a process of its own from start to end, several times.
+
+    Args:
+        scale: How big.
+        say: Told what is being done.
+
+    Returns:
+        ``measures_over_run``: processor time of predictions, measures and costs over that of the rest of the run;
+        ``report_seconds``: the median time, by the clock, of the process that makes the page, and
+        ``report_cpu_seconds`` of processor time; ``report_megabytes``: what the page weighs. And ``cpu_seconds_run``
+        and of each of its parts, ``report_seconds_each``, ``runs``, ``threads``, ``torch``.
+
+    Raises:
+        LimbeckError: If the page cannot be made.
+    """
+    size = scale or Scale()
+    folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
+    try:
+        say(f"a comparison of five arms with {size.seeds} seeds, on {size.train:,} pictures, every measure timed")
+        found = _measured(folder / "timed", size)
+        say(f"a comparison with {size.shown_seeds} seeds that is judged on {size.shown:,} pictures")
+        run = _judged(folder / "judged", size)
+        say(f"{size.repeats} pages about {size.runs} copies of it")
+        found |= _reported(run, folder, size)
+        return found | {"runs": size.runs, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measured(folder: Path, size: Scale) -> dict[str, Any]:
+    asked = _comparison(
+        folder, train=size.train, test=size.test, seeds=size.seeds, student={"model": "cnn", "widths": [8, 16]},
+        teacher={"model": "cnn", "widths": [16, 32]}, budget={"epochs": size.epochs, "batch_size": 64, "lr": 3e-3},
+    )  # fmt: skip
+    began = time.process_time()
+    with clocked("limbeck.compare", PARTS, clock=time.process_time) as seconds:
+        run_job(asked)
+    whole = time.process_time() - began
+    added = sum(seconds[part] for part in ("predictions", "measures", "costs"))
+    return {
+        "measures_over_run": round(added / (whole - added), 4),
+        "cpu_seconds_run": round(whole, 3),
+        **{f"cpu_seconds_{part}": round(spent, 3) for part, spent in seconds.items()},
+    }
+
+
+def _judged(folder: Path, size: Scale) -> Path:
+    asked = _comparison(
+        folder, train=min(3000, 10 * size.shown), test=size.shown, seeds=size.shown_seeds,
+        student={"model": "mlp", "hidden": [16]}, teacher={"model": "mlp", "hidden": [64]},
+        budget={"epochs": 10, "batch_size": 32, "lr": 3e-3},
+    )  # fmt: skip
+    run_job(asked)
+    return folder / "run"
+
+
+def _comparison(folder: Path, *, train: int, test: int, **asked: Any) -> Job:
+    folder.mkdir()
+    return make_job({
+        "data": str(_pictures(folder / "pictures.npz", train, test)), "methods": ["hinton", "logit_matching"],
+        "arms": list(ARMS), "out": str(folder / "run"), **asked,
+    })  # fmt: skip
+
+
+def _reported(run: Path, folder: Path, size: Scale) -> dict[str, Any]:
+    copies = [shutil.copytree(run, folder / f"run-{number}") for number in range(size.runs)]
+    page = folder / "report.html"
+    _ = _page(copies, page)  # what is read for the first time is read from the disk
+    times = [_page(copies, page) for _ in range(size.repeats)]
+    wall, cpu = zip(*times, strict=True)
+    return {
+        "report_seconds": round(statistics.median(wall), 3),
+        "report_cpu_seconds": round(statistics.median(cpu), 3),
+        "report_megabytes": round(page.stat().st_size / 1e6, 3),
+        "report_seconds_each": [round(one, 3) for one in wall],
+    }
+
+
+def _page(runs: list[Path], page: Path) -> tuple[float, float]:
+    """Seconds by the clock, and of the processor, of a process that makes a page of these runs."""
+    words = [sys.executable, "-m", "limbeck", "report", *map(str, runs), "--out", str(page)]
+    before, began = os.times(), time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    whole, after = time.perf_counter() - began, os.times()
+    if done.returncode:
+        raise LimbeckError(f"`limbeck report` failed: {' '.join(done.stderr.split())[-300:]}")
+    children = ("children_user", "children_system")
+    return whole, sum(getattr(after, part) - getattr(before, part) for part in children)
+
+
+def _pictures(path: Path, train: int, test: int) -> Path:
+    """Ten kinds of noisy pictures; of ten, a small network that has seen 3,000 takes one or two for another."""
+    draw = np.random.default_rng(0)
+    kinds = draw.normal(0, 10, (10, 28, 28))
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 10
+        noise = draw.normal(128, 80, (count, 28, 28)).astype(np.float32)
+        return (kinds[labels] + noise).clip(0, 255).astype(np.uint8), labels
+
+    (x_train, y_train), (x_test, y_test) = part(train), part(test)
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return path
