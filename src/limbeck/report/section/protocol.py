@@ -109,8 +109,9 @@ def _hashes(folder: Path) -> Iterator[tuple[str, Markup | str]]:
 def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     folder = quote(str(evidence.folder))
     arm, _ = shipped(evidence)
+    command = "compare" if evidence.job.get("methods") else "distill"
     if evidence.seeds < 2:
-        yield "be sure of it", f"limbeck distill {folder}/job.yaml --seeds 5 --out NEW"
+        yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
     if arm is not None and (student := student_folder(evidence, arm)).is_dir():
         if arm == evidence.judged:
             yield "ship it", f"limbeck export {folder} --to onnx"
@@ -118,7 +119,7 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
             yield "ship it", f"cp -r {quote(str(student))} STUDENT"
         yield "open it in Python", f"import limbeck; student = limbeck.load({str(student)!r})"
     yield "cite what was used", f"limbeck cite {folder}"
-    yield "do it again elsewhere", f"limbeck distill {folder}/job.yaml --out NEW"
+    yield "do it again elsewhere", f"limbeck {command} {folder}/job.yaml --out NEW"
     yield "make this page again", f"limbeck report {folder}"
 
 
@@ -131,4 +132,6 @@ def _plain(value: Any) -> str:
 
 
 def _inner(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
