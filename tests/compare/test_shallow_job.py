@@ -143,6 +143,18 @@ def test_a_teacher_that_is_no_model_of_transformers_has_no_layers_to_give(tmp_pa
         lb.run_job(job)
 
 
+def test_a_teacher_with_another_tokenizer_beside_it_is_refused(rows, tmp_path):
+    mine, other = (gather(asked(rows, data={"name": str(rows), "vocabulary": size})) for size in (60, 50))
+    teacher = student_of(asked(rows, student=BERT), mine, seed=0)
+    folder = lb.save(teacher, tmp_path / "teacher")
+    mine.data.tokenizer.save_pretrained(folder)
+    job = asked(rows, teacher={"model": str(folder)})
+    open_teacher(job, mine)
+    with pytest.raises(LimbeckError, match=rf"another tokenizer.*--set data\.tokenizer={folder}, or"):
+        open_teacher(job, other)
+    open_teacher(asked(rows, teacher={"model": str(folder), "check": False}), other)
+
+
 def test_a_student_by_a_configuration_speaks_the_data_s_names(rows):
     job = asked(rows, student={**BERT, "num_hidden_layers": 1})
     student = student_of(job, gather(job), seed=0)

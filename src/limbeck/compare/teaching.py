@@ -22,7 +22,7 @@ from limbeck.models import is_student_folder, read_config
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
-from limbeck.sources import DataSet, Examples, Reads, reads_from_dict
+from limbeck.sources import DataSet, Examples, Reads, holds_tokenizer, open_tokenizer, reads_from_dict
 from limbeck.tap import Frozen, call, logits_of
 from limbeck.teachers import Ensemble, Live, Teacher
 
@@ -52,6 +52,7 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
         )
     models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
     reads = _own_reads(asked, material.data)
+    _check_tokenizer(asked, material.data)
     _check_reads(job, reads)
     members = [Live(model, reads=reads) for model in models.values()]
     teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
@@ -172,6 +173,23 @@ def _check_own(job: Job, model: nn.Module, own: Reads, material: Material) -> No
         raise LimbeckError(
             f"{error} It reads inputs of its own, but a job times it on the student's: use Python."
         ) from error
+
+
+def _check_tokenizer(teacher: TeacherModel, data: DataSet) -> None:
+    """Refuse a teacher beside which lies another tokenizer than the data's: their numbers mean other words to it.
+
+    Raises:
+        LimbeckError: With the flag that takes the teacher's.
+    """
+    folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
+    if data.tokenizer is None or not teacher.check or not has_weights(teacher) or not holds_tokenizer(folder):
+        return
+    own, theirs = open_tokenizer(folder).get_vocab(), data.tokenizer.get_vocab()
+    if own != theirs:
+        sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
+        raise LimbeckError(
+            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set data.tokenizer={folder}, or, to go on anyway, --set teacher.check=false."
+        )
 
 
 def _own_reads(teacher: TeacherModel, data: DataSet) -> Reads | None:

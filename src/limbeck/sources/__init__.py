@@ -32,7 +32,7 @@ from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
 from limbeck.sources.table import read_split_table, read_table
 from limbeck.sources.texts import Texts
-from limbeck.sources.tokenizer import open_tokenizer, train_tokenizer
+from limbeck.sources.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
 from limbeck.sources.view import Shift, View
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "as_source",
     "counter_order",
     "counter_uniform",
+    "holds_tokenizer",
     "load_data",
     "mix_of",
     "open_tokenizer",
