@@ -1,5 +1,6 @@
 """A LightningModule that distils: the loop, its callbacks and its loggers stay Lightning's."""
 
+import logging
 import warnings
 
 import lightning
@@ -28,7 +29,8 @@ def fit(model: nn.Module, objective, teacher=None) -> float:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", message=".*num_workers.*")
+    warnings.filterwarnings("ignore")  # Lightning's advice on workers and validation
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     inputs, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
     examples = lb.Arrays(inputs.float() / 16, labels)
     train = DataLoader(Rows(examples.select(torch.arange(1000))), batch_size=64, shuffle=True, collate_fn=collate)
