@@ -99,7 +99,8 @@ def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = la
 def _measured(folder: Path, size: Scale) -> dict[str, Any]:
     asked = _comparison(
         folder, train=size.train, test=size.test, seeds=size.seeds, student={"model": "cnn", "widths": [8, 16]},
-        teacher={"model": "cnn", "widths": [16, 32], "check": False}, budget={"epochs": size.epochs, "batch_size": 64, "lr": 3e-3},
+        teacher={"model": "cnn", "widths": [16, 32], "check": False},
+        budget={"epochs": size.epochs, "batch_size": 64, "lr": 3e-3},
     )  # fmt: skip
     began = time.process_time()
     with clocked("limbeck.compare", PARTS, clock=time.process_time) as seconds:
