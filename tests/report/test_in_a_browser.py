@@ -45,11 +45,14 @@ window.onerror = message => { document.title = 'error ' + message; };
 addEventListener('load', () => {
   document.querySelectorAll('details').forEach(one => { one.open = true; });
   const figures = [...document.querySelectorAll('figure')].map(figure => {
-    const svg = figure.querySelector('.draw svg'), box = svg.getBoundingClientRect();
+    const shown = [...figure.querySelectorAll('.draw svg')].filter(one => one.getBoundingClientRect().width > 0);
+    const svg = shown[0], box = svg.getBoundingClientRect();
+    const words = [...svg.querySelectorAll('text')].map(one => one.getBoundingClientRect().right);
     const marks = [...svg.querySelectorAll('circle,polygon,polyline,rect,image')].filter(mark => {
       const at = mark.getBoundingClientRect(); return at.width + at.height > 0;
     });
-    return [figure.querySelector('h3').textContent, marks.length, Math.round(box.width), Math.round(box.height)];
+    return [figure.querySelector('h3').textContent, marks.length, Math.round(box.width), Math.round(box.height),
+            shown.length, Math.round(Math.max(...words) - figure.getBoundingClientRect().right)];
   });
   const said = {figures, back: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.body).color, wide: document.documentElement.scrollWidth - innerWidth,
@@ -91,7 +94,8 @@ def test_every_figure_is_drawn_in_light_and_dark(page, tmp_path, scheme, dark):
     titles = [title for title, *_ in said["figures"]]
     for title in _DRAWN:
         assert title in titles
-    for title, marks, width, height in said["figures"]:
+    for title, marks, width, height, drawings, _ in said["figures"]:
+        assert drawings == 1, title
         assert marks >= 2, title
         assert min(width, height) > 100, title
     assert said["pictures"]
@@ -103,6 +107,10 @@ def test_every_figure_is_drawn_in_light_and_dark(page, tmp_path, scheme, dark):
 def test_a_narrow_window_needs_no_sideways_scrolling(page, tmp_path):
     said, _ = asked(page, tmp_path, "--window-size=500,900")
     assert said["wide"] <= 0
+    for title, _, width, _, drawings, beyond in said["figures"]:
+        assert drawings == 1, title
+        assert width < 500, title
+        assert beyond <= 0, f"words of {title} end outside its frame"
 
 
 def test_it_prints(page, tmp_path):
