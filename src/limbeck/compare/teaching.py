@@ -25,6 +25,7 @@ from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import DataSet, Examples, Reads, holds_tokenizer, open_tokenizer, reads_from_dict
 from limbeck.tap import Frozen, call, logits_of
 from limbeck.teachers import Ensemble, Live, Teacher
+from limbeck.teachers.guessing import chance_of
 
 Watch = Callable[[str, Any], None]
 """Told what happens.
@@ -125,8 +126,8 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
     if labels is None or not bool((labels != IGNORED).any()):
         return float("nan")
     found = accuracy(Predictions(teacher_logits, None, labels)).value
-    chance, count = 1.0 / classes, int((labels != IGNORED).sum())
-    reach = min(chance + 2.0 * (chance * (1 - chance) / count) ** 0.5, 1.0)
+    count = int((labels != IGNORED).sum())
+    chance, reach = chance_of(classes, count)
     if found <= reach and found < 1.0:  # who is always right is not to blame for few examples
         why = (
             "Was it trained with another input normalisation or label order?"
@@ -188,7 +189,8 @@ def _check_tokenizer(teacher: TeacherModel, data: DataSet) -> None:
     if own != theirs:
         sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
         raise LimbeckError(
-            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set data.tokenizer={folder}, or, to go on anyway, --set teacher.check=false."
+            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
+            f"data.tokenizer={folder}, or, to go on anyway, --set teacher.check=false."
         )
 
 
