@@ -113,6 +113,7 @@ def test_the_teacher_may_rule_classes_out(run):
         ("no run folder", lambda folder: None),
         ("no finished run's folder", lambda folder: folder.mkdir()),
         ("limbeck resume", lambda folder: (folder.mkdir(), (folder / "job.yaml").write_text("data: digits"))),
+        ("is a search: `limbeck compare", lambda folder: (folder.mkdir(), (folder / "search.json").write_text("{}"))),
         ("cannot be read", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("{"))),
         ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {}}'))),
         ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("[]"))),

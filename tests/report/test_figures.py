@@ -26,11 +26,11 @@ from limbeck.report.figure import (
     deviation_figure,
     differences_figure,
     front,
-    hidden,
     pareto_figure,
     reliability_figure,
     search_figure,
     training_figure,
+    trials_below,
 )  # fmt: skip
 from limbeck.report.figure.classes import MOST, shown_rows
 from limbeck.report.figure.confusion import worst
@@ -193,7 +193,7 @@ def test_a_search_has_a_staircase_for_each_arm_and_a_large_mark_at_what_was_chos
         assert all(a >= b for (_, a), (_, b) in itertools.pairwise(places)), "the best so far never falls"
     assert [next(one.iter("title")).text for one in classes_of(root, "best")] == [
         "alone: 83.00 % in trial 3", "hinton: 85.00 % in trial 2"]  # fmt: skip
-    assert hidden(arms) == (1, 70.0)
+    assert trials_below(arms) == (1, 70.0)
     assert len(classes_of(root, "seed")) == 7, "one trial lies below the figure"
     assert "alone from 80.00 % to 83.00 %, found in trial 3 of 4" in root.get("aria-label")
     (band,) = classes_of(root, "luck")
@@ -212,7 +212,7 @@ def test_any_search_is_inside_its_frame(arms):
     assert len(classes_of(root, "best")) == len(arms)
     if len(arms) == 2 and 0.1 in arms["a"]:
         assert min(float(one.text) for one in classes_of(root, "tick") if float(one.text) > 10) > 85
-        assert hidden(found) == (1, 10.0)
+        assert trials_below(found) == (1, 10.0)
 
 
 def test_dots_beyond_the_edge_are_held_at_it():

@@ -135,6 +135,8 @@ def _result(folder: Path) -> Mapping[str, Any]:
     if not path.is_file():
         then = f"it is not finished: type `limbeck resume {folder}`" if (folder / "job.yaml").is_file() else (
             "it is no finished run's folder")  # fmt: skip
+        if (folder / "search.json").is_file():
+            then = f"it is a search: `limbeck compare {folder / 'best.yaml'}` runs what it found, and shows it"
         raise LimbeckError(f"{folder} holds no result.json; {then}.")
     return read_result(folder)
 

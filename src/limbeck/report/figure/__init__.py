@@ -11,7 +11,7 @@ from limbeck.report.figure.deviation import deviation_figure
 from limbeck.report.figure.differences import Difference, differences_figure
 from limbeck.report.figure.pareto import CostPoint, front, pareto_figure
 from limbeck.report.figure.reliability import Bin, reliability_figure
-from limbeck.report.figure.search import Searched, hidden, search_figure
+from limbeck.report.figure.search import Searched, search_figure, trials_below
 from limbeck.report.figure.training import training_figure
 
 __all__ = [
@@ -30,9 +30,9 @@ __all__ = [
     "deviation_figure",
     "differences_figure",
     "front",
-    "hidden",
     "pareto_figure",
     "reliability_figure",
     "search_figure",
     "training_figure",
+    "trials_below",
 ]

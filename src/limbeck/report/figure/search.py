@@ -85,7 +85,7 @@ def _arm(name: str, arm: Searched, plot: Plot, aside: float) -> Markup:
     return join(plot.line(held, class_=f"curve strong s{arm.style}"), trials, chosen)
 
 
-def hidden(arms: Mapping[str, Searched]) -> tuple[int, float]:
+def trials_below(arms: Mapping[str, Searched]) -> tuple[int, float]:
     """How many trials lie below the figure, and the lowest of all, in percent."""
     low = _plot(arms, _NARROWEST).y.low
     every = [100 * value for arm in arms.values() for value in arm.accuracies]

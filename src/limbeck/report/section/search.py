@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from limbeck.job import ArmSearch, used_settings
 from limbeck.report.evidence import Evidence
-from limbeck.report.figure import Searched, hidden, search_figure
+from limbeck.report.figure import Searched, search_figure, trials_below
 from limbeck.report.markup import Markup, tag
 from limbeck.report.parts import figure, legend, note, section, table
 from limbeck.report.rows import both
@@ -23,7 +23,7 @@ def search_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
         name: Searched(_style(evidence, name), arm.accuracies, arm.best_so_far, arm.found)
         for name, arm in search.arms.items()
     }
-    below, lowest = hidden(arms)
+    below, lowest = trials_below(arms)
     cut = f" {below} trials lie below the figure; the lowest reached {lowest:.2f} %." if below else ""
     caption = (
         "A line for the best so far, a small mark for each trial, a large one for the trial whose settings were "
