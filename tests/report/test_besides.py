@@ -53,6 +53,13 @@ def test_each_has_its_figure_or_table_and_its_sentence(folder):
     assert "gaussian noise" in text
 
 
+def test_a_layer_that_is_constant_is_a_dash_that_is_explained(folder):
+    found = besides()
+    assert "A dash" not in section(page(folder, found))
+    found["cka"]["arms"]["hinton"]["values"][1] = [None] * 4
+    assert section(page(folder, found)).count("A dash: a layer that gives the same for every example.") == 1
+
+
 def test_a_page_without_them_is_as_it_was(folder):
     text = page(folder, {})
     assert "Measured besides" not in text

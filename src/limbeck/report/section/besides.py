@@ -52,10 +52,12 @@ def _map(arm: str, row: Mapping[str, Any], teacher: list[str], found: Mapping[st
         raise ValueError("a value for each pair of layers")
     member = f" The teacher is an ensemble: its {found['teacher']}." if found.get("teacher") else ""
     closest = over_seeds(row["closest"])
+    known = all(math.isfinite(value) for line in values for value in line)
+    constant = "" if known else " A dash: a layer that gives the same for every example."
     caption = join(
         f"Linear CKA of {found['examples']:,} test examples, {_seeds(closest)}: 1 is the same but for rotation and "
         f"scale, 0 nothing in common; both maps have this scale. The mean of each row's largest is {said(closest, 2)}."
-        f"{member} After ",
+        f"{constant}{member} After ",
         tag("cite", "Kornblith et al., Similarity of neural network representations revisited, 2019"),
         ", arXiv:1905.00414.",
     )
