@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 
+import numpy as np
 import pytest
 
 from export_runs import finished, front
+from limbeck.compare import run_job
+from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.export.card import _column
+from limbeck.job import make_job
 from searches import planted_search
+from small_jobs import blobs, small_job
 
 
 def test_the_hub_can_read_it(exports):
@@ -80,3 +86,38 @@ def test_a_tables_columns_are_told():
     number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
     assert _column({**number, "missing": False}) == "(a - 0.5) / 2"
     assert _column({**number, "missing": True}).endswith("then 1 where a is missing, else 0")
+
+
+def judged(data):
+    """The folder of a small run on these data."""
+    run_job(make_job(small_job(data, seeds=1, arms=["student alone", "distilled"], out=str(data.parent / "run"))))
+    return data.parent / "run"
+
+
+def test_names_from_data_are_text_and_no_markup(tmp_path):
+    names = ["<script>alert(1)</script>", "a|b", "`c`", "🦆 *d*", "line\n# break"]
+    data = np.load(blobs(tmp_path / "plain.npz"))
+    np.savez(tmp_path / "named.npz", **({name: data[name] for name in data.files} | {"class_names": np.array(names)}))
+    run = judged(tmp_path / "named.npz")
+    result = json.loads((run / "result.json").read_text())
+    result["arms"] |= {"<b>|x": {"accuracy": 3, "nll": "x"}}
+    (run / "result.json").write_text(json.dumps(result))
+    found = export_run(run, to="onnx")
+    _, text = front(found)
+    outside = re.sub(r"```.*?```", "", text, flags=re.S)
+    assert not re.search(r"(?<!\\)<", outside)
+    assert r"| \<b\>\|x | - | - | - | - | - |" in text
+    assert "# break" not in [line.strip() for line in text.splitlines()]
+    code = re.search(r"np.array\((\[.*?\])\)\[logits", text)[1]
+    assert ast.literal_eval(code) == names
+
+
+def test_other_labels_than_those_it_was_judged_on_are_no_check(tmp_path):
+    data = dict(np.load(blobs(tmp_path / "own.npz")))
+    run = judged(tmp_path / "own.npz")
+    np.savez(tmp_path / "own.npz", **(data | {"y_test": (data["y_test"] + 1) % 5}))
+    with pytest.raises(LimbeckError, match="other test labels"):
+        export_run(run, to="folder")
+    assert not (run / "export").exists()
+    (run / "teacher" / "answers.safetensors").write_bytes(b"damaged")
+    assert export_run(run, to="folder").accuracy_before < 1

@@ -116,7 +116,7 @@ def test_the_teacher_may_rule_classes_out(run):
         ("is a search: `limbeck compare", lambda folder: (folder.mkdir(), (folder / "search.json").write_text("{}"))),
         ("cannot be read", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("{"))),
         ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {}}'))),
-        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("[]"))),
+        ("holds a list", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("[]"))),
         ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {"a": 1}}'))),
     ],
 )

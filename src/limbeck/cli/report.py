@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError
@@ -16,7 +17,7 @@ def run_report(runs: Sequence[str], *, out: str | None, as_json: bool) -> None:
     Raises:
         LimbeckError: If a run cannot be read, or the page cannot be written.
     """
-    if len({run.rstrip("/") for run in runs}) < len(runs):
+    if len({Path(run).resolve() for run in runs}) < len(runs):
         raise LimbeckError("A run is named twice; name each once.")
     began = time.perf_counter()
     from limbeck.report import read_evidence, write_report

@@ -10,6 +10,7 @@ from limbeck.export.cite import bibtex, citations
 from limbeck.export.finished import Finished
 from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
+from limbeck.export.prose import prose
 from limbeck.job import own_budgets, plain_name, read_search, steps_said, used_settings
 from limbeck.sources import DataSet
 
@@ -37,7 +38,7 @@ def model_card(
     how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
     parts = [
         front_matter(done, data, found, to=to, licence=licence),
-        f"# {student} on {plain_name(data.name)}, {how}\n\n{_verdict(done.result)}",
+        f"# {prose(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
         f"## How to open it\n\n```python\n{opening(done, to=to, raw=raw, file=found.path.name)}\n```\n\n"
         + " ".join(_read(done, raw=raw)),
@@ -51,8 +52,8 @@ def model_card(
 
 def _verdict(result: Mapping[str, Any]) -> str:
     verdict = result.get("verdict", {})
-    said = [f"**{verdict['sentence']}**"] if verdict.get("sentence") else []
-    said += [one["sentence"] for one in verdict.get("against", {}).values() if one.get("sentence")]
+    said = [f"**{prose(verdict['sentence'])}**"] if verdict.get("sentence") else []
+    said += [prose(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
     return "\n".join(said) or "The run was not judged against a control."
 
 
@@ -60,24 +61,31 @@ def _table(done: Finished) -> Iterator[str]:
     arms = done.result.get("arms") or {}
     if not arms:
         return
-    seeds = max(len(arm.get("accuracy", {}).get("values", [])) for arm in arms.values())
+    seeds = max(len(_accuracy(arm)["values"]) for arm in arms.values())
     over = f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""
     yield f"| arm | accuracy, %{over} | NLL, nats | parameters | MB | ms for one |"
     yield "|---|--:|--:|--:|--:|--:|"
     mine = done.told.get("arm")
     for name, arm in arms.items():
-        accuracy = arm.get("accuracy") or {}
+        accuracy = _accuracy(arm)
         mean = _number(accuracy.get("mean"), 2, 100.0)
-        several = len(accuracy.get("values", [])) > 1
+        several = len(accuracy["values"]) > 1
         shown = f"{mean} ± {_number(accuracy.get('std'), 2, 100.0)}" if several else mean
-        called = f"**{name}** (this one)" if name == mine else name
+        called = f"**{prose(name)}** (this one)" if name == mine else prose(name)
         rest = (_number(arm.get("nll"), 3), _number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3),
                 _number(arm.get("milliseconds"), 4))  # fmt: skip
         yield f"| {called} | {shown} | {' | '.join(rest)} |"
 
 
-def _number(value: float | int | None, digits: int, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{scale * value:,.{digits}f}"
+def _accuracy(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """An arm's accuracy; without values where the result is an old one, or a stranger's."""
+    found = arm.get("accuracy")
+    given = dict(found) if isinstance(found, Mapping) else {}
+    return {**given, "values": given["values"] if isinstance(given.get("values"), list) else []}
+
+
+def _number(value: Any, digits: int, scale: float = 1.0) -> str:
+    return f"{scale * value:,.{digits}f}" if isinstance(value, (int, float)) else "-"
 
 
 def _read(done: Finished, *, raw: bool) -> Iterator[str]:
@@ -95,16 +103,18 @@ def _read(done: Finished, *, raw: bool) -> Iterator[str]:
         columns = "; ".join(_column(column) for column in encoding["columns"])
         yield f"A row of the table becomes these numbers, in this order (`limbeck.read_table` does it): {columns}."
     if names and list(names) != [str(number) for number in range(len(names))]:
-        shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:20]))
+        shown = ", ".join(f"{number} {prose(name)}" for number, name in enumerate(names[:20]))
         yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
 
 
 def _column(column: Mapping[str, Any]) -> str:
     """How a column of a table becomes numbers, in words."""
     if column["kind"] == "category":
-        return f"{column['name']}, one of {', '.join(column['values'])}, other: a 1 at its place, 0 elsewhere"
-    missing = f", then 1 where {column['name']} is missing, else 0" if column.get("missing") else ""
-    return f"({column['name']} - {column['mean']:.6g}) / {column['std']:.6g}{missing}"
+        values = ", ".join(map(prose, column["values"]))
+        return f"{prose(column['name'])}, one of {values}, other: a 1 at its place, 0 elsewhere"
+    name = prose(column["name"])
+    missing = f", then 1 where {name} is missing, else 0" if column.get("missing") else ""
+    return f"({name} - {column['mean']:.6g}) / {column['std']:.6g}{missing}"
 
 
 def _list(values: list[float]) -> str:
@@ -132,9 +142,9 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
     job, held = done.job, done.result.get("data", {})
     parts = {"train": "to learn from", "development": "for choices", "test": "to test"}
     counts = [f"{held[part]:,} {said}" for part, said in parts.items() if part in held]
-    yield f"Data: {plain_name(data.name)}" + (f", {', '.join(counts)}" if counts else "") + "."
+    yield f"Data: {prose(plain_name(data.name))}" + (f", {', '.join(counts)}" if counts else "") + "."
     if data.note:
-        yield f"About the data: {data.note}."
+        yield f"About the data: {prose(data.note)}."
     members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
     taught = done.result.get("teacher_development_accuracy")
     known = f", {100 * taught:.2f} % on development data" if isinstance(taught, float) else ""
@@ -189,7 +199,7 @@ def _arguments(given: Mapping[str, Any]) -> str:
 
 
 def _licence(done: Finished, data: DataSet, licence: str | None) -> str:
-    teacher, named = plain_name(done.job.teacher.model), plain_name(data.name)
+    teacher, named = prose(plain_name(done.job.teacher.model)), prose(plain_name(data.name))
     if licence is not None:
         return f"{licence}, as whoever exported it said. The teacher ({teacher}) and the data ({named}) have their own."
     return (

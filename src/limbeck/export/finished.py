@@ -7,13 +7,14 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, Method, Model, make_job, read_job
 from limbeck.job.result import read_result
+from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
 from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
 from limbeck.sources import DataSet, load_data
@@ -60,7 +61,21 @@ class Finished(NamedTuple):
                 f"{found.name} has {len(found.test)} test examples, and had {before} when {self.folder} was judged on "
                 "it: an export would be checked on other data."
             )
+        labels, kept = found.test.labels, self._kept_labels()
+        if labels is not None and kept is not None and not torch.equal(labels.flatten().long(), kept):
+            raise DataError(
+                f"{found.name} has other test labels than when {self.folder} was judged on it: an export would be "
+                "checked on other data."
+            )
         return found
+
+    def _kept_labels(self) -> Tensor | None:
+        """The test labels that the run was judged on; None where its file of them is gone, damaged, or an old one."""
+        try:
+            found = kept_tensors(self.folder / "teacher" / "answers.safetensors").get("test_labels")
+        except DataError:
+            return None
+        return None if found is None else found.flatten().long()
 
 
 def open_finished(run: str | Path) -> Finished:
@@ -82,7 +97,7 @@ def open_finished(run: str | Path) -> Finished:
             f"{folder} holds no student that could be shipped: {folder / 'student'} is missing or damaged. Run "
             f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW` again."
         )
-    result = read_result(folder)
+    result = read_result(folder, arms=False)
     config = read_config(folder / "student")
     return Finished(folder, job, result, config["model"], config.get("metadata") or {})
 

@@ -60,7 +60,7 @@ def _onnx(done: Finished, *, raw: bool, file: str) -> str:
     lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
     names = done.told.get("class_names")
     if names and len(names) <= 20:
-        lines.append(f"answers = np.array({json.dumps(names)})[logits.argmax(-1)]")
+        lines.append(f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]")
     return "\n".join(lines)
 
 

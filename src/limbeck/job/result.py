@@ -15,22 +15,29 @@ _LARGEST = 2**63
 """No count is larger; an integer of four hundred digits is no number that anyone measured."""
 
 
-def read_result(folder: Path) -> dict[str, Any]:
+def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     """The result in a run's folder, of the shape that a comparison writes, whoever has written it.
 
-    ``arms`` is a mapping of mappings and not empty; ``verdict``, its ``against`` and its ``methods``, and ``data`` are
+    ``arms`` is a mapping of mappings; ``verdict``, its ``against`` and its ``methods``, and ``data`` are
     mappings, empty where the file has none; numbers are finite, or None.
 
+    Args:
+        folder: The run's.
+        arms: Whether it must name any.
+
     Raises:
-        DataError: If it cannot be read, or names no arms.
+        DataError: If it cannot be read, is no mapping, or names no arms where it must.
     """
     path = folder / RESULT
     try:
         found = _plain(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is damaged and cannot be read: {error}. {_then(folder)}") from error
-    arms = found.get("arms") if isinstance(found, dict) else None
-    if not isinstance(arms, dict) or not arms or not all(isinstance(arm, dict) for arm in arms.values()):
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no job's result: it holds a {type(found).__name__}. {_then(folder)}")
+    rows = _mapping(found.get("arms"))
+    whole = bool(rows) and all(isinstance(row, dict) for row in rows.values())
+    if arms and not whole:
         raise DataError(f"{path} names no arms, so it is no job's result. {_then(folder)}")
     verdict = _mapping(found.get("verdict"))
     for key in ("against", "methods"):
@@ -38,7 +45,7 @@ def read_result(folder: Path) -> dict[str, Any]:
             verdict[key] = {name: one for name, one in _mapping(verdict[key]).items() if isinstance(one, dict)}
     if "arm" in verdict:
         verdict["arm"] = str(verdict["arm"])
-    return {**found, "verdict": verdict, "data": _mapping(found.get("data"))}
+    return {**found, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(found.get("data"))}
 
 
 def _then(folder: Path) -> str:
