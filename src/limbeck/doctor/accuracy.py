@@ -11,7 +11,7 @@ from limbeck.doctor.finding import Finding, look, ok, wrong
 from limbeck.doctor.patient import Patient
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import Shuffled
-from limbeck.teachers.chance import chance_of
+from limbeck.teachers.guessing import chance_of
 
 NAME = "teacher's accuracy"
 _SECONDS, _EXAMPLES, _SIZE = 20.0, 2000, 100

@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch
 from limbeck.store import Place, mend
 from limbeck.teachers.cached import Cached
+from limbeck.teachers.guessing import Tried
 from limbeck.teachers.head import head_of, mend_head
 from limbeck.teachers.teacher import Reads, Stream, read_inputs
 
@@ -32,7 +33,8 @@ def fill(
     """Ask about every example of a source, in as many views, whatever the store does not hold yet.
 
     Stopped at any time, it goes on where it was, save for what was not yet on disk. Answers that were damaged meanwhile
-    are dropped, with a warning, and asked again.
+    are dropped, with a warning, and asked again. A teacher that is no better than chance on the labelled ones is said
+    to be so, after a thousand of them.
 
     Args:
         teacher: Who answers, and where the answers are kept.
@@ -46,7 +48,7 @@ def fill(
     """
     if views < 1:
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
-    done = 0
+    done, tried = 0, Tried(classes=teacher.classes)
     mend(Place(teacher.where))
     teacher.expect(source, reads)
     if teacher.through is not None and teacher.inner is not None:
@@ -54,6 +56,7 @@ def fill(
     with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
         for view in range(views):
             for batch in source.batches(view, 0):
-                answer(batch.to(device))
+                tried.see(batch, answer(batch.to(device)))
                 done += batch.size
                 yield done
+        tried.tell()

@@ -1,0 +1,74 @@
+"""Is a teacher that knows no more than chance noticed while its answers are being kept?"""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckWarning
+from limbeck.sources import Arrays, Mixup, Shuffled
+from limbeck.teachers import Cached, fill
+from limbeck.teachers.guessing import chance_of
+
+
+class Naming(nn.Module):
+    """It reads its answer off the input, turned by some classes."""
+
+    def __init__(self, turn: int) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.tensor(float(turn)))
+
+    def forward(self, x):
+        return 5.0 * x.roll(int(self.turn), 1)
+
+
+def data(count=240, *, unlabelled=0):
+    labels = torch.arange(count) % 4
+    inputs = torch.eye(4)[labels]
+    labels[:unlabelled] = -100
+    return Arrays(inputs, labels)
+
+
+def filled(tmp_path, turn, examples, **how):
+    source = Shuffled(examples, batch_size=16)
+    return list(fill(Cached(Naming(turn), tmp_path / "s", **how), source, reads=lambda b: b.inputs))
+
+
+@pytest.mark.parametrize("how", [{}, {"encoding": {"name": "top-k", "k": 2}}])
+def test_a_teacher_of_another_label_order_is_noticed(tmp_path, how):
+    with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 240 examples, and chance alone gives 25\.0 %"):
+        filled(tmp_path, 1, data(), **how)
+
+
+def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
+    source = Shuffled(data(4000), batch_size=100)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for done in fill(Cached(Naming(1), tmp_path / "s"), source, reads=lambda b: b.inputs):
+            if done == 1000:
+                assert [one.category for one in told] == [LimbeckWarning]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("turn", "examples"),
+    [(0, data()), (1, data(80)), (1, Arrays(torch.eye(4).repeat(60, 1))), (1, data(240, unlabelled=150))],
+    ids=["right", "few", "no labels", "few labels"],
+)
+def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples):
+    filled(tmp_path, turn, examples)
+
+
+def test_a_mixture_has_no_label_to_be_right_about(tmp_path):
+    pictures = Arrays(torch.rand(240, 1, 2, 2), torch.arange(240) % 4)
+    source = Shuffled(pictures, batch_size=16, mix=Mixup())
+    teacher = Cached(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), tmp_path / "s")
+    list(fill(teacher, source, reads=lambda b: b.inputs))
+
+
+def test_chance_and_how_far_luck_reaches():
+    assert chance_of(4, 300).share == 0.25
+    assert chance_of(4, 300).reach == pytest.approx(0.30)
