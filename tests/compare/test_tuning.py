@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ import limbeck as lb
 from limbeck.compare import tuning
 from limbeck.compare.tuning import proposing, read_ranges, running, tune
 from limbeck.compare.tuning.space import spaces_of, start_of, with_values
+from limbeck.compare.tuning.spread import spread
 from limbeck.compare.tuning.trial import Trial, best_of, kept, note
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job, read_search, used_settings
@@ -187,12 +189,24 @@ def test_values_go_to_their_place_in_the_job(tmp_path):
 
 def test_the_next_values_depend_on_the_trials_alone():
     space = {"lr": Range(1e-4, 1.0, log=True), "epochs": Range(1, 9, log=True, whole=True)}
-    done = [Trial(i, {"lr": 10.0**-i, "epochs": i}, 0.5 + 0.1 * i, 1.0, 1.0, i) for i in range(1, 4)]
-    one, two = (proposing.proposed("distilled", space, {"lr": 0.1, "epochs": 3}, done) for _ in range(2))
-    assert one == two
-    assert 1 <= one["epochs"] <= 9
-    assert isinstance(one["epochs"], int)
+    done = [Trial(i, {"lr": 0.5**i, "epochs": i % 9 + 1}, 0.5 + 0.01 * i, 1.0, 1.0, i) for i in range(12)]
+    for so_far in (done[:3], done):
+        one, two = (proposing.proposed("distilled", space, {"lr": 0.1, "epochs": 3}, so_far) for _ in range(2))
+        assert one == two
+        assert 1 <= one["epochs"] <= 9
+        assert isinstance(one["epochs"], int)
     assert proposing.proposed("distilled", space, {"lr": 0.1, "epochs": 3}, []) == {"lr": 0.1, "epochs": 3}
+
+
+def test_few_trials_see_all_of_a_range_and_every_arm_the_same_learning_rates():
+    lr, weight = Range(1e-5, 1e-1, log=True), Range(0.0, 1.0)
+    own, other = {"weight": weight, "lr": lr}, {"lr": lr, "epochs": Range(2, 9, whole=True)}
+    points = [spread(own, number) for number in range(8)]
+    assert sorted(int(2 * (math.log10(p["lr"]) + 5)) for p in points) == list(range(8))
+    assert sorted(int(8 * p["weight"]) for p in points) == list(range(8))
+    assert [p["lr"] for p in points] == [spread(other, number)["lr"] for number in range(8)]
+    assert sorted(spread(other, number)["epochs"] for number in range(8)) == list(range(2, 10))
+    assert spread({"lr": Range(0.1, 0.1, log=True)}, 3) == {"lr": pytest.approx(0.1)}
 
 
 def test_a_search_finds_a_planted_best():
@@ -282,6 +296,7 @@ def test_a_range_that_cannot_be_read(text):
 def test_optuna_s_own_voice_is_left_as_it_was():
     optuna = proposing.opened()
     before = optuna.logging.get_verbosity()
-    proposing.proposed("a", {"lr": Range(0.1, 1.0)}, {"lr": 0.5}, [Trial(0, {"lr": 0.5}, 1.0, 0.0, 1.0, 1)])
+    done = [Trial(i, {"lr": 0.5}, 1.0, 0.0, 1.0, 1) for i in range(10)]
+    proposing.proposed("a", {"lr": Range(0.1, 1.0)}, {"lr": 0.5}, done)
     assert optuna.logging.get_verbosity() == before
     assert tuning.tune is tune

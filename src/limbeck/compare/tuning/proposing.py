@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from limbeck.compare.tuning.space import Space, Values
+from limbeck.compare.tuning.spread import spread
 from limbeck.compare.tuning.trial import Trial
 from limbeck.errors import LimbeckError
 from limbeck.methods.range import Range
+
+_SPREAD = 10  # an estimator of densities has little to say from fewer trials; Optuna's own number too
 
 
 def proposed(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Values:
     """The values of an arm's next trial: a pure function of those that it has had.
 
-    The first are the job's own, or the nearest to them that are in range. Then a tree-structured Parzen estimator
-    proposes, seeded by the arm's name and the trial's number, so that a search that was killed goes on as it would
-    have gone on.
+    The first are the job's own, or the nearest to them that are in range. The next nine are `spread` over the ranges.
+    Then a tree-structured Parzen estimator proposes, seeded by the arm's name and the trial's number, so that a search
+    that was killed goes on as it would have gone on.
 
     Args:
         arm: The arm's name.
@@ -29,6 +32,8 @@ def proposed(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Va
     """
     if not done:
         return {name: min(max(start[name], found.low), found.high) for name, found in space.items()}
+    if len(done) < _SPREAD:
+        return spread(space, len(done) - 1)
     optuna = opened()
     kinds = {name: _kind(optuna, found) for name, found in space.items()}
     before = optuna.logging.get_verbosity()
