@@ -21,6 +21,7 @@ def fit(model, make=transformers.Trainer, **more) -> float:
     arguments = transformers.TrainingArguments(
         "runs/trainer", num_train_epochs=2, per_device_train_batch_size=32, learning_rate=1e-3, seed=0,
         gradient_accumulation_steps=2, report_to="none", save_strategy="no", disable_tqdm=True, logging_strategy="no",
+        dataloader_pin_memory=False,
     )  # fmt: skip
     collator = transformers.DataCollatorWithPadding(data.tokenizer)
     trainer = make(model, arguments, train_dataset=Rows(train), data_collator=collator, **more)
