@@ -11,7 +11,7 @@ from limbeck.export.speed import Beside
 _SMALLER = 2.0
 _WORSE = 0.01
 _SLOWER = 1.05
-"""What is slower by less may be as fast: the clock of a machine that does other things moves so far."""
+"""What is slower by less may be as fast: times on a machine that does other things move so far."""
 
 
 class EightBits(NamedTuple):
@@ -20,7 +20,7 @@ class EightBits(NamedTuple):
     Attributes:
         full: Bytes of the float32 file.
         choice: Which ways were tried, and which one was taken.
-        latency: Both files' times, on one CPU thread, by batch size.
+        latency: Both files' times on one CPU thread, by batch size.
     """
 
     full: int

@@ -19,7 +19,9 @@ _FEWEST, _MOST, _ENOUGH = 15, 300, 1.5
 
 
 class Beside(NamedTuple):
-    """Milliseconds until a whole batch is answered: the median over passes.
+    """Milliseconds until a whole batch is answered on one thread: the median over passes, of processor time.
+
+    That is what the clock says where nothing else runs; by the clock, the slower file would lose its turn more often.
 
     Attributes:
         float32: Of the float32 file.
@@ -43,8 +45,8 @@ def side_by_side(full: Any, small: Any, inputs: Inputs, *, batches: Sequence[int
     """The times of two sessions by batch size, pass by pass in turn, so that what the machine does falls on both.
 
     Args:
-        full: The float32 file's session.
-        small: The 8-bit file's.
+        full: The float32 file's session, of one thread.
+        small: The 8-bit file's, too.
         inputs: Real examples; their rows are repeated or left out to make each batch.
         batches: Its sizes.
     """
@@ -69,6 +71,6 @@ def _call(session: Any, inputs: Inputs) -> Callable[[], Any]:
 
 
 def _seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.process_time() - start
