@@ -6,14 +6,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from limbeck.objective.ranks import world_size
+from limbeck.objective.ranks import rank_device, world_size
 
 
 def begin_alike(heads: nn.Module) -> None:
     """Give all processes the heads of the first."""
     if world_size() > 1:
         for tensor in heads.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            sent = tensor.to(rank_device())
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
 
 
 def average_gradients(heads: nn.Module) -> None:
@@ -22,6 +24,7 @@ def average_gradients(heads: nn.Module) -> None:
         return
     for parameter in heads.parameters():
         if parameter.requires_grad:
-            found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found = own.to(rank_device())
             dist.all_reduce(found)
-            parameter.grad = found / world_size()
+            parameter.grad = (found / world_size()).to(parameter.device)

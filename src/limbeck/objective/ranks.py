@@ -18,7 +18,7 @@ def summed(number: float) -> float:
     """The sum of `number` over all ranks."""
     if world_size() == 1:
         return number
-    total = torch.tensor(number, dtype=torch.float64, device=_device())
+    total = torch.tensor(number, dtype=torch.float64, device=rank_device())
     dist.all_reduce(total)
     return float(total)
 
@@ -38,7 +38,8 @@ def gathered(tensor: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, rows, strict=True)])
 
 
-def _device() -> torch.device:
+def rank_device() -> torch.device:
+    """Where a tensor must lie to be sent to the other ranks."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
