@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.export.int8 import Quantiser, quantiser
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.session import length, predict_onnx
-from limbeck.measure import Predictions, accuracy, kl_to_teacher
+from limbeck.measure import Predictions, kl_to_teacher
 from limbeck.signal import IGNORED, Inputs
 
 
@@ -35,11 +35,6 @@ class Trial(NamedTuple):
     accuracy: float | None = None
     kl: float | None = None
     failed: str | None = None
-
-    @property
-    def rank(self) -> tuple[bool, float, float]:
-        """By accuracy, then by KL: greater is better, and any file is better than none."""
-        return self.failed is None, self.accuracy or 0.0, -math.inf if self.kl is None else -self.kl
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -86,7 +81,9 @@ def choose_int8(
 ) -> Choice:
     """Write an ONNX model in 8 bits in every way, and keep the file that does best on held-out examples.
 
-    Best is the highest accuracy; among equals, the lowest KL divergence from the float32 file's answers.
+    Best is the highest accuracy; among those that are as accurate as that, the lowest KL divergence from the float32
+    file's answers. As accurate are ways that get n fewer examples right, and of the examples on which the two differ
+    are at least n squared: within one standard error of a paired difference, which one lucky example is not beyond.
 
     Args:
         model: The float32 file that `to_onnx` wrote.
@@ -105,36 +102,45 @@ def choose_int8(
     Example:
         >>> # choose_int8("model.onnx", training[:512], development, "model_int8.onnx", labels=labels).best.method
     """
-    full, tried = predict_onnx(model, held_out), list[Trial]()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8-") as work, quantiser(model, calibration) as made:
-        file, best = Path(work) / "best.onnx", None
-        for method in methods:
-            for symmetric in (True, False):
-                one = Path(work) / "one.onnx"
-                tried.append(_tried(made, one, method, symmetric, held_out, full, labels))
-                if best is None or tried[-1].rank > best.rank:
-                    best = tried[-1]
-                    if best.failed is None:
-                        os.replace(one, file)
-        if best is None or best.failed is not None:
-            raise LimbeckError(best.failed if best and best.failed else "No calibration was given to choose from.")
-        os.replace(file, path)
-    return Choice(best, tuple(tried), length(calibration), length(held_out))
+    if not methods:
+        raise LimbeckError("No calibration was given to choose from.")
+    full, path = predict_onnx(model, held_out), Path(path)
+    with tempfile.TemporaryDirectory() as work, quantiser(model, calibration) as made:
+        ways = [(method, symmetric) for method in methods for symmetric in (True, False)]
+        found = [_tried(made, Path(work) / "one.onnx", *way, held_out, full, labels) for way in ways]
+        best = _best(found)
+        if best.failed is not None:
+            raise LimbeckError(best.failed)
+        made.write(Path(path), method=best.method, symmetric=best.symmetric)
+    return Choice(best, tuple(trial for trial, _ in found), length(calibration), length(held_out))
+
+
+def _best(found: Sequence[tuple[Trial, Tensor]]) -> Trial:
+    """The way that does best; the first of those that failed where all did."""
+    there = [(trial, right) for trial, right in found if trial.failed is None]
+    if not there:
+        return found[0][0]
+    most = max((right for _, right in there), key=lambda right: int(right.sum()))
+    equal = [trial for trial, right in there if _as_good(right, most)]
+    return min(equal, key=lambda trial: math.inf if trial.kl is None else trial.kl)
+
+
+def _as_good(right: Tensor, most: Tensor) -> bool:
+    return int(most.sum() - right.sum()) ** 2 <= int((most != right).sum())
 
 
 def _tried(
     made: Quantiser, path: Path, method: str, symmetric: bool, held_out: Inputs, full: Tensor, labels: Tensor | None
-) -> Trial:
+) -> tuple[Trial, Tensor]:
+    """How one way does, and which held-out examples with a label it gets right."""
+    known = torch.zeros(0, dtype=torch.bool) if labels is None else labels.flatten() != IGNORED
     try:
-        made.write(path, method=method, symmetric=symmetric)
-        small = predict_onnx(path, held_out)
+        small = predict_onnx(made.write(path, method=method, symmetric=symmetric), held_out).flatten(0, -2)
     except LimbeckError as error:
-        return Trial(method, symmetric, failed=str(error))
-    rows = small.flatten(0, -2)
-    kl = kl_to_teacher(Predictions(rows, full.flatten(0, -2))).value
-    right = None
-    if labels is not None and bool((labels != IGNORED).any()):
-        right = accuracy(Predictions(rows, None, labels.flatten())).value
-    return Trial(method, symmetric, right, kl if math.isfinite(kl) else None)
+        return Trial(method, symmetric, failed=str(error)), known
+    kl = kl_to_teacher(Predictions(small, full.flatten(0, -2))).value
+    right = known
+    if labels is not None:
+        right = (small.argmax(-1) == labels.flatten())[known]
+    accuracy = float(right.double().mean()) if len(right) else None
+    return Trial(method, symmetric, accuracy, kl if math.isfinite(kl) else None), right

@@ -74,7 +74,8 @@ class EightBits(NamedTuple):
 
 def _why(choice: Choice) -> str:
     held, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
-    by = "KL divergence from float32" if choice.best.accuracy is None else "accuracy, then KL divergence from float32"
+    by = "KL divergence from float32" if choice.best.accuracy is None else (
+        "accuracy; among equals, KL divergence from float32")  # fmt: skip
     return f"Chosen of {ways} ways on {held} by {by}." if ways > 1 else f"The only way that worked, on {held}."
 
 
