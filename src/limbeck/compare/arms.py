@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from limbeck.compare.asking import asked_once
+from limbeck.compare.combined import Combined, combined_in
 from limbeck.compare.material import Material, setting_of, stream, student_of, whole
 from limbeck.compare.ranks import leads
 from limbeck.compare.tracked import tracked
@@ -59,6 +60,7 @@ class Outcome(NamedTuple):
         development: The accuracy on development data.
         seconds: Of training and judging; None for a run that was taken up again.
         steps: Optimiser steps of all its stages, a resumed part included; None where nobody counted.
+        combined: The teacher that the method has put together itself, if it has.
     """
 
     arm: str
@@ -67,6 +69,7 @@ class Outcome(NamedTuple):
     development: float
     seconds: float | None = None
     steps: int | None = None
+    combined: Combined | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -145,7 +148,8 @@ def run_arm(
         keep_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
     known = measured(development, ("accuracy",))["accuracy"]
     seconds = time.perf_counter() - began if fresh else None
-    return Outcome(arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken))
+    combined = combined_in(run, material, answers)
+    return Outcome(arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken), combined)
 
 
 def _steps(arm: ArmRun, taken: dict[str, int]) -> int:

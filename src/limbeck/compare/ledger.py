@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.compare.arms import Outcome
+from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, job_text, keep_search, make_job, read_job
@@ -108,7 +109,7 @@ def note(out: Path | None, outcome: Outcome) -> None:
     path = out / "metrics.jsonl"
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     with open(path, "a", encoding="utf-8") as opened:
-        line = json.dumps(plain(outcome._asdict()), allow_nan=False)
+        line = json.dumps(plain(_told(outcome)), allow_nan=False)
         opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
 
 
@@ -142,8 +143,19 @@ def _unwritable(out: Path, error: OSError) -> LimbeckError:
 def _outcome(line: Mapping[str, Any]) -> Outcome:
     measures = {name: _number(value) for name, value in line["measures"].items()}
     return Outcome(
-        line["arm"], line["seed"], measures, _number(line["development"]), line.get("seconds"), line.get("steps")
+        line["arm"],
+        line["seed"],
+        measures,
+        _number(line["development"]),
+        line.get("seconds"),
+        line.get("steps"),
+        Combined.read(line.get("combined")),
     )
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    combined = outcome.combined
+    return {**outcome._asdict(), "combined": None if combined is None else combined._asdict()}
 
 
 def _number(value: float | None) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
+from limbeck.compare.combined import Combined
 from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
@@ -18,6 +19,8 @@ from limbeck.teachers import Live
 
 _LEVEL = 0.05
 _EQUAL = 0.05  # steps that differ by so little are as many
+COMBINED = "combined teacher"
+"""The row of a generalist and the specialists that a method has made of it: it taught the students of that method."""
 MEMBER = "one member"
 """The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
@@ -59,6 +62,9 @@ def arms_rows(
                 table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1])}
             continue
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
+        put_together = [one.combined for one in runs if one.combined is not None]
+        if put_together:
+            table[COMBINED if len(job.learners) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together)
         seconds = [one.seconds for one in runs if one.seconds is not None]
         table[arm] = {
             "role": "method" if arm in job.learners else "control",
@@ -70,6 +76,19 @@ def arms_rows(
             "steps": runs[0].steps,
         }
     return table
+
+
+def _combined_row(found: Sequence[Combined]) -> dict[str, Any]:
+    """The row of a teacher that a method has put together, one for each of its runs."""
+    count = len(found)
+    return {
+        "role": "member",
+        "method": None,
+        **_summary([one.measures for one in found]),
+        "parameters": round(sum(one.parameters for one in found) / count),
+        "megabytes": round(sum(one.megabytes for one in found) / count, 6),
+        "milliseconds": round(sum(one.milliseconds for one in found) / count, 6),
+    }
 
 
 def told(method: Method) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from limbeck.engine.record import Metrics, Report, check_finite, check_weights, 
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
-from limbeck.recipe import Held, Recipe
+from limbeck.recipe import Held, Recipe, Stage
 from limbeck.sources import Source
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ class Run:
         """What the recipe ships, as it is now; before that exists, the first model."""
         shipped = self._course.shipped()
         return self.models[next(iter(self.models))] if shipped is None else shipped
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the recipe as far as they are known: what its functions bring is, once they were asked."""
+        return [stage for _, part in self._course.known() for stage in Recipe(part).stages()]
 
     def __iter__(self) -> Iterator[Report]:
         """Reports, until the recipe is done. After a ``break`` it goes on; an iterator that is still open is closed."""

@@ -20,6 +20,7 @@ _WHAT = {
     "label smoothing": "labels only, softened",
     "shuffled teacher": "taught with answers about other examples",
     "one member": "one of the teacher's networks",
+    "combined teacher": "the teacher and its specialists, as one",
 }
 
 
