@@ -8,7 +8,7 @@ import math
 import pytest
 
 from limbeck.compare import Outcome
-from limbeck.compare.ledger import checked_folder, kept, leads, note, plain, write
+from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, plain, write
 from limbeck.errors import LimbeckError
 from limbeck.job import job_text, make_job
 
@@ -96,6 +96,24 @@ def test_a_full_folder_without_a_job_is_no_run(tmp_path):
     with pytest.raises(LimbeckError, match="no run's folder"):
         checked_folder(job, resume=True)
     with pytest.raises(LimbeckError, match="limbeck resume"):
+        checked_folder(job, resume=False)
+
+
+def test_a_run_that_was_killed_before_its_job_was_written_leaves_its_folder_free(tmp_path):
+    job = make_job({**JOB, "out": str(tmp_path)})
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "config.json").write_text("half")
+    (tmp_path / "job.yaml.partial").write_text("data: dig")
+    with pytest.raises(LimbeckError, match="already holds something"):
+        checked_folder(job, resume=False)  # without a lock nobody knows whose these are
+    (tmp_path / ".lock").touch()
+    assert checked_folder(job, resume=False) == tmp_path
+    claim(job, tmp_path, lambda: (tmp_path / "student").mkdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "job.yaml", "student"]
+    assert list((tmp_path / "student").iterdir()) == []
+    (tmp_path / "job.yaml").unlink()
+    (tmp_path / "mine").touch()
+    with pytest.raises(LimbeckError, match="already holds something"):
         checked_folder(job, resume=False)
 
 

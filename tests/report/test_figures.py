@@ -103,6 +103,8 @@ def test_markup_is_escaped_once():
     assert tag("br") == "<br>"
     assert join("&", tag("i", "&")) == "&amp;<i>&amp;</i>"
     assert tag("p", "a\x00\ud800b") == "<p>a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b</p>"
+    assert tag("p", "a\u202eb\u2066") == "<p>a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}</p>"
+    assert tag("p", "שלום") == "<p>שלום</p>"
 
 
 def test_whiskers_end_where_the_interval_does():

@@ -128,7 +128,9 @@ def _what_else(folder: Path) -> str:
     """What a folder without a job is, and what to type then."""
     if (folder / "search.json").is_file():
         return f"it is a search's: `limbeck tune JOB --out {quote(str(folder))}`, typed as before, goes on"
-    whole = next((one for one in folder.resolve().parents if (one / "job.yaml").is_file()), None)
+    from limbeck.job.result import is_run
+
+    whole = next((one for one in folder.resolve().parents if is_run(one)), None)
     if whole is not None:
         return f"it is a part of the run {whole}: type `limbeck resume {quote(str(whole))}`"
     if (folder / "reproduction.json").is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,8 @@ from limbeck.lock import alone
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
 """What may change between two goes at a job: none is part of what is asked."""
+_BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial")
+"""What is written before the job."""
 
 
 def checked_folder(job: Job, *, resume: bool) -> Path | None:
@@ -34,7 +37,7 @@ def checked_folder(job: Job, *, resume: bool) -> Path | None:
         raise LimbeckError(f"{out} is a file; a run needs a folder: give another --out.")
     if (out / "job.yaml").is_file() and resume:
         _check_same_job(job, out)
-    elif out.is_dir() and any(out.iterdir()) and leads():
+    elif out.is_dir() and any(out.iterdir()) and leads() and not _died_early(out):
         then = f"Continue a run with `limbeck resume {out}`, or give" if not resume else "It is no run's folder; give"
         raise LimbeckError(f"{out} already holds something. {then} another --out.")
     return out
@@ -49,6 +52,8 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
     if not leads():
         return
     try:
+        if not (out / "job.yaml").exists():
+            _clear(out)
         leave_student()
         if not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
@@ -56,6 +61,19 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
             write(out / "job.yaml", job_text(absolute(job)))
     except OSError as error:
         raise _unwritable(out, error) from error
+
+
+def _died_early(out: Path) -> bool:
+    """Whether all that is there is what a run leaves that is killed before its job is written: its lock, and parts."""
+    names = {one.name for one in out.iterdir()}
+    return ".lock" in names and all(name.startswith(".") or name in _BEFORE_A_JOB for name in names)
+
+
+def _clear(out: Path) -> None:
+    """Remove what such a run left; whoever holds the folder's lock knows that nobody is at it."""
+    shutil.rmtree(out / "student", ignore_errors=True)
+    for name in _BEFORE_A_JOB[1:]:
+        (out / name).unlink(missing_ok=True)
 
 
 def sole(out: Path) -> AbstractContextManager[None]:

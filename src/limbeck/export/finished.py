@@ -13,7 +13,7 @@ from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, Method, Model, make_job, read_job
-from limbeck.job.result import read_result
+from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
 from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
@@ -154,7 +154,7 @@ def _shipped_by(run: Finished, student: nn.Module, opened: Any) -> nn.Module | N
 
 def _no_job(folder: Path) -> str:
     """What a folder without a job is, and what to type then."""
-    whole = next((one for one in folder.resolve().parents if (one / "job.yaml").is_file()), None)
+    whole = next((one for one in folder.resolve().parents if is_run(one)), None)
     if whole is not None:
         return f"{folder} is a part of the run {whole}; give that: {quote(str(whole))}."
     if (folder / "run.json").is_file():

@@ -48,6 +48,11 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     return {**found, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(found.get("data"))}
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a job's run lies here; a job file alone may be anyone's, beside the runs that it is of."""
+    return (folder / "job.yaml").is_file() and (folder / "student").is_dir()
+
+
 def _then(folder: Path) -> str:
     """A run's arms are noted one by one: what is said of them all can be said again."""
     if (folder / "job.yaml").is_file() and (folder / "metrics.jsonl").is_file():

@@ -71,14 +71,17 @@ def _spelt(name: str) -> str:
     return name.rstrip("_").replace("_", "-")
 
 
-_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-_SUSPECT = re.compile("[&<>\"'\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_SUSPECT = re.compile("[&<>\"'\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def _safe(text: str, *, quote: bool) -> str:
-    """Escaped, and without control characters and halves of characters, which no document may hold."""
+    """Escaped, and without control characters and halves of characters, which no document may hold.
+
+    Nor may a name turn the direction of what stands behind it.
+    """
     if not _SUSPECT.search(text):  # most of a page is numbers
         return text
     return escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text), quote=quote)
