@@ -29,8 +29,8 @@ def _limbeck(done: Finished) -> str:
     kind = (done.told.get("reads") or {}).get("reads")
     if str(done.made.get("class")).startswith("transformers."):
         if "ForSequenceClassification" in str(done.made["class"]):
-            asks = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
-            return "\n".join([*lines, "reads = limbeck.reads_of('.')", asks])
+            asked = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
+            return "\n".join([*lines, "reads = limbeck.reads_of('.')", asked])
         if kind != "pixels":
             return "\n".join([*lines, "logits = student(**inputs).logits"])
         return "\n".join([*lines, "reads = limbeck.reads_of('.')", f"{_ASKED}.logits"])
