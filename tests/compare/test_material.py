@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.compare.material import gather, setting_of, stream, whole
+from limbeck.compare.material import gather, setting_of, stream, student_of, whole
 from limbeck.compare.teaching import ask, check_teacher
 from limbeck.errors import LimbeckError
 from limbeck.job import Budget, Cache, make_job
@@ -142,3 +142,21 @@ def test_without_labels_a_teacher_is_not_checked():
     logits, _ = logits_with(0.1)
     bare = Arrays(torch.zeros(1000, 1), torch.full((1000,), -100))
     assert np.isnan(check_teacher(logits, bare, classes=10, loaded=True))
+
+
+def test_a_student_of_lazy_layers_is_whole_from_the_start_and_depends_on_its_seed_alone(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def build():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 5))\n"
+        "def wrong():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.Linear(3, 5))\n"
+    )
+    blob = blobs(tmp_path / "blobs.npz")
+    job = make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:build", train_examples=100))
+    material = gather(job)
+    one, same, other = (student_of(job, material, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert one["1.weight"].shape == (4, 36)
+    assert torch.equal(one["1.weight"], same["1.weight"])
+    assert not torch.equal(one["1.weight"], other["1.weight"])
+    assert torch.equal(one["2.running_mean"], torch.zeros(4))
+    with pytest.raises(LimbeckError, match="lazy layers, and its first call failed: mat1"):
+        student_of(make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:wrong")), material, seed=0)

@@ -1,4 +1,4 @@
-"""Does a folder of a Hugging Face student open by itself, here and in stock transformers, and run no code of its own?"""
+"""Does a Hugging Face student's folder open by itself, here and in stock transformers, and run no code of its own?"""
 
 from __future__ import annotations
 

@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from limbeck.compare.beginning import begun
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Cache, Job, Model, with_flag
 from limbeck.job.parts import learnt_and_held
+from limbeck.measure import predict
 from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shuffled, load_data
@@ -66,11 +68,22 @@ def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Mo
         )
     try:
         with seeded(seed):
-            return open_model(
+            made = open_model(
                 model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments
             )
+            _draw_lazy(made, material, who=f"{who} {model.model}")
+            return made
     except LimbeckError as error:
         raise with_flag(error, who, model.arguments) from error
+
+
+def _draw_lazy(model: nn.Module, material: Material, *, who: str) -> None:
+    """Let lazy layers draw their weights now: a model is saved, copied and counted before it is trained."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        try:
+            predict(model, material.development.take(torch.tensor([0])), reads=material.data.reads)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise LimbeckError(f"{who} has lazy layers, and its first call failed: {error}") from error
 
 
 def student_of(job: Job, material: Material, *, seed: int, teacher: Teacher | None = None) -> nn.Module:
