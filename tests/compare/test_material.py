@@ -145,11 +145,14 @@ def test_without_labels_a_teacher_is_not_checked():
 
 
 def test_a_student_of_lazy_layers_is_whole_from_the_start_and_depends_on_its_seed_alone(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "def build():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 5))\n"
-        "def wrong():\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.Linear(3, 5))\n"
+    lines = (
+        "from torch import nn",
+        "def build():",
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 5))",
+        "def wrong():",
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.Linear(3, 5))",
     )
+    (tmp_path / "mine.py").write_text("\n".join(lines))
     blob = blobs(tmp_path / "blobs.npz")
     job = make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:build", train_examples=100))
     material = gather(job)
