@@ -97,6 +97,19 @@ def test_without_the_teachers_answers_the_rest_is_shown(run, teacher):
     assert found.unknown[0].split(":")[0] in page
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [torch.zeros(0, dtype=torch.int64), torch.full((120,), torch.nan), torch.full((120,), -5), torch.zeros(3, 4)],
+)
+def test_labels_that_are_none_are_left_out(run, labels):
+    path = run / "teacher" / "answers.safetensors"
+    keep_tensors({"test": kept_tensors(path)["test"][: len(labels)], "test_labels": labels}, path)
+    found = read_evidence(run)
+    assert found.labels is None
+    assert "no labels" in found.unknown[0]
+    assert "<h1>" in report_page([found])
+
+
 def test_the_teacher_may_rule_classes_out(run):
     path = run / "teacher" / "answers.safetensors"
     kept = kept_tensors(path)

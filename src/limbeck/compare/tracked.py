@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import final
 
 from limbeck.engine import Report, Run, TensorBoard, Tracker, track
 from limbeck.errors import LimbeckError, unknown
@@ -40,12 +42,42 @@ def tracked(run: Run, job: Job, name: str) -> Iterator[Report]:
 def _opened(name: str, folder: Path) -> Tracker:
     if (own := _own(name)) is None:
         return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
-    made = own.load()(folder)
+    with _explained(name):
+        made = own.load()(folder)
     if not isinstance(made, Tracker):
         raise LimbeckError(
             f"track: {name} returned a {type(made).__name__}; a tracker has log(values, step) and close()."
         )
-    return made
+    return _Explaining(name, made)
+
+
+@final
+class _Explaining:
+    """A person's own tracker, whose errors are sentences: the run that it stops can be taken up without it."""
+
+    def __init__(self, name: str, inner: Tracker) -> None:
+        self._name, self._inner = name, inner
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        with _explained(self._name):
+            self._inner.log(values, step)
+
+    def close(self) -> None:
+        with _explained(self._name):
+            self._inner.close()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except LimbeckError:
+        raise
+    except Exception as error:
+        raise LimbeckError(
+            f"track: {name} failed: {type(error).__name__}: {error}. What was trained so far is kept: `limbeck resume` "
+            "goes on once the tracker does."
+        ) from error
 
 
 def _own(name: str) -> UserFile | None:

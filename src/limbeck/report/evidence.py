@@ -17,6 +17,7 @@ from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
 from limbeck.report.curves import Curves, curves_of
+from limbeck.signal import IGNORED
 
 ALONE = "student alone"
 """The control that every verdict is about."""
@@ -169,7 +170,7 @@ def _answers(folder: Path, unknown: list[str]) -> tuple[Tensor | None, Tensor | 
         unknown.append(f"The teacher's answers are not known: {error}")
         return None, None
     labels, teacher = kept.get("test_labels"), kept.get("test")
-    if labels is None or labels.ndim != 1:
+    if labels is None or not _are_labels(labels):
         unknown.append(f"{path} holds no labels of the test examples, one for each: what needs them is left out.")
         return None, None
     if teacher is not None and not _fits(teacher, labels):
@@ -203,6 +204,13 @@ def _one(path: Path, labels: Tensor) -> Tensor | None:
     except DataError:
         return None
     return test.float() if test is not None and _fits(test, labels) else None
+
+
+def _are_labels(labels: Tensor) -> bool:
+    """Whether these are whole numbers, one for each example: a class, or that there is none."""
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
+        return False
+    return not bool(((labels < 0) & (labels != IGNORED)).any())
 
 
 def _fits(logits: Tensor, labels: Tensor) -> bool:
