@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.doctor import look, merged, ok, wrong
 from limbeck.doctor.cost import Pace, pace, whole_job
 from limbeck.doctor.opened import groups_of, workshop_of
-from limbeck.engine import Setting
+from limbeck.engine import Setting, open_fabric
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.methods import make
 from limbeck.objective import Loss
@@ -71,6 +71,14 @@ def test_a_divergence_is_nothing_where_both_are_the_same():
 def test_a_hint_through_a_head_is_not_asked_to_be_nothing():
     hint = Loss(squared_error, student="0", teacher="inner", head=Projector())
     assert "teacher as student" not in findings(recipe=lesson(hint, Live(Sure())))
+
+
+def test_a_narrow_student_is_not_taken_for_a_wrong_loss():
+    mixed = findings(fabric=open_fabric(precision="bf16-mixed", accelerator="cpu"))
+    assert all(one.state == "ok" for one in mixed.values()), mixed
+    assert mixed["loss in float64"].rank < 1e-4
+    assert mixed["split batch"].rank < 1e-4
+    assert found("split batch", Loss(beside_the_others), fabric=open_fabric(precision="bf16-mixed")).state == "wrong"
 
 
 def test_a_loss_that_loses_digits_is_found():

@@ -26,7 +26,8 @@ def check(opened: Opened) -> Finding:
     A published loss is set beside its formula as the paper prints it; any other beside itself in double precision,
     which shows what rounding does to it.
     """
-    shown = Signal({name: tensor.detach().requires_grad_() for name, tensor in opened.shown().items()})
+    # What bfloat16 rounds is the student's own; the loss is computed wider, and looked at by itself.
+    shown = Signal({name: _widened(tensor).requires_grad_() for name, tensor in opened.shown().items()})
     off = {name: _off(opened, shown, name) for name in opened.objective.named_leaves()}
     worst, name = max((error, name) for name, error in off.items())
     text = f"{worst:.1g}"
@@ -37,6 +38,11 @@ def check(opened: Opened) -> Finding:
             "it in log space, and divide by what it is a mean over.", text, rank=worst,
         )  # fmt: skip
     return ok(NAME, worst, "The greatest relative error of any term, or of its gradient.", text, rank=worst)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    own = tensor.detach()
+    return own.float() if own.element_size() < 4 else own
 
 
 def _off(opened: Opened, shown: Signal, name: str) -> float:
