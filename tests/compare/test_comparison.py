@@ -220,6 +220,16 @@ def test_development_data_choose_the_method_and_test_data_judge_it():
     assert found["methods"]["mutual"]["helps"] is True
 
 
+def test_without_labelled_development_data_nothing_is_said_to_be_chosen_by_them():
+    job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "arms": ["student alone", "distilled"]})
+    none = [(0.9, float("nan"))] * 2
+    found = verdict_of(job, outcomes({"student alone": none, "hinton": none, "mutual": none}), examples=100)
+    assert found["arm"] == "hinton"
+    assert found["sentence"].startswith("No development example has a label: of 2 methods the first, hinton")
+    one = outcomes({"student alone": none, "hinton": none, "mutual": [(0.9, 0.5)] * 2})
+    assert verdict_of(job, one, examples=100)["arm"] == "mutual"
+
+
 def test_one_method_is_not_said_to_be_the_best_of_one():
     job = make_job({**small_job("digits"), "methods": ["hinton"], "arms": ["student alone", "distilled"]})
     found = verdict_of(job, outcomes({"student alone": [(0.9, 0.9)] * 2, "hinton": [(0.92, 0.9)] * 2}), examples=10_000)

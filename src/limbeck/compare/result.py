@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,6 +132,8 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     verdict["sentence"] += _effort(outcomes, arm)
     if len(job.learners) > 1:
         chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
+        if math.isnan(_development(outcomes, arm)):
+            chosen = f"No development example has a label: of {len(job.methods)} methods the first, {arm}. "
         verdict["sentence"] = chosen + verdict["sentence"]
     against = {
         control: set_beside(ours, _accuracies(outcomes, control), name=control, examples=examples).as_dict()
@@ -166,8 +169,14 @@ def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any
 
 
 def _best(job: Job, outcomes: Sequence[Outcome]) -> str:
-    known = {arm: [one.development for one in outcomes if one.arm == arm] for arm in job.learners}
-    return max(known, key=lambda arm: sum(known[arm]) / len(known[arm]))
+    known = {arm: _development(outcomes, arm) for arm in job.learners}
+    return max(known, key=lambda arm: -1.0 if math.isnan(known[arm]) else known[arm])
+
+
+def _development(outcomes: Sequence[Outcome], arm: str) -> float:
+    """The arm's mean accuracy on development data; NaN where none of them has a label."""
+    values = [one.development for one in outcomes if one.arm == arm]
+    return sum(values) / len(values)
 
 
 def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:
