@@ -39,11 +39,15 @@ def test_one_that_is_no_result_is_one_sentence_for_every_command(limbeck, run, c
 def test_what_the_sentence_says_makes_it_again(limbeck, run):
     before = json.loads((run / "result.json").read_text())
     (run / "result.json").unlink()
+    left = [run / "arms" / "distilled" / ".seed-9.partial", run / "student" / ".config.json.partial"]
+    left[0].mkdir()
+    left[1].write_text("half")
     again = limbeck("resume", "run", "--json").result
     assert {name: arm["accuracy"] for name, arm in again["arms"].items()} == {
         name: arm["accuracy"] for name, arm in before["arms"].items()
     }
     assert again["verdict"] == before["verdict"]
+    assert not list(run.rglob("*.partial"))
 
 
 @pytest.mark.parametrize(

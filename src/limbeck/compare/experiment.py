@@ -17,7 +17,7 @@ from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
-from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, taken, write
+from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, sweep, taken, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
@@ -103,6 +103,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         "environment": environment(),
     })  # fmt: skip
     if out is not None and leads():
+        sweep(out)
         write(out / "result.svg", arms_picture(result))
         write(out / "result.json", json.dumps(result, indent=2, allow_nan=False))
         write_report([out])

@@ -103,6 +103,12 @@ def taken(out: Path) -> Iterator[None]:
         yield
 
 
+def sweep(out: Path) -> None:
+    """Remove the parts of files that kills have left in a job whose arms are all done."""
+    for part in [one for name in ("arms", "teacher", "student") for one in (out / name).rglob(".*.partial")]:
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 def place(out: Path | None, arm: str, seed: int) -> Path | None:
     """The run's folder of one arm with one seed."""
     return out / "arms" / arm.replace(" ", "-") / f"seed-{seed}" if out is not None else None
