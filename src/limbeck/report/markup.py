@@ -46,8 +46,10 @@ def _flat(children: Iterable[Any]) -> Iterator[str]:
     for child in children:
         if child is None:
             continue
-        if isinstance(child, Markup):
+        if type(child) is Markup:  # nothing derives from it; and most of a page is that
             yield child
+        elif isinstance(child, (list, tuple)):
+            yield from _flat(child)
         elif isinstance(child, str) or not isinstance(child, Iterable):
             yield _safe(str(child), quote=False)
         else:
