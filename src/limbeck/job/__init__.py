@@ -5,6 +5,7 @@ from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
 from limbeck.job.naming import plain_name
+from limbeck.job.parts import learnt_and_held
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
 from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
@@ -26,6 +27,7 @@ __all__ = [
     "absolute",
     "job_text",
     "keep_search",
+    "learnt_and_held",
     "make_job",
     "own_budgets",
     "plain_name",
