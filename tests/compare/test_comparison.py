@@ -278,3 +278,19 @@ def test_holm_is_between_nothing_and_bonferroni():
     assert all(one <= adjusted <= min(1, 4 * one) for one, adjusted in zip(p, found, strict=True))
     assert holm([]) == []
     assert holm([0.02]) == [0.02]
+
+
+def test_a_student_that_says_nan_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.out = nn.Linear(36, 5)\n"
+        "    def forward(self, x):\n"
+        "        return self.out(x.flatten(1)) * (1 if self.training else float('nan'))\n"
+        "def build():\n    return Net()\n"
+    )
+    asked = small_job(blobs(tmp_path / "b.npz"), student=f"{tmp_path / 'mine.py'}:build", seeds=1, arms=["distilled"])
+    said = []
+    result = run_job(make_job(asked), watch=lambda kind, what: said.append(what))
+    assert "distilled, seed 0: some answers to test data are NaN, and count as wrong." in said
+    assert result["arms"]["distilled"]["accuracy"]["mean"] == 0

@@ -42,6 +42,10 @@ STRANGE = {
         "        x = x + 0 * torch.linalg.eigvals(x[:, 0, :2, :2]).real.sum()\n" + ANSWER,
         r"Net cannot be exported to ONNX: .*--to folder",
     ),
+    "an answer that is no number": (
+        "        x = x * float('nan')\n" + ANSWER,
+        r"answers with NaN on \d+ of \d+ real examples",
+    ),
     "an answer without logits": (
         """        return {"features": self.body(x)}""",
         r"logits",

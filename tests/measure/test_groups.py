@@ -27,6 +27,15 @@ def some(rows=400, classes=6):
     return Predictions(torch.randn(rows, classes) + 2 * torch.eye(classes)[labels], labels=labels)
 
 
+def test_a_row_of_nan_is_in_no_column_and_counts_against_its_class():
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2])]
+    logits[0, 2] = math.nan
+    predictions = Predictions(logits, labels=torch.tensor([0, 0, 1, 2]))
+    assert confusion_matrix(predictions).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert class_accuracy(predictions).tolist() == [0.5, 1.0, 1.0]
+    assert worst_class_accuracy(predictions).value == worst_group(predictions).accuracy.value == 0.5
+
+
 def test_confusions_are_scikit_learn_s():
     from sklearn import metrics
 

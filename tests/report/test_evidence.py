@@ -13,6 +13,7 @@ from limbeck.measure import keep_tensors, kept_tensors
 from limbeck.report import read_evidence, report_page
 from limbeck.report.arms import figure, half_width
 from limbeck.report.curves import curves_of, thinned
+from limbeck.report.words import answers
 from report_runs import planted_run
 
 
@@ -163,3 +164,22 @@ def test_a_thinned_curve_keeps_its_mean():
     assert len(short) == 100
     assert sum(v for _, v in short) / 100 == pytest.approx(3.0)
     assert thinned(curve[:50], points=100) == curve[:50]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "ours", "said"),
+    [
+        (0.90, 0.85, "That is 50 % of the way to the teacher's 90.00 %."),
+        (0.801, 0.85, "The teacher's own is 80.10 %: nothing is left of the gap."),
+        (0.79, 0.85, "The teacher is no better than the student alone, so there was little to hand on."),
+    ],
+)
+def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
+    means = {"teacher": teacher, "student alone": 0.80, "hinton": ours}
+
+    def change(result):
+        for name, mean in means.items():
+            result["arms"][name]["accuracy"] = {"mean": mean, "std": 0.0, "values": [mean] * 2}
+
+    worth = answers(read_evidence(changed(run, change)), [])[0]
+    assert worth.why.endswith(said)

@@ -83,6 +83,8 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     for outcome in _outcomes(_runs(job, teacher, out, smoothing), job, material, teacher, answers, out, tell):
         outcomes.append(outcome)
         tell("arm", outcome)
+        if math.isnan(outcome.measures["confidence"]):  # a mean over rows: one NaN makes it one
+            tell("say", f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong.")
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
     shipped = ship(job, material, verdict["arm"], outcomes, out)
     besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)

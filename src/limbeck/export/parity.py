@@ -48,13 +48,14 @@ def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tole
         How well it agrees.
 
     Raises:
-        LimbeckError: If an output differs; the first node that does is named.
+        LimbeckError: If an output differs; the first node that does is named. If the model's answers hold NaN.
     """
     session = opened(proto.SerializeToString())
     worst, allowed = 0.0, tolerance
     for some in chunks(inputs):
         with torch.no_grad():
             ours = model(*in_order(some)).numpy()
+        _check_numbers(ours)
         found = difference(ours, run(session, some)[0])
         finite = np.abs(ours[np.isfinite(ours)])
         allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
@@ -67,6 +68,15 @@ def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tole
             f"{length(inputs)} real examples, and {allowed:.1g} is allowed. What differs first is {where}."
         )
     return Parity(worst, length(inputs), seen, len(proto.graph.node))
+
+
+def _check_numbers(ours: np.ndarray) -> None:
+    wrong = int(np.isnan(ours).reshape(len(ours), -1).any(1).sum())
+    if wrong:
+        raise LimbeckError(
+            f"The student itself answers with NaN on {wrong} of {len(ours)} real examples, so there is nothing to "
+            "compare a file with: look at what it does in eval mode."
+        )
 
 
 def first_difference(proto: Any, program: Any, inputs: Inputs, *, tolerance: float) -> tuple[str | None, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     """The result in a run's folder, of the shape that a comparison writes, whoever has written it.
 
     ``arms`` is a mapping of mappings; ``verdict``, its ``against`` and its ``methods``, and ``data`` are
-    mappings, empty where the file has none; numbers are finite, or None.
+    mappings, empty where the file has none; numbers are finite, or None; text holds no control characters.
 
     Args:
         folder: The run's.
@@ -66,9 +67,16 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {_spoken(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, str):
+        return _spoken(value)
     if isinstance(value, list):
         return [_plain(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return None if isinstance(value, int) and abs(value) >= _LARGEST else value
+
+
+def _spoken(text: str) -> str:
+    """Without characters that command a terminal and stand for nothing that is read."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

@@ -32,6 +32,8 @@ class Group(NamedTuple):
 def confusion_matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
     """How many examples of each class (row) the student takes for each class (column).
 
+    A row of logits with a NaN says no class, and stands in no column.
+
     Raises:
         LimbeckError: If there are no labels.
 
@@ -49,8 +51,8 @@ def class_accuracy(predictions: Predictions) -> Float[Tensor, " classes"]:
         >>> class_accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
         [0.5, nan]
     """
-    found = confusion_matrix(predictions).double()
-    return found.diagonal() / found.sum(1)
+    right, of = _right(counted(predictions, "class_accuracy", ("labels",)))
+    return right.double() / of
 
 
 def group_accuracy(
@@ -123,14 +125,21 @@ def worst_class_accuracy(predictions: Predictions) -> Measure:
 
 
 def _by_class(predictions: Predictions) -> list[Group]:
-    found = _confusions(predictions)
-    pairs = enumerate(zip(found.diagonal().tolist(), found.sum(1).tolist(), strict=True))
+    pairs = enumerate(zip(*(count.tolist() for count in _right(predictions)), strict=True))
     return _sorted([Group(name, Measure(float(right), size)) for name, (right, size) in pairs if size])
+
+
+def _right(predictions: Predictions) -> tuple[Int[Tensor, " classes"], Int[Tensor, " classes"]]:
+    """Of each class how many examples are found, and how many there are."""
+    labels, classes = labels_of(predictions), predictions.student.shape[1]
+    right = labels[chosen(predictions.student) == labels]
+    return torch.bincount(right, minlength=classes), torch.bincount(labels, minlength=classes)
 
 
 def _confusions(predictions: Predictions) -> Int[Tensor, "classes classes"]:
     classes = predictions.student.shape[1]
-    both = labels_of(predictions) * classes + predictions.student.argmax(1)
+    said = chosen(predictions.student)
+    both = (labels_of(predictions) * classes + said)[said >= 0]
     return torch.bincount(both, minlength=classes * classes).view(classes, classes)
 
 

@@ -87,6 +87,8 @@ def _gap(evidence: Evidence) -> str:
         return "The teacher is no better than the student alone, so there was little to hand on."
     if ours <= alone:
         return ""
+    if ours >= teacher:
+        return f"The teacher's own is {100 * teacher:.2f} %: nothing is left of the gap."
     return (
         f"That is {100 * (ours - alone) / (teacher - alone):.0f} % of the way to the teacher's {100 * teacher:.2f} %."
     )
