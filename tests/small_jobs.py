@@ -94,6 +94,8 @@ def stopped(words: list[Any], *, cwd: Path, when: Any, by: signal.Signals, timeo
     child = subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # What runs in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     until = time.monotonic() + timeout
     while child.poll() is None and not when():

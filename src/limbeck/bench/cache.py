@@ -6,7 +6,9 @@ import shutil
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from limbeck.bench.interleave import interleave_starts, paired_quartiles, paired
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
 from limbeck.bench.work import Network, Sizes, Work, make_work
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.methods import make
 from limbeck.recipe import Optimiser, Recipe
 from limbeck.sources import Shuffled
@@ -74,8 +76,7 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         bit; ``milliseconds``: of each loop's step; and what `encoding_figures` finds.
     """
     size = scale or Scale()
-    folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
-    try:
+    with _scratch() as folder:
         work = make_work(Sizes(examples=size.examples))
         found: dict[str, Any] = {}
         say("steps: on labels alone, with stored answers, with a live teacher")
@@ -91,6 +92,16 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         say("bytes and errors of encodings, on the answers of language models trained on the spot")
         found |= encoding_figures()
         return found | {"flips": size.flips, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder that is thrown away; that the teachers here have learnt nothing needs no saying."""
+    folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The teacher is right about", LimbeckWarning)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
