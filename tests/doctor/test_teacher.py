@@ -72,6 +72,38 @@ def test_a_teacher_that_counts_its_classes_otherwise_is_told_from_a_poor_one():
     assert accuracy.check(patient(trained=False)).state == "look"
 
 
+@pytest.mark.parametrize(
+    ("classes", "answer"),
+    [(1000, lambda ids: ids * 7919 % 997), (4, lambda ids: 0 * ids + 3)],
+    ids=["luck", "one class"],
+)
+def test_what_luck_or_the_largest_class_gives_is_no_other_label_order(classes, answer):
+    """Of many classes a naming fits some answers by luck; one class alone, by the commonest name, is no order."""
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.randint(classes, (2000,), generator=draw)
+    if classes == 4:
+        truth = torch.where(torch.rand(2000, generator=draw) < 0.9, 0, truth)
+
+    class Poor(nn.Module):
+        def forward(self, inputs):
+            return nn.functional.one_hot(answer(inputs[:, 0].long()), classes).float()
+
+    told = accuracy.check(
+        patient(network=Poor(), classes=classes, development=Arrays(torch.arange(2000.0)[:, None], truth))
+    )
+    assert told.state == "wrong"
+    assert "another order" not in told.sentence
+
+
+def test_a_row_of_nan_is_no_answer_of_a_teacher():
+    class Broken(nn.Module):
+        def forward(self, inputs):
+            return torch.full((len(inputs), 4), torch.nan)
+
+    told = accuracy.check(patient(network=Broken()))
+    assert (told.state, told.value) == ("wrong", 0.0)
+
+
 class Drawing(Sure):
     def forward(self, inputs):
         return super().forward(inputs) + torch.randn(len(inputs), 4)
