@@ -65,6 +65,13 @@ def test_a_wrong_configuration_is_refused(tmp_path, changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_json_that_is_nested_too_deeply_is_one_sentence(tmp_path):
+    folder = save(small(), tmp_path / "s")
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"config\.json is damaged"):
+        load(folder)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(DataError, match="not a student folder"):
         load(tmp_path / "nowhere")

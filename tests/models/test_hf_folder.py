@@ -95,9 +95,18 @@ def test_no_code_of_the_folder_runs(tmp_path, stock):
     opened = load(folder)
     assert fingerprint(opened) == fingerprint(bert())
     assert "somebody" not in str(opened.config._attn_implementation)
-    for named in ("own.Model", "pipeline", "BertTokenizer", "os", 3):
+    for named in (["own.Model"], ["pipeline"], ["BertTokenizer"], ["os"], [3], {"a": "BertModel"}, 7, "Trainer"):
         with pytest.raises(DataError, match="which is no model of transformers"):
-            load(changed(folder, architectures=[named]))
+            load(changed(folder, architectures=named))
+
+
+@pytest.mark.parametrize("stock", [False, True], ids=["limbeck", "stock"])
+def test_no_other_file_of_weights_is_named_by_a_configuration(tmp_path, stock):
+    """timm, called by transformers, unpickles what `checkpoint_path` names."""
+    folder = tmp_path / "s"
+    bert().save_pretrained(folder) if stock else save(bert(), folder)
+    opened = load(changed(folder, model_args={"checkpoint_path": "own.pth", "drop": 0.1}))
+    assert opened.config.model_args == {"drop": 0.1}
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["limbeck", "stock"])
@@ -108,6 +117,8 @@ def test_a_damaged_configuration_is_one_sentence(tmp_path, stock):
         ({"model_type": "gpt2"}, "is of the kind 'bert', not 'gpt2'"),
         ({"model_type": "bert", "hidden_size": 15}, "15"),
         ({"hidden_size": 8}, "classifier|shape|size|does not fit"),
+        ({"hidden_size": 16, "num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
+        ({"num_hidden_layers": 2, "part": {"decoder_layers": 10**400}}, "decoder_layers"),
     ):
         with pytest.raises(DataError, match=said) as error:
             load(changed(folder, **keys))

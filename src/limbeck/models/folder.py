@@ -178,7 +178,7 @@ def _config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} is not a student folder: there is no {CONFIG} in it.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is damaged: it is not JSON ({error}).") from error
     if not isinstance(config, dict) or "limbeck" not in config or not isinstance(config.get("model"), dict):
         raise DataError(f"{file} was not written by limbeck.save.")

@@ -14,8 +14,11 @@ from limbeck.models.hub import needed
 from limbeck.models.reference import seeded
 from limbeck.models.safefile import read_header
 
-_CODE = frozenset({"auto_map", "attn_implementation", "experts_implementation", "custom_pipelines"})
-"""Keys of a configuration by which transformers may be led to code that it does not hold itself."""
+_CODE = frozenset({"auto_map", "attn_implementation", "experts_implementation", "custom_pipelines", "checkpoint_path"})
+"""Keys of a configuration that may lead to code which transformers does not hold: timm unpickles `checkpoint_path`."""
+
+_MOST_LAYERS = 10_000
+"""No model has so many, and to make them takes hours before it shows that no weights fit."""
 
 
 def is_transformers(model: nn.Module) -> bool:
@@ -74,7 +77,7 @@ def is_hf_folder(path: Path) -> bool:
     """Whether a folder is one that transformers wrote (``save_pretrained``), not limbeck."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if not isinstance(config, dict) or not config.get("architectures"):
         return False
@@ -106,7 +109,9 @@ def open_hf_folder(path: Path) -> nn.Module:
 
 def _class(path: Path, config: Mapping[str, Any]) -> Any:
     hf = needed("transformers", extra="hf", wanted=f"limbeck.load({str(path)!r})")
-    named = (config.get("architectures") or [None])[0]
+    _check_depth(path / "config.json", config)
+    listed = config.get("architectures")
+    named = listed[0] if isinstance(listed, list) and listed else listed
     kind: Any = getattr(hf, named, None) if isinstance(named, str) else None
     ours = isinstance(kind, type) and issubclass(kind, hf.PreTrainedModel)
     if not ours or kind.config_class is None:
@@ -117,6 +122,14 @@ def _class(path: Path, config: Mapping[str, Any]) -> Any:
             f"{path / 'config.json'} is damaged: a {named} is of the kind {own!r}, not {config['model_type']!r}."
         )
     return kind
+
+
+def _check_depth(file: Path, config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            _check_depth(file, value)
+        elif isinstance(value, int) and str(name).endswith(("layer", "layers")) and value > _MOST_LAYERS:
+            raise DataError(f"{file} is damaged: {name}={_digits(value)}; {_MOST_LAYERS:,} layers are the most.")
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +148,10 @@ def _signed(path: Path) -> bool:
         return "sha256" in read_header(path / "model.safetensors")
     except LimbeckError:
         return True  # damaged or missing: limbeck's own reading says so
+
+
+def _digits(number: int) -> str:
+    return str(number) if number < 2**63 else f"{str(number)[:8]}..."
 
 
 def _first_line(error: Exception) -> str:
