@@ -132,3 +132,38 @@ def test_what_a_regressor_knows_is_worth_more_than_noisy_targets():
         distill(student, stage, data, batch_size=64, optimiser=Optimiser(lr=1e-2)).finish()
         errors.append(mse(Estimates(predict(student, Arrays(fresh)).student, targets=Waves()(fresh))).value)
     assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("tokens", [3, 5], ids=["as many as labels", "others"])
+@pytest.mark.parametrize("kernel", [binary_cross_entropy, binary_kl_divergence])
+def test_a_mask_of_a_texts_tokens_masks_no_label_of_it(kernel, tokens):
+    """One answer to a whole text has one number a label: which of its tokens are padding says nothing of them."""
+    mask = torch.arange(tokens) < torch.tensor([[1], [tokens], [0]])
+    kept = mask.any(1)
+    shown, taught = Signal(logits=drawn(3, 3)), Signal(logits=drawn(3, 3))
+    batch = Batch(mask.long(), torch.arange(3), mask=mask, extra={"targets": torch.ones(3, 3).double()})
+    loss = Loss(kernel)
+    loss.fit(shown, taught, batch)
+    term = loss.term(shown, taught, batch, Progress())
+    read = {"targets": batch.extra["targets"]} if kernel is binary_cross_entropy else {"teacher": taught["logits"]}
+    assert term.count == loss.count(batch) == 3 * int(kept.sum())
+    torch.testing.assert_close(term.total, kernel(shown["logits"], **read)[kept].sum())
+
+
+@pytest.mark.parametrize("kernel", [binary_cross_entropy, binary_kl_divergence])
+def test_a_mask_of_positions_counts_every_output_there(kernel):
+    loss, fitted = Loss(kernel), False
+    for places in (4, 6):  # texts of another length
+        mask = torch.arange(places) < torch.tensor([[2], [places]])
+        shown, taught = Signal(logits=drawn(2, places, 3)), Signal(logits=drawn(2, places, 3))
+        targets = torch.ones(2, places, 3).double()
+        targets[1, 0, 0] = NAN
+        batch = Batch(mask.long(), torch.arange(2), mask=mask, extra={"targets": targets})
+        if not fitted:
+            loss.fit(shown, taught, batch)
+            fitted = True
+        term = loss.term(shown, taught, batch, Progress())
+        known = kernel is binary_cross_entropy
+        read = {"targets": targets} if known else {"teacher": taught["logits"]}
+        assert term.count == loss.count(batch) == 3 * (2 + places) - known
+        torch.testing.assert_close(term.total, kernel(shown["logits"], **read)[mask].sum())

@@ -65,7 +65,7 @@ class Loss(Leaf):
         self.addresses = (student, teacher)
         self.classes = classes
         self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
-        self._positions = 1
+        self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
 
     @property
@@ -86,7 +86,7 @@ class Loss(Leaf):
         valid = self._valid(batch)
         expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
-        if valid is None or valid.ndim < values.ndim:
+        if valid is None or valid.ndim == 1 < values.ndim:
             self._check_number(values, batch.size * self._positions)
         if where is not None and expected != values.numel():  # most batches have every label
             values = values.masked_fill(~where, 0.0)
@@ -119,7 +119,9 @@ class Loss(Leaf):
             )
         self._check_places(values, batch, shapes)
         # One answer to a whole text, whose mask says which of its tokens are padding.
-        self._whole = self.per == "example" or values.ndim == 1
+        self._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
+        self._rank = values.ndim
+        self._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
         several = self.per in ("position", "output")
         self._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
 
@@ -153,7 +155,9 @@ class Loss(Leaf):
         """How many values count where `valid` is true."""
         if valid is None:
             return float(batch.size * self._positions)
-        return float(valid.sum()) * (self._positions if valid.ndim == 1 else 1)
+        if valid.ndim == 1:
+            return float(valid.sum()) * self._positions
+        return float(valid.sum()) * (self._outputs if valid.ndim < self._rank else 1)
 
     def _comparisons(self, examples: float | int) -> float:
         """How many values there are for so many examples."""
@@ -212,23 +216,24 @@ class Loss(Leaf):
     def _valid(self, batch: Batch) -> Tensor | None:
         """Where a value counts, or None for everywhere."""
         valid = None if batch.mask is None else self._per_value(batch.mask.bool())
-        for where in self._known(batch):
-            counts = self._per_value(where)
+        for counts in self._known(batch):
             valid = counts if valid is None else counts & self._aligned(valid, counts)
         return valid
 
     def _known(self, batch: Batch) -> Iterator[Tensor]:
         """Where there is what a value is compared with."""
         if "labels" in self.kernel.reads and batch.labels is not None:
-            yield batch.labels != IGNORED
+            yield self._per_value(batch.labels != IGNORED)
         if "targets" in self.kernel.reads:
-            yield known_targets(batch.extra["targets"])
+            known = known_targets(batch.extra["targets"])
+            yield known if self.per == "output" else self._per_value(known)
 
     def _per_value(self, where: Tensor) -> Tensor:
         return _any(where) if self._whole else where
 
     def _aligned(self, valid: Tensor, values: Tensor) -> Tensor:
-        if valid.ndim == 1 < values.ndim and len(valid) == len(values):
+        rows = valid.ndim == 1 or (self.per == "output" and valid.ndim == values.ndim - 1)
+        if rows and valid.ndim < values.ndim and valid.shape == values.shape[: valid.ndim]:
             valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim)).expand(values.shape)
         if valid.shape != values.shape:
             raise LimbeckError(
