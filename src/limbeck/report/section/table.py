@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from limbeck.measure import MEASURES
+from limbeck.methods import method, names
 from limbeck.report.arms import Arm, Figure
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import Difference, accuracies_figure, differences_figure
@@ -42,12 +43,22 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
 
 def _row(arm: Arm) -> tuple[object, ...]:
     return (
-        join(arm.name, tag("span", _WHAT.get(arm.name, "taught by the teacher" if arm.role == "method" else arm.role))),
+        join(arm.name, tag("span", _what(arm))),
         said(arm.accuracy, 2, 100), said(arm.development, 2, 100), said(_or(arm, "nll"), 3),
         said(arm.measure("ece"), 2, 100), "" if arm.role == "teacher" else said(_or(arm, "agreement"), 1, 100),
         _count(arm.number("parameters")), _cost(arm.number("megabytes")), _cost(arm.number("milliseconds")),
         _cost(arm.number("seconds")),
     )  # fmt: skip
+
+
+def _what(arm: Arm) -> str:
+    """What an arm learns from, in a few words."""
+    if arm.role != "method":
+        return _WHAT.get(arm.name, arm.role)
+    asked = arm.row.get("method")
+    name = asked.get("name") if isinstance(asked, Mapping) else None
+    alone = name in names() and not method(str(name)).has_teacher
+    return "learns without the teacher" if alone else "taught by the teacher"
 
 
 def said(found: Figure, digits: int, scale: float | int = 1) -> str:
