@@ -186,11 +186,11 @@ def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
 
 
 def test_the_table_says_who_learns_without_the_teacher(run):
-    assert "learns without the teacher" not in report_page([run])
+    assert "learns without the teacher" not in report_page([read_evidence(run)])
 
     def change(result):
         result["arms"]["fitnets"]["method"] = {"name": "mutual"}
 
-    page = report_page([changed(run, change)])
+    page = report_page([read_evidence(changed(run, change))])
     assert page.count("learns without the teacher") == 1
     assert "taught by the teacher" in page
