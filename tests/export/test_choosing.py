@@ -7,7 +7,7 @@ import torch
 
 import limbeck as lb
 from limbeck.errors import LimbeckError
-from limbeck.export import choose_int8, predict_onnx, to_onnx
+from limbeck.export import choose_int8, choosing, predict_onnx, to_onnx
 from limbeck.export.choosing import Trial, _best
 from limbeck.export.int8 import Quantiser
 
@@ -87,6 +87,20 @@ def test_a_way_that_fails_does_not_stop_the_others(network, tmp_path, monkeypatc
     with pytest.raises(LimbeckError, match="not finite"):
         choose_int8(model, calibration, held_out, tmp_path / "none.onnx", methods=["entropy"])
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_a_way_that_answers_with_nan_is_right_about_nothing(network, tmp_path, monkeypatch):
+    model, calibration, held_out, _ = network
+    real = choosing.predict_onnx
+
+    def predicted(path, inputs):
+        found = real(path, inputs)
+        return found if path == model else found * torch.nan
+
+    monkeypatch.setattr(choosing, "predict_onnx", predicted)
+    zeros = torch.zeros(len(held_out), dtype=torch.int64)
+    found = choose_int8(model, calibration, held_out, tmp_path / "a.onnx", labels=zeros, methods=["minmax"])
+    assert [one.accuracy for one in found.tried] == [0.0, 0.0]
 
 
 def test_no_way_at_all(network, tmp_path):

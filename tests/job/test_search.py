@@ -69,11 +69,16 @@ def spoilt(told, how):
         "list": lambda: told.update(arms=[1]),
         "ends": lambda: row.update(searched={"lr": [1]}),
         "out of range": lambda: row["best"].update(number=99),
+        "no luck": lambda: told["development"].update(luck=float("nan")),
+        "endless": lambda: told["development"].update(examples=float("inf")),
     }[how]()
     return told
 
 
-@pytest.mark.parametrize("how", ["no arms", "no best", "null", "short", "empty", "list", "ends", "out of range"])
+@pytest.mark.parametrize(
+    "how",
+    ["no arms", "no best", "null", "short", "empty", "list", "ends", "out of range", "no luck", "endless"],
+)
 def test_a_damaged_one_is_said(folder, how):
     told = spoilt(json.loads((folder / "tuned.json").read_text()), how)
     (folder / "tuned.json").write_text(json.dumps(told))
@@ -81,8 +86,9 @@ def test_a_damaged_one_is_said(folder, how):
         read_search(folder)
 
 
-def test_what_is_no_json_is_said(folder):
-    (folder / "tuned.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000], ids=["open", "deep"])
+def test_what_is_no_json_is_said(folder, text):
+    (folder / "tuned.json").write_text(text)
     with pytest.raises(DataError, match="damaged"):
         read_search(folder)
 

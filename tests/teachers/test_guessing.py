@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckWarning
+from limbeck.signal import Batch, Signal
 from limbeck.sources import Arrays, Mixup, Shuffled
 from limbeck.teachers import Cached, fill
-from limbeck.teachers.guessing import chance_of
+from limbeck.teachers.guessing import Tried, chance_of
 
 
 class Naming(nn.Module):
@@ -41,6 +42,14 @@ def filled(tmp_path, turn, examples, **how):
 def test_a_teacher_of_another_label_order_is_noticed(tmp_path, how):
     with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 240 examples, and chance alone gives 25\.0 %"):
         filled(tmp_path, 1, data(), **how)
+
+
+def test_a_row_of_nan_is_right_about_nothing():
+    tried, labels = Tried(), torch.zeros(200, dtype=torch.int64)
+    batch = Batch(torch.zeros(200, 1), torch.arange(200), labels=labels)
+    tried.see(batch, Signal(logits=torch.full((200, 2), torch.nan)))
+    with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 200 examples"):
+        tried.tell()
 
 
 def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):

@@ -16,6 +16,7 @@ from limbeck.export.int8 import Quantiser, quantiser
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.session import length, predict_onnx
 from limbeck.measure import Predictions, kl_to_teacher
+from limbeck.measure.once import chosen
 from limbeck.signal import IGNORED, Inputs
 
 
@@ -141,6 +142,6 @@ def _tried(
     kl = kl_to_teacher(Predictions(small, full.flatten(0, -2))).value
     right = known
     if labels is not None:
-        right = (small.argmax(-1) == labels.flatten())[known]
+        right = (chosen(small) == labels.flatten())[known]
     accuracy = float(right.double().mean()) if len(right) else None
     return Trial(method, symmetric, accuracy, kl if math.isfinite(kl) else None), right

@@ -110,8 +110,11 @@ def read_search(folder: Path) -> Search | None:
         found = json.loads(path.read_text(encoding="utf-8"))
         told = found["development"]
         arms = {str(name): _arm(row) for name, row in found["arms"].items()}
-        return Search(arms, int(told["examples"]), float(told["luck"])) if arms else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        examples, luck = int(told["examples"]), float(told["luck"])
+        if not math.isfinite(luck):
+            raise ValueError("luck is no number")
+        return Search(arms, examples, luck) if arms else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is damaged, so the search is not known: {type(error).__name__}, {error}.") from error
 
 

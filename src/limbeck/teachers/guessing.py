@@ -60,7 +60,9 @@ class Tried:
         labels = batch.labels.to(logits.device)
         known = labels != IGNORED
         self._classes = logits.shape[-1]
-        self._right += int((logits.argmax(-1) == labels)[known].sum())
+        # NaN counts as the largest: a teacher of nothing else would be right wherever the label is 0.
+        said = logits.argmax(-1).masked_fill(logits.isnan().any(-1), -1)
+        self._right += int((said == labels)[known].sum())
         self._seen += int(known.sum())
         if self._seen >= _ENOUGH:
             self.tell()
