@@ -14,6 +14,7 @@ from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.export.card import _column
+from limbeck.export.opening import _transformers
 from limbeck.job import make_job
 from searches import planted_search
 from small_jobs import blobs, small_job
@@ -59,6 +60,8 @@ def test_budget_and_steps_where_all_arms_have_the_same(exports):
     assert "\n* Budget of every arm: 2 epochs" in text
     assert re.search(r"\n\* Optimiser steps: [\d,]+ for every arm\.", text)
     assert "Settings:" not in text
+    assert re.search(r"\n\* This folder, [\d,]+ bytes\.", text)
+    assert "partial" not in text
 
 
 def test_budgets_steps_and_a_search_where_arms_differ(tmp_path):
@@ -82,10 +85,18 @@ def test_an_old_result_that_lacks_almost_everything(tmp_path):
 
 
 def test_a_tables_columns_are_told():
-    assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith("c, one of x, z, other: a 1")
+    assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith(
+        "c, one of x, z, other (any other or none): a 1"
+    )
     number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
-    assert _column({**number, "missing": False}) == "(a - 0.5) / 2"
+    assert _column({**number, "missing": False}) == "(a - 0.5) / 2 or, without a number, 0"
     assert _column({**number, "missing": True}).endswith("then 1 where a is missing, else 0")
+
+
+def test_a_text_model_is_opened_with_its_tokenizer():
+    said = _transformers("BertForSequenceClassification")
+    assert said.startswith("from transformers import AutoTokenizer, BertForSequenceClassification\n")
+    assert "student(**tokenizer(texts, padding=True" in said
 
 
 def judged(data):

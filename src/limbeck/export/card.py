@@ -111,10 +111,10 @@ def _column(column: Mapping[str, Any]) -> str:
     """How a column of a table becomes numbers, in words."""
     if column["kind"] == "category":
         values = ", ".join(map(prose, column["values"]))
-        return f"{prose(column['name'])}, one of {values}, other: a 1 at its place, 0 elsewhere"
+        return f"{prose(column['name'])}, one of {values}, other (any other or none): a 1 at its place, 0 elsewhere"
     name = prose(column["name"])
     missing = f", then 1 where {name} is missing, else 0" if column.get("missing") else ""
-    return f"({name} - {column['mean']:.6g}) / {column['std']:.6g}{missing}"
+    return f"({name} - {column['mean']:.6g}) / {column['std']:.6g} or, without a number, 0{missing}"
 
 
 def _list(values: list[float]) -> str:
@@ -123,7 +123,8 @@ def _list(values: list[float]) -> str:
 
 def _export(found: Exported, to: str) -> Iterator[str]:
     parity = found.parity
-    yield f"`{found.path.name if found.path.suffix else 'this folder'}`, {found.bytes:,} bytes."
+    file = "This folder" if found.path.is_dir() else f"`{found.path.name}`"  # it has another name until it is whole
+    yield f"{file}, {found.bytes:,} bytes."
     what = "the float32 student's" if to == "int8" else "the trained student's in PyTorch"
     apart = f"differ from {what} by at most {parity.max_difference:.2g}" if parity.max_difference else f"are {what}"
     yield f"Its logits {apart} on {parity.examples:,} test examples."

@@ -21,7 +21,8 @@ def opening(done: Finished, *, to: str, raw: bool, file: str) -> str:
     """
     if to == "folder":
         return _limbeck(done)
-    return _transformers(done) if to == "hf" else _onnx(done, raw=raw, file=file)
+    kind = str(done.made.get("class", "AutoModel")).rpartition(".")[2]
+    return _transformers(kind) if to == "hf" else _onnx(done, raw=raw, file=file)
 
 
 def _limbeck(done: Finished) -> str:
@@ -41,11 +42,13 @@ def _limbeck(done: Finished) -> str:
     return "\n".join([*lines, *asks])
 
 
-def _transformers(done: Finished) -> str:
-    kind = str(done.made.get("class", "AutoModel")).rpartition(".")[2]
-    return (
-        f"from transformers import {kind}\n\nstudent = {kind}.from_pretrained('.')\nlogits = student(**inputs).logits"
-    )
+def _transformers(kind: str) -> str:
+    names, lines, inputs = kind, [f"student = {kind}.from_pretrained('.')"], "inputs"
+    if "ForSequenceClassification" in kind:
+        names = f"AutoTokenizer, {kind}"
+        lines = ["tokenizer = AutoTokenizer.from_pretrained('.')", *lines, "# texts: a list"]
+        inputs = "tokenizer(texts, padding=True, truncation=True, return_tensors='pt')"
+    return "\n".join([f"from transformers import {names}", "", *lines, f"logits = student(**{inputs}).logits"])
 
 
 def _onnx(done: Finished, *, raw: bool, file: str) -> str:
