@@ -220,6 +220,15 @@ def test_development_data_choose_the_method_and_test_data_judge_it():
     assert found["methods"]["mutual"]["helps"] is True
 
 
+def test_a_method_without_a_teacher_is_set_beside_no_shuffled_one():
+    arms = ["student alone", "shuffled teacher", "distilled"]
+    job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "arms": arms})
+    of = {name: [(0.9, 0.5)] * 2 for name in ("student alone", "shuffled teacher", "hinton")}
+    for best, controls in ((0.6, []), (0.4, ["shuffled teacher"])):
+        found = verdict_of(job, outcomes({**of, "mutual": [(0.9, best)] * 2}), examples=100)
+        assert list(found["against"]) == controls
+
+
 def test_without_labelled_development_data_nothing_is_said_to_be_chosen_by_them():
     job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "arms": ["student alone", "distilled"]})
     none = [(0.9, float("nan"))] * 2

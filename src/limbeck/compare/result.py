@@ -16,6 +16,7 @@ from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job, Method, plain_name
 from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.methods import method
 from limbeck.teachers import Live
 
 _LEVEL = 0.05
@@ -135,9 +136,10 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         if math.isnan(_development(outcomes, arm)):
             chosen = f"No development example has a label: of {len(job.methods)} methods the first, {arm}. "
         verdict["sentence"] = chosen + verdict["sentence"]
+    taught = method(job.learners.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
         control: set_beside(ours, _accuracies(outcomes, control), name=control, examples=examples).as_dict()
-        for control in (SMOOTHED, SHUFFLED)
+        for control in ((SMOOTHED, SHUFFLED) if taught else (SMOOTHED,))
         if control in job.arms
     }
     return {"arm": arm, **verdict, "against": against, "methods": _each(job, outcomes, examples)}
