@@ -42,6 +42,10 @@ def number():
     return 3
 
 
+def forest():
+    return type("Forest", (), {"predict_proba": None})()
+
+
 def _private():
     return nn.Linear(1, 1)
 
@@ -96,10 +100,15 @@ def test_a_function_with_weights(file, tmp_path):
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
-        ("biuld", {}, "'biuld'. Did you mean 'build'.*Known: Settings, anything, build, number, shaped"),
+        ("biuld", {}, "'biuld'. Did you mean 'build'.*Known: Settings, anything, build, forest, number, shaped"),
         ("constant", {}, "Unknown function"),
         ("_private", {}, "Unknown function"),
         ("number", {}, "number returned a int; it has to return a torch.nn.Module"),
+        (
+            "forest",
+            {},
+            r"returned a Forest; it has to return a torch.nn.Module\. An estimator teaches in Python: limbeck",
+        ),
         ("build", {"widht": 3}, "no argument 'widht'. Did you mean 'width'"),
         ("shaped", {}, "needs input_shape=..., classes=..."),
     ],

@@ -138,7 +138,10 @@ def built(build: Any, who: str, **arguments: Any) -> nn.Module:
         raise LimbeckError(f"{who} is no function; give one that makes the module, such as its class.")
     model = build(**arguments)
     if not isinstance(model, nn.Module):
-        raise LimbeckError(f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.")
+        estimator = " An estimator teaches in Python: limbeck.Scikit(it) is a teacher." * hasattr(
+            model, "predict_proba"
+        )
+        raise LimbeckError(f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}")
     return model
 
 
