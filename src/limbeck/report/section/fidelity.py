@@ -64,7 +64,7 @@ def _deviation(evidence: Evidence) -> Markup | None:
     drawing = deviation_figure(found.teacher.tolist(), found.student.tolist(), right, line=fitted)
     line = f"Slope {found.slope:.2f}: {_slope(found.slope)}. " if known else ""
     caption = join(
-        f"The shipped student ({evidence.judged}, seed {evidence.shipped}). Each dot is a test example: how sure "
+        f"The student in student/ ({evidence.judged}, seed {evidence.shipped}). Each dot is a test example: how sure "
         f"teacher and student are of the teacher's class. {line}"
         f"Where the teacher is least sure (a tenth), the student is {_side(found.least_sure)}; where it is surest, "
         f"{_side(found.most_sure)}. After ",
