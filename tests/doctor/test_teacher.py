@@ -102,6 +102,9 @@ def test_a_row_of_nan_is_no_answer_of_a_teacher():
 
     told = accuracy.check(patient(network=Broken()))
     assert (told.state, told.value) == ("wrong", 0.0)
+    steady = stillness.steady(patient(network=Broken()))
+    assert steady.state == "wrong"
+    assert "NaN for 32 of 32 examples" in steady.sentence
 
 
 class Drawing(Sure):

@@ -26,6 +26,11 @@ def steady(patient: Patient) -> Finding:
         whole = answer(batch)[LOGITS][: len(half)].double()
         again = answer(batch.rows(half))[LOGITS].double()
         filled = asked_whole(answer, batch.rows(half), batch.size)[LOGITS].double()
+    if nothing := int(whole.isnan().flatten(1).any(1).sum()):
+        said = (
+            f"The teacher answers with NaN for {nothing} of {len(whole)} examples: look at what it does in eval mode."
+        )
+        return wrong(STEADY, None, said, f"{nothing} NaN")
     agreement = float((whole.argmax(-1) == again.argmax(-1)).double().mean())
     apart = max(_apart(whole, again), _apart(whole, filled))
     if apart > 0.01:
