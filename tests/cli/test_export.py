@@ -15,7 +15,12 @@ def test_export_speaks_json(limbeck, done, here):
     assert found["path"] == str(here / "out" / "model.onnx")
     assert found["max_difference"] < 1e-4
     assert found["accuracy_before"] == found["accuracy_after"]
-    assert ended.err == ""
+    assert ended.err.splitlines() == [
+        "Note: The run did not show that distilled is better than the same student alone. To ship that one: "
+        "--arm 'student alone'."
+    ]
+    alone = limbeck("export", done[0] / "run", "--arm", "student alone", "--to", "onnx", "--out", here / "alone")
+    assert (alone.code, alone.err) == (0, "")
 
 
 def test_export_is_read_in_a_terminal(limbeck, done, here):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import limbeck as lb
 from export_runs import front
+from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 
 
@@ -66,3 +68,36 @@ def test_raw_examples(done, tmp_path):
     told, text = front(found)
     assert "normalises by itself" in text
     assert told["library_name"] == "onnx"
+
+
+def test_the_student_of_another_arm(done, exports, tmp_path):
+    result = json.loads((done / "result.json").read_text())
+    found = export_run(done, to="folder", arm="student alone", out=tmp_path / "alone")
+    assert found.accuracy_before == pytest.approx(result["arms"]["student alone"]["accuracy"]["values"][0])
+    own = lb.load(done / "arms" / "student-alone" / "seed-0" / "student").state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in lb.load(found.path).state_dict().items())
+    _, text = front(found)
+    assert "**student alone** (this one)" in text
+    assert "distilled by" not in text.split("## Cite")[0].splitlines()[0]
+    same = export_run(done, to="folder", arm="distilled", out=tmp_path / "same")
+    ours, theirs = lb.load(same.path).state_dict(), lb.load(exports["folder"].path).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_an_arm_that_there_is_not(done, tmp_path):
+    for arm in ("student lone", "teacher"):
+        with pytest.raises(LimbeckError, match="Unknown arm"):
+            export_run(done, to="folder", arm=arm, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_student_that_was_not_shown_to_help_is_shipped_with_a_word(done, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(done, run, ignore=shutil.ignore_patterns("export"))
+    result = json.loads((run / "result.json").read_text())
+    for helps, said in ((False, 1), (True, 0)):
+        result["verdict"]["helps"] = helps
+        (run / "result.json").write_text(json.dumps(result))
+        notes = export_run(run, to="folder", out=tmp_path / f"{helps}").notes
+        assert [note.count("--arm 'student alone'") for note in notes] == [1] * said
+    assert export_run(run, to="folder", arm="student alone").path == run / "export" / "folder-student-alone"

@@ -150,6 +150,7 @@ def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], as_json:
 def export(
     run: Annotated[str, typer.Argument(help="A finished run's folder.")],
     to: Annotated[str, typer.Option("--to", help="folder, hf, onnx or int8.")],
+    arm: Annotated[str | None, typer.Option(help="Whose student: 'student alone', ...; by default the best.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Put the data's normalisation into the ONNX file.")] = False,
     licence: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
@@ -161,7 +162,7 @@ def export(
     """Ship a run's student: written, opened again, compared on test data, with a model card beside it."""
     from limbeck.cli.export import run_export
 
-    run_export(run, to=to, out=out, raw=raw, licence=licence, calibration=calibration, as_json=as_json)
+    run_export(run, to=to, arm=arm, out=out, raw=raw, licence=licence, calibration=calibration, as_json=as_json)
 
 
 @app.command()

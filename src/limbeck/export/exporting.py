@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,8 @@ from limbeck.measure.asking import as_batches
 from limbeck.models.safefile import new_partial_folder
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
+
+_ALONE = "student alone"
 
 
 class Exported(NamedTuple):
@@ -63,6 +67,7 @@ def export_run(
     run: str | Path,
     *,
     to: str,
+    arm: str | None = None,
     out: str | Path | None = None,
     raw: bool = False,
     licence: str | None = None,
@@ -73,7 +78,9 @@ def export_run(
     Args:
         run: The run's folder.
         to: ``folder`` (for `limbeck.load`), ``hf`` (for transformers), ``onnx``, or ``int8`` (ONNX of 8-bit integers).
-        out: A folder that is new or empty; ``RUN/export/TO`` by default. It appears whole or not at all.
+        arm: Whose student, ``student alone`` for one; by default the one that the run ships.
+        out: A folder that is new or empty; ``RUN/export/TO`` by default, ``TO-ARM`` where an arm is named. It appears
+            whole or not at all.
         raw: Whether the way that the data are read (normalisation) becomes a part of an ONNX file.
         licence: What the card says of the weights' licence, such as ``apache-2.0``.
         calibration: How 8 bits are calibrated, ``minmax``, ``entropy`` or ``percentile``; if None, what does best on
@@ -92,8 +99,9 @@ def export_run(
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
     check_calibration(calibration, to)
-    done = open_finished(run)
-    target = free(done.folder / "export" / to if out is None else out)
+    done = open_finished(run, arm=arm)
+    place = to if arm is None else f"{to}-{arm.replace(' ', '-')}"
+    target = free(done.folder / "export" / place if out is None else out)
     if target.suffix == ".onnx":
         raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
     data = done.data()
@@ -117,7 +125,18 @@ def export_run(
         shutil.rmtree(work, ignore_errors=True)
         raise
     settle_folder(target.parent)
-    return found._replace(path=target / written.path.relative_to(work))
+    path, notes = target / written.path.relative_to(work), (*found.notes, *_doubt(done, arm))
+    return found._replace(path=path, notes=notes)
+
+
+def _doubt(done: Finished, arm: str | None) -> Iterator[str]:
+    """What to think of before shipping what nobody has asked for by name."""
+    verdict, mine = done.result["verdict"], done.told.get("arm")
+    if arm is None and verdict.get("helps") is False and mine == verdict.get("arm") and _ALONE in done.result["arms"]:
+        yield (
+            f"The run did not show that {mine} is better than the same student alone. To ship that one: "
+            f"--arm {quote(_ALONE)}."
+        )
 
 
 def _judged(written: Written, data: DataSet, before: float) -> Exported:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.job import Job, Method, Model, make_job, read_job
 from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
@@ -28,24 +28,21 @@ class Finished(NamedTuple):
         folder: Where it lies.
         job: What was asked.
         result: What came of it; old results lack keys.
-        made: What the shipped student's folder says that it is: a reference network, or a class.
+        student: The folder of the student that is exported.
+        made: What that folder says that it is: a reference network, or a class.
         told: What it says besides: class names, reads, arm, method.
     """
 
     folder: Path
     job: Job
     result: dict[str, Any]
+    student: Path
     made: dict[str, Any]
     told: dict[str, Any]
 
     @property
-    def student(self) -> Path:
-        """The shipped student's folder."""
-        return self.folder / "student"
-
-    @property
     def method(self) -> Method | None:
-        """The method that the shipped student learnt by."""
+        """The method that the student learnt by."""
         return self.job.learners.get(str(self.told.get("arm")))
 
     def data(self) -> DataSet:
@@ -78,11 +75,15 @@ class Finished(NamedTuple):
         return None if found is None else found.flatten().long()
 
 
-def open_finished(run: str | Path) -> Finished:
+def open_finished(run: str | Path, *, arm: str | None = None) -> Finished:
     """A finished run's folder.
 
+    Args:
+        run: Where it lies.
+        arm: Whose student is meant, that of its first seed; if None, the one that the run ships.
+
     Raises:
-        LimbeckError: If there is none, it is not finished, or it holds no student; with what to type.
+        LimbeckError: If there is none, it is not finished, or it holds no such student; with what to type.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -98,12 +99,26 @@ def open_finished(run: str | Path) -> Finished:
             f"`limbeck distill {quote(str(folder / 'job.yaml'))} --out NEW` again."
         )
     result = read_result(folder, arms=False)
-    config = read_config(folder / "student")
-    return Finished(folder, job, result, config["model"], config.get("metadata") or {})
+    student = folder / "student" if arm is None else _student_of(folder, arm, result)
+    config = read_config(student)
+    return Finished(folder, job, result, student, config["model"], config.get("metadata") or {})
+
+
+def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
+    """The folder of an arm's student."""
+    if (read_config(folder / "student").get("metadata") or {}).get("arm") == arm:
+        return folder / "student"
+    arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
+    if arm not in arms:
+        raise unknown(f"arm of {folder}", arm, arms)
+    found = folder / "arms" / arm.replace(" ", "-") / "seed-0" / "student"
+    if not is_student_folder(found):
+        raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {found} is missing or damaged.")
+    return found
 
 
 def shipped_student(run: Finished, data: DataSet) -> nn.Module:
-    """The module that a run ships, plain and with its weights, on the CPU in eval mode.
+    """The module that is exported, plain and with its weights, on the CPU in eval mode.
 
     What the method's recipe ships is made again as the run made it, learned heads included, and takes the weights of
     the student's folder. Files that the job names (``my.py:build``) are run, as `limbeck resume` runs them.

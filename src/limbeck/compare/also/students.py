@@ -32,8 +32,9 @@ def trained(job: Job, material: Material, arm: str, seed: int) -> nn.Module:
     own = place(Path(job.out or ""), arm, seed)
     # The only method's first student stands where it is shipped.
     folder = own if own is not None and (own / "student").is_dir() else Path(job.out or "")
-    config = read_config(folder / "student")
-    left = Finished(folder, job, {"data": {"classes": material.classes}}, config["model"], config["metadata"])
+    student = folder / "student"
+    config, result = read_config(student), {"data": {"classes": material.classes}}
+    left = Finished(folder, job, result, student, config["model"], config["metadata"])
     return shipped_student(left, material.data).to(device_of(job)).eval()
 
 

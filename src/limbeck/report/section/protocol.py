@@ -113,10 +113,8 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if evidence.seeds < 2:
         yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
     if arm is not None and (student := student_folder(evidence, arm)).is_dir():
-        if arm == evidence.judged:
-            yield "ship it", f"limbeck export {folder} --to onnx"
-        else:
-            yield "ship it", f"cp -r {quote(str(student))} STUDENT"
+        whose = "" if arm == evidence.judged else f" --arm {quote(arm)}"
+        yield "ship it", f"limbeck export {folder}{whose} --to onnx"
         yield "open it in Python", f"import limbeck; student = limbeck.load({str(student)!r})"
     yield "cite what was used", f"limbeck cite {folder}"
     yield "do it again elsewhere", f"limbeck {command} {folder}/job.yaml --out NEW"
