@@ -105,3 +105,11 @@ def test_a_planted_loss_is_no_help():
     different, helps = called_different(5, gain=-0.015, tests=500)
     assert different > 0.95
     assert helps == 0
+
+
+def test_no_interval_of_fractions_goes_beyond_what_they_can_differ_by():
+    ours, theirs = [0.9, 0.5], [0.4, 0.6]
+    wide = paired_difference(ours, theirs)
+    found = paired_difference(ours, theirs, largest=1.0)
+    assert wide.low < -1 < 1 < wide.high
+    assert (found.low, found.high, found.mean, found.p) == (-1.0, 1.0, wide.mean, wide.p)

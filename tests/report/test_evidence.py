@@ -194,3 +194,23 @@ def test_the_table_says_who_learns_without_the_teacher(run):
     page = report_page([read_evidence(changed(run, change))])
     assert page.count("learns without the teacher") == 1
     assert "taught by the teacher" in page
+
+
+@pytest.mark.parametrize(("second", "lucky"), [([0.90, 0.92], True), ([0.70, 0.71], False), ([0.93, 0.80], True)])
+def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, lucky):
+    def change(result):
+        for name, values in (("hinton", [0.91, 0.92]), ("fitnets", second)):
+            result["arms"][name]["development"] = {"mean": sum(values) / 2, "std": 0.0, "values": values}
+
+    which = answers(read_evidence(changed(run, change)), [])[1]
+    assert which.why.endswith("may be luck." if lucky else "Second there: fitnets.")
+
+
+def test_a_student_at_chance_is_not_to_be_shipped(run):
+    def change(result):
+        for name in ("student alone", "hinton"):
+            result["arms"][name]["accuracy"] = {"mean": 0.11, "std": 0.0, "values": [0.11, 0.11]}
+
+    ships = answers(read_evidence(changed(run, change)), [])[-1]
+    assert ships.answer == "Nothing yet"
+    assert "guessing 10.0 %, up to 15.5 % on so few" in ships.why

@@ -156,7 +156,10 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
     """Every method against the student alone; `p` is Holm's, for as many methods as there are."""
     alone, resolution = _accuracies(outcomes, ALONE), 1 / examples if examples else 0.0
-    found = {arm: paired_difference(_accuracies(outcomes, arm), alone, resolution=resolution) for arm in job.learners}
+    found = {
+        arm: paired_difference(_accuracies(outcomes, arm), alone, resolution=resolution, largest=1.0)
+        for arm in job.learners
+    }
     known = {arm: one.p for arm, one in found.items() if one.p is not None}
     adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     return {

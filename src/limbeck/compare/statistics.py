@@ -29,7 +29,12 @@ class Difference(NamedTuple):
 
 
 def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95, resolution: float = 0.0
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    confidence: float = 0.95,
+    resolution: float = 0.0,
+    largest: float = math.inf,
 ) -> Difference:
     r"""The mean of ``ours - theirs`` over pairs, with Student's t interval.
 
@@ -47,6 +52,7 @@ def paired_difference(
         theirs: The values for the same seeds, in the same order.
         confidence: The share of intervals that hold the true mean.
         resolution: The step in which the values come, such as 1/N; 0 if they are as fine as numbers are.
+        largest: The greatest difference that there can be, 1 between two fractions: no interval goes beyond it.
 
     Raises:
         LimbeckError: If the two have no values, or not the same number.
@@ -68,7 +74,8 @@ def paired_difference(
     half = student_quantile(0.5 + confidence / 2, n - 1) * deviation / math.sqrt(n)
     # A difference of nothing is no evidence; one without any spread, which exact values can have, leaves no doubt.
     score = 0.0 if mean == 0 else abs(mean) * math.sqrt(n) / deviation if deviation else math.inf
-    return Difference(mean, mean - half, mean + half, n, 2 * float(student_tail(score, n - 1)))
+    low, high = max(mean - half, -largest), min(mean + half, largest)
+    return Difference(mean, low, high, n, 2 * float(student_tail(score, n - 1)))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -47,7 +47,7 @@ def judge(distilled: Sequence[float], alone: Sequence[float], *, examples: int =
         Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
 3 paired seeds).
     """
-    found = paired_difference(distilled, alone, resolution=1 / examples if examples else 0.0)
+    found = paired_difference(distilled, alone, resolution=1 / examples if examples else 0.0, largest=1.0)
     measured = f"{_points(found.mean)} of accuracy over the same student trained alone"
     if found.low is None or found.high is None:
         said = f"One seed says {measured}, and one seed has no interval: run it with --seeds 5 before believing it."
@@ -74,7 +74,7 @@ def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: st
         >>> print(set_beside([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], name="label smoothing").sentence)
         It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired seeds).
     """
-    found = paired_difference(distilled, control, resolution=1 / examples if examples else 0.0)
+    found = paired_difference(distilled, control, resolution=1 / examples if examples else 0.0, largest=1.0)
     called = _CALLED.get(name, name)
     if found.low is None or found.high is None:
         said = f"Beside {called}: {_points(found.mean)} with this one seed."

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from limbeck.report.arms import Arm, figure
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow
 from limbeck.report.numbers import duration, listed, share_of, sized, times
 from limbeck.report.shipped import interval_of, rivals, shipped
+from limbeck.teachers.guessing import chance_of
 
 _EQUAL = 0.05  # clocks differ by so much from one measurement of a network to the next
 
@@ -108,10 +110,19 @@ def _method(evidence: Evidence) -> Answer:
         return Answer(question, name, f"Of {len(methods)} methods. How they did on development data was not kept.")
     rest = sorted((a for a in methods if a.name != judged and a.development.mean is not None),
                   key=lambda a: -(a.development.mean or 0.0))  # fmt: skip
-    then = f" Second there: {rest[0].name}." if rest else ""
+    then = f" Second there: {rest[0].name}{_by_luck(evidence.arms[judged], rest[0])}." if rest else ""
     return Answer(
         question, name, f"Chosen on development data among {len(methods)} methods; the test data had no say.{then}"
     )
+
+
+def _by_luck(first: Arm, second: Arm) -> str:
+    """What there is to say of a choice that the seeds do not bear out."""
+    ours, theirs = first.development.values, second.development.values
+    apart = figure({"values": [a - b for a, b in zip(ours, theirs, strict=False)]})
+    if len(ours) != len(theirs) or apart.mean is None or apart.half is None or apart.mean > apart.half:
+        return ""
+    return ", by so little that it may be luck"
 
 
 def _sure(evidence: Evidence) -> Answer:
@@ -178,5 +189,17 @@ def _pace(ratio: float) -> str:
 
 
 def _ship(evidence: Evidence) -> Answer:
-    arm, why = shipped(evidence)
-    return Answer("What do I ship?", "Nothing yet" if arm is None else arm, why)
+    question, (arm, why) = "What do I ship?", shipped(evidence)
+    if arm is None:
+        return Answer(question, "Nothing yet", why)
+    found, classes, examples = evidence.arms[arm].accuracy.mean, len(evidence.classes), evidence.data.get("test")
+    if found is not None and classes > 1 and isinstance(examples, int):
+        chance = chance_of(classes, examples)
+        if found <= chance.reach and found < 1:
+            return Answer(
+                question, "Nothing yet",
+                f"{arm} finds {100 * found:.1f} %, and guessing {100 * chance.share:.1f} %, up to "
+                f"{100 * chance.reach:.1f} % on so few examples: it needs more epochs, another learning rate or more "
+                "weights.",
+            )  # fmt: skip
+    return Answer(question, arm, why)
