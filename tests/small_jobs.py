@@ -123,3 +123,15 @@ def accuracies(result: dict[str, Any]) -> dict[str, list[float]]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file in a folder, to see that nothing was touched."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def taught_network(folder: Path) -> tuple[Any, Any]:
+    """A network that has learnt the data that are then in this folder, and those data."""
+    import limbeck as lb
+    from limbeck.models import build
+
+    data = lb.load_data(str(blobs(folder / "data.npz")))
+    net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
+    source = lb.Shuffled(data.train, batch_size=32)
+    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, reads=data.reads).finish()
+    return net, data

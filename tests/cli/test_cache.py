@@ -9,20 +9,14 @@ import torch
 import yaml
 
 import limbeck as lb
-from limbeck.models import build
 from limbeck.store import Store
-from small_jobs import blobs, job_file, small_job
+from small_jobs import blobs, job_file, small_job, taught_network
 
 
 @pytest.fixture
 def taught(here):
     """Data, a teacher with weights beside them, and the flags that name both."""
-    blobs(here / "data.npz")
-    data = lb.load_data(str(here / "data.npz"))
-    net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
-    source = lb.Shuffled(data.train, batch_size=32)
-    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, reads=data.reads).finish()
-    lb.save(net, here / "teacher")
+    lb.save(taught_network(here)[0], here / "teacher")
     return "--teacher", "teacher", "--data", "data.npz"
 
 

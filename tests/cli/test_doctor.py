@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 
 import limbeck as lb
-from limbeck.models import build
-from small_jobs import blobs, contents, job_file, small_job
+from small_jobs import contents, job_file, small_job, taught_network
 
 
 @pytest.fixture
 def taught(here):
     """Data, and a teacher with weights beside them that has learnt them."""
-    blobs(here / "data.npz")
-    data = lb.load_data(str(here / "data.npz"))
-    net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
-    source = lb.Shuffled(data.train, batch_size=32)
-    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, reads=data.reads).finish()
+    net, data = taught_network(here)
     lb.save(net, here / "teacher", metadata={"class_names": list(data.class_names)})
     return net, data
 
