@@ -74,7 +74,7 @@ def test_every_figure_that_has_a_bar_is_there():
     assert json.loads(json.dumps(found)) == found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_slow_measures_would_be_found_out(monkeypatch, tmp_path):
     from limbeck.compare import arms
 

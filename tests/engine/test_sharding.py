@@ -82,7 +82,14 @@ def _weights(folder: Path, kind: str, broken: str) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "broken"), [("fsdp", "whole"), ("fsdp", "broken"), ("fsdp2", "broken")])
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        pytest.param("fsdp", "whole", marks=pytest.mark.soak),
+        pytest.param("fsdp", "broken", marks=pytest.mark.soak),
+        ("fsdp2", "broken"),
+    ],
+)
 def test_a_sharded_run_ends_in_the_weights_of_one_process(tmp_path, kind, broken):
     one, many = _weights(tmp_path, "one", "whole"), _weights(tmp_path, kind, broken)
     assert one.keys() == many.keys()
