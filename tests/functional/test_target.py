@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from limbeck import Arrays, Batch, Loss, Optimiser, Progress, Signal, Stage, distill
+from limbeck import Arrays, Batch, Loss, Optimiser, Progress, Shuffled, Signal, Stage, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import binary_cross_entropy, binary_kl_divergence, squared_error, target_squared_error
 from limbeck.measure import Estimates, MultiLabel, predict
 from limbeck.measure.multi_label import binary_nll
 from limbeck.measure.regression import mse
+from limbeck.testing import check_objective
 
 NAN = float("nan")
 
@@ -167,3 +168,23 @@ def test_a_mask_of_positions_counts_every_output_there(kernel):
         read = {"targets": targets} if known else {"teacher": taught["logits"]}
         assert term.count == loss.count(batch) == 3 * (2 + places) - known
         torch.testing.assert_close(term.total, kernel(shown["logits"], **read)[mask].sum())
+
+
+@pytest.mark.parametrize("loss", [target_squared_error, binary_cross_entropy, binary_kl_divergence])
+def test_lifted_it_keeps_the_laws_of_objectives(loss):
+    check_objective(Loss(loss))
+
+
+def test_steps_are_the_same_however_a_batch_is_split_and_wherever_targets_are_unknown():
+    """Unknown targets are spread unevenly: a mean of means would step elsewhere."""
+    inputs, targets = drawn(24, 4), drawn(24, 3)
+    targets[:7], targets[9, 1:] = NAN, NAN
+    found = []
+    for batch_size, accumulate in ((12, 1), (4, 3)):
+        with torch.random.fork_rng():
+            student = nn.Linear(4, 3).double()
+        data = Shuffled(Arrays(inputs, extra={"targets": targets}), batch_size=batch_size, shuffle=False)
+        stage = Stage(Loss(target_squared_error), epochs=3)
+        distill(student, stage, data, accumulate=accumulate, optimiser=Optimiser(lr=0.1), precision="64-true").finish()
+        found.append(student.weight.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)

@@ -211,6 +211,8 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
         for name in ("student alone", "hinton"):
             result["arms"][name]["accuracy"] = {"mean": 0.11, "std": 0.0, "values": [0.11, 0.11]}
 
-    ships = answers(read_evidence(changed(run, change)), [])[-1]
+    evidence = read_evidence(changed(run, change))
+    ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
+    assert "limbeck export" not in report_page([evidence])
     assert "guessing 10.0 %, up to 15.5 % on so few" in ships.why

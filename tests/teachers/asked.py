@@ -58,3 +58,16 @@ def trained(teacher, stream, **how):
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 4))
     run = distill(student, make("hinton", teacher=teacher), stream, epochs=3, seed=1, **how).finish()
     return torch.cat([p.detach().flatten() for p in run.student.parameters()])
+
+
+class Changed:
+    """A source, but that each of its epochs is passed through a function."""
+
+    def __init__(self, source, change):
+        self._source, self._change = source, change
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def batches(self, epoch, start):
+        return self._change(list(self._source.batches(epoch, start)))

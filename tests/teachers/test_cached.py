@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,10 +13,10 @@ from limbeck.methods import make
 from limbeck.objective import Loss
 from limbeck.recipe import Stage
 from limbeck.store import Store
-from limbeck.teachers import Cached, fill, recheck
+from limbeck.teachers import Cached, fill
 from limbeck.teachers.head import check_head
 from limbeck.teachers.teacher import read_inputs
-from teachers.asked import CPU, Counting, ask, examples, source, trained, unchanged
+from teachers.asked import CPU, Changed, Counting, ask, examples, source, trained, unchanged
 
 # --- the same, and paid once ----------------------------------------------------------------------------------------
 
@@ -40,19 +39,6 @@ def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     for epochs in (2, 3):
         ask(Cached(views, tmp_path / "views"), source(augment=Shift(1)), epochs=range(epochs))
     assert sum(views.asked) == 3 * 24
-
-
-class Changed:
-    """A source, but that each of its epochs is passed through a function."""
-
-    def __init__(self, source, change):
-        self._source, self._change = source, change
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
-    def batches(self, epoch, start):
-        return self._change(list(self._source.batches(epoch, start)))
 
 
 def repeated(epoch):
@@ -183,75 +169,6 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     assert ask(Cached(None, tmp_path / "s"), source()).keys() == live.keys()
 
 
-class Words(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed, self.out = nn.Embedding(9, 5), nn.Linear(5, 9)
-
-    def forward(self, x):
-        return self.out(self.embed(x))
-
-
-def texts():
-    """Six texts with their lengths, and a way to pad each batch to its longest."""
-    words, lengths = torch.randint(9, (6, 7)), torch.tensor([7, 2, 3, 0, 1, 5])
-
-    def padded(epoch):
-        for batch in epoch:
-            longest = max(int(lengths[batch.id].max()), 1)
-            mask = torch.arange(longest) < lengths[batch.id][:, None]
-            yield batch._replace(inputs=batch.inputs[:, :longest], mask=mask)
-
-    return words, lengths, padded
-
-
-def test_texts_of_differing_lengths_can_be_asked_again(tmp_path):
-    words, lengths, padded = texts()
-    net = Words()
-    whole = Shuffled(Arrays(words), batch_size=2, shuffle=False)
-    list(fill(Cached(net, tmp_path / "s"), Changed(whole, padded), reads=unchanged))
-
-    def again(change=padded, stream=whole):
-        stream = Changed(stream, change)
-        return recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6)
-
-    found = again()
-    assert (found.answers, found.identical, found.same) == (6, 1.0, True)
-    assert found.divergence == 0.0
-    padded_otherwise = again(stream=Shuffled(Arrays(words), batch_size=3, seed=5))
-    assert padded_otherwise.same, "the last bits depend on how far a text is padded"
-    assert padded_otherwise.divergence < 1e-6
-    net.forward = lambda x: net.out(net.embed(x) * (1 + (x == words[0, 6]).unsqueeze(-1)))  # which no fingerprint sees
-    other = again()
-    met = sum(bool((words[row, : max(int(length), 1)] == words[0, 6]).any()) for row, length in enumerate(lengths))
-    assert other.identical == pytest.approx(1 - met / 6), "an answer is the same if all its positions are"
-    assert other.divergence > 1e-3
-    assert not other.same
-
-    def shorter(epoch):
-        return (batch._replace(mask=batch.mask & (torch.arange(batch.mask.shape[1]) < 2)) for batch in padded(epoch))
-
-    with pytest.raises(LimbeckError, match="other lengths"):
-        again(shorter)
-
-
-def test_texts_are_kept_without_their_padding(tmp_path):
-    words, lengths, padded = texts()
-    net = Words()
-    for seed in range(3):
-        stream = Changed(Shuffled(Arrays(words), batch_size=2, seed=seed), padded)
-        teacher = Cached(net, tmp_path / "s", encoding="float32")
-        teacher.expect(stream, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
-            for batch in stream.batches(0, 0):
-                shown = answer(batch)["logits"]
-                assert shown.shape[:2] == batch.mask.shape
-                with torch.no_grad():
-                    torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
-    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
-
-
 class AtOnce:
     """A source, but that something is done before its second batch."""
 
@@ -370,46 +287,6 @@ def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged)) == [8, 16, 24]
     assert len(net.asked) == 1
     assert len(Store(tmp_path / "s")) == 24
-
-
-def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
-    net, stream = Counting(), source(augment=Shift(1), shuffle=False)
-    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
-    keys = Store(tmp_path / "s").keys
-    assert (keys.id == np.tile(np.arange(24), 2)).all()
-    assert (keys.view == np.repeat([0, 1], 24)).all()
-    again = recheck(
-        Cached(net, tmp_path / "s"), source(augment=Shift(1), seed=9), reads=unchanged, sample=6, views=(1,), device=CPU
-    )
-    assert again.answers == 8
-    assert again.identical == 1.0
-    assert again.divergence == 0.0
-    with torch.no_grad():
-        net.out.weight += 0.5 * torch.randn_like(net.out.weight)
-    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
-    with pytest.raises(LimbeckError, match="views=0"):
-        list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
-
-
-@pytest.mark.parametrize("how", [{"through": "out"}, {"encoding": {"name": "sampled", "draws": 2}}, {}])
-def test_any_view_and_any_encoding_can_be_asked_again(tmp_path, how):
-    net = Counting()
-    list(fill(Cached(net, tmp_path / "s", **how), source(augment=Shift(1)), reads=unchanged, views=3))
-
-    def again():
-        stream = source(augment=Shift(1), seed=9)
-        return recheck(Cached(net, tmp_path / "s", **how), stream, reads=unchanged, sample=24, views=range(3))
-
-    found = again()
-    assert (found.answers, found.identical, found.bytes) == (24, 1.0, 1.0)
-    net.forward = lambda x: net.out(-net.body(x.flatten(1)).relu())  # which no fingerprint sees
-    if "through" in how:
-        net.forward = lambda x: net.out(net.body(-x.flatten(1)).relu())
-    other = again()
-    assert other.identical < 0.5
-    assert other.bytes < 0.7
-    assert "encoding" in how or other.divergence > 1e-3
 
 
 def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):

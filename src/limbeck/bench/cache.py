@@ -19,9 +19,9 @@ import torch
 from limbeck.bench.coded import encoding_figures
 from limbeck.bench.interleave import interleave_starts, paired_quartiles, paired_ratio
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
-from limbeck.bench.work import Network, Sizes, Work, make_work
+from limbeck.bench.work import Network, Sizes, Work, check_counts, make_work
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.errors import LimbeckWarning
 from limbeck.methods import make
 from limbeck.recipe import Optimiser, Recipe
 from limbeck.sources import Shuffled
@@ -52,9 +52,7 @@ class Scale:
     examples: int = 60_000
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise LimbeckError(f"{name} must be at least 1; got {value}.")
+        check_counts(self)
 
 
 def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from limbeck.bench.clock import clocked
+from limbeck.bench.work import check_counts
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import ARMS, Job, make_job
@@ -56,9 +57,7 @@ class Scale:
     repeats: int = 5
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise LimbeckError(f"{name} must be at least 1; got {value}.")
+        check_counts(self)
 
 
 def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

@@ -48,11 +48,20 @@ class Sizes:
     batch: int = 256
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise LimbeckError(f"{name} must be at least 1; got {value}.")
+        check_counts(self)
         if self.batch > self.examples:
             raise LimbeckError(f"A batch of {self.batch} is larger than the {self.examples} examples.")
+
+
+def check_counts(counts: object) -> None:
+    """Refuse a benchmark of which one number is below 1.
+
+    Raises:
+        LimbeckError: With its name.
+    """
+    for name, value in vars(counts).items():
+        if value < 1:
+            raise LimbeckError(f"{name} must be at least 1; got {value}.")
 
 
 class Network(nn.Module):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 BAR = 1.05
 """What the engine may cost at most, as a multiple of a loop written by hand."""
@@ -42,13 +45,9 @@ def run_cache_bench(*, as_json: bool) -> None:
     from limbeck.bench import bench_cache
 
     result = bench_cache(say=lambda text: say(text, to_error=True))
-    if as_json:
-        print(json.dumps(result))
+    console = _shown(result, CACHE_BARS, as_json=as_json)
+    if console is None:
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(_beside_bars(result, CACHE_BARS))
     for title, rows in result["tables"].items():
         console.print(f"\n{title}", highlight=False)
         console.print(_errors(rows))
@@ -68,13 +67,9 @@ def run_judging_bench(*, as_json: bool) -> None:
     from limbeck.bench import bench_judging
 
     result = bench_judging(say=lambda text: say(text, to_error=True))
-    if as_json:
-        print(json.dumps(result))
+    console = _shown(result, JUDGING_BARS, as_json=as_json)
+    if console is None:
         return
-    from rich.console import Console
-
-    console = Console()
-    console.print(_beside_bars(result, JUDGING_BARS))
     parts = ", ".join(f"{result[f'cpu_seconds_{part}']:.2f} s {part}" for part in ("predictions", "measures", "costs"))
     console.print(
         f"\nA run of {result['cpu_seconds_run']:.1f} s of processor time: {parts}. Pages about {result['runs']} runs: "
@@ -83,6 +78,18 @@ def run_judging_bench(*, as_json: bool) -> None:
         f"{result['torch']}.",
         highlight=False,
     )
+
+
+def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, as_json: bool) -> Console | None:
+    """Print the figures beside their bars, and give the console for what is to follow; as JSON nothing is."""
+    if as_json:
+        print(json.dumps(result))
+        return None
+    from rich.console import Console
+
+    console = Console()
+    console.print(_beside_bars(result, bars))
+    return console
 
 
 def _beside_bars(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]]) -> Any:

@@ -79,12 +79,8 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     smoothing = equally_soft(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
-    outcomes = []
-    for outcome in _outcomes(_runs(job, teacher, out, smoothing), job, material, teacher, answers, out, tell):
-        outcomes.append(outcome)
-        tell("arm", outcome)
-        if math.isnan(outcome.measures["confidence"]):  # a mean over rows: one NaN makes it one
-            tell("say", f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong.")
+    runs = _runs(job, teacher, out, smoothing)
+    outcomes = [_seen(one, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
     shipped = ship(job, material, verdict["arm"], outcomes, out)
     besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)
@@ -97,19 +93,39 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
         "run": str(out) if out else None,
         "method": told(job.method),
         "seeds": job.seeds,
-        "data": {"name": plain_name(material.data.name), "train": len(material.train),
-                 "development": len(material.development), "test": len(material.data.test),
-                 "classes": material.classes, "class_names": list(material.data.class_names or ()) or None},
+        "data": _counted(material),
         "teacher_development_accuracy": taught,
         **besides,
         "environment": environment(),
     })  # fmt: skip
     if out is not None and leads():
-        sweep(out)
-        write(out / "result.svg", arms_picture(result))
-        write(out / "result.json", json.dumps(result, indent=2, allow_nan=False))
-        write_report([out])
+        _write(result, out)
     return result
+
+
+def _seen(outcome: Outcome, tell: Watch) -> Outcome:
+    """The outcome, once it was told."""
+    tell("arm", outcome)
+    if math.isnan(outcome.measures["confidence"]):  # a mean over rows: one NaN makes it one
+        tell("say", f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong.")
+    return outcome
+
+
+def _counted(material: Material) -> dict[str, Any]:
+    """What the result says of the data."""
+    return {
+        "name": plain_name(material.data.name), "train": len(material.train),
+        "development": len(material.development), "test": len(material.data.test),
+        "classes": material.classes, "class_names": list(material.data.class_names or ()) or None,
+    }  # fmt: skip
+
+
+def _write(result: dict[str, Any], out: Path) -> None:
+    """Leave the result, its picture and its page."""
+    sweep(out)
+    write(out / "result.svg", arms_picture(result))
+    write(out / "result.json", json.dumps(result, indent=2, allow_nan=False))
+    write_report([out])
 
 
 def _judge_teacher(

@@ -15,7 +15,7 @@ from limbeck.compare.arms import Outcome
 from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, absolute, job_text, keep_search, make_job, read_job
+from limbeck.job import Job, absolute, arm_folder, job_text, keep_search, make_job, read_job
 from limbeck.lock import alone
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
@@ -111,7 +111,7 @@ def sweep(out: Path) -> None:
 
 def place(out: Path | None, arm: str, seed: int) -> Path | None:
     """The run's folder of one arm with one seed."""
-    return out / "arms" / arm.replace(" ", "-") / f"seed-{seed}" if out is not None else None
+    return arm_folder(out, arm) / f"seed-{seed}" if out is not None else None
 
 
 def kept(out: Path | None) -> Iterator[Outcome]:

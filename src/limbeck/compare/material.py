@@ -11,8 +11,7 @@ from torch.nn.parameter import is_lazy
 from limbeck.compare.beginning import begun
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Budget, Cache, Job, Model, with_flag
-from limbeck.job.parts import learnt_and_held
+from limbeck.job import Budget, Cache, Job, Model, learnt_and_held, with_flag
 from limbeck.measure import predict
 from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch

@@ -20,7 +20,7 @@ from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, c
 from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.files import settle_folder, write_text
-from limbeck.job.parts import learnt_and_held
+from limbeck.job import learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
 from limbeck.models.safefile import new_partial_folder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.job import Job, Method, Model, make_job, read_job
+from limbeck.job import Job, Method, Model, arm_folder, make_job, read_job
 from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
@@ -111,7 +111,7 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
     arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
     if arm not in arms:
         raise unknown(f"arm of {folder}", arm, arms)
-    found = folder / "arms" / arm.replace(" ", "-") / "seed-0" / "student"
+    found = arm_folder(folder, arm) / "seed-0" / "student"
     if not is_student_folder(found):
         raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {found} is missing or damaged.")
     return found

@@ -4,7 +4,7 @@ from limbeck.job.also import ALSO
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
-from limbeck.job.naming import plain_name
+from limbeck.job.naming import arm_folder, plain_name
 from limbeck.job.parts import learnt_and_held
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
@@ -25,6 +25,7 @@ __all__ = [
     "Search",
     "TeacherModel",
     "absolute",
+    "arm_folder",
     "job_text",
     "keep_search",
     "learnt_and_held",

@@ -1,4 +1,4 @@
-"""What is a thing called that was given as a path?"""
+"""What is a thing called that was given as a path, and where does a run keep an arm?"""
 
 from __future__ import annotations
 
@@ -13,3 +13,14 @@ def plain_name(name: str) -> str:
         ('own.py:soft', 'hinton')
     """
     return Path(name).name or name
+
+
+def arm_folder(out: Path, arm: str) -> Path:
+    """Where a run keeps an arm: a folder inside its own, whatever a stranger has called the arm.
+
+    Example:
+        >>> arm_folder(Path("runs/mine"), "student alone").as_posix()
+        'runs/mine/arms/student-alone'
+    """
+    plain = arm.replace(" ", "-").replace("/", "-")[:200] if arm not in (".", "..") else "-"
+    return out / "arms" / plain

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Search, read_job, read_search
+from limbeck.job import Search, arm_folder, read_job, read_search
 from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
@@ -118,7 +118,7 @@ def read_evidence(run: str | Path) -> Evidence:
     unknown: list[str] = []
     labels, teacher = _answers(folder, unknown)
     logits = dict(_predictions(folder, arms, labels, unknown))
-    curves = {name: found for name in arms if (found := curves_of(folder / "arms" / _folder_name(name)))}
+    curves = {name: found for name in arms if (found := curves_of(arm_folder(folder, name)))}
     try:
         job, text = read_job(folder / "job.yaml"), (folder / "job.yaml").read_text(encoding="utf-8")
     except LimbeckError as error:
@@ -224,14 +224,9 @@ def _fits(logits: Tensor, labels: Tensor) -> bool:
 
 def _seeds(folder: Path, arm: str) -> list[tuple[int, Path]]:
     """The files of an arm's predictions, by seed, in the order of the seeds."""
-    found = (folder / "arms" / _folder_name(arm)).glob("seed-*/predictions.safetensors")
+    found = arm_folder(folder, arm).glob("seed-*/predictions.safetensors")
     numbered = [(path.parent.name.removeprefix("seed-"), path) for path in found]
     return sorted((int(number), path) for number, path in numbered if number.isdecimal())
-
-
-def _folder_name(arm: str) -> str:
-    """What an arm's folder is called; a name from a stranger's result leads out of no folder."""
-    return arm.replace(" ", "-").replace("/", "-")[:200] if arm not in (".", "..") else "-"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

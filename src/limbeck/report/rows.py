@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from limbeck.report.axes import Scale
+from limbeck.report.axes import Scale, percent_grid, svg
 from limbeck.report.markup import Markup, join, tag
 
 
@@ -59,3 +59,11 @@ NARROW = Layout(400.0, 20.0, 20.0, 16.0, "on-narrow")
 def both(draw: Callable[..., Markup], *args: Any, **kwargs: Any) -> Markup:
     """A figure as it is drawn for wide windows and for narrow ones; the page shows the one that fits."""
     return join(draw(*args, layout=WIDE, **kwargs), draw(*args, layout=NARROW, **kwargs))
+
+
+def percent_figure(
+    x: Scale, rows: Sequence[Markup], *, top: float, bottom: float, layout: Layout, label: str
+) -> Markup:
+    """Rows over a grid of percentages."""
+    return svg(percent_grid(x, top, bottom), rows, width=layout.width, height=bottom + 26, class_=layout.class_,
+               label=label)  # fmt: skip

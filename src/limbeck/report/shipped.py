@@ -6,11 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.job import arm_folder
 from limbeck.report.evidence import ALONE, Evidence
+from limbeck.teachers.guessing import chance_of
 
 
 def shipped(evidence: Evidence) -> tuple[str | None, str]:
-    """The arm whose student this evidence speaks for, and why it is that one."""
+    """The arm whose student this evidence speaks for, and why it is that one; none that is no better than guessing."""
+    arm, why = _preferred(evidence)
+    guesses = None if arm is None else _no_better_than_chance(evidence, arm)
+    return (arm, why) if guesses is None else (None, guesses)
+
+
+def _no_better_than_chance(evidence: Evidence, arm: str) -> str | None:
+    """What there is to say of a student that has learnt nothing; None of any other, or where it is not known."""
+    found, classes, examples = evidence.arms[arm].accuracy.mean, len(evidence.classes), evidence.data.get("test")
+    if found is None or classes < 2 or not isinstance(examples, int):
+        return None
+    chance = chance_of(classes, examples)
+    if found > chance.reach or found == 1:
+        return None
+    return (
+        f"{arm} finds {100 * found:.1f} %, and guessing {100 * chance.share:.1f} %, up to {100 * chance.reach:.1f} % "
+        "on so few examples: it needs more epochs, another learning rate or more weights."
+    )
+
+
+def _preferred(evidence: Evidence) -> tuple[str | None, str]:
+    """The arm that the differences speak for, and why."""
     judged, interval = evidence.judged, interval_of(evidence.verdict)
     if judged is None:
         return None, "There is no distilled student in this run."
@@ -37,7 +60,7 @@ def student_folder(evidence: Evidence, arm: str) -> Path:
     """Where an arm's student lies."""
     if arm == evidence.judged:
         return evidence.folder / "student"
-    return evidence.folder / "arms" / arm.replace(" ", "-") / "seed-0" / "student"
+    return arm_folder(evidence.folder, arm) / "seed-0" / "student"
 
 
 def rivals(evidence: Evidence) -> tuple[list[str], list[str]]:

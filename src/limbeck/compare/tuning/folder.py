@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.compare.ledger import write
 from limbeck.compare.tuning.space import Space
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, absolute
+from limbeck.job import Job, absolute, arm_folder
 
 _SEARCH = "search.json"
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
@@ -62,7 +62,7 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
 
 def place_of(out: Path, arm: str) -> Path:
     """The folder of one arm's trials."""
-    place = out / "arms" / arm.replace(" ", "-")
+    place = arm_folder(out, arm)
     place.mkdir(parents=True, exist_ok=True)
     return place
 

@@ -20,6 +20,7 @@ from limbeck.compare.tuning.found import best_job, job_file, result_of
 from limbeck.compare.tuning.proposing import opened
 from limbeck.compare.tuning.running import all_trials
 from limbeck.compare.tuning.space import (
+    Ends,
     Space,
     arms_of,
     check_ends,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from limbeck.report.arms import Arm
-from limbeck.report.axes import Scale, around, mark, percent_grid, svg
+from limbeck.report.axes import Scale, around, mark
 from limbeck.report.far import at_the_edge, far_off, held, named_far, reach, tip
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, join, tag
-from limbeck.report.rows import WIDE, Layout
+from limbeck.report.rows import WIDE, Layout, percent_figure
 
 _TOP, _ROW = 14.0, 34.0
 
@@ -34,14 +34,8 @@ def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = (), layout
     said = (
         "; ".join(f"{arm.name} {_said(arm)}" for arm in shown) + "." + named_far([shown[i].name for i in sorted(far)])
     )
-    return svg(
-        percent_grid(x, _TOP, bottom),
-        rows,
-        width=layout.width,
-        height=bottom + 26,
-        class_=layout.class_,
-        label=f"Test accuracy of every arm. {said}",
-    )
+    label = f"Test accuracy of every arm. {said}"
+    return percent_figure(x, rows, top=_TOP, bottom=bottom, layout=layout, label=label)
 
 
 def _row(arm: Arm, x: Scale, y: float, side: int | None, layout: Layout) -> Markup:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from limbeck.report.axes import Scale, around, mark, percent_grid, svg
+from limbeck.report.axes import Scale, around, mark
 from limbeck.report.figure.differences import short
 from limbeck.report.markup import Markup, tag
-from limbeck.report.rows import WIDE, Layout
+from limbeck.report.rows import WIDE, Layout, percent_figure
 
 
 class ClassRow(NamedTuple):
@@ -55,14 +55,8 @@ def classes_figure(rows: Sequence[ClassRow], *, before: int, after: int, layout:
     drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), before, after, layout) for i, row in enumerate(shown)]
     sure = [f"{row.name} {100 * row.change:+.1f}" for row in shown if row.sure]
     said = f"sure of: {', '.join(sure)}" if sure else "no single change is sure"
-    return svg(
-        percent_grid(x, _TOP, bottom),
-        drawn,
-        width=layout.width,
-        height=bottom + 26,
-        class_=layout.class_,
-        label=f"Accuracy of each class before and after; {said}.",
-    )
+    label = f"Accuracy of each class before and after; {said}."
+    return percent_figure(x, drawn, top=_TOP, bottom=bottom, layout=layout, label=label)
 
 
 def _row(row: ClassRow, x: Scale, y: float, before: int, after: int, layout: Layout) -> Markup:

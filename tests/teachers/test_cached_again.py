@@ -1,0 +1,53 @@
+"""Are filled answers those that the teacher gives when it is asked again, and is another teacher found out?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck import Shift
+from limbeck.errors import LimbeckError
+from limbeck.store import Store
+from limbeck.teachers import Cached, fill, recheck
+from teachers.asked import CPU, Counting, source, unchanged
+
+
+def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
+    net, stream = Counting(), source(augment=Shift(1), shuffle=False)
+    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
+    keys = Store(tmp_path / "s").keys
+    assert (keys.id == np.tile(np.arange(24), 2)).all()
+    assert (keys.view == np.repeat([0, 1], 24)).all()
+    again = recheck(
+        Cached(net, tmp_path / "s"), source(augment=Shift(1), seed=9), reads=unchanged, sample=6, views=(1,), device=CPU
+    )
+    assert again.answers == 8
+    assert again.identical == 1.0
+    assert again.divergence == 0.0
+    with torch.no_grad():
+        net.out.weight += 0.5 * torch.randn_like(net.out.weight)
+    with pytest.raises(LimbeckError, match=r"\(teacher\)"):
+        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
+    with pytest.raises(LimbeckError, match="views=0"):
+        list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
+
+
+@pytest.mark.parametrize("how", [{"through": "out"}, {"encoding": {"name": "sampled", "draws": 2}}, {}])
+def test_any_view_and_any_encoding_can_be_asked_again(tmp_path, how):
+    net = Counting()
+    list(fill(Cached(net, tmp_path / "s", **how), source(augment=Shift(1)), reads=unchanged, views=3))
+
+    def again():
+        stream = source(augment=Shift(1), seed=9)
+        return recheck(Cached(net, tmp_path / "s", **how), stream, reads=unchanged, sample=24, views=range(3))
+
+    found = again()
+    assert (found.answers, found.identical, found.bytes) == (24, 1.0, 1.0)
+    net.forward = lambda x: net.out(-net.body(x.flatten(1)).relu())  # which no fingerprint sees
+    if "through" in how:
+        net.forward = lambda x: net.out(net.body(-x.flatten(1)).relu())
+    other = again()
+    assert other.identical < 0.5
+    assert other.bytes < 0.7
+    assert "encoding" in how or other.divergence > 1e-3

@@ -1,0 +1,82 @@
+"""Are answers about texts kept without their padding, and found again however a text is padded?"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck import Arrays, Shuffled
+from limbeck.errors import LimbeckError
+from limbeck.store import Store
+from limbeck.teachers import Cached, fill, recheck
+from teachers.asked import CPU, Changed, unchanged
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out = nn.Embedding(9, 5), nn.Linear(5, 9)
+
+    def forward(self, x):
+        return self.out(self.embed(x))
+
+
+def texts():
+    """Six texts with their lengths, and a way to pad each batch to its longest."""
+    words, lengths = torch.randint(9, (6, 7)), torch.tensor([7, 2, 3, 0, 1, 5])
+
+    def padded(epoch):
+        for batch in epoch:
+            longest = max(int(lengths[batch.id].max()), 1)
+            mask = torch.arange(longest) < lengths[batch.id][:, None]
+            yield batch._replace(inputs=batch.inputs[:, :longest], mask=mask)
+
+    return words, lengths, padded
+
+
+def test_texts_of_differing_lengths_can_be_asked_again(tmp_path):
+    words, lengths, padded = texts()
+    net = Words()
+    whole = Shuffled(Arrays(words), batch_size=2, shuffle=False)
+    list(fill(Cached(net, tmp_path / "s"), Changed(whole, padded), reads=unchanged))
+
+    def again(change=padded, stream=whole):
+        stream = Changed(stream, change)
+        return recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6)
+
+    found = again()
+    assert (found.answers, found.identical, found.same) == (6, 1.0, True)
+    assert found.divergence == 0.0
+    padded_otherwise = again(stream=Shuffled(Arrays(words), batch_size=3, seed=5))
+    assert padded_otherwise.same, "the last bits depend on how far a text is padded"
+    assert padded_otherwise.divergence < 1e-6
+    net.forward = lambda x: net.out(net.embed(x) * (1 + (x == words[0, 6]).unsqueeze(-1)))  # which no fingerprint sees
+    other = again()
+    met = sum(bool((words[row, : max(int(length), 1)] == words[0, 6]).any()) for row, length in enumerate(lengths))
+    assert other.identical == pytest.approx(1 - met / 6), "an answer is the same if all its positions are"
+    assert other.divergence > 1e-3
+    assert not other.same
+
+    def shorter(epoch):
+        return (batch._replace(mask=batch.mask & (torch.arange(batch.mask.shape[1]) < 2)) for batch in padded(epoch))
+
+    with pytest.raises(LimbeckError, match="other lengths"):
+        again(shorter)
+
+
+def test_texts_are_kept_without_their_padding(tmp_path):
+    words, lengths, padded = texts()
+    net = Words()
+    for seed in range(3):
+        stream = Changed(Shuffled(Arrays(words), batch_size=2, seed=seed), padded)
+        teacher = Cached(net, tmp_path / "s", encoding="float32")
+        teacher.expect(stream, unchanged)
+        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
+            for batch in stream.batches(0, 0):
+                shown = answer(batch)["logits"]
+                assert shown.shape[:2] == batch.mask.shape
+                with torch.no_grad():
+                    torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
+    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
