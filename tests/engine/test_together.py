@@ -137,3 +137,35 @@ def test_a_wrong_address_in_the_second_leaves_nothing_in_the_first():
         distill(models, Stage(hint(), trains="one", teacher=network(seed=7), epochs=1) & wrong, source()).finish()
     assert hooks(models.values()) == 0
     assert [module.training for model in models.values() for module in model.modules()] == flags
+
+
+class Passing(nn.Module):
+    """A model whose answer passes through another that learns in the same group."""
+
+    def __init__(self, other: nn.Module) -> None:
+        super().__init__()
+        self.own = nn.Linear(5, 5)
+        self._other = (other,)  # in a tuple, so that it is no part of this model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._other[0](self.own(x))
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_graph_through_another_student_leaves_no_gradient_in_its_step(order, accumulate):
+    """The student does not learn from the other, so it moves as it does alone, whatever passes through it."""
+    found = []
+    for together in (False, True):
+        student = network(seed=1)
+        passing = Passing(student)
+        learns = Stage(Loss(cross_entropy), trains="student", steps=4, optimiser=PLAIN)
+        passes = Stage(-1.0 * Loss(cross_entropy), trains="passing", steps=4, optimiser=PLAIN)
+        group = learns if not together else learns & passes if order == "after" else passes & learns
+        models = {"student": student, "passing": passing}
+        run = distill(models, group, source(), accumulate=accumulate)
+        for _ in run:
+            pass
+        found.append(weights(student))
+        assert all(p.grad is None for p in passing.parameters()) or not together
+    assert torch.equal(*found)

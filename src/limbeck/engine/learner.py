@@ -70,6 +70,7 @@ class Learner(AbstractContextManager["Learner"]):
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
             stage.teacher.bind(models)
         self._stack = ExitStack()
+        self._learning: list[nn.Parameter] = []
         self.tally = Tally()
         self.lr = 0.0
 
@@ -81,6 +82,7 @@ class Learner(AbstractContextManager["Learner"]):
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        self._clear_gradients()
 
     def _open(self, stack: ExitStack) -> None:
         stage, device = self.stage, self._fabric.device
@@ -105,8 +107,6 @@ class Learner(AbstractContextManager["Learner"]):
         self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
         optimiser = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
         self._peaks = [group["lr"] for group in optimiser.param_groups]
-        # A loop before this one may have left gradients, which the first step would take for its own.
-        optimiser.zero_grad(set_to_none=True)
         self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
 
     def _called(self) -> nn.Module:
@@ -150,6 +150,9 @@ class Learner(AbstractContextManager["Learner"]):
         """One optimiser step on all the micro-batches of `window`."""
         if not self.model.training or any(module.training for module in self._resting):
             self._wake()
+        # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
+        # freed here, not after the step, the memory is taken again by the backward pass that follows.
+        self._clear_gradients()
         alone = len(window) == 1 and self._fabric.world_size == 1
         counts = None if alone else self._counts(window)
         for last, batch in enumerate(window, start=1 - len(window)):
@@ -159,11 +162,13 @@ class Learner(AbstractContextManager["Learner"]):
         if self._plan.clip is not None:
             self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
         self.optimiser.step()
-        for parameter in self._learning:  # what zero_grad does, without its bookkeeping
-            parameter.grad = None
         self.tally.steps += 1
         if self.stage.teacher is not None:
             self.stage.teacher.after_step()
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._learning:  # what zero_grad does, without its bookkeeping
+            parameter.grad = None
 
     def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
         with self._fabric.autocast():

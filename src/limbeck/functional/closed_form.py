@@ -115,6 +115,30 @@ def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
     return moved - q * moved.sum(-1, keepdim=True)
 
 
+def squares(difference: Tensor) -> Tensor:
+    """Each value's square; where it is NaN or infinite no gradient goes back, which would be NaN also times 0."""
+    if tame(difference):
+        return difference.square()
+    wild = ~difference.detach().isfinite()
+    return torch.where(wild, difference.detach().square(), difference.masked_fill(wild, 0.0).square())
+
+
+def scaled(slope: Tensor, scale: Tensor) -> Tensor:
+    """``slope * scale``, and 0 where the scale is 0, also if the slope is NaN: a row that was masked moves nothing.
+
+    A teacher may say NaN of a row that nobody asked about, as attention over nothing but padding does.
+    """
+    found = slope * scale
+    none = scale == 0
+    if scale.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            if not bool(none.any()):
+                return found
+        except RuntimeError:  # inside vmap, which cannot answer
+            pass
+    return found.masked_fill(none, 0.0)
+
+
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
     known = tame(student, teacher, temperature=temperature)
     found = _known_logarithm if known else _guarded_logarithm
@@ -168,7 +192,12 @@ class _Divergence(torch.autograd.Function):
             _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
         # T^2 from the factor, 1/T from tempering.
         scale = grad.unsqueeze(-1) * ctx.temperature
-        return scale * slopes[0] if by_student else None, scale * slopes[1] if by_teacher else None, None, None
+        return (
+            scaled(slopes[0], scale) if by_student else None,
+            scaled(slopes[1], scale) if by_teacher else None,
+            None,
+            None,
+        )
 
 
 class _Direct(_Divergence):

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.functional.check import paired
-from limbeck.functional.closed_form import live, unmatched
+from limbeck.functional.closed_form import live, squares, unmatched
 from limbeck.functional.kernel import kernel
 
 
@@ -33,7 +33,7 @@ def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "b
 
     Source: Romero et al., FitNets, 2014, arXiv:1412.6550.
     """
-    squared = (student - teacher).square()
+    squared = squares(student - teacher)
     return squared.flatten(1).mean(1) if squared.ndim > 1 else squared
 
 
@@ -73,7 +73,7 @@ def logit_squared_error(
     difference = student.masked_fill(off, 0.0) - teacher.masked_fill(off, 0.0)
     if centred:
         difference = (difference - difference.sum(-1, keepdim=True) / classes).masked_fill(off, 0.0)
-    value = 0.5 * difference.square().sum(-1) / classes.squeeze(-1)
+    value = 0.5 * squares(difference).sum(-1) / classes.squeeze(-1)
     return value.masked_fill(one.any(-1), torch.inf)
 
 
@@ -107,7 +107,7 @@ def probability_squared_error(
     both, _ = _masked(student, teacher)
     classes = (~both).sum(-1).clamp_min(1)
     difference = torch.softmax(live(student, temperature), -1) - torch.softmax(live(teacher, temperature), -1)
-    value = difference.square().sum(-1) * temperature**2 / classes
+    value = squares(difference).sum(-1) * temperature**2 / classes
     return value.masked_fill(unmatched(student, teacher), torch.inf)
 
 

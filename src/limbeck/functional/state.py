@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.check import paired
+from limbeck.functional.closed_form import squares
 from limbeck.functional.kernel import kernel
 
 
@@ -34,4 +35,4 @@ def state_squared_error(
 
     Source: Jiao et al., TinyBERT, 2019, arXiv:1909.10351, equation 8.
     """
-    return (student - teacher).square().mean(-1)
+    return squares(student - teacher).mean(-1)

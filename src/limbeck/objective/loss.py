@@ -82,8 +82,10 @@ class Loss(Leaf):
         tensors = self._tensors(student, teacher, batch)
         if self._compares:
             return self._compared(tensors, progress)
-        values = self.kernel(tensors, progress)
         valid = self._valid(batch)
+        if valid is not None and isinstance(taught := tensors.get("teacher"), Tensor):
+            tensors["teacher"] = _finite_where_masked(taught, valid)
+        values = self.kernel(tensors, progress)
         expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
         if valid is None or valid.ndim == 1 < values.ndim:
@@ -254,6 +256,17 @@ class Loss(Leaf):
         student, teacher = self.addresses
         places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
         return f"Loss({self.kernel!r}{places})"
+
+
+def _finite_where_masked(taught: Tensor, valid: Tensor) -> Tensor:
+    """What the teacher shows, 0 where it is NaN and nothing counts: a gradient of 0 times NaN would be NaN."""
+    if valid.shape != taught.shape[: valid.ndim]:
+        return taught
+    if taught.device.type == "cpu" and bool(taught.sum().isfinite()):  # elsewhere to ask would be to wait
+        return taught
+    nothing = taught.isnan().flatten(valid.ndim).any(-1) if taught.ndim > valid.ndim else taught.isnan()
+    nothing = nothing & ~valid
+    return taught.masked_fill(nothing.reshape(nothing.shape + (1,) * (taught.ndim - nothing.ndim)), 0.0)
 
 
 def _lack(name: str, batch: Batch) -> str:
