@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -34,3 +35,22 @@ def settle_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sort_header(path: Path) -> None:
+    """Put the texts in the header of a safetensors file in the order of their names, in place.
+
+    The library writes them in a random order, so that two files of the same tensors would differ.
+    """
+    with path.open("rb+") as file:
+        room = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(room))
+        told = header.pop("__metadata__", None)
+        if told is None:
+            return
+        header = {"__metadata__": dict(sorted(told.items())), **header}
+        # Neither library nor json escapes more than it must, so the texts are as long as before; spaces fill the rest.
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= room:
+            file.seek(8)
+            file.write(text.ljust(room))

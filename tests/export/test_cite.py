@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 import yaml
 
+import limbeck as lb
+from limbeck.cli.export import run_cite
 from limbeck.errors import LimbeckError
 from limbeck.export import bibtex, cite, papers
 from limbeck.export.cite import citations
 from limbeck.export.finished import open_finished
+from limbeck.functional import kl_divergence
 from limbeck.job import Method, make_job
 from limbeck.measure import MEASURES
 from limbeck.methods import method, names
@@ -113,3 +117,17 @@ def test_networks(name):
 def test_no_run(tmp_path):
     with pytest.raises(LimbeckError, match="no run at"):
         cite(tmp_path / "none")
+
+
+def test_a_run_made_in_python(tmp_path, capsys):
+    data, teacher = (torch.randn(8, 3), torch.arange(8) % 2), torch.nn.Linear(3, 2)
+    by_hand = lb.Stage(lb.Loss(kl_divergence, temperature=2.0), teacher=teacher, epochs=1)
+    for name, recipe in (("made", lb.methods.make("logit_matching", teacher=teacher, epochs=1)), ("own", by_hand)):
+        lb.distill(torch.nn.Linear(3, 2), recipe, data, out=tmp_path / name).finish()
+    assert {"ba2014deep", "bucilua2006model", "limbeck"} == {one.key for one in cite(tmp_path / "made")} - {None}
+    assert {"hinton2015distilling", "limbeck"} == {one.key for one in cite(tmp_path / "own")} - {None}
+    run_cite(str(tmp_path / "own"), as_json=False)
+    assert "your script" in capsys.readouterr().out
+    (tmp_path / "own" / "run.json").write_text("[")
+    with pytest.raises(LimbeckError, match=r"run\.json"):
+        cite(tmp_path / "own")

@@ -31,9 +31,11 @@ def tokens(count, length):
     return {"input_ids": torch.randint(0, 30, (count, length)), "attention_mask": mask}
 
 
-def test_a_folder_opens_with_stock_transformers(tmp_path):
+def test_a_folder_opens_with_stock_transformers(tmp_path, capfd):
     model = bert()
     to_hf(model, tmp_path / "student", class_names=["no", "maybe", "yes"])
+    hf_reopened(tmp_path / "student")
+    assert capfd.readouterr() == ("", "")  # no progress bar of transformers' own
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
     inputs = tokens(6, 9)
     with torch.no_grad():

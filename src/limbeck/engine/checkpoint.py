@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.files import sort_header
 from limbeck.signal import sequence_like
 
 _VERSION = 1
@@ -32,6 +33,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
     try:
         save_file(tensors, beside, metadata=told)
+        sort_header(beside)
         with open(beside, "rb") as written:
             os.fsync(written.fileno())
         os.replace(beside, path)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.export import papers
 from limbeck.export.finished import Finished, open_finished
 from limbeck.job import plain_name
-from limbeck.methods import method
-from limbeck.models import read_config
+from limbeck.methods import method, names
+from limbeck.models import is_student_folder, read_config
 
 _KEY = re.compile(r"@\w+\{\s*([^,\s]+)")
+_LOSSES = {
+    "kl_divergence, temperature": "hinton", "logit_squared_error": "logit_matching", "squared_error": "fitnets",
+    "smoothed_cross_entropy": "label_smoothing",
+}  # fmt: skip
+"""How an objective's text begins a loss -> the method whose paper is its source, for stages that no method named."""
 _BETWEEN = re.compile(r"\n+(?=@\w+\{)")
 
 
@@ -48,7 +54,8 @@ def cite(run: str | Path) -> list[Citation]:
     paper of is there without one.
 
     Args:
-        run: The run's folder.
+        run: The run's folder. Of one that was made in Python (`limbeck.distill`) the methods and losses are known; its
+            data and models stand in your script alone, and one entry without BibTeX says so.
 
     Raises:
         LimbeckError: If it is no finished run.
@@ -56,14 +63,26 @@ def cite(run: str | Path) -> list[Citation]:
     Example:
         >>> # print(bibtex(cite("runs/hinton")))
     """
+    folder = Path(run)
+    if (
+        (folder / "run.json").is_file()
+        and not (folder / "job.yaml").is_file()
+        and is_student_folder(folder / "student")
+    ):
+        return _merged(_used_in_python(folder))
     return citations(open_finished(run))
 
 
 def citations(done: Finished, *, to: str | None = None) -> list[Citation]:
     """`cite` for a run that is open; with what an export in the format `to` adds."""
-    found: dict[str, Citation] = {}
     extra = [Citation("static 8-bit quantisation", papers.INT8)] if to == "int8" else []
-    for one in (entry for whole in (*_used(done), *extra) for entry in _apart(whole)):
+    return _merged((*_used(done), *extra))
+
+
+def _merged(used: Iterable[Citation]) -> list[Citation]:
+    """Each entry once, with all that it stands for."""
+    found: dict[str, Citation] = {}
+    for one in (entry for whole in used for entry in _apart(whole)):
         place = one.bibtex or one.used
         before = found.get(place)
         if before is None:
@@ -105,7 +124,24 @@ def _used(done: Finished) -> Iterator[Citation]:
         yield Citation(f"measure {name}", papers.MEASURES[name])
     for name in sorted(papers.ALSO.keys() & done.result.keys()):
         yield Citation(f"measure {name}", papers.ALSO[name])
-    yield Citation("limbeck", _limbeck(done))
+    yield Citation("limbeck", _limbeck(done.student))
+
+
+def _used_in_python(folder: Path) -> Iterator[Citation]:
+    """What ``run.json`` of a run made in Python tells: its stages, by the methods that they are named after."""
+    try:
+        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        stages = [dict(stage) for stage in told["recipe"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{folder / 'run.json'} is damaged: {type(error).__name__}, {error}.") from error
+    for stage in stages:
+        objective = str(stage.get("objective"))
+        named = stage.get("stage") if stage.get("stage") in names() else None
+        losses = [one for loss, one in _LOSSES.items() if f"Loss({loss}" in objective]
+        for name in [str(named)] if named else losses:
+            yield _of_method(name)
+    yield Citation("the data, the student and the teacher of your script", None)
+    yield Citation("limbeck", _limbeck(folder / "student"))
 
 
 def _apart(one: Citation) -> list[Citation]:
@@ -140,8 +176,8 @@ def _names(given: Any) -> Iterator[str]:
             yield from _names(one)
 
 
-def _limbeck(done: Finished) -> str:
-    version = read_config(done.student).get("limbeck", "unknown")
+def _limbeck(student: Path) -> str:
+    version = read_config(student).get("limbeck", "unknown")
     return (
         "@software{limbeck,\n"
         "  title = {limbeck: knowledge distillation that is right, paid once, and judged},\n"

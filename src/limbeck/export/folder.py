@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import LimbeckError
+from limbeck.export.quiet import quiet
 from limbeck.models import fingerprint, read_config, save
 from limbeck.models.safefile import new_partial_folder
 from limbeck.models.size import uncompiled
@@ -73,9 +74,10 @@ def to_hf(
     path = free(path)
     target = new_partial_folder(path)
     try:
-        plain.save_pretrained(target, safe_serialization=True)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(target)
+        with quiet():  # its progress bars
+            plain.save_pretrained(target, safe_serialization=True)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(target)
         os.replace(target, path)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
@@ -115,7 +117,8 @@ def hf_reopened(path: Path) -> nn.Module:
     kind = getattr(transformers, str(named[0]), None)
     if kind is None:
         raise LimbeckError(f"{path / 'config.json'} names {named[0]!r}, which transformers does not have.")
-    model, info = kind.from_pretrained(path, output_loading_info=True)
+    with quiet():  # its progress bars
+        model, info = kind.from_pretrained(path, output_loading_info=True)
     lacking = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lacking:
         raise LimbeckError(f"{path} was opened by from_pretrained with other weights: {', '.join(lacking[:5])}.")

@@ -39,7 +39,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     its whole configuration besides, so that stock ``from_pretrained`` opens the folder too. A first save appears whole,
     by one rename; a later one replaces the weights by one rename. What depends on the weights (their SHA-256, and
     `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
-    tensors are written once.
+    tensors are written once. Equal weights and metadata give equal files, byte for byte.
 
     Args:
         model: Any module whose state is tensors.
@@ -56,8 +56,8 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     model = uncompiled(model)
     folder, spec = Path(folder), spec_of(model)
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
-    told = _json_text(dict(metadata or {}))
-    config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": json.loads(told)}
+    told = json.loads(_json_text(dict(metadata or {})))
+    config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder} is a file; a student is saved to a folder.")
@@ -65,7 +65,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     if not new:
         _check_same_model(folder, made)
     target = new_partial_folder(folder) if new else folder
-    write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": told})
+    write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(told, sort_keys=True)})
     write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
     if new:
         os.replace(target, folder)

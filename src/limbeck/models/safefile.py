@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.files import partial_of, settle
+from limbeck.files import partial_of, settle, sort_header
 from limbeck.models.size import state_fingerprint, untied
 
 
@@ -32,7 +32,8 @@ def is_safetensors(path: Path) -> bool:
 def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[str, str]) -> None:
     """Write tensors so that the file is at any moment either the old one or the new one, whole.
 
-    Shared tensors are written once. The header tells which names repeat which, and the SHA-256 of all of it.
+    Shared tensors are written once. The header tells which names repeat which, and the SHA-256 of all of it. Equal
+    tensors and texts give equal files, byte for byte.
     """
     from safetensors.torch import save_file
 
@@ -46,6 +47,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     partial.touch()
     mode = partial.stat().st_mode
     save_file(plain, partial, metadata=told)
+    sort_header(partial)
     partial.chmod(mode)
     settle(partial, path)
 
