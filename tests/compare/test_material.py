@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.compare.material import gather, setting_of, stream, student_of, whole
+from limbeck.compare.material import gather, setting_of, student_of, whole
 from limbeck.compare.teaching import ask, check_teacher
 from limbeck.errors import LimbeckError
-from limbeck.job import Budget, Cache, make_job
+from limbeck.job import Budget, Cache, make_job, stream
 from limbeck.sources import Arrays, Chain, CutMix, Flip, Shift
 from limbeck.teachers import Live
 from small_jobs import blobs, small_job

@@ -83,6 +83,22 @@ def test_groups_and_branches_take_one_step_too():
     assert shortened(together).makes == together.makes
 
 
+@pytest.mark.parametrize("first", ["specialists", "born_again"])
+def test_the_shuffled_control_of_a_method_that_needs_the_teachers_network_runs(data, first):
+    asked = {"methods": [first, "hinton"], "arms": ["teacher", "shuffled teacher", "distilled"]}
+    rehearsed(make_job(small_job(data, teacher={"model": "mlp", "hidden": [8]}, **asked)))
+
+
+def test_a_control_that_has_no_answers_to_shuffle_is_refused(data, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "import limbeck as lb\nfrom limbeck.functional import cross_entropy\n\n\n"
+        "def deaf(teacher):\n    return lb.Recipe(lb.Stage(lb.Loss(cross_entropy)))\n"
+    )
+    asked = {"method": f"{tmp_path}/my.py:deaf", "arms": ["teacher", "shuffled teacher", "distilled"]}
+    with pytest.raises(LimbeckError, match=r"--set arms=\[teacher,distilled\]"):
+        rehearsed(make_job(small_job(data, **asked)))
+
+
 def test_what_an_arm_gets_wrong_is_found_before_the_teacher_learns(data, monkeypatch):
     """The same mistakes as in tests/cli, and no step of the teacher was taken."""
     from limbeck.compare import experiment

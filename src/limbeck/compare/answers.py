@@ -8,11 +8,11 @@ import torch
 
 from limbeck.compare.arms import recipe_of
 from limbeck.compare.asking import asked_once, cached, folder_of, views_of
-from limbeck.compare.material import Material, gather, stream
+from limbeck.compare.material import Material, gather
 from limbeck.compare.teaching import Watch, has_weights, open_teacher
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Cache, Job
+from limbeck.job import Cache, Job, stream
 from limbeck.sources import Shuffled
 from limbeck.store import Place, Store, is_store, mend
 from limbeck.teachers import Recheck, Teacher, fill, recheck

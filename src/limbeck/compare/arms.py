@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from limbeck.compare.asking import asked_once
 from limbeck.compare.combined import Combined, combined_in
-from limbeck.compare.material import Material, setting_of, stream, student_of, whole
+from limbeck.compare.material import Material, setting_of, student_of, whole
 from limbeck.compare.ranks import leads
+from limbeck.compare.shipped_cost import ShippedCost, structure_of
 from limbeck.compare.tracked import tracked
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, plain_name, with_flag
+from limbeck.job import Job, plain_name, stream, with_flag
 from limbeck.measure import MEASURES, Predictions, evaluate, keep_tensors, predict
 from limbeck.methods import make, method
-from limbeck.recipe import Recipe
+from limbeck.models import count_parameters
+from limbeck.recipe import Recipe, Stage, change_stages
 from limbeck.sources import Reads
 from limbeck.teachers import Displaced, Teacher
 
@@ -61,6 +64,8 @@ class Outcome(NamedTuple):
         seconds: Of training and judging; None for a run that was taken up again.
         steps: Optimiser steps of all its stages, a resumed part included; None where nobody counted.
         combined: The teacher that the method has put together itself, if it has.
+        parameters: Of the model that it ships; None where nobody counted.
+        cost: Of that model, where it is not built like the job's student; of the first seed alone.
     """
 
     arm: str
@@ -70,6 +75,8 @@ class Outcome(NamedTuple):
     seconds: float | None = None
     steps: int | None = None
     combined: Combined | None = None
+    parameters: int | None = None
+    cost: ShippedCost | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -101,11 +108,17 @@ def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -
         return make("label_smoothing", smoothing=smoothing)
     asked = job.learners.get(arm, job.method)
     found = method(asked.name)
-    given = {"teacher": Displaced(teacher) if arm == SHUFFLED else teacher} if found.has_teacher else {}
+    given = {"teacher": teacher} if found.has_teacher else {}
     try:
-        return make(asked.name, **given, **asked.hyper)
+        recipe = make(asked.name, **given, **asked.hyper)
     except LimbeckError as error:
         raise with_flag(error, job.place_of(asked), found.parameters) from error
+    # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
+    return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
+
+
+def _displaced(stage: Stage) -> Stage:
+    return stage if stage.teacher is None else replace(stage, teacher=Displaced(stage.teacher))
 
 
 def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
@@ -136,6 +149,7 @@ def run_arm(
     """
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
+    plain = structure_of(run.models["student"])
     taken: dict[str, int] = {}
     for report in tracked(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
         taken[report.stage] = report.step
@@ -149,7 +163,12 @@ def run_arm(
     known = measured(development, ("accuracy",))["accuracy"]
     seconds = time.perf_counter() - began if fresh else None
     combined = combined_in(run, material, answers)
-    return Outcome(arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken), combined)
+    shipped = run.student
+    # A method may ship another model than the student, and any model may come out of training in another dtype.
+    cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
+    return Outcome(
+        arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken), combined, count_parameters(shipped), cost
+    )
 
 
 def _steps(arm: ArmRun, taken: dict[str, int]) -> int:

@@ -12,10 +12,10 @@ from torch import nn
 from limbeck.compare.answers import source_of
 from limbeck.compare.arms import is_taught, recipe_of
 from limbeck.compare.asking import cached, folder_of, views_of
-from limbeck.compare.material import Material, new_model, setting_of, stream, student_of
+from limbeck.compare.material import Material, new_model, setting_of, student_of
 from limbeck.compare.teaching import has_weights, teachers_recipe
 from limbeck.doctor import Arm, Patient
-from limbeck.job import Job
+from limbeck.job import Job, stream
 from limbeck.sources import subsample
 from limbeck.teachers import Teacher
 

@@ -14,6 +14,7 @@ from typing import Any
 from limbeck.compare.arms import Outcome
 from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
+from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, arm_folder, job_text, keep_search, make_job, read_job
 from limbeck.lock import alone
@@ -174,12 +175,14 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
         line.get("seconds"),
         line.get("steps"),
         Combined.read(line.get("combined")),
+        line.get("parameters"),
+        ShippedCost.read(line.get("cost")),
     )
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
-    combined = outcome.combined
-    return {**outcome._asdict(), "combined": None if combined is None else combined._asdict()}
+    nested = {"combined": outcome.combined, "cost": outcome.cost}
+    return {**outcome._asdict(), **{name: None if one is None else one._asdict() for name, one in nested.items()}}
 
 
 def _number(value: float | None) -> float:

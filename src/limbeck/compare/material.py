@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from limbeck.compare.beginning import begun
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import Budget, Cache, Job, Model, learnt_and_held, with_flag
+from limbeck.job import Budget, Job, Model, learnt_and_held, with_flag
 from limbeck.measure import predict
 from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
@@ -96,20 +96,6 @@ def student_of(job: Job, material: Material, *, seed: int, teacher: Teacher | No
     else:
         made = new_model(job.student, material, seed=seed, who="student")
     return name_classes(made, material.data.class_names)
-
-
-def stream(
-    examples: Examples, budget: Budget, *, seed: int, cache: Cache | None = None, mixed: bool = False
-) -> Shuffled:
-    """The training batches of a budget; `mixed` with its mix, which only what reads no labels can learn from.
-
-    With a cache, all seeds see the same views, each in an order of its own: the teacher is asked about them once.
-    """
-    shown = seed if cache is None else 0
-    return Shuffled(
-        examples, batch_size=budget.batch_size, seed=seed, augment=budget.view(seed=shown),
-        mix=budget.mixture(seed=shown) if mixed else None, views=None if cache is None else cache.views,
-    )  # fmt: skip
 
 
 def setting_of(job: Job, budget: Budget, material: Material, *, seed: int, workers: int = 1) -> Setting:

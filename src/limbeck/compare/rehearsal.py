@@ -6,21 +6,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from limbeck.compare.arms import is_taught, recipe_of
+from limbeck.compare.arms import SHUFFLED, is_taught, recipe_of
 from limbeck.compare.asking import tried_out
-from limbeck.compare.material import Material, setting_of, stream, student_of
+from limbeck.compare.material import Material, setting_of, student_of
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError, LimbeckWarning
-from limbeck.job import Job
+from limbeck.job import Job, stream
 from limbeck.models import seeded
-from limbeck.recipe import Apart, Models, Part, Recipe, Stage, Together
+from limbeck.recipe import Recipe, change_stages
 from limbeck.tap import call, logits_of
-from limbeck.teachers import Teacher
+from limbeck.teachers import Displaced, Teacher
 
 
 def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
@@ -39,12 +38,17 @@ def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
         # Nothing that a lazy layer draws at its first call may depend on what went before.
         with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
             budget = job.budget_of(arm)
-            Run(
+            run = Run(
                 {"student": student_of(job, material, seed=0, teacher=teacher)}, shortened(recipe_of(job, arm, asked)),
                 stream(material.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
                 setting=setting_of(job, budget, material, seed=0),
                 fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
             ).finish()  # fmt: skip
+            if arm == SHUFFLED and not any(isinstance(stage.teacher, Displaced) for stage in run.stages):
+                raise LimbeckError(
+                    f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
+                    f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
+                )
 
 
 @contextmanager
@@ -112,23 +116,4 @@ def check_classes(logits: Tensor, who: str, classes: int) -> None:
 
 def shortened(recipe: Recipe) -> Recipe:
     """The same recipe with a single step to each stage."""
-    return Recipe(*(_short(part) for part in recipe.parts), makes=recipe.makes, ship=recipe.ship)
-
-
-def _short(part: Part | Callable[[Models], Part]) -> Part | Callable[[Models], Part]:
-    if isinstance(part, Stage):
-        return replace(part, epochs=None, steps=1)
-    if isinstance(part, Together):
-        return Together(tuple(replace(stage, epochs=None, steps=1) for stage in part.stages))
-    if isinstance(part, Apart):
-        return Apart(tuple(shortened(branch) for branch in part.branches))
-    if isinstance(part, Recipe):
-        return shortened(part)
-    if isinstance(part, Part):
-        return part
-    return partial(_short_later, part)
-
-
-def _short_later(function: Callable[[Models], Part], models: Models) -> Part:
-    made = _short(function(models))
-    return made if isinstance(made, Part) else Recipe(made)
+    return change_stages(recipe, lambda stage: replace(stage, epochs=None, steps=1))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
 from limbeck.compare.combined import Combined
 from limbeck.compare.material import Material, student_of, whole
+from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.compare.statistics import holm, paired_difference, spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job, Method, plain_name
@@ -49,8 +50,8 @@ def arms_rows(
     table: dict[str, Any] = {}
     sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
     student = student_of(job, material, seed=0, teacher=Live(next(iter(teachers.values())))).cpu()
-    # All students are built alike, and are timed once, on the CPU, wherever they ran.
-    cost, whole_cost = cost_of(student, sample), cost_in_full(student, sample).as_dict()
+    # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
+    plain = ShippedCost.measure(student, material)
     for arm in job.competitors:
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
@@ -68,11 +69,12 @@ def arms_rows(
         if put_together:
             table[COMBINED if len(job.learners) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together)
         seconds = [one.seconds for one in runs if one.seconds is not None]
+        cost = next((one.cost for one in runs if one.cost is not None), plain)
         table[arm] = {
             "role": "method" if arm in job.learners else "control",
             "method": _learnt_by(job, arm, smoothing),
             **_row([one.measures for one in runs], [cost]),
-            "cost": whole_cost,
+            "cost": cost.in_full,
             "development": _spread([one.development for one in runs]),
             "seconds": round(sum(seconds) / len(seconds), 3) if seconds else None,
             "steps": runs[0].steps,
@@ -108,7 +110,7 @@ def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
     )
 
 
-def _row(rows: list[dict[str, float]], costs: Sequence[Cost]) -> dict[str, Any]:
+def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> dict[str, Any]:
     return {
         **_summary(rows),
         "parameters": sum(c.parameters for c in costs),
@@ -130,7 +132,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
     verdict = judge(ours, _accuracies(outcomes, ALONE), examples=examples).as_dict()
-    verdict["sentence"] += _effort(outcomes, arm)
+    verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if len(job.learners) > 1:
         chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
         if math.isnan(_development(outcomes, arm)):
@@ -151,6 +153,14 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
     return f" It took {ours / theirs:.1f} times as many optimiser steps."
+
+
+def _size(outcomes: Sequence[Outcome], arm: str) -> str:
+    """What is to be said where an arm ships a model of another size than the student alone."""
+    ours, theirs = (next((o.parameters for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
+    if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
+        return ""
+    return f" It ships {ours / theirs:.3g} times the size of the student alone ({ours:,} parameters, {theirs:,} there)."
 
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.material import Material, new_model, setting_of, stream, whole
+from limbeck.compare.material import Material, new_model, setting_of, whole
 from limbeck.compare.rehearsal import answered, check_classes, shape_to_test
 from limbeck.compare.tracked import tracked
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.job import Job, TeacherModel
+from limbeck.job import Job, TeacherModel, stream
 from limbeck.measure import Predictions, accuracy
 from limbeck.methods import method
 from limbeck.models import is_student_folder, read_config

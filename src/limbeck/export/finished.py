@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.job import Job, Method, Model, arm_folder, make_job, read_job
+from limbeck.job import Job, Method, Model, arm_folder, learnt_and_held, make_job, read_job, stream
 from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
 from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
-from limbeck.sources import DataSet, load_data
-from limbeck.teachers import Live
+from limbeck.recipe import Held
+from limbeck.sources import DataSet, load_data, reads_from_dict
+from limbeck.teachers import Ensemble, Live, Teacher
 
 
 class Finished(NamedTuple):
@@ -142,7 +144,7 @@ def shipped_student(run: Finished, data: DataSet) -> nn.Module:
     try:
         return load(run.student, build=lambda: student)
     except DataError as error:
-        whole = _shipped_by(run, student, opened)
+        whole = _shipped_by(run, data, student, opened)
         if whole is None:
             raise LimbeckError(
                 f"{run.student} holds a {run.made.get('class')}, and {run.job.student.model} builds another: {error} "
@@ -152,19 +154,36 @@ def shipped_student(run: Finished, data: DataSet) -> nn.Module:
     return load(run.student, build=lambda: whole)
 
 
-def _shipped_by(run: Finished, student: nn.Module, opened: Any) -> nn.Module | None:
+def _shipped_by(
+    run: Finished, data: DataSet, student: nn.Module, opened: Callable[[Model], nn.Module]
+) -> nn.Module | None:
     """What the recipe of the run's method builds to be shipped, without its weights; None if that is a plain name."""
-    asked = run.method
+    job, arm = run.job, str(run.told.get("arm"))
+    asked = job.method if arm == "shuffled teacher" else run.method
     if asked is None:
         return None
-    given = {"teacher": Live(opened(run.job.teacher))} if method(asked.name).has_teacher else {}
+    given = {"teacher": _teacher(job, opened)} if method(asked.name).has_teacher else {}
     recipe = make(asked.name, **given, **asked.hyper)
     if recipe.ship == "student":
         return None
     models = Workshop({"student": student}, recipe.makes, seed=0)
+    train, _ = learnt_and_held(job, data)
+    # A maker may look at the run's data, for the shapes of what it builds.
+    source = stream(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+    models.held = Held(source, data.reads, torch.device("cpu"))
     if isinstance(recipe.ship, str):
         return models[recipe.ship]
     return Course(recipe, models, seed=0).shipped()
+
+
+def _teacher(job: Job, opened: Callable[[Model], nn.Module]) -> Teacher:
+    """The job's teacher, without the weights that it has learnt in the run."""
+    folder = Path(job.teacher.model.rpartition("@")[2])
+    told = read_config(folder)["metadata"].get("reads") if is_student_folder(folder) else None
+    members = [
+        Live(opened(job.teacher), reads=reads_from_dict(told) if told else None) for _ in range(job.teacher.members)
+    ]
+    return members[0] if len(members) == 1 else Ensemble(*members, mean=job.teacher.mean)
 
 
 def _no_job(folder: Path) -> str:

@@ -5,7 +5,7 @@ from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
 from limbeck.job.naming import arm_folder, plain_name
-from limbeck.job.parts import learnt_and_held
+from limbeck.job.parts import learnt_and_held, stream
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
 from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
@@ -35,6 +35,7 @@ __all__ = [
     "read_job",
     "read_search",
     "steps_said",
+    "stream",
     "used_settings",
     "with_flag",
     "with_settings",

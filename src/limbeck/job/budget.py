@@ -25,6 +25,8 @@ class Budget(Strict):
         epochs: Passes over the training data.
         batch_size: Examples to one micro-batch, on all devices together.
         accumulate: Micro-batches to one optimiser step.
+        drop_last: Leave out the last batch of an epoch where it holds fewer examples: for models that cannot train on
+            so few, such as one with BatchNorm on a single example.
         shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
         augment: Further augmentations, after the shift: a name (``crop``, ``flip``, ``jitter``, ``cut_out``,
             ``rand_augment``, ``resized_crop``), ``{name: options}``, or a list of these.
@@ -41,6 +43,7 @@ class Budget(Strict):
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=128, ge=1)
     accumulate: int = Field(default=1, ge=1)
+    drop_last: bool = False
     shift: int = Field(default=0, ge=0)
     augment: str | dict[str, Any] | list[Any] | None = None
     mix: str | dict[str, Any] | None = None

@@ -1,10 +1,11 @@
-"""Which of the training data does a job learn from, and which does it keep for choices?"""
+"""What a job learns from, what it keeps for choices, and the batches of a budget."""
 
 from __future__ import annotations
 
 from limbeck.errors import LimbeckError
-from limbeck.job.schema import Job
-from limbeck.sources import DataSet, Examples, split, subsample
+from limbeck.job.budget import Budget
+from limbeck.job.schema import Cache, Job
+from limbeck.sources import DataSet, Examples, Shuffled, split, subsample
 
 
 def learnt_and_held(job: Job, data: DataSet) -> tuple[Examples, Examples]:
@@ -26,3 +27,17 @@ def learnt_and_held(job: Job, data: DataSet) -> tuple[Examples, Examples]:
             f"Type --set train_examples={len(train)} or fewer."
         )
     return subsample(train, job.train_examples, 0), development
+
+
+def stream(
+    examples: Examples, budget: Budget, *, seed: int, cache: Cache | None = None, mixed: bool = False
+) -> Shuffled:
+    """The training batches of a budget; `mixed` with its mix, which only what reads no labels can learn from.
+
+    With a cache, all seeds see the same views, each in an order of its own: the teacher is asked about them once.
+    """
+    shown = seed if cache is None else 0
+    return Shuffled(
+        examples, batch_size=budget.batch_size, seed=seed, drop_last=budget.drop_last, augment=budget.view(seed=shown),
+        mix=budget.mixture(seed=shown) if mixed else None, views=None if cache is None else cache.views,
+    )  # fmt: skip
