@@ -73,13 +73,20 @@ def _line() -> Any:
         if room < 40:  # a narrow terminal: the sentence has lines of its own
             console.print(head, soft_wrap=True)
             print(textwrap.indent(textwrap.fill(one.sentence, max(width - 6, 20)), " " * 6))
+            _show_details(one)
             return
         first, *rest = textwrap.wrap(one.sentence, room, break_on_hyphens=False) or [""]
         console.print(head.append(first), soft_wrap=True, highlight=False)
         for more in rest:
             print(" " * (width - room) + more)
+        _show_details(one)
 
     return show
+
+
+def _show_details(one: Finding) -> None:
+    for line in one.details:
+        print(" " * 6 + line)
 
 
 def _say_in_all(found: Sequence[Finding], seconds: float) -> None:

@@ -109,7 +109,13 @@ def _said_of_data(material: Material) -> Finding:
         f"{count:,} to learn from, {len(material.development):,} for development, {len(material.data.test):,} to test, "
         f"{material.classes} classes."
     )
-    return ok("", count, said, f"{count:,}")
+    summary = material.data.summary
+    if summary is None:
+        return ok("", count, said, f"{count:,}")
+    value, kind = {"train": count, **summary.as_dict()}, look if summary.warnings else ok
+    if summary.warnings:
+        said = f"{said} {len(summary.warnings)} thing{'s' * (len(summary.warnings) > 1)} to look at below."
+    return kind("", value, said, f"{count:,}")._replace(details=summary.lines())
 
 
 def _said_of_teacher(job: Job, taught: tuple[Teacher, dict[str, nn.Module]]) -> Finding:

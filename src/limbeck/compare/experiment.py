@@ -18,7 +18,7 @@ from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
 from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, sweep, taken, write
-from limbeck.compare.material import Material, gather
+from limbeck.compare.material import Material, gather, lines_of
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, told, verdict_of
@@ -62,7 +62,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Watch = watch if leads() else lambda kind, what: None
     material = gather(job)
-    tell("say", _described(material))
+    tell("say", "\n".join((_described(material), *lines_of(material.data))))
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher)
     check_also(Seen(job, material, teacher, models), tell)
@@ -117,6 +117,7 @@ def _counted(material: Material) -> dict[str, Any]:
         "name": plain_name(material.data.name), "train": len(material.train),
         "development": len(material.development), "test": len(material.data.test),
         "classes": material.classes, "class_names": list(material.data.class_names or ()) or None,
+        "summary": material.data.summary.as_dict() if material.data.summary else None,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from limbeck.job import Budget, Job, Model, learnt_and_held, with_flag
 from limbeck.measure import predict
 from limbeck.models import name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
-from limbeck.sources import DataSet, Examples, Shuffled, load_data
+from limbeck.sources import DataSet, Examples, Shuffled, load_data, silenced
 from limbeck.teachers import Teacher
 
 _ASKED = 250
@@ -46,7 +46,8 @@ def gather(job: Job) -> Material:
     Raises:
         LimbeckError: If the data cannot be had, or are too few.
     """
-    data = load_data(job.data)
+    with silenced():  # what it warns of stands in the summary, which is printed
+        data = load_data(job.data)
     train, development = learnt_and_held(job, data)
     first = data.reads(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
@@ -109,6 +110,11 @@ def setting_of(job: Job, budget: Budget, material: Material, *, seed: int, worke
 def whole(examples: Examples) -> list[Batch]:
     """All examples in order, in batches for prediction."""
     return list(Shuffled(examples, batch_size=_ASKED, shuffle=False))
+
+
+def lines_of(data: DataSet) -> tuple[str, ...]:
+    """What was read of the data, as lines for people; none where nobody has summed it up."""
+    return data.summary.lines() if data.summary is not None else ()
 
 
 def _classes(examples: Examples) -> int:

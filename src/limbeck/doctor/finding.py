@@ -19,6 +19,7 @@ class Finding(NamedTuple):
         sentence: What it means, and what to do.
         shown: The number as people read it.
         rank: Of two findings in one state, the one with the higher rank speaks.
+        details: Lines below it, for people; with ``--json`` they stand in `value`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Finding(NamedTuple):
     sentence: str
     shown: str = ""
     rank: float = 0.0
+    details: tuple[str, ...] = ()
 
 
 def ok(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:

@@ -19,7 +19,7 @@ from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
 from limbeck.models import is_student_folder, load, open_model, opens_alone, read_config, shallow
 from limbeck.recipe import Held
-from limbeck.sources import DataSet, load_data, reads_from_dict
+from limbeck.sources import DataSet, load_data, reads_from_dict, silenced
 from limbeck.teachers import Ensemble, Live, Teacher
 
 
@@ -53,7 +53,8 @@ class Finished(NamedTuple):
         Raises:
             LimbeckError: If they are gone, or no longer those that the run was judged on.
         """
-        found = load_data(self.job.data)
+        with silenced():
+            found = load_data(self.job.data)
         before = self.result.get("data", {}).get("test")
         if before is not None and before != len(found.test):
             raise DataError(

@@ -11,6 +11,8 @@ from limbeck.sources import DataSet, Examples, Shuffled, split, subsample
 def learnt_and_held(job: Job, data: DataSet) -> tuple[Examples, Examples]:
     """The examples that a job's arms learn from, and its development data: the same ones whenever it is asked.
 
+    Data that bring a development part with them keep it; of others `Job.development` is carved from the training part.
+
     Args:
         job: The job.
         data: Its data.
@@ -18,7 +20,10 @@ def learnt_and_held(job: Job, data: DataSet) -> tuple[Examples, Examples]:
     Raises:
         LimbeckError: If there are fewer to learn from than `Job.train_examples` says, with what to type.
     """
-    train, development = split(data.train, fraction=job.development, seed=0)
+    if data.development is not None:
+        train, development = data.train, data.development
+    else:
+        train, development = split(data.train, fraction=job.development, seed=0)
     if job.train_examples is None:
         return train, development
     if job.train_examples > len(train):

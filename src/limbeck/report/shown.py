@@ -15,7 +15,7 @@ from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, tag
 from limbeck.report.png import data_uri
 from limbeck.signal import Batch
-from limbeck.sources import DataSet, load_data
+from limbeck.sources import DataSet, load_data, silenced
 from limbeck.sources.published import PUBLISHED, data_folders
 
 _LONGEST = 280
@@ -131,7 +131,8 @@ def _data_of(evidence: Evidence, loaded: dict[str, DataSet | str]) -> DataSet | 
     key = repr(spec)
     if key not in loaded:
         try:
-            loaded[key] = "it is not on this machine." if _far(spec) else load_data(spec)
+            with silenced():
+                loaded[key] = "it is not on this machine." if _far(spec) else load_data(spec)
         except (LimbeckError, OSError, ValueError, ImportError) as error:
             loaded[key] = str(error)
     data = loaded[key]

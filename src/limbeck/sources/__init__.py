@@ -30,6 +30,7 @@ from limbeck.sources.raw_texts import Tokenised
 from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
+from limbeck.sources.summary import ColumnSummary, DataSummary, PartSummary, silenced, summarize
 from limbeck.sources.table import read_split_table, read_table
 from limbeck.sources.texts import Texts
 from limbeck.sources.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
@@ -39,10 +40,12 @@ __all__ = [
     "Arrays",
     "CategoryColumn",
     "Chain",
+    "ColumnSummary",
     "Crop",
     "CutMix",
     "CutOut",
     "DataSet",
+    "DataSummary",
     "Examples",
     "Field",
     "Flip",
@@ -53,6 +56,7 @@ __all__ = [
     "Mix",
     "Mixup",
     "NumberColumn",
+    "PartSummary",
     "Pixels",
     "RandAugment",
     "Reads",
@@ -79,8 +83,10 @@ __all__ = [
     "reads_from_dict",
     "reads_of",
     "share",
+    "silenced",
     "split",
     "subsample",
+    "summarize",
     "train_tokenizer",
     "view_of",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
 from limbeck.signal import Batch, Inputs
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.columns import digest
@@ -22,6 +23,7 @@ from limbeck.sources.npz import parts_from, read_arrays
 from limbeck.sources.published import PUBLISHED, channels_first, load_published
 from limbeck.sources.reads import Pixels, Unchanged
 from limbeck.sources.reviews import NAMED as TEXTS
+from limbeck.sources.summary import DataSummary, summarize
 from limbeck.sources.table import read_split_table, read_table
 
 HELD_OUT = 0.2
@@ -45,6 +47,8 @@ class DataSet:
         tokenizer: How texts were turned into numbers; None for anything else.
         groups: The column of the test part's ``extra`` that says which group an example belongs to, where there is one.
         note: Where the data come from, and what a reader of a report must know of them.
+        development: A development part that the data bring with them; None has one carved from `train`.
+        summary: What was read, part by part and column by column; `load_data` always fills it.
     """
 
     name: str
@@ -56,11 +60,14 @@ class DataSet:
     note: str = ""
     tokenizer: Any = None
     groups: str | None = None
+    development: Examples | None = None
+    summary: DataSummary | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the fingerprints of both parts."""
-        return digest(("train", self.train.fingerprint), ("test", self.test.fingerprint))
+        """SHA-256 of the fingerprints of all parts."""
+        more = [] if self.development is None else [("development", self.development.fingerprint)]
+        return digest(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,27 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     for option in known:
         if getattr(given, option) not in (None, ()) and option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
-    return load(name, given)
+    return _told(load(name, given))
+
+
+def _told(data: DataSet) -> DataSet:
+    """The data set with a summary and a note that hold all there is to say; what is likely wrong is warned of."""
+    parts = {"train": data.train, "development": data.development, "test": data.test}
+    summary = data.summary or summarize(
+        _kind(data), {part: examples for part, examples in parts.items() if examples is not None}
+    )
+    for sentence in summary.warnings:
+        warnings.warn(sentence, LimbeckWarning, stacklevel=3)
+    said = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]
+    if data.note and not any(part.source for part in summary.parts):
+        summary = replace(summary, notes=(f"{data.note.rstrip('.')}.", *summary.notes))
+    return replace(data, note=". ".join(filter(None, said)), summary=summary)
+
+
+def _kind(data: DataSet) -> str:
+    if data.encoding is not None:
+        return "table"
+    return "texts" if data.tokenizer is not None else "pictures" if isinstance(data.reads, Pixels) else "arrays"
 
 
 def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], tuple[str, ...]]:
