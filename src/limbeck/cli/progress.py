@@ -7,6 +7,8 @@ import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
+from limbeck.cli.lines import ProgressLines
+
 
 def say(text: str, *, to_error: bool) -> None:
     """One line for people; on standard error where standard output belongs to a program."""
@@ -26,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 class Watcher(AbstractContextManager["Watcher"]):
-    """Told what a job does; shows bars in a terminal, and only the few sentences elsewhere.
+    """Shows what a job does: bars in a terminal, and elsewhere a line for each arm and seed and every 30 seconds.
 
     Args:
         to_error: Whether sentences go to standard error.
@@ -35,6 +37,7 @@ class Watcher(AbstractContextManager["Watcher"]):
     def __init__(self, *, to_error: bool) -> None:
         self._to_error = to_error
         self._bars: Any = None
+        self._lines: ProgressLines | None = None
         self._key: str | None = None
         self._task: Any = None
         self._arms: Any = None
@@ -43,19 +46,26 @@ class Watcher(AbstractContextManager["Watcher"]):
         if sys.stderr.isatty():
             self._bars = _bars()
             self._bars.start()
+        else:
+            self._lines = ProgressLines()
+            self._lines.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if self._lines is not None:
+            self._lines.stop()
 
     def __call__(self, kind: str, what: Any) -> None:
         """What happened, as `limbeck.compare.run_job` tells it."""
         if kind == "say":
             say(what, to_error=self._to_error)
-        elif self._bars is None:
+        if self._lines is not None:
+            self._lines.update(kind, what)
+        if kind == "say" or self._bars is None:
             return
-        elif kind in ("plan", "trials"):
+        if kind in ("plan", "trials"):
             self._clear()
             title = "arms x seeds" if kind == "plan" else "trials"
             self._arms = self._bars.add_task(title, total=what, rate="", terms="")
