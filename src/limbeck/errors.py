@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 
 class LimbeckError(Exception):
@@ -47,26 +47,59 @@ class LimbeckWarning(UserWarning):
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that `name` was probably meant to be, or None.
 
+    Letters that look like digits count as these, and of equally near names the one wins that begins alike for longer.
+
     Example:
         >>> nearest("temprature", ["temperature", "labels"])
         'temperature'
+        >>> nearest("resnet1Ot", ["resnet14t", "resnet10t"]), nearest("resnet21", ["resnet20", "resnet32"])
+        ('resnet10t', 'resnet20')
     """
-    found = get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    near = _rank(name, choices)
+    return near[0] if near else None
+
+
+_LOOK_ALIKES = str.maketrans("olis", "0115")
+
+
+def _rank(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices that `name` may have meant, the nearest first."""
+
+    def plain(text: str) -> str:
+        return text.lower().translate(_LOOK_ALIKES)
+
+    wanted, scored = plain(name), []
+    for choice in choices:
+        likeness = SequenceMatcher(None, plain(choice), wanted).ratio()
+        if likeness >= 0.5:
+            exact = SequenceMatcher(None, choice, name).ratio()
+            scored.append((-likeness, -exact, -_shared(choice, name), choice))
+    return [choice for *_, choice in sorted(scored)]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many letters the two begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "") -> UnknownNameError:
     """An error for a name that is none of `choices`: the name, the nearest, all of them, what to type next.
+
+    Of more than 40 choices the nearest ten are named: the first in the alphabet would help nobody.
 
     Example:
         >>> print(unknown("method", "hintn", ["hinton", "fitnets"]))
         Unknown method 'hintn'. Did you mean 'hinton'? Known: fitnets, hinton.
     """
     known = sorted(choices)
-    near = nearest(name, known)
-    meant = f" Did you mean {near!r}?" if near else ""
-    listed = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
-    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} Known: {listed or 'none'}.{' ' + then if then else ''}")
+    near = _rank(name, known)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    if len(known) <= 40:
+        listed = f"Known: {', '.join(known) or 'none'}."
+    else:
+        shown = near[:10] or known[:10]
+        listed = f"{'Nearest' if near else 'Known'}: {', '.join(shown)}; {len(known):,} names in all."
+    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} {listed}{' ' + then if then else ''}")
 
 
 def one_for_each_class(shape: Iterable[int]) -> DataError:

@@ -142,3 +142,19 @@ def test_the_demo_tells_its_story_first(limbeck, monkeypatch):
     assert quiet.out == ""
     assert quiet.err.startswith("limbeck demo\n\n")
     assert asked[1][0].out == "runs/demo"
+
+
+def test_a_group_of_commands_alone_shows_its_help_and_no_error(limbeck):
+    for words in ((), ("cache",)):
+        shown = limbeck(*words)
+        assert shown.code == 2
+        assert "Usage" in shown.out
+        assert "Error" not in shown.err
+
+
+def test_the_version_is_printed(limbeck):
+    import torch
+
+    shown = limbeck("--version")
+    assert shown.code == 0
+    assert torch.__version__ in shown.out
