@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import pytest
 import torch
 from torch import nn
 
@@ -94,6 +95,38 @@ def averaged(fabric: Any, out: Path) -> Run:
     return distill(double(), stage, data(), fabric=fabric, **SETTING)
 
 
+class Bank(nn.Module):
+    """What was last seen of each example, and a running mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(25, 3, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+    def recalled(self, student, teacher, *, id):
+        self.rows[id] = 0.5 * self.rows[id] + teacher
+        return (student - self.rows[id].clone()).square().mean(-1)
+
+    def centred(self, student, teacher):
+        self.mean.mul_(0.9).add_(teacher.mean(0), alpha=0.1)
+        return (student - teacher + self.mean.clone()).square().mean()
+
+
+def remembering(fabric: Any, out: Path) -> Run:
+    """A memory of the whole batch is the same on all ranks; one of each rank's own examples is refused."""
+    bank = Bank()
+    apart = Loss(kernel(per="example")(bank.recalled), head=bank)
+    if fabric.world_size > 1:
+        with pytest.raises(LimbeckError, match="rows"):
+            distill(double(), Stage(apart, teacher=double(seed=1), epochs=1), data(), fabric=fabric).finish()
+        assert not bank.rows.any()
+    whole = Loss(kernel(per="batch")(bank.centred), head=bank)
+    return distill(double(), Stage(whole, teacher=double(seed=1), epochs=2), data(), fabric=fabric, **SETTING)
+
+
 def on_disk(fabric: Any, out: Path) -> Run:
     """A run with a folder, left after two reports and taken up by new objects."""
     if fabric.global_rank:
@@ -138,7 +171,7 @@ def keep_from_writing() -> None:
 
 SETTING: dict[str, Any] = {"optimiser": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}
 SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
-    f.__name__: f for f in (uneven, clipped, accumulated, lower_only, compared, peers, averaged, on_disk)
+    f.__name__: f for f in (uneven, clipped, accumulated, lower_only, compared, peers, averaged, remembering, on_disk)
 }
 
 

@@ -13,6 +13,7 @@ from limbeck.bridges.heads import average_gradients, begin_alike
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.randomness import aside
+from limbeck.engine.sharing import check_shared, networks_of
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
 from limbeck.objective.ranks import summed, world_size
@@ -73,6 +74,8 @@ class Tutor(AbstractContextManager["Tutor"]):
         self.adaptor = adaptor
         self._open: ExitStack | None = None
         self._check_teacher()
+        self._networks = networks_of(self.stage.teacher)
+        check_shared(self.stage, student, self._networks)
         with self:
             self._reached = self._probe(example)
         begin_alike(self.objective)
@@ -176,8 +179,9 @@ class Tutor(AbstractContextManager["Tutor"]):
             example.to(self.device),
             Tapped(self.student, self.objective.needs.student, adaptor=self.adaptor),
         )
-        with aside(), buffers_kept([self.student]), Frozen(self.student, mode="train"), tapped:
-            return probe(self.stage, tapped, self._answer, batch, self.reads(batch), batch.labels)
+        kept = buffers_kept([self.student, *self._networks])
+        with aside(), kept, Frozen(self.student, mode="train"), tapped:
+            return probe(self.stage, tapped, self._answer, batch, self.reads(batch), batch.labels, still=self._networks)
 
 
 class Unknown:

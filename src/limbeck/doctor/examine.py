@@ -94,13 +94,14 @@ class _Round:
             late = late or time.perf_counter() > self._until
             if late:
                 continue
+            # Before they are looked at: a stage that is refused may be so because they share layers with the teacher.
+            trained |= {stage.trains: models[stage.trains] for stage in group.stages}
+            self.students += [models[stage.trains] for stage in group.stages]
             if arm.judged:
                 self._judge(group, arm, models, reached)
             self.paces.append(cost.pace(group, arm, models, self._patient))
-            trained |= {stage.trains: models[stage.trains] for stage in group.stages}
         if arm.judged and not late:
             self._note(arm.name, reach.unused(trained, reached))
-        self.students += trained.values()
         if not late:
             self.timed.add(arm.name)
 

@@ -10,6 +10,7 @@ from limbeck.engine.course import Course
 from limbeck.engine.learner import check_lengths
 from limbeck.engine.probe import objective_check
 from limbeck.engine.setting import Setting
+from limbeck.engine.sharing import check_shared, networks_of
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import unknown
 from limbeck.recipe import Apart, Stage, Together
@@ -52,6 +53,8 @@ def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: S
                     "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
                 )
         if stage.trains in models.made:
+            if stage.teacher is not None and not stage.teacher.names:
+                check_shared(stage, models.made[stage.trains], networks_of(stage.teacher))
             Tapped(models.made[stage.trains], stage.objective.needs.student)
         needs = stage.objective.needs.teacher
         if stage.teacher is not None and needs and not stage.teacher.names:

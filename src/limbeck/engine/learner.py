@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.checkpoint import to_device
+from limbeck.engine.parting import parted
 from limbeck.engine.probe import check_single, frozen_but, no_raw_single, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.setting import Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
+from limbeck.engine.sharing import check_shared, networks_of
 from limbeck.engine.tally import Tally
 from limbeck.engine.training import has_sparse_gradients, resting
 from limbeck.errors import LimbeckError
@@ -42,6 +44,7 @@ class Learner(AbstractContextManager["Learner"]):
         batch: Any batch of it, for the probe.
         labels: All labels of the source, where it knows them.
         single: Whether some batch is known to leave a rank a single example.
+        group: The names of all models that learn from the same batches.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Learner(AbstractContextManager["Learner"]):
         batch: Batch,
         labels: Tensor | None = None,
         single: bool = False,
+        group: Iterable[str] = (),
     ) -> None:
         objective_check(stage.objective, accumulate=setting.accumulate)
         self.stage = stage
@@ -69,6 +73,10 @@ class Learner(AbstractContextManager["Learner"]):
         if stage.teacher is not None:
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
             stage.teacher.bind(models)
+        self._networks = networks_of(stage.teacher, learning={stage.trains, *group})
+        asleep = {module for network in self._networks for module in network.modules()}
+        self._shares = not asleep.isdisjoint(models[stage.trains].modules())
+        check_shared(stage, models[stage.trains], self._networks)
         self._stack = ExitStack()
         self._learning: list[nn.Parameter] = []
         self.tally = Tally()
@@ -125,7 +133,16 @@ class Learner(AbstractContextManager["Learner"]):
             return lambda batch: Signal()
         teacher.expect(self._source, self.stage.reads or self._setting.reads)
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
-        return answer
+        if not self._shares:
+            return answer
+
+        def answer_and_wake(batch: Batch) -> Signal:
+            """A teacher that is opened late puts its layers into eval mode, also those that are the student's."""
+            shown = answer(batch)
+            self._wake()
+            return shown
+
+        return answer_and_wake
 
     def _probed(self) -> set[nn.Parameter]:
         teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
@@ -134,8 +151,12 @@ class Learner(AbstractContextManager["Learner"]):
         # Only models that exist: asking for the others would make them before their stage.
         existing = getattr(self._models, "made", self._models)
         # Heads must begin alike on every rank, whatever else each rank draws.
-        with aside(seeded(self._head_seed())), buffers_kept(list(existing.values())), self._fabric.autocast():
-            reached = probe(self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels)
+        looked_at = [*existing.values(), *self._networks]
+        with aside(seeded(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
+            reached = probe(
+                self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels,
+                still=self._networks, tried=parted(self.stage, self._fabric),
+            )  # fmt: skip
             if self._single:
                 check_single(self.stage, self._tapped, self._reads(share(batch, 0, batch.size)))
         for key, value in _tensors(before):

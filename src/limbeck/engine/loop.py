@@ -61,7 +61,7 @@ class Loop:
         first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
         given: dict[str, Any] = {"source": self.source, "batch": first, "single": self._comes_to_a_single()}
-        given |= {"setting": setting, "fabric": fabric, "labels": labels}
+        given |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
         self.learners = [Learner(stage, models, **given) for stage in stages]
 
     def __call__(

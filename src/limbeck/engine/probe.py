@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.sharing import statistics_watched
 from limbeck.errors import LimbeckError
-from limbeck.objective import Objective
+from limbeck.objective import Objective, memory_kept
 from limbeck.recipe import Stage
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
 from limbeck.tap import Tapped
@@ -18,7 +19,15 @@ from limbeck.teachers import Answer
 
 
 def probe(
-    stage: Stage, tapped: Tapped, answer: Answer, batch: Batch, inputs: Inputs, labels: Tensor | None
+    stage: Stage,
+    tapped: Tapped,
+    answer: Answer,
+    batch: Batch,
+    inputs: Inputs,
+    labels: Tensor | None,
+    *,
+    still: Iterable[nn.Module] = (),
+    tried: Callable[[], None] | None = None,
 ) -> set[nn.Parameter]:
     """Send one batch forward and back; shape lazy heads; find what the stage can move.
 
@@ -29,6 +38,8 @@ def probe(
         batch: Any batch of its source.
         inputs: What the student reads from that batch.
         labels: All labels of the source where it knows them, else the batch's.
+        still: The networks that the teacher is made of: the student's forward pass may not move them.
+        tried: Called when the objective was, before what it remembers of that is forgotten.
 
     Returns:
         The parameters, of student and heads, that at least one term reaches.
@@ -38,12 +49,17 @@ def probe(
             the student, or a term reaches no parameter.
     """
     taught = _taught(stage, answer, batch)
-    shown = _shown(stage, tapped, inputs)
+    with statistics_watched(stage, still):
+        shown = _shown(stage, tapped, inputs)
     _check_labels(stage, shown, labels)
     stage.objective.to(shown[LOGITS].device)
     stage.objective.shape(shown, taught, batch)
     candidates = [p for p in [*tapped.parameters(), *stage.objective.parameters()] if p.requires_grad]
-    return _reached(stage, stage.objective(shown, taught, batch, Progress()), candidates)
+    with memory_kept(stage.objective):  # also while going back: what it remembers may be in the graph
+        terms = stage.objective(shown, taught, batch, Progress())
+        if tried is not None:
+            tried()
+        return _reached(stage, terms, candidates)
 
 
 def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:

@@ -2,5 +2,6 @@
 
 from limbeck.objective.algebra import Leaf, Objective, Scaled, Sum, minimised
 from limbeck.objective.loss import Loss
+from limbeck.objective.memory import memory_kept
 
-__all__ = ["Leaf", "Loss", "Objective", "Scaled", "Sum", "minimised"]
+__all__ = ["Leaf", "Loss", "Objective", "Scaled", "Sum", "memory_kept", "minimised"]

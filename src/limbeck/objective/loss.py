@@ -13,6 +13,7 @@ from limbeck.functional import Head
 from limbeck.functional.target import known_targets
 from limbeck.objective.algebra import Leaf
 from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
+from limbeck.objective.memory import memory_kept
 from limbeck.objective.ranks import gathered, summed
 from limbeck.partial import Partial
 from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
@@ -105,13 +106,15 @@ class Loss(Leaf):
         """Give the head its shape, check the two sides against each other, and count an example's positions."""
         if isinstance(self.head, Head):
             self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
-        tensors = self._tensors(student, teacher, batch)
+        with memory_kept(self.head):
+            tensors = self._tensors(student, teacher, batch)
         labels, shown = tensors.get("labels"), tensors.get("student")
         if labels is not None and shown is not None and labels.shape == shown.shape:
             raise one_for_each_class(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         try:
-            values = self.kernel(tensors, Progress())
+            with memory_kept(self.kernel.function):  # a first look is no step
+                values = self.kernel(tensors, Progress())
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
         rank = {"batch": 0, "example": 1, "pair": 2}.get(self.per, values.ndim)
