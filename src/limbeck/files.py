@@ -1,22 +1,155 @@
-"""How is a file written so that it is at any moment either the old one or the new one, whole?"""
+"""Writing files that are whole or not there, and that never go where a planted link points."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from limbeck.errors import DataError
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links need a privilege there
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A block that writes a file beside `path`, which gets that name when the block ends well.
+
+    Whoever looks sees the old file or the new one, whole, also after a kill or a power cut. What lies where the new
+    file is written (a link that somebody planted, what a killed process left) is removed first, never written through;
+    so is a link at `path`.
+
+    Args:
+        path: The file; its folder must exist.
+
+    Example:
+        >>> import tempfile
+        >>> page = Path(tempfile.mkdtemp()) / "page.txt"
+        >>> with replacing(page) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> page.read_text()
+        'whole'
+    """
+    partial = partial_of(path)
+    remove(partial)
+    opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC, 0o666)
+    # What a person's umask allows: some libraries make files that only their owner may read.
+    mode = stat.S_IMODE(os.fstat(opened).st_mode)
+    os.close(opened)
+    try:
+        yield partial
+        if stat.S_IMODE(partial.stat().st_mode) != mode:
+            partial.chmod(mode)
+        settle(partial, path)
+    except BaseException:
+        with suppress(OSError):  # of a disk that was made read-only meanwhile
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def write_text(text: str, path: Path) -> None:
     """Write a small file in one go: whoever looks sees the old one or the new one, also after a kill."""
-    partial = partial_of(path)
-    partial.write_text(text, encoding="utf-8")
-    settle(partial, path)
+    write_bytes(text.encode(errors="replace"), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write a small file in one go: whoever looks sees the old one or the new one, also after a kill."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def append_text(text: str, path: Path) -> None:
+    """Add text to a file, which is made where there is none.
+
+    Raises:
+        DataError: If it is a link, or no plain file: what it points to is not touched.
+    """
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
+        data = text.encode(errors="replace")
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file to `size` bytes.
+
+    Raises:
+        DataError: If it is a link, or no plain file.
+    """
+    with _opened(path, os.O_WRONLY) as descriptor:
+        os.ftruncate(descriptor, size)
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """A descriptor of a plain file of this name; a link that lies there, soft or hard, is removed and not followed."""
+    with suppress(FileNotFoundError):
+        there = path.lstat()
+        if stat.S_ISLNK(there.st_mode) or (stat.S_ISREG(there.st_mode) and there.st_nlink > 1):
+            path.unlink()
+    try:
+        # Not to wait: a pipe that lies there would hold whoever opens it.
+        descriptor = os.open(path, flags | _NOFOLLOW | _CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder, and limbeck writes a file of that name: remove it.") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"{path} is no plain file: remove it.")
+    return descriptor
+
+
+def check_tree(folder: Path) -> None:
+    """Refuse a folder in which something leads out of it: limbeck writes inside of a run's folder alone.
+
+    Links to files are let be: they are read, and replaced where a file of that name is written. The folder itself may
+    be a link: its name was typed.
+
+    Raises:
+        DataError: If a folder in it is a link, or something is neither file nor folder (a pipe, a device).
+    """
+    waiting = [folder]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError:  # none, or not to be read: whoever needs it says so
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                if not entry.is_file() and entry.name != ".lock":
+                    raise DataError(
+                        f"{entry.path} is a link to {os.readlink(entry.path)}: in the folder of a run limbeck follows "
+                        "no link to a folder, so that nothing is written elsewhere. Remove the link, or put the "
+                        "folder itself there."
+                    )
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                raise DataError(f"{entry.path} is neither a file nor a folder: remove it.")
+
+
+def remove(path: Path) -> None:
+    """Remove what has this name, if there is anything: a file, a link (never what it points to), a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def partial_of(path: Path) -> Path:
     """Where a file is written before it is renamed to `path`: beside it, so that renaming moves no bytes."""
     return path.with_name(f".{path.name}.partial")
+
+
+def new_partial_folder(folder: Path) -> Path:
+    """An empty folder beside `folder`, to be renamed to it; one that a killed process left is removed."""
+    partial = partial_of(folder)
+    remove(partial)
+    partial.mkdir(parents=True)
+    return partial
 
 
 def settle(partial: Path, path: Path) -> None:
@@ -54,3 +187,21 @@ def sort_header(path: Path) -> None:
         if len(text) <= room:
             file.seek(8)
             file.write(text.ljust(room))
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    if path.is_symlink():
+        raise DataError(f"{path} is a link to {os.readlink(path)}; limbeck writes through no link: remove it.")
+    _own(path)
+    descriptor = open_plain(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _own(path: Path) -> None:
+    """Give a file that has a second name elsewhere (a hard link) bytes of its own before they are changed."""
+    if path.is_file() and path.stat().st_nlink > 1:
+        write_bytes(path.read_bytes(), path)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from limbeck.errors import LimbeckError
+from limbeck.files import check_tree, open_plain
 
 _NAME = ".lock"
 # The system's lock is the process's: it does not tell two runs of one process apart, so they are told apart here.
@@ -32,6 +33,7 @@ def alone(folder: Path, *, doing: str = "run") -> Iterator[None]:
     Raises:
         LimbeckError: If another run is in the folder.
     """
+    check_tree(folder)
     place = folder.resolve()
     with _mine_guard:
         # Before the file is opened: to close it again would let go of the lock that this process holds.
@@ -56,7 +58,7 @@ def alone(folder: Path, *, doing: str = "run") -> Iterator[None]:
 def _acquired(path: Path, doing: str) -> int:
     while True:
         try:
-            found = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            found = open_plain(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise LimbeckError(f"{path.parent} cannot be written to: {error.strerror}.") from error
         if not _locked(found):

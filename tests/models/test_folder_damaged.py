@@ -16,7 +16,7 @@ from torch import nn
 
 from limbeck import files
 from limbeck.errors import DataError, LimbeckError
-from limbeck.models import build, fingerprint, load, read_config, safefile, save
+from limbeck.models import build, fingerprint, load, read_config, save
 from limbeck.models import folder as folder_module
 
 
@@ -133,7 +133,7 @@ def test_the_folder_is_valid_after_a_death_at_every_step(tmp_path, monkeypatch, 
         (files.os, "fsync"),
         (folder_module, "write_text"),
         (folder_module, "write_weights"),
-        (safefile, "settle"),
+        (files, "settle"),
     ]
     for number, (where, what) in enumerate(steps):
         for call in range(4):

@@ -16,6 +16,7 @@ from limbeck.bridges.rows import batch_of, shifts, stream_of
 from limbeck.bridges.tutor import Tutor
 from limbeck.engine.randomness import aside
 from limbeck.errors import LimbeckError
+from limbeck.files import replacing
 from limbeck.objective import Objective
 from limbeck.signal import Batch, Progress
 
@@ -180,4 +181,5 @@ class _Heads(TrainerCallback):
         """After a checkpoint was written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            save_file(self._trainer._heads(), folder / HEADS)
+            with replacing(folder / HEADS) as partial:
+                save_file(self._trainer._heads(), partial)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import duration, say
+from limbeck.files import write_text
 
 if TYPE_CHECKING:
     from limbeck.reproduce import Event
@@ -104,8 +105,8 @@ def _brief(figures: Any) -> str:
 def _keep(result: Any, folder: Path) -> None:
     from limbeck.report import paper_markdown
 
-    (folder / "table.json").write_text(json.dumps(result, indent=1, allow_nan=False), encoding="utf-8")
-    (folder / "table.md").write_text(paper_markdown(result), encoding="utf-8")
+    write_text(json.dumps(result, indent=1, allow_nan=False), folder / "table.json")
+    write_text(paper_markdown(result), folder / "table.md")
 
 
 def _show(result: Any, folder: Path, *, as_json: bool) -> None:

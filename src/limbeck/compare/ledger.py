@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +15,7 @@ from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.errors import LimbeckError
+from limbeck.files import append_text, write_text
 from limbeck.job import Job, absolute, arm_folder, job_text, keep_search, make_job, read_job
 from limbeck.lock import alone
 
@@ -133,16 +133,13 @@ def note(out: Path | None, outcome: Outcome) -> None:
         return
     path = out / "metrics.jsonl"
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    with open(path, "a", encoding="utf-8") as opened:
-        line = json.dumps(plain(_told(outcome)), allow_nan=False)
-        opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
+    line = json.dumps(plain(_told(outcome)), allow_nan=False)
+    append_text(("" if before.endswith("\n") or not before else "\n") + line + "\n", path)
 
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_text(text, path)
 
 
 def plain(value: Any) -> Any:

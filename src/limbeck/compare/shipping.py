@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from limbeck.compare.arms import Outcome, metadata_of
 from limbeck.compare.ledger import place
 from limbeck.compare.material import Material, student_of
 from limbeck.compare.ranks import leads
+from limbeck.files import remove, write_bytes
 from limbeck.job import Job
 from limbeck.models import save
 from limbeck.teachers import Teacher
@@ -35,7 +37,7 @@ def ship(job: Job, material: Material, arm: str, outcomes: Sequence[Outcome], ou
     if out is not None and found is not None and (found / "student").is_dir() and leads():
         _replace(found / "student", out / "student")
     if out is not None and leads() and material.data.tokenizer is not None:
-        material.data.tokenizer.save_pretrained(out / "student")  # so that the student reads texts
+        _add_tokenizer(material.data.tokenizer, out / "student")
     return {
         "arm": arm,
         "seed": chosen.seed,
@@ -45,11 +47,19 @@ def ship(job: Job, material: Material, arm: str, outcomes: Sequence[Outcome], ou
     }
 
 
+def _add_tokenizer(tokenizer: Any, student: Path) -> None:
+    """Put a tokenizer's files beside a student's, so that it reads texts; each appears whole."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            write_bytes(file.read_bytes(), student / file.name)
+
+
 def _replace(source: Path, target: Path) -> None:
     """Put a copy of a folder in another one's place; a kill leaves one of the two, or for a moment neither."""
     new, old = (target.with_name(f".{target.name}.{name}") for name in ("new", "old"))
     for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
+        remove(left)
     shutil.copytree(source, new)
     if target.exists():
         target.rename(old)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.files import sort_header
+from limbeck.files import replacing, sort_header
 from limbeck.signal import sequence_like
 
 _VERSION = 1
@@ -29,16 +28,12 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(state, tensors))
-    beside = path.with_name(path.name + ".partial")
     told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
     try:
-        save_file(tensors, beside, metadata=told)
-        sort_header(beside)
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata=told)
+            sort_header(partial)
     except (SafetensorError, OSError) as error:
-        beside.unlink(missing_ok=True)
         raise LimbeckError(f"{path} could not be written ({error}); the checkpoint before it is whole.") from error
 
 

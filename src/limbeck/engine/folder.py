@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from limbeck.errors import LimbeckError
+from limbeck.files import write_text
 from limbeck.lock import alone
 from limbeck.models import save
 
@@ -165,6 +166,4 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write one JSON object, atomically."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_text(json.dumps(value, indent=2, default=str) + "\n", path)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.errors import DivergedError
+from limbeck.files import append_text, truncate
 
 
 class Report(NamedTuple):
@@ -61,16 +62,14 @@ class Metrics:
     def rewind(self, position: int) -> None:
         """Forget the lines that were written after the checkpoint was."""
         if self._path is not None and self.position > position:
-            with open(self._path, "r+b") as opened:
-                opened.truncate(position)
+            truncate(self._path, position)
 
     def write(self, report: Report) -> None:
         """Add one line."""
         if self._path is None:
             return
         line = {key: value for key, value in report._asdict().items() if value != {}}
-        with open(self._path, "a", encoding="utf-8") as opened:
-            opened.write(json.dumps(_rounded(line)) + "\n")
+        append_text(json.dumps(_rounded(line)) + "\n", self._path)
 
 
 def environment() -> dict[str, Any]:

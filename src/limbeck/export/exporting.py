@@ -19,11 +19,10 @@ from limbeck.export.folder import free
 from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, check_format
 from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
-from limbeck.files import settle_folder, write_text
+from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.job import learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
-from limbeck.models.safefile import new_partial_folder
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
 

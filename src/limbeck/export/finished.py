@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.files import check_tree
 from limbeck.job import Job, Method, Model, arm_folder, learnt_and_held, make_job, read_job, stream
 from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
@@ -91,6 +92,7 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> Finished:
     folder = Path(run)
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {str(run)!r}.")
+    check_tree(folder)
     if not (folder / "job.yaml").is_file():
         raise LimbeckError(_no_job(folder))
     job = make_job({**read_job(folder / "job.yaml"), "out": str(folder)})

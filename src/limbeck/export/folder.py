@@ -14,8 +14,8 @@ from torch import nn
 
 from limbeck.errors import LimbeckError
 from limbeck.export.quiet import quiet
+from limbeck.files import new_partial_folder
 from limbeck.models import fingerprint, read_config, save
-from limbeck.models.safefile import new_partial_folder
 from limbeck.models.size import uncompiled
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from limbeck.export.onnx_file import stripped
 from limbeck.export.quiet import quiet
 from limbeck.export.ranges import CALIBRATIONS, ranges_of
 from limbeck.export.session import length, needed
-from limbeck.files import partial_of
+from limbeck.files import replacing
 from limbeck.signal import Inputs
 
 _FEWEST = 16
@@ -102,8 +101,8 @@ class Quantiser:
         del found.metadata_props[:]
         found.metadata_props.extend(self._told)
         path.parent.mkdir(parents=True, exist_ok=True)
-        needed("onnx", wanted="Quantising").save(found, partial_of(path))
-        os.replace(partial_of(path), path)
+        with replacing(path) as partial:
+            needed("onnx", wanted="Quantising").save(found, partial)
         return path
 
     def _quantised(self, method: str, *, symmetric: bool) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.export.parity import Parity, compared
 from limbeck.export.quiet import quiet
 from limbeck.export.session import in_order, length, needed, part
-from limbeck.files import partial_of
+from limbeck.files import replacing
 from limbeck.models import size_in_bytes
 from limbeck.models.size import uncompiled
 from limbeck.signal import Batch, Inputs
@@ -81,8 +80,8 @@ def to_onnx(
     tell(proto, {"limbeck": {**(metadata or {}), "reads_included": reads is not None}})
     parity = compared(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(proto, partial_of(path))
-    os.replace(partial_of(path), path)
+    with replacing(path) as partial:
+        onnx.save(proto, partial)
     return parity
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.files import partial_of, settle
+from limbeck.files import replacing
 
 
 def keep_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -22,8 +22,8 @@ def keep_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial_of(path))
-    settle(partial_of(path), path)
+    with replacing(path) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
 
 def kept_tensors(path: str | Path) -> dict[str, Tensor]:

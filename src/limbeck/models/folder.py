@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.files import settle_folder, write_text
+from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.own import plain_name
 from limbeck.models.reference import outline, reference_names, spec_of
-from limbeck.models.safefile import new_partial_folder, read_header, write_weights
+from limbeck.models.safefile import read_header, write_weights
 from limbeck.models.size import tensors_of, uncompiled
 from limbeck.models.spec import ModelSpec
 from limbeck.models.weights import adopt_dtypes, fitted, open_weights

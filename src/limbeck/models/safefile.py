@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.files import partial_of, settle, sort_header
+from limbeck.files import replacing, sort_header
 from limbeck.models.size import state_fingerprint, untied
 
 
@@ -41,23 +40,9 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     # A view of part of a tensor, or a transposed one, is written as its own values.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
     told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
-    partial = partial_of(path)
-    # safetensors makes files that only their owner may read; a new file shows what the person allows.
-    partial.unlink(missing_ok=True)
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file(plain, partial, metadata=told)
-    sort_header(partial)
-    partial.chmod(mode)
-    settle(partial, path)
-
-
-def new_partial_folder(folder: Path) -> Path:
-    """An empty folder beside `folder`, to be renamed to it; one that a killed process left is removed."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
+    with replacing(path) as partial:
+        save_file(plain, partial, metadata=told)
+        sort_header(partial)
 
 
 def read_header(path: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.files import check_tree
 from limbeck.job import Search, arm_folder, read_job, read_search
 from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
@@ -113,6 +114,7 @@ def read_evidence(run: str | Path) -> Evidence:
         LimbeckError: If there is no such folder, its run is not finished, or its result cannot be read.
     """
     folder = Path(run)
+    check_tree(folder)
     result = _result(folder)
     arms = arms_of(result["arms"], judged=_mapping(result.get("verdict")).get("arm"))
     unknown: list[str] = []

@@ -6,12 +6,11 @@ import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.files import partial_of, settle
+from limbeck.files import write_bytes
 
 
 @final
@@ -104,13 +103,10 @@ class Place:
         path = self.local / file
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial_of(path).write_bytes(data)
-            settle(partial_of(path), path)
+            write_bytes(data, path)
             if self._remote is not None:
                 self._remote.put_file(str(path), f"{self._root}/{file}")
         except OSError as error:
-            with suppress(OSError):  # of a disk that was made read-only meanwhile
-                partial_of(path).unlink(missing_ok=True)
             raise self.refusal(error) from error
 
     def remove(self, file: str) -> None:

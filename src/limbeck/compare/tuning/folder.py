@@ -15,6 +15,8 @@ from limbeck.job import Job, absolute, arm_folder
 _SEARCH = "search.json"
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 """What may change between two goes at a search: none is part of what is searched."""
+_BEFORE = (".lock", f".{_SEARCH}.partial", "teacher", "answers", "tracked")
+"""What a search leaves that is stopped before it has written down whose it is."""
 
 
 def checked_place(job: Job) -> Path:
@@ -34,7 +36,7 @@ def checked_place(job: Job) -> Path:
                     f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {value!r}. "
                     "Give another --out."
                 )
-    elif out.is_dir() and any(one.name not in (".lock", "teacher", "answers", "tracked") for one in out.iterdir()):
+    elif out.is_dir() and any(one.name not in _BEFORE for one in out.iterdir()):
         raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
     return out
 

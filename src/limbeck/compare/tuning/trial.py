@@ -17,6 +17,7 @@ from limbeck.compare.tracked import tracked
 from limbeck.compare.tuning.space import Values, with_values
 from limbeck.engine import Report
 from limbeck.errors import DivergedError
+from limbeck.files import append_text
 from limbeck.job import Job
 from limbeck.measure import predict
 from limbeck.teachers import Teacher
@@ -91,9 +92,8 @@ def note(place: Path, trial: Trial) -> None:
     """Add a trial to the arm's ``trials.jsonl``."""
     path = place / TRIALS
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    with open(path, "a", encoding="utf-8") as opened:
-        line = json.dumps(plain(trial._asdict()), allow_nan=False)
-        opened.write(("" if before.endswith("\n") or not before else "\n") + line + "\n")
+    line = json.dumps(plain(trial._asdict()), allow_nan=False)
+    append_text(("" if before.endswith("\n") or not before else "\n") + line + "\n", path)
 
 
 def kept(place: Path) -> list[Trial]:
