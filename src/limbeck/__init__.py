@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from limbeck.bridges import Tutor as Tutor
     from limbeck.compare import checkup as checkup
     from limbeck.compare import run_job as run_job
     from limbeck.compare import tune as tune
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from limbeck.teachers import fill as fill
 
 _WHERE = {
+    "bridges": ("Tutor",),
     "compare": ("checkup", "run_job", "tune"),
     "engine": ("Report", "Run", "Setting", "TensorBoard", "Tracker", "distill", "track"),
     "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),

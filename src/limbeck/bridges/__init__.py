@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from limbeck.bridges.rows import Rows, batch_of, collate
-from limbeck.bridges.tutor import Tutor
+from limbeck.bridges.tutor import Tutor, TutorOutput
 from limbeck.errors import LimbeckError, nearest
 
 if TYPE_CHECKING:
@@ -21,7 +21,16 @@ _LAZY = {
     "DistilledClassifier": ("classifier", "sklearn", ""),
 }
 
-__all__ = ["DistillModule", "DistillTrainer", "DistilledClassifier", "Rows", "Tutor", "batch_of", "collate"]
+__all__ = [
+    "DistillModule",
+    "DistillTrainer",
+    "DistilledClassifier",
+    "Rows",
+    "Tutor",
+    "TutorOutput",
+    "batch_of",
+    "collate",
+]
 
 
 def __getattr__(name: str) -> Any:
