@@ -13,10 +13,10 @@ from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
 from limbeck.compare.combined import Combined
 from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.shipped_cost import ShippedCost
-from limbeck.compare.statistics import holm, paired_difference, spread
+from limbeck.compare.statistics import holm, spread
 from limbeck.compare.verdict import judge, set_beside
 from limbeck.job import Job, Method, plain_name
-from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, paired_difference, predict
 from limbeck.methods import method
 from limbeck.teachers import Live
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from limbeck.compare.statistics import Difference, paired_difference
+from limbeck.measure import Difference, paired_difference
 
 _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",

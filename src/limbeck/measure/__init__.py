@@ -10,6 +10,7 @@ from limbeck.measure.corruptions import CORRUPTIONS, corrupt
 from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
 from limbeck.measure.cost_in_full import CostInFull, Latency, cost_in_full, disk_bytes, latencies
 from limbeck.measure.deviations import Deviations, deviations
+from limbeck.measure.difference import Difference, compare_accuracies, compare_scores, paired_difference
 from limbeck.measure.faithful import ConfidenceGap, confidence_gap
 from limbeck.measure.fidelity import (
     agreement,
@@ -46,6 +47,7 @@ __all__ = [
     "Cost",
     "CostInFull",
     "Deviations",
+    "Difference",
     "Estimates",
     "Group",
     "Latency",
@@ -63,6 +65,8 @@ __all__ = [
     "brier",
     "class_accuracy",
     "class_changes",
+    "compare_accuracies",
+    "compare_scores",
     "confidence",
     "confidence_deviation",
     "confidence_gap",
@@ -88,6 +92,7 @@ __all__ = [
     "mce",
     "measure",
     "nll",
+    "paired_difference",
     "peak_bytes",
     "predict",
     "predict_with_teacher",

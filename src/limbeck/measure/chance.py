@@ -23,6 +23,18 @@ def student_quantile(share: float, degrees: int) -> float:
     return float(stdtrit(degrees, share))
 
 
+def student_tail_quantile(tail: np.ndarray, degrees: int) -> np.ndarray:
+    """The values that Student's t is above with these probabilities, which may be as small as numbers are.
+
+    Example:
+        >>> student_tail_quantile(np.array([0.025, 1e-12]), 4).round(4).tolist()
+        [2.7764, 1316.0727]
+    """
+    from scipy.special import stdtrit
+
+    return -np.asarray(stdtrit(degrees, tail))
+
+
 def student_tail(score: np.ndarray | float, degrees: int) -> np.ndarray:
     """The probability that Student's t with so many degrees of freedom is above a score.
 

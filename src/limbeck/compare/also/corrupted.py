@@ -13,8 +13,7 @@ from limbeck.compare.also.pictures import Pictures, pictures_of
 from limbeck.compare.also.seen import Seen, over_seeds
 from limbeck.compare.also.students import device_of, looked_at, trained
 from limbeck.compare.arms import ALONE
-from limbeck.compare.statistics import paired_difference
-from limbeck.measure import CORRUPTIONS, Robustness, predict
+from limbeck.measure import CORRUPTIONS, Robustness, paired_difference, predict
 from limbeck.measure.robustness import SEVERITIES, Asked, robustness_of
 
 _TEACHER = "teacher"
