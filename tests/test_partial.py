@@ -23,7 +23,7 @@ from limbeck.teachers import Ensemble, Teacher
 from limbeck.testing import check_teacher
 from store.encodings.records import again
 
-NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6}}
+NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6, "power": 0.25}}
 both = pytest.mark.parametrize("name", NAMES)
 
 

@@ -19,6 +19,9 @@ from limbeck.functional.sparse import coarse_logits
 
 Kernel = Callable[..., Tensor]
 
+MOST_POWER = 1.5
+"""Power times temperature above which sampled answers are refused; at 1 their weights are all alike."""
+
 
 class Partial(ABC):
     """A teacher's answer that says less than a row of logits does: which classes, and how the others are known.
@@ -145,7 +148,7 @@ class TopK(Partial):
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
         """A divergence of both sides with all other classes merged: at most the whole one, 0 where buckets agree."""
         self._check(student, kernel)
-        temperature = hyper["temperature"] if "temperature" in hyper else _default(kernel)
+        temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         return kernel(coarse_logits(student, self.ids, temperature=temperature), self.coarse(temperature), **hyper)
 
     @classmethod
@@ -216,12 +219,13 @@ class Sampled(Partial):
     def compare(self, kernel: Kernel, student: Float[Tensor, "*leading classes"], **hyper: Any) -> Tensor:
         """An estimate whose expectation over draws is the kernel's value, and whose gradient's is its gradient."""
         self._check(student, kernel)
-        temperature = hyper["temperature"] if "temperature" in hyper else _default(kernel)
+        temperature = hyper["temperature"] if "temperature" in hyper else default_temperature(kernel)
         if temperature * FINE[-1] < 1:
             raise LimbeckError(
                 f"Sampled answers know what all classes weigh at temperatures of {1 / FINE[-1]} and above; got "
                 f"{temperature!r}. Take a higher one, or store 'top-k' or 'quantised'."
             )
+        check_power(self.power, temperature)
         weights, entropy = self.weights(temperature), self.entropy(temperature)
         estimate: Kernel = kernel.sampled  # type: ignore[attr-defined]
         return estimate(student, ids=self.ids, weights=weights, entropy=entropy, **hyper)
@@ -248,12 +252,30 @@ class Sampled(Partial):
         return Sampled(ids, depths, top, whole, proposal, power=self.power, classes=self.classes)
 
 
+def check_power(power: float, temperature: float) -> None:
+    """Refuse classes drawn from :math:`p^{power}` at a temperature at which few draws carry nearly all the weight.
+
+    Weights go as :math:`p^{1/T - power}`: with a power above 1/T they grow without bound as p goes to 0, so that an
+    average over any number of draws that one would keep is nowhere near its expectation.
+
+    Raises:
+        LimbeckError: If power times temperature is above 1.5.
+    """
+    if power * temperature > MOST_POWER:
+        raise LimbeckError(
+            f"Classes drawn with power={power:g} do not serve temperature={temperature:g}: a few draws would carry "
+            f"nearly all the weight (power times temperature is at most {MOST_POWER}). Draw others, in a new store: "
+            f"encoding={{'name': 'sampled', 'draws': ..., 'power': {1 / temperature:.3g}}}; without a power, a store "
+            "that a stage makes takes 1 / temperature."
+        )
+
+
 def _reads_teacher(kernel: Kernel) -> bool:
     return "teacher" in inspect.signature(kernel).parameters
 
 
 @lru_cache(maxsize=64)
-def _default(kernel: Kernel) -> float:
+def default_temperature(kernel: Kernel) -> float:
     """The temperature that a kernel has where none is given."""
     found = inspect.signature(kernel).parameters.get("temperature")
     return 1.0 if found is None or found.default is found.empty else float(found.default)

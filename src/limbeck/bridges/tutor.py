@@ -247,6 +247,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         if teacher is None or not needs:
             return lambda batch: Signal()
         teacher.expect(self.source or Unknown(), self.reads)
+        teacher.serve(self.objective.temperatures)
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self.device, reads=self.reads))
         return answer
 

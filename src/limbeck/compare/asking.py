@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from limbeck.errors import LimbeckError
 from limbeck.job import Cache, Job, with_flag
 from limbeck.methods import make, method
+from limbeck.objective import Objective
 from limbeck.recipe import Recipe
 from limbeck.teachers import Cached, Teacher
 
@@ -48,18 +49,22 @@ def tried_out(job: Job, teacher: Teacher) -> Iterator[Teacher]:
 def cached(job: Job, teacher: Teacher, where: str) -> Cached:
     """The teacher, in front of it a store that keeps what the methods of all arms read."""
     cache = job.cache or Cache()
-    return Cached(teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses_of(job, teacher))
+    objectives = _objectives_of(job, teacher)
+    addresses = frozenset().union(*(objective.needs.teacher for objective in objectives))
+    store = Cached(teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses)
+    store.serve(frozenset().union(*(objective.temperatures for objective in objectives)))
+    return store
 
 
-def addresses_of(job: Job, teacher: Teacher) -> frozenset[str]:
-    """What the stages of all arms read in the teacher, as far as that is known before they run."""
-    found: set[str] = set()
+def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
+    """What the stages of all arms minimise that learn from the teacher, as far as that is known before they run."""
+    found: list[Objective] = []
     for asked in job.learners.values():
         with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method
             if method(asked.name).has_teacher:
                 stages = Recipe(make(asked.name, teacher=teacher, **asked.hyper)).stages()
-                found.update(*(stage.objective.needs.teacher for stage in stages if stage.teacher is teacher))
-    return frozenset(found)
+                found += [stage.objective for stage in stages if stage.teacher is teacher]
+    return found
 
 
 def views_of(job: Job) -> int:

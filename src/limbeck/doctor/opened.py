@@ -173,4 +173,5 @@ def _answering(
         return lambda batch: Signal()
     teacher.bind(models)
     teacher.expect(source, reads)
+    teacher.serve(stage.objective.temperatures)
     return stack.enter_context(teacher.prepare(needs, device=fabric.device, reads=reads))

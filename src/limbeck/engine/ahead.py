@@ -60,4 +60,5 @@ def _check(stages: Sequence[Stage], course: Course, models: Workshop, setting: S
         if stage.teacher is not None and needs and not stage.teacher.names:
             reads = stage.reads or setting.reads
             stage.teacher.expect(source, reads)
+            stage.teacher.serve(stage.objective.temperatures)
             stage.teacher.prepare(needs, device=torch.device("cpu"), reads=reads)

@@ -132,6 +132,7 @@ class Learner(AbstractContextManager["Learner"]):
         if teacher is None or not needs:
             return lambda batch: Signal()
         teacher.expect(self._source, self.stage.reads or self._setting.reads)
+        teacher.serve(self.stage.objective.temperatures)
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
         if not self._shares:
             return answer

@@ -39,6 +39,11 @@ class Objective(nn.Module, ABC):
             needs = needs | leaf.reads
         return needs
 
+    @property
+    def temperatures(self) -> frozenset[float]:
+        """At which temperatures its losses read the teacher's logits; also those that a schedule comes to."""
+        return frozenset().union(*(leaf.own_temperatures for leaf, _ in self.leaves()))
+
     def named_leaves(self) -> dict[str, tuple[Leaf, Weigh]]:
         """Every single loss under a name of its own; #2, #3 are put behind a name that repeats."""
         return self._named_leaves
@@ -94,6 +99,8 @@ class Leaf(Objective, ABC):
 
     name: str
     per: str
+    own_temperatures: frozenset[float] = frozenset()
+    """At which temperatures it reads the teacher's logits, where it knows."""
 
     @property
     @abstractmethod

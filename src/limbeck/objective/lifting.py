@@ -10,12 +10,13 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.functional import check_hyper
-from limbeck.partial import Partial
+from limbeck.partial import Partial, default_temperature
 from limbeck.schedule import Schedule
 from limbeck.signal import Progress
 
 Kernel = Callable[..., Tensor]
 FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
+_PLACES = 101  # at which a schedule is read off
 TENSORS = FROM_BATCH | {"student", "teacher"}
 
 
@@ -54,6 +55,14 @@ class Lifted:
         if isinstance(teacher, Partial):
             return teacher.compare(self.function, cast(Tensor, tensors["student"]), **hyper)
         return self.function(**tensors, **hyper)
+
+    @property
+    def temperatures(self) -> frozenset[float]:
+        """The kernel's temperature: its value, its default, or all that a schedule comes to; 1 where it has none."""
+        given = self.hyper.get("temperature", default_temperature(self.function))
+        if isinstance(given, Schedule):
+            return frozenset(float(given(Progress(step, _PLACES))) for step in range(_PLACES))
+        return frozenset({float(given)})
 
     def __repr__(self) -> str:
         return ", ".join([self.name, *(f"{k}={v!r}" for k, v in self.hyper.items())])

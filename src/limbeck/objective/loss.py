@@ -66,6 +66,8 @@ class Loss(Leaf):
         self.addresses = (student, teacher)
         self.classes = classes
         self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
+        reads_logits = "teacher" in self.kernel.reads and teacher == LOGITS
+        self.own_temperatures = self.kernel.temperatures if reads_logits else frozenset()
         self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
 

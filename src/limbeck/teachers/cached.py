@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
+from limbeck.partial import check_power
 from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mismatch
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.content import content_of
@@ -21,6 +22,9 @@ from limbeck.teachers.head import asked_at, head_of
 from limbeck.teachers.keeping import Keeping
 from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+
+SAMPLED = "sampled"
+"""The encoding that is drawn for the temperatures at which it will be read."""
 
 
 @final
@@ -83,7 +87,8 @@ class Cached(Teacher):
                 'another answer each time. Ask it live, or in mode="eval".'
             )
         self.where = os.fspath(where)
-        self.encoding = checked(encoding)
+        self.encoding = _as_given(encoding)
+        self._temperatures: frozenset[float] = frozenset()
         self.classes = classes
         self.shard_bytes = shard_bytes
         self.through = through
@@ -116,6 +121,10 @@ class Cached(Teacher):
         known = None if self.names else self._checked(Place(self.where), source, reads)
         self._expected = source, reads, known
 
+    def serve(self, temperatures: frozenset[float]) -> None:
+        """What a new store of sampled classes is drawn for, unless its ``power`` was given."""
+        self._temperatures |= temperatures
+
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """The store must hold these addresses, or the teacher must be able to give them."""
         if self._expected is None:
@@ -132,7 +141,7 @@ class Cached(Teacher):
             self.inner.expect(source, asked)
             self.inner.prepare(asked_at(needs, head), device=device, reads=reads)  # raises what it cannot
         question = Question(
-            needs, self._addresses, origin, self.encoding, self.classes, head, getattr(source, "batch_size", 1),
+            needs, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
         )  # fmt: skip
         return Keeping(self.inner, place, question, device=device, reads=reads)
@@ -168,6 +177,23 @@ class Cached(Teacher):
             raise mismatch(place, manifest, found, about=_about(source, described))
         return _Known(wanted, described)
 
+    def _encoding(self, place: Place) -> dict[str, Any]:
+        """How logits are kept, whole: of sampled classes with the power of the store, or one for the losses at hand.
+
+        Raises:
+            LimbeckError: If they are drawn with a power that does not serve a temperature of these losses.
+        """
+        if self.encoding["name"] != SAMPLED:
+            return self.encoding
+        manifest = find_manifest(place)
+        answers = {} if manifest is None else manifest.origin.answers
+        kept = [spec["encoding"] for spec in answers.values() if spec["encoding"]["name"] == SAMPLED]
+        hottest = max(self._temperatures, default=1.0)
+        found: dict[str, Any] = {"power": kept[0]["power"] if kept else min(1 / hottest, 2.0), **self.encoding}
+        if self._temperatures:
+            check_power(found["power"], hottest)
+        return checked(found)
+
     def _stored(self) -> Origin:
         manifest = find_manifest(Place(self.where))
         if manifest is None:
@@ -180,6 +206,14 @@ class _Known(NamedTuple):
 
     origin: Origin
     described: dict[str, Any] | None
+
+
+def _as_given(encoding: str | Mapping[str, Any]) -> dict[str, Any]:
+    """How logits are kept, checked; sampled classes without a power keep it open."""
+    whole = checked(encoding)
+    if whole["name"] == SAMPLED and not (isinstance(encoding, Mapping) and "power" in encoding):
+        del whole["power"]
+    return whole
 
 
 def _reading(reads: Reads, described: Mapping[str, Any] | None) -> str:

@@ -64,6 +64,10 @@ class Displaced(Teacher):
             raise LimbeckError("A displaced teacher answers about the next example of a batch: batches need two.")
         self.inner.expect(source, reads)
 
+    def serve(self, temperatures: frozenset[float]) -> None:
+        """As the teacher does."""
+        self.inner.serve(temperatures)
+
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As the teacher does."""
         return self._answering(self.inner.prepare(needs, device=device, reads=reads))

@@ -103,6 +103,9 @@ class Teacher(ABC):
             LimbeckError: If it has no answers for these.
         """
 
+    def serve(self, temperatures: frozenset[float]) -> None:  # noqa: B027
+        """Told at which temperatures losses will read its logits, before `prepare`; most teachers need not know."""
+
     @abstractmethod
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """Raise now if an address in `needs` cannot be given; else a block within which it answers.

@@ -34,7 +34,8 @@ class SampledClasses(Encoding):
     Args:
         classes: How many logits a row has.
         draws: N, 1 or more.
-        power: From 0 (all classes alike) to 2; 1 draws from p, at T = 1.
+        power: From 0 (all classes alike) to 2; 1 draws from p, at T = 1. For losses at T take 1 / T: above 1.5 / T
+            they are refused.
         bits: Of each logit: 2 to 16, or 32.
         seed: Another seed draws others.
 
