@@ -141,9 +141,10 @@ def test_only_the_named_file_runs_and_in_a_namespace_of_its_own(tmp_path, file, 
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong file ran')")
     (tmp_path / "__init__.py").write_text("raise SystemExit('the wrong file ran')")
     monkeypatch.chdir(tmp_path)
-    path, known = list(sys.path), sys.modules.get("my")
     open_model("my.py:build")
-    assert sys.path == path
+    path, known = sys.path[:-1], sys.modules.get("my")
+    open_model("my.py:build")
+    assert sys.path[:-1] == path, "what was found before is found where it was"
     assert sys.modules.get("my") is known
 
 
@@ -322,3 +323,17 @@ def test_a_student_of_a_class_in_one_s_own_file_is_called_by_the_file_s_own_name
     assert read_config(folder)["model"] == {"class": "my.Net"}
     with pytest.raises(LimbeckError, match=r"holds a my\.Net, "):
         load(folder)
+
+
+def test_a_file_imports_its_neighbors_each_its_own(tmp_path):
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "neighbor.py").write_text(f"WIDTH = {number}\n")
+        (folder / "my.py").write_text(
+            "import torch\nimport neighbor\n\ndef build():\n    from neighbor import WIDTH\n"
+            "    return torch.nn.Linear(neighbor.WIDTH, WIDTH)\n"
+        )
+    for number in (1, 2, 1):
+        model = open_model(f"{tmp_path / str(number) / 'my.py'}:build")
+        assert (model.in_features, model.out_features) == (number, number)

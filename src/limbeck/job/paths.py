@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from limbeck.job.budget import Budget
 from limbeck.job.schema import SHALLOW, Cache, Job, Method
 from limbeck.models import UserFile, reference_names
 from limbeck.sources.published import PUBLISHED, data_folders
@@ -18,7 +19,13 @@ def absolute(job: Job) -> Job:
     return job.model_copy(
         update={
             "data": _data(job.data),
-            "teacher": job.teacher.model_copy(update={"model": _name(job.teacher.model)}),
+            "budget": _budget(job.budget),
+            "teacher": job.teacher.model_copy(
+                update={
+                    "model": _name(job.teacher.model),
+                    "train": None if job.teacher.train is None else _budget(job.teacher.train),
+                }
+            ),
             "student": job.student.model_copy(update={"model": _name(job.student.model)}),
             "method": _method(job.method),
             "methods": tuple(_method(one) for one in job.methods),
@@ -27,6 +34,20 @@ def absolute(job: Job) -> Job:
             "track": None if job.track is None else _own_file(job.track),
         }
     )
+
+
+def _budget(budget: Budget) -> Budget:
+    """The budget with the files of its transforms whole."""
+    several = budget.augment if isinstance(budget.augment, list) else [budget.augment]
+    named = [
+        {_own_file(str(name)): options for name, options in one.items()}
+        if isinstance(one, dict)
+        else _own_file(one)
+        if isinstance(one, str)
+        else one
+        for one in several
+    ]
+    return budget.model_copy(update={"augment": named if isinstance(budget.augment, list) else named[0]})
 
 
 def _name(name: str) -> str:

@@ -99,6 +99,7 @@ def _executed(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickles look themselves up here.
     sys.modules[name] = module
+    _let_import_neighbors(file)
     try:
         spec.loader.exec_module(module)
     # Whatever a person's file raises, the sentence says where in the file.
@@ -106,6 +107,28 @@ def _executed(file: Path) -> ModuleType:
         del sys.modules[name]
         raise LimbeckError(_failure(file, error)) from error
     return module
+
+
+_FOLDERS: list[str] = []
+"""What was added to ``sys.path``: the folders of the files that were run, the latest first."""
+
+
+def _let_import_neighbors(file: Path) -> None:
+    """Let a file import what lies beside it, as it may when it is run by itself.
+
+    The folder stands after all others in ``sys.path``, so that no neighbor hides an installed module, and it stays
+    there, because a function may import only when it is called. A neighbor of the same name that a file in another
+    folder has imported is forgotten here: that file holds on to its own.
+    """
+    folder = str(file.resolve().parent)
+    others = [one for one in _FOLDERS if one != folder]
+    for name, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if place and str(Path(place).parent) in others and (Path(folder) / f"{name}.py").is_file():
+            del sys.modules[name]
+    sys.path[:] = [one for one in sys.path if one not in _FOLDERS]
+    _FOLDERS[:] = others if folder in sys.path else [folder, *others]
+    sys.path.extend(_FOLDERS)
 
 
 def _failure(file: Path, error: Exception) -> str:

@@ -7,12 +7,14 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from limbeck.errors import LimbeckError, unknown
+from limbeck.models import UserFile
 from limbeck.sources.augment.chain import Chain
 from limbeck.sources.augment.crop import Crop, ResizedCrop
 from limbeck.sources.augment.cut_out import CutOut
 from limbeck.sources.augment.flip import Flip
 from limbeck.sources.augment.jitter import Jitter
 from limbeck.sources.augment.mixup import CutMix, Mixup
+from limbeck.sources.augment.own import open_transform
 from limbeck.sources.augment.rand_augment import RandAugment
 from limbeck.sources.mix import Mix
 from limbeck.sources.view import Shift, View
@@ -37,7 +39,8 @@ def view_of(given: Any, *, seed: int = 0) -> View:
     """The augmentation that a job names: one, or several in order.
 
     Args:
-        given: A name, ``{name: options}``, or a list of these.
+        given: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is a transform of your own: see
+            `limbeck.sources.augment.own.OwnTransform`.
         seed: Of all that have none of their own.
 
     Raises:
@@ -78,11 +81,14 @@ def _made(
     kind: str, given: Any, known: Mapping[str, Callable[..., Any]], elsewhere: Mapping[str, Any], seed: int
 ) -> Any:
     name, options = _read(kind, given)
+    if kind == "augmentation" and UserFile.parse(name) is not None:
+        chosen = dict(options)
+        return open_transform(name, chosen, chosen.pop("seed", seed))
     if name in elsewhere:
         other = "mix" if kind == "augmentation" else "augment"
         raise LimbeckError(f"{name} is no {kind}: name it under {other}, such as {other}: {name}.")
     if name not in known:
-        raise unknown(kind, name, known)
+        raise unknown(kind, name, known, then="Or one of your own: my.py:function." * (kind == "augmentation"))
     parameters: Any = fields(known[name])  # type: ignore[arg-type]
     for key in options:
         if key not in (names := [field.name for field in parameters]):
