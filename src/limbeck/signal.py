@@ -181,6 +181,22 @@ def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
     return rows(inputs, index)
 
 
+def zero_where_masked(shown: Tensor, counts: Tensor) -> Tensor:
+    """What a teacher showed, 0 where it is NaN and nothing counts, as of attention over padding alone.
+
+    Args:
+        shown: ``[batch, ...]``.
+        counts: Where it counts, ``bool`` with the leading dimensions of `shown`; of other ones nothing is changed.
+    """
+    if counts.shape != shown.shape[: counts.ndim] or not shown.is_floating_point():
+        return shown
+    if shown.device.type == "cpu" and bool(shown.sum().isfinite()):  # elsewhere to ask would be to wait
+        return shown
+    nothing = shown.isnan().flatten(counts.ndim).any(-1) if shown.ndim > counts.ndim else shown.isnan()
+    nothing = nothing & ~counts
+    return shown.masked_fill(nothing.reshape(nothing.shape + (1,) * (shown.ndim - nothing.ndim)), 0.0)
+
+
 def _length(inputs: Inputs) -> int:
     if isinstance(inputs, Mapping):
         return _length(next(iter(inputs.values())))

@@ -66,19 +66,25 @@ def test_texts_of_different_lengths_take_no_room_beyond_their_own(tmp_path):
     origin = replace(ORIGIN, answers={"logits": column.spec})
     lengths = torch.tensor([2, 5, 1, 4])
     whole = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    counted = torch.arange(5) < lengths[:, None]
     with writing(Place(tmp_path / "s"), origin, shard_bytes=1) as writer:
         for batch in ([2, 0], [1, 3]):
             id = torch.tensor(batch)
-            found = column.encode(whole[id], id=id, view=torch.full_like(id, -1), lengths=lengths[id])
+            found = column.encode(whole[id], id=id, view=torch.full_like(id, -1), counted=counted[id])
             assert len(found) == lengths[id].sum()
             writer.append(Keys(id.numpy(), np.full(2, -1), lengths[id].numpy()), {"logits": found})
     store = Store(tmp_path / "s")
     for wanted in ([0, 1, 2, 3], [3, 2], [1, 1, 0]):
         rows = store.rows(np.array(wanted), -1)
-        found = store.read(rows, "logits", longest=6)
+        right = np.arange(6) < lengths[wanted].numpy()[:, None]
+        found = store.read(rows, "logits", counted=right)
         assert found.shape == (len(wanted), 6, 3)
         for place, example in enumerate(wanted):
             assert torch.equal(found[place, : lengths[example]], whole[example, : lengths[example]])
+        scattered = np.flip(right, 1).copy()
+        assert torch.equal(store.read(rows, "logits", counted=scattered)[scattered], found[right])
+    with pytest.raises(LimbeckError, match="other lengths"):
+        store.read(store.rows(np.array([0]), -1), "logits", counted=np.ones((1, 3), bool))
     assert store.read(store.rows(np.array([0, 2]), -1), "logits").shape == (2, 2, 3)
 
 

@@ -80,3 +80,62 @@ def test_texts_are_kept_without_their_padding(tmp_path):
                 with torch.no_grad():
                     torch.testing.assert_close(shown[batch.mask], net(batch.inputs)[batch.mask])
     assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+
+
+@pytest.mark.parametrize("side", ["left", "right", "scattered"])
+@pytest.mark.parametrize("encoding", ["float32", "top-k"])
+def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
+    """Filled beside some texts, read beside others: each token has its own answer."""
+    words, lengths, _ = texts()
+    net, spec = Words(), {"name": encoding, "k": 9, "bits": 32} if encoding == "top-k" else encoding
+
+    def padded(epoch):
+        for batch in epoch:
+            own = lengths[batch.id]
+            longest = max(int(own.max()), 1)
+            mask = torch.arange(longest) < own[:, None]
+            mask = mask.flip(1) if side == "left" else mask
+            if side == "scattered":
+                mask = torch.arange(2 * longest) % 2 == 1
+                mask = mask & (torch.arange(2 * longest) < 2 * own[:, None])
+            inputs = torch.zeros(mask.shape, dtype=torch.int64)
+            for row, id in enumerate(batch.id.tolist()):
+                inputs[row, mask[row]] = words[id, : int(own[row])]
+            yield batch._replace(inputs=inputs, mask=mask)
+
+    for size, seed in ((2, 0), (3, 1), (6, 2)):
+        stream = Changed(Shuffled(Arrays(words), batch_size=size, seed=seed), padded)
+        teacher = Cached(net, tmp_path / "s", encoding=spec)
+        teacher.expect(stream, unchanged)
+        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
+            for batch in stream.batches(0, 0):
+                shown = answer(batch)
+                wanted = net(batch.inputs)[batch.mask]
+                if encoding == "float32":
+                    found = shown["logits"][batch.mask]
+                    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+                else:
+                    found = shown.partial["logits"].spread()[batch.mask]
+                    torch.testing.assert_close(found.softmax(-1), wanted.softmax(-1), rtol=1e-4, atol=1e-5)
+    assert sum(Store(tmp_path / "s").keys.positions) == lengths.clamp_min(1).sum()
+
+
+def test_a_text_that_is_all_padding_may_be_answered_with_nan(tmp_path):
+    words, _, padded = texts()
+    net = Words()
+
+    class Nothing(nn.Module):
+        def forward(self, x):
+            shown = net(x)
+            shown[x.shape[1] == 1] = torch.nan
+            return shown
+
+    def one_by_one(epoch):
+        for batch in padded(epoch):
+            yield batch._replace(mask=batch.mask & (batch.id != 3)[:, None])
+
+    stream = Changed(Shuffled(Arrays(words), batch_size=1, shuffle=False), one_by_one)
+    teacher = Cached(Nothing(), tmp_path / "s")
+    with pytest.raises(LimbeckError, match="NaN"):  # text 4 is one word long, and counts
+        list(fill(teacher, stream, reads=unchanged))
+    assert 3 in Store(tmp_path / "s").keys.id

@@ -16,7 +16,7 @@ from limbeck.objective.lifting import FROM_BATCH, Kernel, Lifted
 from limbeck.objective.memory import memory_kept
 from limbeck.objective.ranks import gathered, summed
 from limbeck.partial import Partial
-from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term
+from limbeck.signal import IGNORED, LOGITS, Batch, Needs, Progress, Signal, Term, zero_where_masked
 
 
 class Loss(Leaf):
@@ -87,7 +87,7 @@ class Loss(Leaf):
             return self._compared(tensors, progress)
         valid = self._valid(batch)
         if valid is not None and isinstance(taught := tensors.get("teacher"), Tensor):
-            tensors["teacher"] = _finite_where_masked(taught, valid)
+            tensors["teacher"] = zero_where_masked(taught, valid)
         values = self.kernel(tensors, progress)
         expected = self._number(valid, batch)
         where = None if valid is None else self._aligned(valid, values)
@@ -261,17 +261,6 @@ class Loss(Leaf):
         student, teacher = self.addresses
         places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
         return f"Loss({self.kernel!r}{places})"
-
-
-def _finite_where_masked(taught: Tensor, valid: Tensor) -> Tensor:
-    """What the teacher shows, 0 where it is NaN and nothing counts: a gradient of 0 times NaN would be NaN."""
-    if valid.shape != taught.shape[: valid.ndim]:
-        return taught
-    if taught.device.type == "cpu" and bool(taught.sum().isfinite()):  # elsewhere to ask would be to wait
-        return taught
-    nothing = taught.isnan().flatten(valid.ndim).any(-1) if taught.ndim > valid.ndim else taught.isnan()
-    nothing = nothing & ~valid
-    return taught.masked_fill(nothing.reshape(nothing.shape + (1,) * (taught.ndim - nothing.ndim)), 0.0)
 
 
 def _lack(name: str, batch: Batch) -> str:

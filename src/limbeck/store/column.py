@@ -45,14 +45,15 @@ class Column:
         """Bytes of one record."""
         return self.rows * self.encoding.width
 
-    def encode(self, answer: Tensor, *, id: Tensor, view: Tensor, lengths: Tensor | None = None) -> NDArray[np.uint8]:
+    def encode(self, answer: Tensor, *, id: Tensor, view: Tensor, counted: Tensor | None = None) -> NDArray[np.uint8]:
         """The records of a batch's answers, ``[n, width]``.
 
         Args:
             answer: What the teacher showed.
             id: Which examples.
             view: Which views; -1 for the examples themselves.
-            lengths: How many positions of each example count; for a column whose `positions` are None.
+            counted: Which positions of each example are kept, ``bool [n, positions]``; for a column whose `positions`
+                are None.
 
         Raises:
             LimbeckError: If the answers have another shape than those before.
@@ -60,10 +61,9 @@ class Column:
         moved = answer.detach().cpu().movedim(self.axis, -1) if self.shape is None else answer.detach().cpu().flatten(1)
         shape = tuple(moved.shape[1:-1])
         if self.positions is None:
-            if lengths is None or shape[1:] != self.inner:
+            if counted is None or shape[1:] != self.inner or shape[:1] != counted.shape[1:]:
                 raise self._other(shape)
-            counted = torch.arange(shape[0]) < lengths[:, None]
-            moved, counts = moved[counted], lengths
+            moved, counts = moved[counted], counted.sum(1)
         elif shape != self.positions:
             raise self._other(shape)
         else:
@@ -90,20 +90,19 @@ class Column:
             return found.reshape(*leading, *inner, found.shape[-1]).movedim(-1, self.axis)
         return found.reshape(*leading, *inner)
 
-    def spread(self, records: NDArray[np.uint8], lengths: NDArray[np.int64] | None, longest: int | None) -> Any:
+    def spread(self, records: NDArray[np.uint8], counted: NDArray[np.bool_] | None) -> Any:
         """The answers that these records hold, example after example.
 
         Args:
             records: As `encode` made them.
-            lengths: How many positions each example has, where that differs.
-            longest: How many the answer is to have; by default as many as the longest.
+            counted: At which positions, where examples differ in their number; elsewhere is some other position's.
         """
         if self.positions is not None:
             return self.decode(records, (len(records),))
-        if lengths is None:
+        if counted is None:
             raise self._other(())
-        first, length = lengths.cumsum() - lengths, int(lengths.max()) if longest is None else longest
-        return self.decode(records[places(first, lengths, length).reshape(-1)], (len(lengths), length))
+        lengths = counted.sum(1)
+        return self.decode(records[places(lengths.cumsum() - lengths, counted).reshape(-1)], counted.shape)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -133,12 +132,11 @@ class Column:
         )
 
 
-def places(first: NDArray[np.int64], lengths: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Where the records of some examples' positions are, ``[examples, length]``; its last one stands for those beyond.
+def places(first: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where the records of some examples' positions are; what does not count gets that of the last that did.
 
     Args:
         first: Each example's first record.
-        lengths: How many it has, at least 1.
-        length: How many are wanted of each.
+        counted: At which positions it has one, ``[examples, positions]``.
     """
-    return first[:, None] + np.minimum(np.arange(length), lengths[:, None] - 1)
+    return first[:, None] + np.maximum(counted.cumsum(1) - 1, 0)

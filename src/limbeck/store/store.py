@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.store.column import Column, places
 from limbeck.store.index import Index
 from limbeck.store.manifest import FILE, Manifest, Shard
@@ -77,26 +77,33 @@ class Store:
         """Where the answers are, for `read`; -1 where there is none."""
         return self._index.rows(id, view)
 
-    def read(self, rows: NDArray[np.int64], address: str, *, longest: int | None = None) -> Any:
+    def read(self, rows: NDArray[np.int64], address: str, *, counted: NDArray[np.bool_] | None = None) -> Any:
         """The answers at an address, in the order of `rows`: a tensor, or a partial answer.
 
         Args:
             rows: From `rows`, none of them -1.
             address: One of `columns`.
-            longest: Where examples differ in their number of positions, how many the answer is to have; what is beyond
-                an example's own is some other position's answer, and must not count.
+            counted: Where examples differ in their number of positions, at which ones theirs are; by default at the
+                first. What lies elsewhere is some other position's answer, and must not count.
 
         Raises:
+            LimbeckError: If the store holds other numbers of positions.
             DataError: If a shard is damaged.
         """
         column = self.columns[address]
         if column.positions is not None:
             return column.decode(self.records(rows, address), (len(rows),))
         own, first = self._lengths[rows], self._first[rows]
-        length = int(own.max()) if longest is None else longest
+        if counted is None:
+            counted = np.arange(int(own.max())) < own[:, None]
+        elif (counted.sum(1) != own).any():
+            raise LimbeckError(
+                f"The store at {self.place.name} holds answers of other lengths than the examples have now, as of another "
+                "mask: build another store."
+            )
         shard = np.searchsorted(self._starts, rows, side="right") - 1
-        found = self._gathered_at(places(first, own, length).reshape(-1), shard.repeat(length), address)
-        return column.decode(found, (len(rows), length))
+        found = self._gathered_at(places(first, counted).reshape(-1), shard.repeat(counted.shape[1]), address)
+        return column.decode(found, counted.shape)
 
     def records(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
         """The bytes of the answers at an address, where each example has one record.

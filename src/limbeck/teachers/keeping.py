@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.signal import LOGITS, Batch, Signal
+from limbeck.signal import LOGITS, Batch, Signal, zero_where_masked
 from limbeck.store import (
     Column,
     Difference,
@@ -30,7 +30,7 @@ from limbeck.teachers.asking import asked_whole, first_asked
 from limbeck.teachers.head import FILE, asked_at, kept_head, told_of
 from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Teacher
-from limbeck.teachers.wanted import keys_of, lengths_of, longest_of, view_of
+from limbeck.teachers.wanted import counted_of, keys_of, view_of
 
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]
@@ -102,8 +102,8 @@ class Keeping(AbstractContextManager["Keeping"]):
         return whole if len(whole) == len(known) else None
 
     def _read(self, store: Store, rows: Rows, batch: Batch) -> Signal:
-        longest = longest_of(batch)
-        return self._shown({address: store.read(rows, address, longest=longest) for address in self._question.read})
+        counted = _array(counted_of(batch))
+        return self._shown({address: store.read(rows, address, counted=counted) for address in self._question.read})
 
     def _shown(self, found: Mapping[str, Any]) -> Signal:
         moved = {address: answer.to(self._device) for address, answer in found.items()}
@@ -142,7 +142,7 @@ class Keeping(AbstractContextManager["Keeping"]):
 
     def _asked(self, batch: Batch, rows: Rows | None) -> Signal:
         """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
-        keys, lengths = keys_of(batch), lengths_of(batch)
+        keys, counted = keys_of(batch), counted_of(batch)
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
             # Everything was answered, and some of it is in no file yet: an epoch has come round.
@@ -152,18 +152,19 @@ class Keeping(AbstractContextManager["Keeping"]):
         answer = self._opened(batch)
         with first_asked(self._teacher, batch) if self._writer is None and self._teacher else nullcontext():
             shown = asked_whole(answer, batch, self._question.batch_size)
+        if batch.mask is not None:  # NaN cannot be kept, and what nobody reads need not be refused
+            shown = Signal({address: zero_where_masked(one, batch.mask.bool()) for address, one in shown.items()})
         if self._writer is None:
-            self._begin(shown, lengths)
+            self._begin(shown, counted)
             new = new & (self._begun().rows(keys.id, keys.view) < 0)  # of two that began at once, one was first
         columns = self._begun().columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
-            address: column.encode(shown[address], id=ids, view=views, lengths=lengths)
+            address: column.encode(shown[address], id=ids, view=views, counted=counted)
             for address, column in columns.items()
         }
         self._append(keys, records, columns, new)
-        longest, read = longest_of(batch), self._question.read
-        return self._shown({a: columns[a].spread(records[a], keys.positions, longest) for a in read})
+        return self._shown({a: columns[a].spread(records[a], _array(counted)) for a in self._question.read})
 
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
         """Add what is new to the store, each answer once."""
@@ -198,11 +199,11 @@ class Keeping(AbstractContextManager["Keeping"]):
             )
         return self._live
 
-    def _begin(self, shown: Signal, lengths: Tensor | None) -> None:
+    def _begin(self, shown: Signal, counted: Tensor | None) -> None:
         """Open the store for writing; the first answer says how answers are laid out."""
         if self._question.head is not None:
             self._question.head.check(shown)
-        origin = replace(self._question.origin, precision=self._precision(), answers=self._laid_out(shown, lengths))
+        origin = replace(self._question.origin, precision=self._precision(), answers=self._laid_out(shown, counted))
         about, files = dict(self._question.about), dict[str, bytes]()
         if self._question.head is not None:
             about["head"], files[FILE] = told_of(self._question.head)
@@ -219,11 +220,11 @@ class Keeping(AbstractContextManager["Keeping"]):
         """The addresses of the store: all that it has, once it is there."""
         return self._question.kept if self._store is None else frozenset(self._store.columns)
 
-    def _laid_out(self, shown: Signal, lengths: Tensor | None) -> dict[str, dict[str, Any]]:
+    def _laid_out(self, shown: Signal, counted: Tensor | None) -> dict[str, dict[str, Any]]:
         """How the answers at each address are kept."""
         if self._store is not None:
             return {address: column.spec for address, column in self._store.columns.items()}
-        return {address: self._question.column(address, shown[address], lengths).spec for address in self._kept}
+        return {address: self._question.column(address, shown[address], counted).spec for address in self._kept}
 
     def _precision(self) -> str:
         kind = self._device.type
@@ -245,6 +246,10 @@ class Keeping(AbstractContextManager["Keeping"]):
         if self._writer is None:
             raise LimbeckError(f"The store at {self._place.name} is not open for writing.")
         return self._writer
+
+
+def _array(counted: Tensor | None) -> NDArray[np.bool_] | None:
+    return None if counted is None else counted.numpy()
 
 
 def _several_processes() -> bool:

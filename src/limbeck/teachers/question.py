@@ -51,13 +51,13 @@ class Question(NamedTuple):
         """The addresses that a new store keeps."""
         return kept_at(self.needs | self.also, self.head)
 
-    def column(self, address: str, shown: Tensor, lengths: Tensor | None) -> Column:
+    def column(self, address: str, shown: Tensor, counted: Tensor | None) -> Column:
         """How answers like this one are laid out.
 
         Args:
             address: Where it was shown.
             shown: The answer to a batch.
-            lengths: How many positions of each example count, where that differs.
+            counted: Which positions of each example count, where that differs.
 
         Raises:
             LimbeckError: If it is one number for each example, or lacks the dimension of the classes.
@@ -69,7 +69,7 @@ class Question(NamedTuple):
             raise LimbeckError(f"At {address!r} is one number for each example, and what is kept is [batch, classes].")
         shape = shown.movedim(axis, -1).shape
         own = self.encoding_at(address, shape[-1])
-        if lengths is not None and len(shape) > 2:
+        if counted is not None and len(shape) > 2:
             return Column(own, None, tuple(shape[2:-1]), axis)
         if not self._is_encoded(address):
             whole = tuple(shown.shape[1:])

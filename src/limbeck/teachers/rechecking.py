@@ -21,7 +21,7 @@ from limbeck.teachers.cached import Cached
 from limbeck.teachers.filling import Epochs
 from limbeck.teachers.head import LastLayer, asked_at, head_of
 from limbeck.teachers.teacher import Answer, Reads, read_inputs
-from limbeck.teachers.wanted import lengths_of
+from limbeck.teachers.wanted import counted_of
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3
@@ -126,13 +126,13 @@ def _compared(store: Store, answer: Answer, batch: Batch, size: int, head: LastL
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
         raise LimbeckError(f"The store at {store.place.name} lacks answers: finish it with limbeck cache build.")
-    shown, lengths = asked_whole(answer, batch, size)[address], lengths_of(batch)
+    shown, counted = asked_whole(answer, batch, size)[address], counted_of(batch)
     now, (kept, counts) = (
-        column.encode(shown, id=id.cpu(), view=view.cpu(), lengths=lengths),
+        column.encode(shown, id=id.cpu(), view=view.cpu(), counted=counted),
         store.spans(rows, address),
     )
     if len(now) != len(kept) or (
-        lengths is not None and column.positions is None and (lengths.numpy() != counts).any()
+        counted is not None and column.positions is None and (counted.sum(1).numpy() != counts).any()
     ):
         raise LimbeckError(
             f"The store at {store.place.name} holds answers of other lengths than the examples have now: build another."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,15 +25,23 @@ def keys_of(batch: Batch) -> Keys:
     return Keys(id, views, None if lengths is None else lengths.numpy())
 
 
-def lengths_of(batch: Batch) -> Tensor | None:
-    """How many positions of each example are kept: up to the last that counts, and one where none does."""
+def counted_of(batch: Batch) -> Tensor | None:
+    """Which positions of each example are kept, ``bool [batch, positions]``: those that count, and one where none does.
+
+    So it does not matter on which side a text is padded, or beside which longer one it stood.
+    """
     if batch.mask is None or batch.mask.ndim < 2:
         return None
     counted = batch.mask.bool().flatten(2).any(-1) if batch.mask.ndim > 2 else batch.mask.bool()
-    place = torch.arange(1, counted.shape[1] + 1, device=counted.device)
-    return (counted * place).amax(1).clamp_min(1).cpu()
+    counted = counted.cpu()
+    none = ~counted.any(1)
+    if bool(none.any()):
+        counted = counted.clone()
+        counted[none, 0] = True
+    return counted
 
 
-def longest_of(batch: Batch) -> int | None:
-    """How many positions an answer to a batch has, where their number differs."""
-    return batch.mask.shape[1] if batch.mask is not None and batch.mask.ndim > 1 else None
+def lengths_of(batch: Batch) -> Tensor | None:
+    """How many positions of each example are kept."""
+    counted = counted_of(batch)
+    return None if counted is None else counted.sum(1)
