@@ -83,7 +83,9 @@ def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
     for key in ("folder", "test"):
         if given.get(key) is not None:
             given[key] = str(Path(given[key]).absolute())
-    if name in PUBLISHED:
+    if UserFile.parse(name) is not None:
+        given["name"] = _own_file(name)
+    elif name in PUBLISHED:
         given |= {} if given.get("folder") is not None else _found(name)
     elif name and name != "digits" and Path(name).exists():
         given["name"] = str(Path(name).absolute())

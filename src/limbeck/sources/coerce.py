@@ -55,7 +55,7 @@ def as_source(
         >>> len(as_source((torch.zeros(10, 3), torch.arange(10) % 2), batch_size=4))
         3
     """
-    examples = _examples(data)
+    examples = as_examples(data)
     if examples is not None:
         if adapt is not None:
             raise LimbeckError("adapt= turns the items of a loader into batches; these data are examples, not batches.")
@@ -73,7 +73,8 @@ def as_source(
     raise DataError(_refusal(data))
 
 
-def _examples(data: Any) -> Examples | None:
+def as_examples(data: Any) -> Examples | None:
+    """Examples out of arrays, as `as_source` takes them; None where the data are something else."""
     if isinstance(data, Examples):
         return data
     if _is_array(data):

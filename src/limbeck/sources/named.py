@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
+from limbeck.models import UserFile
 from limbeck.signal import Batch, Inputs
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.columns import digest
@@ -20,6 +21,7 @@ from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.npz import parts_from, read_arrays
+from limbeck.sources.own_data import OwnParts, call_own_loader
 from limbeck.sources.published import PUBLISHED, channels_first, load_published
 from limbeck.sources.reads import Pixels, Unchanged
 from limbeck.sources.reviews import NAMED as TEXTS
@@ -96,6 +98,9 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``;
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
       the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
+    * ``my.py:load``, a function of your own that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
+      or `Arrays`; or a mapping of these with ``development``, ``class_names`` and ``reads``; or a `DataSet`. All other
+      options are its arguments;
     * ``FILE.jsonl``, ``FILE.jsonl.gz``: lines of JSON with a text and a label each.
 
     Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
@@ -121,6 +126,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     found = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
     found |= options
     name = str(found.pop("name", ""))
+    if (own := UserFile.parse(name)) is not None:
+        return _told(_own(name, own, found))
     known = [field.name for field in fields(_Options)]
     for option in found:
         if option not in known:
@@ -170,6 +177,17 @@ def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], 
         return _folder, ("size", "channels")
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
     raise unknown("data set", name, ["digits", *PUBLISHED, *TEXTS], then=then)
+
+
+def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSet:
+    made = call_own_loader(own, options)
+    if not isinstance(made, OwnParts):
+        if isinstance(made, DataSet):
+            return replace(made, name=name)
+        raise DataError(f"{name} returned a {type(made).__name__} with parts; return a limbeck.sources.DataSet or (train, test).")
+    train, test, note = _parts(made.train, made.test)
+    reads = made.reads or _measured(train, scale=1 / 255)
+    return DataSet(name, train, test, reads, made.class_names, note=note, development=made.development)
 
 
 def _texts(name: str, options: _Options) -> DataSet:
