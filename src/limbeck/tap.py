@@ -147,14 +147,29 @@ def _inside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def call(model: Callable[..., Any], inputs: Inputs) -> Any:
-    """Call a model the way its inputs ask for: ``m(x)``, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping."""
+    """Call a model the way its inputs ask for: ``m(x)``, ``m(*x)`` for a tuple, ``m(**x)`` for a mapping.
+
+    Floating-point inputs come in the model's own dtype, where all of its parameters have one: a model that was trained
+    in bfloat16 or float64 is asked about float32 examples, too.
+    """
     if isinstance(inputs, Tensor):  # by far the most frequent, and the next question is a slow one
-        return model(inputs)
+        return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
-        return model(**inputs)
+        return model(**{name: _cast(value, model) for name, value in inputs.items()})
     if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
+        return model(*(_cast(value, model) for value in inputs))
     return model(inputs)
+
+
+def _cast(value: Any, model: Callable[..., Any]) -> Any:
+    """A floating-point tensor in the one dtype of the model's parameters; anything else as it is."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not isinstance(model, nn.Module):
+        return value
+    first = next(model.parameters(), None)
+    if first is None or first.dtype == value.dtype:
+        return value
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    return value.to(dtypes.pop()) if len(dtypes) == 1 else value
 
 
 def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:

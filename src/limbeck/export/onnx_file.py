@@ -74,7 +74,9 @@ def to_onnx(
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(uncompiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
-    plain = exportable(model, reads, names=tuple(inputs) if isinstance(inputs, Mapping) else ())
+    plain = exportable(
+        model, reads, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
+    )
     program = _exported(plain, inputs)
     proto = stripped(program.model_proto)
     tell(proto, {"limbeck": {**(metadata or {}), "reads_included": reads is not None}})
@@ -86,16 +88,29 @@ def to_onnx(
 
 
 def exportable(
-    model: nn.Module, reads: Callable[[Batch], Inputs] | None = None, *, names: tuple[str, ...] = ()
+    model: nn.Module,
+    reads: Callable[[Batch], Inputs] | None = None,
+    *,
+    names: tuple[str, ...] = (),
+    double: bool = False,
 ) -> nn.Module:
-    """A copy of a model on the CPU, in eval mode and in float32 or better, that returns its logits alone.
+    """A copy of a model on the CPU, in eval mode and in float32, that returns its logits alone.
 
-    It takes its inputs in order, also those that the model wants by `names`.
+    It takes its inputs in order, also those that the model wants by `names`. Where these are `double`, one in float64
+    stays so.
     """
     plain = copy.deepcopy(uncompiled(model)).cpu().eval()
-    if any(p.dtype in (torch.float16, torch.bfloat16) for p in plain.parameters()):
+    other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
+    if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()
     return _Reading(plain, reads) if reads is not None else _Logits(plain, names)
+
+
+def _are_double(inputs: Inputs) -> bool:
+    given = (
+        inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    )
+    return any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in given)
 
 
 def stripped(proto: Any) -> Any:
