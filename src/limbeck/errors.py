@@ -36,6 +36,10 @@ class DivergedError(LimbeckError):
     """A loss or a weight that is no number any more: with other settings it may not happen."""
 
 
+class LastBatchError(LimbeckError):
+    """A model or loss that cannot learn from the last batch of an epoch, which holds fewer examples than the others."""
+
+
 class DataError(LimbeckError):
     """Data that are missing, damaged, or not what they claim to be."""
 

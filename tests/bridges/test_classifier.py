@@ -11,10 +11,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Perceptron
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import check_estimator
+from torch import nn
 
 import limbeck as lb
 from limbeck.bridges import DistilledClassifier
-from limbeck.errors import LimbeckError
+from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.objective import Loss
 
@@ -109,3 +110,16 @@ def test_bad_input_is_one_sentence(iris):
             model.fit(rows, y)
     with pytest.raises(ValueError, match="one class"):
         small().fit(rows, np.zeros(len(rows)))
+
+
+def test_a_student_that_cannot_take_the_last_batch_is_refused_before_the_teacher_is_fitted():
+    class Unfitted(RandomForestClassifier):
+        def fit(self, *_, **__):
+            pytest.fail("the teacher was paid for")
+
+    def normed(features, classes):
+        return nn.Sequential(nn.Linear(features, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, classes))
+
+    rows, labels = np.random.default_rng(0).normal(size=(33, 3)), np.arange(33) % 2
+    with pytest.raises(LastBatchError):
+        DistilledClassifier(Unfitted(), student=normed, batch_size=16, epochs=1).fit(rows, labels)

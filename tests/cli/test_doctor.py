@@ -104,7 +104,7 @@ def test_a_last_batch_of_one_is_found_before_its_turn_comes(here, limbeck, taugh
     budget = {"epochs": 2, "lr": 0.01, "batch_size": 67}
     ended = limbeck("doctor", job_of(here, student="my.py:build", budget=budget), "--json")
     assert ended.code == 1
-    assert "cannot train on one example" in sentence(ended, "further steps")
+    assert "cannot train on one example" in sentence(ended, "first step")
     budget["batch_size"] = 68
     assert limbeck("doctor", job_of(here, student="my.py:build", budget=budget), "--json").code == 0
 

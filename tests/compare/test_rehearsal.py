@@ -1,4 +1,4 @@
-"""Does a rehearsal find what is wrong, touch nothing, and cost one step a stage?"""
+"""Does a rehearsal find what is wrong, touch nothing, and cost two steps a stage?"""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.compare.first_examples import check_student
 from limbeck.compare.material import gather, student_of
-from limbeck.compare.rehearsal import check_student, rehearse, shortened
+from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.teaching import has_weights, open_teacher
-from limbeck.engine import distill
-from limbeck.errors import LimbeckError
+from limbeck.engine import Run, Setting, open_fabric
+from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.job import TeacherModel, make_job
 from limbeck.models import build, save
@@ -31,7 +32,7 @@ def rehearsed(job):
     teacher, models = open_teacher(job, material)
     before = {name: [p.clone() for p in model.parameters()] for name, model in models.items()}
     state = torch.random.get_rng_state()
-    rehearse(job, material, teacher)
+    rehearse(job, material, teacher, models)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, model in models.items():
         assert all(torch.equal(a, b) for a, b in zip(before[name], model.parameters(), strict=True))
@@ -57,30 +58,95 @@ def test_students_of_one_seed_are_the_same_whoever_was_made_before(data):
     assert not torch.equal(first.classifier.weight, other.classifier.weight)
 
 
-def steps_of(recipe, **budget):
-    run = distill(nn.Linear(3, 2), recipe, (torch.randn(20, 3), torch.arange(20) % 2), batch_size=5, **budget)
-    return [report.step for report in run]
+def sizes_in(recipe, makes=None, *, examples=20, **setting):
+    """The sizes of the batches that the student of a rehearsal sees in its steps."""
+    seen = []
+    student = nn.Linear(3, 2)
+    student.register_forward_hook(lambda module, given, out: seen.append(len(given[0])) if out.requires_grad else None)
+    source = lb.Shuffled(lb.Arrays(torch.randn(examples, 3), torch.arange(examples) % 2), batch_size=8)
+    setting = Setting(epochs=2, log_every=1, rehearsal=True, **setting)
+    run = Run({"student": student}, Recipe(recipe, makes=makes), source, setting=setting, fabric=open_fabric()).finish()
+    return [report.step for report in run.history], seen
 
 
-def test_every_stage_takes_one_step():
+def test_every_stage_takes_a_first_step_and_one_on_a_last_batch():
     loss = Loss(cross_entropy)
     recipe = Stage(loss, epochs=4) >> Stage(loss, steps=9) >> (lambda models: Stage(loss, epochs=2))
-    assert steps_of(shortened(recipe), log_every=1) == [1, 1, 1]
-    assert steps_of(recipe, log_every=100) == [16, 9, 8]
+    steps, seen = sizes_in(recipe)
+    assert steps == [1, 2] * 3
+    assert seen == [8, 8, 4] * 3, "a probe, a first step, a last batch"
+    assert sizes_in(Stage(loss, steps=2))[0] == [1], "it would not come to the end of an epoch"
+    assert sizes_in(Stage(loss, epochs=1), examples=16)[0] == [1], "all batches are full"
+    assert sizes_in(Stage(loss, epochs=1), accumulate=3)[1] == [8, 8, 8, 4]
 
 
-def test_groups_and_branches_take_one_step_too():
+def test_groups_and_branches_are_rehearsed_too():
     def both(join):
         first = Stage(Loss(cross_entropy), epochs=3)
         second = Stage(Loss(cross_entropy), trains="peer", epochs=3)
-        return Recipe(join(first, second), makes={"peer": lambda models: nn.Linear(3, 2)})
+        return join(first, second), {"peer": lambda models: nn.Linear(3, 2)}
 
-    together, apart = both(lambda a, b: a & b), both(lambda a, b: a | b)
-    assert steps_of(shortened(together), log_every=1) == [1]
-    (branches,) = shortened(apart).parts
-    assert [stage.steps for stage in branches.branches[0].stages()] == [1]
-    assert shortened(together).ship == together.ship
-    assert shortened(together).makes == together.makes
+    assert sizes_in(*both(lambda a, b: a & b))[0] == [1, 2]
+    assert sizes_in(*both(lambda a, b: a | b), workers=1)[1][-3:] == [8, 8, 4]
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Remembering(nn.Module):
+    \"\"\"It keeps as many states as its first batch has examples.\"\"\"
+
+    def __init__(self, classes):
+        super().__init__()
+        self.inner, self.state = nn.Linear(36, classes), None
+
+    def forward(self, x):
+        if not self.training:
+            return self.inner(x.flatten(1))
+        self.state = torch.zeros(len(x), 1) if self.state is None else self.state
+        return self.inner(x.flatten(1)) + self.state
+
+
+def remembering(classes):
+    return Remembering(classes)
+
+
+def normed(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, classes))
+"""
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+@pytest.mark.parametrize("kind", ["remembering", "normed"])
+@pytest.mark.parametrize("changes", [{}, {"methods": ["mutual"]}, {"train_examples": 129}])
+def test_a_last_batch_that_a_model_cannot_learn_from_is_said_before_the_teacher_learns(
+    data, tmp_path, who, kind, changes
+):
+    (tmp_path / "my.py").write_text(OWN)
+    # 135 to learn from: 134 + 1, or 129 = 128 + 1.
+    size = 64 if "train_examples" in changes else 67
+    budget = {"epochs": 2, "lr": 0.01, "batch_size": size}
+    arms = {"arms": ["teacher", "student alone", "distilled"]}
+    asked = small_job(data, budget=budget, **{who: f"{tmp_path}/my.py:{kind}"}, **arms, **changes)
+    with pytest.raises(LastBatchError, match=r"--set budget\.drop_last=true"):
+        rehearsed(make_job(asked))
+    rehearsed(make_job({**asked, "budget": {**budget, "drop_last": True}}))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_job_in_a_true_precision_works_throughout(data, tmp_path, precision):
+    changes = {"arms": ["teacher", "student alone", "distilled"], "seeds": 1, "out": str(tmp_path / "run")}
+    result = lb.run_job(make_job(small_job(data, precision=precision, **changes)))
+    student, material = lb.load(tmp_path / "run" / "student"), gather(make_job(small_job(data)))
+    shown = lb.measure.predict(student, material.data.test, reads=material.data.reads)
+    width = {"64-true": 8, "bf16-true": 2}[precision]
+    assert next(student.parameters()).element_size() == width
+    assert result["arms"]["distilled"]["megabytes"] == pytest.approx(
+        width * sum(p.numel() for p in student.parameters()) / 1e6
+    )
+    assert lb.measure.accuracy(shown).value == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
 
 
 @pytest.mark.parametrize("first", ["specialists", "born_again"])

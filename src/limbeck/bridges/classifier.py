@@ -17,13 +17,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from limbeck.bridges.fitted import teacher_of
-from limbeck.engine import distill
+from limbeck.engine import Run, Setting, distill, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.methods.hinton import hinton
 from limbeck.models import build, seeded
 from limbeck.objective import Objective
-from limbeck.recipe import Optimiser, Part, Stage
-from limbeck.sources import Arrays
+from limbeck.recipe import Optimiser, Part, Recipe, Stage
+from limbeck.sources import Arrays, Shuffled
 from limbeck.tap import Frozen, logits_of
 from limbeck.teachers import Cached, Recorded, Scikit, Teacher
 
@@ -109,22 +109,34 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"A classifier needs 2 classes to learn from; y holds one class, {self.classes_[0]!r}.")
         random = check_random_state(self.random_state)
+        self.mean_, spread = rows.mean(0), rows.std(0)
+        self.scale_ = np.where(spread > 0, spread, 1.0)
+        data = Arrays(self._standardised(rows), codes, extra={"raw": rows})
         given = RandomForestClassifier() if self.teacher is None else self.teacher
+        if not isinstance(given, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
+            self._rehearse(data, rows.shape[1])
         self.teacher_, teacher = teacher_of(given, rows, y, self.classes_, random)
         if self.cache is not None:
             teacher = Cached(teacher, self.cache, encoding="float32")
         elif isinstance(teacher, Scikit):
             teacher = Recorded(teacher.log_probabilities(rows))  # a forest asked at every epoch is what takes the time
-        self.mean_, spread = rows.mean(0), rows.std(0)
-        self.scale_ = np.where(spread > 0, spread, 1.0)
         seed = int(random.randint(2**31 - 1))
-        data = Arrays(self._standardised(rows), codes, extra={"raw": rows})
         run = distill(
             self._new_student(rows.shape[1], seed), self._recipe(teacher), data, seed=seed,
             epochs=self.epochs, batch_size=self.batch_size, optimiser=Optimiser(lr=self.lr), accelerator="cpu",
         )  # fmt: skip
         self.student_ = run.finish().student.eval()
         return self
+
+    def _rehearse(self, data: Arrays, features: int) -> None:
+        """The student's first steps, taught by a guess: what is wrong with it is said before a teacher is fitted."""
+        guess = Recorded(torch.full((len(data), len(self.classes_)), -np.log(len(self.classes_))))
+        Run(
+            {"student": self._new_student(features, 0)}, Recipe(self._recipe(guess)),
+            Shuffled(data, batch_size=self.batch_size),
+            setting=Setting(epochs=self.epochs, optimiser=Optimiser(lr=self.lr), rehearsal=True),
+            fabric=open_fabric(accelerator="cpu"),
+        ).finish()  # fmt: skip
 
     def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
         """The student's probabilities, ``[n, classes]``, in the order of ``classes_``."""

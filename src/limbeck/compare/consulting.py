@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from limbeck.compare.also import Seen, check_also
+from limbeck.compare.first_examples import check_student
 from limbeck.compare.intake import part_of, patient_of
 from limbeck.compare.ledger import checked_folder
 from limbeck.compare.material import Material, gather
-from limbeck.compare.rehearsal import rehearse
+from limbeck.compare.rehearsal import rehearse_arms, rehearse_teacher
 from limbeck.compare.teaching import has_weights, open_teacher
 from limbeck.compare.tracked import check_tracker
 from limbeck.doctor import ACCURACY, Finding, examine, look, ok, wrong
@@ -56,7 +57,7 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
         return
     alone = job.model_copy(update={"devices": "auto", "strategy": "auto"})
     teacher, networks = taught
-    stepped, found = _tried("first step", partial(_stepped, alone, less, teacher), _said_of_step)
+    stepped, found = _tried("first step", partial(_stepped, alone, material, less, teacher, networks), _said_of_step)
     yield found
     if stepped is not None:
         besides, found = _tried("besides", partial(_besides, alone, material, teacher, networks), partial(ok, "", None))
@@ -124,8 +125,9 @@ def _said_of_teacher(job: Job, taught: tuple[Teacher, dict[str, nn.Module]]) -> 
     return ok("", numbers, f"It {whence}, and answers with one number for each class.", f"{numbers:,} weights")
 
 
-def _stepped(job: Job, material: Material, teacher: Teacher) -> int:
-    rehearse(job, material, teacher)
+def _stepped(job: Job, material: Material, less: Material, teacher: Teacher, networks: Mapping[str, nn.Module]) -> int:
+    check_student(job, less, teacher)
+    rehearse_arms(job, less, rehearse_teacher(job, material, teacher, networks))
     return len([arm for arm in job.competitors if arm != "teacher"])
 
 

@@ -64,7 +64,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     material = gather(job)
     tell("say", "\n".join((_described(material), *lines_of(material.data))))
     teacher, models = open_teacher(job, material)
-    rehearse(job, material, teacher)
+    rehearse(job, material, teacher, models)
     check_also(Seen(job, material, teacher, models), tell)
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked

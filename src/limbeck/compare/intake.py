@@ -26,9 +26,12 @@ _EXAMPLES = 2000
 
 
 def part_of(job: Job, material: Material) -> Material:
-    """The material with fewer examples to learn from: two batches, or some thousands for methods that ask about all."""
+    """The material with fewer examples to learn from: two batches, or some thousands for methods that ask about all.
+
+    The last batch of an epoch is as small as that of the whole data.
+    """
     batch = job.budget.batch_size * job.budget.accumulate
-    size = max(_EXAMPLES // batch, 2) * batch
+    size = max(_EXAMPLES // batch, 2) * batch + len(material.train) % job.budget.batch_size
     if size >= len(material.train):
         return material
     return material._replace(train=subsample(material.train, size, 0))
@@ -69,7 +72,7 @@ def _arms(job: Job, material: Material, less: Material, teacher: Teacher) -> Ite
         yield Arm(
             name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), source,
             setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(source),
-            len(material.train) % budget.batch_size, name in job.learners,
+            whole.examples_per_epoch % budget.batch_size, name in job.learners,
         )  # fmt: skip
 
 

@@ -2,118 +2,135 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from limbeck.compare.arms import SHUFFLED, is_taught, recipe_of
 from limbeck.compare.asking import tried_out
-from limbeck.compare.material import Material, setting_of, student_of
+from limbeck.compare.first_examples import check_student
+from limbeck.compare.material import Material, setting_of, student_of, whole
+from limbeck.compare.teaching import ask, has_weights, teachers_recipe
 from limbeck.engine import Run, open_fabric
-from limbeck.errors import LimbeckError, LimbeckWarning
-from limbeck.job import Job, stream
+from limbeck.errors import LastBatchError, LimbeckError, LimbeckWarning
+from limbeck.job import Budget, Job, stream
+from limbeck.measure import cost_in_full, predict
 from limbeck.models import seeded
-from limbeck.recipe import Recipe, change_stages
-from limbeck.tap import call, logits_of
+from limbeck.recipe import Recipe
 from limbeck.teachers import Displaced, Teacher
 
+_FEW = 8
 
-def rehearse(job: Job, material: Material, teacher: Teacher) -> None:
-    """One step of every stage of every arm, with a student that is thrown away and the teacher as it is.
 
-    Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a precision) comes to light here, as it
-    would come to light after the teacher's training.
+def rehearse(job: Job, material: Material, teacher: Teacher, models: Mapping[str, nn.Module]) -> None:
+    """The first steps of the teacher's training and of every stage of every arm, on copies that are thrown away.
+
+    One step is taken on a first batch, and one on as few examples as the last batch of an epoch holds; then the student
+    is asked about test data, and timed. Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a
+    precision, a batch size) comes to light here, as it would come to light after the teacher's training.
+
+    Args:
+        job: What is asked.
+        material: Its data.
+        teacher: Who teaches, not trained yet; it is left as it is.
+        models: The networks that the teacher is made of.
+
+    Raises:
+        LimbeckError: If the teacher or an arm cannot run.
+    """
+    check_student(job, material, teacher)
+    rehearse_arms(job, material, rehearse_teacher(job, material, teacher, models))
+
+
+def rehearse_arms(job: Job, material: Material, teacher: Teacher) -> None:
+    """The arms' part of `rehearse`.
 
     Raises:
         LimbeckError: If an arm cannot run.
     """
-    check_student(job, material, teacher)
     for arm in job.competitors:
-        if arm == "teacher":
-            continue
-        # Nothing that a lazy layer draws at its first call may depend on what went before.
-        with seeded(0), _explained(arm), tried_out(job, teacher) as asked:
-            budget = job.budget_of(arm)
-            run = Run(
-                {"student": student_of(job, material, seed=0, teacher=teacher)}, shortened(recipe_of(job, arm, asked)),
-                stream(material.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, arm)),
-                setting=setting_of(job, budget, material, seed=0),
-                fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
-            ).finish()  # fmt: skip
-            if arm == SHUFFLED and not any(isinstance(stage.teacher, Displaced) for stage in run.stages):
-                raise LimbeckError(
-                    f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
-                    f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
-                )
+        if arm != "teacher":
+            _rehearse_arm(job, arm, material, teacher)
+
+
+def rehearse_teacher(job: Job, material: Material, teacher: Teacher, models: Mapping[str, nn.Module]) -> Teacher:
+    """A copy of the teacher, as the first steps of its training leave it: in the job's precision, for one.
+
+    Returns:
+        The copy; the teacher itself, where it comes with weights.
+
+    Raises:
+        LimbeckError: If it cannot be trained.
+    """
+    if has_weights(job.teacher):
+        return teacher
+    teacher, models = copy.deepcopy((teacher, dict(models)))
+    first, budget = next(iter(models)), job.teacher.train or job.budget
+    place = "budget" if job.teacher.train is None else "teacher.train"
+    with seeded(0), _explained("The teacher cannot take its first steps", place):
+        _rehearsal({first: models[first]}, teachers_recipe((first,)), job, budget, material).finish()
+        ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
+    return teacher
+
+
+def _rehearse_arm(job: Job, arm: str, material: Material, teacher: Teacher) -> None:
+    # Nothing that a lazy layer draws at its first call may depend on what went before.
+    with (
+        seeded(0),
+        _explained(f"The arm {arm!r} cannot take its first steps", "budget"),
+        tried_out(job, teacher) as asked,
+    ):
+        models = {"student": student_of(job, material, seed=0, teacher=teacher)}
+        recipe, mixed = recipe_of(job, arm, asked), is_taught(job, arm)
+        run = _rehearsal(models, recipe, job, job.budget_of(arm), material, mixed=mixed).finish()
+    if arm == SHUFFLED and not any(isinstance(stage.teacher, Displaced) for stage in run.stages):
+        raise LimbeckError(
+            f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
+            f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
+        )
+    with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):
+        test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
+        predict(run.student, whole(test), reads=material.data.reads)
+        cost_in_full(run.student.cpu(), material.data.reads(whole(test)[0]), batches=(1,), repeats=1)
+
+
+def _rehearsal(
+    models: Mapping[str, nn.Module],
+    recipe: Recipe,
+    job: Job,
+    budget: Budget,
+    material: Material,
+    *,
+    mixed: bool = False,
+) -> Run:
+    return Run(
+        models, recipe, stream(material.train, budget, seed=0, cache=job.cache, mixed=mixed),
+        setting=replace(setting_of(job, budget, material, seed=0), rehearsal=True),
+        fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
+    )  # fmt: skip
 
 
 @contextmanager
-def _explained(arm: str) -> Iterator[None]:
-    """What a person's own module raises in its first step, as a sentence; ``--debug`` shows where."""
+def _explained(cannot: str, place: str) -> Iterator[None]:
+    """What a person's own module raises in its first steps, as a sentence; ``--debug`` shows where.
+
+    `place` is where the budget stands in the job that says how large a batch is.
+    """
     try:
         with warnings.catch_warnings():
             # Of a teacher that has learnt nothing yet there is nothing to be said.
             warnings.simplefilter("ignore", LimbeckWarning)
             yield
+    except LastBatchError as error:
+        way_out = f"To leave that batch out: --set {place}.drop_last=true."
+        raise LastBatchError(f"{cannot}: {error} {way_out}") from error
     except LimbeckError:
         raise
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        raise LimbeckError(f"The arm {arm!r} cannot take its first step: {type(error).__name__}: {said}") from error
-
-
-def check_student(job: Job, material: Material, teacher: Teacher | None = None) -> None:
-    """Build the student and show it two examples to learn from, and one to test.
-
-    Raises:
-        LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
-    """
-    student = student_of(job, material, seed=0, teacher=teacher).eval()
-    first = material.data.reads(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
-    shape = "x".join(map(str, material.input_shape))
-    with torch.no_grad():
-        logits = answered(lambda: logits_of(call(student, first)), f"The student {job.student.model}", shape)
-        tested = material.data.reads(material.data.test.take(torch.tensor([0])))
-        answered(lambda: logits_of(call(student, tested)), f"The student {job.student.model}", shape_to_test(material))
-    check_classes(logits, f"The student {job.student.model}", material.classes)
-
-
-def shape_to_test(material: Material) -> str:
-    """How a test example looks to a model, for a sentence: what a model can learn from it may not be able to test."""
-    first = material.data.reads(material.data.test.take(torch.tensor([0])))
-    shape = "x".join(map(str, first.shape[1:])) if isinstance(first, Tensor) else "unknown"
-    return f"{shape}, those of the test data"
-
-
-def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
-    """What a model says to examples of the data.
-
-    Raises:
-        LimbeckError: If it raises; a person's own module may raise anything.
-    """
-    try:
-        return ask()
-    except LimbeckError:
-        raise
-    except Exception as error:
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise LimbeckError(f"{who} refuses inputs of shape {shape}: {said}") from error
-
-
-def check_classes(logits: Tensor, who: str, classes: int) -> None:
-    """Refuse a model that knows another number of classes than the data have.
-
-    Raises:
-        LimbeckError: With both numbers.
-    """
-    if logits.shape[-1] != classes:
-        raise LimbeckError(f"{who} knows {logits.shape[-1]} classes and the data have {classes}.")
-
-
-def shortened(recipe: Recipe) -> Recipe:
-    """The same recipe with a single step to each stage."""
-    return change_stages(recipe, lambda stage: replace(stage, epochs=None, steps=1))
+        raise LimbeckError(f"{cannot}: {type(error).__name__}: {said}") from error

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compare.first_examples import answered, check_classes, shape_to_test
 from limbeck.compare.material import Material, new_model, setting_of, whole
-from limbeck.compare.rehearsal import answered, check_classes, shape_to_test
 from limbeck.compare.tracked import tracked
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError

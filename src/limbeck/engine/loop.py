@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from limbeck.engine.learner import Learner, check_lengths
 from limbeck.engine.probe import first_line
 from limbeck.engine.record import Report
 from limbeck.engine.setting import Setting
-from limbeck.errors import LimbeckError
+from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress
 from limbeck.sources import Source, share
@@ -48,19 +48,22 @@ class Loop:
         name: str,
     ) -> None:
         self.source = stages[0].source or source
-        self.steps = setting.length(check_lengths(stages), self.source)
+        self._setting = setting
+        length = setting.length(check_lengths(stages), self.source)
+        self._last = self._size_of_last(length)
+        self.steps = (2 if self._last else 1) if setting.rehearsal else length
         self.step = 0
         self.epoch = 0
         self._ahead = 0
         self.seconds = 0.0
         self._empty = 0
         self._name = name
-        self._setting = setting
         self._fabric = fabric
         self.source.bind(models)
         first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
-        given: dict[str, Any] = {"source": self.source, "batch": first, "single": self._comes_to_a_single()}
+        single = 0 < self._last < 2 * fabric.world_size
+        given: dict[str, Any] = {"source": self.source, "batch": first, "single": single}
         given |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
         self.learners = [Learner(stage, models, **given) for stage in stages]
 
@@ -81,8 +84,9 @@ class Loop:
                 self._load(state)
             began = time.perf_counter() - self.seconds
             since = time.perf_counter()
+            windows = self._rehearsed_windows if self._setting.rehearsal else self._windows
             while self.step < self.steps:
-                for window in self._windows():
+                for window in windows():
                     logged = self._take_step(window)
                     self.seconds = time.perf_counter() - began
                     if logged:
@@ -100,8 +104,10 @@ class Loop:
         """One step of every learner; whether it is one to report."""
         progress = Progress(self.step, self.steps, self.epoch)
         logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
+        last = self._setting.rehearsal and self.step == 1
         for learner in self.learners:
-            learner.step(window, progress, measure=logged)
+            with _explained(learner.stage.trains, window) if last else nullcontext():
+                learner.step(window, progress, measure=logged)
         self.step += 1
         return logged
 
@@ -129,18 +135,26 @@ class Loop:
             )
         self.epoch += 1
 
+    def _rehearsed_windows(self) -> Iterator[list[Batch]]:
+        """A first step's batches, and then as few examples as the last batch of an epoch holds."""
+        batch = self.source.peek()
+        yield [self._ours(batch)] * min(self._setting.accumulate, 2)
+        if not self._last:
+            return
+        yield [self._ours(batch.rows(torch.arange(min(self._last, batch.size))))]
+
     def _ours(self, batch: Batch) -> Batch:
         fabric = self._fabric
         return (batch if fabric.world_size == 1 else share(batch, fabric.global_rank, fabric.world_size)).to(
             fabric.device
         )
 
-    def _comes_to_a_single(self) -> bool:
-        """Whether it is known that the last batch of an epoch gives some rank a single example."""
+    def _size_of_last(self, length: int) -> int:
+        """How many examples the last batch of an epoch holds; 0 where it is a full one, not reached, or not known."""
         examples, size = self.source.examples_per_epoch, getattr(self.source, "batch_size", None)
-        if examples is None or not isinstance(size, int) or self.steps * self._setting.accumulate < len(self.source):
-            return False
-        return 0 < examples % size < 2 * self._fabric.world_size
+        if examples is None or not isinstance(size, int) or length * self._setting.accumulate < len(self.source):
+            return 0
+        return examples % size
 
     def _report(self, seconds: float) -> Report:
         many = len(self.learners) > 1
@@ -219,6 +233,21 @@ class Loop:
                 f"The checkpoint is of another recipe than this one, in stage {self._name!r}: "
                 f"{first_line(error)} Resume with the recipe and the models that the run began with."
             ) from error
+
+
+@contextmanager
+def _explained(trains: str, window: Sequence[Batch]) -> Iterator[None]:
+    """A block in which whatever goes wrong is said to come from the size of the last batch."""
+    try:
+        yield
+    except LastBatchError:
+        raise
+    except Exception as error:
+        size = sum(batch.size for batch in window)
+        raise LastBatchError(
+            f"{trains!r} cannot learn from the last batch of an epoch, which holds fewer examples than the others "
+            f"({size:,}): {first_line(error)}"
+        ) from error
 
 
 def rewind(source: Source, epoch: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.sharing import statistics_watched
-from limbeck.errors import LimbeckError
+from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.objective import Objective, memory_kept
 from limbeck.recipe import Stage
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
@@ -140,7 +140,7 @@ def no_raw_single(stage: Stage) -> Iterator[None]:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        raise LimbeckError(
+        raise LastBatchError(
             f"The model {stage.trains!r} holds a BatchNorm, which cannot train on one example, and a batch holds no "
             "more (on each device): use another batch_size, or Shuffled(..., drop_last=True), "
             f"DataLoader(..., drop_last=True). torch says: {first_line(error)}"

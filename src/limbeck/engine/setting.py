@@ -37,6 +37,8 @@ class Setting:
         parameter_norms: Whether reports hold gradient norms at the parameters too (about 1.8 steps' time each).
         workers: How many processes run the branches of ``a | b``; None means one for each core.
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
+        rehearsal: Whether every stage takes only a first step and, where it would come to the end of an epoch, one on
+            as few examples as the last batch of an epoch holds.
     """
 
     optimiser: Optimiser = field(default_factory=Optimiser)
@@ -51,6 +53,7 @@ class Setting:
     parameter_norms: bool = False
     workers: int | None = None
     precision: str = "32-true"
+    rehearsal: bool = False
 
     def __post_init__(self) -> None:
         counts = {

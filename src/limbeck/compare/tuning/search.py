@@ -74,7 +74,7 @@ def tune(
     _check_development(material)
     teacher, models = open_teacher(job, material)
     check_ends(job, made, teacher)
-    rehearse(job, material, teacher)
+    rehearse(job, material, teacher, models)
     out.mkdir(parents=True, exist_ok=True)
     watch("say", _said(job, material, trials))
     with sole(out):
