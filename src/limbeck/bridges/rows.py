@@ -48,6 +48,11 @@ class Rows(Dataset[dict[str, Any]]):
         return {**row, "id": int(batch.id[0])} if batch.id is not None else row
 
     @property
+    def fixed(self) -> bool:
+        """As the examples are."""
+        return self.examples.fixed
+
+    @property
     def fingerprint(self) -> str:
         """That of the examples."""
         return self.examples.fingerprint

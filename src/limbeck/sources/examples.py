@@ -49,6 +49,11 @@ class Examples(ABC):
         """The ids of all examples, by position."""
         return torch.arange(len(self))
 
+    @property
+    def fixed(self) -> bool:
+        """Whether `take` is known to give the same inputs every time: of the sets that limbeck itself makes."""
+        return type(self).__module__.startswith("limbeck.")
+
     def select(self, index: Int[Tensor, " n"]) -> Subset:
         """The examples at the positions `index` as a set of their own that keeps their ids.
 
@@ -79,6 +84,11 @@ class Subset(Examples):
     def take(self, index: Int[Tensor, " n"]) -> Batch:
         """The examples at the positions `index` of this subset."""
         return self.whole.take(self.index[index])
+
+    @property
+    def fixed(self) -> bool:
+        """As the whole is."""
+        return self.whole.fixed
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ from limbeck.sources.counter import counter_order
 from limbeck.sources.examples import Examples
 from limbeck.sources.source import Source, check_batch_size
 from limbeck.sources.view import View
-from limbeck.sources.viewed import check_augmented, view_number, viewed
+from limbeck.sources.viewed import check_augmented, never_changes, view_number, viewed
 
 
 @final
@@ -91,6 +91,11 @@ class HalfSpecial(Source):
 
     def __len__(self) -> int:
         return -(-self.examples_per_epoch // self.batch_size)
+
+    @property
+    def fixed(self) -> bool:  # type: ignore[override]
+        """Whether examples and views are limbeck's own, which never change."""
+        return never_changes(self.examples, self.augment)
 
     @property
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ from limbeck.sources.counter import counter_order
 from limbeck.sources.examples import Examples
 from limbeck.sources.mix import Mix
 from limbeck.sources.view import View
-from limbeck.sources.viewed import check_augmented, view_number, viewed
+from limbeck.sources.viewed import check_augmented, never_changes, view_number, viewed
 
 
 class Source(ABC):
@@ -34,6 +34,9 @@ class Source(ABC):
     """Whether every batch carries ids; the cache, memory banks and exact resume need them."""
     resumable: bool = True
     """Whether `state_dict` can bring back the exact remaining batches."""
+    fixed: bool = False
+    """Whether an example, or its view, has the same inputs whenever it is handed out, as its fingerprint says; where
+    nobody knows, a teacher's stored answers are held against the inputs."""
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -170,6 +173,11 @@ class Shuffled(Source):
         view = None if self.augment is None else self.augment.fingerprint
         mix = [] if self.mix is None else [("mix", self.mix.fingerprint)]
         return digest(("examples", self.examples.fingerprint), ("view", view), *mix)
+
+    @property
+    def fixed(self) -> bool:  # type: ignore[override]
+        """Whether examples and views are limbeck's own, which never change."""
+        return never_changes(self.examples, self.augment)
 
     @property
     def examples_per_epoch(self) -> int:

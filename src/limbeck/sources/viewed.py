@@ -29,6 +29,11 @@ def check_augmented(examples: Examples, *, augment: Any, mix: Any = None, views:
         raise LimbeckError(f"views={views!r} is no positive number of views; give views=50, or None for one an epoch.")
 
 
+def never_changes(examples: Examples, augment: View | None) -> bool:
+    """Whether an example, and a view of it, is known to be the same at any time: of those that limbeck makes itself."""
+    return examples.fixed and (augment is None or type(augment).__module__.startswith("limbeck."))
+
+
 def view_number(epoch: int, views: int | None) -> int:
     """Which view of each example an epoch hands out, where there are so many; None means one for each epoch.
 

@@ -17,7 +17,7 @@ from limbeck.store.manifest import Shard
 from limbeck.store.place import Place
 
 FOLDER = "shards"
-_KEYS = ("id", "view", "positions")
+_KEYS = ("id", "view", "positions", "marks")
 _RECORDS = "records."
 _CHUNK = 1 << 22
 Found = TypeVar("Found")
@@ -30,11 +30,13 @@ class Keys(NamedTuple):
         id: Which examples, ``int64 [n]``.
         view: Which view of each; -1 stands for the example itself.
         positions: How many positions each answer has, where that differs between examples; otherwise None.
+        marks: What the inputs were, ``int64 [n, 2]``, of a source of which that is not known; 0 where nobody looked.
     """
 
     id: NDArray[np.int64]
     view: NDArray[np.int64]
     positions: NDArray[np.int64] | None = None
+    marks: NDArray[np.int64] | None = None
 
     def joined(self, others: Sequence[Keys]) -> Keys:
         """These rows, and then those of others."""
@@ -44,7 +46,12 @@ class Keys(NamedTuple):
             np.concatenate([one.id for one in every]),
             np.concatenate([one.view for one in every]),
             np.concatenate(counts) if counts else None,
+            np.concatenate([one.marked() for one in every]) if any(one.marks is not None for one in every) else None,
         )
+
+    def marked(self) -> NDArray[np.int64]:
+        """What the inputs were, 0 where nobody looked."""
+        return np.zeros((len(self.id), 2), np.int64) if self.marks is None else self.marks
 
 
 Records = Mapping[str, NDArray[np.uint8]]
@@ -156,7 +163,7 @@ class Mapped:
 
 
 def _keys(columns: Mapping[str, NDArray[Any]]) -> Keys:
-    return Keys(columns["id"], columns["view"], columns.get("positions"))
+    return Keys(columns["id"], columns["view"], columns.get("positions"), columns.get("marks"))
 
 
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:
@@ -189,6 +196,6 @@ def _sha256(path: Path) -> str:
 
 def _keys_sha256(keys: Keys) -> str:
     found = hashlib.sha256()
-    for column in keys:
+    for column in keys[:3] if keys.marks is None else keys:  # as before there were marks
         found.update(b"none" if column is None else np.ascontiguousarray(column).data)
     return found.hexdigest()

@@ -98,8 +98,8 @@ class Store:
             counted = np.arange(int(own.max())) < own[:, None]
         elif (counted.sum(1) != own).any():
             raise LimbeckError(
-                f"The store at {self.place.name} holds answers of other lengths than the examples have now, as of another "
-                "mask: build another store."
+                f"The store at {self.place.name} holds answers of other lengths than the examples have now, as of "
+                "another mask: build another store."
             )
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         found = self._gathered_at(places(first, counted).reshape(-1), shard.repeat(counted.shape[1]), address)

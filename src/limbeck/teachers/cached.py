@@ -143,6 +143,7 @@ class Cached(Teacher):
         question = Question(
             needs, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
+            looks=not getattr(source, "fixed", False),
         )  # fmt: skip
         return Keeping(self.inner, place, question, device=device, reads=reads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.signal import LOGITS, Batch, Signal, zero_where_masked
 from limbeck.store import (
     Column,
@@ -29,6 +30,7 @@ from limbeck.store import (
 from limbeck.teachers.asking import asked_whole, first_asked
 from limbeck.teachers.head import FILE, asked_at, kept_head, told_of
 from limbeck.teachers.question import Question
+from limbeck.teachers.seen import differ, marks_of
 from limbeck.teachers.teacher import Answer, Reads, Teacher
 from limbeck.teachers.wanted import counted_of, keys_of, view_of
 
@@ -55,7 +57,7 @@ class Keeping(AbstractContextManager["Keeping"]):
         self._stack = ExitStack()
         self._live: Answer | None = None
         self._writer: Writer | None = None
-        self._checked = False
+        self._checked = self._warned = False
         self._tables: dict[str, Table] | None = None
         self._store = Store(place) if find_manifest(place) is not None else None
         if self._store is not None:
@@ -81,11 +83,14 @@ class Keeping(AbstractContextManager["Keeping"]):
             return self._asked(batch, None)
         if not self._checked:
             self._check(self._store)
-        if batch.view is None and (known := self._known(self._store, batch.id)) is not None:
+        looks = self._question.looks
+        if batch.view is None and not looks and (known := self._known(self._store, batch.id)) is not None:
             return self._shown(known)
         rows = self._store.rows(batch.id.cpu().numpy(), view_of(batch))
         if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
             rows = self._again().rows(batch.id.cpu().numpy(), view_of(batch))
+        if looks and (others := self._others(self._store, rows, batch)).any():
+            return self._asked_alone(batch, int(others.sum()))
         return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
 
     # --- what is kept -----------------------------------------------------------------------------------------------
@@ -138,11 +143,18 @@ class Keeping(AbstractContextManager["Keeping"]):
     def _refused(self, store: Store, field: str, stored: Any, wanted: Any) -> LimbeckError:
         return mismatch(self._place, store.manifest, Difference(field, stored, wanted), about=self._question.about)
 
+    def _others(self, store: Store, rows: Rows, batch: Batch) -> NDArray[np.bool_]:
+        """Which examples have other inputs than when they were answered."""
+        kept = store.keys.marked()[np.maximum(rows, 0)] if len(store) else np.zeros((len(rows), 2), np.int64)
+        return differ(marks_of(batch), kept) & (rows >= 0)
+
     # --- what is asked ----------------------------------------------------------------------------------------------
 
     def _asked(self, batch: Batch, rows: Rows | None) -> Signal:
         """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
         keys, counted = keys_of(batch), counted_of(batch)
+        if self._question.looks:
+            keys = keys._replace(marks=marks_of(batch))
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
             # Everything was answered, and some of it is in no file yet: an epoch has come round.
@@ -166,6 +178,31 @@ class Keeping(AbstractContextManager["Keeping"]):
         self._append(keys, records, columns, new)
         return self._shown({a: columns[a].spread(records[a], _array(counted)) for a in self._question.read})
 
+    def _asked_alone(self, batch: Batch, others: int) -> Signal:
+        """The teacher's answer, which is not kept: under the same ids stand other inputs than were answered.
+
+        Raises:
+            LimbeckError: If there is no teacher.
+        """
+        said = (
+            f"{others} of {batch.size} examples have other inputs than when their answers were kept at "
+            f"{self._place.name}: the source hands out other ones under the same ids"
+        )
+        if self._teacher is None:
+            raise LimbeckError(f"{said}, and there is no teacher to ask. Give the teacher, or the data of the store.")
+        if not self._warned:
+            self._warned = True
+            where = "Such batches are asked live, and nothing of them is kept."
+            warnings.warn(
+                f"{said}. {where} For a source like this take the teacher itself.", LimbeckWarning, stacklevel=2
+            )
+        shown = asked_whole(self._opened(batch), batch, self._question.batch_size)
+        head, needs = self._question.head, self._question.needs
+        found = dict(shown)
+        if head is not None and LOGITS in needs and LOGITS not in found:
+            found[LOGITS] = head.logits(found[head.address].float())
+        return Signal({address: found[address].to(self._device) for address in needs})
+
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
         """Add what is new to the store, each answer once."""
         _, first = np.unique(np.stack([keys.id, keys.view]), axis=1, return_index=True)
@@ -177,7 +214,8 @@ class Keeping(AbstractContextManager["Keeping"]):
         each = new if keys.positions is None else new.repeat(keys.positions)
         own = {a: rows[each if columns[a].positions is None else new] for a, rows in records.items()}
         counts = None if keys.positions is None else keys.positions[new]
-        self._writing().append(Keys(keys.id[new], keys.view[new], counts), own)
+        marks = None if keys.marks is None else keys.marks[new]
+        self._writing().append(Keys(keys.id[new], keys.view[new], counts, marks), own)
 
     def _opened(self, batch: Batch) -> Answer:
         """The teacher, opened the first time."""

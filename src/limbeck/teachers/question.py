@@ -29,6 +29,7 @@ class Question(NamedTuple):
         batch_size: In batches of which size the teacher is asked.
         about: What a new store says of itself.
         shard_bytes: How big its files grow.
+        looks: Whether answers are held against the inputs: a source may hand out other ones under the same ids.
     """
 
     needs: frozenset[str]
@@ -40,6 +41,7 @@ class Question(NamedTuple):
     batch_size: int
     about: Mapping[str, Any]
     shard_bytes: int
+    looks: bool = False
 
     @property
     def read(self) -> frozenset[str]:

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.signal import LOGITS, Batch, Signal, missing
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.seen import Marks, differ, marks_of
+from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 
 @final
@@ -56,6 +59,12 @@ class Recorded(Teacher):
             raise LimbeckError("These logits are probabilities, each row's sum is 1; give their logarithm: p.log().")
         self._answers = {address: tensor.detach() for address, tensor in given.items()}
         self._examples = next(iter(lengths.values()))
+        self._looks = False
+
+    def expect(self, source: Stream, reads: Reads) -> None:
+        """Whether the source may hand out other inputs under the same ids, for which no answer was recorded."""
+        del reads
+        self._looks = not getattr(source, "fixed", False)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """Only what was recorded can be read."""
@@ -67,8 +76,12 @@ class Recorded(Teacher):
 
     @contextmanager
     def _answering(self, answers: Mapping[str, Tensor]) -> Iterator[Answer]:
+        seen = np.zeros((self._examples if self._looks else 0, 2), np.int64)
+
         def answer(batch: Batch) -> Signal:
             rows = self._rows(batch)
+            if self._looks:
+                _check_inputs(batch, seen, rows.cpu().numpy())
             return Signal({address: tensor[rows.to(tensor.device)] for address, tensor in answers.items()})
 
         yield answer
@@ -103,6 +116,17 @@ class Recorded(Teacher):
         """What was recorded of how many examples."""
         shown = {address: list(tensor.shape) for address, tensor in self._answers.items()}
         return {"teacher": "Recorded", "answers": shown, "fingerprint": self.fingerprint}
+
+
+def _check_inputs(batch: Batch, seen: Marks, rows: NDArray[np.int64]) -> None:
+    """Refuse an example whose inputs are others than when it last came."""
+    marks = marks_of(batch)
+    if (others := differ(marks, seen[rows])).any():
+        raise LimbeckError(
+            f"Example {int(rows[others][0])} has other inputs than when it last came, and a recorded teacher answered "
+            "for one of them alone: take the live teacher, or a source whose examples never change."
+        )
+    seen[rows] = marks
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -1,0 +1,161 @@
+"""A source that hands out other inputs under the same ids is answered about these, not about those of before."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.engine import distill
+from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.functional import kl_divergence
+from limbeck.objective import Loss
+from limbeck.recipe import Stage
+from limbeck.signal import Batch
+from limbeck.sources import Arrays, Loader, Shuffled, Source
+from limbeck.store import Store
+from limbeck.teachers import Cached, Recorded
+from limbeck.teachers.seen import differ, marks_of
+from teachers.asked import CPU, unchanged
+
+
+class Written(Source):
+    """Token ids that the student would write anew in every epoch, or the same ones if they are `still`."""
+
+    def __init__(self, *, still: bool = False, kind: str = "tokens") -> None:
+        super().__init__()
+        self.still, self.kind = still, kind
+
+    def __len__(self) -> int:
+        return 3
+
+    fingerprint = "written"
+    examples_per_epoch = 12
+
+    def batches(self, epoch, start):
+        for number in range(start, 3):
+            draw = torch.Generator().manual_seed(number if self.still else 10 * epoch + number)
+            id = torch.arange(4 * number, 4 * number + 4)
+            tokens = torch.randint(9, (4, 5), generator=draw)
+            inputs = tokens if self.kind == "tokens" else nn.functional.one_hot(tokens, 9).float()
+            yield Batch({"input_ids": tokens} if self.kind == "mapping" else inputs, id=id)
+
+
+class Words(nn.Module):
+    def __init__(self, seed: int = 0, *, kind: str = "tokens") -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.kind, self.embed, self.out = kind, nn.Embedding(9, 5), nn.Linear(5, 7)
+
+    def forward(self, input_ids):
+        hidden = input_ids @ self.embed.weight if self.kind == "fractions" else self.embed(input_ids)
+        return self.out(hidden.mean(1))
+
+
+def losses(teacher, source, kind):
+    stage = Stage(Loss(kl_divergence), teacher=teacher, epochs=3)
+    return [report.loss for report in distill(Words(5, kind=kind), stage, source, log_every=1, accelerator="cpu")]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "fractions", "mapping"])
+def test_other_inputs_are_asked_about_and_said(kind, tmp_path):
+    live = losses(Words(kind=kind), Written(kind=kind), kind)
+    with pytest.warns(LimbeckWarning, match="4 of 4 examples have other inputs"):
+        found = losses(Cached(Words(kind=kind), tmp_path, encoding="float32"), Written(kind=kind), kind)
+    assert found == pytest.approx(live, rel=1e-5)
+    assert len(Store(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("kind", ["tokens", "fractions", "mapping"])
+def test_the_same_inputs_are_asked_about_once(kind, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LimbeckWarning)
+        for _ in range(2):
+            teacher = Cached(Words(kind=kind), tmp_path, encoding="float32")
+            losses(teacher, Written(still=True, kind=kind), kind)
+    assert len(Store(tmp_path)) == 12
+
+
+def test_without_a_teacher_they_are_refused(tmp_path):
+    losses(Cached(Words(), tmp_path), Written(still=True), "tokens")
+    with pytest.raises(LimbeckError, match="other inputs"):
+        losses(Cached(None, tmp_path), Written(), "tokens")
+
+
+def test_a_later_process_with_other_data_is_told(tmp_path):
+    """A loader's fingerprint cannot tell two data sets of one shape apart."""
+
+    def loader(seed: int) -> Loader:
+        draw = torch.Generator().manual_seed(seed)
+        return Loader([{"input_ids": torch.randint(9, (4, 5), generator=draw), "id": torch.arange(4)}])
+
+    losses(Cached(Words(), tmp_path), loader(0), "tokens")
+    with pytest.warns(LimbeckWarning, match="other inputs"):
+        losses(Cached(Words(), tmp_path), loader(1), "tokens")
+
+
+class Random(Arrays.__base__):
+    """Examples of a person's own whose `take` crops at random."""
+
+    fingerprint, labels, class_names = "random", None, None
+
+    def __init__(self, *, still: bool) -> None:
+        self.still = still
+
+    def __len__(self) -> int:
+        return 8
+
+    def take(self, index):
+        return Batch(torch.zeros(len(index), 4) + index[:, None] + (0 if self.still else torch.rand(1)), id=index)
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
+    for still in (True, False):
+        examples = Random(still=still)
+        source = Shuffled(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
+        assert not source.fixed
+        teacher = Cached(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
+        teacher.expect(source, unchanged)
+        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
+            answer(next(source.batches(0, 0)))
+            batch = next(source.batches(1, 0))
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                shown = answer(batch)["logits"]
+            torch.testing.assert_close(shown, teacher.inner.model(batch.inputs), rtol=1e-5, atol=1e-5)
+            assert bool(said) is not still
+
+
+def test_recorded_answers_are_for_one_input_of_each_example():
+    teacher = Recorded(torch.randn(12, 7))
+    losses(teacher, Written(still=True), "tokens")
+    with pytest.raises(LimbeckError, match="other inputs"):
+        losses(teacher, Written(), "tokens")
+
+
+def test_limbecks_own_examples_never_change():
+    assert Shuffled(Arrays(torch.zeros(4, 2)), batch_size=2).fixed
+    assert not Written().fixed
+
+
+def test_marks_leave_padding_out_and_see_the_rest():
+    one = {
+        "input_ids": torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]]),
+    }
+    left = {
+        "input_ids": torch.tensor([[9, 9, 1, 2, 3], [9, 9, 9, 9, 4]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]),
+    }
+    other = {**one, "input_ids": torch.tensor([[1, 3, 2, 0], [4, 7, 0, 0]])}
+    first, second, third = (marks_of(Batch(inputs, id=torch.arange(2))) for inputs in (one, left, other))
+    assert differ(first, second).tolist() == [False, False]
+    assert differ(first, third).tolist() == [True, False]
+    near = torch.randn(3, 50)
+    moved = near * (1 + 1e-7)
+    moved[1, 7] += 0.01
+    assert differ(marks_of(Batch(near)), marks_of(Batch(moved))).tolist() == [False, True, False]
+    assert not differ(marks_of(Batch(near)), marks_of(Batch(near)) * 0).any()
