@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from limbeck.compare.tracked import tracked
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name, stream, with_flag
-from limbeck.measure import MEASURES, Predictions, evaluate, keep_tensors, predict
+from limbeck.measure import MEASURES, Predictions, evaluate, evaluate_metrics, keep_tensors, open_metrics, predict
 from limbeck.methods import make, method
 from limbeck.models import count_parameters
 from limbeck.recipe import Recipe, Stage, change_stages
@@ -167,7 +167,15 @@ def run_arm(
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
     return Outcome(
-        arm.arm, arm.seed, measured(test), known, seconds, _steps(arm, taken), combined, count_parameters(shipped), cost
+        arm.arm,
+        arm.seed,
+        measured(test, metrics=arm.job.metrics),
+        known,
+        seconds,
+        _steps(arm, taken),
+        combined,
+        count_parameters(shipped),
+        cost,
     )
 
 
@@ -181,9 +189,12 @@ def _steps(arm: ArmRun, taken: dict[str, int]) -> int:
     return sum((found | taken).values())
 
 
-def measured(predictions: Predictions, names: Iterable[str] = MEASURES) -> dict[str, float]:
-    """Each measure's value."""
-    return {name: found.value for name, found in evaluate(predictions, names).items()}
+def measured(
+    predictions: Predictions, names: Iterable[str] = MEASURES, *, metrics: Sequence[str] = ()
+) -> dict[str, float]:
+    """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""
+    values = {name: found.value for name, found in evaluate(predictions, names).items()}
+    return values | evaluate_metrics(open_metrics(metrics), predictions)
 
 
 def run_arm_in_process(arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor, folder: Path) -> Outcome:

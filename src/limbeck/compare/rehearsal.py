@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from limbeck.compare.arms import SHUFFLED, is_taught, recipe_of
+from limbeck.compare.arms import SHUFFLED, is_taught, measured, recipe_of
 from limbeck.compare.asking import tried_out
 from limbeck.compare.first_examples import check_student
 from limbeck.compare.material import Material, setting_of, student_of, whole
@@ -19,7 +19,7 @@ from limbeck.compare.teaching import ask, has_weights, teachers_recipe
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LastBatchError, LimbeckError, LimbeckWarning
 from limbeck.job import Budget, Job, stream
-from limbeck.measure import cost_in_full, predict
+from limbeck.measure import Predictions, cost_in_full, predict
 from limbeck.models import seeded
 from limbeck.recipe import Recipe
 from limbeck.teachers import Displaced, Teacher
@@ -44,6 +44,7 @@ def rehearse(job: Job, material: Material, teacher: Teacher, models: Mapping[str
         LimbeckError: If the teacher or an arm cannot run.
     """
     check_student(job, material, teacher)
+    _check_metrics(job, material)
     rehearse_arms(job, material, rehearse_teacher(job, material, teacher, models))
 
 
@@ -113,6 +114,15 @@ def _rehearsal(
         setting=replace(setting_of(job, budget, material, seed=0), rehearsal=True),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
     )  # fmt: skip
+
+
+def _check_metrics(job: Job, material: Material) -> None:
+    """Compute a person's own metrics of made-up answers to the test data: one that fails does so before training."""
+    labels = material.data.test.labels
+    with seeded(0):
+        logits = torch.randn(0 if labels is None else labels.numel(), material.classes)
+    flat = None if labels is None else labels.flatten()
+    _ = measured(Predictions(logits, logits, flat), (), metrics=job.metrics)
 
 
 @contextmanager

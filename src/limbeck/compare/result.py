@@ -56,12 +56,12 @@ def arms_rows(
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = Predictions(answers, answers, material.data.test.labels)
-            table[arm] = {"role": "teacher", "method": None, **_row([measured(own)], costs)}
+            table[arm] = {"role": "teacher", "method": None, **_row([measured(own, metrics=job.metrics)], costs)}
             if len(costs) == 1:
                 table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
             if len(costs) > 1:
                 # Any one of them could be shipped in the ensemble's place: what does averaging bring?
-                rows = [_alone(model, answers, material) for model in teachers.values()]
+                rows = [_alone(job, model, answers, material) for model in teachers.values()]
                 table[MEMBER] = {"role": "member", "method": None, **_row(rows, costs[:1])}
             continue
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
@@ -119,9 +119,9 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> d
     }
 
 
-def _alone(member: nn.Module, answers: Tensor, material: Material) -> dict[str, float]:
+def _alone(job: Job, member: nn.Module, answers: Tensor, material: Material) -> dict[str, float]:
     shown = predict(member, whole(material.data.test), reads=material.data.reads)
-    return measured(shown._replace(teacher=answers))
+    return measured(shown._replace(teacher=answers), metrics=job.metrics)
 
 
 def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:

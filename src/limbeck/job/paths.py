@@ -31,6 +31,7 @@ def absolute(job: Job) -> Job:
             "methods": tuple(_method(one) for one in job.methods),
             "cache": _cache(job.cache),
             "search": None if job.search is None else str(Path(job.search).absolute()),
+            "metrics": tuple(_own_file(name) for name in job.metrics),
             "track": None if job.track is None else _own_file(job.track),
         }
     )

@@ -138,6 +138,8 @@ class Job(Strict):
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data kept for choosing and checking; the test data are used once.
         also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.also`).
+        metrics: Metrics of your own, each ``my.py:function``, computed on the test data for every arm
+            (`limbeck.measure.open_metrics`).
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
         devices: How many devices one run uses.
         strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
@@ -161,6 +163,7 @@ class Job(Strict):
     train_examples: int | None = Field(default=None, ge=1)
     development: float = Field(default=0.1, gt=0, lt=1)
     also: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     precision: str = "32-true"
     devices: int | str = "auto"
     strategy: str = "auto"
@@ -238,6 +241,11 @@ class Job(Strict):
     @classmethod
     def _named_also(cls, value: Any) -> Any:
         return named_also(value)
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _named_metrics(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _known(self) -> Job:

@@ -33,6 +33,7 @@ from limbeck.measure.kept import keep_tensors, kept_tensors
 from limbeck.measure.measurement import Measure, MeasureFunction, measure
 from limbeck.measure.measures import MEASURES, accuracy, evaluate, nll, top5
 from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
+from limbeck.measure.own import evaluate_metrics, open_metrics
 from limbeck.measure.predictions import Predictions, predict, predict_with_teacher
 from limbeck.measure.regression import REGRESSION_MEASURES, Estimates
 from limbeck.measure.robustness import Robustness, robustness
@@ -80,6 +81,7 @@ __all__ = [
     "ece",
     "entropy",
     "evaluate",
+    "evaluate_metrics",
     "group_accuracy",
     "keep_tensors",
     "kept_tensors",
@@ -92,6 +94,7 @@ __all__ = [
     "mce",
     "measure",
     "nll",
+    "open_metrics",
     "paired_difference",
     "peak_bytes",
     "predict",

@@ -184,7 +184,9 @@ def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSet:
     if not isinstance(made, OwnParts):
         if isinstance(made, DataSet):
             return replace(made, name=name)
-        raise DataError(f"{name} returned a {type(made).__name__} with parts; return a limbeck.sources.DataSet or (train, test).")
+        raise DataError(
+            f"{name} returned a {type(made).__name__} with parts; return a limbeck.sources.DataSet or (train, test)."
+        )
     train, test, note = _parts(made.train, made.test)
     reads = made.reads or _measured(train, scale=1 / 255)
     return DataSet(name, train, test, reads, made.class_names, note=note, development=made.development)
