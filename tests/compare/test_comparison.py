@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,6 @@ from limbeck.compare import Outcome, experiment, run_job
 from limbeck.compare.arms import recipe_of
 from limbeck.compare.result import verdict_of
 from limbeck.compare.softness import mean_entropy, smoothing_of
-from limbeck.compare.statistics import holm
 from limbeck.errors import LimbeckError
 from limbeck.job import job_text, make_job, read_job
 from limbeck.measure import kept_tensors
@@ -191,9 +191,12 @@ def test_processes_that_are_kept_follow_to_another_working_folder(tmp_path, monk
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 
+EXAMPLES = 10_000
+
+
 def outcomes(arms):
     return [
-        Outcome(arm, seed, {"accuracy": test}, development)
+        Outcome(arm, seed, {"accuracy": test}, development, correct=np.arange(EXAMPLES) < round(test * EXAMPLES))
         for arm, values in arms.items()
         for seed, (test, development) in enumerate(values)
     ]
@@ -275,18 +278,16 @@ def test_many_methods_are_not_each_given_a_chance_of_their_own():
         }),
         examples=10_000,
     )  # fmt: skip
-    assert found["methods"]["hinton"]["interval"][0] > 0
-    assert found["methods"]["hinton"]["p"] > 0.05
-    assert found["methods"]["hinton"]["helps"] is False
-
-
-def test_holm_is_between_nothing_and_bonferroni():
-    p = [0.04, 0.001, 0.3, 0.012]
-    found = holm(p)
-    assert found == pytest.approx([0.08, 0.004, 0.3, 0.036])
-    assert all(one <= adjusted <= min(1, 4 * one) for one, adjusted in zip(p, found, strict=True))
-    assert holm([]) == []
-    assert holm([0.02]) == [0.02]
+    assert found["difference"] == pytest.approx(0.0056)
+    assert found["helps"] is found["methods"]["hinton"]["helps"] is False
+    assert found["p"] == found["methods"]["hinton"]["p"] > 0.05
+    assert found["interval"] == found["methods"]["hinton"]["interval"]
+    assert found["interval"][0] < 0, "what is said and what is drawn agree"
+    assert "of 10 methods" in found["sentence"]
+    alone = make_job({**small_job("digits"), "methods": ["hinton"], "seeds": 5})
+    same = {"student alone": [(0.9, 0.9)] * 5, "label smoothing": [(0.9, 0.9)] * 5}
+    few = outcomes({**same, "hinton": [(0.9 + gain, 0.9) for gain in gains["hinton"]]})
+    assert verdict_of(alone, few, examples=EXAMPLES)["helps"] is True
 
 
 def test_a_student_that_says_nan_is_named(tmp_path):

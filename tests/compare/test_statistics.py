@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from limbeck.compare import judge, paired_difference
+from limbeck.compare import paired_difference
 from limbeck.compare.statistics import spread
 from limbeck.errors import LimbeckError
 
@@ -73,15 +73,19 @@ def test_spread_is_the_sample_standard_deviation():
 
 
 def called_different(pairs, *, gain, tests, examples=0):
-    """How often `judge` sees a difference between arms that share the luck of their seeds."""
+    """How often the interval leaves zero out, and lies above it, for arms that share the luck of their seeds."""
     draw = np.random.default_rng(12)
     shared = draw.normal(0.93, 0.01, (tests, pairs, 1))
     values = shared + draw.normal(0, 0.004, (tests, pairs, 2))
     values[..., 0] += gain
     if examples:  # accuracy on so many test examples
         values = np.round(values * examples) / examples
-    verdicts = [judge(ours.tolist(), theirs.tolist(), examples=examples) for ours, theirs in np.moveaxis(values, -1, 1)]
-    return np.mean([v.interval[0] > 0 or v.interval[1] < 0 for v in verdicts]), np.mean([v.helps for v in verdicts])
+    step = 1 / examples if examples else 0.0
+    found = [
+        paired_difference(ours.tolist(), theirs.tolist(), resolution=step)
+        for ours, theirs in np.moveaxis(values, -1, 1)
+    ]
+    return np.mean([one.low > 0 or one.high < 0 for one in found]), np.mean([one.low > 0 for one in found])
 
 
 @pytest.mark.parametrize("pairs", [3, 5, 10])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from limbeck.compare import judge, set_beside
@@ -21,21 +22,23 @@ def test_it_helped():
     assert verdict.sentence.startswith(
         "Distilling helped: +2.00 points of accuracy over the same student trained alone"
     )
-    assert "(95 % interval +1.75 to +2.25, 3 paired seeds)." in verdict.sentence
+    assert (
+        "(95 % interval +1.75 to +2.25, 3 paired seeds, with the sampling of test examples left out)."
+        in verdict.sentence
+    )
 
 
 def test_it_hurt():
     verdict = judge(moved(-0.02, -0.021, -0.019), ALONE)
     assert verdict.helps is False
     assert verdict.sentence.startswith("Not worth it: -2.00 points of accuracy")
-    assert "evidence" not in verdict.sentence
 
 
 def test_it_is_unclear():
     verdict = judge(moved(0.02, -0.02, 0.01), ALONE)
     assert verdict.helps is False
     assert verdict.interval[0] < 0 < verdict.interval[1]
-    assert verdict.sentence.startswith("Not worth it on this evidence: +0.33 points")
+    assert verdict.sentence.startswith("Not shown to help: +0.33 points")
     assert verdict.sentence.endswith("and zero lies inside it.")
 
 
@@ -45,14 +48,15 @@ def test_all_equal_is_unclear():
     assert verdict.interval == (0, 0)
     assert verdict.helps is False
     assert "+0.00 points" in verdict.sentence
-    assert "on this evidence" in verdict.sentence
+    assert "Not shown to help" in verdict.sentence
+    assert "worth" not in verdict.sentence
 
 
 def test_one_seed_gives_no_verdict():
     verdict = judge([0.95], [0.93])
     assert verdict.interval is None
     assert verdict.helps is None
-    assert "One seed says +2.00 points" in verdict.sentence
+    assert verdict.sentence.startswith("Unknown. One seed says +2.00 points")
     assert "--seeds 5" in verdict.sentence
 
 
@@ -73,11 +77,43 @@ def test_a_control_that_needs_no_teacher_is_set_beside(gains, said, better):
 def test_one_seed_beside_a_control():
     verdict = set_beside([0.95], [0.93], name="label smoothing")
     assert verdict.helps is None
-    assert "+2.00 points with this one seed" in verdict.sentence
+    assert "unknown; one seed says +2.00 points" in verdict.sentence
 
 
 @pytest.mark.parametrize("ours", [[0.95], moved(0.02, 0.021, 0.019)])
 def test_it_is_json(ours):
     found = judge(ours, ALONE[: len(ours)]).as_dict()
-    assert list(found) == ["difference", "interval", "helps", "sentence"]
+    assert list(found) == ["difference", "interval", "helps", "sentence", "p", "covers", "comparisons"]
     assert json.loads(json.dumps(found)) == found
+
+
+def right(*shares, examples=1000):
+    """Which of the examples are right with each seed, the first ones so many."""
+    return np.stack([np.arange(examples) < round(share * examples) for share in shares])
+
+
+def test_which_examples_were_right_says_how_sure_it_is_of_other_examples():
+    shares = moved(0.02, 0.021, 0.019)
+    verdict = judge(right(*shares), right(*ALONE))
+    known = judge(shares, ALONE)
+    assert verdict.difference == pytest.approx(known.difference)
+    assert verdict.interval[0] < known.interval[0] < known.interval[1] < verdict.interval[1]
+    assert "3 paired seeds and 1,000 test examples)." in verdict.sentence
+    assert verdict.covers == "seeds and test examples"
+    assert judge(shares, ALONE, examples=1000).interval[0] < verdict.interval[0], "what is not known is allowed for"
+    mixed = judge(right(*shares), ALONE, examples=1000)
+    assert mixed.interval == pytest.approx(judge(shares, ALONE, examples=1000).interval)
+
+
+def test_the_best_of_several_has_a_wider_interval_and_says_so():
+    shares = moved(0.02, 0.021, 0.019)
+    one, ten = (judge(right(*shares), right(*ALONE), comparisons=count) for count in (1, 10))
+    assert ten.interval[0] < one.interval[0]
+    assert ten.p == pytest.approx(10 * one.p)
+    assert "for the best of 10 methods" in ten.sentence
+
+
+def test_one_test_example_has_no_interval():
+    verdict = judge(np.ones((3, 1)), np.zeros((3, 1)))
+    assert verdict.helps is None
+    assert verdict.sentence.startswith("Unknown. One test example says +100.00 points")

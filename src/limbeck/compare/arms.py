@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from limbeck.compare.asking import asked_once
@@ -22,7 +24,16 @@ from limbeck.compare.tracked import tracked
 from limbeck.engine import Report, Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name, stream, with_flag
-from limbeck.measure import MEASURES, Predictions, evaluate, evaluate_metrics, keep_tensors, open_metrics, predict
+from limbeck.measure import (
+    MEASURES,
+    Predictions,
+    correctness,
+    evaluate,
+    evaluate_metrics,
+    keep_tensors,
+    open_metrics,
+    predict,
+)
 from limbeck.methods import make, method
 from limbeck.models import count_parameters
 from limbeck.recipe import Recipe, Stage, change_stages
@@ -66,6 +77,7 @@ class Outcome(NamedTuple):
         combined: The teacher that the method has put together itself, if it has.
         parameters: Of the model that it ships; None where nobody counted.
         cost: Of that model, where it is not built like the job's student; of the first seed alone.
+        correct: Which labelled test examples its student gets right; None where that is not known.
     """
 
     arm: str
@@ -77,6 +89,7 @@ class Outcome(NamedTuple):
     combined: Combined | None = None
     parameters: int | None = None
     cost: ShippedCost | None = None
+    correct: Bool[np.ndarray, " examples"] | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -166,17 +179,9 @@ def run_arm(
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
-    return Outcome(
-        arm.arm,
-        arm.seed,
-        measured(test, metrics=arm.job.metrics),
-        known,
-        seconds,
-        _steps(arm, taken),
-        combined,
-        count_parameters(shipped),
-        cost,
-    )
+    size, correct = count_parameters(shipped), correctness(test).numpy()
+    found, steps = measured(test, metrics=arm.job.metrics), _steps(arm, taken)
+    return Outcome(arm.arm, arm.seed, found, known, seconds, steps, combined, size, cost, correct)
 
 
 def _steps(arm: ArmRun, taken: dict[str, int]) -> int:

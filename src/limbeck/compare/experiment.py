@@ -17,7 +17,19 @@ from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
-from limbeck.compare.ledger import checked_folder, claim, kept, note, place, plain, sole, sweep, taken, write
+from limbeck.compare.ledger import (
+    checked_folder,
+    claim,
+    kept,
+    note,
+    place,
+    plain,
+    sole,
+    sweep,
+    taken,
+    with_correct,
+    write,
+)
 from limbeck.compare.material import Material, gather, lines_of
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
@@ -158,7 +170,7 @@ def _outcomes(
     done = {(outcome.arm, outcome.seed) for outcome in found}
     left = [run for run in runs if (run.arm, run.seed) not in done]
     watch("plan", len(found) + len(left))
-    yield from found
+    yield from (with_correct(one, out, material.data.test.labels) for one in found)
     for outcome in _run_all(left, job.workers, material, teacher, answers, watch):
         note(out, outcome)
         yield outcome

@@ -10,7 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from limbeck.compare.arms import Outcome
+from torch import Tensor
+
+from limbeck.compare.arms import PREDICTIONS, Outcome
 from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.compare.shipped_cost import ShippedCost
@@ -18,6 +20,7 @@ from limbeck.errors import LimbeckError
 from limbeck.files import append_text, write_text
 from limbeck.job import Job, absolute, arm_folder, job_text, keep_search, make_job, read_job
 from limbeck.lock import alone
+from limbeck.measure import Predictions, correctness, kept_tensors
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
 """What may change between two goes at a job: none is part of what is asked."""
@@ -127,6 +130,24 @@ def kept(out: Path | None) -> Iterator[Outcome]:
             continue  # the line that was being written when it was killed
 
 
+def with_correct(outcome: Outcome, out: Path | None, labels: Tensor | None) -> Outcome:
+    """An outcome with the test examples that its student got right, from the predictions that its run has left.
+
+    Args:
+        outcome: Of this go, or of an earlier one.
+        out: The run's folder.
+        labels: Of the test data.
+    """
+    folder = place(out, outcome.arm, outcome.seed)
+    if outcome.correct is not None or folder is None or labels is None:
+        return outcome
+    try:
+        logits = kept_tensors(folder / PREDICTIONS)["test"]
+        return outcome._replace(correct=correctness(Predictions(logits, labels=labels.flatten())).numpy())
+    except (LimbeckError, KeyError):  # missing, damaged, or an earlier version's: the verdict says what it lacks
+        return outcome
+
+
 def note(out: Path | None, outcome: Outcome) -> None:
     """Add an outcome to ``metrics.jsonl``."""
     if out is None or not leads():
@@ -179,7 +200,8 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
 
 def _told(outcome: Outcome) -> dict[str, Any]:
     nested = {"combined": outcome.combined, "cost": outcome.cost}
-    return {**outcome._asdict(), **{name: None if one is None else one._asdict() for name, one in nested.items()}}
+    told = {name: value for name, value in outcome._asdict().items() if name != "correct"}  # the predictions say that
+    return {**told, **{name: None if one is None else one._asdict() for name, one in nested.items()}}
 
 
 def _number(value: float | None) -> float:

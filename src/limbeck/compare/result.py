@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,14 +14,13 @@ from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
 from limbeck.compare.combined import Combined
 from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.shipped_cost import ShippedCost
-from limbeck.compare.statistics import holm, spread
-from limbeck.compare.verdict import judge, set_beside
+from limbeck.compare.statistics import spread
+from limbeck.compare.verdict import Results, compare_results, judge, set_beside
 from limbeck.job import Job, Method, plain_name
-from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, paired_difference, predict
+from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
 from limbeck.methods import method
 from limbeck.teachers import Live
 
-_LEVEL = 0.05
 _EQUAL = 0.05  # steps that differ by so little are as many
 COMBINED = "combined teacher"
 """The row of a generalist and the specialists that a method has made of it: it taught the students of that method."""
@@ -125,22 +125,27 @@ def _alone(job: Job, member: nn.Module, answers: Tensor, material: Material) -> 
 
 
 def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
-    """The method that is best on development data against each control, seed by seed, on so many test examples."""
-    arm = _best(job, outcomes)
-    ours = _accuracies(outcomes, arm)
+    """The method that is best on development data against each control, on so many test examples.
+
+    Dev and test accuracies belong to the same students, so whose seeds were lucky in the one is lucky in the other: all
+    intervals and p-values of the chosen method allow for as many methods as there were.
+    """
+    arm, count = _best(job, outcomes), len(job.learners)
     if ALONE not in job.arms:
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
-    verdict = judge(ours, _accuracies(outcomes, ALONE), examples=examples).as_dict()
-    verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
-    if len(job.learners) > 1:
-        chosen = f"Of {len(job.methods)} methods {arm} is the best on development data. "
+    verdict = judge(*_pair(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
+    verdict["sentence"] += _effort(outcomes, arm)
+    if count > 1:
+        chosen = f"Of {count} methods {arm} is the best on development data. "
         if math.isnan(_development(outcomes, arm)):
-            chosen = f"No development example has a label: of {len(job.methods)} methods the first, {arm}. "
+            chosen = f"No development example has a label: of {count} methods the first, {arm}. "
         verdict["sentence"] = chosen + verdict["sentence"]
     taught = method(job.learners.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
-        control: set_beside(ours, _accuracies(outcomes, control), name=control, examples=examples).as_dict()
+        control: set_beside(
+            *_pair(outcomes, arm, control), name=control, examples=examples, comparisons=count
+        ).as_dict()
         for control in ((SMOOTHED, SHUFFLED) if taught else (SMOOTHED,))
         if control in job.arms
     }
@@ -164,20 +169,17 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
 
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
-    """Every method against the student alone; `p` is Holm's, for as many methods as there are."""
-    alone, resolution = _accuracies(outcomes, ALONE), 1 / examples if examples else 0.0
+    """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
     found = {
-        arm: paired_difference(_accuracies(outcomes, arm), alone, resolution=resolution, largest=1.0)
+        arm: compare_results(*_pair(outcomes, arm, ALONE), examples=examples, comparisons=len(job.learners))
         for arm in job.learners
     }
-    known = {arm: one.p for arm, one in found.items() if one.p is not None}
-    adjusted = dict(zip(known, holm(list(known.values())), strict=True))
     return {
         arm: {
             "difference": one.mean,
             "interval": None if one.low is None or one.high is None else [one.low, one.high],
-            "p": adjusted.get(arm),
-            "helps": adjusted[arm] < _LEVEL and one.mean > 0 if arm in adjusted else None,
+            "p": one.p,
+            "helps": None if one.low is None else one.low > 0,
         }
         for arm, one in found.items()
     }
@@ -192,6 +194,15 @@ def _development(outcomes: Sequence[Outcome], arm: str) -> float:
     """The arm's mean accuracy on development data; NaN where none of them has a label."""
     values = [one.development for one in outcomes if one.arm == arm]
     return sum(values) / len(values)
+
+
+def _pair(outcomes: Sequence[Outcome], *arms: str) -> list[Results]:
+    """What two arms came to: which examples were right where every run of both knows it, else their accuracies."""
+    of = [sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed) for arm in arms]
+    correct = [one.correct for runs in of for one in runs if one.correct is not None]
+    if len(correct) < sum(map(len, of)) or len({len(one) for one in correct}) != 1:
+        return [_accuracies(outcomes, arm) for arm in arms]
+    return [np.stack(correct[: len(of[0])]), np.stack(correct[len(of[0]) :])]
 
 
 def _accuracies(outcomes: Sequence[Outcome], arm: str) -> list[float]:

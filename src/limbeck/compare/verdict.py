@@ -1,11 +1,18 @@
-"""Was distilling worth it, in plain words?"""
+"""Whether distilling was worth it, in plain words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from limbeck.measure import Difference, paired_difference
+import numpy as np
+from jaxtyping import Bool, Float
+
+from limbeck.measure import Difference, compare_accuracies, compare_scores
+from limbeck.measure.difference import Covers
+
+Results = Sequence[float] | Bool[np.ndarray, "seeds examples"] | Float[np.ndarray, "seeds examples"]
+"""What an arm came to: an accuracy for each seed, or for each seed (row) which test examples (columns) were right."""
 
 _CALLED = {
     "label smoothing": "label smoothing, which needs no teacher",
@@ -18,80 +25,126 @@ class Verdict(NamedTuple):
 
     Attributes:
         difference: Mean accuracy of the distilled student less that of the student alone, a fraction.
-        interval: Its 95 % interval; None with a single seed.
+        interval: Its 95 % interval; None with a single seed. Of the best of several methods it is as much wider.
         helps: Whether the whole interval lies above zero; None where no interval is.
         sentence: The same for people.
+        p: How often equal arms would be so far apart, two-sided, for as many methods as were tried; it is below 0.05
+            exactly where zero lies outside the interval.
+        covers: What the interval allows for, see `limbeck.measure.Difference`.
+        comparisons: Of how many methods this one is.
     """
 
     difference: float
     interval: tuple[float, float] | None
     helps: bool | None
     sentence: str
+    p: float | None = None
+    covers: Covers = "seeds"
+    comparisons: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        interval = list(self.interval) if self.interval is not None else None
-        return {"difference": self.difference, "interval": interval, "helps": self.helps, "sentence": self.sentence}
+        return {**self._asdict(), "interval": list(self.interval) if self.interval is not None else None}
 
 
-def judge(distilled: Sequence[float], alone: Sequence[float], *, examples: int = 0) -> Verdict:
-    """The verdict on paired accuracies, each a fraction.
+def judge(distilled: Results, alone: Results, *, examples: int = 0, comparisons: int = 1) -> Verdict:
+    """The verdict on paired arms.
 
     Args:
-        distilled: One for each seed.
-        alone: The student alone, with the same seeds.
-        examples: How many examples they were measured on, where known; see `paired_difference`, resolution.
+        distilled: Which test examples were right, ``[seeds, examples]``: then the interval allows for other seeds and
+            other test examples (`limbeck.measure.compare_scores`). Or an accuracy for each seed, a fraction: then it
+            allows for other test examples only as far as their number goes (`compare_accuracies`).
+        alone: The student alone, with the same seeds, on the same examples.
+        examples: How many test examples accuracies were measured on, where known.
+        comparisons: How many methods were tried of which this one was chosen.
 
     Example:
         >>> print(judge([0.95, 0.96, 0.95], [0.93, 0.94, 0.94]).sentence)
         Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
-3 paired seeds).
+3 paired seeds, with the sampling of test examples left out).
     """
-    found = paired_difference(distilled, alone, resolution=1 / examples if examples else 0.0, largest=1.0)
+    found = compare_results(distilled, alone, examples=examples, comparisons=comparisons)
     measured = f"{_points(found.mean)} of accuracy over the same student trained alone"
     if found.low is None or found.high is None:
-        said = f"One seed says {measured}, and one seed has no interval: run it with --seeds 5 before believing it."
-        return Verdict(found.mean, None, None, said)
-    interval = (found.low, found.high)
+        said = f"Unknown. {_lone(found)} says {measured}, and that has no interval: {_more(found)} before believing it."
+        return _verdict(found, said, comparisons)
     if found.low > 0:
-        return Verdict(found.mean, interval, True, f"Distilling helped: {measured} {_interval(found)}.")
+        return _verdict(found, f"Distilling helped: {measured} {_interval(found, comparisons)}.", comparisons)
     if found.high < 0:
-        return Verdict(found.mean, interval, False, f"Not worth it: {measured} {_interval(found)}.")
-    said = f"Not worth it on this evidence: {measured} {_interval(found)}, and zero lies inside it."
-    return Verdict(found.mean, interval, False, said)
+        return _verdict(found, f"Not worth it: {measured} {_interval(found, comparisons)}.", comparisons)
+    said = f"Not shown to help: {measured} {_interval(found, comparisons)}, and zero lies inside it."
+    return _verdict(found, said, comparisons)
 
 
-def set_beside(distilled: Sequence[float], control: Sequence[float], *, name: str, examples: int = 0) -> Verdict:
+def set_beside(distilled: Results, control: Results, *, name: str, examples: int = 0, comparisons: int = 1) -> Verdict:
     """The distilled student beside a control that nobody teaches; `helps` says whether it is the better of the two.
 
     Args:
         distilled: As for `judge`.
-        control: The control, with the same seeds.
+        control: The control, with the same seeds, on the same examples.
         name: What it is called: "label smoothing", "shuffled teacher".
         examples: As for `judge`.
+        comparisons: As for `judge`.
 
     Example:
         >>> print(set_beside([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], name="label smoothing").sentence)
-        It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired seeds).
+        It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired \
+seeds, with the sampling of test examples left out).
     """
-    found = paired_difference(distilled, control, resolution=1 / examples if examples else 0.0, largest=1.0)
+    found = compare_results(distilled, control, examples=examples, comparisons=comparisons)
     called = _CALLED.get(name, name)
     if found.low is None or found.high is None:
-        said = f"Beside {called}: {_points(found.mean)} with this one seed."
-        return Verdict(found.mean, None, None, said)
-    interval = (found.low, found.high)
-    gap = f"{100 * abs(found.mean):.2f} points {_interval(found)}"
+        return _verdict(
+            found, f"Beside {called}: unknown; {_lone(found).lower()} says {_points(found.mean)}.", comparisons
+        )
+    gap = f"{100 * abs(found.mean):.2f} points {_interval(found, comparisons)}"
     if found.low > 0:
-        return Verdict(found.mean, interval, True, f"It beats {called}, by {gap}.")
+        return _verdict(found, f"It beats {called}, by {gap}.", comparisons)
     if found.high < 0:
-        return Verdict(found.mean, interval, False, f"But {called}, beats it by {gap}.")
-    said = f"Beside {called}, nothing is sure: {_points(found.mean)} {_interval(found)}."
-    return Verdict(found.mean, interval, False, said)
+        return _verdict(found, f"But {called}, beats it by {gap}.", comparisons)
+    said = f"Beside {called}, nothing is sure: {_points(found.mean)} {_interval(found, comparisons)}."
+    return _verdict(found, said, comparisons)
 
 
-def _interval(found: Difference) -> str:
+def compare_results(ours: Results, theirs: Results, *, examples: int = 0, comparisons: int = 1) -> Difference:
+    """The difference of two arms' accuracies, from which examples were right where both arms know it.
+
+    Args:
+        ours: As for `judge`.
+        theirs: As for `judge`.
+        examples: As for `judge`.
+        comparisons: As for `judge`.
+    """
+    first, second = np.asarray(ours), np.asarray(theirs)
+    if first.ndim == second.ndim == 2:
+        return compare_scores(first, second, comparisons=comparisons, largest=1.0)
+    a, b = (each.mean(1) if each.ndim == 2 else each for each in (first, second))
+    return compare_accuracies(a.tolist(), b.tolist(), examples=examples, comparisons=comparisons)
+
+
+def _verdict(found: Difference, sentence: str, comparisons: int) -> Verdict:
+    interval = None if found.low is None or found.high is None else (found.low, found.high)
+    helps = None if interval is None else interval[0] > 0
+    return Verdict(found.mean, interval, helps, sentence, found.p, found.covers, comparisons)
+
+
+def _lone(found: Difference) -> str:
+    return "One seed" if found.pairs == 1 else "One test example"
+
+
+def _more(found: Difference) -> str:
+    return "run it with --seeds 5" if found.pairs == 1 else "measure it on more test data"
+
+
+def _interval(found: Difference, comparisons: int) -> str:
     low, high = found.low or 0.0, found.high or 0.0
-    return f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}, {found.pairs} paired seeds)"
+    over = {
+        "seeds": ", with the sampling of test examples left out",
+        "seeds and test examples": f" and {found.examples:,} test examples",
+        "seeds and a bound for test examples": f" and {found.examples:,} test examples, wide for lack of predictions",
+    }[found.covers]
+    wider = f"; for the best of {comparisons} methods" if comparisons > 1 else ""
+    return f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}, {found.pairs} paired seeds{over}{wider})"
 
 
 def _points(value: float) -> str:

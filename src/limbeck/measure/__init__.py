@@ -31,7 +31,7 @@ from limbeck.measure.groups import (
 )
 from limbeck.measure.kept import keep_tensors, kept_tensors
 from limbeck.measure.measurement import Measure, MeasureFunction, measure
-from limbeck.measure.measures import MEASURES, accuracy, evaluate, nll, top5
+from limbeck.measure.measures import MEASURES, accuracy, correctness, evaluate, nll, top5
 from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
 from limbeck.measure.own import evaluate_metrics, open_metrics
 from limbeck.measure.predictions import Predictions, predict, predict_with_teacher
@@ -73,6 +73,7 @@ __all__ = [
     "confidence_gap",
     "confidence_slope",
     "confusion_matrix",
+    "correctness",
     "corrupt",
     "cost_in_full",
     "cost_of",

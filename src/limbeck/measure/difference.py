@@ -32,6 +32,7 @@ class Difference(NamedTuple):
         p: How often equal arms would be so far apart, two-sided; None where one pair is all there is. It is below
             ``1 - confidence`` exactly where zero lies outside the interval.
         covers: What the interval allows for.
+        examples: How many test examples that is; 0 where it is over seeds alone.
     """
 
     mean: float
@@ -40,6 +41,7 @@ class Difference(NamedTuple):
     pairs: int
     p: float | None = None
     covers: Covers = "seeds"
+    examples: int = 0
 
 
 def compare_scores(
@@ -116,7 +118,8 @@ def compare_scores(
         return Difference(mean, None, None, len(d))
     step = float(np.abs(d).max() or np.ptp([first, second]) or (largest if math.isfinite(largest) else 0.0))
     parts = _parts(d, mean, step)
-    return _difference(mean, parts, len(d), confidence, comparisons, largest, "seeds and test examples")
+    found = _difference(mean, parts, len(d), confidence, comparisons, largest)
+    return found._replace(covers="seeds and test examples", examples=d.shape[1])
 
 
 def compare_accuracies(
@@ -155,12 +158,12 @@ def compare_accuracies(
     step = 1 / examples if examples else 0.0
     of_seeds = _Part(max(float(d.var(ddof=1)), step**2 / 6) / len(d), len(d) - 1)
     if not examples:
-        return _difference(float(d.mean()), (of_seeds,), len(d), confidence, comparisons, 1.0, "seeds")
+        return _difference(float(d.mean()), (of_seeds,), len(d), confidence, comparisons, 1.0)
     shares = float(np.mean(ours)), float(np.mean(theirs))
     most = (sum(share * (1 - share) for share in shares) + _UNSEEN * step) / examples
     parts = (of_seeds, _Part(most, max(examples - 1, 1)))
-    covers: Covers = "seeds and a bound for test examples"
-    return _difference(float(d.mean()), parts, len(d), confidence, comparisons, 1.0, covers)
+    found = _difference(float(d.mean()), parts, len(d), confidence, comparisons, 1.0)
+    return found._replace(covers="seeds and a bound for test examples", examples=examples)
 
 
 def paired_difference(
@@ -203,7 +206,7 @@ def paired_difference(
         return Difference(float(d[0]), None, None, 1)
     of_seeds = max(float(d.var(ddof=1)), resolution**2 / 6) / len(d)
     parts = (_Part(of_seeds, len(d) - 1),)
-    return _difference(float(d.mean()), parts, len(d), confidence, 1, largest, "seeds")
+    return _difference(float(d.mean()), parts, len(d), confidence, 1, largest)
 
 
 class _Part(NamedTuple):
@@ -225,13 +228,13 @@ def _parts(d: np.ndarray, mean: float, step: float) -> tuple[_Part, _Part]:
 
 
 def _difference(
-    mean: float, parts: Sequence[_Part], pairs: int, confidence: float, comparisons: int, largest: float, covers: Covers
+    mean: float, parts: Sequence[_Part], pairs: int, confidence: float, comparisons: int, largest: float
 ) -> Difference:
     if comparisons < 1:
         raise LimbeckError(f"comparisons={comparisons}: a difference is one of 1 or more.")
     half = _half_width((1 - confidence) / comparisons, parts)
     low, high = max(mean - half, -largest), min(mean + half, largest)
-    return Difference(mean, low, high, pairs, min(1.0, comparisons * _p_value(mean, parts)), covers)
+    return Difference(mean, low, high, pairs, min(1.0, comparisons * _p_value(mean, parts)))
 
 
 def _half_width(error: float, parts: Sequence[_Part]) -> float:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
 
 from limbeck.errors import unknown
 from limbeck.measure.calibration import brier, confidence, ece, entropy, mce
@@ -25,7 +27,7 @@ from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
 from limbeck.measure.once import chosen, shared
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.regression import REGRESSION_MEASURES, Estimates
-from limbeck.measure.rows import labelled, labels_of
+from limbeck.measure.rows import counted, labelled, labels_of
 
 
 @measure(unit="fraction", higher_is_better=True, needs=("labels",))
@@ -37,6 +39,20 @@ def accuracy(predictions: Predictions) -> Measure:
         0.5
     """
     return fraction(chosen(predictions.student) == labels_of(predictions))
+
+
+def correctness(predictions: Predictions) -> Bool[Tensor, " labelled"]:
+    """Which of the rows that have a label are right, as `accuracy` counts them.
+
+    Raises:
+        LimbeckError: If there are no labels.
+
+    Example:
+        >>> correctness(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
+        [True, False]
+    """
+    counting = counted(predictions, "correctness", ("labels",))
+    return chosen(counting.student) == labels_of(counting)
 
 
 @measure(unit="fraction", higher_is_better=True, needs=("labels",))

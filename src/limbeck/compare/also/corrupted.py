@@ -99,7 +99,11 @@ def _beside(rows: dict[str, Any], judged: str, examples: int) -> str:
     points = f"; {judged} less {ALONE} {100 * found.mean:+.2f} points"
     if found.low is None or found.high is None:
         return f"{points}, of this one seed"
-    return f"{points} (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, {found.pairs} paired seeds)"
+    # Which pictures were right in each corruption is not kept, so the interval is over seeds, and says so.
+    return (
+        f"{points} (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, {found.pairs} paired seeds, with "
+        "the sampling of test examples left out)"
+    )
 
 
 def _duration(seconds: float) -> str:
