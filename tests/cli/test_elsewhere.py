@@ -36,7 +36,10 @@ def test_a_run_goes_on_from_another_folder(limbeck, here, monkeypatch):
         (here / "runs/own" / made).unlink()
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
-    again = limbeck("resume", "../runs/own", "--json")
+    refused = limbeck("resume", "../runs/own", "--json")
+    assert refused.code == 1
+    assert "--trust" in refused.err
+    again = limbeck("resume", "../runs/own", "--json", "--trust")
     assert again.code == 0, again.err
     assert again.result["arms"]["distilled"]["measures"] == first.result["arms"]["distilled"]["measures"]
     assert (again.result["data"], again.result["method"]) == (first.result["data"], first.result["method"])

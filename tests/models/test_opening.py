@@ -265,10 +265,21 @@ def test_hugging_face_by_architecture(transformers, name, kind):
     assert arguments["torch_dtype"] == "auto"
 
 
-def test_hugging_face_runs_remote_code_only_if_asked(transformers):
-    open_model("hf:gpt", trust_remote_code=True)
-    assert transformers.calls[0] == ("config", "gpt", True)
-    assert transformers.calls[1][3]["trust_remote_code"] is True
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"trust_remote_code": True},
+        {"use_safetensors": False},
+        {"attn_implementation": "somebody/kernels"},
+        {"attn_implementation": {"": "somebody/kernels"}},
+        {"use_kernels": True},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_nothing_that_runs_code_or_opens_a_pickle_is_handed_on(transformers, given):
+    with pytest.raises(LimbeckError, match=next(iter(given))):
+        open_model("hf:gpt", **given)
+    assert not transformers.calls
 
 
 def test_hugging_face_classes(transformers):

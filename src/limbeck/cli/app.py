@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from limbeck.cli.bench import bench
+from limbeck.cli.consent import TRUST, consent
 from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
 from limbeck.errors import LimbeckError, LimbeckWarning
 
@@ -36,6 +37,9 @@ def _print_version(wanted: bool) -> bool:
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    trust: Annotated[
+        bool, typer.Option(TRUST, help="Run the Python files that a job names, also to read, print or resume it.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -44,7 +48,7 @@ def _common(
     ] = False,
 ) -> None:
     # `main` has looked for --debug already: it concerns how a command ends. --version has its callback.
-    del debug, version
+    del trust, debug, version
 
 
 @app.command()
@@ -308,13 +312,14 @@ def main(arguments: list[str] | None = None) -> None:
     Exit codes: 0 done, 1 something was wrong, 2 the command line was, 130 interrupted.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    # The flag may stand anywhere; typer wants a common option before the command.
-    ordered = (["--debug"] if debug else []) + [word for word in given if word != "--debug"]
+    debug, trust = "--debug" in given, TRUST in given
+    # These flags may stand anywhere; typer wants a common option before the command.
+    common = [word for word in ("--debug", TRUST) if word in given]
+    words = [word for word in given if word not in common]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), consent(words, trust=trust):
             warnings.showwarning = _noted(warnings.showwarning)
-            code: Any = app(args=ordered, prog_name="limbeck", standalone_mode=False)
+            code: Any = app(args=[*common, *words], prog_name="limbeck", standalone_mode=False)
     except LimbeckError as error:
         if debug:
             raise

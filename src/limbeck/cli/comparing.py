@@ -21,8 +21,10 @@ def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[s
 
 def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     """The job of a comparison: all arms but those that a file leaves out, five seeds unless it says how many."""
+    from limbeck.consent import may_run
     from limbeck.job import ARMS, make_job
     from limbeck.methods import method
+    from limbeck.models import UserFile
 
     found = asked_for(path, {**flags, "methods": named_methods(flags)}, settings)
     found.setdefault("seeds", _SEEDS)
@@ -30,5 +32,7 @@ def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
     check_methods(job)
     if "arms" in found:
         return job
-    taught = method(job.method.name).has_teacher
+    # A job that is only printed may name a file that nobody wants run.
+    own = UserFile.parse(job.method.name)
+    taught = (own is not None and not may_run(own.file)) or method(job.method.name).has_teacher
     return make_job({**found, "arms": [arm for arm in ARMS if taught or arm != "shuffled teacher"]})

@@ -162,7 +162,14 @@ def _left_behind(job: Job) -> str:
         return "Interrupted before anything was written."
     begun = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
     what = "holds the student so far" if begun else "holds an untrained student: its turn had not come"
-    return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}` goes on."
+    return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}{_trust(job)}` goes on."
+
+
+def _trust(job: Job) -> str:
+    """What is typed behind `resume` where a job names files of a person's own."""
+    from limbeck.cli.consent import TRUST
+
+    return f" {TRUST}" if job.names_files else ""
 
 
 def _show(result: Mapping[str, Any], *, as_json: bool) -> None:

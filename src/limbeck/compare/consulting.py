@@ -87,6 +87,7 @@ def _allowed(job: Job, found: Finding) -> Finding:
 
 def _free(job: Job) -> str:
     out = checked_folder(job, resume=False)
+    job.check_own_methods()
     check_tracker(job)
     return "The job names none: the first free one under runs/ is taken." if out is None else f"{out} is free."
 

@@ -70,6 +70,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     new = out is not None and not out.exists()
     if out is not None and not new:
         stack.enter_context(sole(out))
+    job.check_own_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Watch = watch if leads() else lambda kind, what: None

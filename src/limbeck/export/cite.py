@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.consent import reading
 from limbeck.errors import DataError, LimbeckError
 from limbeck.export import papers
 from limbeck.export.finished import Finished, open_finished
@@ -47,7 +48,7 @@ class Citation(NamedTuple):
         return found[1] if found else None
 
 
-def cite(run: str | Path) -> list[Citation]:
+def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
     """Whom to cite for exactly what a finished run used: methods, controls, data, networks, views, measures, limbeck.
 
     An entry that stands for several things comes once, with all of them. Nothing is made up: what limbeck knows no
@@ -56,6 +57,7 @@ def cite(run: str | Path) -> list[Citation]:
     Args:
         run: The run's folder. Of one that was made in Python (`limbeck.distill`) the methods and losses are known; its
             data and models stand in your script alone, and one entry without BibTeX says so.
+        trust: Whether Python files that the run's job names may be run, for the card that a method in one has.
 
     Raises:
         LimbeckError: If it is no finished run.
@@ -70,7 +72,8 @@ def cite(run: str | Path) -> list[Citation]:
         and is_student_folder(folder / "student")
     ):
         return _merged(_used_in_python(folder))
-    return citations(open_finished(run))
+    with reading("cite", trust=trust):
+        return citations(open_finished(run))
 
 
 def citations(done: Finished, *, to: str | None = None) -> list[Citation]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from limbeck.consent import reading
 from limbeck.errors import LimbeckError, unknown
 from limbeck.export.card import model_card
 from limbeck.export.eight_bits import EightBits
@@ -71,6 +72,7 @@ def export_run(
     raw: bool = False,
     licence: str | None = None,
     calibration: str | None = None,
+    trust: bool = False,
 ) -> Exported:
     """Export the student that a finished run ships, check it on the run's test data, and write its model card.
 
@@ -84,13 +86,16 @@ def export_run(
         licence: What the card says of the weights' licence, such as ``apache-2.0``.
         calibration: How 8 bits are calibrated, ``minmax``, ``entropy`` or ``percentile``; if None, what does best on
             the run's development data.
+        trust: Whether Python files that the run's job names (``my.py:build``) may be run, to build the student anew:
+            a run's folder may be a stranger's.
 
     Returns:
         Where it is, how large, how far its answers are from the student's, and how accurate it is.
 
     Raises:
         LimbeckError: If the run is none or not finished, the folder is taken, an extra is missing, the student cannot
-            be exported, or what was written does not answer as it should.
+            be exported, a file would have to be run and `trust` is False, or what was written does not answer as it
+            should.
 
     Example:
         >>> # export_run("runs/hinton", to="onnx").parity.max_difference
@@ -98,7 +103,19 @@ def export_run(
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
     check_calibration(calibration, to)
-    done = open_finished(run, arm=arm)
+    with reading("export_run", trust=trust):
+        return _export(open_finished(run, arm=arm), to, arm, out, raw, licence, calibration)
+
+
+def _export(
+    done: Finished,
+    to: str,
+    arm: str | None,
+    out: str | Path | None,
+    raw: bool,
+    licence: str | None,
+    calibration: str | None,
+) -> Exported:
     place = to if arm is None else f"{to}-{arm.replace(' ', '-')}"
     target = free(done.folder / "export" / place if out is None else out)
     if target.suffix == ".onnx":
@@ -165,7 +182,9 @@ def _tokenizer(done: Finished, data: DataSet) -> Any:
 
     for kind in ("AutoTokenizer", "AutoImageProcessor"):
         try:
-            return getattr(transformers, kind).from_pretrained(name.removeprefix("hf:"), local_files_only=True)
+            return getattr(transformers, kind).from_pretrained(
+                name.removeprefix("hf:"), local_files_only=True, trust_remote_code=False
+            )
         except Exception:  # there is none of this kind; its absence has no type of its own
             continue
     return None

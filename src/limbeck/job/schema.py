@@ -12,7 +12,7 @@ from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
 from limbeck.job.naming import plain_name
 from limbeck.methods import method
-from limbeck.models import shallow
+from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
 from limbeck.store import checked
 
@@ -73,6 +73,11 @@ class Method(BaseModel):
     def hyper(self) -> dict[str, Any]:
         """What is set in it."""
         return dict(self.model_extra or {})
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a function in a person's own file, ``my.py:function``, which is run to look at it."""
+        return UserFile.parse(self.name) is not None
 
     def check(self, place: str = "method") -> None:
         """Look its name and hyper-parameters up; their values are looked at when the recipe is made.
@@ -223,6 +228,13 @@ class Job(Strict):
         return f"methods.{method.name}" if self.methods else "method"
 
     @property
+    def names_files(self) -> bool:
+        """Whether it names Python files of a person's own, which are run."""
+        methods = (one.name for one in self.learners.values())
+        named = (self.teacher.model, self.student.model, self.track or "", *methods)
+        return any(UserFile.parse(name) is not None for name in named)
+
+    @property
     def competitors(self) -> tuple[str, ...]:
         """Every arm by name, in the order of the table."""
         return tuple(name for arm in self.arms for name in (self.learners if arm == "distilled" else (arm,)))
@@ -263,14 +275,12 @@ class Job(Strict):
                 "choose one of the two."
             )
         for one in self.methods or (self.method,):
-            one.check(self.place_of(one))
+            if not one.is_own:  # a job is read without running what it names: `check_own_methods` looks at those
+                one.check(self.place_of(one))
         self._check_budgets()
         self._check_shallow()
-        if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
-            raise LimbeckError(
-                f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
-                "'shuffled teacher' out."
-            )
+        if not self.method.is_own:
+            self._check_shuffled()
         for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
             try:
                 _ = budget.made() if budget is not None else None
@@ -301,6 +311,26 @@ class Job(Strict):
             _check_kinds(self.student.arguments)
         except LimbeckError as error:
             raise with_flag(error, "student", self.student.arguments) from error
+
+    def check_own_methods(self) -> None:
+        """Look up the methods that are functions in files, which are run; a job does so before it does anything.
+
+        Raises:
+            LimbeckError: If one is missing or fails, its hyper-parameters are none of its own, or nobody consented to
+                its file being run.
+        """
+        own = [one for one in self.methods or (self.method,) if one.is_own]
+        for one in own:
+            one.check(self.place_of(one))
+        if self.method in own:
+            self._check_shuffled()
+
+    def _check_shuffled(self) -> None:
+        if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
+            raise LimbeckError(
+                f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
+                "'shuffled teacher' out."
+            )
 
     def _check_budgets(self) -> None:
         """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""

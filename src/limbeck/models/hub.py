@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,11 @@ _HEADS = {
     "image_classification": "AutoModelForImageClassification",
     "causal_lm": "AutoModelForCausalLM",
 }
+_CODE = frozenset({
+    "trust_remote_code", "code_revision", "custom_generate", "use_kernels", "kernel_config", "auto_map",
+    "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "from_tf", "from_flax",
+})  # fmt: skip
+"""Arguments of the two libraries that lead to code from elsewhere, or to a pickle: timm unpickles `checkpoint_path`."""
 _ENDINGS = {
     "ForSequenceClassification": "sequence_classification",
     "ForImageClassification": "image_classification",
@@ -45,6 +51,7 @@ def open_timm(
         LimbeckError: If timm is not installed (extra ``vision``) or has no such model; the nearest is named.
     """
     timm = needed("timm", extra="vision", wanted=f"timm:{name}")
+    _check_no_code(f"timm:{name}", arguments)
     if ":" not in name and not timm.is_model(name):
         raise unknown("timm model", name, timm.list_models())
     if classes is not None:
@@ -61,7 +68,6 @@ def open_hf(
     classes: int | None = None,
     head: str | None = None,
     pretrained: bool = True,
-    trust_remote_code: bool = False,
     **arguments: Any,
 ) -> nn.Module:
     """A Hugging Face classifier or causal language model, by the ``architectures`` in its configuration.
@@ -74,16 +80,16 @@ def open_hf(
             another.
         pretrained: Whether the weights are loaded, from safetensors; if not, `arguments` change the configuration,
             such as ``num_hidden_layers=2``.
-        trust_remote_code: Whether code in the model's repository may run.
-        **arguments: Passed to ``from_pretrained``.
+        **arguments: Passed to ``from_pretrained``; none that would run code which comes with the model.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``), there is no such model, the head is unknown, or a
             trained classifier has another number of classes.
     """
     hf = needed("transformers", extra="hf", wanted=f"hf:{name}")
+    _check_no_code(f"hf:{name}", arguments)
     try:
-        config = _config(hf, name, pretrained=pretrained, trust_remote_code=trust_remote_code)
+        config = _config(hf, name, pretrained=pretrained)
         own = _head_of(config)
         chosen = head or own
         if chosen not in _HEADS:
@@ -94,12 +100,11 @@ def open_hf(
             _set_classes(name, config, classes, trained=trained)
         if not pretrained:
             _override(name, config, arguments)
-            return _module(name, auto.from_config(config, trust_remote_code=trust_remote_code))
+            return _module(name, auto.from_config(config, trust_remote_code=False))
         arguments = {"use_safetensors": True, **arguments}
-        return _module(
-            name, auto.from_pretrained(name, config=config, trust_remote_code=trust_remote_code, **arguments)
-        )
-    except (OSError, ValueError) as error:
+        return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
+    # A name that an option gives twice, or does not know, is a TypeError.
+    except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
 
@@ -118,12 +123,35 @@ def needed(module: str, *, extra: str, wanted: str) -> ModuleType:
         raise LimbeckError(f"{wanted} needs {module}; type: pip install 'limbeck[{extra}]'") from error
 
 
-def _config(hf: Any, name: str, *, pretrained: bool, trust_remote_code: bool) -> Any:
+def _config(hf: Any, name: str, *, pretrained: bool) -> Any:
     if not pretrained and name in getattr(hf, "CONFIG_MAPPING", ()) and not Path(name).exists():
         config = hf.AutoConfig.for_model(name)
         config.architectures = ["ForSequenceClassification"]
         return config
-    return hf.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    config = hf.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    told = {key: getattr(config, key, None) for key in ("_attn_implementation", "_experts_implementation")}
+    _check_no_code(f"The configuration of hf:{name}", told)
+    return config
+
+
+def _check_no_code(who: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what would run code, or open a pickle, that comes with a model.
+
+    Raises:
+        LimbeckError: Naming the argument, and what to do instead.
+    """
+    for name, value in arguments.items():
+        # Kernels of the hub are code: REPOSITORY/NAME.
+        kernel = name.endswith("_implementation") and any("/" in str(v) for v in _values(value))
+        if (name in _CODE and value) or kernel or (name == "use_safetensors" and value is False):
+            raise LimbeckError(
+                f"{who} has {name}={value!r}, which would run code that comes with a model, or open a pickle; limbeck "
+                "does neither. Where you trust it, open it in a function of your own and name that: my.py:build."
+            )
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else (value,)
 
 
 def _head_of(config: Any) -> str | None:

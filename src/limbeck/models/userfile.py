@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from limbeck.consent import check_consent
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models.arguments import accepted, check_arguments
 from limbeck.models.folder import built
@@ -78,10 +79,11 @@ class UserFile(NamedTuple):
         """Run the file and give the function that is named; its module is found under ``__globals__``.
 
         Raises:
-            LimbeckError: If the file or function is missing, or the file fails.
+            LimbeckError: If the file or function is missing, the file fails, or nobody consented to its being run.
         """
         if not self.file.is_file():
             raise LimbeckError(f"There is no file {self.file} (looked in {Path.cwd()}).")
+        check_consent(self.file, self.function)
         module = _executed(self.file)
         mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
         if self.function not in mine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -82,11 +83,33 @@ def open_tokenizer(folder: str | Path) -> Any:
             f"There is no tokenizer in {folder}: type tokenizer.save_pretrained({str(folder)!r}) where you have it, or "
             "leave tokenizer= out, and one is trained from the texts."
         )
+    _check_no_code(place)
     try:
-        return hf.AutoTokenizer.from_pretrained(str(place), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        return hf.AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises a plain Exception of a damaged file
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
+
+
+def _check_no_code(folder: Path) -> None:
+    """Refuse a tokenizer that is code of the folder's own: transformers would ask whether to run it.
+
+    Raises:
+        DataError: If the folder names such code, or a file that may name it is damaged.
+    """
+    for name in ("tokenizer_config.json", "config.json"):
+        file = folder / name
+        try:
+            told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (ValueError, RecursionError, OSError) as error:
+            raise DataError(f"{file} is damaged: it is not JSON ({error}).") from error
+        named = told.get("auto_map") if isinstance(told, dict) else None
+        # A list is an older form, of the tokenizer alone.
+        if named and (not isinstance(named, dict) or "AutoTokenizer" in named):
+            raise DataError(
+                f"{file} says that its tokenizer is code of the folder's own, which limbeck does not run: take a "
+                "tokenizer of transformers, with tokenizer.json."
+            )
 
 
 def holds_tokenizer(folder: str | Path) -> bool:

@@ -1,0 +1,98 @@
+"""Consent to run a Python file that a job names: asked for in one place, where the file is about to be run.
+
+A job or a run's folder may come from somebody else, and ``my.py:build`` in it is code. In Python every file may be run,
+for who calls limbeck there runs code of their own; a command that only reads, prints or exports works in `only_typed`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
+
+from limbeck.errors import LimbeckError
+
+_FILE = re.compile(r"[^\s=,:{}\[\]'\"]+\.py(?=:)")
+
+
+class _Consent(NamedTuple):
+    """Which files may be run (None for all), and which command asks."""
+
+    doing: str
+    typed: frozenset[Path] | None
+
+
+_consent: ContextVar[_Consent | None] = ContextVar("limbeck_consent", default=None)
+
+
+@contextmanager
+def only_typed(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
+    """A block in which no Python file is run but those that a person typed.
+
+    Args:
+        doing: What is done, for the sentence: ``limbeck cite``.
+        words: What was typed: ``--teacher my.py:build``, ``--set method.name=my.py:soft``.
+    """
+    token = _consent.set(_Consent(doing, frozenset(_typed(words))))
+    try:
+        yield
+    finally:
+        _consent.reset(token)
+
+
+@contextmanager
+def trusting() -> Iterator[None]:
+    """A block in which every file that a job names may be run: a person said that they trust it."""
+    token = _consent.set(_Consent("", None))
+    try:
+        yield
+    finally:
+        _consent.reset(token)
+
+
+@contextmanager
+def reading(doing: str, *, trust: bool) -> Iterator[None]:
+    """The block of a function that only reads a folder; within a command, what that command allows holds."""
+    if trust:
+        with trusting():
+            yield
+    elif _consent.get() is None:
+        with only_typed(doing):
+            yield
+    else:
+        yield
+
+
+def may_run(file: Path) -> bool:
+    """Whether a file may be run here."""
+    asked = _consent.get()
+    return asked is None or asked.typed is None or file.absolute() in asked.typed
+
+
+def check_consent(file: Path, function: str) -> None:
+    """Refuse to run a file that only a job or a folder names.
+
+    Raises:
+        LimbeckError: With what to type.
+    """
+    asked = _consent.get()
+    if asked is not None and not may_run(file):
+        raise LimbeckError(
+            f"The job names the Python file {file}:{function}, and {asked.doing} runs no file that only a job or a "
+            "folder names: it may be a stranger's. Read the file, then type the same command with --trust (in Python: "
+            "trust=True)."
+        )
+
+
+def _typed(words: Sequence[str]) -> Iterator[Path]:
+    for word in words:
+        for found in _FILE.findall(word):
+            yield Path(found).absolute()
+        # A name with a space or a comma in it: the whole word, or what stands behind the key.
+        whole, at, _ = word.rpartition(".py:")
+        if at:
+            yield Path(f"{whole}.py").absolute()
+            yield Path(f"{whole.partition('=')[2]}.py").absolute()
