@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import hashlib
 import logging
 import pickle
+import sys
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.models import convert_pickle, fingerprint, load_weights, save
+from limbeck.models.harmless import Placeholder
 from limbeck.models.pickled import is_pickle
 from limbeck.models.safefile import is_safetensors, read_header
 
@@ -227,3 +234,95 @@ def test_a_bad_pickle_is_said_in_our_own_words(tmp_path, spoil, sentence):
     assert said.isprintable()
     assert "weights_only" not in said
     assert "save the weights alone" in said
+
+
+# What training scripts keep beside the weights, and how they call these.
+
+
+@pytest.fixture
+def config(monkeypatch):
+    """A mapping that is pickled as one of a library that is not installed here."""
+    module = types.ModuleType("yacs.config")
+    module.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+    monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", module)
+    return module.CfgNode(lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"state_dict": {f"model.{n}": t for n, t in s.items()}, "pytorch-lightning_version": "2.4"},
+        lambda s: {"state_dict": {**{f"net.{n}": t for n, t in s.items()}, "criterion.weight": torch.ones(4)}},
+        lambda s: {"state_dict": {f"student.{n}": t for n, t in s.items()}},
+        lambda s: {"state_dict": {f"a.b.module.{n}": t for n, t in s.items()}},
+        lambda s: {"n_averaged": torch.tensor(3), **{f"module.{n}": t for n, t in s.items()}},
+        lambda s: {"n_averaged": torch.tensor(3), **{f"module.module.{n}": t for n, t in s.items()}},
+        lambda s: {"state_dict_ema": s, "epoch": 3},
+        lambda s: {"epoch": 1, "ema": {"module": s, "updates": 7}},
+        lambda s: {"opt": argparse.Namespace(lr=0.05, milestones=[1, 2]), "model": s},
+        lambda s: {"model": s, "best_acc": np.float64(75.6), "seen": np.int64(3), "curve": np.ones(3)},
+        lambda s: {"model": s, "out": Path("runs"), "options": types.SimpleNamespace(when=datetime.date.today())},
+        lambda s: {"model": s, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
+def test_checkpoints_that_training_scripts_leave_are_loaded(tmp_path, wrap):
+    source, file = net(), tmp_path / "w.pth"
+    torch.save(wrap(source.state_dict()), file)
+    assert fingerprint(load_weights(net(), convert_pickle(file, yes=True))) == fingerprint(source)
+
+
+def test_a_checkpoint_of_the_lightning_bridge_opens_in_the_student_alone(tmp_path):
+    """Its names are those of the module, and its options an AttributeDict of Lightning."""
+    data = pytest.importorskip("lightning_fabric.utilities.data")
+    source, student = net(), net()
+    state = {f"student.{n}": t for n, t in source.state_dict().items()} | {"objective.head.weight": torch.ones(2, 2)}
+    torch.save({"state_dict": state, "hyper_parameters": data.AttributeDict(lr=0.1), "loops": {}}, tmp_path / "a.ckpt")
+    with pytest.warns(LimbeckWarning, match=r"left out: objective\.head\.weight"):
+        load_weights(student, convert_pickle(tmp_path / "a.ckpt", yes=True))
+    assert fingerprint(source) == fingerprint(student)
+
+
+def test_of_several_weights_the_usual_are_taken_and_the_others_named(tmp_path):
+    plain, averaged = net(), net()
+    with torch.no_grad():
+        next(averaged.parameters()).add_(1)
+    torch.save({"state_dict": plain.state_dict(), "state_dict_ema": averaged.state_dict()}, tmp_path / "w.pth")
+    with pytest.warns(LimbeckWarning, match="--key state_dict_ema"):
+        out = convert_pickle(tmp_path / "w.pth", yes=True)
+    assert fingerprint(load_weights(net(), out)) == fingerprint(plain)
+    other = convert_pickle(tmp_path / "w.pth", tmp_path / "ema.safetensors", yes=True, key="state_dict_ema")
+    assert fingerprint(load_weights(net(), other)) == fingerprint(averaged)
+    with pytest.raises(UnknownNameError, match="state_dict_ema"):
+        convert_pickle(tmp_path / "w.pth", tmp_path / "no.safetensors", yes=True, key="ema")
+
+
+def test_two_networks_of_one_shape_are_told_apart_by_their_prefix(tmp_path):
+    student, teacher = net(), net()
+    with torch.no_grad():
+        next(teacher.parameters()).add_(1)
+    both = {
+        f"{who}.{n}": t
+        for who, one in (("student", student), ("teacher", teacher))
+        for n, t in one.state_dict().items()
+    }
+    torch.save({"state_dict": both}, tmp_path / "w.ckpt")
+    out = convert_pickle(tmp_path / "w.ckpt", yes=True)
+    with pytest.raises(DataError, match=r"--prefix student\."):
+        load_weights(net(), out)
+    taught = convert_pickle(tmp_path / "w.ckpt", tmp_path / "t.safetensors", yes=True, prefix="teacher.")
+    assert fingerprint(load_weights(net(), taught)) == fingerprint(teacher)
+    with pytest.raises(UnknownNameError, match=r"student\."):
+        convert_pickle(tmp_path / "w.ckpt", tmp_path / "n.safetensors", yes=True, prefix="studnt.")
+
+
+def test_what_stands_beside_the_weights_is_neither_imported_nor_called(tmp_path, config, monkeypatch):
+    """The allowed names are looked up in a list: a library that they belong to is not needed."""
+    source, file = net(), tmp_path / "w.pth"
+    torch.save({"model": source.state_dict(), "config": config}, file)
+    for name in ("yacs", "yacs.config"):
+        monkeypatch.delitem(sys.modules, name)
+    assert fingerprint(load_weights(net(), convert_pickle(file, yes=True))) == fingerprint(source)
+    assert "yacs" not in sys.modules
+    assert vars(Placeholder(1, two=2)) == {}

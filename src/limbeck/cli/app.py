@@ -227,11 +227,13 @@ def convert(
     file: Annotated[str, typer.Argument(help="A pickle of weights: .pt, .pth, .bin, .ckpt.")],
     yes: Annotated[bool, typer.Option("--yes", help="You trust where the file comes from.")] = False,
     out: Annotated[str | None, typer.Option("--out", help="The safetensors file to write.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Which of several weights: state_dict_ema.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Only names that begin so: student.")] = None,
 ) -> None:
     """Turn a pickle of weights into safetensors, after an explicit yes; no code in it is run."""
     from limbeck.models import convert_pickle
 
-    typer.echo(f"Wrote {convert_pickle(file, out, yes=yes)}")
+    typer.echo(f"Wrote {convert_pickle(file, out, yes=yes, key=key, prefix=prefix)}")
 
 
 @app.command()

@@ -6,19 +6,22 @@ import hashlib
 import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
+from limbeck.models.harmless import HARMLESS
 from limbeck.models.safefile import is_safetensors, write_weights
 
 _SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params")
 _PREFIXES = ("module.", "_orig_mod.")
+_COUNTERS = ("n_averaged",)
+"""What torch's AveragedModel keeps beside the weights."""
 _log = logging.getLogger("limbeck")
 
 
@@ -47,24 +50,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def convert_pickle(path: str | Path, out: str | Path | None = None, *, yes: bool) -> Path:
+def convert_pickle(
+    path: str | Path, out: str | Path | None = None, *, yes: bool, key: str | None = None, prefix: str | None = None
+) -> Path:
     """Turn a pickle of weights into a safetensors file, once, with PyTorch's weights-only reader.
 
-    That reader builds tensors and plain containers and calls nothing else; where it refuses, so does this function. The
-    usual wrappings come off: ``{"state_dict": ...}``, ``{"model": ...}`` and the like, and the prefixes ``module.``
-    (DistributedDataParallel) and ``_orig_mod.`` (torch.compile) where every name has them. The new file's header holds
-    the SHA-256 of the pickle.
+    That reader builds tensors and plain containers and calls nothing else; where it refuses, so does this function. Of
+    the options, numbers and dates that training scripts keep beside the weights (`limbeck.models.harmless`) it reads
+    nothing. The usual wrappings come off: ``{"state_dict": ...}``, ``{"model": ...}`` and the like, the counter of
+    ``AveragedModel``, and the prefixes ``module.`` (DistributedDataParallel) and ``_orig_mod.`` (torch.compile) where
+    every name has them. Other prefixes, such as Lightning's ``model.``, come off when the weights are loaded into a
+    model whose names say which. The new file's header holds the SHA-256 of the pickle.
 
     Args:
         path: The pickle.
         out: The file to write; the pickle's name with the suffix ``.safetensors`` where None.
         yes: That you know the file with this SHA-256 and want it read.
+        key: Which weights, where the file holds several: ``state_dict_ema``, or ``ema.module`` within another.
+        prefix: Take only the weights whose names begin so, and take it off: ``student.``.
 
     Returns:
         The file that was written; the log (``logging.getLogger("limbeck")``, level info) says how much is in it.
 
     Raises:
-        LimbeckError: If `yes` is False, `out` is there already, or the pickle holds something else than weights.
+        LimbeckError: If `yes` is False, `out` is there already, the pickle holds something else than weights, or has
+            none under `key` or `prefix`.
         DataError: If there is no such file, or it is safetensors already.
     """
     path = Path(path)
@@ -77,7 +87,8 @@ def convert_pickle(path: str | Path, out: str | Path | None = None, *, yes: bool
         raise LimbeckError(f"{out} is there already; remove it or name another file to write.")
     if not yes:
         raise refuse_pickle(path)
-    state = _stripped(_unwrapped(_read_weights_only(path), path))
+    state = _stripped(_unwrapped(_read_weights_only(path), path, key))
+    state = state if prefix is None else _below(state, prefix, path)
     write_weights(state, out, header={"converted_from_sha256": sha256(path)})
     size = sum(t.numel() * t.element_size() for t in state.values()) / 1e6
     _log.info("Wrote %s: %d tensors, %.1f MB, from %s.", out, len(state), size, path)
@@ -86,7 +97,7 @@ def convert_pickle(path: str | Path, out: str | Path | None = None, *, yes: bool
 
 def _read_weights_only(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(HARMLESS)):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     # The reader raises many kinds of error for what is not a pickle of weights, and each means the same here.
@@ -106,21 +117,70 @@ def _what_is_wrong(error: Exception) -> str:
     return "holds more than weights, or is damaged: it is no pickle of tensors by name"
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        if content and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-            return dict(content)
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+def _unwrapped(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    held = dict(_states(content))
+    if key is not None:
+        if key not in held:
+            raise unknown(f"key of {path}", key, filter(None, held), then="Each holds weights by name.")
+        return held[key]
+    chosen = _usual(content, held)
+    if chosen is None and len(held) == 1:
+        chosen = next(iter(held))
+    if chosen is None:
+        raise _no_weights(content, path, held)
+    others = [one for one in held if one and one != chosen]
+    if others:
+        warnings.warn(
+            f"{path} also holds weights under {', '.join(others)}: to take those instead, type limbeck convert {path} "
+            f"--yes --key {others[0]}.",
+            LimbeckWarning, stacklevel=3,
+        )  # fmt: skip
+    return held[chosen]
+
+
+def _states(content: Any, place: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every mapping of tensors by name in a file, with the keys that lead to it, joined by dots."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return  # an optimiser's state is by number
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        yield place, dict(content)
+    elif depth:
+        for name, inner in content.items():
+            yield from _states(inner, f"{place}.{name}" if place else name, depth - 1)
+
+
+def _usual(content: Any, held: Mapping[str, Any]) -> str | None:
+    """The place of the weights that are meant where nobody says which: under the usual names, from the top."""
+    place: list[str] = []
+    while ".".join(place) not in held and isinstance(content, Mapping):
+        inner = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
-            break
-        content = inner
-    held = f"a mapping with {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
-    raise LimbeckError(
-        f"{path} holds {held or f'a {type(content).__name__}'}, in which no weights by name were found; "
+            return None
+        place, content = [*place, inner], content[inner]
+    return ".".join(place) if ".".join(place) in held else None
+
+
+def _no_weights(content: Any, path: Path, held: Mapping[str, Any]) -> LimbeckError:
+    if held:
+        return LimbeckError(
+            f"{path} holds weights under {', '.join(held)}: type which, --key {next(iter(held))}."
+        )  # fmt: skip
+    what = f"a mapping with {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
+    return LimbeckError(
+        f"{path} holds {what or f'a {type(content).__name__}'}, in which no weights by name were found; "
         f"looked for tensors at the top and under {', '.join(_WRAPPERS)}."
     )
 
 
 def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
-    return _stripped({name.removeprefix(prefix): t for name, t in state.items()}) if prefix else state
+    own = [name for name in state if name not in _COUNTERS]
+    prefix = next((p for p in _PREFIXES if own and all(name.startswith(p) for name in own)), None)
+    return _stripped({name.removeprefix(prefix): state[name] for name in own}) if prefix else state
+
+
+def _below(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not found:
+        begins = sorted({name.partition(".")[0] + "." for name in state if "." in name})
+        raise unknown(f"prefix in {path}", prefix, begins)
+    return found

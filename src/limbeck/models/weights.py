@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.errors import DataError, nearest
+from limbeck.errors import DataError, LimbeckWarning, nearest
 from limbeck.models.pickled import is_pickle, refuse_pickle
 from limbeck.models.safefile import Weights, read_weights
 from limbeck.models.size import untied
@@ -16,8 +18,9 @@ from limbeck.models.size import untied
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Copy the weights in a safetensors file, or in a student folder, into a model.
 
-    Every name and shape has to match. Values keep the model's dtype and device. Tensors that the model shares may be in
-    the file once.
+    Every name and shape has to match, but for a prefix: weights that a file holds as ``model.conv1.weight``, as
+    Lightning's checkpoints do, are loaded into a model that has ``conv1.weight``. Values keep the model's dtype and
+    device. Tensors that the model shares may be in the file once.
 
     Args:
         model: Changed in place.
@@ -49,13 +52,13 @@ def open_weights(path: Path) -> Weights:
 
 
 def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """`state` under every name that the model's own state has, shared tensors filled in.
+    """`state` under every name that the model's own state has, shared tensors filled in, a common prefix taken off.
 
     Raises:
-        DataError: If a name is missing or unknown, or a shape differs.
+        DataError: If a name is missing or unknown, a shape differs, or several prefixes fit.
     """
     wanted = model.state_dict()
-    full = dict(state)
+    full = _below_prefix(wanted, state, source)
     _fill_shared(full, untied({n: t for n, t in wanted.items() if isinstance(t, Tensor)})[1])
     missing = [name for name in wanted if name not in full]
     unexpected = [name for name in full if name not in wanted]
@@ -66,6 +69,30 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> dic
         more = f" (and {len(other) - 1} more shapes differ)" if len(other) > 1 else ""
         raise DataError(f"{source} does not fit {type(model).__name__}: it {'; '.join(filter(None, parts))}{more}.")
     return full
+
+
+def _below_prefix(wanted: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """`state` as it is where it has the model's names, or what of it has them behind a prefix, which is taken off."""
+    needed = untied({name: one for name, one in wanted.items() if isinstance(one, Tensor)})[0]
+    if not needed or any(name in state for name in needed):
+        return dict(state)
+    first = min(needed)
+    prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    named = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
+    fitting = [p for p in named if all(state[p + name].shape == one.shape for name, one in needed.items())]
+    if len(fitting) > 1:
+        raise DataError(
+            f"{source} holds {len(fitting)} sets of weights that fit, under {' and '.join(fitting)}: convert its "
+            f"pickle once more with the one that you mean: limbeck convert FILE --yes --prefix {fitting[0]}"
+        )
+    if not named:
+        return dict(state)
+    prefix = (fitting or named)[0]
+    if left := [name for name in state if not name.startswith(prefix)]:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        said = f"Of {source}, the weights under {prefix} are loaded; left out: {left[0]}{more}."
+        warnings.warn(said, LimbeckWarning, stacklevel=4)
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def adopt_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
