@@ -59,7 +59,8 @@ def _name(name: str) -> str:
 
 
 def _method(method: Method) -> Method:
-    return method.model_copy(update={"name": _own_file(method.name)})
+    named = {key: _own_file(value) for key, value in method.hyper.items() if isinstance(value, str)}
+    return method.model_copy(update={"name": _own_file(method.name), **named})
 
 
 def _own_file(name: str) -> str:

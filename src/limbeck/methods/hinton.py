@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.functional import check_hyper, cross_entropy, kl_divergence
+from limbeck.functional import check_hyper, cross_entropy
 from limbeck.methods.card import Card
 from limbeck.methods.check import check_share
+from limbeck.methods.named_loss import named_loss
 from limbeck.methods.range import Range
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Recipe, Stage
@@ -22,7 +23,7 @@ CARD = Card(
     when="First, and as the yardstick for anything else: it needs only logits, and works with unlabelled data. The "
     "paper gives T per experiment (20 for wide students on MNIST, 2.5 to 4 for 30 units a layer, 2 for speech) "
     'and says that "a considerably lower weight" on the labels is best: choose both on development data.',
-    defaults={"temperature": 4.0, "weight": 0.9, "labels": True, "classes": -1},
+    defaults={"temperature": 4.0, "weight": 0.9, "labels": True, "loss": "kl_divergence", "classes": -1},
     bibtex="""@article{hinton2015distilling,
   title = {Distilling the Knowledge in a Neural Network},
   author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
@@ -39,6 +40,7 @@ def hinton(
     temperature: float = 4.0,
     weight: float = 0.9,
     labels: bool = True,
+    loss: str = "kl_divergence",
     classes: int = -1,
     epochs: int | None = None,
 ) -> Recipe:
@@ -55,11 +57,13 @@ def hinton(
             best.
         labels: Whether the labels are read. False leaves their term out, for data without any; data with some labels
             (-100 for the others) need it True.
+        loss: What compares the two: the paper's ``kl_divergence``, another function of `limbeck.functional`
+            (``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, a kernel of your own.
         classes: Which dimension of the logits holds the classes; 1 for maps ``[batch, classes, height, width]``.
         epochs: Passes over the data; the run's budget by default.
 
     Raises:
-        LimbeckError: If `temperature` is not above 0, or `weight` no share.
+        LimbeckError: If `temperature` is not above 0, `weight` no share, or `loss` names none.
 
     Example:
         >>> from torch import nn
@@ -70,7 +74,7 @@ def hinton(
     """
     check_hyper(temperature=temperature)
     check_share(weight=weight)
-    objective: Objective = weight * Loss(kl_divergence, temperature=temperature, classes=classes)
+    objective: Objective = weight * named_loss(loss, temperature=temperature, classes=classes)
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy, classes=classes)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="hinton"))
