@@ -81,10 +81,21 @@ def test_how_wide_the_padding_is_changes_nothing(labelled):
     assert found[1] == pytest.approx(wanted[1], rel=1e-5)
 
 
-def test_without_the_mask_the_padding_would_count_and_uneven_widths_are_refused():
-    stage = Stage(Loss(kl_divergence), teacher=Tagger(1), epochs=1)
+def test_an_attention_mask_alone_leaves_the_padding_out():
+    def learnt_from(data: Any) -> Tensor:
+        student = Tagger(0)
+        distill(student, Stage(Loss(kl_divergence), teacher=Tagger(1), optimiser=SGD, epochs=2), data).finish()
+        return nn.utils.parameters_to_vector(student.parameters()).detach()
+
+    wanted = learnt_from(Loader(collated(None, labelled=False), adapt=counted))
+    assert torch.allclose(learnt_from(collated(9, labelled=False)), wanted, atol=1e-6)
+
+
+def test_without_any_mask_uneven_widths_are_refused():
+    stage = Stage(Loss(kl_divergence), teacher=nn.Embedding(WORDS, CLASSES), epochs=1)
+    items = [item["input_ids"] for item in collated(None, labelled=False)]
     with pytest.raises(LimbeckError, match=r"say which of them count, with Batch\.mask.*Loader\(\.\.\., adapt="):
-        distill(Tagger(0), stage, collated(None, labelled=False)).finish()
+        distill(nn.Embedding(WORDS, CLASSES), stage, items).finish()
 
 
 def test_predictions_leave_the_padding_out():

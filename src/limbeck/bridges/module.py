@@ -9,12 +9,13 @@ import torch
 from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
-from limbeck.bridges.rows import batch_of, shifts
+from limbeck.bridges.rows import batch_of
 from limbeck.bridges.tutor import Tutor
 from limbeck.errors import LimbeckError
 from limbeck.objective import Objective
 from limbeck.recipe import Optimiser
 from limbeck.signal import IGNORED, Batch, Progress
+from limbeck.sources.tokens import shifts
 from limbeck.tap import Adaptor, call, logits_of
 from limbeck.teachers import Reads, Stream, read_inputs
 

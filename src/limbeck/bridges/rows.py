@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
-from limbeck.signal import IGNORED, Batch
+from limbeck.signal import Batch
 from limbeck.sources import Examples
 from limbeck.sources.items import batch_from
+from limbeck.sources.tokens import token_batch
 
 
 @final
@@ -89,12 +89,6 @@ class _Marked:
         self.examples_per_epoch: int | None = size
 
 
-def shifts(model: Any) -> bool:
-    """Whether a model compares its answer at a token with the label of the next, as causal language models do."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(inner).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-
-
 def batch_of(item: Any, *, shifted: bool = False) -> Batch:
     """One item of a loop as a batch: padding is masked out, and labels may be those of the next token.
 
@@ -108,13 +102,8 @@ def batch_of(item: Any, *, shifted: bool = False) -> Batch:
     batch = batch_from(dict(item) if isinstance(item, Mapping) else item)
     if isinstance(item, Batch):
         return batch
-    if isinstance(batch.inputs, Mapping):
-        mask = batch.inputs.get("attention_mask")
-        inputs = batch.inputs.get("inputs") if set(batch.inputs) == {"inputs"} else batch.inputs
-        batch = batch._replace(inputs=inputs, mask=mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None)
-    if not shifted or batch.labels is None:
-        return batch
-    if batch.labels.ndim != 2:
+    if isinstance(batch.inputs, Mapping) and set(batch.inputs) == {"inputs"}:
+        batch = batch._replace(inputs=batch.inputs["inputs"])
+    if shifted and batch.labels is not None and batch.labels.ndim != 2:
         raise DataError(f"A language model's labels are [batch, tokens]; got {list(batch.labels.shape)}.")
-    labels = torch.cat([batch.labels[:, 1:], batch.labels.new_full((batch.size, 1), IGNORED)], 1)
-    return batch._replace(labels=labels, mask=labels != IGNORED)
+    return token_batch(batch, shifted=shifted)

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from limbeck.bridges.heads import begin_alike
-from limbeck.bridges.rows import batch_of, shifts, stream_of
+from limbeck.bridges.rows import batch_of, stream_of
 from limbeck.bridges.tutor import Tutor
 from limbeck.engine.randomness import aside
 from limbeck.errors import LimbeckError
 from limbeck.files import replacing
 from limbeck.objective import Objective
 from limbeck.signal import Batch, Progress
+from limbeck.sources.tokens import shifts
 
 HEADS = "limbeck_heads.safetensors"
 

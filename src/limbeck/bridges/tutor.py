@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.bridges.heads import average_gradients, begin_alike
-from limbeck.bridges.rows import batch_of, shifts
+from limbeck.bridges.rows import batch_of
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.randomness import aside
@@ -21,6 +21,7 @@ from limbeck.objective import Objective
 from limbeck.objective.ranks import summed, world_size
 from limbeck.recipe import Stage
 from limbeck.signal import LOGITS, Batch, Progress, Signal
+from limbeck.sources.tokens import shifts
 from limbeck.tap import Adaptor, Frozen, Tapped, buffers_kept
 from limbeck.teachers import Answer, Reads, Stream, read_inputs
 

@@ -14,6 +14,7 @@ from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.objective import Objective, memory_kept
 from limbeck.recipe import Stage
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
+from limbeck.sources.tokens import are_inputs
 from limbeck.tap import Tapped
 from limbeck.teachers import Answer
 
@@ -52,6 +53,7 @@ def probe(
     with statistics_watched(stage, still):
         shown = _shown(stage, tapped, inputs)
     _check_labels(stage, shown, labels)
+    _check_copies(stage, shown, batch, inputs)
     stage.objective.to(shown[LOGITS].device)
     stage.objective.shape(shown, taught, batch)
     candidates = [p for p in [*tapped.parameters(), *stage.objective.parameters()] if p.requires_grad]
@@ -95,6 +97,19 @@ def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
             raise LimbeckError(
                 f"Label {int(wrong[0])} is no class of the model {stage.trains!r}, which has 0 to {classes - 1}."
             )
+
+
+def _check_copies(stage: Stage, shown: Signal, batch: Batch, inputs: Inputs) -> None:
+    """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
+    if not any("labels" in leaf.reads.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
+        return
+    if are_inputs(batch.labels, inputs):
+        raise LimbeckError(
+            f"The labels of {stage.trains!r} are its input_ids, token by token, so it would learn to copy what it has "
+            "just read. A language model's label at a token is the next one, labels[:, :-1] = input_ids[:, 1:], and "
+            "-100 at the end; or give a DataLoader of {input_ids, attention_mask, labels}, whose labels are moved "
+            "for a causal model of transformers."
+        )
 
 
 def first_line(error: BaseException) -> str:

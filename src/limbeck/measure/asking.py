@@ -8,12 +8,15 @@ from typing import Any
 from limbeck.signal import Batch
 from limbeck.sources import Loader, Source, as_source
 from limbeck.sources.items import batch_from
+from limbeck.sources.tokens import shifts, token_batch
 
 _BATCH_SIZE = 256
 
 
-def as_batches(data: Any) -> Iterator[Batch]:
+def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
     """The batches of `data`, once: those of a source are a whole epoch, and its position stays where it is.
+
+    Labels of a loader's tokens stand where `model` answers, if that is a causal language model.
 
     Raises:
         DataError: If it holds no examples, or a batch could mean several things.
@@ -21,9 +24,10 @@ def as_batches(data: Any) -> Iterator[Batch]:
     if isinstance(data, Batch):
         yield data
     elif isinstance(data, Source) or not _is_batches(data):
-        yield from _epoch(as_source(data, batch_size=_BATCH_SIZE, shuffle=False))
+        yield from _epoch(as_source(data, batch_size=_BATCH_SIZE, shuffle=False), model)
     else:
-        yield from map(batch_from, data)
+        for item in data:
+            yield item if isinstance(item, Batch) else token_batch(batch_from(item), shifted=shifts(model))
 
 
 def _is_batches(data: Any) -> bool:
@@ -33,8 +37,10 @@ def _is_batches(data: Any) -> bool:
     return isinstance(data, Iterable)
 
 
-def _epoch(source: Source) -> Iterable[Batch]:
+def _epoch(source: Source, model: Any) -> Iterable[Batch]:
     if isinstance(source, Loader):
         # A loader goes on where it was left; another one around the same batches begins anew.
-        return Loader(source.loader, adapt=source.adapt)
+        anew = Loader(source.loader, adapt=source.adapt)
+        anew.bind({} if model is None else {"model": model})
+        return anew
     return source.batches(0, 0) if source.resumable else source

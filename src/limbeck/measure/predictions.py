@@ -67,7 +67,7 @@ def predict(
         torch.Size([4, 3])
     """
     with _asked(model, reads, adaptor) as logits, torch.no_grad():
-        return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data))
+        return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data, model))
 
 
 def predict_with_teacher(
@@ -96,7 +96,7 @@ def predict_with_teacher(
     with Frozen(model), torch.no_grad():
         return _gathered(
             _rows(_last(_answered(model, batch, reads, adaptor), classes), _last(answer(batch)[LOGITS], classes), batch)
-            for batch in as_batches(data)
+            for batch in as_batches(data, model)
         )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any, final
 
+from torch import nn
+
 from limbeck.errors import DataError, LimbeckError
 from limbeck.signal import Batch
 from limbeck.sources.columns import digest
 from limbeck.sources.items import batch_from, describe
 from limbeck.sources.source import Source
+from limbeck.sources.tokens import shifts, token_batch
 
 
 @final
@@ -18,12 +21,9 @@ class Loader(Source):
 
     An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
     ``label``) are labels, ``id`` are ids, columns that are no tensors are ``extra``, and the rest is what a model is
-    called with. `adapt` turns anything else into a `Batch`. An ``attention_mask`` in a mapping is for the model alone:
-    losses at every position need it as ``Batch.mask`` too, or padding counts::
-
-        def adapt(item):
-            inputs = {"input_ids": item["input_ids"], "attention_mask": item["attention_mask"]}
-            return Batch(inputs, labels=item["labels"], mask=item["attention_mask"].bool())
+    called with. `adapt` turns anything else into a `Batch`. An ``attention_mask`` in a mapping is ``Batch.mask`` too,
+    so that padding counts nowhere. The ``labels`` of a causal language model stand where Hugging Face's models want
+    them, at the token that they name, and are moved to where the model says it, one token earlier.
 
     The loader shuffles as it always does. Its epochs cannot be entered in the middle, so the source is resumable only
     if the loader has ``state_dict`` and ``load_state_dict`` of its own. An iterator left early is continued by the next
@@ -55,9 +55,14 @@ class Loader(Source):
         self._live: Iterator[Any] | None = None
         self._waiting: Batch | None = None
         self._before: Any = None
+        self._shifted = False
 
     def __len__(self) -> int:
         return self._size
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Find out whether one of them is a causal language model."""
+        self._shifted = any(shifts(model) for model in getattr(models, "made", models).values())
 
     @property
     def fingerprint(self) -> str:
@@ -93,15 +98,15 @@ class Loader(Source):
             self._waiting = self._ahead()
         if self._waiting is None:
             raise DataError(f"The {type(self.loader).__name__} says that it has {len(self)} batches, and gives none.")
-        return self._waiting
+        return self._placed(self._waiting)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """What is left of the loader's current epoch; the arguments only count."""
         if self._waiting is not None:
             batch, self._waiting = self._waiting, None
-            yield batch
+            yield self._placed(batch)
         for item in self._iterator():
-            yield self._read(item)
+            yield self._placed(self._read(item))
         self._live = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,6 +143,10 @@ class Loader(Source):
         if self._live is None:
             self._live = iter(self.loader)
         return self._live
+
+    def _placed(self, batch: Batch) -> Batch:
+        """With labels and mask where the models answer; nobody knew which models when the first batch was looked at."""
+        return batch if self.adapt is not None else token_batch(batch, shifted=self._shifted)
 
     def _read(self, item: Any) -> Batch:
         if self.adapt is None:
