@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from limbeck.sources import Shuffled as Shuffled
     from limbeck.sources import Source as Source
     from limbeck.sources import Texts as Texts
+    from limbeck.sources import encoding_of as encoding_of
     from limbeck.sources import load_data as load_data
     from limbeck.sources import read_npz as read_npz
     from limbeck.sources import read_table as read_table
@@ -100,7 +101,7 @@ _WHERE = {
     "sources": (
         "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "Jitter",
         "Loader", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source", "Texts",
-        "load_data", "read_npz", "reads_of", "read_table", "split",
+        "encoding_of", "load_data", "read_npz", "reads_of", "read_table", "split",
     ),
     "tap": ("Tapped",),
     "teachers": (

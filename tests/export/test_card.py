@@ -86,11 +86,11 @@ def test_an_old_result_that_lacks_almost_everything(tmp_path):
 
 def test_a_tables_columns_are_told():
     assert _column({"kind": "category", "name": "c", "values": ["x", "z"]}).startswith(
-        "c, one of x, z, other (any other or none): a 1"
+        '"c", one of "x", "z", other (any other or none): a 1'
     )
     number = {"kind": "number", "name": "a", "mean": 0.5, "std": 2.0}
-    assert _column({**number, "missing": False}) == "(a - 0.5) / 2 or, without a number, 0"
-    assert _column({**number, "missing": True}).endswith("then 1 where a is missing, else 0")
+    assert _column({**number, "missing": False}) == '("a" - 0.5) / 2 or, without a number, 0'
+    assert _column({**number, "missing": True}).endswith('then 1 where "a" is missing, else 0')
 
 
 def test_a_text_model_is_opened_with_its_tokenizer():

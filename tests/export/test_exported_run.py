@@ -40,7 +40,11 @@ def test_a_folder_is_the_plain_student(done, exports):
 
 def test_8_bits_are_smaller(exports):
     assert exports["onnx"].bytes == exports["onnx"].path.stat().st_size
-    assert sorted(path.name for path in exports["int8"].path.parent.iterdir()) == ["README.md", "model_int8.onnx"]
+    assert sorted(path.name for path in exports["int8"].path.parent.iterdir()) == [
+        "README.md",
+        "model_int8.onnx",
+        "read.py",
+    ]
     assert exports["int8"].parity.max_difference > 0
 
 

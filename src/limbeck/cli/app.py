@@ -174,7 +174,9 @@ def export(
     to: Annotated[str, typer.Option("--to", help="folder, hf, onnx or int8.")],
     arm: Annotated[str | None, typer.Option(help="Whose student: 'student alone', ...; by default the best.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Put the data's normalisation into the ONNX file.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Put normalisation, or a table's encoding, into the ONNX file.")
+    ] = False,
     licence: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Of int8: minmax, entropy or percentile; by default the best of them.")

@@ -29,6 +29,7 @@ from limbeck.engine.record import Metrics, Report, check_finite, check_weights, 
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
+from limbeck.models import describe_model
 from limbeck.recipe import Held, Recipe, Stage
 from limbeck.sources import Source
 
@@ -129,7 +130,8 @@ class Run:
     def student(self) -> nn.Module:
         """What the recipe ships, as it is now; before that exists, the first model."""
         shipped = self._course.shipped()
-        return self.models[next(iter(self.models))] if shipped is None else shipped
+        found = self.models[next(iter(self.models))] if shipped is None else shipped
+        return describe_model(found, self._metadata)
 
     @property
     def stages(self) -> list[Stage]:

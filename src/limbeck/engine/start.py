@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from limbeck.engine.run import Run
@@ -14,7 +15,9 @@ from limbeck.engine.setting import Setting, open_fabric
 from limbeck.errors import unknown
 from limbeck.recipe import Models, Part, Recipe
 from limbeck.recipe.optimiser_given import optimiser_hint
-from limbeck.sources import as_source
+from limbeck.signal import Batch
+from limbeck.sources import Examples, Pixels, Reads, Source, Unchanged, as_source
+from limbeck.teachers import read_inputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,7 +51,8 @@ def distill(
         strategy: Fabric's name: ``ddp``, ``fsdp``, ...
         accelerator: ``cpu``, ``cuda``, ... or ``auto``.
         fabric: A launched Fabric of your own, in place of the three before.
-        metadata: What the student's ``config.json`` should say besides: class names, input normalisation.
+        metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table, `reads`
+            and the shape of an example are there where `data` are examples that have them.
         **setting: The fields of `Setting`: optimiser, epochs, steps, accumulate, reads, adaptor, seed, log_every,
             precision, ...
 
@@ -78,7 +82,33 @@ def distill(
     ready = fabric or open_fabric(
         precision=fixed.precision, devices=devices, strategy=strategy, accelerator=accelerator
     )
-    return Run(models, whole, source, setting=fixed, fabric=ready, out=out, resume=resume, metadata=metadata)
+    return Run(
+        models,
+        whole,
+        source,
+        setting=fixed,
+        fabric=ready,
+        out=out,
+        resume=resume,
+        metadata={**_known(source, fixed.reads), **(metadata or {})},
+    )
+
+
+def _known(source: Source, reads: Any) -> dict[str, Any]:
+    """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
+    examples = getattr(source, "examples", None)
+    if not isinstance(examples, Examples):
+        return {}
+    told = Unchanged() if reads is read_inputs else reads
+    found: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}
+    found["encoding"] = None if examples.encoding is None else examples.encoding.to_dict()
+    found["reads"] = told.to_dict() if isinstance(told, Reads) else None
+    first = examples.take(torch.tensor([0])).inputs
+    if isinstance(told, Unchanged) and isinstance(first, torch.Tensor):
+        found["input_shape"] = list(first.shape[1:])
+    elif isinstance(told, Pixels) and isinstance(first, torch.Tensor) and first.ndim in (3, 4):
+        found["input_shape"] = list(told(Batch(first)).shape[1:])
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _setting(given: Mapping[str, Any]) -> Setting:

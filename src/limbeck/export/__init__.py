@@ -10,7 +10,9 @@ from limbeck.export.formats import FORMATS
 from limbeck.export.int8 import to_int8
 from limbeck.export.onnx_file import to_onnx
 from limbeck.export.parity import Parity
+from limbeck.export.reader import write_reader
 from limbeck.export.session import predict_onnx
+from limbeck.export.table_graph import include_encoding
 
 __all__ = [
     "FORMATS",
@@ -22,9 +24,11 @@ __all__ = [
     "choose_int8",
     "cite",
     "export_run",
+    "include_encoding",
     "predict_onnx",
     "to_folder",
     "to_hf",
     "to_int8",
     "to_onnx",
+    "write_reader",
 ]

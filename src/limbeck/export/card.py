@@ -10,7 +10,8 @@ from limbeck.export.cite import bibtex, citations
 from limbeck.export.finished import Finished
 from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
-from limbeck.export.prose import prose
+from limbeck.export.prose import prose, quoted
+from limbeck.export.reader import Reader
 from limbeck.job import own_budgets, plain_name, read_search, steps_said, used_settings
 from limbeck.sources import DataSet
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 
 
 def model_card(
-    done: Finished, data: DataSet, found: Exported, *, to: str, raw: bool = False, licence: str | None = None
+    done: Finished,
+    data: DataSet,
+    found: Exported,
+    *,
+    to: str,
+    raw: bool = False,
+    licence: str | None = None,
+    reader: Reader | None = None,
 ) -> str:
     """The ``README.md`` of an export: a Hugging Face model card.
 
@@ -33,6 +41,7 @@ def model_card(
         to: The format.
         raw: Whether an ONNX file reads the data's own examples.
         licence: Of the weights; ``unknown`` where nobody has said it.
+        reader: What ``read.py`` beside it is made of, if there is one.
     """
     student, by = plain_name(done.job.student.model), done.method
     how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
@@ -40,8 +49,8 @@ def model_card(
         front_matter(done, data, found, to=to, licence=licence),
         f"# {prose(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
-        f"## How to open it\n\n```python\n{opening(done, to=to, raw=raw, file=found.path.name)}\n```\n\n"
-        + " ".join(_read(done, raw=raw)),
+        f"## How to open it\n\n{_reader(reader)}"
+        f"```python\n{opening(done, to=to, raw=raw, file=found.path.name)}\n```\n\n" + " ".join(_read(done, raw=raw)),
         "## This file\n\n" + "\n".join(f"* {line}" for line in _export(found, to)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
         f"## Licence\n\n{_licence(done, data, licence)}",
@@ -55,6 +64,17 @@ def _verdict(result: Mapping[str, Any]) -> str:
     said = [f"**{prose(verdict['sentence'])}**"] if verdict.get("sentence") else []
     said += [prose(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
     return "\n".join(said) or "The run was not judged against a control."
+
+
+def _reader(reader: Reader | None) -> str:
+    """How raw examples are answered by ``read.py``, above the code for programs."""
+    if reader is None:
+        return ""
+    what = {"table": "raw rows", "pictures": "pictures or arrays (`.npy`)", "texts": "texts"}[reader.kind]
+    return (
+        f"`read.py` answers {what} without limbeck; it needs {reader.needs}:\n\n```\n{reader.command}\n```\n\n"
+        "In a program:\n\n"
+    )
 
 
 def _table(done: Finished) -> Iterator[str]:
@@ -90,10 +110,15 @@ def _number(value: Any, digits: int, scale: float = 1.0) -> str:
 
 def _read(done: Finished, *, raw: bool) -> Iterator[str]:
     shape, reads, names = (done.told.get(name) for name in ("input_shape", "reads", "class_names"))
-    if shape:
+    if shape and not (raw and done.told.get("encoding")):
         yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
-    if raw:
+    table = done.told.get("encoding")
+    if raw and table:
+        yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table."
+    elif raw and reads and reads.get("reads") == "pixels":
         yield "The file normalises by itself."
+    elif raw:
+        yield "The file takes examples as the data hold them: they were not normalised."
     elif reads and reads.get("reads") == "pixels":
         yield (
             f"Pixels are multiplied by {reads['scale']:.6g}, then standardised with mean {_list(reads['mean'])} and "
@@ -101,18 +126,20 @@ def _read(done: Finished, *, raw: bool) -> Iterator[str]:
         )
     if encoding := done.told.get("encoding"):
         columns = "; ".join(_column(column) for column in encoding["columns"])
-        yield f"A row of the table becomes these numbers, in this order (`limbeck.read_table` does it): {columns}."
+        does = "the file does it" if raw else "`read.py` and `limbeck.read_table` do it"
+        yield f"A row of the table becomes these numbers, in this order ({does}): {columns}."
     if names and list(names) != [str(number) for number in range(len(names))]:
-        shown = ", ".join(f"{number} {prose(name)}" for number, name in enumerate(names[:20]))
+        called = [prose(name) if name == str(name).strip() else quoted(name) for name in names[:20]]
+        shown = ", ".join(f"{number} {name}" for number, name in enumerate(called))
         yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
 
 
 def _column(column: Mapping[str, Any]) -> str:
     """How a column of a table becomes numbers, in words."""
     if column["kind"] == "category":
-        values = ", ".join(map(prose, column["values"]))
-        return f"{prose(column['name'])}, one of {values}, other (any other or none): a 1 at its place, 0 elsewhere"
-    name = prose(column["name"])
+        values = ", ".join(map(quoted, column["values"]))
+        return f"{quoted(column['name'])}, one of {values}, other (any other or none): a 1 at its place, 0 elsewhere"
+    name = quoted(column["name"])
     missing = f", then 1 where {name} is missing, else 0" if column.get("missing") else ""
     return f"({name} - {column['mean']:.6g}) / {column['std']:.6g} or, without a number, 0{missing}"
 

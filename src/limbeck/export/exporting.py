@@ -20,6 +20,7 @@ from limbeck.export.folder import free
 from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, check_format
 from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
+from limbeck.export.reader import reader_of, write_parts
 from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.job import learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
@@ -82,7 +83,8 @@ def export_run(
         arm: Whose student, ``student alone`` for one; by default the one that the run ships.
         out: A folder that is new or empty; ``RUN/export/TO`` by default, ``TO-ARM`` where an arm is named. It appears
             whole or not at all.
-        raw: Whether the way that the data are read (normalisation) becomes a part of an ONNX file.
+        raw: Whether the way that the data are read (normalisation; the encoding of a table, whose columns then are
+            inputs by their names) becomes a part of an ONNX file.
         licence: What the card says of the weights' licence, such as ``apache-2.0``.
         calibration: How 8 bits are calibrated, ``minmax``, ``entropy`` or ``percentile``; if None, what does best on
             the run's development data.
@@ -122,19 +124,22 @@ def _export(
         raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
     data = done.data()
     student = shipped_student(done, data)
-    check_format(to, student, raw=raw, reads=data.reads)
+    check_format(to, student, raw=raw, reads=data.reads, texts=data.tokenizer is not None)
     train, development = learnt_and_held(done.job, data)
     asked = Asked(
         student, data.test, train, development, data.reads, raw, _metadata(done),
         _tokenizer(done, data) if to == "hf" else data.tokenizer,
-        tuple(CALIBRATIONS) if calibration is None else (calibration,),
+        tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
     )  # fmt: skip
     before = accuracy(predict(student, data.test, reads=data.reads)).value
     work = new_partial_folder(target)
     try:
         written = FORMATS[to](asked, work)
         found = _judged(written, data, before)
-        card = model_card(done, data, found, to=to, raw=raw, licence=licence)
+        reader = reader_of(to, done.made, done.told, texts=data.tokenizer is not None)
+        if reader is not None:
+            write_parts(reader, work, done.told)
+        card = model_card(done, data, found, to=to, raw=raw, licence=licence, reader=reader)
         write_text(card, work / "README.md")
         os.replace(work, target)
     except BaseException:

@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.errors import LimbeckError
 from limbeck.export.quiet import quiet
 from limbeck.files import new_partial_folder
-from limbeck.models import fingerprint, read_config, save
+from limbeck.models import description_of, fingerprint, read_config, save
 from limbeck.models.size import uncompiled
 
 
@@ -25,7 +25,7 @@ def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any]
     Args:
         model: The plain module: what it is, not what it was trained in.
         path: A folder that is new or empty.
-        metadata: JSON values to keep with it, such as the class names.
+        metadata: JSON values to keep with it, such as the class names; by default as for `limbeck.save`.
 
     Returns:
         The folder.
@@ -67,6 +67,7 @@ def to_hf(
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
     """
     check_hf(model)
+    class_names = class_names or description_of(uncompiled(model)).get("class_names")
     plain: Any = copy.deepcopy(uncompiled(model)).cpu().eval()
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))

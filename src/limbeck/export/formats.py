@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +15,15 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.export.choosing import choose_int8
 from limbeck.export.eight_bits import EightBits
 from limbeck.export.folder import check_hf, hf_reopened, to_folder, to_hf
-from limbeck.export.onnx_file import CHECKED, to_onnx
+from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
 from limbeck.export.parity import Parity, difference
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.session import chunks, length, needed, opened, run
 from limbeck.export.speed import side_by_side
+from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.models import load
 from limbeck.signal import Batch, Inputs
-from limbeck.sources import Examples, Pixels, Unchanged, subsample
+from limbeck.sources import Examples, Pixels, TableEncoding, Unchanged, subsample
 from limbeck.tap import Frozen, call, logits_of
 
 _CALIBRATION = 512
@@ -44,6 +46,7 @@ class Asked(NamedTuple):
         metadata: What is written beside or into it.
         tokenizer: What a folder needs besides to read texts.
         calibrations: Which ways to 8 bits are tried.
+        encoding: How a table was turned into numbers; with `raw` it becomes a part of an ONNX file.
     """
 
     student: nn.Module
@@ -55,11 +58,20 @@ class Asked(NamedTuple):
     metadata: Mapping[str, Any]
     tokenizer: Any = None
     calibrations: Sequence[str] = tuple(CALIBRATIONS)
+    encoding: TableEncoding | None = None
 
     def inputs(self, examples: Examples, count: int) -> Inputs:
-        """The first `count` examples as the exported file reads them."""
-        batch = examples.take(torch.arange(min(count, len(examples))))
-        return batch.inputs if self.raw else self.reads(batch)
+        """The first `count` examples as the exported file reads them; of a table, encoded."""
+        return self.given(examples.take(torch.arange(min(count, len(examples)))))
+
+    def given(self, batch: Batch) -> Inputs:
+        """What a file is given for a batch; of a table, encoded."""
+        return batch.inputs if self.reads_in_file else self.reads(batch)
+
+    @property
+    def reads_in_file(self) -> bool:
+        """Whether normalisation is exported together with the network; a table's encoding is put before it later."""
+        return self.raw and self.encoding is None
 
 
 class Written(NamedTuple):
@@ -99,14 +111,13 @@ def write_hf(asked: Asked, out: Path) -> Written:
 def write_onnx(asked: Asked, out: Path) -> Written:
     """An ONNX file."""
     file = out / "model.onnx"
-    reads = asked.reads if asked.raw else None
-    parity = to_onnx(asked.student, asked.inputs(asked.test, CHECKED), file, reads=reads, metadata=asked.metadata)
-    return Written(file, parity, _session(asked, file))
+    return _finished_onnx(asked, file, _plain_onnx(asked, file))
 
 
 def write_int8(asked: Asked, out: Path) -> Written:
     """An ONNX file of 8-bit integers; the float32 one that it is made of is checked as ever, and not kept."""
-    full, file = write_onnx(asked, out).path, out / "model_int8.onnx"
+    full, file = out / "model.onnx", out / "model_int8.onnx"
+    _plain_onnx(asked, full)
     calibration, judged = (
         subsample(examples, min(count, len(examples)), 0)
         for examples, count in ((asked.train, _CALIBRATION), (asked.development, _JUDGED))
@@ -120,7 +131,42 @@ def write_int8(asked: Asked, out: Path) -> Written:
     apart = max(difference(run(whole, some)[0], run(small, some)[0]) for some in chunks(inputs))
     eight = EightBits(full.stat().st_size, choice, side_by_side(whole, small, asked.inputs(asked.test, _TIMED)))
     full.unlink()
-    return Written(file, Parity(apart, length(inputs)), _session(asked, file), eight)
+    return _finished_onnx(asked, file, Parity(apart, length(inputs)), eight)
+
+
+def _plain_onnx(asked: Asked, file: Path) -> Parity:
+    """The network, with the normalisation of pixels where that is asked for."""
+    reads = asked.reads if asked.reads_in_file else None
+    return to_onnx(asked.student, asked.inputs(asked.test, CHECKED), file, reads=reads, metadata=asked.metadata)
+
+
+def _finished_onnx(asked: Asked, file: Path, parity: Parity, eight: EightBits | None = None) -> Written:
+    """What was written; with a table's encoding in it where that is asked for, and a tokenizer beside it."""
+    if asked.tokenizer is not None:
+        asked.tokenizer.save_pretrained(file.parent)
+    if not asked.raw or asked.encoding is None:
+        return Written(file, parity, _session(asked, file), eight)
+    plain, inputs = opened(file), asked.inputs(asked.test, CHECKED)
+    before = np.concatenate([run(plain, some)[0] for some in chunks(inputs)])
+    include_encoding(file, asked.encoding)
+    answer = _raw_session(asked.encoding, file)
+    after = torch.cat([answer(some) for some in chunks(inputs)]).numpy()
+    if (apart := difference(before, after)) > TOLERANCE and eight is None:
+        raise LimbeckError(
+            f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
+        )
+    worst = parity._replace(max_difference=max(parity.max_difference, apart))
+    return Written(file, worst, lambda batch: answer(asked.reads(batch)), eight)
+
+
+def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
+    """Encoded features -> the answer of a file that takes the table's own columns."""
+    session = opened(file)
+
+    def answer(features: Inputs) -> Tensor:
+        return torch.from_numpy(session.run(None, raw_columns(encoding, features.numpy()))[0])
+
+    return answer
 
 
 FORMATS: dict[str, Callable[[Asked, Path], Written]] = {
@@ -146,7 +192,9 @@ def check_calibration(calibration: str | None, to: str) -> None:
         )
 
 
-def check_format(to: str, student: nn.Module, *, raw: bool, reads: Callable[[Batch], Inputs]) -> None:
+def check_format(
+    to: str, student: nn.Module, *, raw: bool, reads: Callable[[Batch], Inputs], texts: bool = False
+) -> None:
     """Refuse early what a format cannot be.
 
     Raises:
@@ -157,9 +205,14 @@ def check_format(to: str, student: nn.Module, *, raw: bool, reads: Callable[[Bat
     if to in ("onnx", "int8"):
         for module in ("onnx", "onnxscript", "onnxruntime"):
             _ = needed(module, wanted=f"--to {to}")
+        if raw and texts:
+            raise LimbeckError(
+                "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "
+                "file reads texts by tokenizer.json."
+            )
         if raw and not isinstance(reads, (Pixels, Unchanged)):
             raise LimbeckError(
-                f"--raw puts the way that pixels are read into the file; these data are read by {reads}."
+                f"--raw puts the way that pixels or a table are read into the file; these data are read by {reads}."
             )
     elif raw:
         raise LimbeckError(f"--raw is for --to onnx and int8; a {to} holds the module alone.")
@@ -169,8 +222,7 @@ def _session(asked: Asked, file: Path) -> Callable[[Batch], Tensor]:
     session = opened(file)
 
     def answer(batch: Batch) -> Tensor:
-        inputs = batch.inputs if asked.raw else asked.reads(batch)
-        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in chunks(inputs)])
+        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in chunks(asked.given(batch))])
 
     return answer
 

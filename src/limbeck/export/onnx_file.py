@@ -17,7 +17,7 @@ from limbeck.export.parity import Parity, compared
 from limbeck.export.quiet import quiet
 from limbeck.export.session import in_order, length, needed, part
 from limbeck.files import replacing
-from limbeck.models import size_in_bytes
+from limbeck.models import description_of, size_in_bytes
 from limbeck.models.size import uncompiled
 from limbeck.signal import Batch, Inputs
 from limbeck.tap import call, logits_of
@@ -53,7 +53,8 @@ def to_onnx(
         path: The file; its folder is made.
         reads: The way from a batch to the model's inputs, to be a part of the file: `inputs` are then those of the data
             (raw pixels). Without it, whoever runs the file has to read examples in the same way.
-        metadata: JSON values that are written into the file, such as the class names.
+        metadata: JSON values that are written into the file, such as the class names; by default what is known of a
+            model that was loaded, or trained by `limbeck.distill`.
         tolerance: The greatest difference of a logit, in nats; where logits are so large that float32 cannot hold it,
             16 units in the last place.
 
@@ -79,7 +80,8 @@ def to_onnx(
     )
     program = _exported(plain, inputs)
     proto = stripped(program.model_proto)
-    tell(proto, {"limbeck": {**(metadata or {}), "reads_included": reads is not None}})
+    told = description_of(uncompiled(model)) if metadata is None else metadata
+    tell(proto, {"limbeck": {**told, "reads_included": reads is not None}})
     parity = compared(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:

@@ -7,6 +7,14 @@ from typing import Any
 
 from limbeck.export.finished import Finished
 
+_TABLE = (
+    "# columns: name -> values as they stand in the table; where there is none, NaN for a number, '' for a text",
+    "types = {'tensor(float)': np.float32, 'tensor(double)': np.float64, 'tensor(string)': object}",
+    "inputs = {",
+    "    i.name: np.array(columns[i.name], dtype=types[i.type]).reshape(-1, 1) for i in session.get_inputs()",
+    "}",
+    "(logits,) = session.run(None, inputs)",
+)
 _ASKED = "logits = student(reads(limbeck.Batch(examples)))"
 
 
@@ -54,6 +62,8 @@ def _transformers(kind: str) -> str:
 def _onnx(done: Finished, *, raw: bool, file: str) -> str:
     reads = done.told.get("reads") or {}
     lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
+    if raw and done.told.get("encoding"):
+        return "\n".join([*lines, *_TABLE, *_answers(done)])
     if raw:
         lines.append("inputs = examples  # as the data hold them: no normalisation, it is in the file")
     elif reads.get("reads") == "pixels":
@@ -61,10 +71,14 @@ def _onnx(done: Finished, *, raw: bool, file: str) -> str:
     else:
         lines.append("inputs = examples.astype(np.float32)  # as the network reads them")
     lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
+    return "\n".join([*lines, *_answers(done)])
+
+
+def _answers(done: Finished) -> list[str]:
     names = done.told.get("class_names")
-    if names and len(names) <= 20:
-        lines.append(f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]")
-    return "\n".join(lines)
+    if not names or len(names) > 20:
+        return []
+    return [f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]"]
 
 
 def _pixels(reads: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -16,3 +17,13 @@ def prose(text: Any) -> str:
         \<b\>\|\`x\`
     """
     return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def quoted(text: Any) -> str:
+    r"""A name from data in quotes, with every space and line break that it has, as Markdown that shows it.
+
+    Example:
+        >>> print(quoted(" Private"), quoted("a*b"))
+        " Private" "a\*b"
+    """
+    return _MARKS.sub(r"\\\1", json.dumps(str(text), ensure_ascii=False))

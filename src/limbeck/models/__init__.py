@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from limbeck.models.bias import add_bias
 from limbeck.models.cnn import Cnn
+from limbeck.models.description import describe_model, description_of
 from limbeck.models.folder import is_student_folder, load, opens_alone, read_config, save
 from limbeck.models.fresh import check_fresh, fresh
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
@@ -31,6 +32,8 @@ __all__ = [
     "chosen_layers",
     "convert_pickle",
     "count_parameters",
+    "describe_model",
+    "description_of",
     "fingerprint",
     "fit_arguments",
     "fresh",

@@ -13,6 +13,7 @@ from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import new_partial_folder, settle_folder, write_text
+from limbeck.models.description import describe_model, description_of
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.own import plain_name
 from limbeck.models.reference import outline, reference_names, spec_of
@@ -44,7 +45,8 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     Args:
         model: Any module whose state is tensors.
         folder: New, empty, or a folder that holds the same kind of model; parents are made.
-        metadata: JSON values to keep with the weights, such as class names or the epoch.
+        metadata: JSON values to keep with the weights, such as class names or the epoch; by default what the folder
+            said that the model was loaded from, or the run that trained it.
 
     Returns:
         The folder.
@@ -56,7 +58,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     model = uncompiled(model)
     folder, spec = Path(folder), spec_of(model)
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
-    told = json.loads(_json_text(dict(metadata or {})))
+    told = json.loads(_json_text(dict(description_of(model) if metadata is None else metadata)))
     config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
     if folder.exists() and not folder.is_dir():
@@ -95,6 +97,11 @@ def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> n
     if build is None and is_hf_folder(path):
         return open_hf_folder(path)
     config = read_config(path)
+    told = config["metadata"]
+    return describe_model(_opened(path, config, build), told if isinstance(told, dict) else {})
+
+
+def _opened(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
     state = open_weights(path / WEIGHTS).state
     if build is not None or "architectures" in config:
         who = f"build={getattr(build, '__name__', build)}"

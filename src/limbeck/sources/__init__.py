@@ -27,7 +27,7 @@ from limbeck.sources.mix import Mix
 from limbeck.sources.named import DataSet, load_data
 from limbeck.sources.npz import read_npz
 from limbeck.sources.raw_texts import Tokenised
-from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, reads_from_dict, reads_of
+from limbeck.sources.reads import Field, Pixels, Reads, Unchanged, encoding_of, reads_from_dict, reads_of
 from limbeck.sources.share import share
 from limbeck.sources.source import Shuffled, Source
 from limbeck.sources.summary import ColumnSummary, DataSummary, PartSummary, silenced, summarize
@@ -73,6 +73,7 @@ __all__ = [
     "as_source",
     "counter_order",
     "counter_uniform",
+    "encoding_of",
     "holds_tokenizer",
     "load_data",
     "mix_of",

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.signal import Batch
 from limbeck.sources.columns import digest
+from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.stratify import stratified
 
 
@@ -20,7 +21,12 @@ class Examples(ABC):
     """A finite set of examples at positions ``0..len-1``, each with an id that never changes.
 
     The id of an example is its position, except in a `Subset`, which keeps the ids of the set it was selected from.
+
+    Attributes:
+        encoding: How a table was turned into these numbers; None for anything else.
     """
+
+    encoding: TableEncoding | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -76,6 +82,7 @@ class Subset(Examples):
         if len(index.unique()) != len(index):
             raise DataError("A position was selected twice; ids must stay unique.")
         self.whole = whole
+        self.encoding = whole.encoding
         self.index = index.to("cpu", torch.int64)
 
     def __len__(self) -> int:

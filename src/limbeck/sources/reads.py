@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import DataError, LimbeckError, nearest, unknown
 from limbeck.models import read_config
 from limbeck.signal import Batch, Inputs
+from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.tokenizer import holds_tokenizer, open_tokenizer
 
 
@@ -179,3 +180,24 @@ def reads_of(folder: str | Path) -> Callable[[Batch], Inputs]:
     if not found:
         raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")
     return reads_from_dict(found)
+
+
+def encoding_of(folder: str | Path) -> TableEncoding:
+    """How the table that a student learnt from was turned into numbers, so that new rows are turned into the same ones.
+
+    Args:
+        folder: A student's folder.
+
+    Raises:
+        DataError: If the folder is no student's.
+        LimbeckError: If its student did not learn from a table.
+
+    Example:
+        >>> # student, encoding = limbeck.load("runs/adult/student"), limbeck.encoding_of("runs/adult/student")
+        >>> # rows, _ = limbeck.read_table("new.csv", encoding=encoding)
+        >>> # [encoding.class_names[i] for i in student(rows.take(torch.arange(len(rows))).inputs).argmax(1)]
+    """
+    found = read_config(folder).get("metadata", {}).get("encoding")
+    if not found:
+        raise LimbeckError(f"{folder} holds no encoding of a table: its student learnt from something else.")
+    return TableEncoding.from_dict(found)

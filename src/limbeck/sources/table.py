@@ -23,7 +23,7 @@ _MOST = 1000  # names in one column; above, it is an identifier and no category
 def read_table(
     path: str | Path,
     *,
-    target: str,
+    target: str | None = None,
     encoding: TableEncoding | None = None,
     ignore: Sequence[str] = (),
     groups: str | None = None,
@@ -37,9 +37,10 @@ def read_table(
 
     Args:
         path: A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
-        target: The column of the classes: texts, or whole numbers. Rows without one have the label -100; so have all
-            rows where an `encoding` is given and the table has no such column.
-        encoding: That of the training part, for a test part; None makes one from this table.
+        target: The column of the classes: texts, or whole numbers; by default that of the `encoding`. Rows without one
+            have the label -100; so have all rows where an `encoding` is given and the table has no such column.
+        encoding: That of the training part, for a test part or new rows (`encoding_of` gives that of a student's
+            folder); None makes one from this table.
         ignore: Columns to leave out, such as identifiers.
         groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
             too, unless it is in `ignore`, or the `encoding` does not know it.
@@ -49,6 +50,10 @@ def read_table(
         LimbeckError: If pyarrow is not installed.
     """
     path = Path(path)
+    if target is None:
+        if encoding is None:
+            raise DataError(f"target= is missing: which column of {path} holds the classes?")
+        target = encoding.target
     table = load_table(path, encoding)
     # A table to be answered, not learnt from, need not have the column of the answers.
     asked = [] if encoding is not None and target not in table.column_names else [target]
@@ -107,7 +112,9 @@ def _encoded(path: Path, table: Any, encoding: TableEncoding, groups: str | None
     if groups is not None:
         kind_of(path, table, groups)  # a column of lists has no texts
         extra["groups"] = [_MISSING if text is None else text for text in texts(table[groups]).to_pylist()]
-    return Arrays(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
+    found = Arrays(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
+    found.encoding = encoding
+    return found
 
 
 def _fitted(path: Path, table: Any, target: str, without: set[str]) -> TableEncoding:

@@ -1,0 +1,40 @@
+"""Texts as the tokens that a student reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+
+def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
+    """The texts of all files as token ids and their mask, padded to the longest."""
+    folder = Path(__file__).parent
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    pad = settings.get("pad_token") or "[PAD]"
+    pad = pad["content"] if isinstance(pad, dict) else pad
+    tokenizer.enable_truncation(int(settings["model_max_length"]))
+    side = settings.get("padding_side", "right")
+    tokenizer.enable_padding(direction=side, pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad)
+    cut = tokenizer.encode_batch([text for path in paths for text in texts_of(path)])
+    return {
+        "input_ids": np.array([one.ids for one in cut], dtype=np.int64),
+        "attention_mask": np.array([one.attention_mask for one in cut], dtype=np.int64),
+        "token_type_ids": np.array([one.type_ids for one in cut], dtype=np.int64),
+    }
+
+
+def texts_of(path: Path) -> list[str]:
+    """The column ``text`` of a ``.csv`` or ``.jsonl`` file, or its first column; else a text a line."""
+    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = (json.loads(line) for line in file if line.strip())
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            rows = list(lines if path.suffix.lower() == ".jsonl" else csv.DictReader(file, delimiter=delimiter))
+        return [str(row["text"] if "text" in row else next(iter(row.values()))) for row in rows]
+    return path.read_text(encoding="utf-8").splitlines()

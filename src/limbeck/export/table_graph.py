@@ -1,0 +1,137 @@
+"""The encoding of a table as a part of an ONNX graph: columns as they stand in the table go in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from limbeck.export.session import needed
+from limbeck.files import replacing
+from limbeck.sources import CategoryColumn, NumberColumn, TableEncoding
+
+_STUDENT = "student/"
+_FAR = 100.0
+"""A column whose mean is so many deviations from 0 is read in double precision: float32 would lose its digits."""
+
+
+def include_encoding(path: Path, encoding: TableEncoding) -> None:
+    """Put a table's encoding before an ONNX file whose one input are the encoded features, in place.
+
+    Each column becomes an input of its name, ``[batch, 1]`` as scikit-learn's converter has it: numbers as ``float``
+    (``double`` where float32 would lose digits), NaN where there is none; names as ``string``, any other being "other".
+    """
+    onnx = needed("onnx", wanted="Writing ONNX")
+    proto = onnx.load(str(path))
+    old = proto.graph.input[0].name
+    onnx.compose.add_prefix(proto, _STUDENT, rename_outputs=False, inplace=True)
+    names = input_names(encoding)
+    nodes: list[Any] = []
+    for column, name in zip(encoding.columns, names, strict=True):
+        nodes += _number(column, name) if isinstance(column, NumberColumn) else _category(column, name)
+    ends = [_end(name) for name in names]
+    nodes.append(onnx.helper.make_node("Concat", ends, [_STUDENT + old], axis=1))
+    kinds = [_kind(column) for column in encoding.columns]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in zip(names, kinds, strict=True)
+    ]
+    kept = list(proto.graph.node)
+    del proto.graph.input[:], proto.graph.node[:]
+    proto.graph.input.extend(inputs)
+    proto.graph.node.extend([*nodes, *kept])
+    if all(one.domain != "ai.onnx.ml" for one in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    for held in proto.metadata_props:
+        if held.key == "limbeck":
+            held.value = json.dumps({**json.loads(held.value), "reads_included": True})
+    with replacing(path) as partial:
+        onnx.save(proto, str(partial))
+
+
+def input_names(encoding: TableEncoding) -> list[str]:
+    """What each column's input is called: as the column, save one that is called as the output is."""
+    return ["column logits" if column.name == "logits" else column.name for column in encoding.columns]
+
+
+def raw_columns(encoding: TableEncoding, features: Float32[np.ndarray, "n features"]) -> dict[str, np.ndarray]:
+    """The columns, by input, that `TableEncoding.encode` makes these features of; a name that is none is empty."""
+    found: dict[str, np.ndarray] = {}
+    start = 0
+    for column, name in zip(encoding.columns, input_names(encoding), strict=True):
+        part = features[:, start : start + len(column.features)]
+        start += len(column.features)
+        if isinstance(column, CategoryColumn):
+            found[name] = np.array([*column.values, ""], dtype=object)[part.argmax(1)]
+        else:
+            values = part[:, 0].astype(np.float64) * column.std + column.mean
+            absent = part[:, 1] > 0 if column.missing else np.zeros(len(part), dtype=bool)
+            found[name] = np.where(absent, np.nan, values).astype(np.float64 if _is_far(column) else np.float32)
+    return {name: values[:, None] for name, values in found.items()}
+
+
+def _is_far(column: NumberColumn) -> bool:
+    return abs(column.mean) > _FAR * column.std
+
+
+def _kind(column: NumberColumn | CategoryColumn) -> int:
+    kinds = needed("onnx", wanted="Writing ONNX").TensorProto
+    if isinstance(column, CategoryColumn):
+        return int(kinds.STRING)
+    return int(kinds.DOUBLE if _is_far(column) else kinds.FLOAT)
+
+
+def _end(name: str) -> str:
+    return f"encoded/{name}"
+
+
+def _constant(name: str, value: np.ndarray) -> Any:
+    onnx = needed("onnx", wanted="Writing ONNX")
+    return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value, name))
+
+
+def _number(column: NumberColumn, name: str) -> Iterator[Any]:
+    """(value - mean) / std in double precision, 0 where there is none; and, if the column has one, the indicator."""
+    onnx = needed("onnx", wanted="Writing ONNX")
+    node, kinds = onnx.helper.make_node, onnx.TensorProto
+
+    def at(step: str) -> str:
+        return f"encoding/{name}/{step}"
+
+    yield _constant(at("shape"), np.array([-1, 1], dtype=np.int64))
+    for step, value in (("mean", column.mean), ("std", column.std), ("zero", 0.0)):
+        yield _constant(at(step), np.array(value, dtype=np.float64))
+    yield node("Reshape", [name, at("shape")], [at("rows")])
+    yield node("Cast", [at("rows")], [at("double")], to=kinds.DOUBLE)
+    yield node("IsNaN", [at("double")], [at("absent")])
+    yield node("Sub", [at("double"), at("mean")], [at("centered")])
+    yield node("Div", [at("centered"), at("std")], [at("scaled")])
+    yield node("Where", [at("absent"), at("zero"), at("scaled")], [at("filled")])
+    if not column.missing:
+        yield node("Cast", [at("filled")], [_end(name)], to=kinds.FLOAT)
+        return
+    yield node("Cast", [at("filled")], [at("value")], to=kinds.FLOAT)
+    yield node("Cast", [at("absent")], [at("indicator")], to=kinds.FLOAT)
+    yield node("Concat", [at("value"), at("indicator")], [_end(name)], axis=1)
+
+
+def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
+    """A 1 at a name's place, at the last for any other."""
+    node = needed("onnx", wanted="Writing ONNX").helper.make_node
+
+    def at(step: str) -> str:
+        return f"encoding/{name}/{step}"
+
+    other = len(column.values)
+    yield _constant(at("shape"), np.array([-1], dtype=np.int64))
+    yield _constant(at("depth"), np.array(other + 1, dtype=np.int64))
+    yield _constant(at("ends"), np.array([0.0, 1.0], dtype=np.float32))
+    yield node("Reshape", [name, at("shape")], [at("rows")])
+    yield node(
+        "LabelEncoder", [at("rows")], [at("place")], domain="ai.onnx.ml", keys_strings=list(column.values),
+        values_int64s=list(range(other)), default_int64=other,
+    )  # fmt: skip
+    yield node("OneHot", [at("place"), at("depth"), at("ends")], [_end(name)], axis=-1)

@@ -1,0 +1,27 @@
+"""What is known of a model besides its weights (class names, encoding, reads), as long as the object lives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+_DESCRIPTIONS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def describe_model(model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
+    """Keep with a model what a student folder's metadata say, so that exports of it say the same.
+
+    Example:
+        >>> description_of(describe_model(nn.Linear(2, 2), {"class_names": ["no", "yes"]}))
+        {'class_names': ['no', 'yes']}
+    """
+    _DESCRIPTIONS[model] = dict(metadata)
+    return model
+
+
+def description_of(model: nn.Module) -> dict[str, Any]:
+    """What `describe_model` was told; empty where it was told nothing."""
+    return dict(_DESCRIPTIONS.get(model, {}))

@@ -1,0 +1,216 @@
+"""Is an export's read.py right about raw rows, pictures and texts, where limbeck cannot be imported?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import limbeck as lb
+from bridges.tiny import bert, texts
+from limbeck.errors import LimbeckError
+from limbeck.export import export_run, include_encoding, predict_onnx, to_folder, to_onnx, write_reader
+from limbeck.functional import cross_entropy
+from small_jobs import environment, small_job
+
+SOAK = pytest.mark.soak
+BLOCKED = """
+import runpy, sys
+sys.modules["limbeck"] = None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+NEW = (
+    "label,work,age,year,flag,size,unused\n"
+    ", Private,39,20210105,true,1.5,x\n"
+    ",Private,,20210106,false,,y\n"
+    ',"a, ""b""", 25 ,20210107,true,-2e-1,z\n'
+    ",never seen,17.25,20200101,false,0,\n"
+    ",,81,,true,3,\n"
+)
+
+
+def answers(folder, *files, how="--logits"):
+    """What read.py prints: the classes' names, the answers, the numbers."""
+    typed = [sys.executable, "-c", BLOCKED, str(folder / "read.py"), *map(str, files), how]
+    kept = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    done = subprocess.run(typed, env=kept, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, *rows = csv.reader(io.StringIO(done.stdout))
+    return head[1:], [row[0] for row in rows], np.array([[float(cell) for cell in row[1:]] for row in rows])
+
+
+def table(path, rows, seed):
+    draw = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["label", "work", "age", "year", "flag", "size", "unused"])
+        for _ in range(rows):
+            work, age, flag = (
+                draw.choice([" Private", 'a, "b"', "Gov"]),
+                draw.integers(17, 90),
+                draw.choice(["true", "false"]),
+            )
+            label = " >50K" if age + 30 * (work == "Gov") + draw.normal(0, 9) > 60 else " <=50K"
+            year = 20210101 + draw.integers(0, 30)
+            out.writerow([label, "" if draw.random() < 0.1 else work, "" if draw.random() < 0.1 else age, year, flag,
+                          round(draw.normal(), 3), "u"])  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def adults(tmp_path_factory):
+    """A run on a table whose values have spaces, quotes, gaps, and a column far from 0; and new rows of it."""
+    folder = tmp_path_factory.mktemp("adults")
+    (folder / "new.csv").write_text(NEW)
+    data = {"name": str(table(folder / "train.csv", 160, 0)), "test": str(table(folder / "test.csv", 40, 1)),
+            "target": "label", "ignore": ["unused"]}  # fmt: skip
+    teacher = {"model": "mlp", "hidden": [32], "check": False}
+    lb.run_job(lb.make_job(small_job(data, teacher=teacher, seeds=1, arms=["distilled"], out=str(folder / "run"))))
+    return folder
+
+
+def predicted(folder, student, file):
+    """Limbeck's own logits, on the documented way."""
+    rows, _ = lb.read_table(file, encoding=lb.encoding_of(student))
+    assert (rows.labels == -100).all() or file.name != "new.csv"
+    with torch.no_grad():
+        return lb.load(student)(rows.take(torch.arange(len(rows))).inputs).numpy()
+
+
+@pytest.mark.parametrize(("to", "raw"), [("onnx", True), pytest.param("onnx", False, marks=SOAK), ("folder", False)])
+def test_rows_of_a_table(adults, tmp_path, to, raw):
+    found = export_run(adults / "run", to=to, raw=raw, out=tmp_path / "out")
+    assert found.parity.max_difference < 1e-4
+    assert found.accuracy_after == found.accuracy_before
+    expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
+    names, said, logits = answers(tmp_path / "out", adults / "new.csv")
+    assert names == [" <=50K", " >50K"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert said == [names[place] for place in expected.argmax(1)]
+
+
+def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_path, monkeypatch):
+    import onnxruntime
+
+    found = export_run(adults / "run", to="onnx", raw=True, out=tmp_path / "out")
+    session = onnxruntime.InferenceSession(found.path)
+    kinds = {one.name: one.type for one in session.get_inputs()}
+    wanted = {"work": "string", "age": "float", "year": "double", "flag": "string", "size": "float"}
+    assert kinds == {name: f"tensor({kind})" for name, kind in wanted.items()}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert '" Private", "Gov", "a, \\\\"b\\\\"", other' in text
+    assert "normalises by itself" not in text
+    rows = list(csv.DictReader(io.StringIO(NEW)))
+    columns = {name: [row[name] for row in rows] for name in kinds}
+    for name in ("age", "year", "size"):
+        columns[name] = [float(cell) if cell else np.nan for cell in columns[name]]
+    monkeypatch.chdir(tmp_path / "out")
+    scope = {"columns": columns}
+    exec(text.split("```python\n")[1].split("```")[0], scope)
+    expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
+    np.testing.assert_allclose(scope["logits"], expected, atol=1e-5)
+    assert list(scope["answers"]) == [[" <=50K", " >50K"][place] for place in expected.argmax(1)]
+
+
+@SOAK
+def test_8_bits_take_raw_rows_too(adults, tmp_path):
+    found = export_run(adults / "run", to="int8", raw=True, calibration="minmax", out=tmp_path / "out")
+    assert abs(found.accuracy_after - found.accuracy_before) < 0.2
+    expected = predicted(adults, adults / "run" / "student", adults / "test.csv")
+    _, said, logits = answers(tmp_path / "out", adults / "test.csv")
+    assert len(said) == 40
+    assert np.abs(logits - expected).max() < 0.5
+
+
+def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
+    data, encoding = lb.read_table(adults / "train.csv", target="label", ignore=["unused"])
+    rest, _ = lb.split(data, fraction=0.2, seed=0)
+    student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
+    run = lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), rest, out=tmp_path / "run").finish()
+    assert lb.encoding_of(tmp_path / "run" / "student") == encoding
+    assert lb.reads_of(tmp_path / "run" / "student").to_dict() == {"reads": "unchanged"}
+    inputs = data.take(torch.arange(50)).inputs
+    expected = predicted(adults, tmp_path / "run" / "student", adults / "new.csv")
+    to_onnx(run.student, inputs, tmp_path / "onnx" / "model.onnx")
+    plain = predict_onnx(tmp_path / "onnx" / "model.onnx", inputs)
+    include_encoding(tmp_path / "onnx" / "model.onnx", encoding)
+    assert write_reader(tmp_path / "onnx" / "model.onnx") == tmp_path / "onnx" / "read.py"
+    names, _, logits = answers(tmp_path / "onnx", adults / "new.csv")
+    assert names == [" <=50K", " >50K"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert plain.shape == (50, 2)
+    to_folder(lb.load(tmp_path / "run" / "student"), tmp_path / "again")
+    assert lb.encoding_of(tmp_path / "again") == encoding
+
+
+@pytest.mark.parametrize(
+    ("to", "raw"), [("onnx", False), pytest.param("onnx", True, marks=SOAK), pytest.param("folder", False, marks=SOAK)]
+)
+def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
+    from PIL import Image
+
+    images = np.load(done.parent / "blobs.npz")["x_test"][:5]
+    np.save(tmp_path / "some.npy", images)
+    Image.fromarray(images[0]).save(tmp_path / "one.png")
+    export_run(done, to=to, raw=raw, out=tmp_path / "out")
+    student, reads = lb.load(done / "student"), lb.reads_of(done / "student")
+    with torch.no_grad():
+        expected = student(reads(lb.Batch(torch.from_numpy(images)))).softmax(1).numpy()
+    _, said, found = answers(tmp_path / "out", tmp_path / "some.npy", tmp_path / "one.png", how="--all")
+    np.testing.assert_allclose(found, np.concatenate([expected, expected[:1]]), atol=1e-5)
+    assert said[-1] == said[0]
+    assert said[0].startswith("class ")
+
+
+@pytest.mark.parametrize(("name", "shape", "arguments"), [
+    pytest.param("cnn", (1, 9, 9), {"channels": 1, "classes": 3, "widths": [3, 4, 5], "size": 9}, marks=SOAK),
+    ("resnet14", (3, 8, 8), {"channels": 3, "classes": 3, "width": 4}),
+])  # fmt: skip
+def test_convolutions_in_plain_pytorch(tmp_path, name, shape, arguments):
+    net = lb.build(name, seed=0, **arguments)
+    images = torch.randint(0, 256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    reads = lb.Pixels((0.4,) * shape[0], (0.2,) * shape[0], scale=1 / 255)
+    net.train()(reads(lb.Batch(images)))  # so that running statistics are no zeros and ones
+    told = {"reads": reads.to_dict(), "input_shape": list(shape)}
+    write_reader(lb.save(net.eval(), tmp_path / "student", metadata=told))
+    np.save(tmp_path / "some.npy", images.numpy())
+    with torch.no_grad():
+        expected = net(reads(lb.Batch(images))).numpy()
+    names, _, logits = answers(tmp_path / "student", tmp_path / "some.npy")
+    assert names == ["0", "1", "2"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["onnx", pytest.param("folder", marks=SOAK)])
+def test_texts(tmp_path, to):
+    examples, net = texts(), bert(seed=0).eval()
+    told = {"class_names": ["good", "bad"]}
+    examples.tokenizer.model_max_length = 12
+    said = ["a fine film", "dull " * 40, "slow, and “moving”"]
+    (tmp_path / "new.csv").write_text("id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(said)))
+    with torch.no_grad():
+        expected = net(**lb.sources.Tokenised(examples.tokenizer)(lb.Batch(said))).logits.numpy()
+    if to == "onnx":
+        to_onnx(net, examples.take(torch.arange(6)).inputs, tmp_path / "out" / "model.onnx", metadata=told)
+    else:
+        lb.save(net, tmp_path / "out", metadata=told)
+    examples.tokenizer.save_pretrained(tmp_path / "out")
+    write_reader(tmp_path / "out" / "model.onnx" if to == "onnx" else tmp_path / "out")
+    _, _, logits = answers(tmp_path / "out", tmp_path / "new.csv")
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path, done):
+    lb.save(torch.nn.Linear(2, 2), tmp_path / "own", metadata={"input_shape": [2]})
+    with pytest.raises(LimbeckError, match="class of your own"):
+        write_reader(tmp_path / "own")
+    with pytest.raises(LimbeckError, match="encoding of a table"):
+        lb.encoding_of(done / "student")
+    with pytest.raises(LimbeckError, match="target="):
+        lb.read_table(tmp_path / "new.csv")
