@@ -8,6 +8,7 @@ import torch
 
 from limbeck.compare.arms import recipe_of
 from limbeck.compare.asking import asked_once, cached, folder_of, views_of
+from limbeck.compare.estimator import EstimatorModule
 from limbeck.compare.material import Material, gather
 from limbeck.compare.teaching import Watch, has_weights, open_teacher
 from limbeck.engine import open_fabric
@@ -109,10 +110,12 @@ def source_of(job: Job, material: Material, *, shuffled: int | None = None) -> S
 
 def with_teacher(job: Job) -> tuple[Material, Teacher]:
     """The job's data, and its teacher, which must have weights."""
-    if not has_weights(job.teacher):
+    material = gather(job)
+    teacher, models = open_teacher(job, material)
+    fitted = any(isinstance(model, EstimatorModule) and model.fitted for model in models.values())
+    if not has_weights(job.teacher) and not fitted:
         raise LimbeckError(
             f"The teacher {job.teacher.model} has no weights yet. `limbeck distill` trains it, keeps its answers as it "
             "goes if the job has a cache, and leaves it in OUT/teacher/student, which can be a job's teacher."
         )
-    material = gather(job)
-    return material, open_teacher(job, material)[0]
+    return material, teacher

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from limbeck.compare.also import Seen, also_measured, check_also
@@ -39,11 +40,14 @@ from limbeck.compare.softness import equally_soft
 from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
 from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
+from limbeck.errors import LimbeckError
 from limbeck.job import Job, plain_name
-from limbeck.measure import Predictions, keep_tensors
+from limbeck.measure import Predictions, keep_tensors, kept_tensors
 from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
-from limbeck.teachers import Teacher
+from limbeck.teachers import Scikit, Teacher
+
+_ANSWERS = "teacher/answers.safetensors"
 
 
 def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False) -> dict[str, Any]:
@@ -147,6 +151,8 @@ def _judge_teacher(
 ) -> float:
     logits = ask(teacher, material.development, material)
     if out is not None and leads():
+        if isinstance(teacher, Scikit):
+            _check_same_answers(answers, out)
         _keep_answers({"test": answers, "development": logits}, material, out)
     if not job.teacher.check:
         return measured(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
@@ -158,10 +164,22 @@ def _judge_teacher(
     return found
 
 
+def _check_same_answers(answers: Tensor, out: Path) -> None:
+    """Refuse to go on with an estimator that was fitted again, as a resumed job does, and answers otherwise."""
+    if not (out / _ANSWERS).is_file():
+        return
+    before = kept_tensors(out / _ANSWERS).get("test")
+    if before is None or before.shape != answers.shape or not torch.allclose(before, answers, atol=1e-5):
+        raise LimbeckError(
+            f"The estimator that teaches was fitted again, and answers otherwise than when {out} was begun: some of "
+            "the arms would have another teacher. Give it a random_state, and begin anew with another --out."
+        )
+
+
 def _keep_answers(logits: Mapping[str, Tensor], material: Material, out: Path) -> None:
     labels = {"test": material.data.test.labels, "development": material.development.labels}
     known = {f"{part}_labels": found for part, found in labels.items() if found is not None}
-    keep_tensors({**logits, **known}, out / "teacher" / "answers.safetensors")
+    keep_tensors({**logits, **known}, out / _ANSWERS)
 
 
 def _outcomes(

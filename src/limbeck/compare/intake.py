@@ -12,6 +12,7 @@ from torch import nn
 from limbeck.compare.answers import source_of
 from limbeck.compare.arms import is_taught, recipe_of
 from limbeck.compare.asking import cached, folder_of, views_of
+from limbeck.compare.estimator import is_estimator
 from limbeck.compare.material import Material, new_model, setting_of, student_of
 from limbeck.compare.teaching import has_weights, teachers_recipe
 from limbeck.doctor import Arm, Patient
@@ -50,13 +51,14 @@ def patient_of(
         networks: What the teacher is made of.
         fabric: Device and precision.
     """
-    arms = [] if has_weights(job.teacher) else [_teachers_arm(job, material, less, tuple(networks))]
+    ready = has_weights(job.teacher) or is_estimator(networks)
+    arms = [] if ready else [_teachers_arm(job, material, less, tuple(networks))]
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
         stored = cached(job, teacher, folder_of(job)), source_of(job, material, shuffled=0)
     return Patient(
-        tuple(arms), teacher, networks, has_weights(job.teacher), material.train, material.development,
+        tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.reads, fabric,
         min(job.workers, os.cpu_count() or 1), stored, views_of(job),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Job, Model, learnt_and_held, with_flag
 from limbeck.measure import predict
-from limbeck.models import name_classes, open_model, reference_names, seeded
+from limbeck.models import NoModuleError, name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
 from limbeck.sources import DataSet, Examples, Shuffled, load_data, silenced
 from limbeck.teachers import Teacher
@@ -73,6 +73,8 @@ def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Mo
             )
             _draw_lazy(made, material, who=f"{who} {model.model}")
             return made
+    except NoModuleError:
+        raise
     except LimbeckError as error:
         raise with_flag(error, who, model.arguments) from error
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from limbeck.compare.arms import SHUFFLED, is_taught, measured, recipe_of
 from limbeck.compare.asking import tried_out
+from limbeck.compare.estimator import is_estimator
 from limbeck.compare.first_examples import check_student
 from limbeck.compare.material import Material, setting_of, student_of, whole
 from limbeck.compare.teaching import ask, has_weights, teachers_recipe
@@ -68,7 +69,7 @@ def rehearse_teacher(job: Job, material: Material, teacher: Teacher, models: Map
     Raises:
         LimbeckError: If it cannot be trained.
     """
-    if has_weights(job.teacher):
+    if has_weights(job.teacher) or is_estimator(models):
         return teacher
     teacher, models = copy.deepcopy((teacher, dict(models)))
     first, budget = next(iter(models)), job.teacher.train or job.budget

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
 from limbeck.compare.first_examples import answered, check_classes, shape_to_test
 from limbeck.compare.material import Material, new_model, setting_of, whole
 from limbeck.compare.tracked import tracked
@@ -18,7 +19,7 @@ from limbeck.functional import cross_entropy
 from limbeck.job import Job, TeacherModel, stream
 from limbeck.measure import Predictions, accuracy
 from limbeck.methods import method
-from limbeck.models import is_student_folder, read_config
+from limbeck.models import NoModuleError, is_student_folder, read_config
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
@@ -51,7 +52,15 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
             f"teacher.members={asked.members} of {asked.model} would be the same network {asked.members} times; "
             "members are for a teacher that is trained here."
         )
-    models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
+    try:
+        models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
+    except NoModuleError as error:
+        module = open_estimator(error.made, asked.model, material)
+        if asked.members > 1:
+            raise LimbeckError(
+                f"teacher.members={asked.members}: an estimator is one teacher; leave members out."
+            ) from error
+        return module.teacher, {"member-0": module}
     reads = _own_reads(asked, material.data)
     _check_tokenizer(asked, material.data)
     _check_reads(job, reads)
@@ -80,6 +89,13 @@ def train_teacher(
     """Train a teacher that does not come with weights; a killed run takes its training up again."""
     if has_weights(job.teacher):
         watch("say", f"Teacher loaded from {job.teacher.model}.")
+        return
+    if isinstance(module := models.get("member-0"), EstimatorModule):
+        if module.fitted:
+            watch("say", f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}.")
+        else:
+            watch("say", f"Fitting the teacher: {type(module.teacher.estimator).__name__}.")
+            fit_estimator(module, job.teacher.model, material)
         return
     budget = job.teacher.train or job.budget
     run = Run(

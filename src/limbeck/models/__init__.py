@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.models.bias import add_bias
 from limbeck.models.cnn import Cnn
 from limbeck.models.description import describe_model, description_of
-from limbeck.models.folder import is_student_folder, load, opens_alone, read_config, save
+from limbeck.models.folder import NoModuleError, is_student_folder, load, opens_alone, read_config, save
 from limbeck.models.fresh import check_fresh, fresh
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
 from limbeck.models.hub import open_hf, open_timm
@@ -24,6 +24,7 @@ __all__ = [
     "Cnn",
     "Mlp",
     "ModelSpec",
+    "NoModuleError",
     "ResNet",
     "UserFile",
     "add_bias",

@@ -22,6 +22,19 @@ from limbeck.models.size import tensors_of, uncompiled
 from limbeck.models.spec import ModelSpec
 from limbeck.models.weights import adopt_dtypes, fitted, open_weights
 
+
+class NoModuleError(LimbeckError):
+    """A function of a person's own made something else than a module.
+
+    Attributes:
+        made: What it made.
+    """
+
+    def __init__(self, sentence: str, *, made: Any) -> None:
+        super().__init__(sentence)
+        self.made = made
+
+
 FORMAT = 1
 """The version of the folder's layout."""
 
@@ -145,10 +158,11 @@ def built(build: Any, who: str, **arguments: Any) -> nn.Module:
         raise LimbeckError(f"{who} is no function; give one that makes the module, such as its class.")
     model = build(**arguments)
     if not isinstance(model, nn.Module):
-        estimator = " An estimator teaches in Python: limbeck.Scikit(it) is a teacher." * hasattr(
-            model, "predict_proba"
-        )
-        raise LimbeckError(f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}")
+        estimator = ""
+        if hasattr(model, "predict_proba"):
+            estimator = " An estimator can be a teacher, in a job or as limbeck.Scikit(it), and no student."
+        said = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
+        raise NoModuleError(said, made=model)
     return model
 
 

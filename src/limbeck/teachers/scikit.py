@@ -47,17 +47,27 @@ class Scikit(Teacher):
         name = type(estimator).__name__
         if not hasattr(estimator, "predict_proba"):
             raise LimbeckError(
-                f"{name} has no predict_proba, so it cannot give soft targets; use a classifier that has."
+                f"{name} has no predict_proba, so it cannot give soft targets; use a classifier that has. What "
+                "a regressor predicts teaches as limbeck.Recorded(predictions): see docs/measures.md."
             )
         if not hasattr(estimator, "classes_"):
             raise LimbeckError(f"{name} is not fitted yet: call .fit(rows, labels) first.")
-        self._columns = _class_columns(name, estimator.classes_, classes)
-        self.classes = classes or max(self._columns) + 1
+        columns = _class_columns(name, estimator.classes_, classes)
+        self.classes = classes or max(columns) + 1
+        self._columns = columns
         if not 0.0 < floor < 1.0 / self.classes:
             raise LimbeckError(f"floor must be above 0 and below 1/{self.classes}; got {floor}.")
         self.estimator = estimator
         self.reads = reads
         self.floor = floor
+
+    def read_classes(self) -> None:
+        """Take up the classes that the estimator knows now, after it was fitted again.
+
+        Raises:
+            LimbeckError: If it names its classes otherwise than by numbers below `classes`.
+        """
+        self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """It has ``logits`` and nothing else."""

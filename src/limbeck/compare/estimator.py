@@ -1,0 +1,85 @@
+"""A scikit-learn estimator as a job's teacher: ``teacher: my.py:build``, where the function returns one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compare.material import Material, whole
+from limbeck.errors import LimbeckError
+from limbeck.signal import IGNORED
+from limbeck.sources import Examples, subsample
+from limbeck.teachers import Scikit
+
+_FEW = 256
+"""Rows that an estimator is fitted to first, so that every arm can be tried before the real fit is paid for."""
+
+
+class EstimatorModule(nn.Module):
+    """A fitted estimator where a job wants a network: to be timed, and measured beside the students.
+
+    Args:
+        teacher: The estimator as a teacher.
+        fitted: Whether its function returned it fitted; a job fits it otherwise.
+    """
+
+    def __init__(self, teacher: Scikit, *, fitted: bool) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.fitted = fitted
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Log-probabilities in nats."""
+        return self.teacher.log_probabilities(inputs)
+
+
+def is_estimator(models: Mapping[str, nn.Module]) -> bool:
+    """Whether a teacher's model is an estimator, which no gradient trains."""
+    return any(isinstance(model, EstimatorModule) for model in models.values())
+
+
+def open_estimator(made: Any, name: str, material: Material) -> EstimatorModule:
+    """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `Scikit`.
+
+    Raises:
+        LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
+    """
+    if isinstance(made, Scikit):
+        return EstimatorModule(made, fitted=True)
+    if not hasattr(made, "predict_proba"):
+        raise LimbeckError(
+            f"{name} returned a {type(made).__name__}, which has no predict_proba. A job's teacher is a torch module, "
+            "a classifier with probabilities, or a limbeck.Scikit; regression is done in Python, see docs/measures.md."
+        )
+    fitted = hasattr(made, "classes_")
+    if not fitted:
+        _fit(made, name, subsample(material.train, _FEW, seed=0), material)
+    return EstimatorModule(Scikit(made, classes=material.classes), fitted=fitted)
+
+
+def fit_estimator(module: EstimatorModule, name: str, material: Material) -> int:
+    """Fit the estimator to the training data; returns how many rows have a label.
+
+    Raises:
+        LimbeckError: If it fails.
+    """
+    rows = _fit(module.teacher.estimator, name, material.train, material)
+    module.teacher.read_classes()
+    return rows
+
+
+def _fit(estimator: Any, name: str, examples: Examples, material: Material) -> int:
+    batches = whole(examples)
+    inputs = torch.cat([torch.as_tensor(material.data.reads(batch)).flatten(1) for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    known = labels != IGNORED
+    try:
+        estimator.fit(inputs[known].numpy(), labels[known].numpy())
+    except Exception as error:  # each library has its own
+        raise LimbeckError(
+            f"The estimator of {name} cannot be fitted to the data: {type(error).__name__}: {error}"
+        ) from error
+    return int(known.sum())
