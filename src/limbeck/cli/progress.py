@@ -73,8 +73,8 @@ class Watcher(AbstractContextManager["Watcher"]):
             self._show("teacher", "teacher", what)
         elif kind == "report":
             self._show_report(*what)
-        elif kind == "answers":
-            self._show("answers", "answers", what[1])
+        elif kind in ("answers", "files"):
+            self._show(kind, "answers" if kind == "answers" else "decoding", what[1])
             self._bars.update(self._task, completed=what[0])
         elif kind == "trial" and self._arms is not None:
             arm, trial = what

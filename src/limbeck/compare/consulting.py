@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from limbeck.compare.also import Seen, check_also
+from limbeck.compare.decoding import look_at_files
 from limbeck.compare.first_examples import check_student
 from limbeck.compare.intake import part_of, patient_of
 from limbeck.compare.ledger import checked_folder
@@ -60,6 +61,9 @@ def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
     stepped, found = _tried("first step", partial(_stepped, alone, material, less, teacher, networks), _said_of_step)
     yield found
     if stepped is not None:
+        files = look_at_files(material, seconds=seconds / 4)
+        if files is not None:
+            yield files
         besides, found = _tried("besides", partial(_besides, alone, material, teacher, networks), partial(ok, "", None))
         if besides != "":
             yield found

@@ -18,6 +18,7 @@ from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
+from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import (
     checked_folder,
     claim,
@@ -83,6 +84,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher, models)
     check_also(Seen(job, material, teacher, models), tell)
+    verify_files(material, tell)
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(taken(out))

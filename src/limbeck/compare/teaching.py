@@ -31,10 +31,10 @@ from limbeck.teachers.guessing import chance_of
 Watch = Callable[[str, Any], None]
 """Told what happens.
 
-``("say", text)``; ``("members", how many)`` before an ensemble is trained; ``("report", (who, report))``;
-``("answers", (done, all))`` while a teacher is asked ahead; ``("plan", how many)`` before the arms;
-``("arm", outcome)`` after each, ``("trials", how many)`` before a search, and ``("trial", (arm, trial))``
-after each.
+``("say", text)``; ``("files", (done, all))`` while pictures are decoded; ``("members", how many)`` before an
+ensemble is trained; ``("report", (who, report))``; ``("answers", (done, all))`` while a teacher is asked ahead;
+``("plan", how many)`` before the arms; ``("arm", outcome)`` after each, ``("trials", how many)`` before a search, and
+``("trial", (arm, trial))`` after each.
 """
 
 

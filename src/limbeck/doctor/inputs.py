@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from limbeck.doctor.finding import Finding, look, ok, wrong
-from limbeck.doctor.patient import Patient
+from limbeck.doctor.patient import Patient, drawn
 
 NAME = "inputs"
+_SIZE = 256
 _FAR, _WIDE, _NARROW = 5.0, 20.0, 1e-3
 
 
 def check(patient: Patient) -> Finding:
     """Finite, and neither far from 0 nor all but constant, as a model reads them."""
-    size = min(256, len(patient.train))
-    found = list(_floating(patient.reads(patient.train.take(torch.arange(size)))))
+    found = list(_floating(patient.reads(drawn(patient.train, _SIZE))))
     if not found:
         return ok(NAME, None, "The models read whole numbers, such as token ids.")
     numbers = torch.cat([tensor.detach().double().flatten() for tensor in found])
     if not bool(numbers.isfinite().all()):
         count = int((~numbers.isfinite()).sum())
-        return wrong(NAME, None, f"{count} of the first numbers that a model reads are infinite or no numbers.")
+        return wrong(NAME, None, f"{count} of {len(numbers):,} numbers that a model reads are infinite or no numbers.")
     mean, std = float(numbers.mean()), float(numbers.std())
     value, shown = {"mean": mean, "std": std}, f"{mean + 0.0:.2g} ± {std:.2g}" if abs(mean) > 5e-3 else f"0 ± {std:.2g}"
     if abs(mean) > _FAR or std > _WIDE:

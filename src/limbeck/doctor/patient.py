@@ -11,7 +11,8 @@ from torch import nn
 
 from limbeck.engine.setting import Setting
 from limbeck.recipe import Recipe
-from limbeck.sources import Examples, Shuffled, Source
+from limbeck.signal import Batch
+from limbeck.sources import Examples, Shuffled, Source, counter_order
 from limbeck.teachers import Cached, Reads, Teacher
 
 if TYPE_CHECKING:
@@ -85,3 +86,11 @@ class Patient:
     def device(self) -> torch.device:
         """Where models are asked."""
         return self.fabric.device
+
+
+def drawn(examples: Examples, count: int) -> Batch:
+    """So many of the examples, drawn at random, the same ones every time; all of them if there are no more.
+
+    The first as they lie are often of one class.
+    """
+    return examples.take(counter_order(len(examples), seed=0, epoch=0, stream="doctor")[:count])

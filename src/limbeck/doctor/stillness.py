@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.doctor.finding import Finding, ok, wrong
-from limbeck.doctor.patient import Patient
+from limbeck.doctor.patient import Patient, drawn
 from limbeck.signal import LOGITS
 from limbeck.teachers import asked_whole
 
@@ -19,7 +19,7 @@ _SIZE = 64
 
 def steady(patient: Patient) -> Finding:
     """Asked again about a part of the same examples, the teacher gives the same classes and nearly the same numbers."""
-    batch = patient.train.take(torch.arange(min(_SIZE, len(patient.train)))).to(patient.device)
+    batch = drawn(patient.train, _SIZE).to(patient.device)
     prepared = patient.teacher.prepare(frozenset({LOGITS}), device=patient.device, reads=patient.reads)
     half = torch.arange(max(batch.size // 2, 1), device=patient.device)
     with torch.no_grad(), prepared as answer, patient.fabric.autocast():

@@ -18,6 +18,7 @@ from limbeck.sources.augment import (
 )
 from limbeck.sources.coerce import as_source
 from limbeck.sources.counter import counter_order, counter_uniform
+from limbeck.sources.damage import verify
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import Examples, Subset, split, subsample
 from limbeck.sources.half_special import HalfSpecial
@@ -89,5 +90,6 @@ __all__ = [
     "subsample",
     "summarize",
     "train_tokenizer",
+    "verify",
     "view_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import final
 
@@ -60,6 +61,29 @@ class Examples(ABC):
         """Whether `take` is known to give the same inputs every time: of the sets that limbeck itself makes."""
         return type(self).__module__.startswith("limbeck.")
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether `take` reads and decodes files: they may be damaged, and are worth reading ahead."""
+        return False
+
+    @property
+    def num_workers(self) -> int:
+        """How many threads `Shuffled` takes examples ahead with, where it is not told: 0 for what lies in memory."""
+        return 0
+
+    def find_damaged(
+        self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
+    ) -> list[DataError]:
+        """Read the examples at the positions `index` once: an error for each of them that cannot be taken.
+
+        What was read when the set was made needs no second look: only a set that reads files has anything to do.
+
+        Args:
+            index: Which.
+            progress: Called with how many more were read.
+        """
+        return []
+
     def select(self, index: Int[Tensor, " n"]) -> Subset:
         """The examples at the positions `index` as a set of their own that keeps their ids.
 
@@ -111,6 +135,22 @@ class Subset(Examples):
     def class_names(self) -> tuple[str, ...] | None:
         """The class names of the whole set."""
         return self.whole.class_names
+
+    @property
+    def reads_files(self) -> bool:
+        """As the whole set."""
+        return self.whole.reads_files
+
+    @property
+    def num_workers(self) -> int:
+        """As many as the whole set."""
+        return self.whole.num_workers
+
+    def find_damaged(
+        self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
+    ) -> list[DataError]:
+        """An error for each example at the positions `index` of this part that cannot be taken."""
+        return self.whole.find_damaged(self.index[index], progress=progress)
 
     @property
     def ids(self) -> Int[Tensor, " n"]:

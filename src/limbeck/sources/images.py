@@ -1,11 +1,13 @@
-"""How does a folder of pictures, one folder inside it for each class, become a set of examples?"""
+"""A folder of pictures, one folder inside it for each class, as a set of examples."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -14,30 +16,39 @@ from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.signal import Batch
+from limbeck.sources.damage import raise_damaged
 from limbeck.sources.examples import Examples
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-"""The kinds of files that are read as pictures, whatever the case of their letters."""
+from limbeck.sources.picture import GREY, WIDE, Header, check_whole, decode, open_pillow, read_header, value_range
+from limbeck.sources.picture_files import SUFFIXES, class_folders, find_files
+from limbeck.sources.picture_notes import notes_on_files, notes_on_pictures
+from limbeck.sources.prefetch import check_num_workers, default_num_workers, prefetch
 
 
 @final
 class ImageFolder(Examples):
-    """The pictures ``folder/CLASS/*.png`` (or jpg, jpeg, bmp, webp), decoded when they are taken.
+    """The pictures ``folder/CLASS/**/*.png`` (or .jpg, .tif, .gif, .webp, ...), decoded when they are taken.
 
     Classes are numbered in the order of their sorted names, pictures in the order of their sorted paths. Inputs are
-    bytes: ``[batch, h, w]`` for one channel, ``[batch, 3, h, w]`` for three.
+    bytes: ``[batch, h, w]`` for one channel, ``[batch, 3, h, w]`` for three. As in torchvision's set of this name,
+    pictures in folders inside a class's folder belong to that class, transparency is left out, of several frames the
+    first is read, and an EXIF orientation is not applied. Pixels of 16 bits are scaled to 8. Of each of these, `notes`
+    says how many there are.
 
     Args:
         folder: The folder with one folder for each class.
         size: Height and width in pixels, to which every picture is resized (bilinear); None means they are all the
             same, which is checked here, from the files' headers.
-        channels: 1 for grey, 3 for red, green, blue; None takes what the first picture has.
+        channels: 1 for grey, 3 for red, green, blue; None takes 1 where every picture is grey, else 3.
         class_names: The classes by number, where another set has fixed them (a test folder); else the sorted folders.
+        bit_depth: How many bits pixels of more than 8 bits use, 8 to 16: the value ``2^bit_depth - 1`` becomes 255.
+            None takes the least that holds every value in these pictures.
+        num_workers: How many threads decode ahead of the steps that use the pictures (`Shuffled`); None takes one for
+            each processor, at most 4. What is decoded does not depend on it.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, one of them has no pictures or is none of
-            `class_names`, a header is damaged, or sizes differ and `size` is None.
-        LimbeckError: If `channels` is neither 1 nor 3, `size` is not positive, or Pillow is not installed.
+            `class_names`, a header is damaged, pixels are floating-point numbers, or sizes differ and `size` is None.
+        LimbeckError: If `channels` is neither 1 nor 3, another option makes no sense, or Pillow is not installed.
     """
 
     def __init__(
@@ -47,20 +58,28 @@ class ImageFolder(Examples):
         size: tuple[int, int] | None = None,
         channels: int | None = None,
         class_names: tuple[str, ...] | None = None,
+        bit_depth: int | None = None,
+        num_workers: int | None = None,
     ) -> None:
-        _pillow()
-        if channels not in (None, 1, 3):
-            raise LimbeckError(f"channels={channels} is neither 1 (grey) nor 3 (red, green, blue).")
-        if size is not None and min(size) < 1:
-            raise LimbeckError(f"size={size} is not a height and a width in pixels.")
+        open_pillow()
+        _check_options(size, channels, bit_depth, num_workers)
         self.folder = Path(folder)
-        self._names = _class_names(self.folder, class_names)
-        found = [_pictures(self.folder / name) for name in self._names]
-        self.paths = [path for paths in found for path in paths]
-        self._labels = torch.arange(len(found)).repeat_interleave(torch.tensor([len(paths) for paths in found]))
-        _check_classes(self.folder, self._names, found, fixed=class_names is not None)
-        self.size = size or self._common_size()
-        self.channels = channels or (1 if _header(self.paths[0])[1] in ("1", "L", "I;16") else 3)
+        self._names = class_folders(self.folder, class_names)
+        files = find_files(self.folder, self._names)
+        self.paths = [path for paths in files.pictures for path in paths]
+        counts = torch.tensor([len(paths) for paths in files.pictures])
+        self._labels = torch.arange(len(counts)).repeat_interleave(counts)
+        _check_classes(self.folder, self._names, files.pictures, fixed=class_names is not None)
+        self._num_workers = default_num_workers() if num_workers is None else num_workers
+        headers = _each(self.paths, read_header)
+        self.size = size or _common_size(self.paths, headers)
+        self.channels = channels or (1 if all(header.mode in GREY for header in headers) else 3)
+        self.bit_depth = self._depth(headers) if bit_depth is None else bit_depth
+        self.notes = (
+            *notes_on_files(files),
+            *notes_on_pictures(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
+        )
+        """What a reader should know of how the files were read, in sentences with counts."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,20 +88,57 @@ class ImageFolder(Examples):
         """The pictures at the positions `index`, decoded.
 
         Raises:
-            DataError: If a file cannot be decoded, or changed its size since the set was made.
+            DataError: If a file cannot be decoded.
         """
-        pictures = [self._decoded(self.paths[i]) for i in index.tolist()]
+        read = partial(decode, size=self.size, channels=self.channels, bit_depth=self.bit_depth)
+        pictures = [read(self.paths[i]) for i in index.tolist()]
         return Batch(torch.from_numpy(np.stack(pictures)), index, None, self._labels[index])
+
+    def find_damaged(
+        self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
+    ) -> list[DataError]:
+        """Decode the pictures at the positions `index` once, with `num_workers` threads: an error for each that fails.
+
+        Every pixel is decoded, and every checksum compared that the format has. (A JPEG has none: of a bit that changed
+        in it only what makes it undecodable is found.)
+        """
+
+        def check(path: Path) -> DataError | None:
+            try:
+                check_whole(path, bit_depth=self.bit_depth)
+            except DataError as error:
+                return error
+            return None
+
+        failed = []
+        for error in prefetch(check, [self.paths[i] for i in index.tolist()], num_workers=self._num_workers):
+            failed += [] if error is None else [error]
+            progress(1)
+        return failed
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every file's name, length and bytes, and of how they are decoded."""
-        total = hashlib.sha256(f"images|{self.size}|{self.channels}|{self._names}|".encode())
-        for path in self.paths:
+        total = hashlib.sha256(f"images/2|{self.size}|{self.channels}|{self.bit_depth}|{self._names}|".encode())
+
+        def hashed(path: Path) -> tuple[Path, int, bytes]:
             content = path.read_bytes()
-            total.update(f"{path.relative_to(self.folder).as_posix()}|{len(content)}|".encode())
-            total.update(hashlib.sha256(content).digest())
+            return path, len(content), hashlib.sha256(content).digest()
+
+        for path, length, content in prefetch(hashed, self.paths, num_workers=self._num_workers):
+            total.update(f"{path.relative_to(self.folder).as_posix()}|{length}|".encode())
+            total.update(content)
         return total.hexdigest()
+
+    @property
+    def reads_files(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def num_workers(self) -> int:
+        """How many threads decode ahead."""
+        return self._num_workers
 
     @property
     def labels(self) -> Tensor:
@@ -94,41 +150,25 @@ class ImageFolder(Examples):
         """The folders' names."""
         return self._names
 
-    def _common_size(self) -> tuple[int, int]:
-        first, _ = _header(self.paths[0])
-        for path in self.paths[1:]:
-            if (size := _header(path)[0]) != first:
-                raise DataError(
-                    f"{path} is {size[0]}x{size[1]} pixels and {self.paths[0].name} is {first[0]}x{first[1]}; "
-                    f"give size=({first[0]}, {first[1]}) to resize all of them."
-                )
-        return first
-
-    def _decoded(self, path: Path) -> np.ndarray:
-        pillow = _pillow()
-        try:
-            with pillow.open(path) as file:
-                picture = file.convert("L" if self.channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise _damaged(path, error) from error
-        height, width = self.size
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), pillow.Resampling.BILINEAR)
-        pixels = np.asarray(picture, dtype=np.uint8)
-        return pixels if self.channels == 1 else pixels.transpose(2, 0, 1)
+    def _depth(self, headers: list[Header]) -> int:
+        """The bits that the greatest value of all wide pictures needs; 8 where there are none."""
+        wide = [path for path, header in zip(self.paths, headers, strict=True) if header.mode in WIDE]
+        highest = 0
+        for path, (low, high) in zip(wide, prefetch(value_range, wide, num_workers=self._num_workers), strict=True):
+            if low < 0 or high > 65535:
+                raise DataError(f"The picture {path} has values from {low} to {high}: save it with 8 or 16 bits.")
+            highest = max(highest, high)
+        return max(highest.bit_length(), 8)
 
 
-def _class_names(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if not found:
-        inside = len(_pictures(folder))
-        has = f"{inside} pictures and no class folders" if inside else "no class folders"
-        raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
-    if fixed is not None and (strange := sorted(set(found) - set(fixed))):
-        raise DataError(f"{folder} has the class folder {strange[0]!r}, which is none of {', '.join(fixed[:12])}.")
-    return fixed or found
+def _check_options(size: tuple[int, int] | None, channels: int | None, depth: int | None, workers: int | None) -> None:
+    if channels not in (None, 1, 3):
+        raise LimbeckError(f"channels={channels} is neither 1 (grey) nor 3 (red, green, blue).")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise LimbeckError(f"size={size} is not a height and a width in pixels.")
+    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or not 8 <= depth <= 16):
+        raise LimbeckError(f"bit_depth={depth!r} is no number of bits from 8 to 16.")
+    check_num_workers(workers)
 
 
 def _check_classes(folder: Path, names: tuple[str, ...], found: list[list[Path]], *, fixed: bool) -> None:
@@ -138,29 +178,27 @@ def _check_classes(folder: Path, names: tuple[str, ...], found: list[list[Path]]
             raise DataError(f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); fill it or remove it.")
 
 
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+def _each(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
+    """The header of every picture; all that are damaged are told at once."""
+    found, failed, count = [], [], 0
+    for path in paths:
+        count += 1
+        try:
+            found.append(read(path))
+        except DataError as error:
+            failed.append(error)
+    raise_damaged(failed, count)
+    return found
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    pillow = _pillow()
-    try:
-        with pillow.open(path) as file:
-            return (file.height, file.width), file.mode
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = "empty" if path.is_file() and path.stat().st_size == 0 else str(error).split(str(path))[0].strip(" '\"")
-    return DataError(f"The picture {path} cannot be decoded ({reason}); mend it or remove it.")
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise LimbeckError("Reading pictures needs Pillow: pip install 'limbeck[image]'.") from error
-    return Image
+def _common_size(paths: list[Path], headers: list[Header]) -> tuple[int, int]:
+    first = headers[0].size
+    for path, header in zip(paths, headers, strict=True):
+        if header.size != first:
+            sizes = Counter(one.size for one in headers)
+            raise DataError(
+                f"{path} is {header.size[0]}x{header.size[1]} pixels and {paths[0].name} is {first[0]}x{first[1]}; "
+                f"give size=({first[0]}, {first[1]}) to resize all of them. The pictures have {len(sizes)} sizes; in a "
+                f"job: --set data.size=[{first[0]},{first[1]}]."
+            )
+    return first

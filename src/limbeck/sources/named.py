@@ -17,9 +17,10 @@ from limbeck.models import UserFile
 from limbeck.signal import Batch, Inputs
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.columns import digest
+from limbeck.sources.damage import raise_damaged
 from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
-from limbeck.sources.images import ImageFolder
+from limbeck.sources.moments import measure_pixels
 from limbeck.sources.npz import parts_from, read_arrays
 from limbeck.sources.own_data import OwnParts, call_own_loader
 from limbeck.sources.published import PUBLISHED, channels_first, load_published
@@ -41,7 +42,7 @@ class DataSet:
 
     Attributes:
         name: What it was loaded as.
-        train: The training part; a development part is carved from it.
+        train: The training part.
         test: The test part.
         reads: Batch -> what a model is called with.
         class_names: The classes, by number; None where nobody has said them.
@@ -80,6 +81,8 @@ class _Options:
     groups: str | None = None
     size: Sequence[int] | None = None
     channels: int | None = None
+    bit_depth: int | None = None
+    num_workers: int | None = None
     folder: str | Path | None = None
     text: str | None = None
     tokenizer: str | Path | None = None
@@ -94,7 +97,9 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: looked for as ``NAME.npz`` in the folder that the
       environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
     * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``;
-    * a folder of pictures, with ``train/CLASS/*.png`` and ``test/CLASS/*.png``, or ``CLASS/*.png``;
+    * a folder of pictures (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` beside
+      ``train/``. Other names of these are understood (``Training``, ``valid``, ``validation``, ``dev``, ``testing``).
+      ``val/`` is the development part where there is a ``test/``, and the test part where there is none;
     * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``;
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
       the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
@@ -109,9 +114,10 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
         **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; for these and for ``.npz``
             files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``) that says which group
-            an example belongs to; ``size`` (height, width) and ``channels`` for folders of pictures; ``folder``, in
-            which a named set is looked for; for texts ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from
-            them, 8000), ``max_length`` (64 tokens), and for ``.jsonl`` the columns ``text`` and ``target``.
+            an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and ``num_workers`` for folders
+            of pictures (`ImageFolder`); ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a
+            folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and for ``.jsonl``
+            the columns ``text`` and ``target``.
 
     Raises:
         UnknownNameError: If it is no known name and no file, or an option is unknown.
@@ -174,7 +180,7 @@ def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], 
     if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
         return _table, ("target", "test", "ignore", "groups")
     if name and path.is_dir():
-        return _folder, ("size", "channels")
+        return _folder, ("size", "channels", "bit_depth", "num_workers")
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
     raise unknown("data set", name, ["digits", *PUBLISHED, *TEXTS], then=then)
 
@@ -252,16 +258,15 @@ def _check_groups(name: str, test: Examples, groups: str | None) -> None:
 
 
 def _folder(name: str, options: _Options) -> DataSet:
-    path = Path(name)
-    given: dict[str, Any] = {"size": options.size and tuple(options.size), "channels": options.channels}
-    if not (path / "train").is_dir():
-        train, test, note = _parts(ImageFolder(path, **given), None)
-    else:
-        whole = ImageFolder(path / "train", **given)
-        given = {"size": whole.size, "channels": whole.channels, "class_names": whole.class_names}
-        apart = ImageFolder(path / "test", **given) if (path / "test").is_dir() else None
-        train, test, note = _parts(whole, apart)
-    return DataSet(name, train, test, _measured(train, scale=1 / 255), train.class_names, note=note)
+    from limbeck.sources.picture_set import load_pictures
+
+    chosen = {option: getattr(options, option) for option in ("channels", "bit_depth", "num_workers")}
+    size = None if options.size is None else tuple(options.size)
+    whole, development, apart, note = load_pictures(Path(name), size=size, **chosen)
+    train, test, said = _parts(whole, apart)
+    note = "; ".join(filter(None, (said, note)))
+    reads = _measured(train, scale=1 / 255)
+    return DataSet(name, train, test, reads, train.class_names, note=note, development=development)
 
 
 def _table(name: str, options: _Options) -> DataSet:
@@ -297,10 +302,14 @@ def _held_out(count: int) -> str:
 
 
 def _measured(train: Examples, *, scale: float) -> Pixels | Unchanged:
+    """How images are standardised: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
     some = subsample(train, 2000, seed=0)
-    images = some.take(torch.arange(len(some))).inputs
-    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.ndim not in (3, 4):
+    try:
+        found = measure_pixels(some)
+    except DataError:
+        raise_damaged(train.find_damaged(torch.arange(len(train))), len(train))  # all of them, not the first
+        raise
+    if found is None:
         return Unchanged()
-    values = (images if images.ndim == 4 else images[:, None]).double() * scale
-    mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
+    mean, std = ((moment * scale).tolist() for moment in found)
     return Pixels(tuple(round(m, 4) for m in mean), tuple(round(s, 4) or 1.0 for s in std), scale=scale)

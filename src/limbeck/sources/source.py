@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -16,6 +17,7 @@ from limbeck.sources.columns import digest
 from limbeck.sources.counter import counter_order
 from limbeck.sources.examples import Examples
 from limbeck.sources.mix import Mix
+from limbeck.sources.prefetch import check_num_workers, prefetch
 from limbeck.sources.view import View
 from limbeck.sources.viewed import check_augmented, never_changes, view_number, viewed
 
@@ -65,6 +67,8 @@ class Source(ABC):
         for batch in self.batches(self._epoch, self._batch):
             self._batch += 1
             yield batch
+            # Freed now and not when the next has come: freeing gives up Python's lock, which a worker then takes.
+            del batch
         self._epoch, self._batch = self._epoch + 1, 0
 
     def peek(self) -> Batch:
@@ -117,10 +121,12 @@ class Shuffled(Source):
         mix: What mixes it with another of the set, after both were augmented alike, such as ``Mixup()``.
         views: How many views there are of an example: epoch e hands out number e mod `views`, so that answers stored
             for them serve any number of epochs. None means as many as epochs.
+        num_workers: How many threads make batches ahead of the step that uses them; batches, ids and order do not
+            depend on it. None takes what the set says: for a folder of pictures a few, for what lies in memory 0.
 
     Raises:
         LimbeckError: If `batch_size` or `views` is not positive, `drop_last` would leave no batch, `augment` makes no
-            views, or `mix` no mixtures.
+            views, `mix` no mixtures, or `num_workers` is negative.
         DataError: If examples are to be mixed that have several labels each.
 
     Example:
@@ -141,9 +147,11 @@ class Shuffled(Source):
         augment: View | None = None,
         mix: Mix | None = None,
         views: int | None = None,
+        num_workers: int | None = None,
     ) -> None:
         super().__init__()
         check_batch_size(batch_size)
+        check_num_workers(num_workers)
         check_augmented(examples, augment=augment, mix=mix, views=views)
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
@@ -157,6 +165,7 @@ class Shuffled(Source):
         self.augment = augment
         self.mix = mix
         self.views = views
+        self.num_workers = examples.num_workers if num_workers is None else num_workers
 
     def __len__(self) -> int:
         whole, part = divmod(len(self.examples), self.batch_size)
@@ -191,10 +200,20 @@ class Shuffled(Source):
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of `epoch` from number `start` on."""
-        order, view = self.order(epoch), view_number(epoch, self.views)
-        for number in range(start, len(self)):
-            index = order[number * self.batch_size : (number + 1) * self.batch_size]
-            yield viewed(self.examples, index, self.augment, view, mix=self.mix)
+        make = partial(self._batch_of, self.order(epoch), view_number(epoch, self.views))
+        yield from prefetch(make, range(start, len(self)), num_workers=self.num_workers)
+
+    def peek(self) -> Batch:
+        """The batch that iterating would hand out next, without using it up; no other is made ahead."""
+        state = self.state_dict()
+        epoch, number = state["epoch"], state["batch"]
+        if number == len(self):
+            epoch, number = epoch + 1, 0
+        return self._batch_of(self.order(epoch), view_number(epoch, self.views), number)
+
+    def _batch_of(self, order: Int[Tensor, " n"], view: int, number: int) -> Batch:
+        index = order[number * self.batch_size : (number + 1) * self.batch_size]
+        return viewed(self.examples, index, self.augment, view, mix=self.mix)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from limbeck.compare.answers import ask_all
+from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import plain, sole, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.rehearsal import rehearse
@@ -75,6 +76,7 @@ def tune(
     teacher, models = open_teacher(job, material)
     check_ends(job, made, teacher)
     rehearse(job, material, teacher, models)
+    verify_files(material, watch)
     out.mkdir(parents=True, exist_ok=True)
     watch("say", _said(job, material, trials))
     with sole(out):

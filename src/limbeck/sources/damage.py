@@ -1,0 +1,48 @@
+"""Damaged examples: all parts of a data set are read once, and what cannot be read is told in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from limbeck.errors import DataError
+from limbeck.sources.examples import Examples
+
+_NAMED = 5
+
+
+def verify(parts: Iterable[Examples], *, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
+    """Read every example of some parts once, those that lie in files that are read as they are needed.
+
+    Args:
+        parts: The parts.
+        progress: Called with how many were read, of how many.
+
+    Raises:
+        DataError: If some cannot be read: how many, and the first five.
+    """
+    found = [part for part in parts if part.reads_files]
+    total, done = sum(map(len, found)), 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
+
+    failed = [error for part in found for error in part.find_damaged(torch.arange(len(part)), progress=count)]
+    raise_damaged(failed, total)
+
+
+def raise_damaged(failed: Sequence[DataError], count: int) -> None:
+    """Raise one error for all that could not be read of so many examples; nothing where `failed` is empty.
+
+    Raises:
+        DataError: How many they are, and the first five.
+    """
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        named = "\n".join(f"  {error}" for error in failed[:_NAMED])
+        more = f"\n  and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
+        raise DataError(f"{len(failed):,} of {count:,} pictures cannot be read:\n{named}{more}")

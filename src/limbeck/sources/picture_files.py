@@ -1,0 +1,124 @@
+"""The files of a folder of pictures: which are read, under which class, in which part, and which are left out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from limbeck.errors import DataError
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".avif", ".jp2",
+)  # fmt: skip
+"""The kinds of files that are read as pictures, whatever the case of their letters."""
+
+PARTS = {
+    "train": ("train", "training", "trn"),
+    "development": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "testing", "tst"),
+}
+"""What the folder of a part may be called, whatever the case of its letters."""
+
+
+@dataclass
+class Files:
+    """What lies in a folder of classes.
+
+    Attributes:
+        pictures: The pictures of each class, by path.
+        nested: How many of them lie in a folder inside the class's own.
+        loose: How many pictures lie beside the class folders, in none of them.
+        others: How many files with each suffix are no pictures.
+    """
+
+    pictures: list[list[Path]] = field(default_factory=list)
+    nested: int = 0
+    loose: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def find_files(folder: Path, names: Iterable[str]) -> Files:
+    """The files of the classes `names` in `folder`, those in folders inside them too, in the order of their paths."""
+    found = Files()
+    for path in _visible(folder):
+        if path.is_file():
+            found.loose += _is_picture(path)
+            found.others[path.suffix.lower()] += not _is_picture(path)
+    for name in names:
+        inside = list(_walk(folder / name))
+        pictures = sorted(path for path in inside if _is_picture(path))
+        found.pictures.append(pictures)
+        found.nested += sum(path.parent != folder / name for path in pictures)
+        found.others.update(path.suffix.lower() for path in inside if not _is_picture(path))
+    return found
+
+
+def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes by number: the sorted folders, or those that are `fixed`.
+
+    Raises:
+        DataError: If there is no such folder, it has no class folders, or one that is none of `fixed`.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
+    found = tuple(path.name for path in _visible(folder) if path.is_dir())
+    if not found:
+        inside = sum(_is_picture(path) for path in _visible(folder))
+        has = f"{inside} pictures and no class folders" if inside else "no class folders"
+        raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
+    if fixed is not None and (strange := sorted(set(found) - set(fixed))):
+        raise DataError(f"{folder} has the class folder {strange[0]!r}, which is none of {', '.join(fixed[:12])}.")
+    return fixed or found
+
+
+def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The folders of the parts ``train``, ``development`` and ``test`` in `folder`, and the folders beside them.
+
+    Both are empty where no folder is called as a training part is: then the folders in it are classes.
+
+    Raises:
+        DataError: If two folders are called as the same part is, or a folder holds other parts and none to train on.
+    """
+    inside = [path for path in _visible(folder) if path.is_dir()]
+    known = {name: part for part, names in PARTS.items() for name in names}
+    found: dict[str, Path] = {}
+    for path in inside:
+        part = known.get(path.name.lower())
+        if part in found:
+            raise DataError(f"{folder} has {found[part].name}/ and {path.name}/: which is the part {part}? Keep one.")
+        if part is not None:
+            found[part] = path
+    if "train" not in found:
+        if found and len(found) == len(inside):
+            listed = " and ".join(f"{path.name}/" for path in found.values())
+            raise DataError(f"{folder} has {listed} and no train/: call the part to learn from {folder}/train/.")
+        return {}, []
+    return found, [path for path in inside if path not in found.values()]
+
+
+def count_files(folder: Path) -> int:
+    """How many files lie in a folder, those in folders inside it too."""
+    return sum(1 for _ in _walk(folder))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every visible file; links are followed, each folder is gone into once."""
+    seen: set[str] = set()
+    for place, inside, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inside[:] = [] if real in seen else [name for name in inside if not name.startswith(".")]
+        if real not in seen:
+            yield from (Path(place, name) for name in files if not name.startswith("."))
+        seen.add(real)
