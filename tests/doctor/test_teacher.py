@@ -10,6 +10,7 @@ from torch import nn
 
 from limbeck.doctor import accuracy, inputs, labels, stillness
 from limbeck.doctor import stored as kept_answers
+from limbeck.doctor.patient import drawn
 from limbeck.functional import squared_error
 from limbeck.objective import Loss
 from limbeck.signal import Signal
@@ -212,3 +213,13 @@ def test_what_cannot_be_done_in_time_is_said_to_be_left_out():
     assert late["whole job"].sentence == "Not known: there was no time to time distilled."
     assert "terms" not in late
     assert not any(one.state == "wrong" for one in late.values())
+
+
+def test_what_is_looked_at_is_drawn_from_all_examples_and_the_same_every_time():
+    labels = torch.arange(1000) // 100  # as they lie: one class after the other
+    data = Arrays(labels.float()[:, None], labels)
+    found = drawn(data, 64)
+    assert len(found.labels.unique()) == 10
+    assert found.id.equal(drawn(data, 64).id)
+    assert len(found.id.unique()) == 64
+    assert sorted(drawn(data, 5000).id.tolist()) == list(range(1000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,20 @@ from limbeck.errors import DataError
 from limbeck.sources.examples import Examples
 
 _NAMED = 5
+
+
+class DamagedFile(DataError):
+    """A file of one example that cannot be read.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"The picture {path} cannot be decoded ({reason}); mend it or remove it.")
+        self.path = path
+        self.reason = reason
 
 
 def verify(parts: Iterable[Examples], *, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
@@ -43,6 +58,12 @@ def raise_damaged(failed: Sequence[DataError], count: int) -> None:
     if len(failed) == 1:
         raise failed[0]
     if failed:
-        named = "\n".join(f"  {error}" for error in failed[:_NAMED])
-        more = f"\n  and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
-        raise DataError(f"{len(failed):,} of {count:,} pictures cannot be read:\n{named}{more}")
+        named = ", ".join(_shown(error) for error in failed[:_NAMED])
+        more = f", and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
+        raise DataError(
+            f"{len(failed):,} of {count:,} pictures cannot be decoded: {named}{more}. Mend them or remove them."
+        )
+
+
+def _shown(error: DataError) -> str:
+    return f"{error.path} ({error.reason})" if isinstance(error, DamagedFile) else str(error).rstrip(".")

@@ -262,11 +262,20 @@ def _folder(name: str, options: _Options) -> DataSet:
 
     chosen = {option: getattr(options, option) for option in ("channels", "bit_depth", "num_workers")}
     size = None if options.size is None else tuple(options.size)
-    whole, development, apart, note = load_pictures(Path(name), size=size, **chosen)
-    train, test, said = _parts(whole, apart)
-    note = "; ".join(filter(None, (said, note)))
+    found = load_pictures(Path(name), size=size, **chosen)
+    train, test, note = _parts(found.train, found.test)
+    parts = {"train": train, "development": found.development, "test": test}
+    sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}
+    height, width = found.train.size
+    facts = {"size": f"{height}x{width} pixels, {'grey' if found.train.channels == 1 else 'RGB'}"}
+    summary = summarize(
+        "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
+        facts=facts, notes=found.notes,
+    )  # fmt: skip
     reads = _measured(train, scale=1 / 255)
-    return DataSet(name, train, test, reads, train.class_names, note=note, development=development)
+    return DataSet(
+        name, train, test, reads, train.class_names, note=note, development=found.development, summary=summary
+    )
 
 
 def _table(name: str, options: _Options) -> DataSet:

@@ -18,12 +18,12 @@ def notes_on_files(files: Files) -> Iterator[str]:
     """What of the files in the folder is read under the class of a folder above it, and what is not read."""
     total = sum(map(len, files.pictures))
     if files.nested:
-        yield f"{_of(files.nested, total)} in sub-folders, read as the class whose folder holds them"
+        yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
     if files.loose:
-        yield f"{_number(files.loose, 'picture')} beside the class folders left out"
+        yield f"{_number(files.loose, 'picture')} beside the class folders were left out."
     if others := +files.others:
-        kinds = ", ".join(f"{suffix or 'no suffix'}: {count}" for suffix, count in others.most_common(5))
-        yield f"{_number(others.total(), 'other file')} left out, not a kind of picture that is read ({kinds})"
+        kinds = ", ".join(f"{suffix or 'no suffix'}: {count:,}" for suffix, count in others.most_common(5))
+        yield f"{_number(others.total(), 'file')} of other kinds were left out ({kinds})."
 
 
 def notes_on_pictures(
@@ -33,21 +33,21 @@ def notes_on_pictures(
     total = len(headers)
     modes = Counter(header.mode for header in headers)
     if wide := sum(modes[mode] for mode in WIDE):
-        yield f"{_of(wide, total)} with more than 8 bits a pixel, scaled from {bit_depth} bits to 8"
+        yield f"{_of(wide, total)} have more than 8 bits a pixel: their {bit_depth} bits are scaled to 8."
     own = GREY if channels == 1 else ("RGB",)
     if other := Counter({mode: count for mode, count in modes.items() if mode not in own}):
-        kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count}" for mode, count in other.most_common())
-        yield f"{_of(other.total(), total)} converted to {'grey' if channels == 1 else 'RGB'} ({kinds})"
+        kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count:,}" for mode, count in other.most_common())
+        yield f"{_of(other.total(), total)} are converted to {'grey' if channels == 1 else 'RGB'} ({kinds})."
     if transparent := sum(header.transparent for header in headers):
-        yield f"{_of(transparent, total)} with transparency, which is left out"
+        yield f"{_of(transparent, total)} have transparency, which is left out."
     if frames := sum(header.frames for header in headers):
-        yield f"{_of(frames, total)} with several frames or pages, of which the first is read"
+        yield f"{_of(frames, total)} have several frames or pages, of which the first is read."
     if rotated := sum(header.rotated for header in headers):
-        yield f"{_of(rotated, total)} with an EXIF orientation, which is not applied"
+        yield f"{_of(rotated, total)} have an EXIF orientation, which is not applied."
     if resized := [header.size for header in headers if header.size != size]:
         low, high = min(resized, key=_area), max(resized, key=_area)
-        span = f"{low[0]}x{low[1]}" + (f" to {high[0]}x{high[1]}" if high != low else "")
-        yield f"{_of(len(resized), total)} resized to {size[0]}x{size[1]} pixels (from {span})"
+        span = f"from {low[0]}x{low[1]}" + (f" to {high[0]}x{high[1]}" if high != low else "")
+        yield f"{_of(len(resized), total)} are resized to {size[0]}x{size[1]} pixels ({span})."
 
 
 def _area(size: tuple[int, int]) -> int:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from limbeck.sources.images import ImageFolder
 from limbeck.sources.picture_files import count_files, part_folders
 
 
-def load_pictures(folder: Path, **options: Any) -> tuple[ImageFolder, ImageFolder | None, ImageFolder | None, str]:
-    """The training part, the development part and the test part of a folder, and a note on how they were read.
+class PictureSet(NamedTuple):
+    """The parts of a folder of pictures.
+
+    Attributes:
+        train: What to train on.
+        development: What to choose by; None where the folder has no such part.
+        test: What to test with; None where the folder has no such part.
+        sources: The folder of each part, by the part's name.
+        notes: Sentences about how the files were read.
+    """
+
+    train: ImageFolder
+    development: ImageFolder | None
+    test: ImageFolder | None
+    sources: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def load_pictures(folder: Path, **options: Any) -> PictureSet:
+    """The parts of a folder of pictures.
 
     A folder of classes is a training part alone. Of ``train/`` and ``val/`` without ``test/`` the second is the test
     part, as ImageNet has it: the part that results are reported on. Every part is read as the training part is: its
@@ -27,20 +45,18 @@ def load_pictures(folder: Path, **options: Any) -> tuple[ImageFolder, ImageFolde
     parts, beside = part_folders(folder)
     if not parts:
         whole = ImageFolder(folder, **options)
-        return whole, None, None, "; ".join(whole.notes)
+        return PictureSet(whole, None, None, {"train": str(folder)}, whole.notes)
     train = ImageFolder(parts["train"], **options)
     own = {"size": train.size, "channels": train.channels, "class_names": train.class_names}
-    own |= {"bit_depth": train.bit_depth if options.get("bit_depth") is None else options["bit_depth"]}
-    others = {
-        part: ImageFolder(parts[part], **options | own) for part in ("development", "test") if part in parts
-    }  # fmt: skip
-    notes = [
-        f"{parts[part].name}/: {said}" for part, read in [("train", train), *others.items()] for said in read.notes
-    ]
-    if "test" not in others and "development" in others:
-        others["test"] = others.pop("development")
-        notes.insert(0, f"{parts['development'].name}/ is the test part, as there is no test/")
-    elif "development" in others:
-        notes.insert(0, f"{parts['development'].name}/ is the development part")
-    notes += [f"{path.name}/ is no part that is known, and its {count_files(path):,} files left out" for path in beside]
-    return train, others.get("development"), others.get("test"), "; ".join(notes)
+    own |= {"bit_depth": train.bit_depth}
+    read = {"train": train}
+    read |= {part: ImageFolder(parts[part], **options | own) for part in ("development", "test") if part in parts}
+    notes = [f"{parts[part].name}/: {said}" for part, images in read.items() for said in images.notes]
+    if "test" not in read and "development" in read:
+        read["test"], parts["test"] = read.pop("development"), parts["development"]
+        notes.insert(0, f"There is no test/: {parts['test'].name}/ is the test part, and choices are made on a part of "
+                     f"{parts['train'].name}/.")  # fmt: skip
+    for path in beside:
+        notes.append(f"{path.name}/ is no part that is known: its {count_files(path):,} files are left out.")
+    sources = {part: str(parts[part]) for part in read}
+    return PictureSet(train, read.get("development"), read.get("test"), sources, tuple(notes))

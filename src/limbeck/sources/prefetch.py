@@ -133,6 +133,7 @@ class _Workers:
 
     def _work(self, gate: threading.Barrier, alone: bool) -> None:
         if alone:
+            torch.get_num_threads()  # the first call in a thread takes over the last number that was set
             torch.set_num_threads(1)
         gate.wait()
         while not self._ended:
