@@ -13,7 +13,7 @@ from limbeck.sources.examples import Examples
 _NAMED = 5
 
 
-class DamagedFile(DataError):
+class DamagedFileError(DataError):
     """A file of one example that cannot be read.
 
     Args:
@@ -66,4 +66,4 @@ def raise_damaged(failed: Sequence[DataError], count: int) -> None:
 
 
 def _shown(error: DataError) -> str:
-    return f"{error.path} ({error.reason})" if isinstance(error, DamagedFile) else str(error).rstrip(".")
+    return f"{error.path} ({error.reason})" if isinstance(error, DamagedFileError) else str(error).rstrip(".")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.sources.damage import DamagedFile
+from limbeck.sources.damage import DamagedFileError
 
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Pillow's modes of grey pictures with more than 8 bits a pixel; older versions of Pillow open 16 bits as ``I``."""
@@ -116,10 +116,10 @@ def check_whole(path: Path, *, bit_depth: int) -> None:
         raise damaged(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> DamagedFile:
+def damaged(path: Path, error: Exception) -> DamagedFileError:
     """The error of a picture that cannot be decoded."""
     reason = "empty" if path.is_file() and path.stat().st_size == 0 else str(error).split(str(path))[0].strip(" '\"")
-    return DamagedFile(path, reason)
+    return DamagedFileError(path, reason)
 
 
 @cache
