@@ -161,11 +161,17 @@ def doctor(
 
 
 @app.command()
-def resume(run: Annotated[str, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
-    """Go on with a run that was stopped; it ends in the same weights, bit for bit."""
+def resume(
+    run: Annotated[str, typer.Argument(help="A run's folder.")], settings: Settings = None, as_json: Json = False
+) -> None:
+    """Go on with a run that was stopped; it ends in the same weights, bit for bit.
+
+    With --set, go on with a setting changed: what does not depend on it is kept, such as the trained teacher; the arms
+    that do are done again.
+    """
     from limbeck.cli.jobs import run_resume
 
-    run_resume(run, as_json=as_json)
+    run_resume(run, settings or [], as_json=as_json)
 
 
 @app.command()

@@ -93,22 +93,22 @@ def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
     _run(given, as_json=as_json, resume=False)
 
 
-def run_resume(run: str, *, as_json: bool) -> None:
-    """Take up a job's folder, or show its result if it is finished."""
-    from limbeck.job import make_job, read_job
+def run_resume(run: str, settings: Sequence[str], *, as_json: bool) -> None:
+    """Take up a job's folder, with `settings` changed, or show its result if it is finished."""
+    from limbeck.job import make_job, read_job, with_settings
 
     folder = Path(run)
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {run!r}.")
     if not (folder / "job.yaml").is_file():
         raise LimbeckError(f"{run} holds no job.yaml to go on from; {_what_else(folder)}.")
-    if (folder / "result.json").is_file():
+    if (folder / "result.json").is_file() and not settings:
         found = _again(folder)
         say(f"{run} is finished; this is what came of it.", to_error=True)
         _show(found, as_json=as_json)
         return
-    job = make_job({**read_job(folder / "job.yaml"), "out": run})
-    _run(job, as_json=as_json, resume=True)
+    asked = with_settings(dict(read_job(folder / "job.yaml")), settings)
+    _run(make_job({**asked, "out": run}), as_json=as_json, resume=True, change=bool(settings))
 
 
 def _again(folder: Path) -> dict[str, Any]:
@@ -140,20 +140,30 @@ def _what_else(folder: Path) -> str:
     return "it is not a run's folder"
 
 
-def _run(job: Job, *, as_json: bool, resume: bool) -> None:
+def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None:
     try:
         with Watcher(to_error=as_json) as watch:
             from limbeck.compare import run_job
 
-            result = run_job(job, watch=watch, resume=resume)
+            result = run_job(job, watch=watch, resume=resume, change=change)
     except KeyboardInterrupt:
         # Said here: typer turns Ctrl-C into a silent exit.
         print(_left_behind(job), file=sys.stderr)
         sys.exit(130)
+    except LimbeckError as error:
+        raise LimbeckError(f"{error}{_way_on(job)}") from error
     from limbeck.compare import leads
 
     if leads():
         _show(result, as_json=as_json)
+
+
+def _way_on(job: Job) -> str:
+    """What is said behind an error of a job that has left something which could be kept."""
+    out = Path(job.out or "")
+    if not (out / "teacher").is_dir() or not (out / "job.yaml").is_file() or (out / "result.json").is_file():
+        return ""
+    return f" What is done is kept: `limbeck resume {quote(str(out))} --set KEY=VALUE` goes on with a setting changed."
 
 
 def _left_behind(job: Job) -> str:

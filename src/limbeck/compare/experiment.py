@@ -18,6 +18,7 @@ from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
+from limbeck.compare.changed_job import Changes, changed_job, forget
 from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import (
     checked_folder,
@@ -51,13 +52,17 @@ from limbeck.teachers import Scikit, Teacher
 _ANSWERS = "teacher/answers.safetensors"
 
 
-def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False) -> dict[str, Any]:
+def run_job(
+    job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False, change: bool = False
+) -> dict[str, Any]:
     """Do what a job asks: teacher, arms, seeds, verdict; everything is left in the job's folder.
 
     Args:
         job: What is asked.
         watch: Told what happens meanwhile.
         resume: Take up a folder that holds this job; arms that are done are not run again.
+        change: Take up a folder that holds this job with other settings. What does not depend on them is kept, the
+            trained teacher above all; arms that do are run again.
 
     Returns:
         The result, of JSON values: ``arms`` by name, ``verdict``, ``seconds``, ``run``, and what it was measured on.
@@ -67,10 +72,12 @@ def run_job(job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = 
             known.
     """
     with ExitStack() as stack:
-        return _done(job, watch, checked_folder(job, resume=resume), stack)
+        job, changes = changed_job(job) if change else (job, None)
+        out = checked_folder(job, resume=resume or change, changed=change)
+        return _done(job, watch, out, stack, changes)
 
 
-def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[str, Any]:
+def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: Changes | None) -> dict[str, Any]:
     began = time.perf_counter()
     new = out is not None and not out.exists()
     if out is not None and not new:
@@ -88,7 +95,11 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack) -> dict[st
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(taken(out))
-        claim(job, out, partial(leave_student, job, material, teacher, out))
+        if changes is not None:
+            tell("say", changes.said())
+            if leads():
+                forget(changes, out)
+        claim(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
     train_teacher(models, job, material, out, tell)
     if (begins := told_layers(job, teacher)) is not None:
         tell("say", begins)
@@ -187,7 +198,8 @@ def _keep_answers(logits: Mapping[str, Tensor], material: Material, out: Path) -
 def _outcomes(
     runs: list[ArmRun], job: Job, material: Material, teacher: Teacher, answers: Tensor, out: Path | None, watch: Watch
 ) -> Iterator[Outcome]:
-    found = list(kept(out))
+    wanted = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
+    found = [outcome for outcome in kept(out) if (outcome.arm, outcome.seed) in wanted]
     done = {(outcome.arm, outcome.seed) for outcome in found}
     left = [run for run in runs if (run.arm, run.seed) not in done]
     watch("plan", len(found) + len(left))

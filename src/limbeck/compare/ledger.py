@@ -28,8 +28,10 @@ _BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial")
 """What is written before the job."""
 
 
-def checked_folder(job: Job, *, resume: bool) -> Path | None:
+def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | None:
     """The job's folder, once it is known to be free, or to hold this very job if it is taken up again.
+
+    If it is `changed`, it may hold the job with other settings.
 
     Raises:
         LimbeckError: If it is a file, holds something, or holds another job; nothing in it is touched.
@@ -40,15 +42,18 @@ def checked_folder(job: Job, *, resume: bool) -> Path | None:
     if out.exists() and not out.is_dir():
         raise LimbeckError(f"{out} is a file; a run needs a folder: give another --out.")
     if (out / "job.yaml").is_file() and resume:
-        _check_same_job(job, out)
+        if not changed:
+            _check_same_job(job, out)
     elif out.is_dir() and any(out.iterdir()) and leads() and not _died_early(out):
         then = f"Continue a run with `limbeck resume {out}`, or give" if not resume else "It is no run's folder; give"
         raise LimbeckError(f"{out} already holds something. {then} another --out.")
     return out
 
 
-def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
+def claim(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bool = False) -> None:
     """Leave a student in the folder and then the resolved job: who finds a job finds a valid student.
+
+    A job that is there already stays, unless it is `changed`.
 
     Raises:
         LimbeckError: If it cannot be written to.
@@ -59,7 +64,7 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None]) -> None:
         if not (out / "job.yaml").exists():
             _clear(out)
         leave_student()
-        if not (out / "job.yaml").exists():
+        if changed or not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
             keep_search(job, out)
             write(out / "job.yaml", job_text(absolute(job)))
@@ -214,5 +219,6 @@ def _check_same_job(job: Job, out: Path) -> None:
     for key, value in asked.items():
         if key not in _MAY_DIFFER and held.get(key) != value:
             raise LimbeckError(
-                f"{out} holds another job: its {key} is {held.get(key)!r}, this one's is {value!r}. Give another --out."
+                f"{out} holds another job: its {key} is {held.get(key)!r}, this one's is {value!r}. Give "
+                f"another --out, or change it and keep what does not depend on it: `limbeck resume {out} --set {key}=...`."
             )

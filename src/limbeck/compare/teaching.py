@@ -153,7 +153,7 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
         raise LimbeckError(
             f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and chance alone gives "
             f"{100 * chance:.1f} %, up to {100 * reach:.1f} % on so few. {why} To go on anyway: "
-            "--set teacher.check=false, with another --out."
+            "--set teacher.check=false."
         )
     return found
 

@@ -1,0 +1,145 @@
+"""A job that is taken up again with other settings: what is kept of its folder, what is done again, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.compare.arms import SHUFFLED, SMOOTHED
+from limbeck.compare.ledger import write
+from limbeck.compare.teaching import has_weights
+from limbeck.errors import LimbeckError
+from limbeck.job import Job, absolute, arm_folder, make_job, read_job
+
+_FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
+"""What changes no run of an arm: how many there are, what is measured besides, where reports go."""
+_OWN = frozenset({"method", "methods", "budget", "budgets"})
+"""What changes the runs of some arms, of which `_asked_of` says which."""
+
+
+class Changes(NamedTuple):
+    """What other settings come to.
+
+    Attributes:
+        keys: The keys that differ, with dots.
+        again: The arms whose runs were begun or done with other settings, and are done again.
+        teacher: Whether the teacher's training, which was not over, begins again.
+        student: Whether the untrained student in the folder is another one now.
+    """
+
+    keys: tuple[str, ...]
+    again: tuple[str, ...]
+    teacher: bool
+    student: bool
+
+    def said(self) -> str:
+        """The same in a sentence."""
+        again = (["the teacher's training"] if self.teacher else []) + list(self.again)
+        done = f"Done again: {', '.join(again)}." if again else "All that was done is kept."
+        return f"Other settings than before: {', '.join(self.keys) or 'none'}. {done}"
+
+
+def changed_job(job: Job) -> tuple[Job, Changes]:
+    """The job with what its folder holds already kept, and what of that folder is done again.
+
+    A teacher that is trained stays as it is: a new ``budget`` is that of the arms, and the old one becomes
+    ``teacher.train``. An arm is done again if a setting that its runs read is another one.
+
+    Raises:
+        LimbeckError: If the folder holds no job, the trained teacher would be another one, or the job is finished and a
+            run that was judged would be done again.
+    """
+    out = Path(job.out or "")
+    if job.out is None or not (out / "job.yaml").is_file():
+        raise LimbeckError(f"{job.out} holds no job whose settings could be changed; start one with limbeck distill.")
+    before = absolute(make_job(read_job(out / "job.yaml")))
+    job = _with_trained_teacher(absolute(job), before, out).model_copy(update={"out": job.out})
+    mine, theirs = (one.model_dump(mode="json") for one in (job, before))
+    keys = tuple(key for key in _differing(theirs, mine) if key != "out")
+    trains = not has_weights(before.teacher)
+    another = _teacher_of(job) != _teacher_of(before)
+    if another and trains and _is_trained(out):
+        first = next(key for key in keys if key.partition(".")[0] not in _FREE | _OWN)
+        raise LimbeckError(
+            f"The teacher in {out} is trained, and with another {first} it would be another one: give another --out."
+        )
+    known = [arm for arm in before.competitors if arm != "teacher"]
+    kept = [arm for arm in job.competitors if arm in known and _asked_of(job, arm) == _asked_of(before, arm)]
+    again = tuple(arm for arm in known if arm not in kept and arm_folder(out, arm).is_dir())
+    if (out / "result.json").is_file() and again:
+        raise LimbeckError(
+            f"{out} is finished and judged, and with another {keys[0]} its arms {', '.join(again)} would be others: "
+            "give another --out. More seeds, arms or methods can be added to it."
+        )
+    first, other = next(iter(job.learners)), next(iter(before.learners))
+    student = first != other or first not in kept
+    return job, Changes(keys, again, another and trains and (out / "teacher").is_dir(), student)
+
+
+def forget(changes: Changes, out: Path) -> None:
+    """Remove what is done again from a job's folder, the record first: a kill in the midst does no harm."""
+    for name in ("result.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
+    path = out / "metrics.jsonl"
+    if changes.again and path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        write(path, "".join(f"{line}\n" for line in lines if _arm_in(line) not in changes.again))
+    folders = [arm_folder(out, arm) for arm in changes.again]
+    folders += [out / "teacher"] if changes.teacher else []
+    folders += [out / "student"] if changes.student else []
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
+    """The job, whose trained teacher has learnt with the budget that it had, whatever that of the arms is now."""
+    kept = before.teacher.train or before.budget
+    if job.teacher.train is not None or job.budget == before.budget or not _is_trained(out):
+        return job
+    return job.model_copy(update={"teacher": job.teacher.model_copy(update={"train": kept})})
+
+
+def _is_trained(out: Path) -> bool:
+    """Whether the teacher's training was over: its answers are written after that."""
+    return (out / "teacher" / "answers.safetensors").is_file()
+
+
+def _teacher_of(job: Job) -> dict[str, Any]:
+    """All that the teacher's training reads."""
+    dumped = job.model_dump(mode="json", include={"data", "development", "train_examples", "precision"})
+    train = None if has_weights(job.teacher) else (job.teacher.train or job.budget).model_dump(mode="json")
+    return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check"}), "train": train}}
+
+
+def _asked_of(job: Job, arm: str) -> dict[str, Any]:
+    """All that an arm's runs read."""
+    dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher"}))
+    learns = job.learners.get(arm, job.method if arm == SHUFFLED else None)
+    own = job.budgets.get(arm) if arm == SMOOTHED else None
+    return {
+        **dumped,
+        **_teacher_of(job),
+        "budget": job.budget_of(arm).model_dump(mode="json"),
+        "method": None if learns is None else learns.model_dump(mode="json"),
+        "smoothing": None if own is None else own.smoothing,
+    }
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any], place: str = "") -> Iterator[str]:
+    for key in {**before, **after}:
+        mine, theirs, where = after.get(key), before.get(key), f"{place}{key}"
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            yield from _differing(theirs, mine, f"{where}.")
+        elif mine != theirs:
+            yield where
+
+
+def _arm_in(line: str) -> str | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("arm") if isinstance(found, dict) else None

@@ -1,0 +1,121 @@
+"""A job that is taken up again with other settings: what is kept, what is done again, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+import limbeck as lb
+from limbeck.compare.changed_job import changed_job
+from limbeck.errors import LimbeckError
+from limbeck.job import make_job, read_job, with_settings
+from small_jobs import accuracies, blobs, contents, small_job, weights
+
+ARMS = ["teacher", "student alone", "distilled"]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def settings(folder, *changes):
+    return make_job({**with_settings(dict(read_job(folder / "job.yaml")), changes), "out": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A job whose first arm is done, whose second was begun, and which then failed."""
+    folder = tmp_path_factory.mktemp("stopped")
+    asked = small_job(blobs(folder / "blobs.npz"), seeds=1, arms=ARMS, out=str(folder / "run"))
+
+    def fail(kind, what):
+        if kind == "report" and what[0].startswith("distilled"):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        lb.run_job(make_job(asked), watch=fail)
+    return folder / "run", asked
+
+
+@pytest.fixture
+def folder(stopped, tmp_path):
+    """A copy of its folder."""
+    return shutil.copytree(stopped[0], tmp_path / "run")
+
+
+def fresh(stopped, tmp_path, *changes):
+    return lb.run_job(make_job({**with_settings(dict(stopped[1]), changes), "out": str(tmp_path / "fresh")}))
+
+
+def test_what_does_not_depend_on_a_setting_is_kept_and_the_rest_is_as_in_a_new_run(stopped, folder, tmp_path):
+    before = {name: contents(folder / name) for name in ("teacher", "arms/student-alone")}
+    said = []
+    result = lb.run_job(
+        settings(folder, "method.temperature=2.0"), change=True, watch=lambda kind, what: said.append((kind, what))
+    )
+    assert {name: contents(folder / name) for name in before} == before
+    assert any(kind == "say" and "method.temperature" in what and "distilled" in what for kind, what in said)
+    assert not any(kind == "report" and not what[0].startswith("distilled") for kind, what in said)
+    new = fresh(stopped, tmp_path, "method.temperature=2.0")
+    assert accuracies(result) == accuracies(new)
+    assert weights(folder / "student") == weights(tmp_path / "fresh" / "student")
+    assert read_job(folder / "job.yaml")["method"]["temperature"] == 2.0
+
+
+def test_a_budget_is_changed_for_the_arms_and_the_trained_teacher_keeps_its_own(stopped, folder, tmp_path):
+    before = contents(folder / "teacher")
+    result = lb.run_job(settings(folder, "budget.epochs=1", "student.hidden=[4]"), change=True)
+    assert contents(folder / "teacher") == before
+    kept = {f"teacher.train.{name}={value}" for name, value in stopped[1]["budget"].items()}
+    new = fresh(stopped, tmp_path, "budget.epochs=1", "student.hidden=[4]", *sorted(kept))
+    assert accuracies(result) == accuracies(new)
+    assert weights(folder / "student") == weights(tmp_path / "fresh" / "student")
+    assert weights(folder / "arms/student-alone/seed-0/student") == weights(
+        tmp_path / "fresh/arms/student-alone/seed-0/student"
+    )
+
+
+def test_a_finished_job_gets_more_seeds_and_no_other_settings(folder):
+    first = lb.run_job(settings(folder), resume=True)
+    with pytest.raises(LimbeckError, match=r"finished and judged.*method\.temperature"):
+        lb.run_job(settings(folder, "method.temperature=2.0"), change=True)
+    assert (folder / "result.json").is_file()
+    more = lb.run_job(settings(folder, "seeds=2"), change=True)
+    assert {arm: values[:1] for arm, values in accuracies(more).items()} == accuracies(first)
+    fewer = lb.run_job(settings(folder, "seeds=1"), change=True)
+    assert accuracies(fewer) == accuracies(first)
+
+
+@pytest.mark.parametrize(
+    "change", ["teacher.hidden=[16]", "precision=bf16-mixed", "development=0.2", "teacher.train.epochs=3"]
+)
+def test_another_teacher_than_the_trained_one_is_refused_and_nothing_is_touched(folder, change):
+    before = contents(folder)
+    with pytest.raises(LimbeckError, match=change.partition("=")[0].removesuffix(".epochs")):
+        lb.run_job(settings(folder, change), change=True)
+    assert contents(folder) == before
+
+
+def test_a_setting_that_makes_no_sense_touches_nothing(folder):
+    before = contents(folder)
+    with pytest.raises(LimbeckError):
+        lb.run_job(settings(folder, "method.temperature=-1"), change=True)
+    assert {name: one for name, one in contents(folder).items() if name != ".lock"} == {
+        name: one for name, one in before.items() if name != ".lock"
+    }
+
+
+def test_what_each_setting_is_found_to_change(folder):
+    def again(*changes):
+        return changed_job(settings(folder, *changes))[1].again
+
+    assert again("seeds=4", "workers=2", "also=[cka]", "teacher.check=false") == ()
+    assert again("methods=[hinton, logit_matching]") == ("distilled",)
+    assert again("budgets.distilled.lr=0.1") == ("distilled",)
+    assert again("budgets={student alone: {lr: 0.1}}") == ("student alone",)
+    assert again("budget.drop_last=true") == ("student alone", "distilled")
+    (folder / "teacher" / "answers.safetensors").unlink()  # as if its training were not over
+    assert changed_job(settings(folder, "teacher.train.lr=0.1"))[1].teacher
+    with pytest.raises(LimbeckError, match="holds another job"):
+        lb.run_job(settings(folder, "method.temperature=2.0"), resume=True)
