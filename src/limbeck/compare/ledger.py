@@ -220,5 +220,5 @@ def _check_same_job(job: Job, out: Path) -> None:
         if key not in _MAY_DIFFER and held.get(key) != value:
             raise LimbeckError(
                 f"{out} holds another job: its {key} is {held.get(key)!r}, this one's is {value!r}. Give "
-                f"another --out, or change it and keep what does not depend on it: `limbeck resume {out} --set {key}=...`."
+                f"another --out, or change it and keep what can be kept: `limbeck resume {out} --set {key}=...`."
             )
