@@ -26,7 +26,7 @@ class Changes(NamedTuple):
     Attributes:
         keys: The keys that differ, with dots.
         again: The arms whose runs were begun or done with other settings, and are done again.
-        teacher: Whether the teacher's training, which was not over, begins again.
+        teacher: Whether what is kept of a teacher is of another one: of one that was loaded, or not trained to the end.
         student: Whether the untrained student in the folder is another one now.
     """
 
@@ -37,7 +37,7 @@ class Changes(NamedTuple):
 
     def said(self) -> str:
         """The same in a sentence."""
-        again = (["the teacher's training"] if self.teacher else []) + list(self.again)
+        again = (["the teacher"] if self.teacher else []) + list(self.again)
         done = f"Done again: {', '.join(again)}." if again else "All that was done is kept."
         return f"Other settings than before: {', '.join(self.keys) or 'none'}. {done}"
 
@@ -76,7 +76,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
         )
     first, other = next(iter(job.learners)), next(iter(before.learners))
     student = first != other or first not in kept
-    return job, Changes(keys, again, another and trains and (out / "teacher").is_dir(), student)
+    return job, Changes(keys, again, another and (out / "teacher").is_dir(), student)
 
 
 def forget(changes: Changes, out: Path) -> None:
