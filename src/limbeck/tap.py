@@ -110,7 +110,7 @@ class Tapped(nn.Module):
         if self._read and not self._handles:
             raise LimbeckError("Tapped reads inside a model only within `with Tapped(model, addresses) as tapped:`.")
         output = self._call(inputs)
-        changed = {text for text, (tensor, version) in self._shown.items() if tensor._version != version}
+        changed = {text for text, (tensor, version) in self._shown.items() if _version(tensor) != version}
         if changed:
             self._copied |= changed
             output = self._call(inputs)
@@ -134,10 +134,15 @@ class Tapped(nn.Module):
         def hook(_: nn.Module, *seen: Any) -> None:
             # The last is the arguments before the module ran, its output after it.
             tensor = _pick(text, address, seen[-1])
-            tensor = tensor.clone() if text in self._copied else tensor
-            self._shown[text] = (tensor, tensor._version)
+            tensor = tensor.clone() if text in self._copied or tensor.is_inference() else tensor
+            self._shown[text] = (tensor, _version(tensor))
 
         return hook
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; one of inference mode does not say, so it is copied when it is read."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _inside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -11,7 +11,7 @@ from torch import nn
 from engine.stories import SGD, network, source
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
-from limbeck.functional import Projector, cross_entropy, squared_error
+from limbeck.functional import Projector, cross_entropy, kernel, squared_error
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import Live
@@ -108,3 +108,105 @@ def test_the_run_s_own_reads(tmp_path):
     assert said["setting"]["reads"] == f"{__name__}.plain"
     with pytest.raises(LimbeckError, match=r"setting.reads was '.*\.plain' and is '.*\.doubled'"):
         distill(network(), stage(), source(), out=tmp_path, reads=doubled, resume=True)
+
+
+def weighed(models, weight=1.0):
+    return Stage(weight * Loss(cross_entropy), epochs=1)
+
+
+def made(weight):
+    def part(models):
+        return weighed(models, weight)
+
+    return part
+
+
+class Plan:
+    """A callable of a person's own, whose settings are where it likes."""
+
+    def __init__(self, weight, *, private=0.0):
+        self.weight, self._private = weight, private
+
+    def __call__(self, models):
+        return weighed(models, self.weight + self._private)
+
+
+def kernel_of(weight):
+    @kernel(per="position")
+    def own(student, *, labels):
+        return weight * cross_entropy(student, labels=labels)
+
+    return Stage(Loss(own), epochs=1)
+
+
+def wide(models, hidden=8):
+    return network(hidden=hidden)
+
+
+def asked(w, models):
+    return weighed(models, w)
+
+
+SETTINGS = {
+    "a keyword": (lambda w: stage() >> functools.partial(weighed, weight=w), "arguments.weight was 0.8 and is 99"),
+    "an argument": (lambda w: stage() >> functools.partial(asked, w), "arguments.0 was 0.8 and is 99"),
+    "a closure": (lambda w: stage() >> made(w), "part 0"),
+    "a default": (lambda w: stage() >> (lambda models, weight=w: weighed(models, weight)), "part 0"),
+    "an object": (lambda w: stage() >> Plan(w), "part 0"),
+    "an object's private setting": (lambda w: stage() >> Plan(1.0, private=w), "part 0"),
+    "a bound method": (lambda w: stage() >> Plan(w).__call__, "part 0"),
+    "a branch": (
+        lambda w: Recipe(stage() | (functools.partial(weighed, weight=w) >> stage(trains="b")), makes={"b": network}),
+        "part 0",
+    ),
+    "a maker": (lambda w: Recipe(stage(), makes={"b": functools.partial(wide, hidden=w)}), "makes b"),
+    "what is shipped": (lambda w: Recipe(stage(), ship=functools.partial(lambda m, w: m["student"], w=w)), "ship"),
+    "a kernel": (kernel_of, "loss own"),
+    "the stage's reads": (lambda w: stage(reads=functools.partial(scaled, by=w)), "stage 0 reads"),
+    "the teacher's reads": (lambda w: taught(functools.partial(scaled, by=w)), "teacher reads"),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_the_same_functions_with_other_settings(tmp_path, case):
+    make, place = SETTINGS[case]
+    distill(network(), make(0.8), source(), out=tmp_path)._touched = True
+    distill(network(), make(0.8), source(), out=tmp_path, resume=True)._touched = True
+    with pytest.raises(LimbeckError, match=f"begun by another run than this one: contents.*{place}"):
+        distill(network(), make(99), source(), out=tmp_path, resume=True)
+
+
+def test_a_function_that_holds_the_student_is_taken_up(tmp_path):
+    """Its weights are others when the run is taken up."""
+    student = network()
+    function = functools.partial(lambda held, models: stage(), student)
+    begun_with = stage() >> function
+    distill(student, begun_with, source(), out=tmp_path)._touched = True
+    other = network(seed=5)
+    again = stage() >> functools.partial(function.func, other)
+    distill(other, again, source(), out=tmp_path, resume=True)._touched = True
+
+
+def test_an_adaptor_with_other_settings(tmp_path):
+    def adaptor(by):
+        return lambda output: output * by
+
+    distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(2))._touched = True
+    distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(2), resume=True)._touched = True
+    with pytest.raises(LimbeckError, match="adaptor"):
+        distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(3), resume=True)
+
+
+WEIGHT = 0.8
+
+
+def by_its_module(models):
+    return weighed(models, WEIGHT)
+
+
+def test_a_setting_of_its_module(tmp_path, monkeypatch):
+    distill(network(), stage() >> by_its_module, source(), out=tmp_path)._touched = True
+    distill(network(), stage() >> by_its_module, source(), out=tmp_path, resume=True)._touched = True
+    monkeypatch.setitem(globals(), "WEIGHT", 99.0)
+    with pytest.raises(LimbeckError, match="part 0"):
+        distill(network(), stage() >> by_its_module, source(), out=tmp_path, resume=True)

@@ -20,6 +20,8 @@ from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Recipe, Stage
 from limbeck.schedule import ramp
+from limbeck.signal import Batch
+from limbeck.sources import Source
 from limbeck.teachers import MovingAverage
 
 CE = Loss(cross_entropy)
@@ -250,3 +252,29 @@ def test_a_kill_before_the_stage_of_a_head_can_be_resumed(tmp_path):
     resumed = run_of(tmp_path / "copy", resume=True).finish()
     assert resumed.history[0].stage == "1 second"
     assert torch.equal(weights(resumed.student), weights(run_of().finish().student))
+
+
+class Drawing(Source):
+    """A source that draws its inputs from PyTorch's own generator, as sampling from a model does."""
+
+    fingerprint, examples_per_epoch, has_ids = "drawing", 32, False
+
+    def __len__(self) -> int:
+        return 4
+
+    def batches(self, epoch, start):
+        for _ in range(start, 4):
+            yield Batch(torch.randn(8, 5))
+
+
+def test_a_source_that_draws_goes_on_as_if_it_had_not_been_left(tmp_path):
+    def run(**how: Any) -> Run:
+        stage = Stage(Loss(kl_divergence), teacher=network(seed=1), epochs=2, optimiser=SGD)
+        return distill(network(), stage, Drawing(), log_every=1, **how)
+
+    whole = run().finish()
+    for report in run(out=tmp_path / "run"):
+        if report.step == 3:
+            break
+    again = run(out=tmp_path / "run", resume=True).finish()
+    assert torch.equal(weights(whole.student), weights(again.student))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models import build, count_parameters, fingerprint, size_in_bytes
+from limbeck.models import build, count_parameters, fingerprint, save, size_in_bytes
 
 
 class Tied(nn.Module):
@@ -109,13 +112,60 @@ def test_two_empty_tensors_are_not_one_shared_tensor():
     assert untied(tensors_of(model))[1] == {}
 
 
-def test_state_that_is_no_tensor_is_refused():
-    class Odd(nn.Linear):
-        def get_extra_state(self):
-            return {"seen": 3}
+class Odd(nn.Linear):
+    """A layer whose state is more than tensors."""
 
+    def __init__(self, held: object) -> None:
+        super().__init__(2, 2)
+        self.held = held
+
+    def get_extra_state(self):
+        return self.held
+
+    def set_extra_state(self, state):
+        self.held = state
+
+
+class Held:
+    def __init__(self, seen: int) -> None:
+        self.seen = seen
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ({"seen": 3, "by": ["me"]}, {"by": ["me"], "seen": 3}, {"seen": 4, "by": ["me"]}),
+        ((1, torch.ones(2)), (1, torch.ones(2)), (1, torch.zeros(2))),
+        ({"b", "a"}, {"a", "b"}, {"a"}),
+        (np.arange(3), np.arange(3), np.arange(1, 4)),
+        (Held(1), Held(1), Held(2)),
+    ],
+)
+def test_state_that_is_more_than_tensors_counts(one, same, other):
+    made = [Odd(held) for held in (one, same, other)]
+    for model in made[1:]:
+        nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(made[0].parameters()).detach(), model.parameters())
+    found = [fingerprint(model) for model in made]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_quantised_model_is_told_by_its_weights_and_scales():
+    def quantised(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        return torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [fingerprint(quantised(seed)) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_state_that_cannot_be_saved_or_read_is_refused(tmp_path):
     with pytest.raises(LimbeckError, match="a dict at '_extra_state'"):
-        fingerprint(Odd(2, 2))
+        save(Odd({"seen": 3}), tmp_path / "s")
+    with pytest.raises(LimbeckError, match="_extra_state"):
+        fingerprint(Odd(object()))
     with torch.device("meta"):
         empty = nn.Linear(2, 2)
     with pytest.raises(LimbeckError, match="without data"):

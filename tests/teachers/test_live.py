@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.functional import jensen_shannon, kernel, kl_divergence, logit_squared_error, squared_error
+from limbeck.objective import Loss
+from limbeck.recipe import Stage
 from limbeck.signal import Batch
-from limbeck.teachers import Live, Named
+from limbeck.teachers import Displaced, Ensemble, Live, Named
 
 CPU = torch.device("cpu")
 
@@ -112,3 +116,38 @@ def test_the_hash_is_that_of_the_weights():
     assert Live(model).fingerprint == before
     nn.init.zeros_(model.weight)
     assert Live(model).fingerprint != before
+
+
+class Serving(nn.Module):
+    """As serving code is written; what its layers show is of inference mode, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+
+    @torch.inference_mode()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+@kernel(per="position")
+def product(student, teacher):
+    return (student * teacher).sum(-1)
+
+
+@pytest.mark.parametrize("function", [kl_divergence, logit_squared_error, squared_error, jensen_shannon, product])
+@pytest.mark.parametrize("wrap", [Live, lambda model: Live(model, mode="train"), Displaced, lambda m: Ensemble(m, m)])
+def test_a_teacher_that_serves_in_inference_mode_teaches(function, wrap):
+    student = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    stage = Stage(Loss(function), teacher=wrap(Serving()), epochs=1)
+    assert distill(student, stage, torch.randn(8, 3), accelerator="cpu").finish().finished
+
+
+@pytest.mark.parametrize("address", ["net.0", "net.1", "net.0:in"])
+def test_what_its_layers_show_is_what_they_held(address):
+    model, batch = Serving(), Batch(torch.randn(6, 3))
+    with Live(model).prepare(frozenset({address}), device=CPU, reads=inputs) as answer:
+        shown = answer(batch)[address]
+    first = model.net[0](batch.inputs)
+    wanted = {"net.0": first, "net.1": first.relu(), "net.0:in": batch.inputs}[address]
+    torch.testing.assert_close(shown.clone(), wanted)

@@ -138,7 +138,9 @@ class Folder:
             before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise LimbeckError(f"{self.path / 'run.json'} is damaged: {error}.") from error
-        for part in ("recipe", "functions", "setting", "data"):
+        for part in ("recipe", "functions", "setting", "data", "contents"):
+            if part == "contents" and part not in before:
+                continue  # of a version that did not look into functions
             found = _difference(part, before.get(part), now.get(part))
             if found is not None:
                 field, old, new = found

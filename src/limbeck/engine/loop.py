@@ -12,12 +12,13 @@ from torch import nn
 
 from limbeck.engine.learner import Learner, check_lengths
 from limbeck.engine.probe import first_line
+from limbeck.engine.randomness import aside
 from limbeck.engine.record import Report
 from limbeck.engine.setting import Setting
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress
-from limbeck.sources import Source, share
+from limbeck.sources import Loader, Source, share
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,7 +61,10 @@ class Loop:
         self._name = name
         self._fabric = fabric
         self.source.bind(models)
-        first = self._ours(self.source.peek())
+        # A run that is taken up looks where the one before did not, so a look may not use random numbers up. What a
+        # loader hands out is kept, and is no look.
+        with nullcontext() if isinstance(self.source, Loader) else aside():
+            first = self._ours(self.source.peek())
         labels = getattr(getattr(self.source, "examples", None), "labels", None)
         single = 0 < self._last < 2 * fabric.world_size
         given: dict[str, Any] = {"source": self.source, "batch": first, "single": single}

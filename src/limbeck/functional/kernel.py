@@ -105,6 +105,9 @@ def _device(values: Iterable[Any]) -> str | None:
 
 
 def _widened(value: Any) -> Any:
+    # A teacher that serves under torch.inference_mode() gives tensors that no graph may keep.
+    if isinstance(value, Tensor) and not torch.compiler.is_compiling() and value.is_inference():
+        value = value if torch.is_inference_mode_enabled() else value.clone()
     if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < 4:
         return value.float()
     return value
