@@ -26,7 +26,8 @@ def test_two_classes_and_a_network_of_ones_own(tmp_path):
     found = export_run(run, trust=True, to="onnx")
     assert found.accuracy_after == found.accuracy_before
     assert export_run(run, trust=True, to="folder").parity.max_difference == 0
-    assert "build=build" in (run / "export" / "folder" / "README.md").read_text()
+    card = (run / "export" / "folder" / "README.md").read_text()
+    assert "from own import build\nstudent = limbeck.load('.', build=lambda: build(classes=2))" in card
     (tmp_path / "own.py").unlink()
     with pytest.raises(LimbeckError, match=r"no file .*own.py"):
         export_run(run, trust=True, to="onnx", out=tmp_path / "out")

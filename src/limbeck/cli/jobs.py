@@ -207,7 +207,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
     print(f"\n{took}Everything is in {result['run']}; the whole story is a page for a browser:")
     print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)
-    print(f"    {opening_line(Path(result['run']) / 'student')}")
+    print("\n".join(opening_lines(Path(result["run"]))))
 
 
 def _said(verdict: Mapping[str, Any]) -> Text | None:
@@ -217,15 +217,22 @@ def _said(verdict: Mapping[str, Any]) -> Text | None:
     return Text(verdict["sentence"]) if isinstance(verdict.get("sentence"), str) else None
 
 
-def opening_line(student: Path) -> str:
-    """What to type in Python to open a student."""
-    from limbeck.models import opens_alone, read_config
+def opening_lines(run: Path) -> list[str]:
+    """What to type in Python to open a run's student, in lines that a terminal of 80 columns does not cut."""
+    from limbeck.job import opening_code, read_job, within_width
 
-    config = read_config(student)
-    opened = f"import limbeck; student = limbeck.load({str(student)!r}"
-    if opens_alone(config):
-        return f"{opened})"
-    return f"{opened}, build=build)  # build() makes the {config['model'].get('class')} that was trained"
+    student = read_job(run / "job.yaml").get("student")
+    model = {"model": student} if isinstance(student, str) else student or {}
+    return within_width(opening_code(run / "student", _here(model), shown=str(run / "student"), place=run))
+
+
+def _here(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model whose file is named from the working folder, where it lies in there."""
+    from limbeck.job import shared_path
+    from limbeck.models import UserFile
+
+    own = UserFile.parse(str(model.get("model")))
+    return {**model, "model": f"{shared_path(own.file)}:{own.function}"} if own is not None else dict(model)
 
 
 def _as_set(found: Mapping[str, Any], name: str) -> Any:

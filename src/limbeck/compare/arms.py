@@ -95,15 +95,17 @@ class Outcome(NamedTuple):
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
+    recipe = recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing)
+    made = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
         {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
-        recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing),
+        recipe,
         stream(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
         setting=setting_of(job, budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
         resume=True,
-        metadata=metadata_of(job, arm.arm, material),
+        metadata={**metadata_of(job, arm.arm, material), **made},
         student_out=arm.student,
     )
 
@@ -142,6 +144,7 @@ def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
         "reads": reads.to_dict() if isinstance(reads, Reads) else None,
         "encoding": material.data.encoding.to_dict() if material.data.encoding is not None else None,
         "input_shape": list(material.input_shape),
+        "classes": material.classes,
         "data": plain_name(material.data.name),
         "arm": arm,
         "method": plain_name(job.learners[arm].name) if arm in job.learners else None,

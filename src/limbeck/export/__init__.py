@@ -5,6 +5,7 @@ from __future__ import annotations
 from limbeck.export.choosing import Choice, choose_int8
 from limbeck.export.cite import Citation, bibtex, cite
 from limbeck.export.exporting import Exported, export_run
+from limbeck.export.finished import open_student
 from limbeck.export.folder import to_folder, to_hf
 from limbeck.export.formats import FORMATS
 from limbeck.export.int8 import to_int8
@@ -25,6 +26,7 @@ __all__ = [
     "cite",
     "export_run",
     "include_encoding",
+    "open_student",
     "predict_onnx",
     "to_folder",
     "to_hf",

@@ -122,6 +122,25 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
     return found
 
 
+def open_student(run: str | Path, *, arm: str | None = None) -> nn.Module:
+    """The student of a finished run, as its job builds it: also one that a method has put together of several modules.
+
+    Files that the job names are run, as `limbeck resume` runs them.
+
+    Args:
+        run: The run's folder.
+        arm: Whose student, of its first seed; by default the one that the run ships.
+
+    Raises:
+        LimbeckError: If it is no finished run, its data are gone, or it cannot be made again.
+
+    Example:
+        >>> # open_student("runs/hinton")
+    """
+    done = open_finished(run, arm=arm)
+    return shipped_student(done, done.data())
+
+
 def shipped_student(run: Finished, data: DataSet) -> nn.Module:
     """The module that is exported, plain and with its weights, on the CPU in eval mode.
 

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from limbeck.export.finished import Finished
+from limbeck.job import opening_code
+from limbeck.models import UserFile
 
 _TABLE = (
     "# columns: name -> values as they stand in the table; where there is none, NaN for a number, '' for a text",
@@ -34,7 +36,12 @@ def opening(done: Finished, *, to: str, raw: bool, file: str) -> str:
 
 
 def _limbeck(done: Finished) -> str:
-    lines = ["import limbeck", "", "student = limbeck.load('.')"]
+    model, file = {"model": done.job.student.model, **done.job.student.arguments}, None
+    own = UserFile.parse(done.job.student.model)
+    if own is not None:
+        model["model"], file = f"{own.file.name}:{own.function}", own.file
+    opened = opening_code(done.student, model, shown=".", place=done.folder, file=file)
+    lines = [opened[0], *opened[1:-1], *([""] if len(opened) < 3 else []), opened[-1]]
     kind = (done.told.get("reads") or {}).get("reads")
     if str(done.made.get("class")).startswith("transformers."):
         if "ForSequenceClassification" in str(done.made["class"]):
@@ -43,9 +50,6 @@ def _limbeck(done: Finished) -> str:
         if kind != "pixels":
             return "\n".join([*lines, "logits = student(**inputs).logits"])
         return "\n".join([*lines, "reads = limbeck.reads_of('.')", f"{_ASKED}.logits"])
-    if "name" not in done.made:
-        built = f"build() makes the {done.made.get('class')} that was trained"
-        lines[-1] = f"student = limbeck.load('.', build=build)  # {built}"
     asks = ["reads = limbeck.reads_of('.')", _ASKED] if kind else ["logits = student(inputs)"]
     return "\n".join([*lines, *asks])
 

@@ -4,7 +4,8 @@ from limbeck.job.also import ALSO
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
 from limbeck.job.flag import with_flag
-from limbeck.job.naming import arm_folder, plain_name
+from limbeck.job.naming import arm_folder, plain_name, shared_path
+from limbeck.job.opening_code import one_line, opening_code, within_width
 from limbeck.job.parts import learnt_and_held, stream
 from limbeck.job.paths import absolute
 from limbeck.job.reading import job_text, make_job, read_job, with_settings
@@ -30,13 +31,17 @@ __all__ = [
     "keep_search",
     "learnt_and_held",
     "make_job",
+    "one_line",
+    "opening_code",
     "own_budgets",
     "plain_name",
     "read_job",
     "read_search",
+    "shared_path",
     "steps_said",
     "stream",
     "used_settings",
     "with_flag",
     "with_settings",
+    "within_width",
 ]

@@ -15,6 +15,25 @@ def plain_name(name: str) -> str:
     return Path(name).name or name
 
 
+def shared_path(path: str | Path, *, at: Path | None = None) -> str:
+    """A path as it may stand in what is handed on: relative as it is, or to the working folder, else its name alone.
+
+    So a page, a card or a job that is sent to somebody says nothing of home folders.
+
+    Args:
+        path: The path.
+        at: What it is relative to, if not the working folder.
+
+    Example:
+        >>> shared_path("runs/mine"), shared_path("/home/ada/data/rows.csv"), shared_path(Path.cwd() / "my.py")
+        ('runs/mine', 'rows.csv', 'my.py')
+    """
+    path, at = Path(path), Path.cwd() if at is None else at
+    if not path.is_absolute():
+        return str(path)
+    return str(path.relative_to(at)) if path.is_relative_to(at) else path.name
+
+
 def arm_folder(out: Path, arm: str) -> Path:
     """Where a run keeps an arm: a folder inside its own, whatever a stranger has called the arm.
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from limbeck.job import own_budgets, steps_said
+from limbeck.errors import LimbeckError
+from limbeck.job import one_line, opening_code, own_budgets, shared_path, steps_said
+from limbeck.models import UserFile
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.parts import folded, grid, note, prose, section, table
@@ -115,10 +117,24 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if arm is not None and (student := student_folder(evidence, arm)).is_dir():
         whose = "" if arm == evidence.judged else f" --arm {quote(arm)}"
         yield "ship it", f"limbeck export {folder}{whose} --to onnx"
-        yield "open it in Python", f"import limbeck; student = limbeck.load({str(student)!r})"
+        yield "open it in Python", _opened(evidence, student)
     yield "cite what was used", f"limbeck cite {folder}"
     yield "do it again elsewhere", f"limbeck {command} {folder}/job.yaml --out NEW"
     yield "make this page again", f"limbeck report {folder}"
+
+
+def _opened(evidence: Evidence, student: Path) -> str:
+    """The line of Python that opens a student; a class of the person's own by the function that the job names."""
+    asked = evidence.job.get("student")
+    model = dict(asked) if isinstance(asked, Mapping) else {"model": asked}
+    try:
+        own, file = UserFile.parse(str(model.get("model"))), None
+        if own is not None:
+            model["model"], file = f"{shared_path(own.file)}:{own.function}", own.file
+        shown = shared_path(student)
+        return one_line(opening_code(student, model, shown=shown, place=evidence.folder, file=file))
+    except LimbeckError as error:
+        return f"# {error}"
 
 
 def _plain(value: Any) -> str:

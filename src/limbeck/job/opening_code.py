@@ -1,0 +1,105 @@
+"""The lines of Python that open a student, its own class included, from what its job knows."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError
+from limbeck.job.naming import shared_path
+from limbeck.models import UserFile, opens_alone, read_config
+
+_WIDTH = 80
+
+
+def opening_code(
+    student: Path, model: Mapping[str, Any], *, shown: str, place: Path | None = None, file: Path | None = None
+) -> list[str]:
+    """Statements that end in ``student = limbeck.load(...)``, to be run where the paths in them lead.
+
+    Args:
+        student: The student's folder.
+        model: The job's student: ``model``, and the arguments that it is built with.
+        shown: The folder as it is written there.
+        file: Where the file of its own class lies now, if its name in `model` does not lead there.
+        place: The run's folder, for a student that a method has put together, which only its job makes again.
+
+    Raises:
+        DataError: If the folder is no student's.
+    """
+    config = read_config(student)
+    if opens_alone(config):
+        return ["import limbeck", f"student = limbeck.load({shown!r})"]
+    told = config.get("metadata") or {}
+    if told.get("ships"):
+        arm = f", arm={told['arm']!r}" if place is not None and student.parent != place else ""
+        return [
+            "import limbeck",
+            f"student = limbeck.export.open_student({shared_path(place or student.parent)!r}{arm})",
+        ]
+    arguments = {key: value for key, value in model.items() if key != "model"}
+    imports, build = _builder(str(model.get("model")), arguments, told, file)
+    return ["import limbeck", *imports, f"student = limbeck.load({shown!r}, build={build})"]
+
+
+def one_line(statements: list[str]) -> str:
+    """Statements as one line."""
+    return "; ".join(statements)
+
+
+def within_width(statements: list[str], width: int = _WIDTH) -> list[str]:
+    """Statements as lines of a terminal: one if it fits, else one each, broken after a comma where one is too long."""
+    if len(one_line(statements)) <= width:
+        return [one_line(statements)]
+    lines: list[str] = []
+    for statement in statements:
+        head, comma, rest = statement.partition(", build=")
+        if len(statement) > width and comma:
+            lines += [f"{head},", f"    build={rest}"]
+        else:
+            lines.append(statement)
+    return lines
+
+
+def _builder(name: str, arguments: dict[str, Any], told: Mapping[str, Any], file: Path | None) -> tuple[list[str], str]:
+    """Imports, and what builds the module: a plain import where that does, else what the job itself does."""
+    known = {"input_shape": tuple(told["input_shape"]) if told.get("input_shape") else None, "classes": _classes(told)}
+    known = {key: value for key, value in known.items() if value}
+    try:
+        own = UserFile.parse(name)
+    except LimbeckError:
+        own = None
+    accepted = None if own is None else _accepted(file or own.file, own.function)
+    if own is not None and accepted is not None and own.file.stem.isidentifier() and own.file.parent == Path():
+        given = {**{key: value for key, value in known.items() if key in accepted}, **arguments}
+        alias = "" if own.function == "build" else " as build"
+        build = f"lambda: build({_typed(given)})" if given else "build"
+        return [f"from {own.file.stem} import {own.function}{alias}"], build
+    if own is not None:
+        name = f"{shared_path(own.file)}:{own.function}"
+    asked = ", ".join(filter(None, [repr(name), _typed({**known, **arguments})]))
+    return ["from limbeck.models import open_model"], f"lambda: open_model({asked})"
+
+
+def _accepted(file: Path, function: str) -> set[str] | None:
+    """The arguments that a function takes, read from its text, which is not run; None where that does not tell."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function and not node.decorator_list:
+            if node.args.vararg or node.args.kwarg:
+                return None
+            return {arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)}
+    return None
+
+
+def _classes(told: Mapping[str, Any]) -> int | None:
+    return told.get("classes") or len(told.get("class_names") or ()) or None
+
+
+def _typed(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items())
