@@ -10,7 +10,7 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
-from limbeck.errors import DataError, LimbeckError, UnknownNameError  # noqa: E402
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, UnknownNameError  # noqa: E402
 from limbeck.sources import Shuffled, Texts, load_data, open_tokenizer, train_tokenizer  # noqa: E402
 
 LINES = ["a fine film", "dull", "a very very long and winding film", "flat , flat , flat"] * 5
@@ -89,7 +89,8 @@ def test_files_of_json_lines(tmp_path):
 def test_sst2(real_data, tmp_path):
     if not (real_data / "sst2").is_dir():
         pytest.skip("no sst2/ in LIMBECK_DATA")
-    data = load_data("sst2_sentences", folder=real_data, vocabulary=500)
+    data = load_data("sst2_sentences", folder=real_data, vocabulary=500, max_length=64)
+    assert "1,140 of 6,920 texts (16%) of the train file are longer than 64 tokens" in data.note
     assert (len(data.train), len(data.test), data.class_names) == (6920, 1821, ("negative", "positive"))
     assert len(data.tokenizer) == 500
     with pytest.raises(DataError, match="sst2 is not on this machine: put glue_train"):
@@ -114,3 +115,53 @@ def test_bad_input_is_one_sentence(tokenizer, tmp_path):
     ):
         with pytest.raises(kind, match=said):
             make()
+
+
+# --- labels, columns, cut texts --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [int, float, str])
+def test_classes_that_are_numbers_are_in_their_own_order(tmp_path, label):
+    rows = [{"text": f"topic {i % 12}", "label": label(i % 12)} for i in range(48)]
+    data = load_data(written(tmp_path / "a.jsonl", rows), vocabulary=60)
+    assert data.class_names == tuple(map(str, range(12)))
+    first = data.train.take(torch.arange(len(data.train)))
+    assert [f"topic {label}" for label in first.labels.tolist()] == first.extra["text"]
+
+
+def test_a_text_that_is_a_number_and_other_odd_rows(tmp_path):
+    good = [{"text": "a b", "label": i % 2} for i in range(20)]
+    data = load_data(written(tmp_path / "a.jsonl", [*good, {"text": 5, "label": 1}]), vocabulary=40)
+    assert "1 of 21 texts are numbers" in data.note
+    for row in ({"text": ["a"], "label": 1}, {"text": True, "label": 1}, {"text": "a", "label": 0.5},
+                {"text": "a", "label": [1]}, {"text": "a", "label": ""}, {"text": None, "label": 1}):  # fmt: skip
+        with pytest.raises(DataError, match="line 21"):
+            load_data(written(tmp_path / "b.jsonl", [*good, row]), vocabulary=40)
+    with pytest.raises(DataError, match="holds a number in every line"):
+        load_data(written(tmp_path / "c.jsonl", [{"text": i, "label": i % 2} for i in range(9)]))
+
+
+def test_texts_in_the_columns_of_a_table(tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
+    rows = "".join(f'{10 - i % 3},"Title, {i}","two\nlines {i % 3}"\n' for i in range(60)) + '8,t,""\n'
+    (tmp_path / "a.csv").write_text("topic,title,body\n" + rows)
+    data = load_data(tmp_path / "a.csv", text="body", target="topic", vocabulary=60, val=tmp_path / "a.csv")
+    assert data.class_names == ("8", "9", "10")
+    assert (len(data.train), len(data.development), len(data.test)) == (49, 61, 12)
+    assert data.development.take(torch.tensor([1])).extra["text"] == ["two\nlines 1"]
+    assert "1 rows have an empty text" in data.note
+    with pytest.raises(DataError, match=r"no column 'text'"):
+        load_data(tmp_path / "a.csv", text="text", target="topic")
+
+
+def test_texts_that_are_cut_are_counted_and_said(tokenizer, tmp_path):
+    long = [" ".join(["film"] * 150), "dull", " ".join(["film"] * 160)]
+    with pytest.warns(LimbeckWarning, match="2 of 3 texts are longer than 128 tokens"):
+        assert Texts(long, tokenizer=tokenizer).cut == 2
+    assert Texts(long, tokenizer=tokenizer, max_length=152).cut == 1
+    assert Texts([" ".join(["film"] * 126)], tokenizer=tokenizer).cut == 0
+    rows = [{"text": "word " * 90 + str(i % 2), "label": i % 2} for i in range(20)]
+    with pytest.warns(LimbeckWarning, match=r"20 of 20 texts \(100%\) .* longer than 64 tokens"):
+        load_data(written(tmp_path / "a.jsonl", rows), vocabulary=40)
+    assert "cut" in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=80).note
+    assert "cut" not in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=200).note

@@ -82,7 +82,7 @@ def _cache(cache: Cache | None) -> Cache | None:
 def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
     given: dict[str, Any] = dict(data) if isinstance(data, dict) else {"name": data}
     name = str(given.get("name", ""))
-    for key in ("folder", "test"):
+    for key in ("folder", "test", "val", "tokenizer"):
         if given.get(key) is not None:
             given[key] = str(Path(given[key]).absolute())
     if UserFile.parse(name) is not None:

@@ -14,6 +14,7 @@ from limbeck.job.naming import plain_name
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
+from limbeck.sources.options import data_name, data_options
 from limbeck.store import checked
 
 ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
@@ -176,6 +177,17 @@ class Job(Strict):
     search: str | None = None
     track: str | None = None
     out: str | None = None
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _typed_data(cls, value: Any) -> Any:
+        """Options of the data by their types, before anything is opened."""
+        if isinstance(value, dict):
+            name = data_name(value.get("name"))
+            if UserFile.parse(name) is None:  # the options of a function of one's own are its arguments
+                data_options({str(key): one for key, one in value.items() if key != "name"})
+            return {**value, "name": name}
+        return data_name(value) if isinstance(value, str) else value
 
     @field_validator("student", "teacher", mode="before")
     @classmethod

@@ -1,93 +1,175 @@
-"""How are the columns of a table file read as numbers and as texts?"""
+"""Reading a table file into Arrow columns: CSV as texts without spaces around them, Parquet with its own types."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.sources.encoding import CategoryColumn, TableEncoding
 from limbeck.sources.npz import check_file
 
+SUFFIXES = (".csv", ".tsv", ".parquet")
+_BLOCK = 1 << 24  # bytes parsed at a time: a row, with all line breaks in its quotes, must fit into one
+_SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 
-def load_table(path: Path, encoding: TableEncoding | None) -> Any:
-    """The table in a CSV or Parquet file, as an Arrow table; with `encoding`, its names are read as texts."""
+
+class RawTable(NamedTuple):
+    """A table as it lies in its file.
+
+    Attributes:
+        path: The file.
+        table: The Arrow table. Columns of a CSV file are texts; an empty field is null.
+        trimmed: In which columns of a CSV file spaces around values were removed.
+        row_index: Columns that pandas wrote as the index of its rows.
+        typed: Whether the file says what kind its columns are.
+    """
+
+    path: Path
+    table: Any
+    trimmed: tuple[str, ...] = ()
+    row_index: tuple[str, ...] = ()
+    typed: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, in order."""
+        found: list[str] = self.table.column_names
+        return found
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is one by its name."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def load_table(path: Path, *, separator: str | None = None, charset: str | None = None) -> RawTable:
+    """The table in a CSV or Parquet file.
+
+    Args:
+        path: The file.
+        separator: Between the columns of a CSV file; by default a comma, in ``.tsv`` a tab.
+        charset: How a CSV file writes characters; UTF-8 by default.
+
+    Raises:
+        DataError: If it cannot be read: with the separator or the charset that would mend it, where one would.
+        LimbeckError: If pyarrow is not installed.
+    """
     try:
         import pyarrow as pa
-        from pyarrow import csv, parquet
     except ImportError as error:
         raise LimbeckError("Reading tables needs pyarrow: pip install 'limbeck[table]'.") from error
     check_file(path)
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".parquet"):
+    if suffix not in SUFFIXES:
         raise DataError(f"{path} is none of .csv, .tsv and .parquet.")
     try:
-        if suffix == ".parquet":
-            # Not read_table: it would take a folder's name, year=2020, for a column.
-            table = parquet.ParquetFile(path).read()
-        else:
-            convert = csv.ConvertOptions(strings_can_be_null=True, column_types=_text_columns(encoding, pa))
-            parse = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",")
-            table = csv.read_csv(path, parse_options=parse, convert_options=convert)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {str(error).splitlines()[0]}.") from error
-    if len(set(table.column_names)) != len(table.column_names):
-        double = next(name for name in table.column_names if table.column_names.count(name) > 1)
-        raise DataError(f"{path} has two columns named {double!r}.")
-    if table.num_rows == 0:
-        raise DataError(f"{path} has a header and no rows.")
-    return table
+        raw = _parquet(path) if suffix == ".parquet" else _csv(path, separator or "\t,"[suffix == ".csv"], charset)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} cannot be read as a table: {why}.{_hint(path, error, charset)}") from error
+    _check_header(raw, separator)
+    return raw
 
 
-def _text_columns(encoding: TableEncoding | None, pa: Any) -> dict[str, Any]:
-    # In a short test table, names such as 01 would otherwise be taken for numbers.
-    if encoding is None:
-        return {}
-    named = {c.name: c.values for c in encoding.columns if isinstance(c, CategoryColumn)}
-    if not all(is_whole(name) for name in encoding.class_names):
-        named[encoding.target] = encoding.class_names
-    return {name: pa.string() for name, values in named.items() if not set(values) <= {"true", "false"}}
+def _parquet(path: Path) -> RawTable:
+    from pyarrow import parquet
+
+    # Not read_table: it would take a folder's name, year=2020, for a column.
+    table = parquet.ParquetFile(path).read()
+    told = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
+    index = [one for one in told.get("index_columns", []) if isinstance(one, str)]
+    return RawTable(path, table, row_index=tuple(name for name in index if name in table.column_names), typed=True)
 
 
-def kind_of(path: Path, table: Any, name: str) -> str:
-    """What a column holds: ``"number"``, ``"name"`` (texts, true/false, dictionaries) or ``"empty"``."""
-    from pyarrow import types
+def _csv(path: Path, separator: str, charset: str | None) -> RawTable:
+    import pyarrow as pa
+    from pyarrow import compute, csv
 
-    kind = table.schema.field(name).type
-    value = kind.value_type if types.is_dictionary(kind) else kind
-    if types.is_null(value):
-        return "empty"
-    if types.is_integer(value) or types.is_floating(value) or types.is_decimal(value):
-        return "number" if value is kind else "name"
-    if types.is_boolean(value) or types.is_string(value) or types.is_large_string(value):
-        return "name"
-    raise DataError(f"{path}: column {name!r} holds {kind}; give numbers, texts or true/false, or ignore=[{name!r}].")
+    # A line break in quotes belongs to its value; else one value in each block of the file would be torn in two.
+    parse = csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    read = csv.ReadOptions(encoding=charset or "utf8", block_size=_BLOCK)
+    with csv.open_csv(path, read_options=read, parse_options=parse) as reader:
+        names = reader.schema.names
+    # Each as texts: what a column holds is decided by all of its values, not by the first block.
+    convert = csv.ConvertOptions(
+        column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
+    )
+    table = csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+    columns, trimmed = [], []
+    for name, column in zip(names, table.columns, strict=True):
+        short = compute.utf8_trim_whitespace(column)
+        if not short.equals(column):
+            trimmed.append(name.strip())
+            short = compute.if_else(compute.equal(short, ""), pa.scalar(None, pa.string()), short)
+        columns.append(short.combine_chunks())
+    return RawTable(path, pa.table(columns, names=[name.strip() for name in names]), tuple(trimmed))
 
 
-def numbers(path: Path, table: Any, name: str) -> np.ndarray:
-    """A column as float64, NaN where it is missing."""
-    values = with_nan(table[name])
-    if (wrong := np.isinf(values)).any():
-        raise DataError(f"{path}: column {name!r} holds infinity in {wrong.sum()} rows, first in row {wrong.argmax()}.")
-    return values
+def _check_header(raw: RawTable, separator: str | None) -> None:
+    """Refuse a table without rows, with two columns of one name, or one that another separator would split."""
+    names = raw.names
+    if len(set(names)) != len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{raw.path} has two columns named {double!r}.")
+    if raw.table.num_rows == 0:
+        raise DataError(f"{raw.path} has a header and no rows.")
+    other = next((one for one in _SEPARATORS if len(names) == 1 and one in names[0]), None)
+    if other is not None and separator is None and not raw.typed:
+        raise DataError(
+            f"{raw.path} has one column, {names[0][:60]!r}: its columns seem to be separated by {_SEPARATORS[other]}. "
+            f"Type --set data.separator={_typed(other)}, in Python separator={other!r}."
+        )
 
 
-def with_nan(column: Any) -> np.ndarray:
+def _typed(separator: str) -> str:
+    return "tab" if separator == "\t" else f"\"'{separator}'\""
+
+
+def _hint(path: Path, error: Exception, charset: str | None) -> str:
+    """What to type where a file is written in other characters than those that it was read as."""
+    with open(path, "rb") as file:
+        begin = file.read(1 << 16)
+    if path.suffix.lower() == ".parquet":
+        return ""
+    if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return " It begins as a file in UTF-16 does: type --set data.charset=utf-16, in Python charset='utf-16'."
+    said = str(error).lower()
+    if charset is None and ("utf8" in said or "utf-8" in said or isinstance(error, UnicodeError)):
+        return (
+            " It is not written in UTF-8. Files from Excel and from Windows often are in Windows-1252: type --set "
+            "data.charset=cp1252, in Python charset='cp1252', or save it as UTF-8."
+        )
+    other = max(_SEPARATORS, key=lambda one: begin.partition(b"\n")[0].count(one.encode()))
+    if "expected" in said and "columns" in said and begin.partition(b"\n")[0].count(other.encode()):
+        return (
+            f" If its columns are separated by {_SEPARATORS[other]}, type --set data.separator={_typed(other)}, in "
+            f"Python separator={other!r}; a value that holds the separator must stand in quotes."
+        )
+    return ""
+
+
+def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse columns that a table lacks.
+
+    Raises:
+        DataError: With the nearest that it has.
+    """
+    from limbeck.errors import nearest
+
+    for name in wanted:
+        if name not in names:
+            near = nearest(name, names)
+            meant = f" Did you mean {near!r}?" if near else ""
+            raise DataError(f"{path} has no column {name!r}.{meant} It has: {', '.join(names[:40])}.")
+
+
+def as_float64(column: Any) -> np.ndarray:
     """Arrow numbers as float64, NaN where they are null."""
     import pyarrow as pa
 
-    return column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
-
-
-def texts(column: Any) -> Any:
-    """An Arrow column as Arrow texts; true and false become those words."""
-    import pyarrow as pa
-
-    return column.cast(pa.string())
-
-
-def is_whole(text: str) -> bool:
-    """Whether a class name is a whole number."""
-    return text.removeprefix("-").isdecimal()
+    found: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    return found

@@ -71,11 +71,13 @@ class TableEncoding:
         target: The column of the classes.
         class_names: The classes, by number.
         columns: The other columns, in the order of the training table: also the order of the raw matrix.
+        missing: What stood for a missing value in the training table, besides the usual words.
     """
 
     target: str
     class_names: tuple[str, ...]
     columns: tuple[NumberColumn | CategoryColumn, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -91,7 +93,8 @@ class TableEncoding:
         """As plain values, for JSON."""
         columns = [{**asdict(column), "kind": _KINDS[type(column)]} for column in self.columns]
         columns = [{k: list(v) if isinstance(v, tuple) else v for k, v in column.items()} for column in columns]
-        return {"target": self.target, "class_names": list(self.class_names), "columns": columns}
+        found = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
+        return {**found, "missing": list(self.missing)} if self.missing else found
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> TableEncoding:
@@ -102,7 +105,7 @@ class TableEncoding:
         """
         try:
             columns = tuple(_column(entry) for entry in found["columns"])
-            return cls(found["target"], tuple(found["class_names"]), columns)
+            return cls(found["target"], tuple(found["class_names"]), columns, tuple(found.get("missing", ())))
         except (KeyError, TypeError) as error:
             raise LimbeckError(f"This is no table encoding: {error}.") from error
 

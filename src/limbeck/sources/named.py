@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,27 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
 from limbeck.models import UserFile
 from limbeck.signal import Batch, Inputs
 from limbeck.sources.arrays import Arrays
+from limbeck.sources.arrow import is_table
 from limbeck.sources.columns import digest
 from limbeck.sources.damage import raise_damaged
 from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
 from limbeck.sources.moments import measure_pixels
 from limbeck.sources.npz import parts_from, read_arrays
+from limbeck.sources.options import DataOptions, data_name, data_options
 from limbeck.sources.own_data import OwnParts, call_own_loader
 from limbeck.sources.published import PUBLISHED, channels_first, load_published
 from limbeck.sources.reads import Pixels, Unchanged
 from limbeck.sources.reviews import NAMED as TEXTS
 from limbeck.sources.summary import DataSummary, summarize
-from limbeck.sources.table import read_split_table, read_table
+from limbeck.sources.table import TableForm, read_tables, split_table
 
 HELD_OUT = 0.2
 """The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
 
 
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
+_TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,6 @@ class DataSet:
         return digest(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
 
 
-@dataclass(frozen=True)
-class _Options:
-    target: str | None = None
-    test: str | Path | None = None
-    ignore: Sequence[str] = ()
-    groups: str | None = None
-    size: Sequence[int] | None = None
-    channels: int | None = None
-    bit_depth: int | None = None
-    num_workers: int | None = None
-    folder: str | Path | None = None
-    text: str | None = None
-    tokenizer: str | Path | None = None
-    vocabulary: int | None = None
-    max_length: int | None = None
-
-
 def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSet:
     """The data set that a name, a path, or a mapping of ``name`` and options stands for.
 
@@ -100,7 +86,7 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * a folder of pictures (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` beside
       ``train/``. Other names of these are understood (``Training``, ``valid``, ``validation``, ``dev``, ``testing``).
       ``val/`` is the development part where there is a ``test/``, and the test part where there is none;
-    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``;
+    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``: columns of numbers and names, or, with ``text=COLUMN``, of texts;
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
       the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
     * ``my.py:load``, a function of your own that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
@@ -110,19 +96,36 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
 
     Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
 
+    What was read stands in `DataSet.summary` and, in sentences, in `DataSet.note`:
+
+    * Tables: what a column holds is decided by all of its values. Numbers with a few words among them (``?``, ``NA``,
+      ``-``) are numbers, the words missing values. A column with another whole number in each row that has no name, or
+      is called as an identifier is, and one with another text in each row, are left out. Spaces around values and names
+      are removed. In a test table male is Male, 1 is 01 or true, where nothing else can be meant; a column without any
+      value that the training part has is refused.
+    * Classes that are numbers are in the order of the numbers, others in that of their sorted names; ``class_names``
+      gives another order. ``NA`` and its like are a class in a target of names, and no label in one of numbers.
+    * Texts are cut after ``max_length`` tokens, and how many were is said. In a job with a teacher that names its
+      classes (``hf:``, a student's folder), the data take its order.
+
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
-        **options: ``target``, ``test`` (a second file) and ``ignore`` (columns) for tables; for these and for ``.npz``
+        **options: ``target``, ``test`` and ``val`` (files), ``ignore`` (columns), ``missing`` (what stands for a
+            missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for these and for ``.npz``
             files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``) that says which group
             an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and ``num_workers`` for folders
-            of pictures (`ImageFolder`); ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a
-            folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and for ``.jsonl``
-            the columns ``text`` and ``target``.
+            of pictures (`ImageFolder`); ``class_names``, the classes in the order of their numbers, for tables, texts
+            and pictures; ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a folder) or
+            ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and for files the columns
+            ``text`` and ``target``.
 
     Raises:
         UnknownNameError: If it is no known name and no file, or an option is unknown.
         DataError: If the data are missing or damaged.
-        LimbeckError: If an option does not apply.
+        LimbeckError: If an option does not apply, or its value makes no sense.
+
+    Warns:
+        LimbeckWarning: Of what is likely to be a mistake.
 
     Example:
         >>> digits = load_data("digits")
@@ -131,17 +134,13 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     """
     found = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
     found |= options
-    name = str(found.pop("name", ""))
+    name = data_name(found.pop("name", None))
     if (own := UserFile.parse(name)) is not None:
         return _told(_own(name, own, found))
-    known = [field.name for field in fields(_Options)]
-    for option in found:
-        if option not in known:
-            raise unknown("data option", option, ["name", *known])
-    given = _Options(**found)
-    load, uses = _loader(name, Path(name))
-    for option in known:
-        if getattr(given, option) not in (None, ()) and option not in uses:
+    given = data_options(found)
+    load, uses = _loader(name, Path(name), given)
+    for option in given.given:
+        if option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
     return _told(load(name, given))
 
@@ -166,7 +165,7 @@ def _kind(data: DataSet) -> str:
     return "texts" if data.tokenizer is not None else "pictures" if isinstance(data.reads, Pixels) else "arrays"
 
 
-def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], tuple[str, ...]]:
+def _loader(name: str, path: Path, given: DataOptions) -> tuple[Callable[[str, DataOptions], DataSet], tuple[str, ...]]:
     if name == "digits":
         return _digits, ()
     if name in PUBLISHED:
@@ -174,13 +173,15 @@ def _loader(name: str, path: Path) -> tuple[Callable[[str, _Options], DataSet], 
     if name in TEXTS:
         return _texts, ("folder", *_TEXT_OPTIONS)
     if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
-        return _texts, ("text", "target", "test", *_TEXT_OPTIONS)
+        return _texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
         return _npz, ("groups",)
-    if path.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        return _table, ("target", "test", "ignore", "groups")
+    if is_table(path):
+        if given.text is not None:
+            return _texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
+        return _table, (*_TABLE_OPTIONS, "ignore", "groups", "text")
     if name and path.is_dir():
-        return _folder, ("size", "channels", "bit_depth", "num_workers")
+        return _folder, ("size", "channels", "bit_depth", "num_workers", "class_names")
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
     raise unknown("data set", name, ["digits", *PUBLISHED, *TEXTS], then=then)
 
@@ -198,17 +199,18 @@ def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSet:
     return DataSet(name, train, test, reads, made.class_names, note=note, development=made.development)
 
 
-def _texts(name: str, options: _Options) -> DataSet:
+def _texts(name: str, options: DataOptions) -> DataSet:
     from limbeck.sources.text_set import load_texts
 
-    chosen = {option: getattr(options, option) for option in ("test", "text", "target", *_TEXT_OPTIONS)}
-    train, test, tokenizer, note = load_texts(name, folder=options.folder, held_out=HELD_OUT, **chosen)
+    found = load_texts(name, options, held_out=HELD_OUT)
     return DataSet(
-        name, train, test, Unchanged(), train.class_names, note=note or _held_out(len(test)), tokenizer=tokenizer
-    )
+        name, found.train, found.test, Unchanged(), found.train.class_names,
+        note=found.note or _held_out(len(found.test)), tokenizer=found.tokenizer, development=found.development,
+        summary=found.summary,
+    )  # fmt: skip
 
 
-def _digits(name: str, options: _Options) -> DataSet:
+def _digits(name: str, options: DataOptions) -> DataSet:
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -224,12 +226,12 @@ def _copied(part: Examples) -> Arrays:
     return Arrays(rows.inputs, rows.labels, class_names=part.class_names)
 
 
-def _published(name: str, options: _Options) -> DataSet:
+def _published(name: str, options: DataOptions) -> DataSet:
     train, test, note = load_published(name, options.folder)
     return DataSet(name, train, test, PUBLISHED[name].reads, train.class_names, note=note)
 
 
-def _npz(name: str, options: _Options) -> DataSet:
+def _npz(name: str, options: DataOptions) -> DataSet:
     path = Path(name)
     arrays = read_arrays(path)
     for key in ("x", "x_train", "x_test"):
@@ -257,12 +259,11 @@ def _check_groups(name: str, test: Examples, groups: str | None) -> None:
         raise DataError(f"groups={groups}: {groups}_test of {name} holds {list(extra[groups].shape[1:])} for each row.")
 
 
-def _folder(name: str, options: _Options) -> DataSet:
+def _folder(name: str, options: DataOptions) -> DataSet:
     from limbeck.sources.picture_set import load_pictures
 
-    chosen = {option: getattr(options, option) for option in ("channels", "bit_depth", "num_workers")}
-    size = None if options.size is None else tuple(options.size)
-    found = load_pictures(Path(name), size=size, **chosen)
+    chosen = {option: getattr(options, option) for option in ("size", "channels", "bit_depth", "num_workers")}
+    found = load_pictures(Path(name), class_names=options.class_names or None, **chosen)
     train, test, note = _parts(found.train, found.test)
     parts = {"train": train, "development": found.development, "test": test}
     sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}
@@ -278,25 +279,33 @@ def _folder(name: str, options: _Options) -> DataSet:
     )
 
 
-def _table(name: str, options: _Options) -> DataSet:
+def _table(name: str, options: DataOptions) -> DataSet:
     if options.target is None:
         raise LimbeckError(
             f"target= is missing: which column of {name} holds the classes? "
-            "On the command line: --set data.target=COLUMN."
+            "On the command line: --set data.target=COLUMN. Of a table of texts, --set data.text=COLUMN holds them."
         )
-    common: dict[str, Any] = {"target": options.target, "ignore": options.ignore}
-    groups = options.groups
-    train: Examples
-    test: Examples
+    form = TableForm(
+        options.target.strip(), tuple(one.strip() for one in options.ignore), options.missing, options.separator,
+        options.charset, options.class_names,
+    )  # fmt: skip
+    groups = None if options.groups is None else options.groups.strip()
+    others = {part: file for part, file in (("development", options.val), ("test", options.test)) if file is not None}
+    sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
     if options.test is None:
-        train, test, encoding = read_split_table(name, fraction=HELD_OUT, seed=0, groups=groups, **common)
-        note = _held_out(len(test))
+        found = split_table(name, form, fraction=HELD_OUT, seed=0, groups=groups, others=others)
+        note = _held_out(len(found.parts["test"]))
+        sources["test"] = f"held out of {sources['train']}: {HELD_OUT:.0%}, stratified, with seed 0"
     else:
-        train, encoding = read_table(name, **common)
-        test, _ = read_table(options.test, target=options.target, encoding=encoding, groups=groups)
-        note = ""
-    found = None if groups is None else "groups"
-    return DataSet(name, train, test, Unchanged(), encoding.class_names, encoding, note, groups=found)
+        found, note = read_tables(name, others, form, groups=groups), ""
+    said = found.said
+    summary = summarize(
+        "table", found.parts, sources=sources, columns=said.columns, notes=said.notes, warnings=said.warnings
+    )
+    return DataSet(
+        name, found.parts["train"], found.parts["test"], Unchanged(), found.encoding.class_names, found.encoding, note,
+        groups=None if groups is None else "groups", development=found.parts.get("development"), summary=summary,
+    )  # fmt: skip
 
 
 def _parts(train: Examples, test: Examples | None) -> tuple[Examples, Examples, str]:

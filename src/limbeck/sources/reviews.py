@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,19 @@ from limbeck.sources.published import data_folders
 
 
 class Rows(NamedTuple):
-    """Texts and what each was labelled with."""
+    """Texts and what each was labelled with.
+
+    Attributes:
+        texts: The texts.
+        labels: The class of each, as a text; None where it has none. Of a set known by name, class indices.
+        notes: What was converted, in sentences.
+        source: The file.
+    """
 
     texts: list[str]
     labels: list[Any]
+    notes: list[str]
+    source: str
 
 
 NAMED = {"sst2": "glue", "sst2_sentences": "sent"}
@@ -38,7 +48,7 @@ def read_named(name: str, folder: str | Path | None = None) -> tuple[Rows, Rows,
     for place in places:
         files = [place / "sst2" / f"{form}_{part}.jsonl.gz" for part in ("train", "test")]
         if all(file.is_file() for file in files):
-            train, test = (read_rows(file, text="text", target="label") for file in files)
+            train, test = (_numbered(read_rows(file, text="text", target="label")) for file in files)
             note = f"SST-2, {form}_train and {form}_test: {len(train.texts)} + {len(test.texts)} texts"
             return train, test, note + "; the published development part is not used"
     raise DataError(
@@ -47,28 +57,74 @@ def read_named(name: str, folder: str | Path | None = None) -> tuple[Rows, Rows,
     )
 
 
-def read_rows(path: str | Path, *, text: str, target: str) -> Rows:
+def read_rows(path: str | Path, *, text: str, target: str, charset: str | None = None) -> Rows:
     """Lines of JSON, each with a text and a label; ``.gz`` is unpacked.
 
+    A text that is a number becomes its digits, and how many did is said; labels become texts, 1.0 and 1 the same one.
+
     Raises:
-        DataError: If the file is missing or damaged, or a line lacks one of the two.
+        DataError: If the file is missing or damaged, a line lacks one of the two, or they are of another kind.
     """
-    path = Path(path)
+    path, encoding = Path(path), charset or "utf-8-sig"
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
-    found = Rows([], [])
+    found, numbers = Rows([], [], [], str(path)), 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+        with (
+            gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else open(path, encoding=encoding) as lines
+        ):
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     row = json.loads(line)
-                    found.texts.append(_entry(row, text, path, number))
-                    found.labels.append(_entry(row, target, path, number))
-    except (OSError, EOFError, ValueError) as error:
+                    one = _entry(row, text, path, number)
+                    numbers += not isinstance(one, str)
+                    found.texts.append(_text(one, text, path, number))
+                    found.labels.append(_label(_entry(row, target, path, number), target, path, number))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not written in {encoding.removesuffix('-sig')} ({error.reason}); if it is in Windows-1252, "
+            "type --set data.charset=cp1252."
+        ) from error
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: it is not lines of JSON ({error}).") from error
     if not found.texts:
         raise DataError(f"{path} holds no line.")
+    if numbers == len(found.texts):
+        raise DataError(
+            f"{path}: {text!r} holds a number in every line, such as {found.texts[0]}, no texts. Say which columns to "
+            "read: text=COLUMN, target=COLUMN."
+        )
+    if numbers:
+        found.notes.append(
+            f"{path.name}: {numbers:,} of {len(found.texts):,} texts are numbers, and are read as their digits."
+        )
     return found
+
+
+def _numbered(rows: Rows) -> Rows:
+    """The rows with labels that are class indices, as in the sets that are known by name."""
+    if strange := next((one for one in rows.labels if not one.isdecimal() or int(one) >= len(CLASS_NAMES)), None):
+        raise DataError(f"{rows.source} has the label {strange!r}, where 0 is negative and 1 is positive.")
+    return rows._replace(labels=[int(one) for one in rows.labels])
+
+
+def _text(value: Any, key: str, path: Path, number: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise DataError(
+            f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__} and no text. Say which "
+            "columns to read: text=COLUMN, target=COLUMN."
+        )
+    return str(value)
+
+
+def _label(value: Any, key: str, path: Path, number: int) -> str:
+    whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
+    if (isinstance(value, float) and not whole) or not isinstance(value, (str, int, float)) or value == "":
+        raise DataError(
+            f"{path}, line {number}: the label {key!r} is {value!r}, no class; give texts or whole numbers. One number "
+            "for each class, or a quantity, is a target for Python: see limbeck.distill."
+        )
+    return str(int(value)) if whole else str(value)
 
 
 def _entry(row: Any, key: str, path: Path, number: int) -> Any:

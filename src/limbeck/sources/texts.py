@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, final
@@ -10,12 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckWarning
 from limbeck.signal import Batch
 from limbeck.sources.columns import digest, labels_from
 from limbeck.sources.examples import Examples
 from limbeck.sources.tokenizer import check_tokenizer
 
+_MAX_LENGTH = 128
 _AT_ONCE = 10_000  # texts tokenised in one call, so that memory stays bounded
 
 
@@ -32,7 +34,8 @@ class Texts(Examples):
         labels: Class indices, one for each text, -100 where there is none.
         tokenizer: What ``transformers.AutoTokenizer`` or `train_tokenizer` gives.
         pairs: A second text for each, for tasks about two: the tokenizer joins them.
-        max_length: How many tokens a text may have; the rest is cut off.
+        max_length: How many tokens a text may have, 128 by default; the rest is cut off. How many texts were cut is
+            `cut`; without a `max_length`, a `LimbeckWarning` says so.
         class_names: The name of each class.
 
     Raises:
@@ -55,11 +58,12 @@ class Texts(Examples):
         *,
         tokenizer: Any,
         pairs: Sequence[str] | None = None,
-        max_length: int = 128,
+        max_length: int | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+        most = _MAX_LENGTH if max_length is None else max_length
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise DataError(f"max_length is how many tokens a text may have, at least 1; got {max_length!r}.")
         self.tokenizer = tokenizer
         self.texts = _checked("texts", texts)
@@ -69,10 +73,20 @@ class Texts(Examples):
         for name, column in (("pairs", self.pairs), ("labels", self._labels)):
             if column is not None and len(column) != len(self.texts):
                 raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
-        self._columns, self._starts, self._lengths = _tokenised(tokenizer, self.texts, self.pairs, max_length)
+        self._columns, self._starts, self._lengths, self._cut = _tokenised(tokenizer, self.texts, self.pairs, most)
+        if max_length is None and self._cut:
+            warnings.warn(
+                f"{self._cut:,} of {len(self.texts):,} texts are longer than {most} tokens and are cut there: say how "
+                "many a text may have, max_length=256.", LimbeckWarning, stacklevel=2,
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def cut(self) -> int:
+        """How many texts are longer than `max_length` tokens and lost their end."""
+        return self._cut
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
         """The texts at the positions `index`, padded to the longest of them, on the tokenizer's ``padding_side``."""
@@ -126,15 +140,17 @@ def _checked(what: str, texts: Sequence[str]) -> list[str]:
 
 def _tokenised(
     tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Each column of all texts end to end in int32, where each text begins, and how long it is."""
+) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
+    """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""
     columns: dict[str, list[int]] = {}
     lengths: list[int] = []
+    cut = 0
     for start in range(0, len(texts), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         given = [texts[part]] if pairs is None else [texts[part], pairs[part]]
         found = tokenizer(*given, truncation=True, max_length=max_length)
         lengths += [len(row) for row in found["input_ids"]]
+        cut += _count_cut(tokenizer, given, found, max_length)
         for name in set(found) - {"attention_mask"}:
             columns.setdefault(name, []).extend(number for row in found[name] for number in row)
     counts = torch.tensor(lengths)
@@ -142,4 +158,16 @@ def _tokenised(
         place = int((counts == 0).nonzero()[0])
         raise DataError(f"Text {place}, {texts[place]!r}, has no token in it; leave it out.")
     flat = {name: torch.tensor(columns[name], dtype=torch.int32) for name in sorted(columns)}
-    return flat, counts.cumsum(0) - counts, counts
+    return flat, counts.cumsum(0) - counts, counts, cut
+
+
+def _count_cut(tokenizer: Any, given: list[list[str]], found: Any, max_length: int) -> int:
+    """How many texts were longer than they may be."""
+    full = [place for place, row in enumerate(found["input_ids"]) if len(row) >= max_length]
+    encodings = getattr(found, "encodings", None)
+    if encodings is not None:  # a fast tokenizer keeps what it cut off
+        return sum(bool(encodings[place].overflowing) for place in full)
+    if not full:
+        return 0
+    whole = tokenizer(*([texts[place] for place in full] for texts in given), truncation=False, verbose=False)
+    return sum(len(row) > max_length for row in whole["input_ids"])

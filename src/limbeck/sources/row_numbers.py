@@ -1,0 +1,53 @@
+"""Columns that number or name the rows of a table, and say nothing of what is in them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from limbeck.sources.inference import ColumnValues
+
+_NAMELESS = re.compile(r"|Unnamed: ?\d+(_level_\d+)?|__index_level_\d+__|\.\.\.\d+")
+"""What pandas, Arrow and R call a column that has no name: the index of the rows, mostly."""
+_IDENTIFIER = re.compile(
+    r"(?i:id|idx|index|row|rows|row[_ .-]?(id|idx|number|num|no|nr|index)|line|nr|no\.?|#|uuid|guid)"
+    r"|.*[_ .-](id|ID|Id|nr|uuid|guid)|.*[a-z](Id|ID)"
+)
+_ENOUGH = 20  # rows; of fewer, different values in all of them may be chance
+
+
+def left_out_because(column: ColumnValues, *, index: bool) -> str:
+    """Why a column is left out of the features: it numbers or names the rows; empty for a feature.
+
+    Args:
+        column: All of its values.
+        index: Whether the file says that it is the index of the rows.
+    """
+    if index:
+        return "the index of the rows, as pandas wrote it"
+    nameless = _NAMELESS.fullmatch(column.name) is not None
+    if not (all_differ := _all_differ(column)):
+        return ""
+    if column.kind == "number" and (nameless or _IDENTIFIER.fullmatch(column.name)):
+        return "row numbers: another whole number in each row"
+    if column.kind == "category" and (nameless or all_differ >= _ENOUGH):
+        return "another text in each row"
+    return ""
+
+
+def counts_up(column: ColumnValues) -> bool:
+    """Whether a column of numbers goes up by one from row to row, as a row number does."""
+    if column.numbers is None or len(column.numbers) < _ENOUGH:
+        return False
+    return bool((np.diff(column.numbers) == 1).all())
+
+
+def _all_differ(column: ColumnValues) -> int:
+    """How many rows there are, if each has another value, whole where it is a number; else 0."""
+    if column.kind == "empty" or column.missing.any():
+        return 0
+    if column.numbers is not None:
+        whole = bool((column.numbers == np.round(column.numbers)).all())
+        return len(column.numbers) if whole and len(np.unique(column.numbers)) == len(column.numbers) else 0
+    return len(column.names) if len(column.names.unique()) == len(column.names) else 0
