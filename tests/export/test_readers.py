@@ -90,7 +90,7 @@ def test_rows_of_a_table(adults, tmp_path, to, raw):
     assert found.accuracy_after == found.accuracy_before
     expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
     names, said, logits = answers(tmp_path / "out", adults / "new.csv")
-    assert names == [" <=50K", " >50K"]
+    assert names == ["<=50K", ">50K"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert said == [names[place] for place in expected.argmax(1)]
 
@@ -104,10 +104,10 @@ def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_pa
     wanted = {"work": "string", "age": "float", "year": "double", "flag": "string", "size": "float"}
     assert kinds == {name: f"tensor({kind})" for name, kind in wanted.items()}
     text = (tmp_path / "out" / "README.md").read_text()
-    assert '" Private", "Gov", "a, \\\\"b\\\\"", other' in text
+    assert '"Gov", "Private", "a, \\\\"b\\\\"", other' in text
     assert "normalises by itself" not in text
     rows = list(csv.DictReader(io.StringIO(NEW)))
-    columns = {name: [row[name] for row in rows] for name in kinds}
+    columns = {name: [row[name].strip() for row in rows] for name in kinds}
     for name in ("age", "year", "size"):
         columns[name] = [float(cell) if cell else np.nan for cell in columns[name]]
     monkeypatch.chdir(tmp_path / "out")
@@ -115,7 +115,7 @@ def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_pa
     exec(text.split("```python\n")[1].split("```")[0], scope)
     expected = predicted(adults, adults / "run" / "student", adults / "new.csv")
     np.testing.assert_allclose(scope["logits"], expected, atol=1e-5)
-    assert list(scope["answers"]) == [[" <=50K", " >50K"][place] for place in expected.argmax(1)]
+    assert list(scope["answers"]) == [["<=50K", ">50K"][place] for place in expected.argmax(1)]
 
 
 @SOAK
@@ -142,7 +142,7 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
     include_encoding(tmp_path / "onnx" / "model.onnx", encoding)
     assert write_reader(tmp_path / "onnx" / "model.onnx") == tmp_path / "onnx" / "read.py"
     names, _, logits = answers(tmp_path / "onnx", adults / "new.csv")
-    assert names == [" <=50K", " >50K"]
+    assert names == ["<=50K", ">50K"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert plain.shape == (50, 2)
     to_folder(lb.load(tmp_path / "run" / "student"), tmp_path / "again")

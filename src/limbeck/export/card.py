@@ -114,7 +114,8 @@ def _read(done: Finished, *, raw: bool) -> Iterator[str]:
         yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
     table = done.told.get("encoding")
     if raw and table:
-        yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table."
+        yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table,"
+        yield "without spaces around its values."
     elif raw and reads and reads.get("reads") == "pixels":
         yield "The file normalises by itself."
     elif raw:

@@ -10,7 +10,7 @@ from limbeck.job import opening_code
 from limbeck.models import UserFile
 
 _TABLE = (
-    "# columns: name -> values as they stand in the table; where there is none, NaN for a number, '' for a text",
+    "# columns: name -> values as they stand in the table, without spaces around them; NaN or '' for none",
     "types = {'tensor(float)': np.float32, 'tensor(double)': np.float64, 'tensor(string)': object}",
     "inputs = {",
     "    i.name: np.array(columns[i.name], dtype=types[i.type]).reshape(-1, 1) for i in session.get_inputs()",

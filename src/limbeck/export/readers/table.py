@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-MISSING = {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null", "NaN", "nan", "None", "-", "?"}
+MISSING = {"", "na", "n/a", "#n/a", "null", "nan", "<na>"}
+TRUE, FALSE = {"true", "t", "yes", "y", "on", "1"}, {"false", "f", "no", "n", "off", "0"}
 
 
 def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
@@ -20,7 +21,9 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
     for column in columns:
         if rows and column["name"] not in rows[0]:
             sys.exit(f"There is no column {column['name']!r}; there are {', '.join(map(repr, rows[0]))}.")
+    missing = {*told["encoding"].get("missing", [])}
     cells = {column["name"]: [row[column["name"]] or "" for row in rows] for column in columns}
+    cells = {name: ["" if cell in missing else cell for cell in found] for name, found in cells.items()}
     values = {
         column["name"]: names(column, cells[column["name"]])
         if column["kind"] == "category"
@@ -33,17 +36,43 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
 
 
 def table_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one file, each column -> text as it stands there, spaces included."""
+    """The rows of one file, each column -> text as it stands there, without spaces around it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        names = [name.strip() for name in next(rows, [])]
+        return [dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in rows if row]
 
 
 def names(column: dict[str, Any], cells: list[str]) -> np.ndarray:
-    """A column of names; true and false in whatever case they are written."""
-    if set(column["values"]) <= {"true", "false"}:
-        cells = [cell.strip().lower() for cell in cells]
-        cells = [{"1": "true", "0": "false"}.get(cell, cell) for cell in cells]
-    return np.array(cells, dtype=object)
+    """A column of names; one that is written otherwise is the only known one that it is like."""
+    known = column["values"]
+    found = {cell: cell for cell in cells}
+    for cell in set(cells) - set(known):
+        for form in (str.strip, folded, number, truth):
+            like = [value for value in known if form(value) == form(cell) and form(cell)]
+            if len(like) == 1 and (form is not truth or all(map(truth, known))):
+                found[cell] = like[0]
+                break
+    return np.array([found[cell] for cell in cells], dtype=object)
+
+
+def folded(text: str) -> str:
+    """A name whatever the case of its letters and the spaces in it."""
+    return " ".join(text.casefold().replace("_", " ").split())
+
+
+def number(text: str) -> str:
+    """A number however it is written; empty for what is none."""
+    try:
+        return f"{float(text):.17g}" if text[:1] in "+-.0123456789" and "_" not in text else ""
+    except ValueError:
+        return ""
+
+
+def truth(text: str) -> str:
+    """True and false however they are written; empty for anything else."""
+    text = text.strip().casefold().removesuffix(".0")
+    return "true" if text in TRUE else "false" if text in FALSE else ""
 
 
 def numbers(name: str, cells: list[str]) -> np.ndarray:
@@ -53,7 +82,7 @@ def numbers(name: str, cells: list[str]) -> np.ndarray:
         try:
             found[row] = math.nan if "_" in cell else float(cell)
         except ValueError:
-            strange += [cell] * (cell.strip() not in MISSING)
+            strange += [cell] * (cell.lower() not in MISSING)
     if np.isinf(found).any():
         sys.exit(f"The column {name!r} holds infinity in row {int(np.isinf(found).argmax()) + 1}.")
     if strange:
