@@ -1,4 +1,4 @@
-"""How is a divergence between two rows of logits computed, and its gradient, without a NaN and without waste?"""
+"""A divergence between two rows of logits, and its gradient, without a NaN and without waste."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.functional.near import Terms, sum_of_terms
+from limbeck.functional.rows import Quick, in_blocks
+
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
+_LARGE = 1e4  # nats: what is more comes from logits that have to be guarded, as does NaN
+_SMALL = 0.2  # of a divergence that is half the variance of log-ratios near equality: above, cancelling costs 1e-6
 
 
 class Pair(NamedTuple):
@@ -58,7 +63,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
         value: Tensor = _Direct.apply(student, teacher, temperature, form)
         return value
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
-        return _Divergence.apply(student, teacher, temperature, form)[0]
+        value = _Transformed.apply(student, teacher, temperature, form)
+        return value
 
 
 def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
@@ -123,12 +129,12 @@ def squares(difference: Tensor) -> Tensor:
     return torch.where(wild, difference.detach().square(), difference.masked_fill(wild, 0.0).square())
 
 
-def scaled(slope: Tensor, scale: Tensor) -> Tensor:
+def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tensor:
     """``slope * scale``, and 0 where the scale is 0, also if the slope is NaN: a row that was masked moves nothing.
 
     A teacher may say NaN of a row that nobody asked about, as attention over nothing but padding does.
     """
-    found = slope * scale
+    found = torch.mul(slope, scale, out=into)
     none = scale == 0
     if scale.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
@@ -157,58 +163,137 @@ def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
     return log_softmax(live(logits, temperature)).clamp_min(floor(logits.dtype))
 
 
-class _Divergence(torch.autograd.Function):
-    """The value, and beside it the slopes, found while the distributions are at hand: the backward pass only scales."""
+def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
+    """T^2 D(p, q) and the slopes that are wanted; on a CPU in blocks of rows, where all is ordinary."""
+    quick = isinstance(form, Quick) and student.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not quick or not student.numel():
+        return _in_general(student, teacher, temperature, form, wanted)
+    value, *slopes = in_blocks(student, teacher, temperature, form, wanted)
+    left = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
+    value = _scaled_up(value, temperature)
+    if left is not None and bool(left.any()):
+        others, *their_slopes = _in_general(student[left], teacher[left], temperature, form, wanted)
+        value[left] = others
+        for slope, their_slope in zip(slopes, their_slopes, strict=True):
+            if slope is not None:
+                slope[left] = their_slope
+    return Found(value, *slopes)
+
+
+def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
+    """The same on every device, for any logits."""
+    pair = _compare(student, teacher, temperature)
+    value, *slopes = form(pair, *wanted)
+    if isinstance(form, Terms):
+        value = _never_negative(value, student, teacher, temperature, form)
+    value = _scaled_up(value, temperature)
+    if not pair.tame:
+        value = value.masked_fill(unmatched(student, teacher), torch.inf)
+    return Found(value, *slopes)
+
+
+def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: Terms) -> Tensor:
+    """The value, where it is small as a sum of terms that are 0 or more: what rounding leaves of others may be less."""
+    small = value < _SMALL * form.series[0]
+    if student.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            if not bool(small.any()):
+                return value
+        except RuntimeError:  # inside vmap, which cannot answer
+            pass
+    terms, known = sum_of_terms(student, teacher, temperature, form)
+    return torch.where(known & small, terms, value.clamp_min(0.0))
+
+
+def _scaled_up(value: Tensor, temperature: float) -> Tensor:
+    # The square of a small temperature is 0 in float32, and a value may be infinite.
+    return value * temperature * temperature if temperature < 1 else value * temperature**2
+
+
+def _along(slope: Tensor, tangent: Tensor | None, temperature: float) -> Tensor | float:
+    """How fast the value changes where logits move along a tangent."""
+    return 0.0 if tangent is None else temperature * scaled(slope, tangent).sum(-1)
+
+
+class _Transformed(torch.autograd.Function):
+    """The value inside vmap, grad, jvp, hessian, ... of torch.func: slopes are found when they are asked for."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> tuple[Tensor, Tensor, Tensor]:
-        pair = _compare(student, teacher, temperature)
-        value, *slopes = form(pair, student.requires_grad, teacher.requires_grad)
-        # The square of a small temperature is 0 in float32, and a value may be infinite.
-        value = value * temperature * temperature if temperature < 1 else value * temperature**2
-        if not pair.tame:
-            value = value.masked_fill(unmatched(student, teacher), torch.inf)
-        by_student, by_teacher = (value.new_empty(0) if slope is None else slope for slope in slopes)
-        return value, by_student, by_teacher
+    def forward(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> Tensor:
+        return _in_general(student, teacher, temperature, form, (False, False)).value
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         student, teacher, ctx.temperature, ctx.form = inputs
-        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(student, teacher, *output[1:])
+        ctx.save_for_backward(student, teacher)
+        ctx.save_for_forward(student, teacher)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
         if grad is None:
             return None, None, None, None
-        student, teacher, *slopes = ctx.saved_tensors
-        by_student, by_teacher = ctx.needs_input_grad[:2]
-        known = (len(slopes[0]) or not by_student) and (len(slopes[1]) or not by_teacher)
-        if torch.is_grad_enabled() or not known:
-            # A gradient of this gradient is wanted, so the slopes must be functions of the logits.
-            _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
-        # T^2 from the factor, 1/T from tempering.
-        scale = grad.unsqueeze(-1) * ctx.temperature
-        return (
-            scaled(slopes[0], scale) if by_student else None,
-            scaled(slopes[1], scale) if by_teacher else None,
-            None,
-            None,
-        )
-
-
-class _Direct(_Divergence):
-    """The same without what torch.func asks for, which costs as much as ten operations each time."""
-
-    setup_context = torch.autograd.Function.setup_context
+        return _backwards(ctx, grad, ctx.saved_tensors)
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:  # type: ignore[override]
-        value, *slopes = _Divergence.forward(*inputs)
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        student, teacher = ctx.saved_tensors
+        by_student, by_teacher = (tangent is not None for tangent in tangents[:2])
+        _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
+        found = [_along(*both, ctx.temperature) for both in zip(slopes, tangents[:2], strict=True)]
+        return found[0] + found[1]  # type: ignore[return-value]
+
+
+class _Direct(torch.autograd.Function):
+    """The same without what torch.func asks for, which costs as much as ten operations each time.
+
+    The slopes are found beside the value, while the distributions are at hand: the backward pass only scales.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         student, teacher, ctx.temperature, ctx.form = inputs
+        wanted = (student.requires_grad, teacher.requires_grad)
+        value, *slopes = _found(student, teacher, ctx.temperature, ctx.form, wanted)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(student, teacher, *slopes)
         return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if grad is None:
+            return None, None, None, None
+        student, teacher, *slopes = ctx.saved_tensors
+        if torch.is_grad_enabled() or any(
+            wanted and slope is None for wanted, slope in zip(ctx.needs_input_grad[:2], slopes, strict=True)
+        ):
+            return _backwards(ctx, grad, (student, teacher))
+        return _times(ctx, grad, slopes, last=not _kept())
+
+
+def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    """The gradient as a function of the logits, so that it has one of its own."""
+    _, *slopes = ctx.form(_compare(*logits, ctx.temperature), *ctx.needs_input_grad[:2])
+    return _times(ctx, grad, slopes)
+
+
+def _times(
+    ctx: Any, grad: Tensor, slopes: Any, *, last: bool = False
+) -> tuple[Tensor | None, Tensor | None, None, None]:
+    # T^2 from the factor, 1/T from tempering.
+    scale = grad.unsqueeze(-1) * ctx.temperature
+    by_student, by_teacher = ctx.needs_input_grad[:2]
+    return (
+        scaled(slopes[0], scale, into=slopes[0] if last else None) if by_student else None,
+        scaled(slopes[1], scale, into=slopes[1] if last else None) if by_teacher else None,
+        None,
+        None,
+    )
+
+
+def _kept() -> bool:
+    """Whether the graph of this backward pass may be walked again, so that its slopes must stay as they are."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or torch.compiler.is_compiling() or bool(asked())

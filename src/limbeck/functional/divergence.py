@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.check import paired
 from limbeck.functional.closed_form import Form, Found, Pair, divergence, through_softmax
 from limbeck.functional.kernel import kernel
+from limbeck.functional.near import EXPONENTIAL, HIGHEST, Terms, near, powers_into
+from limbeck.functional.rows import Quick, Rows, softmax_into
 from limbeck.functional.sparse import sampled_kl_divergence
 
 
@@ -110,12 +114,67 @@ def total_variation(
 
 
 @final
-class _KullbackLeibler(Form):
+class _KullbackLeibler(Form, Terms, Quick):
+    series = EXPONENTIAL
+
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         log_ratio = pair.log_p - pair.log_q
         value = (pair.p * log_ratio).sum(-1) if pair.tame else _guarded(pair.p, log_ratio)
         by_student = pair.q - pair.p if student else None
         return Found(value, by_student, through_softmax(pair.p, log_ratio) if teacher else None)
+
+    def term(self, d: Tensor) -> Tensor:
+        return torch.expm1(d) - d
+
+    def fill(self, rows: Rows) -> None:
+        """With two softmaxes where distributions are far apart, and with one and no cancelling where they are near."""
+        x = torch.sub(rows.student, rows.teacher, out=rows.a)
+        if float(torch.linalg.vector_norm(x)) * rows.scale < _CLOSE * math.sqrt(x.numel()):
+            self._fill_near(rows, x)
+        else:
+            self._fill_far(rows, x)
+
+    def _fill_far(self, rows: Rows, x: Tensor) -> None:
+        """Normalisers from the likeliest class of each side: its probability is all that its logit lacks."""
+        q = softmax_into(rows.student, rows.scale, rows.b)
+        p = softmax_into(rows.teacher, rows.scale, rows.c)
+        apart = rows.student.amax(-1) - rows.teacher.amax(-1)
+        likeliest = q.amax(-1).div_(p.amax(-1)).log_()
+        mean = torch.mul(p, x, out=rows.d).sum(-1)
+        torch.sub(apart, mean, out=rows.value).mul_(rows.scale).sub_(likeliest)
+        rows.value.masked_fill_((rows.value < _NEAR) | (apart.abs_() > _SHIFT), torch.nan)
+        if rows.by_student is not None:
+            torch.sub(q, p, out=rows.by_student)
+        if rows.by_teacher is not None:
+            torch.sub(mean.unsqueeze(-1), x, out=rows.by_teacher).mul_(p.mul_(rows.scale))
+
+    def _fill_near(self, rows: Rows, x: Tensor) -> None:
+        """All from x, which is log(q / p) but for a constant: the one that makes its mean under p 0.
+
+        Then ``q / p = exp(x) / (1 + r)`` with ``r = sum p (exp(x) - 1 - x)``, and the divergence is ``log(1 + r)``.
+        """
+        if rows.scale != 1:
+            x.mul_(rows.scale)
+        p = softmax_into(rows.teacher, rows.scale, rows.b)
+        mean = torch.mul(p, x, out=rows.c).sum(-1, keepdim=True).div_(p.sum(-1, keepdim=True))
+        x.sub_(mean)
+        if rows.by_teacher is not None:
+            torch.mul(p, x, out=rows.by_teacher).neg_()
+        low, high = (float(end) for end in torch.aminmax(x))
+        if not high < HIGHEST:  # or NaN
+            rows.value.fill_(torch.nan)
+            return
+        if max(-low, high) < near(x.dtype):
+            grown = x.add_(powers_into(x, EXPONENTIAL, rows.c))
+            r = rows.c.mul_(p).sum(-1, keepdim=True)
+            torch.log1p(r[:, 0], out=rows.value)
+        else:
+            grown = torch.expm1(x, out=rows.c)
+            r = torch.sub(grown, x, out=x).mul_(p).sum(-1, keepdim=True)
+            torch.log1p(r[:, 0], out=rows.value)
+            rows.value.masked_fill_((r[:, 0] < _NEAR) | (mean[:, 0].abs() > _SHIFT), torch.nan)
+        if rows.by_student is not None:
+            torch.sub(grown, r, out=rows.by_student).mul_(p).mul_((1 + r).reciprocal_())
 
 
 def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
@@ -126,7 +185,7 @@ def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
 
 
 @final
-class _TotalVariation(Form):
+class _TotalVariation(Form, Quick):
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         difference = pair.q - pair.p
         sign = 0.5 * difference.sign()
@@ -136,9 +195,35 @@ class _TotalVariation(Form):
             through_softmax(pair.p, -sign) if teacher else None,
         )
 
+    def fill(self, rows: Rows) -> None:
+        """As it is written down; a value that is NaN says that a row is nothing but -inf."""
+        q = softmax_into(rows.student, rows.scale, rows.a)
+        p = softmax_into(rows.teacher, rows.scale, rows.b)
+        if rows.by_teacher is not None:
+            sign = torch.sub(p, q, out=rows.c).sign_()
+            mean = torch.mul(p, sign, out=rows.by_teacher).sum(-1, keepdim=True)
+            torch.sub(sign, mean, out=rows.by_teacher).mul_(p).mul_(0.5)
+        difference = torch.sub(q, p, out=p)
+        if rows.by_student is not None:
+            sign = torch.sign(difference, out=rows.by_student)
+            torch.mul(difference.mul_(sign).sum(-1), 0.5, out=rows.value)
+            mean = torch.mul(q, sign, out=p).sum(-1, keepdim=True)
+            sign.sub_(mean).mul_(q.mul_(0.5))
+        else:
+            torch.mul(difference.abs_().sum(-1), 0.5, out=rows.value)
+
 
 KULLBACK_LEIBLER = _KullbackLeibler()
 """KL(p || q)."""
 
 TOTAL_VARIATION = _TotalVariation()
 """Half the sum of |p - q|."""
+
+_CLOSE = 0.2
+"""Of log-ratios, the root of their mean square: below, the difference of two softmaxes says less than their quotient."""
+
+_NEAR = 1e-2
+"""Of a divergence: below, where log-ratios are about a tenth, cancelling costs too much."""
+
+_SHIFT = 64.0
+"""How much higher one side's logits may lie: what is added to a whole row costs the differences as many roundings."""

@@ -1,18 +1,28 @@
-"""What does a divergence from a mixture of student and teacher contribute in each class, and how does it slope?"""
+"""Divergences from a mixture of student and teacher, class by class, and their slopes."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import final
 
 import torch
 from torch import Tensor
 
 from limbeck.functional.closed_form import Form, Found, Pair, through_softmax
+from limbeck.functional.near import Terms, cumulants
+from limbeck.functional.rows import Quick, Rows, softmax_into
+
+
+_NEAR = 0.05
+"""Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
+
+_NEARLY_ALL = 0.9
+"""A share that leaves so little to the other side that it is lost beside 1."""
 
 
 @final
-class JensenShannon(Form):
+class JensenShannon(Form, Terms):
     """``weight_p KL(p || m) + weight_q KL(q || m)`` with ``m = b p + (1 - b) q``.
 
     The weights stand as b to 1 - b: the terms in dm then cancel, and the slopes are this short. A weight is applied
@@ -21,6 +31,7 @@ class JensenShannon(Form):
 
     def __init__(self, mixture: float, weight_p: float, weight_q: float) -> None:
         self.mixture, self.weight_p, self.weight_q = mixture, weight_p, weight_q
+        self.series = tuple(weight_p * (1 - mixture) * factor for factor in _jensen_shannon_series(mixture))
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
@@ -33,13 +44,22 @@ class JensenShannon(Form):
             self.weight_p * through_softmax(p, over_p) if teacher else None,
         )
 
+    def term(self, d: Tensor) -> Tensor:
+        """``f(d)``."""
+        over_p = -_log_mix(self.mixture, 1 - self.mixture, d)
+        over_q = -_log_mix(1 - self.mixture, self.mixture, -d)
+        return self.weight_p * over_p + self.weight_q * d.exp() * over_q
+
 
 @final
-class Skew(Form):
+class Skew(Form, Terms, Quick):
     """``KL(p || a p + (1 - a) q)``."""
 
     def __init__(self, skew: float) -> None:
         self.skew = skew
+        # What (1 - a) (exp(d) - 1) has above log(a + (1 - a) exp(d)), which generates cumulants.
+        factors = enumerate(cumulants(1 - skew), start=2)
+        self.series = tuple((1 - skew) * (1 - skew * factor) / math.factorial(n) for n, factor in factors)
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
@@ -51,6 +71,42 @@ class Skew(Form):
             through_softmax(q, (self.skew - 1) * over.expm1()) if student else None,
             through_softmax(p, over - self.skew * over.expm1()) if teacher else None,
         )
+
+    def term(self, d: Tensor) -> Tensor:
+        """``f(d)``."""
+        return (1 - self.skew) * torch.expm1(d) - _log_mix(self.skew, 1 - self.skew, d)
+
+    def fill(self, rows: Rows) -> None:
+        """As it is written down, with one logarithm and one quotient for value and slopes."""
+        a = self.skew
+        if a > _NEARLY_ALL:
+            rows.value.fill_(torch.nan)
+            return
+        q = softmax_into(rows.student, rows.scale, rows.a)
+        p = softmax_into(rows.teacher, rows.scale, rows.b)
+        # Both sum to 1 but for rounding, which enters the value as it is.
+        excess = (q.sum(-1) - p.sum(-1)).mul_(1 - a)
+        over = torch.div(p, torch.lerp(q, p, a, out=rows.c), out=rows.c)  # p / m
+        value = torch.log(over, out=rows.d)
+        if rows.by_teacher is not None:
+            slope = torch.sub(value, over, alpha=a, out=rows.by_teacher)
+            slope.sub_((slope * p).sum(-1, keepdim=True)).mul_(p)
+        torch.add(value.mul_(p).sum(-1), excess, out=rows.value)
+        rows.value.masked_fill_(rows.value <= _NEAR * self.series[0], torch.nan)
+        if rows.by_student is not None:
+            mean = torch.mul(over, q, out=rows.d).sum(-1, keepdim=True)
+            torch.sub(mean, over, out=rows.by_student).mul_(q.mul_(1 - a))
+
+
+@lru_cache
+def _jensen_shannon_series(b: float) -> tuple[float, ...]:
+    """Of a term divided by ``weight_p (1 - b)``, whose slope is ``exp(d) (d - (1 - b) (k_2 d^2 / 2! + ...))``.
+
+    The k are the cumulants of a variable that is 1 with probability 1 - b, else 0, divided by its variance.
+    """
+    inner = [1.0, *((b - 1) * k / math.factorial(n) for n, k in enumerate(cumulants(1 - b)[:5], start=2))]
+    slope = (sum(inner[j] / math.factorial(n - j) for j in range(n + 1)) for n in range(6))
+    return tuple(factor / n for n, factor in enumerate(slope, start=2))
 
 
 def _log_mix(keep: float, take: float, d: Tensor) -> Tensor:

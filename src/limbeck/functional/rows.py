@@ -1,0 +1,105 @@
+"""Divergences on a CPU, some rows at a time, in memory that is used again for the next rows."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_AT_ONCE = 1 << 18
+"""Values of a block. Smaller ones cost more in calls than they save, larger ones leave the processor's caches."""
+
+_REGISTER = 16  # float32 values
+
+
+_KEPT = threading.local()
+
+
+class Rows(NamedTuple):
+    """Some rows of a batch, where the answers go, and room to work in.
+
+    Attributes:
+        scale: 1/T.
+        value: Where the divergence goes, without T^2; NaN where it has to be found in another way.
+        student: Logits.
+        teacher: Logits.
+        by_student: Where its slope goes, if wanted.
+        by_teacher: The same for the teacher.
+        a: Room for as many numbers as there are logits.
+        b: The same.
+        c: The same.
+        d: The same.
+    """
+
+    scale: float
+    value: Tensor
+    student: Tensor
+    teacher: Tensor
+    by_student: Tensor | None
+    by_teacher: Tensor | None
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    d: Tensor
+
+
+class Quick:
+    """A divergence that knows how to be found in place, for rows without -inf and without extremes."""
+
+    def fill(self, rows: Rows) -> None:
+        """Write values and slopes; a value that is not finite says that its row is left to others."""
+        raise NotImplementedError
+
+
+def in_blocks(
+    student: Tensor, teacher: Tensor, temperature: float, form: Quick, wants: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Values (without T^2) and the slopes that are wanted, block by block."""
+    shape = student.shape
+    value = student.new_empty(shape[:-1])
+    slopes = [torch.empty_like(student, memory_format=torch.contiguous_format) if wanted else None for wanted in wants]
+    classes, scale = shape[-1], 1 / temperature
+    size = max(1, _AT_ONCE // classes)
+    count = student.numel() // classes
+    # Each of these views costs as much as some arithmetic on a small batch, so they are made only where needed.
+    parts = [_flat(tensor, classes) for tensor in (student, teacher, *slopes)]
+    flat = value if value.ndim == 1 else value.view(-1)
+    room = _room(student.dtype, min(size, count), classes)
+    if count <= size:
+        form.fill(Rows(scale, flat, *parts, *room))  # type: ignore[arg-type]
+        return value, *slopes
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        cut = [None if part is None else part[start:end] for part in parts]
+        form.fill(Rows(scale, flat[start:end], *cut, *(buffer[: end - start] for buffer in room)))  # type: ignore[arg-type]
+    return value, *slopes
+
+
+def _room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
+    """Four buffers; they are the thread's own and used at every call, as pages of memory that are new cost more than
+    the arithmetic on them.
+    """
+    wanted = rows * classes
+    if wanted > _AT_ONCE:
+        return list(torch.empty(4, rows, classes, dtype=dtype).unbind())
+    if dtype not in (kept := _KEPT.__dict__):
+        kept[dtype] = torch.empty(4, _AT_ONCE, dtype=dtype).unbind()
+    return [buffer[:wanted].view(rows, classes) for buffer in kept[dtype]]
+
+
+def _flat(tensor: Tensor | None, classes: int) -> Tensor | None:
+    return tensor if tensor is None or tensor.ndim == 2 else tensor.reshape(-1, classes)
+
+
+def softmax_into(logits: Tensor, scale: float, out: Tensor) -> Tensor:
+    """``softmax(scale * logits)`` over the last dimension.
+
+    Fewer classes than a vector register holds go one number at a time along the last dimension; along the first, as
+    many examples as it holds go at once.
+    """
+    tempered = logits if scale == 1 else torch.mul(logits, scale, out=out)
+    if logits.shape[-1] < _REGISTER:
+        return out.copy_(torch.softmax(tempered.t(), 0).t())
+    return torch.softmax(tempered, -1, out=out)
