@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -63,8 +65,8 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
         value: Tensor = _Direct.apply(student, teacher, temperature, form)
         return value
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
-        value = _Transformed.apply(student, teacher, temperature, form)
-        return value
+        inside: Tensor = _Transformed.apply(student, teacher, temperature, form)
+        return inside
 
 
 def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
@@ -129,6 +131,18 @@ def squares(difference: Tensor) -> Tensor:
     return torch.where(wild, difference.detach().square(), difference.masked_fill(wild, 0.0).square())
 
 
+def sum_of_squares(student: Tensor, teacher: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The sum of ``(student - teacher)^2`` over these dimensions, as PyTorch's own loss where all is finite."""
+    if student.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            total = F.mse_loss(student, teacher, reduction="none").sum(dim)
+            if math.isfinite(float(total.detach().sum())):
+                return total
+        except RuntimeError:  # inside vmap, which cannot answer
+            pass
+    return squares(student - teacher).sum(dim)
+
+
 def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tensor:
     """``slope * scale``, and 0 where the scale is 0, also if the slope is NaN: a row that was masked moves nothing.
 
@@ -165,17 +179,17 @@ def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
 
 def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
     """T^2 D(p, q) and the slopes that are wanted; on a CPU in blocks of rows, where all is ordinary."""
-    quick = isinstance(form, Quick) and student.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not quick or not student.numel():
+    off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
+    if off_cpu or not isinstance(form, Quick) or not student.numel():
         return _in_general(student, teacher, temperature, form, wanted)
     value, *slopes = in_blocks(student, teacher, temperature, form, wanted)
     left = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
     value = _scaled_up(value, temperature)
     if left is not None and bool(left.any()):
         others, *their_slopes = _in_general(student[left], teacher[left], temperature, form, wanted)
-        value[left] = others
+        value = value.masked_scatter(left, others)
         for slope, their_slope in zip(slopes, their_slopes, strict=True):
-            if slope is not None:
+            if slope is not None and their_slope is not None:
                 slope[left] = their_slope
     return Found(value, *slopes)
 
@@ -275,7 +289,8 @@ class _Direct(torch.autograd.Function):
 
 def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
     """The gradient as a function of the logits, so that it has one of its own."""
-    _, *slopes = ctx.form(_compare(*logits, ctx.temperature), *ctx.needs_input_grad[:2])
+    student, teacher = logits
+    _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), *ctx.needs_input_grad[:2])
     return _times(ctx, grad, slopes)
 
 

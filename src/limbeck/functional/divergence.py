@@ -220,7 +220,7 @@ TOTAL_VARIATION = _TotalVariation()
 """Half the sum of |p - q|."""
 
 _CLOSE = 0.2
-"""Of log-ratios, the root of their mean square: below, the difference of two softmaxes says less than their quotient."""
+"""Of log-ratios, the root of their mean square: below, the difference of two softmaxes says too little."""
 
 _NEAR = 1e-2
 """Of a divergence: below, where log-ratios are about a tenth, cancelling costs too much."""

@@ -79,7 +79,7 @@ def wide(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         args_wide, kwargs_wide = map(_widened, args), {name: _widened(value) for name, value in kwargs.items()}
         device = _device(args) or _device(kwargs.values()) or "cpu"
-        if not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
+        if device == "meta" or not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
             return function(*args_wide, **kwargs_wide)
         with torch.autocast(device, enabled=False):
             return function(*args_wide, **kwargs_wide)

@@ -1,4 +1,4 @@
-"""How far is the student from the labels?"""
+"""How far the student is from the labels."""
 
 from __future__ import annotations
 
@@ -68,11 +68,14 @@ def label_smoothing(
 
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
     """
-    log_q = log_softmax(live(student))
-    by_label = _picked(student, log_q, labels, False)
-    masked = student == -torch.inf
-    classes = (~masked).sum(-1).clamp_min(1)
-    uniform = -log_q.masked_fill(masked, 0.0).sum(-1) / classes
+    known = tame(student)
+    log_q = log_softmax(student if known else live(student))
+    by_label = _picked(student, log_q, labels, known)
+    if known:
+        uniform = -log_q.sum(-1) / student.shape[-1]
+    else:
+        masked = student == -torch.inf
+        uniform = -log_q.masked_fill(masked, 0.0).sum(-1) / (~masked).sum(-1).clamp_min(1)
     uniform = uniform.masked_fill(labels == _IGNORED, 0.0)
     # At 1 a label in a masked column would be 0 * inf.
     return uniform if smoothing == 1 else (1 - smoothing) * by_label + smoothing * uniform
@@ -84,6 +87,11 @@ def _picked(student: Tensor, log_q: Tensor, labels: Tensor, known: bool) -> Tens
         raise LimbeckError(
             f"labels of shape {tuple(labels.shape)} do not match logits of shape {tuple(log_q.shape)}: there is one "
             "label for each row, and classes are the last dimension."
+        )
+    if labels.is_floating_point():
+        raise LimbeckError(
+            f"labels are class indices, whole numbers; these are {str(labels.dtype).removeprefix('torch.')}. "
+            "Convert them with .long(); probabilities of classes are a teacher's: kl_divergence()."
         )
     try:
         value = _negated(log_q, labels)
@@ -97,7 +105,7 @@ def _negated(rows: Tensor, labels: Tensor) -> Tensor:
     """Minus what each row holds at its label; 0 where there is none."""
     if rows.ndim == 2:
         return F.nll_loss(rows, labels.long(), reduction="none", ignore_index=_IGNORED)
-    return _negated(rows.flatten(0, -2), labels.flatten()).view(labels.shape)
+    return _negated(rows.reshape(-1, rows.shape[-1]), labels.reshape(-1)).view(labels.shape)
 
 
 def _no_class(labels: Tensor, classes: int) -> LimbeckError:

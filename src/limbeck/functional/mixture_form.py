@@ -13,7 +13,6 @@ from limbeck.functional.closed_form import Form, Found, Pair, through_softmax
 from limbeck.functional.near import Terms, cumulants
 from limbeck.functional.rows import Quick, Rows, softmax_into
 
-
 _NEAR = 0.05
 """Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
 

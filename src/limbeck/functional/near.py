@@ -54,7 +54,7 @@ def sum_of_terms(
     ratio = torch.where(known.unsqueeze(-1), ratio, torch.zeros_like(ratio))
     p = torch.where(known.unsqueeze(-1), p, torch.zeros_like(p))
     rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
-    # The mean of the ratio is 0 now, so that the normaliser is 1 + rise; what rounding left of the mean is of second order.
+    # The mean of the ratio is 0 now, so that the normaliser is 1 + rise; what rounding left is of second order.
     d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
     term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
     return (p * term.clamp_min(0.0)).sum(-1), known
@@ -77,7 +77,7 @@ def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
 
 
 def cumulants(share: float) -> tuple[float, ...]:
-    """The second to seventh derivative at 0 of ``log(1 - share + share exp(d))``, each divided by ``share (1 - share)``."""
+    """The derivatives at 0 of ``log(1 - share + share exp(d))``, second to seventh, over ``share (1 - share)``."""
     s, c = share * (1 - share), 1 - 2 * share
     return 1.0, c, 1 - 6 * s, c * (1 - 12 * s), 1 - 30 * s + 120 * s * s, c * (1 - 60 * s + 360 * s * s)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_AT_ONCE = 1 << 18
+AT_ONCE = 1 << 18
 """Values of a block. Smaller ones cost more in calls than they save, larger ones leave the processor's caches."""
 
 _REGISTER = 16  # float32 values
@@ -59,33 +59,35 @@ def in_blocks(
     """Values (without T^2) and the slopes that are wanted, block by block."""
     shape = student.shape
     value = student.new_empty(shape[:-1])
-    slopes = [torch.empty_like(student, memory_format=torch.contiguous_format) if wanted else None for wanted in wants]
+    mine, theirs = (torch.empty(shape, dtype=student.dtype) if wanted else None for wanted in wants)
     classes, scale = shape[-1], 1 / temperature
-    size = max(1, _AT_ONCE // classes)
+    size = max(1, AT_ONCE // classes)
     count = student.numel() // classes
     # Each of these views costs as much as some arithmetic on a small batch, so they are made only where needed.
-    parts = [_flat(tensor, classes) for tensor in (student, teacher, *slopes)]
+    parts = [_flat(tensor, classes) for tensor in (student, teacher, mine, theirs)]
     flat = value if value.ndim == 1 else value.view(-1)
-    room = _room(student.dtype, min(size, count), classes)
+    buffers = room(student.dtype, min(size, count), classes)
     if count <= size:
-        form.fill(Rows(scale, flat, *parts, *room))  # type: ignore[arg-type]
-        return value, *slopes
+        form.fill(Rows(scale, flat, *parts, *buffers))  # type: ignore[arg-type]
+        return value, mine, theirs
     for start in range(0, count, size):
         end = min(start + size, count)
         cut = [None if part is None else part[start:end] for part in parts]
-        form.fill(Rows(scale, flat[start:end], *cut, *(buffer[: end - start] for buffer in room)))  # type: ignore[arg-type]
-    return value, *slopes
+        form.fill(Rows(scale, flat[start:end], *cut, *(buffer[: end - start] for buffer in buffers)))  # type: ignore[arg-type]
+    return value, mine, theirs
 
 
-def _room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
-    """Four buffers; they are the thread's own and used at every call, as pages of memory that are new cost more than
-    the arithmetic on them.
+def room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
+    """Four buffers, the thread's own.
+
+    They are used at every call, as pages of memory that are new cost more than the arithmetic on them.
     """
     wanted = rows * classes
-    if wanted > _AT_ONCE:
+    if wanted > AT_ONCE:
         return list(torch.empty(4, rows, classes, dtype=dtype).unbind())
-    if dtype not in (kept := _KEPT.__dict__):
-        kept[dtype] = torch.empty(4, _AT_ONCE, dtype=dtype).unbind()
+    kept: dict[torch.dtype, tuple[Tensor, ...]] = _KEPT.__dict__.setdefault("buffers", {})
+    if dtype not in kept:
+        kept[dtype] = torch.empty(4, AT_ONCE, dtype=dtype).unbind()
     return [buffer[:wanted].view(rows, classes) for buffer in kept[dtype]]
 
 

@@ -1,4 +1,4 @@
-"""Which losses pull a student towards numbers, or towards several labels at once?"""
+"""Losses that pull a student towards numbers, or towards several labels at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.functional.binary_form import binary_divergence
 from limbeck.functional.check import checked, paired
 from limbeck.functional.divergence import kl_divergence
 from limbeck.functional.kernel import kernel
@@ -77,11 +78,7 @@ def binary_cross_entropy(student: Float[Tensor, "*outputs"], *, targets: Answers
     _check_shapes(student, targets)
     unknown = ~known_targets(targets)
     answers = targets.to(student.dtype).masked_fill(unknown, 0.5)
-    if answers.device.type == "cpu" and answers.numel() and not bool(((answers >= 0) & (answers <= 1)).all()):
-        wrong = answers[(answers < 0) | (answers > 1)][0].item()
-        raise LimbeckError(
-            f"binary_cross_entropy() wants targets from 0 (no) to 1 (yes), -100 or NaN where unknown; got {wrong:g}."
-        )
+    _check_answers(answers)
     return F.binary_cross_entropy_with_logits(student, answers, reduction="none").masked_fill(unknown, 0.0)
 
 
@@ -112,8 +109,28 @@ def binary_kl_divergence(
     Source: Yang et al., Multi-Label Knowledge Distillation, 2023, arXiv:2308.06453, the multi-label logits loss, here
     with a temperature.
     """
+    return binary_divergence(student, teacher, temperature, _of_two_classes)
+
+
+def _of_two_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     both = (torch.stack((side, torch.zeros_like(side)), -1) for side in (student, teacher))
     return kl_divergence(*both, temperature=temperature)
+
+
+def _check_answers(answers: Tensor) -> None:
+    """Refuse what is no probability; where asking would wait for a device, or inside a transform, nothing is asked."""
+    if answers.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = (answers < 0) | (answers > 1)
+    try:
+        if not bool(wrong.any()):
+            return
+    except RuntimeError:  # inside vmap, which cannot answer
+        return
+    raise LimbeckError(
+        "binary_cross_entropy() wants targets from 0 (no) to 1 (yes), -100 or NaN where unknown; got "
+        f"{answers[wrong][0].item():g}."
+    )
 
 
 def known_targets(targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""In which row is the answer to one view of one example?"""
+"""The row in which the answer to one view of one example lies."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ _SPARE = 1 << 20
 class Index:
     """Finds rows by example and view, many at a time.
 
-    Where ids run from 0 on, as those of most sources do, it is a table with a line for each view; ids of any other kind
-    are searched for among sorted ones. Of an answer that is there twice, the first counts.
+    It is a table with a line for each view and a column for each id. Where ids follow each other, from whatever number,
+    an id says its column; ids of any other kind are searched for among sorted ones. Where most of a table would be
+    empty, examples and views are searched for together. Of an answer that is there twice, the first counts.
 
     Args:
         keys: The rows' examples and views.
     """
 
     def __init__(self, keys: Keys) -> None:
-        self._count = len(keys.id)
-        lines = int(keys.view.max()) + 2 if self._count else 1
-        length = int(keys.id.max()) + 1 if self._count else 0
+        count = len(keys.id)
+        self._ids: NDArray[np.int64] | None = None
+        self._first = int(keys.id.min()) if count else 0
+        lines = int(keys.view.max()) + 2 if count else 1
+        self._length = int(keys.id.max()) - self._first + 1 if count else 0
+        if lines * self._length > 4 * count + _SPARE:
+            self._ids = np.unique(keys.id)
+            self._length = len(self._ids)
         self._table: NDArray[np.int64] | None = None
-        if self._count == 0 or (keys.id.min() >= 0 and lines * length <= 4 * self._count + _SPARE):
-            self._table = np.full((lines, length), -1, np.int64)
-            backwards = slice(None, None, -1)  # so that the first of two is written last
-            self._table[keys.view[backwards] + 1, keys.id[backwards]] = np.arange(self._count)[backwards]
-        else:
-            order = np.lexsort((keys.view, keys.id))
-            self._order, self._id, self._view = order, keys.id[order], keys.view[order]
+        column, _ = self._columns(keys.id)
+        backwards = slice(None, None, -1)  # so that the first of two is written last
+        if lines * self._length <= 4 * count + _SPARE:
+            self._table = np.full((lines, self._length), -1, np.int64)
+            self._table[keys.view[backwards] + 1, column[backwards]] = np.arange(count)[backwards]
+            return
+        self._views, view = np.unique(keys.view, return_inverse=True)
+        self._pairs, self._rows = np.unique(column * len(self._views) + view, return_index=True)
 
     def rows(self, id: NDArray[np.int64], view: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """The row of each; -1 where there is none.
@@ -44,31 +51,33 @@ class Index:
             id: Which examples.
             view: Which view of each, or one view for all; -1 for the examples themselves.
         """
-        if self._table is None:
-            return self._searched(id, np.broadcast_to(np.asarray(view), id.shape))
-        lines, length = self._table.shape
-        if len(id) == 0:
-            return np.empty(0, np.int64)
-        if isinstance(view, int):
-            line = self._table[view + 1] if -1 <= view < lines - 1 else np.empty(0, np.int64)
-            if id.min() >= 0 and id.max() < len(line):
-                return line[id]
-            inside = (id >= 0) & (id < len(line))
-            return np.where(inside, line[np.where(inside, id, 0)], -1) if len(line) else np.full(len(id), -1)
-        inside = (id >= 0) & (id < length) & (view >= -1) & (view < lines - 1)
-        if not length:
+        if len(id) == 0 or self._length == 0:
             return np.full(len(id), -1)
-        return np.where(inside, self._table[np.where(inside, view + 1, 0), np.where(inside, id, 0)], -1)
+        column, known = self._columns(id)
+        if self._table is None:
+            return self._searched(column, known, view)
+        lines = len(self._table)
+        if not isinstance(view, int):
+            known = known & (view >= -1) & (view < lines - 1)
+            return np.where(known, self._table[np.where(known, view + 1, 0), np.where(known, column, 0)], -1)
+        if not -1 <= view < lines - 1:
+            return np.full(len(id), -1)
+        line = self._table[view + 1]
+        return line[column] if known.all() else np.where(known, line[np.where(known, column, 0)], -1)
 
-    def _searched(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.int64]:
-        at = np.searchsorted(self._id, id)
-        last = np.searchsorted(self._id, id, side="right")
-        found = np.full(len(id), -1)
-        # Few examples have many views; a step goes to the next view of all examples at once.
-        open_ = at < last
-        while open_.any():
-            right = open_ & (self._view[np.minimum(at, self._count - 1)] == view)
-            found[right] = self._order[at[right]]
-            at = at + 1
-            open_ = open_ & ~right & (at < last)
-        return found
+    def _columns(self, id: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The column of each id, and whether there is one."""
+        if self._ids is None:
+            column = id - self._first if self._first else id
+            return column, (column >= 0) & (column < self._length)
+        column = np.minimum(np.searchsorted(self._ids, id), self._length - 1)
+        return column, self._ids[column] == id
+
+    def _searched(
+        self, column: NDArray[np.int64], known: NDArray[np.bool_], view: NDArray[np.int64] | int
+    ) -> NDArray[np.int64]:
+        number = np.minimum(np.searchsorted(self._views, view), len(self._views) - 1)
+        pair = column * len(self._views) + number
+        at = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        there = known & (self._views[number] == view) & (self._pairs[at] == pair)
+        return np.where(there, self._rows[at], -1)

@@ -1,4 +1,4 @@
-"""How are answers added to a store, so that a kill at any moment leaves a whole one?"""
+"""Answers are added to a store so that a kill at any moment leaves a whole one."""
 
 from __future__ import annotations
 
@@ -108,15 +108,18 @@ class Writer:
             self._records.setdefault(address, []).append(rows)
             self._bytes += rows.nbytes
         for view in np.unique(keys.view).tolist():
-            self._held.setdefault(view, set()).update(keys.id[keys.view == view].tolist())
+            self._held.setdefault(view, _Ids()).add(keys.id[keys.view == view])
         if self._bytes >= self._limit or time.monotonic() - self._since >= self._patience:
             self.seal()
 
     def holds(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these answers are in memory still, and in no file."""
-        none = set[int]()
-        found = (one in self._held.get(seen, none) for one, seen in zip(id.tolist(), view.tolist(), strict=True))
-        return np.fromiter(found, bool, len(id))
+        found = np.zeros(len(id), bool)
+        for one in np.unique(view).tolist():
+            if one in self._held:
+                asked = view == one
+                found[asked] = self._held[one].has(id[asked])
+        return found
 
     def seal(self) -> None:
         """Make a file of what is in memory; a reader sees it after `Store.refresh`.
@@ -137,9 +140,34 @@ class Writer:
     def _begin(self) -> None:
         self._keys: list[Keys] = []
         self._records: dict[str, list[NDArray[np.uint8]]] = {}
-        self._held: dict[int, set[int]] = {}
+        self._held: dict[int, _Ids] = {}
         self._bytes = 0
         self._since = time.monotonic()
+
+
+@final
+class _Ids:
+    """A set of ids in sorted arrays, each less than half as long as the one before.
+
+    It takes 8 bytes an id, where a set of Python's numbers takes 100.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[NDArray[np.int64]] = []
+
+    def add(self, id: NDArray[np.int64]) -> None:
+        run = np.sort(id)
+        while self._runs and 2 * len(run) >= len(self._runs[-1]):
+            run = np.concatenate([self._runs.pop(), run])
+            run.sort()
+        self._runs.append(run)
+
+    def has(self, id: NDArray[np.int64]) -> NDArray[np.bool_]:
+        found = np.zeros(len(id), bool)
+        for run in self._runs:
+            if len(run):
+                found |= run[np.minimum(np.searchsorted(run, id), len(run) - 1)] == id
+        return found
 
 
 def _sound(place: Place, manifest: Manifest) -> Manifest:
