@@ -1,4 +1,4 @@
-"""What is refused before a kernel computes anything?"""
+"""What is refused before a kernel computes anything."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ _FRACTIONS = {
     "skew": "a share of one distribution in the mixture",
     "smoothing": "a share of the uniform distribution in the target",
 }
+
+_COLDEST, _HOTTEST = 1e-39, 1e18
+"""Whose reciprocal, and whose square, float32 holds."""
 
 
 def check_hyper(**hyper: Any) -> None:
@@ -97,7 +100,10 @@ def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
 
 def _checked(name: str, value: Any) -> Any:
     if name == "temperature":
-        return _number(name, value, "a finite number above 0", "Usual values are 1.0 to 20.0.", lambda v: v > 0)
+        hint = "Usual values are 1.0 to 20.0."
+        found = _number(name, value, "a finite number above 0", hint, lambda v: v > 0)
+        bounds = f"a finite number above 0, in float32 from {_COLDEST:g} to {_HOTTEST:g}"
+        return _number(name, found, bounds, hint, lambda v: _COLDEST <= v <= _HOTTEST)
     if name in _FRACTIONS:
         return _number(name, value, "a number from 0 to 1", f"It is {_FRACTIONS[name]}.", lambda v: 0 <= v <= 1)
     return value

@@ -17,7 +17,6 @@ from limbeck.functional.rows import Quick, in_blocks
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
 _LARGE = 1e4  # nats: what is more comes from logits that have to be guarded, as does NaN
-_SMALL = 0.2  # of a divergence that is half the variance of log-ratios near equality: above, cancelling costs 1e-6
 
 
 class Pair(NamedTuple):
@@ -208,7 +207,7 @@ def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form
 
 def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: Terms) -> Tensor:
     """The value, where it is small as a sum of terms that are 0 or more: what rounding leaves of others may be less."""
-    small = value < _SMALL * form.series[0]
+    small = value < form.small
     if student.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
             if not bool(small.any()):
@@ -224,9 +223,9 @@ def _scaled_up(value: Tensor, temperature: float) -> Tensor:
     return value * temperature * temperature if temperature < 1 else value * temperature**2
 
 
-def _along(slope: Tensor, tangent: Tensor | None, temperature: float) -> Tensor | float:
+def _along(slope: Tensor | None, tangent: Tensor | None, temperature: float) -> Tensor | float:
     """How fast the value changes where logits move along a tangent."""
-    return 0.0 if tangent is None else temperature * scaled(slope, tangent).sum(-1)
+    return 0.0 if slope is None or tangent is None else temperature * scaled(slope, tangent).sum(-1)
 
 
 class _Transformed(torch.autograd.Function):

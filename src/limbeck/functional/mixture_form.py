@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from limbeck.functional.closed_form import Form, Found, Pair, through_softmax
-from limbeck.functional.near import Terms, cumulants
+from limbeck.functional.near import Terms, cumulants, near, powers
 from limbeck.functional.rows import Quick, Rows, softmax_into
 
 _NEAR = 0.05
 """Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
+
+_LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
+"""Of ``w - log(1 + w)``."""
 
 _NEARLY_ALL = 0.9
 """A share that leaves so little to the other side that it is lost beside 1."""
@@ -31,6 +34,7 @@ class JensenShannon(Form, Terms):
     def __init__(self, mixture: float, weight_p: float, weight_q: float) -> None:
         self.mixture, self.weight_p, self.weight_q = mixture, weight_p, weight_q
         self.series = tuple(weight_p * (1 - mixture) * factor for factor in _jensen_shannon_series(mixture))
+        self.small = 0.2 * self.series[0]
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
@@ -59,6 +63,7 @@ class Skew(Form, Terms, Quick):
         # What (1 - a) (exp(d) - 1) has above log(a + (1 - a) exp(d)), which generates cumulants.
         factors = enumerate(cumulants(1 - skew), start=2)
         self.series = tuple((1 - skew) * (1 - skew * factor) / math.factorial(n) for n, factor in factors)
+        self.small = 0.1 * (1 - skew)  # the terms of both signs are as large as the share that is left
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         """The divergence, and the slopes that are wanted."""
@@ -72,8 +77,9 @@ class Skew(Form, Terms, Quick):
         )
 
     def term(self, d: Tensor) -> Tensor:
-        """``f(d)``."""
-        return (1 - self.skew) * torch.expm1(d) - _log_mix(self.skew, 1 - self.skew, d)
+        """``f(d)``, which is w less log(1 + w) for ``w = (1 - a) (exp(d) - 1)``: where little is left, w is small."""
+        w = (1 - self.skew) * torch.expm1(d)
+        return torch.where(w.abs() < 0.4 * near(w.dtype), powers(w, _LOGARITHM), w - _log_mix(self.skew, 1 - self.skew, d))
 
     def fill(self, rows: Rows) -> None:
         """As it is written down, with one logarithm and one quotient for value and slopes."""

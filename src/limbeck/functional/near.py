@@ -26,6 +26,8 @@ class Terms(ABC):
 
     series: tuple[float, ...]
     """The factors of ``d^2, d^3, ..., d^7`` in f."""
+    small: float = 0.1
+    """Below which value terms of both signs cancel too much."""
 
     @abstractmethod
     def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
