@@ -77,9 +77,11 @@ class Skew(Form, Terms, Quick):
         )
 
     def term(self, d: Tensor) -> Tensor:
-        """``f(d)``, which is w less log(1 + w) for ``w = (1 - a) (exp(d) - 1)``: where little is left, w is small."""
+        """``f(d)``: w less log(1 + w) for ``w = (1 - a) (exp(d) - 1)``, which is small where a is nearly 1."""
         w = (1 - self.skew) * torch.expm1(d)
-        return torch.where(w.abs() < 0.4 * near(w.dtype), powers(w, _LOGARITHM), w - _log_mix(self.skew, 1 - self.skew, d))
+        return torch.where(
+            w.abs() < 0.4 * near(w.dtype), powers(w, _LOGARITHM), w - _log_mix(self.skew, 1 - self.skew, d)
+        )
 
     def fill(self, rows: Rows) -> None:
         """As it is written down, with one logarithm and one quotient for value and slopes."""
