@@ -16,8 +16,8 @@ def test_export_speaks_json(limbeck, done, here):
     assert found["max_difference"] < 1e-4
     assert found["accuracy_before"] == found["accuracy_after"]
     assert ended.err.splitlines() == [
-        "Note: The run did not show that distilled is better than the same student alone. To ship that one: "
-        "--arm 'student alone'."
+        "Note: distilled: It is not shown to be better than the student alone, nor worse: either may be shipped. "
+        "To ship the other: --arm 'student alone'."
     ]
     alone = limbeck("export", done[0] / "run", "--arm", "student alone", "--to", "onnx", "--out", here / "alone")
     assert (alone.code, alone.err) == (0, "")

@@ -10,13 +10,16 @@ import torch
 
 import limbeck
 from limbeck.compare import Outcome, experiment, run_job
-from limbeck.compare.arms import recipe_of
+from limbeck.compare.arms import recipe_of, run_arm
 from limbeck.compare.result import verdict_of
 from limbeck.compare.softness import mean_entropy, smoothing_of
 from limbeck.errors import LimbeckError
+from limbeck.export import export_run
 from limbeck.job import job_text, make_job, read_job
 from limbeck.measure import kept_tensors
 from limbeck.models import read_config
+from limbeck.report.evidence import read_evidence
+from limbeck.report.shipped import shipped as shipped_by
 from limbeck.teachers import Displaced, Live
 from small_jobs import blobs, contents, small_job
 
@@ -126,13 +129,43 @@ def test_the_best_student_on_development_data_is_shipped(compared):
     }  # fmt: skip
     means = {name: sum(v for (arm, _), v in known.items() if arm == name) for name in ("hinton", "logit_matching")}
     assert means[shipped["arm"]] == max(means.values())
-    assert shipped["development"] == max(value for (arm, _), value in known.items() if arm == shipped["arm"])
+    mine = {seed: value for (arm, seed), value in known.items() if arm == shipped["arm"]}
+    assert mine[shipped["seed"]] == max(mine.values())
+    assert "development" not in shipped, "the number that it was chosen by is too high"
     assert result["verdict"]["arm"] == shipped["arm"]
     assert read_config(run / "student")["metadata"]["arm"] == shipped["arm"]
     theirs = limbeck.load(run / "arms" / shipped["arm"] / f"seed-{shipped['seed']}" / "student").state_dict()
     ours = limbeck.load(run / "student").state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not list(run.glob(".student*"))
+
+
+def test_a_control_that_is_surely_better_is_what_is_shipped_everywhere(tmp_path, monkeypatch):
+    """The folder, the result, the page's answer and the export name one arm, and the method's student is kept."""
+    job = make_job(
+        small_job(
+            blobs(tmp_path / "blobs.npz"), arms=["student alone", "distilled"], seeds=3, out=str(tmp_path / "run")
+        )
+    )
+    planted = {"student alone": 0.9, "distilled": 0.5}
+
+    def won(*given):
+        found = run_arm(*given)
+        return found._replace(correct=np.arange(60) < 60 * planted[found.arm] + found.seed)
+
+    monkeypatch.setattr(experiment, "run_arm", won)
+    result = run_job(job)
+    run = tmp_path / "run"
+    assert result["verdict"]["interval"][1] < 0
+    assert result["shipped"]["arm"] == read_config(run / "student")["metadata"]["arm"] == "student alone"
+    assert "development" not in result["shipped"]
+    assert read_config(run / "arms" / "distilled" / "seed-0" / "student")["metadata"]["arm"] == "distilled"
+    assert shipped_by(read_evidence(run))[0] == "student alone"
+    exported = export_run(run, to="folder")
+    assert read_config(exported.path)["metadata"]["arm"] == "student alone"
+    assert exported.notes == ()
+    other = export_run(run, to="folder", arm="distilled")
+    assert read_config(other.path)["metadata"]["arm"] == "distilled"
 
 
 def test_a_method_may_ship_another_kind_of_model(tmp_path):

@@ -99,9 +99,9 @@ def test_a_student_that_was_not_shown_to_help_is_shipped_with_a_word(done, tmp_p
     run = tmp_path / "run"
     shutil.copytree(done, run, ignore=shutil.ignore_patterns("export"))
     result = json.loads((run / "result.json").read_text())
-    for helps, said in ((False, 1), (True, 0)):
-        result["verdict"]["helps"] = helps
+    for helps, interval, said in ((False, [-0.1, 0.1], 1), (True, [0.01, 0.1], 0), (False, [-0.1, -0.01], 1)):
+        result["verdict"] |= {"helps": helps, "interval": interval}
         (run / "result.json").write_text(json.dumps(result))
-        notes = export_run(run, to="folder", out=tmp_path / f"{helps}").notes
+        notes = export_run(run, to="folder", out=tmp_path / f"{interval}").notes
         assert [note.count("--arm 'student alone'") for note in notes] == [1] * said
     assert export_run(run, to="folder", arm="student alone").path == run / "export" / "folder-student-alone"

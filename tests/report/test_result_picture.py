@@ -29,8 +29,8 @@ def test_a_dot_for_every_seed_and_a_bar_for_every_arm():
     for group, row in zip(groups, found["arms"].values(), strict=True):
         assert len(group.findall(f"{SVG}circle")) == len(row["accuracy"]["values"])
         assert len(group.findall(f"{SVG}line")) == 1
-    assert "95.1 ± 0.1" in texts(root)
-    assert "97.0" in texts(root)
+    assert "95.10 ± 0.14" in texts(root)
+    assert "97.00" in texts(root)
 
 
 def test_dots_stand_where_the_ticks_say():

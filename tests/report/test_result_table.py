@@ -7,7 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from limbeck.report import arms_table
+from limbeck.report import arms_table, over_seeds
+from limbeck.report.arms import figure
+from limbeck.report.section.table import said
 from results import arm, result
 
 
@@ -52,3 +54,12 @@ def test_what_is_missing_or_of_another_kind_is_a_dash_and_a_bracket_is_no_markup
 
 def test_one_seed_has_no_spread():
     assert "±" not in "".join(printed(result({"distilled": arm([0.9])})))
+
+
+def test_what_stands_after_a_plus_minus_is_named_and_is_what_the_page_says():
+    found = result()
+    assert over_seeds(found) == "± is the standard deviation over 2 seeds.\n"
+    assert over_seeds(result({"distilled": arm([0.9])})) == ""
+    shown = figure(found["arms"]["distilled"]["accuracy"])
+    assert said(shown, 2, 100) == "95.10 ± 0.14"
+    assert "95.10 ± 0.14" in " ".join(printed(found)[5].split())

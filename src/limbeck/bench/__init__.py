@@ -2,6 +2,7 @@
 
 from limbeck.bench.agreement import Apart, check_agreement, distance
 from limbeck.bench.cache import bench_cache
+from limbeck.bench.coverage import bench_coverage
 from limbeck.bench.engine import engine_blocks
 from limbeck.bench.interleave import Times, interleave
 from limbeck.bench.judging import bench_judging
@@ -17,6 +18,7 @@ __all__ = [
     "Times",
     "Work",
     "bench_cache",
+    "bench_coverage",
     "bench_judging",
     "bench_loop",
     "check_agreement",

@@ -37,3 +37,14 @@ def bench_judging(as_json: Json = False) -> None:
     from limbeck.cli.benches import run_judging_bench
 
     run_judging_bench(as_json=as_json)
+
+
+@bench.command("coverage")
+def bench_coverage(
+    as_json: Json = False,
+    simulations: Annotated[int, typer.Option(min=1, help="Of each row of both tables.")] = 1000,
+) -> None:
+    """How often a verdict's interval holds the truth on unseen data, and how often methods that do nothing "help"."""
+    from limbeck.cli.benches import run_coverage_bench
+
+    run_coverage_bench(as_json=as_json, simulations=simulations)

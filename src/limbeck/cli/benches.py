@@ -80,6 +80,36 @@ def run_judging_bench(*, as_json: bool) -> None:
     )
 
 
+COVERAGE_BARS: Mapping[str, tuple[str, float]] = {
+    "least_coverage": ("at least", 0.93),
+    "most_false_alarms": ("at most", 0.03),
+}
+"""What each figure of `bench coverage` should be."""
+
+
+def run_coverage_bench(*, as_json: bool, simulations: int) -> None:
+    """Simulate verdicts, and print how often they are true."""
+    from limbeck.bench import bench_coverage
+    from limbeck.bench.coverage import Scale
+
+    result = bench_coverage(scale=Scale(simulations=simulations), say=lambda text: say(text, to_error=True))
+    console = _shown(result, COVERAGE_BARS, as_json=as_json)
+    if console is None:
+        return
+    for title, rows in (("Intervals", result["coverage"]), ("The best of several", result["false_alarms"])):
+        console.print(f"\n{title}, {result['simulations']:,} simulations a row", highlight=False)
+        console.print(_plain_table(rows))
+
+
+def _plain_table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None)
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    return table
+
+
 def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, as_json: bool) -> Console | None:
     """Print the figures beside their bars, and give the console for what is to follow; as JSON nothing is."""
     if as_json:

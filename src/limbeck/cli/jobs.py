@@ -188,20 +188,21 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from limbeck.job import ALSO
-    from limbeck.report import arms_table
+    from limbeck.job import ALSO, advise
+    from limbeck.report import arms_table, over_seeds
 
     console = Console()
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no edge at which to break a line
     console.print()
     console.print(arms_table(result))
-    console.print()
+    console.print(over_seeds(result), highlight=False)
     verdict = result["verdict"]
     console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)
     besides = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
     for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
         console.print(said, highlight=False, markup=False)  # a group may be called [b]
+    console.print(advise(result).sentence, highlight=False, markup=False)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""

@@ -43,7 +43,7 @@ from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, ope
 from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, plain_name
+from limbeck.job import Job, advise, plain_name
 from limbeck.measure import Predictions, keep_tensors, kept_tensors
 from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
@@ -112,10 +112,12 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     runs = _runs(job, teacher, out, smoothing)
     outcomes = [_seen(one, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
-    shipped = ship(job, material, verdict["arm"], outcomes, out)
+    rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
+    advice = advise({"arms": rows, "verdict": verdict, "data": _counted(material)})
+    shipped = ship(job, material, advice, outcomes, out)
     besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)
     result: dict[str, Any] = plain({
-        "arms": arms_rows(job, material, outcomes, answers, models, smoothing=smoothing),
+        "arms": rows,
         "verdict": verdict,
         "shipped": shipped,
         "report": str(out / "report.html") if out else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from limbeck.compare.ledger import place
 from limbeck.compare.material import Material, student_of
 from limbeck.compare.ranks import leads
 from limbeck.files import remove, write_bytes
-from limbeck.job import Job
+from limbeck.job import Advice, Job
 from limbeck.models import save
 from limbeck.teachers import Teacher
 
@@ -25,26 +26,51 @@ def leave_student(job: Job, material: Material, teacher: Teacher, out: Path) -> 
         save(student, out / "student", metadata=metadata_of(job, next(iter(job.learners)), material))
 
 
-def ship(job: Job, material: Material, arm: str, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
+def ship(job: Job, material: Material, advice: Advice, outcomes: Sequence[Outcome], out: Path | None) -> dict[str, Any]:
     """Say which student is shipped, and bring it to its place if it is not there from its first step on.
 
-    A job of one method ships its first seed's student. Of several methods the one that is best on development data is
-    shipped, of its students the best there: test data choose nothing.
+    A job of one method ships a first seed's student. Of several methods the one that is best on development data is
+    judged, and of an arm's students the best there is shipped: how good that one is is said by the test data alone.
+
+    Args:
+        job: What was asked.
+        material: The data.
+        advice: Which arm's student the result speaks for.
+        outcomes: Of every arm and seed.
+        out: The run's folder.
     """
+    arm = advice.arm or next(iter(job.learners))
     own = [outcome for outcome in outcomes if outcome.arm == arm]
-    chosen = max(own, key=lambda one: (one.development, -one.seed)) if job.methods else min(own, key=lambda o: o.seed)
+    chosen = max(own, key=_rank) if job.methods else min(own, key=lambda one: one.seed)
     found = place(out, arm, chosen.seed)
-    if out is not None and found is not None and (found / "student").is_dir() and leads():
-        _replace(found / "student", out / "student")
-    if out is not None and leads() and material.data.tokenizer is not None:
-        _add_tokenizer(material.data.tokenizer, out / "student")
+    if out is not None and found is not None and leads():
+        _keep_first(job, arm, out)
+        if (found / "student").is_dir():
+            _replace(found / "student", out / "student")
+        if material.data.tokenizer is not None:
+            _add_tokenizer(material.data.tokenizer, out / "student")
     return {
         "arm": arm,
         "seed": chosen.seed,
-        "development": chosen.development,
         "accuracy": chosen.measures["accuracy"],
         "path": None if out is None else str(out / "student"),
+        "ready": advice.ready,
+        "why": advice.why,
     }
+
+
+def _rank(outcome: Outcome) -> tuple[float, int]:
+    known = -1.0 if math.isnan(outcome.development) else outcome.development
+    return known, -outcome.seed
+
+
+def _keep_first(job: Job, arm: str, out: Path) -> None:
+    """Move the only method's first student from the shipped one's place to its own, where another is to be shipped."""
+    first = next(iter(job.learners))
+    home = place(out, first, 0)
+    if job.methods or arm == first or home is None or (home / "student").exists():
+        return
+    _replace(out / "student", home / "student")
 
 
 def _add_tokenizer(tokenizer: Any, student: Path) -> None:

@@ -12,7 +12,7 @@ from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
 from limbeck.export.prose import prose, quoted
 from limbeck.export.reader import Reader
-from limbeck.job import own_budgets, plain_name, read_search, steps_said, used_settings
+from limbeck.job import advise, own_budgets, plain_name, read_search, steps_said, used_settings
 from limbeck.sources import DataSet
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def _verdict(result: Mapping[str, Any]) -> str:
     verdict = result.get("verdict", {})
     said = [f"**{prose(verdict['sentence'])}**"] if verdict.get("sentence") else []
     said += [prose(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
+    if said and result.get("arms"):
+        said += [prose(advise(result).sentence)]
     return "\n".join(said) or "The run was not judged against a control."
 
 
@@ -82,7 +84,7 @@ def _table(done: Finished) -> Iterator[str]:
     if not arms:
         return
     seeds = max(len(_accuracy(arm)["values"]) for arm in arms.values())
-    over = f" (mean ± std of {seeds} seeds)" if seeds > 1 else ""
+    over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
     yield f"| arm | accuracy, %{over} | NLL, nats | parameters | MB | ms for one |"
     yield "|---|--:|--:|--:|--:|--:|"
     mine = done.told.get("arm")

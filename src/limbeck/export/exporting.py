@@ -22,7 +22,7 @@ from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.reader import reader_of, write_parts
 from limbeck.files import new_partial_folder, settle_folder, write_text
-from limbeck.job import learnt_and_held
+from limbeck.job import advise, learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
 from limbeck.signal import IGNORED
@@ -152,12 +152,15 @@ def _export(
 
 def _doubt(done: Finished, arm: str | None) -> Iterator[str]:
     """What to think of before shipping what nobody has asked for by name."""
-    verdict, mine = done.result["verdict"], done.told.get("arm")
-    if arm is None and verdict.get("helps") is False and mine == verdict.get("arm") and _ALONE in done.result["arms"]:
-        yield (
-            f"The run did not show that {mine} is better than the same student alone. To ship that one: "
-            f"--arm {quote(_ALONE)}."
-        )
+    if arm is not None or not done.result["arms"]:
+        return
+    advice = advise(done.result)
+    if not advice.ready:
+        yield f"This student should not be shipped yet. {advice.why}"
+    elif advice.arm != done.told.get("arm"):  # a run of an earlier version, which always shipped what it had judged
+        yield f"The run speaks for {advice.arm}: {advice.why} To ship that one: --arm {quote(str(advice.arm))}."
+    elif done.result["verdict"].get("helps") is False and advice.arm == done.result["verdict"].get("arm"):
+        yield f"{advice.arm}: {advice.why} To ship the other: --arm {quote(_ALONE)}."
 
 
 def _judged(written: Written, data: DataSet, before: float) -> Exported:

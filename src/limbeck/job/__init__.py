@@ -1,5 +1,6 @@
 """What a person asks for, typed."""
 
+from limbeck.job.advice import Advice, advise, interval_of, rivals
 from limbeck.job.also import ALSO
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
@@ -16,6 +17,7 @@ __all__ = [
     "ALSO",
     "ARMS",
     "SHALLOW",
+    "Advice",
     "ArmBudget",
     "ArmSearch",
     "Budget",
@@ -26,7 +28,9 @@ __all__ = [
     "Search",
     "TeacherModel",
     "absolute",
+    "advise",
     "arm_folder",
+    "interval_of",
     "job_text",
     "keep_search",
     "learnt_and_held",
@@ -37,6 +41,7 @@ __all__ = [
     "plain_name",
     "read_job",
     "read_search",
+    "rivals",
     "shared_path",
     "steps_said",
     "stream",

@@ -219,11 +219,12 @@ class _Part(NamedTuple):
 def _parts(d: np.ndarray, mean: float, step: float) -> tuple[_Part, _Part]:
     """The seeds' part of the variance of a mean difference, and the examples'; `step` as the guards want it."""
     seeds, examples = d.shape
-    by_seed, by_example = d.mean(1), d.mean(0)
-    of_seeds = max(float(by_seed.var(ddof=1)), (step / examples) ** 2 / 6) / seeds
-    of_examples = (float(np.square(by_example - mean).sum()) + _UNSEEN * step**2) / ((examples - 1) * examples)
-    rest = d - by_seed[:, None] - by_example + mean
-    of_rest = float(np.square(rest).sum()) / ((seeds - 1) * (examples - 1) * seeds * examples)
+    off = d - mean
+    by_seed, by_example = (float(np.square(off.mean(axis)).sum()) for axis in (1, 0))
+    of_seeds = max(by_seed / (seeds - 1), (step / examples) ** 2 / 6) / seeds
+    of_examples = (by_example + _UNSEEN * step**2) / ((examples - 1) * examples)
+    rest = max(float(np.square(off).sum()) - examples * by_seed - seeds * by_example, 0.0)
+    of_rest = rest / ((seeds - 1) * (examples - 1) * seeds * examples)
     return _Part(of_seeds, seeds - 1), _Part(max(of_examples - of_rest, 0.0), examples - 1)
 
 

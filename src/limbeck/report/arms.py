@@ -14,17 +14,19 @@ CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 
 
 class Figure(NamedTuple):
-    """A number over the seeds: the values that are numbers, their mean, and the mean's 95 % interval.
+    """A number over the seeds: the values that are numbers, their mean, and how far they lie apart.
+
+    What stands after a ± is always `std`.
 
     Attributes:
         values: One for each seed.
         mean: None where a value is missing or no number.
-        half: Half the width of Student's t interval; None with a single seed.
+        std: The standard deviation over the seeds (n - 1); None with a single seed.
     """
 
     values: tuple[float, ...]
     mean: float | None
-    half: float | None
+    std: float | None
 
 
 class Arm(NamedTuple):
@@ -88,7 +90,7 @@ def figure(found: Any) -> Figure:
     values = tuple(float(value) for value in given if _is_number(value))
     if not values or len(values) < len(given):
         return Figure(values, None, None)
-    return Figure(values, statistics.fmean(values), half_width(values))
+    return Figure(values, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def half_width(values: Sequence[float]) -> float | None:

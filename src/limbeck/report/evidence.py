@@ -81,16 +81,29 @@ class Evidence:
         return max(counted, default=0)
 
     @property
-    def shipped(self) -> int | None:
-        """The seed whose student stands in the folder ``student``, if its predictions are there; else the first."""
+    def shipped_arm(self) -> str | None:
+        """The arm whose student stands in the folder ``student``: an old result does not say, and ships the judged."""
+        named = _mapping(self.result.get("shipped")).get("arm")
+        return str(named) if named in self.arms else self.judged
+
+    @property
+    def shown_seed(self) -> int | None:
+        """The seed of the judged arm whose student is looked at: the one that is shipped, if it is; else the first."""
         seeds = self.logits.get(self.judged or "", {})
-        seed = _mapping(self.result.get("shipped")).get("seed")
+        seed = _mapping(self.result.get("shipped")).get("seed") if self.shipped_arm == self.judged else None
         return seed if isinstance(seed, int) and seed in seeds else min(seeds, default=None)
 
     @property
+    def shown_student(self) -> str:
+        """What that student is called."""
+        where = "The student in student/" if self.shipped_arm == self.judged else "The student of"
+        named = f"{self.judged}, seed {self.shown_seed}"
+        return f"{where} ({named})" if self.shipped_arm == self.judged else f"{where} {named}"
+
+    @property
     def student(self) -> Float[Tensor, "n classes"] | None:
-        """The test logits of the shipped student, where its classes are the teacher's."""
-        seed = self.shipped
+        """The test logits of that student, where its classes are the teacher's."""
+        seed = self.shown_seed
         if seed is None or self.judged is None or self.teacher is None:
             return None
         logits = self.logits[self.judged][seed]

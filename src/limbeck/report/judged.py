@@ -52,7 +52,7 @@ class Parted(NamedTuple):
 
 
 def parted(evidence: Evidence, *, most: int) -> dict[str, list[Parted]]:
-    """The examples on which the teacher and the shipped student part most sharply, by who is right.
+    """The examples on which the teacher and the judged arm's student part most sharply, by who is right.
 
     Sharply: by the probabilities that both give to their own classes, summed.
     """
@@ -67,7 +67,7 @@ def parted(evidence: Evidence, *, most: int) -> dict[str, list[Parted]]:
         "Both are wrong, each in its own way": (by_student != labels) & (by_teacher != labels),
     }
     sharp = (sure_teacher + sure_student) * (by_teacher != by_student)
-    alone = evidence.logits.get(ALONE, {}).get(evidence.shipped or 0)
+    alone = evidence.logits.get(ALONE, {}).get(evidence.shown_seed or 0)
     others = {"teacher": teacher, ALONE: alone, str(evidence.judged): student}
     known_others = {name: logits for name, logits in others.items() if logits is not None}
     found: dict[str, list[Parted]] = {}

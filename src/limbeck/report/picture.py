@@ -72,11 +72,11 @@ def _mean(found: Mapping[str, Any], place: Any, y: float) -> str:
     x = _WIDTH - _RIGHT + 18
     if found["mean"] is None:
         return f'<text x="{x}" y="{y + 5:.1f}">-</text>'
-    spread = f" ± {100 * found['std']:.1f}" if len(found["values"]) > 1 else ""
+    spread = f" ± {100 * found['std']:.2f}" if len(found["values"]) > 1 else ""
     at = f"{place(found['mean']):.1f}"
     return (
         f'<line class="mean" x1="{at}" x2="{at}" y1="{y - 13:.1f}" y2="{y + 13:.1f}"/>'
-        f'<text x="{x}" y="{y + 5:.1f}">{100 * found["mean"]:.1f}{spread}</text>'
+        f'<text x="{x}" y="{y + 5:.1f}">{100 * found["mean"]:.2f}{spread}</text>'
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from limbeck.report.arms import Figure, figure
@@ -30,6 +29,13 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def over_seeds(result: Mapping[str, Any]) -> str:
+    """The line below the table: what stands after a ±. Empty where every arm has one seed."""
+    counts = [len(_accuracy(arm).values) for arm in result["arms"].values()]
+    several = max(counts, default=0)
+    return f"± is the standard deviation over {several} seeds.\n" if several > 1 else ""
+
+
 _COLUMNS = (
     ("arm", ""),
     ("accuracy", "%"),
@@ -43,7 +49,7 @@ _COLUMNS = (
 
 
 def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracy = figure(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
+    accuracy = _accuracy(arm)
     megabytes, milliseconds = _number(arm.get("megabytes")), _number(arm.get("milliseconds"))
     return (
         _percent(accuracy),
@@ -54,6 +60,10 @@ def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
         _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
     )
+
+
+def _accuracy(arm: Mapping[str, Any]) -> Figure:
+    return figure(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
 
 
 def _number(value: Any) -> float | None:
@@ -68,8 +78,8 @@ def _counted(parameters: float | None) -> str:
 
 def _percent(accuracy: Figure) -> str:
     mean = _fixed(accuracy.mean, 2, scale=100.0)
-    several = accuracy.mean is not None and len(accuracy.values) > 1
-    return f"{mean} ± {_fixed(stdev(accuracy.values), 2, scale=100.0)}" if several else mean
+    known = accuracy.mean is not None and accuracy.std is not None
+    return f"{mean} ± {_fixed(accuracy.std, 2, scale=100.0)}" if known else mean
 
 
 def _error(accuracy: float | None) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.report.arms import Arm, figure
+from limbeck.job import interval_of, rivals
+from limbeck.report.arms import Arm, half_width
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow
 from limbeck.report.numbers import duration, listed, share_of, sized, times
-from limbeck.report.shipped import interval_of, rivals, shipped
+from limbeck.report.shipped import shipped
 
 _EQUAL = 0.05  # clocks differ by so much from one measurement of a network to the next
 
@@ -38,17 +40,30 @@ def headline(evidence: Evidence) -> Headline:
     if not isinstance(verdict.get("difference"), (int, float)):
         return Headline("unsure", "No verdict", sentence)
     if interval is None:
-        return Headline("unsure", "Not known yet: one seed", sentence)
+        return Headline("unsure", "Unknown: one seed", sentence)
     if interval[1] < 0:
         return Headline("no", "No: distilling made the student worse", sentence)
     if interval[0] <= 0:
         return Headline("unsure", "Not shown to be worth it", sentence)
-    better, equal = rivals(evidence)
+    better, equal = rivals(evidence.verdict)
     if better:
         return Headline("unsure", f"It helps, but {listed(better)} does better", sentence)
     if equal:
         return Headline("unsure", f"It helps, but {listed(equal)} may do as well", sentence)
     return Headline("yes", "Yes: distilling is worth it", sentence)
+
+
+def covered(evidence: Evidence) -> str:
+    """What the intervals of a run's differences allow for, in words."""
+    seeds, tested = f"over {evidence.seeds} paired seeds", evidence.data.get("test")
+    examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
+    covers = evidence.verdict.get("covers")
+    said = {
+        "seeds and test examples": f"{seeds} and {examples}",
+        "seeds and a bound for test examples": f"{seeds} and {examples}, wide for lack of predictions",
+    }.get(str(covers), f"{seeds}, with the sampling of test examples left out")
+    count = evidence.verdict.get("comparisons")
+    return f"{said}, for the best of {count} methods" if isinstance(count, int) and count > 1 else said
 
 
 def answers(evidence: Evidence, classes: Sequence[ClassRow]) -> list[Answer]:
@@ -64,6 +79,9 @@ def _worth(evidence: Evidence) -> Answer:
     difference = evidence.verdict.get("difference")
     if not isinstance(difference, (int, float)):
         return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
+    if interval_of(evidence.verdict) is None:
+        said = f"One seed has no interval. It measured {100 * difference:+.2f} points of accuracy"
+        return Answer(question, "Unknown", f"{said} over the same student trained alone. {_gap(evidence)}")
     return Answer(
         question,
         f"{_word(evidence)}: {100 * difference:+.2f} points",
@@ -74,7 +92,7 @@ def _worth(evidence: Evidence) -> Answer:
 def _word(evidence: Evidence) -> str:
     interval = interval_of(evidence.verdict)
     if interval is None:
-        return "Perhaps"
+        return "Unknown"
     return "Yes" if interval[0] > 0 else "No" if interval[1] < 0 else "Not shown"
 
 
@@ -118,8 +136,9 @@ def _method(evidence: Evidence) -> Answer:
 def _by_luck(first: Arm, second: Arm) -> str:
     """What there is to say of a choice that the seeds do not bear out."""
     ours, theirs = first.development.values, second.development.values
-    apart = figure({"values": [a - b for a, b in zip(ours, theirs, strict=False)]})
-    if len(ours) != len(theirs) or apart.mean is None or apart.half is None or apart.mean > apart.half:
+    apart = [a - b for a, b in zip(ours, theirs, strict=False)]
+    half = half_width(apart)
+    if len(ours) != len(theirs) or half is None or fmean(apart) > half:
         return ""
     return ", by so little that it may be luck"
 
@@ -128,13 +147,13 @@ def _sure(evidence: Evidence) -> Answer:
     question = "How sure is that?"
     interval = interval_of(evidence.verdict)
     if interval is None:
-        return Answer(question, "Not known", "One seed has no interval, so none is given. Run it with --seeds 5.")
+        return Answer(question, "Unknown", "One seed has no interval, so none is given. Run it with --seeds 5.")
     low, high = interval
     side = "zero lies inside" if low <= 0 <= high else "zero lies outside"
-    better, equal = rivals(evidence)
+    better, equal = rivals(evidence.verdict)
     more = f" Beaten by {listed(better)}." if better else f" Not shown to beat {listed(equal)}." if equal else ""
     return Answer(question, f"{100 * low:+.2f} to {100 * high:+.2f}",
-                  f"points, the 95 % interval over {evidence.seeds} paired seeds; {side}.{more}")  # fmt: skip
+                  f"points, the 95 % interval {covered(evidence)}; {side}.{more}")  # fmt: skip
 
 
 def _losers(evidence: Evidence, classes: Sequence[ClassRow]) -> Answer:

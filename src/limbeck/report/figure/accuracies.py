@@ -15,7 +15,7 @@ _TOP, _ROW = 14.0, 34.0
 
 
 def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = (), layout: Layout = WIDE) -> Markup:
-    """A small mark for every seed, a bar for the mean, a band for its 95 % interval; what is far off is at the edge.
+    """A small mark for every seed, a bar for the mean, a band for ± one standard deviation; the far off at the edge.
 
     Args:
         arms: From top to bottom; those without a number are left out.
@@ -26,7 +26,7 @@ def accuracies_figure(arms: Sequence[Arm], *, kept: Collection[str] = (), layout
     spans = [(100 * min(arm.accuracy.values), 100 * max(arm.accuracy.values)) for arm in shown]
     far = far_off(spans, least=1.0, kept=[i for i, arm in enumerate(shown) if arm.name in kept])
     points = [end for i, span in enumerate(spans) if i not in far for end in span]
-    intervals = [100 * end for i, arm in enumerate(shown) if i not in far for end in _interval(arm)]
+    intervals = [100 * end for i, arm in enumerate(shown) if i not in far for end in _band(arm)]
     ends = held(points, intervals, least=1.0)
     x = layout.scale(*around(ends, floor=0.0, ceiling=100.0))
     bottom = _TOP + layout.height(_ROW) * len(shown)
@@ -50,7 +50,7 @@ def _row(arm: Arm, x: Scale, y: float, side: int | None, layout: Layout) -> Mark
 
 def _drawn(arm: Arm, x: Scale, y: float) -> Markup:
     band = bar = None
-    if interval := _interval(arm):
+    if interval := _band(arm):
         ends = reach(x, *(100 * end for end in interval))
         low, high = (place for place, _ in ends)
         whole = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
@@ -66,13 +66,13 @@ def _drawn(arm: Arm, x: Scale, y: float) -> Markup:
     return join(band, seeds, bar)
 
 
-def _interval(arm: Arm) -> tuple[float, ...]:
-    mean, half = arm.accuracy.mean, arm.accuracy.half
-    return () if mean is None or half is None else (max(mean - half, 0.0), min(mean + half, 1.0))
+def _band(arm: Arm) -> tuple[float, ...]:
+    mean, std = arm.accuracy.mean, arm.accuracy.std
+    return () if mean is None or std is None else (max(mean - std, 0.0), min(mean + std, 1.0))
 
 
 def _said(arm: Arm) -> str:
-    mean, half = arm.accuracy.mean, arm.accuracy.half
+    mean, std = arm.accuracy.mean, arm.accuracy.std
     if mean is None:
         return "not a number for every seed"
-    return f"{100 * mean:.2f} %" + ("" if half is None else f" ± {100 * half:.2f}")
+    return f"{100 * mean:.2f} %" + ("" if std is None else f" ± {100 * std:.2f}")

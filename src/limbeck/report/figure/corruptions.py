@@ -16,22 +16,22 @@ class Decline(NamedTuple):
         name: The arm.
         style: Its colour and shape.
         means: From severity 0, the images as they are, upward.
-        halves: Half of each mean's 95 % interval; None where there is but one seed.
+        stds: Each one's standard deviation over the seeds; None where there is but one seed.
     """
 
     name: str
     style: int
     means: Sequence[float]
-    halves: Sequence[float | None]
+    stds: Sequence[float | None]
 
 
 _WIDTH, _HEIGHT, _TOP, _BOTTOM = 520.0, 330.0, 40.0, 272.0
 
 
 def corruptions_figure(arms: Sequence[Decline]) -> Markup:
-    """Accuracy against severity, a line for each arm, with the intervals of its means."""
-    pairs = [pair for arm in arms for pair in zip(arm.means, arm.halves, strict=True)]
-    ends = [100 * (mean + sign * (half or 0.0)) for mean, half in pairs for sign in (-1, 1)]
+    """Accuracy against severity, a line for each arm, with its standard deviation over seeds."""
+    pairs = [pair for arm in arms for pair in zip(arm.means, arm.stds, strict=True)]
+    ends = [100 * (mean + sign * (std or 0.0)) for mean, std in pairs for sign in (-1, 1)]
     last = max(len(arm.means) for arm in arms) - 1
     x = Scale(0, last, 62, _WIDTH - 24, named=tuple(float(i) for i in range(last + 1)))
     plot = Plot(x, Scale(*around(ends, least=2.0, floor=0.0, ceiling=100.0), _BOTTOM, _TOP))
@@ -46,9 +46,9 @@ def _line(arm: Decline, plot: Plot, beside: float) -> Markup:
     """An arm's line and marks; whiskers stand a little beside each other, so that all are seen."""
     points = [(float(i), 100 * mean) for i, mean in enumerate(arm.means)]
     whiskers = [
-        tag("line", x1=plot.x(i) + 4 * beside, x2=plot.x(i) + 4 * beside, y1=plot.y(max(100 * (mean - half), 0.0)),
-            y2=plot.y(min(100 * (mean + half), 100.0)), class_=f"whisker s{arm.style}")
-        for i, (mean, half) in enumerate(zip(arm.means, arm.halves, strict=True)) if half is not None
+        tag("line", x1=plot.x(i) + 4 * beside, x2=plot.x(i) + 4 * beside, y1=plot.y(max(100 * (mean - std), 0.0)),
+            y2=plot.y(min(100 * (mean + std), 100.0)), class_=f"whisker s{arm.style}")
+        for i, (mean, std) in enumerate(zip(arm.means, arm.stds, strict=True)) if std is not None
     ]  # fmt: skip
     marks = [
         mark(arm.style, *plot.at(i, value), size=4.5,

@@ -12,19 +12,19 @@ from limbeck.report.markup import Markup, join, tag
 
 
 class CostPoint(NamedTuple):
-    """A model: its cost, its accuracy (a fraction) and half the width of that one's interval."""
+    """A model: its cost, its accuracy (a fraction) and its standard deviation over the seeds."""
 
     name: str
     style: int
     cost: float
     accuracy: float
-    half: float | None
+    std: float | None
 
     @property
     def span(self) -> Span:
-        """From where to where its interval reaches, in percent."""
-        half = self.half or 0.0
-        return 100 * max(self.accuracy - half, 0.0), 100 * min(self.accuracy + half, 1.0)
+        """One standard deviation on either side, in percent."""
+        std = self.std or 0.0
+        return 100 * max(self.accuracy - std, 0.0), 100 * min(self.accuracy + std, 1.0)
 
 
 SAME = 1.05
@@ -111,7 +111,7 @@ def _percent(point: CostPoint) -> str:
 
 
 def _bar(point: CostPoint, plot: Plot, x: float) -> Markup | None:
-    if point.half is None:
+    if point.std is None:
         return None
     (low, beneath), (high, above) = reach(plot.y, *point.span)
     line = tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker s{point.style}")

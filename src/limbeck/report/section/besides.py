@@ -81,7 +81,7 @@ def _corruptions(found: Mapping[str, Any], evidence: Evidence) -> Markup:
     kinds = list(found["arms"][arms[0]]["by"])
     caption = join(
         f"{found['examples']:,} test examples, the same bad images for every arm; {len(kinds)} corruptions at "
-        f"severities {severities[0]} to {severities[-1]}. Bars are 95 % intervals of the mean over seeds. After ",
+        f"severities {severities[0]} to {severities[-1]}. Bars are ± one standard deviation over seeds. After ",
         tag("cite", "Hendrycks and Dietterich, Benchmarking neural network robustness, 2019"),
         ", arXiv:1903.12261.",
     )
@@ -104,7 +104,7 @@ def _decline(arm: str, row: Mapping[str, Any], evidence: Evidence) -> Decline:
     levels = zip(*row["by"].values(), strict=True)
     at = [over_seeds(row["clean"]), *(_mean_of(level) for level in levels)]
     style = evidence.arms[arm].style if arm in evidence.arms else 7
-    return Decline(arm, style, [_known(one) for one in at], [one.half for one in at])
+    return Decline(arm, style, [_known(one) for one in at], [one.std for one in at])
 
 
 def _mean_of(several: Sequence[Any]) -> Figure:

@@ -32,7 +32,7 @@ def cost_figures(arms: Sequence[Arm]) -> Markup:
             continue
         best = ", ".join(dict.fromkeys(point.name for point in front(known)))
         caption = (
-            f"Upper left is better; bars are 95 % intervals of the mean. On the front: {best}. "
+            f"Upper left is better; bars are ± one standard deviation over seeds. On the front: {best}. "
             "Costs within 5 % of each other count as equal, and are drawn side by side."
         )
         drawn.append(figure(title, pareto_figure(known, x_label=label, text=_tick), caption,
@@ -44,7 +44,7 @@ def _point(arm: Arm, key: str) -> CostPoint | None:
     cost, mean = arm.number(key), arm.accuracy.mean
     if cost is None or cost <= 0 or mean is None:
         return None
-    return CostPoint(arm.name, arm.style, cost, mean, arm.accuracy.half)
+    return CostPoint(arm.name, arm.style, cost, mean, arm.accuracy.std)
 
 
 def _tick(value: float) -> str:

@@ -20,10 +20,7 @@ def examples_section(evidence: Evidence, shown: Shown, *, prefix: str = "") -> M
     names = evidence.classes
     groups = [_group(title, rows, names, shown) for title, rows in found.items()]
     why = note(shown.why) if shown.why else None
-    said = (
-        f"The student in student/ ({evidence.judged}, seed {evidence.shipped}); those first on which both are "
-        "surest of their own class."
-    )
+    said = f"{evidence.shown_student}; those first on which both are surest of their own class."
     return section(f"{prefix}examples", title, tag("p", said), why, groups)
 
 

@@ -51,7 +51,7 @@ def _reliability(evidence: Evidence) -> Markup | None:
 
 def _deviation(evidence: Evidence) -> Markup | None:
     labels, teacher, student = evidence.labels, evidence.teacher, evidence.student
-    if labels is None or teacher is None or evidence.shipped is None:
+    if labels is None or teacher is None or evidence.shown_seed is None:
         return None
     if student is None:
         return note("The student has other classes than the teacher, so their confidences cannot be set side by side.")
@@ -64,7 +64,7 @@ def _deviation(evidence: Evidence) -> Markup | None:
     drawing = deviation_figure(found.teacher.tolist(), found.student.tolist(), right, line=fitted)
     line = f"Slope {found.slope:.2f}: {_slope(found.slope)}. " if known else ""
     caption = join(
-        f"The student in student/ ({evidence.judged}, seed {evidence.shipped}). Each dot is a test example: how sure "
+        f"{evidence.shown_student}. Each dot is a test example: how sure "
         f"teacher and student are of the teacher's class. {line}"
         f"Where the teacher is least sure (a tenth), the student is {_side(found.least_sure)}; where it is surest, "
         f"{_side(found.most_sure)}. After ",

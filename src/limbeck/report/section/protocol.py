@@ -115,7 +115,7 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if evidence.seeds < 2:
         yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
     if arm is not None and (student := student_folder(evidence, arm)).is_dir():
-        whose = "" if arm == evidence.judged else f" --arm {quote(arm)}"
+        whose = "" if arm == evidence.shipped_arm else f" --arm {quote(arm)}"
         yield "ship it", f"limbeck export {folder}{whose} --to onnx"
         yield "open it in Python", _opened(evidence, student)
     yield "cite what was used", f"limbeck cite {folder}"

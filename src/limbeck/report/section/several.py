@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from limbeck.job import interval_of
 from limbeck.report.arms import Arm
 from limbeck.report.axes import STYLES
 from limbeck.report.evidence import Evidence
@@ -15,7 +16,6 @@ from limbeck.report.rows import both
 from limbeck.report.section.cost import cost_figures
 from limbeck.report.section.table import said
 from limbeck.report.section.top import banner
-from limbeck.report.shipped import interval_of
 from limbeck.report.words import Headline, headline
 
 
@@ -45,9 +45,10 @@ def _verdict(evidences: Sequence[Evidence], names: Sequence[str]) -> Headline:
     if not known:
         return Headline("yes" if helped else "no", count, "How the students did on development data was not kept, so "
                         "none of them is picked here.")  # fmt: skip
-    score, best = max(known, key=lambda one: one[0])
+    _, best = max(known, key=lambda one: one[0])
     which = "Best of these on development data" if helped else "None of them does; best on development data"
-    sentence = f"{which}: {names[best]} ({evidences[best].judged}, {100 * score:.2f} %). {heads[best].sentence}"
+    # The development accuracy that it was picked by is too high to be shown as its own.
+    sentence = f"{which}: {names[best]} ({evidences[best].judged}). {heads[best].sentence}"
     return Headline("yes" if helped else "no", count, sentence)
 
 
@@ -66,7 +67,7 @@ def _differences(evidences: Sequence[Evidence], names: Sequence[str]) -> Markup 
         return None
     return figure("Each run's student over the same student trained alone",
                   both(differences_figure, rows, worse="worse", better="better"),
-                  "Paired 95 % intervals over each run's seeds; a run with one seed has none.", wide=True)  # fmt: skip
+                  "95 % intervals, each as its own run gives it; a run with one seed has none.", wide=True)  # fmt: skip
 
 
 def _table(runs: Sequence[tuple[int, str, Evidence]]) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from limbeck.job import interval_of
 from limbeck.measure import MEASURES
 from limbeck.methods import method, names
 from limbeck.report.arms import Arm, Figure
@@ -13,7 +14,7 @@ from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, folded, note, section, table
 from limbeck.report.rows import both
-from limbeck.report.shipped import interval_of
+from limbeck.report.words import covered
 
 _WHAT = {
     "teacher": "the teacher",
@@ -31,12 +32,13 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
     judged = [i for i, arm in enumerate(arms) if arm.name == evidence.judged]
     head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %",
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
-    whole = table("Every arm: mean over seeds ± half of the 95 % interval of the mean", head,
+    whole = table("Every arm: mean ± standard deviation over seeds", head,
                   (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
     about = [name for name in (ALONE, evidence.judged) if name is not None]
     drawn = figure("Test accuracy, seed by seed", both(accuracies_figure, arms, kept=about),
-                   "A mark for every seed, a bar for the mean, a band for the mean's own 95 % interval. Arms are "
-                   "compared in pairs of seeds, so bands may overlap where a difference is sure.",
+                   "A mark for every seed, a bar for the mean, a band for ± one standard deviation. "
+                   "Arms are compared in pairs of seeds on the same examples, so bands may overlap where a difference "
+                   "is sure.",
                    wide=True)  # fmt: skip
     return section(f"{prefix}arms", "The arms", whole, _one_seed(evidence), drawn, _methods(evidence), _measures(arms))
 
@@ -62,11 +64,11 @@ def _what(arm: Arm) -> str:
 
 
 def said(found: Figure, digits: int, scale: float | int = 1) -> str:
-    """A mean with half its interval; a dash where there is none."""
+    """A mean ± the standard deviation over seeds; a dash where there is none."""
     if found.mean is None:
         return "-"
     text = f"{scale * found.mean:,.{digits}f}"
-    return text if found.half is None else f"{text} ± {scale * found.half:.{digits}f}"
+    return text if found.std is None else f"{text} ± {scale * found.std:.{digits}f}"
 
 
 def _or(arm: Arm, name: str) -> Figure:
@@ -102,12 +104,15 @@ def _methods(evidence: Evidence) -> Markup | None:
     ]
     if not rows:
         return None
+    if "comparisons" in evidence.verdict:
+        how = f"Intervals ({covered(evidence)}) and p-values hold for all of them together (Bonferroni): "
+    else:  # of an earlier version
+        how = "Each interval stands for itself, over seeds alone; p-values are Holm's, for all methods together: "
     return figure(f"Every method over the {ALONE}", both(differences_figure, rows, worse="worse", better="better"),
-                  f"Each interval stands for itself; p-values are Holm's, for all methods together: {_holm(found)}. "
-                  "The method is chosen on development data.", wide=True)  # fmt: skip
+                  f"{how}{_p_values(found)}. The method is chosen on development data.", wide=True)  # fmt: skip
 
 
-def _holm(found: Mapping[str, object]) -> str:
+def _p_values(found: Mapping[str, object]) -> str:
     told = {name: one.get("p") for name, one in found.items() if isinstance(one, Mapping)}
     said = [f"{name} {p:.2g}" for name, p in told.items() if isinstance(p, float)]
     return ", ".join(said) or "not known"
@@ -121,7 +126,7 @@ def _measures(arms: list[Arm]) -> Markup:
     costs = list(dict.fromkeys(name for arm in arms for name in _mapping(arm.row.get("cost"))))
     cost_rows = [(name, *(_value(_mapping(arm.row.get("cost")).get(name)) for arm in arms)) for name in costs]
     more = table("More of what each arm costs", ("cost", *(arm.name for arm in arms)), cost_rows) if costs else None
-    caption = "Every measure on the test data, mean ± half of the 95 % interval"
+    caption = "Every measure on the test data, mean ± standard deviation over seeds"
     return folded("Every measure and every cost", table(caption, head, rows, words=3) if rows else None, more)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from limbeck.job import interval_of
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow, Difference, differences_figure
 from limbeck.report.markup import Markup, tag
 from limbeck.report.parts import figure, prose
 from limbeck.report.rows import both
-from limbeck.report.shipped import interval_of
-from limbeck.report.words import Answer, Headline, answers, headline
+from limbeck.report.words import Answer, Headline, answers, covered, headline
 
 _SIGNS = {"yes": "✓", "no": "✕", "unsure": "?"}
 
@@ -70,8 +70,8 @@ def _caption(evidence: Evidence) -> str:
     if evidence.seeds < 2:
         return "One seed: a difference without an interval may be luck alone."
     return (
-        f"Mean difference over {evidence.seeds} seeds, each arm with the same seeds (pairs); bars are Student's paired "
-        "95 % intervals. A bar that crosses zero is no evidence of a difference."
+        f"Mean difference, each arm with the same seeds (pairs) on the same examples; bars are 95 % intervals "
+        f"{covered(evidence)}, for this one teacher. A bar that crosses zero is no evidence of a difference."
     )
 
 

@@ -1,0 +1,149 @@
+"""How often the intervals of differences hold the truth, and how often methods that do nothing are said to help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from limbeck.compare import Outcome
+from limbeck.compare.result import verdict_of
+from limbeck.errors import LimbeckError
+from limbeck.job import make_job
+from limbeck.measure import compare_scores
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What two arms differ in.
+
+    Attributes:
+        better: The share of examples that the first arm alone gets right, with every seed.
+        worse: The share that the other alone gets right.
+        moving: The share on which every student errs by chance.
+        noise: The standard deviation of a seed's luck, in accuracy.
+    """
+
+    better: float = 0.0
+    worse: float = 0.0
+    moving: float = 0.0
+    noise: float = 0.0
+
+    def draw(self, draw: np.random.Generator, *, seeds: int, examples: int) -> np.ndarray:
+        """Right or wrong, ``[2, seeds, examples]``, on a new test set with new seeds."""
+        kind, right = draw.random(examples), np.zeros((2, seeds, examples), dtype=bool)
+        right[0, :, kind < self.better] = True
+        right[1, :, (kind >= self.better) & (kind < self.better + self.worse)] = True
+        moving = (kind >= self.better + self.worse) & (kind < self.better + self.worse + self.moving)
+        luck = draw.normal(0, self.noise, (2, seeds, 1)) / self.moving if self.moving else np.zeros((2, seeds, 1))
+        right[:, :, moving] = draw.random((2, seeds, int(moving.sum()))) < np.clip(0.5 + luck, 0, 1)
+        return right
+
+
+ARMS: Mapping[str, Arms] = {
+    "alike": Arms(),
+    "one wins 1 % of examples": Arms(better=0.01),
+    "few differ": Arms(better=0.004, worse=0.002),
+    "many differ": Arms(better=0.1, worse=0.05, moving=0.2, noise=0.002),
+    "students err by chance": Arms(moving=0.2, noise=0.003),
+    "large seed noise": Arms(better=0.01, moving=0.3, noise=0.03),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is drawn.
+
+    Attributes:
+        simulations: Of each row of both tables.
+        examples: Sizes of the test set.
+        seeds: Numbers of seeds.
+        methods: Numbers of methods.
+        development: Sizes of the development set.
+    """
+
+    simulations: int = 1000
+    examples: Sequence[int] = (300, 1000, 10_000)
+    seeds: Sequence[int] = (3, 5, 20)
+    methods: Sequence[int] = (1, 2, 5, 10)
+    development: Sequence[int] = (500, 6000, 1_000_000)
+
+    def __post_init__(self) -> None:
+        least = min(self.simulations, *self.seeds, *self.methods, *self.development, *self.examples)
+        if least < 1 or min(self.seeds) < 2:
+            raise LimbeckError(f"A coverage bench draws at least once, with 2 seeds or more; got {self}.")
+
+
+def bench_coverage(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Simulate test sets and seeds, and count how often what is said of them is true.
+
+    Args:
+        scale: How much.
+        say: Told what is being done.
+
+    Returns:
+        ``coverage``: a row for each pair of arms, size of the test set and number of seeds, with the share of intervals
+        that hold the true difference and half their mean width in points. ``false_alarms``: a row for each number of
+        methods that do nothing and each size of the development set by which the best is chosen, with the share of
+        verdicts that say that distilling helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
+    """
+    size = scale or Scale()
+    coverage: list[dict[str, Any]] = []
+    alarms: list[dict[str, Any]] = []
+    for number, name in enumerate(ARMS):
+        say(f"intervals of arms of which: {name}")
+        coverage += [
+            {"arms": name, "examples": examples, "seeds": seeds, **_covered(number, examples, seeds, size.simulations)}
+            for examples in size.examples for seeds in size.seeds
+        ]  # fmt: skip
+    for methods in size.methods:
+        say(f"the best of {methods} methods that do nothing")
+        alarms += [
+            {"methods": methods, "development": development, "helped": _helped(methods, development, size.simulations)}
+            for development in size.development
+        ]
+    return {
+        "least_coverage": min(row["covered"] for row in coverage),
+        "most_false_alarms": max(row["helped"] for row in alarms),
+        "simulations": size.simulations,
+        "coverage": coverage,
+        "false_alarms": alarms,
+    }
+
+
+def _covered(number: int, examples: int, seeds: int, simulations: int) -> dict[str, float]:
+    arms, draw = list(ARMS.values())[number], np.random.default_rng([number, examples, seeds])
+    held = width = 0.0
+    for _ in range(simulations):
+        found = compare_scores(*arms.draw(draw, seeds=seeds, examples=examples), largest=1.0)
+        low, high = found.low or 0.0, found.high or 0.0
+        held += low <= arms.better - arms.worse <= high
+        width += high - low
+    return {"covered": round(held / simulations, 4), "half_width": round(50 * width / simulations, 3)}
+
+
+_TESTED, _SEEDS, _LUCK = 1000, 5, 0.01
+
+
+def _helped(methods: int, development: int, simulations: int) -> float:
+    """How often the verdict on the best of so many methods says that it helps, where a seed's luck is one point."""
+    job = make_job({
+        "data": "digits", "teacher": {"model": "mlp"}, "student": {"model": "mlp"}, "seeds": _SEEDS,
+        "arms": ["student alone", "distilled"],
+        "methods": [{"name": "hinton", "temperature": 1.0 + number} for number in range(methods)],
+    })  # fmt: skip
+    draw = np.random.default_rng([methods, development])
+    return round(sum(bool(_verdict(job, draw, development)["helps"]) for _ in range(simulations)) / simulations, 4)
+
+
+def _verdict(job: Any, draw: np.random.Generator, development: int) -> dict[str, Any]:
+    sure = draw.random(_TESTED) < 0.9  # right for every student
+    outcomes = []
+    for arm in ("student alone", *job.learners):
+        for seed, luck in enumerate(draw.normal(0, _LUCK, _SEEDS)):
+            right = np.where(sure, True, draw.random(_TESTED) < np.clip(0.5 + 10 * luck, 0, 1))
+            known = draw.binomial(development, np.clip(0.95 + luck, 0, 1)) / development
+            outcomes.append(Outcome(arm, seed, {"accuracy": float(right.mean())}, known, correct=right))
+    return verdict_of(job, outcomes, examples=_TESTED)

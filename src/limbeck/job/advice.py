@@ -1,0 +1,110 @@
+"""Which arm's student to ship, by what a result says of the arms: the one answer of folder, page, card and terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from limbeck.teachers.guessing import chance_of
+
+_ALONE, _SHUFFLED = "student alone", "shuffled teacher"
+
+
+class Advice(NamedTuple):
+    """Which student to ship.
+
+    Attributes:
+        arm: Whose; None where no arm was taught.
+        ready: Whether it should be shipped at all: one that does not beat guessing should not.
+        why: In a sentence.
+    """
+
+    arm: str | None
+    ready: bool
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        return f"To ship: {self.arm}. {self.why}" if self.ready else f"Nothing to ship yet. {self.why}"
+
+
+def advise(result: Mapping[str, Any]) -> Advice:
+    """The arm whose student a result speaks for.
+
+    That is the method that was judged, unless a control that needs no teacher is surely better. Where nothing is shown
+    either way, either may be shipped, and that is said: what is not shown to help is not shown to be worse.
+
+    Args:
+        result: What a job came to, with ``verdict``, ``arms`` and ``data``.
+    """
+    arm, why = _preferred(result)
+    if arm is None:
+        return Advice(None, False, why)
+    guesses = _no_better_than_guessing(result, arm)
+    return Advice(arm, True, why) if guesses is None else Advice(arm, False, guesses)
+
+
+def rivals(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
+    better, equal = [], []
+    against = verdict.get("against")
+    for name, found in (against if isinstance(against, Mapping) else {}).items():
+        interval = interval_of(found)
+        if interval is not None and interval[1] < 0:
+            better.append(str(name))
+        elif interval is not None and interval[0] <= 0:
+            equal.append(str(name))
+    return better, equal
+
+
+def interval_of(found: Any) -> tuple[float, float] | None:
+    """The interval in a verdict, if there is one."""
+    given = found.get("interval") if isinstance(found, Mapping) else None
+    if isinstance(given, (list, tuple)) and len(given) == 2 and all(isinstance(end, (int, float)) for end in given):
+        return float(given[0]), float(given[1])
+    return None
+
+
+def _preferred(result: Mapping[str, Any]) -> tuple[str | None, str]:
+    verdict, arms = result.get("verdict") or {}, result.get("arms") or {}
+    judged = _judged(verdict, arms)
+    if judged is None:
+        return None, "There is no distilled student in this run."
+    better = [name for name in rivals(verdict)[0] if name != _SHUFFLED and name in arms]
+    if better:
+        return better[0], f"It beats {judged}, and needs no teacher."
+    interval = interval_of(verdict)
+    if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
+        return judged, "There is no student alone to compare it with."
+    if interval is None:
+        return judged, f"For the time being: with one seed it is not known to be better than the {_ALONE}, nor worse."
+    if interval[1] < 0:
+        return _ALONE, f"It beats {judged}, and needs no teacher."
+    if interval[0] <= 0:
+        return judged, f"It is not shown to be better than the {_ALONE}, nor worse: either may be shipped."
+    return judged, f"It is shown to be better than the {_ALONE}."
+
+
+def _judged(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:
+    named = verdict.get("arm")
+    if named in arms:
+        return str(named)
+    roles = {name: row.get("role") for name, row in arms.items() if isinstance(row, Mapping)}
+    return next((str(name) for name, role in roles.items() if role == "method"), None)
+
+
+def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
+    """What there is to say of a student that has learnt nothing; None of any other, or where it is not known."""
+    row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
+    accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
+    found = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
+    classes, examples = data.get("classes"), data.get("test")
+    if not isinstance(found, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
+        return None
+    if classes < 2 or found == 1 or found > (chance := chance_of(classes, examples)).reach:
+        return None
+    return (
+        f"{arm} finds {100 * found:.1f} %, and guessing {100 * chance.share:.1f} %, up to {100 * chance.reach:.1f} % "
+        "on so few examples: it needs more epochs, another learning rate or more weights."
+    )
