@@ -214,8 +214,10 @@ def test_a_student_is_shown_two_examples(data, tmp_path):
         ({"model": "my.py:build@w.safetensors"}, True),
         ({"model": "hf:some/name"}, True),
         ({"model": "hf:some/name", "pretrained": False}, False),
-        ({"model": "timm:resnet18"}, False),
-        ({"model": "timm:resnet18", "pretrained": True}, True),
+        ({"model": "timm:resnet18"}, True),
+        ({"model": "timm:resnet18", "pretrained": False}, False),
+        ({"model": "timm:resnet18@w.safetensors"}, True),
+        ({"model": "hf:bert@folder", "num_hidden_layers": 2}, True),
         ({"model": "no/such/folder"}, False),
     ],
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from limbeck.compare.teaching import has_weights
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
+from limbeck.job import TeacherModel
 from limbeck.models import build, fingerprint, load, open_model, read_config, save, spec_of
+from limbeck.models.library import LibraryModel
 from limbeck.models.own import module_name
 
 SOURCE = """
@@ -201,15 +207,115 @@ def timm(monkeypatch):
 
 def test_timm(timm):
     open_model("timm:resnet18.a1_in1k", input_shape=(1, 8, 8), classes=7, drop_rate=0.1)
-    open_model("timm:vit_tiny", pretrained=True)
+    open_model("timm:vit_tiny", pretrained=False)
     open_model("timm:vit_tiny", input_shape=(3, 8, 8), classes=7, num_classes=9)
     assert timm.calls == [
-        ("resnet18.a1_in1k", {"pretrained": False, "num_classes": 7, "in_chans": 1, "drop_rate": 0.1}),
-        ("vit_tiny", {"pretrained": True}),
-        ("vit_tiny", {"pretrained": False, "num_classes": 9, "in_chans": 3}),
+        ("resnet18.a1_in1k", {"pretrained": True, "num_classes": 7, "in_chans": 1, "drop_rate": 0.1}),
+        ("vit_tiny", {"pretrained": False}),
+        ("vit_tiny", {"pretrained": True, "num_classes": 9, "in_chans": 3}),
     ]
-    with pytest.raises(UnknownNameError, match=r"timm model 'resnet81'. Did you mean 'resnet18'"):
-        open_model("timm:resnet81")
+    timm.list_models = lambda: [f"aimv2_{number}" for number in range(900)] + ["resnet18", "resnet10t"]
+    with pytest.raises(UnknownNameError, match=r"'resnet1Ot'. The nearest: resnet10t, resnet18") as caught:
+        open_model("timm:resnet1Ot")
+    assert "aimv2" not in str(caught.value)
+
+
+def test_a_classifier_of_timm_for_other_classes_is_asked_for_by_name(timm):
+    timm.get_pretrained_cfg = lambda name: SimpleNamespace(num_classes=1000)
+    with pytest.raises(LimbeckError, match="num_classes=7"):
+        open_model("timm:resnet18", classes=7)
+    open_model("timm:resnet18", classes=7, num_classes=7)
+    open_model("timm:resnet18", classes=7, pretrained=False)
+    open_model("timm:resnet18", classes=1000)
+
+
+def test_weights_of_timm_that_cannot_be_had(timm):
+    def create_model(name, *, pretrained, **_):
+        raise RuntimeError("No pretrained weights exist for it.\nMore.")
+
+    timm.create_model = create_model
+    with pytest.raises(LimbeckError, match=r"No pretrained weights exist for it\); type pretrained=false"):
+        open_model("timm:resnet18")
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+@pytest.mark.parametrize("library", ["timm", "hf"])
+def test_a_model_of_a_library_takes_weights_of_ones_own(timm, transformers, tmp_path, library, where):
+    source = nn.Linear(1, 1)
+    folder = save(source, tmp_path / "best@last")
+    weights = folder if where == "folder" else folder / "model.safetensors"
+    name = f"{library}:{'resnet18' if library == 'timm' else 'bert'}@{weights}"
+    assert torch.equal(open_model(name).weight, source.weight)
+    assert has_weights(TeacherModel(model=name))
+    with pytest.raises(LimbeckError, match="leave pretrained out"):
+        open_model(name, pretrained=True)
+    with pytest.raises(DataError, match="There is no file"):
+        open_model(name.replace("best@last", "gone"))
+    if library == "timm":
+        assert timm.calls[0][1]["pretrained"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "whose", "weights"),
+    [
+        ("timm:resnet10t", "resnet10t", None),
+        ("timm:resnet10t@w.safetensors", "resnet10t", "w.safetensors"),
+        ("timm:hf-hub:org/name@main", "hf-hub:org/name@main", None),
+        ("hf:org/name@some/folder", "org/name", "some/folder"),
+        ("timm:@w", "@w", None),
+    ],
+)
+def test_names_of_libraries(name, whose, weights):
+    found = LibraryModel.parse(name)
+    assert (found.name, found.weights) == (whose, None if weights is None else Path(weights))
+    assert str(found) == name
+
+
+@pytest.fixture
+def torchvision(tmp_path, monkeypatch):
+    """A torchvision that raises when it is imported, as one for another torch does."""
+    for name, text in {
+        "torchvision/__init__.py": "raise RuntimeError('operator torchvision::nms does not exist')\n",
+        "torchvision-0.29.1.dist-info/METADATA": "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.29.1\n",
+        "timm/__init__.py": "import torchvision\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("torchvision", "timm"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["timm:resnet10t", "hf:bert"])
+def test_a_torchvision_that_does_not_fit_is_said_with_what_to_type(torchvision, transformers, name):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("Could not import module 'BertForSequenceClassification'.")
+
+    transformers.AutoModelForSequenceClassification.from_pretrained = missing
+    with pytest.raises(LimbeckError, match=r"torchvision 0\.29\.1 does not fit torch .*nms.*type pip") as caught:
+        open_model(name)
+    said = str(caught.value)
+    assert "\n" not in said
+    minor = int(torch.__version__.split(".")[1])
+    assert f"torchvision==0.{minor + 15}.*" in said
+    assert ("pip uninstall torchvision" in said) is (name == "hf:bert"), "timm cannot do without"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["timm:resnet10t", "hf:bert"])
+def test_the_real_libraries_beside_such_a_torchvision(torchvision, name):
+    """In a process of its own, as transformers remembers what it has found."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+    script = f"import limbeck as lb; lb.models.open_model({name!r}, pretrained=False, classes=3)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(torchvision), *sys.path])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("limbeck.errors.LimbeckError: ")
+    assert "does not fit torch" in last
 
 
 @pytest.fixture

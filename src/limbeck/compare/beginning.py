@@ -9,6 +9,7 @@ from torch import nn
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, Model, with_flag
 from limbeck.models import chosen_layers, layer_list, seeded, shallow
+from limbeck.models.library import LibraryModel
 from limbeck.teachers import Live, Teacher
 
 
@@ -29,7 +30,12 @@ def begun(student: Model, teacher: Teacher | None, *, seed: int) -> nn.Module:
 
 
 def told_layers(job: Job, teacher: Teacher) -> str | None:
-    """A sentence on how the students of all arms begin, where they begin as the teacher's layers."""
+    """A sentence on how the students of all arms begin, where they begin with weights that are trained already."""
+    library = LibraryModel.parse(job.student.model)
+    if library is not None and library.weights is None and job.student.arguments.get("pretrained", True):
+        return (
+            f"Student: every arm begins with the trained weights of {library} (student.pretrained=false for new ones)."
+        )
     if not job.student.is_shallow or not isinstance(teacher, Live):
         return None
     asked: dict[str, Any] = job.student.arguments

@@ -20,6 +20,7 @@ from limbeck.job import Job, TeacherModel, stream
 from limbeck.measure import Predictions, accuracy
 from limbeck.methods import method
 from limbeck.models import NoModuleError, is_student_folder, read_config
+from limbeck.models.library import LibraryModel
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
@@ -78,8 +79,8 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
 def has_weights(teacher: TeacherModel) -> bool:
     """Whether a teacher comes with weights, or must be trained."""
     name = teacher.model
-    if name.startswith(("hf:", "timm:")):
-        return bool(teacher.arguments.get("pretrained", name.startswith("hf:")))
+    if (library := LibraryModel.parse(name)) is not None:
+        return library.weights is not None or bool(teacher.arguments.get("pretrained", True))
     return (".py:" in name and "@" in name) or is_student_folder(Path(name))
 
 
@@ -217,7 +218,9 @@ def _own_reads(teacher: TeacherModel, data: DataSet) -> Reads | None:
     Raises:
         LimbeckError: If it calls its classes by other names than the data, or has them in another order.
     """
+    library = LibraryModel.parse(teacher.model)
     folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
+    folder = library.weights if library is not None and library.weights is not None else folder
     if not is_student_folder(folder):
         return None
     told = read_config(folder)["metadata"]

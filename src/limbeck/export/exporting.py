@@ -25,6 +25,7 @@ from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.job import advise, learnt_and_held
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
+from limbeck.models.library import LibraryModel
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
 
@@ -183,15 +184,15 @@ def _tokenizer(done: Finished, data: DataSet) -> Any:
     """The data's tokenizer; or that, or the image processor, of the student's name, if it is on this machine."""
     if data.tokenizer is not None:
         return data.tokenizer
-    name = done.job.student.model
-    if not name.startswith("hf:"):
+    named = LibraryModel.parse(done.job.student.model)
+    if named is None or named.library != "hf":
         return None
     import transformers
 
     for kind in ("AutoTokenizer", "AutoImageProcessor"):
         try:
             return getattr(transformers, kind).from_pretrained(
-                name.removeprefix("hf:"), local_files_only=True, trust_remote_code=False
+                named.name, local_files_only=True, trust_remote_code=False
             )
         except Exception:  # there is none of this kind; its absence has no type of its own
             continue

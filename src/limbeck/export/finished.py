@@ -160,7 +160,9 @@ def shipped_student(run: Finished, data: DataSet) -> nn.Module:
         if named.is_shallow:
             found: nn.Module = shallow(opened(run.job.teacher), **named.arguments)
             return found
-        return open_model(named.model, input_shape=shape, classes=classes, seed=0, **named.arguments)
+        # Its weights come from the run's folder: none are fetched for it.
+        plain = {"pretrained": False} if named.model.startswith("timm:") else {}
+        return open_model(named.model, input_shape=shape, classes=classes, seed=0, **{**named.arguments, **plain})
 
     student = opened(run.job.student)
     try:

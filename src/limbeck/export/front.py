@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.export.finished import Finished
 from limbeck.job import plain_name
+from limbeck.models.library import LibraryModel
 from limbeck.sources import DataSet
 from limbeck.sources.published import PUBLISHED
 
@@ -38,8 +39,9 @@ def front_matter(done: Finished, data: DataSet, found: Exported, *, to: str, lic
     if hub is not None:
         told["datasets"] = [hub]
     told["metrics"] = ["accuracy"]
-    if done.job.student.model.startswith("hf:") and not Path(done.job.student.model[3:]).exists():
-        told["base_model"] = done.job.student.model[3:]
+    library = LibraryModel.parse(done.job.student.model)
+    if library is not None and library.library == "hf" and not Path(library.name).exists():
+        told["base_model"] = library.name
     told["model-index"] = [_index(done, data, found, task or "other", hub)]
     return f"---\n{yaml.safe_dump(told, sort_keys=False, allow_unicode=True)}---"
 

@@ -8,6 +8,7 @@ from typing import Any
 from limbeck.job.budget import Budget
 from limbeck.job.schema import SHALLOW, Cache, Job, Method
 from limbeck.models import UserFile, reference_names
+from limbeck.models.library import LibraryModel
 from limbeck.sources.published import PUBLISHED, data_folders
 
 
@@ -52,8 +53,11 @@ def _budget(budget: Budget) -> Budget:
 
 
 def _name(name: str) -> str:
-    if name in (*reference_names(), SHALLOW) or name.startswith(("timm:", "hf:")):
+    if name in (*reference_names(), SHALLOW):
         return name
+    if (library := LibraryModel.parse(name)) is not None:
+        weights = None if library.weights is None else library.weights.absolute()
+        return str(library._replace(weights=weights))
     whole = _own_file(name)
     return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.models.hub import needed
+from limbeck.models.library import needed
 from limbeck.models.reference import seeded
 from limbeck.models.safefile import read_header
 

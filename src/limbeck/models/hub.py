@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown
+from limbeck.models.library import LibraryModel, needed, torchvision_checked
+from limbeck.models.weights import load_weights
 
 _HEADS = {
     "sequence_classification": "AutoModelForSequenceClassification",
@@ -30,12 +31,39 @@ _ENDINGS = {
 }
 
 
+def open_library(
+    asked: LibraryModel, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """A model of timm or transformers, with the library's trained weights, with weights from a file, or with new ones.
+
+    Args:
+        asked: Whose, which, and from where its weights are.
+        input_shape: Shape of one example.
+        classes: How many classes the labels have.
+        arguments: ``pretrained``, true unless said otherwise, and what the library takes.
+
+    Raises:
+        LimbeckError: As `open_timm` and `open_hf` do, or if both a file of weights and `pretrained` are asked for.
+        DataError: If the weights are missing or do not fit.
+    """
+    if asked.weights is not None:
+        if arguments.get("pretrained"):
+            raise LimbeckError(f"{asked} has the weights of {asked.weights}; leave pretrained out.")
+        arguments = {**arguments, "pretrained": False}
+    with torchvision_checked(str(asked)):
+        if asked.library == "timm":
+            model = open_timm(asked.name, input_shape=input_shape, classes=classes, **arguments)
+        else:
+            model = open_hf(asked.name, classes=classes, **arguments)
+    return model if asked.weights is None else load_weights(model, asked.weights)
+
+
 def open_timm(
     name: str,
     *,
     input_shape: tuple[int, ...] | None = None,
     classes: int | None = None,
-    pretrained: bool = False,
+    pretrained: bool = True,
     **arguments: Any,
 ) -> nn.Module:
     """A model of timm: ``timm.create_model``, with ``num_classes`` and ``in_chans`` from the data.
@@ -44,22 +72,58 @@ def open_timm(
         name: timm's name, such as ``resnet18`` or ``hf-hub:...``.
         input_shape: Shape of one example; its first number is the channels.
         classes: How many classes the labels have; None leaves timm's own.
-        pretrained: Whether timm loads its weights (it may download them).
+        pretrained: Whether timm loads its weights, as it does unless you say false (it may download them).
         **arguments: Passed on.
 
     Raises:
-        LimbeckError: If timm is not installed (extra ``vision``) or has no such model; the nearest is named.
+        UnknownNameError: If timm has no such model; the nearest are named.
+        LimbeckError: If timm is not installed (extra ``vision``), its weights cannot be had, or they are of another
+            number of classes and nobody asked for a new classifier (``num_classes``).
     """
     timm = needed("timm", extra="vision", wanted=f"timm:{name}")
     _check_no_code(f"timm:{name}", arguments)
     if ":" not in name and not timm.is_model(name):
-        raise unknown("timm model", name, timm.list_models())
+        raise _unknown_in_timm(name, timm.list_models())
+    if pretrained and classes is not None and "num_classes" not in arguments:
+        _check_trained_classes(timm, name, classes)
     if classes is not None:
         arguments.setdefault("num_classes", classes)
     if input_shape is not None and len(input_shape) == 3:
         arguments.setdefault("in_chans", input_shape[0])
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
+    # Where weights are looked for, many kinds of error come from many libraries.
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise LimbeckError(
+            f"The trained weights of timm:{name} cannot be had ({_reason(error)}); type pretrained=false for new "
+            f"ones, or name a file: timm:{name}@weights.safetensors."
+        ) from error
     return model
+
+
+def _unknown_in_timm(name: str, known: list[str]) -> UnknownNameError:
+    near = get_close_matches(name, known, n=5, cutoff=0.4)
+    meant = f" The nearest: {', '.join(near)}." if near else ""
+    return UnknownNameError(
+        f"Unknown timm model {name!r}.{meant} In Python, timm.list_models() names all {len(known):,}."
+    )
+
+
+def _check_trained_classes(timm: Any, name: str, classes: int) -> None:
+    """Refuse a classifier of other classes: timm would put a new one in its place, which has learnt nothing."""
+    find = getattr(timm, "get_pretrained_cfg", None)
+    trained = getattr(find(name) if find is not None else None, "num_classes", None)
+    if isinstance(trained, int) and trained not in (0, classes):
+        raise LimbeckError(
+            f"timm:{name} was trained for {trained} classes; the data have {classes}. Pass num_classes={classes} for a "
+            "new, untrained classifier on its trained layers, or pretrained=false for new weights throughout."
+        )
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def open_hf(
@@ -107,20 +171,6 @@ def open_hf(
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
-
-
-def needed(module: str, *, extra: str, wanted: str) -> ModuleType:
-    """A library, or the line that installs it.
-
-    Raises:
-        LimbeckError: If it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise LimbeckError(f"{wanted} needs {module}; type: pip install 'limbeck[{extra}]'") from error
 
 
 def _config(hf: Any, name: str, *, pretrained: bool) -> Any:

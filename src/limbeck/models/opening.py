@@ -10,7 +10,8 @@ from torch import nn
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models.folder import is_student_folder, load, opens_alone, read_config
 from limbeck.models.hf_folder import is_hf_folder
-from limbeck.models.hub import open_hf, open_timm
+from limbeck.models.hub import open_library
+from limbeck.models.library import LibraryModel
 from limbeck.models.reference import build, fit_arguments, reference_names, seeded
 from limbeck.models.userfile import UserFile
 
@@ -30,7 +31,10 @@ def open_model(
       passed on where it has arguments of these names. Only this file is run, as a module of its own;
     * ``my.py:build@weights.safetensors`` (or ``@folder``): the same, with weights;
     * a student folder that `save` wrote;
-    * ``timm:NAME`` and ``hf:NAME``: see `open_timm` and `open_hf`.
+    * ``timm:NAME`` and ``hf:NAME``, with the library's trained weights unless ``pretrained=False``: see `open_timm` and
+      `open_hf`;
+    * ``timm:NAME@weights.safetensors`` and ``hf:NAME@weights.safetensors`` (or ``@folder``): the same, with weights of
+      your own.
 
     Args:
         name: As above.
@@ -55,11 +59,8 @@ def open_model(
             return build(name, **{**_fitting(name, input_shape, classes), **arguments})
         if own := UserFile.parse(name):
             return own.open(input_shape=input_shape, classes=classes, arguments=arguments)
-        library, _, rest = name.partition(":")
-        if library == "timm" and rest:
-            return open_timm(rest, input_shape=input_shape, classes=classes, **arguments)
-        if library == "hf" and rest:
-            return open_hf(rest, classes=classes, **arguments)
+        if library := LibraryModel.parse(name):
+            return open_library(library, input_shape=input_shape, classes=classes, arguments=arguments)
         return _open_folder(name, arguments)
 
 
