@@ -63,7 +63,8 @@ def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Opt
 def distill(
     job: Annotated[str | None, typer.Argument(help="A job file; flags change what it says.")] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@FILE], a folder, ...")
+        str | None,
+        typer.Option(help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@FILE], a folder, timm:NAME, ..."),
     ] = None,
     student: Annotated[str | None, typer.Option(help="The same, such as mlp --set student.hidden=[64].")] = None,
     data: Annotated[

@@ -14,7 +14,7 @@ TeacherName = Annotated[
     str | None,
     typer.Option(
         "--teacher",
-        help="A student folder, my.py:build@FILE, hf:NAME, timm:NAME[@FILE] (trained, unless --set teacher.pretrained=false), ...",
+        help="A student folder, my.py:build@FILE, hf:NAME or timm:NAME (trained; teacher.pretrained=false: not), ...",
     ),
 ]
 DataName = Annotated[str | None, typer.Option("--data", help="A data set's name, a file or a folder.")]
