@@ -100,7 +100,7 @@ def test_a_tracker_of_one_s_own(here, limbeck, job):
     assert ended.code == 0, ended.err
     assert (here / "run" / "tracked" / "distilled" / "seed-1" / "lines").read_text()
     assert (here / "run" / "tracked" / "distilled" / "seed-1" / "closed").exists()
-    assert yaml.safe_load((here / "run" / "job.yaml").read_text())["track"] == f"{here}/my.py:Lines"
+    assert yaml.safe_load((here / "run" / "job.yaml").read_text())["track"] == "my.py:Lines"
     refused(limbeck("distill", job, "--set", "track=my.py:broken", "--out", "other"), "a tracker has log(values, step)")
     refused(limbeck("distill", job, "--set", "track=my.py:Linse", "--out", "third"), "Did you mean 'Lines'?")
 

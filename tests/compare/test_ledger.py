@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_before_its_job_was_written_leaves_its_folder_free
     (tmp_path / ".lock").touch()
     assert checked_folder(job, resume=False) == tmp_path
     claim(job, tmp_path, lambda: (tmp_path / "student").mkdir())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "job.yaml", "student"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".places.json", "job.yaml", "student"]
     assert list((tmp_path / "student").iterdir()) == []
     (tmp_path / "job.yaml").unlink()
     (tmp_path / "mine").touch()

@@ -43,7 +43,7 @@ from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, ope
 from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, advise, plain_name
+from limbeck.job import Job, advise, plain_name, shared_path, without_places
 from limbeck.measure import Predictions, keep_tensors, kept_tensors
 from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
@@ -157,7 +157,9 @@ def _write(result: dict[str, Any], out: Path) -> None:
     """Leave the result, its picture and its page."""
     sweep(out)
     write(out / "result.svg", arms_picture(result))
-    write(out / "result.json", json.dumps(result, indent=2, allow_nan=False))
+    kept = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
+    kept["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
+    write(out / "result.json", without_places(json.dumps(kept, indent=2, allow_nan=False), out))
     write_report([out])
 
 

@@ -18,7 +18,7 @@ from limbeck.compare.ranks import leads
 from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.errors import LimbeckError
 from limbeck.files import append_text, write_text
-from limbeck.job import Job, absolute, arm_folder, job_text, keep_search, make_job, read_job
+from limbeck.job import Job, absolute, arm_folder, keep_search, make_job, read_job, run_job_texts
 from limbeck.lock import alone
 from limbeck.measure import Predictions, correctness, kept_tensors
 
@@ -67,7 +67,8 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bo
         if changed or not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
             keep_search(job, out)
-            write(out / "job.yaml", job_text(absolute(job)))
+            for name, text in run_job_texts(job, out).items():
+                write(out / name, text)
     except OSError as error:
         raise _unwritable(out, error) from error
 

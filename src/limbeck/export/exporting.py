@@ -22,7 +22,7 @@ from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.reader import reader_of, write_parts
 from limbeck.files import new_partial_folder, settle_folder, write_text
-from limbeck.job import advise, learnt_and_held
+from limbeck.job import advise, learnt_and_held, without_places
 from limbeck.measure import Predictions, accuracy, predict
 from limbeck.measure.asking import as_batches
 from limbeck.models.library import LibraryModel
@@ -141,7 +141,7 @@ def _export(
         if reader is not None:
             write_parts(reader, work, done.told)
         card = model_card(done, data, found, to=to, raw=raw, licence=licence, reader=reader)
-        write_text(card, work / "README.md")
+        write_text(without_places(card, done.folder), work / "README.md")
         os.replace(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

@@ -9,7 +9,8 @@ from limbeck.job.naming import arm_folder, plain_name, shared_path
 from limbeck.job.opening_code import one_line, opening_code, within_width
 from limbeck.job.parts import learnt_and_held, stream
 from limbeck.job.paths import absolute
-from limbeck.job.reading import job_text, make_job, read_job, with_settings
+from limbeck.job.places import without_places
+from limbeck.job.reading import job_text, make_job, read_job, run_job_texts, with_settings
 from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
 from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
 
@@ -42,6 +43,7 @@ __all__ = [
     "read_job",
     "read_search",
     "rivals",
+    "run_job_texts",
     "shared_path",
     "steps_said",
     "stream",
@@ -49,4 +51,5 @@ __all__ = [
     "with_flag",
     "with_settings",
     "within_width",
+    "without_places",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.budget import ArmBudget, Budget
+from limbeck.job.paths import absolute
+from limbeck.job.places import PLACES, read_places, resolved, shared_job
 from limbeck.job.schema import Cache, Job, TeacherModel
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
@@ -16,8 +19,14 @@ _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
 """What pydantic adds to a place: which of the kinds that a value may have it was held to be."""
 
 
-def read_job(path: str | Path) -> dict[str, Any]:
+def read_job(path: str | Path, *, as_shown: bool = False) -> dict[str, Any]:
     """The mapping in a job file; relative paths in it stay as they are written.
+
+    In a run's folder ``.places.json`` says where they lie, so that the job means the same in every working folder.
+
+    Args:
+        path: The file.
+        as_shown: Leave a run's paths as they stand in the file, for what is handed on.
 
     Raises:
         LimbeckError: If the file is missing, is not YAML, or holds no mapping.
@@ -35,7 +44,8 @@ def read_job(path: str | Path) -> dict[str, Any]:
         raise LimbeckError(
             f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
         )
-    return {str(key): value for key, value in found.items()}
+    job = {str(key): value for key, value in found.items()}
+    return job if as_shown or file.name != "job.yaml" else resolved(job, read_places(file.parent))
 
 
 def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -75,11 +85,23 @@ def make_job(found: Mapping[str, Any]) -> Job:
 
 def job_text(job: Job) -> str:
     """The job as a file, with every value that was left to its default."""
+    return _text(_dumped(job))
+
+
+def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
+    """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
+    shown, places = shared_job(_dumped(job), _dumped(absolute(job)), read_places(folder))
+    return {PLACES: json.dumps(places, indent=2) + "\n", "job.yaml": _text(shown)}
+
+
+def _dumped(job: Job) -> dict[str, Any]:
+    return {**job.model_dump(mode="json"), "arms": list(job.arms)}
+
+
+def _text(dumped: Mapping[str, Any]) -> str:
     import yaml
 
-    dumped = job.model_dump(mode="json")
-    dumped["arms"] = list(job.arms)
-    return yaml.safe_dump(dumped, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(dict(dumped), sort_keys=False, allow_unicode=True)
 
 
 def _values(text: str, *, who: str) -> Any:

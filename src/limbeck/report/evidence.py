@@ -135,7 +135,7 @@ def read_evidence(run: str | Path) -> Evidence:
     logits = dict(_predictions(folder, arms, labels, unknown))
     curves = {name: found for name in arms if (found := curves_of(arm_folder(folder, name)))}
     try:
-        job, text = read_job(folder / "job.yaml"), (folder / "job.yaml").read_text(encoding="utf-8")
+        job, text = read_job(folder / "job.yaml", as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
     except LimbeckError as error:
         job, text = {}, ""
         unknown.append(f"The job is not known: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from limbeck.errors import LimbeckError
 from limbeck.files import write_text
-from limbeck.job import ALSO
+from limbeck.job import ALSO, without_places
 from limbeck.report.alike import same_data
 from limbeck.report.evidence import ALONE, Evidence, read_evidence
 from limbeck.report.judged import class_rows
@@ -59,6 +59,8 @@ def write_report(runs: Sequence[str | Path | Evidence], out: str | Path | None =
     path = Path(out) if out is not None else (evidences[0].folder if len(runs) == 1 else Path()) / "report.html"
     check_place(path)
     page = report_page(evidences)
+    for evidence in evidences:
+        page = without_places(page, evidence.folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(page, path)

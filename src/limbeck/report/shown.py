@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
+from limbeck.job import read_job
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, tag
 from limbeck.report.png import data_uri
@@ -126,6 +127,8 @@ def _value(value: Any) -> str:
 def _data_of(evidence: Evidence, loaded: dict[str, DataSet | str]) -> DataSet | str:
     """The run's data set, each loaded once for all runs of a page; or why there is none."""
     spec = evidence.job.get("data")
+    if spec:
+        spec = read_job(evidence.folder / "job.yaml").get("data")  # the page says it as it was typed, not where it lies
     if not spec:
         return "its job names no data."
     key = repr(spec)

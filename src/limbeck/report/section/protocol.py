@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from limbeck.errors import LimbeckError
-from limbeck.job import one_line, opening_code, own_budgets, shared_path, steps_said
+from limbeck.job import one_line, opening_code, own_budgets, read_job, shared_path, steps_said
 from limbeck.models import UserFile
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
@@ -125,7 +125,7 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _opened(evidence: Evidence, student: Path) -> str:
     """The line of Python that opens a student; a class of the person's own by the function that the job names."""
-    asked = evidence.job.get("student")
+    asked = read_job(evidence.folder / "job.yaml").get("student")
     model = dict(asked) if isinstance(asked, Mapping) else {"model": asked}
     try:
         own, file = UserFile.parse(str(model.get("model"))), None

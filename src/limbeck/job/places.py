@@ -1,0 +1,150 @@
+"""A run's ``job.yaml`` without absolute paths; beside it ``.places.json`` says where things lie on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError
+from limbeck.job.naming import shared_path
+from limbeck.models import UserFile
+
+PLACES = ".places.json"
+"""Private: it is not needed by whoever gets the run, and stays behind in what is shown, exported or reported."""
+
+
+def shared_job(
+    typed: Mapping[str, Any], whole: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job as it may be handed on, and the places of what is named otherwise in there.
+
+    Args:
+        typed: The job as it was typed.
+        whole: The same with absolute paths.
+        known: The places that the folder knew before: what stands there keeps the name that it had.
+
+    Returns:
+        The job, relative as it was typed, of absolute paths the part below the working folder or the name; and key ->
+        ``{"shown": ..., "path": ...}``.
+    """
+    shown = json.loads(json.dumps(whole))
+    places: dict[str, Any] = {}
+    for keys, mine, path in list(_differing(typed, whole, ())):
+        name = ".".join(map(str, keys))
+        before = known.get(name)
+        said = before["shown"] if isinstance(before, Mapping) and before.get("path") == path else _shared(mine)
+        if said != path:
+            places[name] = {"shown": said, "path": path}
+            _put(shown, keys, said)
+    return shown, places
+
+
+def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
+    """A job with the places that its folder knows; what was changed in the file since, or is gone, stays as it says."""
+    found: dict[str, Any] = json.loads(json.dumps(job, default=str))
+    for name, one in places.items():
+        keys = _keys(found, name)
+        if keys is None or not isinstance(one, Mapping):
+            continue
+        said, path = one.get("shown"), one.get("path")
+        if _get(found, keys) == said and _fits(said, path) and (_is_there(path) or not _is_there(said)):
+            _put(found, keys, path)
+    return found
+
+
+def read_places(folder: Path) -> dict[str, Any]:
+    """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged."""
+    try:
+        found = json.loads((folder / PLACES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def without_places(text: str, folder: Path) -> str:
+    """A text that is handed on, such as a page about the run in `folder`, without what tells where things lie here."""
+    for one in read_places(folder).values():
+        if isinstance(one, Mapping) and isinstance(one.get("shown"), str) and isinstance(one.get("path"), str):
+            text = text.replace(one["path"], one["shown"])
+    if folder.is_absolute():
+        text = text.replace(str(folder), shared_path(folder))
+    for place in (Path.cwd(), Path.home()):
+        if len(place.parts) > 1:
+            text = text.replace(f"{place}/", "")
+    return text
+
+
+def _differing(typed: Any, whole: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Where a job and the same with absolute paths differ, or a path was typed as an absolute one."""
+    if isinstance(typed, Mapping) and isinstance(whole, Mapping) and typed.keys() == whole.keys():
+        for key in whole:
+            yield from _differing(typed[key], whole[key], (*keys, key))
+    elif isinstance(typed, list) and isinstance(whole, list) and len(typed) == len(whole):
+        for place, pair in enumerate(zip(typed, whole, strict=True)):
+            yield from _differing(*pair, (*keys, place))
+    elif typed != whole or (isinstance(whole, str) and _shared(whole) != whole):
+        yield keys, typed, whole
+
+
+def _shared(value: Any) -> Any:
+    """A value without absolute paths."""
+    if isinstance(value, Mapping):
+        return {key: _shared(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shared(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        own = UserFile.parse(value)
+    except LimbeckError:
+        own = None
+    if own is not None:
+        weights = f"@{shared_path(own.weights)}" if own.weights else ""
+        return f"{shared_path(own.file)}:{own.function}{weights}"
+    library, colon, rest = value.partition(":")
+    if colon and library in ("hf", "timm"):
+        return f"{library}:{shared_path(rest)}" if Path(rest).is_absolute() else value
+    return shared_path(value) if Path(value).is_absolute() else value
+
+
+def _fits(said: Any, path: Any) -> bool:
+    """Whether a place is one of what stands in the job, so that a file beside it cannot name something else."""
+    if isinstance(path, Mapping):
+        return str(path.get("name", "")).endswith(Path(str(said)).name) if isinstance(said, str) else False
+    return isinstance(said, str) and isinstance(path, str) and path.endswith(Path(said).name)
+
+
+def _is_there(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return Path(str(value.get("folder", value.get("name", "")))).exists()
+    try:
+        own = UserFile.parse(str(value))
+    except LimbeckError:
+        return False
+    return own.file.exists() if own is not None else Path(str(value)).exists()
+
+
+def _keys(job: Any, name: str) -> tuple[Any, ...] | None:
+    """The keys that a dotted name leads through; None where it leads nowhere."""
+    keys: list[Any] = []
+    for part in name.split("."):
+        key: Any = int(part) if isinstance(job, list) and part.isdecimal() else part
+        if not (isinstance(job, Mapping) and key in job) and not (
+            isinstance(job, list) and isinstance(key, int) and key < len(job)
+        ):
+            return None
+        keys.append(key)
+        job = job[key]
+    return tuple(keys)
+
+
+def _get(job: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        job = job[key]
+    return job
+
+
+def _put(job: Any, keys: tuple[Any, ...], value: Any) -> None:
+    _get(job, keys[:-1])[keys[-1]] = value
