@@ -11,6 +11,7 @@ import torch
 
 from limbeck.sources import Crop, CutOut, Flip, Jitter, RandAugment, ResizedCrop
 from limbeck.sources.augment.rand_augment import OPERATIONS
+from limbeck.sources.augment.resize import _resized_anywhere, resized
 from limbeck.sources.augment.warp import Matrix, turn, warped
 
 N = 24
@@ -92,6 +93,21 @@ def test_resized_crop(shape, dtype, size):
         # Positions are whole numbers of 1/2048 of a pixel.
         apart = np.abs(planes(found[number]) - wanted)
         assert apart.max() <= (0.5 / 255 if dtype == torch.uint8 else 0) + 2 / 2048
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 9), (40, 24), (224, 224)])
+@pytest.mark.parametrize("shape", [(9, 3, 31, 20), (9, 1, 7, 50), (9, 4, 30, 30), (9, 2, 1, 1)])
+def test_bytes_are_resized_on_a_processor_as_on_any_device(shape, size):
+    images = pictures(shape)
+    ids = torch.arange(9)
+    boxes = ResizedCrop().boxes(ids, ids, height=shape[2], width=shape[3])
+    found, wanted = resized(images, boxes, size), _resized_anywhere(images, boxes, size)
+    assert found.dtype == torch.uint8
+    assert found.equal(wanted)
+    # Whatever else is in the batch, and however it lies in memory.
+    assert resized(images.flip(0), boxes.flip(0), size).flip(0).equal(wanted)
+    last = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert resized(last[4:5], boxes[4:5], size).equal(wanted[4:5])
 
 
 def test_boxes_have_the_area_and_shape_that_were_asked_for():
