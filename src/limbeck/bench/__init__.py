@@ -7,12 +7,14 @@ from limbeck.bench.engine import engine_blocks
 from limbeck.bench.interleave import Times, interleave
 from limbeck.bench.judging import bench_judging
 from limbeck.bench.loop import bench_loop
+from limbeck.bench.pictures import PictureSizes, bench_pictures
 from limbeck.bench.plain import plain_blocks
 from limbeck.bench.work import Blocks, Plan, Sizes, Work, make_work
 
 __all__ = [
     "Apart",
     "Blocks",
+    "PictureSizes",
     "Plan",
     "Sizes",
     "Times",
@@ -21,6 +23,7 @@ __all__ = [
     "bench_coverage",
     "bench_judging",
     "bench_loop",
+    "bench_pictures",
     "check_agreement",
     "distance",
     "engine_blocks",

@@ -48,3 +48,16 @@ def bench_coverage(
     from limbeck.cli.benches import run_coverage_bench
 
     run_coverage_bench(as_json=as_json, simulations=simulations)
+
+
+@bench.command("pictures")
+def bench_pictures(
+    as_json: Json = False,
+    torchvision_python: Annotated[
+        str | None, typer.Option(help="An interpreter that has torchvision; this one by default.")
+    ] = None,
+) -> None:
+    """Crops beside torchvision's; and how long a busy device waits for pictures to be decoded."""
+    from limbeck.cli.benches import run_picture_bench
+
+    run_picture_bench(as_json=as_json, torchvision_python=torchvision_python)

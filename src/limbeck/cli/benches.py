@@ -110,6 +110,32 @@ def _plain_table(rows: list[dict[str, Any]]) -> Any:
     return table
 
 
+PICTURE_BARS: Mapping[str, tuple[str, float]] = {
+    "resized_crop_over_torchvision": ("at most", 1.5),
+    "waiting": ("at most", 0.03),
+    "same_bits": ("at least", 1),
+}
+"""What each figure of `bench pictures` should be."""
+
+
+def run_picture_bench(*, as_json: bool, torchvision_python: str | None) -> None:
+    """Time crops beside torchvision's and a folder beside a busy device, and print the figures."""
+    from limbeck.bench import bench_pictures
+
+    result = bench_pictures(torchvision_python=torchvision_python, say=lambda text: say(text, to_error=True))
+    bars = {name: bar for name, bar in PICTURE_BARS.items() if result[name] is not None}
+    console = _shown(result, bars, as_json=as_json)
+    if console is None:
+        return
+    console.print(
+        f"\nResizedCrop: {result['resized_crop_milliseconds']} ms an image; torchvision {result['torchvision']}: "
+        f"{result.get('torchvision_milliseconds', '-')} ms. Waiting without threads: "
+        f"{result['waiting_no_workers']:.1%}; with DataLoader and 2 processes: {result['waiting_data_loader']:.1%}. "
+        f"{result['num_workers']} threads, torch {result['torch']}.",
+        highlight=False,
+    )
+
+
 def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, as_json: bool) -> Console | None:
     """Print the figures beside their bars, and give the console for what is to follow; as JSON nothing is."""
     if as_json:

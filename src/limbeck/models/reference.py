@@ -116,6 +116,12 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
             "'mlp' reads any shape."
         )
     channels, height, width = input_shape
+    if channels == height != width and width in (1, 3, 4):
+        raise LimbeckError(
+            f"One example has the shape {tuple(input_shape)}, which looks like height, width, channels, and {name} "
+            "reads channels, height, width: store the images as x.transpose(0, 3, 1, 2), or read them with "
+            "lb.Pixels(mean, std, channels_last=True)."
+        )
     if network is ResNet:
         return {"channels": channels, "classes": classes}
     if height != width:

@@ -21,11 +21,12 @@ from limbeck.sources.columns import digest
 from limbeck.sources.damage import raise_damaged
 from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
+from limbeck.sources.image_arrays import as_images
 from limbeck.sources.moments import measure_pixels
 from limbeck.sources.npz import parts_from, read_arrays
 from limbeck.sources.options import DataOptions, data_name, data_options
 from limbeck.sources.own_data import OwnParts, call_own_loader
-from limbeck.sources.published import PUBLISHED, channels_first, load_published
+from limbeck.sources.published import PUBLISHED, load_published
 from limbeck.sources.reads import Pixels, Unchanged
 from limbeck.sources.reviews import NAMED as TEXTS
 from limbeck.sources.summary import DataSummary, summarize
@@ -114,8 +115,9 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
             missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for these and for ``.npz``
             files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``) that says which group
             an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and ``num_workers`` for folders
-            of pictures (`ImageFolder`); ``class_names``, the classes in the order of their numbers, for tables, texts
-            and pictures; ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a folder) or
+            of pictures (`ImageFolder`); ``channels_last`` for ``.npz`` files of images ``[n, h, w, c]``, where their
+            shape does not tell; ``class_names``, the classes in the order of their numbers, for tables, texts and
+            pictures; ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a folder) or
             ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and for files the columns
             ``text`` and ``target``.
 
@@ -175,7 +177,7 @@ def _loader(name: str, path: Path, given: DataOptions) -> tuple[Callable[[str, D
     if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
         return _texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
-        return _npz, ("groups",)
+        return _npz, ("groups", "channels_last")
     if is_table(path):
         if given.text is not None:
             return _texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
@@ -234,13 +236,10 @@ def _published(name: str, options: DataOptions) -> DataSet:
 def _npz(name: str, options: DataOptions) -> DataSet:
     path = Path(name)
     arrays = read_arrays(path)
-    for key in ("x", "x_train", "x_test"):
-        if key in arrays and arrays[key].dtype == np.uint8:
-            arrays[key] = channels_first(arrays[key])
-        elif key in arrays and arrays[key].dtype.kind == "f":
-            # numpy's own default is float64, a network's weights are float32.
-            arrays[key] = arrays[key].astype(np.float32)
-    train, test, note = _parts(*parts_from(path, arrays))
+    inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_test") if key in arrays}
+    images, notes = as_images(inputs, channels_last=options.channels_last)
+    train, test, note = _parts(*parts_from(path, {**arrays, **images}))
+    note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
     reads = _measured(train, scale=1 / 255)
     return DataSet(name, train, test, reads, train.class_names, note=note, groups=options.groups)

@@ -27,6 +27,7 @@ class DataOptions:
         channels: Of pictures: 1 for grey, 3 for red, green, blue.
         bit_depth: Of pictures that hold numbers of more than 8 bits.
         num_workers: How many threads decode pictures.
+        channels_last: Whether images in arrays lie as ``[n, h, w, c]``.
         folder: In which a set known by name is looked for.
         text: The column of texts.
         tokenizer: A folder that holds one.
@@ -47,6 +48,7 @@ class DataOptions:
     channels: int | None = None
     bit_depth: int | None = None
     num_workers: int | None = None
+    channels_last: bool | None = None
     folder: str | None = None
     text: str | None = None
     tokenizer: str | None = None
@@ -158,6 +160,13 @@ def _whole(value: Any) -> int | None:
         return None
 
 
+def _yes_or_no(option: str, value: Any) -> bool:
+    found = {"true": True, "false": False, "yes": True, "no": False}.get(str(value).strip().lower())
+    if found is None:
+        raise _refused(option, value, "true or false", "true")
+    return found
+
+
 def _channels(option: str, value: Any) -> int:
     if (found := _whole(value)) not in (1, 3):
         raise LimbeckError(f"channels={value!r} is neither 1 (grey) nor 3 (red, green, blue).")
@@ -193,7 +202,7 @@ _MOST_WORKERS = 1024
 _EXAMPLES = {"bit_depth": "12", "vocabulary": "8000", "max_length": "128"}
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "target": _text, "test": _path, "val": _path, "ignore": _texts, "groups": _text, "size": _size,
-    "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more,
+    "channels": _channels, "bit_depth": _count, "num_workers": _zero_or_more, "channels_last": _yes_or_no,
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,
 }  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Int, Shaped
-from scipy.sparse import csr_array
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _BITS = 11
 _ONE = 1 << _BITS
@@ -51,6 +54,8 @@ def _resized_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tens
 @lru_cache(maxsize=2048)
 def _weights(length: int, size: int) -> csr_array:
     """The matrix ``[size, length]`` that resizes an axis, in units of 2⁻¹¹."""
+    from scipy.sparse import csr_array
+
     first, second, weight = (part[0].int().numpy() for part in _places(torch.tensor([0]), torch.tensor([length]), size))
     shares = np.stack([_ONE - weight, weight], 1).ravel()
     columns = np.stack([first, second], 1).ravel()

@@ -1,0 +1,214 @@
+"""The speed of pictures: `ResizedCrop` beside torchvision's, and decoding beside a device that computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.bench.interleave import paired_quartiles, paired_ratio
+from limbeck.bench.work import check_counts
+from limbeck.errors import LimbeckError
+from limbeck.signal import Batch
+from limbeck.sources import Flip, ImageFolder, ResizedCrop, Shuffled
+
+
+@dataclass(frozen=True)
+class PictureSizes:
+    """How big the benchmark is; the defaults are those of the figures in the documentation.
+
+    Attributes:
+        images: Images in one timed pass of the crop.
+        height: Of these images, in pixels.
+        width: Of these images, in pixels.
+        crop: Height and width of what comes out.
+        rounds: Timed passes of each side.
+        files: Pictures in the folder.
+        side: Their height and width.
+        batch_size: Pictures in a batch.
+        pause: How long the device computes for a batch, in milliseconds.
+    """
+
+    images: int = 64
+    height: int = 256
+    width: int = 256
+    crop: int = 224
+    rounds: int = 15
+    files: int = 5_000
+    side: int = 64
+    batch_size: int = 64
+    pause: int = 60
+
+    def __post_init__(self) -> None:
+        check_counts(self)
+
+
+def bench_pictures(
+    *,
+    sizes: PictureSizes | None = None,
+    torchvision_python: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Time random resized crops beside torchvision's, and a folder of pictures beside a busy device.
+
+    The crops are of bytes, image by image on torchvision's side and batch by batch on ours, with one thread each, in
+    turn; torchvision runs in a process of its own. The device is a pause: what a source makes its reader wait besides
+    is its share of the whole time. The same folder is read by PyTorch's DataLoader with two worker processes.
+
+    Args:
+        sizes: How big the benchmark is.
+        torchvision_python: An interpreter that has torchvision; by default this one.
+        say: Told what is being done.
+
+    Returns:
+        ``resized_crop_over_torchvision``: the median over rounds of our processor time over torchvision's; None, and
+        why in ``torchvision``, where there is none. ``resized_crop_quartiles``, ``resized_crop_milliseconds`` an image.
+        ``same_bits``: the fraction of batches that are the same bits with any number of threads, and after resuming in
+        the middle of an epoch. ``waiting``: the share of the time that a busy device waits for the folder, from 0 to 1;
+        ``waiting_no_workers`` and ``waiting_data_loader`` likewise; ``num_workers``. And ``torch``.
+
+    Raises:
+        LimbeckError: If Pillow is not installed, or a size is below 1.
+    """
+    chosen = sizes or PictureSizes()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        say(f"{chosen.rounds} x {chosen.images} crops of {chosen.height}x{chosen.width} to {chosen.crop} pixels")
+        result = _crops(chosen, torchvision_python or sys.executable)
+        with tempfile.TemporaryDirectory() as place:
+            say(f"A folder of {chosen.files} pictures beside a device that takes {chosen.pause} ms a batch")
+            result |= _folder(chosen, _pictures(Path(place), chosen))
+    finally:
+        torch.set_num_threads(before)
+    return result | {"torch": torch.__version__}
+
+
+def _crops(sizes: PictureSizes, python: str) -> dict[str, Any]:
+    images = torch.randint(0, 256, (sizes.images, 3, sizes.height, sizes.width), dtype=torch.uint8)
+    crop, ids, own, others = ResizedCrop(sizes.crop), torch.arange(sizes.images), list[float](), list[float]()
+    with _torchvision(sizes, python) as (version, peer):
+        for number in range(sizes.rounds + 1):
+            began = time.process_time()
+            crop(images, ids, torch.full_like(ids, number))
+            own.append(time.process_time() - began)
+            if peer is not None:
+                others.append(next(peer))
+    own, others = own[1:], others[1:]
+    found: dict[str, Any] = {"resized_crop_over_torchvision": None, "torchvision": version}
+    found["resized_crop_milliseconds"] = round(1000 * float(np.median(own)) / sizes.images, 3)
+    if others:
+        found["resized_crop_over_torchvision"] = round(paired_ratio(own, others), 3)
+        found["resized_crop_quartiles"] = [round(one, 3) for one in paired_quartiles(own, others)]
+        found["torchvision_milliseconds"] = round(1000 * float(np.median(others)) / sizes.images, 3)
+    return found
+
+
+@contextmanager
+def _torchvision(sizes: PictureSizes, python: str) -> Iterator[tuple[str, Iterator[float] | None]]:
+    """Torchvision's version and an endless row of the seconds of its passes; why not and None, where there is none."""
+    script = str(Path(__file__).with_name("torchvision_crop.py"))
+    numbers = [str(number) for number in (sizes.images, sizes.height, sizes.width, sizes.crop)]
+    try:
+        # -P: the folder of the script is not searched, in which modules of limbeck have names of their own.
+        process = subprocess.Popen(
+            [python, "-P", script, *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise LimbeckError(f"The interpreter {python!r} cannot be started ({error}).") from error
+    with process:
+        asked, answers, said = process.stdin, process.stdout, process.stderr
+        if asked is None or answers is None or said is None:  # they are pipes, which no type says
+            raise LimbeckError(f"The interpreter {python!r} has no pipes.")
+        version = answers.readline().strip()
+        if not version:
+            last = said.read().strip().splitlines()[-1:]
+            yield f"not measured: {' '.join(last)}", None
+            return
+        yield version, _passes(asked, answers)
+        asked.close()
+
+
+def _passes(ask: Any, answers: Any) -> Iterator[float]:
+    while True:
+        ask.write("again\n")
+        ask.flush()
+        yield float(answers.readline())
+
+
+def _pictures(place: Path, sizes: PictureSizes) -> ImageFolder:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise LimbeckError("The benchmark of pictures needs Pillow: pip install 'limbeck[image]'.") from error
+    for label in range(10):
+        (place / str(label)).mkdir()
+    for number in range(sizes.files):
+        pixels = np.random.default_rng(number).integers(0, 255, (sizes.side, sizes.side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / str(number % 10) / f"{number}.png")
+    return ImageFolder(place)
+
+
+def _folder(sizes: PictureSizes, folder: ImageFolder) -> dict[str, Any]:
+    def source(num_workers: int | None) -> Shuffled:
+        return Shuffled(folder, batch_size=sizes.batch_size, augment=Flip(), num_workers=num_workers)
+
+    loader: Any = DataLoader(_Items(folder), batch_size=sizes.batch_size, shuffle=True, num_workers=2)
+    return {
+        "waiting": round(_waiting(source(None), sizes.pause), 4),
+        "waiting_no_workers": round(_waiting(source(0), sizes.pause), 4),
+        "waiting_data_loader": round(_waiting(loader, sizes.pause), 4),
+        "num_workers": source(None).num_workers,
+        "same_bits": _same_bits(source),
+    }
+
+
+class _Items(Dataset[tuple[Tensor, int]]):
+    """The folder as a data set of PyTorch."""
+
+    def __init__(self, folder: ImageFolder) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        batch = self.folder.take(torch.tensor([place]))
+        return batch.inputs[0], int(self.folder.labels[place])
+
+
+def _waiting(batches: Iterable[Any], pause: int) -> float:
+    """The share of an epoch's time in which the device does not compute."""
+    computed, began = 0.0, time.perf_counter()
+    for _ in batches:
+        start = time.perf_counter()
+        time.sleep(pause / 1000)
+        computed += time.perf_counter() - start
+    return 1 - computed / (time.perf_counter() - began)
+
+
+def _same_bits(source: Callable[[int | None], Shuffled]) -> float:
+    """The fraction of batches that come out alike: without threads, with several, and taken up in the middle."""
+    half, whole = len(source(0)) // 2, source(3)
+    begun = [batch for batch, _ in zip(whole, range(half), strict=False)]
+    rest = source(2)
+    rest.load_state_dict({"epoch": 0, "batch": len(begun)})
+    found = [*begun, *rest]
+    return sum(_alike(one, other) for one, other in zip(source(0), found, strict=True)) / len(found)
+
+
+def _alike(one: Batch, other: Batch) -> bool:
+    pairs = [(one.inputs, other.inputs), (one.id, other.id), (one.view, other.view), (one.labels, other.labels)]
+    return all(torch.equal(a, b) for a, b in pairs)
