@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from limbeck.job import Job as Job
     from limbeck.job import make_job as make_job
     from limbeck.job import read_job as read_job
+    from limbeck.judging import Judgement as Judgement
+    from limbeck.judging import judge as judge
     from limbeck.models import build as build
     from limbeck.models import fresh as fresh
     from limbeck.models import load as load
@@ -93,6 +95,7 @@ _WHERE = {
     "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
     "functional": ("Projector", "kernel"),
     "job": ("Job", "make_job", "read_job"),
+    "judging": ("Judgement", "judge"),
     "models": ("build", "fresh", "load", "save"),
     "objective": ("Loss", "Objective"),
     "recipe": ("Optimiser", "Recipe", "Stage"),

@@ -231,6 +231,26 @@ def methods(
         show_card(name, as_json=as_json)
 
 
+@app.command("job")
+def show_job(
+    job: Annotated[str | None, typer.Argument(help="A job file, to be printed with all that it leaves open.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="Print every key with its default and meaning.")] = False,
+    only: Annotated[str, typer.Option(help="Of these, those that begin so: budget, data.t, ...")] = "",
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
+) -> None:
+    """A job file with every default filled in, or what each key of one means."""
+    from limbeck.cli.cards import show_keys
+    from limbeck.cli.jobs import job_from_flags, print_job_file
+
+    if keys or only:
+        show_keys(only, as_json=as_json)
+    elif job is None:
+        raise LimbeckError("Type `limbeck job --keys` for every key of a job, or name a job file to print it in full.")
+    else:
+        print_job_file(job_from_flags(job, {}, settings or []))
+
+
 @app.command()
 def convert(
     file: Annotated[str, typer.Argument(help="A pickle of weights: .pt, .pth, .bin, .ckpt.")],

@@ -57,3 +57,33 @@ def _fields(card: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(card)
+
+
+def show_keys(prefix: str, *, as_json: bool) -> None:
+    """Each key of a job with its default and its meaning.
+
+    Raises:
+        UnknownNameError: If no key begins with `prefix`.
+    """
+    from limbeck.errors import unknown
+    from limbeck.job.keys import job_keys
+
+    keys = job_keys(prefix)
+    if not keys:
+        raise unknown("key", prefix, [key.name for key in job_keys()])
+    if as_json:
+        print(json.dumps([key._asdict() for key in keys]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("key", "default", "meaning"):
+        table.add_column(column, overflow="fold", no_wrap=column == "key")
+    for key in keys:
+        table.add_row(*(text.replace("[", "\\[") for text in key))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(table, highlight=False)
+    print("\nIn a file: budget: {epochs: 30}. On the command line: --set budget.epochs=30.")

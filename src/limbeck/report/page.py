@@ -104,7 +104,7 @@ def report_page(evidences: Sequence[Evidence]) -> str:
         folded = [_folded(name, one, loaded, i) for i, (name, one) in enumerate(zip(names, evidences, strict=True))]
         links = (("runs", "Runs"), ("cost", "Cost"), *((f"run-{i}", name) for i, name in enumerate(names)))
         body = join(_links(links), tag("main", several_section(evidences, names), folded))
-    return _document(title, data, body)
+    return page_document(title, data, body)
 
 
 def _run(evidence: Evidence, loaded: dict[str, DataSet | str], prefix: str) -> Markup:
@@ -145,7 +145,8 @@ def _links(parts: Sequence[tuple[str, str]]) -> Markup:
     return tag("nav", tag("ul", links), aria_label="Sections of this page")
 
 
-def _document(title: str, data: str, body: Markup) -> str:
+def page_document(title: str, data: str, body: Markup) -> str:
+    """A whole page around `body`: it fetches nothing and runs nothing."""
     style = Markup(files("limbeck.report").joinpath("page.css").read_text(encoding="utf-8"))
     head = tag(
         "head", tag("meta", charset="utf-8"), tag("meta", name="generator", content=_MADE_BY),

@@ -27,15 +27,19 @@ class Difference(NamedTuple):
 
 
 _TOP, _ROW = 34.0, 34.0
+_AXIS = "points of accuracy on test data"
 
 
-def differences_figure(rows: Sequence[Difference], *, worse: str, better: str, layout: Layout = WIDE) -> Markup:
+def differences_figure(
+    rows: Sequence[Difference], *, worse: str, better: str, axis: str = _AXIS, layout: Layout = WIDE
+) -> Markup:
     """Each difference with its 95 % interval on one scale around zero; what lies far off stands at the edge.
 
     Args:
         rows: From top to bottom.
         worse: What lies left of zero, in words.
         better: What lies right of it.
+        axis: What the scale shows, 100 times the differences.
         layout: For which kind of window.
     """
     zero = (0.0, 0.0)
@@ -49,13 +53,13 @@ def differences_figure(rows: Sequence[Difference], *, worse: str, better: str, l
           tag("text", f"{t:+g}" if t else "0", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
          for t in x.ticks],
         _sides(x, worse, better, apart=bool(layout.over)),
-        tag("text", "points of accuracy on test data", x=(x.start + x.end) / 2, y=bottom + 36, class_="axis",
+        tag("text", axis, x=(x.start + x.end) / 2, y=bottom + 36, class_="axis",
             text_anchor="middle"),
     ]  # fmt: skip
     drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, row in enumerate(rows)]
     said = "; ".join(f"{row.name}: {_said(row)}" for row in rows) + "." + named_far([rows[i].name for i in sorted(far)])
     return svg(*parts, *drawn, width=layout.width, height=bottom + 46, class_=layout.class_,
-               label=f"Differences in points of accuracy. {said}")  # fmt: skip
+               label=f"Differences in {axis}. {said}")  # fmt: skip
 
 
 def _sides(x: Scale, worse: str, better: str, *, apart: bool) -> Markup:

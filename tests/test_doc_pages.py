@@ -1,0 +1,43 @@
+"""The Python of the pages about data and models runs, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from limbeck.sources import load_data
+from limbeck.sources.augment import view_of
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", ["data.md", "models.md", "judge.md"])
+def test_the_page_s_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"network": nn.Linear(4, 3), "torch": torch}
+    for block in blocks(page):
+        exec(compile(block, page, "exec"), scope)
+
+
+def test_the_functions_of_the_page_about_data_are_taken_by_a_job(tmp_path):
+    file = tmp_path / "my.py"
+    file.write_text("\n".join(blocks("data.md")))
+    data = load_data({"name": f"{file}:load", "size": 40})
+    assert (len(data.train), len(data.test), data.class_names) == (40, 100, ("low", "high"))
+    images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
+    view = view_of([{f"{file}:noise": {"std": 0.05}}])
+    assert not view(images, torch.arange(3), torch.zeros(3, dtype=torch.int64)).equal(images)
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(((?!https?:|#)[^)#]+)", (DOCS / page).read_text(encoding="utf-8")):
+        assert (DOCS / target).exists(), target

@@ -1,0 +1,170 @@
+"""Predictions from anywhere are judged as a job's are: the same intervals, both ways of being better, one page."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import limbeck as lb
+from limbeck.errors import DataError, LimbeckError, UnknownNameError
+from limbeck.judging import METRICS
+from limbeck.measure import compare_scores
+
+
+def drawn_classes(accuracy, *, seeds=4, n=400, seed=0):
+    draw = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    wrong = (labels + 1) % 3
+    return [np.where(draw.random(n) < accuracy, labels, wrong) for _ in range(seeds)], labels
+
+
+def arms(**accuracies):
+    made = {name.replace("_", " "): drawn_classes(a, seed=i) for i, (name, a) in enumerate(accuracies.items())}
+    return {name: runs for name, (runs, _) in made.items()}, next(iter(made.values()))[1]
+
+
+def test_it_is_the_interval_of_the_statistics_beneath():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    found = lb.judge(predictions, labels)
+    right = {name: np.stack([run == labels for run in runs]) for name, runs in predictions.items()}
+    expected = compare_scores(right["distilled"], right["student alone"], largest=1.0)
+    assert found.interval == (expected.low, expected.high)
+    assert found.helps is True
+    assert found.verdict.gain == pytest.approx(expected.mean)
+    assert "Distilling helped" in found.sentence
+
+
+def test_logits_probabilities_and_classes_are_the_same_predictions():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    logits = {name: [torch.nn.functional.one_hot(torch.as_tensor(r), 3).float() * 5 for r in runs]
+              for name, runs in predictions.items()}  # fmt: skip
+    found = lb.judge(predictions, labels), lb.judge(logits, torch.as_tensor(labels))
+    assert found[0].as_dict() == found[1].as_dict()
+
+
+def test_of_errors_less_is_better():
+    draw = np.random.default_rng(0)
+    targets = draw.normal(size=300)
+    worse, better = ([targets + s * draw.normal(size=300) for _ in range(4)] for s in (1.0, 0.5))
+    found = lb.judge({"student alone": worse, "trees": better}, targets, metric="squared_error")
+    assert found.helps is True
+    assert found.verdict.gain == pytest.approx(0.75, abs=0.15)
+    assert lb.judge({"student alone": better, "trees": worse}, targets, metric="squared_error").helps is False
+    assert "less squared error than student alone" in found.sentence
+
+
+def test_a_column_of_predictions_is_not_spread_over_all_targets():
+    targets = np.arange(50.0)
+    runs = {"student alone": [targets[:, None]] * 2, "mine": [targets[:, None]] * 2}
+    assert lb.judge(runs, targets, metric="absolute_error").arms["mine"].mean == 0.0
+
+
+def test_iou_is_that_of_each_picture():
+    targets = np.zeros((2, 2, 2), dtype=int)
+    targets[0, 0] = 1
+    exact, half = targets, np.zeros_like(targets)
+    scores = METRICS["iou"].score(half, targets)
+    assert scores == pytest.approx([(0.5 + 0) / 2, 1.0])
+    assert METRICS["iou"].score(exact, targets) == pytest.approx([1, 1])
+    logits = torch.stack([torch.as_tensor(1.0 - targets), torch.as_tensor(1.0 * targets)], 1)
+    assert METRICS["iou"].score(logits, targets) == pytest.approx([1, 1])
+    ignored = targets.copy()
+    ignored[1] = -100
+    assert np.isnan(METRICS["iou"].score(exact, ignored)[1])
+
+
+def test_unlabeled_examples_count_nowhere():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    known = labels.copy()
+    known[::4] = -100
+    kept = known != -100
+    some = {name: [run[kept] for run in runs] for name, runs in predictions.items()}
+    assert lb.judge(predictions, known).as_dict() == lb.judge(some, labels[kept]).as_dict()
+
+
+def test_one_seed_is_unknown():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    found = lb.judge({name: runs[:1] for name, runs in predictions.items()}, labels)
+    assert (found.helps, found.interval) == (None, None)
+    assert "Unknown" in found.sentence
+
+
+def test_choosing_among_methods_is_paid_for():
+    predictions, labels = arms(student_alone=0.7, a=0.75, b=0.76, c=0.72, label_smoothing=0.7, teacher=0.95)
+    predictions["teacher"] = predictions["teacher"][:1]
+    alone = lb.judge({name: predictions[name] for name in ("student alone", "b")}, labels)
+    several = lb.judge(predictions, labels)
+    assert several.arm == "b"
+    assert several.chosen_on == "the test data"
+    assert several.interval[0] < alone.interval[0] < alone.interval[1] < several.interval[1]
+    assert several.arms["teacher"].role == "teacher"
+    assert set(several.against) == {"label smoothing"}
+    chosen = lb.judge(predictions, labels, development={"a": [0.9, 0.8], "b": 0.7, "c": 0.6})
+    assert (chosen.arm, chosen.chosen_on) == ("a", "development data")
+
+
+def test_false_alarms_are_few_where_nothing_works():
+    helped = 0
+    for trial in range(60):
+        draw = np.random.default_rng(trial)
+        labels, hard = np.zeros(300, dtype=int), draw.random(300)
+        predictions = {
+            name: [(draw.random(300) < hard).astype(int) for _ in range(3)]
+            for name in ("student alone", "a", "b", "c", "d")
+        }
+        helped += bool(lb.judge(predictions, labels).helps)
+    assert helped <= 5
+
+
+def test_a_metric_of_ones_own_says_which_way_is_better():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+
+    def misses(given, wanted):
+        return given != wanted
+
+    found = lb.judge(predictions, labels, metric=misses, higher_is_better=False)
+    assert found.helps is True
+    assert found.metric == "misses"
+    with pytest.raises(LimbeckError):
+        lb.judge(predictions, labels, metric=misses)
+
+
+def test_the_page_stands_for_itself(tmp_path):
+    draw = np.random.default_rng(0)
+    targets = draw.normal(size=200)
+    runs = {name: [targets + s * draw.normal(size=200) for _ in range(3)]
+            for name, s in (("student alone", 0.02), ("<b>mine", 0.01), ("label smoothing", 0.02))}  # fmt: skip
+    lb.judge(runs, targets, metric="squared_error", title="Houses", out=tmp_path / "judged")
+    page = (tmp_path / "judged" / "report.html").read_text()
+    assert "<b>mine" not in page
+    assert "&lt;b&gt;mine" in page
+    assert "Yes: it is worth it" in page
+    assert "<script" not in page
+    stored = json.loads((tmp_path / "judged" / "judgement.json").read_text())
+    assert stored["verdict"]["helps"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda p, y: lb.judge({"distilled": p["distilled"]}, y), UnknownNameError),
+        (lambda p, y: lb.judge({"student alone": p["student alone"]}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, "distilled": p["distilled"][:2]}, y), LimbeckError),
+        (lambda p, y: lb.judge(p, y[:10]), DataError),
+        (lambda p, y: lb.judge(p, np.full_like(y, -100)), DataError),
+        (lambda p, y: lb.judge(p, y, metric="acuracy"), UnknownNameError),
+        (lambda p, y: lb.judge(p), LimbeckError),
+        (lambda p, y: lb.judge({**p, "distilled": np.stack(p["distilled"])}, y), LimbeckError),
+        (
+            lambda p, y: lb.judge({name: [np.full(400, np.nan)] * 4 for name in p}, y * 1.0, metric="squared_error"),
+            DataError,
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(change, error):
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    with pytest.raises(error):
+        change(predictions, labels)
