@@ -31,7 +31,7 @@ def test_it_is_the_interval_of_the_statistics_beneath():
     found = lb.judge(predictions, labels)
     right = {name: np.stack([run == labels for run in runs]) for name, runs in predictions.items()}
     expected = compare_scores(right["distilled"], right["student alone"], largest=1.0)
-    assert found.interval == (expected.low, expected.high)
+    assert found.interval == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert found.helps is True
     assert found.verdict.gain == pytest.approx(expected.mean)
     assert "Distilling helped" in found.sentence

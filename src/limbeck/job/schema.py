@@ -131,13 +131,13 @@ class Job(Strict):
 
     Attributes:
         data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
-        teacher: Who teaches.
-        student: Who learns.
-        method: How.
-        methods: Several, to be compared: each is an arm, called by its name. `method` is then the first of them.
-        budget: For how long: the same for every arm, but for what `budgets` says.
+        teacher: The teacher's name (``teacher.model``), with the arguments that it is built with beside it.
+        student: The student's name (``student.model``), with its arguments.
+        method: The method's name (``method.name``), with its settings; `limbeck methods` lists them.
+        methods: Several methods, to be compared: each is an arm, called by its name. `method` is then the first of them.
+        budget: For how long and with which optimizer every arm learns, but for what `budgets` says.
         budgets: What an arm, by its name, has of its own: ``{student alone: {lr: 0.003, epochs: 12}}``.
-        cache: Where the teacher's answers are kept; None asks it at every step.
+        cache: Where the teacher's answers are kept; without it the teacher is asked at every step.
         arms: Which competitors, of `ARMS`.
         seeds: How many times each arm is run, from different initial weights (of a shallow student, what is new in it),
             in another order of the data; the arms share both (pairs).
