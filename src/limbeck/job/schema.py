@@ -134,7 +134,7 @@ class Job(Strict):
         teacher: The teacher's name (``teacher.model``), with the arguments that it is built with beside it.
         student: The student's name (``student.model``), with its arguments.
         method: The method's name (``method.name``), with its settings; `limbeck methods` lists them.
-        methods: Several methods, to be compared: each is an arm, called by its name. `method` is then the first of them.
+        methods: Several methods, to be compared: each is an arm, called by its name. `method` is then the first one.
         budget: For how long and with which optimizer every arm learns, but for what `budgets` says.
         budgets: What an arm, by its name, has of its own: ``{student alone: {lr: 0.003, epochs: 12}}``.
         cache: Where the teacher's answers are kept; without it the teacher is asked at every step.

@@ -80,7 +80,7 @@ def judge(
         examples=scores[baseline].shape[1],
         arm=arm,
         chosen_on=chosen_on,
-        arms={name: _arm(name, one, measured, _role(name, baseline, controls)) for name, one in scores.items()},
+        arms={name: _arm(one, _role(name, baseline, controls)) for name, one in scores.items()},
         verdict=compare.verdict(arm, chosen_on),
         against={name: compare.beside(arm, name) for name in controls if name in scores},
         methods={name: compare.beside(name, baseline) for name in methods},
@@ -174,11 +174,10 @@ def _choose(
     return max(methods, key=lambda name: sign * float(np.mean(development[name]))), "development data"
 
 
-def _arm(name: str, scores: NDArray[Any], metric: Metric, role: Role) -> ArmScores:
-    # An arm's own interval is that of its difference to nothing.
-    own = compare_scores(scores, np.zeros_like(scores), largest=metric.largest)
-    half = None if own.low is None or own.high is None else max(own.high - own.mean, own.mean - own.low)
-    return ArmScores(role, float(scores.mean()), tuple(float(one) for one in scores.mean(1)), half)
+def _arm(scores: NDArray[Any], role: Role) -> ArmScores:
+    seeds = scores.mean(1)
+    std = None if len(seeds) == 1 else float(seeds.std(ddof=1))
+    return ArmScores(role, float(seeds.mean()), tuple(float(one) for one in seeds), std)
 
 
 class _Comparing:

@@ -19,13 +19,13 @@ class ArmScores:
         role: ``baseline``, ``control``, ``method`` or ``teacher``.
         mean: Over seeds and examples, in the metric's unit.
         values: The mean over examples of each seed.
-        half: Half of the mean's 95 % interval over seeds and examples; None with one seed.
+        std: The standard deviation over seeds, which ± shows everywhere in limbeck; None with one seed.
     """
 
     role: Role
     mean: float
     values: tuple[float, ...]
-    half: float | None
+    std: float | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Judgement:
         return self.verdict.sentence
 
     def __str__(self) -> str:
-        lines = [f"{name}: {self.show(one.mean)}" + self._half(one) for name, one in self.arms.items()]
+        lines = [f"{name}: {self.show(one.mean)}" + self._spread(one) for name, one in self.arms.items()]
         said = [self.sentence, *(one.sentence for one in self.against.values())]
         return "\n".join([*lines, "", *said])
 
@@ -107,10 +107,10 @@ class Judgement:
         sign = "+" if signed else ""
         return f"{100 * value:{sign}.2f}{' points' if signed else ' %'}" if self.percent else f"{value:{sign}.4g}"
 
-    def _half(self, arm: ArmScores) -> str:
-        if arm.half is None:
+    def _spread(self, arm: ArmScores) -> str:
+        if arm.std is None:
             return " (one seed)"
-        return f" ± {100 * arm.half:.2f}" if self.percent else f" ± {arm.half:.2g}"
+        return f" ± {100 * arm.std:.2f}" if self.percent else f" ± {arm.std:.2g}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -73,10 +73,10 @@ def _factor(comparisons: list[Comparison]) -> float:
 def _arms(found: Judgement) -> Markup:
     metric = found.metric.replace("_", " ")
     rows = [
-        (name, one.role, found.show(one.mean), "-" if one.half is None else found.show(one.half), len(one.values))
+        (name, one.role, found.show(one.mean), "-" if one.std is None else found.show(one.std), len(one.values))
         for name, one in found.arms.items()
     ]
-    caption = f"{metric} on {found.examples:,} test examples; ± is half of the 95 % interval over seeds and examples"
+    caption = f"{metric} on {found.examples:,} test examples; ± is the standard deviation over seeds"
     return section("arms", "The arms", table(caption, ("arm", "role", metric, "±", "seeds"), rows, words=2))
 
 
