@@ -60,6 +60,8 @@ def test_what_stands_after_a_plus_minus_is_named_and_is_what_the_page_says():
     found = result()
     assert over_seeds(found) == "± is the standard deviation over 2 seeds.\n"
     assert over_seeds(result({"distilled": arm([0.9])})) == ""
+    several = result({"one member": arm([0.9, 0.8, 0.85]), "distilled": arm([0.9, 0.8])})
+    assert over_seeds(several).endswith("over 2 seeds; ± of one member is over the 3 members.\n")
     shown = figure(found["arms"]["distilled"]["accuracy"])
     assert said(shown, 2, 100) == "95.10 ± 0.14"
     assert "95.10 ± 0.14" in " ".join(printed(found)[5].split())

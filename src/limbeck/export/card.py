@@ -83,7 +83,7 @@ def _table(done: Finished) -> Iterator[str]:
     arms = done.result.get("arms") or {}
     if not arms:
         return
-    seeds = max(len(_accuracy(arm)["values"]) for arm in arms.values())
+    seeds = max((len(_accuracy(arm)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
     yield f"| arm | accuracy, %{over} | NLL, nats | parameters | MB | ms for one |"
     yield "|---|--:|--:|--:|--:|--:|"

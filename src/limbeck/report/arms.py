@@ -13,6 +13,10 @@ CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """The arms that need no teacher, or one that knows nothing of the example."""
 
 
+MEMBER = "one member"
+"""The row of a teacher of several: its values are one for a member instead of one for a seed."""
+
+
 class Figure(NamedTuple):
     """A number over the seeds: the values that are numbers, their mean, and how far they lie apart.
 

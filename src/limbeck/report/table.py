@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from limbeck.report.arms import Figure, figure
+from limbeck.report.arms import MEMBER, Figure, figure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,9 +31,11 @@ def arms_table(result: Mapping[str, Any]) -> Table:
 
 def over_seeds(result: Mapping[str, Any]) -> str:
     """The line below the table: what stands after a ±. Empty where every arm has one seed."""
-    counts = [len(_accuracy(arm).values) for arm in result["arms"].values()]
-    several = max(counts, default=0)
-    return f"± is the standard deviation over {several} seeds.\n" if several > 1 else ""
+    counts = {name: len(_accuracy(arm).values) for name, arm in result["arms"].items()}
+    members, seeds = counts.pop(MEMBER, 0), max(counts.values(), default=0)
+    said = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
+    said += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
+    return "; ".join(said) + ".\n" if said else ""
 
 
 _COLUMNS = (

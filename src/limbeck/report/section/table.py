@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from limbeck.job import interval_of
 from limbeck.measure import MEASURES
 from limbeck.methods import method, names
-from limbeck.report.arms import Arm, Figure
+from limbeck.report.arms import MEMBER, Arm, Figure
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import Difference, accuracies_figure, differences_figure
 from limbeck.report.markup import Markup, join, tag
@@ -32,7 +32,8 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
     judged = [i for i, arm in enumerate(arms) if arm.name == evidence.judged]
     head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %",
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
-    whole = table("Every arm: mean ± standard deviation over seeds", head,
+    members = ", of a teacher's members over them" if MEMBER in evidence.arms else ""
+    whole = table(f"Every arm: mean ± standard deviation over seeds{members}", head,
                   (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
     about = [name for name in (ALONE, evidence.judged) if name is not None]
     drawn = figure("Test accuracy, seed by seed", both(accuracies_figure, arms, kept=about),
