@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,13 +125,25 @@ def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
     def at(step: str) -> str:
         return f"encoding/{name}/{step}"
 
-    other = len(column.values)
+    other, spellings = len(column.values), _spellings(column.values)
     yield _constant(at("shape"), np.array([-1], dtype=np.int64))
     yield _constant(at("depth"), np.array(other + 1, dtype=np.int64))
     yield _constant(at("ends"), np.array([0.0, 1.0], dtype=np.float32))
     yield node("Reshape", [name, at("shape")], [at("rows")])
     yield node(
-        "LabelEncoder", [at("rows")], [at("place")], domain="ai.onnx.ml", keys_strings=list(column.values),
-        values_int64s=list(range(other)), default_int64=other,
+        "LabelEncoder", [at("rows")], [at("place")], domain="ai.onnx.ml", keys_strings=list(spellings),
+        values_int64s=list(spellings.values()), default_int64=other,
     )  # fmt: skip
     yield node("OneHot", [at("place"), at("depth"), at("ends")], [_end(name)], axis=-1)
+
+
+def _spellings(values: Sequence[str]) -> dict[str, int]:
+    """Each name, and what `limbeck.read_table` takes for it, as far as a table of texts can say: spaces, and case."""
+    found: dict[str, int] = {}
+    for variant in (str, str.lower, str.upper, str.title):
+        forms = [variant(value) for value in values]
+        for place, form in enumerate(forms):
+            if forms.count(form) == 1 or variant is str:
+                for text in (form, f" {form}", f"{form} ", f" {form} "):
+                    found.setdefault(text, place)
+    return found

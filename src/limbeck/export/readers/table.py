@@ -10,85 +10,85 @@ from typing import Any
 
 import numpy as np
 
-MISSING = {"", "na", "n/a", "#n/a", "null", "nan", "<na>"}
+MISSING = {
+    "", "NA", "N/A", "n/a", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "#NA", "#N/A", "#N/A N/A", "1.#IND",
+    "-1.#IND", "1.#QNAN", "-1.#QNAN", "<NA>",
+}  # fmt: skip
 TRUE, FALSE = {"true", "t", "yes", "y", "on", "1"}, {"false", "f", "no", "n", "off", "0"}
 
 
 def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
     """The rows of all files: one matrix, or (where the file of weights encodes them itself) the columns by name."""
     rows = [row for path in paths for row in table_rows(path)]
-    columns = told["encoding"]["columns"]
+    columns, nulls = told["encoding"]["columns"], MISSING | set(told["encoding"].get("missing", ()))
+    values = {}
     for column in columns:
-        if rows and column["name"] not in rows[0]:
-            sys.exit(f"There is no column {column['name']!r}; there are {', '.join(map(repr, rows[0]))}.")
-    missing = {*told["encoding"].get("missing", [])}
-    cells = {column["name"]: [row[column["name"]] or "" for row in rows] for column in columns}
-    cells = {name: ["" if cell in missing else cell for cell in found] for name, found in cells.items()}
-    values = {
-        column["name"]: names(column, cells[column["name"]])
-        if column["kind"] == "category"
-        else numbers(column["name"], cells[column["name"]])
-        for column in columns
-    }
+        name = column["name"]
+        if rows and name not in rows[0]:
+            sys.exit(f"There is no column {name!r}; there are {', '.join(map(repr, rows[0]))}.")
+        cells = ["" if row[name] in nulls else row[name] for row in rows]
+        values[name] = names(column, cells) if column["kind"] == "category" else numbers(column, cells)
     if told.get("reads_included"):
         return values
     return np.concatenate([encoded(column, values[column["name"]]) for column in columns], axis=1)
 
 
 def table_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one file, each column -> text as it stands there, without spaces around it."""
+    """The rows of one file, each column -> text, without spaces around it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        names = [name.strip() for name in next(rows, [])]
-        return [dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in rows if row]
+        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        return [{str(name).strip(): (cell or "").strip() for name, cell in row.items() if name} for row in rows]
 
 
 def names(column: dict[str, Any], cells: list[str]) -> np.ndarray:
-    """A column of names; one that is written otherwise is the only known one that it is like."""
-    known = column["values"]
-    found = {cell: cell for cell in cells}
-    for cell in set(cells) - set(known):
-        for form in (str.strip, folded, number, truth):
-            like = [value for value in known if form(value) == form(cell) and form(cell)]
-            if len(like) == 1 and (form is not truth or all(map(truth, known))):
-                found[cell] = like[0]
-                break
-    return np.array([found[cell] for cell in cells], dtype=object)
+    """A column of names, each as the training table wrote it; "" for one that it did not have."""
+    known = {cell: matched(cell, column["values"]) for cell in set(cells)}
+    return np.array([known[cell] for cell in cells], dtype=object)
 
 
-def folded(text: str) -> str:
-    """A name whatever the case of its letters and the spaces in it."""
+def matched(cell: str, values: list[str]) -> str:
+    """The name that a cell means: itself, or the only one that differs by spaces, case, or how a number is written."""
+    if not cell or cell in values:
+        return cell
+    for form in (str.strip, folded, number, truth):
+        forms = [form(value) for value in values]
+        if form is truth and None in forms:
+            continue
+        if (wanted := form(cell)) is not None and forms.count(wanted) == 1:
+            return values[forms.index(wanted)]
+    return ""
+
+
+def folded(text: str) -> str | None:
+    """A text without case, and with single spaces."""
     return " ".join(text.casefold().replace("_", " ").split())
 
 
-def number(text: str) -> str:
-    """A number however it is written; empty for what is none."""
+def number(text: str) -> str | None:
+    """A number however it is written; None of any other text."""
     try:
-        return f"{float(text):.17g}" if text[:1] in "+-.0123456789" and "_" not in text else ""
+        return None if "_" in text else f"{float(text):.17g}"
     except ValueError:
-        return ""
+        return None
 
 
-def truth(text: str) -> str:
-    """True and false however they are written; empty for anything else."""
+def truth(text: str) -> str | None:
+    """Whether a text says yes or no; None if neither."""
     text = text.strip().casefold().removesuffix(".0")
-    return "true" if text in TRUE else "false" if text in FALSE else ""
+    return "true" if text in TRUE else "false" if text in FALSE else None
 
 
-def numbers(name: str, cells: list[str]) -> np.ndarray:
+def numbers(column: dict[str, Any], cells: list[str]) -> np.ndarray:
     """A column of numbers; NaN where there is none."""
-    found, strange = np.full(len(cells), np.nan), []
-    for row, cell in enumerate(cells):
-        try:
-            found[row] = math.nan if "_" in cell else float(cell)
-        except ValueError:
-            strange += [cell] * (cell.lower() not in MISSING)
+    binary = abs(column["std"] ** 2 - column["mean"] * (1 - column["mean"])) < 1e-9  # as of zeros and ones alone
+    texts = [{"true": "1", "false": "0"}.get(truth(cell) or "", cell) if binary else cell for cell in cells]
+    found = np.array([math.nan if number(text) is None else float(text) for text in texts])
+    strange = [text for text in texts if text and number(text) is None]
     if np.isinf(found).any():
-        sys.exit(f"The column {name!r} holds infinity in row {int(np.isinf(found).argmax()) + 1}.")
+        sys.exit(f"The column {column['name']!r} holds infinity in row {int(np.isinf(found).argmax()) + 1}.")
     if strange:
-        print(
-            f"Column {name!r}: {len(strange)} values such as {strange[0]!r} are no numbers: missing.", file=sys.stderr
-        )
+        said = f"{len(strange)} values such as {strange[0]!r} are no numbers"
+        print(f"Column {column['name']!r}: {said}: taken for missing.", file=sys.stderr)
     return found
 
 
