@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 
@@ -112,6 +113,32 @@ def test_methods_as_one_object(limbeck):
     assert limbeck("methods", "hinton", "--json").result == ended.result["hinton"]
 
 
+def settings_in(text):
+    """What a shell would hand over of the lines that are to be copied."""
+    return [shlex.split(line)[1] for line in text.splitlines() if line.startswith("  --set ")]
+
+
+def test_a_card_with_a_list_can_be_typed(limbeck, tmp_path, monkeypatch):
+    from limbeck.job import with_settings
+
+    defaults = {
+        "tail": ["features", "classifier"],
+        "name": "two words",
+        "mean": "geometric",
+        "sure": "true",
+        "at": None,
+    }
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import replace\nfrom limbeck.methods.hinton import CARD\n"
+        f"CARD = replace(CARD, ranges={{}}, defaults={defaults!r})\n\n\n"
+        "def own(teacher, *, tail, name, mean, sure, at):\n    return None\n"
+    )
+    ended = limbeck("methods", "own.py:own")
+    given = [one for one in settings_in(ended.out) if not one.endswith("=...")]
+    assert with_settings({}, given)["method"] == defaults
+
+
 def test_a_card(limbeck):
     from limbeck.job import with_settings
     from limbeck.methods import method, names
@@ -122,7 +149,7 @@ def test_a_card(limbeck):
         assert ended.code == 0
         assert card.title in " ".join(ended.out.split())
         assert card.bibtex in ended.out
-        settings = re.findall(r"--set (method\.\S+)", ended.out)
+        settings = settings_in(ended.out)
         found = with_settings({}, [word for word in settings if not word.endswith("=...")]).get("method", {})
         assert found == dict(card.defaults), "what is shown can be typed"
         needed = [f"method.{key}=..." for key in method(name).required if key != "teacher"]

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.functional import Head, Projector, cross_entropy, kl_divergence
+from limbeck.errors import LimbeckError
+from limbeck.functional import Head, Projector, cross_entropy, kl_divergence, squared_error
+from limbeck.models import seeded
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.signal import Batch
@@ -180,7 +182,7 @@ def test_a_function_passes_without_a_card():
 
 
 @pytest.mark.parametrize(
-    ("method", "sentence"),
+    ("broken", "sentence"),
     [
         (nameless, "a stage has no name"),
         (no_recipe, "returns a Stage; a method returns a Recipe"),
@@ -191,9 +193,9 @@ def test_a_function_passes_without_a_card():
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_broken_methods_are_caught(method, sentence):
+def test_broken_methods_are_caught(broken, sentence):
     with breaks(sentence):
-        check_method(method)
+        check_method(broken)
 
 
 def test_a_card_that_does_not_tell_the_defaults_is_caught(monkeypatch):
@@ -201,9 +203,71 @@ def test_a_card_that_does_not_tell_the_defaults_is_caught(monkeypatch):
 
     from limbeck.methods import hinton
 
+    whole = hinton.CARD
     monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, defaults={"temperature": 2.0}))
     with breaks("its card gives the defaults"):
         check_method("hinton")
     monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, bibtex=""))
     with breaks("its card has no bibtex"):
         check_method("hinton")
+    monkeypatch.setattr(hinton, "CARD", replace(whole, bibtex=whole.bibtex.replace("year", "jear")))
+    with breaks("its bibtex lacks year"):
+        check_method("hinton")
+
+
+class Topped(nn.Module):
+    """A student under a layer that does not learn: another architecture than the student's, as SimKD ships."""
+
+    def __init__(self, student):
+        super().__init__()
+        self.student, self.top = student, nn.Linear(3, 3).requires_grad_(False).eval()
+
+    def forward(self, x):
+        return self.top(self.student(x))
+
+
+def topped(teacher, *, epochs: int | None = None):
+    stage = Stage(Loss(kl_divergence), trains="whole", teacher=teacher, epochs=epochs, name="topped")
+    return Recipe(stage, makes={"whole": lambda models: Topped(models["student"])}, ship="whole")
+
+
+def hooked(teacher, *, epochs: int | None = None):
+    def whole(models):
+        made = Topped(models["student"])
+        made.top.register_forward_hook(lambda *_: None)
+        return made
+
+    stage = Stage(Loss(kl_divergence), trains="whole", teacher=teacher, epochs=epochs, name="hooked")
+    return Recipe(stage, makes={"whole": whole}, ship="whole")
+
+
+def test_a_method_may_ship_another_architecture():
+    check_method(topped)
+    with breaks("leaves traces in the model 'whole'"):
+        check_method(hooked)
+
+
+def test_a_method_says_what_it_runs_on():
+    class Tagger(nn.Module):
+        """It reads token ids, which no MLP does."""
+
+        def __init__(self, width):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(9, width), nn.Linear(width, 3)
+
+        def forward(self, x):
+            return self.out(self.embed(x).mean(1))
+
+    def tokens():
+        draw = torch.Generator().manual_seed(0)
+        with seeded(1):
+            networks = Tagger(4), Tagger(8)
+        return *networks, Arrays(torch.randint(9, (48, 5), generator=draw), torch.arange(48) % 3)
+
+    def at_embedding(teacher, *, epochs: int | None = None):
+        loss = Loss(squared_error, student="embed", teacher="embed", head=Projector())
+        return Recipe(Stage(Loss(kl_divergence) + loss, teacher=teacher, epochs=epochs, name="at embedding"))
+
+    check_method(at_embedding, on={"tagger": tokens})
+    with pytest.raises(LimbeckError, match="embed"):
+        check_method(at_embedding)

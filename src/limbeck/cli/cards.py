@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import Any
 
 
@@ -49,8 +50,14 @@ def show_card(name: str, *, as_json: bool) -> None:
     for key, value in card.defaults.items():
         found_in = card.ranges.get(key)
         told = f"  (limbeck tune: {found_in.low:g} to {found_in.high:g})" if found_in is not None else ""
-        print(f"  --set method.{key}={json.dumps(value)}{told}")
+        print(f"  --set {_setting(key, value)}{told}")
     print(f"\n{card.bibtex}")
+
+
+def _setting(key: str, value: Any) -> str:
+    """A setting as a shell takes it: a list is quoted, a number or a plain word is not."""
+    plain = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null", "yes", "no")
+    return quote(f"method.{key}={value if plain else json.dumps(value, separators=(',', ':'))}")
 
 
 def _fields(card: Any) -> dict[str, Any]:

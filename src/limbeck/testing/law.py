@@ -53,7 +53,7 @@ def traces(modules: Iterable[nn.Module]) -> list[Any]:
             [type(inner) for inner in module.modules()],
             [inner.training for inner in module.modules()],
             [parameter.requires_grad for parameter in module.parameters()],
-            sum(_hooks(inner) for inner in module.modules()),
+            hooks_in(module),
         )
         for module in modules
     ]
@@ -79,6 +79,7 @@ def same_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     return list(mine) == list(theirs) and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-def _hooks(module: nn.Module) -> int:
+def hooks_in(module: nn.Module) -> int:
+    """How many hooks listen in a module or in what it is made of."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-    return sum(len(getattr(module, kind, ())) for kind in kinds)
+    return sum(len(getattr(inner, kind, ())) for inner in module.modules() for kind in kinds)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,25 +18,30 @@ from limbeck.methods import Card, Method, method
 from limbeck.models import build
 from limbeck.recipe import Recipe
 from limbeck.sources import Arrays
-from limbeck.testing.law import require, require_plain, same_weights, traces, weights
+from limbeck.testing.law import hooks_in, require, require_plain, same_weights, traces, weights
 
+Trial = Callable[[], tuple[nn.Module, nn.Module, Any]]
+"""What a method is run on: a student, a teacher, and data for `distill`."""
 _OF = "methods"
 _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
 
-def check_method(found: str | Callable[..., Any], **arguments: Any) -> None:
+def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | None = None, **arguments: Any) -> None:
     """Check a method against every law that applies to it: it runs for an epoch, twice, on a tiny MLP and a tiny CNN.
 
     Both have the addresses ``layer1``, ``layer2``, ``features`` and ``classifier``; the data have labels and the column
     ``privileged``, of the inputs' shape.
 
-    The laws: its card is whole, and its defaults are the function's; it does not take arguments of any name; it returns
-    a recipe whose stages describe themselves; the losses are finite; what is shipped has moved from where the student
-    began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook, flag or key is left in
-    any model.
+    The laws: its card is whole, its defaults are the function's, and its BibTeX is an entry; it does not take arguments
+    of any name; it returns a recipe whose stages describe themselves; the losses are finite; what is shipped has moved
+    from where the student began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook,
+    flag or key is left in any model. Of a model that the recipe makes, unlike the student, only hooks are looked for:
+    what in it may learn is its maker's to say.
 
     Args:
         found: A method's name, or a function that returns a `Recipe`, with its ``CARD`` in its module if it has one.
+        on: What it runs on, by a name of your choice, where the two networks will not do: a function that returns a
+            student, a teacher and data, the same ones whenever it is called. A method for transformers needs this.
         **arguments: What it cannot do without, besides ``teacher``: ``hint="layer1"``.
 
     Raises:
@@ -46,8 +53,9 @@ def check_method(found: str | Callable[..., Any], **arguments: Any) -> None:
     one = _method(found)
     _check_card(one)
     _check_arguments(one)
-    for kind in ("mlp", "cnn"):
-        _check_runs(one, arguments, kind)
+    usual: dict[str, Trial] = {kind: partial(_usual, kind) for kind in ("mlp", "cnn")}
+    for kind, trial in (usual if on is None else on).items():
+        _check_runs(one, arguments, kind, trial)
 
 
 def _method(found: str | Callable[..., Any]) -> Method:
@@ -71,6 +79,7 @@ def _check_card(one: Method) -> None:
     own = {n: p.default for n, p in one.parameters.items() if p.default is not p.empty and n != "epochs"}
     require(dict(card.defaults) == own, f"its card gives the defaults {dict(card.defaults)}, and it has {own}", of=_OF)
     require("epochs" in one.parameters, "it has no argument epochs=", of=_OF)
+    require_bibtex(card.bibtex)
 
 
 def _check_arguments(one: Method) -> None:
@@ -78,13 +87,27 @@ def _check_arguments(one: Method) -> None:
     require(inspect.Parameter.VAR_KEYWORD not in kinds, "it accepts any argument, also a misspelt one", of=_OF)
 
 
-def _check_runs(one: Method, arguments: dict[str, Any], kind: str) -> None:
-    teacher = _network(kind, wide=True).eval()
+def require_bibtex(text: str) -> None:
+    """Raise unless a text is one or several BibTeX entries, each with a key, a title, an author and a year.
+
+    Raises:
+        AssertionError: If it is not.
+    """
+    for entry in re.split(r"\n(?=@)", text):
+        whole = re.fullmatch(r"@\w+\{[^,\s{}]+,.*\}", entry, re.DOTALL) and entry.count("{") == entry.count("}")
+        lacking = [name for name in ("title", "author", "year") if not re.search(rf"[,\s]{name}\s*=\s*[{{\"]", entry)]
+        require(bool(whole), f"its bibtex is no whole entry, @article{{key, title={{...}}, ...}}: {entry!r}", of=_OF)
+        require(not lacking, f"its bibtex lacks {', '.join(lacking)}: {entry!r}", of=_OF)
+
+
+def _check_runs(one: Method, arguments: dict[str, Any], kind: str, trial: Trial) -> None:
+    untouched, teacher, _ = trial()
+    teacher.eval()
     kept, before = weights(teacher), traces([teacher])
     given = {"teacher": teacher} | arguments if one.has_teacher else arguments
-    runs = [_run(_built(one, given), kind) for _ in range(2)]
+    runs = [_run(_built(one, given), trial) for _ in range(2)]
     require(same_weights(weights(teacher), kept), f"on the {kind} the teacher has moved", of=_OF)
-    begun = weights(_network(kind, wide=False))
+    begun = weights(untouched)
     for run in runs:
         bad = [(r.stage, r.loss) for r in run.history if not torch.isfinite(torch.tensor(r.loss))]
         require(bool(run.history) and not bad, f"on the {kind} its losses are not finite: {bad}", of=_OF)
@@ -93,9 +116,15 @@ def _check_runs(one: Method, arguments: dict[str, Any], kind: str) -> None:
     first, second = ({name: weights(model) for name, model in run.models.items()} for run in runs)
     same = first.keys() == second.keys() and all(same_weights(first[name], second[name]) for name in first)
     require(same, f"on the {kind} one seed gives two results", of=_OF)
-    clean = traces([_network(kind, wide=False)]) * len(runs[0].models)
-    require(traces(runs[0].models.values()) == clean, f"on the {kind} it leaves traces in a model", of=_OF)
+    for name, model in runs[0].models.items():
+        require(_is_clean(name, model, untouched), f"on the {kind} it leaves traces in the model {name!r}", of=_OF)
     require(traces([teacher]) == before, f"on the {kind} it leaves traces in the teacher", of=_OF)
+
+
+def _is_clean(name: str, model: nn.Module, untouched: nn.Module) -> bool:
+    """Whether a model is as a new student is; of one that the recipe has made otherwise, whether it has no hooks."""
+    alike = [type(module) for module in model.modules()] == [type(module) for module in untouched.modules()]
+    return traces([model]) == traces([untouched]) if name == "student" or alike else not hooks_in(model)
 
 
 def _built(one: Method, given: dict[str, Any]) -> Recipe:
@@ -105,11 +134,16 @@ def _built(one: Method, given: dict[str, Any]) -> Recipe:
         raise AssertionError(f"A law of methods is broken: it cannot be built ({error})") from error
 
 
-def _run(recipe: Recipe, kind: str) -> Run:
+def _run(recipe: Recipe, trial: Trial) -> Run:
     for stage in recipe.stages():
         require_plain(stage.describe(), of=_OF)
         require(bool(stage.name), "a stage has no name", of=_OF)
-    return distill(_network(kind, wide=False), recipe, _data(kind), batch_size=16, epochs=1, seed=3).finish()
+    student, _, data = trial()
+    return distill(student, recipe, data, batch_size=16, epochs=1, seed=3).finish()
+
+
+def _usual(kind: str) -> tuple[nn.Module, nn.Module, Any]:
+    return _network(kind, wide=False), _network(kind, wide=True), _data(kind)
 
 
 def _network(kind: str, *, wide: bool) -> nn.Module:
