@@ -63,7 +63,7 @@ def test_a_teacher_that_counts_its_classes_otherwise_is_told_from_a_poor_one():
     moved = accuracy.check(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
     assert moved.state == "wrong"
     assert "label order" in moved.sentence
-    assert "its 0 is bee" in moved.sentence
+    assert "its output 0 is class 1, called 'bee'" in moved.sentence
     torch.manual_seed(5)
     poor = nn.Linear(6, 4)
     nn.init.zeros_(poor.weight)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.bridges.heads import average_gradients, begin_alike
 from limbeck.bridges.rows import batch_of
+from limbeck.engine.class_order import check_class_order
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil
 from limbeck.engine.randomness import aside
@@ -106,6 +107,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         self._check_teacher()
         self._networks = networks_of(self.stage.teacher)
         check_shared(self.stage, student, self._networks)
+        check_class_order(self.stage, student, self._networks)
         if example is not None:
             with self:
                 self._reached = self._probe(self.batch(example))

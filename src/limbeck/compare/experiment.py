@@ -19,6 +19,7 @@ from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
 from limbeck.compare.beginning import told_layers
 from limbeck.compare.changed_job import Changes, changed_job, forget
+from limbeck.compare.class_order import ordered_job
 from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import (
     checked_folder,
@@ -87,6 +88,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Watch = watch if leads() else lambda kind, what: None
     material = gather(job)
+    job = ordered_job(job, material.data) if material.reordered else job
     tell("say", "\n".join((_described(material), *lines_of(material.data))))
     teacher, models = open_teacher(job, material)
     rehearse(job, material, teacher, models)

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from limbeck.compare.beginning import begun
+from limbeck.compare.class_order import load_in_order
 from limbeck.engine import Setting
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Budget, Job, Model, learnt_and_held, with_flag
 from limbeck.measure import predict
 from limbeck.models import NoModuleError, name_classes, open_model, reference_names, seeded
 from limbeck.signal import IGNORED, Batch
-from limbeck.sources import DataSet, Examples, Shuffled, load_data, silenced
+from limbeck.sources import DataSet, Examples, Shuffled
 from limbeck.teachers import Teacher
 
 _ASKED = 250
@@ -31,6 +32,7 @@ class Material(NamedTuple):
         development: What choices and checks are made on; carved from the training data.
         input_shape: One example as the models see it.
         classes: How many classes there are.
+        reordered: Whether the classes are in another order than the data alone would have them: the teacher's.
     """
 
     data: DataSet
@@ -38,6 +40,7 @@ class Material(NamedTuple):
     development: Examples
     input_shape: tuple[int, ...]
     classes: int
+    reordered: bool = False
 
 
 def gather(job: Job) -> Material:
@@ -46,8 +49,7 @@ def gather(job: Job) -> Material:
     Raises:
         LimbeckError: If the data cannot be had, or are too few.
     """
-    with silenced():  # what it warns of stands in the summary, which is printed
-        data = load_data(job.data)
+    data, reordered = load_in_order(job)
     train, development = learnt_and_held(job, data)
     first = data.reads(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
@@ -56,7 +58,7 @@ def gather(job: Job) -> Material:
     if classes < 2:
         raise DataError(f"{data.name} has one class: there is nothing to tell apart.")
     _check_test(data, classes)
-    return Material(data, train, development, shape, classes)
+    return Material(data, train, development, shape, classes, reordered)
 
 
 def new_model(model: Model, material: Material, *, seed: int, who: str) -> nn.Module:

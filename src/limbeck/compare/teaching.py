@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.compare.class_order import check_names, has_weights
 from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
 from limbeck.compare.first_examples import answered, check_classes, shape_to_test
 from limbeck.compare.material import Material, new_model, setting_of, whole
@@ -18,6 +19,8 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.job import Job, TeacherModel, stream
 from limbeck.measure import Predictions, accuracy
+from limbeck.measure.once import chosen
+from limbeck.measure.renaming import is_misordered, renamed_accuracy, renaming_said
 from limbeck.methods import method
 from limbeck.models import NoModuleError, is_student_folder, read_config
 from limbeck.models.library import LibraryModel
@@ -62,6 +65,7 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
                 f"teacher.members={asked.members}: an estimator is one teacher; leave members out."
             ) from error
         return module.teacher, {"member-0": module}
+    check_names(asked, models["member-0"], material.data)
     reads = _own_reads(asked, material.data)
     _check_tokenizer(asked, material.data)
     _check_reads(job, reads)
@@ -74,14 +78,6 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
         _check_own(job, next(iter(models.values())), reads, material)
     answered(lambda: ask(teacher, material.data.test.select(torch.tensor([0])), material), who, shape_to_test(material))
     return teacher, models
-
-
-def has_weights(teacher: TeacherModel) -> bool:
-    """Whether a teacher comes with weights, or must be trained."""
-    name = teacher.model
-    if (library := LibraryModel.parse(name)) is not None:
-        return library.weights is not None or bool(teacher.arguments.get("pretrained", True))
-    return (".py:" in name and "@" in name) or is_student_folder(Path(name))
 
 
 def train_teacher(
@@ -137,12 +133,15 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
         loaded: Whether it came with its weights, or was trained here: what is likely to be wrong differs.
 
     Raises:
-        LimbeckError: If it is no better than chance, within two standard errors.
+        LimbeckError: If it is no better than chance, within two standard errors, or, where it was loaded, far better
+            with its classes in another order.
     """
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):
         return float("nan")
     found = accuracy(Predictions(teacher_logits, None, labels)).value
+    if loaded and labels.ndim == 1:
+        _check_renamed(teacher_logits, labels, found, classes)
     count = int((labels != IGNORED).sum())
     chance, reach = chance_of(classes, count)
     if found <= reach and found < 1.0:  # who is always right is not to blame for few examples
@@ -157,6 +156,20 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
             "--set teacher.check=false."
         )
     return found
+
+
+def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -> None:
+    """Refuse a teacher that would be right far more often with its classes in another order."""
+    known = labels != IGNORED
+    guesses, truth = chosen(logits)[known], labels[known]
+    better, order = renamed_accuracy(guesses, truth, classes)
+    if is_misordered(found, better, truth, chance_of(classes, len(truth)).reach):
+        raise LimbeckError(
+            f"The teacher's accuracy on {len(truth)} development examples is {100 * found:.1f} %, and with its classes "
+            f"in another order it would be {100 * better:.1f} %: its label order is not that of the data ("
+            f"{renaming_said(order, None)}). Give them one order, with --set 'data.class_names=[...]' for tables, "
+            "texts and pictures; or, to go on anyway, --set teacher.check=false."
+        )
 
 
 def _check_reads(job: Job, own: Reads | None) -> None:
@@ -213,23 +226,12 @@ def _check_tokenizer(teacher: TeacherModel, data: DataSet) -> None:
 
 
 def _own_reads(teacher: TeacherModel, data: DataSet) -> Reads | None:
-    """How a saved teacher reads a batch, where that is not how the data would have it.
-
-    Raises:
-        LimbeckError: If it calls its classes by other names than the data, or has them in another order.
-    """
+    """How a saved teacher reads a batch, where that is not how the data would have it."""
     library = LibraryModel.parse(teacher.model)
     folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
     folder = library.weights if library is not None and library.weights is not None else folder
     if not is_student_folder(folder):
         return None
     told = read_config(folder)["metadata"]
-    names, ours = told.get("class_names") or [], data.class_names or ()
-    other = [(a, b) for a, b in zip(names, ours, strict=False) if a != b]
-    if other and len(names) == len(ours) and teacher.check:
-        raise LimbeckError(
-            f"The teacher {teacher.model} has the class {other[0][0]!r} where the data have {other[0][1]!r}: its label "
-            "order is not theirs. To go on anyway: teacher.check=false."
-        )
     found = reads_from_dict(told["reads"]) if told.get("reads") else None
     return None if found == data.reads else found

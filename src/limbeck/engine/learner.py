@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.engine.checkpoint import to_device
+from limbeck.engine.class_order import check_class_order
 from limbeck.engine.parting import parted
 from limbeck.engine.probe import check_single, frozen_but, no_raw_single, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil, asked
@@ -77,6 +78,7 @@ class Learner(AbstractContextManager["Learner"]):
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(models[stage.trains].modules())
         check_shared(stage, models[stage.trains], self._networks)
+        check_class_order(stage, models[stage.trains], self._networks)
         self._stack = ExitStack()
         self._learning: list[nn.Parameter] = []
         self.tally = Tally()

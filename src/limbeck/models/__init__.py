@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limbeck.models.bias import add_bias
+from limbeck.models.class_names import class_names_in, class_names_of, first_moved, match_order
 from limbeck.models.cnn import Cnn
 from limbeck.models.description import describe_model, description_of
 from limbeck.models.folder import NoModuleError, is_student_folder, load, opens_alone, read_config, save
@@ -31,11 +32,14 @@ __all__ = [
     "build",
     "check_fresh",
     "chosen_layers",
+    "class_names_in",
+    "class_names_of",
     "convert_pickle",
     "count_parameters",
     "describe_model",
     "description_of",
     "fingerprint",
+    "first_moved",
     "fit_arguments",
     "fresh",
     "is_hf_folder",
@@ -44,6 +48,7 @@ __all__ = [
     "layer_list",
     "load",
     "load_weights",
+    "match_order",
     "name_classes",
     "open_hf",
     "open_model",
