@@ -1,4 +1,4 @@
-"""Is the student as sure as it is right?"""
+"""Whether the student is as sure as it is right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError
 from limbeck.measure.measurement import Measure, mean_of_all, measure, summed
-from limbeck.measure.once import confidence_of, probabilities
+from limbeck.measure.once import confidence_of, probability_of, row_sums
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import counted, labels_of
 
@@ -103,10 +103,9 @@ def brier(predictions: Predictions) -> Measure:
         >>> brier(Predictions(torch.zeros(1, 2), labels=torch.tensor([1]))).value
         0.5
     """
-    q = probabilities(predictions.student)
-    own = q.gather(1, labels_of(predictions)[:, None])[:, 0]
+    own, squares = probability_of(predictions.student, labels_of(predictions)), row_sums(predictions.student).squares
     # (1 - q_y)^2 apart from the other classes, which are 0 where the student is sure and right.
-    return summed((1 - own).square() + (q.square().sum(1) - own.square()).clamp(min=0))
+    return summed((1 - own).square() + (squares - own.square()).clamp(min=0))
 
 
 @measure(unit="nats", higher_is_better=None, needs=())
@@ -117,7 +116,7 @@ def entropy(predictions: Predictions) -> Measure:
         >>> round(entropy(Predictions(torch.zeros(1, 2))).value, 4)
         0.6931
     """
-    return summed(torch.special.entr(probabilities(predictions.student)).sum(1))
+    return summed(row_sums(predictions.student).entropy)
 
 
 @measure(unit="probability", higher_is_better=None, needs=())

@@ -1,10 +1,15 @@
-"""How like its teacher is the student?"""
+"""How like its teacher the student is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
 from limbeck.measure.deviations import deviations_of
 from limbeck.measure.measurement import Measure, fraction, mean_of_all, measure, summed
-from limbeck.measure.once import chosen, probabilities
+from limbeck.measure.once import by_rows, chosen, probability_of
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.rows import labels_of, teacher_of
 
@@ -45,7 +50,9 @@ def kl_to_teacher(predictions: Predictions) -> Measure:
     """
     from limbeck.functional import kl_divergence
 
-    return summed(kl_divergence(predictions.student.double(), teacher_of(predictions).double(), temperature=1.0))
+    return summed(
+        by_rows(lambda s, t: kl_divergence(s.double(), t.double()), predictions.student, teacher_of(predictions))
+    )
 
 
 @measure(unit="nats", higher_is_better=False, needs=("teacher",))
@@ -57,7 +64,9 @@ def reverse_kl_to_teacher(predictions: Predictions) -> Measure:
     """
     from limbeck.functional import reverse_kl
 
-    return summed(reverse_kl(predictions.student.double(), teacher_of(predictions).double(), temperature=1.0))
+    return summed(
+        by_rows(lambda s, t: reverse_kl(s.double(), t.double()), predictions.student, teacher_of(predictions))
+    )
 
 
 @measure(unit="ratio", higher_is_better=None, needs=("teacher",))
@@ -95,6 +104,14 @@ def relative_calibration(predictions: Predictions) -> Measure:
 
     Source: Lamb, Brunel, Dvijotham, Kumar, Torr and Eiras, Faithful Knowledge Distillation, 2023, arXiv:2306.04431.
     """
-    q, p = probabilities(predictions.student), probabilities(teacher_of(predictions))
-    k = teacher_of(predictions).argmax(1)[:, None]
-    return summed((q.gather(1, k) - p.gather(1, k)).abs()[:, 0])
+    k = teacher_of(predictions).argmax(1)
+    return summed((probability_of(predictions.student, k) - probability_of(teacher_of(predictions), k)).abs())
+
+
+def _in_double(divergence: Callable[..., Tensor], predictions: Predictions) -> Float[Tensor, " n"]:
+    found: Tensor = by_rows(
+        lambda student, teacher: divergence(student.double(), teacher.double()),
+        predictions.student,
+        teacher_of(predictions),
+    )
+    return found

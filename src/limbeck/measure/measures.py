@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import unknown
@@ -24,7 +24,7 @@ from limbeck.measure.fidelity import (
 from limbeck.measure.groups import worst_class_accuracy
 from limbeck.measure.measurement import Measure, MeasureFunction, fraction, measure, summed
 from limbeck.measure.multi_label import MULTI_LABEL_MEASURES, MultiLabel
-from limbeck.measure.once import chosen, shared
+from limbeck.measure.once import by_rows, chosen, shared
 from limbeck.measure.predictions import Predictions
 from limbeck.measure.regression import REGRESSION_MEASURES, Estimates
 from limbeck.measure.rows import counted, labelled, labels_of
@@ -61,11 +61,15 @@ def top5(predictions: Predictions) -> Measure:
 
     Of equal logits the earlier class ranks higher, and a row with a NaN is wrong, as in `accuracy`.
     """
-    labels = labels_of(predictions)[:, None]
-    own = predictions.student.gather(1, labels)
-    earlier = torch.arange(predictions.student.shape[1]) < labels
-    above = (predictions.student > own) | ((predictions.student == own) & earlier)
-    return fraction((above.sum(1) < 5) & (chosen(predictions.student) >= 0))
+    above = by_rows(_ranked_above, predictions.student, labels_of(predictions))
+    return fraction((above < 5) & (chosen(predictions.student) >= 0))
+
+
+def _ranked_above(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """How many classes rank higher than the label's."""
+    own = student.gather(1, labels[:, None])
+    earlier = torch.arange(student.shape[1]) < labels[:, None]
+    return ((student > own) | ((student == own) & earlier)).sum(1)
 
 
 @measure(unit="nats", higher_is_better=False, needs=("labels",))
@@ -76,7 +80,11 @@ def nll(predictions: Predictions) -> Measure:
         >>> round(nll(Predictions(torch.zeros(1, 2), labels=torch.tensor([1]))).value, 4)
         0.6931
     """
-    return summed(F.cross_entropy(predictions.student.double(), labels_of(predictions), reduction="none"))
+    return summed(by_rows(_log_losses, predictions.student, labels_of(predictions)))
+
+
+def _log_losses(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return F.cross_entropy(student.double(), labels, reduction="none")
 
 
 MEASURES: dict[str, MeasureFunction] = {
@@ -91,7 +99,9 @@ MEASURES: dict[str, MeasureFunction] = {
 
 
 def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Measure]:
-    """The measures with these names, their softmax computed once.
+    """The measures with these names; what they have in common is computed once, and some rows at a time.
+
+    So the memory that it takes beside the predictions does not grow with the number of classes times that of rows.
 
     Args:
         predictions: `Predictions`, whose measures are `MEASURES`; or `Estimates` (`REGRESSION_MEASURES`), or

@@ -1,11 +1,11 @@
-"""How do many measures of the same logits share one softmax, and all else that they have in common?"""
+"""What many measures of the same logits have in common, made once, some rows at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,9 @@ from torch import Tensor
 
 T = TypeVar("T")
 _Known = dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]]
+_AT_ONCE = 1 << 19
+"""Logits that are looked at together: four megabytes in float64."""
+
 _KNOWN: ContextVar[_Known | None] = ContextVar("limbeck_measured", default=None)
 
 
@@ -26,14 +29,57 @@ def shared() -> Iterator[None]:
         _KNOWN.reset(token)
 
 
-def probabilities(logits: Float[Tensor, "n classes"]) -> Float[Tensor, "n classes"]:
-    """The softmax, in float64; within `shared` it is computed once for a tensor."""
-    return once(_softmax, logits)
+class RowSums(NamedTuple):
+    """What measures need of each row's softmax, in float64.
+
+    Attributes:
+        largest: The largest probability.
+        entropy: ``-sum_c q_c log q_c``, in nats.
+        squares: ``sum_c q_c^2``.
+    """
+
+    largest: Float[Tensor, " n"]
+    entropy: Float[Tensor, " n"]
+    squares: Float[Tensor, " n"]
+
+
+def by_rows(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """A function that takes each row by itself, asked of some rows at a time: a tensor, or several, of one row each.
+
+    What it makes on the way, in float64, is then never as large as the logits of a large test set.
+    """
+    count = len(tensors[0])
+    size = max(1, _AT_ONCE // max(tensors[0][:1].numel(), 1))
+    first = function(*(tensor[:size] for tensor in tensors))
+    if count <= size:
+        return first
+    # Written into place: small tensors that stay between large ones that go would leave holes in the memory.
+    whole = [part.new_empty(count) for part in _columns(first)]
+    for start in range(0, count, size):
+        found = first if start == 0 else function(*(tensor[start : start + size] for tensor in tensors))
+        for into, part in zip(whole, _columns(found), strict=True):
+            into[start : start + size] = part
+    return whole[0] if isinstance(first, Tensor) else type(first)(*whole)
+
+
+def _columns(found: Any) -> tuple[Tensor, ...]:
+    return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def row_sums(logits: Float[Tensor, "n classes"]) -> RowSums:
+    """Of each row's softmax; within `shared` it is computed once for a tensor."""
+    return once(_row_sums, logits)
+
+
+def probability_of(logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The probability of one class a row, in float64."""
+    found: Tensor = by_rows(lambda rows, at: _softmax(rows).gather(1, at[:, None])[:, 0], logits, classes)
+    return found
 
 
 def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
     """The largest probability of each row, in float64."""
-    return once(_largest, logits)
+    return row_sums(logits).largest
 
 
 def chosen(logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
@@ -48,9 +94,8 @@ def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tenso
         >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
         tensor([2.], dtype=torch.float64)
     """
-    wide, own = logits.double(), classes[:, None]
-    others = wide.scatter(1, own, -torch.inf).logsumexp(1)
-    return wide.gather(1, own)[:, 0] - others
+    found: Tensor = by_rows(_log_odds, logits, classes)
+    return found
 
 
 def once(function: Callable[..., T], *tensors: Tensor) -> T:
@@ -66,15 +111,28 @@ def once(function: Callable[..., T], *tensors: Tensor) -> T:
     return found
 
 
+def _log_odds(logits: Tensor, classes: Tensor) -> Tensor:
+    wide, own = logits.double(), classes[:, None]
+    others = wide.scatter(1, own, -torch.inf).logsumexp(1)
+    return wide.gather(1, own)[:, 0] - others
+
+
 def _softmax(logits: Tensor) -> Tensor:
     return logits.double().softmax(1)
 
 
+def _row_sums(logits: Tensor) -> RowSums:
+    found: RowSums = by_rows(_sums_of_some, logits)
+    return found
+
+
+def _sums_of_some(logits: Tensor) -> RowSums:
+    q = _softmax(logits)
+    # Of no class at all there is no largest probability, and no row to have one.
+    return RowSums(q.amax(1), torch.special.entr(q).sum(1), q.square().sum(1))
+
+
 def _chosen(logits: Tensor) -> Tensor:
     # NaN counts as the largest: without this a student of nothing but NaN is right wherever the label is 0.
-    return logits.argmax(1).masked_fill(logits.isnan().any(1), -1)
-
-
-def _largest(logits: Tensor) -> Tensor:
-    # Of no class at all there is no largest probability, and no row to have one.
-    return probabilities(logits).amax(1)
+    found: Tensor = by_rows(lambda rows: rows.argmax(1).masked_fill(rows.isnan().any(1), -1), logits)
+    return found
