@@ -21,7 +21,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
-        given = {one.untyped_storage().data_ptr() for one in tree_leaves(args) if isinstance(one, torch.Tensor)}
+        given = {
+            one.untyped_storage().data_ptr() for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)
+        }
         for one in tree_leaves(found):
             if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in given:
                 self.size = max(self.size, one.untyped_storage().nbytes())

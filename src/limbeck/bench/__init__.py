@@ -6,6 +6,7 @@ from limbeck.bench.coverage import bench_coverage
 from limbeck.bench.engine import engine_blocks
 from limbeck.bench.interleave import Times, interleave
 from limbeck.bench.judging import bench_judging
+from limbeck.bench.kernels import bench_kernels
 from limbeck.bench.loop import bench_loop
 from limbeck.bench.pictures import PictureSizes, bench_pictures
 from limbeck.bench.plain import plain_blocks
@@ -22,6 +23,7 @@ __all__ = [
     "bench_cache",
     "bench_coverage",
     "bench_judging",
+    "bench_kernels",
     "bench_loop",
     "bench_pictures",
     "check_agreement",

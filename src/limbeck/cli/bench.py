@@ -61,3 +61,11 @@ def bench_pictures(
     from limbeck.cli.benches import run_picture_bench
 
     run_picture_bench(as_json=as_json, torchvision_python=torchvision_python)
+
+
+@bench.command("kernels")
+def bench_kernels(as_json: Json = False) -> None:
+    """Losses beside the quickest way to write them in plain PyTorch: time and memory, forward and backward."""
+    from limbeck.cli.benches import run_kernel_bench
+
+    run_kernel_bench(as_json=as_json)

@@ -136,6 +136,28 @@ def run_picture_bench(*, as_json: bool, torchvision_python: str | None) -> None:
     )
 
 
+def run_kernel_bench(*, as_json: bool) -> None:
+    """Time losses beside plain PyTorch, and print a table."""
+    from limbeck.bench import bench_kernels
+
+    result = bench_kernels(say=lambda text: say(text, to_error=True))
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("kernel", "shape", "times the peer", "memory", "us", "peer"):
+        table.add_column(column, justify="left" if column in ("kernel", "shape", "peer") else "right")
+    for row in result["kernels"]:
+        shape, taken = " x ".join(map(str, row["shape"])), str(row["microseconds"]["limbeck"])
+        table.add_row(row["kernel"], shape, f"{row['time']:.2f}", f"{row['memory']:.2f}", taken, row["peer"])
+    console = Console()
+    console.print(table)
+    console.print(f"\nOne thread, processor time, medians. torch {result['torch']}.", highlight=False)
+
+
 def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, as_json: bool) -> Console | None:
     """Print the figures beside their bars, and give the console for what is to follow; as JSON nothing is."""
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -68,15 +68,18 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     with Frozen(model), torch.no_grad():
         call(model, inputs)  # what is made once and kept is no part of a pass
-        peak = _peak_on_cuda(model, inputs, device) if device.type == "cuda" else _peak_on_cpu(model, inputs)
+        peak = (
+            _peak_on_cuda(model, inputs, device) if device.type == "cuda" else peak_on_cpu(lambda: call(model, inputs))
+        )
     return sum(held.values()) + peak
 
 
-def _peak_on_cpu(model: nn.Module, inputs: Inputs) -> int:
+def peak_on_cpu(function: Callable[[], object]) -> int:
+    """The most bytes that a call held at once, of what PyTorch's allocator gave out while it ran."""
     from torch.profiler import ProfilerActivity, profile
 
     with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        output = call(model, inputs)
+        output = function()
     del output
     recorded: Any = profiler.profiler
     events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]

@@ -1,0 +1,173 @@
+"""Losses beside the quickest way to write them in plain PyTorch: forward, backward and memory."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from limbeck import functional as K
+from limbeck.errors import LimbeckError
+from limbeck.measure.compute import peak_on_cpu
+
+SHAPES = ((256, 10), (256, 1000), (2048, 32_000))
+"""Rows and classes: a small classifier, a large one, and the tokens of a language model."""
+
+_T = 4.0
+_SHARE = 0.1
+_WARM = 3
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Student, teacher, labels -> values or their mean."""
+
+
+class Case(NamedTuple):
+    """A kernel of ours, and the same mathematics by hand."""
+
+    ours: Loss
+    peers: Mapping[str, Loss]
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """``-T^2 sum p log q``: the divergence without the teacher's entropy, as many losses of this kind are written."""
+    return -_T * _T * ((teacher / _T).softmax(-1) * (student / _T).log_softmax(-1)).sum(-1)
+
+
+def divergence_of_logarithms(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """`torch.nn.functional.kl_div` between two log-softmaxes."""
+    log_q, log_p = (student / _T).log_softmax(-1), (teacher / _T).log_softmax(-1)
+    return _T * _T * F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+
+
+def skewed(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """``-sum p log(a p + (1 - a) q)``, without a guard and without the teacher's entropy."""
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    return -(p * (_SHARE * p + (1 - _SHARE) * q).log()).sum(-1)
+
+
+def skewed_reverse(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """``sum q (log q - log((1 - a) p + a q))``, without a guard."""
+    p, q, log_q = teacher.softmax(-1), student.softmax(-1), student.log_softmax(-1)
+    return (q * (log_q - ((1 - _SHARE) * p + _SHARE * q).log())).sum(-1)
+
+
+def half_the_distance(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """``sum |p - q| / 2``."""
+    return 0.5 * (student.softmax(-1) - teacher.softmax(-1)).abs().sum(-1)
+
+
+def binary_with_soft_targets(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """`torch.nn.functional.binary_cross_entropy_with_logits` with the teacher's probabilities."""
+    return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
+    """`torch.nn.functional.mse_loss`."""
+    return F.mse_loss(student, teacher)
+
+
+def smoothed(student: Tensor, _: Tensor, labels: Tensor) -> Tensor:
+    """`torch.nn.functional.cross_entropy` with label smoothing."""
+    return F.cross_entropy(student, labels, label_smoothing=_SHARE, reduction="none")
+
+
+_SQUARES: Mapping[str, Loss] = {"mse_loss": mean_squared_error}
+CASES: Mapping[str, Case] = {
+    "kl_divergence": Case(
+        lambda s, t, _: K.kl_divergence(s, t, temperature=_T),
+        {"soft cross-entropy": soft_cross_entropy, "kl_div": divergence_of_logarithms},
+    ),
+    "skew_kl": Case(lambda s, t, _: K.skew_kl(s, t, skew=_SHARE), {"plain": skewed}),
+    "skew_reverse_kl": Case(lambda s, t, _: K.skew_reverse_kl(s, t, skew=_SHARE), {"plain": skewed_reverse}),
+    "total_variation": Case(lambda s, t, _: K.total_variation(s, t), {"plain": half_the_distance}),
+    "binary_kl_divergence": Case(
+        lambda s, t, _: K.binary_kl_divergence(s, t), {"binary_cross_entropy_with_logits": binary_with_soft_targets}
+    ),
+    "logit_squared_error": Case(lambda s, t, _: K.logit_squared_error(s, t, centred=False), _SQUARES),
+    "logit_squared_error, centred": Case(lambda s, t, _: K.logit_squared_error(s, t), _SQUARES),
+    "squared_error": Case(lambda s, t, _: K.squared_error(s, t), _SQUARES),
+    "state_squared_error": Case(lambda s, t, _: K.state_squared_error(s, t), _SQUARES),
+    "label_smoothing": Case(
+        lambda s, _, y: K.label_smoothing(s, labels=y, smoothing=_SHARE), {"cross_entropy": smoothed}
+    ),
+}
+"""What is compared, by name."""
+
+
+def bench_kernels(
+    *,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+    rounds: int = 40,
+    seconds: float = 6.0,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Time each loss beside its peers: forward and backward on one thread, in turn, in processor time.
+
+    Args:
+        shapes: Rows and classes of the logits.
+        rounds: How often each runs, at most.
+        seconds: After how long a case is left with the rounds that it has, three at least.
+        say: Told what is being done.
+
+    Returns:
+        ``kernels``: a row for each kernel and shape, with ``time`` (the median of ours over that of the quickest peer),
+        ``peer`` (which that is), ``memory`` (the peak of ours over that peer's), ``microseconds`` (by name) and
+        ``rounds``. And ``torch``.
+
+    Raises:
+        LimbeckError: If there is no shape, or a number is below 1.
+    """
+    if not shapes or rounds < 1 or any(size < 1 for shape in shapes for size in shape):
+        raise LimbeckError(f"bench_kernels wants shapes and rounds of at least 1; got {shapes!r} and {rounds!r}.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = []
+        for shape in shapes:
+            say(f"{shape[0]} rows of {shape[1]} classes: {', '.join(CASES)}")
+            found += [_measured(name, case, shape, rounds, seconds) for name, case in CASES.items()]
+        return {"kernels": found, "torch": torch.__version__}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measured(name: str, case: Case, shape: tuple[int, int], rounds: int, seconds: float) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(shape, generator=draw) for _ in range(2))
+    labels = torch.randint(shape[1], shape[:1], generator=draw)
+    student.requires_grad_()
+    losses = {"limbeck": case.ours, **case.peers}
+
+    def step(loss: Loss) -> None:
+        student.grad = None
+        loss(student, teacher, labels).mean().backward()
+
+    times: dict[str, list[float]] = {one: [] for one in losses}
+    began = time.perf_counter()
+    for number in range(-_WARM, rounds):
+        for one in list(losses)[:: 1 if number % 2 else -1]:
+            start = time.process_time()
+            step(losses[one])
+            if number >= 0:
+                times[one].append(time.process_time() - start)
+        if number >= 2 and time.perf_counter() - began > seconds:
+            break
+    middle = {one: statistics.median(taken) for one, taken in times.items()}
+    peer = min(case.peers, key=middle.__getitem__)
+    student.grad = None  # what was made before the watch began would be missed
+    memory = {one: peak_on_cpu(functools.partial(step, losses[one])) for one in ("limbeck", peer)}
+    return {
+        "kernel": name,
+        "shape": list(shape),
+        "peer": peer,
+        "time": round(middle["limbeck"] / middle[peer], 3),
+        "memory": round(memory["limbeck"] / memory[peer], 3),
+        "microseconds": {one: round(1e6 * taken) for one, taken in middle.items()},
+        "rounds": len(times[peer]),
+    }
