@@ -76,7 +76,7 @@ def test_a_label_order_that_is_not_the_datas(here, limbeck, taught):
     lb.save(net, here / "turned", metadata={"class_names": names})
     ended = limbeck("doctor", job_of(here, teacher={"model": "turned"}), "--json")
     assert ended.code == 1
-    assert "its 0 is class e" in sentence(ended, "teacher's accuracy")
+    assert "its output 0 is class 4, called 'class e'" in sentence(ended, "teacher's accuracy")
     ended = limbeck("doctor", job_of(here, teacher={"model": "turned", "check": False}), "--json")
     assert ended.code == 0
     assert states(ended)["teacher's accuracy"] == "look"

@@ -47,6 +47,11 @@ def test_among_numbers_it_is_a_missing_label_and_that_is_said(tmp_path):
     assert sum(part.unlabeled for part in data.summary.parts) == 20
 
 
+def test_a_placeholder_among_number_classes_is_pointed_at(tmp_path):
+    data = load_data(_csv(tmp_path / "a.csv", "x,y", [(i % 7, "12?"[i % 3]) for i in range(60)]), target="y")
+    assert "'?' (20 rows) in the target 'y' is a class" in data.note
+
+
 def test_a_quantity_is_no_class_and_where_it_is_learnt_is_said(tmp_path):
     with pytest.raises(DataError, match="regression"):
         load_data(_csv(tmp_path / "a.csv", "x,y", [(1, 1.5), (2, 2.5)]), target="y")
@@ -84,6 +89,12 @@ def test_a_column_of_names_among_which_are_numbers_is_warned_of(tmp_path):
     few = [(("0", "1", "2", "3+")[i % 4], "ab"[i % 2]) for i in range(200)]
     data = load_data(_csv(tmp_path / "b.csv", "children,y", few), target="y")
     assert data.encoding.columns[0].values == ("0", "1", "2", "3+")
+
+
+def test_numbers_with_commas_that_differ_in_every_row_are_no_row_names(tmp_path):
+    with pytest.warns(LimbeckWarning, match="look like numbers"):
+        data = load_data(_csv(tmp_path / "a.csv", "x,y", [(f'"{i},5"', "ab"[i % 2]) for i in range(40)]), target="y")
+    assert data.encoding.columns[0].name == "x"
 
 
 @pytest.mark.parametrize("form", ["{},5", "{}%", "$ {}.50", "1.{}.0"])
@@ -185,6 +196,14 @@ def test_a_column_without_a_known_value_is_refused_and_an_empty_one_warned_of(tm
         load_data(train, target="y", test=_csv(tmp_path / "b.csv", "f,y", [("", "ab"[i % 2]) for i in range(40)]))
     with pytest.warns(LimbeckWarning, match=r"'X' in 10 of 40 rows"):
         load_data(train, target="y", test=_csv(tmp_path / "c.csv", "f,y", [("MXFM"[i % 4], "a") for i in range(40)]))
+
+
+def test_columns_that_only_the_test_table_has_are_said(tmp_path):
+    train = _csv(tmp_path / "train.csv", "x,z,y", [(i % 5, i % 3, "ab"[i % 2]) for i in range(40)])
+    test = _csv(tmp_path / "test.csv", "w,x,z,y", [(i, "?", i % 3, "ab"[i % 2]) for i in range(40)])
+    with pytest.warns(LimbeckWarning, match=r"'x' holds no number in any row, only '\?'"):
+        data = load_data(train, target="y", test=test)
+    assert "the training table lacks are left out ('w')" in data.note
 
 
 def test_labels_that_are_written_otherwise_are_matched_and_a_development_file_is_read(tmp_path):

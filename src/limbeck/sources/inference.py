@@ -19,7 +19,7 @@ MISSING = frozenset(
     )
 )  # fmt: skip
 """What stands for a missing value in a column of features; in the target of names each is a class like any other."""
-_PLACEHOLDERS = frozenset(
+PLACEHOLDERS = frozenset(
     (
         "?", "-", "--", "---", ".", "..", "*", "na", "n.a.", "n.a", "none", "nil", "unknown", "missing", "(missing)",
         "undefined", "nd", "n/d", "nat", "#value!", "#div/0!", "#ref!", "#num!", "#null!", "#name?", "null", "nan",
@@ -120,6 +120,8 @@ def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tup
             "are numbers, counts as no label."
         ]  # fmt: skip
         return _whole_of(raw, name, [None if one in words else one for one in texts]), told if words else []
+    if numbers and all(one.lower() in PLACEHOLDERS for one in set(counts) - numbers):
+        words = set(counts) - numbers
     if {one.lower() for one in counts} <= {"true", "false"}:
         return [one if one is None else one.lower() for one in texts], []
     told = [
@@ -148,7 +150,7 @@ def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_name
     numbers_are = compute.match_substring_regex(texts, _NUMBER)
     numeric = sum(count for one, count in others.items() if is_number(one))
     words = {one: count for one, count in others.items() if not is_number(one)}
-    placed = {one: count for one, count in words.items() if one.lower() in _PLACEHOLDERS}
+    placed = {one: count for one, count in words.items() if one.lower() in PLACEHOLDERS}
     strange = {one: count for one, count in words.items() if one not in placed and one.lower() not in _INFINITE}
     if not numeric:
         return _names(raw, name, texts, taken, others)

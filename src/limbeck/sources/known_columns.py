@@ -10,7 +10,7 @@ import numpy as np
 from limbeck.errors import DataError
 from limbeck.sources.arrow import RawTable, as_float64
 from limbeck.sources.encoding import CategoryColumn, NumberColumn
-from limbeck.sources.inference import ColumnValues, read_column
+from limbeck.sources.inference import PLACEHOLDERS, ColumnValues, read_column
 from limbeck.sources.matching import match_names
 
 _ENOUGH = 10  # rows with a value: of fewer, none need be known to the training part
@@ -72,6 +72,9 @@ def _numbers(
             notes.append(f"{raw.path.name}: column {column.name!r}: {listed} taken for missing.")
         return found.numbers
     present = [one for one in found.names.unique().to_pylist() if one is not None]
+    if all(one.lower() in PLACEHOLDERS for one in present):
+        warnings.append(f"{raw.path.name}: column {column.name!r} holds no number in any row, only {present[0]!r}.")
+        return np.full(raw.table.num_rows, np.nan)
     binary = abs(column.std**2 - column.mean * (1 - column.mean)) < 1e-9  # as of zeros and ones alone
     matched = match_names(present, ("0", "1")) if binary else {}
     if len(matched) < len(present):

@@ -31,7 +31,8 @@ def left_out_because(column: ColumnValues, *, index: bool) -> str:
         return ""
     if column.kind == "number" and (nameless or _IDENTIFIER.fullmatch(column.name)):
         return "row numbers: another whole number in each row"
-    if column.kind == "category" and (nameless or all_differ >= _ENOUGH):
+    looks_like_numbers = bool(column.warning)
+    if column.kind == "category" and (nameless or all_differ >= _ENOUGH) and not looks_like_numbers:
         return "another text in each row"
     return ""
 

@@ -331,7 +331,7 @@ def _known(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str 
     if encoding.target != form.target:
         raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
     missing = tuple(form.missing) or encoding.missing
-    said.notes += _trimmed(raw)
+    said.notes += [*_trimmed(raw), *_unread(raw, form, encoding, groups, said)]
     columns = [encode_known(raw, column, missing, said.notes, said.warnings) for column in encoding.columns]
     labels = np.full(raw.table.num_rows, IGNORED)
     if labeled:
@@ -341,6 +341,16 @@ def _known(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str 
         said.notes += mapped
         labels = labels_of(raw, form.target, classes, encoding.class_names)
     return _arrays(np.stack(columns, 1), labels, encoding, _groups(raw, groups))
+
+
+def _unread(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableNotes) -> list[str]:
+    """A sentence about columns that another table has and the training part's features lack."""
+    known = {form.target, groups, *form.ignore, *(one.name for one in (*encoding.columns, *said.columns))}
+    left = [name for name in raw.names if name not in known]
+    if not left or not said.columns:
+        return []
+    named = ", ".join(map(repr, left[:6])) + (", ..." if len(left) > 6 else "")
+    return [f"{raw.path.name}: {len(left)} columns that the training table lacks are left out ({named})."]
 
 
 def labels_of(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
