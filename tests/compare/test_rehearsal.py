@@ -149,9 +149,11 @@ def test_a_job_in_a_true_precision_works_throughout(data, tmp_path, precision):
     assert lb.measure.accuracy(shown).value == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
 
 
+@pytest.mark.parametrize("cache", [None, "answers"])
 @pytest.mark.parametrize("first", ["specialists", "born_again"])
-def test_the_shuffled_control_of_a_method_that_needs_the_teachers_network_runs(data, first):
+def test_the_shuffled_control_of_a_method_that_needs_the_teachers_network_runs(data, tmp_path, first, cache):
     asked = {"methods": [first, "hinton"], "arms": ["teacher", "shuffled teacher", "distilled"]}
+    asked |= {} if cache is None else {"cache": {"folder": str(tmp_path / cache)}}
     rehearsed(make_job(small_job(data, teacher={"model": "mlp", "hidden": [8]}, **asked)))
 
 

@@ -17,7 +17,7 @@ from limbeck.recipe import Held, Models, Optimiser, Recipe, Stage
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import Examples, HalfSpecial, Shuffled, Source
 from limbeck.tap import Adaptor
-from limbeck.teachers import Live, Named, Reads, Specialists, Teacher, adaptor_of, as_teacher, checked_groups
+from limbeck.teachers import Cached, Live, Named, Reads, Specialists, Teacher, adaptor_of, as_teacher, checked_groups
 
 
 def training(
@@ -152,9 +152,15 @@ class _Copy:
         return one.adaptor if isinstance(one, Live) else adaptor_of(models, one.name)
 
 
+def generalist_of(teacher: Any) -> Teacher:
+    """Who is to be copied: where answers are kept, the teacher behind them, which has a network."""
+    found = as_teacher(teacher)
+    return found.inner if isinstance(found, Cached) and found.inner is not None else found
+
+
 def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:
     """The generalist and how it reads a batch, once it is known to be a single network."""
-    generalist = as_teacher(teacher)
+    generalist = generalist_of(teacher)
     if not isinstance(generalist, (Live, Named)):
         raise LimbeckError(
             f"Specialists begin as copies of their generalist, and {type(generalist).__name__} is no single network; "

@@ -13,10 +13,10 @@ from limbeck.methods.check import check_count, check_weight
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.hinton import CARD as HINTON
 from limbeck.methods.hinton import hinton
-from limbeck.methods.specialising import combined, training
+from limbeck.methods.specialising import combined, generalist_of, training
 from limbeck.recipe import Held, Models, Optimiser, Recipe, held
 from limbeck.signal import LOGITS
-from limbeck.teachers import Groups, Teacher, as_teacher, checked_groups
+from limbeck.teachers import Groups, Teacher, checked_groups
 
 CARD = replace(
     HINTON,
@@ -105,7 +105,7 @@ def specialists(
         )
     final = hinton(teacher, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
     plan = _Plan(
-        as_teacher(teacher), groups, (clusters, size), cover, soft, _optimiser(optimiser),
+        generalist_of(teacher), groups, (clusters, size), cover, soft, _optimiser(optimiser),
         epochs if specialist_epochs is None else specialist_epochs, {"active": active, "mean": mean}, final,
     )  # fmt: skip
     return Recipe(plan)
