@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, final
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.functional.cumulant import COARSE, FINE, interpolated
+from limbeck.functional.cumulant import COARSE, DENSE, FINE, interpolated
 from limbeck.functional.sparse import coarse_logits
 
 Kernel = Callable[..., Tensor]
@@ -105,8 +105,10 @@ class TopK(Partial):
         depths: Their logits less `top`, 0 or below.
         top: The largest logit.
         rest: :math:`\log \sum_c e^{\beta (v_c - top)}` over the classes that are not in `ids`, and its slope, at each
-            :math:`\beta` of `limbeck.functional.cumulant.COARSE`.
+            :math:`\beta = 1/T` of `grid`.
         classes: How many there are.
+        grid: ``limbeck.functional.cumulant.COARSE`` and further ones, or ``DENSE``, from which any T from 0.5 on is
+            computed.
 
     Example:
         >>> from limbeck.store.encodings import make
@@ -124,9 +126,11 @@ class TopK(Partial):
         rest: Float[Tensor, "*leading 2 nodes"],
         *,
         classes: int,
+        grid: tuple[float, ...] = COARSE,
     ) -> None:
         self.ids, self.depths, self.top, self.rest = ids, depths, top, rest
         self.classes = classes
+        self.grid = grid
 
     @property
     def logits(self) -> Float[Tensor, "*leading k"]:
@@ -134,9 +138,23 @@ class TopK(Partial):
         return self.top.unsqueeze(-1) + self.depths
 
     def coarse(self, temperature: float = 1.0) -> Float[Tensor, "*leading buckets"]:
-        """Logits of k + 1 buckets less `top`, the rest last, as `limbeck.functional.coarse_logits` has them."""
-        rest = temperature * interpolated(self.rest, 1 / temperature, COARSE)[0]
+        """Logits of k + 1 buckets less `top`, the rest last, as `limbeck.functional.coarse_logits` has them.
+
+        Raises:
+            LimbeckError: If what the rest weighs at this temperature is not known; it is guessed at none.
+        """
+        rest = temperature * self._rest_at(temperature)
         return torch.cat([self.depths, rest.unsqueeze(-1)], -1)
+
+    def _rest_at(self, temperature: float) -> Tensor:
+        for place, beta in enumerate(self.grid):
+            if math.isclose(beta * temperature, 1.0, rel_tol=1e-9):
+                return self.rest[..., 0, place]
+        if self.ids.shape[-1] == self.classes:  # there is no rest
+            return self.rest[..., 0, 0]
+        if self.grid == DENSE and temperature * DENSE[-1] > 1:
+            return interpolated(self.rest, 1 / temperature, DENSE)[0]
+        raise unknown_rest(temperature, self.grid)
 
     def spread(self, temperature: float = 1.0) -> Float[Tensor, "*leading classes"]:
         """Logits of all classes, the rest's mass at `temperature` spread evenly: what is not known is made up."""
@@ -169,7 +187,7 @@ class TopK(Partial):
 
     def _like(self, *tensors: Tensor) -> TopK:
         top, ids, depths, rest = tensors
-        return TopK(ids, depths, top, rest, classes=self.classes)
+        return TopK(ids, depths, top, rest, classes=self.classes, grid=self.grid)
 
 
 @final
@@ -250,6 +268,16 @@ class Sampled(Partial):
     def _like(self, *tensors: Tensor) -> Sampled:
         top, ids, depths, whole, proposal = tensors
         return Sampled(ids, depths, top, whole, proposal, power=self.power, classes=self.classes)
+
+
+def unknown_rest(temperature: float, grid: Sequence[float]) -> LimbeckError:
+    """An error for a temperature at which nobody wrote down what the classes weigh that were not kept."""
+    known = "0.5 and above" if tuple(grid) == DENSE else ", ".join(f"{1 / beta:g}" for beta in sorted(grid) if beta)
+    return LimbeckError(
+        f"The top-k answers know what all other classes weigh at temperatures of {known}, and not at {temperature:g}: "
+        f"keep it, in a new store, with encoding={{'name': 'top-k', 'k': ..., 'temperatures': [{temperature:g}]}} (a "
+        "store that a stage makes keeps its losses' own); or store 'quantised', which serves every temperature."
+    )
 
 
 def check_power(power: float, temperature: float) -> None:

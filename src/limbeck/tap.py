@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from limbeck.errors import LimbeckError, MissingSignalError
-from limbeck.signal import LOGITS, Inputs, Signal, missing
+from limbeck.signal import LOGITS, Inputs, Signal, input_rows, missing
 
 Adaptor = Callable[[Any], Any]
 """A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs `logits_of` cannot read."""
@@ -76,7 +76,8 @@ class Tapped(nn.Module):
     def __init__(self, model: nn.Module, addresses: Iterable[str] = (), *, adaptor: Adaptor | None = None) -> None:
         super().__init__()
         self.model = model
-        self._adaptor = adaptor
+        self.adaptor = adaptor
+        self._looked_at = False
         self._read = {text: Address.parse(text) for text in sorted(set(addresses) - {LOGITS})}
         self._copied: set[str] = set()
         self._shown: dict[str, tuple[Tensor, int]] = {}
@@ -88,7 +89,7 @@ class Tapped(nn.Module):
 
     def of(self, model: nn.Module) -> Tapped:
         """The same taps, closed, in another module."""
-        return Tapped(model, self._read, adaptor=self._adaptor)
+        return Tapped(model, self._read, adaptor=self.adaptor)
 
     def __enter__(self) -> Tapped:
         modules = dict(_inside(self.model))
@@ -110,12 +111,15 @@ class Tapped(nn.Module):
         if self._read and not self._handles:
             raise LimbeckError("Tapped reads inside a model only within `with Tapped(model, addresses) as tapped:`.")
         output = self._call(inputs)
+        if not self._looked_at and self.adaptor is None:
+            self._looked_at = True
+            check_first_of_several(self.model, inputs, output)
         changed = {text for text, (tensor, version) in self._shown.items() if _version(tensor) != version}
         if changed:
             self._copied |= changed
             output = self._call(inputs)
         signal = Signal({text: self._shown[text][0] for text in self._read if self._was_called(text)})
-        signal[LOGITS] = logits_of(output, self._adaptor)
+        signal[LOGITS] = logits_of(output, self.adaptor)
         self._shown.clear()
         return signal
 
@@ -134,7 +138,7 @@ class Tapped(nn.Module):
         def hook(_: nn.Module, *seen: Any) -> None:
             # The last is the arguments before the module ran, its output after it.
             tensor = _pick(text, address, seen[-1])
-            tensor = tensor.clone() if text in self._copied or tensor.is_inference() else tensor
+            tensor = tensor.clone() if text in self._copied or _of_inference(tensor) else tensor
             self._shown[text] = (tensor, _version(tensor))
 
         return hook
@@ -142,7 +146,11 @@ class Tapped(nn.Module):
 
 def _version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; one of inference mode does not say, so it is copied when it is read."""
-    return -1 if tensor.is_inference() else tensor._version
+    return -1 if _of_inference(tensor) else tensor._version
+
+
+def _of_inference(tensor: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and tensor.is_inference()
 
 
 def _inside(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -197,6 +205,51 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
             "distill(..., adaptor=lambda output: ...) for the run's models, Live(model, adaptor=...) for a teacher."
         )
     return found
+
+
+def check_first_of_several(model: Callable[..., Any], inputs: Inputs, output: Any) -> None:
+    """Refuse an output of several tensors whose first is no logits: another one of them is computed from it.
+
+    Raises:
+        MissingSignalError: Saying which is likely meant.
+    """
+    if not isinstance(output, (tuple, list)) or hasattr(output, LOGITS):
+        return
+    tensors = {place: one for place, one in enumerate(output) if isinstance(one, Tensor) and one.ndim > 1}
+    if len(tensors) < 2 or 0 not in tensors:
+        return
+    if not tensors[0].requires_grad:  # a teacher: a few examples are enough to see what comes from what
+        tensors = _with_graph(model, inputs, tensors)
+    later = [place for place, one in tensors.items() if place and _comes_from(one, tensors[0])]
+    if later:
+        shapes = ", ".join(str(tuple(one.shape)) for one in tensors.values())
+        raise MissingSignalError(
+            f"The model {type(model).__name__} returned a {type(output).__name__} of several tensors {shapes}, and the "
+            f"first is no logits: the one at {later[-1]} is computed from it. Say which they are: "
+            f"adaptor=lambda output: output[{later[-1]}], to distill() for the run's models, to Live(model, ...) for a "
+            "teacher."
+        )
+
+
+def _with_graph(model: Callable[..., Any], inputs: Inputs, tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+    """The same of two examples, with a graph; also of a model whose weights are all frozen."""
+    few = input_rows(inputs, torch.arange(min(2, len(tensors[0]))))
+    if isinstance(few, Tensor) and few.is_floating_point():
+        few = few.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        again = call(model, few)
+    return {place: again[place] for place in tensors}
+
+
+def _comes_from(later: Tensor, first: Tensor) -> bool:
+    """Whether a tensor is computed from another one, and is not its softmax, as probabilities beside logits are."""
+    if not (later.requires_grad and first.requires_grad):
+        return False
+    with torch.enable_grad():
+        softened = (first.softmax(-1), first.log_softmax(-1)) if later.shape == first.shape else ()
+        if any(torch.allclose(later, one, atol=1e-4) for one in softened):
+            return False
+        return torch.autograd.grad(later.sum(), first, retain_graph=True, allow_unused=True)[0] is not None
 
 
 def _adapted(output: Any, adaptor: Adaptor) -> Any:

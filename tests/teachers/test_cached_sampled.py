@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence, reverse_kl
 from limbeck.methods.hinton import hinton
 from limbeck.objective import Loss
-from limbeck.recipe import Stage
+from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
 from limbeck.sources import Arrays, Shuffled
 from limbeck.store import Store, make
@@ -107,3 +107,33 @@ def test_records_refuse_a_temperature_themselves():
 def test_objectives_know_their_temperatures():
     objective = 0.5 * Loss(kl_divergence) + Loss(reverse_kl, temperature=3)
     assert objective.temperatures == {1.0, 3.0}
+
+
+TOP = {"name": "top-k", "k": 5}
+
+
+def kept(folder) -> list[dict]:
+    return [column.encoding.parameters for column in Store(folder).columns.values()]
+
+
+@pytest.mark.parametrize(("temperatures", "also"), [((1.0, 4.0), None), ((2.0,), [2.0]), ((3.0, 1.0, 0.5), [0.5, 3.0])])
+def test_a_store_of_the_top_k_keeps_the_rest_at_its_losses_temperatures(temperatures, also, tmp_path):
+    teacher = Cached(network(1), tmp_path, encoding=TOP)
+    stages = [Stage(Loss(kl_divergence, temperature=t), teacher=teacher, epochs=1) for t in temperatures]
+    distill(network(), Recipe(*stages), source()).finish()
+    assert kept(tmp_path)[0].get("temperatures") == also
+    again = Cached(network(1), tmp_path, encoding=TOP)
+    distill(network(), hinton(again, temperature=temperatures[0], epochs=1), source()).finish()
+    other = Cached(network(1), tmp_path, encoding=TOP)
+    with pytest.raises(LimbeckError, match=r"not at 7.*'temperatures': \[7\]"):
+        distill(network(), hinton(other, temperature=7.0, epochs=1), source())
+
+
+def test_a_temperature_that_moves_wants_another_encoding(tmp_path):
+    rising = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=Cached(
+        network(1), tmp_path, encoding=TOP))  # fmt: skip
+    with pytest.raises(LimbeckError, match="quantised"):
+        distill(network(), rising, source())
+    exact = Cached(network(1), tmp_path, encoding={**TOP, "bits": 32})
+    stage = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=exact)
+    distill(network(), stage, source()).finish()

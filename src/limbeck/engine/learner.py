@@ -74,6 +74,7 @@ class Learner(AbstractContextManager["Learner"]):
         if stage.teacher is not None:
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
             stage.teacher.bind(models)
+        self._alone = len(set(group) | {stage.trains}) == 1
         self._networks = networks_of(stage.teacher, learning={stage.trains, *group})
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(models[stage.trains].modules())
@@ -158,7 +159,7 @@ class Learner(AbstractContextManager["Learner"]):
         with aside(seeded(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
             reached = probe(
                 self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels,
-                still=self._networks, tried=parted(self.stage, self._fabric),
+                still=self._networks, tried=parted(self.stage, self._fabric), judged=self._alone,
             )  # fmt: skip
             if self._single:
                 check_single(self.stage, self._tapped, self._reads(share(batch, 0, batch.size)))

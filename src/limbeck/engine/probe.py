@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.answers import check_answers
 from limbeck.engine.sharing import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.objective import Objective, memory_kept
@@ -29,6 +30,7 @@ def probe(
     *,
     still: Iterable[nn.Module] = (),
     tried: Callable[[], None] | None = None,
+    judged: bool = True,
 ) -> set[nn.Parameter]:
     """Send one batch forward and back; shape lazy heads; find what the stage can move.
 
@@ -40,6 +42,7 @@ def probe(
         inputs: What the student reads from that batch.
         labels: All labels of the source where it knows them, else the batch's.
         still: The networks that the teacher is made of: the student's forward pass may not move them.
+        judged: Whether to look at what the student says in eval mode; a peer is asked there as a teacher.
         tried: Called when the objective was, before what it remembers of that is forgotten.
 
     Returns:
@@ -52,6 +55,7 @@ def probe(
     taught = _taught(stage, answer, batch)
     with statistics_watched(stage, still):
         shown = _shown(stage, tapped, inputs)
+    check_answers(stage, tapped, shown, taught, inputs, judged=judged)
     _check_labels(stage, shown, labels)
     _check_copies(stage, shown, batch, inputs)
     stage.objective.to(shown[LOGITS].device)

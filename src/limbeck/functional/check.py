@@ -76,6 +76,19 @@ def paired(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return computed  # type: ignore[return-value]
 
 
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether rows are distributions over two classes or more: none below 0, each sum 1; of a few rows it is not said.
+
+    Example:
+        >>> are_probabilities(torch.randn(8, 3).softmax(-1)), are_probabilities(torch.randn(8, 3))
+        (True, False)
+    """
+    if not rows.is_floating_point() or rows.ndim < 2 or rows.shape[-1] < 2 or rows[..., 0].numel() < 4:
+        return False
+    sums = rows.detach().float().sum(-1)
+    return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), rtol=0.0, atol=1e-2)
+
+
 def _check_floating(who: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         kind = str(tensor.dtype).removeprefix("torch.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, final
 
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.partial import check_power
+from limbeck.functional.cumulant import COARSE
+from limbeck.partial import check_power, unknown_rest
 from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mismatch
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.content import content_of
@@ -23,8 +25,8 @@ from limbeck.teachers.keeping import Keeping
 from limbeck.teachers.question import Question
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
-SAMPLED = "sampled"
-"""The encoding that is drawn for the temperatures at which it will be read."""
+_OPEN = {"sampled": "power", "top-k": "temperatures"}
+"""What in an encoding depends on the temperatures at which it will be read, and is chosen by them where left out."""
 
 
 @final
@@ -179,16 +181,21 @@ class Cached(Teacher):
         return _Known(wanted, described)
 
     def _encoding(self, place: Place) -> dict[str, Any]:
-        """How logits are kept, whole: of sampled classes with the power of the store, or one for the losses at hand.
+        """How logits are kept, whole, for the losses at hand; what was left open is as in the store, if there is one.
+
+        Sampled classes are drawn with a power for their temperature, the top k keep the rest at it.
 
         Raises:
-            LimbeckError: If they are drawn with a power that does not serve a temperature of these losses.
+            LimbeckError: If what the store has does not serve a temperature of these losses.
         """
-        if self.encoding["name"] != SAMPLED:
+        name = self.encoding["name"]
+        if name not in _OPEN:
             return self.encoding
         manifest = find_manifest(place)
         answers = {} if manifest is None else manifest.origin.answers
-        kept = [spec["encoding"] for spec in answers.values() if spec["encoding"]["name"] == SAMPLED]
+        kept = [spec["encoding"] for spec in answers.values() if spec["encoding"]["name"] == name]
+        if name == "top-k":
+            return _with_rest(self.encoding, kept, self._temperatures)
         hottest = max(self._temperatures, default=1.0)
         found: dict[str, Any] = {"power": kept[0]["power"] if kept else min(1 / hottest, 2.0), **self.encoding}
         if self._temperatures:
@@ -210,10 +217,28 @@ class _Known(NamedTuple):
 
 
 def _as_given(encoding: str | Mapping[str, Any]) -> dict[str, Any]:
-    """How logits are kept, checked; sampled classes without a power keep it open."""
+    """How logits are kept, checked; what depends on the losses' temperature stays open unless it was given."""
     whole = checked(encoding)
-    if whole["name"] == SAMPLED and not (isinstance(encoding, Mapping) and "power" in encoding):
-        del whole["power"]
+    left = _OPEN.get(whole["name"])
+    if left is not None and not (isinstance(encoding, Mapping) and left in encoding):
+        whole.pop(left, None)
+    return whole
+
+
+def _with_rest(
+    given: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], temperatures: frozenset[float]
+) -> dict[str, Any]:
+    """How the top k are kept, with the rest at these temperatures."""
+    if kept and "temperatures" not in given and "temperatures" in kept[0]:
+        given = {**given, "temperatures": kept[0]["temperatures"]}
+    elif not kept and "temperatures" not in given and given["bits"] != 32:
+        given = {**given, "temperatures": sorted(temperatures)}
+    whole = checked(given)
+    if whole["bits"] != 32:  # there any temperature from 0.5 on is served
+        grid = (*COARSE, *(1 / one for one in whole.get("temperatures", ())))
+        for temperature in sorted(temperatures):
+            if not any(math.isclose(beta * temperature, 1.0, rel_tol=1e-9) for beta in grid):
+                raise unknown_rest(temperature, grid)
     return whole
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, unknown
+from limbeck.functional.check import are_probabilities
 from limbeck.signal import LOGITS, Batch, Signal, missing
 from limbeck.teachers.coerce import as_teacher
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
@@ -58,6 +59,7 @@ class Ensemble(Teacher):
             raise LimbeckError(f"An ensemble's temperature must be a positive number; got {temperature}.")
         self.members = tuple(as_teacher(member) for member in members)
         self.mean = mean
+        self._looked_at = False
         self.temperature = temperature
         self.weights = _normalised(weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
@@ -100,6 +102,14 @@ class Ensemble(Teacher):
         counts = {member.shape[-1] for member in logits}
         if len(counts) > 1:
             raise LimbeckError(f"The ensemble's members have different numbers of classes: {sorted(counts)}.")
+        if not self._looked_at:
+            self._looked_at = True
+            for place, member in enumerate(logits):
+                if are_probabilities(member):
+                    raise LimbeckError(
+                        f"Member {place} of the ensemble answers with probabilities (none is below 0, and each row's "
+                        "sum is 1), not logits: give Live(model, adaptor=lambda output: output.clamp_min(1e-12).log())."
+                    )
         stacked = torch.stack(
             [member.double() if member.dtype == torch.float64 else member.float() for member in logits]
         )

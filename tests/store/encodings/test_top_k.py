@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limbeck.errors import LimbeckError
 from limbeck.functional import coarse_logits, kl_divergence, reverse_kl
 from limbeck.store.encodings import kl_error, make, posterior_logits
 from store.encodings.records import again, encoded
@@ -37,9 +38,27 @@ def test_buckets_are_those_of_the_teacher_at_every_temperature(k, temperature):
     truth = coarse_logits(logits.double(), found.ids, temperature=temperature)
     value = kl_divergence(found.coarse(temperature).double(), truth, temperature=temperature)
     whole = kl_divergence(torch.zeros_like(truth), truth, temperature=temperature)  # how much there is to know
-    # Known at 1 and 4, interpolated between, and below 1 a lower bound.
-    bar = 1e-9 if temperature in (1.0, 4.0) else 1e-3 if temperature > 1 else 0.05
-    assert float(value.mean()) < bar * float(whole.mean())
+    assert float(value.mean()) < 1e-6 * float(whole.mean())
+    mine = (found.coarse(temperature).double() / temperature).softmax(-1)[:, -1]
+    assert float((mine - (truth / temperature).softmax(-1)[:, -1]).abs().max()) < 5e-5
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 2.0, 3.0, 50.0])
+def test_the_rest_is_kept_at_the_temperatures_that_are_wanted(temperature):
+    logits = posterior_logits(100, 1000)
+    with pytest.raises(LimbeckError, match=f"temperatures of 16, 4, 1, and not at {temperature:g}"):
+        again(make("top-k", classes=1000, k=20), logits).coarse(temperature)
+    kept = again(make("top-k", classes=1000, k=20, bits=16, temperatures=[temperature]), logits)
+    truth = coarse_logits(logits.double(), kept.ids, temperature=temperature)
+    mine, its = ((side.double() / temperature).softmax(-1)[:, -1] for side in (kept.coarse(temperature), truth))
+    assert float((mine - its).abs().max()) < 1e-3  # float16
+    assert kept.reshape(10, 10).coarse(temperature).shape == (10, 10, 21)
+
+
+@pytest.mark.parametrize("wrong", [2.0, "2", [0.0], [True], list(range(2, 30))])
+def test_temperatures_are_a_short_list_of_numbers_above_0(wrong):
+    with pytest.raises(LimbeckError, match="temperatures"):
+        make("top-k", classes=10, k=2, temperatures=wrong)
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8, 10, 16, 32])
@@ -110,7 +129,7 @@ def test_a_mask_however_written_does_not_blur_the_others(low):
 
 def test_a_rest_that_is_finite_stays_finite():
     logits = torch.tensor([[0.0, -1e30, -1e31], [1e30, 0.0, -1.0]])
-    found = again(make("top-k", classes=3, k=1), logits)
+    found = again(make("top-k", classes=3, k=1, temperatures=[0.5, 20]), logits)
     for temperature in (0.5, 1.0, 20.0):
         assert found.coarse(temperature).isfinite().all()
         assert reverse_kl(torch.zeros(2, 2), found.coarse(temperature), temperature=temperature).isfinite().all()

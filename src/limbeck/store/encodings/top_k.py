@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -10,32 +11,37 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.functional.cumulant import COARSE, log_sums
+from limbeck.functional.cumulant import COARSE, DENSE, dense_sums, log_sums
 from limbeck.partial import Partial, TopK
 from limbeck.store.encodings.depths import EXACT, HALF, Depths, below, floats, values
 from limbeck.store.encodings.encoding import Encoding, Records, chunks, read, whole
 from limbeck.store.encodings.subset import Subset
+
+MOST_TEMPERATURES = 8
 
 
 @final
 class TopClasses(Encoding):
     r"""The k largest logits: their classes exactly, their values at `bits` bits each, and all others as one bucket.
 
-    A record holds the largest logit (float32), the logarithm of what the others weigh at four temperatures with its
-    slope (float16; float32 where `bits` is 32), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each)
-    and the values (`Depths`). The kept logits are moved together so that they weigh what they weighed before rounding:
-    kept mass and rest are exact at T = 1, and nothing is renormalised over k.
+    A record holds the largest logit (float32), the logarithm of what the others weigh at T = 1, 4, 16, infinity and
+    `temperatures`, with its slope (float16), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each) and
+    the values (`Depths`). Where `bits` is 32 all is float32, and the rest is kept at so many temperatures that it is
+    right to 5e-5 at any T of 0.5 and above. The kept logits are moved together so that they weigh what they weighed
+    before rounding: kept mass and rest are exact at T = 1, and nothing is renormalised over k.
 
     Args:
         classes: How many logits a row has.
         k: How many are kept, 1 to `classes`.
         bits: 2 to 16, or 32 for float32.
+        temperatures: At which the rest is kept too. Below 32 bits a loss at any other is refused, as it would have to
+            be guessed.
     """
 
     name: ClassVar[str] = "top-k"
     partial: ClassVar[type[Partial] | None] = TopK
 
-    def __init__(self, *, classes: int, k: int, bits: int = 10) -> None:
+    def __init__(self, *, classes: int, k: int, bits: int = 10, temperatures: Any = ()) -> None:
         super().__init__(classes=classes)
         self.k = whole("k", k, 1)
         if self.k > classes:
@@ -45,13 +51,17 @@ class TopClasses(Encoding):
         self.bits = checked_bits(bits)
         self._ids, self._depths = Subset(k, classes), Depths(k, bits)
         self._kind, each = ("<f4", 4) if bits == EXACT else ("<f2", 2)
-        self._rest = 4 + 2 * len(COARSE) * each
+        self.temperatures = _checked_temperatures(temperatures)
+        self._grid = DENSE if bits == EXACT else (*COARSE, *(1 / one for one in self.temperatures))
+        self._nodes = len(self._grid)
+        self._rest = 4 + 2 * self._nodes * each
         self.width = self._rest + self._ids.width + self._depths.width
 
     @property
     def parameters(self) -> dict[str, Any]:
         """What was chosen."""
-        return {"k": self.k, "bits": self.bits}
+        also = {"temperatures": list(self.temperatures)} if self.temperatures else {}
+        return {"k": self.k, "bits": self.bits, **also}
 
     def encode(
         self,
@@ -72,14 +82,21 @@ class TopClasses(Encoding):
         ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
         depths = below(logits, top)
         kept = depths.gather(-1, ids)
-        rest = log_sums(depths.scatter_(-1, ids, -torch.inf), COARSE)
+        others = depths.scatter_(-1, ids, -torch.inf)
+        rest = self._sums(others)
         packed = self._depths.pack(kept)
         lost = kept.logsumexp(-1).cpu() - self._depths.unpack(packed).logsumexp(-1)
         lost = lost.nan_to_num(0.0).to(top.device)
-        rest[:, 0] -= lost.unsqueeze(-1) * rest.new_tensor(COARSE)
+        rest[:, 0] -= lost.unsqueeze(-1) * rest.new_tensor(self._grid)
         rest[:, 1] -= lost.unsqueeze(-1)
         classes = self._ids.pack(ids.cpu().numpy())
         return np.concatenate([floats(top + lost), floats(rest, self._kind), classes, packed], axis=1)
+
+    def _sums(self, others: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 2 nodes"]:
+        if self._grid == DENSE:
+            return dense_sums(others)
+        also = [log_sums(others, (0.0, 1 / temperature))[..., 1:] for temperature in self.temperatures]
+        return torch.cat([log_sums(others, COARSE), *also], -1)
 
     def decode(self, records: Records) -> TopK:
         """The rows again: classes, depths, and the rest."""
@@ -89,7 +106,23 @@ class TopClasses(Encoding):
         rest = torch.from_numpy(values(records[:, 4 : self._rest], self._kind).astype(np.float32))
         ids = torch.from_numpy(self._ids.unpack(records[:, self._rest : middle]))
         depths = self._depths.unpack(records[:, middle:])
-        return TopK(ids, depths, top, rest.unflatten(-1, (2, len(COARSE))), classes=self.classes)
+        return TopK(ids, depths, top, rest.unflatten(-1, (2, self._nodes)), classes=self.classes, grid=self._grid)
+
+
+def _checked_temperatures(given: Any) -> tuple[float, ...]:
+    """Temperatures besides those that every record has, in order."""
+    if isinstance(given, (str, int, float)) or not all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < math.inf for one in given
+    ):
+        raise LimbeckError(f"temperatures= is a list of numbers above 0, such as [2.0]; got {given!r}.")
+    known = [1 / beta for beta in COARSE if beta]
+    found = tuple(sorted({float(one) for one in given} - {float(one) for one in known}))
+    if len(found) > MOST_TEMPERATURES:
+        raise LimbeckError(
+            f"A top-k record keeps the rest at {MOST_TEMPERATURES} temperatures more at most, and these are "
+            f"{len(found)}: where the temperature moves, store 'quantised', which serves every one."
+        )
+    return found
 
 
 def checked_bits(bits: int) -> int:
