@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -168,7 +170,8 @@ def call(model: Callable[..., Any], inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):  # by far the most frequent, and the next question is a slow one
         return model(_cast(inputs, model))
     if isinstance(inputs, Mapping):
-        return model(**{name: _cast(value, model) for name, value in inputs.items()})
+        placed = with_positions(model, inputs)
+        return model(**{name: _cast(value, model) for name, value in placed.items()})
     if isinstance(inputs, (tuple, list)):
         return model(*(_cast(value, model) for value in inputs))
     return model(inputs)
@@ -183,6 +186,36 @@ def _cast(value: Any, model: Callable[..., Any]) -> Any:
         return value
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     return value.to(dtypes.pop()) if len(dtypes) == 1 else value
+
+
+def with_positions(model: Callable[..., Any], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs of texts that are padded on the left, with the place of each token in its own text.
+
+    A model that counts places itself counts the padding too, so that a text would be read otherwise beside a longer
+    one. Added are ``position_ids``, to a model that takes them; what is padded on the right needs none.
+    """
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or "position_ids" in inputs or "input_ids" not in inputs:
+        return inputs
+    if not mask.numel() or not _takes_positions(model) or bool(mask[:, 0].all()):
+        return inputs
+    places = (mask.long().cumsum(-1) - 1).clamp_min(0)
+    return {**inputs, "position_ids": places}
+
+
+def _takes_positions(model: Any) -> bool:
+    """Whether a model may be told the place of each token, and does not find it by the padding itself."""
+    inner = getattr(model, "_orig_mod", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(type(inner)):
+        return False
+    own = "create_position_ids_from_input_ids"
+    return not any(hasattr(type(module), own) for module in inner.modules())
+
+
+@lru_cache(maxsize=64)
+def _parameters(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
