@@ -118,9 +118,16 @@ def normed(classes):
 """
 
 
-@pytest.mark.parametrize("who", ["teacher", "student"])
-@pytest.mark.parametrize("kind", ["remembering", "normed"])
-@pytest.mark.parametrize("changes", [{}, {"methods": ["mutual"]}, {"train_examples": 129}])
+@pytest.mark.parametrize(
+    ("who", "kind", "changes"),
+    [
+        ("teacher", "remembering", {}),
+        ("teacher", "normed", {}),
+        ("student", "remembering", {}),
+        ("student", "normed", {"methods": ["mutual"]}),
+        ("student", "normed", {"train_examples": 129}),
+    ],
+)
 def test_a_last_batch_that_a_model_cannot_learn_from_is_said_before_the_teacher_learns(
     data, tmp_path, who, kind, changes
 ):
