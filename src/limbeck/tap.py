@@ -207,15 +207,15 @@ def _takes_positions(model: Any) -> bool:
     """Whether a model may be told the place of each token, and does not find it by the padding itself."""
     inner = getattr(model, "_orig_mod", model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(type(inner)):
+    if not isinstance(inner, nn.Module) or "position_ids" not in _parameters(inner.__class__.forward):
         return False
     own = "create_position_ids_from_input_ids"
     return not any(hasattr(type(module), own) for module in inner.modules())
 
 
 @lru_cache(maxsize=64)
-def _parameters(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
