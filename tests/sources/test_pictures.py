@@ -121,7 +121,7 @@ def test_files_in_sub_folders_and_of_other_kinds_are_counted(tmp_path):
     assert [path.name for path in images.paths] == ["1.png", "2.PNG", "3.tif", "4.gif", "5.jfif"]
     assert images.labels.tolist() == [0, 0, 1, 1, 1]
     notes = " ".join(images.notes)
-    for words in ("1 of 5 pictures lie in sub-folders", "1 picture beside", "3 files of other kinds", ".svg: 1"):
+    for words in ("1 of 5 pictures lie in sub-folders", "1 picture beside", "3 files that are no pictures", ".svg: 1"):
         assert words in notes
 
 

@@ -20,10 +20,10 @@ def notes_on_files(files: Files) -> Iterator[str]:
     if files.nested:
         yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
     if files.loose:
-        yield f"{_number(files.loose, 'picture')} beside the class folders were left out."
+        yield f"Left out: {_number(files.loose, 'picture')} beside the class folders."
     if others := +files.others:
         kinds = ", ".join(f"{suffix or 'no suffix'}: {count:,}" for suffix, count in others.most_common(5))
-        yield f"{_number(others.total(), 'file')} of other kinds were left out ({kinds})."
+        yield f"Left out: {_number(others.total(), 'file')} that are no pictures ({kinds})."
 
 
 def notes_on_pictures(

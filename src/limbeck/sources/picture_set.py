@@ -57,6 +57,6 @@ def load_pictures(folder: Path, **options: Any) -> PictureSet:
         notes.insert(0, f"There is no test/: {parts['test'].name}/ is the test part, and choices are made on a part of "
                      f"{parts['train'].name}/.")  # fmt: skip
     for path in beside:
-        notes.append(f"{path.name}/ is no part that is known: its {count_files(path):,} files are left out.")
+        notes.append(f"Left out: {path.name}/, which is no part that is known (files in it: {count_files(path):,}).")
     sources = {part: str(parts[part]) for part in read}
     return PictureSet(train, read.get("development"), read.get("test"), sources, tuple(notes))

@@ -32,6 +32,8 @@ def picture(path: Path, wanted: list[int]) -> np.ndarray:
 
     grey = len(wanted) < 3 or wanted[0] == 1
     with Image.open(path) as file:
+        if file.mode[0] in "IF":  # convert() would clip every value above 255
+            raise SystemExit(f"{path} has more than 8 bits a pixel: save it with 8, scaled as the training data were.")
         opened = file.convert("L" if grey else "RGB")
     height, width = wanted[-2:] if len(wanted) > 1 else (opened.height, opened.width)
     if opened.size != (width, height):
