@@ -81,6 +81,11 @@ def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
     write(tmp_path / "job.yaml", job_text(make_job({**JOB, "out": "old"})))
     job = make_job({**JOB, "out": str(tmp_path), "workers": 2})
     assert checked_folder(job, resume=True) == tmp_path
+    data = {"name": JOB["data"], "num_workers": 3}
+    job = make_job({**JOB, "out": str(tmp_path), "data": data})
+    assert checked_folder(job, resume=True) == tmp_path
+    with pytest.raises(LimbeckError, match="another job: its data"):
+        checked_folder(make_job({**JOB, "out": str(tmp_path), "data": {**data, "size": 8}}), resume=True)
 
 
 @pytest.mark.parametrize("change", [{"seeds": 2}, {"method": "logit_matching"}, {"budget": {"epochs": 3}}])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +64,33 @@ def test_a_part_with_more_bits_than_the_training_part_is_refused(tmp_path):
     with pytest.raises(DataError, match="bit_depth=16"):
         verify([data.test])
     verify([load_data(tmp_path, bit_depth=16).test])
+
+
+def sixteen_bit_png(pixels):
+    """Pillow writes none with several channels."""
+    height, width, channels = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_of_sixteen_bits_a_channel_the_upper_eight_are_read_and_nearly_black_ones_refused(tmp_path, channels):
+    (tmp_path / "a").mkdir()
+    pixels = np.repeat(wide(65535)[..., None], channels, 2)
+    (tmp_path / "a/1.png").write_bytes(sixteen_bit_png(pixels))
+    images = ImageFolder(tmp_path, channels=3)
+    assert images.take(torch.tensor([0])).inputs[0, 0].equal(torch.from_numpy(RAMP))
+    assert any("upper 8" in note for note in images.notes)
+    (tmp_path / "a/1.png").write_bytes(sixteen_bit_png(pixels // 16))
+    with pytest.raises(DataError, match="bit_depth=16"):
+        ImageFolder(tmp_path)
+    assert int(ImageFolder(tmp_path, bit_depth=16).take(torch.tensor([0])).inputs.max()) == 15
 
 
 def test_floating_point_pixels_are_refused(tmp_path):

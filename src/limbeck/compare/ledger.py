@@ -222,13 +222,19 @@ def _as_asked(held: Any, asked: Any) -> Any:
     return rest["name"] if isinstance(asked, str) and set(rest) == {"name"} else rest
 
 
+def _without_workers(data: Any) -> Any:
+    """The data without the number of threads that decode them: what comes out does not depend on it."""
+    if not isinstance(data, dict) or "num_workers" not in data:
+        return data
+    rest = {key: value for key, value in data.items() if key != "num_workers"}
+    return rest["name"] if set(rest) == {"name"} else rest
+
+
 def _check_same_job(job: Job, out: Path) -> None:
     held = absolute(make_job(read_job(out / "job.yaml"))).model_dump(mode="json")
     asked = absolute(job).model_dump(mode="json")
-    held["data"] = _as_asked(held.get("data"), asked["data"])
-    for job_values in (held, asked):
-        if isinstance(job_values["data"], dict):
-            job_values["data"].pop("num_workers", None)  # what is decoded does not depend on it
+    held["data"], asked["data"] = _without_workers(held.get("data")), _without_workers(asked["data"])
+    held["data"] = _as_asked(held["data"], asked["data"])
     for key, value in asked.items():
         if key not in _MAY_DIFFER and held.get(key) != value:
             raise LimbeckError(

@@ -23,6 +23,9 @@ from limbeck.sources.picture_files import SUFFIXES, class_folders, find_files
 from limbeck.sources.picture_notes import notes_on_files, notes_on_pictures
 from limbeck.sources.prefetch import check_num_workers, default_num_workers, prefetch
 
+_NEARLY_BLACK = 64
+"""Of 16 bits a channel the upper 8 are read: 14 bits or fewer would leave less than this many levels."""
+
 
 @final
 class ImageFolder(Examples):
@@ -152,13 +155,26 @@ class ImageFolder(Examples):
 
     def _depth(self, headers: list[Header]) -> int:
         """The bits that the greatest value of all wide pictures needs; 8 where there are none."""
-        wide = [path for path, header in zip(self.paths, headers, strict=True) if header.mode in WIDE]
+        highest = self._highest([header.mode in WIDE for header in headers])
+        several = [header.upper_bits for header in headers]
+        if any(several) and (upper := self._highest(several)) < _NEARLY_BLACK:
+            raise DataError(
+                f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}, and only the "
+                "upper 8 bits can be read: they would be nearly black. Save them with 8 bits a channel; or, if they "
+                "are as dark as that, give bit_depth=16. In a job: --set data.bit_depth=16."
+            )
+        return max(highest.bit_length(), 8)
+
+    def _highest(self, chosen: list[bool]) -> int:
+        """The greatest value in these pictures; 0 where there are none."""
+        paths = [path for path, is_one in zip(self.paths, chosen, strict=True) if is_one]
         highest = 0
-        for path, (low, high) in zip(wide, prefetch(value_range, wide, num_workers=self._num_workers), strict=True):
+        ranges = prefetch(value_range, paths, num_workers=self._num_workers)
+        for path, (low, high) in zip(paths, ranges, strict=True):
             if low < 0 or high > 65535:
                 raise DataError(f"The picture {path} has values from {low} to {high}: save it with 8 or 16 bits.")
             highest = max(highest, high)
-        return max(highest.bit_length(), 8)
+        return highest
 
 
 def _check_options(size: tuple[int, int] | None, channels: int | None, depth: int | None, workers: int | None) -> None:

@@ -28,6 +28,7 @@ class Header(NamedTuple):
         frames: It holds more than one frame or page.
         rotated: Its EXIF orientation is not upright.
         transparent: Some of it may be transparent.
+        upper_bits: It has 16 bits for each of several channels, of which Pillow reads the upper 8.
     """
 
     size: tuple[int, int]
@@ -35,6 +36,7 @@ class Header(NamedTuple):
     frames: bool
     rotated: bool
     transparent: bool
+    upper_bits: bool
 
 
 def read_header(path: Path) -> Header:
@@ -47,7 +49,10 @@ def read_header(path: Path) -> Header:
     try:
         with pillow.open(path) as file:
             mode = str(file.mode)
-            found = Header((file.height, file.width), mode, _has_frames(file), _is_rotated(file), _is_transparent(file))
+            found = Header(
+                (file.height, file.width), mode, _has_frames(file), _is_rotated(file), _is_transparent(file),
+                _is_cut_to_upper_bits(file),
+            )  # fmt: skip
     except _errors(pillow) as error:
         raise damaged(path, error) from error
     if mode == "F":
@@ -165,6 +170,12 @@ def _is_rotated(file: Any) -> bool:
 
 def _is_transparent(file: Any) -> bool:
     return file.mode in _TRANSPARENT or "transparency" in file.info
+
+
+def _is_cut_to_upper_bits(file: Any) -> bool:
+    first = file.tile[0][3] if file.tile else ""
+    stored = first[0] if isinstance(first, tuple) and first else first
+    return file.mode not in WIDE and ";16" in str(stored)
 
 
 def _errors(pillow: Any) -> tuple[type[Exception], ...]:

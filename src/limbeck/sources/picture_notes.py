@@ -34,6 +34,8 @@ def notes_on_pictures(
     modes = Counter(header.mode for header in headers)
     if wide := sum(modes[mode] for mode in WIDE):
         yield f"{_of(wide, total)} have more than 8 bits a pixel: their {bit_depth} bits are scaled to 8."
+    if upper := sum(header.upper_bits for header in headers):
+        yield f"{_of(upper, total)} have 16 bits a channel, of which the upper 8 are read."
     own = GREY if channels == 1 else ("RGB",)
     if other := Counter({mode: count for mode, count in modes.items() if mode not in own}):
         kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count:,}" for mode, count in other.most_common())

@@ -83,8 +83,7 @@ class _Workers:
     """Threads that call a function for one item after the other.
 
     An idle thread looks for work every few milliseconds, and is woken only by who has to wait for a result. Woken by
-    every item that is asked for, it would take Python's lock from the caller just then, at the start of a step: with
-    small pictures and a busy machine that was 10 % of a step of 60 ms.
+    every item that is asked for, it would take Python's lock from the caller just then, at the start of a step.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
