@@ -159,8 +159,8 @@ class ImageFolder(Examples):
         several = [header.upper_bits for header in headers]
         if any(several) and (upper := self._highest(several)) < _NEARLY_BLACK:
             raise DataError(
-                f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}, and only the "
-                "upper 8 bits can be read: they would be nearly black. Save them with 8 bits a channel; or, if they "
+                f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}. Only the "
+                "upper 8 bits can be read, so they would be nearly black. Save them with 8 bits a channel; or, if they "
                 "are as dark as that, give bit_depth=16. In a job: --set data.bit_depth=16."
             )
         return max(highest.bit_length(), 8)
