@@ -177,6 +177,33 @@ def test_a_folder_of_pictures_with_and_without_a_test_part(tmp_path):
     assert data.reads(data.test.take(torch.tensor([0]))).shape == (1, 1, 8, 8)
 
 
+def test_an_npz_may_bring_a_development_part_and_what_is_not_read_is_said(tmp_path):
+    x, y = RNG.random((50, 4)), np.arange(50) % 2
+    more = {"x_val": x[:9], "y_val": y[:9], "soft_train": x, "x_extra": x, "other": y[:3]}
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y, **more)
+    data = load_data(tmp_path / "a.npz")
+    assert (len(data.train), len(data.development), len(data.test)) == (50, 9, 50)
+    assert [part.name for part in data.summary.parts] == ["train", "development", "test"]
+    assert "the arrays x_extra, other are not read" in data.note
+    np.savez(tmp_path / "b.npz", x=x, y=y)
+    assert "not read" not in load_data(tmp_path / "b.npz").note
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_folder_of_files_is_its_parts(tmp_path, suffix):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
+    if suffix == ".jsonl":
+        pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+    row = {".csv": "{},{}\n", ".jsonl": '{{"x": "word {}", "y": "{}"}}\n'}[suffix]
+    for part, count in (("train", 40), ("validation", 20), ("test", 10)):
+        rows = "".join(row.format(i % 5, "ab"[i % 2]) for i in range(count))
+        (tmp_path / f"{part}{suffix}").write_text(("x,y\n" if suffix == ".csv" else "") + rows)
+    more = {"text": "x", "vocabulary": 40} if suffix == ".jsonl" else {}
+    data = load_data(tmp_path, target="y", **more)
+    assert (len(data.train), len(data.development), len(data.test)) == (40, 20, 10)
+    assert data.name == str(tmp_path)
+
+
 def test_tables_with_and_without_a_test_part(tmp_path):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
     rows = [f"{i},{'ab'[i % 2]}" for i in range(40)]

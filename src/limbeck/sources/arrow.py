@@ -167,6 +167,14 @@ def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> No
             raise DataError(f"{path} has no column {name!r}.{meant} It has: {', '.join(names[:40])}.")
 
 
+def trimmed_note(raw: RawTable) -> list[str]:
+    """A sentence about spaces that were removed; none where there were none."""
+    if not raw.trimmed:
+        return []
+    named = ", ".join(map(repr, raw.trimmed[:6])) + (", ..." if len(raw.trimmed) > 6 else "")
+    return [f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
+
+
 def as_float64(column: Any) -> np.ndarray:
     """Arrow numbers as float64, NaN where they are null."""
     import pyarrow as pa

@@ -23,7 +23,7 @@ from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
 from limbeck.sources.image_arrays import as_images
 from limbeck.sources.moments import measure_pixels
-from limbeck.sources.npz import parts_from, read_arrays
+from limbeck.sources.npz import parts_from, read_arrays, unread_arrays
 from limbeck.sources.options import DataOptions, data_name, data_options
 from limbeck.sources.own_data import OwnParts, call_own_loader
 from limbeck.sources.published import PUBLISHED, load_published
@@ -36,6 +36,8 @@ HELD_OUT = 0.2
 """The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
 
 
+_BESIDE = {"val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+"""How the files of the other parts are called that lie beside a training file."""
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
 _TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
 
@@ -83,11 +85,12 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * ``digits``: 1797 handwritten digits of 8x8 pixels that come with scikit-learn, 797 to train and 1000 to test;
     * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: looked for as ``NAME.npz`` in the folder that the
       environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
-    * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``;
+    * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part;
     * a folder of pictures (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` beside
       ``train/``. Other names of these are understood (``Training``, ``valid``, ``validation``, ``dev``, ``testing``).
       ``val/`` is the development part where there is a ``test/``, and the test part where there is none;
     * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``: columns of numbers and names, or, with ``text=COLUMN``, of texts;
+    * a folder with ``train.csv`` (``.tsv``, ``.parquet``, ``.jsonl``), and perhaps ``val.csv`` and ``test.csv``;
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
       the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
     * ``my.py:load``, a function of your own that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
@@ -140,11 +143,32 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     if (own := UserFile.parse(name)) is not None:
         return _told(_own(name, own, found))
     given = data_options(found)
+    if (inside := _files_in(Path(name), given)) is not None:
+        return replace(_told(_loaded(*inside)), name=name)
+    return _told(_loaded(name, given))
+
+
+def _files_in(folder: Path, given: DataOptions) -> tuple[str, DataOptions] | None:
+    """The training file of a folder that holds ``train.csv`` and the like, the other parts as options."""
+    for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz"):
+        if (folder / f"train{suffix}").is_file():
+            test, val = given.test or _beside(folder, suffix, "test"), given.val or _beside(folder, suffix, "val")
+            return str(folder / f"train{suffix}"), replace(given, test=test, val=val)
+    return None
+
+
+def _beside(folder: Path, suffix: str, part: str) -> str | None:
+    """The file of another part, by one of the names that it goes by; None where there is none."""
+    files = (folder / f"{name}{suffix}" for name in _BESIDE[part])
+    return next((str(file) for file in files if file.is_file()), None)
+
+
+def _loaded(name: str, given: DataOptions) -> DataSet:
     load, uses = _loader(name, Path(name), given)
     for option in given.given:
         if option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
-    return _told(load(name, given))
+    return load(name, given)
 
 
 def _told(data: DataSet) -> DataSet:
@@ -236,13 +260,18 @@ def _published(name: str, options: DataOptions) -> DataSet:
 def _npz(name: str, options: DataOptions) -> DataSet:
     path = Path(name)
     arrays = read_arrays(path)
-    inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_test") if key in arrays}
+    inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, notes = as_images(inputs, channels_last=options.channels_last)
-    train, test, note = _parts(*parts_from(path, {**arrays, **images}))
+    whole = {**arrays, **images}
+    train, test, note = _parts(*parts_from(path, whole))
+    development = parts_from(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
+    notes = (*notes, *unread_arrays(path, arrays))
     note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
     reads = _measured(train, scale=1 / 255)
-    return DataSet(name, train, test, reads, train.class_names, note=note, groups=options.groups)
+    return DataSet(
+        name, train, test, reads, train.class_names, note=note, groups=options.groups, development=development
+    )
 
 
 def _check_groups(name: str, test: Examples, groups: str | None) -> None:

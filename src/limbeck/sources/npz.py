@@ -77,6 +77,20 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return found
 
 
+def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
+    """A sentence about arrays that no part of a data set is made of; none where all are read."""
+    if "x_train" in arrays:
+        parts = [part for part in ("_train", "_val", "_test") if f"x{part}" in arrays]
+        read = {f"{kind}{part}" for kind in "xy" for part in parts}
+        for part in {*parts} - {"_val"}:
+            read |= {f"{name}{part}" for name in _extra(arrays, read, part, len(np.atleast_1d(arrays[f"x{part}"])))}
+    else:
+        read = {"x", "y"}
+    left = [name for name in arrays if name not in read and name != "class_names"]
+    named = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
+    return [f"{path.name}: the arrays {named} are not read"] if left else []
+
+
 def check_file(path: Path) -> None:
     """Refuse what is no file with content.
 

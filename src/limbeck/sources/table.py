@@ -13,7 +13,7 @@ import numpy as np
 from limbeck.errors import DataError, LimbeckWarning
 from limbeck.signal import IGNORED
 from limbeck.sources.arrays import Arrays
-from limbeck.sources.arrow import RawTable, check_columns, load_table
+from limbeck.sources.arrow import RawTable, check_columns, load_table, trimmed_note
 from limbeck.sources.class_order import in_order, sorted_classes
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import split
@@ -217,7 +217,7 @@ class _Fitted:
         check_columns(raw.path, [form.target, *form.ignore], raw.names)
         self._raw, self._form = raw, form
         self._classes, notes = read_target(raw, form.target, missing=form.missing)
-        said.notes += [*_trimmed(raw), *notes]
+        said.notes += [*trimmed_note(raw), *notes]
         self.class_names = self._names_of_classes()
         self.labels = labels_of(raw, form.target, self._classes, self.class_names)
         self._columns = list[ColumnValues]()
@@ -331,7 +331,7 @@ def _known(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str 
     if encoding.target != form.target:
         raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
     missing = tuple(form.missing) or encoding.missing
-    said.notes += [*_trimmed(raw), *_unread(raw, form, encoding, groups, said)]
+    said.notes += [*trimmed_note(raw), *_unread(raw, form, encoding, groups, said)]
     columns = [encode_known(raw, column, missing, said.notes, said.warnings) for column in encoding.columns]
     labels = np.full(raw.table.num_rows, IGNORED)
     if labeled:
@@ -395,10 +395,3 @@ def _groups(raw: RawTable, groups: str | None) -> list[str] | None:
     column = read_column(raw, groups)  # a column of lists has no texts
     texts = column.names.to_pylist() if column.names is not None else raw.table[groups].cast("string").to_pylist()
     return [_MISSING if text is None else text for text in texts]
-
-
-def _trimmed(raw: RawTable) -> list[str]:
-    if not raw.trimmed:
-        return []
-    named = ", ".join(map(repr, raw.trimmed[:6])) + (", ..." if len(raw.trimmed) > 6 else "")
-    return [f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
