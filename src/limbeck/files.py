@@ -131,6 +131,14 @@ def check_tree(folder: Path) -> None:
                 raise DataError(f"{entry.path} is neither a file nor a folder: remove it.")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def remove(path: Path) -> None:
     """Remove what has this name, if there is anything: a file, a link (never what it points to), a folder."""
     if path.is_dir() and not path.is_symlink():

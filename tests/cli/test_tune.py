@@ -55,7 +55,8 @@ def test_a_search_that_was_interrupted_goes_on(here, limbeck, job):
     assert 1 <= len(kept) < 12
     again = limbeck("tune", job, "--trials", str(len(kept)), "--out", "search", "--json")
     assert again.code == 0, again.err
-    assert [json.loads(line) for line in kept] == again.result["arms"]["distilled"]["trials"]
+    noted = [{key: value for key, value in json.loads(line).items() if key != "crc32"} for line in kept]
+    assert noted == again.result["arms"]["distilled"]["trials"]
     told = limbeck("resume", "search")
     assert told.code == 1
     assert "limbeck tune JOB --out search" in told.err

@@ -77,6 +77,7 @@ def test_what_the_folder_says(tmp_path):
     folder = save(small(), tmp_path / "s", metadata={"classes": ["a", "b", "c"], "epoch": 3})
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     written = json.loads((folder / "config.json").read_text())
+    assert len(written.pop("checksum")) == 64
     assert written["format"] == 1
     assert written["model"]["name"] == "mlp"
     assert written["model"]["arguments"]["hidden"] == [4]

@@ -95,7 +95,7 @@ def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
 
 def run_resume(run: str, settings: Sequence[str], *, as_json: bool) -> None:
     """Take up a job's folder, with `settings` changed, or show its result if it is finished."""
-    from limbeck.job import make_job, read_job, with_settings
+    from limbeck.job import make_job, read_run_job, with_settings
 
     folder = Path(run)
     if not folder.is_dir():
@@ -107,7 +107,7 @@ def run_resume(run: str, settings: Sequence[str], *, as_json: bool) -> None:
         say(f"{run} is finished; this is what came of it.", to_error=True)
         _show(found, as_json=as_json)
         return
-    asked = with_settings(dict(read_job(folder / "job.yaml")), settings)
+    asked = with_settings(dict(read_run_job(folder)), settings)
     _run(make_job({**asked, "out": run}), as_json=as_json, resume=True, change=bool(settings))
 
 

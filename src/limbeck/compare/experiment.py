@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.checksums import write_json
 from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
 from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
@@ -161,7 +162,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
     write(out / "result.svg", arms_picture(result))
     kept = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
     kept["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
-    write(out / "result.json", without_places(json.dumps(kept, indent=2, allow_nan=False), out))
+    write_json(json.loads(without_places(json.dumps(kept, allow_nan=False), out)), out / "result.json")
     write_report([out])
 
 

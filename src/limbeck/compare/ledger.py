@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import PREDICTIONS, Outcome
 from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.errors import LimbeckError
-from limbeck.files import append_text, write_text
-from limbeck.job import Job, absolute, arm_folder, keep_search, make_job, read_job, run_job_texts
+from limbeck.files import write_text
+from limbeck.job import Job, absolute, arm_folder, keep_search, make_job, read_run_job, run_job_texts
 from limbeck.lock import alone
 from limbeck.measure import Predictions, correctness, kept_tensors
 
@@ -127,13 +127,10 @@ def place(out: Path | None, arm: str, seed: int) -> Path | None:
 def kept(out: Path | None) -> Iterator[Outcome]:
     """The outcomes that an earlier, interrupted go has written."""
     path = out / "metrics.jsonl" if out is not None else None
-    if path is None or not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            yield _outcome(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # the line that was being written when it was killed
+    for line in [] if path is None else read_lines(path).values:
+        # A line that is damaged, or was being written when the run was killed, is not there: its arm is run again.
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            yield _outcome(line)
 
 
 def with_correct(outcome: Outcome, out: Path | None, labels: Tensor | None) -> Outcome:
@@ -158,10 +155,7 @@ def note(out: Path | None, outcome: Outcome) -> None:
     """Add an outcome to ``metrics.jsonl``."""
     if out is None or not leads():
         return
-    path = out / "metrics.jsonl"
-    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    line = json.dumps(plain(_told(outcome)), allow_nan=False)
-    append_text(("" if before.endswith("\n") or not before else "\n") + line + "\n", path)
+    append_line(plain(_told(outcome)), out / "metrics.jsonl")
 
 
 def write(path: Path, text: str) -> None:
@@ -231,7 +225,7 @@ def _without_workers(data: Any) -> Any:
 
 
 def _check_same_job(job: Job, out: Path) -> None:
-    held = absolute(make_job(read_job(out / "job.yaml"))).model_dump(mode="json")
+    held = absolute(make_job(read_run_job(out))).model_dump(mode="json")
     asked = absolute(job).model_dump(mode="json")
     held["data"], asked["data"] = _without_workers(held.get("data")), _without_workers(asked["data"])
     held["data"] = _as_asked(held["data"], asked["data"])

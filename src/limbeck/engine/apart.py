@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.checksums import read_lines
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.folder import Folder
 from limbeck.engine.randomness import cloned
@@ -206,5 +206,6 @@ def _last(folder: Path | None) -> Report:
     """The last report of a branch that was finished before the run was taken up again."""
     empty = Report("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
     file = folder / "metrics.jsonl" if folder is not None else None
-    said = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
-    return empty._replace(**json.loads(said[-1])) if said else empty
+    said = read_lines(file).values if file is not None else []
+    known = {name: value for name, value in said[-1].items() if name in empty._fields} if said else {}
+    return empty._replace(**known)

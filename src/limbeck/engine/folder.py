@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from limbeck.checksums import read_json, write_json
 from limbeck.errors import LimbeckError
-from limbeck.files import write_text
 from limbeck.lock import alone
 from limbeck.models import save
 
@@ -123,7 +123,7 @@ class Folder:
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write what the run is: recipe, setting, data, environment."""
         if self._writes and self.path is not None:
-            write_json(self.path / "run.json", description)
+            write_json(description, self.path / "run.json")
 
     def check_same(self, description: Mapping[str, Any]) -> None:
         """Refuse to take up a run that was begun otherwise: it would end in weights that no one asked for.
@@ -134,10 +134,7 @@ class Folder:
         if self.path is None or not self.started:
             return
         now = json.loads(json.dumps(description, default=str))
-        try:
-            before = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise LimbeckError(f"{self.path / 'run.json'} is damaged: {error}.") from error
+        before = read_json(self.path / "run.json")
         for part in ("recipe", "functions", "setting", "data", "contents"):
             if part == "contents" and part not in before:
                 continue  # of a version that did not look into functions
@@ -164,8 +161,3 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
     else:
         return None if old == new else (name, old, new)
     return next((found for pair in pairs if (found := _difference(*pair)) is not None), None)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write one JSON object, atomically."""
-    write_text(json.dumps(value, indent=2, default=str) + "\n", path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from limbeck.checksums import json_line
 from limbeck.errors import DivergedError
 from limbeck.files import append_text, truncate
 
@@ -69,7 +69,7 @@ class Metrics:
         if self._path is None:
             return
         line = {key: value for key, value in report._asdict().items() if value != {}}
-        append_text(json.dumps(_rounded(line)) + "\n", self._path)
+        append_text(json_line(_rounded(line)), self._path)
 
 
 def environment() -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.checksums import read_json
 from limbeck.consent import reading
 from limbeck.errors import DataError, LimbeckError
 from limbeck.export import papers
@@ -133,9 +133,9 @@ def _used(done: Finished) -> Iterator[Citation]:
 def _used_in_python(folder: Path) -> Iterator[Citation]:
     """What ``run.json`` of a run made in Python tells: its stages, by the methods that they are named after."""
     try:
-        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        told = read_json(folder / "run.json")
         stages = [dict(stage) for stage in told["recipe"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'run.json'} is damaged: {type(error).__name__}, {error}.") from error
     for stage in stages:
         objective = str(stage.get("objective"))

@@ -14,7 +14,7 @@ from limbeck.engine.course import Course
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.files import check_tree
-from limbeck.job import Job, Method, Model, arm_folder, learnt_and_held, make_job, read_job, stream
+from limbeck.job import Job, Method, Model, arm_folder, learnt_and_held, make_job, read_run_job, stream
 from limbeck.job.result import is_run, read_result
 from limbeck.measure import kept_tensors
 from limbeck.methods import make, method
@@ -95,7 +95,7 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> Finished:
     check_tree(folder)
     if not (folder / "job.yaml").is_file():
         raise LimbeckError(_no_job(folder))
-    job = make_job({**read_job(folder / "job.yaml"), "out": str(folder)})
+    job = make_job({**read_run_job(folder), "out": str(folder)})
     if not (folder / "result.json").is_file():
         raise LimbeckError(f"{folder} is not finished: `limbeck resume {quote(str(folder))}` goes on.")
     if not is_student_folder(folder / "student"):

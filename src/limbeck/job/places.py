@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError
+from limbeck.checksums import read_json
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job.naming import shared_path
 from limbeck.models import UserFile
 
@@ -57,10 +58,9 @@ def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any
 def read_places(folder: Path) -> dict[str, Any]:
     """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged."""
     try:
-        found = json.loads((folder / PLACES).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / PLACES)
+    except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def without_places(text: str, folder: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.checksums import is_as_written, json_text, signed
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown
+from limbeck.files import is_file
+from limbeck.job.bounds import MOST_BYTES, check_bounds
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.paths import absolute
 from limbeck.job.places import PLACES, read_places, resolved, shared_job
@@ -19,7 +22,7 @@ _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
 """What pydantic adds to a place: which of the kinds that a value may have it was held to be."""
 
 
-def read_job(path: str | Path, *, as_shown: bool = False) -> dict[str, Any]:
+def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) -> dict[str, Any]:
     """The mapping in a job file; relative paths in it stay as they are written.
 
     In a run's folder ``.places.json`` says where they lie, so that the job means the same in every working folder.
@@ -27,25 +30,51 @@ def read_job(path: str | Path, *, as_shown: bool = False) -> dict[str, Any]:
     Args:
         path: The file.
         as_shown: Leave a run's paths as they stand in the file, for what is handed on.
+        edited: Whether it goes unsaid that it is another one than limbeck wrote.
 
     Raises:
         LimbeckError: If the file is missing, is not YAML, or holds no mapping.
     """
     file = Path(path)
-    if not file.is_file():
+    if not is_file(file):
         raise LimbeckError(
             f"There is no job file {str(path)!r}. `limbeck distill --print-job ...` writes one from flags."
         )
     try:
-        found = _values(file.read_text(encoding="utf-8"), who=str(path))
+        if file.stat().st_size > MOST_BYTES:
+            raise LimbeckError(f"{path} has {file.stat().st_size / 1e6:.1f} MB; a job file is a page of text.")
+        text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise LimbeckError(f"{path} cannot be read: {error}.") from error
+    if not edited and is_as_written(text) is False:
+        warnings.warn(f"{path} was edited or damaged after limbeck wrote it.", LimbeckWarning, stacklevel=2)
+    found = _values(text, who=str(path))
     if not isinstance(found, dict):
         raise LimbeckError(
             f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
         )
     job = {str(key): value for key, value in found.items()}
     return job if as_shown or file.name != "job.yaml" else resolved(job, read_places(file.parent))
+
+
+def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
+    """The job in a run's folder, as limbeck wrote it there.
+
+    Args:
+        folder: The run's.
+        as_shown: As for `read_job`.
+
+    Raises:
+        LimbeckError: If it is missing, was edited, or is damaged.
+    """
+    file = folder / "job.yaml"
+    found = read_job(file, as_shown=as_shown, edited=True)
+    if is_as_written(file.read_text(encoding="utf-8")) is False:
+        raise DataError(
+            f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
+            "remove that line."
+        )
+    return found
 
 
 def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -76,11 +105,15 @@ def make_job(found: Mapping[str, Any]) -> Job:
     """
     from pydantic import ValidationError
 
+    check_bounds(found, "The job")
     _check_needed(found)
     try:
         return Job.model_validate(dict(found))
     except ValidationError as error:
         raise _sentence(error) from error
+    # Of a value whose kind nobody thought of.
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise LimbeckError(f"The job has a value that makes no sense: {type(error).__name__}, {error}.") from error
 
 
 def job_text(job: Job) -> str:
@@ -91,7 +124,7 @@ def job_text(job: Job) -> str:
 def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
     """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
     shown, places = shared_job(_dumped(job), _dumped(absolute(job)), read_places(folder))
-    return {PLACES: json.dumps(places, indent=2) + "\n", "job.yaml": _text(shown)}
+    return {PLACES: json_text(places), "job.yaml": signed(_text(shown))}
 
 
 def _dumped(job: Job) -> dict[str, Any]:
@@ -109,15 +142,25 @@ def _values(text: str, *, who: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Safe as its parent; the resolver that is added stays its own."""
+        """Safe as its parent; the resolvers that are changed stay its own. A date is a text: no job has any."""
 
+    Loader.yaml_implicit_resolvers = {
+        first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, several in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
     try:
-        return yaml.load(text, Loader=Loader)
+        found = yaml.load(text, Loader=Loader)
+        check_bounds(found, who if len(who) < 200 else f"{who[:200]}...")
+        return found
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
         raise LimbeckError(f"{who} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    # Values that look like numbers, and are none, reach Python's own functions.
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
 
 
 def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> None:

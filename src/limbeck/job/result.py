@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.checksums import read_json
 from limbeck.errors import DataError
 
 RESULT = "result.json"
@@ -31,11 +31,9 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        found = _plain(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is damaged and cannot be read: {error}. {_then(folder)}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} is no job's result: it holds a {type(found).__name__}. {_then(folder)}")
+        found = _plain(read_json(path))
+    except DataError as error:
+        raise DataError(f"{error} {_then(folder)}") from error
     rows = _mapping(found.get("arms"))
     whole = bool(rows) and all(isinstance(row, dict) for row in rows.values())
     if arms and not whole:

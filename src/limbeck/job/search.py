@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.checksums import read_json
 from limbeck.errors import DataError
 from limbeck.files import write_text
 from limbeck.job.schema import Job
@@ -107,14 +107,14 @@ def read_search(folder: Path) -> Search | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         told = found["development"]
         arms = {str(name): _arm(row) for name, row in found["arms"].items()}
         examples, luck = int(told["examples"]), float(told["luck"])
         if not math.isfinite(luck):
             raise ValueError("luck is no number")
         return Search(arms, examples, luck) if arms else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (DataError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is damaged, so the search is not known: {type(error).__name__}, {error}.") from error
 
 

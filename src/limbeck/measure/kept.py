@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.files import replacing
+from limbeck.models.safefile import read_weights, write_weights
 
 
 def keep_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -18,19 +18,16 @@ def keep_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
         tensors: Name -> tensor, of any device.
         path: The file; its folder is made.
     """
-    from safetensors.torch import save_file
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    write_weights(tensors, path, header={})
 
 
 def kept_tensors(path: str | Path) -> dict[str, Tensor]:
     """What `keep_tensors` wrote.
 
     Raises:
-        DataError: If the file is missing or damaged.
+        DataError: If the file is missing or damaged: it is checked against the SHA-256 in it, where there is one.
 
     Example:
         >>> import tempfile, torch
@@ -40,10 +37,7 @@ def kept_tensors(path: str | Path) -> dict[str, Tensor]:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Run the job again to write its predictions.") from error
+        return read_weights(Path(path)).state
+    except DataError as error:
+        raise DataError(f"{error} Run the job again to write its predictions.") from error

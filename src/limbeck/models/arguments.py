@@ -8,6 +8,8 @@ from typing import Any
 
 from limbeck.errors import ArgumentError, nearest
 
+_MOST_LAYERS = 1_000
+"""To make more takes seconds before it shows that no weights fit, or that no gradient gets through."""
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -67,6 +69,8 @@ def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
     if isinstance(widths, str) or not isinstance(widths, Sequence):
         said = f"{who} needs {name} to be a list of whole numbers, such as [64, 32]; got {widths!r}."
         raise ArgumentError(said, argument=name, example="[64,32]")
+    if len(widths) > _MOST_LAYERS:
+        raise ArgumentError(f"{who} takes at most {_MOST_LAYERS:,} of {name}; got {len(widths):,}.", argument=name)
     for width in widths:
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
             said = f"{who} needs each of {name} to be a whole number of at least 1; got {width!r}."

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.models.description import describe_model, description_of
@@ -40,6 +41,8 @@ FORMAT = 1
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_CHECKSUM = "checksum"
+"""In the configuration: the SHA-256 of all its other keys."""
 
 
 def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -74,6 +77,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     told = json.loads(_json_text(dict(description_of(model) if metadata is None else metadata)))
     config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
+    config[_CHECKSUM] = digest(json.loads(json.dumps(config)))
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder} is a file; a student is saved to a folder.")
     new = not folder.exists() or not any(folder.iterdir())
@@ -109,9 +113,11 @@ def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> n
     path = Path(path)
     if build is None and is_hf_folder(path):
         return open_hf_folder(path)
-    config = read_config(path)
-    told = config["metadata"]
-    return describe_model(_opened(path, config, build), told if isinstance(told, dict) else {})
+    written = _config(path)
+    config = _with_header(path, written)
+    model = _opened(path, config, build)
+    _check_whole(path, written)
+    return describe_model(model, config["metadata"])
 
 
 def _opened(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
@@ -139,11 +145,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     config = _config(path)
+    _check_whole(path, config)
+    return _with_header(path, config)
+
+
+def _with_header(path: Path, written: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what the weights' header says."""
+    config = {key: value for key, value in written.items() if key != _CHECKSUM}
     header = read_header(path / WEIGHTS)
     try:
         config["metadata"] = json.loads(header["metadata"])
         config["sha256"] = header["sha256"]
-    except (KeyError, ValueError) as error:
+        if not isinstance(config["metadata"], dict):
+            raise ValueError("metadata are a mapping")
+    except (KeyError, ValueError, RecursionError) as error:
         raise DataError(f"{path / WEIGHTS} was not written by limbeck.save: its header says nothing of it.") from error
     return config
 
@@ -192,8 +207,10 @@ def _outlined(path: Path, made: Mapping[str, Any]) -> nn.Module:
         )
     try:
         return outline(ModelSpec(made["name"], made["arguments"]))
-    except LimbeckError as error:
-        raise DataError(f"{path / CONFIG} is damaged: {error}") from error
+    # Numbers that are too large for a shape are whatever PyTorch makes of them.
+    except (LimbeckError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path / CONFIG} is damaged: {reason}") from error
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -209,6 +226,13 @@ def _config(path: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise DataError(f"{file} has the format {config.get('format')!r}; this version of limbeck reads {FORMAT}.")
     return config
+
+
+def _check_whole(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is not what was written; last of all, since what else is wrong says more."""
+    told = config.get(_CHECKSUM)
+    if told is not None and told != digest({key: value for key, value in config.items() if key != _CHECKSUM}):
+        raise DataError(f"{path / CONFIG} was edited or is damaged: its checksum is not the one that is in it.")
 
 
 def _check_same_model(folder: Path, made: Mapping[str, Any]) -> None:

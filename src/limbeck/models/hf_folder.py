@@ -10,15 +10,13 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.models.hf_bounds import Held, check_config, check_size
 from limbeck.models.library import needed
 from limbeck.models.reference import seeded
 from limbeck.models.safefile import read_header
 
 _CODE = frozenset({"auto_map", "attn_implementation", "experts_implementation", "custom_pipelines", "checkpoint_path"})
 """Keys of a configuration that may lead to code which transformers does not hold: timm unpickles `checkpoint_path`."""
-
-_MOST_LAYERS = 10_000
-"""No model has so many, and to make them takes hours before it shows that no weights fit."""
 
 
 def is_transformers(model: nn.Module) -> bool:
@@ -63,10 +61,15 @@ def hf_outline(path: Path, config: Mapping[str, Any]) -> nn.Module:
         LimbeckError: If transformers is not installed (extra ``hf``).
         DataError: If transformers has no such class, or the configuration does not fit it.
     """
-    kind, made = _class(path, config), _plain(config)
+    held = Held.of(path)
+    kind, made = _class(path, config, held), _plain(config)
     try:
         with seeded(0):
-            model: nn.Module = kind(kind.config_class.from_dict(made))
+            described = kind.config_class.from_dict(made)
+            check_size(path / "config.json", kind, described, held)
+            model: nn.Module = kind(described)
+    except LimbeckError:
+        raise
     # Whatever a configuration makes transformers raise, the sentence says which file it is in.
     except Exception as error:
         raise DataError(f"{path / 'config.json'} does not make a {kind.__name__}: {_first_line(error)}") from error
@@ -92,13 +95,18 @@ def open_hf_folder(path: Path) -> nn.Module:
         DataError: If it has no such class, there are no safetensors, or they do not hold the whole model.
     """
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    kind = _class(path, config)
+    held = Held.of(path)
+    kind = _class(path, config, held)
     try:
         with seeded(0):
+            described = kind.config_class.from_dict(_plain(config))
+            check_size(path / "config.json", kind, described, held)
             model, found = kind.from_pretrained(
-                str(path), config=kind.config_class.from_dict(_plain(config)), use_safetensors=True, dtype="auto",
+                str(path), config=described, use_safetensors=True, dtype="auto",
                 local_files_only=True, trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
+    except LimbeckError:
+        raise
     except Exception as error:  # as above
         raise DataError(f"{path} cannot be opened as a {kind.__name__}: {_first_line(error)}") from error
     if lacking := sorted(found["missing_keys"]):
@@ -107,9 +115,9 @@ def open_hf_folder(path: Path) -> nn.Module:
     return opened
 
 
-def _class(path: Path, config: Mapping[str, Any]) -> Any:
+def _class(path: Path, config: Mapping[str, Any], held: Held) -> Any:
     hf = needed("transformers", extra="hf", wanted=f"limbeck.load({str(path)!r})")
-    _check_depth(path / "config.json", config)
+    check_config(path / "config.json", config, held)
     listed = config.get("architectures")
     named = listed[0] if isinstance(listed, list) and listed else listed
     kind: Any = getattr(hf, named, None) if isinstance(named, str) else None
@@ -124,17 +132,9 @@ def _class(path: Path, config: Mapping[str, Any]) -> Any:
     return kind
 
 
-def _check_depth(file: Path, config: Mapping[str, Any]) -> None:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            _check_depth(file, value)
-        elif isinstance(value, int) and str(name).endswith(("layer", "layers")) and value > _MOST_LAYERS:
-            raise DataError(f"{file} is damaged: {name}={_digits(value)}; {_MOST_LAYERS:,} layers are the most.")
-
-
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without limbeck's own keys, and without what could lead to code from elsewhere."""
-    mine = {"format", "limbeck", "model", "metadata", "sha256"} if "limbeck" in config else set[str]()
+    mine = {"format", "limbeck", "model", "metadata", "sha256", "checksum"} if "limbeck" in config else set[str]()
     kept: dict[str, Any] = {}
     for name, value in config.items():
         if name not in _CODE and name not in mine and not str(name).startswith("_"):
@@ -148,10 +148,6 @@ def _signed(path: Path) -> bool:
         return "sha256" in read_header(path / "model.safetensors")
     except LimbeckError:
         return True  # damaged or missing: limbeck's own reading says so
-
-
-def _digits(number: int) -> str:
-    return str(number) if number < 2**63 else f"{str(number)[:8]}..."
 
 
 def _first_line(error: Exception) -> str:

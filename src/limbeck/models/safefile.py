@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from limbeck.checksums import digest
 from limbeck.errors import DataError
 from limbeck.files import replacing, sort_header
 from limbeck.models.size import state_fingerprint, untied
@@ -19,6 +20,10 @@ class Weights(NamedTuple):
 
     state: dict[str, Tensor]
     header: dict[str, str]
+
+
+_TEXTS = "sha256_of_texts"
+"""In the header: the SHA-256 of the other texts there, since ``sha256`` is of the tensors alone."""
 
 
 def is_safetensors(path: Path) -> bool:
@@ -40,6 +45,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     # A view of part of a tensor, or a transposed one, is written as its own values.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
     told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
+    told[_TEXTS] = digest(told)
     with replacing(path) as partial:
         save_file(plain, partial, metadata=told)
         sort_header(partial)
@@ -64,7 +70,7 @@ def read_weights(path: Path) -> Weights:
     try:
         tied = json.loads(header.get("tied", "{}"))
         state |= {name: state[kept] for name, kept in tied.items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: its header names shared tensors that it does not hold.") from error
     if "sha256" in header and state_fingerprint(state) != header["sha256"]:
         raise DataError(f"{path} is damaged: its tensors do not have the SHA-256 that was written with them.")
@@ -79,6 +85,26 @@ def _opened(path: Path, *, tensors: bool) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-            return Weights(state, file.metadata() or {})
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            header = file.metadata() or {}
+    # Of names that are no text the library raises what its language happens to.
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{path} is not a whole safetensors file ({error}).") from error
+    told = header.pop(_TEXTS, None)
+    if told is not None and told != digest(header):
+        raise DataError(f"{path} is damaged: the texts in its header do not have the SHA-256 that is there with them.")
+    return Weights(state, header)
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """The shapes of the tensors in a safetensors file, by name; no tensor is read.
+
+    Raises:
+        DataError: If the file is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"{path} is not a whole safetensors file ({error}).") from error

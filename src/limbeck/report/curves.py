@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from limbeck.checksums import read_lines
+from limbeck.errors import DataError
 
 Curve = list[tuple[float, float]]
 Curves = Mapping[str, list[Curve]]
@@ -17,19 +19,32 @@ POINTS = 160
 """A curve is thinned to about so many points, each the mean of those it stands for."""
 
 
-def curves_of(arm: Path) -> Curves:
-    """The curves of one arm's seeds, from the ``metrics.jsonl`` of their folders; empty where there are none."""
+def curves_of(arm: Path, unknown: list[str] | None = None) -> Curves:
+    """The curves of one arm's seeds, from the ``metrics.jsonl`` of their folders; empty where there are none.
+
+    Args:
+        arm: The arm's folder.
+        unknown: Gets a sentence for each file of which a part is damaged.
+    """
     found: dict[str, list[Curve]] = {}
+    unknown = [] if unknown is None else unknown
     for folder in sorted(arm.glob("seed-*")):
-        for term, curve in _one(folder / "metrics.jsonl").items():
+        try:
+            lines = read_lines(folder / "metrics.jsonl")
+        except DataError as error:
+            unknown.append(str(error))
+            continue
+        if lines.damaged:
+            unknown.append(f"{lines.damaged} lines of {folder / 'metrics.jsonl'} are damaged: the curves lack them.")
+        for term, curve in _one(lines.values).items():
             found.setdefault(term, []).append(thinned(curve))
     return found
 
 
-def _one(path: Path) -> dict[str, Curve]:
+def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     before, stage, last = 0, None, 0
-    for line in _lines(path):
+    for line in lines:
         if line.get("stage") != stage:  # a second stage goes on where the first ended
             before, stage = before + last, line.get("stage")
         step = line.get("step")
@@ -41,20 +56,6 @@ def _one(path: Path) -> dict[str, Curve]:
             if isinstance(value, (int, float)) and math.isfinite(value):
                 curves.setdefault(str(term), []).append((float(before + step), float(value)))
     return curves
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in text.splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue  # the line that was being written when the run was killed
-        if isinstance(found, dict):
-            yield found
 
 
 def thinned(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:

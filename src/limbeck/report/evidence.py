@@ -13,7 +13,7 @@ from torch import Tensor
 
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import check_tree
-from limbeck.job import Search, arm_folder, read_job, read_search
+from limbeck.job import Search, arm_folder, read_run_job, read_search
 from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
@@ -133,9 +133,9 @@ def read_evidence(run: str | Path) -> Evidence:
     unknown: list[str] = []
     labels, teacher = _answers(folder, unknown)
     logits = dict(_predictions(folder, arms, labels, unknown))
-    curves = {name: found for name in arms if (found := curves_of(arm_folder(folder, name)))}
+    curves = {name: found for name in arms if (found := curves_of(arm_folder(folder, name), unknown))}
     try:
-        job, text = read_job(folder / "job.yaml", as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
+        job, text = read_run_job(folder, as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
     except LimbeckError as error:
         job, text = {}, ""
         unknown.append(f"The job is not known: {error}")

@@ -147,13 +147,15 @@ def reads_from_dict(found: Mapping[str, Any]) -> Reads:
         Field(name='raw')
     """
     kinds: dict[str, Callable[..., Reads]] = {"unchanged": Unchanged, "field": Field, "pixels": Pixels}
+    if not isinstance(found, Mapping):
+        raise LimbeckError(f"Reads are a mapping such as {{'reads': 'unchanged'}}; got {found!r}.")
     kind = str(found.get("reads"))
     if kind not in kinds:
         raise unknown("reads", kind, kinds)
     entries = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "reads"}
     try:
         return kinds[kind](**entries)
-    except TypeError as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.compare.ledger import write
+from limbeck.checksums import read_json, write_json
 from limbeck.compare.tuning.space import Space
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, absolute, arm_folder
 
 _SEARCH = "search.json"
@@ -49,7 +49,7 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
     """
     asked = {arm: {name: [found.low, found.high] for name, found in space.items()} for arm, space in spaces.items()}
     if not (out / _SEARCH).is_file():
-        write(out / _SEARCH, json.dumps({"job": _told(job), "spaces": asked}, indent=2))
+        write_json({"job": _told(job), "spaces": asked}, out / _SEARCH)
         return
     held = _held(out)["spaces"]
     for arm, space in asked.items():
@@ -70,7 +70,8 @@ def place_of(out: Path, arm: str) -> Path:
 
 
 def _ends(ends: Any) -> str:
-    return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}"
+    whole = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends)
+    return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}" if whole else repr(ends)
 
 
 def _told(job: Job) -> dict[str, Any]:
@@ -79,8 +80,12 @@ def _told(job: Job) -> dict[str, Any]:
 
 
 def _held(out: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((out / _SEARCH).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise LimbeckError(f"{out / _SEARCH} is damaged: {error}. Give another --out.") from error
+    found = read_json(out / _SEARCH)
+    for key in ("job", "spaces"):
+        if not isinstance(found.get(key), dict) or not all(isinstance(one, dict) for one in _parts(found[key], key)):
+            raise DataError(f"{out / _SEARCH} is damaged: it does not say which {key} it is of. Give another --out.")
     return found
+
+
+def _parts(value: dict[str, Any], key: str) -> list[Any]:
+    return list(value.values()) if key == "spaces" else []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from limbeck.checksums import signed, write_json
 from limbeck.compare.answers import ask_all
 from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import plain, sole, write
@@ -90,10 +90,10 @@ def tune(
         starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
         _build_answers(job, spaces, material, teacher, watch)
         found = all_trials(job, spaces, starts, trials, out, material, teacher, watch)
-        write(out / "best.yaml", job_file(job, best_job(job, found, out)))
+        write(out / "best.yaml", signed(job_file(job, best_job(job, found, out))))
         result = plain(result_of(job, material, spaces, found, taught, out))
         result["seconds"] = round(time.perf_counter() - began, 3)
-        write(out / "tuned.json", json.dumps(result, indent=2, allow_nan=False))
+        write_json(result, out / "tuned.json")
     return dict(result)
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import ArmRun, measured, start
 from limbeck.compare.ledger import plain
 from limbeck.compare.material import Material, whole
 from limbeck.compare.tracked import tracked
 from limbeck.compare.tuning.space import Values, with_values
 from limbeck.engine import Report
-from limbeck.errors import DivergedError
-from limbeck.files import append_text
+from limbeck.errors import DivergedError, LimbeckWarning
 from limbeck.job import Job
 from limbeck.measure import predict
 from limbeck.teachers import Teacher
@@ -90,24 +92,32 @@ def run_trial(
 
 def note(place: Path, trial: Trial) -> None:
     """Add a trial to the arm's ``trials.jsonl``."""
-    path = place / TRIALS
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    line = json.dumps(plain(trial._asdict()), allow_nan=False)
-    append_text(("" if before.endswith("\n") or not before else "\n") + line + "\n", path)
+    append_line(plain(trial._asdict()), place / TRIALS)
 
 
 def kept(place: Path) -> list[Trial]:
     """The arm's trials so far, in order; a line that a kill cut short does not count."""
-    path = place / TRIALS
     found: list[Trial] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            trial = Trial(**json.loads(line))
-        except (json.JSONDecodeError, TypeError):
-            continue
-        if trial.number == len(found):
+    lines = read_lines(place / TRIALS)
+    for line in lines.values:
+        trial = _trial(line)
+        if trial is not None and trial.number == len(found):
             found.append(trial)
+    if lines.damaged:
+        said = f"{lines.damaged} lines of {place / TRIALS} are damaged: these trials are run again."
+        warnings.warn(said, LimbeckWarning, stacklevel=2)
     return found
+
+
+def _trial(line: Mapping[str, Any]) -> Trial | None:
+    """A trial, if a line tells of one."""
+    try:
+        trial = Trial(**line)
+        number = float(trial.accuracy), float(trial.epochs), float(trial.nll or 0.0), float(trial.seconds or 0.0)
+        values = {str(name): float(value) for name, value in trial.values.items()}
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return trial if all(map(math.isfinite, (*number, *values.values()))) else None
 
 
 def best_of(trials: list[Trial]) -> Trial:

@@ -9,8 +9,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from limbeck.checksums import has_checksum
 from limbeck.errors import LimbeckError
 from limbeck.job import one_line, opening_code, own_budgets, read_job, shared_path, steps_said
+from limbeck.job.result import RESULT
 from limbeck.models import UserFile
 from limbeck.report.evidence import Evidence
 from limbeck.report.markup import Markup, join, tag
@@ -102,6 +104,8 @@ def _surroundings(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, Markup | str]]:
+    if not has_checksum(folder / RESULT):
+        yield "checked", "no: this run's files hold no checksums (an earlier version's), so damage goes unnoticed"
     for name in ("job.yaml", "result.json", "student/model.safetensors", "teacher/answers.safetensors"):
         path = folder / name
         if path.is_file() and path.stat().st_size <= _LARGE:

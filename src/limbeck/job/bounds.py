@@ -1,0 +1,56 @@
+"""Bounds on the values that a job may hold, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.errors import LimbeckError
+
+MOST_BYTES = 1_000_000
+"""Of a job file; a page of text is some thousand."""
+_MOST_VALUES = 20_000
+_DEEPEST = 20
+_LARGEST = 2**63
+_LONGEST = 255
+"""Bytes of a name between two slashes: no file system takes a longer one."""
+
+
+def check_bounds(value: Any, who: str) -> None:
+    """Refuse values that no job needs, and that would take all memory or end in a traceback further on.
+
+    A few lines of YAML can stand for any number of values, since an alias repeats what an anchor holds; what is counted
+    here is what they stand for.
+
+    Raises:
+        LimbeckError: XX
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        one, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST:
+            raise LimbeckError(f"{who} is nested more than {_DEEPEST} deep, or holds itself; no job is.")
+        if count > _MOST_VALUES:
+            raise LimbeckError(f"{who} stands for more than {_MOST_VALUES:,} values; no job needs so many.")
+        if isinstance(one, Mapping):
+            waiting += [(inner, depth + 1) for pair in one.items() for inner in pair]
+        elif isinstance(one, (list, tuple)):
+            waiting += [(inner, depth + 1) for inner in one[: _MOST_VALUES + 1]]
+        else:
+            _check(one, who)
+
+
+def _check(value: Any, who: str) -> None:
+    if isinstance(value, str):
+        if any((ord(c) < 32 and c not in "\t\n\r") or 0xD800 <= ord(c) < 0xE000 for c in value):
+            raise LimbeckError(f"{who} holds a text with a control character: {value[:60]!r}.")
+        if any(len(part.encode()) > _LONGEST for part in value.split("/")):
+            raise LimbeckError(
+                f"{who} holds a name that is too long, {value[:40]!r}...: {_LONGEST} bytes are the most."
+            )
+    elif isinstance(value, int):
+        if abs(value) >= _LARGEST:
+            raise LimbeckError(f"{who} holds a whole number that is too large: 2^63 - 1 is the largest.")
+    elif isinstance(value, (bytes, set, frozenset)):
+        raise LimbeckError(f"{who} holds a {type(value).__name__}; a job holds texts, numbers, lists and mappings.")
