@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text whose control characters are spelled out: none may command a terminal, or turn what stands behind it.
+
+    Names of classes, columns, files and folders come from anybody. Escape sequences set a window's title or clear the
+    screen, and marks of direction show another name than there is.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 class LimbeckError(Exception):
     """A mistake that the person at the keyboard can mend: one sentence, no traceback on the command line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class MissingSignalError(LimbeckError):

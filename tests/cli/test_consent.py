@@ -94,6 +94,7 @@ def test_a_stranger_s_finished_run_runs_no_file(canary, finished, limbeck, key):
     cite(finished)
     if key == "student":
         told = json.loads((finished / "student/config.json").read_text())
+        del told["checksum"]  # as a stranger would
         (finished / "student/config.json").write_text(json.dumps({**told, "model": {"class": "evil.Net"}}))
         with pytest.raises(LimbeckError, match="trust"):
             export_run(finished, to="folder", out="exported")

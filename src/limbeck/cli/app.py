@@ -12,7 +12,7 @@ import typer
 from limbeck.cli.bench import bench
 from limbeck.cli.consent import TRUST, consent
 from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
-from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.errors import LimbeckError, LimbeckWarning, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -397,4 +397,4 @@ def _noted(usual: Callable[..., None]) -> Callable[..., None]:
 
 def _say(text: str) -> None:
     # One line, also where a library's own words came in several.
-    print(" ".join(text.split()), file=sys.stderr)
+    print(printable(" ".join(text.split())), file=sys.stderr)

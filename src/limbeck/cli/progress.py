@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from limbeck.cli.lines import ProgressLines
+from limbeck.errors import printable
 
 
 def say(text: str, *, to_error: bool) -> None:
     """One line for people; on standard error where standard output belongs to a program."""
-    print(text, file=sys.stderr if to_error else sys.stdout, flush=True)
+    print(printable(text), file=sys.stderr if to_error else sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:

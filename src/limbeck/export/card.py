@@ -166,7 +166,7 @@ def _export(found: Exported, to: str) -> Iterator[str]:
     )
     if found.eight:
         yield from found.eight.lines()
-    yield from found.notes
+    yield from map(prose, found.notes)
 
 
 def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
@@ -182,7 +182,7 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
     yield f"Teacher: {members}{_model(job.teacher)}{known}."
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:
-        yield f"Method: {plain_name(by.name)}{_arguments(by.hyper)}."
+        yield f"Method: {prose(plain_name(by.name))}{_arguments(by.hyper)}."
     yield from _effort(done)
     yield (
         f"Seeds: {job.seeds}; arms share initial weights and the order of the data (pairs). Choices were made on "
@@ -191,9 +191,8 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
     told = dict(done.result.get("environment") or {})
     told |= told.pop("packages", None) or {}
     if told:
-        yield (
-            "Made with " + ", ".join(f"{name} {value}" for name, value in told.items() if isinstance(value, str)) + "."
-        )
+        versions = (prose(f"{name} {value}") for name, value in told.items() if isinstance(value, str))
+        yield f"Made with {', '.join(versions)}."
 
 
 def _effort(done: Finished) -> Iterator[str]:
@@ -204,11 +203,12 @@ def _effort(done: Finished) -> Iterator[str]:
     own = own_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
     by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
     if own:
-        yield f"Budget: {by_steps}; in place of that, {'; '.join(f'{arm}: {said}' for arm, said in own.items())}."
+        apart = "; ".join(prose(f"{arm}: {said}") for arm, said in own.items())
+        yield f"Budget: {by_steps}; in place of that, {apart}."
     else:
         yield f"Budget of every arm: {by_steps}."
     if steps := steps_said(rows):
-        yield f"Optimiser steps: {steps}."
+        yield f"Optimiser steps: {prose(steps)}."
     try:
         search = read_search(done.folder)
     except DataError:
@@ -217,16 +217,17 @@ def _effort(done: Finished) -> Iterator[str]:
     if search is not None:
         learners = [arm for arm in job.competitors if arm not in ("teacher", "shuffled teacher")]
         changed = search.changed(used_settings(job.model_dump(), rows))
-        apart = f" Not all that was found was used: {'; '.join(changed)}." if changed else ""
-        yield f"Settings: {search.effort(learners)}{apart}"
+        apart = f" Not all that was found was used: {prose('; '.join(changed))}." if changed else ""
+        yield f"Settings: {prose(search.effort(learners))}{apart}"
 
 
 def _model(model: Any) -> str:
-    return plain_name(model.model) + _arguments(model.arguments)
+    return prose(plain_name(model.model)) + _arguments(model.arguments)
 
 
 def _arguments(given: Mapping[str, Any]) -> str:
-    return f" ({', '.join(f'{name}={value}' for name, value in given.items())})" if given else ""
+    said = ", ".join(prose(f"{name}={value}") for name, value in given.items())
+    return f" ({said})" if given else ""
 
 
 def _licence(done: Finished, data: DataSet, licence: str | None) -> str:

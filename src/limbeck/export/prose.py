@@ -6,7 +6,9 @@ import json
 import re
 from typing import Any
 
-_MARKS = re.compile(r"([\\`*\[\]<>|])")
+from limbeck.errors import printable
+
+_MARKS = re.compile(r"([\\`*\[\]<>|&])")
 
 
 def prose(text: Any) -> str:
@@ -16,7 +18,7 @@ def prose(text: Any) -> str:
         >>> print(prose("<b>|`x`"))
         \<b\>\|\`x\`
     """
-    return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
+    return _MARKS.sub(r"\\\1", printable(" ".join(str(text).split())))
 
 
 def quoted(text: Any) -> str:
@@ -26,4 +28,4 @@ def quoted(text: Any) -> str:
         >>> print(quoted(" Private"), quoted("a*b"))
         " Private" "a\*b"
     """
-    return _MARKS.sub(r"\\\1", json.dumps(str(text), ensure_ascii=False))
+    return _MARKS.sub(r"\\\1", printable(json.dumps(str(text), ensure_ascii=False)))

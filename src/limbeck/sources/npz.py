@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -61,6 +64,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is no .npz file, or only the beginning of one; expected {_EXPECTED} from numpy.savez.")
     name = ""
+    _check_sizes(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {}
@@ -72,7 +76,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
                 f"{path}: array {name!r} holds Python objects; save it as numbers or fixed text."
             ) from error
         raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError) as error:
+    except MemoryError as error:
+        raise DataError(f"{path}: array {name!r} does not fit into memory.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, TypeError) as error:
         raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
     return found
 
@@ -89,6 +95,51 @@ def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
     left = [name for name in arrays if name not in read and name != "class_names"]
     named = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
     return [f"{path.name}: the arrays {named} are not read"] if left else []
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse arrays that claim more than the file holds, or that memory does not; only their headers are read.
+
+    Raises:
+        DataError: Naming the array and its size.
+    """
+    room, total = _memory(), 0
+    try:
+        with zipfile.ZipFile(path) as file:
+            for one in file.infolist():
+                total += one.file_size
+                with file.open(one) as opened:
+                    claimed = _claimed(opened)
+                if claimed > one.file_size:
+                    raise DataError(
+                        f"{path}: array {one.filename.removesuffix('.npy')!r} is damaged: it claims "
+                        f"{min(claimed, 10**18):.3g} bytes or more, and has {one.file_size:,}."
+                    )
+                if total > room:
+                    raise DataError(
+                        f"{path} holds {total / 1e9:,.1f} GB of arrays; this machine has {room / 1e9:,.1f}."
+                    )
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} is damaged ({error}).") from error
+
+
+def _claimed(opened: Any) -> int:
+    """How many bytes an array's header says that it has; 0 where it cannot be read, which is said when it is."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        reader = readers.get(np.lib.format.read_magic(opened))
+        shape, _, kind = reader(opened) if reader is not None else ((0,), False, np.dtype(np.uint8))
+    except (ValueError, TypeError):
+        return 0
+    return int(math.prod(shape)) * int(kind.itemsize)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; all there could be where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return sys.maxsize
 
 
 def check_file(path: Path) -> None:

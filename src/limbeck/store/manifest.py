@@ -137,14 +137,31 @@ class Manifest:
             if wrong := [shard.file for shard in shards if not _FILES.fullmatch(shard.file)]:
                 raise ValueError(f"{wrong[0]!r} is no name of a shard")  # such as one outside of the store
             found = Manifest(Origin(**body["origin"]), body["about"], shards)
+            _check_types(found)
             if found.to_bytes() != data:  # also where JSON would not mind: a space is a byte like another
                 raise ValueError("it was written again by something else")
             return found
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise DataError(
                 f"{name}/{FILE} was edited or is damaged ({error}): no answer of this store is read. Restore the file, "
                 "or build the store again in another folder."
             ) from error
+
+
+def _check_types(found: Manifest) -> None:
+    """Raise ValueError where a field is of another kind: who can write the file can write its checksum."""
+    origin = found.origin
+    texts = (origin.teacher, origin.data, origin.precision, *(t for s in found.shards for t in (s.sha256, s.keys)))
+    counts = [count for shard in found.shards for count in (shard.examples, shard.bytes)]
+    maps = (found.about, origin.answers, *(origin.answers.values() if isinstance(origin.answers, Mapping) else ()))
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a text is none")
+    if not all(text is None or isinstance(text, str) for text in (origin.views, origin.reads)):
+        raise ValueError("a text is none")
+    if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**63 for count in counts):
+        raise ValueError("a count is none")
+    if not all(isinstance(one, Mapping) for one in maps):
+        raise ValueError("a mapping is none")
 
 
 def _digest(body: Mapping[str, Any]) -> str:

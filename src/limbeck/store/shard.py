@@ -20,6 +20,8 @@ FOLDER = "shards"
 _KEYS = ("id", "view", "positions", "marks")
 _RECORDS = "records."
 _CHUNK = 1 << 22
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, RecursionError, MemoryError)
+"""What a header that is none leads to."""
 Found = TypeVar("Found")
 
 
@@ -108,7 +110,7 @@ class Mapped:
         with self._guard:
             if self._records is None:
                 self.verify()
-                mapped = _mapped(self._path())
+                mapped = self._again(self._columns)
                 self._records = {n.removeprefix(_RECORDS): c for n, c in mapped.items() if n.startswith(_RECORDS)}
         return self._records[address]
 
@@ -133,7 +135,7 @@ class Mapped:
             found = _mapped(self._path())
             keys = _keys(found)
             whole = len(keys.id) == self._shard.examples and _keys_sha256(keys) == self._shard.keys
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except _UNREADABLE as error:
             raise self._damaged(f"its header cannot be read: {error}") from error
         if not whole:
             raise self._damaged("its keys are not those that were written")
