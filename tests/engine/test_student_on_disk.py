@@ -10,6 +10,7 @@ from engine.stories import network, source, weights
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
+from limbeck.methods import make
 from limbeck.models import load
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Recipe, Stage
@@ -80,3 +81,30 @@ def test_a_function_ships_what_it_builds(tmp_path):
     run = distill(network(), recipe, source(), out=out).finish()
     kept = load(out / "student", build=lambda: nn.Sequential(network(), nn.Softmax(-1)))
     assert torch.equal(weights(kept), weights(run.models["student"]))
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "born_again"])
+def test_a_model_that_is_made_later_has_a_stand_in_on_disk(method, tmp_path):
+    recipe = make(method) if method == "mean_teacher" else make(method, teacher=network(seed=7), generations=2)
+    run = distill(network(), recipe, source(), epochs=1, out=tmp_path / "run", log_every=1)
+    assert torch.equal(weights(load(tmp_path / "run" / "student", build=network)), weights(network()))
+    run.finish()
+    assert torch.equal(weights(load(tmp_path / "run" / "student", build=network)), weights(run.student))
+
+
+def test_a_stand_in_of_another_kind_gives_way(tmp_path):
+    def made(models):
+        return nn.Linear(5, 3)
+
+    second = Stage(CE, trains="second", epochs=1)
+    recipe = Recipe(Stage(CE, epochs=1) >> second, makes={"second": made}, ship="second")
+    run = distill(network(), recipe, source(), out=tmp_path / "run", checkpoint_seconds=0.0).finish()
+    assert torch.equal(weights(load(tmp_path / "run" / "student", build=lambda: nn.Linear(5, 3))), weights(run.student))
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_loop_that_is_left_keeps_the_last_good_student(tmp_path):
+    explode = Optimiser("sgd", lr=1e39, decay="constant", warmup=0)
+    for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimiser=explode, log_every=1):
+        break
+    assert bool(weights(load(tmp_path / "run" / "student", build=network)).isfinite().all())

@@ -13,8 +13,9 @@ from torch import nn
 
 from limbeck.checksums import read_json, write_json
 from limbeck.errors import LimbeckError
+from limbeck.files import remove
 from limbeck.lock import alone
-from limbeck.models import save
+from limbeck.models import OtherModelError, save
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,6 +43,7 @@ class Folder:
         self._student = student
         self._writes = writes and self.path is not None
         self.started = self.path is not None and (self.path / "run.json").exists()
+        self._stand_in = False
         self._left: list[tuple[int, int, int]] | None = None
         if self.path is None:
             return
@@ -146,10 +148,34 @@ class Folder:
                     "Resume it as it was begun, or start again in a new folder."
                 )
 
-    def save_student(self, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-        """Replace the student, atomically."""
-        if self._writes and self.student is not None:
+    def save_student(self, model: nn.Module, metadata: Mapping[str, Any], *, stand_in: bool = False) -> None:
+        """Replace the student, atomically.
+
+        Args:
+            model: What is shipped.
+            metadata: What is kept with it.
+            stand_in: Whether it stands there until the shipped model exists, which may be of another kind.
+        """
+        if not self._writes or self.student is None:
+            return
+        try:
             save(model, self.student, metadata=dict(metadata))
+        except OtherModelError:
+            if not (self.started or self._stand_in):
+                raise
+            _swap_folder(self.student, model, metadata)
+        self._stand_in = stand_in
+
+
+def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Put a model where one of another kind is: two renames, since no system replaces a folder that is not empty."""
+    fresh, old = (folder.with_name(f".{folder.name}.{which}.partial") for which in ("new", "old"))
+    for left in (fresh, old):
+        remove(left)
+    save(model, fresh, metadata=dict(metadata))
+    os.replace(folder, old)
+    os.replace(fresh, folder)
+    remove(old)
 
 
 def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:

@@ -17,6 +17,7 @@ from limbeck.engine.parting import parted
 from limbeck.engine.probe import check_single, frozen_but, no_raw_single, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
+from limbeck.engine.ranks import broadcast_buffers
 from limbeck.engine.setting import Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
 from limbeck.engine.sharing import check_shared, networks_of
@@ -187,6 +188,7 @@ class Learner(AbstractContextManager["Learner"]):
         if self._plan.clip is not None:
             self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
         self.optimiser.step()
+        broadcast_buffers(self._inner, self._fabric)
         self.tally.steps += 1
         if self.stage.teacher is not None:
             self.stage.teacher.after_step()

@@ -8,7 +8,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ from limbeck.engine.holdings import holdings, no_position, take_up
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.parts import set_going
 from limbeck.engine.randomness import capture, cloned, restore, seeded
+from limbeck.engine.ranks import gather_states, random_of_rank
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
-from limbeck.errors import LimbeckError
+from limbeck.errors import DivergedError, LimbeckError
 from limbeck.models import describe_model
 from limbeck.recipe import Held, Recipe, Stage
 from limbeck.sources import Source
@@ -79,7 +80,8 @@ class Run:
             fabric.barrier()
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
-        self._random = seeded(setting.seed + 1_000_003 * fabric.global_rank)
+        self._random: Mapping[str, Any] = seeded(setting.seed + 1_000_003 * fabric.global_rank)
+        self._random_of_ranks: list[dict[str, Any]] = []
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
         self._broken = False
@@ -192,6 +194,7 @@ class Run:
                     self._metrics.write(report)
                     check_finite(report)
                     self._random = capture()
+                    self._gather_random()
                     restore(outside)
                     yield report
                     outside = capture()
@@ -202,11 +205,15 @@ class Run:
                 # Raised at the yield, where everything stands still: the outside's random numbers are in place already.
                 if not sys.is_finalizing():
                     self._state = cloned(self._snapshot()) | {"random": cloned(self._random)}
-                    self._save_on_disk(self._state)
+                    with suppress(DivergedError):  # no place to raise one; what is on disk stays
+                        self._check_weights()
+                        self._save_on_disk(self._state)
                 raise
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
-                    self._save_student()
+                    with suppress(DivergedError):
+                        self._check_weights()
+                        self._save_student()
                 self._broken = True
                 restore(outside)
                 raise
@@ -243,10 +250,22 @@ class Run:
 
     def _save(self) -> None:
         if self._folder.checkpoint is not None:
-            for name, model in self.models.made.items():
-                check_weights(name, model)
+            self._check_weights()
+            self._gather_random()
             self._save_on_disk(self._snapshot())
         self._written = time.perf_counter()
+
+    def _check_weights(self) -> None:
+        for name, model in self.models.made.items():
+            check_weights(name, model)
+
+    def _gather_random(self) -> None:
+        """Bring every rank's random numbers to the first, who writes; all ranks are at the same place.
+
+        Done at every report, not when a loop is left: one rank alone may leave it, and would wait for the others.
+        """
+        if self._folder.checkpoint is not None and self._fabric.world_size > 1:
+            self._random_of_ranks = gather_states(capture(), self._fabric)
 
     def _save_on_disk(self, state: dict[str, Any]) -> None:
         """Only the first rank writes; a sharded state was gathered by all."""
@@ -256,11 +275,14 @@ class Run:
             self._save_student()
 
     def _save_student(self) -> None:
-        """Write what the recipe ships, if that exists by now."""
-        shipped = self._course.shipped() if self._folder.writes else None
+        """Write what the recipe ships; before that exists, the first model, as `student` has it."""
+        if not self._folder.writes:
+            return
+        shipped = self._course.shipped()
+        model = next(iter(self.models.made.values()), None) if shipped is None else shipped
         # A lazy model has no weights to write before its first batch.
-        if shipped is not None and not any(is_lazy(tensor) for tensor in shipped.parameters()):
-            self._folder.save_student(shipped, self._metadata)
+        if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
+            self._folder.save_student(model, self._metadata, stand_in=shipped is None)
 
     def _snapshot(self) -> dict[str, Any]:
         """Everything that the run needs to go on, at a moment when everything stands still."""
@@ -272,6 +294,7 @@ class Run:
             "key": self._key if loop is not None else None,
             "stage": stage,
             "random": capture(),
+            "random_of_other_ranks": self._random_of_ranks[1:],
             "metrics": self._metrics.position,
             **holdings(self.models, self._course, self._source),
         }
@@ -282,8 +305,7 @@ class Run:
         self._state = state
         self._done = list(state["done"])
         self.finished = bool(state["finished"])
-        if self._fabric.is_global_zero:
-            self._random = state["random"]
+        self._random = random_of_rank(state, self._fabric) or self._random
         self._heads = take_up(
             state, self.models, self._course, self._source, device=self._fabric.device, where=self._folder.path
         )

@@ -6,7 +6,15 @@ from limbeck.models.bias import add_bias
 from limbeck.models.class_names import class_names_in, class_names_of, first_moved, match_order
 from limbeck.models.cnn import Cnn
 from limbeck.models.description import describe_model, description_of
-from limbeck.models.folder import NoModuleError, is_student_folder, load, opens_alone, read_config, save
+from limbeck.models.folder import (
+    NoModuleError,
+    OtherModelError,
+    is_student_folder,
+    load,
+    opens_alone,
+    read_config,
+    save,
+)
 from limbeck.models.fresh import check_fresh, fresh
 from limbeck.models.hf_folder import is_hf_folder, is_transformers, name_classes
 from limbeck.models.hub import open_hf, open_timm
@@ -26,6 +34,7 @@ __all__ = [
     "Mlp",
     "ModelSpec",
     "NoModuleError",
+    "OtherModelError",
     "ResNet",
     "UserFile",
     "add_bias",

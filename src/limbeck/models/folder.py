@@ -36,6 +36,10 @@ class NoModuleError(LimbeckError):
         self.made = made
 
 
+class OtherModelError(LimbeckError):
+    """A folder that holds another model than the one to be saved there."""
+
+
 FORMAT = 1
 """The version of the folder's layout."""
 
@@ -240,7 +244,7 @@ def _check_same_model(folder: Path, made: Mapping[str, Any]) -> None:
         return
     held = _config(folder)["model"]
     if held != json.loads(json.dumps(made)):
-        raise LimbeckError(f"{folder} holds another model, {held}; this one is {made}. Name another folder.")
+        raise OtherModelError(f"{folder} holds another model, {held}; this one is {made}. Name another folder.")
 
 
 def _json_text(metadata: dict[str, Any]) -> str:

@@ -1,0 +1,102 @@
+"""A run of two ranks that is killed again and again, as a script of its own: prints what became of it, as JSON.
+
+It is started by test_rank_kill, with a folder, a method's name and the reports after which both ranks die. The ranks
+are forked after all was imported, so a life costs little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from engine.stories import SGD, arrays, network
+from limbeck.engine import distill, open_fabric
+from limbeck.methods import make
+from limbeck.recipe import Recipe
+
+RANKS = 2
+
+
+def recipe(name: str) -> Recipe:
+    """A method in which something reads the student's buffers between steps, or that draws dropout masks."""
+    if name == "born_again":
+        return Recipe(make(name, teacher=network(seed=7), generations=2))
+    return Recipe(make(name, teacher=network(seed=7)) if name == "hinton" else make(name))
+
+
+def models(name: str) -> Any:
+    """Students with dropout and BatchNorm."""
+    if name == "mutual":
+        return {peer: network(norm=True, dropout=0.3, seed=i) for i, peer in enumerate(("student", "peer"))}
+    return network(norm=True, dropout=0.3)
+
+
+def digest(module: torch.nn.Module) -> str:
+    """The SHA-256 of all that a model learns and counts."""
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in module.state_dict().values())).hexdigest()
+
+
+def train(rank: int, out: Path, name: str, last: int | None) -> None:
+    """One life of one rank, which ends without a word after report number `last`."""
+    torch.set_num_threads(1)
+    fabric = open_fabric(accelerator="cpu", devices=RANKS, strategy="ddp")
+    setting: dict[str, Any] = {"batch_size": 8, "epochs": 2, "log_every": 1, "checkpoint_seconds": 0.0}
+    run = distill(
+        models(name), recipe(name), (arrays(32).inputs, arrays(32).labels), optimiser=SGD, out=out, resume=True,
+        fabric=fabric, **setting,
+    )  # fmt: skip
+    for number, _ in enumerate(run, start=1):
+        if number == last:
+            os._exit(9)
+    result = {"models": [digest(model) for model in run.models.made.values()], "student": digest(run.student)}
+    Path(f"{out}.rank{rank}.json").write_text(json.dumps(result))
+
+
+def life(out: Path, name: str, last: int | None) -> None:
+    """Both ranks, until they end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(RANKS):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "RANK": rank, "NODE_RANK": 0}
+        os.environ.update({key: str(value) for key, value in {**world, "WORLD_SIZE": RANKS}.items()})
+        code = 1
+        try:
+            train(rank, out, name, last)
+            code = 0
+        finally:
+            os._exit(code)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def main(folder: Path, name: str, kills: list[int]) -> None:
+    import torch._dynamo  # noqa: F401 - DistributedDataParallel imports it, which is slow: once here, not in every life
+
+    life(folder / "whole", name, None)
+    for number in kills:
+        life(folder / "killed", name, number)
+    life(folder / "killed", name, None)
+    found = {
+        run: [json.loads(Path(f"{folder / run}.rank{rank}.json").read_text()) for rank in range(RANKS)]
+        for run in ("whole", "killed")
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], [int(number) for number in sys.argv[3:]])

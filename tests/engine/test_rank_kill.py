@@ -1,0 +1,70 @@
+"""A run of two ranks with dropout and BatchNorm that is killed and resumed ends in the bits of the unbroken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.engine.ranks import random_of_rank
+from limbeck.errors import LimbeckWarning
+
+STORY = Path(__file__).parent / "rank_kill_story.py"
+
+
+def played(folder: Path, name: str, kills: list[int]) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, str(STORY), str(folder), name, *map(str, kills)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_in_each_generation(tmp_path):
+    """After report 3 of 8 of the first generation, and after 8 more, in the second."""
+    found = played(tmp_path, "born_again", [3, 8])
+    assert found["killed"] == found["whole"]
+    # The first generation teaches the second, so it must be the same on all ranks.
+    assert found["whole"][0] == found["whole"][1]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["hinton", "born_again", "mean_teacher", "mutual"])
+def test_two_ranks_killed_at_many_reports(tmp_path, name):
+    draw = random.Random(0)
+    for number in range(10):
+        found = played(tmp_path / str(number), name, draw.sample(range(1, 8), 2))
+        assert found["killed"] == found["whole"], number
+        assert found["whole"][0] == found["whole"][1]
+
+
+class Ranks:
+    """As many of a fabric's properties as are read here."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self.world_size, self.global_rank, self.is_global_zero = size, rank, rank == 0
+
+
+def test_each_rank_takes_up_its_own_random_numbers():
+    state = {"finished": False, "random": {"torch": 0}, "random_of_other_ranks": [{"torch": 1}, {"torch": 2}]}
+    assert [random_of_rank(state, Ranks(3, rank))["torch"] for rank in range(3)] == [0, 1, 2]
+
+
+def test_another_number_of_ranks_is_said():
+    state = {"finished": False, "random": {"torch": 0}}
+    with pytest.warns(LimbeckWarning, match="1 process"):
+        assert random_of_rank(state, Ranks(2, 0)) == {"torch": 0}
+    assert random_of_rank(state, Ranks(2, 1)) is None
