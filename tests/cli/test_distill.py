@@ -138,6 +138,7 @@ def test_an_ensemble_of_digits_teaches_with_shifted_pictures(limbeck):
     found = ended.result["data"]
     summary = found.pop("summary")
     assert [(part["name"], part["rows"]) for part in summary["parts"]] == [("train", 797), ("test", 1000)]
+    assert all(0.1 <= share < 0.2 for share in found.pop("most_frequent").values())
     assert found == {
         "name": "digits", "train": 120, "development": 80, "test": 1000, "classes": 10,
         "class_names": [str(digit) for digit in range(10)],

@@ -114,7 +114,8 @@ def test_the_budget_is_the_engines(material):
 def logits_with(accuracy, count=1000, classes=10):
     labels = torch.arange(count) % classes
     right = torch.arange(count) < accuracy * count
-    answers = torch.where(right, labels, (labels + 1) % classes)
+    wrong = (labels + 1 + torch.arange(count) // classes % (classes - 1)) % classes  # no renaming would mend them
+    answers = torch.where(right, labels, wrong)
     return torch.nn.functional.one_hot(answers, classes).float(), Arrays(torch.zeros(count, 1), labels)
 
 
@@ -136,6 +137,26 @@ def test_chance_is_wider_where_there_are_few_examples():
     logits, examples = logits_with(0.8, count=10, classes=2)
     with pytest.raises(LimbeckError, match="chance"):
         check_teacher(logits, examples, classes=2, loaded=True)
+
+
+@pytest.mark.parametrize(("accuracy", "passes"), [(0.6, False), (0.76, False), (0.8, True)])
+def test_a_teacher_is_set_beside_the_most_frequent_class(accuracy, passes):
+    labels = (torch.arange(1000) >= 760).long()
+    right = (torch.arange(1000) * 617) % 1000 < 1000 * accuracy
+    logits = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
+    examples = Arrays(torch.zeros(1000, 1), labels)
+    if passes:
+        assert check_teacher(logits, examples, classes=2, loaded=False) == pytest.approx(accuracy)
+    else:
+        with pytest.raises(LimbeckError, match=r"most frequent class gives 76\.0 %"):
+            check_teacher(logits, examples, classes=2, loaded=False)
+
+
+def test_a_teacher_that_names_one_class_always_is_refused():
+    labels = (torch.arange(1000) >= 760).long()
+    logits = torch.tensor([[1.0, 0.0]]).expand(1000, 2)
+    with pytest.raises(LimbeckError, match=r"76\.0 %"):
+        check_teacher(logits, Arrays(torch.zeros(1000, 1), labels), classes=2, loaded=True)
 
 
 def test_without_labels_a_teacher_is_not_checked():

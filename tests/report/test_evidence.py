@@ -206,6 +206,17 @@ def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, 
     assert which.why.endswith("may be luck." if lucky else "Second there: fitnets.")
 
 
+def test_a_student_that_is_no_better_than_the_most_frequent_class_is_not_to_be_shipped(run):
+    def change(result):
+        result["data"]["most_frequent"] = {"development": 0.99, "test": 0.99}
+
+    evidence = read_evidence(changed(run, change))
+    ships = answers(evidence, [])[-1]
+    assert ships.answer == "Nothing yet"
+    assert "99.0 %" in ships.why
+    assert "most frequent class: 99.00 %" in report_page([evidence])
+
+
 def test_a_student_at_chance_is_not_to_be_shipped(run):
     def change(result):
         for name in ("student alone", "hinton"):
@@ -215,4 +226,4 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "limbeck export" not in report_page([evidence])
-    assert "guessing 10.0 %, up to 15.5 % on so few" in ships.why
+    assert "chance alone gives 10.0 %, up to 15.5 % on so few" in ships.why

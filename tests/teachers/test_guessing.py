@@ -78,6 +78,17 @@ def test_a_mixture_has_no_label_to_be_right_about(tmp_path):
     list(fill(teacher, source, reads=lambda b: b.inputs))
 
 
+@pytest.mark.parametrize("accuracy", [0.6, 0.75])
+def test_one_that_is_no_better_than_the_most_frequent_class_is_noticed(accuracy):
+    tried, labels = Tried(), (torch.arange(200) % 4 == 0).long()
+    right = (torch.arange(200) * 61) % 200 < 200 * accuracy
+    said = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
+    for part in torch.arange(200).chunk(3):
+        tried.see(Batch(torch.zeros(len(part), 1), part, labels=labels[part]), Signal(logits=said[part]))
+    with pytest.warns(LimbeckWarning, match=r"most frequent class gives 75\.0 %"):
+        tried.tell()
+
+
 def test_chance_and_how_far_luck_reaches():
     assert chance_of(4, 300).share == 0.25
     assert chance_of(4, 300).reach == pytest.approx(0.30)

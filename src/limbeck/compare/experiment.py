@@ -39,9 +39,18 @@ from limbeck.compare.material import Material, gather, lines_of
 from limbeck.compare.ranks import leads
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.result import arms_rows, told, verdict_of
+from limbeck.compare.seen_rows import find_seen_rows
 from limbeck.compare.shipping import leave_student, ship
 from limbeck.compare.softness import equally_soft
-from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
+from limbeck.compare.teaching import (
+    Watch,
+    ask,
+    check_teacher,
+    describe_accuracy,
+    has_weights,
+    open_teacher,
+    train_teacher,
+)
 from limbeck.compare.tracked import check_tracker
 from limbeck.engine import Report, environment, open_fabric
 from limbeck.errors import LimbeckError
@@ -49,7 +58,9 @@ from limbeck.job import Job, advise, plain_name, shared_path, without_places
 from limbeck.measure import Predictions, keep_tensors, kept_tensors
 from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
+from limbeck.sources import Examples
 from limbeck.teachers import Scikit, Teacher
+from limbeck.teachers.guessing import most_frequent_share
 
 _ANSWERS = "teacher/answers.safetensors"
 
@@ -103,12 +114,15 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
             if leads():
                 forget(changes, out)
         claim(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
+    seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
     if (begins := told_layers(job, teacher)) is not None:
         tell("say", begins)
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
+    if seen is not None:
+        tell("say", seen["sentence"])
     smoothing = equally_soft(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
@@ -130,6 +144,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
         "seeds": job.seeds,
         "data": _counted(material),
         "teacher_development_accuracy": taught,
+        "teacher_may_have_seen": seen,
         **besides,
         "environment": environment(),
     })  # fmt: skip
@@ -152,8 +167,15 @@ def _counted(material: Material) -> dict[str, Any]:
         "name": plain_name(material.data.name), "train": len(material.train),
         "development": len(material.development), "test": len(material.data.test),
         "classes": material.classes, "class_names": list(material.data.class_names or ()) or None,
+        "most_frequent": {"development": _share(material.development), "test": _share(material.data.test)},
         "summary": material.data.summary.as_dict() if material.data.summary else None,
     }  # fmt: skip
+
+
+def _share(examples: Examples) -> float | None:
+    """The share of the most frequent class; None where nothing is labeled."""
+    found = math.nan if examples.labels is None else most_frequent_share(examples.labels)
+    return None if math.isnan(found) else found
 
 
 def _write(result: dict[str, Any], out: Path) -> None:
@@ -177,10 +199,7 @@ def _judge_teacher(
     if not job.teacher.check:
         return measured(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    if math.isnan(found):
-        watch("say", "Teacher: not checked, as no development example has a label.")
-    else:
-        watch("say", f"Teacher: {100 * found:.1f} % on development data (chance {100 / material.classes:.1f} %).")
+    watch("say", describe_accuracy(found, material.development.labels))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import DataSet, Examples, Reads, holds_tokenizer, open_tokenizer, reads_from_dict
 from limbeck.tap import Frozen, call, logits_of
 from limbeck.teachers import Ensemble, Live, Teacher
-from limbeck.teachers.guessing import chance_of
+from limbeck.teachers.guessing import chance_of, most_frequent_share
 
 Watch = Callable[[str, Any], None]
 """Told what happens.
@@ -133,8 +134,8 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
         loaded: Whether it came with its weights, or was trained here: what is likely to be wrong differs.
 
     Raises:
-        LimbeckError: If it is no better than chance, within two standard errors, or, where it was loaded, far better
-            with its classes in another order.
+        LimbeckError: If it is no better than chance, within two standard errors, or than always answering the most
+            frequent class; or, where it was loaded, far better with its classes in another order.
     """
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):
@@ -143,19 +144,28 @@ def check_teacher(teacher_logits: Tensor, examples: Examples, *, classes: int, l
     if loaded and labels.ndim == 1:
         _check_renamed(teacher_logits, labels, found, classes)
     count = int((labels != IGNORED).sum())
-    chance, reach = chance_of(classes, count)
-    if found <= reach and found < 1.0:  # who is always right is not to blame for few examples
+    chance = chance_of(classes, count, most_frequent=most_frequent_share(labels))
+    if found <= chance.reach and found < 1.0:  # who is always right is not to blame for few examples
         why = (
             "Was it trained with another input normalisation or label order?"
             if loaded
             else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
         )
         raise LimbeckError(
-            f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and chance alone gives "
-            f"{100 * chance:.1f} %, up to {100 * reach:.1f} % on so few. {why} To go on anyway: "
-            "--set teacher.check=false."
+            f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and {chance.sentence}. "
+            f"{why} To go on anyway: --set teacher.check=false."
         )
     return found
+
+
+def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:
+    """The teacher's accuracy on development data for people, beside what always answering one class gets right."""
+    if labels is None or math.isnan(accuracy):
+        return "Teacher: not checked, as no development example has a label."
+    return (
+        f"Teacher: {100 * accuracy:.1f} % on development data (the most frequent class: "
+        f"{100 * most_frequent_share(labels):.1f} %)."
+    )
 
 
 def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -> None:

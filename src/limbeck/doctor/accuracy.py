@@ -13,7 +13,7 @@ from limbeck.measure.once import chosen
 from limbeck.measure.renaming import is_misordered, renamed_accuracy, renaming_said
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import Shuffled
-from limbeck.teachers.guessing import chance_of
+from limbeck.teachers.guessing import chance_of, most_frequent_share
 
 NAME = "teacher's accuracy"
 _SECONDS, _EXAMPLES, _SIZE = 20.0, 2000, 100
@@ -31,9 +31,11 @@ def check(patient: Patient) -> Finding:
     if labels is None or labels.ndim != 1 or not bool((labels != IGNORED).any()):
         return look(NAME, None, "Not known: no development example has one label.")
     said, known = _asked(patient)
-    accuracy, chance = float((said == known).double().mean()), chance_of(patient.classes, len(known))
+    accuracy, most = float((said == known).double().mean()), most_frequent_share(known)
+    chance = chance_of(patient.classes, len(known), most_frequent=most)
     shown = f"{100 * accuracy:.1f} %"
-    beside = f"on {len(known):,} development examples; chance gives {100 * chance.share:.1f} %."
+    beside = f"on {len(known):,} development examples; chance gives {100 * chance.share:.1f} %, "
+    beside += f"always answering the most frequent class {100 * most:.1f} %."
     renamed, order = renamed_accuracy(said, known, patient.classes)
     if is_misordered(accuracy, renamed, known, chance.reach):
         return wrong(
@@ -41,7 +43,7 @@ def check(patient: Patient) -> Finding:
             f"{shown} {beside} With its classes in another order it would be {100 * renamed:.1f} %: its label order is "
             f"not that of the data ({renaming_said(order, patient.class_names)}).", shown,
         )  # fmt: skip
-    if accuracy <= chance.reach:
+    if accuracy <= chance.reach and accuracy < 1.0:
         return wrong(
             NAME, accuracy, f"{shown} {beside} Was it trained with another input normalisation or other labels?", shown
         )

@@ -99,12 +99,19 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
     accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
     found = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
-    classes, examples = data.get("classes"), data.get("test")
+    classes, examples, most = data.get("classes"), data.get("test"), _most_frequent(data)
     if not isinstance(found, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
         return None
-    if classes < 2 or found == 1 or found > (chance := chance_of(classes, examples)).reach:
+    if classes < 2 or found == 1 or found > (chance := chance_of(classes, examples, most_frequent=most)).reach:
         return None
     return (
-        f"{arm} finds {100 * found:.1f} %, and guessing {100 * chance.share:.1f} %, up to {100 * chance.reach:.1f} % "
-        "on so few examples: it needs more epochs, another learning rate or more weights."
+        f"{arm} is right about {100 * found:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "
+        "or more weights."
     )
+
+
+def _most_frequent(data: Mapping[str, Any]) -> float:
+    """The share of the most frequent class of the test data; 0 where an older result does not say."""
+    shares = data.get("most_frequent")
+    found = shares.get("test") if isinstance(shares, Mapping) else None
+    return float(found) if isinstance(found, (int, float)) else 0.0

@@ -30,12 +30,20 @@ def arms_table(result: Mapping[str, Any]) -> Table:
 
 
 def over_seeds(result: Mapping[str, Any]) -> str:
-    """The line below the table: what stands after a ±. Empty where every arm has one seed."""
+    """The line below the table: what stands after a ±, and the accuracy that costs nothing. Empty without either."""
     counts = {name: len(_accuracy(arm).values) for name, arm in result["arms"].items()}
     members, seeds = counts.pop(MEMBER, 0), max(counts.values(), default=0)
     said = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
     said += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
+    most = most_frequent_of(result)
+    said += [f"always answering the most frequent class: {100 * most:.2f} % accuracy"] if most is not None else []
     return "; ".join(said) + ".\n" if said else ""
+
+
+def most_frequent_of(result: Mapping[str, Any]) -> float | None:
+    """What always answering the most frequent class gets right of the test examples; None where nobody counted."""
+    found = _mapping(_mapping(result.get("data")).get("most_frequent")).get("test")
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 _COLUMNS = (

@@ -58,6 +58,7 @@ class DataSet:
         note: Where the data come from, and what a reader of a report must know of them.
         development: A development part that the data bring with them; None has one carved from `train`.
         summary: What was read, part by part and column by column; `load_data` always fills it.
+        held_out: Whether the test part was taken out of the training part, as the data have none.
     """
 
     name: str
@@ -71,6 +72,7 @@ class DataSet:
     groups: str | None = None
     development: Examples | None = None
     summary: DataSummary | None = None
+    held_out: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -222,7 +224,9 @@ def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSet:
         )
     train, test, note = _parts(made.train, made.test)
     reads = made.reads or _measured(train, scale=1 / 255)
-    return DataSet(name, train, test, reads, made.class_names, note=note, development=made.development)
+    return DataSet(
+        name, train, test, reads, made.class_names, note=note, development=made.development, held_out=made.test is None
+    )  # fmt: skip
 
 
 def _texts(name: str, options: DataOptions) -> DataSet:
@@ -232,7 +236,7 @@ def _texts(name: str, options: DataOptions) -> DataSet:
     return DataSet(
         name, found.train, found.test, Unchanged(), found.train.class_names,
         note=found.note or _held_out(len(found.test)), tokenizer=found.tokenizer, development=found.development,
-        summary=found.summary,
+        summary=found.summary, held_out=not found.note,
     )  # fmt: skip
 
 
@@ -263,15 +267,17 @@ def _npz(name: str, options: DataOptions) -> DataSet:
     inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, notes = as_images(inputs, channels_last=options.channels_last)
     whole = {**arrays, **images}
-    train, test, note = _parts(*parts_from(path, whole))
+    given, held = parts_from(path, whole)
+    train, test, note = _parts(given, held)
     development = parts_from(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
     notes = (*notes, *unread_arrays(path, arrays))
     note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
     reads = _measured(train, scale=1 / 255)
     return DataSet(
-        name, train, test, reads, train.class_names, note=note, groups=options.groups, development=development
-    )
+        name, train, test, reads, train.class_names, note=note, groups=options.groups, development=development,
+        held_out=held is None,
+    )  # fmt: skip
 
 
 def _check_groups(name: str, test: Examples, groups: str | None) -> None:
@@ -303,8 +309,9 @@ def _folder(name: str, options: DataOptions) -> DataSet:
     )  # fmt: skip
     reads = _measured(train, scale=1 / 255)
     return DataSet(
-        name, train, test, reads, train.class_names, note=note, development=found.development, summary=summary
-    )
+        name, train, test, reads, train.class_names, note=note, development=found.development, summary=summary,
+        held_out=found.test is None,
+    )  # fmt: skip
 
 
 def _table(name: str, options: DataOptions) -> DataSet:
@@ -333,6 +340,7 @@ def _table(name: str, options: DataOptions) -> DataSet:
     return DataSet(
         name, found.parts["train"], found.parts["test"], Unchanged(), found.encoding.class_names, found.encoding, note,
         groups=None if groups is None else "groups", development=found.parts.get("development"), summary=summary,
+        held_out=options.test is None,
     )  # fmt: skip
 
 

@@ -14,7 +14,15 @@ from limbeck.compare.ledger import plain, sole, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.softness import equally_soft
-from limbeck.compare.teaching import Watch, ask, check_teacher, has_weights, open_teacher, train_teacher
+from limbeck.compare.teaching import (
+    Watch,
+    ask,
+    check_teacher,
+    describe_accuracy,
+    has_weights,
+    open_teacher,
+    train_teacher,
+)
 from limbeck.compare.tracked import check_tracker
 from limbeck.compare.tuning.folder import checked_place, claim_place
 from limbeck.compare.tuning.found import best_job, job_file, result_of
@@ -145,7 +153,7 @@ def _judge(job: Job, teacher: Teacher, material: Material, watch: Watch) -> dict
         return {"accuracy": None}
     logits = ask(teacher, material.development, material)
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    watch("say", f"Teacher: {100 * found:.1f} % on development data (chance {100 / material.classes:.1f} %).")
+    watch("say", describe_accuracy(found, material.development.labels))
     return {"accuracy": found}
 
 

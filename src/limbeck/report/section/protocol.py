@@ -64,6 +64,10 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str | Markup]]:
                        ("test", "test examples"), ("classes", "classes")):  # fmt: skip
         if isinstance(data.get(key), int):
             yield label, f"{data[key]:,}"
+    shares = data.get("most_frequent")
+    for key, share in shares.items() if isinstance(shares, Mapping) else ():
+        if isinstance(share, float):
+            yield f"most frequent class, {key}", f"{100 * share:.1f} % of the examples: what always answering it gets"
     yield "seeds", f"{evidence.seeds}, the same for every arm (pairs)"
     yield (
         "methods",
@@ -73,6 +77,9 @@ def _facts(evidence: Evidence) -> Iterator[tuple[str, str | Markup]]:
     for key in ("teacher", "student", "budget"):
         if key in job:
             yield key, _plain(job[key])
+    seen = evidence.result.get("teacher_may_have_seen")
+    if isinstance(seen, Mapping):
+        yield "teacher's own data", str(seen.get("sentence", "-"))
     yield from _effort(evidence)
     yield "settings", prose(chosen_how(evidence))
     yield "selection", "settings and method on development data; the test data once; numbers are of the last epoch"

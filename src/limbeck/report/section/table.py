@@ -14,6 +14,7 @@ from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import sized
 from limbeck.report.parts import figure, folded, note, section, table
 from limbeck.report.rows import both
+from limbeck.report.table import most_frequent_of
 from limbeck.report.words import covered
 
 _WHAT = {
@@ -33,7 +34,9 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
     head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %",
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     members = ", of a teacher's members over them" if MEMBER in evidence.arms else ""
-    whole = table(f"Every arm: mean ± standard deviation over seeds{members}", head,
+    most = most_frequent_of(evidence.result)
+    beside = f"; always answering the most frequent class: {100 * most:.2f} % of the test examples" if most else ""
+    whole = table(f"Every arm: mean ± standard deviation over seeds{members}{beside}", head,
                   (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
     about = [name for name in (ALONE, evidence.judged) if name is not None]
     drawn = figure("Test accuracy, seed by seed", both(accuracies_figure, arms, kept=about),
