@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -203,10 +201,3 @@ def measured(
     """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""
     values = {name: found.value for name, found in evaluate(predictions, names).items()}
     return values | evaluate_metrics(open_metrics(metrics), predictions)
-
-
-def run_arm_in_process(arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor, folder: Path) -> Outcome:
-    """`run_arm` with one thread, for a process beside others; it may have been kept since another working folder."""
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    return run_arm(arm, material, teacher, answers)

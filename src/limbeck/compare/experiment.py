@@ -17,7 +17,7 @@ from torch import Tensor
 from limbeck.checksums import write_json
 from limbeck.compare.also import Seen, also_measured, check_also
 from limbeck.compare.answers import ask_all, check_store
-from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm, run_arm_in_process
+from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm
 from limbeck.compare.beginning import told_layers
 from limbeck.compare.changed_job import Changes, changed_job, forget
 from limbeck.compare.class_order import ordered_job
@@ -56,6 +56,7 @@ from limbeck.engine import Report, environment, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, advise, plain_name, shared_path, without_places
 from limbeck.measure import Predictions, keep_tensors, kept_tensors
+from limbeck.processes import run_in_processes
 from limbeck.report import arms_picture, write_report
 from limbeck.signal import IGNORED
 from limbeck.sources import Examples
@@ -256,10 +257,7 @@ def _run_all(
         for run in runs:
             yield run_arm(run, material, teacher, answers, partial(_passed_on, watch, run))
         return
-    from joblib import Parallel, delayed
-
-    pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-    yield from pool(delayed(run_arm_in_process)(run, material, teacher, answers, Path.cwd()) for run in runs)
+    yield from run_in_processes(run_arm, [(run, material, teacher, answers) for run in runs], workers=workers)
 
 
 def _passed_on(watch: Watch, run: ArmRun, report: Report) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from limbeck.engine.record import Report
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
+from limbeck.processes import run_in_processes
 from limbeck.recipe import Apart, Part, Recipe
 from limbeck.sources import Source
 
@@ -104,11 +103,8 @@ class Branches:
             for task in tasks:
                 yield _in_place(task, made, self._source, setting)
             return
-        from joblib import Parallel, delayed
-
-        yield from Parallel(n_jobs=workers, return_as="generator")(
-            delayed(_in_process)(task, made, self._source, setting, os.getpid(), os.getcwd()) for task in tasks
-        )
+        each = [(task, made, self._source, setting) for task in tasks]
+        yield from run_in_processes(_in_process, each, workers=workers, ordered=True)
 
 
 class _Task:
@@ -155,26 +151,10 @@ def _in_place(
 
 
 def _in_process(
-    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting, parent: int, working: str
+    task: _Task, models: dict[str, nn.Module], source: Source, setting: Setting
 ) -> tuple[_Task, States, Report]:
-    _end_with(parent)
-    os.chdir(working)  # a process may have been kept since another working folder
-    torch.set_num_threads(1)
     states, last = task.run(models, source, setting)
     return task, states, last
-
-
-@cache  # a process may run several branches
-def _end_with(parent: int) -> None:
-    """Let this process end when its parent has: a run that was killed leaves its folder, and its branches', free."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    if os.getppid() == parent:  # not so in a thread of the run's own process
-        threading.Thread(target=watch, daemon=True).start()
 
 
 def _load(models: Mapping[str, nn.Module], states: States) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from limbeck.compare.material import Material
 from limbeck.compare.teaching import Watch
@@ -17,6 +14,7 @@ from limbeck.compare.tuning.space import Space, Values
 from limbeck.compare.tuning.trial import Trial, kept, run_trial
 from limbeck.engine import Report
 from limbeck.job import Job
+from limbeck.processes import run_in_processes
 from limbeck.teachers import Teacher
 
 
@@ -60,22 +58,14 @@ def _run_all(
                 if len(found[arm]) == number:
                     yield arm, search(found[arm], partial(_passed_on, watch, arm, number))
         return
-    from joblib import Parallel, delayed
-
-    pool = Parallel(n_jobs=job.workers, return_as="generator_unordered")
-    for arm, more in pool(
-        delayed(_rest)(arm, search, found[arm], trials, Path.cwd()) for arm, search in searches.items()
-    ):
+    each = [(arm, search, found[arm], trials) for arm, search in searches.items()]
+    for arm, more in run_in_processes(_rest, each, workers=job.workers):
         for trial in more:
             yield arm, trial
 
 
-def _rest(
-    arm: str, search: Callable[..., Trial], done: list[Trial], trials: int, folder: Path
-) -> tuple[str, list[Trial]]:
-    """All that is left of one arm's search, with one thread, for a process beside others, in the working folder."""
-    os.chdir(folder)
-    torch.set_num_threads(1)
+def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int) -> tuple[str, list[Trial]]:
+    """All that is left of one arm's search, for a process beside others."""
     more: list[Trial] = []
     while len(done) + len(more) < trials:
         more.append(search([*done, *more], None))
