@@ -11,6 +11,7 @@ import limbeck as lb
 from small_jobs import blobs, small_job
 
 OWN = '''
+import copy
 import torch
 from torch import nn
 import limbeck as lb
@@ -51,7 +52,7 @@ class Fixed(nn.Module):
 
     def __init__(self, body, projector, last):
         super().__init__()
-        self.body, self.projector, self.last = body, projector, last
+        self.body, self.projector, self.last = body, projector, copy.deepcopy(last).requires_grad_(False)
 
     def forward(self, x):
         return self.last(self.projector(self.body(x)))

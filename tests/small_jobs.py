@@ -60,7 +60,7 @@ class Typed(NamedTuple):
     @property
     def result(self) -> dict[str, Any]:
         lines = self.out.splitlines()
-        assert len(lines) == 1, f"one JSON object on standard output, not:\n{self.out}"
+        assert len(lines) == 1, f"one JSON object on standard output, not:\n{self.out}\n{self.err}"
         return json.loads(lines[0], parse_constant=lambda name: 1 / 0)
 
 

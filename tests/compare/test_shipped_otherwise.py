@@ -17,6 +17,7 @@ from small_jobs import blobs, small_job
 
 SIMKD = "own.py:simkd"
 OWN = '''
+import copy
 import torch
 from torch import nn
 import limbeck as lb
@@ -30,7 +31,8 @@ class Borrowing(nn.Module):
 
     def __init__(self, body, width, last):
         super().__init__()
-        self.body, self.project, self.last = body, nn.Linear(width, last.in_features), last
+        self.body, self.project = body, nn.Linear(width, last.in_features)
+        self.last = copy.deepcopy(last).requires_grad_(False)
 
     def forward(self, x):
         return self.last(torch.relu(self.project(self.body.layer1(x.flatten(1)))))

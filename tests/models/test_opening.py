@@ -113,7 +113,7 @@ def test_a_function_with_weights(file, tmp_path):
         (
             "forest",
             {},
-            r"returned a Forest; it has to return a torch.nn.Module\. An estimator teaches in Python: limbeck",
+            r"returned a Forest; it has to return a torch.nn.Module\. An estimator can be a teacher",
         ),
         ("build", {"widht": 3}, "no argument 'widht'. Did you mean 'width'"),
         ("shaped", {}, "needs input_shape=..., classes=..."),

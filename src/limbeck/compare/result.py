@@ -135,7 +135,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
     verdict = judge(*_pair(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
-    verdict["sentence"] += _effort(outcomes, arm)
+    verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if count > 1:
         chosen = f"Of {count} methods {arm} is the best on development data. "
         if math.isnan(_development(outcomes, arm)):

@@ -130,10 +130,10 @@ def _opened(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
         who = f"build={getattr(build, '__name__', build)}"
         model = hf_outline(path, config) if build is None else built(build, who)
         adopt_dtypes(model, state)
-        model.load_state_dict(fitted(model, state, source=str(path / WEIGHTS)))
+        model.load_state_dict(fitted(model, state, source=str(path / WEIGHTS), whole=True))
         return model.eval()
     model = _outlined(path, config["model"])
-    full = fitted(model, state, source=str(path / WEIGHTS))
+    full = fitted(model, state, source=str(path / WEIGHTS), whole=True)
     # The tensors that were read may still lie in the file's pages; a model owns its own.
     model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
     return model.eval()

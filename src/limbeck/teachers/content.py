@@ -88,6 +88,9 @@ class _Content:
         own = getattr(function, "__self__", None)
         # Of limbeck's own functions the code is the version's, which may be another one when a run is taken up.
         library = not self._weights and str(getattr(function, "__module__", "")).startswith("limbeck.")
+        if library and "<locals>" not in function.__qualname__:
+            # Also what it closes over is the version's: a decorator, such as one that checks types.
+            return f"code {function.__module__}.{function.__qualname__}"
         code = "" if library else _code(function.__code__, function.__doc__)
         if not self._weights and not library:
             code += f" {self.of(_settings(function))}"
