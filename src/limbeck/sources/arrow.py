@@ -68,8 +68,8 @@ def load_table(path: Path, *, separator: str | None = None, charset: str | None 
         raise DataError(f"{path} is none of .csv, .tsv and .parquet.")
     try:
         raw = _parquet(path) if suffix == ".parquet" else _csv(path, separator or "\t,"[suffix == ".csv"], charset)
-    except (pa.ArrowException, OSError, UnicodeError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
+    except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(f"{path} cannot be read as a table: {why}.{_hint(path, error, charset)}") from error
     _check_header(raw, separator)
     return raw
@@ -80,9 +80,17 @@ def _parquet(path: Path) -> RawTable:
 
     # Not read_table: it would take a folder's name, year=2020, for a column.
     table = parquet.ParquetFile(path).read()
-    told = json.loads((table.schema.metadata or {}).get(b"pandas", b"{}"))
-    index = [one for one in told.get("index_columns", []) if isinstance(one, str)]
+    table.validate(full=True)  # the bytes of its texts, and what its offsets point at: reading looks at neither
+    index = _index_columns((table.schema.metadata or {}).get(b"pandas", b"{}"))
     return RawTable(path, table, row_index=tuple(name for name in index if name in table.column_names), typed=True)
+
+
+def _index_columns(told: bytes) -> list[str]:
+    """The columns that pandas says are an index of rows; none where it says nothing that can be read."""
+    try:
+        return [one for one in json.loads(told)["index_columns"] if isinstance(one, str)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _csv(path: Path, separator: str, charset: str | None) -> RawTable:

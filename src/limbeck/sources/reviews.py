@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +86,7 @@ def read_rows(path: str | Path, *, text: str, target: str, charset: str | None =
             f"{path} is not written in {encoding.removesuffix('-sig')} ({error.reason}); if it is in Windows-1252, "
             "type --set data.charset=cp1252."
         ) from error
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise DataError(f"{path} is damaged: it is not lines of JSON ({error}).") from error
     if not found.texts:
         raise DataError(f"{path} holds no line.")
@@ -114,7 +115,17 @@ def _text(value: Any, key: str, path: Path, number: int) -> str:
             f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__} and no text. Say which "
             "columns to read: text=COLUMN, target=COLUMN."
         )
-    return str(value)
+    return _characters(str(value), key, path, number)
+
+
+def _characters(text: str, key: str, path: Path, number: int) -> str:
+    """Refuse half of a character: JSON can escape one, and no tokenizer and no file takes it."""
+    if any("\ud800" <= one <= "\udfff" for one in text):
+        raise DataError(
+            f"{path}, line {number}: {key!r} holds {ascii(text)[:60]}, in which a character is only half there (a lone "
+            "surrogate). Mend or remove the line."
+        )
+    return text
 
 
 def _label(value: Any, key: str, path: Path, number: int) -> str:
@@ -124,7 +135,7 @@ def _label(value: Any, key: str, path: Path, number: int) -> str:
             f"{path}, line {number}: the label {key!r} is {value!r}, no class; give texts or whole numbers. One number "
             "for each class, or a quantity, is a target for Python: see limbeck.distill."
         )
-    return str(int(value)) if whole else str(value)
+    return _characters(str(int(value)) if whole else str(value), key, path, number)
 
 
 def _entry(row: Any, key: str, path: Path, number: int) -> Any:

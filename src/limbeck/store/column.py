@@ -15,6 +15,9 @@ from torch import Tensor
 from limbeck.errors import LimbeckError
 from limbeck.store.encodings import Encoding, encoding
 
+_LARGEST = 2**31
+"""A side of an answer; none is so long."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -119,10 +122,19 @@ class Column:
 
     @staticmethod
     def from_spec(spec: Mapping[str, Any]) -> Column:
-        """The column that `spec` was made by."""
-        positions, shape = (None if spec[name] is None else tuple(spec[name]) for name in ("positions", "shape"))
-        own = encoding(spec["encoding"], classes=spec["classes"])
-        return Column(own, positions, tuple(spec["inner"]), spec["axis"], shape)
+        """The column that `spec` was made by.
+
+        Raises:
+            LimbeckError: If it was made by none.
+        """
+        try:
+            classes, axis, (positions, shape, inner) = spec["classes"], spec["axis"], map(_sizes, _shapes(spec))
+            if inner is None or not (_is_whole(classes) and 1 <= classes <= _LARGEST and _is_whole(axis)):
+                raise ValueError("a size is none")
+            own = encoding(spec["encoding"], classes=classes)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise LimbeckError(f"{str(dict(spec))[:200]} does not say how answers are kept: {error}.") from error
+        return Column(own, positions, inner, axis, shape)
 
     def _other(self, shape: tuple[int, ...]) -> LimbeckError:
         known = "one number" if self.positions is None else str(list(self.positions))
@@ -130,6 +142,23 @@ class Column:
             f"An answer has {list(shape)} positions, and the store was begun with {known}. Where their number differs "
             "between batches, say which of them count with Batch.mask, and begin another store."
         )
+
+
+def _shapes(spec: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    return spec["positions"], spec["shape"], spec["inner"]
+
+
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """A shape; None stays None."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not all(_is_whole(one) and 0 <= one <= _LARGEST for one in value):
+        raise ValueError(f"{str(value)[:60]} is no shape")
+    return tuple(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def places(first: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:

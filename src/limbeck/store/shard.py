@@ -91,6 +91,7 @@ class Mapped:
         self._shard = shard
         self._guard = threading.Lock()
         self._records: dict[str, NDArray[np.uint8]] | None = None
+        self._fitting = set[str]()
 
     def keys(self) -> Keys:
         """Which answers it holds; only these bytes are read and checked.
@@ -112,7 +113,29 @@ class Mapped:
                 self.verify()
                 mapped = self._again(self._columns)
                 self._records = {n.removeprefix(_RECORDS): c for n, c in mapped.items() if n.startswith(_RECORDS)}
+        if address not in self._records:
+            raise self._damaged(f"it holds no answers at {address!r}")
         return self._records[address]
+
+    def rows(self, address: str, *, width: int, each: bool) -> NDArray[np.uint8]:
+        """`records`, of which it is checked that there are as many as the keys say, each so long.
+
+        Args:
+            address: Where.
+            width: Bytes of a record.
+            each: Whether there is a record for each position, not for each example.
+
+        Raises:
+            DataError: As `records`, or if they are others.
+        """
+        found = self.records(address)
+        if address not in self._fitting:
+            keys = self.keys()
+            count = len(keys.id) if keys.positions is None or not each else int(keys.positions.sum())
+            if found.shape != (count, width) or found.dtype != np.uint8:
+                raise self._damaged(f"the answers at {address!r} are {list(found.shape)}, not {[count, width]}")
+            self._fitting.add(address)
+        return found
 
     def verify(self) -> None:
         """Read the whole file, and compare its SHA-256 with the one that was written down.
@@ -165,7 +188,19 @@ class Mapped:
 
 
 def _keys(columns: Mapping[str, NDArray[Any]]) -> Keys:
-    return Keys(columns["id"], columns["view"], columns.get("positions"), columns.get("marks"))
+    """The columns of keys.
+
+    Raises:
+        ValueError: If they are of other kinds or lengths.
+    """
+    found = Keys(columns["id"], columns["view"], columns.get("positions"), columns.get("marks"))
+    shapes = [None if one is None else (one.shape, one.dtype) for one in found]
+    row, mark = ((len(found.id),), np.dtype(np.int64)), ((len(found.id), 2), np.dtype(np.int64))
+    if shapes[:2] != [row, row] or shapes[2] not in (None, row) or shapes[3] not in (None, mark):
+        raise ValueError("its keys are of other shapes than keys have")
+    if (found.view < -1).any() or (found.positions is not None and (found.positions < 0).any()):
+        raise ValueError("its keys hold a negative number")
+    return found
 
 
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:

@@ -71,7 +71,10 @@ class Store:
     @cached_property
     def columns(self) -> dict[str, Column]:
         """How the answers at each address are kept."""
-        return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
+        try:
+            return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
+        except LimbeckError as error:  # of a checksum that somebody made again, or a later version
+            raise DataError(f"{self.place.name}/{FILE} is damaged: {error}") from error
 
     def rows(self, id: Ids, view: Ids | int) -> NDArray[np.int64]:
         """Where the answers are, for `read`; -1 where there is none."""
@@ -112,7 +115,7 @@ class Store:
             DataError: If a shard is damaged.
         """
         if len(self._shards) == 1:
-            return self._shards[0].records(address).take(rows, axis=0)
+            return self._rows_of(self._shards[0], address).take(rows, axis=0)
         shard = np.searchsorted(self._starts, rows, side="right") - 1
         return self._gathered_at(rows - self._starts[shard], shard, address)
 
@@ -141,11 +144,18 @@ class Store:
         return wrong
 
     def _gathered_at(self, at: NDArray[np.int64], shard: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
+        numbers = np.unique(shard)
+        for number in numbers:
+            self._rows_of(self._shards[number], address)  # refuses a width that is none before memory is taken
         found = np.empty((len(at), self.columns[address].width), np.uint8)
-        for number in np.unique(shard):
+        for number in numbers:
             here = shard == number
-            found[here] = self._shards[number].records(address).take(at[here], axis=0)
+            found[here] = self._rows_of(self._shards[number], address).take(at[here], axis=0)
         return found
+
+    def _rows_of(self, mapped: Mapped, address: str) -> NDArray[np.uint8]:
+        column = self.columns[address]
+        return mapped.rows(address, width=column.width, each=column.positions is None)
 
     @cached_property
     def keys(self) -> Keys:

@@ -64,7 +64,7 @@ def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
     """
     if isinstance(spec, str):
         return make(spec, classes=classes)
-    if not isinstance(spec, Mapping) or "name" not in spec:
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
         raise LimbeckError(
             f"An encoding is a name, or a mapping with one: {{'name': 'top-k', 'k': 100}}; got {spec!r}. "
             f"Names: {', '.join(names())}."

@@ -1,0 +1,78 @@
+"""Seeded changes to files and values, and a way to count what leaves a reader other than a LimbeckError."""
+
+from __future__ import annotations
+
+import json
+import random
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import LimbeckError
+
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**15, 10**30, 1.5, -0.0, float("nan"), float("inf"), "", "\x1b[2J",
+    "\ud800", "\0", "../up", "/", "a" * 5000, [], [[]], [1], [0], [-1], [10**9], [None], ["a"], {}, {"": None}, "x",
+    [[[[]]]], [[1, 2], 3], {"name": {}}, "my.py:f", "1e400",
+)  # fmt: skip
+"""Values that no reader expects."""
+
+
+def changed_value(value: Any, draw: random.Random) -> Any:
+    """A JSON value in which one place, some levels down, was replaced, removed, renamed or repeated."""
+    if isinstance(value, dict) and value and draw.random() < 0.85:
+        key = draw.choice(list(value))
+        found = dict(value)
+        kind = draw.random()
+        if kind < 0.1:
+            del found[key]
+        elif kind < 0.2:
+            found[draw.choice(["x", "", "\ud800", key + "s", "__class__"])] = found.pop(key)
+        else:
+            found[key] = changed_value(found[key], draw)
+        return found
+    if isinstance(value, list) and value and draw.random() < 0.7:
+        at = draw.randrange(len(value))
+        if draw.random() < 0.2:
+            return value[:at] + value[at:] * 2
+        return [*value[:at], changed_value(value[at], draw), *value[at + 1 :]]
+    return draw.choice(ODD)
+
+
+def changed_bytes(data: bytes, draw: random.Random) -> bytes:
+    """Bytes of which a few were replaced, removed, doubled or cut off."""
+    found = bytearray(data)
+    for _ in range(draw.choice([1, 1, 1, 2, 8])):
+        at, kind = draw.randrange(len(found) or 1), draw.random()
+        if kind < 0.6 and found:
+            found[at] = draw.choice([draw.randrange(256), found[at] ^ (1 << draw.randrange(8)), *b'0"{}[]:,-9'])
+        elif kind < 0.75:
+            del found[at : at + draw.choice([1, 1, 4, 40])]
+        elif kind < 0.9:
+            found[at:at] = found[at : at + draw.choice([1, 4, 40])]
+        else:
+            del found[at:]
+    return bytes(found)
+
+
+def changed_json(data: bytes, draw: random.Random) -> bytes:
+    """A JSON file changed as values or as bytes."""
+    if draw.random() < 0.3:
+        return changed_bytes(data, draw)
+    return json.dumps(changed_value(json.loads(data), draw), indent=1).encode()
+
+
+def untyped(read: Callable[[random.Random], Any], count: int, *, seed: int = 0) -> Counter[str]:
+    """What else than a LimbeckError left `read` in so many calls, each with a generator of its own."""
+    found = Counter[str]()
+    for number in range(count):
+        try:
+            read(random.Random(f"{seed} {number}"))
+        except LimbeckError as error:
+            str(error).encode()  # a sentence that can be printed
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            found[f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {str(error)[:80]}"] += 1
+    return found
