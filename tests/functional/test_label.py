@@ -120,3 +120,14 @@ def test_a_label_that_is_no_class_is_refused(kernel, label):
     labels[3] = label
     with pytest.raises(LimbeckError, match=rf"Label {label} is no class of a student with 4 logits.*0 to 3"):
         kernel(student, labels=labels)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_smoothed_labels_have_their_target_for_a_slope_and_a_second_one(smoothing):
+    student, labels = drawn()
+    labels[2] = -100
+    student.requires_grad_()
+    target = (1 - smoothing) * F.one_hot(labels.clamp_min(0), 4) + smoothing / 4
+    (slope,) = torch.autograd.grad(label_smoothing(student, labels=labels, smoothing=smoothing).sum(), student)
+    torch.testing.assert_close(slope, (student.detach().softmax(-1) - target) * (labels != -100).unsqueeze(-1))
+    torch.autograd.gradgradcheck(lambda s: label_smoothing(s, labels=labels, smoothing=smoothing), student)

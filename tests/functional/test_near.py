@@ -166,3 +166,14 @@ def test_nothing_is_asked_of_answers_while_a_graph_is_traced(monkeypatch):
 def test_a_temperature_that_no_float_bears_is_refused_in_a_sentence(temperature):
     with pytest.raises(LimbeckError, match="temperature"):
         kl_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), temperature=temperature)
+
+
+@pytest.mark.parametrize("apart", [0.3, 3.0])
+def test_a_small_batch_is_found_as_a_large_one_is(apart):
+    """Few values go another way; the rest of a large batch makes no difference to a row."""
+    teacher = 3 * torch.randn(4000, 10)
+    student = teacher + apart * torch.randn_like(teacher)
+    whole = kl_divergence(student, teacher, temperature=2.0)
+    torch.testing.assert_close(
+        kl_divergence(student[:50], teacher[:50], temperature=2.0), whole[:50], rtol=3e-5, atol=2e-6
+    )

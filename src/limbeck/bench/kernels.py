@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,14 @@ from limbeck import functional as K
 from limbeck.errors import LimbeckError
 from limbeck.measure.compute import peak_on_cpu
 
-SHAPES = ((256, 10), (256, 1000), (2048, 32_000))
+SHAPES = ((256, 10), (256, 1000), (512, 32_000))
 """Rows and classes: a small classifier, a large one, and the tokens of a language model."""
 
 _T = 4.0
 _SHARE = 0.1
 _WARM = 3
+_STEPS = 20  # of a round, at most
+_LARGE = 1 << 18  # values that are a round by themselves
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Student, teacher, labels -> values or their mean."""
@@ -104,21 +107,21 @@ def bench_kernels(
     *,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     rounds: int = 40,
-    seconds: float = 6.0,
+    seconds: float = 1.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Time each loss beside its peers: forward and backward on one thread, in turn, in processor time.
 
     Args:
         shapes: Rows and classes of the logits.
-        rounds: How often each runs, at most.
-        seconds: After how long a case is left with the rounds that it has, three at least.
+        rounds: How often each runs, at most; of small shapes a round is several steps.
+        seconds: Of processor time, after which a case is left with the rounds that it has, two at least.
         say: Told what is being done.
 
     Returns:
-        ``kernels``: a row for each kernel and shape, with ``time`` (the median of ours over that of the quickest peer),
-        ``peer`` (which that is), ``memory`` (the peak of ours over that peer's), ``microseconds`` (by name) and
-        ``rounds``. And ``torch``.
+        ``kernels``: a row for each kernel and shape, with ``time`` (ours over the quickest peer's, the median of
+        rounds), ``peer`` (which that is), ``memory`` (the peak of ours over that peer's), ``microseconds`` (by name)
+        and ``rounds``. And ``torch``.
 
     Raises:
         LimbeckError: If there is no shape, or a number is below 1.
@@ -149,24 +152,29 @@ def _measured(name: str, case: Case, shape: tuple[int, int], rounds: int, second
         loss(student, teacher, labels).mean().backward()
 
     times: dict[str, list[float]] = {one: [] for one in losses}
-    began = time.perf_counter()
-    for number in range(-_WARM, rounds):
+    steps = max(1, min(_STEPS, _LARGE // (shape[0] * shape[1])))
+    warm = _WARM if shape[0] * shape[1] < _LARGE * 10 else 1
+    began = time.process_time()
+    for number in range(-warm, rounds):
         for one in list(losses)[:: 1 if number % 2 else -1]:
             start = time.process_time()
-            step(losses[one])
+            for _ in range(steps):
+                step(losses[one])
             if number >= 0:
-                times[one].append(time.process_time() - start)
-        if number >= 2 and time.perf_counter() - began > seconds:
+                times[one].append((time.process_time() - start) / steps)
+        if number >= 1 and time.process_time() - began > seconds:
             break
     middle = {one: statistics.median(taken) for one, taken in times.items()}
-    peer = min(case.peers, key=middle.__getitem__)
+    # Of a round's ratios: what the machine does besides, it does to all of a round.
+    ratio = {one: statistics.median(map(operator.truediv, times["limbeck"], times[one])) for one in case.peers}
+    peer = max(case.peers, key=ratio.__getitem__)
     student.grad = None  # what was made before the watch began would be missed
     memory = {one: peak_on_cpu(functools.partial(step, losses[one])) for one in ("limbeck", peer)}
     return {
         "kernel": name,
         "shape": list(shape),
         "peer": peer,
-        "time": round(middle["limbeck"] / middle[peer], 3),
+        "time": round(ratio[peer], 3),
         "memory": round(memory["limbeck"] / memory[peer], 3),
         "microseconds": {one: round(1e6 * taken) for one, taken in middle.items()},
         "rounds": len(times[peer]),

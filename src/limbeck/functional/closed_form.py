@@ -7,15 +7,16 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.near import Terms, sum_of_terms
-from limbeck.functional.rows import Quick, in_blocks
+from limbeck.functional.rows import Quick, graph_is_kept, in_blocks
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
+_FEW = 1 << 15  # values, in which an operation costs less than its call
+_APART = 0.4  # the root mean square of log-ratios from which no row is expected to be near equality
 _LARGE = 1e4  # nats: what is more comes from logits that have to be guarded, as does NaN
 
 
@@ -130,32 +131,19 @@ def squares(difference: Tensor) -> Tensor:
     return torch.where(wild, difference.detach().square(), difference.masked_fill(wild, 0.0).square())
 
 
-def sum_of_squares(student: Tensor, teacher: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """The sum of ``(student - teacher)^2`` over these dimensions, as PyTorch's own loss where all is finite."""
-    if student.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            total = F.mse_loss(student, teacher, reduction="none").sum(dim)
-            if math.isfinite(float(total.detach().sum())):
-                return total
-        except RuntimeError:  # inside vmap, which cannot answer
-            pass
-    return squares(student - teacher).sum(dim)
-
-
 def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tensor:
     """``slope * scale``, and 0 where the scale is 0, also if the slope is NaN: a row that was masked moves nothing.
 
     A teacher may say NaN of a row that nobody asked about, as attention over nothing but padding does.
     """
     found = torch.mul(slope, scale, out=into)
-    none = scale == 0
     if scale.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
-            if not bool(none.any()):
+            if bool(scale.all()):
                 return found
         except RuntimeError:  # inside vmap, which cannot answer
             pass
-    return found.masked_fill(none, 0.0)
+    return found.masked_fill(scale == 0, 0.0)
 
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
@@ -181,6 +169,10 @@ def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wan
     off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
     if off_cpu or not isinstance(form, Quick) or not student.numel():
         return _in_general(student, teacher, temperature, form, wanted)
+    if form.few is not None and student.numel() < _FEW:
+        few = _of_few(student, teacher, temperature, form, wanted, form.few)
+        if few is not None:
+            return few
     value, *slopes = in_blocks(student, teacher, temperature, form, wanted)
     left = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
     value = _scaled_up(value, temperature)
@@ -191,6 +183,19 @@ def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wan
             if slope is not None and their_slope is not None:
                 slope[left] = their_slope
     return Found(value, *slopes)
+
+
+def _of_few(
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool], least: float
+) -> Found | None:
+    """The same for a small batch, where operations cost more than arithmetic; None if a row is near or not ordinary."""
+    # Near equality values would be too small, which is known sooner than they are.
+    if not float(torch.dist(student, teacher)) > temperature * _APART * math.sqrt(student.numel()):
+        return None
+    log_q, log_p = _known_logarithm(student, temperature), _known_logarithm(teacher, temperature)
+    value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *wanted)
+    low, high = (float(end) for end in value.aminmax())  # NaN if one is
+    return Found(_scaled_up(value, temperature), *slopes) if least <= low and high < _LARGE else None
 
 
 def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
@@ -283,7 +288,7 @@ class _Direct(torch.autograd.Function):
             wanted and slope is None for wanted, slope in zip(ctx.needs_input_grad[:2], slopes, strict=True)
         ):
             return _backwards(ctx, grad, (student, teacher))
-        return _times(ctx, grad, slopes, last=not _kept())
+        return _times(ctx, grad, slopes, last=not graph_is_kept())
 
 
 def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -305,9 +310,3 @@ def _times(
         None,
         None,
     )
-
-
-def _kept() -> bool:
-    """Whether the graph of this backward pass may be walked again, so that its slopes must stay as they are."""
-    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return asked is None or torch.compiler.is_compiling() or bool(asked())

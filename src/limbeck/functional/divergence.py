@@ -116,11 +116,12 @@ def total_variation(
 @final
 class _KullbackLeibler(Form, Terms, Quick):
     series = EXPONENTIAL
+    few = 0.03
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
         log_ratio = pair.log_p - pair.log_q
-        value = (pair.p * log_ratio).sum(-1) if pair.tame else _guarded(pair.p, log_ratio)
         by_student = pair.q - pair.p if student else None
+        value = (pair.p * log_ratio).sum(-1) if pair.tame else _guarded(pair.p, log_ratio)
         return Found(value, by_student, through_softmax(pair.p, log_ratio) if teacher else None)
 
     def term(self, d: Tensor) -> Tensor:
@@ -136,15 +137,16 @@ class _KullbackLeibler(Form, Terms, Quick):
 
     def _fill_far(self, rows: Rows, x: Tensor) -> None:
         """Normalisers from the likeliest class of each side: its probability is all that its logit lacks."""
-        q = softmax_into(rows.student, rows.scale, rows.b)
+        # Of as few buffers as there can be, because what the caches hold decides.
+        q = softmax_into(rows.student, rows.scale, rows.b if rows.by_student is None else rows.by_student)
         p = softmax_into(rows.teacher, rows.scale, rows.c)
         apart = rows.student.amax(-1) - rows.teacher.amax(-1)
         likeliest = q.amax(-1).div_(p.amax(-1)).log_()
-        mean = torch.mul(p, x, out=rows.d).sum(-1)
+        mean = torch.mul(p, x, out=x if rows.by_teacher is None else rows.d).sum(-1)
         torch.sub(apart, mean, out=rows.value).mul_(rows.scale).sub_(likeliest)
         rows.value.masked_fill_((rows.value < _NEAR) | (apart.abs_() > _SHIFT), torch.nan)
         if rows.by_student is not None:
-            torch.sub(q, p, out=rows.by_student)
+            q.sub_(p)
         if rows.by_teacher is not None:
             torch.sub(mean.unsqueeze(-1), x, out=rows.by_teacher).mul_(p.mul_(rows.scale))
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.functional.check import paired
-from limbeck.functional.closed_form import live, squares, sum_of_squares, unmatched
+from limbeck.functional.closed_form import live, squares, unmatched
 from limbeck.functional.kernel import kernel
+from limbeck.functional.square_form import mean_of_squares, ordinary_sum_of_squares
 
 
 @kernel(per="example")
@@ -39,7 +36,7 @@ def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "b
     """
     if student.ndim == 1:
         return squares(student - teacher)
-    return sum_of_squares(student, teacher, tuple(range(1, student.ndim))) / math.prod(student.shape[1:])
+    return mean_of_squares(student, teacher, student.ndim - 1)
 
 
 @kernel(per="position")
@@ -72,13 +69,9 @@ def logit_squared_error(
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.1; not centred: Ba and Caruana, Do Deep Nets
         Really Need to be Deep?, 2013, arXiv:1312.6184.
     """
-    if student.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            value = _plain(student, teacher, centred)
-            if math.isfinite(float(value.detach().sum())):
-                return value
-        except RuntimeError:  # inside vmap, which cannot answer
-            pass
+    value = ordinary_sum_of_squares(student, teacher, 0.5 / max(1, student.shape[-1]), centred=centred)
+    if value is not None:
+        return value
     both, one = _masked(student, teacher)
     classes = (~both).sum(-1, keepdim=True).clamp_min(1)
     off = both | one
@@ -121,36 +114,6 @@ def probability_squared_error(
     difference = torch.softmax(live(student, temperature), -1) - torch.softmax(live(teacher, temperature), -1)
     value = squares(difference).sum(-1) * temperature**2 / classes
     return value.masked_fill(unmatched(student, teacher), torch.inf)
-
-
-def _plain(student: Tensor, teacher: Tensor, centred: bool) -> Tensor:
-    """Where no column is -inf."""
-    if not centred:
-        return 0.5 / student.shape[-1] * F.mse_loss(student, teacher, reduction="none").sum(-1)
-    value: Tensor = _Centred.apply(student, teacher)
-    return value
-
-
-class _Centred(torch.autograd.Function):
-    """Half the variance of the difference over classes, which is made again in the backward pass rather than kept."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
-        difference = student - teacher
-        mean = difference.mean(-1, keepdim=True)
-        ctx.save_for_backward(student, teacher, mean)
-        return torch.linalg.vector_norm(difference.sub_(mean), dim=-1).square_().mul_(0.5 / student.shape[-1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        student, teacher, mean = ctx.saved_tensors
-        difference = student - teacher
-        scale = grad.unsqueeze(-1) / student.shape[-1]
-        if torch.is_grad_enabled():
-            slope = (difference - difference.mean(-1, keepdim=True)) * scale
-        else:
-            slope = difference.sub_(mean).mul_(scale)
-        return slope if ctx.needs_input_grad[0] else None, -slope if ctx.needs_input_grad[1] else None
 
 
 def _masked(

@@ -11,6 +11,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional.check import checked
 from limbeck.functional.closed_form import live, log_softmax, tame
 from limbeck.functional.kernel import kernel
+from limbeck.functional.label_form import smoothed_cross_entropy
 
 _IGNORED = -100
 
@@ -69,6 +70,10 @@ def label_smoothing(
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
     """
     known = tame(student)
+    if known and labels.shape == student.shape[:-1] and not labels.is_floating_point():
+        value = smoothed_cross_entropy(student, labels.long(), smoothing, _IGNORED)
+        if value is not None:
+            return value
     log_q = log_softmax(student if known else live(student))
     by_label = _picked(student, log_q, labels, known)
     if known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class Rows(NamedTuple):
 class Quick:
     """A divergence that knows how to be found in place, for rows without -inf and without extremes."""
 
+    few: ClassVar[float | None] = None
+    """The least value from which a small batch is better found by `Form.__call__`, which takes fewer operations."""
+
     def fill(self, rows: Rows) -> None:
         """Write values and slopes; a value that is not finite says that its row is left to others."""
         raise NotImplementedError
@@ -89,6 +92,12 @@ def room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
     if dtype not in kept:
         kept[dtype] = torch.empty(4, AT_ONCE, dtype=dtype).unbind()
     return [buffer[:wanted].view(rows, classes) for buffer in kept[dtype]]
+
+
+def graph_is_kept() -> bool:
+    """Whether the graph of this backward pass may be walked again, so that what it saved must stay as it is."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or torch.compiler.is_compiling() or bool(asked())
 
 
 def _flat(tensor: Tensor | None, classes: int) -> Tensor | None:

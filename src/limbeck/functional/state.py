@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.check import paired
-from limbeck.functional.closed_form import sum_of_squares
 from limbeck.functional.kernel import kernel
+from limbeck.functional.square_form import mean_of_squares
 
 
 @kernel(per="position")
@@ -35,4 +35,4 @@ def state_squared_error(
 
     Source: Jiao et al., TinyBERT, 2019, arXiv:1909.10351, equation 8.
     """
-    return sum_of_squares(student, teacher, -1) / student.shape[-1]
+    return mean_of_squares(student, teacher, 1)
