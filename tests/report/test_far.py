@@ -12,6 +12,7 @@ from limbeck.report.arms import Arm, figure
 from limbeck.report.axes import Scale
 from limbeck.report.far import FAR, far_off, held, reach
 from limbeck.report.figure import CostPoint, Difference, accuracies_figure, differences_figure, front, pareto_figure
+from limbeck.report.rows import NARROW, WIDE
 
 SHUFFLED = "shuffled teacher"
 
@@ -240,3 +241,19 @@ class TestDifferences:
             assert said in " ".join(rows_of(root)["c"].itertext())
             assert f"{100 * mean:+.2f}" in " ".join(rows_of(root)["c"].itertext())
             assert root.get("aria-label").endswith("Far off, beyond the scale: c.")
+
+
+@pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_no_vertical_line_runs_through_the_words_of_a_row(layout):
+    near = [Difference(f"over arm {i}", 0, 0.001 * i, (-0.01, 0.01)) for i in range(3)]
+    rows = [near[0], Difference("over one far off", 1, 0.9, (0.88, 0.92)), *near[1:]]
+    root = drawn(differences_figure(rows, worse="worse", better="better", layout=layout))
+    lines = [one for one in root.iter() if one.get("class") in ("zero", "grid")]
+    assert lines
+    texts = [one for group in root.iter() if str(group.get("class")).startswith("arm ") for one in group.iter()
+             if one.tag.endswith("text") and (layout is NARROW or one.get("class") == "axis")]  # fmt: skip
+    assert texts
+    for text in texts:
+        base = float(text.get("y"))
+        for line in lines:
+            assert float(line.get("y2")) <= base - 10 or float(line.get("y1")) >= base + 3

@@ -13,6 +13,7 @@ from limbeck.cli.progress import Watcher, say
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from limbeck.job import Job
@@ -188,7 +189,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from limbeck.job import ALSO, advise
+    from limbeck.job import ALSO, advise, suggestions_of
     from limbeck.report import arms_table, over_seeds
 
     console = Console()
@@ -203,12 +204,23 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
         console.print(said, highlight=False, markup=False)  # a group may be called [b]
     console.print(advise(result).sentence, highlight=False, markup=False)
+    _show_suggestions(suggestions_of(result, Path(result["run"])), console)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
     print(f"\n{took}Everything is in {result['run']}; the whole story is a page for a browser:")
     print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)
     print("\n".join(opening_lines(Path(result["run"]))))
+
+
+def _show_suggestions(found: Sequence[Mapping[str, str | None]], console: Console) -> None:
+    """Why, and what to type next; a command is to be copied, so no line is broken in it."""
+    if found:
+        console.print("\nWhy that may be, and what to try:", style="bold", highlight=False)
+    for one in found:
+        console.print(f"- {one['why']} {one['evidence']}", highlight=False, markup=False)
+        if one["type"] is not None:
+            print(f"    {one['type']}")
 
 
 def _said(verdict: Mapping[str, Any]) -> Text | None:

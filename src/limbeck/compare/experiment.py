@@ -42,6 +42,7 @@ from limbeck.compare.result import arms_rows, told, verdict_of
 from limbeck.compare.seen_rows import find_seen_rows
 from limbeck.compare.shipping import leave_student, ship
 from limbeck.compare.softness import equally_soft
+from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teaching import (
     Watch,
     ask,
@@ -131,6 +132,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     outcomes = [_seen(one, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
     rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
+    verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out))
     advice = advise({"arms": rows, "verdict": verdict, "data": _counted(material)})
     shipped = ship(job, material, advice, outcomes, out)
     besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)

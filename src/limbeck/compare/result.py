@@ -134,7 +134,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     if ALONE not in job.arms:
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
-    verdict = judge(*_pair(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
+    verdict = judge(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if count > 1:
         chosen = f"Of {count} methods {arm} is the best on development data. "
@@ -144,7 +144,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     taught = method(job.learners.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
         control: set_beside(
-            *_pair(outcomes, arm, control), name=control, examples=examples, comparisons=count
+            *results_of(outcomes, arm, control), name=control, examples=examples, comparisons=count
         ).as_dict()
         for control in ((SMOOTHED, SHUFFLED) if taught else (SMOOTHED,))
         if control in job.arms
@@ -171,7 +171,7 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
     """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
     found = {
-        arm: compare_results(*_pair(outcomes, arm, ALONE), examples=examples, comparisons=len(job.learners))
+        arm: compare_results(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=len(job.learners))
         for arm in job.learners
     }
     return {
@@ -196,7 +196,7 @@ def _development(outcomes: Sequence[Outcome], arm: str) -> float:
     return sum(values) / len(values)
 
 
-def _pair(outcomes: Sequence[Outcome], *arms: str) -> list[Results]:
+def results_of(outcomes: Sequence[Outcome], *arms: str) -> list[Results]:
     """What two arms came to: which examples were right where every run of both knows it, else their accuracies."""
     of = [sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed) for arm in arms]
     correct = [one.correct for runs in of for one in runs if one.correct is not None]

@@ -1,6 +1,6 @@
 """What a person asks for, typed."""
 
-from limbeck.job.advice import Advice, advise, interval_of, rivals
+from limbeck.job.advice import Advice, advise, interval_of, rivals, suggestions_of
 from limbeck.job.also import ALSO
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.effort import own_budgets, steps_said
@@ -48,6 +48,7 @@ __all__ = [
     "shared_path",
     "steps_said",
     "stream",
+    "suggestions_of",
     "used_settings",
     "with_flag",
     "with_settings",

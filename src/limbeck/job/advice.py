@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from limbeck.teachers.guessing import chance_of
@@ -43,6 +45,34 @@ def advise(result: Mapping[str, Any]) -> Advice:
         return Advice(None, False, why)
     guesses = _no_better_than_guessing(result, arm)
     return Advice(arm, True, why) if guesses is None else Advice(arm, False, guesses)
+
+
+def suggestions_of(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
+    """Likely reasons for a verdict that is no clear yes, each with its evidence and what to type; none in old results.
+
+    Args:
+        result: What a job came to.
+        folder: Where it lies now: the commands are about it.
+    """
+    verdict = result.get("verdict")
+    given = verdict.get("advice") if isinstance(verdict, Mapping) else None
+    then = str(result.get("run"))
+    found = []
+    for one in given if isinstance(given, list) else ():
+        if isinstance(one, Mapping) and all(isinstance(one.get(key), str) for key in ("why", "evidence")):
+            typed = one.get("type")
+            typed = _moved(typed, then, str(folder)) if isinstance(typed, str) else None
+            found.append({"why": one["why"], "evidence": one["evidence"], "type": typed})
+    return found
+
+
+def _moved(command: str, then: str, now: str) -> str:
+    """A command about the run that lay at `then`, for where it lies now."""
+    for name in ("/job.yaml", ""):
+        before, after = f" {quote(then + name)} ", f" {quote(now + name)} "
+        if before in f"{command} ":
+            return f"{command} ".replace(before, after, 1).rstrip()
+    return command
 
 
 def rivals(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:

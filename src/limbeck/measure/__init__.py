@@ -10,7 +10,13 @@ from limbeck.measure.corruptions import CORRUPTIONS, corrupt
 from limbeck.measure.cost import Cost, answer_latency, cost_of, latency
 from limbeck.measure.cost_in_full import CostInFull, Latency, cost_in_full, disk_bytes, latencies
 from limbeck.measure.deviations import Deviations, deviations
-from limbeck.measure.difference import Difference, compare_accuracies, compare_scores, paired_difference
+from limbeck.measure.difference import (
+    Difference,
+    compare_accuracies,
+    compare_scores,
+    interval_parts,
+    paired_difference,
+)
 from limbeck.measure.faithful import ConfidenceGap, confidence_gap
 from limbeck.measure.fidelity import (
     agreement,
@@ -84,6 +90,7 @@ __all__ = [
     "evaluate",
     "evaluate_metrics",
     "group_accuracy",
+    "interval_parts",
     "keep_tensors",
     "kept_tensors",
     "kl_to_teacher",

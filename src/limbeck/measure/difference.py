@@ -122,6 +122,39 @@ def compare_scores(
     return found._replace(covers="seeds and test examples", examples=d.shape[1])
 
 
+def interval_parts(
+    ours: ArrayLike, theirs: ArrayLike, *, confidence: float = 0.95, comparisons: int = 1
+) -> tuple[float, float]:
+    r"""How much of the half width of `compare_scores` the seeds make, and how much the test examples.
+
+    They add as squares, as in its formula: the half width is :math:`\sqrt{h_{seeds}^2 + h_{examples}^2}`.
+
+    Args:
+        ours: As for `compare_scores`; of at least two seeds and two examples.
+        theirs: As for `compare_scores`.
+        confidence: As for `compare_scores`.
+        comparisons: As for `compare_scores`.
+
+    Raises:
+        LimbeckError: If there is a single seed or example, or as for `compare_scores`.
+
+    Example:
+        >>> ours = np.tile([1, 1, 1, 0] * 50, (3, 1))
+        >>> seeds, examples = interval_parts(ours, np.tile([1, 0, 1, 0] * 50, (3, 1)))
+        >>> seeds < examples
+        True
+    """
+    first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    _check_scores(first, second)
+    if 1 in first.shape:
+        raise LimbeckError(f"An interval has parts from two seeds and two examples on; got {first.shape}.")
+    d = first - second
+    step = float(np.abs(d).max() or np.ptp([first, second]))
+    seeds, examples = _parts(d, float(d.mean()), step)
+    error = (1 - confidence) / comparisons
+    return _half_width(error, (seeds,)), _half_width(error, (examples,))
+
+
 def compare_accuracies(
     ours: Sequence[float],
     theirs: Sequence[float],

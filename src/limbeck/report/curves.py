@@ -41,6 +41,23 @@ def curves_of(arm: Path, unknown: list[str] | None = None) -> Curves:
     return found
 
 
+def losses_of(arm: Path) -> list[Curve]:
+    """The whole loss in the last stage of one arm's seeds, of (optimizer step, value); damaged files are left out."""
+    found = []
+    for folder in sorted(arm.glob("seed-*")):
+        try:
+            lines = [line for line in read_lines(folder / "metrics.jsonl").values if isinstance(line.get("step"), int)]
+        except DataError:
+            continue
+        last = [line for line in lines if line.get("stage") == lines[-1].get("stage")]
+        found.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     before, stage, last = 0, None, 0
@@ -53,7 +70,7 @@ def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
         last = step
         terms = line.get("terms")
         for term, value in terms.items() if isinstance(terms, dict) else ():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if _is_finite(value):
                 curves.setdefault(str(term), []).append((float(before + step), float(value)))
     return curves
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from limbeck.report.axes import Scale, around, mark, svg
@@ -27,6 +27,8 @@ class Difference(NamedTuple):
 
 
 _TOP, _ROW = 34.0, 34.0
+_ASCENT, _DESCENT = 14.0, 5.0
+"""How far letters reach above and below their line, with a little room."""
 _AXIS = "points of accuracy on test data"
 
 
@@ -48,8 +50,9 @@ def differences_figure(
     ends = held([0.0, *(100 * row.mean for row in near)], [end for row in near for end in row.span], least=1.0)
     x = layout.scale(*around(ends, least=0.5))
     bottom = _TOP + layout.height(_ROW) * len(rows)
+    pieces = _beside_words(len(rows), far, layout, bottom)
     parts = [
-        [(tag("line", x1=x(t), x2=x(t), y1=_TOP - 4, y2=bottom, class_="zero" if t == 0 else "grid"),
+        [([tag("line", x1=x(t), x2=x(t), y1=y1, y2=y2, class_="zero" if t == 0 else "grid") for y1, y2 in pieces],
           tag("text", f"{t:+g}" if t else "0", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
          for t in x.ticks],
         _sides(x, worse, better, apart=bool(layout.over)),
@@ -60,6 +63,21 @@ def differences_figure(
     said = "; ".join(f"{row.name}: {_said(row)}" for row in rows) + "." + named_far([rows[i].name for i in sorted(far)])
     return svg(*parts, *drawn, width=layout.width, height=bottom + 46, class_=layout.class_,
                label=f"Differences in {axis}. {said}")  # fmt: skip
+
+
+def _beside_words(rows: int, far: Mapping[int, int], layout: Layout, bottom: float) -> list[tuple[float, float]]:
+    """From where to where vertical lines run: not through the words of a row, which would be struck out."""
+    words = []
+    for i in range(rows):
+        y = layout.middle(_TOP, _ROW, i)
+        if layout.over:
+            line = y - _ROW / 2
+            words.append((line - _ASCENT, line + _DESCENT))
+        if i in far:
+            words.append((y + 5 - _ASCENT, y + 5 + _DESCENT))
+    starts = [_TOP - 4, *(end for _, end in words)]
+    ends = [*(start for start, _ in words), bottom]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
 
 
 def _sides(x: Scale, worse: str, better: str, *, apart: bool) -> Markup:

@@ -11,7 +11,7 @@ from typing import Any
 
 from limbeck.checksums import has_checksum
 from limbeck.errors import LimbeckError
-from limbeck.job import one_line, opening_code, own_budgets, read_job, shared_path, steps_said
+from limbeck.job import one_line, opening_code, own_budgets, read_job, shared_path, steps_said, suggestions_of
 from limbeck.job.result import RESULT
 from limbeck.models import UserFile
 from limbeck.report.evidence import Evidence
@@ -123,7 +123,9 @@ def _commands(evidence: Evidence) -> Iterator[tuple[str, str]]:
     folder = quote(str(evidence.folder))
     arm, _ = shipped(evidence)
     command = "compare" if evidence.job.get("methods") else "distill"
-    if evidence.seeds < 2:
+    suggested = [one for one in suggestions_of(evidence.result, evidence.folder) if one["type"]]
+    yield from ((one["why"] or "", one["type"] or "") for one in suggested)
+    if evidence.seeds < 2 and not suggested:
         yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
     if arm is not None and (student := student_folder(evidence, arm)).is_dir():
         whose = "" if arm == evidence.shipped_arm else f" --arm {quote(arm)}"

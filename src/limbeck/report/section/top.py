@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from limbeck.job import interval_of
+from limbeck.job import interval_of, suggestions_of
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow, Difference, differences_figure
 from limbeck.report.markup import Markup, tag
@@ -25,9 +25,20 @@ def top_section(evidence: Evidence, classes: Sequence[ClassRow], *, prefix: str 
             _caption(evidence), wide=True,
         )  # fmt: skip
     return tag(
-        "section", banner(headline(evidence)), _answers(answers(evidence, classes)), drawn, _controls(evidence),
+        "section", banner(headline(evidence)), _suggestions(evidence), _answers(answers(evidence, classes)), drawn,
+        _controls(evidence),
         id=f"{prefix}verdict", aria_label="Verdict", class_="top",
     )  # fmt: skip
+
+
+def _suggestions(evidence: Evidence) -> Markup | None:
+    """After a verdict that is no clear yes: likely reasons, and what to type next."""
+    found = suggestions_of(evidence.result, evidence.folder)
+    if not found:
+        return None
+    rows = ((tag("dt", tag("strong", prose(one["why"] or "")), " ", prose(one["evidence"] or "")),
+             tag("dd", tag("code", one["type"])) if one["type"] else tag("dd")) for one in found)  # fmt: skip
+    return tag("div", tag("h3", "Why that may be, and what to try"), tag("dl", rows, class_="commands"), class_="why")
 
 
 def banner(found: Headline) -> Markup:

@@ -1,0 +1,239 @@
+"""After a verdict that is no clear yes: likely reasons, each with its evidence from the run, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from limbeck.compare.arms import ALONE, SMOOTHED, Outcome
+from limbeck.compare.class_order import has_weights
+from limbeck.compare.losses import find_fall, last_values
+from limbeck.compare.result import results_of
+from limbeck.job import Job, arm_folder, interval_of, rivals
+from limbeck.measure import interval_parts
+from limbeck.methods import method
+
+_MOST = 4
+_FEW_STEPS = 2000
+_HOT = 2.0
+"""The temperature from which on soft targets take more steps to learn (docs/methods/hinton.md, "Limits")."""
+
+
+class Suggestion(NamedTuple):
+    """A likely reason for a verdict, and what to do about it.
+
+    Attributes:
+        why: The reason, in a sentence.
+        evidence: What was measured in this run that speaks for it.
+        type: A command to type; None where there is none.
+    """
+
+    why: str
+    evidence: str
+    type: str | None
+
+
+class JudgedRun(NamedTuple):
+    """What the rules read.
+
+    Attributes:
+        job: What was asked.
+        rows: The arms' rows of the result.
+        verdict: The verdict of the result.
+        outcomes: Of every arm and seed.
+        out: The run's folder; None has neither curves nor a folder to name in a command.
+    """
+
+    job: Job
+    rows: Mapping[str, Any]
+    verdict: Mapping[str, Any]
+    outcomes: Sequence[Outcome]
+    out: Path | None
+
+    def accuracy(self, arm: str) -> float | None:
+        """An arm's mean accuracy on test data; None where it was not run."""
+        return self.rows[arm]["accuracy"]["mean"] if arm in self.rows else None
+
+    def again(self, *settings: str) -> str | None:
+        """The command that runs the job anew with these settings changed."""
+        if self.out is None:
+            return None
+        command = "compare" if self.job.methods else "distill"
+        typed = " ".join(f"--set {quote(one)}" for one in settings)
+        return f"limbeck {command} {quote(str(self.out / 'job.yaml'))} {typed} --out NEW"
+
+
+def suggest(run: JudgedRun) -> list[dict[str, Any]]:
+    """At most four likely reasons, the strongest first, each only where the run's own numbers speak for it.
+
+    Args:
+        run: A run that was judged.
+
+    Returns:
+        ``why``, ``evidence`` and ``type`` of each; nothing after a clear yes.
+    """
+    helps = run.verdict.get("helps")
+    if helps and not any(rivals(run.verdict)):
+        return []
+    rules = (_regularization, _search) if helps else _RULES
+    found = [one for rule in rules for one in rule(run)]
+    return [one._asdict() for one in found[:_MOST]]
+
+
+def _one_seed(run: JudgedRun) -> Iterator[Suggestion]:
+    if interval_of(run.verdict) is None and run.job.seeds == 1:
+        yield Suggestion(
+            "One seed cannot tell a gain from luck.", "There is no interval with one seed.", _more_seeds(run, 5)
+        )
+
+
+def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
+    teacher, alone = run.accuracy("teacher"), run.accuracy(ALONE)
+    if teacher is None or alone is None or teacher > alone:
+        return
+    asked = run.job.teacher
+    trains = not has_weights(asked) and asked.members == 1 and ".py:" not in asked.model
+    command = run.again("teacher.members=4") if trains else None
+    better = "an ensemble is usually better than one network" if trains else "name a better one with --teacher"
+    yield Suggestion(
+        f"The teacher is no better than the student alone, so it has little to hand on; {better}.",
+        f"Teacher {_percent(teacher)}, student alone {_percent(alone)} on the test data.", command,
+    )  # fmt: skip
+
+
+def _falling(run: JudgedRun) -> Iterator[Suggestion]:
+    fall = find_fall(arm_folder(run.out, run.verdict["arm"])) if run.out is not None else None
+    if fall is not None:
+        yield Suggestion(
+            "The student was still learning when its training ended.",
+            f"Its loss fell from {fall.before:.4g} to {fall.last:.4g} over the last tenth of its training.",
+            run.again(_longer(run)),
+        )
+
+
+def _hot(run: JudgedRun) -> Iterator[Suggestion]:
+    asked = run.job.learners[run.verdict["arm"]]
+    steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
+    parameter = method(asked.name).parameters.get("temperature")
+    temperature = asked.hyper.get("temperature", parameter.default if parameter is not None else None)
+    if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _FEW_STEPS:
+        return
+    same = sum(one.name == asked.name for one in run.job.methods)
+    typed = None if same > 1 else run.again(f"{run.job.place_of(asked)}.temperature=1")
+    yield Suggestion(
+        "Few steps at a high temperature train a student too little.",
+        f"{asked.name} had {steps:,} optimiser steps at temperature {temperature:g}.", typed,
+    )  # fmt: skip
+
+
+def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
+    """Where there were too few steps for a curve to show whether the loss still falls."""
+    steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
+    if steps is not None and steps < 500:
+        yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimiser steps.",
+                         run.again(_longer(run)))  # fmt: skip
+
+
+def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
+    ours, smoothed, alone = run.accuracy(run.verdict["arm"]), run.accuracy(SMOOTHED), run.accuracy(ALONE)
+    better, equal = rivals(run.verdict)
+    if ours is None or smoothed is None or alone is None or SMOOTHED not in better + equal or smoothed <= alone:
+        return
+    if SMOOTHED in equal and not run.verdict.get("helps") and smoothed < ours:
+        return
+    typed = f"limbeck export {quote(str(run.out))} --arm {quote(SMOOTHED)} --to onnx" if run.out is not None else None
+    yield Suggestion(
+        "Label smoothing, which needs no teacher, does as well: what there is of a gain may be regularization.",
+        f"Label smoothing {_percent(smoothed)}, {run.verdict['arm']} {_percent(ours)}, student alone "
+        f"{_percent(alone)} on the test data.", typed,
+    )  # fmt: skip
+
+
+def _wide(run: JudgedRun) -> Iterator[Suggestion]:
+    interval = interval_of(run.verdict)
+    if interval is None or not interval[0] <= 0 <= interval[1]:
+        return
+    ours, theirs = (np.asarray(one) for one in results_of(run.outcomes, run.verdict["arm"], ALONE))
+    if ours.ndim != 2:
+        return
+    seeds, examples = interval_parts(ours, theirs, comparisons=int(run.verdict.get("comparisons") or 1))
+    shown = f"Of ± {50 * (interval[1] - interval[0]):.2f} points, the {len(ours)} seeds make {100 * seeds:.2f} and the "
+    shown += f"{ours.shape[1]:,} test examples {100 * examples:.2f} (they add as squares)."
+    if seeds >= examples:
+        more = min(max(2 * run.job.seeds, 5), 40)
+        typed = _more_seeds(run, more) if more > run.job.seeds else None
+        yield Suggestion("The interval is wide, mostly because of the seeds: run more of them.", shown, typed)
+    else:
+        yield Suggestion("The interval is wide, mostly because the test data are few: get more.", shown, None)
+
+
+def _fit(run: JudgedRun) -> Iterator[Suggestion]:
+    """Whether the student alone learnt its training data by heart, or the distilled one cannot learn them."""
+    if run.out is None:
+        return
+    if (trained := last_values(arm_folder(run.out, ALONE), "cross_entropy")) is not None and ALONE in run.rows:
+        tested = run.rows[ALONE]["nll"]
+        if tested > 3 * trained and tested - trained > 0.2:
+            epochs = run.job.budget_of(ALONE).epochs
+            few = max(epochs // 4, 1)
+            typed = f"limbeck tune {quote(str(run.out / 'job.yaml'))} --range epochs={few}..{epochs}"
+            yield Suggestion(
+                "The student alone learns its training data by heart; fewer epochs or more data may serve better.",
+                f"Its cross-entropy is {trained:.3g} nats on training data and {tested:.3g} on test data.",
+                typed if few < epochs else None,
+            )
+    yield from _too_small(run)
+
+
+def _too_small(run: JudgedRun) -> Iterator[Suggestion]:
+    arm = run.verdict["arm"]
+    trained = last_values(arm_folder(run.out, arm), "cross_entropy") if run.out is not None else None
+    teacher, ours = run.accuracy("teacher"), run.accuracy(arm)
+    if trained is None or teacher is None or ours is None or teacher - ours < 0.05:
+        return
+    tested = run.rows[arm]["nll"]
+    if trained < 0.9 * tested or trained < 0.1:
+        return
+    sizes = {key: value for key, value in run.job.student.arguments.items() if key in ("hidden", "widths")}
+    wider = [f"student.{key}={[2 * one for one in value]}".replace(" ", "") for key, value in sizes.items()
+             if isinstance(value, list) and all(isinstance(one, int) for one in value) and value]  # fmt: skip
+    yield Suggestion(
+        "The student may be too small for what the teacher knows.",
+        f"Its cross-entropy is {trained:.3g} nats even on training data ({tested:.3g} on test data), and the teacher "
+        f"is {100 * (teacher - ours):.1f} points better.", run.again(*wider) if wider else None,
+    )  # fmt: skip
+
+
+def _search(run: JudgedRun) -> Iterator[Suggestion]:
+    if run.job.search is None:
+        typed = f"limbeck tune {quote(str(run.out / 'job.yaml'))}" if run.out is not None else None
+        yield Suggestion("No search was made for the settings.",
+                         "The job names no search: learning rate and the method's settings are as typed or the "
+                         "defaults.", typed)  # fmt: skip
+
+
+_RULES: tuple[Callable[[JudgedRun], Iterator[Suggestion]], ...] = (
+    _one_seed, _teacher, _falling, _hot, _few_steps, _regularization, _wide, _fit, _search,
+)  # fmt: skip
+
+
+def _more_seeds(run: JudgedRun, seeds: int) -> str | None:
+    if run.out is None:
+        return None
+    return f"limbeck resume {quote(str(run.out))} --set seeds={seeds}{' --trust' if run.job.names_files else ''}"
+
+
+def _longer(run: JudgedRun) -> str:
+    """Three times the epochs that the judged arm had, as a setting."""
+    arm = run.verdict["arm"]
+    own = run.job.budgets.get(arm)
+    key = f"budgets.{arm}.epochs" if own is not None and own.epochs is not None else "budget.epochs"
+    return f"{key}={3 * run.job.budget_of(arm).epochs}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
