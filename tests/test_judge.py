@@ -168,3 +168,18 @@ def test_what_does_not_fit_is_one_sentence(change, error):
     predictions, labels = arms(student_alone=0.7, distilled=0.9)
     with pytest.raises(error):
         change(predictions, labels)
+
+
+@pytest.mark.parametrize("right", [0.9, 0.7, 0.5])
+def test_its_verdict_begins_as_that_of_a_job_does(right):
+    from limbeck.compare.verdict import judge as judge_job
+
+    draw = np.random.default_rng(0)
+    alone, ours = (draw.random((3, 500)) < 0.7).astype(float), (draw.random((3, 500)) < right).astype(float)
+    for seeds in (1, 3):
+        mine = lb.judge({"student alone": list(alone[:seeds]), "distilled": list(ours[:seeds])}, metric="score",
+                        higher_is_better=True)  # fmt: skip
+        theirs = judge_job(ours[:seeds] > 0, alone[:seeds] > 0)
+        begins = min(mine.sentence.find(":") % 99, mine.sentence.find(".") % 99)
+        assert mine.sentence[:begins] == theirs.sentence[:begins]
+        assert mine.helps == theirs.helps

@@ -193,7 +193,10 @@ class _Comparing:
         chosen = f"Of {self._methods} methods {arm} is the best on {chosen_on}. " if chosen_on else ""
         gain = f"{self._gain(found.mean)} {'than' if self._is_error else 'over'} {self._baseline}"
         if found.low is None or found.high is None:
-            return self._made(found, f"{chosen}Unknown: one run says {gain}, and that has no interval; run more seeds.")
+            one = "One seed says" if found.pairs == 1 else "One test example says"
+            more = "run more seeds" if found.pairs == 1 else "measure it on more test data"
+            said = f"{chosen}Unknown. {one} {gain}, and that has no interval: {more} before believing it."
+            return self._made(found, said)
         said = "Distilling helped" if found.low > 0 else "Not worth it" if found.high < 0 else "Not shown to help"
         zero = ", and zero lies inside it" if found.low <= 0 <= found.high else ""
         return self._made(found, f"{chosen}{said}: {gain} {self._interval(found)}{zero}.")
@@ -202,7 +205,8 @@ class _Comparing:
         found = self._difference(arm, other)
         gain = self._gain(found.mean)
         if found.low is None or found.high is None:
-            return self._made(found, f"Beside {other}: unknown; one run says {gain}.")
+            unit = "seed" if found.pairs == 1 else "test example"
+            return self._made(found, f"Beside {other}: unknown; one {unit} says {gain}.")
         said = f"beats {other}" if found.low > 0 else f"is beaten by {other}" if found.high < 0 else None
         begins = f"{arm} {said}" if said else f"Beside {other}, nothing is sure of {arm}"
         return self._made(found, f"{begins}: {gain} {self._interval(found)}.")

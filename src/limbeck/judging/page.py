@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+from limbeck.job import rivals
 from limbeck.judging.judgement import Comparison, Judgement
 from limbeck.report.figure import Difference, differences_figure
 from limbeck.report.markup import Markup, join, tag
+from limbeck.report.numbers import listed
 from limbeck.report.page import page_document
 from limbeck.report.parts import figure, section, table
 from limbeck.report.rows import both
@@ -29,14 +31,18 @@ def judgement_page(found: Judgement) -> str:
 def _headline(found: Judgement) -> Headline:
     interval = found.interval
     if interval is None:
-        return Headline("unsure", "Not known yet: one seed", found.sentence)
+        return Headline(
+            "unsure", "Unknown: one seed" if found.seeds == 1 else "Unknown: one test example", found.sentence
+        )
     if interval[1] < 0:
         return Headline("no", f"No: {found.arm} is worse", found.sentence)
     if interval[0] <= 0:
         return Headline("unsure", "Not shown to be worth it", found.sentence)
-    unbeaten = [name for name, one in found.against.items() if not one.helps]
-    if unbeaten:
-        return Headline("unsure", f"It helps, but {' and '.join(unbeaten)} may do as well", found.sentence)
+    better, equal = rivals({"against": {name: {"interval": one.interval} for name, one in found.against.items()}})
+    if better:
+        return Headline("unsure", f"It helps, but {listed(better)} does better", found.sentence)
+    if equal:
+        return Headline("unsure", f"It helps, but {listed(equal)} may do as well", found.sentence)
     return Headline("yes", "Yes: it is worth it", found.sentence)
 
 
