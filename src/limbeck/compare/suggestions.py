@@ -77,7 +77,7 @@ def suggest(run: JudgedRun) -> list[dict[str, Any]]:
         ``why``, ``evidence`` and ``type`` of each; nothing after a clear yes.
     """
     helps = run.verdict.get("helps")
-    if helps and not any(rivals(run.verdict)):
+    if run.verdict.get("difference") is None or (helps and not any(rivals(run.verdict))):
         return []
     rules = (_regularization, _search) if helps else _RULES
     found = [one for rule in rules for one in rule(run)]
