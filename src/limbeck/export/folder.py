@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.export.quiet import quiet
 from limbeck.files import new_partial_folder
 from limbeck.models import description_of, fingerprint, read_config, save
+from limbeck.models.adapters import merge_adapters
 from limbeck.models.size import uncompiled
 
 
@@ -39,8 +40,9 @@ def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any]
         'student'
     """
     path = free(path)
+    plain = merge_adapters(uncompiled(model))
     save(model, path, metadata=metadata)
-    if read_config(path)["sha256"] != fingerprint(uncompiled(model)):
+    if read_config(path)["sha256"] != fingerprint(plain):
         raise LimbeckError(f"{path} does not hold the weights that were written to it: is the disk sound?")
     return path
 
@@ -51,7 +53,8 @@ def to_hf(
     """Write a Hugging Face model as the folder that its own ``from_pretrained`` opens.
 
     Args:
-        model: A model of transformers, such as a ``BertForSequenceClassification``; it is left as it was.
+        model: A model of transformers, such as a ``BertForSequenceClassification``; it is left as it was. An adapter
+            of peft is merged into the weights that are written.
         path: A folder that is new or empty.
         class_names: What its outputs are called, for ``config.id2label``.
         tokenizer: Anything with ``save_pretrained``, to be put beside it: a tokenizer, an image processor.
@@ -66,9 +69,11 @@ def to_hf(
     Example:
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
     """
-    check_hf(model)
     class_names = class_names or description_of(uncompiled(model)).get("class_names")
-    plain: Any = copy.deepcopy(uncompiled(model)).cpu().eval()
+    given = uncompiled(model)
+    merged = merge_adapters(given)
+    check_hf(merged)
+    plain: Any = (copy.deepcopy(merged) if merged is given else merged).cpu().eval()
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))
         plain.config.label2id = {name: number for number, name in enumerate(class_names)}

@@ -14,6 +14,7 @@ from torch import nn
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import new_partial_folder, settle_folder, write_text
+from limbeck.models.adapters import merge_adapters, write_adapter
 from limbeck.models.description import describe_model, description_of
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.own import plain_name
@@ -62,6 +63,9 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
     tensors are written once. Equal weights and metadata give equal files, byte for byte.
 
+    Of a model of peft (LoRA) it is the plain model, with the adapter merged into a copy of its weights; the adapter
+    alone lies in ``adapter/``, for ``PeftModel.from_pretrained(base, folder / "adapter")``.
+
     Args:
         model: Any module whose state is tensors.
         folder: New, empty, or a folder that holds the same kind of model; parents are made.
@@ -73,12 +77,14 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
 
     Raises:
         LimbeckError: If the folder holds another model or other files by these names, the metadata are no JSON values,
-            or the state holds something else than tensors.
+            or the state holds something else than tensors, or an adapter cannot be merged.
     """
-    model = uncompiled(model)
+    given = uncompiled(model)
+    metadata = description_of(given) if metadata is None else metadata
+    model = merge_adapters(given)
     folder, spec = Path(folder), spec_of(model)
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
-    told = json.loads(_json_text(dict(description_of(model) if metadata is None else metadata)))
+    told = json.loads(_json_text(dict(metadata)))
     config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
     config[_CHECKSUM] = digest(json.loads(json.dumps(config)))
@@ -90,6 +96,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     target = new_partial_folder(folder) if new else folder
     write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(told, sort_keys=True)})
     write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
+    write_adapter(given, target)
     if new:
         os.replace(target, folder)
         settle_folder(folder.parent)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.models.adapters import without_adapter
 from limbeck.models.hf_bounds import Held, check_config, check_size
 from limbeck.models.library import needed
 from limbeck.models.reference import seeded
@@ -46,7 +47,7 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
         The same model.
     """
     config: Any = getattr(model, "config", None)
-    if names and is_transformers(model) and getattr(config, "num_labels", None) == len(names):
+    if names and is_transformers(without_adapter(model)) and getattr(config, "num_labels", None) == len(names):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: number for number, name in enumerate(names)}
     return model
