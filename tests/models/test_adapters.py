@@ -126,6 +126,16 @@ def test_a_later_save_replaces_both_and_equal_students_give_equal_files(tmp_path
     assert not (folder / "adapter").exists()  # it is no adapter of these weights
 
 
+def test_an_adapter_of_somebody_else_in_the_folder_is_left_alone(tmp_path):
+    theirs = tmp_path / "adapter" / "adapter_config.json"
+    theirs.parent.mkdir()
+    theirs.write_text("{}")
+    with pytest.raises(LimbeckError, match="adapter"):
+        save(lora(bert()), tmp_path)
+    save(bert(), tmp_path)
+    assert theirs.read_text() == "{}"
+
+
 def test_the_base_is_named_where_peft_knows_it(tmp_path):
     bert().save_pretrained(tmp_path / "base")
     base = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")

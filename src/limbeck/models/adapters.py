@@ -75,8 +75,10 @@ def write_adapter(model: nn.Module, folder: Path) -> None:
     """
     place, names = folder / ADAPTER, _active(model)
     if len(names) != 1:
-        remove(place)
+        _remove_ours(place)
         return
+    if place.is_symlink():
+        remove(place)  # nothing is written through a link
     given: Any = model
     with TemporaryDirectory() as partial:
         place_of = {"selected_adapters": names} if hasattr(given, "merge_and_unload") else {}
@@ -89,6 +91,16 @@ def write_adapter(model: nn.Module, folder: Path) -> None:
             new.write_bytes((written / _WEIGHTS).read_bytes())
             sort_header(new)
     write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", place / _CONFIG)
+
+
+def _remove_ours(place: Path) -> None:
+    """Remove the two files of an adapter, and their folder where nothing else is in it."""
+    if place.is_symlink() or not place.is_dir():
+        return
+    for name in (_CONFIG, _WEIGHTS):
+        remove(place / name)
+    if not any(place.iterdir()):
+        place.rmdir()
 
 
 def _active(model: nn.Module) -> list[str]:

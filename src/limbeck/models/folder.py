@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.files import new_partial_folder, settle_folder, write_text
-from limbeck.models.adapters import merge_adapters, write_adapter
+from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
 from limbeck.models.description import describe_model, description_of
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
 from limbeck.models.own import plain_name
@@ -91,12 +91,16 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder} is a file; a student is saved to a folder.")
     new = not folder.exists() or not any(folder.iterdir())
+    ours = new or (folder / CONFIG).exists()
     if not new:
         _check_same_model(folder, made)
+    if not ours and has_adapter(given) and (folder / ADAPTER).exists():
+        raise LimbeckError(f"{folder / ADAPTER} exists, and no student is saved in {folder}. Name another folder.")
     target = new_partial_folder(folder) if new else folder
     write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(told, sort_keys=True)})
     write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
-    write_adapter(given, target)
+    if ours or has_adapter(given):
+        write_adapter(given, target)
     if new:
         os.replace(target, folder)
         settle_folder(folder.parent)
