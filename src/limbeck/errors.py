@@ -63,8 +63,34 @@ class DataError(LimbeckError):
     """Data that are missing, damaged, or not what they claim to be."""
 
 
+class WriteError(LimbeckError, OSError):
+    """A file that could not be written: a full disk, a quota, a device that fails. The file of before is whole.
+
+    Made as an OSError is, of a number, its meaning and the file; whoever catches these goes on to.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"{self.filename} could not be written: {self.strerror}. What was there before is whole. Make room, or "
+            "choose another place; the same command then goes on."
+        )
+
+
 class LimbeckWarning(UserWarning):
     """What a person should know, and that stops nothing: one sentence."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was refused; PyTorch on a CPU says so in a plain RuntimeError's text alone.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("mat1 and mat2 do not fit"))
+        (True, False)
+    """
+    said = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread", "bad_alloc")
+    plain = isinstance(error, (RuntimeError, OSError)) and not isinstance(error, LimbeckError)
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (plain and any(words in text for words in (*said, "cannot allocate")))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, WriteError
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links need a privilege there
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -46,9 +46,11 @@ def replacing(path: Path) -> Iterator[Path]:
         if stat.S_IMODE(partial.stat().st_mode) != mode:
             partial.chmod(mode)
         settle(partial, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # of a disk that was made read-only meanwhile
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unwritten(path, error) from error
         raise
 
 
@@ -71,8 +73,11 @@ def append_text(text: str, path: Path) -> None:
     """
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
         data = text.encode(errors="replace")
-        while data:
-            data = data[os.write(descriptor, data) :]
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError as error:
+            raise _unwritten(path, error) from error
 
 
 def truncate(path: Path, size: int) -> None:
@@ -195,6 +200,10 @@ def sort_header(path: Path) -> None:
         if len(text) <= room:
             file.seek(8)
             file.write(text.ljust(room))
+
+
+def _unwritten(path: Path, error: OSError) -> WriteError:
+    return WriteError(error.errno, error.strerror or str(error), str(path))
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def train(rank: int, out: Path, name: str, last: int | None) -> None:
     Path(f"{out}.rank{rank}.json").write_text(json.dumps(result))
 
 
-def life(out: Path, name: str, last: int | None) -> None:
-    """Both ranks, until they end."""
+def life(out: Path, name: str, last: int | None, *, alone: bool = False) -> None:
+    """Both ranks, until they end; with `alone` only the second dies after report `last`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,8 +76,10 @@ def life(out: Path, name: str, last: int | None) -> None:
         os.environ.update({key: str(value) for key, value in {**world, "WORLD_SIZE": RANKS}.items()})
         code = 1
         try:
-            train(rank, out, name, last)
+            train(rank, out, name, None if alone and rank == 0 else last)
             code = 0
+        except Exception as error:
+            Path(f"{out}.rank{rank}.error").write_text(f"{type(error).__name__}: {error}")
         finally:
             os._exit(code)
     for child in children:
@@ -91,11 +93,15 @@ def main(folder: Path, name: str, kills: list[int]) -> None:
     for number in kills:
         life(folder / "killed", name, number)
     life(folder / "killed", name, None)
-    found = {
+    found: dict[str, Any] = {
         run: [json.loads(Path(f"{folder / run}.rank{rank}.json").read_text()) for rank in range(RANKS)]
         for run in ("whole", "killed")
     }
-    print(json.dumps(found))
+    life(folder / "lost", name, 3, alone=True)
+    lost = Path(f"{folder / 'lost'}.rank0.error").read_text()
+    life(folder / "lost", name, None)
+    went_on = json.loads(Path(f"{folder / 'lost'}.rank0.json").read_text()) == found["whole"][0]
+    print(json.dumps({**found, "lost": lost, "went_on": went_on}))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ def test_two_ranks_killed_in_each_generation(tmp_path):
     assert found["killed"] == found["whole"]
     # The first generation teaches the second, so it must be the same on all ranks.
     assert found["whole"][0] == found["whole"][1]
+    # And with the second rank killed alone, the first ends in a sentence, and the run can be resumed.
+    assert found["lost"].startswith("LimbeckError: Another of the 2 processes")
+    assert found["went_on"]
 
 
 @pytest.mark.soak

@@ -12,7 +12,7 @@ import typer
 from limbeck.cli.bench import bench
 from limbeck.cli.consent import TRUST, consent
 from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
-from limbeck.errors import LimbeckError, LimbeckWarning, printable
+from limbeck.errors import LimbeckError, LimbeckWarning, is_out_of_memory, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,10 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+_OUT_OF_MEMORY = (
+    "There is not enough memory. A smaller budget.batch_size with a larger budget.accumulate learns the same with "
+    "less; so do workers: 1, and fewer or smaller examples. What is done is kept: `limbeck resume` goes on with it."
+)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -359,14 +363,12 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _say("Interrupted.")
         sys.exit(_INTERRUPTED)
-    except OSError as error:
-        if debug:
-            raise
-        _say(f"Error: {error}")
-        sys.exit(1)
     except Exception as error:
         _exit_on_usage(error)
-        raise
+        if debug or not (isinstance(error, OSError) or is_out_of_memory(error)):
+            raise
+        _say(f"Error: {_OUT_OF_MEMORY if is_out_of_memory(error) else error}")
+        sys.exit(1)
     if code == _INTERRUPTED:
         _say("Interrupted.")
     sys.exit(code if isinstance(code, int) else 0)

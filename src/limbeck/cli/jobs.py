@@ -94,7 +94,7 @@ def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
     _run(given, as_json=as_json, resume=False)
 
 
-def run_resume(run: str, settings: Sequence[str], *, as_json: bool) -> None:
+def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None:
     """Take up a job's folder, with `settings` changed, or show its result if it is finished."""
     from limbeck.job import make_job, read_run_job, with_settings
 

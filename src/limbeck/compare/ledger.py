@@ -17,7 +17,7 @@ from limbeck.compare.combined import Combined
 from limbeck.compare.ranks import leads
 from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.errors import LimbeckError
-from limbeck.files import write_text
+from limbeck.files import remove, write_text
 from limbeck.job import Job, absolute, arm_folder, keep_search, make_job, read_run_job, run_job_texts
 from limbeck.lock import alone
 from limbeck.measure import Predictions, correctness, kept_tensors
@@ -60,8 +60,9 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bo
     """
     if not leads():
         return
+    new = not (out / "job.yaml").exists()
     try:
-        if not (out / "job.yaml").exists():
+        if new:
             _clear(out)
         leave_student()
         if changed or not (out / "job.yaml").exists():
@@ -69,8 +70,14 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bo
             keep_search(job, out)
             for name, text in run_job_texts(job, out).items():
                 write(out / name, text)
-    except OSError as error:
-        raise _unwritable(out, error) from error
+    except BaseException as error:
+        # Without its job nobody could take the folder up: it is left as free as it was.
+        if new and not (out / "job.yaml").exists():
+            with suppress(OSError):
+                _clear(out)
+        if isinstance(error, OSError) and not isinstance(error, LimbeckError):
+            raise _unwritable(out, error) from error
+        raise
 
 
 def _died_early(out: Path) -> bool:
@@ -81,9 +88,8 @@ def _died_early(out: Path) -> bool:
 
 def _clear(out: Path) -> None:
     """Remove what such a run left; whoever holds the folder's lock knows that nobody is at it."""
-    shutil.rmtree(out / "student", ignore_errors=True)
-    for name in _BEFORE_A_JOB[1:]:
-        (out / name).unlink(missing_ok=True)
+    for name in _BEFORE_A_JOB:
+        remove(out / name)
 
 
 def sole(out: Path) -> AbstractContextManager[None]:

@@ -25,16 +25,19 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     The file is written beside its place, flushed to the disk, and renamed: after a kill at any moment, what is found
     under `path` is the old state whole or the new state whole. A checksum over all of it tells damage apart.
+
+    Raises:
+        WriteError: If it cannot be written; the old state is whole.
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(state, tensors))
     told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
-    try:
-        with replacing(path) as partial:
+    with replacing(path) as partial:
+        try:
             save_file(tensors, partial, metadata=told)
-            sort_header(partial)
-    except (SafetensorError, OSError) as error:
-        raise LimbeckError(f"{path} could not be written ({error}); the checkpoint before it is whole.") from error
+        except SafetensorError as error:  # it has no errno of the system's
+            raise OSError(str(error)) from error
+        sort_header(partial)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from limbeck.errors import LimbeckWarning
+from limbeck.errors import LimbeckError, LimbeckWarning
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,3 +59,25 @@ def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any
         )
     each = [state["random"], *others]
     return each[fabric.global_rank] if fabric.global_rank < len(each) else None
+
+
+@contextmanager
+def lost_rank_explained(fabric: Fabric) -> Iterator[None]:
+    """A block in which the end of another rank becomes a sentence.
+
+    Raises:
+        LimbeckError: In place of what the transport says. NCCL's errors have a type; Gloo's are told by their text.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        typed = isinstance(error, getattr(torch.distributed, "DistError", ()))
+        lost = typed or "gloo/" in text or "Connection closed by peer" in text or "Connection reset by peer" in text
+        if fabric.world_size == 1 or not lost:
+            raise
+        raise LimbeckError(
+            f"Another of the {fabric.world_size} processes of this run has ended: it was killed, perhaps for want of "
+            "memory, or has printed an error of its own. The last checkpoint is whole: start all of them again with "
+            "resume=True, or the same command, to go on from it."
+        ) from error

@@ -25,7 +25,7 @@ from limbeck.engine.holdings import holdings, no_position, take_up
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.parts import set_going
 from limbeck.engine.randomness import capture, cloned, restore, seeded
-from limbeck.engine.ranks import gather_states, random_of_rank
+from limbeck.engine.ranks import gather_states, lost_rank_explained, random_of_rank
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
 from limbeck.engine.setting import Setting
 from limbeck.engine.workshop import Workshop
@@ -180,7 +180,7 @@ class Run:
             raise LimbeckError(
                 f"This run stopped in the middle of a step, so its weights are no place to go on: {where}."
             )
-        with self._folder.alone(self._fabric):
+        with self._folder.alone(self._fabric), lost_rank_explained(self._fabric):
             yield from self._going_on()
 
     def _going_on(self) -> Iterator[Report]:

@@ -38,7 +38,11 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
 
     Shared tensors are written once. The header tells which names repeat which, and the SHA-256 of all of it. Equal
     tensors and texts give equal files, byte for byte.
+
+    Raises:
+        WriteError: If it cannot be written; the old file is whole.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     once, tied = untied(state)
@@ -47,7 +51,10 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
     told[_TEXTS] = digest(told)
     with replacing(path) as partial:
-        save_file(plain, partial, metadata=told)
+        try:
+            save_file(plain, partial, metadata=told)
+        except SafetensorError as error:  # it has no errno of the system's
+            raise OSError(str(error)) from error
         sort_header(partial)
 
 
