@@ -24,7 +24,7 @@ from limbeck.measure import Predictions, correctness, kept_tensors
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
 """What may change between two goes at a job: none is part of what is asked."""
-_BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial")
+_BEFORE_A_JOB = ("student", "tuned.json", "job.yaml.partial", ".places.json")
 """What is written before the job."""
 
 
