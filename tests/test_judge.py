@@ -85,6 +85,25 @@ def test_unlabeled_examples_count_nowhere():
     assert lb.judge(predictions, known).as_dict() == lb.judge(some, labels[kept]).as_dict()
 
 
+def test_a_label_of_nan_counts_nowhere():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    known = np.where(np.arange(len(labels)) % 4 == 0, -100, labels)
+    as_floats = np.where(known == -100, np.nan, known)
+    assert lb.judge(predictions, as_floats).as_dict() == lb.judge(predictions, known).as_dict()
+
+
+def test_one_test_example_is_no_single_run():
+    found = lb.judge({"student alone": [np.array([1])] * 3, "mine": [np.array([0])] * 3}, np.array([0]))
+    assert (found.helps, found.interval) == (None, None)
+    assert "test example" in found.sentence
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])
+def test_confidence_is_a_share(confidence):
+    with pytest.raises(LimbeckError):
+        compare_scores(np.eye(3), np.ones((3, 3)), confidence=confidence)
+
+
 def test_one_seed_is_unknown():
     predictions, labels = arms(student_alone=0.7, distilled=0.9)
     found = lb.judge({name: runs[:1] for name, runs in predictions.items()}, labels)
@@ -157,6 +176,17 @@ def test_the_page_stands_for_itself(tmp_path):
         (lambda p, y: lb.judge(p, np.full_like(y, -100)), DataError),
         (lambda p, y: lb.judge(p, y, metric="acuracy"), UnknownNameError),
         (lambda p, y: lb.judge(p), LimbeckError),
+        (lambda p, y: lb.judge(p, np.array(["a", "b", "c"])[y]), DataError),
+        (lambda p, y: lb.judge({name: [run / 7 for run in runs] for name, runs in p.items()}, y), DataError),
+        (lambda p, y: lb.judge({name: [run[:, None] / 7 for run in runs] for name, runs in p.items()}, y), DataError),
+        (lambda p, y: lb.judge(p, y, higher_is_better=False), LimbeckError),
+        (lambda p, y: lb.judge({**p, "mine": p["distilled"]}, y, controls="mine"), LimbeckError),
+        (
+            lambda p, y: lb.judge(
+                {**p, "mine": p["distilled"]}, y, development={"mine": 0.9, "distilled": float("nan")}
+            ),
+            LimbeckError,
+        ),
         (lambda p, y: lb.judge({**p, "distilled": np.stack(p["distilled"])}, y), LimbeckError),
         (
             lambda p, y: lb.judge({name: [np.full(400, np.nan)] * 4 for name in p}, y * 1.0, metric="squared_error"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def judge(
         >>> found.helps, round(found.verdict.gain, 3)
         (True, 0.25)
     """
+    if isinstance(controls, str):
+        raise LimbeckError(f"controls={controls!r} is a list of names: controls=[{controls!r}].")
     measured = open_metric(metric, higher_is_better=higher_is_better)
     if targets is None and measured.name != "score":
         raise LimbeckError("judge needs the targets of the test examples; only metric='score' does without.")
@@ -171,7 +174,13 @@ def _choose(
     missing = [name for name in methods if name not in development]
     if missing:
         raise LimbeckError(f"development has no value for {', '.join(missing)}; give one for each method.")
-    return max(methods, key=lambda name: sign * float(np.mean(development[name]))), "development data"
+    means = {name: float(np.mean(development[name])) if np.size(development[name]) else math.nan for name in methods}
+    wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
+    if wrong:
+        raise LimbeckError(
+            f"development[{wrong[0]!r}] is {development[wrong[0]]}: give a number, or one for each seed."
+        )
+    return max(methods, key=lambda name: sign * means[name]), "development data"
 
 
 def _arm(scores: NDArray[Any], role: Role) -> ArmScores:

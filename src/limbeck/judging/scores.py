@@ -47,7 +47,13 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
             "metric", metric, METRICS, then="Or a function of (predictions, targets) that scores each example."
         )
     if isinstance(metric, str) and metric != "score":
-        return METRICS[metric]
+        known = METRICS[metric]
+        if higher_is_better not in (None, known.higher_is_better):
+            raise LimbeckError(
+                f"metric={metric!r} has higher_is_better={known.higher_is_better}; leave the argument out, or give a "
+                "function of your own."
+            )
+        return known
     if higher_is_better is None:
         raise LimbeckError(
             "Say which way the scores are better: higher_is_better=True, as of an accuracy, or False, as of an error."
@@ -61,11 +67,16 @@ def score_accuracy(predictions: Any, targets: Any) -> Scores:
     """1 where the predicted class is the target; logits or probabilities ``[n, classes]`` give the largest's class."""
     given, labels = array_of(predictions), array_of(targets)
     if given.ndim == labels.ndim + 1 and given.dtype.kind == "f":
+        if given.shape[1] == 1:
+            raise DataError("accuracy got one logit for each example: give classes, or a column for each class.")
         given = np.where(np.isnan(given).any(1), -1, given.argmax(1))
     _check_alike(given, labels, "accuracy")
+    _check_classes(given, labels)
     right = (given == labels).astype(np.float64)
     if labels.dtype.kind in "iu":
         right[labels == IGNORED] = np.nan
+    elif labels.dtype.kind == "f":
+        right[np.isnan(labels)] = np.nan
     return _mean_of_known(right)
 
 
@@ -143,6 +154,25 @@ def _mean_of_known(values: NDArray[np.float64]) -> Scores:
     known = ~np.isnan(flat)
     total = np.where(known, flat, 0.0).sum(1)
     return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+
+
+def _check_classes(given: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Refuse what would count as wrong throughout: numbers beside names, and probabilities beside classes."""
+    numbers = "iufb"
+    if (given.dtype.kind in numbers) != (labels.dtype.kind in numbers) and "O" not in (
+        given.dtype.kind,
+        labels.dtype.kind,
+    ):
+        raise DataError(
+            f"accuracy compares classes that are {given.dtype} with targets that are {labels.dtype}: give both as "
+            "numbers or both as names."
+        )
+    for name, values in (("predictions", given), ("targets", labels)):
+        if values.dtype.kind == "f" and (values[np.isfinite(values)] % 1 != 0).any():
+            raise DataError(
+                f"accuracy got {name} {list(values.shape)} that are no whole numbers: give classes; logits and "
+                "probabilities have a column for each class."
+            )
 
 
 def _check_alike(given: NDArray[Any], targets: NDArray[Any], name: str) -> None:

@@ -266,6 +266,8 @@ def _difference(
 ) -> Difference:
     if comparisons < 1:
         raise LimbeckError(f"comparisons={comparisons}: a difference is one of 1 or more.")
+    if not 0 < confidence < 1:
+        raise LimbeckError(f"confidence={confidence}: a share of intervals, above 0 and below 1, such as 0.95.")
     half = _half_width((1 - confidence) / comparisons, parts)
     low, high = max(mean - half, -largest), min(mean + half, largest)
     return Difference(mean, low, high, pairs, min(1.0, comparisons * _p_value(mean, parts)))
