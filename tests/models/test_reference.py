@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 
 import pytest
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, UnknownNameError
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
 from limbeck.models import Cnn, Mlp, ModelSpec, build, count_parameters, fit_arguments, reference_names, spec_of
 from limbeck.models.resnet import DEPTHS, Block
 from limbeck.tap import Tapped
@@ -204,3 +205,26 @@ def test_what_follows_from_the_data():
         fit_arguments("cnn", (1, 8, 9), 10)
     with pytest.raises(UnknownNameError, match="Did you mean 'mlp'"):
         fit_arguments("mpl", (64,), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("mlp", {"inputs": 64, "hidden": [10**9]}),
+        ("mlp", {"inputs": 64, "hidden": [10**6] * 3}),
+        ("mlp", {"inputs": 10**12, "hidden": []}),
+        ("cnn", {"channels": 1, "size": 8, "widths": [10**6, 10**6]}),
+        ("cnn", {"channels": 1, "size": 10**7, "widths": [8]}),
+        ("resnet8", {"channels": 1, "width": 10**6}),
+    ],
+)
+def test_a_network_larger_than_the_memory_is_refused_before_any_is_taken(name, arguments):
+    began = time.process_time()
+    with pytest.raises(ArgumentError, match="GB"):
+        build(name, classes=10, **arguments)
+    assert time.process_time() - began < 1
+
+
+def test_a_network_without_memory_may_be_of_any_size():
+    with torch.device("meta"):
+        assert build("mlp", inputs=64, classes=10, hidden=[10**9]).classifier.in_features == 10**9

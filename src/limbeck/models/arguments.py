@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from limbeck.errors import ArgumentError, nearest
 
@@ -76,6 +79,37 @@ def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
             said = f"{who} needs each of {name} to be a whole number of at least 1; got {width!r}."
             raise ArgumentError(said, argument=name, example="[64,32]")
     return list(widths)
+
+
+def check_memory(who: str, numbers: int) -> None:
+    """Refuse a network whose weights alone would not fit into this machine's memory, before any is taken.
+
+    Nothing is refused on the meta device, where a network has shapes and no memory.
+
+    Args:
+        who: How an error calls the network.
+        numbers: How many weights it has, about; each takes four bytes.
+
+    Raises:
+        ArgumentError: Naming both sizes.
+    """
+    if torch.get_default_device().type == "meta":
+        return
+    room = _memory()
+    if 4 * numbers > room:
+        raise ArgumentError(
+            f"{who} of these sizes has {numbers:,} weights, which take {4 * numbers / 1e9:,.0f} GB; this machine has "
+            f"{room / 1e9:,.0f} GB of memory. Make it smaller.",
+            argument="",
+        )
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; 2^40 where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**40
 
 
 def check_dropout(who: str, **rates: float) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError
-from limbeck.models.arguments import check_dropout, check_positive, check_widths
+from limbeck.models.arguments import check_dropout, check_memory, check_positive, check_widths
 from limbeck.models.spec import ModelSpec
 
 
@@ -46,6 +48,8 @@ class Cnn(nn.Module):
         if not widths:
             said = "cnn needs at least one width, such as widths=[32, 64]; got []."
             raise ArgumentError(said, argument="widths", example="[32,64]")
+        last = min(size, max(size >> len(widths), 3))  # pixels along a side of the last map, at most
+        check_memory("cnn", 9 * sum(map(math.prod, pairwise(sizes))) + sizes[-1] * last**2 * classes)
         self.spec = ModelSpec(
             "cnn",
             {"channels": channels, "classes": classes, "widths": sizes[1:], "size": size, "dropout": dropout},

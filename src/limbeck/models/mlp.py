@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.models.arguments import check_dropout, check_positive, check_widths
+from limbeck.models.arguments import check_dropout, check_memory, check_positive, check_widths
 from limbeck.models.spec import ModelSpec
 
 
@@ -46,6 +48,7 @@ class Mlp(nn.Module):
         check_positive("mlp", inputs=inputs, classes=classes)
         check_dropout("mlp", dropout=dropout, input_dropout=input_dropout)
         sizes = [inputs, *check_widths("mlp", "hidden", hidden)]
+        check_memory("mlp", sum(map(math.prod, pairwise([*sizes, classes]))))
         self.spec = ModelSpec(
             "mlp",
             {

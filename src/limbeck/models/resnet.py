@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models.arguments import check_positive
+from limbeck.models.arguments import check_memory, check_positive
 from limbeck.models.spec import ModelSpec
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -51,6 +51,8 @@ class ResNet(nn.Module):
             raise LimbeckError(
                 f"A residual network has one of the depths {', '.join(map(str, DEPTHS))}; got {depth!r}."
             )
+        # The last stage: the other two are a third of it.
+        check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
         self.spec = ModelSpec(f"resnet{depth}", {"channels": channels, "classes": classes, "width": width})
         blocks = (depth - 2) // 6
         self.stem = nn.Sequential(_conv(channels, width), nn.BatchNorm2d(width), nn.ReLU())
