@@ -175,7 +175,7 @@ def test_with_one_seed_no_class_surely_loses(tmp_path):
 def test_one_seed_withholds_its_interval(tmp_path):
     page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
     assert "One seed has no interval" in page.text
-    assert "±" not in re.sub(r"mean over seeds ±|mean ±", "", page.text)
+    assert "±" not in re.sub(r"mean over seeds ±|mean ±|± one standard deviation", "", page.text)
 
 
 def test_budgets_of_arms_and_their_steps_are_in_the_protocol(tmp_path):
