@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from limbeck.compare.first_examples import check_student
 from limbeck.compare.material import Material, setting_of, student_of, whole
 from limbeck.compare.teaching import ask, has_weights, teachers_recipe
 from limbeck.engine import Run, open_fabric
-from limbeck.errors import LastBatchError, LimbeckError, LimbeckWarning
+from limbeck.errors import DivergedError, LastBatchError, LimbeckError, LimbeckWarning
 from limbeck.job import Budget, Job, stream
 from limbeck.measure import Predictions, cost_in_full, predict
 from limbeck.models import seeded
@@ -75,7 +75,7 @@ def rehearse_teacher(job: Job, material: Material, teacher: Teacher, models: Map
     first, budget = next(iter(models)), job.teacher.train or job.budget
     place = "budget" if job.teacher.train is None else "teacher.train"
     with seeded(0), _explained("The teacher cannot take its first steps", place):
-        _rehearsal({first: models[first]}, teachers_recipe((first,)), job, budget, material).finish()
+        _rehearsed({first: models[first]}, teachers_recipe((first,)), job, budget, material)
         ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
     return teacher
 
@@ -89,7 +89,7 @@ def _rehearse_arm(job: Job, arm: str, material: Material, teacher: Teacher) -> N
     ):
         models = {"student": student_of(job, material, seed=0, teacher=teacher)}
         recipe, mixed = recipe_of(job, arm, asked), is_taught(job, arm)
-        run = _rehearsal(models, recipe, job, job.budget_of(arm), material, mixed=mixed).finish()
+        run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, Displaced) for stage in run.stages):
         raise LimbeckError(
             f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
@@ -101,7 +101,7 @@ def _rehearse_arm(job: Job, arm: str, material: Material, teacher: Teacher) -> N
         cost_in_full(run.student.cpu(), material.data.reads(whole(test)[0]), batches=(1,), repeats=1)
 
 
-def _rehearsal(
+def _rehearsed(
     models: Mapping[str, nn.Module],
     recipe: Recipe,
     job: Job,
@@ -110,11 +110,15 @@ def _rehearsal(
     *,
     mixed: bool = False,
 ) -> Run:
-    return Run(
+    run = Run(
         models, recipe, stream(material.train, budget, seed=0, cache=job.cache, mixed=mixed),
         setting=replace(setting_of(job, budget, material, seed=0), rehearsal=True),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
     )  # fmt: skip
+    # A rate that is too high in these few steps may be right in a run that warms up; the run itself says if it is not.
+    with suppress(DivergedError):
+        run.finish()
+    return run
 
 
 def _check_metrics(job: Job, material: Material) -> None:
