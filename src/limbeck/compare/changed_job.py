@@ -46,7 +46,8 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     """The job with what its folder holds already kept, and what of that folder is done again.
 
     A teacher that is trained stays as it is: a new ``budget`` is that of the arms, and the old one becomes
-    ``teacher.train``. An arm is done again if a setting that its runs read is another one.
+    ``teacher.train``. Before any arm has begun the teacher can still be another one, as where it failed its check, and
+    is then trained again. An arm is done again if a setting that its runs read is another one.
 
     Raises:
         LimbeckError: If the folder holds no job, the trained teacher would be another one, or the job is finished and a
@@ -61,7 +62,7 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     keys = tuple(key for key in _differing(theirs, mine) if key != "out")
     trains = not has_weights(before.teacher)
     another = _teacher_of(job) != _teacher_of(before)
-    if another and trains and _is_trained(out):
+    if another and trains and _is_trained(out) and _has_begun_arms(out):
         first = next(key for key in keys if key.partition(".")[0] not in _FREE | _OWN)
         raise LimbeckError(
             f"The teacher in {out} is trained, and with another {first} it would be another one: give another --out."
@@ -105,6 +106,11 @@ def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
 def _is_trained(out: Path) -> bool:
     """Whether the teacher's training was over: its answers are written after that."""
     return (out / "teacher" / "answers.safetensors").is_file()
+
+
+def _has_begun_arms(out: Path) -> bool:
+    """Whether an arm may have learnt from the teacher."""
+    return (out / "arms").is_dir() and any((out / "arms").iterdir())
 
 
 def _teacher_of(job: Job) -> dict[str, Any]:

@@ -276,7 +276,12 @@ class Job(Strict):
         check_also(self.also)
         for arm in self.arms:
             if arm not in ARMS:
-                raise unknown("arm", arm, ARMS)
+                then = (
+                    "The arm 'distilled' stands for every method; methods=[...] says which."
+                    if arm in self.learners
+                    else ""
+                )
+                raise unknown("arm", arm, ARMS, then=then)
             if self.arms.count(arm) > 1:
                 raise LimbeckError(f"The arm {arm!r} stands twice in the job; name each once.")
         if "distilled" not in self.arms:

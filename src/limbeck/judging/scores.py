@@ -43,6 +43,8 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
         LimbeckError: If nobody says which way a function of one's own, or given scores, is better.
     """
     if isinstance(metric, str) and metric not in METRICS:
+        if (other := _OTHER_NAMES.get(metric)) is not None:
+            raise unknown("metric", metric, METRICS, then=f"Here it is called {other!r}.")
         raise unknown(
             "metric", metric, METRICS, then="Or a function of (predictions, targets) that scores each example."
         )
@@ -111,6 +113,8 @@ def score_given(predictions: Any, targets: Any) -> Scores:
     return array_of(predictions).astype(np.float64)
 
 
+_OTHER_NAMES = {"mse": "squared_error", "mae": "absolute_error", "miou": "iou", "acc": "accuracy", "error": "accuracy"}
+"""What other libraries call them, for the sentence that names the nearest."""
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("accuracy", score_accuracy, True, largest=1.0, percent=True),
     "iou": Metric("iou", score_iou, True, largest=1.0, percent=True),

@@ -179,6 +179,9 @@ def _told(data: DataSet) -> DataSet:
     summary = data.summary or summarize(
         _kind(data), {part: examples for part, examples in parts.items() if examples is not None}
     )
+    names = data.class_names
+    if names and summary.class_names is None and all(len(part.classes) in (0, len(names)) for part in summary.parts):
+        summary = replace(summary, class_names=names)
     for sentence in summary.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=3)
     said = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]

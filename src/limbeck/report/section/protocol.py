@@ -53,7 +53,7 @@ def unknown_section(evidence: Evidence, *, prefix: str = "") -> Markup | None:
     for name in ("teacher", "student alone", "label smoothing", "shuffled teacher"):
         if name not in evidence.arms:
             missing.append(f"The arm '{name}' was not run, so nothing is said of it.")
-    missing.append("Every number holds for these test data; how the student does on other data was not measured.")
+    missing.append("How the student does on examples of another kind than the test data was not measured.")
     return section(f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(one)) for one in missing)))
 
 
