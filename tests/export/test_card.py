@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from export_runs import finished, front
 from limbeck.compare import run_job
@@ -111,6 +112,7 @@ def test_names_from_data_are_text_and_no_markup(tmp_path):
     np.savez(tmp_path / "named.npz", **({name: data[name] for name in data.files} | {"class_names": np.array(names)}))
     run = judged(tmp_path / "named.npz")
     result = json.loads((run / "result.json").read_text())
+    del result["sha256"]  # edited by hand
     result["arms"] |= {"<b>|x": {"accuracy": 3, "nll": "x"}}
     (run / "result.json").write_text(json.dumps(result))
     found = export_run(run, to="onnx")
@@ -121,6 +123,17 @@ def test_names_from_data_are_text_and_no_markup(tmp_path):
     assert "# break" not in [line.strip() for line in text.splitlines()]
     code = re.search(r"np.array\((\[.*?\])\)\[logits", text)[1]
     assert ast.literal_eval(code) == names
+
+
+def test_names_in_the_first_lines_are_values_and_no_lines(tmp_path):
+    name = "x\u202e <b>'\"#: [y]---.npz"
+    run = judged(blobs(tmp_path / name))
+    text = (export_run(run, to="folder").path / "README.md").read_text()
+    _, first, _ = re.split(r"^---$", text, maxsplit=2, flags=re.M)
+    told = yaml.safe_load(first)
+    assert set(told) <= {"license", "library_name", "pipeline_tag", "tags", "metrics", "model-index"}
+    assert told["model-index"][0]["results"][0]["dataset"]["name"].endswith(".npz")
+    assert "\u202e" not in first
 
 
 def test_other_labels_than_those_it_was_judged_on_are_no_check(tmp_path):

@@ -173,8 +173,9 @@ def _show_plan(plan: Plan, store: Store | None, *, as_json: bool) -> None:
         return
     if store is not None:
         _show_store(store, as_json=False)
-    from rich.console import Console
     from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
 
     views = f", {plan.views} views of each example" if plan.views > 1 else ""
     print(f"{plan.answers:,} answers{views}: the teacher takes about {duration(plan.seconds)} on this machine.")
@@ -184,7 +185,7 @@ def _show_plan(plan: Plan, store: Store | None, *, as_json: bool) -> None:
     for one in plan.estimates:
         error = "unbiased" if one.error == float("inf") else f"{one.error:.2g}"
         table.add_row(_named(one.encoding), f"{one.bytes:,}", _size(one.total), error)
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 100
     console.print(table)

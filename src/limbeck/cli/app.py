@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from limbeck.cli.bench import bench
+from limbeck.cli.cache import cache
 from limbeck.cli.consent import TRUST, consent
 from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
+from limbeck.cli.terminal import CommandGroup
 from limbeck.errors import LimbeckError, LimbeckWarning, is_out_of_memory, printable
 
-app = typer.Typer(
+app = CommandGroup(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -287,57 +289,7 @@ def reproduce(
     run_reproduce(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
 
 
-cache = typer.Typer(no_args_is_help=True, help="The teacher's stored answers: asked once, checked, shared.")
 app.add_typer(cache, name="cache")
-
-Asked = Annotated[str | None, typer.Argument(help="A job file; --set changes what it says.")]
-
-
-@cache.command("build")
-def cache_build(
-    job: Asked = None,
-    teacher: TeacherName = None,
-    data: DataName = None,
-    settings: Settings = None,
-    as_json: Json = False,
-) -> None:
-    """Ask the teacher about all training data; stopped, it goes on where it was."""
-    from limbeck.cli.answers import run_build
-
-    run_build(job, {"teacher": teacher, "data": data}, settings or [], as_json=as_json)
-
-
-@cache.command("info")
-def cache_info(
-    job: Annotated[str | None, typer.Argument(help="A job file, or the folder of a store.")] = None,
-    teacher: TeacherName = None,
-    data: DataName = None,
-    settings: Settings = None,
-    as_json: Json = False,
-) -> None:
-    """Bytes, time and error of each encoding before anything is built; or what a store holds."""
-    from limbeck.cli.answers import run_info
-
-    run_info(job, {"teacher": teacher, "data": data}, settings or [], as_json=as_json)
-
-
-@cache.command("verify")
-def cache_verify(
-    job: Annotated[str | None, typer.Argument(help="A job file, or the folder of a store.")] = None,
-    teacher: TeacherName = None,
-    data: DataName = None,
-    settings: Settings = None,
-    sample: Annotated[
-        int, typer.Option(min=0, help="Ask the teacher again about so many examples; it needs a job.")
-    ] = 0,
-    as_json: Json = False,
-) -> None:
-    """Read every byte of a store and compare its checksums; exit code 1 if anything is wrong."""
-    from limbeck.cli.answers import run_verify
-
-    run_verify(job, {"teacher": teacher, "data": data}, settings or [], sample=sample, as_json=as_json)
-
-
 app.add_typer(bench, name="bench")
 
 

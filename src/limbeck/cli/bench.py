@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from limbeck.cli.options import Json
+from limbeck.cli.terminal import CommandGroup
 
-bench = typer.Typer(no_args_is_help=True, help="Our speed beside others', measured in one run.")
+bench = CommandGroup(no_args_is_help=True, help="Our speed beside others', measured in one run.")
 
 
 @bench.command("loop")

@@ -144,8 +144,9 @@ def run_kernel_bench(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("kernel", "shape", "times the peer", "memory", "us", "peer"):
@@ -153,7 +154,7 @@ def run_kernel_bench(*, as_json: bool) -> None:
     for row in result["kernels"]:
         shape, taken = " x ".join(map(str, row["shape"])), str(row["microseconds"]["limbeck"])
         table.add_row(row["kernel"], shape, f"{row['time']:.2f}", f"{row['memory']:.2f}", taken, row["peer"])
-    console = Console()
+    console = make_console()
     console.print(table)
     console.print(f"\nOne thread, processor time, medians. torch {result['torch']}.", highlight=False)
 
@@ -163,9 +164,9 @@ def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, 
     if as_json:
         print(json.dumps(result))
         return None
-    from rich.console import Console
+    from limbeck.cli.terminal import make_console
 
-    console = Console()
+    console = make_console()
     console.print(_beside_bars(result, bars))
     return console
 
@@ -196,15 +197,16 @@ def _errors(rows: list[dict[str, Any]]) -> Any:
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("loop", "precision", "ms a step", "times plain", "quartiles"):
         table.add_column(column, justify="left" if column in ("loop", "precision") else "right")
     for row in _rows(result):
         table.add_row(*row, style="bold" if row[0] == "engine" else None)
-    console = Console()
+    console = make_console()
     console.print(table)
     for name, peer in result["peers"].items():
         about = f"skipped, {peer['skipped']}" if "skipped" in peer else f"{peer['version']}. {peer['note']}"

@@ -15,16 +15,17 @@ def show_methods(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: _fields(card) for name, card in cards.items()}))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "year", "what it does"):
         table.add_column(column)
     for name, card in cards.items():
         table.add_row(name, str(card.year), card.claim)
-    Console().print(table)
-    Console().print(
+    make_console().print(table)
+    make_console().print(
         "\n`limbeck methods NAME` shows one card; `limbeck distill --method NAME` uses it.", highlight=False
     )
 
@@ -37,9 +38,9 @@ def show_card(name: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_fields(found.card)))
         return
-    from rich.console import Console
+    from limbeck.cli.terminal import make_console
 
-    console, card = Console(highlight=False), found.card
+    console, card = make_console(highlight=False), found.card
     console.print(f"[bold]{card.name}[/]: {card.title}")
     console.print(f"{card.authors}, {card.year}. {card.venue}" + (f", arXiv:{card.arxiv}" if card.arxiv else ""))
     console.print(f"\n{card.claim}\n\n[bold]When to use it.[/] {card.when}\n\n[bold]Settings[/]")
@@ -81,15 +82,16 @@ def show_keys(prefix: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([key._asdict() for key in keys]))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from limbeck.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("key", "default", "meaning"):
         table.add_column(column, overflow="fold", no_wrap=column == "key")
     for key in keys:
         table.add_row(*(text.replace("[", "\\[") for text in key))
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 120
     console.print(table, highlight=False)

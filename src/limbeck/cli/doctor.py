@@ -59,10 +59,11 @@ def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) ->
 
 def _line() -> Any:
     """A way to show one finding: state, name, number, and the sentence beside or below."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    from limbeck.cli.terminal import make_console
+
+    console = make_console()
     width = console.width if console.is_terminal else 120
 
     def show(one: Finding) -> None:

@@ -6,8 +6,6 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from limbeck.errors import printable
-
 if TYPE_CHECKING:
     from limbeck.export import Exported
     from limbeck.export.eight_bits import EightBits
@@ -38,7 +36,7 @@ def run_cite(run: str, *, as_json: bool) -> None:
         entries = [{"used": one.used, "key": one.key, "bibtex": one.bibtex} for one in found]
         print(json.dumps({"run": run, "entries": entries}))
     else:
-        sys.stdout.write(printable(bibtex(found)))
+        sys.stdout.write(bibtex(found))
 
 
 def _show(found: Exported) -> None:

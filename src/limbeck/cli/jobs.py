@@ -187,12 +187,11 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    from rich.console import Console
-
+    from limbeck.cli.terminal import make_console
     from limbeck.job import ALSO, advise, suggestions_of
     from limbeck.report import arms_table, over_seeds
 
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no edge at which to break a line
     console.print()

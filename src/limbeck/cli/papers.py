@@ -66,15 +66,16 @@ class _Shown(AbstractContextManager[Any]):
 
     def __enter__(self) -> _Shown:
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
+
+            from limbeck.cli.terminal import make_console
 
             columns = (
                 BarColumn(bar_width=20),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.description}"),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar = Progress(*columns, console=make_console(stderr=True), transient=True)
             self._bar.add_task("", total=1.0)
             self._bar.start()
         return self
@@ -113,11 +114,10 @@ def _show(result: Any, folder: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    from rich.console import Console
-
+    from limbeck.cli.terminal import make_console
     from limbeck.report import paper_table
 
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 140
     console.print()

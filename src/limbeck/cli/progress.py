@@ -105,10 +105,11 @@ class Watcher(AbstractContextManager["Watcher"]):
 
 
 def _bars() -> Any:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.table import Column
     from rich.text import Text
+
+    from limbeck.cli.terminal import make_console
 
     class Terms(ProgressColumn):
         """What is left of the line; the other columns keep their width."""
@@ -126,7 +127,7 @@ def _bars() -> Any:
         TextColumn("{task.fields[rate]}", table_column=fixed(), justify="right"),
         TimeRemainingColumn(compact=True, table_column=fixed()),
         Terms(),
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
         transient=True,
         # Lines for a file or a pipe go there, not above the bars.
         redirect_stdout=sys.stdout.isatty(),

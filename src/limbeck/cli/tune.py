@@ -47,9 +47,9 @@ def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) ->
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
+    from limbeck.cli.terminal import make_console
 
-    console = Console()
+    console = make_console()
     if not console.is_terminal:
         console.width = 120
     console.print()

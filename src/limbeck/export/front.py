@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.errors import printable
 from limbeck.export.finished import Finished
 from limbeck.job import plain_name
 from limbeck.models.library import LibraryModel
@@ -43,7 +44,8 @@ def front_matter(done: Finished, data: DataSet, found: Exported, *, to: str, lic
     if library is not None and library.library == "hf" and not Path(library.name).exists():
         told["base_model"] = library.name
     told["model-index"] = [_index(done, data, found, task or "other", hub)]
-    return f"---\n{yaml.safe_dump(told, sort_keys=False, allow_unicode=True)}---"
+    # YAML takes marks of direction for letters.
+    return f"---\n{printable(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))}---"
 
 
 def task_of(done: Finished) -> str | None:
