@@ -125,15 +125,21 @@ def test_names_from_data_are_text_and_no_markup(tmp_path):
     assert ast.literal_eval(code) == names
 
 
-def test_names_in_the_first_lines_are_values_and_no_lines(tmp_path):
-    name = "x\u202e <b>'\"#: [y]---.npz"
-    run = judged(blobs(tmp_path / name))
-    text = (export_run(run, to="folder").path / "README.md").read_text()
-    _, first, _ = re.split(r"^---$", text, maxsplit=2, flags=re.M)
+def test_hostile_names_command_nothing_anywhere_in_a_card(tmp_path):
+    data = dict(np.load(blobs(tmp_path / "plain.npz")))
+    classes = np.array([f"a\x1b]0;pwned\x07\x1b[2J\u202e\n```\n---\n{number}" for number in range(5)])
+    name = "x\u202e\n```\n---\n# <b>'\"#: [y].npz"
+    np.savez(tmp_path / name, **(data | {"class_names": classes}))
+    text = (export_run(judged(tmp_path / name), to="folder").path / "README.md").read_text()
+    assert not set("\x1b\x07\u202e") & set(text)
+    assert "0;pwned" in text
+    _, first, body = re.split(r"^---$", text, flags=re.M)
+    fences = re.findall(r"^ *```.*$", body, flags=re.M)
+    assert fences == ["```", "```", "```python", "```", "```bibtex", "```"]  # read.py, a program, Cite
     told = yaml.safe_load(first)
     assert set(told) <= {"license", "library_name", "pipeline_tag", "tags", "metrics", "model-index"}
     assert told["model-index"][0]["results"][0]["dataset"]["name"].endswith(".npz")
-    assert "\u202e" not in first
+    assert re.search(r"^% data x\\u202e ``` --- # <b>.*: cite whoever made it", text, flags=re.M)
 
 
 def test_other_labels_than_those_it_was_judged_on_are_no_check(tmp_path):

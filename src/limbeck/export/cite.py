@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from limbeck.checksums import read_json
 from limbeck.consent import reading
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import DataError, LimbeckError, printable
 from limbeck.export import papers
 from limbeck.export.finished import Finished, open_finished
 from limbeck.job import plain_name
@@ -97,9 +97,14 @@ def _merged(used: Iterable[Citation]) -> list[Citation]:
 
 def bibtex(found: list[Citation]) -> str:
     """The entries as a file, each below a comment that says what it is for."""
-    blocks = [f"% {one.used}\n{one.bibtex}" for one in found if one.bibtex]
-    unknown = [f"% {one.used}: cite whoever made it; limbeck knows no entry" for one in found if not one.bibtex]
-    return "\n\n".join([*blocks, *(["\n".join(unknown)] if unknown else [])]) + "\n"
+    blocks = [f"{_comment(one.used)}\n{one.bibtex}" for one in found if one.bibtex]
+    unknown = [_comment(f"{one.used}: cite whoever made it; limbeck knows no entry") for one in found if not one.bibtex]
+    return printable("\n\n".join([*blocks, *(["\n".join(unknown)] if unknown else [])]) + "\n")
+
+
+def _comment(text: str) -> str:
+    # A data file's name may hold line breaks; what stands behind one would be no comment.
+    return f"% {' '.join(text.split())}"
 
 
 def _used(done: Finished) -> Iterator[Citation]:
