@@ -23,7 +23,8 @@ def check_bounds(value: Any, who: str) -> None:
     here is what they stand for.
 
     Raises:
-        LimbeckError: XX
+        LimbeckError: If the value is nested too deep or holds itself, stands for too many values, or holds a control
+            character, a name or a whole number that is too large, or another type than a job has. `who` begins it.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
