@@ -57,6 +57,33 @@ def test_results_come_in_order_and_the_threads_end(num_workers):
     assert not alive()
 
 
+def test_a_thread_that_cannot_be_started_ends_those_before_it(monkeypatch):
+    start, begun = threading.Thread.start, []
+
+    def refuse_the_third(thread):
+        if len(begun) == 2:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    errors = []
+
+    def read():
+        try:
+            list(prefetch(str, range(9), num_workers=4))
+        except RuntimeError as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_third)
+    start(reader)
+    reader.join(10)
+    assert not reader.is_alive()
+    assert len(begun) == 2
+    assert len(errors) == 1
+    assert not alive()
+
+
 def test_no_more_than_two_for_each_thread_are_made_ahead():
     made = []
     ahead = prefetch(made.append, range(100), num_workers=2)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.functional.rows import AT_ONCE, graph_is_kept, room
+from limbeck.functional.rows import AT_ONCE, graph_is_kept, inside_transform, room
 
 General = Callable[[Tensor, Tensor, float], Tensor]
 """Student, teacher, temperature -> the divergence of any logits, as differentiable operations."""
@@ -31,7 +31,8 @@ def binary_divergence(student: Tensor, teacher: Tensor, temperature: float, gene
             found: Tensor = _Binary.apply(student, teacher, temperature, general)
             return found
         except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
-            pass
+            if not inside_transform(student, teacher):
+                raise
     return general(student, teacher, temperature)
 
 
@@ -68,7 +69,7 @@ class _Binary(torch.autograd.Function):
                 value = ctx.general(*sides, ctx.temperature)
                 found = iter(torch.autograd.grad(value, asked, grad, create_graph=graph))
             return *(next(found) if need else None for need in wanted), None, None  # type: ignore[return-value]
-        return torch.mul(slope, grad, out=None if graph_is_kept() else slope), None, None, None
+        return torch.mul(slope, grad, out=None if graph_is_kept(grad) else slope), None, None, None
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.near import Terms, sum_of_terms
-from limbeck.functional.rows import Quick, graph_is_kept, in_blocks
+from limbeck.functional.rows import Quick, graph_is_kept, in_blocks, inside_transform
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
@@ -59,12 +59,16 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
     It is no NaN, and its gradient finite, for all finite logits. Tempered ones that lie 1e37 apart (float32) are as far
     apart as from -inf, so a KL divergence that needs more than that is infinite.
 
-    Differentiable twice in both arguments.
+    Differentiable twice in both arguments. Without classes it is 0.
     """
+    if student.shape[-1:] == (0,):
+        return (student - teacher).sum(-1)
     try:
         value: Tensor = _Direct.apply(student, teacher, temperature, form)
         return value
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
+        if not inside_transform(student, teacher):
+            raise
         inside: Tensor = _Transformed.apply(student, teacher, temperature, form)
         return inside
 
@@ -80,6 +84,8 @@ def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
     try:
         return all(float(torch.linalg.vector_norm(one.detach())) < _SANE * temperature for one in logits)
     except RuntimeError:
+        if not inside_transform(*logits):
+            raise
         return False
 
 
@@ -114,6 +120,8 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 def unmatched(student: Tensor, teacher: Tensor) -> Tensor:
     """Rows that are nothing but -inf in one of the two alone."""
+    if student.shape[-1:] == (0,):
+        return torch.zeros(student.shape[:-1], dtype=torch.bool, device=student.device)
     return (student.detach().amax(-1) == -torch.inf) != (teacher.detach().amax(-1) == -torch.inf)
 
 
@@ -142,7 +150,8 @@ def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tenso
             if bool(scale.all()):
                 return found
         except RuntimeError:  # inside vmap, which cannot answer
-            pass
+            if not inside_transform(scale):
+                raise
     return found.masked_fill(scale == 0, 0.0)
 
 
@@ -218,7 +227,8 @@ def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature
             if not bool(small.any()):
                 return value
         except RuntimeError:  # inside vmap, which cannot answer
-            pass
+            if not inside_transform(small):
+                raise
     terms, known = sum_of_terms(student, teacher, temperature, form)
     return torch.where(known & small, terms, value.clamp_min(0.0))
 
@@ -288,7 +298,7 @@ class _Direct(torch.autograd.Function):
             wanted and slope is None for wanted, slope in zip(ctx.needs_input_grad[:2], slopes, strict=True)
         ):
             return _backwards(ctx, grad, (student, teacher))
-        return _times(ctx, grad, slopes, last=not graph_is_kept())
+        return _times(ctx, grad, slopes, last=not graph_is_kept(grad))
 
 
 def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:

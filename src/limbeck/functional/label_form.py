@@ -48,10 +48,11 @@ class _Smoothed(torch.autograd.Function):
         if torch.is_grad_enabled():
             slope = torch.softmax(student, -1)
         else:
-            slope = torch.exp(log_q, out=None if graph_is_kept() else log_q)
+            slope = torch.exp(log_q, out=None if graph_is_kept(grad) else log_q)
         less = slope.new_full((), ctx.smoothing - 1).expand(at.shape)
         if torch.is_grad_enabled():
             slope = slope.sub(ctx.smoothing / slope.shape[-1]).scatter_add(-1, at, less) * scale
         else:
-            slope.sub_(ctx.smoothing / slope.shape[-1]).scatter_add_(-1, at, less).mul_(scale)
+            slope.sub_(ctx.smoothing / slope.shape[-1]).scatter_add_(-1, at, less)
+            slope = torch.mul(slope, scale, out=None if graph_is_kept(grad) else slope)
         return slope, None, None, None

@@ -15,6 +15,7 @@ _REGISTER = 16  # float32 values
 
 
 _KEPT = threading.local()
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Rows(NamedTuple):
@@ -94,10 +95,29 @@ def room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
     return [buffer[:wanted].view(rows, classes) for buffer in kept[dtype]]
 
 
-def graph_is_kept() -> bool:
-    """Whether the graph of this backward pass may be walked again, so that what it saved must stay as it is."""
+def graph_is_kept(grad: Tensor) -> bool:
+    """Whether what the backward pass saved must stay as it is.
+
+    The graph may be walked again, or `grad` stands for several gradients at once (``is_grads_batched=True``), which
+    have no place in a tensor of one.
+    """
     asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return asked is None or torch.compiler.is_compiling() or bool(asked())
+    return asked is None or torch.compiler.is_compiling() or bool(asked()) or _is_batched(grad)
+
+
+def inside_transform(*tensors: Tensor) -> bool:
+    """Whether vmap, grad, jvp, ... or a tracer is at work, which refuse some operations with a RuntimeError.
+
+    Elsewhere a RuntimeError, as of a lack of memory, is the caller's to see.
+    """
+    if torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    traced = torch._C._len_torch_dispatch_stack() > 0
+    return traced or any(_is_batched(one) or type(one) not in _PLAIN for one in tensors)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
 def _flat(tensor: Tensor | None, classes: int) -> Tensor | None:

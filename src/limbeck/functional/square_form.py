@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from limbeck.functional.closed_form import squares
-from limbeck.functional.rows import graph_is_kept
+from limbeck.functional.rows import graph_is_kept, inside_transform
 
 _FEW = 1 << 15
 """Values of a batch below which a Python function in the backward pass costs more than it saves."""
@@ -39,6 +39,8 @@ def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, 
             value = _Squares.apply(student, teacher, factor, centred)
         return value if math.isfinite(float(value.detach().sum())) else None
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
+        if not inside_transform(student, teacher):
+            raise
         return None
 
 
@@ -65,5 +67,5 @@ class _Squares(torch.autograd.Function):
                 difference = difference - difference.mean(-1, keepdim=True)
             slope = difference * scale
         else:
-            slope = torch.mul(difference, scale, out=None if graph_is_kept() else difference)
+            slope = torch.mul(difference, scale, out=None if graph_is_kept(grad) else difference)
         return slope if by_student else None, -slope if by_teacher else None, None, None

@@ -101,8 +101,12 @@ class _Workers:
             name = f"limbeck-worker-{number}"
             # Daemons, so that a program may end while somebody still holds the iterator.
             thread = threading.Thread(target=self._work, args=(gate, before > 1), name=name, daemon=True)
+            try:
+                thread.start()
+            except BaseException:  # no more threads can be had: those that wait at the gate would wait for ever
+                gate.abort()
+                raise
             self._threads.append(thread)
-            thread.start()
         gate.wait()
         if before > 1:
             # PyTorch keeps the number for each thread, and besides the last one that was set, for threads to come.
@@ -134,7 +138,10 @@ class _Workers:
         if alone:
             torch.get_num_threads()  # the first call in a thread takes over the last number that was set
             torch.set_num_threads(1)
-        gate.wait()
+        try:
+            gate.wait()
+        except threading.BrokenBarrierError:  # another thread could not be started
+            return
         while not self._ended:
             try:
                 item, answer = self._tasks.popleft()
