@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from engine.stories import hint, hooks, network, source, weights
+from limbeck.bridges import Tutor
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
@@ -184,3 +185,18 @@ def test_makers_wait_for_their_stage():
     kept = [weights(student) for report in distill(student, recipe, source())]
     assert len(order) == 1
     assert torch.equal(order[0], kept[0])
+
+
+def test_bytes_that_a_network_refuses_name_the_reads_that_they_need():
+    pixels, labels = torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.arange(8) % 2
+    make = lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 2))  # noqa: E731
+    for teacher in (None, make()):
+        objective = CE if teacher is None else KL
+        stage = Stage(objective, teacher=teacher, epochs=1)
+        with pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"):
+            distill(make(), stage, Arrays(pixels, labels)).finish()
+        with (
+            Tutor(make(), objective, teacher) as tutor,
+            pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"),
+        ):
+            tutor((pixels, labels))

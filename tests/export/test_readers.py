@@ -47,6 +47,16 @@ def answers(folder, *files, how="--logits"):
     return head[1:], [row[0] for row in rows], np.array([[float(cell) for cell in row[1:]] for row in rows])
 
 
+def refused(folder, *typed):
+    """The one line with which read.py ends."""
+    line = [sys.executable, "-c", BLOCKED, str(folder / "read.py"), *map(str, typed)]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
 def table(path, rows, seed):
     draw = np.random.default_rng(seed)
     with path.open("w", newline="") as file:
@@ -129,6 +139,32 @@ def test_8_bits_take_raw_rows_too(adults, tmp_path):
     _, said, logits = answers(tmp_path / "out", adults / "test.csv")
     assert len(said) == 40
     assert np.abs(logits - expected).max() < 0.5
+
+
+def test_rows_are_laid_out_as_the_training_file_unless_it_is_said(tmp_path):
+    text = "größe;n;y\n" + "\n".join(f"{'äöü'[i % 3]};{i % 5};{'ab'[i % 2]}" for i in range(30)) + "\n"
+    for name, given, charset in (
+        ("train.csv", text, "latin-1"), ("comma.csv", text.replace(";", ","), "utf-8"),
+        ("tab.csv", text.replace(";", "\t"), "utf-16"), ("utf8.csv", text, "utf-8"),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(given.encode(charset))
+    data, encoding = lb.read_table(tmp_path / "train.csv", target="y", separator=";", charset="latin-1")
+    student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
+    lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), data, out=tmp_path / "run").finish()
+    folder = tmp_path / "run" / "student"
+    assert lb.encoding_of(folder) == encoding
+    write_reader(folder)
+    expected = predicted(tmp_path, folder, tmp_path / "train.csv")
+    for name, typed in (
+        ("train.csv", []), ("comma.csv", ["--separator", ",", "--charset", "utf8"]),
+        ("tab.csv", ["--separator", "tab", "--charset", "utf-16"]),
+    ):  # fmt: skip
+        np.testing.assert_allclose(answers(folder, tmp_path / name, *typed)[2], expected, atol=1e-5)
+    assert "--charset" in refused(folder, tmp_path / "train.csv", "--charset", "utf-8")
+    assert "cp77777" in refused(folder, tmp_path / "train.csv", "--charset", "cp77777")
+    assert "--separator" in refused(folder, tmp_path / "train.csv", "--separator", "|")
+    assert ";;" in refused(folder, tmp_path / "train.csv", "--separator", ";;")
+    assert "nowhere.csv" in refused(folder, tmp_path / "nowhere.csv")
 
 
 def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):

@@ -283,7 +283,7 @@ def test_an_npz_file_says_which_group_each_test_example_belongs_to(elsewhere, re
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_column_of_a_table_says_so_and_stays_a_feature(elsewhere, apart):
     pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'limbeck[table]'")
-    rows = [f"{i},{('north', 'south', '')[i % 3]},{'ab'[i % 2]}" for i in range(30)]
+    rows = [f"{i},{('north', 'south', '')[i % 3]},{'ab'[i % 2]}" for i in reversed(range(30))]
     for name in ("own.csv", "test.csv"):
         (elsewhere / name).write_text("\n".join(["age,region,kind", *rows]))
     plain = load_data("own.csv", target="kind", **({"test": "test.csv"} if apart else {}))

@@ -159,10 +159,57 @@ def test_the_index_of_pandas_and_texts_that_differ_in_every_row_are_left_out(tmp
     assert "another text in each row" in data.note
 
 
-def test_a_feature_that_goes_up_by_one_is_kept_and_pointed_at(tmp_path):
+def test_the_only_feature_is_kept_and_pointed_at_where_it_goes_up_by_one(tmp_path):
     data = load_data(_csv(tmp_path / "a.csv", "year,y", [(1900 + i, "ab"[i % 2]) for i in range(60)]), target="y")
     assert data.encoding.features == ("year",)
     assert "row number" in data.note
+
+
+@pytest.mark.parametrize("name", ["Kunden-Nr", "Laufende", "z1"])
+def test_what_goes_up_by_one_in_every_row_is_left_out_whatever_it_is_called(tmp_path, name):
+    rows = [(1000 + i, i % 9, i / 2, "ab"[i // 30]) for i in range(60)]
+    data = load_data(_csv(tmp_path / "a.csv", f"{name},x,half,y", rows), target="y")
+    assert data.encoding.features == ("x", "half")
+    assert name in data.note
+    assert data.summary.columns[0].kind == "left out"
+    rows[7] = (5, *rows[7][1:])
+    other = load_data(_csv(tmp_path / "b.csv", "z1,x,half,y", rows), target="y")
+    assert other.encoding.features == ("z1", "x", "half")
+
+
+# --- values that are too large or too long ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1e200", "1e39"])
+def test_a_number_that_float32_cannot_hold_is_refused_in_any_part(tmp_path, value):
+    good = [(i % 9, i % 7, "ab"[i % 2]) for i in range(40)]
+    train = _csv(tmp_path / "train.csv", "x,z,y", good)
+    bad = _csv(tmp_path / "bad.csv", "x,z,y", [*good, (3, value, "a")])
+    for given in ({"name": bad}, {"name": train, "test": bad}):
+        with pytest.raises(DataError, match=r"'z' holds -?1e\+\d+ in row 40"):
+            load_data(given.pop("name"), target="y", **given)
+    assert read_table(bad, target="y", missing=[value])[1].features == ("x", "z", "z missing")
+
+
+def test_a_cell_of_megabytes_is_cut_where_it_is_shown(tmp_path):
+    rows = [(i, i % 7, "ab"[i % 2]) for i in range(60)]
+    rows[5] = ("x" * 3_000_000, 1, "a")
+    with pytest.warns(LimbeckWarning, match="'z' holds numbers but for 'xxx") as caught:
+        read_table(_csv(tmp_path / "a.csv", "z,x,y", rows), target="y")
+    assert max(len(str(one.message)) for one in caught) < 400
+
+
+def test_the_encoding_remembers_separator_and_charset(tmp_path):
+    text = "größe;y\n" + "\n".join(f"{'äöü'[i % 3]};{'ab'[i % 2]}" for i in range(40))
+    for name in ("train", "new"):
+        (tmp_path / f"{name}.csv").write_bytes(text.encode("latin-1"))
+    rows, encoding = read_table(tmp_path / "train.csv", target="y", separator=";", charset="latin-1")
+    again = TableEncoding.from_dict(json.loads(json.dumps(encoding.to_dict())))
+    assert again == encoding
+    assert torch.equal(_raw(read_table(tmp_path / "new.csv", encoding=again)[0]), _raw(rows))
+    (tmp_path / "other.csv").write_text(text.replace(";", ","), encoding="utf-8")
+    other, _ = read_table(tmp_path / "other.csv", encoding=again, separator=",", charset="utf-8")
+    assert torch.equal(_raw(other), _raw(rows))
 
 
 # --- another table ---------------------------------------------------------------------------------------------------

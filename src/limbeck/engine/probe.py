@@ -75,6 +75,7 @@ def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:
         raise LimbeckError(
             f"The teacher of {stage.trains!r} ({type(stage.teacher).__name__}) cannot answer a batch whose inputs are "
             f"{_described(batch.inputs)}: {first_line(error)} If it wants other inputs, give it reads=... of its own."
+            f"{_of_bytes(batch.inputs)}"
         ) from error
 
 
@@ -84,8 +85,19 @@ def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Signal:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise LimbeckError(
             f"The model {stage.trains!r} ({type(tapped.model).__name__}) refused inputs of {_described(inputs)}: "
-            f"{first_line(error)}"
+            f"{first_line(error)}{_of_bytes(inputs)}"
         ) from error
+
+
+def _of_bytes(inputs: Inputs) -> str:
+    """What to type where a model was given the bytes of pictures; empty where it was not."""
+    given = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    if not any(isinstance(one, Tensor) and one.dtype == torch.uint8 for one in given):
+        return ""
+    return (
+        " Its inputs are bytes, as pictures are stored, and most networks read numbers: give reads=data.reads of "
+        "data = lb.load_data(...), or reads=lb.Pixels(mean=..., std=...)."
+    )
 
 
 def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:

@@ -115,7 +115,8 @@ def write_parts(reader: Reader, folder: Path, told: Mapping[str, Any]) -> None:
     if reader.backend == "huggingface":
         known = {name: told[name] for name in ("reads", "input_shape") if told.get(name)}
         body = body.replace("TOLD: dict[str, Any] = {}", f"TOLD: dict[str, Any] = {known!r}")
-    last = 'if __name__ == "__main__":\n    main(open_student, read_inputs)\n'
+    layout = "" if reader.kind == "pictures" else ", layout=True"
+    last = f'if __name__ == "__main__":\n    main(open_student, read_inputs{layout})\n'
     head = "from __future__ import annotations\n\n" + "\n".join(imports)
     write_text(f"{docstring}\n\n{head}\n\n{body}\n\n\n{last}", folder / READER)
 

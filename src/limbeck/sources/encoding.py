@@ -72,12 +72,16 @@ class TableEncoding:
         class_names: The classes, by number.
         columns: The other columns, in the order of the training table: also the order of the raw matrix.
         missing: What stood for a missing value in the training table, besides the usual words.
+        separator: What stood between the columns of the training file; None if nothing was said.
+        charset: How the training file wrote characters; likewise.
     """
 
     target: str
     class_names: tuple[str, ...]
     columns: tuple[NumberColumn | CategoryColumn, ...]
     missing: tuple[str, ...] = ()
+    separator: str | None = None
+    charset: str | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -94,7 +98,8 @@ class TableEncoding:
         columns = [{**asdict(column), "kind": _KINDS[type(column)]} for column in self.columns]
         columns = [{k: list(v) if isinstance(v, tuple) else v for k, v in column.items()} for column in columns]
         found = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
-        return {**found, "missing": list(self.missing)} if self.missing else found
+        more = {"missing": list(self.missing), "separator": self.separator, "charset": self.charset}
+        return {**found, **{name: value for name, value in more.items() if value}}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> TableEncoding:
@@ -105,7 +110,9 @@ class TableEncoding:
         """
         try:
             columns = tuple(_column(entry) for entry in found["columns"])
-            return cls(found["target"], tuple(found["class_names"]), columns, tuple(found.get("missing", ())))
+            missing = tuple(found.get("missing", ()))
+            layout = (found.get("separator"), found.get("charset"))
+            return cls(found["target"], tuple(found["class_names"]), columns, missing, *layout)
         except (KeyError, TypeError) as error:
             raise LimbeckError(f"This is no table encoding: {error}.") from error
 

@@ -31,6 +31,8 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _INFINITE = frozenset(("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 _FEW, _MANY = 0.05, 10
 """A column of at least so many different numbers stays one of numbers if at most this share of its values is none."""
+_SHOWN = 40  # characters of a value that a sentence shows
+_LARGEST = float(np.finfo(np.float32).max)
 _DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 _LIKE_NUMBER = r"^[-+(]?\s*[$€£]?\s*\d[\d.,' ]*\s*[%€$)]?$"
 
@@ -184,6 +186,14 @@ def _numbers(
 ) -> ColumnValues:
     if (wrong := np.isinf(numbers)).any():
         raise _infinite(raw, name, wrong)
+    if (wrong := np.abs(numbers) > _LARGEST).any():
+        row = int(wrong.argmax())
+        value = f"{numbers[row]:g}"
+        raise DataError(
+            f"{raw.path}: column {name!r} holds {value} in row {row}, which is more than float32 holds "
+            f"({_LARGEST:.2g}): beside it all other values would be 0. If it stands for a missing value, say "
+            f"missing=[{value!r}]."
+        )
     kind: Literal["number", "empty"] = "empty" if np.isnan(numbers).all() else "number"
     return ColumnValues(name, kind, numbers, None, taken or {}, warning)
 
@@ -204,7 +214,7 @@ def _names(raw: RawTable, name: str, texts: Any, taken: dict[str, int], others: 
     if len(others) >= _MANY and like >= 0.9 * len(others) and (plain < like or raw.typed):
         said = (
             f"{raw.path.name}: column {name!r} is read as {len(others):,} names, and they look like numbers "
-            f"({', '.join(map(repr, list(others)[:3]))}). If they are, write them as numbers: 1234.5."
+            f"({', '.join(map(quoted, list(others)[:3]))}). If they are, write them as numbers: 1234.5."
         )  # fmt: skip
     return ColumnValues(name, "category", None, names, taken, said)
 
@@ -288,8 +298,13 @@ def _value_counts(texts: Any) -> dict[str, int]:
     return dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
 
 
+def quoted(text: str) -> str:
+    """A value in quotes for a sentence, cut where it is long."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]!r}..."
+
+
 def _listed(counts: Mapping[str, int]) -> str:
-    shown = [f"{text!r} ({count:,} row{'s' * (count != 1)})" for text, count in list(counts.items())[:4]]
+    shown = [f"{quoted(text)} ({count:,} row{'s' * (count != 1)})" for text, count in list(counts.items())[:4]]
     return ", ".join(shown) + (f" and {len(counts) - 4} more" if len(counts) > 4 else "")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from limbeck.errors import DataError
+from limbeck.signal import IGNORED
 from limbeck.sources.arrow import RawTable, as_float64
 from limbeck.sources.encoding import CategoryColumn, NumberColumn
-from limbeck.sources.inference import PLACEHOLDERS, ColumnValues, read_column
+from limbeck.sources.inference import PLACEHOLDERS, ColumnValues, quoted, read_column
 from limbeck.sources.matching import match_names
 
 _ENOUGH = 10  # rows with a value: of fewer, none need be known to the training part
@@ -62,25 +63,43 @@ def match_labels(
     return [matched.get(one, one) if one is not None else None for one in classes], [_said(raw, target, moved)]
 
 
+def labels_of(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
+    """The number of each row's class, -100 where it has none.
+
+    Raises:
+        DataError: If a class is none of `names`.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    for row, text in enumerate(classes):
+        if text is not None and text not in places:
+            known = ", ".join(names[:12])
+            raise DataError(
+                f"{raw.path}: row {row} has the class {quoted(text)} in {target!r}, which is none of {known}."
+            )
+    return np.array([IGNORED if text is None else places[text] for text in classes], dtype=np.int64)
+
+
 def _numbers(
     raw: RawTable, column: NumberColumn, found: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
     if found.numbers is not None:
         warnings += [found.warning] if found.warning else []
         if found.taken:
-            listed = ", ".join(f"{text!r} ({count:,})" for text, count in list(found.taken.items())[:4])
+            listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(found.taken.items())[:4])
             notes.append(f"{raw.path.name}: column {column.name!r}: {listed} taken for missing.")
         return found.numbers
     present = [one for one in found.names.unique().to_pylist() if one is not None]
     if all(one.lower() in PLACEHOLDERS for one in present):
-        warnings.append(f"{raw.path.name}: column {column.name!r} holds no number in any row, only {present[0]!r}.")
+        warnings.append(
+            f"{raw.path.name}: column {column.name!r} holds no number in any row, only {quoted(present[0])}."
+        )
         return np.full(raw.table.num_rows, np.nan)
     binary = abs(column.std**2 - column.mean * (1 - column.mean)) < 1e-9  # as of zeros and ones alone
     matched = match_names(present, ("0", "1")) if binary else {}
     if len(matched) < len(present):
         raise DataError(
-            f"{raw.path}: column {column.name!r} held numbers in the training part, here it holds {present[0]!r}. If "
-            f"that stands for a missing value, say missing=[{present[0]!r}]."
+            f"{raw.path}: column {column.name!r} held numbers in the training part, here it holds "
+            f"{quoted(present[0])}. If that stands for a missing value, say missing=[{quoted(present[0])}]."
         )
     notes.append(_said(raw, column.name, matched))
     return codes_of(_renamed(found.names, matched), ("0", "1"))
@@ -98,8 +117,8 @@ def _names(
     rows = int((~found.missing).sum())
     lost = rows - int((~np.isnan(codes)).sum())
     if lost:
-        strange = ", ".join(repr(one) for one in present if one not in matched)[:80]
-        known = ", ".join(map(repr, column.values[:4]))
+        strange = ", ".join(quoted(one) for one in present if one not in matched)[:80]
+        known = ", ".join(map(quoted, column.values[:4]))
         said = f"column {column.name!r} holds {strange} in {lost:,} of {rows:,} rows, which the training part lacks"
         if lost == rows and rows >= _ENOUGH:
             raise DataError(
@@ -122,6 +141,6 @@ def _renamed(names: Any, matched: dict[str, str]) -> Any:
 
 
 def _said(raw: RawTable, name: str, moved: dict[str, str]) -> str:
-    listed = ", ".join(f"{one!r} as {known!r}" for one, known in list(moved.items())[:4])
+    listed = ", ".join(f"{quoted(one)} as {quoted(known)}" for one, known in list(moved.items())[:4])
     more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
     return f"{raw.path.name}: in column {name!r}, {listed}{more} was read, as the training part writes it."

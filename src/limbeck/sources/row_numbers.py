@@ -12,7 +12,7 @@ _NAMELESS = re.compile(r"|Unnamed: ?\d+(_level_\d+)?|__index_level_\d+__|\.\.\.\
 """What pandas, Arrow and R call a column that has no name: the index of the rows, mostly."""
 _IDENTIFIER = re.compile(
     r"(?i:id|idx|index|row|rows|row[_ .-]?(id|idx|number|num|no|nr|index)|line|nr|no\.?|#|uuid|guid)"
-    r"|.*[_ .-](id|ID|Id|nr|uuid|guid)|.*[a-z](Id|ID)"
+    r"|.*[_ .-](id|ID|Id|nr|Nr|NR|uuid|guid)|.*[a-z](Id|ID)"
 )
 _ENOUGH = 20  # rows; of fewer, different values in all of them may be chance
 
@@ -38,10 +38,11 @@ def left_out_because(column: ColumnValues, *, index: bool) -> str:
 
 
 def counts_up(column: ColumnValues) -> bool:
-    """Whether a column of numbers goes up by one from row to row, as a row number does."""
+    """Whether a column of whole numbers goes up by one from row to row, as a row number does."""
     if column.numbers is None or len(column.numbers) < _ENOUGH:
         return False
-    return bool((np.diff(column.numbers) == 1).all())
+    whole = float(column.numbers[0]).is_integer()
+    return whole and bool((np.diff(column.numbers) == 1).all())
 
 
 def _all_differ(column: ColumnValues) -> int:

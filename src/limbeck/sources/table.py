@@ -18,7 +18,7 @@ from limbeck.sources.class_order import in_order, sorted_classes
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import split
 from limbeck.sources.inference import ColumnValues, read_column, read_target, taken_sentence
-from limbeck.sources.known_columns import codes_of, encode_known, match_labels
+from limbeck.sources.known_columns import codes_of, encode_known, labels_of, match_labels
 from limbeck.sources.row_numbers import counts_up, left_out_because
 from limbeck.sources.summary import ColumnSummary
 
@@ -113,8 +113,9 @@ def read_table(
         groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
             too, unless it is in `ignore`, or the `encoding` does not know it.
         missing: What stands for a missing value, besides an empty field and ``NA`` and its like.
-        separator: Between the columns of a CSV file; by default a comma, in ``.tsv`` a tab.
-        charset: How a CSV file writes characters, such as ``"cp1252"``; UTF-8 by default.
+        separator: Between the columns of a CSV file; by default that of the `encoding`, else a comma, in ``.tsv`` a
+            tab.
+        charset: How a CSV file writes characters, such as ``"cp1252"``; by default that of the `encoding`, else UTF-8.
 
     Raises:
         DataError: If the file cannot be read, a column is missing or of a kind that has no encoding, or one of at least
@@ -128,6 +129,8 @@ def read_table(
         if encoding is None:
             raise DataError(f"target= is missing: which column of {path} holds the classes?")
         target = encoding.target
+    if encoding is not None:
+        separator, charset = separator or encoding.separator, charset or encoding.charset
     form = TableForm(target.strip(), tuple(one.strip() for one in ignore), tuple(missing), separator, charset)
     raw, said = form.load(path), TableNotes()
     if encoding is None:
@@ -227,6 +230,7 @@ class _Fitted:
                 self._left[name] = "" if name == form.target else "as you asked"
             else:
                 self._read(name, said)
+        self._leave_counters(said)
         if not self._columns:
             without = ", ".join(f"{name} ({why})" if why else name for name, why in self._left.items())
             raise DataError(
@@ -251,19 +255,28 @@ class _Fitted:
             return
         if column.kind == "empty":
             raise DataError(f"{self._raw.path}: column {name!r} has no values; leave it out with ignore=[{name!r}].")
-        if counts_up(column):
-            said.notes.append(
-                f"{self._raw.path.name}: column {name!r} goes up by one from row to row; if it is a row number and no "
-                f"feature, say ignore=[{name!r}]."
-            )
         said.warnings += [column.warning] if column.warning else []
         self._columns.append(column)
+
+    def _leave_counters(self, said: TableNotes) -> None:
+        """Leave out what counts the rows, whatever it is called; where nothing else is left, point at it."""
+        counters = {column.name for column in self._columns if counts_up(column)}
+        others = [column for column in self._columns if column.name not in counters]
+        self._columns = others or self._columns
+        for name in sorted(counters):
+            start = f"{self._raw.path.name}: column {name!r} goes up by one from row to row"
+            if others:
+                self._left[name] = "row numbers: up by one in every row"
+                said.notes.append(f"{start}, as a row number does, and is left out; shuffle the rows to have it read.")
+            else:
+                said.notes.append(f"{start}; it may be a row number and no feature.")
 
     def encoding(self, rows: Any, said: TableNotes) -> TableEncoding:
         """How the table is turned into numbers, learnt from some of its rows."""
         columns = tuple(self._fit(column, rows) for column in self._columns)
         said.columns += self._summaries(rows, columns)
-        return TableEncoding(self._form.target, self.class_names, columns, tuple(self._form.missing))
+        form = self._form
+        return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
 
     def count_unknown(self, rows: Any, encoding: TableEncoding, said: TableNotes) -> None:
         """Say which names of the rows that are held out the rest of the table lacks."""
@@ -351,21 +364,6 @@ def _unread(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str
         return []
     named = ", ".join(map(repr, left[:6])) + (", ..." if len(left) > 6 else "")
     return [f"{raw.path.name}: {len(left)} columns that the training table lacks are left out ({named})."]
-
-
-def labels_of(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
-    """The number of each row's class, -100 where it has none.
-
-    Raises:
-        DataError: If a class is none of `names`.
-    """
-    places: dict[str | None, int] = {name: place for place, name in enumerate(names)}
-    places[None] = IGNORED
-    for row, text in enumerate(classes):
-        if text not in places:
-            known = ", ".join(names[:12])
-            raise DataError(f"{raw.path}: row {row} has the class {text!r} in {target!r}, which is none of {known}.")
-    return np.array([places[text] for text in classes], dtype=np.int64)
 
 
 def _coded(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:

@@ -12,14 +12,21 @@ from typing import Any
 import numpy as np
 
 
-def main(open_student: Callable[[Path], Any], read_inputs: Callable[[list[Path], Any, Any], Any]) -> None:
+def main(
+    open_student: Callable[[Path], Any], read_inputs: Callable[[list[Path], Any, Any], Any], *, layout: bool = False
+) -> None:
     """Read the files that are named, and print the answer to each example and how probable the student thinks it."""
     parser = argparse.ArgumentParser(description="Answer raw examples with the student in this folder.")
     parser.add_argument("files", nargs="+", type=Path, help="what to read")
     parser.add_argument("--all", action="store_true", help="print the probability of every class")
     parser.add_argument("--logits", action="store_true", help="print the logits of every class")
+    if layout:  # of files of text
+        parser.add_argument("--charset", help="how the files write characters, such as cp1252")
+        parser.add_argument("--separator", help="what stands between the columns of .csv and .tsv files; tab for a tab")
     typed = parser.parse_args()
     told, shape, answer = open_student(Path(__file__).parent)
+    if layout:
+        told = {**told, "charset": typed.charset, "separator": "\t" if typed.separator == "tab" else typed.separator}
     inputs = read_inputs(typed.files, told, shape)
     count = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
     parts = [

@@ -19,13 +19,13 @@ TRUE, FALSE = {"true", "t", "yes", "y", "on", "1"}, {"false", "f", "no", "n", "o
 
 def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
     """The rows of all files: one matrix, or (where the file of weights encodes them itself) the columns by name."""
-    rows = [row for path in paths for row in table_rows(path)]
+    rows = [row for path in paths for row in table_rows(path, told)]
     columns, nulls = told["encoding"]["columns"], MISSING | set(told["encoding"].get("missing", ()))
     values = {}
     for column in columns:
         name = column["name"]
         if rows and name not in rows[0]:
-            sys.exit(f"There is no column {name!r}; there are {', '.join(map(repr, rows[0]))}.")
+            sys.exit(f"There is no column {name!r}; there are {', '.join(map(repr, rows[0]))}.{hint(rows[0])}")
         cells = ["" if row[name] in nulls else row[name] for row in rows]
         values[name] = names(column, cells) if column["kind"] == "category" else numbers(column, cells)
     if told.get("reads_included"):
@@ -33,11 +33,35 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
     return np.concatenate([encoded(column, values[column["name"]]) for column in columns], axis=1)
 
 
-def table_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one file, each column -> text, without spaces around it."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        return [{str(name).strip(): (cell or "").strip() for name, cell in row.items() if name} for row in rows]
+def table_rows(path: Path, told: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of one file, each column -> text, without spaces around it; laid out as typed, else as in training."""
+    charset = told.get("charset") or told["encoding"].get("charset") or "utf-8"
+    separator = told.get("separator") or told["encoding"].get("separator") or ("\t" if tabbed(path) else ",")
+    try:
+        with path.open(encoding="utf-8-sig" if utf8(charset) else charset, newline="") as file:
+            rows = csv.DictReader(file, delimiter=separator)
+            return [{str(name).strip(): (cell or "").strip() for name, cell in row.items() if name} for row in rows]
+    except UnicodeError:
+        sys.exit(f"{path} is not written in {charset}: say how it is with --charset, such as utf-8 or cp1252.")
+    except LookupError:
+        sys.exit(f"--charset {charset}: Python knows no charset of this name; utf-8, cp1252 and latin-1 are some.")
+    except (OSError, TypeError, ValueError, csv.Error) as error:  # a separator of two characters is a TypeError
+        sys.exit(f"{path} cannot be read with the separator {separator!r}: {error}.")
+
+
+def tabbed(path: Path) -> bool:
+    """Whether a file has tabs between its columns, by its name."""
+    return path.suffix.lower() == ".tsv"
+
+
+def utf8(charset: str) -> bool:
+    """Whether a charset is UTF-8, before which a file may have a mark."""
+    return charset.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
+
+
+def hint(row: dict[str, str]) -> str:
+    """What to type where the columns of a file were not parted."""
+    return " If another character stands between them, say so with --separator." if len(row) == 1 else ""
 
 
 def names(column: dict[str, Any], cells: list[str]) -> np.ndarray:
@@ -86,8 +110,10 @@ def numbers(column: dict[str, Any], cells: list[str]) -> np.ndarray:
     strange = [text for text in texts if text and number(text) is None]
     if np.isinf(found).any():
         sys.exit(f"The column {column['name']!r} holds infinity in row {int(np.isinf(found).argmax()) + 1}.")
+    if (large := np.abs(found) > np.finfo(np.float32).max).any():
+        sys.exit(f"The column {column['name']!r} holds {found[large][0]:g}, which is more than float32 holds.")
     if strange:
-        said = f"{len(strange)} values such as {strange[0]!r} are no numbers"
+        said = f"{len(strange)} values such as {strange[0][:40]!r} are no numbers"
         print(f"Column {column['name']!r}: {said}: taken for missing.", file=sys.stderr)
     return found
 
