@@ -188,7 +188,7 @@ def _numbers(
         raise _infinite(raw, name, wrong)
     if (wrong := np.abs(numbers) > _LARGEST).any():
         row = int(wrong.argmax())
-        value = f"{numbers[row]:g}"
+        value = repr(float(numbers[row]))  # all digits, so that missing= finds it
         raise DataError(
             f"{raw.path}: column {name!r} holds {value} in row {row}, which is more than float32 holds "
             f"({_LARGEST:.2g}): beside it all other values would be 0. If it stands for a missing value, say "
