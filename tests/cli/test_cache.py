@@ -9,6 +9,7 @@ import torch
 import yaml
 
 import limbeck as lb
+from limbeck.job import read_run_job
 from limbeck.store import Store
 from small_jobs import blobs, job_file, small_job, taught_network
 
@@ -61,8 +62,9 @@ def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
     ended = limbeck("distill", *taught, *STUDENT, *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json")
     assert ended.code == 0, ended.err
     assert Store("answers").manifest == before
-    job = yaml.safe_load((here / ended.result["run"] / "job.yaml").read_text())
-    assert job["cache"]["folder"] == str(here / "answers")
+    run = here / ended.result["run"]
+    assert yaml.safe_load((run / "job.yaml").read_text())["cache"]["folder"] == "answers"
+    assert read_run_job(run)["cache"]["folder"] == str(here / "answers")
 
 
 def test_arms_side_by_side_are_built_for_first(here, limbeck, taught):

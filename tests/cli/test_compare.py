@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from limbeck.checksums import read_json
 from small_jobs import refused, typed
 
 EVERY = ["teacher", "student alone", "label smoothing", "shuffled teacher", "hinton", "logit_matching"]
@@ -36,7 +37,7 @@ def test_one_object_speaks_the_shape_of_a_single_job_and_names_the_page(compared
     page = (run / "report.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert all(name in page for name in EVERY)
-    assert json.loads((run / "result.json").read_text()) == ended.result
+    assert read_json(run / "result.json") == ended.result
 
 
 def test_it_goes_on_where_it_was_stopped_and_changes_nothing_that_is_done(compared, done):

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import limbeck
+from limbeck.checksums import read_json
 from limbeck.models import read_config
 from limbeck.sources import load_data, reads_from_dict
 from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
@@ -57,7 +58,7 @@ def test_the_verdict_is_the_paired_difference_of_the_values_shown(done):
 def test_the_folder_holds_job_metrics_result_and_student(done):
     folder, ended = done
     run = folder / "run"
-    assert json.loads((run / "result.json").read_text()) == ended.result
+    assert read_json(run / "result.json") == ended.result
     assert (run / "result.svg").read_text().startswith("<svg")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(line["arm"], line["seed"]) for line in lines] == [(arm, seed) for seed in (0, 1) for arm in ARMS[1:]]

@@ -37,7 +37,7 @@ def test_verdict_teacher_and_protocol(done, exports):
     _, text = front(exports["onnx"])
     verdict = json.loads((done / "result.json").read_text())["verdict"]["sentence"]
     assert f"**{verdict}**" in text
-    assert "Teacher: mlp (hidden=[32])" in text
+    assert "Teacher: mlp (hidden=[32])" in text.replace("\\", "")
     assert "60 to test" in text
     assert "| **distilled** (this one) |" in text
     assert "@article{hinton2015distilling" in text
