@@ -26,20 +26,21 @@ def check_bounds(value: Any, who: str) -> None:
         LimbeckError: If the value is nested too deep or holds itself, stands for too many values, or holds a control
             character, a name or a whole number that is too large, or another type than a job has. `who` begins it.
     """
-    waiting, count = [(value, 0)], 0
+    waiting, count = [(value, 0, "")], 0
     while waiting:
-        one, depth = waiting.pop()
+        one, depth, key = waiting.pop()
         count += 1
         if depth > _DEEPEST:
             raise LimbeckError(f"{who} is nested more than {_DEEPEST} deep, or holds itself; no job is.")
         if count > _MOST_VALUES:
             raise LimbeckError(f"{who} stands for more than {_MOST_VALUES:,} values; no job needs so many.")
         if isinstance(one, Mapping):
-            waiting += [(inner, depth + 1) for pair in one.items() for inner in pair]
+            waiting += [(name, depth + 1, key) for name in one]
+            waiting += [(inner, depth + 1, str(name)) for name, inner in one.items()]
         elif isinstance(one, (list, tuple)):
-            waiting += [(inner, depth + 1) for inner in one[: _MOST_VALUES + 1]]
+            waiting += [(inner, depth + 1, key) for inner in one[: _MOST_VALUES + 1]]
         else:
-            _check(one, who)
+            _check(one, f"{who}, in the key {key[:60]!r}," if key else who)
 
 
 def _check(value: Any, who: str) -> None:
