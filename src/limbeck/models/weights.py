@@ -58,14 +58,14 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole:
         model: What the weights are for.
         state: The weights.
         source: Where they come from, for the sentence.
-        whole: Whether all weights have to be the model's: a student's folder holds one model, and a model that takes
-            a part of it is another.
+        whole: Whether the names have to be the model's own: a student's folder holds the model that was saved, and one
+            that has its names behind a prefix is another.
 
     Raises:
         DataError: If a name is missing or unknown, a shape differs, or several prefixes fit.
     """
     wanted = model.state_dict()
-    full = _below_prefix(wanted, state, source, whole=whole)
+    full = dict(state) if whole else _below_prefix(wanted, state, source)
     _fill_shared(full, untied({n: t for n, t in wanted.items() if isinstance(t, Tensor)})[1])
     missing = [name for name in wanted if name not in full]
     unexpected = [name for name in full if name not in wanted]
@@ -78,9 +78,7 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole:
     return full
 
 
-def _below_prefix(
-    wanted: Mapping[str, Any], state: Mapping[str, Tensor], source: str, *, whole: bool
-) -> dict[str, Tensor]:
+def _below_prefix(wanted: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """`state` as it is where it has the model's names, or what of it has them behind a prefix, which is taken off."""
     needed = untied({name: one for name, one in wanted.items() if isinstance(one, Tensor)})[0]
     if not needed or any(name in state for name in needed):
@@ -97,10 +95,7 @@ def _below_prefix(
     if not named:
         return dict(state)
     prefix = (fitting or named)[0]
-    left = [name for name in state if not name.startswith(prefix)]
-    if left and whole:
-        return dict(state)
-    if left:
+    if left := [name for name in state if not name.startswith(prefix)]:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         said = f"Of {source}, the weights under {prefix} are loaded; left out: {left[0]}{more}."
         warnings.warn(said, LimbeckWarning, stacklevel=4)
