@@ -18,6 +18,8 @@ def load(size=120):
     return part(size), part(60)
 
 def noise(row, *, std=0.2):
+    from pathlib import Path
+    Path("noise.txt").write_text(str(std))
     return row + std * torch.randn_like(row)
 
 def recall_of_first(labels, predicted):
@@ -36,6 +38,7 @@ def test_the_whole_job_is_ones_own(here, limbeck):
     job = job_file(here / "job.yaml", small_job({"name": "my.py:load", "size": 240}, **changes))
     ended = limbeck("distill", job, "--out", "run")
     assert ended.code == 0, ended.err
+    assert (here / "noise.txt").read_text() == "0.1", "the transform was called, with its option"
     result = json.loads((here / "run" / "result.json").read_text())
     for arm in result["arms"].values():
         assert 0 <= arm["measures"]["recall_of_first"]["mean"] <= 1
