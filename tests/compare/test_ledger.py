@@ -6,9 +6,11 @@ import json
 import math
 
 import pytest
+import torch
 
 from limbeck.compare import Outcome
 from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, plain, write
+from limbeck.engine import is_first_rank, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import job_text, make_job
 
@@ -21,16 +23,16 @@ def outcome(seed, accuracy=0.5, development=0.25):
 
 def test_outcomes_come_back_to_the_last_bit(tmp_path):
     for seed in range(3):
-        note(tmp_path, outcome(seed, accuracy=0.1 + 0.2))
+        note(make_job(JOB), tmp_path, outcome(seed, accuracy=0.1 + 0.2))
     assert list(kept(tmp_path)) == [outcome(seed, accuracy=0.30000000000000004) for seed in range(3)]
 
 
 def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
-    note(tmp_path, outcome(0))
+    note(make_job(JOB), tmp_path, outcome(0))
     with open(tmp_path / "metrics.jsonl", "a") as opened:
         opened.write('{"arm": "distilled", "seed": 1, "me')
     assert [found.seed for found in kept(tmp_path)] == [0]
-    note(tmp_path, outcome(2))
+    note(make_job(JOB), tmp_path, outcome(2))
     assert [found.seed for found in kept(tmp_path)] == [0, 2]
 
 
@@ -39,12 +41,12 @@ def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
 )
 def test_a_line_that_is_no_outcome_is_forgotten(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
-    note(tmp_path, outcome(1))
+    note(make_job(JOB), tmp_path, outcome(1))
     assert [found.seed for found in kept(tmp_path)] == [1]
 
 
 def test_what_is_no_number_is_null_in_the_file_and_nan_again_here(tmp_path):
-    note(tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
+    note(make_job(JOB), tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
     (found,) = kept(tmp_path)
     assert math.isnan(found.development)
@@ -52,16 +54,44 @@ def test_what_is_no_number_is_null_in_the_file_and_nan_again_here(tmp_path):
 
 
 def test_nothing_is_kept_where_nothing_is_written(tmp_path):
-    note(None, outcome(0))
+    note(make_job(JOB), None, outcome(0))
     assert list(kept(None)) == list(kept(tmp_path)) == []
 
 
 def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
-    assert leads()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert not leads()
-    note(tmp_path, outcome(0))
-    assert list(tmp_path.iterdir()) == []
+    two = make_job({**JOB, "devices": 2, "strategy": "ddp"})
+    if not torch.cuda.is_available():
+        assert leads(two)
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert not leads(two)
+        note(two, tmp_path, outcome(0))
+        assert list(tmp_path.iterdir()) == []
+
+
+SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    "variables", [{"SLURM_PROCID": "3"}, SRUN, {**SRUN, "SLURM_NTASKS_PER_NODE": "8"}, {"LOCAL_RANK": "1", "RANK": "1"}]
+)
+def test_a_job_on_one_device_is_alone_whatever_a_scheduler_says(variables, tmp_path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert leads(make_job(JOB))
+    assert leads(make_job({**JOB, "devices": 1}))
+    assert open_fabric(accelerator="cpu").is_global_zero
+    note(make_job(JOB), tmp_path, outcome(0))
+    assert len(list(kept(tmp_path))) == 1
+
+
+def test_ranks_of_a_scheduler_count_where_they_work_together(monkeypatch):
+    for name, value in {**SRUN, "SLURM_NTASKS_PER_NODE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    if not torch.cuda.is_available():
+        assert not is_first_rank(devices=8, strategy="ddp")
+        monkeypatch.setenv("SLURM_PROCID", "0")
+        monkeypatch.setenv("SLURM_LOCALID", "0")
+        assert is_first_rank(devices=8, strategy="ddp")
 
 
 def test_a_file_is_replaced_whole(tmp_path):

@@ -155,7 +155,7 @@ def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None
         raise LimbeckError(f"{error}{_way_on(job)}") from error
     from limbeck.compare import leads
 
-    if leads():
+    if leads(job):
         _show(result, as_json=as_json)
 
 

@@ -172,7 +172,7 @@ def run_arm(
     reads = material.data.reads
     test = predict(run.student, whole(material.data.test), reads=reads)._replace(teacher=answers)
     development = predict(run.student, whole(material.development), reads=reads)
-    if arm.out is not None and leads():
+    if arm.out is not None and leads(arm.job):
         keep_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
     known = measured(development, ("accuracy",))["accuracy"]
     seconds = time.perf_counter() - began if fresh else None

@@ -96,11 +96,11 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     began = time.perf_counter()
     new = out is not None and not out.exists()
     if out is not None and not new:
-        stack.enter_context(sole(out))
+        stack.enter_context(sole(job, out))
     job.check_own_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    tell: Watch = watch if leads() else lambda kind, what: None
+    tell: Watch = watch if leads(job) else lambda kind, what: None
     material = gather(job)
     job = ordered_job(job, material.data) if material.reordered else job
     tell("say", "\n".join((_described(material), *lines_of(material.data))))
@@ -110,10 +110,10 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     verify_files(material, tell)
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
-            stack.enter_context(taken(out))
+            stack.enter_context(taken(job, out))
         if changes is not None:
             tell("say", changes.said())
-            if leads():
+            if leads(job):
                 forget(changes, out)
         claim(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
     seen = find_seen_rows(job, material, models)
@@ -151,7 +151,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
         **besides,
         "environment": environment(),
     })  # fmt: skip
-    if out is not None and leads():
+    if out is not None and leads(job):
         _write(result, out)
     return result
 
@@ -195,7 +195,7 @@ def _judge_teacher(
     job: Job, teacher: Teacher, material: Material, out: Path | None, watch: Watch, answers: Tensor
 ) -> float:
     logits = ask(teacher, material.development, material)
-    if out is not None and leads():
+    if out is not None and leads(job):
         if isinstance(teacher, Scikit):
             _check_same_answers(answers, out)
         _keep_answers({"test": answers, "development": logits}, material, out)
@@ -234,7 +234,7 @@ def _outcomes(
     watch("plan", len(found) + len(left))
     yield from (with_correct(one, out, material.data.test.labels) for one in found)
     for outcome in _run_all(left, job.workers, material, teacher, answers, watch):
-        note(out, outcome)
+        note(job, out, outcome)
         yield outcome
 
 

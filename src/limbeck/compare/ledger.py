@@ -44,7 +44,7 @@ def checked_folder(job: Job, *, resume: bool, changed: bool = False) -> Path | N
     if (out / "job.yaml").is_file() and resume:
         if not changed:
             _check_same_job(job, out)
-    elif out.is_dir() and any(out.iterdir()) and leads() and not _died_early(out):
+    elif out.is_dir() and any(out.iterdir()) and not _died_early(out) and leads(job):
         then = f"Continue a run with `limbeck resume {out}`, or give" if not resume else "It is no run's folder; give"
         raise LimbeckError(f"{out} already holds something. {then} another --out.")
     return out
@@ -58,7 +58,7 @@ def claim(job: Job, out: Path, leave_student: Callable[[], None], *, changed: bo
     Raises:
         LimbeckError: If it cannot be written to.
     """
-    if not leads():
+    if not leads(job):
         return
     new = not (out / "job.yaml").exists()
     try:
@@ -92,29 +92,29 @@ def _clear(out: Path) -> None:
         remove(out / name)
 
 
-def sole(out: Path) -> AbstractContextManager[None]:
+def sole(job: Job, out: Path) -> AbstractContextManager[None]:
     """A block in which no other process, nor another run of this one, does a job in this folder.
 
     Raises:
         LimbeckError: If one does.
     """
-    return alone(out) if leads() else nullcontext()
+    return alone(out) if leads(job) else nullcontext()
 
 
 @contextmanager
-def taken(out: Path) -> Iterator[None]:
+def taken(job: Job, out: Path) -> Iterator[None]:
     """The same for a folder that was not there a moment ago: it is made, and locked before anything is written to it.
 
     Raises:
         LimbeckError: If it cannot be made, or another run has written to it meanwhile.
     """
     try:
-        if leads():
+        if leads(job):
             out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(out, error) from error
-    with sole(out):
-        if leads() and any(one.name != ".lock" for one in out.iterdir()):
+    with sole(job, out):
+        if leads(job) and any(one.name != ".lock" for one in out.iterdir()):
             raise LimbeckError(f"{out} was free when this run began, and another has taken it: give another --out.")
         yield
 
@@ -157,9 +157,9 @@ def with_correct(outcome: Outcome, out: Path | None, labels: Tensor | None) -> O
         return outcome
 
 
-def note(out: Path | None, outcome: Outcome) -> None:
+def note(job: Job, out: Path | None, outcome: Outcome) -> None:
     """Add an outcome to ``metrics.jsonl``."""
-    if out is None or not leads():
+    if out is None or not leads(job):
         return
     append_line(plain(_told(outcome)), out / "metrics.jsonl")
 

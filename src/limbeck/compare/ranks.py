@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from limbeck.engine import is_first_rank
+from limbeck.job import Job
 
 
-def leads() -> bool:
-    """Whether this process is the first of those that a distributed strategy has launched: it alone writes."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return all(rank == "0" for rank in ranks)
+def leads(job: Job) -> bool:
+    """Whether this process is the first of those that a job's distributed strategy launches: it alone writes."""
+    return is_first_rank(devices=job.devices, strategy=job.strategy)

@@ -43,7 +43,7 @@ def ship(job: Job, material: Material, advice: Advice, outcomes: Sequence[Outcom
     own = [outcome for outcome in outcomes if outcome.arm == arm]
     chosen = max(own, key=_rank) if job.methods else min(own, key=lambda one: one.seed)
     found = place(out, arm, chosen.seed)
-    if out is not None and found is not None and leads():
+    if out is not None and found is not None and leads(job):
         _keep_first(job, arm, out)
         if (found / "student").is_dir():
             _replace(found / "student", out / "student")

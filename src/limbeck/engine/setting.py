@@ -109,15 +109,40 @@ def open_fabric(
     Raises:
         LimbeckError: If Fabric refuses the combination; its own words are kept.
     """
+    fabric = _fabric(precision, devices, strategy, accelerator)
+    fabric.launch()
+    return fabric
+
+
+def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> bool:
+    """Whether this process is the first of those that run together on so many devices, also before their launch.
+
+    A run on one device is alone, whatever number a scheduler gives its process: `srun -n 8` of it are eight runs.
+
+    Raises:
+        LimbeckError: If Fabric refuses the combination; its own words are kept.
+    """
+    from lightning_fabric.strategies import ParallelStrategy
+
+    parallel = _fabric("32-true", devices, strategy, "auto").strategy
+    if not isinstance(parallel, ParallelStrategy) or parallel.cluster_environment is None:
+        return True
+    cluster = parallel.cluster_environment
+    # Before the launch Fabric's own environment knows its local rank alone; a scheduler's knows the global one.
+    return cluster.global_rank() == cluster.node_rank() == cluster.local_rank() == 0
+
+
+def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str) -> Fabric:
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     wanted: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
     if devices == "auto" and strategy == "auto":
         # One process unless asked for more: on the CPU "auto" means one, on several GPUs it would mean all of them.
         wanted["devices"] = 1
+    # One device is one process: Fabric would refuse some of a scheduler's variables, which are not about this run.
+    alone = strategy == "auto" and str(wanted["devices"]) == "1"
     try:
-        fabric = Fabric(**wanted)
+        return Fabric(**wanted, plugins=[LightningEnvironment()] if alone else None)
     except (ValueError, RuntimeError, TypeError) as error:
         raise LimbeckError(f"This machine cannot run {wanted}: {error}") from error
-    fabric.launch()
-    return fabric

@@ -57,7 +57,7 @@ def also_measured(seen: Seen, watch: Watch) -> dict[str, Any]:
         seen: The job, all arms of which are done.
         watch: Told when it begins.
     """
-    names = wanted(seen.job.also, seen.material.data) if leads() else ()
+    names = wanted(seen.job.also, seen.material.data) if leads(seen.job) else ()
     found: dict[str, Any] = {}
     for name in names:
         watch("say", f"Measuring besides: {name}.")

@@ -87,7 +87,7 @@ def tune(
     verify_files(material, watch)
     out.mkdir(parents=True, exist_ok=True)
     watch("say", _said(job, material, trials))
-    with sole(out):
+    with sole(job, out):
         asked = time.perf_counter()
         train_teacher(models, job, material, out, watch)
         taught = _judge(job, teacher, material, watch)
