@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import pkgutil
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -39,6 +42,29 @@ def test_a_type_checker_and_python_see_the_same_names():
 @pytest.mark.parametrize(("name", "module"), sorted(declared().items()))
 def test_a_name_is_its_modules(name, module):
     assert getattr(limbeck, name) is getattr(import_module(module), name)
+
+
+def packages():
+    yield "limbeck"
+    yield from (one.name for one in pkgutil.walk_packages(limbeck.__path__, "limbeck.") if one.ispkg)
+
+
+def annotated(value):
+    """A public function; or a class with its methods and what its properties return."""
+    if inspect.isfunction(value) or inspect.isclass(value):
+        yield value
+    for one in vars(value).values() if inspect.isclass(value) else ():
+        function = one.fget if isinstance(one, property) else getattr(one, "__func__", one)
+        if inspect.isfunction(function):
+            yield function
+
+
+@pytest.mark.parametrize("package", list(packages()))
+def test_the_type_hints_of_every_public_name_can_be_read(package):
+    module = import_module(package)
+    for name in getattr(module, "__all__", ()):
+        for one in annotated(getattr(module, name)):
+            get_type_hints(one)
 
 
 def test_a_wrong_name_offers_the_nearest():

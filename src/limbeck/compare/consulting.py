@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -20,12 +20,10 @@ from limbeck.compare.teaching import has_weights, open_teacher
 from limbeck.compare.tracked import check_tracker
 from limbeck.doctor import ACCURACY, Finding, examine, look, ok, wrong
 from limbeck.engine import open_fabric
+from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job
 from limbeck.teachers import Teacher
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -16,12 +15,10 @@ from limbeck.compare.estimator import is_estimator
 from limbeck.compare.material import Material, new_model, setting_of, student_of
 from limbeck.compare.teaching import has_weights, teachers_recipe
 from limbeck.doctor import Arm, Patient
+from limbeck.engine.setting import Fabric
 from limbeck.job import Job, stream
 from limbeck.sources import subsample
 from limbeck.teachers import Teacher
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 _EXAMPLES = 2000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,13 @@ from limbeck.engine.course import Course
 from limbeck.engine.learner import once
 from limbeck.engine.probe import check_single, probe
 from limbeck.engine.pupil import Lesson, Pupil
+from limbeck.engine.setting import Fabric
 from limbeck.engine.workshop import Workshop
 from limbeck.objective import Objective
 from limbeck.recipe import Apart, Held, Part, Stage, Together
 from limbeck.signal import Batch, Inputs, Progress, Signal
 from limbeck.tap import Frozen, Tapped, buffers_kept
 from limbeck.teachers import Teacher, adaptor_of
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

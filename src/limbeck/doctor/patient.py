@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.recipe import Recipe
 from limbeck.signal import Batch
 from limbeck.sources import Examples, Shuffled, Source, counter_order
 from limbeck.teachers import Cached, Reads, Teacher
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)

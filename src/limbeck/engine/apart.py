@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,12 @@ from limbeck.engine.checkpoint import to_device
 from limbeck.engine.folder import Folder
 from limbeck.engine.randomness import cloned
 from limbeck.engine.record import Report
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
 from limbeck.processes import run_in_processes
 from limbeck.recipe import Apart, Part, Recipe
 from limbeck.sources import Source
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 CPU = torch.device("cpu")
 States = dict[str, dict[str, Tensor]]

@@ -7,18 +7,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from limbeck.checksums import read_json, write_json
+from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError
 from limbeck.files import remove
 from limbeck.lock import alone
 from limbeck.models import OtherModelError, save
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 class Folder:

@@ -6,7 +6,7 @@ import copy
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from limbeck.engine.probe import check_single, frozen_but, no_raw_single, object
 from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.ranks import broadcast_buffers
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
 from limbeck.engine.sharing import check_shared, networks_of
 from limbeck.engine.tally import Tally
@@ -29,9 +29,6 @@ from limbeck.signal import Batch, Progress, Signal
 from limbeck.sources import Source, share
 from limbeck.tap import Frozen, Tapped, buffers_kept
 from limbeck.teachers import Answer, Reads, adaptor_of
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 class Learner(AbstractContextManager["Learner"]):

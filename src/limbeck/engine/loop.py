@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +14,11 @@ from limbeck.engine.learner import Learner, check_lengths
 from limbeck.engine.probe import first_line
 from limbeck.engine.randomness import aside
 from limbeck.engine.record import Report
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress
 from limbeck.sources import Loader, Source, share
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 Heads = dict[nn.Module, Any]
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def parted(stage: Stage, fabric: Fabric) -> Callable[[], None] | None:

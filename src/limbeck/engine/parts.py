@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from limbeck.engine.apart import Branches
 from limbeck.engine.folder import Folder
 from limbeck.engine.loop import Loop, rewind
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.recipe import Apart, Stage, Together
 from limbeck.sources import Source
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def set_going(

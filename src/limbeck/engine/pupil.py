@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.engine.setting import Fabric
 from limbeck.objective import Objective, minimised
 from limbeck.signal import Batch, Inputs, Progress, Signal, Term
 from limbeck.tap import Tapped
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 class Lesson:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError, LimbeckWarning
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 @torch.no_grad()

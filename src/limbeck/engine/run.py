@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -27,15 +27,12 @@ from limbeck.engine.parts import set_going
 from limbeck.engine.randomness import capture, cloned, restore, seeded
 from limbeck.engine.ranks import gather_states, lost_rank_explained, random_of_rank
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
-from limbeck.engine.setting import Setting
+from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import DivergedError, LimbeckError
 from limbeck.models import describe_model
 from limbeck.recipe import Held, Recipe, Stage
 from limbeck.sources import Source
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 class Run:

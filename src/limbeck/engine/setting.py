@@ -16,6 +16,8 @@ from limbeck.teachers import Reads, read_inputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+else:
+    Fabric = Any  # two seconds to import; so type hints can be read without
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> boo
 
 
 def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str) -> Fabric:
-    from lightning_fabric import Fabric
+    from lightning_fabric import Fabric as LightningFabric
     from lightning_fabric.plugins.environments import LightningEnvironment
 
     wanted: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
@@ -143,6 +145,6 @@ def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str)
     # One device is one process: Fabric would refuse some of a scheduler's variables, which are not about this run.
     alone = strategy == "auto" and str(wanted["devices"]) == "1"
     try:
-        return Fabric(**wanted, plugins=[LightningEnvironment()] if alone else None)
+        return LightningFabric(**wanted, plugins=[LightningEnvironment()] if alone else None)
     except (ValueError, RuntimeError, TypeError) as error:
         raise LimbeckError(f"This machine cannot run {wanted}: {error}") from error

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.teachers import Named
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 _STUDENT, _HEADS = "tapped.model.", "objective."
 

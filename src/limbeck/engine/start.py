@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from limbeck.engine.run import Run
-from limbeck.engine.setting import Setting, open_fabric
+from limbeck.engine.setting import Fabric, Setting, open_fabric
 from limbeck.errors import unknown
 from limbeck.recipe import Models, Part, Recipe
 from limbeck.recipe.optimiser_given import optimiser_hint
 from limbeck.signal import Batch
 from limbeck.sources import Examples, Pixels, Reads, Source, Unchanged, as_source
 from limbeck.teachers import read_inputs
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def distill(

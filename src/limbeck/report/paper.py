@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+else:
+    Table = Any  # imported where it is drawn; so type hints can be read without
 
 _HEAD = ("experiment", "paper", "ours", "aim", "")
 
@@ -18,10 +20,10 @@ def paper_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: What `limbeck.reproduce.Reproduction.run` returns.
     """
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
     for name in _HEAD:
         table.add_column(name, justify="left" if name in ("experiment", "") else "right", overflow="fold")
     for name, experiment in result["experiments"].items():

@@ -9,6 +9,8 @@ from limbeck.report.arms import MEMBER, Figure, figure
 
 if TYPE_CHECKING:
     from rich.table import Table
+else:
+    Table = Any  # imported where it is drawn; so type hints can be read without
 
 
 def arms_table(result: Mapping[str, Any]) -> Table:
@@ -17,10 +19,10 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: What `limbeck.compare.run_job` returns.
     """
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = RichTable(box=None, pad_edge=False, header_style="bold")
     for name, unit in _COLUMNS:
         table.add_column(f"{name}\n{unit}" if unit else name, justify="left" if name == "arm" else "right")
     for name, arm in result["arms"].items():
