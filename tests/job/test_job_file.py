@@ -70,6 +70,35 @@ def test_settings_reach_in_and_leave_the_rest():
     assert before == kept
 
 
+def test_each_of_several_methods_is_set_by_the_name_of_its_arm():
+    methods = ["hinton", {"name": "hinton", "temperature": 2}, "some/folder/my.py:soft"]
+    after = with_settings({"methods": methods}, ["methods.hinton.temperature=9", "methods.hinton#2.temperature=3"])
+    assert after["methods"] == [{"name": "hinton", "temperature": 9}, {"name": "hinton", "temperature": 3}, methods[2]]
+    for name in ("my.py:soft", "some/folder/my.py:soft"):
+        after = with_settings({"methods": methods}, [f"methods.{name}.temperature=4"])
+        assert after["methods"] == [*methods[:2], {"name": methods[2], "temperature": 4}]
+    after = with_settings({"methods": methods}, ["budgets.my.py:soft.lr=0.5", "budgets.hinton.lr=0.1"])
+    assert after["budgets"] == {"my.py:soft": {"lr": 0.5}, "hinton": {"lr": 0.1}}
+
+
+@pytest.mark.parametrize("name", ["hinton#3", "soft", "other.py:soft"])
+def test_a_method_that_a_job_does_not_have_is_named_with_those_that_it_has(name):
+    with pytest.raises(LimbeckError, match=r"hinton, my\.py:soft, hinton#2"):
+        with_settings({"methods": ["hinton", "my.py:soft", "hinton"]}, [f"methods.{name}.temperature=9"])
+
+
+def test_the_place_of_a_method_can_be_set():
+    raw = {"data": "digits", "teacher": "mlp", "student": "mlp"}
+    raw["methods"] = ["hinton", {"name": "hinton", "temperature": 2}, {"name": "a/my.py:soft", "weight": 1}]
+    job = make_job(raw)
+    assert [job.place_of(one) for one in job.methods] == [f"methods.{arm}" for arm in job.learners]
+    for arm, one in job.learners.items():
+        changed = make_job(with_settings(raw, [f"{job.place_of(one)}.temperature=7"]))
+        assert {name: two.hyper.get("temperature") == 7 for name, two in changed.learners.items()} == {
+            name: name == arm for name in job.learners
+        }
+
+
 def test_the_last_setting_counts():
     assert with_settings({}, ["seeds=1", "seeds=2"]) == {"seeds": 2}
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+
+ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
+"""The competitors that a comparison can have, in the order of its table; "distilled" stands for every method."""
 
 
 def plain_name(name: str) -> str:
@@ -13,6 +17,24 @@ def plain_name(name: str) -> str:
         ('own.py:soft', 'hinton')
     """
     return Path(name).name or name
+
+
+def method_arms(methods: Iterable[str]) -> list[str]:
+    """What the arms of several methods are called: by the methods' plain names, with #2, #3 where one repeats.
+
+    Example:
+        >>> method_arms(["hinton", "/home/ada/own.py:soft", "hinton"])
+        ['hinton', 'own.py:soft', 'hinton#2']
+    """
+    names: list[str] = []
+    for method in methods:
+        stem = name = plain_name(method)
+        number = 1
+        while name in names or name in ARMS:
+            number += 1
+            name = f"{stem}#{number}"
+        names.append(name)
+    return names
 
 
 def shared_path(path: str | Path, *, at: Path | None = None) -> str:

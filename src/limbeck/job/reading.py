@@ -13,6 +13,7 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unk
 from limbeck.files import is_file
 from limbeck.job.bounds import MOST_BYTES, check_bounds
 from limbeck.job.budget import ArmBudget, Budget
+from limbeck.job.naming import method_arms
 from limbeck.job.paths import absolute
 from limbeck.job.places import PLACES, read_places, resolved, shared_job
 from limbeck.job.schema import Cache, Job, TeacherModel
@@ -93,7 +94,7 @@ def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, 
         if not equals or not key:
             raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
         value = _values(text, who=f"--set {key}: {text!r}")
-        _set(found, key.split("."), value, said=setting)
+        _set(found, _keys(found, key), value, said=setting)
     return found
 
 
@@ -161,6 +162,31 @@ def _values(text: str, *, who: str) -> Any:
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
         raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
+
+
+def _keys(found: Mapping[str, Any], text: str) -> list[str]:
+    """``first.second.third`` in parts; the name of an arm, in which dots may stand, is one."""
+    first, _, rest = text.partition(".")
+    arms = _arm_places(found) if first in ("methods", "budgets") else {}
+    arm = max((arm for arm in arms if f"{rest}.".startswith(f"{arm}.")), key=len, default=None)
+    if arm is None:
+        return text.split(".")
+    inner = rest[len(arm) + 1 :]
+    return [first, arm, *(inner.split(".") if inner else ())]
+
+
+def _arm_places(found: Mapping[str, Any]) -> dict[str, int]:
+    """Where in a job's list of methods the method of each arm stands; a path that is written out names the first."""
+    methods = found.get("methods")
+    names = [_named(one) for one in methods] if isinstance(methods, (list, tuple)) else []
+    places = {arm: place for place, arm in enumerate(method_arms(names))}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return places
+
+
+def _named(method: Any) -> str:
+    return str(method.get("name", "hinton") if isinstance(method, Mapping) else method)
 
 
 def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> None:
@@ -236,7 +262,7 @@ def _fields(place: list[str]) -> list[str]:
 
 def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, said: str) -> list[Any]:
     """``methods.NAME.KEY=VALUE``: a key of the method of that name."""
-    named = {one.get("name", "") if isinstance(one, Mapping) else str(one): place for place, one in enumerate(methods)}
+    named = _arm_places({"methods": methods})
     if keys[0] not in named or len(keys) < 2:
         raise LimbeckError(
             f"--set {said}: of several methods say which, and which key of it: methods.NAME.KEY=VALUE, where NAME is "

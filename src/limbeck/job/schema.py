@@ -10,15 +10,13 @@ from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.also import check_also, named_also
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.flag import typed, with_flag
-from limbeck.job.naming import plain_name
+from limbeck.job.naming import ARMS, method_arms
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
 from limbeck.sources.options import data_name, data_options
 from limbeck.store import checked
 
-ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
-"""The competitors that a comparison can have, in the order of its table; "distilled" stands for every method."""
 SHALLOW = "shallow"
 """The student that begins as some of its teacher's layers (`limbeck.models.shallow`)."""
 USUAL = ("teacher", "student alone", "label smoothing", "distilled")
@@ -225,19 +223,13 @@ class Job(Strict):
         """Which arms are distilled, and by which method: one arm "distilled", or one for each of several methods."""
         if not self.methods:
             return {"distilled": self.method}
-        named: dict[str, Method] = {}
-        for one in self.methods:
-            stem = name = plain_name(one.name)
-            number = 1
-            while name in named or name in ARMS:
-                number += 1
-                name = f"{stem}#{number}"
-            named[name] = one
-        return named
+        return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
 
     def place_of(self, method: Method) -> str:
         """Where in the job a method is set, for ``--set``."""
-        return f"methods.{method.name}" if self.methods else "method"
+        return next(
+            (f"methods.{arm}" for arm, one in self.learners.items() if one == method and self.methods), "method"
+        )
 
     @property
     def names_files(self) -> bool:
