@@ -54,6 +54,19 @@ def test_processes_give_what_one_process_gives(in_one_process, tmp_path):
         assert torch.equal(weights(kept), weights(run.models[name]))
 
 
+def test_no_branch_has_the_seed_of_another_repetition(tmp_path):
+    seeds = set(range(1000))
+    two = Recipe(member("a", epochs=1) | member("b", epochs=1)) >> (member("a", epochs=1) | member("b", epochs=1))
+    for seed in range(2):
+        out = tmp_path / str(seed)
+        distill(models(), two, source(), seed=seed, workers=1, out=out).finish()
+        own = [json.loads(file.read_text())["setting"]["seed"] for file in out.glob("branches/*/run.json")]
+        assert len(own) == 4
+        assert not seeds & set(own)
+        seeds |= set(own)
+    assert len(seeds) == 1000 + 8
+
+
 def test_the_order_of_branches_does_not_matter_to_their_models():
     """Each begins from the models as they were, whoever ran before it."""
     first = distill(models(), Recipe(member("a") | member("b")), source(), workers=1).finish()

@@ -76,7 +76,12 @@ def test_each_learns_from_half_special_data_by_its_own_objective(planted):
         assert stage.source.special == tuple(group)
         assert (stage.source.batch_size, stage.epochs, stage.optimiser.name) == (40, 5, "sgd")
         assert set(stage.objective.named_leaves()) == {"dustbin_cross_entropy", "rest_kl"}
-    assert stages[0].source.seed != stages[1].source.seed
+    seeds = {stage.source.seed for stage in stages}
+    for seed in (0, 1):
+        data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40, seed=seed)
+        seeds |= {stage.source.seed for stage in training(planted.truth, GROUPS, data, epochs=5).stages()}
+    assert len(seeds) == 6
+    assert not seeds & set(range(10_000)), "the seeds of other repetitions"
 
 
 def test_the_first_half_alone_gives_the_combined_teacher(planted):

@@ -22,6 +22,7 @@ from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError
 from limbeck.processes import run_in_processes
 from limbeck.recipe import Apart, Part, Recipe
+from limbeck.seeds import derive_seed
 from limbeck.sources import Source
 
 CPU = torch.device("cpu")
@@ -113,6 +114,7 @@ class _Task:
         own = branch.ship if branch.ship != "student" or "student" in trains else min(trains)
         self.branch = Recipe(branch, ship=own)
         self.device = device
+        self.key = key
         self.trains = trains
         self.number = number
         self.folder = folder / "branches" / f"{key}-{number}" if folder is not None else None
@@ -122,7 +124,7 @@ class _Task:
         from limbeck.engine.run import Run
         from limbeck.engine.setting import open_fabric
 
-        seed = setting.seed * 1009 + self.number + 1
+        seed = derive_seed(setting.seed, f"branch {self.key}-{self.number}")
         fabric = open_fabric(precision=setting.precision, accelerator=self.device)
         run = Run(
             models, self.branch, source, setting=replace(setting, seed=seed), fabric=fabric,

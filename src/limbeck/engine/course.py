@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from limbeck.engine.checkpoint import to_device
-from limbeck.engine.randomness import aside, cloned, derived, seeded
+from limbeck.engine.randomness import aside, cloned, seeded
 from limbeck.engine.workshop import Workshop
 from limbeck.errors import LimbeckError, unknown
 from limbeck.recipe import Apart, Part, Recipe, Stage, Together
+from limbeck.seeds import derive_seed
 
 States = Mapping[str, Mapping[str, Any]]
 
@@ -85,7 +86,7 @@ class Course:
             if key not in self.asked:
                 states = {name: dict(model.state_dict()) for name, model in self._models.made.items()}
                 self.asked[key] = to_device(cloned(states), torch.device("cpu"))
-            with aside(seeded(derived(self._seed, f"part {key}"))):
+            with aside(seeded(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)
             if not isinstance(part, Part):
                 name = getattr(function, "__name__", "function")

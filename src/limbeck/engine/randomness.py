@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,11 +45,6 @@ def seeded(seed: int) -> dict[str, Any]:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         return capture()
-
-
-def derived(seed: int, name: str) -> int:
-    """A seed of its own for whatever `name` says, from a run's seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
 
 
 @contextmanager

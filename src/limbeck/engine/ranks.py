@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.seeds import derive_seed
 
 
 @torch.no_grad()
@@ -43,6 +44,11 @@ def gather_states(state: Mapping[str, Any], fabric: Fabric) -> list[dict[str, An
     gathered: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(gathered, dict(state))
     return gathered
+
+
+def seed_of_rank(seed: int, fabric: Fabric) -> int:
+    """What a rank's random numbers start from: on the first rank, as on one device, the run's own seed."""
+    return derive_seed(seed, f"rank {fabric.global_rank}") if fabric.global_rank else seed
 
 
 def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any] | None:

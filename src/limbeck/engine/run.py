@@ -25,7 +25,7 @@ from limbeck.engine.holdings import holdings, no_position, take_up
 from limbeck.engine.loop import Loop, rewind
 from limbeck.engine.parts import set_going
 from limbeck.engine.randomness import capture, cloned, restore, seeded
-from limbeck.engine.ranks import gather_states, lost_rank_explained, random_of_rank
+from limbeck.engine.ranks import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
 from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
 from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.workshop import Workshop
@@ -77,7 +77,7 @@ class Run:
             fabric.barrier()
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
-        self._random: Mapping[str, Any] = seeded(setting.seed + 1_000_003 * fabric.global_rank)
+        self._random: Mapping[str, Any] = seeded(seed_of_rank(setting.seed, fabric))
         self._random_of_ranks: list[dict[str, Any]] = []
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []

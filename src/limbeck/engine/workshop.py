@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from torch import nn
 
-from limbeck.engine.randomness import aside, derived, seeded
+from limbeck.engine.randomness import aside, seeded
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models.size import uncompiled
 from limbeck.recipe import Held, Maker
+from limbeck.seeds import derive_seed
 from limbeck.tap import Adaptor
 
 
@@ -57,7 +58,7 @@ class Workshop(Mapping[str, nn.Module]):
         if name not in self._made:
             if name not in self._makes:
                 raise unknown("model", name, self)
-            with aside(seeded(derived(self._seed, name))):
+            with aside(seeded(derive_seed(self._seed, name))):
                 made = self._makes[name](self)
                 self._made[name] = uncompiled(made)
                 if made is not self._made[name]:

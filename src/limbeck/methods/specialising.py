@@ -14,6 +14,7 @@ from limbeck.methods.check import check_weight
 from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
 from limbeck.objective import Loss, Objective
 from limbeck.recipe import Held, Models, Optimiser, Recipe, Stage
+from limbeck.seeds import derive_seed
 from limbeck.signal import IGNORED, LOGITS
 from limbeck.sources import Examples, HalfSpecial, Shuffled, Source
 from limbeck.tap import Adaptor
@@ -113,8 +114,8 @@ def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held |
     own = checked_groups(groups, class_names=examples.class_names)
     return [
         HalfSpecial(
-            examples, group, batch_size=size, seed=seed * 1009 + number, augment=getattr(data, "augment", None),
-            views=getattr(data, "views", None), classes=classes,
+            examples, group, batch_size=size, seed=derive_seed(seed, f"specialist {number}"),
+            augment=getattr(data, "augment", None), views=getattr(data, "views", None), classes=classes,
         )
         for number, group in enumerate(own, 1)
     ]  # fmt: skip
