@@ -42,7 +42,10 @@ def test_the_whole_job_is_ones_own(here, limbeck):
     result = json.loads((here / "run" / "result.json").read_text())
     for arm in result["arms"].values():
         assert 0 <= arm["measures"]["recall_of_first"]["mean"] <= 1
-    assert "recall_of_first" in (here / "run" / "report.html").read_text()
+    page = (here / "run" / "report.html").read_text()
+    main = page.split('<table class="arms">')[1].split("</table>")[0]
+    assert "recall_of_first" in main
+    assert any("recall_of_first" in line and "params" in line for line in ended.out.splitlines())
 
 
 def test_a_metric_that_fails_is_said_before_the_teacher_is_trained(here, limbeck):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 
 from limbeck.compare import run_job
+from limbeck.compare.estimator import unknown_sizes
 from limbeck.errors import LimbeckError
+from limbeck.export import export_run
 from limbeck.job import make_job
+from limbeck.report import arms_table, over_seeds
+from limbeck.report.arms import arms_of
+from limbeck.report.section.cost import cost_figures
+from results import arm
 from small_jobs import blobs, small_job
 
 FILE = """
@@ -30,6 +39,12 @@ def regressor():
 """
 
 
+def printed(result):
+    paper = io.StringIO()
+    Console(width=120, file=paper).print(arms_table(result))
+    return paper.getvalue().splitlines()
+
+
 def job_of(tmp_path, function, **changes):
     (tmp_path / "trees.py").write_text(FILE)
     data = blobs(tmp_path / "blobs.npz")
@@ -44,8 +59,51 @@ def test_the_job_fits_it_and_judges_it_like_any_teacher(tmp_path):
     teacher = result["arms"]["teacher"]
     assert teacher["accuracy"]["mean"] > 0.6
     assert teacher["milliseconds"] > 0
-    assert teacher["parameters"] == 0
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_what_it_weighs_is_its_pickle_and_its_parameters_are_unknown(tmp_path):
+    result = run_job(job_of(tmp_path, "forest"))
+    row = result["arms"]["teacher"]
+    assert row["parameters"] is None
+    assert row["megabytes"] > 0.001
+    assert row["cost"]["disk_bytes"] == round(1e6 * row["megabytes"])
+    assert row["cost"]["parameters"] is row["cost"]["macs"] is None
+    shown = [line.split() for line in printed(result)]
+    mine = next(words for words in shown if words[:1] == ["teacher"])
+    assert "-" in mine
+    assert "0.000" not in mine
+    assert "RandomForestClassifier" in over_seeds(result)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "RandomForestClassifier has no parameters" in page
+    size = page.split("Against size")[1].split("</figure>")[0]
+    assert "teacher" in size
+
+
+def test_a_module_without_a_single_tensor_has_no_known_size():
+    cost = {"parameters": 0, "macs": 0, "disk_bytes": 8, "milliseconds_p50_batch_1": 0.1, "threads": 1}
+    found = unknown_sizes([torch.nn.Identity()], cost)
+    assert (found["parameters"], found["megabytes"]) == (None, None)
+    assert "Identity" in found["size_note"]
+    assert found["cost"] == {**cost, "parameters": None, "macs": None, "disk_bytes": None}
+    assert unknown_sizes([torch.nn.Linear(2, 2)], cost) == {}
+
+
+def test_a_size_front_names_who_is_not_on_it():
+    rows = {name: arm([0.9, 0.8]) for name in ("teacher", "student alone", "distilled")}
+    rows["teacher"] |= {"parameters": None, "megabytes": None}
+    drawn = cost_figures(list(arms_of(rows).values()))
+    assert "Not drawn, as its size is not known: teacher" in drawn.split("Against size")[1]
+    assert "Not drawn" not in drawn.split("Against size")[0]
+
+
+def test_a_card_says_why_a_size_is_missing(tmp_path):
+    run_job(job_of(tmp_path, "forest"))
+    export_run(tmp_path / "run", to="folder", out=tmp_path / "shipped", trust=True)
+    card = (tmp_path / "shipped" / "README.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("| teacher"))
+    assert line.split("|")[4].strip() == "-"
+    assert "RandomForestClassifier has no parameters" in card
 
 
 def test_one_that_was_fitted_is_asked_as_it_is(tmp_path):

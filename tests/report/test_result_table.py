@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from limbeck.report import arms_table, over_seeds
+from limbeck.report import arms_table, arms_tables, over_seeds
 from limbeck.report.arms import figure
 from limbeck.report.section.table import said
 from results import arm, result
@@ -65,3 +65,31 @@ def test_what_stands_after_a_plus_minus_is_named_and_is_what_the_page_says():
     shown = figure(found["arms"]["distilled"]["accuracy"])
     assert said(shown, 2, 100) == "95.10 ± 0.14"
     assert "95.10 ± 0.14" in " ".join(printed(found)[5].split())
+
+
+def with_metric(found, **values):
+    for name, row in found["arms"].items():
+        for metric, one in values.items():
+            mean = None if name == "teacher" else one
+            row["measures"] = {**row["measures"], metric: {"values": [mean] * 2, "mean": mean, "std": 0.0}}
+    return found
+
+
+def test_a_metric_of_ones_own_has_a_column():
+    lines = printed(with_metric(result(), macro_f1=0.8125), columns=120)
+    assert "macro_f1" in lines[1]
+    assert "0.8125 ± 0.0000" in lines[5]
+    assert " - " in lines[2]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_columns_that_do_not_fit_stand_in_a_table_below(columns):
+    found = with_metric(result(), macro_f1=0.8125, recall_of_the_first_class=0.5, another_metric=0.25)
+    paper = io.StringIO()
+    console = Console(width=columns, file=paper)
+    for one in arms_tables(found, console):
+        console.print(one)
+    lines = paper.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    for shown in ("0.8125 ± 0.0000", "0.5000 ± 0.0000", "0.2500 ± 0.0000", "macro_f1", "95.10 ± 0.14"):
+        assert any(shown in line for line in lines), shown

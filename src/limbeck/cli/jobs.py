@@ -189,13 +189,13 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from limbeck.cli.terminal import make_console
     from limbeck.job import ALSO, advise, suggestions_of
-    from limbeck.report import arms_table, over_seeds
+    from limbeck.report import arms_tables, over_seeds
 
     console = make_console()
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no edge at which to break a line
     console.print()
-    console.print(arms_table(result))
+    console.print(*arms_tables(result, console), sep="\n\n")
     console.print(over_seeds(result), highlight=False)
     verdict = result["verdict"]
     console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)

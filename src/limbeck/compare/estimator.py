@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.material import Material, whole
 from limbeck.errors import LimbeckError
+from limbeck.models import count_parameters, size_in_bytes
 from limbeck.signal import IGNORED
 from limbeck.sources import Examples, subsample
 from limbeck.teachers import Scikit
@@ -69,6 +71,54 @@ def fit_estimator(module: EstimatorModule, name: str, material: Material) -> int
     rows = _fit(module.teacher.estimator, name, material.train, material)
     module.teacher.read_classes()
     return rows
+
+
+def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[str, Any]:
+    """What a teacher's row says in the place of sizes that PyTorch cannot count; empty where it counts them.
+
+    An estimator weighs what its pickle does. Of any other module without a single tensor (a wrapper around a program)
+    nobody knows.
+
+    Args:
+        models: What the teacher is made of.
+        cost: Its costs in full, as they were measured.
+    """
+    bare = [model for model in models if not count_parameters(model) and not size_in_bytes(model)]
+    if not bare:
+        return {}
+    name, size = type(bare[0]).__name__, None
+    said = f"{name} holds no tensors of PyTorch, so its parameters and its size are not known"
+    if isinstance(bare[0], EstimatorModule):
+        name, size = type(bare[0].teacher.estimator).__name__, _pickled_bytes(bare[0].teacher.estimator)
+        weighs = "its MB are those of its pickle" if size else "it cannot be pickled, so its size is not known"
+        said = f"{name} has no parameters to count, and {weighs}"
+    # What PyTorch's allocator gave out, and the operations that it saw, are not the estimator's either.
+    known = {key: value if "milliseconds" in key or key == "threads" else None for key, value in cost.items()}
+    megabytes = None if size is None else round(size / 1e6, 6)
+    return {
+        "parameters": None, "megabytes": megabytes, "size_note": said,
+        **({"cost": {**known, "disk_bytes": size}} if known else {}),
+    }  # fmt: skip
+
+
+class _Counted:
+    """A file that keeps nothing but its length: the pickle of a large forest is as large as the forest."""
+
+    bytes = 0
+
+    def write(self, given: Any) -> int:
+        size = memoryview(given).nbytes
+        self.bytes += size
+        return size
+
+
+def _pickled_bytes(estimator: Any) -> int | None:
+    file = _Counted()
+    try:
+        pickle.Pickler(file).dump(estimator)
+    except Exception:  # each library has its own
+        return None
+    return file.bytes
 
 
 def _fit(estimator: Any, name: str, examples: Examples, material: Material) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
 from limbeck.compare.combined import Combined
+from limbeck.compare.estimator import unknown_sizes
 from limbeck.compare.material import Material, student_of, whole
 from limbeck.compare.shipped_cost import ShippedCost
 from limbeck.compare.statistics import spread
@@ -59,6 +60,7 @@ def arms_rows(
             table[arm] = {"role": "teacher", "method": None, **_row([measured(own, metrics=job.metrics)], costs)}
             if len(costs) == 1:
                 table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
+            table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))
             if len(costs) > 1:
                 # Any one of them could be shipped in the ensemble's place: what does averaging bring?
                 rows = [_alone(job, model, answers, material) for model in teachers.values()]

@@ -56,6 +56,7 @@ def ship(job: Job, material: Material, advice: Advice, outcomes: Sequence[Outcom
         "path": None if out is None else str(out / "student"),
         "ready": advice.ready,
         "why": advice.why,
+        "others": list(advice.others),
     }
 
 

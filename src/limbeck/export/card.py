@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import DataError
@@ -12,7 +12,16 @@ from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
 from limbeck.export.prose import prose, quoted
 from limbeck.export.reader import Reader
-from limbeck.job import advise, own_budgets, plain_name, read_search, steps_said, used_settings
+from limbeck.job import (
+    advise,
+    own_budgets,
+    own_metrics,
+    plain_name,
+    read_search,
+    size_notes,
+    steps_said,
+    used_settings,
+)  # fmt: skip
 from limbeck.sources import DataSet
 
 if TYPE_CHECKING:
@@ -85,18 +94,27 @@ def _table(done: Finished) -> Iterator[str]:
         return
     seeds = max((len(_accuracy(arm)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
-    yield f"| arm | accuracy, %{over} | NLL, nats | parameters | MB | ms for one |"
-    yield "|---|--:|--:|--:|--:|--:|"
+    own = own_metrics(done.result)
+    head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(prose, own), "parameters", "MB", "ms for one")
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'--:|' * (len(head) - 1)}"
     mine = done.told.get("arm")
     for name, arm in arms.items():
-        accuracy = _accuracy(arm)
-        mean = _number(accuracy.get("mean"), 2, 100.0)
-        several = len(accuracy["values"]) > 1
-        shown = f"{mean} ± {_number(accuracy.get('std'), 2, 100.0)}" if several else mean
         called = f"**{prose(name)}** (this one)" if name == mine else prose(name)
-        rest = (_number(arm.get("nll"), 3), _number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3),
-                _number(arm.get("milliseconds"), 4))  # fmt: skip
-        yield f"| {called} | {shown} | {' | '.join(rest)} |"
+        yield f"| {called} | {' | '.join(_cells(arm, own))} |"
+    for said in size_notes(done.result):
+        yield ""
+        yield f"{prose(said)}."
+
+
+def _cells(arm: Mapping[str, Any], own: Sequence[str]) -> Iterator[str]:
+    accuracy, measures = _accuracy(arm), arm.get("measures")
+    mean = _number(accuracy.get("mean"), 2, 100.0)
+    yield f"{mean} ± {_number(accuracy.get('std'), 2, 100.0)}" if len(accuracy["values"]) > 1 else mean
+    yield _number(arm.get("nll"), 3)
+    yield from (_mean(measures.get(name) if isinstance(measures, Mapping) else None) for name in own)
+    yield from (_number(arm.get("parameters"), 0), _number(arm.get("megabytes"), 3))
+    yield _number(arm.get("milliseconds"), 4)
 
 
 def _accuracy(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +122,14 @@ def _accuracy(arm: Mapping[str, Any]) -> dict[str, Any]:
     found = arm.get("accuracy")
     given = dict(found) if isinstance(found, Mapping) else {}
     return {**given, "values": given["values"] if isinstance(given.get("values"), list) else []}
+
+
+def _mean(found: Any) -> str:
+    """A metric of a person's own, mean ± standard deviation over seeds as the accuracy is."""
+    given = found if isinstance(found, Mapping) else {}
+    values = given.get("values")
+    several = isinstance(values, list) and len(values) > 1 and isinstance(given.get("std"), (int, float))
+    return _number(given.get("mean"), 4) + (f" ± {_number(given['std'], 4)}" if several else "")
 
 
 def _number(value: Any, digits: int, scale: float = 1.0) -> str:

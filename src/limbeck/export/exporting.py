@@ -29,8 +29,6 @@ from limbeck.models.library import LibraryModel
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
 
-_ALONE = "student alone"
-
 
 class Exported(NamedTuple):
     """What an export came to.
@@ -159,9 +157,10 @@ def _doubt(done: Finished, arm: str | None) -> Iterator[str]:
     if not advice.ready:
         yield f"This student should not be shipped yet. {advice.why}"
     elif advice.arm != done.told.get("arm"):  # a run of an earlier version, which always shipped what it had judged
-        yield f"The run speaks for {advice.arm}: {advice.why} To ship that one: --arm {quote(str(advice.arm))}."
-    elif done.result["verdict"].get("helps") is False and advice.arm == done.result["verdict"].get("arm"):
-        yield f"{advice.arm}: {advice.why} To ship the other: --arm {quote(_ALONE)}."
+        yield f"To ship: {advice.answer}. {advice.why} To ship that one: --arm {quote(str(advice.arm))}."
+    elif advice.others:
+        typed = " or ".join(f"--arm {quote(arm)}" for arm in advice.others)
+        yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {typed}."
 
 
 def _judged(written: Written, data: DataSet, before: float) -> Exported:

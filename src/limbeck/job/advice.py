@@ -16,35 +16,46 @@ class Advice(NamedTuple):
     """Which student to ship.
 
     Attributes:
-        arm: Whose; None where no arm was taught.
+        arm: Whose lies in the run's ``student/``; None where no arm was taught.
         ready: Whether it should be shipped at all: one that does not beat guessing should not.
         why: In a sentence.
+        others: The arms that are shown to be neither better nor worse, so that theirs may be shipped as well.
     """
 
     arm: str | None
     ready: bool
     why: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """Whose student to ship, in a few words: every one that is not shown to be worse."""
+        if self.arm is None or not self.ready:
+            return "Nothing yet"
+        *first, last = (self.arm, *self.others)
+        return f"{', '.join(first)} or {last}" if first else last
 
     @property
     def sentence(self) -> str:
         """The same for people."""
-        return f"To ship: {self.arm}. {self.why}" if self.ready else f"Nothing to ship yet. {self.why}"
+        if self.arm is None or not self.ready:
+            return f"Nothing to ship yet. {self.why}"
+        lies = f" `student/` holds that of {self.arm}." if self.others else ""
+        return f"To ship: {self.answer}. {self.why}{lies}"
 
 
 def advise(result: Mapping[str, Any]) -> Advice:
     """The arm whose student a result speaks for.
 
     That is the method that was judged, unless a control that needs no teacher is surely better. Where nothing is shown
-    either way, either may be shipped, and that is said: what is not shown to help is not shown to be worse.
+    either way, either may be shipped, and the answer names both: what is not shown to help is not shown to be worse.
 
     Args:
         result: What a job came to, with ``verdict``, ``arms`` and ``data``.
     """
-    arm, why = _preferred(result)
-    if arm is None:
-        return Advice(None, False, why)
-    guesses = _no_better_than_guessing(result, arm)
-    return Advice(arm, True, why) if guesses is None else Advice(arm, False, guesses)
+    found = _preferred(result)
+    guesses = None if found.arm is None else _no_better_than_guessing(result, found.arm)
+    return found if guesses is None else Advice(found.arm, False, guesses)
 
 
 def suggestions_of(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
@@ -96,24 +107,33 @@ def interval_of(found: Any) -> tuple[float, float] | None:
     return None
 
 
-def _preferred(result: Mapping[str, Any]) -> tuple[str | None, str]:
+def _preferred(result: Mapping[str, Any]) -> Advice:
     verdict, arms = result.get("verdict") or {}, result.get("arms") or {}
     judged = _judged(verdict, arms)
     if judged is None:
-        return None, "There is no distilled student in this run."
-    better = [name for name in rivals(verdict)[0] if name != _SHUFFLED and name in arms]
+        return Advice(None, False, "There is no distilled student in this run.")
+    better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in rivals(verdict))
     if better:
-        return better[0], f"It beats {judged}, and needs no teacher."
+        return Advice(better[0], True, f"It beats {judged}, and needs no teacher.")
     interval = interval_of(verdict)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
-        return judged, "There is no student alone to compare it with."
+        return Advice(judged, True, "There is no student alone to compare it with.")
     if interval is None:
-        return judged, f"For the time being: with one seed it is not known to be better than the {_ALONE}, nor worse."
+        return Advice(judged, True, f"{_one_of(verdict)} does not tell which is better.", (_ALONE,))
     if interval[1] < 0:
-        return _ALONE, f"It beats {judged}, and needs no teacher."
+        return Advice(_ALONE, True, f"It beats {judged}, and needs no teacher.")
     if interval[0] <= 0:
-        return judged, f"It is not shown to be better than the {_ALONE}, nor worse: either may be shipped."
-    return judged, f"It is shown to be better than the {_ALONE}."
+        which = "either" if not equal else "any"
+        return Advice(judged, True, f"It is not shown that {which} of them is better.", (_ALONE, *equal))
+    shown = f"{judged} is shown to be better than the {_ALONE}"
+    if equal:
+        return Advice(judged, True, f"{shown}, but not than {' and '.join(equal)}.", tuple(equal))
+    return Advice(judged, True, f"{shown}.")
+
+
+def _one_of(verdict: Mapping[str, Any]) -> str:
+    """What there is one of where a verdict has no interval."""
+    return "One test example" if "One test example" in str(verdict.get("sentence")) else "One seed"
 
 
 def _judged(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:

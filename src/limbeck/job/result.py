@@ -10,6 +10,7 @@ from typing import Any
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
+from limbeck.measure import MEASURES
 
 RESULT = "result.json"
 _LARGEST = 2**63
@@ -45,6 +46,26 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     if "arm" in verdict:
         verdict["arm"] = str(verdict["arm"])
     return {**found, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(found.get("data"))}
+
+
+def own_metrics(result: Mapping[str, Any]) -> list[str]:
+    """The metrics of a person's own that a result's arms were measured by: all that limbeck does not measure itself.
+
+    Args:
+        result: What a job came to.
+    """
+    rows = (_mapping(_mapping(row).get("measures")) for row in _mapping(result.get("arms")).values())
+    return list(dict.fromkeys(str(name) for row in rows for name in row if name not in MEASURES))
+
+
+def size_notes(result: Mapping[str, Any]) -> list[str]:
+    """Why the sizes of some arms are not what stands there for others, a sentence without its full stop for each.
+
+    Args:
+        result: What a job came to.
+    """
+    rows = {name: _mapping(row).get("size_note") for name, row in _mapping(result.get("arms")).items()}
+    return [f"{name}: {said}" for name, said in rows.items() if isinstance(said, str)]
 
 
 def is_run(folder: Path) -> bool:

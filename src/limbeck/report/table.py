@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from limbeck.job import own_metrics, size_notes
 from limbeck.report.arms import MEMBER, Figure, figure
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 else:
-    Table = Any  # imported where it is drawn; so type hints can be read without
+    Console = Table = Any  # imported where it is drawn; so type hints can be read without
 
 
 def arms_table(result: Mapping[str, Any]) -> Table:
-    """A row for each arm: accuracy, test error, NLL, agreement with the teacher, and what the model costs.
+    """A row for each arm: accuracy, test error, NLL, agreement with the teacher, own metrics, and what the model costs.
 
     Args:
         result: What `limbeck.compare.run_job` returns.
     """
+    own = own_metrics(result)
+    columns = [*_COLUMNS[:5], *((name, "") for name in own), *_COLUMNS[5:]]
+    return _table(result, columns, lambda arm: [*_cells(arm)[:4], *_own(arm, own), *_cells(arm)[4:]])
+
+
+def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
+    """`arms_table`; where own metrics make it wider than the console, they stand in tables of their own below.
+
+    Args:
+        result: What `limbeck.compare.run_job` returns.
+        console: Where it is to be printed.
+    """
+    whole, own = arms_table(result), own_metrics(result)
+    if not own or _fits(whole, console):
+        return [whole]
+    tables, row = [_table(result, _COLUMNS, _cells)], list[str]()
+    for name in own:
+        if row and not _fits(_own_table(result, [*row, name]), console):
+            tables.append(_own_table(result, row))
+            row = []
+        row.append(name)
+    return [*tables, _own_table(result, row)]
+
+
+def _own_table(result: Mapping[str, Any], own: Sequence[str]) -> Table:
+    return _table(result, [_COLUMNS[0], *((name, "") for name in own)], lambda arm: _own(arm, own))
+
+
+def _table(
+    result: Mapping[str, Any], columns: Sequence[tuple[str, str]], cells: Callable[[Mapping[str, Any]], Sequence[str]]
+) -> Table:
     from rich.table import Table as RichTable
     from rich.text import Text
 
     table = RichTable(box=None, pad_edge=False, header_style="bold")
-    for name, unit in _COLUMNS:
-        table.add_column(f"{name}\n{unit}" if unit else name, justify="left" if name == "arm" else "right")
+    for name, unit in columns:
+        table.add_column(Text(f"{name}\n{unit}" if unit else name), justify="left" if name == "arm" else "right")
     for name, arm in result["arms"].items():
         style = "bold" if name == result["verdict"].get("arm", "distilled") else None
-        table.add_row(Text(name), *_cells(arm), style=style)  # a bracket in a name is no markup
+        table.add_row(Text(name), *cells(arm), style=style)  # a bracket in a name is no markup
     return table
 
 
+def _fits(table: Table, console: Console) -> bool:
+    from rich.measure import Measurement
+
+    wide = console.options.update(max_width=10_000)
+    return Measurement.get(console, wide, table).maximum <= console.width
+
+
 def over_seeds(result: Mapping[str, Any]) -> str:
-    """The line below the table: what stands after a ±, and the accuracy that costs nothing. Empty without either."""
+    """The line below the table: what stands after a ±, the accuracy that costs nothing, sizes that nobody counted."""
     counts = {name: len(_accuracy(arm).values) for name, arm in result["arms"].items()}
     members, seeds = counts.pop(MEMBER, 0), max(counts.values(), default=0)
     said = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
     said += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
     most = most_frequent_of(result)
     said += [f"always answering the most frequent class: {100 * most:.2f} % accuracy"] if most is not None else []
+    said += size_notes(result)
     return "; ".join(said) + ".\n" if said else ""
 
 
@@ -72,6 +113,11 @@ def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
         _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
     )
+
+
+def _own(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    found = (figure(_mapping(arm.get("measures")).get(name)) for name in names)
+    return [_fixed(one.mean, 4) + (f" ± {_fixed(one.std, 4)}" if one.std is not None else "") for one in found]
 
 
 def _accuracy(arm: Mapping[str, Any]) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.job import interval_of, rivals
+from limbeck.job import advise, interval_of, rivals
 from limbeck.report.arms import Arm, half_width
 from limbeck.report.evidence import ALONE, Evidence
 from limbeck.report.figure import ClassRow
@@ -207,5 +207,4 @@ def _pace(ratio: float) -> str:
 
 
 def _ship(evidence: Evidence) -> Answer:
-    arm, why = shipped(evidence)
-    return Answer("What do I ship?", "Nothing yet" if arm is None else arm, why)
+    return Answer("What do I ship?", advise(evidence.result).answer, shipped(evidence)[1])

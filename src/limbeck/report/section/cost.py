@@ -30,10 +30,13 @@ def cost_figures(arms: Sequence[Arm]) -> Markup:
         if len(known) < 2:
             drawn.append(note(f"{title}: not enough is known (two models with a cost and an accuracy)."))
             continue
+        what = "time" if key == "milliseconds" else "size"
+        unknown = [arm.name for arm in arms if arm.number(key) is None]
+        without = f" Not drawn, as its {what} is not known: {', '.join(unknown)}." if unknown else ""
         best = ", ".join(dict.fromkeys(point.name for point in front(known)))
         caption = (
             f"Upper left is better; bars are ± one standard deviation over seeds. On the front: {best}. "
-            "Costs within 5 % of each other count as equal, and are drawn side by side."
+            f"Costs within 5 % of each other count as equal, and are drawn side by side.{without}"
         )
         drawn.append(figure(title, pareto_figure(known, x_label=label, text=_tick), caption,
                             legend({p.name: p.style for p in known}.items())))  # fmt: skip

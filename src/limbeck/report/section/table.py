@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from limbeck.job import interval_of
+from limbeck.job import interval_of, own_metrics, size_notes
 from limbeck.measure import MEASURES
 from limbeck.methods import method, names
 from limbeck.report.arms import MEMBER, Arm, Figure
@@ -31,27 +31,38 @@ def arms_section(evidence: Evidence, *, prefix: str = "") -> Markup:
     """The table of arms, their accuracies drawn, and all measures folded away."""
     arms = list(evidence.arms.values())
     judged = [i for i, arm in enumerate(arms) if arm.name == evidence.judged]
-    head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %",
+    own = own_metrics(evidence.result)
+    head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %", *own,
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     members = ", of a teacher's members over them" if MEMBER in evidence.arms else ""
     most = most_frequent_of(evidence.result)
     beside = f"; always answering the most frequent class: {100 * most:.2f} % of the test examples" if most else ""
     whole = table(f"Every arm: mean ± standard deviation over seeds{members}{beside}", head,
-                  (_row(arm) for arm in arms), strong=judged, class_="arms")  # fmt: skip
+                  (_row(arm, own) for arm in arms), strong=judged, class_="arms")  # fmt: skip
     about = [name for name in (ALONE, evidence.judged) if name is not None]
     drawn = figure("Test accuracy, seed by seed", both(accuracies_figure, arms, kept=about),
                    "A mark for every seed, a bar for the mean, a band for ± one standard deviation. "
                    "Arms are compared in pairs of seeds on the same examples, so bands may overlap where a difference "
                    "is sure.",
                    wide=True)  # fmt: skip
-    return section(f"{prefix}arms", "The arms", whole, _one_seed(evidence), drawn, _methods(evidence), _measures(arms))
+    return section(
+        f"{prefix}arms",
+        "The arms",
+        whole,
+        _sizes(evidence),
+        _one_seed(evidence),
+        drawn,
+        _methods(evidence),
+        _measures(arms),
+    )
 
 
-def _row(arm: Arm) -> tuple[object, ...]:
+def _row(arm: Arm, own: Sequence[str]) -> tuple[object, ...]:
     return (
         join(arm.name, tag("span", _what(arm))),
         said(arm.accuracy, 2, 100), said(arm.development, 2, 100), said(_or(arm, "nll"), 3),
         said(arm.measure("ece"), 2, 100), "" if arm.role == "teacher" else said(_or(arm, "agreement"), 1, 100),
+        *(said(arm.measure(name), 4) for name in own),
         _count(arm.number("parameters")), _cost(arm.number("megabytes")), _cost(arm.number("milliseconds")),
         _cost(arm.number("seconds")),
     )  # fmt: skip
@@ -88,6 +99,11 @@ def _count(value: float | None) -> str:
 
 def _cost(value: float | None) -> str:
     return "-" if value is None else "0" if value == 0 else sized(value)
+
+
+def _sizes(evidence: Evidence) -> Markup | None:
+    found = size_notes(evidence.result)
+    return note(f"{'; '.join(found)}.") if found else None
 
 
 def _one_seed(evidence: Evidence) -> Markup | None:
