@@ -58,6 +58,9 @@ def test_answers_are_built_once_checked_and_shared(here, limbeck, taught):
     again = limbeck("cache", "verify", *taught, *FOLDER, "--sample", "40", "--json")
     assert again.result["recheck"]["answers"] >= 40
     assert again.result["recheck"]["divergence"] < 1e-6
+    seed = str(again.result["recheck"]["seed"])
+    repeated = limbeck("cache", "verify", *taught, *FOLDER, "--sample", "40", "--seed", seed, "--json")
+    assert repeated.result["recheck"] == again.result["recheck"]
     before = Store("answers").manifest
     ended = limbeck("distill", *taught, *STUDENT, *FOLDER, "--set", "budget.epochs=2", "--seeds", "2", "--json")
     assert ended.code == 0, ended.err

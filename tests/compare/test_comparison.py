@@ -337,3 +337,20 @@ def test_a_student_that_says_nan_is_named(tmp_path):
     result = run_job(make_job(asked), watch=lambda kind, what: said.append(what))
     assert "distilled, seed 0: some answers to test data are NaN, and count as wrong." in said
     assert result["arms"]["distilled"]["accuracy"]["mean"] == 0
+
+
+def test_a_row_of_another_version_that_lacks_measures_is_taken_up(tmp_path):
+    job = make_job(
+        small_job(
+            blobs(tmp_path / "blobs.npz"), arms=["student alone", "distilled"], seeds=1, out=str(tmp_path / "run")
+        )
+    )
+    run_job(job)
+    file = tmp_path / "run" / "metrics.jsonl"
+    first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
+    first["measures"] = {"accuracy": first["measures"]["accuracy"]}
+    lines = [{name: value for name, value in row.items() if name != "crc32"} for row in (first, *rest)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in lines))
+    row = run_job(job, resume=True)["arms"][first["arm"]]
+    assert set(row["measures"]) == {"accuracy"}
+    assert row["nll"] is None

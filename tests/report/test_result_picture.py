@@ -33,6 +33,14 @@ def test_a_dot_for_every_seed_and_a_bar_for_every_arm():
     assert "97.00" in texts(root)
 
 
+def test_the_arm_of_the_verdict_stands_out_whatever_it_is_called():
+    found = result({"student alone": arm([0.9]), "hinton": arm([0.91]), "hinton#2": arm([0.92])})
+    for judged in ("hinton", "hinton#2"):
+        found["verdict"]["arm"] = judged
+        bold = {group.find(f"{SVG}text").text: group.get("class") for group in drawn(found).findall(f"{SVG}g")}
+        assert bold == {name: "ours" if name == judged else "other" for name in found["arms"]}
+
+
 def test_dots_stand_where_the_ticks_say():
     root = drawn(result({"distilled": arm([0.90, 0.95, 1.0])}))
     ticks = {t.text: float(t.get("x")) for t in root.iter(f"{SVG}text") if t.text.endswith(" %")}

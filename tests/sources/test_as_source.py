@@ -70,5 +70,15 @@ def test_options_that_cannot_apply_are_refused():
         as_source([X], batch_size=4, mix=Mixup())
     with pytest.raises(LimbeckError, match="views= needs examples with ids"):
         as_source([X], batch_size=4, views=3)
-    with pytest.raises(LimbeckError, match="adapt="):
-        as_source(X, batch_size=4, adapt=lambda item: item)
+    for data in (X, Shuffled(Arrays(X), batch_size=4)):
+        with pytest.raises(LimbeckError, match="adapt="):
+            as_source(data, batch_size=4, adapt=lambda item: item)
+
+
+@pytest.mark.parametrize("option", [{"augment": Shift(1)}, {"mix": Mixup()}, {"views": 3}])
+def test_a_source_is_told_itself_how_it_makes_views(option):
+    made = Shuffled(Arrays(X), batch_size=4)
+    with pytest.raises(LimbeckError, match=f"give {next(iter(option))}= to it") as raised:
+        as_source(made, batch_size=4, **option)
+    assert "ids" not in str(raised.value), "a Shuffled has ids"
+    assert as_source(made, batch_size=4) is made

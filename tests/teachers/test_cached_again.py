@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck import Shift
+from limbeck import Shift, Shuffled
 from limbeck.errors import LimbeckError
 from limbeck.store import Store
 from limbeck.teachers import Cached, fill, recheck
-from teachers.asked import CPU, Counting, source, unchanged
+from teachers.asked import CPU, Counting, examples, source, unchanged
 
 
 def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
@@ -31,6 +31,27 @@ def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tm
         recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
     with pytest.raises(LimbeckError, match="views=0"):
         list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
+
+
+def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
+    net = Counting()
+    list(fill(Cached(net, tmp_path / "s"), source(augment=Shift(1)), reads=unchanged, views=4))
+    seen = []
+
+    class Watched(Shuffled):
+        def batches(self, epoch, start):
+            seen.append(epoch)
+            return super().batches(epoch, start)
+
+    def views(**seed):
+        seen.clear()
+        stream = Watched(examples(), batch_size=8, augment=Shift(1))
+        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=24, views=range(4), **seed)
+        return list(seen)
+
+    assert views(seed=1) == views(seed=1)
+    assert views(seed=0) == views()
+    assert len({tuple(views(seed=seed)) for seed in range(4)}) > 1
 
 
 @pytest.mark.parametrize("how", [{"through": "out"}, {"encoding": {"name": "sampled", "draws": 2}}, {}])

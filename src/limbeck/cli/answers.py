@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,9 @@ def run_info(path: str | None, flags: Flags, settings: Sequence[str], *, as_json
     _show_plan(plan(job), store, as_json=as_json)
 
 
-def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sample: int, as_json: bool) -> None:
+def run_verify(
+    path: str | None, flags: Flags, settings: Sequence[str], *, sample: int, seed: int | None, as_json: bool
+) -> None:
     """Check every shard, and, of a job, some answers against the teacher.
 
     Raises:
@@ -78,14 +81,15 @@ def run_verify(path: str | None, flags: Flags, settings: Sequence[str], *, sampl
     if job is not None and sample and not wrong:
         from limbeck.compare.answers import check
 
-        again = check(job, sample=sample)
-        found["recheck"] = {**again._asdict(), "divergence": _plain(again.divergence)}
+        seed = time.time_ns() % 2**31 if seed is None else seed
+        again = check(job, sample=sample, seed=seed)
+        found["recheck"] = {**again._asdict(), "divergence": _plain(again.divergence), "seed": seed}
     if as_json:
         print(json.dumps(found))
     elif not wrong:
         print(f"{store.place.name}: {len(store):,} answers in {len(store.manifest.shards)} shards, all as written.")
     if again is not None:
-        _judge(again, asked=sample, as_json=as_json)
+        _judge(again, asked=sample, seed=seed, as_json=as_json)
     if wrong:
         files = len(store.manifest.shards) + ("head" in store.manifest.about)
         raise LimbeckError(f"{len(wrong)} of {files} files are damaged; see above.")
@@ -110,8 +114,9 @@ def _plain(number: float) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _judge(again: Any, *, asked: int, as_json: bool) -> None:
-    said = f"Asked again about {again.answers} examples: {100 * again.identical:.1f} % identical to the bit"
+def _judge(again: Any, *, asked: int, seed: int | None, as_json: bool) -> None:
+    said = f"Asked again about {again.answers} examples (--seed {seed}): "
+    said += f"{100 * again.identical:.1f} % identical to the bit"
     said += "." if again.drawn else f", {again.how_far}."
     if again.answers > asked:
         said += f" The teacher is asked in whole batches: so many hold the {asked} of --sample."

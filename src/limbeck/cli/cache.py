@@ -51,9 +51,12 @@ def cache_verify(
     sample: Annotated[
         int, typer.Option(min=0, help="Ask the teacher again about so many examples; it needs a job.")
     ] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Which examples --sample asks about; others every time by default.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Read every byte of a store and compare its checksums; exit code 1 if anything is wrong."""
     from limbeck.cli.answers import run_verify
 
-    run_verify(job, {"teacher": teacher, "data": data}, settings or [], sample=sample, as_json=as_json)
+    run_verify(job, {"teacher": teacher, "data": data}, settings or [], sample=sample, seed=seed, as_json=as_json)

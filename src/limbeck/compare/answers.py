@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from limbeck.compare.arms import recipe_of
@@ -86,16 +84,15 @@ def check_store(job: Job, material: Material, teacher: Teacher) -> None:
                 asked.prepare(needs, device=torch.device("cpu"), reads=reads)
 
 
-def check(job: Job, *, sample: int) -> Recheck:
-    """Ask the job's teacher again about some examples and views, drawn at random, and compare with what is stored."""
+def check(job: Job, *, sample: int, seed: int) -> Recheck:
+    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored."""
     material, teacher = with_teacher(job)
     fabric = open_fabric(precision=job.precision, devices=1)
-    seed = time.time_ns() % 2**31
     source = source_of(job, material, shuffled=seed)
     with fabric.autocast():
         return recheck(
             cached(job, teacher, folder_of(job)), source, reads=material.data.reads, sample=sample,
-            views=range(views_of(job)), device=fabric.device,
+            views=range(views_of(job)), seed=seed, device=fabric.device,
         )  # fmt: skip
 
 

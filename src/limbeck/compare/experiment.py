@@ -159,7 +159,8 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
 def _seen(outcome: Outcome, tell: Watch) -> Outcome:
     """The outcome, once it was told."""
     tell("arm", outcome)
-    if math.isnan(outcome.measures["confidence"]):  # a mean over rows: one NaN makes it one
+    # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
+    if math.isnan(outcome.measures.get("confidence", 0.0)):
         tell("say", f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong.")
     return outcome
 

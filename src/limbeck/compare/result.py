@@ -216,8 +216,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
     measures = {name: _spread([row[name] for row in rows]) for name in rows[0] if all(name in row for row in rows)}
     return {
         "accuracy": measures["accuracy"],
-        "nll": measures["nll"]["mean"],
-        "agreement": measures["agreement"]["mean"],
+        **{name: measures[name]["mean"] if name in measures else None for name in ("nll", "agreement")},
         "measures": measures,
     }
 

@@ -177,7 +177,7 @@ def _fit(run: JudgedRun) -> Iterator[Suggestion]:
         return
     if (trained := last_values(arm_folder(run.out, ALONE), "cross_entropy")) is not None and ALONE in run.rows:
         tested = run.rows[ALONE]["nll"]
-        if tested > 3 * trained and tested - trained > 0.2:
+        if tested is not None and tested > 3 * trained and tested - trained > 0.2:
             epochs = run.job.budget_of(ALONE).epochs
             few = max(epochs // 4, 1)
             typed = f"limbeck tune {quote(str(run.out / 'job.yaml'))} --range epochs={few}..{epochs}"

@@ -37,7 +37,9 @@ def arms_picture(result: Mapping[str, Any]) -> str:
     lines = _wrapped(result["verdict"]["sentence"], 104)
     height = bottom + 44 + 20 * len(lines)
     parts = [_axis(ticks, place, bottom)]
-    parts += [_arm(name, arm, place, _TOP + _ROW * (row + 0.5)) for row, (name, arm) in enumerate(arms.items())]
+    judged = result["verdict"].get("arm", "distilled")  # a result of an earlier version does not say which
+    for row, (name, arm) in enumerate(arms.items()):
+        parts.append(_arm(name, arm, place, _TOP + _ROW * (row + 0.5), judged=name == judged))
     parts += [f'<text x="16" y="{bottom + 44 + 20 * i}">{escape(line)}</text>' for i, line in enumerate(lines)]
     title = f'<text class="strong" x="16" y="26">Test accuracy, {escape(result["data"]["name"])}</text>'
     return (
@@ -56,13 +58,13 @@ def _axis(ticks: Sequence[float], place: Any, bottom: int) -> str:
     )
 
 
-def _arm(name: str, arm: Mapping[str, Any], place: Any, y: float) -> str:
+def _arm(name: str, arm: Mapping[str, Any], place: Any, y: float, *, judged: bool) -> str:
     found = arm["measures"]["accuracy"]
     values = [value for value in found["values"] if value is not None]
     dots = "".join(f'<circle class="seed" cx="{place(v):.1f}" cy="{y:.1f}" r="5.5"/>' for v in values)
     return (
-        f'<g class="{"ours" if name == "distilled" else "other"}">'
-        f'<text class="{"strong" if name == "distilled" else ""}" x="16" y="{y + 5:.1f}">{escape(name)}</text>{dots}'
+        f'<g class="{"ours" if judged else "other"}">'
+        f'<text class="{"strong" if judged else ""}" x="16" y="{y + 5:.1f}">{escape(name)}</text>{dots}'
         + _mean(found, place, y)
         + "</g>"
     )

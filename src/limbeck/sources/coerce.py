@@ -62,11 +62,18 @@ def as_source(
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
         return Shuffled(examples, batch_size=batch_size, seed=seed, views=views, **options)
     for name, given in (("augment", augment), ("mix", mix), ("views", views)):
+        if given is not None and isinstance(data, Source):
+            raise LimbeckError(
+                f"{name}= is for data that are not in batches yet, and a {type(data).__name__} makes its batches by "
+                f"itself: give {name}= to it, where it is made."
+            )
         if given is not None:
             raise LimbeckError(
                 f"{name}= needs examples with ids; a {type(data).__name__} has none. Give lb.Arrays(...)."
             )
     if isinstance(data, Source):
+        if adapt is not None:
+            raise LimbeckError("adapt= turns the items of a loader into batches; a source has batches already.")
         return data
     if isinstance(data, DataLoader) or _is_batches(data):
         return Loader(data, adapt=adapt)

@@ -72,6 +72,7 @@ def recheck(
     sample: int,
     reads: Reads = read_inputs,
     views: Sequence[int] = (0,),
+    seed: int = 0,
     device: torch.device = _CPU,
 ) -> Recheck:
     """Ask the teacher again about some examples, and compare with what is stored.
@@ -82,6 +83,7 @@ def recheck(
         reads: The way from a batch to inputs.
         sample: How many, at least.
         views: Which views of them; each batch is of one, drawn at random.
+        seed: Another draws other views.
         device: Where the teacher runs.
 
     Raises:
@@ -94,7 +96,7 @@ def recheck(
     head = None if teacher.through is None else head_of(teacher.inner, teacher.through)
     found, asked = list[Recheck](), 0
     with teacher.inner.prepare(asked_at(frozenset({LOGITS}), head), device=device, reads=reads) as answer:
-        for batch in _drawn(source, views):
+        for batch in _drawn(source, views, seed):
             if asked >= sample:
                 break
             found.append(_compared(store, answer, batch.to(device), size, head))
@@ -104,12 +106,12 @@ def recheck(
     return Recheck(asked, *means) if found else Recheck(0, 0.0, 0.0, 0.0)
 
 
-def _drawn(source: Epochs, views: Sequence[int]) -> Iterator[Batch]:
+def _drawn(source: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
     """The batches of an epoch, each in a view of its own."""
     if len(views) == 1:
         yield from source.batches(views[0], 0)
         return
-    draw, number = random.Random(), 0
+    draw, number = random.Random(seed), 0
     while (batch := next(source.batches(draw.choice(views), number), None)) is not None:
         yield batch
         number += 1
