@@ -80,6 +80,8 @@ class Tapped(nn.Module):
         self.model = model
         self.adaptor = adaptor
         self._looked_at = False
+        self.changes_inputs: bool | None = None
+        """Whether the model's forward changes its inputs in place; None before it was called."""
         self._read = {text: Address.parse(text) for text in sorted(set(addresses) - {LOGITS})}
         self._copied: set[str] = set()
         self._shown: dict[str, tuple[Tensor, int]] = {}
@@ -126,8 +128,16 @@ class Tapped(nn.Module):
         return signal
 
     def _call(self, inputs: Inputs) -> Any:
+        """Call the model, which may change its inputs in place (``x.sub_(mean)``): the other side reads them too."""
         self._shown.clear()
-        return call(self.model, inputs)
+        if self.changes_inputs is False:
+            return call(self.model, inputs)
+        copies = _copied(inputs)
+        before = [_version(tensor) for tensor in _tensors(copies)]
+        output = call(self.model, copies)
+        if self.changes_inputs is None:
+            self.changes_inputs = before != [_version(tensor) for tensor in _tensors(copies)]
+        return output
 
     def _was_called(self, text: str) -> bool:
         if text not in self._shown:
@@ -144,6 +154,22 @@ class Tapped(nn.Module):
             self._shown[text] = (tensor, _version(tensor))
 
         return hook
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    given = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [one for one in given if isinstance(one, Tensor)]
+
+
+def _copied(inputs: Inputs) -> Any:
+    """The same inputs in memory of their own, on the same graph."""
+    if isinstance(inputs, Mapping):
+        return {name: one.clone() if isinstance(one, Tensor) else one for name, one in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
+    return inputs.clone() if isinstance(inputs, Tensor) else inputs
 
 
 def _version(tensor: Tensor) -> int:

@@ -48,6 +48,22 @@ def test_a_run_goes_on_from_another_folder(limbeck, here, monkeypatch):
     assert json.loads(config)["metadata"]["method"] == "own.py:soft"
 
 
+def test_a_finished_run_that_was_moved_names_its_new_place(limbeck, here):
+    blobs(here / "blobs.npz")
+    job_file(here / "job.yaml", small_job("blobs.npz", seeds=1, arms=["teacher", "student alone", "distilled"]))
+    first = limbeck("distill", "job.yaml", "--out", "old-place")
+    assert "old-place" in first.out.partition("what to try")[2]
+    (here / "old-place").rename(here / "new-place")
+    again = limbeck("resume", "new-place")
+    assert again.code == 0, again.err
+    assert "old-place" not in again.out
+    assert again.out.count("new-place") > 3
+    stays = limbeck("resume", "new-place", "--set", "out=elsewhere")
+    assert stays.code == 1
+    assert "stays in its folder" in stays.err
+    assert not (here / "elsewhere").exists()
+
+
 def test_names_stay_names_and_paths_become_whole(here, monkeypatch):
     monkeypatch.delenv("LIMBECK_DATA", raising=False)
     for made in ("mlp", "digits", "hinton", "student", "data"):

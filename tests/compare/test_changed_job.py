@@ -114,6 +114,7 @@ def test_what_each_setting_is_found_to_change(folder):
     assert again("methods=[hinton, logit_matching]") == ("distilled",)
     assert again("budgets.distilled.lr=0.1") == ("distilled",)
     assert again("budgets={student alone: {lr: 0.1}}") == ("student alone",)
+    assert again("data.num_workers=2") == ()  # how many threads decode changes no bit
     assert again("budget.drop_last=true") == ("student alone", "distilled")
     (folder / "teacher" / "answers.safetensors").unlink()  # as if its training were not over
     assert changed_job(settings(folder, "teacher.train.lr=0.1"))[1].teacher

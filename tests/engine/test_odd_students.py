@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.stories import SGD, arrays, hint, network, source, weights
+from limbeck.bridges import Tutor
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.randomness import cloned
@@ -195,3 +196,50 @@ def test_a_sparse_embedding_that_does_not_learn_has_no_gradients_to_refuse():
     student = nn.Sequential(nn.Embedding(7, 4, sparse=True).requires_grad_(False), nn.Flatten(), nn.Linear(8, 3))
     words = torch.arange(24).view(12, 2) % 7
     assert distill(student, make("supervised"), (words, torch.arange(12) % 3), epochs=1).finish().finished
+
+
+# Models that change in place what they were given.
+
+
+class Centered(nn.Module):
+    """A network that takes the mean off, in the caller's memory or in its own."""
+
+    def __init__(self, seed: int, *, in_place: bool) -> None:
+        super().__init__()
+        self.network, self.in_place = network(seed=seed), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x.sub_(1.0) if self.in_place else x - 1.0)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher", "both"])
+def test_a_model_that_changes_its_inputs_in_place_changes_nobody_elses(who):
+    def trained(in_place):
+        student = Centered(0, in_place=in_place and who != "teacher")
+        teacher = Centered(7, in_place=in_place and who != "student")
+        batches = [Batch(inputs.clone(), labels=labels) for inputs, labels in given]
+        both = 0.5 * CE + 0.5 * Loss(kl_divergence)
+        run = distill(student, Stage(both, teacher=teacher, epochs=2), batches, optimiser=SGD).finish()
+        return weights(run.student)
+
+    draw = torch.Generator().manual_seed(1)
+    given = [(torch.randn(4, 5, generator=draw), torch.arange(4) % 3) for _ in range(3)]
+    torch.testing.assert_close(trained(in_place=True), trained(in_place=False), rtol=0, atol=0)
+
+
+def test_a_tutor_leaves_the_loops_batch_as_it_was():
+    inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    kept = inputs.clone()
+
+    def losses(in_place):
+        tutor = Tutor(Centered(0, in_place=in_place), Loss(kl_divergence), Centered(7, in_place=in_place))
+        return [tutor((inputs, torch.arange(4) % 3)).loss.item() for _ in range(2)]
+
+    assert losses(in_place=True) == losses(in_place=False)
+    assert torch.equal(inputs, kept)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_switched_off_are_said_to_be(off):
+    with off(), pytest.raises(LimbeckError, match="switched off"):
+        distill(network(), Stage(CE, epochs=1), source()).finish()

@@ -104,6 +104,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         self._closing: Callable[[], Any] | None = None
         self._place: torch.device | None = None
         self._reached: set[nn.Parameter] | None = None
+        self._changes_inputs: bool | None = None
         self._check_teacher()
         self._networks = networks_of(self.stage.teacher)
         check_shared(self.stage, student, self._networks)
@@ -212,6 +213,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         if counts is None and world_size() > 1:
             counts = self.counts([batch])
         with Tapped(model or self.student, self.objective.needs.student, adaptor=self.adaptor) as tapped:
+            tapped.changes_inputs = self._changes_inputs
             shown: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: shown.append(signal[LOGITS]))
             pupil = Pupil(tapped, self.objective, reached=self._reached)
@@ -262,6 +264,7 @@ class Tutor(AbstractContextManager["Tutor"]):
                 inputs = self.reads(batch)
                 return probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
         finally:
+            self._changes_inputs = tapped.changes_inputs
             torch.clear_autocast_cache()  # within a loop's autocast, casts of the trial belong to its graph
 
 

@@ -109,17 +109,22 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
         _show(found, as_json=as_json)
         return
     asked = with_settings(dict(read_run_job(folder)), settings)
+    if any(one.partition("=")[0].strip() == "out" for one in settings):
+        raise LimbeckError(f"A run stays in its folder: move {run} itself, and type its new place.")
     _run(make_job({**asked, "out": run}), as_json=as_json, resume=True, change=bool(settings))
 
 
 def _again(folder: Path) -> dict[str, Any]:
     """What a finished run came to, wherever its folder lies now; its page is made again if it is not there."""
+    from limbeck.job import suggestions_of
     from limbeck.job.result import read_result
     from limbeck.report import write_report
 
     found = read_result(folder)
     if not (folder / "report.html").is_file():  # killed between the result and its page
         write_report([folder])
+    if isinstance(found.get("verdict"), dict):
+        found["verdict"]["advice"] = suggestions_of(found, folder)
     if isinstance(found.get("shipped"), dict):
         found["shipped"]["path"] = str(folder / "student")
     return {**found, "run": str(folder), "report": str(folder / "report.html")}

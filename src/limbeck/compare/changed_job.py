@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.compare.arms import SHUFFLED, SMOOTHED
-from limbeck.compare.ledger import write
+from limbeck.compare.ledger import without_workers, write
 from limbeck.compare.teaching import has_weights
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, arm_folder, make_job, read_run_job
@@ -115,14 +115,15 @@ def _has_begun_arms(out: Path) -> bool:
 
 def _teacher_of(job: Job) -> dict[str, Any]:
     """All that the teacher's training reads."""
-    dumped = job.model_dump(mode="json", include={"data", "development", "train_examples", "precision"})
+    dumped = job.model_dump(mode="json", include={"development", "train_examples", "precision"})
+    dumped["data"] = without_workers(job.model_dump(mode="json")["data"])
     train = None if has_weights(job.teacher) else (job.teacher.train or job.budget).model_dump(mode="json")
     return {**dumped, "teacher": {**job.teacher.model_dump(mode="json", exclude={"check"}), "train": train}}
 
 
 def _asked_of(job: Job, arm: str) -> dict[str, Any]:
     """All that an arm's runs read."""
-    dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher"}))
+    dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
     learns = job.learners.get(arm, job.method if arm == SHUFFLED else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None
     return {

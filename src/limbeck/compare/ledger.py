@@ -222,7 +222,7 @@ def _as_asked(held: Any, asked: Any) -> Any:
     return rest["name"] if isinstance(asked, str) and set(rest) == {"name"} else rest
 
 
-def _without_workers(data: Any) -> Any:
+def without_workers(data: Any) -> Any:
     """The data without the number of threads that decode them: what comes out does not depend on it."""
     if not isinstance(data, dict) or "num_workers" not in data:
         return data
@@ -233,7 +233,7 @@ def _without_workers(data: Any) -> Any:
 def _check_same_job(job: Job, out: Path) -> None:
     held = absolute(make_job(read_run_job(out))).model_dump(mode="json")
     asked = absolute(job).model_dump(mode="json")
-    held["data"], asked["data"] = _without_workers(held.get("data")), _without_workers(asked["data"])
+    held["data"], asked["data"] = without_workers(held.get("data")), without_workers(asked["data"])
     held["data"] = _as_asked(held["data"], asked["data"])
     for key, value in asked.items():
         if key not in _MAY_DIFFER and held.get(key) != value:

@@ -145,6 +145,11 @@ def _reached(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter
             found = torch.autograd.grad(total, candidates, retain_graph=True, allow_unused=True)
         moved = {p for p, gradient in zip(candidates, found, strict=False) if gradient is not None}
         if not moved:
+            if not torch.is_grad_enabled():
+                raise LimbeckError(
+                    f"Gradients are switched off here, so {stage.trains!r} cannot learn: leave the block of "
+                    "torch.no_grad() or torch.inference_mode(), or type torch.set_grad_enabled(True)."
+                )
             raise LimbeckError(
                 f"The term {name!r} reaches no parameter of {stage.trains!r} that may learn: nothing in it depends on "
                 "the student, or its parameters have requires_grad=False, or a tap sits inside a reentrant checkpoint."
