@@ -187,7 +187,21 @@ def test_the_page_stands_for_itself(tmp_path):
             ),
             LimbeckError,
         ),
-        (lambda p, y: lb.judge({**p, "distilled": np.stack(p["distilled"])}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, "distilled": p["distilled"][0]}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, "distilled": np.zeros((0, 400))}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, "distilled": np.eye(3)[p["distilled"][0]]}, y), DataError),
+        (lambda p, y: lb.judge({**p, "distilled": p["distilled"][0].tolist()}, y), DataError),
+        (lambda p, y: lb.judge({**p, "teacher": p["distilled"][:2]}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, 3: p["distilled"]}, y), LimbeckError),
+        (lambda p, y: lb.judge({**p, None: p["distilled"]}, y), LimbeckError),
+        (lambda p, y: lb.judge(p, np.array(["a", "b", "c"], dtype=object)[y]), DataError),
+        (lambda p, y: lb.judge(p, [["a"], ["b", "c"]]), DataError),
+        (
+            lambda p, y: lb.judge(
+                {**p, "distilled": [run + np.nan for run in p["distilled"]]}, y + 0.5, metric="absolute_error"
+            ),
+            DataError,
+        ),
         (
             lambda p, y: lb.judge({name: [np.full(400, np.nan)] * 4 for name in p}, y * 1.0, metric="squared_error"),
             DataError,
@@ -198,6 +212,74 @@ def test_what_does_not_fit_is_one_sentence(change, error):
     predictions, labels = arms(student_alone=0.7, distilled=0.9)
     with pytest.raises(error):
         change(predictions, labels)
+
+
+@pytest.mark.parametrize("made", [np.stack, lambda runs: torch.stack([torch.as_tensor(run) for run in runs])])
+def test_an_array_with_a_row_for_each_seed_is_a_list_of_them(made):
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    logits = {name: [np.eye(3)[run] for run in runs] for name, runs in predictions.items()}
+    expected = lb.judge(predictions, labels).as_dict()
+    for given in (predictions, logits):
+        assert lb.judge({name: made(runs) for name, runs in given.items()}, labels).as_dict() == expected
+    with_teacher = {**predictions, "teacher": made(predictions["distilled"][:1])}
+    assert lb.judge(with_teacher, labels).interval == lb.judge(predictions, labels).interval
+
+
+def test_labels_are_names_as_well_as_numbers():
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    names = np.array(["cat", "dog", "eel"])
+    expected = lb.judge(predictions, labels).as_dict()
+    for kind in (str, object):
+        named = {name: [names[run].astype(kind) for run in runs] for name, runs in predictions.items()}
+        assert lb.judge(named, names[labels].astype(kind)).as_dict() == expected
+        assert lb.judge(named, names[labels].tolist()).as_dict() == expected
+    without = names[labels].astype(object)
+    without[::4] = None
+    numbers = np.where(np.arange(len(labels)) % 4 == 0, -100, labels)
+    assert lb.judge(named, without).as_dict() == lb.judge(predictions, numbers).as_dict()
+    assert lb.judge(predictions, numbers.astype(float)).as_dict() == lb.judge(predictions, numbers).as_dict()
+
+
+def test_huge_logits_are_told_apart_and_nan_is_wrong():
+    labels = np.array([0, 1, 0, 1])
+    huge = torch.tensor([[2.0, 1.0], [-2.0, -1.0], [1.0, 0.0], [float("nan"), 1.0]], dtype=torch.float64) * 1e300
+    found = lb.judge({"student alone": [labels] * 2, "mine": [huge] * 2}, labels)
+    assert found.arms["mine"].mean == 0.75
+
+
+def test_a_prediction_that_is_no_number_is_never_taken_for_a_missing_target():
+    targets = np.arange(12.0).reshape(6, 2)
+    good = [targets + 0.1] * 2
+    for bad in (np.nan, np.inf):
+        wrong = [np.where(np.arange(12).reshape(6, 2) == 3, bad, targets)] * 2
+        for runs in ({"student alone": good, "mine": wrong}, {"student alone": wrong, "mine": wrong}):
+            with pytest.raises(DataError) as error:
+                lb.judge(runs, targets, metric="squared_error")
+            assert "'mine'" in str(error.value) or "'student alone'" in str(error.value)
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    predictions, labels = arms(student_alone=0.7, distilled=0.9)
+    out = tmp_path / "judged"
+    found = lb.judge(predictions, labels, out=out)
+    before = (out / "judgement.json").read_bytes()
+    for again in (lambda: lb.judge(predictions, labels, out=out), lambda: found.write(out)):
+        with pytest.raises(LimbeckError, match="out="):
+            again()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(LimbeckError, match="out="):
+        lb.judge(predictions, labels, out=tmp_path / "file")
+    assert (out / "judgement.json").read_bytes() == before
+
+
+def test_scores_have_no_direction_of_their_own():
+    assert METRICS["score"].higher_is_better is None
+    scores = {"student alone": [np.zeros(40)] * 2, "mine": [np.arange(40) / 40] * 2}
+    with pytest.raises(LimbeckError, match="higher_is_better"):
+        lb.judge(scores, metric="score")
+    up, down = (lb.judge(scores, metric="score", higher_is_better=way) for way in (True, False))
+    assert (up.helps, down.helps) == (True, False)
+    assert up.interval == tuple(-end for end in reversed(down.interval))
 
 
 @pytest.mark.parametrize("right", [0.9, 0.7, 0.5])

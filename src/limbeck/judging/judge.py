@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.judging.judgement import ArmScores, Comparison, Judgement, Role
+from limbeck.judging.judgement import ArmScores, Comparison, Judgement, Role, check_new
 from limbeck.judging.scores import Metric, array_of, open_metric
 from limbeck.measure import Difference, compare_scores
 
@@ -20,7 +20,7 @@ CONTROLS = ("label smoothing", "shuffled teacher")
 
 
 def judge(
-    predictions: Mapping[str, Sequence[Any]],
+    predictions: Mapping[str, Any],
     targets: Any = None,
     *,
     metric: str | Callable[[Any, Any], Any] = "accuracy",
@@ -39,10 +39,11 @@ def judge(
 
     Args:
         predictions: For each arm by name a list with one item for each seed, in the same order of the seeds. An item is
-            what that run predicts for all test examples: logits, probabilities or classes; numbers; maps. The arm
-            called ``teacher`` is shown, and has one item. All arms but the baseline, the controls and the teacher are
-            methods.
-        targets: The labels, numbers or maps of the test examples; -100 (labels) or NaN (numbers) where there is none.
+            what that run predicts for all test examples: logits, probabilities or classes; numbers; maps. Or an array
+            with a row for each seed, ``[seeds, n]`` or ``[seeds, n, classes]``. The arm called ``teacher`` is shown,
+            and has one item. All arms but the baseline, the controls and the teacher are methods.
+        targets: The labels, numbers or maps of the test examples; -100 (labels), NaN (numbers) or None (names) where
+            there is none. A prediction that is NaN is wrong (a class), or refused (a number).
         metric: ``accuracy``, ``iou`` (mean over a picture's classes), ``squared_error``, ``absolute_error``; ``score``
             where the items are scores of each example already; or a function of (predictions, targets) that gives a
             score for each example, ``[n]``.
@@ -52,10 +53,11 @@ def judge(
             chosen on the test data, which the interval pays for.
         higher_is_better: For a function of one's own, and for ``score``.
         title: What the page is called.
-        out: A folder for the page and ``judgement.json``; see `Judgement.write`.
+        out: A new or empty folder for the page and ``judgement.json``; see `Judgement.write`.
 
     Raises:
-        LimbeckError: If an arm is missing, or has another number of seeds than the baseline.
+        LimbeckError: If an arm is missing or no text names it, one has another number of seeds than the baseline or
+            the teacher more than one, or `out` holds something.
         DataError: If predictions and targets do not belong together, or no example counts.
 
     Example:
@@ -68,6 +70,8 @@ def judge(
     """
     if isinstance(controls, str):
         raise LimbeckError(f"controls={controls!r} is a list of names: controls=[{controls!r}].")
+    if out is not None:
+        check_new(Path(out))
     measured = open_metric(metric, higher_is_better=higher_is_better)
     if targets is None and measured.name != "score":
         raise LimbeckError("judge needs the targets of the test examples; only metric='score' does without.")
@@ -78,7 +82,7 @@ def judge(
     found = Judgement(
         metric=measured.name,
         percent=measured.percent,
-        higher_is_better=measured.higher_is_better,
+        higher_is_better=bool(measured.higher_is_better),
         seeds=len(scores[baseline]),
         examples=scores[baseline].shape[1],
         arm=arm,
@@ -94,18 +98,18 @@ def judge(
     return found
 
 
-def _all_scores(predictions: Mapping[str, Sequence[Any]], targets: Any, metric: Metric) -> dict[str, NDArray[Any]]:
+def _all_scores(predictions: Mapping[str, Any], targets: Any, metric: Metric) -> dict[str, NDArray[Any]]:
     """Each arm's scores ``[seeds, examples]``, of the examples that count."""
+    if not isinstance(predictions, Mapping):
+        raise LimbeckError(f"predictions is a mapping from arms' names to runs; got {type(predictions).__name__}.")
     scores: dict[str, NDArray[Any]] = {}
     for name, runs in predictions.items():
-        if not isinstance(runs, (list, tuple)) or not runs:
-            raise LimbeckError(
-                f"predictions[{name!r}] is a list with one item for each seed; got {type(runs).__name__}."
-            )
-        rows = [_scored(name, run, targets, metric) for run in runs]
+        if not isinstance(name, str):
+            raise LimbeckError(f"An arm's name is a text; got {name!r}: write {str(name)!r}.")
+        rows = [_scored(name, run, targets, metric) for run in _runs(name, runs)]
         if any(row.ndim != 1 or len(row) != len(rows[0]) for row in rows):
             raise DataError(
-                f"The metric of {name!r} has to give one score for each example; got {[r.shape for r in rows]}."
+                f"The metric of {name!r} has to give one score for each example; got {[r.shape for r in rows]}. {_ONE}"
             )
         scores[name] = np.stack(rows)
     lengths = {one.shape[1] for one in scores.values()}
@@ -115,9 +119,31 @@ def _all_scores(predictions: Mapping[str, Sequence[Any]], targets: Any, metric: 
     return {name: one[:, known] for name, one in scores.items()}
 
 
+_ONE = "The first dimension of an arm is over seeds: of one seed, give [predictions]."
+
+
+def _runs(name: str, runs: Any) -> Sequence[Any]:
+    """What each seed predicts: the items of a list, or the rows of an array."""
+    if isinstance(runs, (list, tuple)):
+        given = runs
+    elif hasattr(runs, "shape") and len(runs.shape) > 1:
+        given = list(array_of(runs))
+    else:
+        kind = f"{type(runs).__name__} {list(runs.shape)}" if hasattr(runs, "shape") else type(runs).__name__
+        raise LimbeckError(
+            f"predictions[{name!r}] is a list with one item for each seed, or an array [seeds, examples, ...]; got "
+            f"{kind}. {_ONE}"
+        )
+    if not len(given):
+        raise LimbeckError(f"predictions[{name!r}] holds no seed.")
+    return given
+
+
 def _scored(name: str, run: Any, targets: Any, metric: Metric) -> NDArray[np.float64]:
     try:
         return array_of(metric.score(run, targets)).astype(np.float64)
+    except DataError as error:
+        raise DataError(f"{name!r}: {error} {_ONE}") from error
     except LimbeckError:
         raise
     except Exception as error:  # a metric of one's own may raise anything
@@ -142,9 +168,14 @@ def _methods(scores: Mapping[str, NDArray[Any]], baseline: str, controls: Sequen
     methods = [name for name in scores if _role(name, baseline, controls) == "method"]
     if not methods:
         raise LimbeckError(f"No arm is a method: beside {', '.join(scores)} name the one that is to be judged.")
+    if TEACHER in scores and len(scores[TEACHER]) != 1:
+        raise LimbeckError(
+            f"{TEACHER!r} has {len(scores[TEACHER])} items, and is the one teacher of all runs: give one, or another "
+            "name."
+        )
     seeds = len(scores[baseline])
     for name, one in scores.items():
-        if name != TEACHER and len(one) != seeds:
+        if name not in (TEACHER, baseline) and len(one) != seeds:
             raise LimbeckError(
                 f"{name!r} has {len(one)} seeds and {baseline!r} has {seeds}: seeds are compared in pairs."
             )

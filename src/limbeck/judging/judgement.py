@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.errors import LimbeckError
+
 Role = Literal["baseline", "control", "method", "teacher"]
 
 
@@ -125,17 +127,31 @@ class Judgement:
     def write(self, folder: str | Path) -> Path:
         """Write ``judgement.json`` and the page ``report.html`` into a folder, and give the page's path.
 
+        Args:
+            folder: One that is new or empty.
+
         Raises:
-            LimbeckError: If another file stands in the page's place.
+            LimbeckError: If it holds something.
         """
         from limbeck.files import write_text
         from limbeck.judging.page import judgement_page
-        from limbeck.report.page import check_place
 
         place = Path(folder)
         page = place / "report.html"
-        check_place(page)
+        check_new(place)
         place.mkdir(parents=True, exist_ok=True)
         write_text(json.dumps(self.as_dict(), indent=2), place / "judgement.json")
         write_text(judgement_page(self), page)
         return page
+
+
+def check_new(folder: Path) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        LimbeckError: If it does, or is a file.
+    """
+    if folder.is_file():
+        raise LimbeckError(f"{folder} is a file; out= is a folder that is new or empty.")
+    if folder.exists() and any(folder.iterdir()):
+        raise LimbeckError(f"{folder} already holds something, which is left alone; choose another with out=.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,14 @@ class Metric:
     Attributes:
         name: ``accuracy``, ``squared_error``, ...
         score: Predictions and targets -> `Scores`.
-        higher_is_better: Which way is better.
+        higher_is_better: Which way is better; None for given scores, of which only their owner knows it.
         largest: The greatest difference that one example can make; infinite where there is no bound.
         percent: Whether it is a fraction that people read in percent.
     """
 
     name: str
     score: Callable[[Any, Any], Scores]
-    higher_is_better: bool
+    higher_is_better: bool | None
     largest: float = float("inf")
     percent: bool = False
 
@@ -48,8 +48,8 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
         raise unknown(
             "metric", metric, METRICS, then="Or a function of (predictions, targets) that scores each example."
         )
-    if isinstance(metric, str) and metric != "score":
-        known = METRICS[metric]
+    known = METRICS[metric] if isinstance(metric, str) else None
+    if known is not None and known.higher_is_better is not None:
         if higher_is_better not in (None, known.higher_is_better):
             raise LimbeckError(
                 f"metric={metric!r} has higher_is_better={known.higher_is_better}; leave the argument out, or give a "
@@ -60,8 +60,10 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
         raise LimbeckError(
             "Say which way the scores are better: higher_is_better=True, as of an accuracy, or False, as of an error."
         )
-    if isinstance(metric, str):
-        return Metric("score", METRICS["score"].score, higher_is_better)
+    if known is not None:
+        return replace(known, higher_is_better=higher_is_better)
+    if isinstance(metric, str) or not callable(metric):
+        raise LimbeckError(f"metric={metric!r} is no name and no function; names are {', '.join(METRICS)}.")
     return Metric(getattr(metric, "__name__", "score"), metric, higher_is_better)
 
 
@@ -73,13 +75,9 @@ def score_accuracy(predictions: Any, targets: Any) -> Scores:
             raise DataError("accuracy got one logit for each example: give classes, or a column for each class.")
         given = np.where(np.isnan(given).any(1), -1, given.argmax(1))
     _check_alike(given, labels, "accuracy")
-    _check_classes(given, labels)
-    right = (given == labels).astype(np.float64)
-    if labels.dtype.kind in "iu":
-        right[labels == IGNORED] = np.nan
-    elif labels.dtype.kind == "f":
-        right[np.isnan(labels)] = np.nan
-    return _mean_of_known(right)
+    known = _labeled(labels)
+    _check_classes(given, labels[known])
+    return _mean_of((given == labels).astype(np.float64), known)
 
 
 def score_iou(predictions: Any, targets: Any) -> Scores:
@@ -91,7 +89,8 @@ def score_iou(predictions: Any, targets: Any) -> Scores:
     """
     given, labels = array_of(predictions), array_of(targets)
     if given.ndim == labels.ndim + 1:
-        given = given.argmax(1)
+        wrong = np.isnan(given).any(1) if given.dtype.kind == "f" else False
+        given = np.where(wrong, -1, given.argmax(1))
     _check_alike(given, labels, "iou")
     if labels.ndim < 2 or labels.dtype.kind not in "iub" or given.dtype.kind not in "iub":
         raise DataError(f"iou compares maps of class numbers [n, height, width]; got targets {list(labels.shape)}.")
@@ -100,12 +99,14 @@ def score_iou(predictions: Any, targets: Any) -> Scores:
 
 def score_squared_error(predictions: Any, targets: Any) -> Scores:
     """The squared error of each example, the mean over its outputs; a NaN target does not count."""
-    return _mean_of_known(_difference(predictions, targets, "squared_error") ** 2)
+    apart, known = _difference(predictions, targets, "squared_error")
+    return _mean_of(apart**2, known)
 
 
 def score_absolute_error(predictions: Any, targets: Any) -> Scores:
     """The absolute error of each example, the mean over its outputs; a NaN target does not count."""
-    return _mean_of_known(np.abs(_difference(predictions, targets, "absolute_error")))
+    apart, known = _difference(predictions, targets, "absolute_error")
+    return _mean_of(np.abs(apart), known)
 
 
 def score_given(predictions: Any, targets: Any) -> Scores:
@@ -120,17 +121,24 @@ METRICS: dict[str, Metric] = {
     "iou": Metric("iou", score_iou, True, largest=1.0, percent=True),
     "squared_error": Metric("squared_error", score_squared_error, False),
     "absolute_error": Metric("absolute_error", score_absolute_error, False),
-    "score": Metric("score", score_given, True),
+    "score": Metric("score", score_given, None),
 }
 """Metrics by name; ``score`` takes scores as they are."""
 
 
 def array_of(values: Any) -> NDArray[Any]:
-    """A numpy array of a tensor, array or list."""
+    """A numpy array of a tensor, array or list.
+
+    Raises:
+        DataError: If they have no common shape.
+    """
     detached = values.detach().cpu() if hasattr(values, "detach") else values
-    if hasattr(detached, "is_floating_point") and detached.is_floating_point():
-        detached = detached.float()  # numpy has no bfloat16
-    return np.asarray(detached)
+    if str(getattr(detached, "dtype", "")) == "torch.bfloat16":
+        detached = detached.float()  # numpy has no bfloat16; wider ones keep their range
+    try:
+        return np.asarray(detached)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"A {type(values).__name__} is no array of numbers or names: {error}.") from error
 
 
 def _iou(given: NDArray[Any], labels: NDArray[Any]) -> float:
@@ -145,38 +153,56 @@ def _iou(given: NDArray[Any], labels: NDArray[Any]) -> float:
     return float(np.mean(shares))
 
 
-def _difference(predictions: Any, targets: Any, name: str) -> NDArray[np.float64]:
-    given, wanted = (array_of(one).astype(np.float64) for one in (predictions, targets))
+def _difference(predictions: Any, targets: Any, name: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Predictions less targets, and where there is a target."""
+    try:
+        given, wanted = (array_of(one).astype(np.float64) for one in (predictions, targets))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} compares numbers: {error}.") from error
     if given.ndim == wanted.ndim + 1 and given.shape[-1] == 1:
         given = given[..., 0]  # [n, 1] beside [n] would otherwise be spread to [n, n]
     _check_alike(given, wanted, name)
-    return given - wanted
+    known = ~np.isnan(wanted)
+    if (wrong := int((known & ~np.isfinite(given)).sum())) > 0:
+        raise DataError(f"{wrong} predictions are NaN or infinite where there is a target: {name} has no value there.")
+    return given - wanted, known
 
 
-def _mean_of_known(values: NDArray[np.float64]) -> Scores:
-    flat = values.reshape(len(values), -1)
-    known = ~np.isnan(flat)
-    total = np.where(known, flat, 0.0).sum(1)
+def _mean_of(values: NDArray[np.float64], known: NDArray[np.bool_]) -> Scores:
+    """The mean over what is known of each example; NaN where nothing is."""
+    values, known = values.reshape(len(values), -1), known.reshape(len(values), -1)
+    total = np.where(known, values, 0.0).sum(1)
     return np.where(known.any(1), total / np.maximum(known.sum(1), 1), np.nan)
+
+
+def _labeled(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where there is a label: neither -100, nor NaN, nor None."""
+    if labels.dtype.kind in "iuf":
+        return np.asarray((labels != IGNORED) & (labels == labels))
+    if labels.dtype.kind == "O":
+        return np.array([one is not None and one == one for one in labels.ravel()], dtype=bool).reshape(labels.shape)
+    return np.ones(labels.shape, dtype=bool)
 
 
 def _check_classes(given: NDArray[Any], labels: NDArray[Any]) -> None:
     """Refuse what would count as wrong throughout: numbers beside names, and probabilities beside classes."""
-    numbers = "iufb"
-    if (given.dtype.kind in numbers) != (labels.dtype.kind in numbers) and "O" not in (
-        given.dtype.kind,
-        labels.dtype.kind,
-    ):
-        raise DataError(
-            f"accuracy compares classes that are {given.dtype} with targets that are {labels.dtype}: give both as "
-            "numbers or both as names."
-        )
+    if _are_numbers(given) != _are_numbers(labels) and given.size and labels.size:
+        kinds = ("numbers" if _are_numbers(one) else "names" for one in (given, labels))
+        raise DataError("accuracy compares classes that are {} with targets that are {}: give both as numbers or both "
+                        "as names.".format(*kinds))  # fmt: skip
     for name, values in (("predictions", given), ("targets", labels)):
         if values.dtype.kind == "f" and (values[np.isfinite(values)] % 1 != 0).any():
             raise DataError(
                 f"accuracy got {name} {list(values.shape)} that are no whole numbers: give classes; logits and "
                 "probabilities have a column for each class."
             )
+
+
+def _are_numbers(values: NDArray[Any]) -> bool:
+    """Whether classes are numbers, an array of Python's objects included, as pandas has them."""
+    if values.dtype.kind == "O":
+        return all(isinstance(one, (int, float, np.number)) for one in values.ravel() if one is not None)
+    return values.dtype.kind in "iufb"
 
 
 def _check_alike(given: NDArray[Any], targets: NDArray[Any], name: str) -> None:
