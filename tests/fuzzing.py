@@ -6,7 +6,7 @@ import json
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +76,68 @@ def untyped(read: Callable[[random.Random], Any], count: int, *, seed: int = 0) 
             where = traceback.extract_tb(error.__traceback__)[-1]
             found[f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {str(error)[:80]}"] += 1
     return found
+
+
+def harm(file: Path, draw: random.Random) -> str:
+    """Damage a file at a random place, as a disk, a copy that broke off or a hand does; what was done to it."""
+    data, kind = file.read_bytes(), draw.choice(["bit", "bit", "bit", "byte", "bytes", "line", "cut", "gone"])
+    if kind == "gone" or not data:
+        file.unlink()
+        return "gone"
+    at = draw.randrange(len(data))
+    found = bytearray(data)
+    if kind == "bit":
+        found[at] ^= 1 << draw.randrange(8)
+    elif kind == "byte":
+        found[at] = draw.randrange(256)
+    elif kind == "bytes":
+        found[at : at + 40] = draw.randbytes(len(found[at : at + 40]))
+    elif kind == "line":
+        lines = data.splitlines(keepends=True)
+        del lines[draw.randrange(len(lines))]
+        found = bytearray(b"".join(lines))
+    else:
+        del found[at:]
+    file.write_bytes(found)
+    return f"{kind} at {at}"
+
+
+def read_as_good(
+    folder: Path, names: str, look: Callable[[], tuple[Any, Any]], count: int, *, seed: int = 0
+) -> list[str]:
+    """Which of so many harmed files were read as good, though another thing is shown; prints the counts.
+
+    Args:
+        folder: Where the files lie. It is as it was afterwards.
+        names: Which of them are harmed, one at a time, as a pattern.
+        look: What a person is shown, and what is said to be wrong; a LimbeckError refuses the whole.
+        count: How many times.
+        seed: Of the damage.
+    """
+    whole, sound = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}, look()
+    files = sorted(file for file in folder.glob(names) if file.is_file())
+    assert files
+    found, ends = [], Counter[str]()
+    for number in range(count):
+        draw = random.Random(f"{seed} {number}")
+        file = draw.choice(files)
+        harmed = f"{file.relative_to(folder)}: {harm(file, draw)}"
+        try:
+            shown, said = look()
+            end = "as before" if shown == sound[0] else "said" if said != sound[1] else "read as good"
+        except LimbeckError:
+            end = "refused"
+        ends[end] += 1
+        found += [harmed] if end == "read as good" else []
+        _put_back(folder, whole)
+    print(f"{names}: {count} harmed, {dict(ends)}")
+    return found
+
+
+def _put_back(folder: Path, whole: Mapping[Path, bytes]) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file() and file not in whole:
+            file.unlink()
+    for file, data in whole.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)

@@ -69,3 +69,9 @@ def test_a_signed_text_tells_whether_it_was_changed():
     assert is_as_written("data: digits\n") is None
     assert is_as_written(text + "\n") is True
     assert is_as_written(signed("")) is True
+    lines = text.splitlines(keepends=True)
+    for cut in range(len(lines[0]), len(text.rstrip())):  # its last line is not whole, or not there
+        assert is_as_written(text[:cut]) is False
+    for number in range(len(lines)):
+        assert is_as_written("".join(lines[:number] + lines[number + 1 :])) is False
+    assert is_as_written("".join(lines[1:-1])) is None  # by hand

@@ -21,6 +21,7 @@ from limbeck.files import append_text, truncate, write_text
 KEY = "sha256"
 """Of a JSON file: the SHA-256 of all its other keys."""
 _LINE = "crc32"
+_FIRST = "# The last line tells the sha256 of those above it. To edit this file, remove that line and this one.\n"
 _LAST = re.compile(r"\n?# sha256 of the lines above: ([0-9a-f]*)\s*\Z")
 
 
@@ -105,15 +106,16 @@ def read_lines(path: Path) -> Lines:
 
 
 def signed(text: str) -> str:
-    """A text of lines with a last one that tells the checksum of those above, as a comment of YAML."""
+    """A text of lines with a last one that tells the checksum of those above, and a first that says so, as YAML."""
+    text = _FIRST + text
     return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def is_as_written(text: str) -> bool | None:
-    """Whether a text is still what `signed` gave; None where it has no such line."""
+    """Whether a text is still what `signed` gave; None where it has neither such a first line nor such a last one."""
     found = _LAST.search(text)
-    if found is None:
-        return None
+    if found is None:  # where only the last line is missing, more may be
+        return False if text.startswith(_FIRST) else None
     start = found.start() + found[0].startswith("\n")
     return hashlib.sha256(text[:start].encode(errors="replace")).hexdigest() == found[1]
 

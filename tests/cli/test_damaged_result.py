@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 
+from fuzzing import read_as_good
+from limbeck.errors import LimbeckError
 from small_jobs import contents, refused
 
 
@@ -98,3 +101,36 @@ def test_a_run_that_was_killed_before_its_page_gets_one(limbeck, run):
     (run / "report.html").unlink()
     assert limbeck("resume", "run").code == 0
     assert (run / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+_SUMS = re.compile(r"\b[0-9a-f]{64}\b")
+"""The page shows the checksums of files, which harm changes."""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ("arms/*/seed-*/predictions.safetensors", 60),
+        ("teacher/answers.safetensors", 60),
+        ("result.json", 120),
+        ("job.yaml", 60),
+        ("arms/*/seed-*/metrics.jsonl", 60),
+        ("metrics.jsonl", 20),
+    ],
+)
+def test_no_harmed_file_is_read_as_good(limbeck, run, names, count):
+    """The page, the result and the citation are the same, or say what is wrong, or are refused."""
+
+    def look():
+        ended = [
+            limbeck(*words) for words in (["report", "run", "--json"], ["resume", "run", "--json"], ["cite", "run"])
+        ]
+        for one in ended:
+            if one.code:
+                raise LimbeckError(one.err)
+        page = json.loads(ended[0].out)
+        shown = [_SUMS.sub("", (run / "report.html").read_text()), ended[1].out, ended[2].out]
+        return shown, [page["unknown"], [one.err for one in ended]]
+
+    assert read_as_good(run, names, look, count) == []

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import yaml
 
 import limbeck as lb
+from fuzzing import read_as_good
 from limbeck.compare import tuning
 from limbeck.compare.tuning import proposing, read_ranges, running, tune
 from limbeck.compare.tuning.space import spaces_of, start_of, with_values
 from limbeck.compare.tuning.spread import spread
 from limbeck.compare.tuning.trial import Trial, best_of, kept, note
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job import make_job, read_job, read_search, used_settings
 from limbeck.methods import method, names
 from limbeck.methods.range import Range
@@ -300,3 +303,31 @@ def test_optuna_s_own_voice_is_left_as_it_was():
     proposing.proposed("a", {"lr": Range(0.1, 1.0)}, {"lr": 0.5}, done)
     assert optuna.logging.get_verbosity() == before
     assert tuning.tune is tune
+
+
+def test_a_search_whose_teacher_is_damaged_says_so_and_trains_it_again(job, tmp_path):
+    tune(job(), trials=1)
+    best = (tmp_path / "search" / "best.yaml").read_text()
+    (tmp_path / "search" / "teacher" / "student" / "config.json").unlink()
+    with pytest.raises(DataError, match="Remove it"):
+        tune(job(), trials=1)
+    shutil.rmtree(tmp_path / "search" / "teacher")
+    tune(job(), trials=1)
+    assert (tmp_path / "search" / "best.yaml").read_text() == best
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::limbeck.errors.LimbeckWarning")
+def test_no_harmed_file_of_a_search_is_read_as_good(job, tmp_path):
+    """What is asked for again comes out the same, or is refused."""
+    asked = job()
+    tune(asked, trials=2)
+
+    def look():
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = tune(asked, trials=2)
+        best = (tmp_path / "search" / "best.yaml").read_text()
+        return [trials_of(found), found["teacher"]["accuracy"], best], [str(one.message) for one in said]
+
+    assert read_as_good(tmp_path / "search", "**/*", look, 80) == []

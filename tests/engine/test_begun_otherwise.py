@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.stories import SGD, network, source
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import Projector, cross_entropy, kernel, squared_error
 from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
@@ -210,3 +210,11 @@ def test_a_setting_of_its_module(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "WEIGHT", 99.0)
     with pytest.raises(LimbeckError, match="part 0"):
         distill(network(), stage() >> by_its_module, source(), out=tmp_path, resume=True)
+
+
+def test_a_checkpoint_without_the_words_that_say_whose_it_is(tmp_path):
+    stage = Stage(Loss(cross_entropy), epochs=1)
+    begun(tmp_path, stage)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(DataError, match=r"run\.json is missing"):
+        distill(network(), stage, source(), out=tmp_path, log_every=1, optimiser=SGD, resume=True)

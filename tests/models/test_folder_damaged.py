@@ -12,8 +12,11 @@ import sys
 import time
 
 import pytest
+import torch
 from torch import nn
 
+import limbeck as lb
+from fuzzing import read_as_good
 from limbeck import files
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models import build, fingerprint, load, read_config, save
@@ -211,3 +214,19 @@ def test_wrong_types_in_an_untrusted_configuration_are_refused_without_shape_che
     lines = done.stdout.splitlines()
     assert len(lines) == 6
     assert all("config.json is damaged: mlp needs" in line for line in lines)
+
+
+@pytest.mark.soak
+def test_no_harmed_student_is_read_as_good(tmp_path):
+    """Its answers to raw pixels, what it reads, and what its classes are called."""
+    told = {"class_names": ["benign", "malign"], "reads": lb.Pixels((0.5,), (0.25,)).to_dict()}
+    lb.save(lb.build("mlp", inputs=4, classes=2, hidden=[4], dropout=0.25, seed=0), tmp_path / "s", metadata=told)
+    pictures = lb.Batch(torch.arange(16, dtype=torch.uint8).reshape(4, 2, 2) * 15)
+
+    def look():
+        student = lb.load(tmp_path / "s")
+        metadata = read_config(tmp_path / "s")["metadata"]
+        train = student.train()(torch.ones(4, 4)).shape, [part.p for part in student.modules() if hasattr(part, "p")]
+        return [student.eval()(lb.reads_of(tmp_path / "s")(pictures)).tolist(), metadata, train], ""
+
+    assert read_as_good(tmp_path / "s", "*", look, 400) == []

@@ -74,7 +74,7 @@ def test_the_shipped_seed_is_the_one_that_the_result_names(run):
         (lambda path: keep_tensors({"test": torch.full((120, 10), torch.nan)}, path), "damaged"),
         (lambda path: keep_tensors({"test": torch.zeros(120, 2)}, path), "damaged"),
         (lambda path: keep_tensors({"other": torch.zeros(120, 10)}, path), "damaged"),
-        (lambda path: path.unlink(), None),
+        (lambda path: path.unlink(), "for 1 of 2 seeds"),
     ],
 )
 def test_a_spoilt_file_is_left_out_and_said(run, spoil, word):

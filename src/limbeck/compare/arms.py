@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from torch import Tensor
 
+from limbeck.checksums import read_lines
 from limbeck.compare.asking import asked_once
 from limbeck.compare.combined import Combined, combined_in
 from limbeck.compare.material import Material, setting_of, student_of, whole
@@ -76,6 +76,7 @@ class Outcome(NamedTuple):
         parameters: Of the model that it ships; None where nobody counted.
         cost: Of that model, where it is not built like the job's student; of the first seed alone.
         correct: Which labelled test examples its student gets right; None where that is not known.
+        reports: How many lines its ``metrics.jsonl`` has, so that a lost one is noticed; None where nobody counted.
     """
 
     arm: str
@@ -88,6 +89,7 @@ class Outcome(NamedTuple):
     parameters: int | None = None
     cost: ShippedCost | None = None
     correct: Bool[np.ndarray, " examples"] | None = None
+    reports: int | None = None
 
 
 def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
@@ -181,17 +183,19 @@ def run_arm(
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
     size, correct = count_parameters(shipped), correctness(test).numpy()
-    found, steps = measured(test, metrics=arm.job.metrics), _steps(arm, taken)
-    return Outcome(arm.arm, arm.seed, found, known, seconds, steps, combined, size, cost, correct)
+    found, noted = measured(test, metrics=arm.job.metrics), _noted(arm)
+    steps, reports = _steps(noted, taken), len(noted) if arm.out is not None else None
+    return Outcome(arm.arm, arm.seed, found, known, seconds, steps, combined, size, cost, correct, reports)
 
 
-def _steps(arm: ArmRun, taken: dict[str, int]) -> int:
-    """The optimiser steps of all stages: those seen now, and before them those that an interrupted go has noted."""
-    found: dict[str, int] = {}
-    if arm.out is not None and (arm.out / "metrics.jsonl").is_file():
-        for line in (arm.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            noted = json.loads(line)
-            found[noted["stage"]] = noted["step"]
+def _noted(arm: ArmRun) -> list[dict[str, Any]]:
+    """The reports on disk, those of an interrupted go among them."""
+    return [] if arm.out is None else read_lines(arm.out / "metrics.jsonl").values
+
+
+def _steps(noted: list[dict[str, Any]], taken: dict[str, int]) -> int:
+    """The optimizer steps of all stages: those seen now, and before them those that an interrupted go has noted."""
+    found = {str(line["stage"]): int(line["step"]) for line in noted if {"stage", "step"} <= line.keys()}
     return sum((found | taken).values())
 
 

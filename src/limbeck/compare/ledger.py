@@ -201,6 +201,7 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
         Combined.read(line.get("combined")),
         line.get("parameters"),
         ShippedCost.read(line.get("cost")),
+        reports=line.get("reports"),
     )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from limbeck.checksums import read_json, write_json
 from limbeck.engine.setting import Fabric
-from limbeck.errors import LimbeckError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.files import remove
 from limbeck.lock import alone
 from limbeck.models import OtherModelError, save
@@ -130,8 +130,16 @@ class Folder:
 
         Raises:
             LimbeckError: If recipe, setting or data differ from those in ``run.json``; the first field is named.
+            DataError: If there is a checkpoint, and no ``run.json`` that says of which run it is.
         """
-        if self.path is None or not self.started:
+        if self.path is None:
+            return
+        if not self.started:
+            if self.checkpoint is not None and self.checkpoint.exists():
+                raise DataError(
+                    f"{self.path} is damaged: run.json is missing, so nothing says of which run its checkpoint is. "
+                    "Remove the folder, and the run begins again."
+                )
             return
         now = json.loads(json.dumps(description, default=str))
         before = read_json(self.path / "run.json")

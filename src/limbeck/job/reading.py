@@ -73,7 +73,7 @@ def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
     if is_as_written(file.read_text(encoding="utf-8")) is False:
         raise DataError(
             f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
-            "remove that line."
+            "remove that line, and the first, which speaks of it."
         )
     return found
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from limbeck.checksums import read_lines
@@ -19,23 +20,42 @@ POINTS = 160
 """A curve is thinned to about so many points, each the mean of those it stands for."""
 
 
-def curves_of(arm: Path, unknown: list[str] | None = None) -> Curves:
+def counted_reports(run: Path) -> dict[str, dict[int, int]]:
+    """Arm -> seed -> how many lines its ``metrics.jsonl`` had, from the run's own; empty where nobody counted."""
+    found: dict[str, dict[int, int]] = {}
+    try:
+        lines = read_lines(run / "metrics.jsonl").values
+    except DataError:
+        return found
+    for line in lines:
+        seed, count = line.get("seed"), line.get("reports")
+        if isinstance(seed, int) and isinstance(count, int):
+            found.setdefault(str(line.get("arm")), {})[seed] = count
+    return found
+
+
+def curves_of(arm: Path, unknown: list[str] | None = None, counted: Mapping[int, int] = MappingProxyType({})) -> Curves:
     """The curves of one arm's seeds, from the ``metrics.jsonl`` of their folders; empty where there are none.
 
     Args:
         arm: The arm's folder.
-        unknown: Gets a sentence for each file of which a part is damaged.
+        unknown: Gets a sentence for each file of which a part is damaged, or is gone.
+        counted: Seed -> how many lines there were.
     """
     found: dict[str, list[Curve]] = {}
     unknown = [] if unknown is None else unknown
-    for folder in sorted(arm.glob("seed-*")):
+    for folder in sorted({*arm.glob("seed-*"), *(arm / f"seed-{seed}" for seed in counted)}):
+        file = folder / "metrics.jsonl"
         try:
-            lines = read_lines(folder / "metrics.jsonl")
+            lines = read_lines(file)
         except DataError as error:
             unknown.append(str(error))
             continue
+        there, count = len(lines.values), counted.get(_number(folder))
         if lines.damaged:
-            unknown.append(f"{lines.damaged} lines of {folder / 'metrics.jsonl'} are damaged: the curves lack them.")
+            unknown.append(f"{lines.damaged} lines of {file} are damaged: the curves lack them.")
+        elif count is not None and there != count:
+            unknown.append(f"{file} has {there} lines, and had {count} when the run ended: the curves lack the others.")
         for term, curve in _one(lines.values).items():
             found.setdefault(term, []).append(thinned(curve))
     return found
@@ -52,6 +72,11 @@ def losses_of(arm: Path) -> list[Curve]:
         last = [line for line in lines if line.get("stage") == lines[-1].get("stage")]
         found.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
     return found
+
+
+def _number(folder: Path) -> int:
+    seed = folder.name.removeprefix("seed-")
+    return int(seed) if seed.isdecimal() else -1
 
 
 def _is_finite(value: Any) -> bool:

@@ -17,7 +17,7 @@ from limbeck.job import Search, arm_folder, read_run_job, read_search
 from limbeck.job.result import read_result
 from limbeck.measure import kept_tensors
 from limbeck.report.arms import Arm, arms_of
-from limbeck.report.curves import Curves, curves_of
+from limbeck.report.curves import Curves, counted_reports, curves_of
 from limbeck.signal import IGNORED
 
 ALONE = "student alone"
@@ -133,7 +133,10 @@ def read_evidence(run: str | Path) -> Evidence:
     unknown: list[str] = []
     labels, teacher = _answers(folder, unknown)
     logits = dict(_predictions(folder, arms, labels, unknown))
-    curves = {name: found for name in arms if (found := curves_of(arm_folder(folder, name), unknown))}
+    counted = counted_reports(folder)
+    curves = {
+        name: found for name in arms if (found := curves_of(arm_folder(folder, name), unknown, counted.get(name, {})))
+    }
     try:
         job, text = read_run_job(folder, as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
     except LimbeckError as error:
@@ -209,8 +212,12 @@ def _predictions(
                            f"{len(found) - len(good)} of {len(found)} seeds: those seeds are left out.")  # fmt: skip
         if good:
             yield name, good
-        elif not found:
+        seeds = len(arm.accuracy.values)
+        if not found:
             unknown.append(f"There are no predictions of {name} on disk, so it is only in the table.")
+        elif len(found) < seeds:
+            unknown.append(f"There are predictions of {name} for {len(found)} of {seeds} seeds on disk: the others are "
+                           "only in the table.")  # fmt: skip
 
 
 def _one(path: Path, labels: Tensor) -> Tensor | None:

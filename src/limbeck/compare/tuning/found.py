@@ -12,8 +12,9 @@ from limbeck.compare.material import Material
 from limbeck.compare.teaching import has_weights
 from limbeck.compare.tuning.space import Space, with_values
 from limbeck.compare.tuning.trial import Trial, best_of
+from limbeck.errors import DataError
 from limbeck.job import Job, TeacherModel, absolute, job_text, plain_name
-from limbeck.models import is_student_folder
+from limbeck.models import read_config
 from limbeck.signal import IGNORED
 
 
@@ -21,16 +22,29 @@ def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
     """The job in which every arm has its best values, and the teacher is the one that was trained for the search.
 
     An ensemble is trained again, to the same weights: a job has no name for several networks on disk.
+
+    Raises:
+        DataError: If the teacher was trained for the search, and what lies on disk of it is damaged.
     """
     for arm, trials in found.items():
         job = with_values(job, arm, best_of(trials).values)
     update: dict[str, Any] = {"out": None, "search": str(out.absolute())}
     trained = out / "teacher" / "student"
-    if not has_weights(job.teacher) and job.teacher.members == 1 and is_student_folder(trained):
+    # A fitted classifier leaves no run.
+    if not has_weights(job.teacher) and job.teacher.members == 1 and (out / "teacher" / "run.json").exists():
+        _check_whole(trained)
         update["teacher"] = TeacherModel(model=str(trained.absolute()), check=job.teacher.check)
     if job.cache is not None:
         update["cache"] = job.cache.model_copy(update={"folder": folder_of(job)})
     return job.model_copy(update=update)
+
+
+def _check_whole(trained: Path) -> None:
+    try:
+        read_config(trained)
+    except DataError as error:
+        again = "Remove it, and the same command trains the teacher again."
+        raise DataError(f"The search's teacher in {trained.parent} is damaged: {error} {again}") from error
 
 
 def job_file(job: Job, best: Job) -> str:
