@@ -131,3 +131,22 @@ def test_smoothed_labels_have_their_target_for_a_slope_and_a_second_one(smoothin
     (slope,) = torch.autograd.grad(label_smoothing(student, labels=labels, smoothing=smoothing).sum(), student)
     torch.testing.assert_close(slope, (student.detach().softmax(-1) - target) * (labels != -100).unsqueeze(-1))
     torch.autograd.gradgradcheck(lambda s: label_smoothing(s, labels=labels, smoothing=smoothing), student)
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+def test_the_gradient_of_smoothed_labels_is_pytorchs(classes):
+    student, labels = 3 * torch.randn(30, classes, dtype=torch.float64), torch.randint(classes, (30,))
+    labels[::7] = -100
+    weight = torch.randn(30, dtype=torch.float64)
+    slopes = []
+    for loss in (
+        lambda z: label_smoothing(z, labels=labels, smoothing=0.2),
+        lambda z: F.cross_entropy(z, labels, label_smoothing=0.2, reduction="none"),
+    ):
+        leaf = student.clone().requires_grad_()
+        value = (loss(leaf) * weight).sum()
+        first = torch.autograd.grad(value, leaf, retain_graph=True)[0]
+        again = torch.autograd.grad(value, leaf)[0]
+        assert torch.equal(first, again)
+        slopes.append(first)
+    torch.testing.assert_close(*slopes)

@@ -168,6 +168,79 @@ def test_a_temperature_that_no_float_bears_is_refused_in_a_sentence(temperature)
         kl_divergence(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), temperature=temperature)
 
 
+def compared_in_float64(kernel, student, teacher, **hyper):
+    """Values and gradients, in float32 and in float64."""
+    for dtype in (torch.float32, torch.float64):
+        leaf = student.to(dtype, copy=True).requires_grad_()
+        value = kernel(leaf, teacher.to(dtype), **hyper)
+        value.sum().backward()
+        yield value.detach().double(), leaf.grad.double()
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_answers_that_are_near_among_many_that_are_far(few, temperature):
+    teacher = 6 * torch.randn(50 if few else 40_000)
+    student = teacher + 3 * torch.randn_like(teacher)
+    student[::5] = teacher[::5]
+    student[1::5] = teacher[1::5] + 1e-3
+    (value, slope), (exact, its) = compared_in_float64(binary_kl_divergence, student, teacher, temperature=temperature)
+    assert (value >= 0).all()
+    assert (value[::5] == 0).all()
+    assert (slope[::5] == 0).all()
+    torch.testing.assert_close(value, exact, rtol=3e-6, atol=2e-7 * temperature**2)
+    torch.testing.assert_close(slope, its, rtol=3e-6, atol=2e-7 * temperature)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_answers_of_both_signs_are_as_good(few):
+    """Yes and no are mirror images, also where an answer is nearly certain: neither may lose digits to 1 - p."""
+    teacher, student = 12 * torch.randn(2, 30 if few else 40_000)
+    (value, slope), (exact, its) = compared_in_float64(binary_kl_divergence, student, teacher)
+    (mirrored, _), _ = compared_in_float64(binary_kl_divergence, -student, -teacher)
+    assert torch.equal(mirrored, value)
+    apart = (student - teacher).abs() > 1
+    torch.testing.assert_close(value[apart], exact[apart], rtol=5e-6, atol=1e-25)
+    torch.testing.assert_close(slope[apart], its[apart], rtol=5e-6, atol=1e-25)
+    torch.testing.assert_close(value, exact, rtol=5e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("near_first", [True, False])
+def test_rows_that_are_unlike_those_that_were_looked_at(near_first):
+    teacher = 3 * torch.randn(64, 900)
+    student = teacher + 3 * torch.randn_like(teacher)
+    near = torch.arange(64) % 5 == 0  # every fifth row says which way a block goes
+    near = near if near_first else ~near
+    student[near] = teacher[near] + 1e-3 * torch.randn(int(near.sum()), 900)
+    (value, slope), (exact, its) = compared_in_float64(kl_divergence, student, teacher)
+    torch.testing.assert_close(value[near], exact[near], rtol=2e-4, atol=0)
+    torch.testing.assert_close(value, exact, rtol=1e-6, atol=1e-6 * float(exact[near].mean()))
+    torch.testing.assert_close(slope, its, rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("shift", [0.0, -20.0, -60.0, -200.0])
+def test_first_classes_that_are_rare_cost_no_digit(shift):
+    teacher, student = 3 * torch.randn(2, 60, 700)
+    teacher[:, :32] += shift
+    student[::2, :32] += shift
+    (value, slope), (exact, its) = compared_in_float64(kl_divergence, student, teacher)
+    torch.testing.assert_close(value, exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(slope, its, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kernel", [kl_divergence, skew_kl, total_variation])
+def test_memory_that_is_kept_grows_as_needed_and_can_be_given_back(kernel):
+    rows.release_buffers()
+    small, large = torch.randn(2, 40, 1000), torch.randn(2, 90, 1000)
+    wanted = [kernel(*small.double()).float(), kernel(*large.double()).float()]
+    for _ in range(2):
+        for logits, value in zip((small, large, small), (*wanted, wanted[0]), strict=True):
+            torch.testing.assert_close(kernel(*logits), value, rtol=1e-5, atol=1e-6)
+    assert {len(one) for one in rows._KEPT.buffers.values()} == {90_000}
+    rows.release_buffers()
+    assert not rows._KEPT.__dict__
+
+
 @pytest.mark.parametrize("apart", [0.3, 3.0])
 def test_a_small_batch_is_found_as_a_large_one_is(apart):
     """Few values go another way; the rest of a large batch makes no difference to a row."""

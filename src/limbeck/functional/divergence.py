@@ -13,7 +13,7 @@ from limbeck.functional.check import paired
 from limbeck.functional.closed_form import Form, Found, Pair, divergence, through_softmax
 from limbeck.functional.kernel import kernel
 from limbeck.functional.near import EXPONENTIAL, HIGHEST, Terms, near, powers_into
-from limbeck.functional.rows import Quick, Rows, softmax_into
+from limbeck.functional.rows import Quick, Rows, softmax_into, through_softmax_into
 from limbeck.functional.sparse import sampled_kl_divergence
 
 
@@ -129,8 +129,9 @@ class _KullbackLeibler(Form, Terms, Quick):
 
     def fill(self, rows: Rows) -> None:
         """With two softmaxes where distributions are far apart, and with one and no cancelling where they are near."""
-        x = torch.sub(rows.student, rows.teacher, out=rows.a)
-        if float(torch.linalg.vector_norm(x)) * rows.scale < _CLOSE * math.sqrt(x.numel()):
+        x = torch.sub(rows.student, rows.teacher, out=rows.buffers[0])
+        some = x[:: 1 + len(x) // _SAMPLE]  # a wrong guess costs time: rows that it does not suit are left to others
+        if float(torch.linalg.vector_norm(some)) * rows.scale < _CLOSE * math.sqrt(some.numel()):
             self._fill_near(rows, x)
         else:
             self._fill_far(rows, x)
@@ -138,11 +139,10 @@ class _KullbackLeibler(Form, Terms, Quick):
     def _fill_far(self, rows: Rows, x: Tensor) -> None:
         """Normalisers from the likeliest class of each side: its probability is all that its logit lacks."""
         # Of as few buffers as there can be, because what the caches hold decides.
-        q = softmax_into(rows.student, rows.scale, rows.b if rows.by_student is None else rows.by_student)
-        p = softmax_into(rows.teacher, rows.scale, rows.c)
-        apart = rows.student.amax(-1) - rows.teacher.amax(-1)
-        likeliest = q.amax(-1).div_(p.amax(-1)).log_()
-        mean = torch.mul(p, x, out=x if rows.by_teacher is None else rows.d).sum(-1)
+        q = softmax_into(rows.student, rows.scale, rows.buffers[2] if rows.by_student is None else rows.by_student)
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
+        apart, likeliest = _likely(rows, q, p)
+        mean = torch.mul(p, x, out=x if rows.by_teacher is None else rows.buffers[3]).sum(-1)
         torch.sub(apart, mean, out=rows.value).mul_(rows.scale).sub_(likeliest)
         rows.value.masked_fill_((rows.value < _NEAR) | (apart.abs_() > _SHIFT), torch.nan)
         if rows.by_student is not None:
@@ -157,8 +157,8 @@ class _KullbackLeibler(Form, Terms, Quick):
         """
         if rows.scale != 1:
             x.mul_(rows.scale)
-        p = softmax_into(rows.teacher, rows.scale, rows.b)
-        mean = torch.mul(p, x, out=rows.c).sum(-1, keepdim=True).div_(p.sum(-1, keepdim=True))
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
+        mean = torch.mul(p, x, out=rows.buffers[2]).sum(-1, keepdim=True).div_(p.sum(-1, keepdim=True))
         x.sub_(mean)
         if rows.by_teacher is not None:
             torch.mul(p, x, out=rows.by_teacher).neg_()
@@ -167,16 +167,30 @@ class _KullbackLeibler(Form, Terms, Quick):
             rows.value.fill_(torch.nan)
             return
         if max(-low, high) < near(x.dtype):
-            grown = x.add_(powers_into(x, EXPONENTIAL, rows.c))
-            r = rows.c.mul_(p).sum(-1, keepdim=True)
+            grown = x.add_(powers_into(x, EXPONENTIAL, rows.buffers[2]))
+            r = rows.buffers[2].mul_(p).sum(-1, keepdim=True)
             torch.log1p(r[:, 0], out=rows.value)
         else:
-            grown = torch.expm1(x, out=rows.c)
+            grown = torch.expm1(x, out=rows.buffers[2])
             r = torch.sub(grown, x, out=x).mul_(p).sum(-1, keepdim=True)
             torch.log1p(r[:, 0], out=rows.value)
             rows.value.masked_fill_((r[:, 0] < _NEAR) | (mean[:, 0].abs() > _SHIFT), torch.nan)
         if rows.by_student is not None:
             torch.sub(grown, r, out=rows.by_student).mul_(p).mul_((1 + r).reciprocal_())
+
+
+def _likely(rows: Rows, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+    """The difference of logits, and of log-probabilities, between the likeliest class of each side.
+
+    Of the first classes alone, where none of theirs is too rare for its logarithm to be right.
+    """
+    classes = q.shape[-1]
+    for count in (_FIRST, classes) if classes > 4 * _FIRST else (classes,):
+        sides = rows.student, rows.teacher, q, p
+        z, v, top_q, top_p = ((side if count == classes else side[:, :count]).amax(-1) for side in sides)
+        if count == classes or float(torch.minimum(top_q, top_p).amin()) * classes > _RARE:
+            break
+    return z.sub_(v), top_q.div_(top_p).log_()
 
 
 def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
@@ -199,20 +213,16 @@ class _TotalVariation(Form, Quick):
 
     def fill(self, rows: Rows) -> None:
         """As it is written down; a value that is NaN says that a row is nothing but -inf."""
-        q = softmax_into(rows.student, rows.scale, rows.a)
-        p = softmax_into(rows.teacher, rows.scale, rows.b)
+        q = softmax_into(rows.student, rows.scale, rows.buffers[0])
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
         if rows.by_teacher is not None:
-            sign = torch.sub(p, q, out=rows.c).sign_()
-            mean = torch.mul(p, sign, out=rows.by_teacher).sum(-1, keepdim=True)
-            torch.sub(sign, mean, out=rows.by_teacher).mul_(p).mul_(0.5)
+            sign = torch.sub(p, q, out=rows.by_teacher).sign_()
+            through_softmax_into(p, sign.mul_(0.5), out=sign)
         difference = torch.sub(q, p, out=p)
         if rows.by_student is not None:
             sign = torch.sign(difference, out=rows.by_student)
-            torch.mul(difference.mul_(sign).sum(-1), 0.5, out=rows.value)
-            mean = torch.mul(q, sign, out=p).sum(-1, keepdim=True)
-            sign.sub_(mean).mul_(q.mul_(0.5))
-        else:
-            torch.mul(difference.abs_().sum(-1), 0.5, out=rows.value)
+            through_softmax_into(q, sign.mul_(0.5), out=sign)
+        torch.mul(difference.abs_().sum(-1), 0.5, out=rows.value)
 
 
 KULLBACK_LEIBLER = _KullbackLeibler()
@@ -229,3 +239,12 @@ _NEAR = 1e-2
 
 _SHIFT = 64.0
 """How much higher one side's logits may lie: what is added to a whole row costs the differences as many roundings."""
+
+_SAMPLE = 16
+"""Rows that say whether a block is near equality."""
+
+_FIRST = 32
+"""Classes among which a likely one is looked for."""
+
+_RARE = 0.1
+"""Of the probability of a class, times their number: below, the rounding of its logit may be ten times that of 1."""

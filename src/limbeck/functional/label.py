@@ -69,11 +69,12 @@ def label_smoothing(
 
     Source: Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2015, arXiv:1512.00567.
     """
-    known = tame(student)
-    if known and labels.shape == student.shape[:-1] and not labels.is_floating_point():
+    on_cpu = student.device.type == "cpu" and not torch.compiler.is_compiling()
+    if smoothing and on_cpu and labels.shape == student.shape[:-1] and not labels.is_floating_point():
         value = smoothed_cross_entropy(student, labels.long(), smoothing, _IGNORED)
         if value is not None:
             return value
+    known = tame(student)
     log_q = log_softmax(student if known else live(student))
     by_label = _picked(student, log_q, labels, known)
     if known:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.functional.closed_form import Form, Found, Pair, through_softmax
 from limbeck.functional.near import Terms, cumulants, near, powers
-from limbeck.functional.rows import Quick, Rows, softmax_into
+from limbeck.functional.rows import Quick, Rows, softmax_into, through_softmax_into
 
 _NEAR = 0.05
 """Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
@@ -89,20 +89,19 @@ class Skew(Form, Terms, Quick):
         if a > _NEARLY_ALL:
             rows.value.fill_(torch.nan)
             return
-        q = softmax_into(rows.student, rows.scale, rows.a)
-        p = softmax_into(rows.teacher, rows.scale, rows.b)
+        q = softmax_into(rows.student, rows.scale, rows.buffers[0])
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
         # Both sum to 1 but for rounding, which enters the value as it is.
         excess = (q.sum(-1) - p.sum(-1)).mul_(1 - a)
-        over = torch.div(p, torch.lerp(q, p, a, out=rows.c), out=rows.c)  # p / m
-        value = torch.log(over, out=rows.d)
+        over = torch.div(p, torch.lerp(q, p, a, out=rows.buffers[2]), out=rows.buffers[2])  # p / m
+        value = torch.log(over, out=rows.buffers[3])
         if rows.by_teacher is not None:
             slope = torch.sub(value, over, alpha=a, out=rows.by_teacher)
-            slope.sub_((slope * p).sum(-1, keepdim=True)).mul_(p)
+            through_softmax_into(p, slope, out=slope)
         torch.add(value.mul_(p).sum(-1), excess, out=rows.value)
         rows.value.masked_fill_(rows.value <= _NEAR * self.series[0], torch.nan)
         if rows.by_student is not None:
-            mean = torch.mul(over, q, out=rows.d).sum(-1, keepdim=True)
-            torch.sub(mean, over, out=rows.by_student).mul_(q.mul_(1 - a))
+            through_softmax_into(q, over.mul_(a - 1), out=rows.by_student)
 
 
 @lru_cache

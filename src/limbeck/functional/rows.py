@@ -19,7 +19,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Rows(NamedTuple):
-    """Some rows of a batch, where the answers go, and room to work in.
+    """Some rows of a batch, where the answers go, and buffers to work in.
 
     Attributes:
         scale: 1/T.
@@ -28,10 +28,7 @@ class Rows(NamedTuple):
         teacher: Logits.
         by_student: Where its slope goes, if wanted.
         by_teacher: The same for the teacher.
-        a: Room for as many numbers as there are logits.
-        b: The same.
-        c: The same.
-        d: The same.
+        buffers: As large as the logits, made when they are first asked for.
     """
 
     scale: float
@@ -40,10 +37,42 @@ class Rows(NamedTuple):
     teacher: Tensor
     by_student: Tensor | None
     by_teacher: Tensor | None
-    a: Tensor
-    b: Tensor
-    c: Tensor
-    d: Tensor
+    buffers: Buffers
+
+
+class Buffers:
+    """The thread's own memory for some rows: the same at every call.
+
+    Pages of memory that are new cost more than the arithmetic on them. There is as much as was ever asked for, at most
+    `AT_ONCE` values in each of the four; beyond, memory is the call's own.
+    """
+
+    def __init__(self, dtype: torch.dtype, rows: int, classes: int) -> None:
+        self._dtype, self._shape = dtype, (rows, classes)
+        self._views: dict[int, Tensor] = {}
+
+    def __getitem__(self, number: int) -> Tensor:
+        """The buffer of that number, of 0 to 3; low numbers first, so that there are no more than are needed."""
+        if number not in self._views:
+            size = self._shape[0] * self._shape[1]
+            self._views[number] = buffer(number, self._dtype, size).view(self._shape)
+        return self._views[number]
+
+
+def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
+    """`size` numbers of memory, the thread's own; nothing but `number` and `dtype` tells one buffer from another."""
+    if size > AT_ONCE:
+        return torch.empty(size, dtype=dtype)
+    kept: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("buffers", {})
+    found = kept.get((number, dtype))
+    if found is None or len(found) < size:
+        found = kept[number, dtype] = torch.empty(size, dtype=dtype)
+    return found if len(found) == size else found[:size]
+
+
+def release_buffers() -> None:
+    """Give back the memory that this thread keeps for divergences, 4 MB at most for each type of number."""
+    _KEPT.__dict__.clear()
 
 
 class Quick:
@@ -70,29 +99,15 @@ def in_blocks(
     # Each of these views costs as much as some arithmetic on a small batch, so they are made only where needed.
     parts = [_flat(tensor, classes) for tensor in (student, teacher, mine, theirs)]
     flat = value if value.ndim == 1 else value.view(-1)
-    buffers = room(student.dtype, min(size, count), classes)
     if count <= size:
-        form.fill(Rows(scale, flat, *parts, *buffers))  # type: ignore[arg-type]
+        form.fill(Rows(scale, flat, *parts, Buffers(student.dtype, count, classes)))  # type: ignore[arg-type, call-arg]
         return value, mine, theirs
     for start in range(0, count, size):
         end = min(start + size, count)
         cut = [None if part is None else part[start:end] for part in parts]
-        form.fill(Rows(scale, flat[start:end], *cut, *(buffer[: end - start] for buffer in buffers)))  # type: ignore[arg-type]
+        buffers = Buffers(student.dtype, end - start, classes)
+        form.fill(Rows(scale, flat[start:end], *cut, buffers))  # type: ignore[arg-type, call-arg]
     return value, mine, theirs
-
-
-def room(dtype: torch.dtype, rows: int, classes: int) -> list[Tensor]:
-    """Four buffers, the thread's own.
-
-    They are used at every call, as pages of memory that are new cost more than the arithmetic on them.
-    """
-    wanted = rows * classes
-    if wanted > AT_ONCE:
-        return list(torch.empty(4, rows, classes, dtype=dtype).unbind())
-    kept: dict[torch.dtype, tuple[Tensor, ...]] = _KEPT.__dict__.setdefault("buffers", {})
-    if dtype not in kept:
-        kept[dtype] = torch.empty(4, AT_ONCE, dtype=dtype).unbind()
-    return [buffer[:wanted].view(rows, classes) for buffer in kept[dtype]]
 
 
 def graph_is_kept(grad: Tensor) -> bool:
@@ -134,3 +149,15 @@ def softmax_into(logits: Tensor, scale: float, out: Tensor) -> Tensor:
     if logits.shape[-1] < _REGISTER:
         return out.copy_(torch.softmax(tempered.t(), 0).t())
     return torch.softmax(tempered, -1, out=out)
+
+
+def through_softmax_into(q: Tensor, slope: Tensor, out: Tensor) -> Tensor:
+    """``q * (slope - sum(q * slope))``: a slope in logits from one in probabilities; `out` may be `slope`.
+
+    One pass where PyTorch's own backward pass of softmax is fast, which is not for rows shorter than a register.
+    """
+    if q.shape[-1] < _REGISTER:
+        mean = (q * slope).sum(-1, keepdim=True)
+        return torch.sub(slope, mean, out=out).mul_(q)
+    found: Tensor = torch.ops.aten._softmax_backward_data.out(slope, q, -1, q.dtype, grad_input=out)
+    return found
