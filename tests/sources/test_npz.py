@@ -79,8 +79,8 @@ def _header_damaged(path):
         (_header_damaged, "d.npz: array 'x' is damaged"),
         (lambda p: np.savez(p, x=np.array([{}, 1], object)), "array 'x' holds Python objects"),
         (
-            lambda p: _write(p, images=X, labels=Y),
-            r"holds the arrays images \[6, 2, 4\], labels \[6\]; expected x_train",
+            lambda p: _write(p, first=X, second=Y),
+            r"holds the arrays first \[6, 2, 4\], second \[6\]; expected x_train",
         ),
         (lambda p: _write(p), "holds the arrays none"),
         (lambda p: _write(p, x=X, y=Y[:3]), "d.npz, x and y: .*inputs has 6, labels has 3"),

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.sources.matching import is_number
 from limbeck.sources.npz import check_file
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _BLOCK = 1 << 24  # bytes parsed at a time: a row, with all line breaks in its quotes, must fit into one
+_NO_HEADER = " Its first row seems to hold values: put a header, the names of the columns, above it."
 _SEPARATORS = {";": "';'", "\t": "tab", "|": "'|'", ",": "','"}
 
 
@@ -26,6 +28,7 @@ class RawTable(NamedTuple):
         trimmed: In which columns of a CSV file spaces around values were removed.
         row_index: Columns that pandas wrote as the index of its rows.
         typed: Whether the file says what kind its columns are.
+        nameless: How many columns of a CSV file were left out that have no name and no value.
     """
 
     path: Path
@@ -33,6 +36,7 @@ class RawTable(NamedTuple):
     trimmed: tuple[str, ...] = ()
     row_index: tuple[str, ...] = ()
     typed: bool = False
+    nameless: int = 0
 
     @property
     def names(self) -> list[str]:
@@ -64,13 +68,14 @@ def load_table(path: Path, *, separator: str | None = None, charset: str | None 
         raise LimbeckError("Reading tables needs pyarrow: pip install 'limbeck[table]'.") from error
     check_file(path)
     suffix = path.suffix.lower()
+    between = separator or "\t,"[suffix == ".csv"]
     if suffix not in SUFFIXES:
         raise DataError(f"{path} is none of .csv, .tsv and .parquet.")
     try:
-        raw = _parquet(path) if suffix == ".parquet" else _csv(path, separator or "\t,"[suffix == ".csv"], charset)
+        raw = _parquet(path) if suffix == ".parquet" else _csv(path, between, charset)
     except (pa.ArrowException, OSError, UnicodeError, MemoryError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DataError(f"{path} cannot be read as a table: {why}.{_hint(path, error, charset)}") from error
+        raise DataError(f"{path} cannot be read as a table: {why}.{_hint(path, error, between, charset)}") from error
     _check_header(raw, separator)
     return raw
 
@@ -107,14 +112,16 @@ def _csv(path: Path, separator: str, charset: str | None) -> RawTable:
         column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
     )
     table = csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
-    columns, trimmed = [], []
+    columns, kept, trimmed = [], [], []
     for name, column in zip(names, table.columns, strict=True):
         short = compute.utf8_trim_whitespace(column)
         if not short.equals(column):
             trimmed.append(name.strip())
             short = compute.if_else(compute.equal(short, ""), pa.scalar(None, pa.string()), short)
-        columns.append(short.combine_chunks())
-    return RawTable(path, pa.table(columns, names=[name.strip() for name in names]), tuple(trimmed))
+        if name.strip() or short.null_count < len(short):
+            columns.append(short.combine_chunks())
+            kept.append(name.strip())
+    return RawTable(path, pa.table(columns, names=kept), tuple(trimmed), nameless=len(names) - len(kept))
 
 
 def _check_header(raw: RawTable, separator: str | None) -> None:
@@ -122,8 +129,9 @@ def _check_header(raw: RawTable, separator: str | None) -> None:
     names = raw.names
     if len(set(names)) != len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{raw.path} has two columns named {double!r}.")
-    if raw.table.num_rows == 0:
+        called = f"named {double!r}" if double else "without a name: name them in its first row"
+        raise DataError(f"{raw.path} has two columns {called}.")
+    if raw.table.num_rows == 0 or not names:
         raise DataError(f"{raw.path} has a header and no rows.")
     other = next((one for one in _SEPARATORS if len(names) == 1 and one in names[0]), None)
     if other is not None and separator is None and not raw.typed:
@@ -137,7 +145,7 @@ def _typed(separator: str) -> str:
     return "tab" if separator == "\t" else f"\"'{separator}'\""
 
 
-def _hint(path: Path, error: Exception, charset: str | None) -> str:
+def _hint(path: Path, error: Exception, separator: str, charset: str | None) -> str:
     """What to type where a file is written in other characters than those that it was read as."""
     with open(path, "rb") as file:
         begin = file.read(1 << 16)
@@ -152,6 +160,8 @@ def _hint(path: Path, error: Exception, charset: str | None) -> str:
             "data.charset=cp1252, in Python charset='cp1252', or save it as UTF-8."
         )
     other = max(_SEPARATORS, key=lambda one: begin.partition(b"\n")[0].count(one.encode()))
+    if "expected" in said and "columns" in said and other == separator:
+        return " A value that holds the separator must stand in quotes; lines before the header must go."
     if "expected" in said and "columns" in said and begin.partition(b"\n")[0].count(other.encode()):
         return (
             f" If its columns are separated by {_SEPARATORS[other]}, type --set data.separator={_typed(other)}, in "
@@ -172,15 +182,29 @@ def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> No
         if name not in names:
             near = nearest(name, names)
             meant = f" Did you mean {near!r}?" if near else ""
-            raise DataError(f"{path} has no column {name!r}.{meant} It has: {', '.join(names[:40])}.")
+            header = "" if near or not starts_with_values(names) else _NO_HEADER
+            raise DataError(f"{path} has no column {name!r}.{meant} It has: {', '.join(names[:40])}.{header}")
+
+
+def starts_with_values(names: Sequence[str]) -> bool:
+    """Whether the names of columns are values of a first row, and no header: one of them is a fraction.
+
+    Example:
+        >>> starts_with_values(["5.1", "3.5", "setosa"]), starts_with_values(["2019", "2020", "class"])
+        (True, False)
+    """
+    return any(is_number(name) and not name.isdecimal() for name in names)
 
 
 def trimmed_note(raw: RawTable) -> list[str]:
-    """A sentence about spaces that were removed; none where there were none."""
+    """A sentence about spaces and empty columns that were removed; none where there were none."""
+    said = (
+        [f"{raw.path.name}: columns with no name and no value are left out ({raw.nameless})."] if raw.nameless else []
+    )
     if not raw.trimmed:
-        return []
+        return said
     named = ", ".join(map(repr, raw.trimmed[:6])) + (", ..." if len(raw.trimmed) > 6 else "")
-    return [f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
+    return [*said, f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
 
 
 def as_float64(column: Any) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 
 from limbeck.errors import DataError
 from limbeck.sources.arrow import RawTable, as_float64
+from limbeck.sources.matching import NUMBER, is_number
 
 MISSING = frozenset(
     (
@@ -27,14 +27,22 @@ PLACEHOLDERS = frozenset(
     )
 )  # fmt: skip
 """What else stands for a missing value where all other values are numbers, whatever the case of the letters."""
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _INFINITE = frozenset(("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 _FEW, _MANY = 0.05, 10
 """A column of at least so many different numbers stays one of numbers if at most this share of its values is none."""
 _SHOWN = 40  # characters of a value that a sentence shows
 _LARGEST = float(np.finfo(np.float32).max)
-_DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?$|^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
-_LIKE_NUMBER = r"^[-+(]?\s*[$€£]?\s*\d[\d.,' ]*\s*[%€$)]?$"
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[ap]\.?m\.?)?(?:z|utc|[+-]\d{2}:?\d{2})?"
+_DAY = (
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}/\d{1,2}/\d{2}"
+    rf"|\d{{1,2}}[ -]{_MONTH}[ ,-]+\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}}"
+)
+_DATE = rf"(?i)^(?:(?:{_DAY})(?:[T ,]+{_CLOCK})?|{_CLOCK})$"
+_LIKE_NUMBER = (
+    r"^['\x{2018}\x{201c}\"]?(?:0[xX][0-9a-fA-F]+|[-+(\x{2212}]?\s*[$€£]?\s*\d[\d.,' ]*\s*[%€$)]?)"
+    r"['\x{2019}\x{201d}\"]?$"
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ def read_column(raw: RawTable, name: str, *, missing: Sequence[str] = (), as_nam
     value = kind.value_type if types.is_dictionary(kind) else kind
     if types.is_null(value):
         return _texts(raw, name, column.cast("string"), missing, as_names)
-    if not (types.is_boolean(value) or types.is_string(value) or types.is_large_string(value)):
+    if not (types.is_boolean(value) or _is_text(value)):
         if not (types.is_integer(value) or types.is_floating(value) or types.is_decimal(value)):
             raise _unreadable(raw, name, str(kind))
         if value is kind and not as_names:
@@ -122,8 +130,8 @@ def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tup
             "are numbers, counts as no label."
         ]  # fmt: skip
         return _whole_of(raw, name, [None if one in words else one for one in texts]), told if words else []
-    if numbers and all(one.lower() in PLACEHOLDERS for one in set(counts) - numbers):
-        words = set(counts) - numbers
+    if (numbers and all(one.lower() in PLACEHOLDERS for one in set(counts) - numbers)) or not numbers:
+        words |= {one for one in set(counts) - numbers if one.lower() in PLACEHOLDERS}
     if {one.lower() for one in counts} <= {"true", "false"}:
         return [one if one is None else one.lower() for one in texts], []
     told = [
@@ -149,7 +157,7 @@ def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_name
         return ColumnValues(name, "empty", names=_masked(texts, taken), taken=taken)
     if as_names or raw.typed:
         return _names(raw, name, texts, taken, others)
-    numbers_are = compute.match_substring_regex(texts, _NUMBER)
+    numbers_are = compute.match_substring_regex(texts, NUMBER)
     numeric = sum(count for one, count in others.items() if is_number(one))
     words = {one: count for one, count in others.items() if not is_number(one)}
     placed = {one: count for one, count in words.items() if one.lower() in PLACEHOLDERS}
@@ -203,8 +211,9 @@ def _names(raw: RawTable, name: str, texts: Any, taken: dict[str, int], others: 
     from pyarrow import compute
 
     different = pa.array(list(others), pa.string())
-    if compute.all(compute.match_substring_regex(different, _DATE)).as_py():
-        raise _unreadable(raw, name, f"dates or times, such as {next(iter(others))}")
+    values = pa.array([one for one in others if one.lower() not in PLACEHOLDERS], pa.string())
+    if len(values) and compute.all(compute.match_substring_regex(values, _DATE)).as_py():
+        raise _unreadable(raw, name, f"dates or times, such as {values[0].as_py()}")
     names = _masked(texts, taken)
     if {one.lower() for one in others} <= {"true", "false"}:
         names = compute.utf8_lower(names)
@@ -269,12 +278,7 @@ def _whole_of(raw: RawTable, name: str, texts: list[str | None]) -> list[str | N
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
-    return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number: digits, a point, an exponent."""
-    return re.fullmatch(_NUMBER[:-1], text) is not None
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _plain_texts(column: Any) -> Any:

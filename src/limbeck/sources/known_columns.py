@@ -15,6 +15,7 @@ from limbeck.sources.inference import PLACEHOLDERS, ColumnValues, quoted, read_c
 from limbeck.sources.matching import match_names
 
 _ENOUGH = 10  # rows with a value: of fewer, none need be known to the training part
+_FAR = 10  # standard deviations of the training part's column: no mean is that far from its own by chance
 _SHARE = 0.1  # of the rows with a value: above, that they are unknown is likely a mistake
 
 
@@ -87,6 +88,7 @@ def _numbers(
         if found.taken:
             listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(found.taken.items())[:4])
             notes.append(f"{raw.path.name}: column {column.name!r}: {listed} taken for missing.")
+        warnings += _far_off(raw, column, found.numbers)
         return found.numbers
     present = [one for one in found.names.unique().to_pylist() if one is not None]
     if all(one.lower() in PLACEHOLDERS for one in present):
@@ -103,6 +105,18 @@ def _numbers(
         )
     notes.append(_said(raw, column.name, matched))
     return codes_of(_renamed(found.names, matched), ("0", "1"))
+
+
+def _far_off(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[str]:
+    """A sentence if the mean of a column is where no training row's value is likely to be: other units, mostly."""
+    present = numbers[~np.isnan(numbers)]
+    mean = float(present.mean()) if len(present) else column.mean
+    if len(present) < _ENOUGH or abs(mean - column.mean) <= _FAR * column.std:
+        return []
+    return [
+        f"{raw.path.name}: column {column.name!r} has the mean {mean:.4g} here and {column.mean:.4g} in the training "
+        f"part (standard deviation {column.std:.2g}): is it in other units?"
+    ]
 
 
 def _names(

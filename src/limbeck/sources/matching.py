@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from limbeck.sources.inference import is_number
-
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+"""A regular expression for a number: digits, a point, an exponent."""
 _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
 _FALSE = frozenset(("false", "f", "no", "n", "off", "0"))
 
@@ -36,6 +38,24 @@ def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
             if name not in found and key is not None and len(alike.get(key, ())) == 1:
                 found[name] = alike[key][0]
     return {name: found[name] for name in several if name in found}
+
+
+def written_alike(names: Iterable[str]) -> list[str]:
+    """Names that differ by case, spaces or the way an accent is written alone, each group as "'Yes' and 'yes'".
+
+    Example:
+        >>> written_alike(["Yes", "yes", "no"])
+        ["'Yes' and 'yes'"]
+    """
+    forms: dict[str, list[str]] = {}
+    for name in names:
+        forms.setdefault(_folded(unicodedata.normalize("NFKC", name)), []).append(name)
+    return [" and ".join(map(ascii, several)) for several in forms.values() if len(several) > 1]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number: digits, a point, an exponent."""
+    return re.fullmatch(NUMBER[:-1], text) is not None
 
 
 def _by(form: Callable[[str], str | None], known: Sequence[str]) -> dict[str, list[str]]:

@@ -24,8 +24,10 @@ from limbeck.sources.examples import Examples, split, subsample
 from limbeck.sources.image_arrays import as_images
 from limbeck.sources.moments import measure_pixels
 from limbeck.sources.npz import parts_from, read_arrays, unread_arrays
+from limbeck.sources.npz_labels import number_labels, usual_names
 from limbeck.sources.options import DataOptions, data_name, data_options
 from limbeck.sources.own_data import OwnParts, call_own_loader
+from limbeck.sources.part_warnings import check_shapes, class_warnings, overlap, scale_warnings
 from limbeck.sources.published import PUBLISHED, load_published
 from limbeck.sources.reads import Pixels, Unchanged
 from limbeck.sources.reviews import NAMED as TEXTS
@@ -38,6 +40,9 @@ HELD_OUT = 0.2
 
 _BESIDE = {"val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 """How the files of the other parts are called that lie beside a training file."""
+_KNOWN = ("digits", *PUBLISHED, *TEXTS)
+"""Sets whose parts everybody knows: nothing is said of them beside each other."""
+_SHARE = 0.01  # of a part's examples: from so many on that are training examples too, they are told
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
 _TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
 
@@ -87,7 +92,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * ``digits``: 1797 handwritten digits of 8x8 pixels that come with scikit-learn, 797 to train and 1000 to test;
     * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: looked for as ``NAME.npz`` in the folder that the
       environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
-    * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part;
+    * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part.
+      Labels are class numbers or texts; ``X_train``, ``train_images`` and the like are understood;
     * a folder of pictures (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` beside
       ``train/``. Other names of these are understood (``Training``, ``valid``, ``validation``, ``dev``, ``testing``).
       ``val/`` is the development part where there is a ``test/``, and the test part where there is none;
@@ -182,12 +188,28 @@ def _told(data: DataSet) -> DataSet:
     names = data.class_names
     if names and summary.class_names is None and all(len(part.classes) in (0, len(names)) for part in summary.parts):
         summary = replace(summary, class_names=names)
+    if data.name not in _KNOWN:
+        summary = _held_together(data, summary)
     for sentence in summary.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=3)
     said = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]
     if data.note and not any(part.source for part in summary.parts):
         summary = replace(summary, notes=(f"{data.note.rstrip('.')}.", *summary.notes))
     return replace(data, note=". ".join(filter(None, said)), summary=summary)
+
+
+def _held_together(data: DataSet, summary: DataSummary) -> DataSummary:
+    """The summary with what is to be said of its parts beside each other."""
+    parts = {"train": data.train, "development": data.development, "test": data.test}
+    there = {name: part for name, part in parts.items() if part is not None}
+    notes, warned = list(summary.notes), [*summary.warnings, *class_warnings(summary), *check_shapes(there)]
+    if data.encoding is None:
+        warned += scale_warnings(there)
+    for name, count, total in overlap(there):
+        said = f"{count:,} of {total:,} {name} examples are training examples too"
+        if count >= _SHARE * total:
+            notes.append(f"{said}: what is measured on them says nothing of new ones.")
+    return replace(summary, notes=tuple(dict.fromkeys(notes)), warnings=tuple(dict.fromkeys(warned)))
 
 
 def _kind(data: DataSet) -> str:
@@ -206,7 +228,7 @@ def _loader(name: str, path: Path, given: DataOptions) -> tuple[Callable[[str, D
     if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
         return _texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
-        return _npz, ("groups", "channels_last")
+        return _npz, ("groups", "channels_last", "class_names")
     if is_table(path):
         if given.text is not None:
             return _texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
@@ -214,7 +236,7 @@ def _loader(name: str, path: Path, given: DataOptions) -> tuple[Callable[[str, D
     if name and path.is_dir():
         return _folder, ("size", "channels", "bit_depth", "num_workers", "class_names")
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
-    raise unknown("data set", name, ["digits", *PUBLISHED, *TEXTS], then=then)
+    raise unknown("data set", name, _KNOWN, then=then)
 
 
 def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSet:
@@ -266,14 +288,15 @@ def _published(name: str, options: DataOptions) -> DataSet:
 
 def _npz(name: str, options: DataOptions) -> DataSet:
     path = Path(name)
-    arrays = read_arrays(path)
+    arrays, renamed = usual_names(read_arrays(path))
+    arrays, matched = number_labels(str(path), arrays, options.class_names)
     inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, notes = as_images(inputs, channels_last=options.channels_last)
     whole = {**arrays, **images}
     given, held = parts_from(path, whole)
     train, test, note = _parts(given, held)
     development = parts_from(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
-    notes = (*notes, *unread_arrays(path, arrays))
+    notes = (*renamed, *matched, *notes, *unread_arrays(path, arrays))
     note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
     reads = _measured(train, scale=1 / 255)

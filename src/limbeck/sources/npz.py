@@ -14,6 +14,7 @@ import numpy as np
 
 from limbeck.errors import DataError, nearest
 from limbeck.sources.arrays import Arrays
+from limbeck.sources.npz_labels import number_labels, usual_names
 
 _EXPECTED = "x_train, y_train, x_test, y_test, or x, y"
 
@@ -23,7 +24,8 @@ def read_npz(path: str | Path, *, inputs: str | None = None, labels: str | None 
 
     Without names, the arrays are ``x_train, y_train, x_test, y_test``, or ``x, y``; labels may be absent. A further
     array ``NAME_train`` (and ``NAME_test``) with one row for each example becomes ``extra["NAME"]``, and
-    ``class_names`` names the classes.
+    ``class_names`` names the classes. Labels may be texts (numpy's ``U`` or ``S``, not objects). Other usual names of
+    these arrays are understood: ``X_train``, ``train_images``, ``valid_labels``.
 
     Args:
         path: The file.
@@ -33,7 +35,10 @@ def read_npz(path: str | Path, *, inputs: str | None = None, labels: str | None 
     Raises:
         DataError: If the file is missing, empty, damaged, no ``.npz``, holds Python objects, or lacks an array.
     """
-    return parts_from(Path(path), read_arrays(path), inputs=inputs, labels=labels)
+    arrays = read_arrays(path)
+    if inputs is None:
+        arrays, _ = number_labels(str(path), usual_names(arrays)[0])
+    return parts_from(Path(path), arrays, inputs=inputs, labels=labels)
 
 
 def parts_from(
@@ -73,7 +78,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
-                f"{path}: array {name!r} holds Python objects; save it as numbers or fixed text."
+                f"{path}: array {name!r} holds Python objects, which only code in the file could make: save it as "
+                f"numbers, or as texts with {name}.astype(str)."
             ) from error
         raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
     except MemoryError as error:
@@ -131,7 +137,8 @@ def _claimed(opened: Any) -> int:
         shape, _, kind = reader(opened) if reader is not None else ((0,), False, np.dtype(np.uint8))
     except (ValueError, TypeError):
         return 0
-    return int(math.prod(shape)) * int(kind.itemsize)
+    # Objects are written as a pickle of any length; they are refused, with a sentence of their own.
+    return 0 if kind.hasobject else int(math.prod(shape)) * int(kind.itemsize)
 
 
 def _memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import datetime
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -102,7 +103,9 @@ def _refused(option: str, value: Any, wanted: str, example: str) -> LimbeckError
 
 
 def _text(option: str, value: Any) -> str:
-    """A name; YAML reads 1 as a number, where the column is called 1, and yes as true."""
+    """A name; YAML reads 1 as a number, where the column is called 1, yes as true, and 2020-01-01 as a date."""
+    if isinstance(value, datetime.date):
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
         quoted = ", with the quotes where YAML would read something else" if isinstance(value, bool) else ""
         raise _refused(option, value, f"a name{quoted}", "'\"NAME\"'")

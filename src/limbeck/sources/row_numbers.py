@@ -1,4 +1,4 @@
-"""Columns that number or name the rows of a table, and say nothing of what is in them."""
+"""Columns that number or name the rows of a table, or hold the answer: none of them is a feature."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def counts_up(column: ColumnValues) -> bool:
         return False
     whole = float(column.numbers[0]).is_integer()
     return whole and bool((np.diff(column.numbers) == 1).all())
+
+
+def holds_answer(column: ColumnValues, labels: np.ndarray) -> bool:
+    """Whether a column has one value for each class and each class one value, over all labeled rows.
+
+    Args:
+        column: All of its values.
+        labels: The class of each row, negative where it has none.
+    """
+    there = (labels >= 0) & ~column.missing
+    values = column.numbers if column.numbers is not None else column.names.to_numpy(zero_copy_only=False)
+    chosen, classes = values[there], labels[there]
+    several = set(classes.tolist())
+    if len(several) < 2 or len(chosen) < max(_ENOUGH, 2 * len(several)):
+        return False
+    pairs = set(zip(chosen.tolist(), classes.tolist(), strict=True))
+    return len(pairs) == len(several) == len({value for value, _ in pairs})
 
 
 def _all_differ(column: ColumnValues) -> int:

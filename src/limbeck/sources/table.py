@@ -13,13 +13,14 @@ import numpy as np
 from limbeck.errors import DataError, LimbeckWarning
 from limbeck.signal import IGNORED
 from limbeck.sources.arrays import Arrays
-from limbeck.sources.arrow import RawTable, check_columns, load_table, trimmed_note
+from limbeck.sources.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
 from limbeck.sources.class_order import in_order, sorted_classes
 from limbeck.sources.encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.sources.examples import split
 from limbeck.sources.inference import ColumnValues, read_column, read_target, taken_sentence
 from limbeck.sources.known_columns import codes_of, encode_known, labels_of, match_labels
-from limbeck.sources.row_numbers import counts_up, left_out_because
+from limbeck.sources.matching import is_number, written_alike
+from limbeck.sources.row_numbers import counts_up, holds_answer, left_out_because
 from limbeck.sources.summary import ColumnSummary
 
 _MISSING = "(missing)"
@@ -231,6 +232,7 @@ class _Fitted:
             else:
                 self._read(name, said)
         self._leave_counters(said)
+        self._point_at_oddities(said)
         if not self._columns:
             without = ", ".join(f"{name} ({why})" if why else name for name, why in self._left.items())
             raise DataError(
@@ -270,6 +272,25 @@ class _Fitted:
                 said.notes.append(f"{start}, as a row number does, and is left out; shuffle the rows to have it read.")
             else:
                 said.notes.append(f"{start}; it may be a row number and no feature.")
+
+    def _point_at_oddities(self, said: TableNotes) -> None:
+        """Say which columns hold the answer, which names are written alike, and that a header may be a row."""
+        who, target = self._raw.path.name, self._form.target
+        if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
+            said.warnings.append(
+                f"{who}: is the first row a header? It was read as one: {', '.join(self._raw.names[:6])}."
+            )
+        for column in self._columns:
+            if holds_answer(column, self.labels):
+                said.notes.append(
+                    f"{who}: column {column.name!r} tells the target {target!r} by itself, one value for each class. "
+                    f"If it is not known before the answer is, leave it out: ignore=[{column.name!r}]."
+                )
+            if column.numbers is None and (same := written_alike(column.names.unique().drop_null().to_pylist())):
+                listed = ", ".join(same[:4])
+                said.notes.append(
+                    f"{who}: column {column.name!r} has names that are written alike and told apart: {listed}."
+                )
 
     def encoding(self, rows: Any, said: TableNotes) -> TableEncoding:
         """How the table is turned into numbers, learnt from some of its rows."""
