@@ -84,7 +84,7 @@ def convert_pickle(
         raise DataError(f"{path} holds safetensors already, whatever its suffix; it can be loaded as it is.")
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.exists():
-        raise LimbeckError(f"{out} is there already; remove it or name another file to write.")
+        raise LimbeckError(f"{out} is there already, and is left alone; name another file with --out (out=...).")
     if not yes:
         raise refuse_pickle(path)
     state = _stripped(_unwrapped(_read_weights_only(path), path, key))
