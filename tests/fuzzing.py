@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +66,42 @@ def changed_json(data: bytes, draw: random.Random) -> bytes:
     return json.dumps(changed_value(json.loads(data), draw), indent=1).encode()
 
 
-def untyped(read: Callable[[random.Random], Any], count: int, *, seed: int = 0) -> Counter[str]:
-    """What else than a LimbeckError left `read` in so many calls, each with a generator of its own."""
+class _Late(BaseException):
+    """No Exception: readers turn whatever a library raises into a sentence."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise _Late
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def untyped(read: Callable[[random.Random], Any], count: int, *, seed: int = 0, seconds: float = 10.0) -> Counter[str]:
+    """What else than a LimbeckError left `read` in so many calls, each with a generator of its own.
+
+    A call that takes more than so many seconds of the processor's counts as one that hangs.
+    """
     found = Counter[str]()
     for number in range(count):
         try:
-            read(random.Random(f"{seed} {number}"))
+            with _limited(seconds):
+                read(random.Random(f"{seed} {number}"))
+        except _Late:
+            found[f"hangs at {number}"] += 1
         except LimbeckError as error:
             str(error).encode()  # a sentence that can be printed
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             found[f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {str(error)[:80]}"] += 1
+    print(f"{count} calls, {sum(found.values())} that hang or end in another error than limbeck's own")
     return found
 
 

@@ -164,3 +164,32 @@ def test_the_configuration_of_a_student(tmp_path: Path, times: int, network: str
         lb.load(tmp_path / "s")
 
     assert untyped(read, 60 * times) == {}
+
+
+@pytest.mark.parametrize("who", ["save", "save_pretrained"])
+@pytest.mark.parametrize("times", TIMES)
+def test_the_configuration_of_a_hugging_face_model(tmp_path: Path, times: int, who: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf).")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    kinds = {
+        "bert": transformers.BertForSequenceClassification(
+            transformers.BertConfig(vocab_size=30, num_labels=3, max_position_embeddings=16, **sizes)
+        ),
+        "vit": transformers.ViTForImageClassification(
+            transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **sizes)
+        ),
+        "llama": transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(vocab_size=30, num_key_value_heads=2, max_position_embeddings=16, **sizes)
+        ),
+    }
+    for name, model in kinds.items():
+        folder = tmp_path / name
+        lb.save(model, folder) if who == "save" else model.save_pretrained(folder)
+    whole = {name: (tmp_path / name / "config.json").read_bytes() for name in kinds}
+
+    def read(draw: random.Random) -> None:
+        name = draw.choice(sorted(kinds))
+        (tmp_path / name / "config.json").write_bytes(changed_json(whole[name], draw))
+        lb.load(tmp_path / name)
+
+    assert untyped(read, 40 * times) == {}

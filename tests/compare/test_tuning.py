@@ -14,6 +14,7 @@ import yaml
 
 import limbeck as lb
 from fuzzing import read_as_good
+from killing import states_at_kills
 from limbeck.compare import tuning
 from limbeck.compare.tuning import proposing, read_ranges, running, tune
 from limbeck.compare.tuning.space import spaces_of, start_of, with_values
@@ -331,3 +332,19 @@ def test_no_harmed_file_of_a_search_is_read_as_good(job, tmp_path):
         return [trials_of(found), found["teacher"]["accuracy"], best], [str(one.message) for one in said]
 
     assert read_as_good(tmp_path / "search", "**/*", look, 80) == []
+
+
+@pytest.mark.soak
+def test_a_search_killed_at_any_write_goes_on_as_if_it_had_not_been(job, tmp_path):
+    asked, out, whole = job(), tmp_path / "search", []
+    states = states_at_kills(out, lambda: whole.append(tune(asked, trials=1)), tmp_path / "states")
+    best = (out / "best.yaml").read_text()
+    assert len(states) > 40
+    for state in states:
+        shutil.rmtree(out)
+        shutil.copytree(state, out)
+        again = tune(asked, trials=1)
+        assert trials_of(again) == trials_of(whole[0]), state
+        assert (out / "best.yaml").read_text() == best, state
+        assert not [one for one in out.rglob("*") if "partial" in one.name or one.name == ".lock"], state
+    print(f"tune: {len(states)} kills, all go on to the same")

@@ -44,6 +44,13 @@ def test_two_ranks_killed_in_each_generation(tmp_path):
     assert found["went_on"]
 
 
+@pytest.mark.slow
+def test_an_average_with_statistics_of_its_own_is_the_same_on_all_ranks(tmp_path):
+    found = played(tmp_path, "mean_teacher", [3])
+    assert found["whole"][0] == found["whole"][1]
+    assert found["killed"] == found["whole"]
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["hinton", "born_again", "mean_teacher", "mutual"])
 def test_two_ranks_killed_at_many_reports(tmp_path, name):
@@ -52,6 +59,7 @@ def test_two_ranks_killed_at_many_reports(tmp_path, name):
         found = played(tmp_path / str(number), name, draw.sample(range(1, 8), 2))
         assert found["killed"] == found["whole"], number
         assert found["whole"][0] == found["whole"][1]
+    print(f"{name}: 10 runs of two ranks killed twice, all end in the same bits")
 
 
 class Ranks:

@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+import limbeck as lb
 from engine.stories import network, source, weights
+from killing import states_at_kills
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
+from limbeck.job import make_job
 from limbeck.methods import make
 from limbeck.models import load
 from limbeck.objective import Loss
 from limbeck.recipe import Optimiser, Recipe, Stage
+from small_jobs import blobs, small_job
 
 CE = Loss(cross_entropy)
 
@@ -108,3 +112,52 @@ def test_a_loop_that_is_left_keeps_the_last_good_student(tmp_path):
     for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimiser=explode, log_every=1):
         break
     assert bool(weights(load(tmp_path / "run" / "student", build=network)).isfinite().all())
+
+
+def mlp(seed=0):
+    return lb.build("mlp", inputs=5, classes=3, hidden=[8], dropout=0.2, seed=seed)
+
+
+OWN = {
+    "born_again": {"teacher": mlp(7), "generations": 2},
+    "mean_teacher": {"decay": 0.9},
+    "fitnets": {"teacher": mlp(7), "hint": "layer1", "guided": "layer1"},
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "name",
+    ["supervised", "label_smoothing", "hinton", "logit_matching", "fitnets", "born_again", "mean_teacher", "mutual"],
+)
+def test_a_student_opens_after_a_kill_at_any_write(tmp_path, name):
+    own = OWN.get(name, {"teacher": mlp(7)} if name in ("hinton", "logit_matching") else {})
+    models = {"student": mlp(), "peer": mlp(1)} if name == "mutual" else mlp()
+    out, setting = tmp_path / "run", {"epochs": 3, "log_every": 1, "checkpoint_seconds": 0.0}
+    run = distill(models, make(name, **own), source(), out=out, **setting)
+    states = states_at_kills(out, run.finish, tmp_path / "states")
+    assert len(states) > 100
+    opened = [lb.load(state / "student") for state in states]
+    assert torch.equal(weights(opened[-1]), weights(run.student))
+    print(f"{name}: {len(states)} kills, all students open")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("methods", [["hinton", "mean_teacher", "born_again"], ["fitnets", "mutual", "specialists"]])
+def test_the_students_of_a_job_open_after_a_kill_at_any_write(tmp_path, methods):
+    own = {
+        "fitnets": {"name": "fitnets", "hint": "layer1", "guided": "layer1"},
+        "specialists": {"name": "specialists", "groups": [[0, 1], [2, 3, 4]]},
+    }
+    given = small_job(blobs(tmp_path / "b.npz"), methods=[own.get(name, name) for name in methods], seeds=1)
+    job = make_job({**given, "out": str(tmp_path / "run")})
+    states = states_at_kills(tmp_path / "run", lambda: lb.run_job(job), tmp_path / "states")
+    opened = 0
+    for state in states:
+        begun = {one.parent / "student" for one in state.glob("arms/*/seed-*/run.json")}
+        shipped = [state / "student"] if (state / "job.yaml").exists() else []
+        for student in [*shipped, *(one for one in begun if one.exists())]:
+            lb.load(student)
+            opened += 1
+    assert len(states) > 200
+    print(f"{', '.join(methods)}: {len(states)} kills, {opened} students open")

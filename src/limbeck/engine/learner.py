@@ -20,7 +20,7 @@ from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.ranks import broadcast_buffers
 from limbeck.engine.setting import Fabric, Setting
 from limbeck.engine.sharding import is_sharded, load_whole_state, twin, whole_state
-from limbeck.engine.sharing import check_shared, networks_of
+from limbeck.engine.sharing import averages_of, check_shared, networks_of
 from limbeck.engine.tally import Tally
 from limbeck.engine.training import has_sparse_gradients, resting
 from limbeck.errors import LimbeckError
@@ -74,6 +74,7 @@ class Learner(AbstractContextManager["Learner"]):
             stage.teacher.bind(models)
         self._alone = len(set(group) | {stage.trains}) == 1
         self._networks = networks_of(stage.teacher, learning={stage.trains, *group})
+        self._averages = averages_of(stage.teacher)
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(models[stage.trains].modules())
         check_shared(stage, models[stage.trains], self._networks)
@@ -189,6 +190,8 @@ class Learner(AbstractContextManager["Learner"]):
         self.tally.steps += 1
         if self.stage.teacher is not None:
             self.stage.teacher.after_step()
+            for average in self._averages:
+                broadcast_buffers(average, self._fabric)
 
     def _clear_gradients(self) -> None:
         for parameter in self._learning:  # what zero_grad does, without its bookkeeping

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
-from limbeck.teachers import Named, Teacher
+from limbeck.teachers import MovingAverage, Named, Teacher
 
 Span = tuple[torch.device, int, int]
 
@@ -47,6 +47,21 @@ def _networks(held: Any, learning: frozenset[str], met: set[int]) -> Iterator[nn
             # A teacher that moves may hold the student that it follows.
             if not held.changes or not isinstance(one, nn.Module):
                 yield from _networks(one, learning, met)
+
+
+def averages_of(teacher: Any) -> list[nn.Module]:
+    """The moving averages in a teacher that answer in train mode, and so keep running statistics of their own."""
+    return [one.model for one in _teachers(teacher, set()) if isinstance(one, MovingAverage) and one.mode == "train"]
+
+
+def _teachers(held: Any, met: set[int]) -> Iterator[Teacher]:
+    if isinstance(held, (list, tuple)):
+        for one in held:
+            yield from _teachers(one, met)
+    elif isinstance(held, Teacher) and id(held) not in met:
+        met.add(id(held))
+        yield held
+        yield from _teachers(list(vars(held).values()), met)
 
 
 def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) -> None:
