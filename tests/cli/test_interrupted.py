@@ -167,3 +167,18 @@ def test_two_do_not_resume_one_folder(tmp_path):
     ended = typed("resume", "out", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.err
     assert not (out / ".lock").exists()
+
+
+def test_an_interrupt_while_data_are_read_says_what_to_type(tmp_path, monkeypatch, capsys):
+    from limbeck.cli import main
+
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("limbeck.compare.material.load_in_order", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["distill", "--data", "digits", "--teacher", "mlp", "--student", "mlp", "--set", "teacher.hidden=[4]",
+              "--set", "student.hidden=[4]"])  # fmt: skip
+    assert ended.value.code == 130
+    assert "the same command begins again" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_a_text_that_is_a_number_and_other_odd_rows(tmp_path):
     data = load_data(written(tmp_path / "a.jsonl", [*good, {"text": 5, "label": 1}]), vocabulary=40)
     assert "1 of 21 texts are numbers" in data.note
     for row in ({"text": ["a"], "label": 1}, {"text": True, "label": 1}, {"text": "a", "label": 0.5},
-                {"text": "a", "label": [1]}, {"text": "a", "label": ""}, {"text": None, "label": 1}):  # fmt: skip
+                {"text": "a", "label": [1]}, {"text": None, "label": 1}):  # fmt: skip
         with pytest.raises(DataError, match="line 21"):
             load_data(written(tmp_path / "b.jsonl", [*good, row]), vocabulary=40)
     with pytest.raises(DataError, match="holds a number in every line"):
@@ -165,3 +165,23 @@ def test_texts_that_are_cut_are_counted_and_said(tokenizer, tmp_path):
         load_data(written(tmp_path / "a.jsonl", rows), vocabulary=40)
     assert "cut" in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=80).note
     assert "cut" not in load_data(tmp_path / "a.jsonl", vocabulary=40, max_length=200).note
+
+
+def test_a_text_ends_with_the_token_that_says_so(tokenizer):
+    texts = ["a fine film", "dull", " ".join(["film"] * 9), ""]
+    tokenizer.eos_token = "[MASK]"
+    end = tokenizer.eos_token_id
+    plain = Texts(texts, tokenizer=tokenizer, max_length=8)
+    ended = Texts(texts, tokenizer=tokenizer, max_length=8, add_eos_token=True)
+    for place in range(len(texts)):
+        row, more = (part.take(torch.tensor([place])).inputs["input_ids"][0].tolist() for part in (plain, ended))
+        assert more == (row if len(row) == 8 else [*row, end])
+    assert ended.fingerprint != plain.fingerprint
+    assert ended.cut == plain.cut == 1
+    assert ended.take(torch.arange(4)).mask.sum() == plain.take(torch.arange(4)).mask.sum() + 3
+
+
+def test_an_end_that_the_tokenizer_lacks_is_refused(tokenizer):
+    tokenizer.eos_token = None
+    with pytest.raises(LimbeckError, match="eos_token"):
+        Texts(["a"], tokenizer=tokenizer, add_eos_token=True)

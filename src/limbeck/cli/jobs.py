@@ -175,7 +175,7 @@ def _way_on(job: Job) -> str:
 def _left_behind(job: Job) -> str:
     out = Path(job.out or "")
     if not (out / "job.yaml").is_file():
-        return "Interrupted before anything was written."
+        return "Interrupted before anything was written; the same command begins again."
     begun = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
     what = "holds the student so far" if begun else "holds an untrained student: its turn had not come"
     return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}{_trust(job)}` goes on."

@@ -20,7 +20,7 @@ from limbeck.sources.damage import raise_damaged
 from limbeck.sources.examples import Examples
 from limbeck.sources.picture import GREY, WIDE, Header, check_whole, decode, open_pillow, read_header, value_range
 from limbeck.sources.picture_files import SUFFIXES, class_folders, find_files
-from limbeck.sources.picture_notes import notes_on_files, notes_on_pictures
+from limbeck.sources.picture_notes import notes_on_classes, notes_on_files, notes_on_pictures
 from limbeck.sources.prefetch import check_num_workers, default_num_workers, prefetch
 
 _NEARLY_BLACK = 64
@@ -80,6 +80,7 @@ class ImageFolder(Examples):
         self.bit_depth = self._depth(headers) if bit_depth is None else bit_depth
         self.notes = (
             *notes_on_files(files),
+            *notes_on_classes(self._names if class_names is None else ()),
             *notes_on_pictures(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
         )
         """What a reader should know of how the files were read, in sentences with counts."""

@@ -23,6 +23,7 @@ from limbeck.sources.encoding import TableEncoding
 from limbeck.sources.examples import Examples, split, subsample
 from limbeck.sources.image_arrays import as_images
 from limbeck.sources.moments import measure_pixels
+from limbeck.sources.not_read import check_readable
 from limbeck.sources.npz import parts_from, read_arrays, unread_arrays
 from limbeck.sources.npz_labels import number_labels, usual_names
 from limbeck.sources.options import DataOptions, data_name, data_options
@@ -122,8 +123,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
-        **options: ``target``, ``test`` and ``val`` (files), ``ignore`` (columns), ``missing`` (what stands for a
-            missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for these and for ``.npz``
+        **options: ``target``, ``test`` and ``val`` (files; of pictures, folders), ``ignore`` (columns), ``missing``
+            (what stands for a missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for these and for ``.npz``
             files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``) that says which group
             an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and ``num_workers`` for folders
             of pictures (`ImageFolder`); ``channels_last`` for ``.npz`` files of images ``[n, h, w, c]``, where their
@@ -234,7 +235,8 @@ def _loader(name: str, path: Path, given: DataOptions) -> tuple[Callable[[str, D
             return _texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
         return _table, (*_TABLE_OPTIONS, "ignore", "groups", "text")
     if name and path.is_dir():
-        return _folder, ("size", "channels", "bit_depth", "num_workers", "class_names")
+        return _folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
+    check_readable(name, path)
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
     raise unknown("data set", name, _KNOWN, then=then)
 
@@ -323,7 +325,8 @@ def _folder(name: str, options: DataOptions) -> DataSet:
     from limbeck.sources.picture_set import load_pictures
 
     chosen = {option: getattr(options, option) for option in ("size", "channels", "bit_depth", "num_workers")}
-    found = load_pictures(Path(name), class_names=options.class_names or None, **chosen)
+    given = {part: Path(place) for part, place in (("development", options.val), ("test", options.test)) if place}
+    found = load_pictures(Path(name), given, class_names=options.class_names or None, **chosen)
     train, test, note = _parts(found.train, found.test)
     parts = {"train": train, "development": found.development, "test": test}
     sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}

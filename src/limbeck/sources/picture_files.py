@@ -22,6 +22,10 @@ PARTS = {
     "test": ("test", "testing", "tst"),
 }
 """What the folder of a part may be called, whatever the case of its letters."""
+_PART_NAMES = frozenset(name for names in PARTS.values() for name in names)
+
+_LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+"""Folders that systems leave behind; none is a class."""
 
 
 @dataclass
@@ -31,12 +35,14 @@ class Files:
     Attributes:
         pictures: The pictures of each class, by path.
         nested: How many of them lie in a folder inside the class's own.
+        parted: How many of them lie in one that is called as a part is: ``cat/test/``.
         loose: How many pictures lie beside the class folders, in none of them.
         others: How many files with each suffix are no pictures.
     """
 
     pictures: list[list[Path]] = field(default_factory=list)
     nested: int = 0
+    parted: int = 0
     loose: int = 0
     others: Counter[str] = field(default_factory=Counter)
 
@@ -53,6 +59,7 @@ def find_files(folder: Path, names: Iterable[str]) -> Files:
         pictures = sorted(path for path in inside if _is_picture(path))
         found.pictures.append(pictures)
         found.nested += sum(path.parent != folder / name for path in pictures)
+        found.parted += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in pictures)
         found.others.update(path.suffix.lower() for path in inside if not _is_picture(path))
     return found
 
@@ -110,7 +117,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

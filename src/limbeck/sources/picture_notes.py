@@ -19,11 +19,26 @@ def notes_on_files(files: Files) -> Iterator[str]:
     total = sum(map(len, files.pictures))
     if files.nested:
         yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
+    if files.parted:
+        yield (
+            f"{_of(files.parted, total)} lie in folders called as a part is, inside a class folder, and are no part of "
+            "their own: put the parts outside, train/CLASS and test/CLASS, to have them read so."
+        )
     if files.loose:
         yield f"Left out: {_number(files.loose, 'picture')} beside the class folders."
     if others := +files.others:
         kinds = ", ".join(f"{suffix or 'no suffix'}: {count:,}" for suffix, count in others.most_common(5))
         yield f"Left out: {_number(others.total(), 'file')} that are no pictures ({kinds})."
+
+
+def notes_on_classes(names: Sequence[str]) -> Iterator[str]:
+    """How class folders that are numbers are ordered, where that is not the order of the numbers."""
+    if names and all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        yield (
+            "The class folders are numbers in the order of their names, as in torchvision: "
+            f"{', '.join(names[:4])}, ... "
+            "For another order say class_names=[...]."
+        )
 
 
 def notes_on_pictures(

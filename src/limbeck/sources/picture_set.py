@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class PictureSet(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_pictures(folder: Path, **options: Any) -> PictureSet:
+def load_pictures(folder: Path, given: Mapping[str, Path] | None = None, /, **options: Any) -> PictureSet:
     """The parts of a folder of pictures.
 
     A folder of classes is a training part alone. Of ``train/`` and ``val/`` without ``test/`` the second is the test
@@ -36,6 +37,7 @@ def load_pictures(folder: Path, **options: Any) -> PictureSet:
 
     Args:
         folder: The folder.
+        given: Folders of classes elsewhere that are the parts ``development`` and ``test``.
         **options: Of `ImageFolder`.
 
     Raises:
@@ -43,6 +45,8 @@ def load_pictures(folder: Path, **options: Any) -> PictureSet:
             is which part.
     """
     parts, beside = part_folders(folder)
+    if given:
+        parts = {"train": folder, **parts, **given}
     if not parts:
         whole = ImageFolder(folder, **options)
         return PictureSet(whole, None, None, {"train": str(folder)}, whole.notes)

@@ -61,15 +61,17 @@ def read_named(name: str, folder: str | Path | None = None) -> tuple[Rows, Rows,
 def read_rows(path: str | Path, *, text: str, target: str, charset: str | None = None) -> Rows:
     """Lines of JSON, each with a text and a label; ``.gz`` is unpacked.
 
-    A text that is a number becomes its digits, and how many did is said; labels become texts, 1.0 and 1 the same one.
+    A text that is a number becomes its digits, and how many did is said; labels become texts, 1.0 and 1 the same one,
+    without spaces around them. A line without a label, or with null, has none, and how many have none is said.
 
     Raises:
-        DataError: If the file is missing or damaged, a line lacks one of the two, or they are of another kind.
+        DataError: If the file is missing or damaged, a line lacks a text, all lack a label, or they are of another kind.
     """
     path, encoding = Path(path), charset or "utf-8-sig"
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     found, numbers = Rows([], [], [], str(path)), 0
+    without, bare = list[tuple[int, Any]](), set[str]()
     try:
         with (
             gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else open(path, encoding=encoding) as lines
@@ -77,11 +79,16 @@ def read_rows(path: str | Path, *, text: str, target: str, charset: str | None =
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     row = json.loads(line)
+                    _check_object(row, path, number)
                     one = _entry(row, text, path, number)
                     numbers += not isinstance(one, str)
                     found.texts.append(_text(one, text, path, number))
-                    found.labels.append(_label(_entry(row, target, path, number), target, path, number))
+                    label = _bare(row.get(target), bare)
+                    without += [(number, row)] if label in (None, "") else []
+                    found.labels.append(None if label in (None, "") else _label(label, target, path, number))
     except UnicodeDecodeError as error:
+        if _begins_in_utf16(path):
+            raise DataError(f"{path} begins as a file in UTF-16 does: type --set data.charset=utf-16.") from error
         raise DataError(
             f"{path} is not written in {encoding.removesuffix('-sig')} ({error.reason}); if it is in Windows-1252, "
             "type --set data.charset=cp1252."
@@ -95,6 +102,14 @@ def read_rows(path: str | Path, *, text: str, target: str, charset: str | None =
             f"{path}: {text!r} holds a number in every line, such as {found.texts[0]}, no texts. Say which columns to "
             "read: text=COLUMN, target=COLUMN."
         )
+    if len(without) == len(found.texts):
+        _entry(without[0][1], target, path, without[0][0])
+    if without:
+        found.notes.append(f"{path.name}: {len(without):,} of {len(found.texts):,} lines have no label {target!r}.")
+    if bare:
+        found.notes.append(
+            f"{path.name}: spaces around labels were removed ({', '.join(map(repr, sorted(bare)[:4]))})."
+        )
     if numbers:
         found.notes.append(
             f"{path.name}: {numbers:,} of {len(found.texts):,} texts are numbers, and are read as their digits."
@@ -102,10 +117,32 @@ def read_rows(path: str | Path, *, text: str, target: str, charset: str | None =
     return found
 
 
+def _check_object(row: Any, path: Path, number: int) -> None:
+    if not isinstance(row, Mapping):
+        whole = " Is the file one list? Write each entry on a line of its own." if isinstance(row, list) else ""
+        raise DataError(
+            f'{path}, line {number}, holds a {type(row).__name__} and no object {{"text": ..., "label": ...}}.{whole}'
+        )
+
+
+def _bare(label: Any, bare: set[str]) -> Any:
+    """A label without spaces around it; one that had some is added to `bare`."""
+    if not isinstance(label, str) or label == label.strip():
+        return label
+    bare.add(label)
+    return label.strip()
+
+
+def _begins_in_utf16(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+
+
 def _numbered(rows: Rows) -> Rows:
     """The rows with labels that are class indices, as in the sets that are known by name."""
-    if strange := next((one for one in rows.labels if not one.isdecimal() or int(one) >= len(CLASS_NAMES)), None):
-        raise DataError(f"{rows.source} has the label {strange!r}, where 0 is negative and 1 is positive.")
+    known = set(map(str, range(len(CLASS_NAMES))))
+    if strange := [one for one in rows.labels if one not in known]:
+        raise DataError(f"{rows.source} has the label {strange[0]!r}, where 0 is negative and 1 is positive.")
     return rows._replace(labels=[int(one) for one in rows.labels])
 
 
@@ -142,7 +179,7 @@ def _entry(row: Any, key: str, path: Path, number: int) -> Any:
     if isinstance(row, Mapping) and row.get(key) is not None:
         return row[key]
     known = list(row) if isinstance(row, Mapping) else []
-    near = nearest(key, known)
+    near = None if key in known else nearest(key, known)
     meant = f" Did you mean {near!r}?" if near else ""
     raise DataError(
         f"{path}, line {number}, has no {key!r}.{meant} It has: {', '.join(map(str, known)) or 'no keys'}. Say which "

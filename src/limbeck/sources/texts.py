@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from limbeck.errors import DataError, LimbeckWarning
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 from limbeck.signal import Batch
 from limbeck.sources.columns import digest, labels_from
 from limbeck.sources.examples import Examples
@@ -37,9 +37,12 @@ class Texts(Examples):
         max_length: How many tokens a text may have, 128 by default; the rest is cut off. How many texts were cut is
             `cut`; without a `max_length`, a `LimbeckWarning` says so.
         class_names: The name of each class.
+        add_eos_token: Whether the tokenizer's ``eos_token`` is put behind each text that is not cut. The tokenizer of a
+            causal language model (GPT-2, Llama) puts none there, and a student never learns where a text ends.
 
     Raises:
-        LimbeckError: If there is no tokenizer, or it has no token for padding.
+        LimbeckError: If there is no tokenizer, it has no token for padding, or none for the end of a text that asks for
+            one.
         DataError: If there are no texts, one is no text or has no token, lengths differ, or labels are no class
             indices.
 
@@ -60,8 +63,13 @@ class Texts(Examples):
         pairs: Sequence[str] | None = None,
         max_length: int | None = None,
         class_names: Sequence[str] | None = None,
+        add_eos_token: bool = False,
     ) -> None:
         check_tokenizer(tokenizer)
+        if add_eos_token and tokenizer.eos_token_id is None:
+            raise LimbeckError(
+                f"add_eos_token: this {type(tokenizer).__name__} has no eos_token; set one, or leave it."
+            )
         most = _MAX_LENGTH if max_length is None else max_length
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise DataError(f"max_length is how many tokens a text may have, at least 1; got {max_length!r}.")
@@ -73,7 +81,9 @@ class Texts(Examples):
         for name, column in (("pairs", self.pairs), ("labels", self._labels)):
             if column is not None and len(column) != len(self.texts):
                 raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
-        self._columns, self._starts, self._lengths, self._cut = _tokenised(tokenizer, self.texts, self.pairs, most)
+        self._columns, self._starts, self._lengths, self._cut = _tokenised(
+            tokenizer, self.texts, self.pairs, most, end=tokenizer.eos_token_id if add_eos_token else None
+        )  # fmt: skip
         if max_length is None and self._cut:
             warnings.warn(
                 f"{self._cut:,} of {len(self.texts):,} texts are longer than {most} tokens and are cut there: say how "
@@ -139,7 +149,7 @@ def _checked(what: str, texts: Sequence[str]) -> list[str]:
 
 
 def _tokenised(
-    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int
+    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int, *, end: int | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
     """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""
     columns: dict[str, list[int]] = {}
@@ -149,6 +159,8 @@ def _tokenised(
         part = slice(start, start + _AT_ONCE)
         given = [texts[part]] if pairs is None else [texts[part], pairs[part]]
         found = tokenizer(*given, truncation=True, max_length=max_length)
+        if end is not None:
+            _end(found, end, max_length)
         lengths += [len(row) for row in found["input_ids"]]
         cut += _count_cut(tokenizer, given, found, max_length)
         for name in set(found) - {"attention_mask"}:
@@ -159,6 +171,15 @@ def _tokenised(
         raise DataError(f"Text {place}, {texts[place]!r}, has no token in it; leave it out.")
     flat = {name: torch.tensor(columns[name], dtype=torch.int32) for name in sorted(columns)}
     return flat, counts.cumsum(0) - counts, counts, cut
+
+
+def _end(found: Any, end: int, most: int) -> None:
+    """Put the token of a text's end behind each text that has room for it and does not end with it yet."""
+    for place, row in enumerate(found["input_ids"]):
+        if len(row) < most and row[-1:] != [end]:
+            for name in set(found) - {"attention_mask"}:
+                column = found[name][place]
+                column.append(end if name == "input_ids" else (column or [0])[-1])
 
 
 def _count_cut(tokenizer: Any, given: list[list[str]], found: Any, max_length: int) -> int:
