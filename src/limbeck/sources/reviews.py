@@ -65,7 +65,7 @@ def read_rows(path: str | Path, *, text: str, target: str, charset: str | None =
     without spaces around them. A line without a label, or with null, has none, and how many have none is said.
 
     Raises:
-        DataError: If the file is missing or damaged, a line lacks a text, all lack a label, or they are of another kind.
+        DataError: If the file is missing or damaged, a line lacks a text, all lack a label, or one is of another kind.
     """
     path, encoding = Path(path), charset or "utf-8-sig"
     if not path.is_file():
