@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import yaml
 
 import limbeck as lb
 from fuzzing import read_as_good
@@ -80,7 +79,7 @@ def test_the_test_data_are_never_read(job, tmp_path):
 
 def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
     result = tune(job(), trials=3)
-    best = make_job({**yaml.safe_load((tmp_path / "search" / "best.yaml").read_text()), "out": str(tmp_path / "run")})
+    best = make_job({**read_job(tmp_path / "search" / "best.yaml"), "out": str(tmp_path / "run")})
     for arm, row in result["arms"].items():
         values = row["best"]["values"]
         assert best.budget_of(arm).lr == pytest.approx(values["lr"])

@@ -210,7 +210,7 @@ def test_what_cannot_be_converted_is_said(tmp_path):
 def test_conversion_overwrites_nothing(tmp_path):
     torch.save(net().state_dict(), tmp_path / "w.pt")
     (tmp_path / "w.safetensors").write_text("mine")
-    with pytest.raises(LimbeckError, match="is there already.*--out"):
+    with pytest.raises(LimbeckError, match=r"is there already.*--out"):
         convert_pickle(tmp_path / "w.pt", yes=True)
     assert (tmp_path / "w.safetensors").read_text() == "mine"
 

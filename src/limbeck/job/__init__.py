@@ -10,7 +10,15 @@ from limbeck.job.opening_code import one_line, opening_code, within_width
 from limbeck.job.parts import learnt_and_held, stream
 from limbeck.job.paths import absolute
 from limbeck.job.places import without_places
-from limbeck.job.reading import job_text, make_job, read_job, read_run_job, run_job_texts, with_settings
+from limbeck.job.reading import (
+    job_text,
+    make_job,
+    read_job,
+    read_run_job,
+    run_job_texts,
+    search_job_texts,
+    with_settings,
+)
 from limbeck.job.result import own_metrics, size_notes
 from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
 from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
@@ -47,6 +55,7 @@ __all__ = [
     "read_search",
     "rivals",
     "run_job_texts",
+    "search_job_texts",
     "shared_path",
     "size_notes",
     "steps_said",

@@ -50,17 +50,45 @@ def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any
         if keys is None or not isinstance(one, Mapping):
             continue
         said, path = one.get("shown"), one.get("path")
-        if _get(found, keys) == said and _fits(said, path) and (_is_there(path) or not _is_there(said)):
+        known = _fits(said, path) or isinstance(one.get("inside"), str)
+        if _get(found, keys) == said and known and (place_exists(path) or not place_exists(said)):
             _put(found, keys, path)
     return found
 
 
 def read_places(folder: Path) -> dict[str, Any]:
-    """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged."""
+    """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged.
+
+    What lies in the folder itself (`inside`) is looked for there, wherever the folder lies now.
+    """
     try:
-        return read_json(folder / PLACES)
+        found = read_json(folder / PLACES)
     except DataError:
         return {}
+    return {name: _here(one, folder) for name, one in found.items()}
+
+
+def inside(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The places of which those in the folder that keeps them are named as a part of it, so that it can be moved.
+
+    Args:
+        places: As `shared_job` gives them.
+        folder: Theirs.
+    """
+    whole, found = folder.absolute(), {}
+    for name, one in places.items():
+        path = one["path"]
+        within = isinstance(path, str) and Path(path).is_relative_to(whole)
+        found[name] = {"shown": one["shown"], "inside": str(Path(path).relative_to(whole))} if within else one
+    return found
+
+
+def _here(one: Any, folder: Path) -> Any:
+    """A place in the folder, where that lies now."""
+    part = one.get("inside") if isinstance(one, Mapping) else None
+    if not isinstance(part, str) or Path(part).is_absolute() or ".." in Path(part).parts:
+        return one
+    return {**one, "path": str(folder.absolute() / part)}
 
 
 def without_places(text: str, folder: Path) -> str:
@@ -116,7 +144,8 @@ def _fits(said: Any, path: Any) -> bool:
     return isinstance(said, str) and isinstance(path, str) and path.endswith(Path(said).name)
 
 
-def _is_there(value: Any) -> bool:
+def place_exists(value: Any) -> bool:
+    """Whether what a place names is there: a file, a folder, or the file of a function."""
     if isinstance(value, Mapping):
         return Path(str(value.get("folder", value.get("name", "")))).exists()
     try:

@@ -15,7 +15,7 @@ from limbeck.job.bounds import MOST_BYTES, check_bounds
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.naming import method_arms
 from limbeck.job.paths import absolute
-from limbeck.job.places import PLACES, read_places, resolved, shared_job
+from limbeck.job.places import PLACES, inside, read_places, resolved, shared_job
 from limbeck.job.schema import Cache, Job, TeacherModel
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
@@ -55,7 +55,11 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
             f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
         )
     job = {str(key): value for key, value in found.items()}
-    return job if as_shown or file.name != "job.yaml" else resolved(job, read_places(file.parent))
+    return job if as_shown or file.name not in _WITH_PLACES else resolved(job, read_places(file.parent))
+
+
+_WITH_PLACES = ("job.yaml", "best.yaml")
+"""What runs and searches call the jobs that they write."""
 
 
 def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
@@ -126,6 +130,20 @@ def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
     """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
     shown, places = shared_job(_dumped(job), _dumped(absolute(job)), read_places(folder))
     return {PLACES: json_text(places), "job.yaml": signed(_text(shown))}
+
+
+def search_job_texts(best: Job, folder: Path, *, left: Sequence[str]) -> dict[str, str]:
+    """The files in which a search's folder keeps the job that it found: ``.places.json`` and ``best.yaml``.
+
+    Args:
+        best: The job.
+        folder: The search's.
+        left: Keys that are left to whoever runs it.
+    """
+    shown, places = shared_job(_dumped(best), _dumped(absolute(best)), {})
+    shown = {key: value for key, value in shown.items() if key not in left}
+    places = {name: one for name, one in places.items() if name.split(".")[0] in shown}
+    return {PLACES: json_text(inside(places, folder)), "best.yaml": signed(_text(shown))}
 
 
 def _dumped(job: Job) -> dict[str, Any]:

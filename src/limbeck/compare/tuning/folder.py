@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ from limbeck.checksums import read_json, write_json
 from limbeck.compare.tuning.space import Space
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, absolute, arm_folder
+from limbeck.job.places import place_exists, resolved, shared_job
 
 _SEARCH = "search.json"
 _MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
 """What may change between two goes at a search: none is part of what is searched."""
-_BEFORE = (".lock", f".{_SEARCH}.partial", "teacher", "answers", "tracked")
+SEARCH_PLACES = ".search.places.json"
+"""Private, as ``.places.json`` is: where what `search.json` names lies on this machine."""
+_BEFORE = (".lock", f".{_SEARCH}.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.partial", "teacher", "answers", "tracked")
 """What a search leaves that is stopped before it has written down whose it is."""
 
 
@@ -29,13 +32,12 @@ def checked_place(job: Job) -> Path:
     if out.exists() and not out.is_dir():
         raise LimbeckError(f"{out} is a file; a search needs a folder: give another --out.")
     if (out / _SEARCH).is_file():
-        held, asked = _held(out)["job"], _told(job)
-        for key, value in asked.items():
-            if held.get(key) != value:
-                raise LimbeckError(
-                    f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {value!r}. "
-                    "Give another --out."
-                )
+        held, (asked, _) = _held(out)["job"], _told(job)
+        for key in _other_keys(job, held, out):
+            raise LimbeckError(
+                f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {asked[key]!r}. "
+                "Give another --out."
+            )
     elif out.is_dir() and any(one.name not in _BEFORE for one in out.iterdir()):
         raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
     return out
@@ -48,8 +50,10 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
         LimbeckError: If a range is another than that of the trials which are there.
     """
     asked = {arm: {name: [found.low, found.high] for name, found in space.items()} for arm, space in spaces.items()}
+    told, places = _told(job)
+    write_json(places, out / SEARCH_PLACES)
     if not (out / _SEARCH).is_file():
-        write_json({"job": _told(job), "spaces": asked}, out / _SEARCH)
+        write_json({"job": told, "spaces": asked}, out / _SEARCH)
         return
     held = _held(out)["spaces"]
     for arm, space in asked.items():
@@ -74,9 +78,42 @@ def _ends(ends: Any) -> str:
     return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}" if whole else repr(ends)
 
 
-def _told(job: Job) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(json.dumps(absolute(job).model_dump(mode="json")))
+def _told(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is searched, as it was typed, and where that lies."""
+    told, places = shared_job(_dumped(job), _dumped(absolute(job)), {})
+    return told, places
+
+
+def _dumped(job: Job) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(job.model_dump(mode="json")))
     return {key: value for key, value in told.items() if key not in _MAY_DIFFER}
+
+
+def _other_keys(job: Job, held: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """In what the search in a folder is another job's.
+
+    What it names is the same if it lies at the same place; or, where that is gone, if it is called the same.
+    """
+    asked, _ = _told(job)
+    whole, places = _dumped(absolute(job)), _places(out)
+    known = resolved(held, places)
+    for key, value in whole.items():
+        if known.get(key) == value or (held.get(key) == asked[key] and not _is_there(places, key)):
+            continue
+        yield key
+
+
+def _places(out: Path) -> dict[str, Any]:
+    try:
+        return read_json(out / SEARCH_PLACES)
+    except DataError:
+        return {}
+
+
+def _is_there(places: Mapping[str, Any], key: str) -> bool:
+    """Whether something that a key of the job names still lies where it lay."""
+    own = [one for name, one in places.items() if name.split(".")[0] == key and isinstance(one, Mapping)]
+    return any(place_exists(one.get("path")) for one in own)
 
 
 def _held(out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from limbeck.compare.teaching import has_weights
 from limbeck.compare.tuning.space import Space, with_values
 from limbeck.compare.tuning.trial import Trial, best_of
 from limbeck.errors import DataError
-from limbeck.job import Job, TeacherModel, absolute, job_text, plain_name
+from limbeck.job import Job, TeacherModel, plain_name, search_job_texts
 from limbeck.models import read_config
 from limbeck.signal import IGNORED
 
@@ -28,12 +28,12 @@ def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
     """
     for arm, trials in found.items():
         job = with_values(job, arm, best_of(trials).values)
-    update: dict[str, Any] = {"out": None, "search": str(out.absolute())}
+    update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = out / "teacher" / "student"
     # A fitted classifier leaves no run.
     if not has_weights(job.teacher) and job.teacher.members == 1 and (out / "teacher" / "run.json").exists():
         _check_whole(trained)
-        update["teacher"] = TeacherModel(model=str(trained.absolute()), check=job.teacher.check)
+        update["teacher"] = TeacherModel(model=str(trained), check=job.teacher.check)
     if job.cache is not None:
         update["cache"] = job.cache.model_copy(update={"folder": folder_of(job)})
     return job.model_copy(update=update)
@@ -47,13 +47,10 @@ def _check_whole(trained: Path) -> None:
         raise DataError(f"The search's teacher in {trained.parent} is damaged: {error} {again}") from error
 
 
-def job_file(job: Job, best: Job) -> str:
-    """The job as a file; what was left to its default is left to the command that runs it: seeds, arms."""
-    import yaml
-
-    told = yaml.safe_load(job_text(absolute(best)))
+def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
+    """The job as files; what was left to its default is left to the command that runs it: seeds, arms."""
     left = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
-    return yaml.safe_dump({k: v for k, v in told.items() if k not in left}, sort_keys=False, allow_unicode=True)
+    return search_job_texts(best, out, left=left)
 
 
 def result_of(

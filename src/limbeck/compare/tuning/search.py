@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from limbeck.checksums import signed, write_json
+from limbeck.checksums import write_json
 from limbeck.compare.answers import ask_all
 from limbeck.compare.decoding import verify_files
 from limbeck.compare.ledger import plain, sole, write
@@ -25,7 +25,7 @@ from limbeck.compare.teaching import (
 )
 from limbeck.compare.tracked import check_tracker
 from limbeck.compare.tuning.folder import checked_place, claim_place
-from limbeck.compare.tuning.found import best_job, job_file, result_of
+from limbeck.compare.tuning.found import best_job, job_files, result_of
 from limbeck.compare.tuning.proposing import opened
 from limbeck.compare.tuning.running import all_trials
 from limbeck.compare.tuning.space import (
@@ -40,7 +40,7 @@ from limbeck.compare.tuning.space import (
 )
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job
+from limbeck.job import Job, shared_path
 from limbeck.methods.range import Range
 from limbeck.signal import IGNORED
 from limbeck.teachers import Teacher
@@ -98,10 +98,12 @@ def tune(
         starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
         _build_answers(job, spaces, material, teacher, watch)
         found = all_trials(job, spaces, starts, trials, out, material, teacher, watch)
-        write(out / "best.yaml", signed(job_file(job, best_job(job, found, out))))
+        for name, text in job_files(job, best_job(job, found, out), out).items():
+            write(out / name, text)
         result = plain(result_of(job, material, spaces, found, taught, out))
         result["seconds"] = round(time.perf_counter() - began, 3)
-        write_json(result, out / "tuned.json")
+        shared = {key: shared_path(result[key]) for key in ("run", "best")}
+        write_json({**result, **shared}, out / "tuned.json")
     return dict(result)
 
 
