@@ -150,3 +150,18 @@ def test_the_gradient_of_smoothed_labels_is_pytorchs(classes):
         assert torch.equal(first, again)
         slopes.append(first)
     torch.testing.assert_close(*slopes)
+
+
+def test_a_lack_of_memory_in_the_quick_form_is_raised_and_a_wrong_label_is_said(monkeypatch):
+    from limbeck.functional import label_form
+
+    student, labels = drawn()
+    with pytest.raises(LimbeckError):
+        label_smoothing(student, labels=labels + 2, smoothing=0.1)
+
+    def full(*given):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(label_form, "log_softmax", full)
+    with pytest.raises(RuntimeError, match="allocate"):
+        label_smoothing(student, labels=labels, smoothing=0.1)

@@ -20,11 +20,19 @@ def smoothed_cross_entropy(student: Tensor, labels: Tensor, smoothing: float, ig
     A label that is `ignored` gives 0, in the value and in the gradient. None where a logit is not finite, inside
     transforms, and for no class.
     """
+    if not student.shape[-1]:
+        return None
     try:
         value: Tensor | None = _Smoothed.apply(student, labels, smoothing, ignored)
         return value
-    except (RuntimeError, IndexError):  # inside vmap, grad, ... of torch.func; an index out of bounds
+    except RuntimeError:  # inside vmap, grad, ... of torch.func; an index out of bounds
+        if not inside_transform(student, labels) and _are_classes(labels, student.shape[-1], ignored):
+            raise  # such as a lack of memory
         return None
+
+
+def _are_classes(labels: Tensor, classes: int, ignored: int) -> bool:
+    return bool((((labels >= 0) & (labels < classes)) | (labels == ignored)).all())
 
 
 class _Smoothed(torch.autograd.Function):
