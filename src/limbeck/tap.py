@@ -118,7 +118,7 @@ class Tapped(nn.Module):
         if not self._looked_at and self.adaptor is None:
             self._looked_at = True
             check_first_of_several(self.model, inputs, output)
-        changed = {text for text, (tensor, version) in self._shown.items() if _version(tensor) != version}
+        changed = {text for text, (tensor, before) in self._shown.items() if _version(tensor) != before}
         if changed:
             self._copied |= changed
             output = self._call(inputs)

@@ -49,6 +49,34 @@ class TestData:
         np.savez(here / "extra.npz", **parts, x_test=np.zeros((9, 3)), y_test=np.arange(9) % 3)
         refused(limbeck("distill", job, "--data", "extra.npz"), "Label 2", "test")
 
+    def test_a_label_in_the_development_part_alone(self, limbeck, here, job):
+        parts = {"x_train": np.zeros((40, 3)), "y_train": np.arange(40) % 2}
+        np.savez(
+            here / "extra.npz", **parts, x_val=np.zeros((9, 3)), y_val=np.arange(9) % 3, x_test=np.zeros((9, 3)),
+            y_test=np.arange(9) % 2,
+        )  # fmt: skip
+        refused(limbeck("distill", job, "--data", "extra.npz"), "Label 2", "development")
+
+    def test_development_examples_of_another_shape(self, limbeck, here, job):
+        draw, parts = np.random.default_rng(0), {}
+        for part, (count, width) in {"train": (60, 9), "val": (20, 4), "test": (20, 9)}.items():
+            parts |= {f"x_{part}": draw.normal(size=(count, width)), f"y_{part}": np.arange(count) % 2}
+        np.savez(here / "other.npz", **parts)
+        refused(limbeck("distill", job, "--data", "other.npz", "--out", "run"), "4, those of the development data")
+        assert not (here / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("reads", "said"),
+        [("lambda batch: 1 / 0", "division"), ("lambda batch: None", "None"), ("lambda: 0", "argument")],
+    )
+    def test_own_reads_that_fail(self, limbeck, here, job, reads, said):
+        (here / "own.py").write_text(
+            "import torch\n\n\ndef load():\n    part = torch.randn(40, 3), torch.arange(40) % 2\n"
+            f"    return {{'train': part, 'test': part, 'reads': {reads}}}\n"
+        )
+        refused(limbeck("distill", job, "--data", "own.py:load", "--out", "run"), "reads of own.py:load", said)
+        assert not (here / "run").exists()
+
     @pytest.mark.parametrize("part", ["train", "test"])
     def test_no_labels(self, limbeck, here, job, part):
         labels = {"y_train": np.arange(40) % 2, "y_test": np.arange(9) % 2}

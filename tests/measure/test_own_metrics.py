@@ -30,6 +30,18 @@ def text(labels):
 def fails(logits):
     raise RuntimeError("out of range")
 
+def overwrites(labels, predicted, logits, probabilities):
+    for given in (labels, predicted, logits, probabilities):
+        given.zero_()
+    return 1.0
+
+def wipes(predictions):
+    predictions.student.zero_()
+    return 1.0
+
+def open_ended(labels, *more, **others):
+    return float(len(labels) + len(more) + len(others))
+
 def strange(y_true, y_pred):
     return 0.0
 
@@ -75,3 +87,19 @@ def test_what_cannot_be_opened_is_refused(file, name, error):
 def test_what_gives_no_number_is_refused_by_name(file, name):
     with pytest.raises(LimbeckError, match=name):
         evaluate_metrics(open_metrics([f"{file}:{name}"]), drawn())
+
+
+def test_one_that_changes_what_it_gets_changes_neither_data_nor_other_measures(file):
+    predictions = drawn()
+    whole = Predictions(predictions.student, None, predictions.labels.clamp_min(0))  # all count
+    for given in (predictions, whole):
+        before = [given.student.clone(), given.labels.clone()]
+        found = evaluate_metrics(open_metrics([f"{file}:{name}" for name in ("overwrites", "wipes", "hits")]), given)
+        assert found["hits"] == evaluate(given, ["accuracy"])["accuracy"].value
+        assert torch.equal(given.student, before[0])
+        assert torch.equal(given.labels, before[1])
+
+
+def test_further_arguments_of_any_name_are_left_empty(file):
+    found = evaluate_metrics(open_metrics([f"{file}:open_ended"]), drawn())
+    assert found["open_ended"] == int((drawn().labels != -100).sum())

@@ -43,6 +43,18 @@ def typo():
 def number():
     return 3
 
+def between():
+    x, y = rows(40, 0)
+    return TensorDataset(x, y + 0.7), TensorDataset(*rows(12, 1))
+
+def lists():
+    x, y = rows(40, 0)
+    return (x.tolist(), y.tolist()), rows(12, 1)
+
+def row_numbers():
+    x, y = rows(40, 0)
+    return (x, y * 2_000_000_000), rows(12, 1)
+
 def fails():
     raise KeyError("gone")
 """
@@ -87,6 +99,9 @@ def test_options_are_its_arguments_and_a_missing_test_part_is_held_out(file):
         ("typo", {}, UnknownNameError),
         ("number", {}, DataError),
         ("fails", {}, LimbeckError),
+        ("between", {}, DataError),
+        ("lists", {}, DataError),
+        ("row_numbers", {}, DataError),
         ("missing", {}, UnknownNameError),
     ],
 )

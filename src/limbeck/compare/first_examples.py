@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.compare.material import Material, student_of
 from limbeck.errors import LimbeckError
 from limbeck.job import Job
+from limbeck.sources import Examples
 from limbeck.tap import call, logits_of
 from limbeck.teachers import Teacher
 
 
 def check_student(job: Job, material: Material, teacher: Teacher | None = None) -> None:
-    """Build the student and show it two examples to learn from, and one to test.
+    """Build the student and show it two examples to learn from, and one of each part to judge on.
 
     Raises:
         LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
@@ -24,17 +27,27 @@ def check_student(job: Job, material: Material, teacher: Teacher | None = None) 
     first = material.data.reads(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
     shape = "x".join(map(str, material.input_shape))
     with torch.no_grad():
-        logits = answered(lambda: logits_of(call(student, first)), f"The student {job.student.model}", shape)
-        tested = material.data.reads(material.data.test.take(torch.tensor([0])))
-        answered(lambda: logits_of(call(student, tested)), f"The student {job.student.model}", shape_to_test(material))
+        logits = answered(partial(_logits, student, first), f"The student {job.student.model}", shape)
+        for part, examples in judged_parts(material).items():
+            read = material.data.reads(examples.take(torch.tensor([0])))
+            ask = partial(_logits, student, read)
+            answered(ask, f"The student {job.student.model}", shape_in(part, read))
     check_classes(logits, f"The student {job.student.model}", material.classes)
 
 
-def shape_to_test(material: Material) -> str:
-    """How a test example looks to a model, for a sentence: what a model can learn from it may not be able to test."""
-    first = material.data.reads(material.data.test.take(torch.tensor([0])))
-    shape = "x".join(map(str, first.shape[1:])) if isinstance(first, Tensor) else "unknown"
-    return f"{shape}, those of the test data"
+def _logits(model: nn.Module, read: Any) -> Tensor:
+    return logits_of(call(model, read))
+
+
+def judged_parts(material: Material) -> dict[str, Examples]:
+    """The parts that models are judged on, by their names: data may bring them in files of their own."""
+    return {"test": material.data.test, "development": material.development}
+
+
+def shape_in(part: str, read: Any) -> str:
+    """How an example of a part looks to a model, for a sentence: a model may learn from examples of another shape."""
+    shape = "x".join(map(str, read.shape[1:])) if isinstance(read, Tensor) else "unknown"
+    return f"{shape}, those of the {part} data"
 
 
 def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:

@@ -51,13 +51,17 @@ def gather(job: Job) -> Material:
     """
     data, reordered = load_in_order(job)
     train, development = learnt_and_held(job, data)
+    for part, examples in {"training": train, "development": development, "test": data.test}.items():
+        _check_read(data, part, examples)
     first = data.reads(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
     classes = len(data.class_names) if data.class_names else _classes(data.train)
     if classes < 2:
         raise DataError(f"{data.name} has one class: there is nothing to tell apart.")
-    _check_test(data, classes)
+    _check_judged(data.test, "test", classes)
+    if data.development is not None:
+        _check_judged(development, "development", classes)
     return Material(data, train, development, shape, classes, reordered)
 
 
@@ -128,10 +132,26 @@ def _classes(examples: Examples) -> int:
     return int(labels.max()) + 1
 
 
-def _check_test(data: DataSet, classes: int) -> None:
-    labels = data.test.labels
-    if labels is None or not bool((labels != IGNORED).any()):
+def _check_read(data: DataSet, part: str, examples: Examples) -> None:
+    """Refuse examples that the data's own ``reads`` cannot read: it may be a person's function."""
+    try:
+        read = data.reads(examples.take(torch.tensor([0])))
+    except LimbeckError:
+        raise
+    except Exception as error:  # whatever a person's function raises
+        raise LimbeckError(
+            f"The reads of {data.name} failed on an example of the {part} data: {type(error).__name__}: {error}. It is "
+            "called with a lb.Batch, and returns what a model is called with: lambda batch: batch.inputs / 255."
+        ) from error
+    if read is None:
+        raise LimbeckError(f"The reads of {data.name} returned None: it has to return what a model is called with.")
+
+
+def _check_judged(examples: Examples, part: str, classes: int) -> None:
+    labels = examples.labels
+    known = labels is not None and bool((labels != IGNORED).any())
+    if not known and part == "test":
         raise DataError("The test data have no labels, so no arm can be judged by them.")
-    if int(labels.max()) >= classes:
-        wrong, last = int(labels.max()), classes - 1
-        raise DataError(f"Label {wrong} of the test data is no class of the training data (0 to {last}).")
+    if known and int(labels.max()) >= classes:  # type: ignore[union-attr]
+        wrong, last = int(labels.max()), classes - 1  # type: ignore[union-attr]
+        raise DataError(f"Label {wrong} of the {part} data is no class of the training data (0 to {last}).")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.class_order import check_names, has_weights
 from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
-from limbeck.compare.first_examples import answered, check_classes, shape_to_test
+from limbeck.compare.first_examples import answered, check_classes, judged_parts, shape_in
 from limbeck.compare.material import Material, new_model, setting_of, whole
 from limbeck.compare.tracked import tracked
 from limbeck.engine import Run, open_fabric
@@ -77,7 +78,10 @@ def open_teacher(job: Job, material: Material) -> tuple[Teacher, dict[str, nn.Mo
     check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
     if reads is not None:
         _check_own(job, next(iter(models.values())), reads, material)
-    answered(lambda: ask(teacher, material.data.test.select(torch.tensor([0])), material), who, shape_to_test(material))
+    for part, examples in judged_parts(material).items():
+        one = examples.select(torch.tensor([0]))
+        shape = shape_in(part, material.data.reads(one.take(torch.tensor([0]))))
+        answered(partial(ask, teacher, one, material), who, shape)
     return teacher, models
 
 

@@ -41,7 +41,8 @@ def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], floa
             raise LimbeckError(f"There is a metric {own.function!r} already; give the function of {name} another name.")
         function = own.load()
         for argument in inspect.signature(function).parameters.values():
-            if argument.name not in _ARGUMENTS and argument.default is argument.empty:
+            open_ended = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+            if argument.name not in _ARGUMENTS and argument.default is argument.empty and not open_ended:
                 raise unknown(f"argument of the metric {name}", argument.name, _ARGUMENTS)
         opened[own.function] = _Metric(name, function)
     return opened
@@ -67,7 +68,10 @@ class _Metric:
         self._wanted = [one for one in _ARGUMENTS if one in parameters]
 
     def __call__(self, predictions: Predictions) -> float:
-        given = {name: _argument(name, labelled(predictions)) for name in self._wanted}
+        # In memory of their own: a function that changes what it gets would change the data and all other measures.
+        student, *others = predictions
+        copies = labelled(Predictions(student.clone(), *(None if one is None else one.clone() for one in others)))
+        given = {name: _argument(name, copies) for name in self._wanted}
         try:
             value = self._function(**given)
         except Exception as error:  # whatever a person's function raises

@@ -47,6 +47,9 @@ _SHARE = 0.01  # of a part's examples: from so many on that are training example
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
 _TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
 
+_MANY_CLASSES = 10_000
+"""Up to so many classes nobody asks whether all of them occur: a sample of a large set need not hold them all."""
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -183,6 +186,9 @@ def _loaded(name: str, given: DataOptions) -> DataSet:
 def _told(data: DataSet) -> DataSet:
     """The data set with a summary and a note that hold all there is to say; what is likely wrong is warned of."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
+    for examples in parts.values():
+        if examples is not None and data.class_names is None:
+            _check_numbers(data.name, examples.labels)
     summary = data.summary or summarize(
         _kind(data), {part: examples for part, examples in parts.items() if examples is not None}
     )
@@ -211,6 +217,19 @@ def _held_together(data: DataSet, summary: DataSummary) -> DataSummary:
         if count >= _SHARE * total:
             notes.append(f"{said}: what is measured on them says nothing of new ones.")
     return replace(summary, notes=tuple(dict.fromkeys(notes)), warnings=tuple(dict.fromkeys(warned)))
+
+
+def _check_numbers(name: str, labels: torch.Tensor | None) -> None:
+    """Refuse labels that are numbers of something else, such as row or customer numbers: each would be a class."""
+    classes = 0 if labels is None or labels.numel() == 0 else int(labels.max()) + 1
+    if labels is None or classes <= _MANY_CLASSES:
+        return
+    known = labels.unique().numel()
+    if classes > 10 * known:
+        raise DataError(
+            f"The labels of {name} go up to {classes - 1:,} and only {known:,} of these numbers occur. Labels are "
+            "class numbers from 0 without gaps: type labels = numpy.unique(labels, return_inverse=True)[1]."
+        )
 
 
 def _kind(data: DataSet) -> str:

@@ -14,6 +14,7 @@ from limbeck.models.arguments import check_arguments
 from limbeck.sources.arrays import Arrays
 from limbeck.sources.coerce import as_examples
 from limbeck.sources.examples import Examples
+from limbeck.sources.items import describe
 
 _KEYS = ("train", "test", "development", "class_names", "reads")
 _WAYS = (
@@ -88,7 +89,10 @@ def _examples(who: str, part: str, given: Any) -> Examples | None:
         return _stacked(who, part, given)
     examples = as_examples(given)
     if examples is None:
-        raise DataError(f"The {part} part of {who} is a {type(given).__name__}. {_WAYS}")
+        raise DataError(
+            f"The {part} part of {who} is {describe(given)}; inputs and labels are tensors or numpy arrays, and labels "
+            f"are class numbers from 0. {_WAYS}"
+        )
     return examples
 
 
@@ -99,7 +103,7 @@ def _stacked(who: str, part: str, dataset: Any) -> Arrays:
         raise DataError(f"The items of the {part} part of {who} are not pairs (input, label). {_WAYS}")
     try:
         inputs = torch.stack([torch.as_tensor(row[0]) for row in rows])
-        labels = torch.as_tensor([int(row[1]) for row in rows])
+        labels = torch.stack([torch.as_tensor(row[1]) for row in rows])  # Arrays refuses what is no whole number
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"The items of the {part} part of {who} are not tensors of one shape with a class number: {error}"

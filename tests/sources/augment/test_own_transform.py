@@ -32,6 +32,12 @@ def wider(image):
 
 def fails(image):
     raise ValueError("no such thing")
+
+def nothing(image):
+    image += 1
+
+def text(image):
+    return "abc"
 """
 
 
@@ -97,7 +103,7 @@ def test_a_wrong_name_or_option_is_refused_when_it_is_opened(file, name, options
         view_of({f"{file}:{name}": options})
 
 
-@pytest.mark.parametrize("name", ["wider", "fails"])
+@pytest.mark.parametrize("name", ["wider", "fails", "nothing", "text"])
 def test_what_it_gives_is_checked(file, name):
     inputs, ids = examples()
     with pytest.raises(LimbeckError, match=name):

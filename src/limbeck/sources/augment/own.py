@@ -86,12 +86,20 @@ class OwnTransform:
         random.seed(seed)
         try:
             given = self._transform(example.clone())
+        except LimbeckError:
+            raise
         except Exception as error:  # whatever a person's function raises
             raise LimbeckError(
                 f"The transform {self._name} failed on inputs {list(example.shape)} {example.dtype}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        changed = torch.as_tensor(given)
+        try:
+            changed = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise LimbeckError(
+                f"The transform {self._name} returned a {type(given).__name__}; it has to return the changed inputs, "
+                f"{list(example.shape)} {example.dtype}."
+            ) from error
         if changed.shape != example.shape or changed.dtype != example.dtype:
             raise LimbeckError(
                 f"The transform {self._name} got inputs {list(example.shape)} {example.dtype} and gave "
