@@ -69,7 +69,9 @@ def refused(ended: Typed, *words: str) -> str:
     assert ended.code == 1, (ended.out, ended.err)
     *before, said = ended.err.splitlines()
     assert said.startswith("Error: ")
-    assert all(line.startswith(("Data: ", "  ", "Training the", "Teacher loaded")) for line in before), ended.err
+    assert all(
+        line.startswith(("Data: ", "  ", "Training the", "Teacher loaded", "... starting")) for line in before
+    ), ended.err
     for word in words:
         assert word in said
     return said
