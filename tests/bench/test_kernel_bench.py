@@ -30,10 +30,12 @@ def test_a_peer_pulls_as_the_kernel_does(name):
 
 
 def test_a_row_for_every_kernel_and_shape():
-    found = bench_kernels(shapes=[(8, 5), (4, 3)], rounds=2)
+    found = bench_kernels(shapes=[(8, 5), (4, 3)], features=[(2, 3, 4, 4)], rounds=2)
     assert [(row["kernel"], tuple(row["shape"])) for row in found["kernels"]] == [
-        (name, shape) for shape in ((8, 5), (4, 3)) for name in CASES
+        *((name, shape) for shape in ((8, 5), (4, 3)) for name in CASES),
+        ("squared_error", (2, 3, 4, 4)),
     ]
+    assert all(row["least_time"] > 0 and row["time_bar"] in (1.1, 1.3) for row in found["kernels"])
     assert all(row["time"] > 0 and row["memory"] > 0 and row["peer"] in CASES[row["kernel"]].peers
                for row in found["kernels"])  # fmt: skip
     assert json.loads(json.dumps(found)) == found
@@ -50,13 +52,31 @@ def test_the_peak_is_what_was_held_at_once():
 
 
 def test_the_command_shows_a_table(monkeypatch):
-    monkeypatch.setattr("limbeck.bench.bench_kernels", lambda **_: bench_kernels(shapes=[(4, 3)], rounds=1))
-    shown = CliRunner().invoke(app, ["bench", "kernels"])
-    assert shown.exit_code == 0
-    assert "skew_reverse_kl" in shown.output
+    asked = []
+
+    def quick(**options):
+        asked.append({key: value for key, value in options.items() if key != "say"})
+        return bench_kernels(shapes=[(4, 3)], features=(), rounds=1)
+
+    monkeypatch.setattr("limbeck.bench.bench_kernels", quick)
+    for options in ([], ["--shape", "4x3", "--shape", "5x2"]):
+        shown = CliRunner().invoke(app, ["bench", "kernels", *options])
+        assert shown.exit_code == 0
+        assert "skew_reverse_kl" in shown.output
+    assert asked == [{}, {"shapes": [(4, 3), (5, 2)], "features": ()}]
     assert (256, 1000) in SHAPES
+
+
+def test_memory_that_is_kept_counts():
+    """The slope and two buffers, where the peer holds three or five tensors of that size."""
+    (row,) = (row for row in bench_kernels(shapes=[(256, 1000)], features=(), rounds=1, seconds=0.01)["kernels"]
+              if row["kernel"] == "kl_divergence")  # fmt: skip
+    peer = {"soft cross-entropy": 3, "kl_div": 5}[row["peer"]]
+    assert row["memory"] == pytest.approx(3 / peer, abs=0.05)
 
 
 def test_sizes_make_sense():
     with pytest.raises(LimbeckError, match="at least 1"):
         bench_kernels(shapes=[(0, 3)])
+    shown = CliRunner().invoke(app, ["bench", "kernels", "--shape", "4,3"])
+    assert shown.exit_code != 0

@@ -15,10 +15,14 @@ from torch import Tensor
 
 from limbeck import functional as K
 from limbeck.errors import LimbeckError
+from limbeck.functional.rows import release_buffers
 from limbeck.measure.compute import peak_on_cpu
 
 SHAPES = ((256, 10), (256, 1000), (512, 32_000))
 """Rows and classes: a small classifier, a large one, and the tokens of a language model."""
+
+FEATURES = (128, 256, 8, 8)
+"""Of feature maps, for `squared_error`."""
 
 _T = 4.0
 _SHARE = 0.1
@@ -31,10 +35,12 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Case(NamedTuple):
-    """A kernel of ours, and the same mathematics by hand."""
+    """A kernel of ours, and the same mathematics by hand; what it may cost, as a multiple of that."""
 
     ours: Loss
     peers: Mapping[str, Loss]
+    time_bar: float = 1.3
+    memory_bar: float | None = 1.3
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, _: Tensor) -> Tensor:
@@ -80,15 +86,19 @@ def smoothed(student: Tensor, _: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(student, labels, label_smoothing=_SHARE, reduction="none")
 
 
+_DIVERGENCE_BARS = (1.1, None)
 _SQUARES: Mapping[str, Loss] = {"mse_loss": mean_squared_error}
 CASES: Mapping[str, Case] = {
     "kl_divergence": Case(
         lambda s, t, _: K.kl_divergence(s, t, temperature=_T),
         {"soft cross-entropy": soft_cross_entropy, "kl_div": divergence_of_logarithms},
+        *_DIVERGENCE_BARS,
     ),
-    "skew_kl": Case(lambda s, t, _: K.skew_kl(s, t, skew=_SHARE), {"plain": skewed}),
-    "skew_reverse_kl": Case(lambda s, t, _: K.skew_reverse_kl(s, t, skew=_SHARE), {"plain": skewed_reverse}),
-    "total_variation": Case(lambda s, t, _: K.total_variation(s, t), {"plain": half_the_distance}),
+    "skew_kl": Case(lambda s, t, _: K.skew_kl(s, t, skew=_SHARE), {"plain": skewed}, *_DIVERGENCE_BARS),
+    "skew_reverse_kl": Case(
+        lambda s, t, _: K.skew_reverse_kl(s, t, skew=_SHARE), {"plain": skewed_reverse}, *_DIVERGENCE_BARS
+    ),
+    "total_variation": Case(lambda s, t, _: K.total_variation(s, t), {"plain": half_the_distance}, *_DIVERGENCE_BARS),
     "binary_kl_divergence": Case(
         lambda s, t, _: K.binary_kl_divergence(s, t), {"binary_cross_entropy_with_logits": binary_with_soft_targets}
     ),
@@ -106,28 +116,33 @@ CASES: Mapping[str, Case] = {
 def bench_kernels(
     *,
     shapes: Sequence[tuple[int, int]] = SHAPES,
-    rounds: int = 40,
-    seconds: float = 1.0,
+    features: Sequence[tuple[int, ...]] = (FEATURES,),
+    rounds: int = 60,
+    seconds: float = 1.5,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Time each loss beside its peers: forward and backward on one thread, in turn, in processor time.
 
     Args:
         shapes: Rows and classes of the logits.
+        features: Shapes of feature maps, for `squared_error` alone.
         rounds: How often each runs, at most; of small shapes a round is several steps.
         seconds: Of processor time, after which a case is left with the rounds that it has, two at least.
         say: Told what is being done.
 
     Returns:
         ``kernels``: a row for each kernel and shape, with ``time`` (ours over the quickest peer's, the median of
-        rounds), ``peer`` (which that is), ``memory`` (the peak of ours over that peer's), ``microseconds`` (by name)
-        and ``rounds``. And ``torch``.
+        rounds), ``least_time`` (the least of ours over the least of that peer's, which other programs move less),
+        ``peer`` (which that is), ``memory`` (the peak of ours, with what is kept for the next call, over that peer's),
+        ``time_bar``, ``memory_bar`` (at most which they should be; None if there is no bar), ``microseconds`` (by
+        name) and ``rounds``. And ``torch``.
 
     Raises:
         LimbeckError: If there is no shape, or a number is below 1.
     """
-    if not shapes or rounds < 1 or any(size < 1 for shape in shapes for size in shape):
-        raise LimbeckError(f"bench_kernels wants shapes and rounds of at least 1; got {shapes!r} and {rounds!r}.")
+    every = [*shapes, *features]
+    if not every or rounds < 1 or any(size < 1 for shape in every for size in shape):
+        raise LimbeckError(f"bench_kernels wants shapes and rounds of at least 1; got {every!r} and {rounds!r}.")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -135,47 +150,62 @@ def bench_kernels(
         for shape in shapes:
             say(f"{shape[0]} rows of {shape[1]} classes: {', '.join(CASES)}")
             found += [_measured(name, case, shape, rounds, seconds) for name, case in CASES.items()]
+        for sizes in features:
+            say(f"feature maps, {' x '.join(map(str, sizes))}: squared_error")
+            found.append(_measured("squared_error", CASES["squared_error"], sizes, rounds, seconds))
         return {"kernels": found, "torch": torch.__version__}
     finally:
         torch.set_num_threads(before)
 
 
-def _measured(name: str, case: Case, shape: tuple[int, int], rounds: int, seconds: float) -> dict[str, Any]:
+def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, seconds: float) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
     student, teacher = (3 * torch.randn(shape, generator=draw) for _ in range(2))
     labels = torch.randint(shape[1], shape[:1], generator=draw)
     student.requires_grad_()
-    losses = {"limbeck": case.ours, **case.peers}
 
     def step(loss: Loss) -> None:
         student.grad = None
         loss(student, teacher, labels).mean().backward()
 
-    times: dict[str, list[float]] = {one: [] for one in losses}
-    steps = max(1, min(_STEPS, _LARGE // (shape[0] * shape[1])))
-    warm = _WARM if shape[0] * shape[1] < _LARGE * 10 else 1
-    began = time.process_time()
-    for number in range(-warm, rounds):
-        for one in list(losses)[:: 1 if number % 2 else -1]:
-            start = time.process_time()
-            for _ in range(steps):
-                step(losses[one])
-            if number >= 0:
-                times[one].append((time.process_time() - start) / steps)
-        if number >= 1 and time.process_time() - began > seconds:
-            break
-    middle = {one: statistics.median(taken) for one, taken in times.items()}
+    losses = {"limbeck": case.ours, **case.peers}
+    steps = {one: functools.partial(step, loss) for one, loss in losses.items()}
+    times = _timed(steps, student.numel(), rounds, seconds)
     # Of a round's ratios: what the machine does besides, it does to all of a round.
     ratio = {one: statistics.median(map(operator.truediv, times["limbeck"], times[one])) for one in case.peers}
     peer = max(case.peers, key=ratio.__getitem__)
-    student.grad = None  # what was made before the watch began would be missed
-    memory = {one: peak_on_cpu(functools.partial(step, losses[one])) for one in ("limbeck", peer)}
+    memory = {}
+    for one in ("limbeck", peer):
+        student.grad = None  # what was made before the watch began would be missed
+        release_buffers()
+        memory[one] = peak_on_cpu(steps[one])
     return {
         "kernel": name,
         "shape": list(shape),
         "peer": peer,
         "time": round(ratio[peer], 3),
+        "least_time": round(min(times["limbeck"]) / min(times[peer]), 3),
+        "time_bar": case.time_bar,
         "memory": round(memory["limbeck"] / memory[peer], 3),
-        "microseconds": {one: round(1e6 * taken) for one, taken in middle.items()},
+        "memory_bar": case.memory_bar,
+        "microseconds": {one: round(1e6 * statistics.median(taken)) for one, taken in times.items()},
         "rounds": len(times[peer]),
     }
+
+
+def _timed(steps: Mapping[str, Callable[[], None]], size: int, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of processor time of a step of each, in turn, round by round."""
+    times: dict[str, list[float]] = {one: [] for one in steps}
+    repeats = max(1, min(_STEPS, _LARGE // size))
+    warm = _WARM if size < _LARGE * 10 else 1
+    began = time.process_time()
+    for number in range(-warm, rounds):
+        for one in list(steps)[:: 1 if number % 2 else -1]:
+            start = time.process_time()
+            for _ in range(repeats):
+                steps[one]()
+            if number >= 0:
+                times[one].append((time.process_time() - start) / repeats)
+        if number >= 1 and time.process_time() - began > seconds:
+            break
+    return times

@@ -65,8 +65,13 @@ def bench_pictures(
 
 
 @bench.command("kernels")
-def bench_kernels(as_json: Json = False) -> None:
+def bench_kernels(
+    as_json: Json = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Rows and classes in place of the usual ones, 2048x32000; may be repeated.")
+    ] = None,
+) -> None:
     """Losses beside the quickest way to write them in plain PyTorch: time and memory, forward and backward."""
     from limbeck.cli.benches import run_kernel_bench
 
-    run_kernel_bench(as_json=as_json)
+    run_kernel_bench(as_json=as_json, shapes=shape or [])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.cli.progress import say
+from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,11 +137,12 @@ def run_picture_bench(*, as_json: bool, torchvision_python: str | None) -> None:
     )
 
 
-def run_kernel_bench(*, as_json: bool) -> None:
-    """Time losses beside plain PyTorch, and print a table."""
+def run_kernel_bench(*, as_json: bool, shapes: Sequence[str] = ()) -> None:
+    """Time losses beside plain PyTorch, and print a table; of the usual shapes, or of these, written 256x1000."""
     from limbeck.bench import bench_kernels
 
-    result = bench_kernels(say=lambda text: say(text, to_error=True))
+    asked: dict[str, Any] = {"shapes": [_rows_and_classes(one) for one in shapes], "features": ()} if shapes else {}
+    result = bench_kernels(say=lambda text: say(text, to_error=True), **asked)
     if as_json:
         print(json.dumps(result))
         return
@@ -149,14 +151,28 @@ def run_kernel_bench(*, as_json: bool) -> None:
     from limbeck.cli.terminal import make_console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kernel", "shape", "times the peer", "memory", "us", "peer"):
-        table.add_column(column, justify="left" if column in ("kernel", "shape", "peer") else "right")
+    for column in ("kernel", "shape", "time", "least", "bar", "memory", "bar", "us", "peer"):
+        left = column in ("kernel", "shape", "peer")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column != "peer", overflow="fold")
     for row in result["kernels"]:
-        shape, taken = " x ".join(map(str, row["shape"])), str(row["microseconds"]["limbeck"])
-        table.add_row(row["kernel"], shape, f"{row['time']:.2f}", f"{row['memory']:.2f}", taken, row["peer"])
+        shape, taken = "x".join(map(str, row["shape"])), str(row["microseconds"]["limbeck"])
+        figures = [f"{row[key]:.2f}" for key in ("time", "least_time", "time_bar", "memory")]
+        bar = "" if row["memory_bar"] is None else f"{row['memory_bar']:.2f}"
+        table.add_row(row["kernel"], shape, *figures, bar, taken, row["peer"])
     console = make_console()
     console.print(table)
-    console.print(f"\nOne thread, processor time, medians. torch {result['torch']}.", highlight=False)
+    console.print(
+        "\nTime (median of ratios; least over least) and memory are multiples of the peer's. One thread, processor "
+        f"time. torch {result['torch']}.",
+        highlight=False,
+    )
+
+
+def _rows_and_classes(text: str) -> tuple[int, int]:
+    rows, _, classes = text.partition("x")
+    if not (rows.isdecimal() and classes.isdecimal()):
+        raise LimbeckError(f"--shape is rows x classes, such as 2048x32000; got {text!r}.")
+    return int(rows), int(classes)
 
 
 def _shown(result: Mapping[str, Any], bars: Mapping[str, tuple[str, float]], *, as_json: bool) -> Console | None:
