@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,9 @@ class Form(ABC):
     Slopes are written out because a formula keeps what automatic differentiation loses: they are finite where p or q is
     0, and exactly 0 where p = q.
     """
+
+    factor: ClassVar[float] = 1.0
+    """Of value and slopes, left to be multiplied in the end, as T is."""
 
     @abstractmethod
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
@@ -184,7 +187,7 @@ def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wan
             return few
     value, *slopes = in_blocks(student, teacher, temperature, form, wanted)
     left = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
-    value = _scaled_up(value, temperature)
+    value = _scaled_up(value, temperature, form.factor)
     if left is not None and bool(left.any()):
         others, *their_slopes = _in_general(student[left], teacher[left], temperature, form, wanted)
         value = value.masked_scatter(left, others)
@@ -204,7 +207,7 @@ def _of_few(
     log_q, log_p = _known_logarithm(student, temperature), _known_logarithm(teacher, temperature)
     value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *wanted)
     low, high = (float(end) for end in value.aminmax())  # NaN if one is
-    return Found(_scaled_up(value, temperature), *slopes) if least <= low and high < _LARGE else None
+    return Found(_scaled_up(value, temperature, form.factor), *slopes) if least <= low and high < _LARGE else None
 
 
 def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
@@ -213,7 +216,7 @@ def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form
     value, *slopes = form(pair, *wanted)
     if isinstance(form, Terms):
         value = _never_negative(value, student, teacher, temperature, form)
-    value = _scaled_up(value, temperature)
+    value = _scaled_up(value, temperature, form.factor)
     if not pair.tame:
         value = value.masked_fill(unmatched(student, teacher), torch.inf)
     return Found(value, *slopes)
@@ -233,14 +236,14 @@ def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature
     return torch.where(known & small, terms, value.clamp_min(0.0))
 
 
-def _scaled_up(value: Tensor, temperature: float) -> Tensor:
+def _scaled_up(value: Tensor, temperature: float, factor: float) -> Tensor:
     # The square of a small temperature is 0 in float32, and a value may be infinite.
-    return value * temperature * temperature if temperature < 1 else value * temperature**2
+    return value * temperature * (temperature * factor) if temperature < 1 else value * (temperature**2 * factor)
 
 
-def _along(slope: Tensor | None, tangent: Tensor | None, temperature: float) -> Tensor | float:
+def _along(slope: Tensor | None, tangent: Tensor | None, scale: float) -> Tensor | float:
     """How fast the value changes where logits move along a tangent."""
-    return 0.0 if slope is None or tangent is None else temperature * scaled(slope, tangent).sum(-1)
+    return 0.0 if slope is None or tangent is None else scale * scaled(slope, tangent).sum(-1)
 
 
 class _Transformed(torch.autograd.Function):
@@ -270,7 +273,8 @@ class _Transformed(torch.autograd.Function):
         student, teacher = ctx.saved_tensors
         by_student, by_teacher = (tangent is not None for tangent in tangents[:2])
         _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
-        found = [_along(*both, ctx.temperature) for both in zip(slopes, tangents[:2], strict=True)]
+        scale = ctx.temperature * ctx.form.factor
+        found = [_along(*both, scale) for both in zip(slopes, tangents[:2], strict=True)]
         return found[0] + found[1]  # type: ignore[return-value]
 
 
@@ -312,7 +316,7 @@ def _times(
     ctx: Any, grad: Tensor, slopes: Any, *, last: bool = False
 ) -> tuple[Tensor | None, Tensor | None, None, None]:
     # T^2 from the factor, 1/T from tempering.
-    scale = grad.unsqueeze(-1) * ctx.temperature
+    scale = grad.unsqueeze(-1) * (ctx.temperature * ctx.form.factor)
     by_student, by_teacher = ctx.needs_input_grad[:2]
     return (
         scaled(slopes[0], scale, into=slopes[0] if last else None) if by_student else None,
