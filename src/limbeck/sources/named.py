@@ -129,12 +129,12 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
         **options: ``target``, ``test`` and ``val`` (files; of pictures, folders), ``ignore`` (columns), ``missing``
             (what stands for a missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for
             these and for ``.npz`` files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``)
-            that says which group an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and ``num_workers`` for folders
-            of pictures (`ImageFolder`); ``channels_last`` for ``.npz`` files of images ``[n, h, w, c]``, where their
-            shape does not tell; ``class_names``, the classes in the order of their numbers, for tables, texts and
-            pictures; ``folder``, in which a named set is looked for; for texts ``tokenizer`` (a folder) or
-            ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and for files the columns
-            ``text`` and ``target``.
+            that says which group an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and
+            ``num_workers`` for folders of pictures (`ImageFolder`); ``channels_last`` for ``.npz`` files of images
+            ``[n, h, w, c]``, where their shape does not tell; ``class_names``, the classes in the order of their
+            numbers, for tables, texts and pictures; ``folder``, in which a named set is looked for; for texts
+            ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and
+            for files the columns ``text`` and ``target``.
 
     Raises:
         UnknownNameError: If it is no known name and no file, or an option is unknown.
