@@ -38,7 +38,7 @@ def sides(*shape: int) -> tuple[Signal, Tensor]:
 
 
 def total(loss: Loss, student: Signal, teacher: Signal, batch: Batch) -> tuple[Tensor, float]:
-    loss.fit(student, teacher, batch)
+    loss = loss.fit(student, teacher, batch)
     term = loss.term(student, teacher, batch, Progress())
     assert loss.count(batch) == term.count
     return term.total, term.count
@@ -135,7 +135,7 @@ def test_a_temperature_that_moves(name):
     kept = partial(logits, name)
     loss = Loss(K.kl_divergence, temperature=ramp(4.0, start=1.0))
     teacher, batch = Signal.of({"logits": kept}), Batch(None, id=torch.arange(5))
-    loss.fit(student, teacher, batch)
+    loss = loss.fit(student, teacher, batch)
     for step, temperature in ((0, 1.0), (10, 4.0)):
         found = loss.term(student, teacher, batch, Progress(step=step, steps=11)).total
         assert torch.allclose(found, kept.compare(K.kl_divergence, student["logits"], temperature=temperature).sum())

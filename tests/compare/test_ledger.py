@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from limbeck.compare import Outcome
-from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, plain, write
+from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, plain, sweep, write
 from limbeck.engine import is_first_rank, open_fabric
 from limbeck.errors import LimbeckError
+from limbeck.files import partial_of
 from limbeck.job import job_text, make_job
 
 JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
@@ -92,6 +93,25 @@ def test_ranks_of_a_scheduler_count_where_they_work_together(monkeypatch):
         monkeypatch.setenv("SLURM_PROCID", "0")
         monkeypatch.setenv("SLURM_LOCALID", "0")
         assert is_first_rank(devices=8, strategy="ddp")
+
+
+def test_what_kills_have_left_is_swept_and_nothing_else(tmp_path):
+    kept_files = ["result.json", "arms/distilled/seed-0/checkpoint.safetensors", "arms/distilled/seed-0/my.partial"]
+    seed = "arms/distilled/seed-0"
+    killed = ["result.json", f"{seed}/checkpoint.safetensors", f"{seed}/run.json", "teacher/answers.safetensors"]
+    for name in kept_files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("whole")
+    for path in [tmp_path / name for name in killed]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_of(path).write_text("half")  # as `replacing` leaves it where the process is killed
+    (tmp_path / seed / ".student.new.partial").mkdir()
+    assert len(list(tmp_path.rglob(".*"))) == len(killed) + 1
+    sweep(tmp_path)
+    assert sorted(one.relative_to(tmp_path).as_posix() for one in tmp_path.rglob("*") if one.is_file()) == sorted(
+        kept_files
+    )
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_a_file_is_replaced_whole(tmp_path):

@@ -127,6 +127,7 @@ class Own(Leaf):
 
     def fit(self, student, teacher, batch):
         del student, teacher, batch
+        return self
 
 
 def test_a_leaf_with_a_running_mean():

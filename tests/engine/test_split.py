@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from engine.stories import SGD, arrays, everything, network, weights
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
 from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe import Optimiser, Recipe, Stage
 from limbeck.signal import Batch
 from limbeck.sources import Arrays, Loader, Shuffled
+from limbeck.teachers import Live
 
 
 def learn(
@@ -172,3 +174,27 @@ def test_batch_statistics_are_the_exception():
         distill(student, stage, whole(12, size), accumulate=window).finish()
         found.append(weights(student))
     assert float((found[0] - found[1]).abs().max()) > 1e-6
+
+
+def test_one_loss_object_serves_two_stages_of_other_shapes():
+    """One reads whole texts, the other their first tokens, batch by batch: with a loss for each it is the same."""
+    inputs = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(0))
+    ways = {"texts": lambda batch: batch.inputs, "firsts": lambda batch: batch.inputs[:, 0]}
+
+    def linear(seed: int) -> nn.Linear:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return nn.Linear(4, 3)
+
+    def trained(**losses: Loss) -> torch.Tensor:
+        models = {name: linear(1) for name in ways}
+        a, b = (
+            Stage(losses[name], trains=name, teacher=Live(linear(0), reads=reads), reads=reads, epochs=2, optimiser=SGD)
+            for name, reads in ways.items()
+        )
+        distill(models, Recipe(a & b, ship="texts"), Shuffled(Arrays(inputs), batch_size=4)).finish()
+        return weights(*models.values())
+
+    shared = Loss(kl_divergence)
+    own = trained(texts=Loss(kl_divergence), firsts=Loss(kl_divergence))
+    assert torch.equal(trained(texts=shared, firsts=shared), own)

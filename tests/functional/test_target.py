@@ -73,7 +73,7 @@ def test_the_mean_that_is_learned_from_is_the_measure(loss, measured):
         found = binary_nll(MultiLabel(student.detach(), labels=targets))
     batch = Batch(torch.zeros(6, 1), extra={"targets": targets})
     objective = Loss(loss)
-    objective.fit(Signal(logits=student), Signal({}), batch)
+    objective = objective.fit(Signal(logits=student), Signal({}), batch)
     term = objective.term(Signal(logits=student), Signal({}), batch, Progress())
     assert term.count == found.count == objective.count(batch) == 14
     assert float(term.mean) == pytest.approx(found.value)
@@ -144,7 +144,7 @@ def test_a_mask_of_a_texts_tokens_masks_no_label_of_it(kernel, tokens):
     shown, taught = Signal(logits=drawn(3, 3)), Signal(logits=drawn(3, 3))
     batch = Batch(mask.long(), torch.arange(3), mask=mask, extra={"targets": torch.ones(3, 3).double()})
     loss = Loss(kernel)
-    loss.fit(shown, taught, batch)
+    loss = loss.fit(shown, taught, batch)
     term = loss.term(shown, taught, batch, Progress())
     read = {"targets": batch.extra["targets"]} if kernel is binary_cross_entropy else {"teacher": taught["logits"]}
     assert term.count == loss.count(batch) == 3 * int(kept.sum())
@@ -161,7 +161,7 @@ def test_a_mask_of_positions_counts_every_output_there(kernel):
         targets[1, 0, 0] = NAN
         batch = Batch(mask.long(), torch.arange(2), mask=mask, extra={"targets": targets})
         if not fitted:
-            loss.fit(shown, taught, batch)
+            loss = loss.fit(shown, taught, batch)
             fitted = True
         term = loss.term(shown, taught, batch, Progress())
         known = kernel is binary_cross_entropy

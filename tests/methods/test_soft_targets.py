@@ -128,9 +128,8 @@ def test_classes_that_are_not_last_are_the_same_to_hinton():
     for classes, moved in ((-1, (student, teacher)), (1, (student.movedim(-1, 1), teacher.movedim(-1, 1)))):
         (stage,) = make("hinton", teacher=nn.Identity(), classes=classes).stages()
         shown = [Signal(logits=tensor) for tensor in moved]
-        stage.objective.shape(*shown, batch)
-        terms = stage.objective(*shown, batch, Progress())
-        found.append(minimised(terms, stage.objective.counts(batch)))
+        objective = stage.objective.fit(*shown, batch)
+        found.append(minimised(objective(*shown, batch, Progress()), objective.counts(batch)))
     assert torch.equal(*found)
 
 

@@ -29,8 +29,7 @@ def signals(*shape: int) -> tuple[Signal, Signal]:
 
 
 def fitted(loss: Loss, student: Signal, teacher: Signal, batch: Batch) -> Loss:
-    loss.fit(student, teacher, batch)
-    return loss
+    return loss.fit(student, teacher, batch)
 
 
 # Masks and labels: brute force over the values that count.
@@ -149,7 +148,7 @@ def test_a_batch_without_what_a_kernel_reads():
 def test_positions_that_vary_without_a_mask_of_positions(mask):
     loss = Loss(kl_divergence)
     student, teacher = signals(2, 6, 3)
-    loss.fit(student, teacher, Batch(torch.zeros(2), mask=mask))
+    loss = loss.fit(student, teacher, Batch(torch.zeros(2), mask=mask))
     student, teacher = signals(2, 4, 3)
     with pytest.raises(LimbeckError, match=r"number of positions changes.*Batch\.mask"):
         loss.term(student, teacher, Batch(torch.zeros(2), mask=mask), Progress())
@@ -160,9 +159,34 @@ def test_positions_that_vary_under_a_mask_are_fine():
     for positions in (6, 4):
         student, teacher = signals(2, positions, 3)
         batch = Batch(torch.zeros(2), mask=torch.ones(2, positions, dtype=torch.bool))
-        loss.fit(student, teacher, batch) if positions == 6 else None
+        loss = loss.fit(student, teacher, batch) if positions == 6 else loss
         term = loss.term(student, teacher, batch, Progress())
         assert term.count == 2 * positions
+
+
+def test_a_loss_of_several_stages_has_the_shapes_of_each():
+    """What is known of shapes belongs to the stage: none sees another's, in whatever order they are used."""
+    loss = Loss(kl_divergence)
+    cases = [(*signals(4, *positions, 3), Batch(torch.zeros(4))) for positions in ((), (5,), (2, 3), (2,))]
+    all_fitted = [loss.fit(*case) for case in cases]
+    for case, one in [*zip(cases, all_fitted, strict=True)] * 2:
+        student, teacher, batch = case
+        values = kl_divergence(student["logits"], teacher["logits"])
+        (term,) = one(student, teacher, batch, Progress()).values()
+        assert term.count == one.count(batch) == values.numel()
+        assert torch.allclose(term.total, values.sum())
+
+
+def test_a_fitted_sum_shares_heads_and_names():
+    head = nn.Linear(3, 4).double()
+    objective = 0.5 * Loss(squared_error, head=head) + Loss(squared_error, head=head)
+    student, _ = signals(5, 3)
+    fitted = objective.fit(student, Signal(logits=torch.zeros(5, 4).double()), Batch(torch.zeros(5)))
+    assert {id(parameter) for parameter in fitted.parameters()} == {id(parameter) for parameter in head.parameters()}
+    assert list(fitted.state_dict()) == list(objective.state_dict())
+    assert repr(fitted) == repr(objective)
+    assert fitted.named_leaves().keys() == objective.named_leaves().keys()
+    assert all(leaf is not objective.named_leaves()[name][0] for name, (leaf, _) in fitted.named_leaves().items())
 
 
 def test_labels_that_do_not_fit_the_values():
@@ -182,7 +206,7 @@ def test_classes_may_be_the_second_dimension():
     labels[0, 0] = -100
     batch = Batch(None, labels=labels)
     objective = Loss(cross_entropy, classes=1) + Loss(kl_divergence, classes=1, temperature=2.0)
-    objective.shape(student, teacher, batch)
+    objective = objective.fit(student, teacher, batch)
     terms = objective(student, teacher, batch, Progress())
     assert torch.allclose(
         terms["cross_entropy"].total / terms["cross_entropy"].count, F.cross_entropy(student["logits"], labels)
@@ -200,7 +224,7 @@ def test_a_lazy_head_takes_its_shape_once_and_stands_between():
     loss = Loss(squared_error, head=head)
     assert not list(loss.parameters())
     student, teacher = Signal(logits=torch.randn(4, 3, requires_grad=True)), Signal(logits=torch.randn(4, 6))
-    loss.fit(student, teacher, Batch(torch.zeros(4)))
+    loss = loss.fit(student, teacher, Batch(torch.zeros(4)))
     assert set(loss.parameters()) == set(head.parameters())
     term = loss.term(student, teacher, Batch(torch.zeros(4)), Progress())
     assert torch.allclose(term.total, squared_error(head(student["logits"]), teacher["logits"]).sum())
@@ -241,7 +265,7 @@ def test_a_pair_loss_counts_pairs_and_a_batch_loss_one():
     student, teacher = signals(4, 3)
     batch = Batch(torch.zeros(4))
     objective = Loss(gram) + Loss(spread)
-    objective.shape(student, teacher, batch)
+    objective = objective.fit(student, teacher, batch)
     terms = objective(student, teacher, batch, Progress())
     assert (terms["gram"].count, terms["spread"].count) == (16.0, 1.0)
     assert torch.allclose(terms["gram"].total, gram(student["logits"], teacher["logits"]).sum())
@@ -252,7 +276,7 @@ def test_a_masked_example_is_in_no_pair():
     mask = torch.tensor([True, False, True, True, False])
     batch = Batch(torch.zeros(5), mask=mask)
     objective = Loss(gram) + Loss(spread)
-    objective.shape(student, teacher, batch)
+    objective = objective.fit(student, teacher, batch)
     terms = objective(student, teacher, batch, Progress())
     kept = (student["logits"][mask], teacher["logits"][mask])
     assert terms["gram"].count == 9.0

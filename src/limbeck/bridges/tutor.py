@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         check_class_order(self.stage, student, self._networks)
         if example is not None:
             with self:
-                self._reached = self._probe(self.batch(example))
+                self._fit(self.batch(example))
         elif any(getattr(leaf, "head", None) is not None for leaf, _ in objective.leaves()):
             raise LimbeckError(
                 "This objective has heads that learn, whose shape depends on the data: give example=batch."
@@ -208,7 +209,7 @@ class Tutor(AbstractContextManager["Tutor"]):
         if self._closing is None:
             self.__enter__()
         if self._reached is None:
-            self._reached = self._probe(batch)
+            self._fit(batch)
         taught = self._answer(batch)
         if counts is None and world_size() > 1:
             counts = self.counts([batch])
@@ -216,7 +217,7 @@ class Tutor(AbstractContextManager["Tutor"]):
             tapped.changes_inputs = self._changes_inputs
             shown: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: shown.append(signal[LOGITS]))
-            pupil = Pupil(tapped, self.objective, reached=self._reached)
+            pupil = Pupil(tapped, self.objective, reached=self._reached or ())
             loss: Tensor = pupil(self.reads(batch), Lesson(taught, batch, progress or Progress(), counts))
         terms = {name: term.total / (float(term.count) or 1.0) for name, term in pupil.terms.items()}
         return TutorOutput(loss, shown[-1], terms)
@@ -256,13 +257,15 @@ class Tutor(AbstractContextManager["Tutor"]):
         answer: Answer = stack.enter_context(teacher.prepare(needs, device=self.device, reads=self.reads))
         return answer
 
-    def _probe(self, batch: Batch) -> set[nn.Parameter]:
+    def _fit(self, batch: Batch) -> None:
+        """Probe the student, and keep the objective that is fitted to the batch."""
         tapped = Tapped(self.student, self.objective.needs.student, adaptor=self.adaptor)
         kept = buffers_kept([self.student, *self._networks])
         try:
             with aside(), kept, Frozen(self.student, mode="train"), tapped:
                 inputs = self.reads(batch)
-                return probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
+                found = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
+            self.stage, self._reached = replace(self.stage, objective=found.objective), found.reached
         finally:
             self._changes_inputs = tapped.changes_inputs
             torch.clear_autocast_cache()  # within a loop's autocast, casts of the trial belong to its graph

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -88,8 +87,8 @@ def _died_early(out: Path) -> bool:
 
 def _clear(out: Path) -> None:
     """Remove what such a run left; whoever holds the folder's lock knows that nobody is at it."""
-    for name in _BEFORE_A_JOB:
-        remove(out / name)
+    for path in [*(out / name for name in _BEFORE_A_JOB), *out.glob(".*.partial")]:
+        remove(path)
 
 
 def sole(job: Job, out: Path) -> AbstractContextManager[None]:
@@ -121,8 +120,10 @@ def taken(job: Job, out: Path) -> Iterator[None]:
 
 def sweep(out: Path) -> None:
     """Remove the parts of files that kills have left in a job whose arms are all done."""
-    for part in [one for name in ("arms", "teacher", "student") for one in (out / name).rglob(".*.partial")]:
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    parts = [*out.glob(".*.partial")]
+    parts += [one for name in ("arms", "teacher", "student") for one in (out / name).rglob(".*.partial")]
+    for part in parts:
+        remove(part)
 
 
 def place(out: Path | None, arm: str, seed: int) -> Path | None:

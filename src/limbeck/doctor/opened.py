@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -152,14 +152,14 @@ def opened(
         labels = getattr(getattr(source, "examples", None), "labels", None)
         with buffers_kept([model]), fabric.autocast():
             inputs = reads(batch)
-            reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
+            fitted, reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
             taught = answer(batch)
             if arm.last == 1:  # a BatchNorm cannot train on one example
                 check_single(stage, tapped, reads(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device))))
         known = learnt and isinstance(stage.teacher, Teacher) and not (stage.teacher.names or stage.teacher.changes)
         yield Opened(
-            place, stage, tapped, batch, inputs, taught, Progress(1, 3), frozenset(reached), known,
-            setting.accumulate, fabric,
+            place, replace(stage, objective=fitted), tapped, batch, inputs, taught, Progress(1, 3), frozenset(reached),
+            known, setting.accumulate, fabric,
         )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.class_order import check_class_order
 from limbeck.engine.parting import parted
-from limbeck.engine.probe import check_single, frozen_but, no_raw_single, objective_check, probe
+from limbeck.engine.probe import Probe, check_single, frozen_but, no_raw_single, objective_check, probe
 from limbeck.engine.pupil import Lesson, Pupil, asked
 from limbeck.engine.randomness import aside, seeded
 from limbeck.engine.ranks import broadcast_buffers
@@ -107,10 +107,10 @@ class Learner(AbstractContextManager["Learner"]):
         stack.enter_context(Frozen(self.model, mode="train"))
         self._wake()
         stack.enter_context(self._tapped)
-        reached = self._probed()
+        self._objective, reached = self._probed()
         if self._fabric.world_size > 1:
-            stack.enter_context(frozen_but(Pupil(self._tapped, stage.objective), reached))
-        objective = copy.deepcopy(stage.objective) if self._sharded else stage.objective
+            stack.enter_context(frozen_but(Pupil(self._tapped, self._objective), reached))
+        objective = copy.deepcopy(self._objective) if self._sharded else self._objective
         self._inner = pupil = Pupil(self._tapped, objective, reached=() if self._sharded else reached)
         self.pupil: Any = self._fabric.setup_module(pupil)
         self._ask = asked(self.pupil, self._fabric)
@@ -147,7 +147,7 @@ class Learner(AbstractContextManager["Learner"]):
 
         return answer_and_wake
 
-    def _probed(self) -> set[nn.Parameter]:
+    def _probed(self) -> Probe:
         teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
         before = teacher.state_dict() if teacher is not None and teacher.changes else None
         kept = {key: value.detach().clone() for key, value in _tensors(before)}
@@ -156,7 +156,7 @@ class Learner(AbstractContextManager["Learner"]):
         # Heads must begin alike on every rank, whatever else each rank draws.
         looked_at = [*existing.values(), *self._networks]
         with aside(seeded(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
-            reached = probe(
+            found = probe(
                 self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels,
                 still=self._networks, tried=parted(self.stage, self._fabric), judged=self._alone,
             )  # fmt: skip
@@ -164,7 +164,7 @@ class Learner(AbstractContextManager["Learner"]):
                 check_single(self.stage, self._tapped, self._reads(share(batch, 0, batch.size)))
         for key, value in _tensors(before):
             value.copy_(kept[key])
-        return reached
+        return found
 
     def _head_seed(self) -> int:
         """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
@@ -217,14 +217,14 @@ class Learner(AbstractContextManager["Learner"]):
         """
         counts: dict[str, float] = {}
         for batch in window:
-            for name, count in self.stage.objective.counts(batch).items():
+            for name, count in self._objective.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + count
         world = self._fabric.world_size
         if world == 1:
             return counts
         local = torch.tensor(list(counts.values()), dtype=torch.float64, device=self._fabric.device)
         summed: Any = self._fabric.all_reduce(local, reduce_op="sum")
-        leaves = self.stage.objective.named_leaves()
+        leaves = self._objective.named_leaves()
         shared = {name: leaves[name][0].per in ("pair", "batch") for name in counts}
         return {
             name: counts[name] if shared[name] else total / world
@@ -245,7 +245,7 @@ class Learner(AbstractContextManager["Learner"]):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the models: heads, optimiser, and a teacher that changes."""
         teacher = self.stage.teacher
-        found = {"heads": dict(self.stage.objective.state_dict()), "optimiser": self.optimiser.state_dict()}
+        found = {"heads": dict(self._objective.state_dict()), "optimiser": self.optimiser.state_dict()}
         if self._sharded:
             found = self.gather()
         return {
@@ -260,7 +260,7 @@ class Learner(AbstractContextManager["Learner"]):
             return {}
         found = whole_state(self.pupil, self.optimiser)
         self._models[self.stage.trains].load_state_dict(found["student"])
-        self.stage.objective.load_state_dict(found["heads"])
+        self._objective.load_state_dict(found["heads"])
         return found
 
     def load_heads(self, states: dict[nn.Module, Any]) -> None:
@@ -274,7 +274,7 @@ class Learner(AbstractContextManager["Learner"]):
         if self._sharded:
             load_whole_state(self.pupil, self.optimiser, state)
         else:
-            self.stage.objective.load_state_dict(state["heads"])
+            self._objective.load_state_dict(state["heads"])
             _check_options(self.optimiser.param_groups, state["optimiser"]["param_groups"])
             self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))

@@ -13,10 +13,11 @@ from torch.nn.parameter import is_lazy
 
 from limbeck.engine.setting import Fabric
 from limbeck.errors import LimbeckError
+from limbeck.objective import Objective
 from limbeck.recipe import Stage
 
 
-def parted(stage: Stage, fabric: Fabric) -> Callable[[], None] | None:
+def parted(stage: Stage, fabric: Fabric) -> Callable[[Objective], None] | None:
     """A check for after a stage's objective was tried; None where one process runs.
 
     Distributed strategies give the first rank's buffers to all before every step. So a memory bank that each rank
@@ -28,8 +29,8 @@ def parted(stage: Stage, fabric: Fabric) -> Callable[[], None] | None:
     if fabric.world_size == 1:
         return None
 
-    def check() -> None:
-        memory = _memory(stage.objective)
+    def check(objective: Objective) -> None:
+        memory = _memory(objective)
         mine = torch.tensor([_mark(buffer) for buffer in memory.values()], dtype=torch.int64, device=fabric.device)
         if not len(mine):
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,24 @@ from torch import Tensor, nn
 from limbeck.engine.answers import check_answers
 from limbeck.engine.sharing import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
-from limbeck.objective import Objective, memory_kept
+from limbeck.objective import Objective, fit, memory_kept
 from limbeck.recipe import Stage
 from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
 from limbeck.sources.tokens import are_inputs
 from limbeck.tap import Tapped
 from limbeck.teachers import Answer
+
+
+class Probe(NamedTuple):
+    """What a probe finds.
+
+    Attributes:
+        objective: The stage's objective, fitted to the shapes of its first batch.
+        reached: The parameters, of student and heads, that at least one term reaches.
+    """
+
+    objective: Objective
+    reached: set[nn.Parameter]
 
 
 def probe(
@@ -29,9 +42,9 @@ def probe(
     labels: Tensor | None,
     *,
     still: Iterable[nn.Module] = (),
-    tried: Callable[[], None] | None = None,
+    tried: Callable[[Objective], None] | None = None,
     judged: bool = True,
-) -> set[nn.Parameter]:
+) -> Probe:
     """Send one batch forward and back; shape lazy heads; find what the stage can move.
 
     Args:
@@ -43,10 +56,10 @@ def probe(
         labels: All labels of the source where it knows them, else the batch's.
         still: The networks that the teacher is made of: the student's forward pass may not move them.
         judged: Whether to look at what the student says in eval mode; a peer is asked there as a teacher.
-        tried: Called when the objective was, before what it remembers of that is forgotten.
+        tried: Called with the fitted objective when that was, before what it remembers of that is forgotten.
 
     Returns:
-        The parameters, of student and heads, that at least one term reaches.
+        The objective fitted to the batch, and the parameters, of student and heads, that at least one term reaches.
 
     Raises:
         LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
@@ -59,13 +72,13 @@ def probe(
     _check_labels(stage, shown, labels)
     _check_copies(stage, shown, batch, inputs)
     stage.objective.to(shown[LOGITS].device)
-    stage.objective.shape(shown, taught, batch)
-    candidates = [p for p in [*tapped.parameters(), *stage.objective.parameters()] if p.requires_grad]
-    with memory_kept(stage.objective):  # also while going back: what it remembers may be in the graph
-        terms = stage.objective(shown, taught, batch, Progress())
+    objective = fit(stage.objective, shown, taught, batch)
+    candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
+    with memory_kept(objective):  # also while going back: what it remembers may be in the graph
+        terms = objective(shown, taught, batch, Progress())
         if tried is not None:
-            tried()
-        return _reached(stage, terms, candidates)
+            tried(objective)
+        return Probe(objective, _reached(stage, terms, candidates))
 
 
 def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:

@@ -71,10 +71,16 @@ class Objective(nn.Module, ABC):
         """How many values each loss will yield for `batch`, before anything is computed."""
         return {name: leaf.count(batch) for name, (leaf, _) in self.named_leaves().items()}
 
-    def shape(self, student: Signal, teacher: Signal, batch: Batch) -> None:
-        """Give lazy heads their shape and check the two sides against each other; the engine's probe calls it."""
-        for leaf, _ in self.leaves():
-            leaf.fit(student, teacher, batch)
+    @abstractmethod
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> Objective:
+        """The objective for one stage, fitted to the shapes of its first batch; the engine calls it once a stage.
+
+        Heads and whatever else learns are shared with this one; what depends on shapes is the returned one's own, so
+        that one objective can be used in several stages whose data have other shapes. Lazy heads get their shape.
+
+        Raises:
+            LimbeckError: If the two sides cannot be compared.
+        """
 
     def __add__(self, other: object) -> Objective:
         if not isinstance(other, Objective):
@@ -116,8 +122,8 @@ class Leaf(Objective, ABC):
         """How many values count in `batch`."""
 
     @abstractmethod
-    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
-        """Take shapes from a first batch, and raise if the two sides cannot be compared."""
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> Leaf:
+        """The loss for one stage, fitted to the shapes of its first batch; itself where it takes none from it."""
 
     def leaves(self) -> Iterator[tuple[Leaf, Weigh]]:
         """Itself, with weight one."""
@@ -135,6 +141,10 @@ class Sum(Objective):
         """The parts' losses, in order."""
         for part in self.parts:
             yield from cast(Objective, part).leaves()
+
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> Sum:
+        """The sum of the fitted parts."""
+        return Sum(*(fit(cast(Objective, part), student, teacher, batch) for part in self.parts))
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
@@ -159,9 +169,28 @@ class Scaled(Objective):
         for leaf, inner in self.objective.leaves():
             yield leaf, _product(self.weight, inner)
 
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> Scaled:
+        """The fitted objective times the same weight."""
+        return Scaled(fit(self.objective, student, teacher, batch), self.weight)
+
     def __repr__(self) -> str:
         inner = f"({self.objective!r})" if isinstance(self.objective, Sum) else repr(self.objective)
         return f"{self.weight!r} * {inner}"
+
+
+def fit(objective: Objective, student: Signal, teacher: Signal, batch: Batch) -> Objective:
+    """``objective.fit(...)``, once it is known to give an objective.
+
+    Raises:
+        LimbeckError: If it gives anything else, as a loss of one's own does whose ``fit`` returns nothing.
+    """
+    fitted: object = objective.fit(student, teacher, batch)
+    if isinstance(fitted, Objective):
+        return fitted
+    raise LimbeckError(
+        f"{type(objective).__name__}.fit returned {fitted!r}: it returns the fitted loss; type `return self` where "
+        "nothing depends on shapes."
+    )
 
 
 def minimised(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -104,8 +105,8 @@ class Loss(Leaf):
             return self._comparisons(summed(float(batch.size if keep is None else keep.sum())))
         return self._number(self._valid(batch), batch)
 
-    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> None:
-        """Give the head its shape, check the two sides against each other, and count an example's positions."""
+    def fit(self, student: Signal, teacher: Signal, batch: Batch) -> Loss:
+        """A copy that knows how many positions an example has here; it shares kernel and head, which gets its shape."""
         if isinstance(self.head, Head):
             self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
         with memory_kept(self.head):
@@ -126,11 +127,14 @@ class Loss(Leaf):
             )
         self._check_places(values, batch, shapes)
         # One answer to a whole text, whose mask says which of its tokens are padding.
-        self._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
-        self._rank = values.ndim
-        self._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
+        fitted = copy.copy(self)  # shallow: its parameters, buffers and modules are this one's
+        vars(fitted).pop("_named_leaves", None)  # a cache, which holds the loss that was copied
+        fitted._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
+        fitted._rank = values.ndim
+        fitted._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
         several = self.per in ("position", "output")
-        self._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
+        fitted._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
+        return fitted
 
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
         """Refuse values at other places than the labels': classes that are not where they were looked for."""

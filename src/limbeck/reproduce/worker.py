@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError
+from limbeck.files import write_text
 from limbeck.reproduce.experiment import RESULT, Desk, Task
 
 
@@ -61,9 +62,7 @@ def do(root: Path, task: Task, stamp: str) -> dict[str, Any]:
         error.add_note(f"while the task {task.name} was done")
         raise
     result = {"task": task.name, "stamp": stamp, "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
-    fresh = desk.folder / f"{RESULT}.new"
-    fresh.write_text(json.dumps(result, allow_nan=False), encoding="utf-8")
-    os.replace(fresh, desk.folder / RESULT)
+    write_text(json.dumps(result, allow_nan=False), desk.folder / RESULT)
     shutil.rmtree(desk.folder / "run", ignore_errors=True)
     return result
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.objective import Objective, minimised
+from limbeck.objective import Objective, fit, minimised
 from limbeck.signal import IGNORED, LOGITS, Batch, Progress, Signal, Term
 from limbeck.testing.law import require, require_close, rows
 
@@ -48,7 +48,7 @@ def check_objective(
     teacher = teacher if teacher is not None else _signal(needs.teacher, draw)
     batch = batch if batch is not None else _batch(draw)
     with torch.random.fork_rng(devices=[]):
-        objective.shape(student, teacher, batch)
+        objective = fit(objective, student, teacher, batch)
     for law in OBJECTIVE_LAWS:
         law((objective, student, teacher, batch))
 
