@@ -1,11 +1,14 @@
 """Files are written whole, and never through a link that somebody planted."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from limbeck import files
 from limbeck.errors import DataError
 from limbeck.files import append_text, check_tree, new_partial_folder, partial_of, replacing, truncate, write_text
 from limbeck.lock import alone
@@ -131,3 +134,20 @@ def test_a_part_of_a_folder_is_made_anew_where_a_link_lies(folder, tmp_path):
     (folder / ".export.partial").symlink_to(tmp_path / "home")
     assert os.listdir(new_partial_folder(folder / "export")) == []
     assert (tmp_path / "home" / "mine").read_text() == MINE
+
+
+def test_a_folder_takes_another_ones_place_in_one_step(tmp_path, monkeypatch):
+    """Also where the system cannot exchange names, in two steps."""
+    for can in (True, False):
+        for name in ("new", "folder"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "file").write_text(name)
+        if not can:
+            monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+        elif sys.platform == "linux":
+            monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("for a moment there is no folder"))
+        files.replace_folder(tmp_path / "new", tmp_path / "folder")
+        monkeypatch.undo()
+        assert (tmp_path / "folder" / "file").read_text() == "new"
+        assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+        shutil.rmtree(tmp_path / "folder")

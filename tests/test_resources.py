@@ -13,12 +13,14 @@ import torch
 
 from limbeck.cli import app as command_line
 from limbeck.cli import main
-from limbeck.compare import ledger
+from limbeck.compare import ledger, run_job
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
-from limbeck.errors import LimbeckError, WriteError, is_out_of_memory
+from limbeck.engine.learner import Learner
+from limbeck.errors import LastBatchError, LimbeckError, WriteError, is_out_of_memory
 from limbeck.files import append_text, write_text
 from limbeck.job import make_job
 from limbeck.models import build, load, save
+from small_jobs import blobs, small_job
 
 
 @contextmanager
@@ -77,6 +79,25 @@ def test_memory_that_is_refused_is_known():
         torch.empty(2**50, dtype=torch.uint8).fill_(0)
     assert is_out_of_memory(raised.value)
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_first_step_without_memory_is_a_sentence_about_memory(call, tmp_path, monkeypatch):
+    """In a step on a full batch, and in one on the last of an epoch."""
+    real, left = Learner.step, [call]
+
+    def fails(*arguments, **options):
+        left[0] -= 1
+        if left[0] == 0:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 144000000 bytes.")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Learner, "step", fails)
+    job = make_job(small_job(blobs(tmp_path / "b.npz"), out=str(tmp_path / "run")))
+    with pytest.raises(LimbeckError, match="not enough memory") as raised:
+        run_job(job)
+    assert not isinstance(raised.value, LastBatchError)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

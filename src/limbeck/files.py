@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,6 +15,10 @@ from limbeck.errors import DataError, WriteError
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none; links need a privilege there
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_HERE = -100
+"""AT_FDCWD of Linux, whose libraries alone have renameat2: paths are relative to the working folder."""
+_EXCHANGE = 2
+"""RENAME_EXCHANGE, see man 2 renameat2."""
 
 
 @contextmanager
@@ -163,6 +168,29 @@ def new_partial_folder(folder: Path) -> Path:
     remove(partial)
     partial.mkdir(parents=True)
     return partial
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Give a folder the name of another, which is removed.
+
+    On Linux both change their names in one step; elsewhere a kill may for a moment leave no folder of that name.
+    """
+    old = folder.with_name(f".{folder.name}.old")
+    remove(old)
+    if not folder.exists():
+        new.rename(folder)
+    elif _exchange(new, folder):
+        remove(new)
+    else:
+        folder.rename(old)
+        new.rename(folder)
+        remove(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names could be exchanged; os.replace takes no folder that holds anything."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    return call is not None and call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def settle(partial: Path, path: Path) -> None:

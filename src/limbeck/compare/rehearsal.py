@@ -18,7 +18,7 @@ from limbeck.compare.first_examples import check_student
 from limbeck.compare.material import Material, setting_of, student_of, whole
 from limbeck.compare.teaching import ask, has_weights, teachers_recipe
 from limbeck.engine import Run, open_fabric
-from limbeck.errors import DivergedError, LastBatchError, LimbeckError, LimbeckWarning
+from limbeck.errors import DivergedError, LastBatchError, LimbeckError, LimbeckWarning, is_out_of_memory
 from limbeck.job import Budget, Job, stream
 from limbeck.measure import Predictions, cost_in_full, predict
 from limbeck.models import seeded
@@ -147,5 +147,10 @@ def _explained(cannot: str, place: str) -> Iterator[None]:
     except LimbeckError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise LimbeckError(
+                f"{cannot}: there is not enough memory. A smaller {place}.batch_size with a larger {place}.accumulate "
+                "learns the same with less; so do workers=1, and a smaller model."
+            ) from error
         said = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"{cannot}: {type(error).__name__}: {said}") from error

@@ -13,7 +13,7 @@ from limbeck.compare.arms import Outcome, metadata_of
 from limbeck.compare.ledger import place
 from limbeck.compare.material import Material, student_of
 from limbeck.compare.ranks import leads
-from limbeck.files import remove, write_bytes
+from limbeck.files import remove, replace_folder, write_bytes
 from limbeck.job import Advice, Job
 from limbeck.models import save
 from limbeck.teachers import Teacher
@@ -83,12 +83,8 @@ def _add_tokenizer(tokenizer: Any, student: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Put a copy of a folder in another one's place; a kill leaves one of the two, or for a moment neither."""
-    new, old = (target.with_name(f".{target.name}.{name}") for name in ("new", "old"))
-    for left in (new, old):
-        remove(left)
+    """Put a copy of a folder in another one's place."""
+    new = target.with_name(f".{target.name}.new")
+    remove(new)
     shutil.copytree(source, new)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(new, target)

@@ -15,7 +15,7 @@ from limbeck.engine.probe import first_line
 from limbeck.engine.randomness import aside
 from limbeck.engine.record import Report
 from limbeck.engine.setting import Fabric, Setting
-from limbeck.errors import LastBatchError, LimbeckError
+from limbeck.errors import LastBatchError, LimbeckError, is_out_of_memory
 from limbeck.recipe import Stage
 from limbeck.signal import Batch, Progress
 from limbeck.sources import Loader, Source, share
@@ -244,6 +244,8 @@ def _explained(trains: str, window: Sequence[Batch]) -> Iterator[None]:
     except LastBatchError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):  # whatever the batch's size
+            raise
         size = sum(batch.size for batch in window)
         raise LastBatchError(
             f"{trains!r} cannot learn from the last batch of an epoch, which holds fewer examples than the others "

@@ -10,7 +10,7 @@ from typing import Any
 from limbeck.checksums import write_json
 from limbeck.compare.answers import ask_all
 from limbeck.compare.decoding import verify_files
-from limbeck.compare.ledger import plain, sole, write
+from limbeck.compare.ledger import plain, sole, sweep, write
 from limbeck.compare.material import Material, gather
 from limbeck.compare.rehearsal import rehearse
 from limbeck.compare.softness import equally_soft
@@ -104,6 +104,7 @@ def tune(
         result["seconds"] = round(time.perf_counter() - began, 3)
         shared = {key: shared_path(result[key]) for key in ("run", "best")}
         write_json({**result, **shared}, out / "tuned.json")
+        sweep(out)
     return dict(result)
 
 
