@@ -125,3 +125,9 @@ def test_one_part_under_another_name(tmp_path):
 def test_names_that_could_mean_two_things_stay_refused(tmp_path):
     with pytest.raises(DataError, match="features"):
         load_data(_write(tmp_path / "d.npz", features=X, images=X, y=Y))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, np.bool_])
+def test_a_number_for_each_class_is_refused_with_what_to_type(tmp_path, kind):
+    with pytest.raises(DataError, match="argmax"):
+        load_data(_write(tmp_path / "d.npz", x=X, y=np.eye(3, dtype=kind)[Y]))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, one_for_each_class
 from limbeck.signal import IGNORED
 from limbeck.sources.class_order import in_order, sorted_classes
 from limbeck.sources.matching import match_names
@@ -80,6 +80,8 @@ def number_labels(
     found = dict(arrays)
     names = _names_in(path, found)
     labels = {name: _flat(found[name]) for name in _LABELS if name in found}
+    for array in labels.values():
+        _check_not_one_hot(array)
     texts = {name: _decoded(path, name, array) for name, array in labels.items() if array.dtype.kind in "US"}
     found |= {name: array for name, array in labels.items() if name not in texts}
     if not texts and not order:
@@ -105,6 +107,14 @@ def _names_in(path: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | 
     if double := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path}: class_names names the class {double!r} twice.")
     return names
+
+
+def _check_not_one_hot(array: np.ndarray) -> None:
+    """Refuse rows of zeros and a single one: a class each, written as a number for each class."""
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size or array.shape[1] == 1:
+        return
+    if np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        raise one_for_each_class(array.shape)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
