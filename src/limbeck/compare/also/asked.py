@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from limbeck.compare.also.corrupted import check_corruptions, corruptions_of
-from limbeck.compare.also.grouped import check_groups, groups_of
+from limbeck.compare.also.grouped import GroupsError, check_groups, groups_of
 from limbeck.compare.also.layers import check_cka, cka_of
 from limbeck.compare.also.seen import Seen
 from limbeck.compare.material import student_of
@@ -43,8 +43,10 @@ def check_also(seen: Seen, watch: Watch) -> None:
         )
     try:
         said = [_check(name, seen) for name in names]
+    except GroupsError:
+        raise
     except LimbeckError as error:
-        raise error if str(error).startswith(("also: ", "data.groups: ")) else LimbeckError(f"also: {error}") from error
+        raise LimbeckError(f"also: {error}") from error
     watch("say", f"Besides, at the end: {'; '.join(said)}.")
 
 

@@ -20,6 +20,10 @@ _MOST = 1000
 _CLASSES = "classes"
 
 
+class GroupsError(DataError):
+    """Groups that the data's own option asks for: the option to change is data.groups, not also."""
+
+
 def check_groups(seen: Seen) -> str:
     """Look at the groups before anything is paid for, and say what they are.
 
@@ -28,10 +32,10 @@ def check_groups(seen: Seen) -> str:
     """
     labels = seen.material.data.test.labels
     if labels is not None and labels.ndim != 1:
-        raise LimbeckError("also: groups are of examples with one label each. Leave groups out of `also`.")
+        raise LimbeckError("groups are of examples with one label each. Leave groups out of `also`.")
     count = len(set(_groups(seen.material)))
     if count > _MOST:
-        raise DataError(
+        raise GroupsError(
             f"data.groups: {_by(seen.job, seen.material)} says {count:,} different things of "
             f"{len(seen.material.data.test):,} test examples; groups are {_MOST:,} at most."
         )

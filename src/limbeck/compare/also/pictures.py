@@ -55,17 +55,15 @@ def pictures_of(seen: Seen, most: int = EXAMPLES) -> Pictures:
     first = data.test.take(torch.tensor([0])).inputs
     if not isinstance(first, Tensor) or first.ndim not in (3, 4):
         raise LimbeckError(
-            f"also: corruptions are of pictures, and an example of {plain_name(data.name)} is {_told(first)}. {_LEAVE}"
+            f"corruptions are of pictures, and an example of {plain_name(data.name)} is {_told(first)}. {_LEAVE}"
         )
     if own is not None and not isinstance(own, (Pixels, Unchanged)):
-        raise LimbeckError(
-            f"also: corruptions change what the student reads, and the teacher reads other inputs. {_LEAVE}"
-        )
+        raise LimbeckError(f"corruptions change what the student reads, and the teacher reads other inputs. {_LEAVE}")
     count = min(most, EXAMPLES, max(_FEWEST, _PIXELS // first.numel()))
     batches = list(Shuffled(subsample(data.test, count, 0), batch_size=_BATCH, shuffle=False))
     found = _from_zero_to_one(Pictures(batches, data.reads, own or data.reads))
     for batch in found.batches:
-        check_pixels(batch.inputs, who="also: corruptions")
+        check_pixels(batch.inputs, who="corruptions")
     return found
 
 
