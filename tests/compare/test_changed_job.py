@@ -87,6 +87,20 @@ def test_a_finished_job_gets_more_seeds_and_no_other_settings(folder):
     assert accuracies(fewer) == accuracies(first)
 
 
+def test_a_finished_job_whose_teacher_is_damaged_keeps_its_result(folder):
+    lb.run_job(settings(folder), resume=True)
+    checkpoint = folder / "teacher" / "checkpoint.safetensors"
+    damaged = bytearray(checkpoint.read_bytes())
+    damaged[-1] ^= 1
+    checkpoint.write_bytes(damaged)
+    before = contents(folder)
+    with pytest.raises(LimbeckError, match=r"checkpoint\.safetensors is damaged"):
+        lb.run_job(settings(folder, "seeds=2"), change=True)
+    assert {name: one for name, one in contents(folder).items() if name != ".lock"} == {
+        name: one for name, one in before.items() if name != ".lock"
+    }
+
+
 @pytest.mark.parametrize(
     "change", ["teacher.hidden=[16]", "precision=bf16-mixed", "development=0.2", "teacher.train.epochs=3"]
 )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from limbeck.compare.arms import SHUFFLED, SMOOTHED
 from limbeck.compare.ledger import without_workers, write
 from limbeck.compare.teaching import has_weights
+from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, absolute, arm_folder, make_job, read_run_job
 
@@ -81,7 +82,14 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
 
 
 def forget(changes: Changes, out: Path) -> None:
-    """Remove what is done again from a job's folder, the record first: a kill in the midst does no harm."""
+    """Remove what is done again from a job's folder, the record first: a kill in the midst does no harm.
+
+    Raises:
+        LimbeckError: If the trained teacher, which is kept, is damaged; the folder with its result stays as it is.
+    """
+    if not changes.teacher:
+        for checkpoint in sorted((out / "teacher").rglob("checkpoint.safetensors")):
+            read_checkpoint(checkpoint)
     for name in ("result.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     path = out / "metrics.jsonl"
