@@ -32,6 +32,9 @@ UP, DOWN, BOTH = [0.01, 0.02], [-0.02, -0.01], [-0.01, 0.02]
         (BOTH, {"label smoothing": BOTH}, "distilled, student alone or label smoothing"),
         (BOTH, {"label smoothing": UP}, "distilled or student alone"),
         (BOTH, {"label smoothing": DOWN}, "label smoothing"),
+        (DOWN, {"label smoothing": DOWN}, "label smoothing or student alone"),
+        (DOWN, {"label smoothing": UP}, "student alone"),
+        (None, {"label smoothing": None, "shuffled teacher": None}, "distilled, student alone or label smoothing"),
     ],
 )
 def test_the_answer_names_every_student_that_is_not_shown_to_be_worse(interval, against, answer):
@@ -47,3 +50,10 @@ def test_a_student_that_guesses_is_not_shipped_however_sure_the_verdict():
     found = advise(result_of(UP, accuracy=0.1))
     assert (found.ready, found.answer, found.others) == (False, "Nothing yet", ())
     assert found.sentence.startswith("Nothing to ship yet.")
+
+
+def test_what_there_is_one_of_is_said():
+    result = result_of(None)
+    assert "One seed" in advise(result).why
+    result["arms"]["distilled"]["accuracy"]["values"] = [1.0, 1.0]
+    assert "One test example" in advise(result).why

@@ -13,7 +13,7 @@ from limbeck.measure import keep_tensors, kept_tensors
 from limbeck.report import read_evidence, report_page
 from limbeck.report.arms import figure, half_width
 from limbeck.report.curves import curves_of, thinned
-from limbeck.report.words import answers
+from limbeck.report.words import answers, headline
 from report_runs import planted_run
 
 
@@ -227,3 +227,14 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
     assert ships.answer == "Nothing yet"
     assert "limbeck export" not in report_page([evidence])
     assert "chance alone gives 10.0 %, up to 15.5 % on so few" in ships.why
+
+
+def test_one_test_example_is_not_called_one_seed(run):
+    def change(result):
+        result["verdict"] |= {"interval": None, "helps": None}
+
+    evidence = read_evidence(changed(run, change))
+    said = [headline(evidence).words, *(f"{one.answer} {one.why}" for one in answers(evidence, []))]
+    assert "one test example" in said[0]
+    assert not any("ne seed" in one for one in said)
+    assert any("more test data" in one for one in said)

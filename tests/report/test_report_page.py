@@ -149,7 +149,7 @@ EVEN = {"label smoothing": {"difference": 0.001, "interval": [-0.01, 0.02], "sen
         (verdict(0.02, 0.01, 0.03, EVEN), "unsure", "label smoothing may do as well", "hinton"),
         (verdict(0.02, -0.01, 0.05), "unsure", "Not shown", "hinton"),
         (verdict(-0.02, -0.03, -0.01), "no", "worse", "student alone"),
-        (verdict(0.02, None, None), "unsure", "one seed", "hinton"),
+        (verdict(0.02, None, None), "unsure", "one test example", "hinton"),
         (verdict(None, None, None), "unsure", "No verdict", "hinton"),
     ],
 )

@@ -113,13 +113,18 @@ def _preferred(result: Mapping[str, Any]) -> Advice:
     if judged is None:
         return Advice(None, False, "There is no distilled student in this run.")
     better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in rivals(verdict))
-    if better:
-        return Advice(better[0], True, f"It beats {judged}, and needs no teacher.")
     interval = interval_of(verdict)
+    if better:
+        beaten = interval is not None and interval[1] < 0 and _ALONE in arms
+        rest = (*better[1:], *([_ALONE] if beaten else []))
+        why = f"Both beat {judged}, and need no teacher." if rest else f"It beats {judged}, and needs no teacher."
+        return Advice(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
         return Advice(judged, True, "There is no student alone to compare it with.")
     if interval is None:
-        return Advice(judged, True, f"{_one_of(verdict)} does not tell which is better.", (_ALONE,))
+        return Advice(
+            judged, True, f"{_one_of(arms[judged])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
+        )
     if interval[1] < 0:
         return Advice(_ALONE, True, f"It beats {judged}, and needs no teacher.")
     if interval[0] <= 0:
@@ -131,9 +136,16 @@ def _preferred(result: Mapping[str, Any]) -> Advice:
     return Advice(judged, True, f"{shown}.")
 
 
-def _one_of(verdict: Mapping[str, Any]) -> str:
-    """What there is one of where a verdict has no interval."""
-    return "One test example" if "One test example" in str(verdict.get("sentence")) else "One seed"
+def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
+    """The controls that might be shipped, where no control has an interval."""
+    return [str(name) for name in verdict.get("against") or () if name != _SHUFFLED and name in arms]
+
+
+def _one_of(row: Any) -> str:
+    """What there is one of where a verdict has no interval, by the judged arm's row."""
+    accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
+    values = accuracy.get("values") if isinstance(accuracy, Mapping) else None
+    return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
 
 
 def _judged(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:

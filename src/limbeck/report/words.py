@@ -40,7 +40,7 @@ def headline(evidence: Evidence) -> Headline:
     if not isinstance(verdict.get("difference"), (int, float)):
         return Headline("unsure", "No verdict", sentence)
     if interval is None:
-        return Headline("unsure", "Unknown: one seed", sentence)
+        return Headline("unsure", f"Unknown: one {_lone(evidence)}", sentence)
     if interval[1] < 0:
         return Headline("no", "No: distilling made the student worse", sentence)
     if interval[0] <= 0:
@@ -51,6 +51,11 @@ def headline(evidence: Evidence) -> Headline:
     if equal:
         return Headline("unsure", f"It helps, but {listed(equal)} may do as well", sentence)
     return Headline("yes", "Yes: distilling is worth it", sentence)
+
+
+def _lone(evidence: Evidence) -> str:
+    """What a run without an interval has one of."""
+    return "seed" if evidence.seeds == 1 else "test example"
 
 
 def covered(evidence: Evidence) -> str:
@@ -80,7 +85,7 @@ def _worth(evidence: Evidence) -> Answer:
     if not isinstance(difference, (int, float)):
         return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
     if interval_of(evidence.verdict) is None:
-        said = f"One seed has no interval. It measured {100 * difference:+.2f} points of accuracy"
+        said = f"One {_lone(evidence)} has no interval. It measured {100 * difference:+.2f} points of accuracy"
         return Answer(question, "Unknown", f"{said} over the same student trained alone. {_gap(evidence)}")
     return Answer(
         question,
@@ -147,7 +152,8 @@ def _sure(evidence: Evidence) -> Answer:
     question = "How sure is that?"
     interval = interval_of(evidence.verdict)
     if interval is None:
-        return Answer(question, "Unknown", "One seed has no interval, so none is given. Run it with --seeds 5.")
+        then = "Run it with --seeds 5." if evidence.seeds == 1 else "Measure it on more test data."
+        return Answer(question, "Unknown", f"One {_lone(evidence)} has no interval, so none is given. {then}")
     low, high = interval
     side = "zero lies inside" if low <= 0 <= high else "zero lies outside"
     better, equal = rivals(evidence.verdict)
