@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from limbeck.export.choosing import Choice, choose_int8
 from limbeck.export.cite import Citation, bibtex, cite
-from limbeck.export.exporting import Exported, export_run
+from limbeck.export.exported import Exported
+from limbeck.export.exporting import export_run
 from limbeck.export.finished import open_student
 from limbeck.export.folder import to_folder, to_hf
 from limbeck.export.formats import FORMATS

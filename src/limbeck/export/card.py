@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.export.cite import bibtex, citations
+from limbeck.export.exported import Exported
 from limbeck.export.finished import Finished
 from limbeck.export.front import front_matter
 from limbeck.export.opening import opening
@@ -23,9 +24,6 @@ from limbeck.job import (
     used_settings,
 )  # fmt: skip
 from limbeck.sources import DataSet
-
-if TYPE_CHECKING:
-    from limbeck.export.exporting import Exported
 
 
 def model_card(

@@ -7,18 +7,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from limbeck.consent import reading
 from limbeck.errors import LimbeckError, unknown
 from limbeck.export.card import model_card
-from limbeck.export.eight_bits import EightBits
+from limbeck.export.exported import Exported
 from limbeck.export.finished import Finished, open_finished, shipped_student
 from limbeck.export.folder import free
 from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, check_format
-from limbeck.export.parity import Parity
 from limbeck.export.ranges import CALIBRATIONS
 from limbeck.export.reader import reader_of, write_parts
 from limbeck.files import new_partial_folder, settle_folder, write_text
@@ -28,39 +27,6 @@ from limbeck.measure.asking import as_batches
 from limbeck.models.library import LibraryModel
 from limbeck.signal import IGNORED
 from limbeck.sources import DataSet
-
-
-class Exported(NamedTuple):
-    """What an export came to.
-
-    Attributes:
-        path: The file, or the folder, that is to be shipped; ``README.md`` lies beside it or in it.
-        bytes: Its size, without the card.
-        parity: How far its logits are from the student's, and on how many test examples.
-        accuracy_before: The student's accuracy on all test data, in PyTorch.
-        accuracy_after: What was exported has this one, opened again.
-        notes: What a person should know before shipping it.
-        eight: How it was brought down to 8 bits, and how fast it is; None in float32.
-    """
-
-    path: Path
-    bytes: int
-    parity: Parity
-    accuracy_before: float
-    accuracy_after: float
-    notes: tuple[str, ...] = ()
-    eight: EightBits | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {
-            "path": str(self.path),
-            "bytes": self.bytes,
-            "max_difference": self.parity.max_difference,
-            "accuracy_before": self.accuracy_before,
-            "accuracy_after": self.accuracy_after,
-            **(self.eight.to_dict() if self.eight else {}),
-        }
 
 
 def export_run(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.errors import printable
+from limbeck.export.exported import Exported
 from limbeck.export.finished import Finished
 from limbeck.job import plain_name
 from limbeck.models.library import LibraryModel
 from limbeck.sources import DataSet
 from limbeck.sources.published import PUBLISHED
-
-if TYPE_CHECKING:
-    from limbeck.export.exporting import Exported
 
 _LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
 
