@@ -196,7 +196,7 @@ def _too_small(run: JudgedRun) -> Iterator[Suggestion]:
     if trained is None or teacher is None or ours is None or teacher - ours < 0.05:
         return
     tested = run.rows[arm]["nll"]
-    if trained < 0.9 * tested or trained < 0.1:
+    if tested is None or trained < 0.9 * tested or trained < 0.1:
         return
     sizes = {key: value for key, value in run.job.student.arguments.items() if key in ("hidden", "widths")}
     wider = [f"student.{key}={[2 * one for one in value]}".replace(" ", "") for key, value in sizes.items()
