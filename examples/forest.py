@@ -13,9 +13,9 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 
 import limbeck as lb
+from limbeck.data import SelectColumn
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.measure import accuracy, predict
-from limbeck.sources import Field
+from limbeck.metrics import accuracy, predict
 
 
 def write_table(path: Path, rows: int, unanswered: int, seed: int) -> None:
@@ -35,13 +35,13 @@ def write_table(path: Path, rows: int, unanswered: int, seed: int) -> None:
             table.writerow([f"{age[i]:.1f}", f"{income[i]:.2f}", f"{debt[i]:.3f}", region[i], *others, answer])
 
 
-def whole(examples: lb.Arrays) -> lb.Batch:
+def whole(examples: lb.ArrayDataset) -> lb.Batch:
     return examples.take(torch.arange(len(examples)))
 
 
-def trained(stage: lb.Stage, train: lb.Arrays, seed: int) -> torch.nn.Module:
+def trained(stage: lb.Stage, train: lb.ArrayDataset, seed: int) -> torch.nn.Module:
     network = lb.build("mlp", seed=seed, inputs=whole(train).inputs.shape[1], hidden=[32], classes=2)
-    budget = {"epochs": 40, "batch_size": 512, "seed": seed, "optimiser": lb.Optimiser(lr=1e-2)}
+    budget = {"epochs": 40, "batch_size": 512, "seed": seed, "optimiser": lb.Optimizer(lr=1e-2)}
     return lb.distill(network, stage, train, **budget).finish().student
 
 
@@ -59,7 +59,8 @@ if __name__ == "__main__":
 
     alone = lb.Stage(lb.Loss(cross_entropy))
     taught = lb.Stage(
-        0.1 * lb.Loss(cross_entropy) + 0.9 * lb.Loss(kl_divergence), teacher=lb.Scikit(forest, reads=Field("raw"))
+        0.1 * lb.Loss(cross_entropy) + 0.9 * lb.Loss(kl_divergence),
+        teacher=lb.SklearnTeacher(forest, reads=SelectColumn("raw")),
     )
     for name, stage in {"network alone": alone, "network distilled": taught}.items():
         scores = [accuracy(predict(trained(stage, train, seed), [test])).value for seed in range(3)]

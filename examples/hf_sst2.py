@@ -13,10 +13,10 @@ import time
 import transformers
 
 import limbeck as lb
+from limbeck.data import subsample
 from limbeck.functional import cross_entropy, kl_divergence, state_squared_error
-from limbeck.measure import accuracy, predict
+from limbeck.metrics import accuracy, predict
 from limbeck.models import seeded, shallow
-from limbeck.sources import subsample
 
 
 def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClassification:
@@ -33,7 +33,7 @@ def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClas
 
 def trained(model, stage: lb.Stage, train, epochs: int, batch_size: int = 32):
     began = time.perf_counter()
-    optimiser = lb.Optimiser(lr=1e-3, warmup=0.1, clip=1.0)
+    optimiser = lb.Optimizer(lr=1e-3, warmup=0.1, clip=1.0)
     lb.distill(model, stage, train, epochs=epochs, batch_size=batch_size, optimiser=optimiser).finish()
     return time.perf_counter() - began
 
@@ -53,7 +53,7 @@ if __name__ == "__main__":
     )
 
     def told(name: str, model, seconds: float) -> None:
-        found = accuracy(predict(model, lb.Shuffled(data.test, batch_size=256, shuffle=False))).value
+        found = accuracy(predict(model, lb.ShuffledLoader(data.test, batch_size=256, shuffle=False))).value
         print(f"{name:36} {found:.3f}  {seconds:4.0f} s", flush=True)
 
     labels = lb.Loss(cross_entropy)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import limbeck as lb
-from limbeck.bridges import DistillModule, Rows, collate
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.integrations import DistillModule, IdDataset, collate
 
 
 def network(width: int) -> nn.Module:
@@ -20,7 +20,7 @@ def network(width: int) -> nn.Module:
 
 def fit(model: nn.Module, objective, teacher=None) -> float:
     module = DistillModule(
-        model, objective, teacher, example=next(iter(train)), optimiser=lb.Optimiser(lr=1e-2, decay="constant")
+        model, objective, teacher, example=next(iter(train)), optimiser=lb.Optimizer(lr=1e-2, decay="constant")
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = lightning.Trainer(max_epochs=30, enable_model_summary=False, **quiet)
@@ -32,9 +32,9 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")  # Lightning's advice on workers and validation
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     inputs, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
-    examples = lb.Arrays(inputs.float() / 16, labels)
-    train = DataLoader(Rows(examples.select(torch.arange(1000))), batch_size=64, shuffle=True, collate_fn=collate)
-    test = DataLoader(Rows(examples.select(torch.arange(1000, len(examples)))), batch_size=256, collate_fn=collate)
+    examples = lb.ArrayDataset(inputs.float() / 16, labels)
+    train = DataLoader(IdDataset(examples.select(torch.arange(1000))), batch_size=64, shuffle=True, collate_fn=collate)
+    test = DataLoader(IdDataset(examples.select(torch.arange(1000, len(examples)))), batch_size=256, collate_fn=collate)
 
     lightning.seed_everything(0, verbose=False)
     teacher, student = network(256), network(8)

@@ -7,7 +7,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, train_test_split
 
-from limbeck.bridges import DistilledClassifier
+from limbeck.integrations import DistilledClassifier
 
 if __name__ == "__main__":
     X, y = load_digits(return_X_y=True)

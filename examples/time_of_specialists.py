@@ -10,9 +10,9 @@ import copy
 import torch
 from torch.utils.benchmark import Timer
 
-from limbeck import Batch, Live, Specialists, build
+from limbeck import Batch, ModelTeacher, Specialists, build
 from limbeck.functional import pooled
-from limbeck.measure import answer_latency
+from limbeck.metrics import answer_latency
 from limbeck.teachers import special_classes
 
 torch.set_num_threads(1)
@@ -28,7 +28,7 @@ with torch.no_grad():
     for member in members:
         member.classifier.bias += torch.randn(100)
 groups = [torch.randperm(100)[:20].tolist() for _ in members]
-alone = answer_latency(Live(generalist), batch, repeats=5)
+alone = answer_latency(ModelTeacher(generalist), batch, repeats=5)
 print(f"the generalist alone     {alone:.3f} ms for one example")
 for active in (1, 2):
     took = answer_latency(Specialists(generalist, members, groups, active=active), batch, repeats=5)

@@ -5,9 +5,9 @@ import sys
 import transformers
 
 import limbeck as lb
-from limbeck.bridges import DistillTrainer, Rows
+from limbeck.data import subsample
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.sources import subsample
+from limbeck.integrations import DistillTrainer, IdDataset
 
 
 def classifier(data, layers: int) -> transformers.BertForSequenceClassification:
@@ -25,9 +25,9 @@ def fit(model, make=transformers.Trainer, **more) -> float:
         dataloader_pin_memory=False,
     )  # fmt: skip
     collator = transformers.DataCollatorWithPadding(data.tokenizer)
-    trainer = make(model, arguments, train_dataset=Rows(train), data_collator=collator, **more)
+    trainer = make(model, arguments, train_dataset=IdDataset(train), data_collator=collator, **more)
     trainer.train()
-    found = trainer.predict(Rows(data.test))
+    found = trainer.predict(IdDataset(data.test))
     return float((found.predictions.argmax(-1) == found.label_ids).mean())
 
 

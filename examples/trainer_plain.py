@@ -5,8 +5,8 @@ import sys
 import transformers
 
 import limbeck as lb
-from limbeck.bridges import Rows
-from limbeck.sources import subsample
+from limbeck.data import subsample
+from limbeck.integrations import IdDataset
 
 
 def classifier(data, layers: int) -> transformers.BertForSequenceClassification:
@@ -24,9 +24,9 @@ def fit(model, make=transformers.Trainer, **more) -> float:
         dataloader_pin_memory=False,
     )  # fmt: skip
     collator = transformers.DataCollatorWithPadding(data.tokenizer)
-    trainer = make(model, arguments, train_dataset=Rows(train), data_collator=collator, **more)
+    trainer = make(model, arguments, train_dataset=IdDataset(train), data_collator=collator, **more)
     trainer.train()
-    found = trainer.predict(Rows(data.test))
+    found = trainer.predict(IdDataset(data.test))
     return float((found.predictions.argmax(-1) == found.label_ids).mean())
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import limbeck as lb
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.measure import accuracy, predict
+from limbeck.metrics import accuracy, predict
 
 inputs, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
 inputs = inputs.float() / 16
@@ -21,7 +21,7 @@ def network(width: int) -> nn.Module:
 def own_loop(student: nn.Module, teacher: nn.Module, epochs: int) -> None:
     """The loop of plain_torch.py: limbeck gives the loss, the rest is as you have it."""
     optimiser = torch.optim.AdamW(student.parameters(), lr=1e-2)
-    tutor = lb.Tutor(student, soft_targets, teacher)
+    tutor = lb.DistillationLoss(student, soft_targets, teacher)
     for _ in range(epochs):
         for rows in torch.randperm(1000).split(64):
             x, y = train[0][rows], train[1][rows]
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     teacher, student, other = network(256), network(8), network(8)
     # A run: metrics, checkpoints, checks and the schedule come with it.
-    budget = {"epochs": 30, "batch_size": 64, "optimiser": lb.Optimiser(lr=1e-2, decay="constant")}
+    budget = {"epochs": 30, "batch_size": 64, "optimiser": lb.Optimizer(lr=1e-2, decay="constant")}
     lb.distill(teacher, lb.Stage(lb.Loss(cross_entropy)), train, **budget).finish()
     lb.distill(student, lb.Stage(soft_targets, teacher=teacher), train, **budget).finish()
     own_loop(other, teacher, epochs=30)

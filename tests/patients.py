@@ -7,25 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.doctor import Arm, Patient, examine
-from limbeck.engine import Setting, open_fabric
+from limbeck.data import ArrayDataset, ShuffledLoader
+from limbeck.doctor import CheckContext, CheckedArm, examine
+from limbeck.engine import TrainConfig, open_fabric
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.sources import Arrays, Shuffled
-from limbeck.teachers import Live, as_teacher
+from limbeck.teachers import ModelTeacher, as_teacher
 
 CLASSES = 4
 
 
-def points(count: int = 120, *, seed: int = 0, scale: float = 1.0) -> Arrays:
+def points(count: int = 120, *, seed: int = 0, scale: float = 1.0) -> ArrayDataset:
     """Points about four centres."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     centres = 3.0 * torch.eye(CLASSES, 6)
     inputs = (centres[labels] + torch.randn(count, 6, generator=draw) - 0.5) / 1.3
-    return Arrays(scale * inputs, labels)
+    return ArrayDataset(scale * inputs, labels)
 
 
 class Sure(nn.Module):
@@ -61,23 +61,23 @@ def student() -> nn.Module:
 
 def patient(
     *, network: nn.Module | None = None, recipe: Recipe | None = None, learner: Any = student, teacher: Any = None,
-    data: Arrays | None = None, setting: Setting | None = None, **changes: Any,
-) -> Patient:  # fmt: skip
+    data: ArrayDataset | None = None, setting: TrainConfig | None = None, **changes: Any,
+) -> CheckContext:  # fmt: skip
     """A sound job, but for what is changed."""
     network = network or Sure()
-    teacher = as_teacher(teacher or Live(network))
+    teacher = as_teacher(teacher or ModelTeacher(network))
     train = data or points()
-    source = Shuffled(train, batch_size=16)
-    arm = Arm(
+    source = ShuffledLoader(train, batch_size=16)
+    arm = CheckedArm(
         "distilled", lambda: {"student": learner()}, recipe or hinton_of(teacher), source,
-        setting or Setting(epochs=2),
+        setting or TrainConfig(epochs=2),
     )  # fmt: skip
     whole: dict[str, Any] = {
         "arms": (arm,), "teacher": teacher, "networks": {"teacher": network}, "trained": True, "train": train,
         "development": points(80, seed=1), "classes": CLASSES, "class_names": None, "reads": lambda b: b.inputs,
         "fabric": open_fabric(accelerator="cpu"),
     }  # fmt: skip
-    return Patient(**{**whole, **changes})
+    return CheckContext(**{**whole, **changes})
 
 
 def findings(*, seconds: float = 60.0, **changes: Any) -> dict[str, Any]:

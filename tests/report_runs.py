@@ -11,7 +11,7 @@ import torch
 import yaml
 from scipy.stats import t as student_t
 
-from limbeck.measure import CORRUPTIONS, Predictions, evaluate, keep_tensors
+from limbeck.metrics import CORRUPTIONS, Predictions, evaluate, save_tensors
 
 ARMS = {"student alone": 1.0, "label smoothing": 1.05, "shuffled teacher": 0.8, "hinton": 1.5, "fitnets": 1.25}
 """Arm -> how well it tells the classes apart."""
@@ -52,9 +52,9 @@ def planted_run(
             run.mkdir(parents=True)
             (run / "metrics.jsonl").write_text("".join(training(arm, skill, draw)))
             if predictions:
-                keep_tensors({"test": one}, run / "predictions.safetensors")
+                save_tensors({"test": one}, run / "predictions.safetensors")
     if predictions:
-        keep_tensors({"test": teacher, "test_labels": labels}, folder / "teacher" / "answers.safetensors")
+        save_tensors({"test": teacher, "test_labels": labels}, folder / "teacher" / "answers.safetensors")
     data = pictured(folder / "pictures.npz", labels, names) if pictures else "nowhere.npz"
     job = {"data": str(data), "teacher": {"model": "cnn"}, "student": {"model": "mlp", "hidden": [16]}, "seeds": seeds,
            "method": {"name": "hinton", "temperature": 4.0, "weight": 0.9}, "budget": {"epochs": 20, "batch_size": 64,

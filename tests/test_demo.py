@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import limbeck as lb
-from limbeck.compare.material import gather, student_of
-from limbeck.compare.teaching import open_teacher
+from limbeck.compare.comparison_data import load_comparison_data, student_of
+from limbeck.compare.teacher_training import open_teacher
 from limbeck.demo import STORY, demo_job
 from limbeck.models import count_parameters, load
 
 
 def test_the_demos_job_is_what_its_story_says():
     job = lb.make_job(demo_job("somewhere", seeds=5))
-    material = gather(job)
+    material = load_comparison_data(job)
     assert job.data == "digits"
     assert job.arms == ("teacher", "student alone", "label smoothing", "distilled")
     assert len(material.data.test) >= 1000

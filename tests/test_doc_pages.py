@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.sources import load_data
-from limbeck.sources.augment import view_of
+from limbeck.data import load_data
+from limbeck.data.transforms.registry import make_transform
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -33,7 +33,7 @@ def test_the_functions_of_the_page_about_data_are_taken_by_a_job(tmp_path):
     data = load_data({"name": f"{file}:load", "size": 40})
     assert (len(data.train), len(data.test), data.class_names) == (40, 100, ("low", "high"))
     images = torch.full((3, 1, 4, 4), 100, dtype=torch.uint8)
-    view = view_of([{f"{file}:noise": {"std": 0.05}}])
+    view = make_transform([{f"{file}:noise": {"std": 0.05}}])
     assert not view(images, torch.arange(3), torch.zeros(3, dtype=torch.int64)).equal(images)
 
 

@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from limbeck import files
+from limbeck import atomic_io
+from limbeck.atomic_io import (
+    alone,
+    append_text,
+    check_tree,
+    new_partial_folder,
+    partial_of,
+    replacing,
+    truncate,
+    write_text,
+)
 from limbeck.errors import DataError
-from limbeck.files import append_text, check_tree, new_partial_folder, partial_of, replacing, truncate, write_text
-from limbeck.lock import alone
-from limbeck.measure import keep_tensors
-from limbeck.models.safefile import write_weights
+from limbeck.metrics import save_tensors
+from limbeck.models.safetensors_io import write_weights
 
 MINE = "four years of work\n"
 
@@ -35,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 WRITERS = {
     "text": lambda path: write_text("new", path),
-    "tensors": lambda path: keep_tensors({"test": torch.eye(2)}, path),
+    "tensors": lambda path: save_tensors({"test": torch.eye(2)}, path),
     "weights": lambda path: write_weights({"w": torch.eye(2)}, path, header={}),
 }
 
@@ -75,7 +83,7 @@ def test_what_fails_leaves_the_old_file_and_no_part(folder):
 def test_a_file_has_the_mode_that_the_person_allows(folder):
     before = os.umask(0o027)
     try:
-        keep_tensors({"test": torch.eye(2)}, folder / "page")
+        save_tensors({"test": torch.eye(2)}, folder / "page")
     finally:
         os.umask(before)
     assert (folder / "page").stat().st_mode & 0o777 == 0o640
@@ -143,10 +151,10 @@ def test_a_folder_takes_another_ones_place_in_one_step(tmp_path, monkeypatch):
             (tmp_path / name).mkdir()
             (tmp_path / name / "file").write_text(name)
         if not can:
-            monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+            monkeypatch.setattr(atomic_io, "_exchange", lambda one, other: False)
         elif sys.platform == "linux":
             monkeypatch.setattr(Path, "rename", lambda *_: pytest.fail("for a moment there is no folder"))
-        files.replace_folder(tmp_path / "new", tmp_path / "folder")
+        atomic_io.replace_folder(tmp_path / "new", tmp_path / "folder")
         monkeypatch.undo()
         assert (tmp_path / "folder" / "file").read_text() == "new"
         assert [one.name for one in tmp_path.iterdir()] == ["folder"]

@@ -15,15 +15,15 @@ import yaml
 
 import limbeck as lb
 from fuzzing import ODD, changed_bytes, changed_json, changed_value, untyped
+from limbeck.cache import Store
+from limbeck.cache.column import Column
+from limbeck.cache.encodings import encoding
+from limbeck.cache.location import Location
+from limbeck.cache.manifest import Manifest, TeacherProvenance
+from limbeck.cache.shard import Keys, write_shard
 from limbeck.checksums import digest
 from limbeck.job import job_text, make_job, read_job, with_settings
 from limbeck.job.keys import job_keys
-from limbeck.store import Store
-from limbeck.store.column import Column
-from limbeck.store.encodings import encoding
-from limbeck.store.manifest import Manifest, Origin
-from limbeck.store.place import Place
-from limbeck.store.shard import Keys, write_shard
 
 TIMES = [1, pytest.param(20, marks=pytest.mark.soak)]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -76,8 +76,8 @@ def a_store(folder: Path) -> tuple[Manifest, bytes]:
     column = Column(encoding("float16", classes=3), (), ())
     keys = Keys(np.arange(5), np.full(5, -1))
     rows = column.encode(torch.randn(5, 3), id=torch.arange(5), view=torch.full((5,), -1))
-    shard = write_shard(Place(folder), 0, keys, {"logits": rows})
-    origin = Origin("t", "d", None, "reads", "float32", {"logits": column.spec})
+    shard = write_shard(Location(folder), 0, keys, {"logits": rows})
+    origin = TeacherProvenance("t", "d", None, "reads", "float32", {"logits": column.spec})
     manifest = Manifest(origin, {"examples": 5}, (shard,))
     (folder / "manifest.json").write_bytes(manifest.to_bytes())
     return manifest, (folder / shard.file).read_bytes()

@@ -11,7 +11,7 @@ import torch
 import limbeck as lb
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.judging import METRICS
-from limbeck.measure import compare_scores
+from limbeck.metrics import compare_scores
 
 
 def drawn_classes(accuracy, *, seeds=4, n=400, seed=0):

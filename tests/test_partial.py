@@ -7,37 +7,37 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from store.encodings.records import again
 from torch import Tensor, nn
 
 from limbeck import functional as K
+from limbeck.batch import Batch, Outputs, Progress, missing
+from limbeck.cache.encodings import make_encoding
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.functional import Projector, coarse_logits, kernel
-from limbeck.objective import Loss
-from limbeck.partial import Partial
+from limbeck.losses import Loss
+from limbeck.partial_logits import PartialLogits
 from limbeck.recipe import Stage
 from limbeck.schedule import ramp
-from limbeck.signal import Batch, Progress, Signal, missing
-from limbeck.store.encodings import make
 from limbeck.teachers import Ensemble, Teacher
 from limbeck.testing import check_teacher
-from store.encodings.records import again
 
 NAMES = {"top-k": {"k": 4, "bits": 32}, "sampled": {"draws": 6, "power": 0.25}}
 both = pytest.mark.parametrize("name", NAMES)
 
 
-def partial(logits: Tensor, name: str = "top-k", **parameters) -> Partial:
+def partial(logits: Tensor, name: str = "top-k", **parameters) -> PartialLogits:
     """What a store would show instead of the teacher's logits, classes last."""
-    one = make(name, classes=logits.shape[-1], **(parameters or NAMES[name]))
+    one = make_encoding(name, classes=logits.shape[-1], **(parameters or NAMES[name]))
     return again(one, logits.flatten(0, -2)).reshape(*logits.shape[:-1])
 
 
-def sides(*shape: int) -> tuple[Signal, Tensor]:
-    return Signal(logits=torch.randn(*shape, requires_grad=True)), 3 * torch.randn(*shape)
+def sides(*shape: int) -> tuple[Outputs, Tensor]:
+    return Outputs(logits=torch.randn(*shape, requires_grad=True)), 3 * torch.randn(*shape)
 
 
-def total(loss: Loss, student: Signal, teacher: Signal, batch: Batch) -> tuple[Tensor, float]:
+def total(loss: Loss, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, float]:
     loss = loss.fit(student, teacher, batch)
     term = loss.term(student, teacher, batch, Progress())
     assert loss.count(batch) == term.count
@@ -52,9 +52,9 @@ DIVERGENCES = [name for name in K.__all__ if getattr(getattr(K, name), "divergen
 def test_all_classes_kept_are_the_live_teacher(name, temperature):
     student, logits = sides(5, 7)
     loss = Loss(getattr(K, name), temperature=temperature)
-    live, _ = total(loss, student, Signal(logits=logits), Batch(None, id=torch.arange(5)))
+    live, _ = total(loss, student, Outputs(logits=logits), Batch(None, id=torch.arange(5)))
     kept, _ = total(
-        loss, student, Signal.of({"logits": partial(logits, k=7, bits=32)}), Batch(None, id=torch.arange(5))
+        loss, student, Outputs.of({"logits": partial(logits, k=7, bits=32)}), Batch(None, id=torch.arange(5))
     )
     assert torch.allclose(kept, live, rtol=1e-4, atol=1e-5)
     mine, its = (torch.autograd.grad(one, student["logits"], retain_graph=True)[0] for one in (kept, live))
@@ -66,8 +66,8 @@ def test_a_few_classes_are_at_most_the_live_teacher_and_what_was_merged_by_hand(
     student, logits = sides(20, 30)
     loss, batch = Loss(getattr(K, name), temperature=4.0), Batch(None, id=torch.arange(20))
     some = partial(logits, k=5, bits=32)
-    kept, _ = total(loss, student, Signal.of({"logits": some}), batch)
-    live, _ = total(loss, student, Signal(logits=logits), batch)
+    kept, _ = total(loss, student, Outputs.of({"logits": some}), batch)
+    live, _ = total(loss, student, Outputs(logits=logits), batch)
     by_hand = getattr(K, name)(
         *(coarse_logits(side, some.ids, temperature=4.0) for side in (student["logits"], logits)), temperature=4.0
     )
@@ -77,9 +77,9 @@ def test_a_few_classes_are_at_most_the_live_teacher_and_what_was_merged_by_hand(
 
 def test_a_student_that_is_the_teacher_has_nothing_to_learn():
     _, logits = sides(20, 30)
-    student = Signal(logits=logits.clone().requires_grad_())
+    student = Outputs(logits=logits.clone().requires_grad_())
     value, _ = total(
-        Loss(K.kl_divergence), student, Signal.of({"logits": partial(logits)}), Batch(None, id=torch.arange(20))
+        Loss(K.kl_divergence), student, Outputs.of({"logits": partial(logits)}), Batch(None, id=torch.arange(20))
     )
     assert abs(value.item()) < 1e-6
     assert float(torch.autograd.grad(value, student["logits"])[0].abs().max()) < 1e-5
@@ -92,7 +92,7 @@ def test_positions_masks_and_labels_count_as_with_a_live_teacher(name, shape):
     mask = torch.rand(shape) < 0.6
     labels = torch.randint(9, shape).masked_fill(torch.rand(shape) < 0.3, -100)
     kept, batch = partial(logits, name), Batch(None, labels=labels, mask=mask)
-    value, count = total(Loss(K.kl_divergence, temperature=2.0), student, Signal.of({"logits": kept}), batch)
+    value, count = total(Loss(K.kl_divergence, temperature=2.0), student, Outputs.of({"logits": kept}), batch)
     assert count == int(mask.sum())
     values = kept.compare(K.kl_divergence, student["logits"], temperature=2.0)
     assert torch.allclose(value, values[mask].sum(), rtol=1e-5)
@@ -102,19 +102,19 @@ def test_positions_masks_and_labels_count_as_with_a_live_teacher(name, shape):
 def test_classes_of_the_student_in_another_dimension(name):
     student, logits = sides(2, 3, 4, 9)
     kept = partial(logits, name)
-    maps = Signal(logits=student["logits"].movedim(-1, 1))
+    maps = Outputs(logits=student["logits"].movedim(-1, 1))
     batch = Batch(None, mask=torch.ones(2, 3, 4, dtype=torch.bool))
-    value, _ = total(Loss(K.kl_divergence, classes=1), maps, Signal.of({"logits": kept}), batch)
-    wanted, _ = total(Loss(K.kl_divergence), student, Signal.of({"logits": kept}), batch)
+    value, _ = total(Loss(K.kl_divergence, classes=1), maps, Outputs.of({"logits": kept}), batch)
+    wanted, _ = total(Loss(K.kl_divergence), student, Outputs.of({"logits": kept}), batch)
     assert torch.equal(value, wanted)
 
 
 @both
 def test_a_head_takes_its_shape_from_the_teachers_classes(name):
-    student = Signal(logits=torch.randn(5, 3))
+    student = Outputs(logits=torch.randn(5, 3))
     kept = partial(torch.randn(5, 9), name)
     loss = Loss(K.kl_divergence, head=Projector())
-    value, _ = total(loss, student, Signal.of({"logits": kept}), Batch(None, id=torch.arange(5)))
+    value, _ = total(loss, student, Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5)))
     gradient = torch.autograd.grad(value, list(loss.head.parameters()), allow_unused=True)
     assert any(one is not None and one.any() for one in gradient)
 
@@ -124,7 +124,7 @@ def test_a_head_of_ones_own():
     head = nn.Linear(3, 9)
     kept = partial(torch.randn(5, 9))
     value, _ = total(
-        Loss(K.kl_divergence, head=head), student, Signal.of({"logits": kept}), Batch(None, id=torch.arange(5))
+        Loss(K.kl_divergence, head=head), student, Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
     )
     assert torch.autograd.grad(value, head.weight)[0].any()
 
@@ -134,7 +134,7 @@ def test_a_temperature_that_moves(name):
     student, logits = sides(5, 9)
     kept = partial(logits, name)
     loss = Loss(K.kl_divergence, temperature=ramp(4.0, start=1.0))
-    teacher, batch = Signal.of({"logits": kept}), Batch(None, id=torch.arange(5))
+    teacher, batch = Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
     loss = loss.fit(student, teacher, batch)
     for step, temperature in ((0, 1.0), (10, 4.0)):
         found = loss.term(student, teacher, batch, Progress(step=step, steps=11)).total
@@ -168,19 +168,19 @@ def gram(student: Tensor, teacher: Tensor) -> Tensor:
 )
 def test_a_kernel_that_cannot_be_served_is_refused_at_once(name, refused):
     student, logits = sides(5, 9)
-    teacher = Signal.of({"logits": partial(logits, name)})
+    teacher = Outputs.of({"logits": partial(logits, name)})
     other = {"top-k": "from the top k of a teacher's classes", "sampled": "from sampled classes: it is not linear"}[
         name
     ]
     for one in refused:
         with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantised'"):
             Loss(one).fit(student, teacher, Batch(None, id=torch.arange(5)))
-        assert make(name, classes=9, **NAMES[name]).unsound(one)
+        assert make_encoding(name, classes=9, **NAMES[name]).unsound(one)
 
 
 @both
 def test_what_reads_no_teacher_or_is_declared_is_sound(name):
-    one = make(name, classes=9, **NAMES[name])
+    one = make_encoding(name, classes=9, **NAMES[name])
     assert one.unsound(K.kl_divergence) is None
     assert one.unsound(K.cross_entropy) is None
 
@@ -193,7 +193,7 @@ def test_a_kernel_of_ones_own_may_declare_itself():
 
     student, logits = sides(5, 9)
     value, _ = total(
-        Loss(chi_squared), student, Signal.of({"logits": partial(logits)}), Batch(None, id=torch.arange(5))
+        Loss(chi_squared), student, Outputs.of({"logits": partial(logits)}), Batch(None, id=torch.arange(5))
     )
     assert value < chi_squared(student["logits"], logits).sum()
 
@@ -204,20 +204,20 @@ def test_other_rows_or_classes(name):
     for shape in ((4, 9), (5, 8), (5, 1, 9)):
         with pytest.raises(LimbeckError, match=r"stored answers stand for \[5, 9\]"):
             Loss(K.kl_divergence).fit(
-                Signal(logits=torch.randn(*shape)), Signal.of({"logits": kept}), Batch(None, id=torch.arange(5))
+                Outputs(logits=torch.randn(*shape)), Outputs.of({"logits": kept}), Batch(None, id=torch.arange(5))
             )
 
 
 @both
 def test_who_wants_the_tensor_is_told_that_there_is_none(name):
-    shown = Signal.of({"logits": partial(torch.randn(5, 9), name), "layer": torch.zeros(5, 2)})
+    shown = Outputs.of({"logits": partial(torch.randn(5, 9), name), "layer": torch.zeros(5, 2)})
     assert shown["layer"].shape == (5, 2)
     assert list(shown) == ["layer"]
     with pytest.raises(MissingSignalError, match=r"a part of its answer alone .*, which only losses can read"):
         shown["logits"]
     with pytest.raises(MissingSignalError, match="No signal at 'logit'"):
         shown["logit"]
-    assert not Signal(logits=torch.zeros(1)).partial
+    assert not Outputs(logits=torch.zeros(1)).partial
 
 
 # A carrier.
@@ -266,8 +266,8 @@ class Kept(Teacher):
             raise missing(address, ["logits"])
         return nullcontext(self._answer)
 
-    def _answer(self, batch: Batch) -> Signal:
-        return Signal.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0), self.name)})
+    def _answer(self, batch: Batch) -> Outputs:
+        return Outputs.of({"logits": partial(batch.inputs + (len(batch.inputs) if self.bad else 0), self.name)})
 
     @property
     def fingerprint(self) -> str:

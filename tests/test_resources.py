@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from limbeck.atomic_io import append_text, write_text
 from limbeck.cli import app as command_line
 from limbeck.cli import main
-from limbeck.compare import ledger, run_job
+from limbeck.compare import run_job, run_storage
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
-from limbeck.engine.learner import Learner
+from limbeck.engine.stage_trainer import StageTrainer
 from limbeck.errors import LastBatchError, LimbeckError, WriteError, is_out_of_memory
-from limbeck.files import append_text, write_text
 from limbeck.job import make_job
 from limbeck.models import build, load, save
 from small_jobs import blobs, small_job
@@ -70,7 +70,9 @@ def test_a_folder_that_could_not_be_claimed_is_free_again(raised, tmp_path):
         raise raised
 
     with pytest.raises((LimbeckError, KeyboardInterrupt)):
-        ledger.claim(make_job({"data": "digits", "teacher": "mlp", "student": "mlp"}), tmp_path, leave_student)
+        run_storage.initialize_folder(
+            make_job({"data": "digits", "teacher": "mlp", "student": "mlp"}), tmp_path, leave_student
+        )
     assert os.listdir(tmp_path) == []
 
 
@@ -84,7 +86,7 @@ def test_memory_that_is_refused_is_known():
 @pytest.mark.parametrize("call", [1, 2])
 def test_a_first_step_without_memory_is_a_sentence_about_memory(call, tmp_path, monkeypatch):
     """In a step on a full batch, and in one on the last of an epoch."""
-    real, left = Learner.step, [call]
+    real, left = StageTrainer.step, [call]
 
     def fails(*arguments, **options):
         left[0] -= 1
@@ -92,7 +94,7 @@ def test_a_first_step_without_memory_is_a_sentence_about_memory(call, tmp_path, 
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 144000000 bytes.")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(Learner, "step", fails)
+    monkeypatch.setattr(StageTrainer, "step", fails)
     job = make_job(small_job(blobs(tmp_path / "b.npz"), out=str(tmp_path / "run")))
     with pytest.raises(LimbeckError, match="not enough memory") as raised:
         run_job(job)

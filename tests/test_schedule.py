@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from limbeck.batch import Progress
 from limbeck.errors import LimbeckError
 from limbeck.schedule import constant, cosine, ramp, sigmoid_ramp, steps
-from limbeck.signal import Progress
 
 EVERY = [Progress(step, 21) for step in range(21)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.seeds import derive_seed
+from limbeck.random_seeds import derive_seed
 
 
 def test_seeds_of_all_purposes_and_repetitions_differ():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError, MissingSignalError
-from limbeck.tap import Address, Frozen, Tapped, logits_of
+from limbeck.tap import Address, FrozenParameters, Tapped, logits_of
 
 
 def hooks(model: nn.Module) -> int:
@@ -297,7 +297,7 @@ def test_frozen_gives_every_submodule_its_own_flag_back(model):
     model.top.eval()
     before = [module.training for module in model.modules()]
     for mode in ("eval", "train"):
-        with pytest.raises(ZeroDivisionError), Frozen(model, mode=mode):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError), FrozenParameters(model, mode=mode):  # noqa: PT012
             assert {module.training for module in model.modules()} == {mode == "train"}
             raise ZeroDivisionError
         assert [module.training for module in model.modules()] == before

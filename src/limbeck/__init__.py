@@ -9,15 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from limbeck.bridges import Tutor as Tutor
+    from limbeck.batch import Batch as Batch
+    from limbeck.batch import Outputs as Outputs
+    from limbeck.batch import Progress as Progress
+    from limbeck.batch import Term as Term
     from limbeck.compare import checkup as checkup
     from limbeck.compare import run_job as run_job
     from limbeck.compare import tune as tune
-    from limbeck.engine import Report as Report
+    from limbeck.data import ArrayDataset as ArrayDataset
+    from limbeck.data import Chain as Chain
+    from limbeck.data import ColorJitter as ColorJitter
+    from limbeck.data import Crop as Crop
+    from limbeck.data import CutMix as CutMix
+    from limbeck.data import Cutout as Cutout
+    from limbeck.data import Flip as Flip
+    from limbeck.data import ImageFolder as ImageFolder
+    from limbeck.data import Loader as Loader
+    from limbeck.data import Mixup as Mixup
+    from limbeck.data import NormalizeImages as NormalizeImages
+    from limbeck.data import RandAugment as RandAugment
+    from limbeck.data import RandomShift as RandomShift
+    from limbeck.data import ResizedCrop as ResizedCrop
+    from limbeck.data import ShuffledLoader as ShuffledLoader
+    from limbeck.data import SpecialistLoader as SpecialistLoader
+    from limbeck.data import TextDataset as TextDataset
+    from limbeck.data import TorchLoader as TorchLoader
+    from limbeck.data import encoding_of as encoding_of
+    from limbeck.data import load_data as load_data
+    from limbeck.data import preprocess_of as preprocess_of
+    from limbeck.data import read_npz as read_npz
+    from limbeck.data import read_table as read_table
+    from limbeck.data import split as split
     from limbeck.engine import Run as Run
-    from limbeck.engine import Setting as Setting
+    from limbeck.engine import StepReport as StepReport
     from limbeck.engine import TensorBoard as TensorBoard
     from limbeck.engine import Tracker as Tracker
+    from limbeck.engine import TrainConfig as TrainConfig
     from limbeck.engine import distill as distill
     from limbeck.engine import track as track
     from limbeck.errors import DataError as DataError
@@ -27,18 +54,19 @@ if TYPE_CHECKING:
     from limbeck.errors import UnknownNameError as UnknownNameError
     from limbeck.functional import Projector as Projector
     from limbeck.functional import kernel as kernel
+    from limbeck.integrations import DistillationLoss as DistillationLoss
     from limbeck.job import Job as Job
     from limbeck.job import make_job as make_job
     from limbeck.job import read_job as read_job
-    from limbeck.judging import Judgement as Judgement
+    from limbeck.judging import Judgment as Judgment
     from limbeck.judging import judge as judge
+    from limbeck.losses import Loss as Loss
+    from limbeck.losses import Objective as Objective
     from limbeck.models import build as build
-    from limbeck.models import fresh as fresh
     from limbeck.models import load as load
+    from limbeck.models import reinitialize as reinitialize
     from limbeck.models import save as save
-    from limbeck.objective import Loss as Loss
-    from limbeck.objective import Objective as Objective
-    from limbeck.recipe import Optimiser as Optimiser
+    from limbeck.recipe import Optimizer as Optimizer
     from limbeck.recipe import Recipe as Recipe
     from limbeck.recipe import Stage as Stage
     from limbeck.schedule import Schedule as Schedule
@@ -47,73 +75,46 @@ if TYPE_CHECKING:
     from limbeck.schedule import ramp as ramp
     from limbeck.schedule import sigmoid_ramp as sigmoid_ramp
     from limbeck.schedule import steps as steps
-    from limbeck.signal import Batch as Batch
-    from limbeck.signal import Progress as Progress
-    from limbeck.signal import Signal as Signal
-    from limbeck.signal import Term as Term
-    from limbeck.sources import Arrays as Arrays
-    from limbeck.sources import Chain as Chain
-    from limbeck.sources import Crop as Crop
-    from limbeck.sources import CutMix as CutMix
-    from limbeck.sources import CutOut as CutOut
-    from limbeck.sources import Flip as Flip
-    from limbeck.sources import HalfSpecial as HalfSpecial
-    from limbeck.sources import ImageFolder as ImageFolder
-    from limbeck.sources import Jitter as Jitter
-    from limbeck.sources import Loader as Loader
-    from limbeck.sources import Mixup as Mixup
-    from limbeck.sources import Pixels as Pixels
-    from limbeck.sources import RandAugment as RandAugment
-    from limbeck.sources import ResizedCrop as ResizedCrop
-    from limbeck.sources import Shift as Shift
-    from limbeck.sources import Shuffled as Shuffled
-    from limbeck.sources import Source as Source
-    from limbeck.sources import Texts as Texts
-    from limbeck.sources import encoding_of as encoding_of
-    from limbeck.sources import load_data as load_data
-    from limbeck.sources import read_npz as read_npz
-    from limbeck.sources import read_table as read_table
-    from limbeck.sources import reads_of as reads_of
-    from limbeck.sources import split as split
     from limbeck.tap import Tapped as Tapped
-    from limbeck.teachers import Cached as Cached
-    from limbeck.teachers import Displaced as Displaced
+    from limbeck.teachers import CachedTeacher as CachedTeacher
     from limbeck.teachers import Ensemble as Ensemble
-    from limbeck.teachers import Live as Live
+    from limbeck.teachers import ModelTeacher as ModelTeacher
     from limbeck.teachers import MovingAverage as MovingAverage
-    from limbeck.teachers import Named as Named
-    from limbeck.teachers import Recorded as Recorded
-    from limbeck.teachers import Scikit as Scikit
+    from limbeck.teachers import PrecomputedTeacher as PrecomputedTeacher
+    from limbeck.teachers import ShuffledTeacher as ShuffledTeacher
+    from limbeck.teachers import SklearnTeacher as SklearnTeacher
     from limbeck.teachers import Specialists as Specialists
     from limbeck.teachers import Teacher as Teacher
-    from limbeck.teachers import fill as fill
+    from limbeck.teachers import TeacherRef as TeacherRef
+    from limbeck.teachers import fill_cache as fill_cache
 
 _WHERE = {
-    "bridges": ("Tutor",),
+    "batch": ("Batch", "Outputs", "Progress", "Term"),
     "compare": ("checkup", "run_job", "tune"),
-    "engine": ("Report", "Run", "Setting", "TensorBoard", "Tracker", "distill", "track"),
-    "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
-    "functional": ("Projector", "kernel"),
-    "job": ("Job", "make_job", "read_job"),
-    "judging": ("Judgement", "judge"),
-    "models": ("build", "fresh", "load", "save"),
-    "objective": ("Loss", "Objective"),
-    "recipe": ("Optimiser", "Recipe", "Stage"),
-    "schedule": ("Schedule", "constant", "cosine", "ramp", "sigmoid_ramp", "steps"),
-    "signal": ("Batch", "Progress", "Signal", "Term"),
-    "sources": (
-        "Arrays", "Chain", "Crop", "CutMix", "CutOut", "Flip", "HalfSpecial", "ImageFolder", "Jitter",
-        "Loader", "Mixup", "Pixels", "RandAugment", "ResizedCrop", "Shift", "Shuffled", "Source", "Texts",
-        "encoding_of", "load_data", "read_npz", "reads_of", "read_table", "split",
+    "data": (
+        "ArrayDataset", "Chain", "ColorJitter", "Crop", "CutMix", "Cutout", "encoding_of", "Flip",
+        "ImageFolder", "load_data", "Loader", "Mixup", "NormalizeImages", "preprocess_of", "RandAugment",
+        "RandomShift", "read_npz", "read_table", "ResizedCrop", "ShuffledLoader", "SpecialistLoader", "split",
+        "TextDataset", "TorchLoader",
     ),
+    "engine": ("distill", "Run", "StepReport", "TensorBoard", "track", "Tracker", "TrainConfig"),
+    "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
+    "functional": ("kernel", "Projector"),
+    "integrations": ("DistillationLoss",),
+    "job": ("Job", "make_job", "read_job"),
+    "judging": ("judge", "Judgment"),
+    "losses": ("Loss", "Objective"),
+    "models": ("build", "load", "reinitialize", "save"),
+    "recipe": ("Optimizer", "Recipe", "Stage"),
+    "schedule": ("constant", "cosine", "ramp", "Schedule", "sigmoid_ramp", "steps"),
     "tap": ("Tapped",),
     "teachers": (
-        "Cached", "Displaced", "Ensemble", "Live", "MovingAverage", "Named", "Recorded", "Scikit", "Specialists",
-        "Teacher", "fill",
+        "CachedTeacher", "Ensemble", "fill_cache", "ModelTeacher", "MovingAverage", "PrecomputedTeacher",
+        "ShuffledTeacher", "SklearnTeacher", "Specialists", "Teacher", "TeacherRef",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
-_MODULES = ("bridges", "export", "functional", "measure", "methods", "models", "sources", "teachers", "testing")
+_MODULES = ("integrations", "export", "functional", "metrics", "methods", "models", "data", "teachers", "testing")
 
 __all__ = sorted([*_HOME, *_MODULES])
 

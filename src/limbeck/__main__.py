@@ -1,4 +1,4 @@
-"""How is limbeck started as a module: `python -m limbeck`?"""
+"""`python -m limbeck`."""
 
 from limbeck.cli import main
 

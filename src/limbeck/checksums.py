@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.atomic_io import append_text, truncate, write_text
 from limbeck.errors import DataError
-from limbeck.files import append_text, truncate, write_text
 
 KEY = "sha256"
 """Of a JSON file: the SHA-256 of all its other keys."""

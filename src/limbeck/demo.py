@@ -1,4 +1,4 @@
-"""What is the whole story, on data that is already on the machine?"""
+"""The demo: a whole job on data that comes with scikit-learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does limbeck say when something is wrong?"""
+"""Errors and warnings of limbeck."""
 
 from __future__ import annotations
 
@@ -155,6 +155,6 @@ def one_for_each_class(shape: Iterable[int]) -> DataError:
     """An error for labels that are one-hot or probabilities, where class indices are wanted."""
     return DataError(
         f"labels of shape {list(shape)} hold a number for each class, and labels are class indices. One-hot labels: "
-        "type labels.argmax(-1). Probabilities p are a teacher's answer: type lb.Arrays(inputs, extra={'soft': p}) and "
-        "teacher=lb.Live(nn.Identity(), reads=lambda batch: batch.extra['soft'].log())."
+        "type labels.argmax(-1). Probabilities p are a teacher's: type lb.ArrayDataset(inputs, extra={'soft': p}) and "
+        "teacher=lb.ModelTeacher(nn.Identity(), reads=lambda batch: batch.extra['soft'].log())."
     )

@@ -1,4 +1,4 @@
-"""How does a number change while a stage runs?"""
+"""Schedules: numbers that change while a stage runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from limbeck.batch import Progress
 from limbeck.errors import LimbeckError
-from limbeck.signal import Progress
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def ramp(end: float, *, start: float = 0.0, until: float = 1.0) -> Schedule:
 def cosine(end: float = 0.0, *, start: float = 1.0) -> Schedule:
     """Half a cosine wave from `start` at the first step to `end`, which is reached at the last.
 
-    The cosine of `Optimiser` is another one: it ends one step before its end, so that the last step moves something.
+    The cosine of `Optimizer` is another one: it ends one step before its end, so that the last step moves something.
     """
     return Schedule(
         lambda p: end + (start - end) * 0.5 * (1 + math.cos(math.pi * p.fraction)), f"cosine({end}, start={start})"

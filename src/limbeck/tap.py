@@ -1,4 +1,4 @@
-"""How is the inside of any module read, without a trace left in it?"""
+"""`Tapped`: reads the inside of any module without changing it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
+from limbeck.batch import LOGITS, Inputs, Outputs, input_rows, missing
 from limbeck.errors import LimbeckError, MissingSignalError
-from limbeck.signal import LOGITS, Inputs, Signal, input_rows, missing
 
 Adaptor = Callable[[Any], Any]
 """A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs `logits_of` cannot read."""
@@ -53,7 +53,7 @@ class Address(NamedTuple):
 class Tapped(nn.Module):
     """A module whose inside can be read while a ``with`` block lasts.
 
-    Called with a model's inputs it gives a `Signal`: ``logits`` and every address asked for. The module itself is not
+    Called with a model's inputs it gives a `Outputs`: ``logits`` and every address asked for. The module itself is not
     edited: its hooks leave with the block, its state-dict keys never change, its classes are untouched.
 
     A module that is called several times in one forward pass shows its last call. A value that is changed in place
@@ -110,7 +110,7 @@ class Tapped(nn.Module):
         self._handles.clear()
         self._shown.clear()
 
-    def forward(self, inputs: Inputs) -> Signal:
+    def forward(self, inputs: Inputs) -> Outputs:
         """Call the model and show what was asked for."""
         if self._read and not self._handles:
             raise LimbeckError("Tapped reads inside a model only within `with Tapped(model, addresses) as tapped:`.")
@@ -122,7 +122,7 @@ class Tapped(nn.Module):
         if changed:
             self._copied |= changed
             output = self._call(inputs)
-        signal = Signal({text: self._shown[text][0] for text in self._read if self._was_called(text)})
+        signal = Outputs({text: self._shown[text][0] for text in self._read if self._was_called(text)})
         signal[LOGITS] = logits_of(output, self.adaptor)
         self._shown.clear()
         return signal
@@ -325,7 +325,7 @@ def _held(output: Any) -> str:
     return type(output).__name__ + (f" with {sorted(map(str, output))}" if isinstance(output, Mapping) else "")
 
 
-class Frozen(AbstractContextManager["Frozen"]):
+class FrozenParameters(AbstractContextManager["FrozenParameters"]):
     """A module in eval (or train) mode for the length of a block; every submodule's own flag comes back after it."""
 
     def __init__(self, model: nn.Module, *, mode: Literal["eval", "train"] = "eval") -> None:
@@ -333,7 +333,7 @@ class Frozen(AbstractContextManager["Frozen"]):
         self._mode = mode
         self._flags: list[tuple[nn.Module, bool]] = []
 
-    def __enter__(self) -> Frozen:
+    def __enter__(self) -> FrozenParameters:
         self._flags = [(module, module.training) for module in self._model.modules()]
         self._model.train(self._mode == "train")
         return self

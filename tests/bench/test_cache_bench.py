@@ -10,10 +10,10 @@ from limbeck.bench import bench_cache
 from limbeck.bench.cache import Scale
 from limbeck.bench.language import word_answers
 from limbeck.bench.stored import corruptions_read_as_good, identical_to_live
+from limbeck.cache import Store
 from limbeck.cli.benches import CACHE_BARS
+from limbeck.data.builtin_datasets import data_folders
 from limbeck.errors import LimbeckError
-from limbeck.sources.published import data_folders
-from limbeck.store import Store
 
 
 @pytest.mark.slow
@@ -31,7 +31,7 @@ def test_every_figure_that_has_a_bar_is_there(monkeypatch):
 
 
 def test_a_store_that_checks_nothing_would_be_found_out(monkeypatch, tmp_path):
-    monkeypatch.setattr("limbeck.store.shard.Mapped._verify", lambda self: None)
+    monkeypatch.setattr("limbeck.cache.shard.MappedShard._verify", lambda self: None)
     assert corruptions_read_as_good(tmp_path, flips=40) > 0
 
 

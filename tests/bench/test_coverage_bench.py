@@ -11,7 +11,7 @@ from limbeck.bench import coverage
 from limbeck.bench.coverage import Arms, Scale, bench_coverage
 from limbeck.cli.benches import COVERAGE_BARS, run_coverage_bench
 from limbeck.errors import LimbeckError
-from limbeck.measure import paired_difference
+from limbeck.metrics import paired_difference
 
 SMALL = Scale(simulations=3, examples=(50,), seeds=(2, 3), methods=(1, 2), development=(10,))
 

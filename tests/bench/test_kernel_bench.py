@@ -12,7 +12,7 @@ from limbeck.bench import bench_kernels
 from limbeck.bench.kernels import CASES, SHAPES
 from limbeck.cli.app import app
 from limbeck.errors import LimbeckError
-from limbeck.measure.compute import peak_on_cpu
+from limbeck.metrics.compute import peak_on_cpu
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
+from limbeck.batch import Batch
 from limbeck.bench import PictureSizes, bench_pictures
 from limbeck.bench.pictures import _alike, _waiting
 from limbeck.cli.benches import PICTURE_BARS, run_picture_bench
 from limbeck.errors import LimbeckError
-from limbeck.signal import Batch
 
 pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'limbeck[image]'")
 SMALL = {"images": 4, "height": 20, "width": 20, "crop": 12, "rounds": 2}

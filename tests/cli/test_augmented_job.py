@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.store import Store
+from limbeck.cache import Store
 from small_jobs import blobs, job_file, small_job
 
 BUDGET = {"epochs": 3, "lr": 0.02, "batch_size": 32, "augment": [{"crop": {"padding": 1}}], "mix": "mixup"}

@@ -9,8 +9,8 @@ import torch
 import yaml
 
 import limbeck as lb
+from limbeck.cache import Store
 from limbeck.job import read_run_job
-from limbeck.store import Store
 from small_jobs import blobs, job_file, small_job, taught_network
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from limbeck.data import load_data, preprocess_from_dict
 from limbeck.models import build, read_config, save
-from limbeck.sources import load_data, reads_from_dict
 from small_jobs import blobs, contents, job_file, small_job
 
 
@@ -47,7 +47,7 @@ def measured_elsewhere(here):
     data = load_data(blobs(here / "blobs.npz"))
     reads = {"reads": "pixels", "mean": [0.9], "std": [0.02], "scale": 1 / 255, "channels_last": False, "channel": True}
     whole = data.train.take(torch.arange(len(data.train)))
-    inputs = reads_from_dict(reads)(whole).flatten(1).double()
+    inputs = preprocess_from_dict(reads)(whole).flatten(1).double()
     # A linear teacher in closed form, on what its own reads give.
     padded = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
     targets = torch.nn.functional.one_hot(whole.labels, 5).double() * 8 - 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limbeck.cli.consent import consent
+from limbeck.cli.options import consent
 from limbeck.consent import may_run, only_typed, reading, trusting
 from limbeck.errors import LimbeckError
 from limbeck.export import cite, export_run

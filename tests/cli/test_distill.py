@@ -14,8 +14,8 @@ import yaml
 
 import limbeck
 from limbeck.checksums import read_json
+from limbeck.data import load_data, preprocess_from_dict
 from limbeck.models import read_config
-from limbeck.sources import load_data, reads_from_dict
 from small_jobs import ARMS, accuracies, blobs, environment, job_file, small_job, typed, weights
 
 
@@ -67,7 +67,7 @@ def test_the_folder_holds_job_metrics_result_and_student(done):
 
 def scored(student, data):
     """A student's test accuracy, by its own word on how it reads."""
-    reads = reads_from_dict(read_config(student)["metadata"]["reads"])
+    reads = preprocess_from_dict(read_config(student)["metadata"]["reads"])
     batch = data.test.take(torch.arange(len(data.test)))
     with torch.no_grad():
         return (limbeck.load(student)(reads(batch)).argmax(1) == batch.labels).double().mean().item()

@@ -6,7 +6,7 @@ import json
 
 import yaml
 
-from limbeck.job import absolute, make_job
+from limbeck.job import make_job, with_absolute_paths
 from small_jobs import blobs, job_file, small_job
 
 OWN = """
@@ -73,7 +73,7 @@ def test_names_stay_names_and_paths_become_whole(here, monkeypatch):
 
     def found(**changes):
         job = make_job({"data": "digits", "teacher": "mlp", "student": "mlp", **changes})
-        return absolute(job).model_dump(mode="json")
+        return with_absolute_paths(job).model_dump(mode="json")
 
     assert found() == make_job({"data": "digits", "teacher": "mlp", "student": "mlp"}).model_dump(mode="json")
     assert found(student="timm:resnet18")["student"]["model"] == "timm:resnet18"

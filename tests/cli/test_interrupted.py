@@ -9,17 +9,17 @@ import signal
 import pytest
 
 import limbeck
+from limbeck.atomic_io import alone
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
-from limbeck.lock import alone
 from small_jobs import accuracies, blobs, contents, job_file, refused, small_job, stopped, typed, weights
 
 # A checkpoint at every step, so that a kill finds runs half done; in a job it is every half minute.
 SCRIPT = """
 import sys
 from functools import partial
-import limbeck.compare.material as material
+import limbeck.compare.comparison_data as material
 from limbeck.cli import main
 material.Setting = partial(material.Setting, checkpoint_seconds=0.0, log_every=5)
 if __name__ == "__main__":
@@ -176,7 +176,7 @@ def test_an_interrupt_while_data_are_read_says_what_to_type(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("limbeck.compare.material.load_in_order", interrupted)
+    monkeypatch.setattr("limbeck.compare.comparison_data.load_in_order", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["distill", "--data", "digits", "--teacher", "mlp", "--student", "mlp", "--set", "teacher.hidden=[4]",
               "--set", "student.hidden=[4]"])  # fmt: skip

@@ -7,19 +7,19 @@ from dataclasses import fields
 
 import pytest
 
+from limbeck.data.options import DataOptions
 from limbeck.errors import UnknownNameError
-from limbeck.job import Budget, Cache, Job, make_job
+from limbeck.job import Budget, CacheSettings, Job, make_job
 from limbeck.job.keys import job_keys
-from limbeck.job.schema import TeacherModel
-from limbeck.sources.options import DataOptions
+from limbeck.job.schema import TeacherSettings
 
 
 def test_every_key_of_every_part_is_there_with_a_meaning():
     keys = {key.name: key for key in job_keys()}
     assert len(keys) == len(job_keys())
     wanted = [*Job.model_fields, *(f"budget.{name}" for name in Budget.model_fields), "data.name"]
-    wanted += [f"cache.{name}" for name in Cache.model_fields] + [
-        f"teacher.{name}" for name in TeacherModel.model_fields
+    wanted += [f"cache.{name}" for name in CacheSettings.model_fields] + [
+        f"teacher.{name}" for name in TeacherSettings.model_fields
     ]
     wanted += [f"data.{field.name}" for field in fields(DataOptions)]
     assert set(wanted) <= set(keys)
@@ -42,13 +42,13 @@ def test_the_command_prints_them(limbeck):
     assert shown.code == 0
     assert all(key.name in shown.out for key in job_keys())
     some = json.loads(limbeck("job", "--only", "cache.", "--json").out)
-    assert {key["name"] for key in some} == {f"cache.{name}" for name in Cache.model_fields}
+    assert {key["name"] for key in some} == {f"cache.{name}" for name in CacheSettings.model_fields}
     assert limbeck("job", "--only", "bugdet").code == 1
     assert limbeck("job").code == 1
 
 
 def test_an_unknown_beginning_names_the_nearest():
-    from limbeck.cli.cards import show_keys
+    from limbeck.cli.methods import show_keys
 
     with pytest.raises(UnknownNameError, match=r"budget"):
         show_keys("budget.epohcs", as_json=False)

@@ -10,19 +10,19 @@ import sys
 import pytest
 
 import limbeck as lb
+from limbeck.cache import Store, find_manifest
+from limbeck.cache.location import Location
 from limbeck.models import build
-from limbeck.store import Store, find_manifest
-from limbeck.store.place import Place
 from small_jobs import blobs, environment
 
 # A shard for each batch; at the n-th file that is to be written it gets half of that one down, and is killed.
 SCRIPT = """
 import os, signal, sys
 from functools import partial
-import limbeck.compare.asking as asking
+import limbeck.compare.teacher_cache as asking
 from limbeck.cli import main
-from limbeck.files import partial_of
-from limbeck.store.place import Place
+from limbeck.atomic_io import partial_of
+from limbeck.cache.location import Place
 asking.Cached = partial(asking.Cached, shard_bytes=1)
 put, seen = Place.put, []
 def dying(self, file, data):
@@ -50,7 +50,7 @@ def test_a_killed_build_goes_on_to_the_store_that_nobody_stopped(here, limbeck):
         words = [sys.executable, "dying.py", str(at), "cache", "build", *BUILD, "--set", "cache.folder=answers"]
         ended = subprocess.run(words, cwd=here, env=environment(), capture_output=True, timeout=120, check=False)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
-        found = find_manifest(Place("answers"))
+        found = find_manifest(Location("answers"))
         assert (None if found is None else len(Store("answers"))) == kept
         if kept is not None:
             assert limbeck("cache", "verify", "answers").code == 0

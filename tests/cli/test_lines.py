@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
-from limbeck.cli.lines import ProgressLines
+from limbeck.cli.progress import ProgressLines
 
 
 def arm(seed):

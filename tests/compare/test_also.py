@@ -10,16 +10,16 @@ import torch
 
 import limbeck
 from limbeck.compare import run_job
-from limbeck.compare.also import Seen, asked, check_also
-from limbeck.compare.also.layers import closest
-from limbeck.compare.also.pictures import pictures_of
-from limbeck.compare.material import gather
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.extra_metrics import MetricContext, check_also, measurement
+from limbeck.compare.extra_metrics.cka import mean_best_cka
+from limbeck.compare.extra_metrics.corruptions import pictures_of
+from limbeck.data import ArrayDataset, SelectColumn, load_data, subsample
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
-from limbeck.measure import CORRUPTIONS, kept_tensors, layer_cka, robustness
+from limbeck.metrics import CORRUPTIONS, layer_cka, load_tensors, robustness
 from limbeck.models import build
-from limbeck.sources import Arrays, Field, load_data, subsample
-from limbeck.teachers import Live
+from limbeck.teachers import ModelTeacher
 from small_jobs import blobs, small_job
 
 TWO = ["teacher", "student alone", "distilled"]
@@ -49,7 +49,7 @@ def student(folder, arm, seed):
 
 
 def predictions(folder, arm, seed):
-    return kept_tensors(folder / "arms" / arm.replace(" ", "-") / f"seed-{seed}" / "predictions.safetensors")["test"]
+    return load_tensors(folder / "arms" / arm.replace(" ", "-") / f"seed-{seed}" / "predictions.safetensors")["test"]
 
 
 # --- what is true ---------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_layers_are_those_of_the_students_that_lie_on_disk(done):
 
 
 def test_a_layer_that_is_constant_is_the_most_similar_to_none():
-    assert closest(torch.tensor([[0.5, torch.nan], [torch.nan, torch.nan]])) == 0.5
+    assert mean_best_cka(torch.tensor([[0.5, torch.nan], [torch.nan, torch.nan]])) == 0.5
 
 
 def test_a_teacher_is_as_its_own_student_is(tmp_path):
@@ -164,8 +164,8 @@ def test_digits_end_at_16_and_a_part_of_them_is_asked_about(tmp_path):
 
 def test_what_is_read_of_digits_is_what_their_students_read():
     job = make_job(small_job("digits", also="corruptions"))
-    material = gather(job)
-    shown = pictures_of(Seen(job, material, Live(torch.nn.Identity()), {}))
+    material = load_comparison_data(job)
+    shown = pictures_of(MetricContext(job, material, ModelTeacher(torch.nn.Identity()), {}))
     batch = shown.batches[0]
     assert float(batch.inputs.max()) == 1.0
     whole = material.data.test.take(batch.id)
@@ -175,12 +175,14 @@ def test_what_is_read_of_digits_is_what_their_students_read():
 
 def test_large_pictures_are_fewer_and_small_sets_whole():
     job = make_job(small_job("digits", also="corruptions"))
-    material = gather(job)
+    material = load_comparison_data(job)
 
     def count(examples, side):
-        test = Arrays(torch.zeros(examples, 3, side, side, dtype=torch.uint8), torch.arange(examples) % 10)
+        test = ArrayDataset(torch.zeros(examples, 3, side, side, dtype=torch.uint8), torch.arange(examples) % 10)
         data = material.data.__class__("own", test, test, lambda batch: batch.inputs / 255, None)
-        return pictures_of(Seen(job, material._replace(data=data), Live(torch.nn.Identity()), {})).examples
+        return pictures_of(
+            MetricContext(job, material._replace(data=data), ModelTeacher(torch.nn.Identity()), {})
+        ).examples
 
     assert [count(120, 8), count(700, 8), count(260, 224), count(150, 400)] == [120, 500, 166, 100]
 
@@ -267,9 +269,11 @@ def test_groups_that_are_names_of_examples_are_refused(tmp_path):
 
 def test_a_teacher_that_reads_something_else_has_no_bad_images():
     job = make_job(small_job("digits", also="corruptions", out="run"))
-    teacher = Live(torch.nn.Identity(), reads=Field("privileged"))
+    teacher = ModelTeacher(torch.nn.Identity(), reads=SelectColumn("privileged"))
     with pytest.raises(LimbeckError, match="the teacher reads other inputs"):
-        check_also(Seen(job, gather(job), teacher, {"teacher": teacher.model}), lambda kind, what: None)
+        check_also(
+            MetricContext(job, load_comparison_data(job), teacher, {"teacher": teacher.model}), lambda kind, what: None
+        )
 
 
 def test_layers_that_cannot_be_compared_are_refused(tmp_path):
@@ -282,7 +286,7 @@ def test_what_fails_at_the_end_takes_no_result_away(tmp_path, monkeypatch):
     def full(seen):
         raise RuntimeError("out of memory\nand a long tail")
 
-    monkeypatch.setattr(asked, "_MEASURED", {**asked._MEASURED, "cka": full})
+    monkeypatch.setattr(measurement, "_MEASURED", {**measurement._MEASURED, "cka": full})
     result, _, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["cka", "groups"], seeds=1)
     assert result["cka"] == {"sentence": "Not known: cka. RuntimeError: out of memory"}
     assert result["groups"]["by"] == "classes"

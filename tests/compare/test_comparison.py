@@ -11,16 +11,16 @@ import torch
 import limbeck
 from limbeck.compare import Outcome, experiment, run_job
 from limbeck.compare.arms import recipe_of, run_arm
+from limbeck.compare.matched_label_smoothing import mean_entropy, smoothing_of
 from limbeck.compare.result import verdict_of
-from limbeck.compare.softness import mean_entropy, smoothing_of
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.job import job_text, make_job, read_job
-from limbeck.measure import kept_tensors
+from limbeck.metrics import load_tensors
 from limbeck.models import read_config
-from limbeck.report.evidence import read_evidence
-from limbeck.report.shipped import shipped as shipped_by
-from limbeck.teachers import Displaced, Live
+from limbeck.report.predictions import recommended_student as shipped_by
+from limbeck.report.run_data import read_run
+from limbeck.teachers import ModelTeacher, ShuffledTeacher
 from small_jobs import blobs, contents, small_job
 
 FOUR = ["teacher", "student alone", "label smoothing", "shuffled teacher"]
@@ -85,17 +85,17 @@ def test_labels_are_smoothed_until_they_are_as_soft_as_the_teacher(compared):
     found = result["arms"]["label smoothing"]["method"]
     assert found["name"] == "label_smoothing"
     # The teacher's answers to development data are about as soft as those to what the arms learn from.
-    logits = kept_tensors(run / "teacher" / "answers.safetensors")["development"]
+    logits = load_tensors(run / "teacher" / "answers.safetensors")["development"]
     assert found["smoothing"] == pytest.approx(smoothing_of(mean_entropy(logits), 5), rel=0.5)
     assert 0 < found["smoothing"] < 1
 
 
 def test_the_shuffled_arm_learns_by_the_first_method_from_displaced_answers():
     job = make_job({**small_job("digits"), "methods": ["logit_matching", "hinton"], "arms": [*FOUR, "distilled"]})
-    teacher = Live(torch.nn.Linear(2, 2))
+    teacher = ModelTeacher(torch.nn.Linear(2, 2))
     shuffled, straight = (recipe_of(job, arm, teacher) for arm in ("shuffled teacher", "logit_matching"))
     (one,), (other,) = shuffled.parts, straight.parts
-    assert isinstance(one.teacher, Displaced)
+    assert isinstance(one.teacher, ShuffledTeacher)
     assert one.teacher.inner is teacher
     assert other.teacher is teacher
     assert repr(one.objective) == repr(other.objective)
@@ -106,14 +106,14 @@ def test_the_shuffled_arm_learns_by_the_first_method_from_displaced_answers():
 
 def test_predictions_lie_beside_every_run_and_give_the_numbers_of_the_result(compared):
     job, result, run = compared
-    answers = kept_tensors(run / "teacher" / "answers.safetensors")
+    answers = load_tensors(run / "teacher" / "answers.safetensors")
     assert len(answers["test"]) == len(answers["test_labels"]) == 60
     for name, arm in result["arms"].items():
         if arm["role"] == "teacher":
             shown = [answers]
         else:
             folder = run / "arms" / name.replace(" ", "-")
-            shown = [kept_tensors(folder / f"seed-{seed}" / "predictions.safetensors") for seed in range(job.seeds)]
+            shown = [load_tensors(folder / f"seed-{seed}" / "predictions.safetensors") for seed in range(job.seeds)]
         for part, wanted in (("test", arm["accuracy"]), ("development", arm.get("development"))):
             values = [float((one[part].argmax(1) == answers[f"{part}_labels"]).double().mean()) for one in shown]
             assert wanted is None or values == pytest.approx(wanted["values"])
@@ -160,7 +160,7 @@ def test_a_control_that_is_surely_better_is_what_is_shipped_everywhere(tmp_path,
     assert result["shipped"]["arm"] == read_config(run / "student")["metadata"]["arm"] == "student alone"
     assert "development" not in result["shipped"]
     assert read_config(run / "arms" / "distilled" / "seed-0" / "student")["metadata"]["arm"] == "distilled"
-    assert shipped_by(read_evidence(run))[0] == "student alone"
+    assert shipped_by(read_run(run))[0] == "student alone"
     exported = export_run(run, to="folder")
     assert read_config(exported.path)["metadata"]["arm"] == "student alone"
     assert exported.notes == ()
@@ -182,7 +182,7 @@ def test_a_method_may_ship_another_kind_of_model(tmp_path):
     )  # fmt: skip
     result = run_job(job)
     assert result["shipped"]["arm"] == "distilled"
-    state = kept_tensors(tmp_path / "run" / "student" / "model.safetensors")
+    state = load_tensors(tmp_path / "run" / "student" / "model.safetensors")
     assert all(name.startswith("0.") for name in state), "the module that ship= names"
     assert read_config(tmp_path / "run" / "student")["model"]["class"].endswith("Sequential")
 
@@ -190,7 +190,7 @@ def test_a_method_may_ship_another_kind_of_model(tmp_path):
 def test_a_folder_that_another_run_took_meanwhile_is_left_alone(tmp_path, monkeypatch):
     asked = small_job(blobs(tmp_path / "blobs.npz"), arms=["student alone", "distilled"], out=str(tmp_path / "run"))
     first, second = (make_job({**asked, "seeds": 1, "method": name}) for name in ("hinton", "logit_matching"))
-    rehearse, before = experiment.rehearse, {}
+    rehearse, before = experiment.dry_run, {}
 
     def slow(*given):
         monkeypatch.setattr(experiment, "rehearse", rehearse)

@@ -15,7 +15,7 @@ from limbeck.export import export_run
 from limbeck.job import make_job
 from limbeck.report import arms_table, over_seeds
 from limbeck.report.arms import arms_of
-from limbeck.report.section.cost import cost_figures
+from limbeck.report.sections.cost import cost_figures
 from results import arm
 from small_jobs import blobs, small_job
 
@@ -127,15 +127,15 @@ def test_several_members_are_refused(tmp_path):
 
 
 def test_a_resumed_job_whose_estimator_answers_otherwise_stops(tmp_path):
-    from limbeck.measure import keep_tensors, kept_tensors
+    from limbeck.metrics import load_tensors, save_tensors
 
     run_job(job_of(tmp_path, "forest"))
     out = tmp_path / "run"
-    kept = {name: tensor.clone() for name, tensor in kept_tensors(out / "teacher" / "answers.safetensors").items()}
+    kept = {name: tensor.clone() for name, tensor in load_tensors(out / "teacher" / "answers.safetensors").items()}
     (out / "result.json").unlink()
     run_job(job_of(tmp_path, "forest"), resume=True)  # with a random_state it goes on
     kept["test"] = torch.randn_like(kept["test"])
-    keep_tensors(kept, out / "teacher" / "answers.safetensors")
+    save_tensors(kept, out / "teacher" / "answers.safetensors")
     (out / "result.json").unlink()
     with pytest.raises(LimbeckError, match="random_state"):
         run_job(job_of(tmp_path, "forest"), resume=True)

@@ -8,11 +8,20 @@ import math
 import pytest
 import torch
 
+from limbeck.atomic_io import partial_of
 from limbeck.compare import Outcome
-from limbeck.compare.ledger import checked_folder, claim, kept, leads, note, plain, sweep, write
+from limbeck.compare.run_storage import (
+    append_outcome,
+    checked_folder,
+    initialize_folder,
+    is_rank_zero,
+    load_outcomes,
+    remove_partial_files,
+    to_json_safe,
+    write,
+)
 from limbeck.engine import is_first_rank, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.files import partial_of
 from limbeck.job import job_text, make_job
 
 JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
@@ -24,17 +33,17 @@ def outcome(seed, accuracy=0.5, development=0.25):
 
 def test_outcomes_come_back_to_the_last_bit(tmp_path):
     for seed in range(3):
-        note(make_job(JOB), tmp_path, outcome(seed, accuracy=0.1 + 0.2))
-    assert list(kept(tmp_path)) == [outcome(seed, accuracy=0.30000000000000004) for seed in range(3)]
+        append_outcome(make_job(JOB), tmp_path, outcome(seed, accuracy=0.1 + 0.2))
+    assert list(load_outcomes(tmp_path)) == [outcome(seed, accuracy=0.30000000000000004) for seed in range(3)]
 
 
 def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
-    note(make_job(JOB), tmp_path, outcome(0))
+    append_outcome(make_job(JOB), tmp_path, outcome(0))
     with open(tmp_path / "metrics.jsonl", "a") as opened:
         opened.write('{"arm": "distilled", "seed": 1, "me')
-    assert [found.seed for found in kept(tmp_path)] == [0]
-    note(make_job(JOB), tmp_path, outcome(2))
-    assert [found.seed for found in kept(tmp_path)] == [0, 2]
+    assert [found.seed for found in load_outcomes(tmp_path)] == [0]
+    append_outcome(make_job(JOB), tmp_path, outcome(2))
+    assert [found.seed for found in load_outcomes(tmp_path)] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -42,30 +51,30 @@ def test_a_torn_line_is_forgotten_and_the_next_is_whole(tmp_path):
 )
 def test_a_line_that_is_no_outcome_is_forgotten(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_bytes(line + b"\n")
-    note(make_job(JOB), tmp_path, outcome(1))
-    assert [found.seed for found in kept(tmp_path)] == [1]
+    append_outcome(make_job(JOB), tmp_path, outcome(1))
+    assert [found.seed for found in load_outcomes(tmp_path)] == [1]
 
 
 def test_what_is_no_number_is_null_in_the_file_and_nan_again_here(tmp_path):
-    note(make_job(JOB), tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
+    append_outcome(make_job(JOB), tmp_path, outcome(0, accuracy=float("inf"), development=float("nan")))
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
-    (found,) = kept(tmp_path)
+    (found,) = load_outcomes(tmp_path)
     assert math.isnan(found.development)
     assert math.isnan(found.measures["accuracy"])
 
 
 def test_nothing_is_kept_where_nothing_is_written(tmp_path):
-    note(make_job(JOB), None, outcome(0))
-    assert list(kept(None)) == list(kept(tmp_path)) == []
+    append_outcome(make_job(JOB), None, outcome(0))
+    assert list(load_outcomes(None)) == list(load_outcomes(tmp_path)) == []
 
 
 def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
     two = make_job({**JOB, "devices": 2, "strategy": "ddp"})
     if not torch.cuda.is_available():
-        assert leads(two)
+        assert is_rank_zero(two)
         monkeypatch.setenv("LOCAL_RANK", "1")
-        assert not leads(two)
-        note(two, tmp_path, outcome(0))
+        assert not is_rank_zero(two)
+        append_outcome(two, tmp_path, outcome(0))
         assert list(tmp_path.iterdir()) == []
 
 
@@ -78,11 +87,11 @@ SRUN = {"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_N
 def test_a_job_on_one_device_is_alone_whatever_a_scheduler_says(variables, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert leads(make_job(JOB))
-    assert leads(make_job({**JOB, "devices": 1}))
+    assert is_rank_zero(make_job(JOB))
+    assert is_rank_zero(make_job({**JOB, "devices": 1}))
     assert open_fabric(accelerator="cpu").is_global_zero
-    note(make_job(JOB), tmp_path, outcome(0))
-    assert len(list(kept(tmp_path))) == 1
+    append_outcome(make_job(JOB), tmp_path, outcome(0))
+    assert len(list(load_outcomes(tmp_path))) == 1
 
 
 def test_ranks_of_a_scheduler_count_where_they_work_together(monkeypatch):
@@ -107,7 +116,7 @@ def test_what_kills_have_left_is_swept_and_nothing_else(tmp_path):
         partial_of(path).write_text("half")  # as `replacing` leaves it where the process is killed
     (tmp_path / seed / ".student.new.partial").mkdir()
     assert len(list(tmp_path.rglob(".*"))) == len(killed) + 1
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert sorted(one.relative_to(tmp_path).as_posix() for one in tmp_path.rglob("*") if one.is_file()) == sorted(
         kept_files
     )
@@ -123,8 +132,8 @@ def test_a_file_is_replaced_whole(tmp_path):
 
 def test_plain_is_json():
     value = {"a": [float("nan"), -float("inf"), 1.5], "b": {"c": (1, "x", None, True)}}
-    assert plain(value) == {"a": [None, None, 1.5], "b": {"c": [1, "x", None, True]}}
-    json.dumps(plain(value), allow_nan=False)
+    assert to_json_safe(value) == {"a": [None, None, 1.5], "b": {"c": [1, "x", None, True]}}
+    json.dumps(to_json_safe(value), allow_nan=False)
 
 
 def test_a_run_may_go_on_elsewhere_and_with_other_workers(tmp_path):
@@ -163,7 +172,7 @@ def test_a_run_that_was_killed_before_its_job_was_written_leaves_its_folder_free
         checked_folder(job, resume=False)  # without a lock nobody knows whose these are
     (tmp_path / ".lock").touch()
     assert checked_folder(job, resume=False) == tmp_path
-    claim(job, tmp_path, lambda: (tmp_path / "student").mkdir())
+    initialize_folder(job, tmp_path, lambda: (tmp_path / "student").mkdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".places.json", "job.yaml", "student"]
     assert list((tmp_path / "student").iterdir()) == []
     (tmp_path / "job.yaml").unlink()

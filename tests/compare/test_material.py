@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.compare.material import gather, setting_of, student_of, whole
-from limbeck.compare.teaching import ask, check_teacher
+from limbeck.compare.comparison_data import eval_batches, load_comparison_data, setting_of, student_of
+from limbeck.compare.teacher_training import ask, check_teacher
+from limbeck.data import ArrayDataset, Chain, CutMix, Flip, RandomShift
 from limbeck.errors import LimbeckError
-from limbeck.job import Budget, Cache, make_job, stream
-from limbeck.sources import Arrays, Chain, CutMix, Flip, Shift
-from limbeck.teachers import Live
+from limbeck.job import Budget, CacheSettings, make_job, train_loader
+from limbeck.teachers import ModelTeacher
 from small_jobs import blobs, small_job
 
 
 @pytest.fixture
 def material(tmp_path):
-    return gather(make_job(small_job(blobs(tmp_path / "blobs.npz"), train_examples=100, development=0.2)))
+    return load_comparison_data(make_job(small_job(blobs(tmp_path / "blobs.npz"), train_examples=100, development=0.2)))
 
 
 def test_the_parts_are_disjoint_and_even(material):
@@ -33,7 +33,7 @@ def test_the_classes_are_those_of_all_training_data(tmp_path):
     labels = np.concatenate([np.arange(200) % 2, [2, 2, 2]])
     np.savez(tmp_path / "rare.npz", x_train=np.ones((203, 4)), y_train=labels, x_test=np.ones((3, 4)), y_test=[0, 1, 2])
     job = make_job(small_job(tmp_path / "rare.npz", train_examples=4))
-    assert gather(job).classes == 3
+    assert load_comparison_data(job).classes == 3
 
 
 def test_data_of_one_class_are_refused(tmp_path):
@@ -41,11 +41,11 @@ def test_data_of_one_class_are_refused(tmp_path):
         tmp_path / "one.npz", x_train=np.ones((20, 4)), y_train=np.zeros(20), x_test=np.ones((3, 4)), y_test=[0] * 3
     )
     with pytest.raises(LimbeckError, match="one class"):
-        gather(make_job(small_job(tmp_path / "one.npz")))
+        load_comparison_data(make_job(small_job(tmp_path / "one.npz")))
 
 
 def test_a_teacher_that_is_always_right_is_not_refused_for_few_examples():
-    few = Arrays(torch.zeros(2, 1), torch.tensor([0, 1]))
+    few = ArrayDataset(torch.zeros(2, 1), torch.tensor([0, 1]))
     assert check_teacher(torch.eye(2), few, classes=2, loaded=False) == 1.0
     with pytest.raises(LimbeckError, match=r"50.0 %, and chance alone gives 50.0 %, up to 100.0 %"):
         check_teacher(torch.tensor([[1.0, 0.0]] * 2), few, classes=2, loaded=False)
@@ -53,7 +53,7 @@ def test_a_teacher_that_is_always_right_is_not_refused_for_few_examples():
 
 def test_a_seed_is_an_order(material):
     def ids(seed):
-        return [batch.id.tolist() for batch in stream(material.train, Budget(batch_size=32), seed=seed)]
+        return [batch.id.tolist() for batch in train_loader(material.train, Budget(batch_size=32), seed=seed)]
 
     assert ids(0) == ids(0)
     assert ids(0) != ids(1)
@@ -62,7 +62,7 @@ def test_a_seed_is_an_order(material):
 
 def test_the_budget_shapes_the_stream(material):
     def first(**budget):
-        return next(iter(stream(material.train, Budget(**budget), seed=0)))
+        return next(iter(train_loader(material.train, Budget(**budget), seed=0)))
 
     assert len(first(batch_size=16).labels) == 16
     assert len(first(batch_size=33).labels) == 33
@@ -79,23 +79,23 @@ def test_the_budget_shapes_the_stream(material):
 
 def test_the_budget_names_the_views_and_only_what_reads_no_labels_gets_mixtures(material):
     budget = Budget(batch_size=16, shift=1, augment=["flip"], mix="cut_mix")
-    plain, mixing = (stream(material.train, budget, seed=3, mixed=mixed) for mixed in (False, True))
-    assert plain.augment == mixing.augment == Chain(Shift(1, seed=3), Flip(seed=3))
+    plain, mixing = (train_loader(material.train, budget, seed=3, mixed=mixed) for mixed in (False, True))
+    assert plain.augment == mixing.augment == Chain(RandomShift(1, seed=3), Flip(seed=3))
     assert plain.mix is None
     assert mixing.mix == CutMix(seed=3)
     one, other = plain.peek(), mixing.peek()
     assert torch.equal(one.id, other.id)
     assert torch.equal(one.labels, other.extra["labels"])
     assert other.labels is None
-    kept = stream(material.train, budget, seed=3, mixed=True, cache=Cache(views=2))
-    assert (kept.augment, kept.mix, kept.views) == (Chain(Shift(1), Flip()), CutMix(), 2)
+    kept = train_loader(material.train, budget, seed=3, mixed=True, cache=CacheSettings(views=2))
+    assert (kept.augment, kept.mix, kept.views) == (Chain(RandomShift(1), Flip()), CutMix(), 2)
     assert torch.equal(kept.peek().id, one.id)
 
 
 def test_predictions_are_asked_in_order_whatever_the_batches(material):
-    assert torch.cat([batch.id for batch in whole(material.train)]).tolist() == material.train.ids.tolist()
+    assert torch.cat([batch.id for batch in eval_batches(material.train)]).tolist() == material.train.ids.tolist()
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 5))
-    logits = ask(Live(net), material.data.test, material)
+    logits = ask(ModelTeacher(net), material.data.test, material)
     batch = material.data.test.take(torch.arange(60))
     with torch.no_grad():
         assert torch.allclose(logits, net(material.data.reads(batch)), atol=1e-6)
@@ -116,7 +116,7 @@ def logits_with(accuracy, count=1000, classes=10):
     right = torch.arange(count) < accuracy * count
     wrong = (labels + 1 + torch.arange(count) // classes % (classes - 1)) % classes  # no renaming would mend them
     answers = torch.where(right, labels, wrong)
-    return torch.nn.functional.one_hot(answers, classes).float(), Arrays(torch.zeros(count, 1), labels)
+    return torch.nn.functional.one_hot(answers, classes).float(), ArrayDataset(torch.zeros(count, 1), labels)
 
 
 def test_a_teacher_at_chance_is_refused():
@@ -144,7 +144,7 @@ def test_a_teacher_is_set_beside_the_most_frequent_class(accuracy, passes):
     labels = (torch.arange(1000) >= 760).long()
     right = (torch.arange(1000) * 617) % 1000 < 1000 * accuracy
     logits = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
-    examples = Arrays(torch.zeros(1000, 1), labels)
+    examples = ArrayDataset(torch.zeros(1000, 1), labels)
     if passes:
         assert check_teacher(logits, examples, classes=2, loaded=False) == pytest.approx(accuracy)
     else:
@@ -156,12 +156,12 @@ def test_a_teacher_that_names_one_class_always_is_refused():
     labels = (torch.arange(1000) >= 760).long()
     logits = torch.tensor([[1.0, 0.0]]).expand(1000, 2)
     with pytest.raises(LimbeckError, match=r"76\.0 %"):
-        check_teacher(logits, Arrays(torch.zeros(1000, 1), labels), classes=2, loaded=True)
+        check_teacher(logits, ArrayDataset(torch.zeros(1000, 1), labels), classes=2, loaded=True)
 
 
 def test_without_labels_a_teacher_is_not_checked():
     logits, _ = logits_with(0.1)
-    bare = Arrays(torch.zeros(1000, 1), torch.full((1000,), -100))
+    bare = ArrayDataset(torch.zeros(1000, 1), torch.full((1000,), -100))
     assert np.isnan(check_teacher(logits, bare, classes=10, loaded=True))
 
 
@@ -176,7 +176,7 @@ def test_a_student_of_lazy_layers_is_whole_from_the_start_and_depends_on_its_see
     (tmp_path / "mine.py").write_text("\n".join(lines))
     blob = blobs(tmp_path / "blobs.npz")
     job = make_job(small_job(blob, student=f"{tmp_path / 'mine.py'}:build", train_examples=100))
-    material = gather(job)
+    material = load_comparison_data(job)
     one, same, other = (student_of(job, material, seed=seed).state_dict() for seed in (0, 0, 1))
     assert one["1.weight"].shape == (4, 36)
     assert torch.equal(one["1.weight"], same["1.weight"])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import limbeck as lb
+from limbeck.data import SelectColumn
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.job import make_job
-from limbeck.sources import Field
 from small_jobs import contents, small_job
 
 
@@ -34,10 +34,10 @@ def saved(data, column, width):
     """A teacher that learnt from the column, and says so."""
     train = lb.load_data(data).train
     teacher = lb.build("mlp", inputs=width, classes=3, hidden=[16], seed=0)
-    stage = lb.Stage(lb.Loss(cross_entropy), optimiser=lb.Optimiser(lr=0.02), epochs=15)
-    lb.distill(teacher, stage, train, reads=Field(column)).finish()
+    stage = lb.Stage(lb.Loss(cross_entropy), optimiser=lb.Optimizer(lr=0.02), epochs=15)
+    lb.distill(teacher, stage, train, reads=SelectColumn(column)).finish()
     folder = data.parent / f"teacher-{column}"
-    return str(lb.save(teacher, folder, metadata={"reads": Field(column).to_dict()}))
+    return str(lb.save(teacher, folder, metadata={"reads": SelectColumn(column).to_dict()}))
 
 
 def job(data, teacher, **method):

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from limbeck.compare.first_examples import check_student
-from limbeck.compare.material import gather, student_of
-from limbeck.compare.rehearsal import rehearse
-from limbeck.compare.teaching import has_weights, open_teacher
-from limbeck.engine import Run, Setting, open_fabric
+from limbeck.compare.comparison_data import load_comparison_data, student_of
+from limbeck.compare.dry_run import dry_run
+from limbeck.compare.model_checks import check_student
+from limbeck.compare.teacher_training import has_weights, open_teacher
+from limbeck.engine import Run, TrainConfig, open_fabric
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.job import TeacherModel, make_job
+from limbeck.job import TeacherSettings, make_job
+from limbeck.losses import Loss
 from limbeck.models import build, save
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from small_jobs import blobs, small_job
 
@@ -28,11 +28,11 @@ def data(tmp_path):
 
 
 def rehearsed(job):
-    material = gather(job)
+    material = load_comparison_data(job)
     teacher, models = open_teacher(job, material)
     before = {name: [p.clone() for p in model.parameters()] for name, model in models.items()}
     state = torch.random.get_rng_state()
-    rehearse(job, material, teacher, models)
+    dry_run(job, material, teacher, models)
     assert torch.equal(torch.random.get_rng_state(), state)
     for name, model in models.items():
         assert all(torch.equal(a, b) for a, b in zip(before[name], model.parameters(), strict=True))
@@ -48,7 +48,7 @@ def test_it_leaves_the_teacher_as_it_was(data):
 
 def test_students_of_one_seed_are_the_same_whoever_was_made_before(data):
     job = make_job(small_job(data))
-    material = gather(job)
+    material = load_comparison_data(job)
     first = student_of(job, material, seed=3)
     torch.manual_seed(9)
     rehearsed(job)
@@ -63,8 +63,8 @@ def sizes_in(recipe, makes=None, *, examples=20, **setting):
     seen = []
     student = nn.Linear(3, 2)
     student.register_forward_hook(lambda module, given, out: seen.append(len(given[0])) if out.requires_grad else None)
-    source = lb.Shuffled(lb.Arrays(torch.randn(examples, 3), torch.arange(examples) % 2), batch_size=8)
-    setting = Setting(epochs=2, log_every=1, rehearsal=True, **setting)
+    source = lb.ShuffledLoader(lb.ArrayDataset(torch.randn(examples, 3), torch.arange(examples) % 2), batch_size=8)
+    setting = TrainConfig(epochs=2, log_every=1, rehearsal=True, **setting)
     run = Run({"student": student}, Recipe(recipe, makes=makes), source, setting=setting, fabric=open_fabric()).finish()
     return [report.step for report in run.history], seen
 
@@ -146,14 +146,14 @@ def test_a_last_batch_that_a_model_cannot_learn_from_is_said_before_the_teacher_
 def test_a_job_in_a_true_precision_works_throughout(data, tmp_path, precision):
     changes = {"arms": ["teacher", "student alone", "distilled"], "seeds": 1, "out": str(tmp_path / "run")}
     result = lb.run_job(make_job(small_job(data, precision=precision, **changes)))
-    student, material = lb.load(tmp_path / "run" / "student"), gather(make_job(small_job(data)))
-    shown = lb.measure.predict(student, material.data.test, reads=material.data.reads)
+    student, material = lb.load(tmp_path / "run" / "student"), load_comparison_data(make_job(small_job(data)))
+    shown = lb.metrics.predict(student, material.data.test, reads=material.data.reads)
     width = {"64-true": 8, "bf16-true": 2}[precision]
     assert next(student.parameters()).element_size() == width
     assert result["arms"]["distilled"]["megabytes"] == pytest.approx(
         width * sum(p.numel() for p in student.parameters()) / 1e6
     )
-    assert lb.measure.accuracy(shown).value == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
+    assert lb.metrics.accuracy(shown).value == pytest.approx(result["arms"]["distilled"]["accuracy"]["values"][0])
 
 
 @pytest.mark.parametrize("cache", [None, "answers"])
@@ -212,7 +212,7 @@ def test_a_student_is_shown_two_examples(data, tmp_path):
     )
     job = make_job(small_job(data, student=f"{tmp_path}/my.py:build"))
     with pytest.raises(LimbeckError, match="logits"):
-        check_student(job, gather(job))
+        check_student(job, load_comparison_data(job))
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_a_student_is_shown_two_examples(data, tmp_path):
     ],
 )
 def test_who_comes_with_weights(asked, expected):
-    assert has_weights(TeacherModel(**asked)) is expected
+    assert has_weights(TeacherSettings(**asked)) is expected
 
 
 def test_a_saved_folder_comes_with_weights(tmp_path):
     save(build("mlp", inputs=2, classes=2, hidden=[], seed=0), tmp_path / "a@b")
-    assert has_weights(TeacherModel(model=str(tmp_path / "a@b")))
+    assert has_weights(TeacherSettings(model=str(tmp_path / "a@b")))

@@ -7,12 +7,12 @@ import pytest
 
 import limbeck as lb
 from limbeck.compare import run_job
-from limbeck.compare.material import gather
+from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.seen_rows import find_seen_rows
 from limbeck.job import make_job
 from limbeck.models import open_model
-from limbeck.report.evidence import read_evidence
 from limbeck.report.page import report_page
+from limbeck.report.run_data import read_run
 from small_jobs import blobs, small_job
 
 
@@ -36,7 +36,7 @@ def saved(tmp_path):
 
 def seen(data, teacher):
     job = make_job(small_job(data, teacher=teacher))
-    found = find_seen_rows(job, gather(job), {})
+    found = find_seen_rows(job, load_comparison_data(job), {})
     return None if found is None else found["parts"]
 
 
@@ -56,4 +56,4 @@ def test_it_is_told_and_stands_in_the_result_and_on_the_page(tmp_path, one_part,
     sentence = result["teacher_may_have_seen"]["sentence"]
     assert result["teacher_may_have_seen"]["parts"] == ["development", "test"]
     assert sentence in told
-    assert sentence in report_page([read_evidence(run)])
+    assert sentence in report_page([read_run(run)])

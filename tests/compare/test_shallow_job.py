@@ -11,11 +11,11 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 import limbeck as lb  # noqa: E402
 from limbeck.compare.arms import ArmRun, start  # noqa: E402
-from limbeck.compare.material import gather, student_of  # noqa: E402
-from limbeck.compare.teaching import open_teacher  # noqa: E402
+from limbeck.compare.comparison_data import load_comparison_data, student_of  # noqa: E402
+from limbeck.compare.teacher_training import open_teacher  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.export import export_run  # noqa: E402
-from limbeck.job import absolute, job_text, make_job, read_job, with_settings  # noqa: E402
+from limbeck.job import job_text, make_job, read_job, with_absolute_paths, with_settings  # noqa: E402
 from limbeck.models import fingerprint, seeded, shallow  # noqa: E402
 
 WORDS = ("fine", "dull", "moving", "flat", "funny", "slow")
@@ -52,10 +52,10 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     assert "Student: layers 0, 2 of the teacher's 4 (from 0), with which every arm begins." in said
     assert set(result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
     # The shipped student opens with nothing but its folder, reads texts, and speaks the data's names.
-    student, reads = lb.load(tmp_path / "run" / "student"), lb.reads_of(tmp_path / "run" / "student")
+    student, reads = lb.load(tmp_path / "run" / "student"), lb.preprocess_of(tmp_path / "run" / "student")
     assert len(student.bert.encoder.layer) == 2
     logits = student(**reads(lb.Batch(["a dull film by them", "a fine film"]))).logits
-    data = gather(job).data
+    data = load_comparison_data(job).data
     batch = data.test.take(torch.arange(4))
     texts = batch.extra["text"]
     assert torch.equal(student(**reads(lb.Batch(texts))).logits, student(**reads(batch)).logits)
@@ -68,13 +68,13 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     for to in ("folder", "hf"):
         found = export_run(tmp_path / "run", to=to)
         assert found.accuracy_after == found.accuracy_before
-        shipped, asks = lb.load(found.path), lb.reads_of(found.path)
+        shipped, asks = lb.load(found.path), lb.preprocess_of(found.path)
         assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**reads(lb.Batch(texts))).logits)
 
 
 def test_arms_and_seeds_share_the_teacher_s_layers_and_a_new_head_is_the_seed_s(rows):
     job = asked(rows)
-    material = gather(job)
+    material = load_comparison_data(job)
     teacher, models = open_teacher(job, material)
     with torch.no_grad():
         for parameter in models["member-0"].parameters():  # as training would
@@ -100,7 +100,7 @@ def test_it_is_said_in_flags_and_survives_its_file(rows, tmp_path, monkeypatch):
     assert job.student.arguments == {"layers": [0, 3]}
     (tmp_path / "shallow").mkdir()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "job.yaml").write_text(job_text(absolute(job)))
+    (tmp_path / "job.yaml").write_text(job_text(with_absolute_paths(job)))
     assert make_job(read_job(tmp_path / "job.yaml")).student == job.student
 
 
@@ -144,7 +144,7 @@ def test_a_teacher_that_is_no_model_of_transformers_has_no_layers_to_give(tmp_pa
 
 
 def test_a_teacher_with_another_tokenizer_beside_it_is_refused(rows, tmp_path):
-    mine, other = (gather(asked(rows, data={"name": str(rows), "vocabulary": size})) for size in (60, 50))
+    mine, other = (load_comparison_data(asked(rows, data={"name": str(rows), "vocabulary": size})) for size in (60, 50))
     teacher = student_of(asked(rows, student=BERT), mine, seed=0)
     folder = lb.save(teacher, tmp_path / "teacher")
     mine.data.tokenizer.save_pretrained(folder)
@@ -157,7 +157,7 @@ def test_a_teacher_with_another_tokenizer_beside_it_is_refused(rows, tmp_path):
 
 def test_a_student_by_a_configuration_speaks_the_data_s_names(rows):
     job = asked(rows, student={**BERT, "num_hidden_layers": 1})
-    student = student_of(job, gather(job), seed=0)
+    student = student_of(job, load_comparison_data(job), seed=0)
     assert student.config.id2label == {0: "b", 1: "g"}
     with seeded(0):
         assert student.config.num_labels == 2

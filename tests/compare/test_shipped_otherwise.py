@@ -12,7 +12,7 @@ from limbeck.compare.arms import Outcome
 from limbeck.compare.result import verdict_of
 from limbeck.export import export_run
 from limbeck.job import arm_folder
-from limbeck.measure import kept_tensors
+from limbeck.metrics import load_tensors
 from small_jobs import blobs, small_job
 
 SIMKD = "own.py:simkd"
@@ -76,7 +76,7 @@ def test_its_size_is_that_of_what_it_ships(run):
 
 
 def kept_weights(folder):
-    return sum(tensor.numel() for tensor in kept_tensors(folder / "model.safetensors").values())
+    return sum(tensor.numel() for tensor in load_tensors(folder / "model.safetensors").values())
 
 
 def test_a_folder_taken_up_again_says_the_same(run):

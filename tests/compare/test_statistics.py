@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from limbeck.compare import paired_difference
-from limbeck.compare.statistics import spread
+from limbeck.compare.result import std_over_seeds
 from limbeck.errors import LimbeckError
 
 
@@ -68,8 +68,8 @@ def test_what_has_no_pairs_is_refused(ours, theirs):
 
 def test_spread_is_the_sample_standard_deviation():
     values = np.random.default_rng(0).normal(size=7).tolist()
-    assert spread(values) == pytest.approx(np.std(values, ddof=1))
-    assert spread([0.4]) == 0
+    assert std_over_seeds(values) == pytest.approx(np.std(values, ddof=1))
+    assert std_over_seeds([0.4]) == 0
 
 
 def called_different(pairs, *, gain, tests, examples=0):

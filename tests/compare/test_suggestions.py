@@ -12,11 +12,11 @@ import pytest
 
 from limbeck.compare import run_job
 from limbeck.compare.arms import Outcome
-from limbeck.compare.losses import find_fall
+from limbeck.compare.loss_curves import find_fall
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.job import make_job, read_job, suggestions_of, with_settings
-from limbeck.report.evidence import read_evidence
 from limbeck.report.page import report_page
+from limbeck.report.run_data import read_run
 from small_jobs import blobs, small_job
 
 WORST, CLEAR = [-0.05, -0.02], [0.02, 0.05]
@@ -151,7 +151,7 @@ def test_it_stands_in_the_result_and_on_the_page_and_every_command_parses(tmp_pa
     found = result["verdict"]["advice"]
     assert 2 <= len(found) <= 4
     assert json.loads((tmp_path / "a run" / "result.json").read_text())["verdict"]["advice"] == found
-    page = report_page([read_evidence("a run")])
+    page = report_page([read_run("a run")])
     assert all(one["why"] in page and page.count(one["type"] or one["why"]) >= 1 for one in found)
     for one in found:
         if one["type"] is not None:

@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from limbeck.compare.material import gather
-from limbeck.compare.teaching import ask, open_teacher, train_teacher
+from limbeck.compare.comparison_data import load_comparison_data
+from limbeck.compare.teacher_training import ask, open_teacher, train_teacher
 from limbeck.job import make_job
-from limbeck.teachers import Ensemble, Live
+from limbeck.teachers import Ensemble, ModelTeacher
 from small_jobs import blobs, small_job
 
 
@@ -19,7 +19,7 @@ def asked(tmp_path):
     def opened(**teacher):
         whole = {"model": "mlp", "hidden": [8], **teacher}
         job = make_job(small_job(blobs(tmp_path / "blobs.npz"), teacher=whole))
-        material = gather(job)
+        material = load_comparison_data(job)
         return job, material, *open_teacher(job, material)
 
     return opened
@@ -27,7 +27,7 @@ def asked(tmp_path):
 
 def test_one_network_teaches_alone(asked):
     _, _, teacher, models = asked()
-    assert isinstance(teacher, Live)
+    assert isinstance(teacher, ModelTeacher)
     assert teacher.model is models["member-0"]
     assert teacher.reads is None, "it reads what the student reads, once for both"
 
@@ -41,7 +41,7 @@ def test_members_are_different_networks_and_answer_as_one(asked, mean):
     assert not torch.equal(first, second)
     assert not torch.equal(second, third)
     logits = ask(teacher, material.data.test, material)
-    apart = torch.stack([ask(Live(model), material.data.test, material) for model in models.values()])
+    apart = torch.stack([ask(ModelTeacher(model), material.data.test, material) for model in models.values()])
     expected = apart.mean(0) if mean == "geometric" else apart.softmax(-1).mean(0).log()
     assert torch.allclose(logits.softmax(-1), expected.softmax(-1), atol=1e-6)
 

@@ -15,14 +15,14 @@ import limbeck as lb
 from fuzzing import read_as_good
 from killing import states_at_kills
 from limbeck.compare import tuning
-from limbeck.compare.tuning import proposing, read_ranges, running, tune
-from limbeck.compare.tuning.space import spaces_of, start_of, with_values
-from limbeck.compare.tuning.spread import spread
-from limbeck.compare.tuning.trial import Trial, best_of, kept, note
+from limbeck.compare.tuning import read_ranges, sampler, scheduler, tune
+from limbeck.compare.tuning.sampler import sobol_point
+from limbeck.compare.tuning.search_space import spaces_of, start_of, with_values
+from limbeck.compare.tuning.trial import Trial, append_trial, best_of, load_trials
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import make_job, read_job, read_search, used_settings
 from limbeck.methods import method, names
-from limbeck.methods.range import Range
+from limbeck.methods.card import SearchRange
 from small_jobs import blobs, small_job
 
 ARMS = ["student alone", "label smoothing", "distilled"]
@@ -106,7 +106,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
 
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(job, monkeypatch):
     whole = tune(job("whole"), trials=3)
-    real, left = running.run_trial, [5]
+    real, left = scheduler.run_trial, [5]
 
     def stopping(*arguments, **options):
         left[0] -= 1
@@ -114,18 +114,18 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(job, monkeypatc
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(running, "run_trial", stopping)
+    monkeypatch.setattr(scheduler, "run_trial", stopping)
     with pytest.raises(KeyboardInterrupt):
         tune(job("stopped"), trials=3)
-    monkeypatch.setattr(running, "run_trial", real)
+    monkeypatch.setattr(scheduler, "run_trial", real)
     again = tune(job("stopped"), trials=3)
     assert trials_of(again) == trials_of(whole)
 
 
 def test_one_that_is_done_may_be_given_more_trials_and_runs_none_twice(job, monkeypatch):
     first = tune(job(), trials=1)
-    real, ran = running.run_trial, []
-    monkeypatch.setattr(running, "run_trial", lambda *a, **o: ran.append(a[1:3]) or real(*a, **o))
+    real, ran = scheduler.run_trial, []
+    monkeypatch.setattr(scheduler, "run_trial", lambda *a, **o: ran.append(a[1:3]) or real(*a, **o))
     more = tune(job(), trials=2)
     assert ran == [(arm, 1) for arm in ARMS]
     assert {arm: found[:1] for arm, found in trials_of(more).items()} == trials_of(first)
@@ -155,7 +155,7 @@ def test_a_trial_that_diverges_is_the_worst_and_ends_nothing(job):
     teacher = {"model": "mlp", "hidden": [32], "train": {"epochs": 2, "lr": 0.01, "batch_size": 16}}
     budget = {"epochs": 1, "lr": 0.01, "batch_size": 16, "optimiser": "sgd"}
     asked = job(arms=["student alone", "distilled"], teacher=teacher, budget=budget)
-    found = tune(asked, trials=2, ranges={"lr": Range(0.01, 1e38, log=True)})
+    found = tune(asked, trials=2, ranges={"lr": SearchRange(0.01, 1e38, log=True)})
     for row in found["arms"].values():
         assert row["accuracies"][1] == 0
         assert row["diverged"] == 1
@@ -164,7 +164,7 @@ def test_a_trial_that_diverges_is_the_worst_and_ends_nothing(job):
 
 def test_a_value_of_the_job_outside_its_range_widens_it(tmp_path):
     job = make_job(small_job(blobs(tmp_path / "b.npz"), method={"name": "hinton", "temperature": 40}))
-    assert spaces_of(job, {}, smoothing=0.1)["distilled"]["temperature"] == Range(1.0, 40, log=True)
+    assert spaces_of(job, {}, smoothing=0.1)["distilled"]["temperature"] == SearchRange(1.0, 40, log=True)
 
 
 def test_a_range_that_is_given_is_kept_and_begins_nearest_to_the_job(job):
@@ -191,32 +191,32 @@ def test_values_go_to_their_place_in_the_job(tmp_path):
 
 
 def test_the_next_values_depend_on_the_trials_alone():
-    space = {"lr": Range(1e-4, 1.0, log=True), "epochs": Range(1, 9, log=True, whole=True)}
+    space = {"lr": SearchRange(1e-4, 1.0, log=True), "epochs": SearchRange(1, 9, log=True, whole=True)}
     done = [Trial(i, {"lr": 0.5**i, "epochs": i % 9 + 1}, 0.5 + 0.01 * i, 1.0, 1.0, i) for i in range(12)]
     for so_far in (done[:3], done):
-        one, two = (proposing.proposed("distilled", space, {"lr": 0.1, "epochs": 3}, so_far) for _ in range(2))
+        one, two = (sampler.propose("distilled", space, {"lr": 0.1, "epochs": 3}, so_far) for _ in range(2))
         assert one == two
         assert 1 <= one["epochs"] <= 9
         assert isinstance(one["epochs"], int)
-    assert proposing.proposed("distilled", space, {"lr": 0.1, "epochs": 3}, []) == {"lr": 0.1, "epochs": 3}
+    assert sampler.propose("distilled", space, {"lr": 0.1, "epochs": 3}, []) == {"lr": 0.1, "epochs": 3}
 
 
 def test_few_trials_see_all_of_a_range_and_every_arm_the_same_learning_rates():
-    lr, weight = Range(1e-5, 1e-1, log=True), Range(0.0, 1.0)
-    own, other = {"weight": weight, "lr": lr}, {"lr": lr, "epochs": Range(2, 9, whole=True)}
-    points = [spread(own, number) for number in range(8)]
+    lr, weight = SearchRange(1e-5, 1e-1, log=True), SearchRange(0.0, 1.0)
+    own, other = {"weight": weight, "lr": lr}, {"lr": lr, "epochs": SearchRange(2, 9, whole=True)}
+    points = [sobol_point(own, number) for number in range(8)]
     assert sorted(int(2 * (math.log10(p["lr"]) + 5)) for p in points) == list(range(8))
     assert sorted(int(8 * p["weight"]) for p in points) == list(range(8))
-    assert [p["lr"] for p in points] == [spread(other, number)["lr"] for number in range(8)]
-    assert sorted(spread(other, number)["epochs"] for number in range(8)) == list(range(2, 10))
-    assert spread({"lr": Range(0.1, 0.1, log=True)}, 3) == {"lr": pytest.approx(0.1)}
+    assert [p["lr"] for p in points] == [sobol_point(other, number)["lr"] for number in range(8)]
+    assert sorted(sobol_point(other, number)["epochs"] for number in range(8)) == list(range(2, 10))
+    assert sobol_point({"lr": SearchRange(0.1, 0.1, log=True)}, 3) == {"lr": pytest.approx(0.1)}
 
 
 def test_a_search_finds_a_planted_best():
     """A hill over the learning rate: thirty trials come near its top, from a start far away."""
-    space, done = {"lr": Range(1e-5, 1.0, log=True)}, []
+    space, done = {"lr": SearchRange(1e-5, 1.0, log=True)}, []
     for number in range(30):
-        values = proposing.proposed("student alone", space, {"lr": 1e-5}, done)
+        values = sampler.propose("student alone", space, {"lr": 1e-5}, done)
         height = -((np.log10(values["lr"]) + 2.5) ** 2)
         done.append(Trial(number, values, float(height), 0.0, 0.0, 1))
     assert abs(np.log10(best_of(done).values["lr"]) + 2.5) < 0.3
@@ -229,12 +229,12 @@ def test_of_equal_accuracies_the_lower_nll_wins_then_the_earlier():
 
 def test_a_line_that_a_kill_cut_short_does_not_count(tmp_path):
     for number in range(3):
-        note(tmp_path, Trial(number, {"lr": 0.1}, 0.5, 1.0, 1.0, 2))
+        append_trial(tmp_path, Trial(number, {"lr": 0.1}, 0.5, 1.0, 1.0, 2))
     path = tmp_path / "trials.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
-    assert [trial.number for trial in kept(tmp_path)] == [0, 1]
-    note(tmp_path, Trial(2, {"lr": 0.1}, 0.5, 1.0, 1.0, 2))
-    assert [trial.number for trial in kept(tmp_path)] == [0, 1, 2]
+    assert [trial.number for trial in load_trials(tmp_path)] == [0, 1]
+    append_trial(tmp_path, Trial(2, {"lr": 0.1}, 0.5, 1.0, 1.0, 2))
+    assert [trial.number for trial in load_trials(tmp_path)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", names())
@@ -297,10 +297,10 @@ def test_a_range_that_cannot_be_read(text):
 
 
 def test_optuna_s_own_voice_is_left_as_it_was():
-    optuna = proposing.opened()
+    optuna = sampler.opened()
     before = optuna.logging.get_verbosity()
     done = [Trial(i, {"lr": 0.5}, 1.0, 0.0, 1.0, 1) for i in range(10)]
-    proposing.proposed("a", {"lr": Range(0.1, 1.0)}, {"lr": 0.5}, done)
+    sampler.propose("a", {"lr": SearchRange(0.1, 1.0)}, {"lr": 0.5}, done)
     assert optuna.logging.get_verbosity() == before
     assert tuning.tune is tune
 

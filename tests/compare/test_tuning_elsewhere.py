@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from limbeck.compare.tuning import tune
-from limbeck.compare.tuning.folder import SEARCH_PLACES
+from limbeck.compare.tuning.results import SEARCH_PLACES
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
-from limbeck.job.places import PLACES
+from limbeck.job.paths import PLACES
 from small_jobs import blobs, contents, small_job
 
 STUDENT = """from torch import nn

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.doctor import look, merged, ok, wrong
-from limbeck.doctor.cost import Pace, pace, whole_job
-from limbeck.doctor.opened import groups_of, workshop_of
-from limbeck.engine import Setting, open_fabric
+from limbeck.doctor import fail, merged, passed, warn
+from limbeck.doctor.cost import Pace, estimate_total, time_steps
+from limbeck.doctor.stage_context import groups_of, workshop_of
+from limbeck.engine import TrainConfig, open_fabric
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, squared_error
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
-from limbeck.teachers import Live
+from limbeck.teachers import ModelTeacher
 from patients import Sure, findings, lesson, patient, student, usual
 
 
 def found(name, objective=None, **changes):
-    teacher = Live(Sure())
+    teacher = ModelTeacher(Sure())
     recipe = lesson(usual() if objective is None else objective, teacher)
     return findings(teacher=teacher, recipe=recipe, **changes)[name]
 
@@ -70,7 +70,7 @@ def test_a_divergence_is_nothing_where_both_are_the_same():
 
 def test_a_hint_through_a_head_is_not_asked_to_be_nothing():
     hint = Loss(squared_error, student="0", teacher="inner", head=Projector())
-    assert "teacher as student" not in findings(recipe=lesson(hint, Live(Sure())))
+    assert "teacher as student" not in findings(recipe=lesson(hint, ModelTeacher(Sure())))
 
 
 def test_a_narrow_student_is_not_taken_for_a_wrong_loss():
@@ -114,7 +114,7 @@ def test_batch_statistics_of_micro_batches_are_said():
         return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
 
     assert found("split batch", learner=normalised).state == "ok"
-    one = found("split batch", learner=normalised, setting=Setting(epochs=2, accumulate=2))
+    one = found("split batch", learner=normalised, setting=TrainConfig(epochs=2, accumulate=2))
     assert one.state == "look"
     assert "BatchNorm" in one.sentence
 
@@ -151,7 +151,7 @@ def test_parameters_that_never_learn_are_named():
 
 
 def test_what_a_first_stage_does_not_reach_a_later_one_may():
-    teacher = Live(Sure())
+    teacher = ModelTeacher(Sure())
     hint = Stage(Loss(squared_error, student="0", teacher="inner", head=Projector()), teacher=teacher, name="hint")
     rest = Stage(Loss(kl_divergence), teacher=teacher, name="rest")
     assert findings(teacher=teacher, recipe=Recipe(hint, rest))["unused parameters"].state == "ok"
@@ -180,7 +180,7 @@ def test_a_teacher_that_has_yet_to_learn_is_taken_for_sure():
     torch.manual_seed(3)
     network = nn.Linear(6, 4)
     nn.init.normal_(network.weight, std=1e-4)
-    teacher = Live(network)
+    teacher = ModelTeacher(network)
     recipe = lesson(usual(), teacher)
     one = findings(network=network, teacher=teacher, recipe=recipe, trained=False)["terms"]
     assert one.state == "ok"
@@ -193,7 +193,7 @@ def test_the_whole_job_is_its_steps_times_their_time():
     arm = dataclasses.replace(one.arms[0], runs=3, longer=2.0)
     models = workshop_of(arm, one.fabric)
     (group,) = groups_of(arm, models)
-    taken = pace(group, arm, models, one)
+    taken = time_steps(group, arm, models, one)
     assert taken.steps == 2 * 8 * 3 * 2  # epochs, batches, runs, and twice as much data as were looked at
     assert taken.seconds > 0
     weights = 4 * sum(p.numel() for p in student().parameters())
@@ -202,8 +202,8 @@ def test_the_whole_job_is_its_steps_times_their_time():
 
 def test_stages_and_branches_are_counted():
     network = Sure()
-    recipe = make("specialists", teacher=Live(network), groups=[[0, 1], [2, 3]])
-    one = patient(network=network, recipe=recipe, teacher=Live(network))
+    recipe = make("specialists", teacher=ModelTeacher(network), groups=[[0, 1], [2, 3]])
+    one = patient(network=network, recipe=recipe, teacher=ModelTeacher(network))
     models = workshop_of(one.arms[0], one.fabric)
     groups = list(groups_of(one.arms[0], models))
     assert [group.repeats for group in groups] == [2, 1]
@@ -216,14 +216,14 @@ def test_peers_are_looked_at_one_after_the_other():
 
 
 def test_the_worst_of_several_places_speaks_for_all():
-    places = {"a": ok("x", 1.0, "Fine."), "b": wrong("x", 2.0, "Bad."), "c": wrong("x", 3.0, "Bad.", rank=1.0)}
+    places = {"a": passed("x", 1.0, "Fine."), "b": fail("x", 2.0, "Bad."), "c": fail("x", 3.0, "Bad.", rank=1.0)}
     one = merged(places)
     assert (one.state, one.sentence) == ("wrong", "b, c: Bad.")
     assert one.value == {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert merged({"a": ok("x", 1.0, "Fine."), "b": look("x", 2.0, "Hm.")}).sentence == "b: Hm."
-    assert merged({"a": look("x", 2.0, "Hm.")}).sentence == "Hm."
-    assert merged({"a": ok("x", 1.0, "Is 1."), "b": ok("x", 2.0, "Is 2.", rank=2.0)}).sentence == "b: Is 2."
-    assert merged({"a": ok("x", 1.0, "Fine."), "b": ok("x", 2.0, "Fine.")}).sentence == "Fine."
+    assert merged({"a": passed("x", 1.0, "Fine."), "b": warn("x", 2.0, "Hm.")}).sentence == "b: Hm."
+    assert merged({"a": warn("x", 2.0, "Hm.")}).sentence == "Hm."
+    assert merged({"a": passed("x", 1.0, "Is 1."), "b": passed("x", 2.0, "Is 2.", rank=2.0)}).sentence == "b: Is 2."
+    assert merged({"a": passed("x", 1.0, "Fine."), "b": passed("x", 2.0, "Fine.")}).sentence == "Fine."
 
 
 def test_a_teacher_is_waited_for_and_the_arms_go_side_by_side():
@@ -233,7 +233,7 @@ def test_a_teacher_is_waited_for_and_the_arms_go_side_by_side():
     for arm, abreast in ((first, 1), (rest, 2)):
         models = workshop_of(arm, one.fabric)
         (group,) = groups_of(arm, models)
-        assert pace(group, arm, models, one).abreast == abreast
+        assert time_steps(group, arm, models, one).abreast == abreast
     taken = [Pace("teacher", 2.0, 0, 10, 1), Pace("arm", 1.0, 0, 50, 2)]
-    assert whole_job(taken, 2).value == 2.0 * 10 + 1.0 * 50 / 2
-    assert whole_job([Pace("arm", 10.0, 0, 10_000, 1)], 1).state == "look", "more than a day"
+    assert estimate_total(taken, 2).value == 2.0 * 10 + 1.0 * 50 / 2
+    assert estimate_total([Pace("arm", 10.0, 0, 10_000, 1)], 1).state == "look", "more than a day"

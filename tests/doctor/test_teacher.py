@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.doctor import accuracy, inputs, labels, stillness
-from limbeck.doctor import stored as kept_answers
-from limbeck.doctor.patient import drawn
+from limbeck.batch import Outputs
+from limbeck.data import ArrayDataset, ShuffledLoader
+from limbeck.doctor import data_checks, teacher_checks
+from limbeck.doctor import teacher_checks as kept_answers
+from limbeck.doctor.context import draw_examples
 from limbeck.functional import squared_error
-from limbeck.objective import Loss
-from limbeck.signal import Signal
-from limbeck.sources import Arrays, Shuffled
-from limbeck.teachers import Cached, Live, fill
+from limbeck.losses import Loss
+from limbeck.teachers import CachedTeacher, ModelTeacher, fill_cache
 from patients import Sure, findings, lesson, patient, points
 
 
@@ -37,7 +37,7 @@ def test_a_sound_job_is_sound():
     ],
 )
 def test_labels_classes_and_names_agree(state, changed, words):
-    one = labels.check(patient(**changed))
+    one = data_checks.check_labels(patient(**changed))
     assert one.state == state
     assert words in one.sentence
 
@@ -47,30 +47,33 @@ def test_labels_classes_and_names_agree(state, changed, words):
     [("look", 200.0, "normalised"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
 )
 def test_inputs_are_of_a_usual_size(state, scale, words):
-    one = inputs.check(patient(reads=lambda batch: scale * batch.inputs))
+    one = data_checks.check_inputs(patient(reads=lambda batch: scale * batch.inputs))
     assert one.state == state
     assert words in one.sentence
 
 
 def test_whole_numbers_are_no_matter_of_size():
-    assert inputs.check(patient(data=Arrays(torch.arange(12).view(6, 2), torch.arange(6) % 4))).state == "ok"
+    assert (
+        data_checks.check_inputs(patient(data=ArrayDataset(torch.arange(12).view(6, 2), torch.arange(6) % 4))).state
+        == "ok"
+    )
 
 
 def test_a_teacher_that_counts_its_classes_otherwise_is_told_from_a_poor_one():
-    good = accuracy.check(patient())
+    good = teacher_checks.check_accuracy(patient())
     assert good.state == "ok"
     assert good.value > 0.9
-    moved = accuracy.check(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
+    moved = teacher_checks.check_accuracy(patient(network=Sure((1, 2, 3, 0)), class_names=("ant", "bee", "cow", "dog")))
     assert moved.state == "wrong"
     assert "label order" in moved.sentence
     assert "its output 0 is class 1, called 'bee'" in moved.sentence
     torch.manual_seed(5)
     poor = nn.Linear(6, 4)
     nn.init.zeros_(poor.weight)
-    guesses = accuracy.check(patient(network=poor))
+    guesses = teacher_checks.check_accuracy(patient(network=poor))
     assert guesses.state == "wrong"
     assert "label order" not in guesses.sentence
-    assert accuracy.check(patient(trained=False)).state == "look"
+    assert teacher_checks.check_accuracy(patient(trained=False)).state == "look"
 
 
 @pytest.mark.parametrize(
@@ -89,8 +92,8 @@ def test_what_luck_or_the_largest_class_gives_is_no_other_label_order(classes, a
         def forward(self, inputs):
             return nn.functional.one_hot(answer(inputs[:, 0].long()), classes).float()
 
-    told = accuracy.check(
-        patient(network=Poor(), classes=classes, development=Arrays(torch.arange(2000.0)[:, None], truth))
+    told = teacher_checks.check_accuracy(
+        patient(network=Poor(), classes=classes, development=ArrayDataset(torch.arange(2000.0)[:, None], truth))
     )
     assert told.state == "wrong"
     assert "another order" not in told.sentence
@@ -101,9 +104,9 @@ def test_a_row_of_nan_is_no_answer_of_a_teacher():
         def forward(self, inputs):
             return torch.full((len(inputs), 4), torch.nan)
 
-    told = accuracy.check(patient(network=Broken()))
+    told = teacher_checks.check_accuracy(patient(network=Broken()))
     assert (told.state, told.value) == ("wrong", 0.0)
-    steady = stillness.steady(patient(network=Broken()))
+    steady = teacher_checks.check_deterministic(patient(network=Broken()))
     assert steady.state == "wrong"
     assert "NaN for 32 of 32 examples" in steady.sentence
 
@@ -120,8 +123,8 @@ class Mixing(Sure):
 
 @pytest.mark.parametrize("kind", [Drawing, Mixing])
 def test_a_teacher_whose_answer_depends_on_its_neighbours_or_on_luck(kind):
-    assert stillness.steady(patient()).state == "ok"
-    one = stillness.steady(patient(network=kind()))
+    assert teacher_checks.check_deterministic(patient()).state == "ok"
+    one = teacher_checks.check_deterministic(patient(network=kind()))
     assert one.state == "wrong"
     assert "other answers" in one.sentence
 
@@ -136,11 +139,11 @@ class Counting(Sure):
         return super().forward(inputs)
 
 
-class Leaking(Live):
+class Leaking(ModelTeacher):
     """A teacher that somebody wrote without a thought of gradients."""
 
     def prepare(self, needs, *, device, reads):
-        return nullcontext(lambda batch: Signal(logits=self.model(reads(batch))))
+        return nullcontext(lambda batch: Outputs(logits=self.model(reads(batch))))
 
 
 def test_what_moves_in_the_teacher_is_named():
@@ -174,35 +177,38 @@ class Scaled(Sure):
 
 
 def stored(tmp_path, network, *, size=16):
-    cached = Cached(Live(network), tmp_path / "answers", encoding="float32")
-    return cached, Shuffled(points(), batch_size=size)
+    cached = CachedTeacher(ModelTeacher(network), tmp_path / "answers", encoding="float32")
+    return cached, ShuffledLoader(points(), batch_size=size)
 
 
 def test_stored_answers_are_the_teachers_own(tmp_path):
-    assert kept_answers.check(patient()) is None, "a job without a store"
+    assert kept_answers.check_stored_outputs(patient()) is None, "a job without a store"
     network = Scaled()
     kept = stored(tmp_path, network)
     reads = patient().reads
-    one = kept_answers.check(patient(network=network, stored=kept))
+    one = kept_answers.check_stored_outputs(patient(network=network, stored=kept))
     assert (one.state, one.value) == ("ok", None), "none is there yet"
-    for _, _done in zip(range(3), fill(*kept, reads=reads), strict=False):
+    for _, _done in zip(range(3), fill_cache(*kept, reads=reads), strict=False):
         pass
-    lacking = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    lacking = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
     assert lacking.state == "look"
     assert lacking.value == 120 - 48
-    for _ in fill(*kept, reads=reads):
+    for _ in fill_cache(*kept, reads=reads):
         pass
-    whole = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    whole = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
     assert (whole.state, whole.value) == ("ok", 1.0)
-    assert kept_answers.check(patient(network=network, stored=kept, reads=reads, trained=False)).state == "look"
+    assert (
+        kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads, trained=False)).state
+        == "look"
+    )
     network.scale = 1.5
-    stale = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    stale = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
     assert stale.state == "wrong"
     assert "build it again" in stale.sentence
     network.scale = 1.0
     with torch.no_grad():
         network.inner.weight.add_(0.1)
-    other = kept_answers.check(patient(network=network, stored=kept, reads=reads))
+    other = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
     assert other.state == "wrong"
     assert "teacher" in other.sentence
 
@@ -217,9 +223,9 @@ def test_what_cannot_be_done_in_time_is_said_to_be_left_out():
 
 def test_what_is_looked_at_is_drawn_from_all_examples_and_the_same_every_time():
     labels = torch.arange(1000) // 100  # as they lie: one class after the other
-    data = Arrays(labels.float()[:, None], labels)
-    found = drawn(data, 64)
+    data = ArrayDataset(labels.float()[:, None], labels)
+    found = draw_examples(data, 64)
     assert len(found.labels.unique()) == 10
-    assert found.id.equal(drawn(data, 64).id)
+    assert found.id.equal(draw_examples(data, 64).id)
     assert len(found.id.unique()) == 64
-    assert sorted(drawn(data, 5000).id.tolist()) == list(range(1000))
+    assert sorted(draw_examples(data, 5000).id.tolist()) == list(range(1000))

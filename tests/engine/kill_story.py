@@ -24,11 +24,11 @@ import torch
 from engine.stories import SGD, everything, network, source
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.losses import Loss
 from limbeck.models import load
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Recipe, Stage
+from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.schedule import ramp
-from limbeck.teachers import Live, MovingAverage
+from limbeck.teachers import ModelTeacher, MovingAverage
 
 KILLS = 8
 
@@ -39,7 +39,7 @@ def student() -> torch.nn.Module:
 
 def frozen_past(models: Any) -> Stage:
     """A stage made from what the student is when it begins: taken up in its midst, it must be made from the same."""
-    teacher = Live(copy.deepcopy(models["student"]))
+    teacher = ModelTeacher(copy.deepcopy(models["student"]))
     objective = Loss(cross_entropy) + (1.0 + torch.rand(()).item()) * Loss(kl_divergence)
     return Stage(objective, teacher=teacher, epochs=4, optimiser=SGD, name="third")
 
@@ -51,7 +51,7 @@ def recipe() -> Recipe:
         ramp(1.0) * Loss(kl_divergence, temperature=2.0) + first.objective,
         teacher=MovingAverage(decay=0.9),
         epochs=4,
-        optimiser=Optimiser("adam", warmup=3, clip=1.0),
+        optimiser=Optimizer("adam", warmup=3, clip=1.0),
         source=source(24, seed=3),
         name="second",
     )

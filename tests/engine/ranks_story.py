@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, everything, hint, network, weights
-from limbeck.engine import Run, distill, folder, open_fabric
+from limbeck.data import ShuffledLoader
+from limbeck.engine import Run, distill, open_fabric, run_folder
 from limbeck.engine import run as run_module
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.sources import Shuffled
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
 from limbeck.teachers import MovingAverage
 
 
@@ -49,9 +49,9 @@ def double(**options: Any) -> nn.Sequential:
     return network(**options).double()
 
 
-def data(batch_size: int = 12, *, uneven: bool = True) -> Shuffled:
+def data(batch_size: int = 12, *, uneven: bool = True) -> ShuffledLoader:
     """25 examples, so that with 12 to a batch the last one has a single row: fewer than there are ranks."""
-    return Shuffled(arrays(25, uneven=uneven, dtype=torch.float64), batch_size=batch_size)
+    return ShuffledLoader(arrays(25, uneven=uneven, dtype=torch.float64), batch_size=batch_size)
 
 
 def uneven(fabric: Any, out: Path) -> Run:
@@ -59,7 +59,7 @@ def uneven(fabric: Any, out: Path) -> Run:
 
 
 def clipped(fabric: Any, out: Path) -> Run:
-    plan = Optimiser("adam", clip=0.05, warmup=2)
+    plan = Optimizer("adam", clip=0.05, warmup=2)
     stage = everything(double(hidden=6, seed=7), epochs=2, optimiser=plan)
     return distill(double(), stage, data(uneven=False), fabric=fabric, **SETTING)
 
@@ -156,7 +156,7 @@ def refused(again: Callable[..., Run]) -> bool:
 
 def keep_from_writing() -> None:
     """Ranks that write nothing, and come late: the folder that the first has made by then is not another's run."""
-    made = folder.Folder.__init__
+    made = run_folder.RunFolder.__init__
 
     def late(self: Any, *args: Any, **options: Any) -> None:
         time.sleep(0.3)
@@ -165,8 +165,8 @@ def keep_from_writing() -> None:
     def refused(*args: Any, **options: Any) -> None:
         raise AssertionError("only the first rank writes")
 
-    folder.Folder.__init__ = late
-    folder.save = folder.write_json = run_module.write_checkpoint = refused
+    run_folder.RunFolder.__init__ = late
+    run_folder.save = run_folder.write_json = run_module.write_checkpoint = refused
 
 
 SETTING: dict[str, Any] = {"optimiser": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}

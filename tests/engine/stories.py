@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_error
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
 from limbeck.schedule import ramp
-from limbeck.sources import Arrays, Shuffled
 
-SGD = Optimiser("sgd", lr=0.1, decay="constant", options={"momentum": 0.9})
+SGD = Optimizer("sgd", lr=0.1, decay="constant", options={"momentum": 0.9})
 
 
 def network(*, hidden: int = 8, seed: int = 0, norm: bool = False, dropout: float = 0.0) -> nn.Sequential:
@@ -30,7 +30,7 @@ def network(*, hidden: int = 8, seed: int = 0, norm: bool = False, dropout: floa
         )
 
 
-def arrays(rows: int = 30, *, seed: int = 0, uneven: bool = False, dtype: torch.dtype = torch.float32) -> Arrays:
+def arrays(rows: int = 30, *, seed: int = 0, uneven: bool = False, dtype: torch.dtype = torch.float32) -> ArrayDataset:
     """Examples; `uneven` ones have labels and masks that are thick in some places and thin in others."""
     draw = torch.Generator().manual_seed(seed)
     inputs = torch.randn(rows, 5, generator=draw, dtype=torch.float64).to(dtype)
@@ -39,12 +39,12 @@ def arrays(rows: int = 30, *, seed: int = 0, uneven: bool = False, dtype: torch.
     if uneven:
         labels[torch.rand(rows, generator=draw) < torch.linspace(0, 0.9, rows)] = -100
         mask = torch.rand(rows, generator=draw) < torch.linspace(0.9, 0.2, rows)
-    return Arrays(inputs, labels, mask=mask)
+    return ArrayDataset(inputs, labels, mask=mask)
 
 
-def source(rows: int = 30, *, batch_size: int = 8, shuffle: bool = True, **options: Any) -> Shuffled:
+def source(rows: int = 30, *, batch_size: int = 8, shuffle: bool = True, **options: Any) -> ShuffledLoader:
     """A source of those examples."""
-    return Shuffled(arrays(rows, **options), batch_size=batch_size, shuffle=shuffle)
+    return ShuffledLoader(arrays(rows, **options), batch_size=batch_size, shuffle=shuffle)
 
 
 def hint() -> Loss:

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from engine.stories import network, source, weights
-from limbeck.engine import Setting, distill
+from limbeck.engine import TrainConfig, distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.measure import predict
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.models import fresh
-from limbeck.objective import Loss
+from limbeck.metrics import predict
+from limbeck.models import reinitialize
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Live
+from limbeck.teachers import ModelTeacher
 
 
 class Strange(nn.Module):
@@ -101,7 +101,8 @@ def test_one_for_a_model_that_there_is_not():
     with pytest.raises(UnknownNameError, match="Did you mean 'student'"):
         distill(network(), taught(), source(), adaptor={"studnt": main_scores})
     made = Recipe(
-        Stage(Loss(cross_entropy), trains="other", epochs=1), makes={"other": lambda models: fresh(models["student"])}
+        Stage(Loss(cross_entropy), trains="other", epochs=1),
+        makes={"other": lambda models: reinitialize(models["student"])},
     )
     distill(Strange(network()), made, source(), adaptor={"other": main_scores}).finish()
 
@@ -116,7 +117,7 @@ def test_a_model_made_of_another_is_read_like_that_one(workers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_specialists_are_read_like_their_generalist(workers):
     groups, big = [[0, 1], [1, 2]], Strange(network(seed=7))
-    by_itself = make("specialists", teacher=Live(big, adaptor=main_scores), groups=groups, soft=0.5)
+    by_itself = make("specialists", teacher=ModelTeacher(big, adaptor=main_scores), groups=groups, soft=0.5)
     assert distill(network(), by_itself, source(), epochs=1, workers=workers).finish().finished
     named = make("specialists", teacher="big", groups=groups, soft=0.5)
     told = {"big": main_scores}
@@ -130,7 +131,7 @@ def test_specialists_are_read_like_their_generalist(workers):
 @pytest.mark.usefixtures("unchecked")
 def test_one_that_is_no_function():
     with pytest.raises(LimbeckError, match=r"adaptor is a function of a model's output.*'scores'"):
-        Setting(adaptor="scores")
+        TrainConfig(adaptor="scores")
 
 
 def test_its_predictions_are_measured_through_it():

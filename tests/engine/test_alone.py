@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from engine.stories import SGD, network, source, weights
+from limbeck.atomic_io import alone
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.lock import alone
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
 from waiting import within
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from limbeck.lock import alone
+from limbeck.atomic_io import alone
 with alone(Path(sys.argv[1])):
     child = os.fork()
     if child:
@@ -120,7 +120,7 @@ import sys
 from engine.stories import network, source
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
 a, b = (Stage(Loss(cross_entropy), trains=name, steps=10_000_000) for name in "ab")

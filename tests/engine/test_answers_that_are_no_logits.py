@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.bridges import Tutor
+from limbeck.batch import Batch
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import (
@@ -19,11 +19,11 @@ from limbeck.functional import (
     probability_squared_error,
     squared_error,
 )
+from limbeck.integrations import DistillationLoss
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
 from limbeck.recipe import Stage
-from limbeck.signal import Batch
-from limbeck.teachers import Ensemble, Live
+from limbeck.teachers import Ensemble, ModelTeacher
 
 X, Y = torch.randn(32, 8), torch.arange(32) % 4
 SOFT = 0.5 * Loss(cross_entropy) + 0.5 * Loss(kl_divergence)
@@ -85,7 +85,7 @@ def test_logits_that_come_first_are_taken(kind):
 def test_an_adaptor_says_which():
     student = Several("tuple")
     before = student.fc.weight.clone()
-    learn(student, Live(Several("tuple"), adaptor=lambda out: out[1]), adaptor=lambda out: out[1])
+    learn(student, ModelTeacher(Several("tuple"), adaptor=lambda out: out[1]), adaptor=lambda out: out[1])
     assert not torch.equal(student.fc.weight, before)
 
 
@@ -95,12 +95,12 @@ PROBABLE = nn.Softmax(-1)
 @pytest.mark.parametrize("function", [kl_divergence, jensen_shannon, logit_squared_error, probability_squared_error])
 def test_a_teacher_of_probabilities_is_refused(function):
     teacher = nn.Sequential(plain(), PROBABLE)
-    for one in (teacher, Live(teacher)):
+    for one in (teacher, ModelTeacher(teacher)):
         with pytest.raises(LimbeckError, match=r"teacher of 'student' answers with probabilities.*adaptor="):
             learn(plain(), one, Loss(function))
-    learn(plain(), Live(teacher, adaptor=lambda output: output.log()), Loss(function))
+    learn(plain(), ModelTeacher(teacher, adaptor=lambda output: output.log()), Loss(function))
     with pytest.raises(LimbeckError, match="probabilities"):
-        Tutor(plain(), Loss(function), teacher, example=Batch(X))
+        DistillationLoss(plain(), Loss(function), teacher, example=Batch(X))
 
 
 def test_a_member_of_probabilities_is_refused():

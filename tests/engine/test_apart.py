@@ -13,8 +13,8 @@ from engine.stories import SGD, everything, network, source, weights
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.losses import Loss
 from limbeck.models import load
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 
 CE = Loss(cross_entropy)

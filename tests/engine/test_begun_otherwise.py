@@ -12,9 +12,9 @@ from engine.stories import SGD, network, source
 from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import Projector, cross_entropy, kernel, squared_error
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Live
+from limbeck.teachers import ModelTeacher
 
 
 def begun(out, stage, **options):
@@ -62,7 +62,7 @@ def stage(**options):
 
 
 def taught(reads):
-    return Stage(Loss(squared_error), teacher=Live(network(seed=7), reads=reads), epochs=1)
+    return Stage(Loss(squared_error), teacher=ModelTeacher(network(seed=7), reads=reads), epochs=1)
 
 
 def one(models):

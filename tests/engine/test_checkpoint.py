@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.stories import SGD, everything, network, source, weights
+from limbeck.data import TorchLoader
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
+from limbeck.losses import Loss
 from limbeck.models import load
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.sources import Loader
+from limbeck.recipe import Optimizer, Stage
 
 CE = Loss(cross_entropy)
 
@@ -61,7 +61,7 @@ def test_tied_and_strided_tensors_come_back(tmp_path):
 def test_an_optimiser_s_state_comes_back(tmp_path):
     model = network()
     for name in ("adam", "sgd", "rmsprop"):
-        optimiser = Optimiser(name).make(model.parameters())
+        optimiser = Optimizer(name).make(model.parameters())
         model(torch.randn(4, 5)).sum().backward()
         optimiser.step()
         write_checkpoint(tmp_path / "c", optimiser.state_dict())
@@ -204,7 +204,7 @@ def test_a_loader_without_a_state_is_refused_by_name(tmp_path):
 def test_a_stage_on_a_loader_without_a_state_is_refused_too(tmp_path):
     def stage() -> Stage:
         batches = [(torch.randn(4, 5), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
-        return Stage(CE, epochs=2, source=Loader(batches))
+        return Stage(CE, epochs=2, source=TorchLoader(batches))
 
     for _ in distill(network(), stage(), source(), out=tmp_path / "run", log_every=1):
         break

@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.stories import SGD, everything, network, source, weights
+from limbeck.batch import Batch
+from limbeck.data import Loader
 from limbeck.engine import Run, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_error
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Recipe, Stage
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.schedule import ramp
-from limbeck.signal import Batch
-from limbeck.sources import Source
 from limbeck.teachers import MovingAverage
 
 CE = Loss(cross_entropy)
@@ -32,7 +32,7 @@ def story(teacher: nn.Module | None = None, **setting: Any) -> tuple[Run, list[n
     student = network(norm=True, dropout=0.3)
     first = everything(teacher, epochs=2, optimiser=SGD, name="first")
     consistency = CE + ramp(1.0) * Loss(kl_divergence, temperature=2.0)
-    second = Stage(consistency, teacher=MovingAverage(decay=0.8), epochs=2, optimiser=Optimiser("adam"), name="second")
+    second = Stage(consistency, teacher=MovingAverage(decay=0.8), epochs=2, optimiser=Optimizer("adam"), name="second")
     run = distill(student, first >> second, source(30), **{"log_every": 1, **setting})
     return run, [student, first.objective, second.teacher]
 
@@ -202,7 +202,7 @@ def test_seeds_differ_and_are_kept():
 def test_a_new_model_depends_on_the_seed_and_its_name_alone():
     def made(*, before: int, seed: int) -> torch.Tensor:
         recipe = Recipe(Stage(CE, steps=before), Stage(CE, steps=1, trains="b"), makes={"b": lambda m: nn.Linear(5, 3)})
-        run = distill(network(dropout=0.3), recipe, source(), seed=seed, optimiser=Optimiser("sgd", lr=1e-30)).finish()
+        run = distill(network(dropout=0.3), recipe, source(), seed=seed, optimiser=Optimizer("sgd", lr=1e-30)).finish()
         return weights(run.models["b"])
 
     assert torch.equal(made(before=1, seed=0), made(before=3, seed=0))
@@ -254,7 +254,7 @@ def test_a_kill_before_the_stage_of_a_head_can_be_resumed(tmp_path):
     assert torch.equal(weights(resumed.student), weights(run_of().finish().student))
 
 
-class Drawing(Source):
+class Drawing(Loader):
     """A source that draws its inputs from PyTorch's own generator, as sampling from a model does."""
 
     fingerprint, examples_per_epoch, has_ids = "drawing", 32, False

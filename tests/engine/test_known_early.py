@@ -10,9 +10,9 @@ from engine.stories import network, source
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.models import fresh
-from limbeck.objective import Loss
+from limbeck.models import reinitialize
 from limbeck.recipe import Recipe, Stage
 
 
@@ -44,7 +44,7 @@ def test_where_nothing_is_made_of_it_it_is_welcome():
 
 def brings(models):
     stage = Stage(Loss(cross_entropy), trains="heir", epochs=1)
-    return Recipe(stage, makes={"heir": lambda known: fresh(known["student"])}, ship="heir")
+    return Recipe(stage, makes={"heir": lambda known: reinitialize(known["student"])}, ship="heir")
 
 
 def test_what_a_function_ships_is_said_outside():

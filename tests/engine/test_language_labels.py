@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.bridges import Tutor, batch_of
+from limbeck.batch import IGNORED, Batch
+from limbeck.data import ArrayDataset, TorchLoader
+from limbeck.data.tokenizer import are_inputs, shifts, token_batch
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.measure import accuracy, predict
-from limbeck.objective import Loss
+from limbeck.integrations import DistillationLoss, batch_of
+from limbeck.losses import Loss
+from limbeck.metrics import accuracy, predict
 from limbeck.recipe import Stage
-from limbeck.signal import IGNORED, Batch
-from limbeck.sources import Arrays, Loader
-from limbeck.sources.tokens import are_inputs, shifts, token_batch
 
 transformers = pytest.importorskip("transformers")
 WORDS = 17
@@ -63,12 +63,12 @@ def test_the_loss_is_transformers_own(prompt):
 def test_a_loop_of_ones_own_agrees():
     student, teacher, objective = gpt(), gpt(1), 0.5 * Loss(cross_entropy) + 0.5 * Loss(kl_divergence)
     item = items()[0]
-    with Tutor(student, objective, teacher, example=item) as tutor:
+    with DistillationLoss(student, objective, teacher, example=item) as tutor:
         own = float(tutor(item).loss.detach())
     report = next(iter(distill(student, Stage(objective, teacher=teacher, steps=1), [item], accelerator="cpu")))
     assert report.loss == pytest.approx(own, rel=1e-5)
     batch = batch_of(item, shifted=True)
-    source = Loader([item])
+    source = TorchLoader([item])
     source.bind({"student": student})
     assert torch.equal(source.peek().labels, batch.labels)
     assert torch.equal(source.peek().mask, batch.mask)
@@ -83,7 +83,7 @@ def test_accuracy_is_of_the_next_token():
             return nn.functional.one_hot(input_ids, WORDS).float()
 
     Copies.__name__ = "CopiesForCausalLM"
-    for data in (items(), Loader(items())):
+    for data in (items(), TorchLoader(items())):
         assert accuracy(predict(Copies(), data)).value < 0.4
         assert len(predict(Copies(), data).student) == sum(length - 1 for length in (6, 3, 5, 5, 2, 7))
 
@@ -93,8 +93,8 @@ def test_labels_that_are_the_inputs_are_refused(prompt):
     item = items(prompt=prompt)[1]
     inputs = {name: item[name] for name in ("input_ids", "attention_mask")}
     ways = [
-        Arrays(inputs, item["labels"]),
-        Loader([item], adapt=lambda one: Batch(inputs, labels=one["labels"])),
+        ArrayDataset(inputs, item["labels"]),
+        TorchLoader([item], adapt=lambda one: Batch(inputs, labels=one["labels"])),
     ]
     for data in ways:
         with pytest.raises(LimbeckError, match="learn to copy"):

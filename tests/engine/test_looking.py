@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.stories import arrays, everything, network, source, weights
+from limbeck.batch import Batch
+from limbeck.data import ArrayDataset, TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from limbeck.signal import Batch
-from limbeck.sources import Arrays, Loader
-from limbeck.teachers import Live, MovingAverage, Scikit
+from limbeck.teachers import ModelTeacher, MovingAverage, SklearnTeacher
 
 CE, KL = Loss(cross_entropy), Loss(kl_divergence)
 
@@ -88,12 +88,12 @@ def test_reads_are_asked_once_for_a_batch_that_both_sides_read():
 def test_each_side_reads_its_own():
     """A teacher with privileged columns, a student with others: the stage's, the run's and the teacher's own."""
     draw = torch.Generator().manual_seed(0)
-    data = Arrays(
+    data = ArrayDataset(
         torch.randn(30, 9, generator=draw),
         torch.arange(30) % 3,
         extra={"small": torch.randn(30, 5, generator=draw), "secret": torch.randn(30, 2, generator=draw)},
     )
-    teacher = Live(nn.Linear(2, 3), reads=lambda batch: batch.extra["secret"])
+    teacher = ModelTeacher(nn.Linear(2, 3), reads=lambda batch: batch.extra["secret"])
     stage = Stage(CE + KL, teacher=teacher, epochs=1, reads=lambda batch: batch.extra["small"])
     assert distill(network(), stage, data).finish().finished
     assert distill(network(), Stage(CE, epochs=1), data, reads=lambda batch: batch.extra["small"]).finish().finished
@@ -105,7 +105,7 @@ def test_an_estimator_teaches_a_network():
     data = arrays(30)
     rows = data.take(torch.arange(30))
     forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(rows.inputs.numpy(), rows.labels.numpy())
-    run = distill(network(), Stage(KL, teacher=Scikit(forest), epochs=20), data, batch_size=8).finish()
+    run = distill(network(), Stage(KL, teacher=SklearnTeacher(forest), epochs=20), data, batch_size=8).finish()
     assert run.history[-1].loss < run.history[0].loss
 
 
@@ -123,7 +123,7 @@ def test_tuples_and_mappings_reach_the_models():
 
     left, right, labels = torch.randn(12, 5), torch.randn(12, 5), torch.arange(12) % 3
     for inputs in ((left, right), {"left": left, "right": right}):
-        run = distill(Two(), Stage(CE + KL, teacher=Two(), epochs=1), Arrays(inputs, labels), batch_size=5)
+        run = distill(Two(), Stage(CE + KL, teacher=Two(), epochs=1), ArrayDataset(inputs, labels), batch_size=5)
         assert run.finish().finished
 
 
@@ -160,7 +160,7 @@ def test_an_empty_epoch_does_not_hang():
             return iter(())
 
     with pytest.raises(LimbeckError, match=r"says that it has 3 batches, and gives none"):
-        distill(network(), Stage(CE, epochs=1), Loader(Empty())).finish()
+        distill(network(), Stage(CE, epochs=1), TorchLoader(Empty())).finish()
 
 
 def test_everything_at_once_learns():

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from engine.stories import arrays, network, source
-from limbeck.bridges import Tutor
+from limbeck.batch import Requirements, Term
 from limbeck.engine import distill
 from limbeck.functional import kernel, kl_divergence
-from limbeck.objective import Leaf, Loss
+from limbeck.integrations import DistillationLoss
+from limbeck.losses import Loss, LossTerm
 from limbeck.recipe import Stage
-from limbeck.signal import Needs, Term
 
 STEPS = 5
 
@@ -99,11 +99,11 @@ def test_a_kernel_with_a_memory(make, way):
         distill(network(), Stage(Loss(counted), teacher=network(seed=1), steps=STEPS), source()).finish()
         assert count() == (STEPS, STEPS)
     else:
-        with Tutor(network(), Loss(counted), network(seed=1), example=arrays(8).take(torch.arange(8))):
+        with DistillationLoss(network(), Loss(counted), network(seed=1), example=arrays(8).take(torch.arange(8))):
             assert count() == (0, 0)
 
 
-class Own(Leaf):
+class Own(LossTerm):
     """A leaf of a person's own, with a running mean."""
 
     name, per = "own", "example"
@@ -114,8 +114,8 @@ class Own(Leaf):
         self.calls = 0
 
     @property
-    def reads(self) -> Needs:
-        return Needs(frozenset({"logits"}))
+    def reads(self) -> Requirements:
+        return Requirements(frozenset({"logits"}))
 
     def term(self, student, teacher, batch, progress):
         self.calls += 1

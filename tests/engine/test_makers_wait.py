@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
 
 

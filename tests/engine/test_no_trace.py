@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, everything, hint, hooks, network, source, weights
+from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.sources import Shuffled
-from limbeck.teachers import Live
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
+from limbeck.teachers import ModelTeacher
 
 CE = Loss(cross_entropy)
 
@@ -57,7 +57,7 @@ def test_nothing_is_left_after_break(pair):
 
 def test_nothing_is_left_after_an_error_while_it_is_handled(pair):
     """Also where the traceback, and so the frames of the run, are still alive."""
-    explode = Optimiser("sgd", lr=1e30)
+    explode = Optimizer("sgd", lr=1e30)
     run = distill(pair[0], everything(pair[1], epochs=9, optimiser=explode), source(), log_every=1)
     with pytest.raises(LimbeckError, match=r"The loss became|no number") as kept:
         run.finish()
@@ -79,7 +79,7 @@ def test_a_frozen_teacher_stays_as_it_was(pair):
     before = copy.deepcopy(pair[1].state_dict())
     distill(pair[0], everything(pair[1], epochs=1), source()).finish()
     for mode in ("eval", "train"):
-        stage = Stage(Loss(kl_divergence), teacher=Live(pair[1], mode=mode), epochs=1)
+        stage = Stage(Loss(kl_divergence), teacher=ModelTeacher(pair[1], mode=mode), epochs=1)
         distill(pair[0], stage, source()).finish()
     for key, value in pair[1].state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -90,7 +90,7 @@ def test_parameters_that_a_stage_cannot_reach_stay_and_may_learn_again():
     student = network().double()
     before = {key: value.clone() for key, value in student.state_dict().items()}
     lower = Stage(hint(), teacher=network(hidden=6, seed=7).double(), epochs=1, optimiser=SGD)
-    data = Shuffled(arrays(30, dtype=torch.float64), batch_size=8)
+    data = ShuffledLoader(arrays(30, dtype=torch.float64), batch_size=8)
     distill(student, lower, data).finish()
     assert not torch.equal(student[0].weight, before["0.weight"])
     assert torch.equal(student[4].weight, before["4.weight"])
@@ -114,15 +114,15 @@ def test_a_parameter_that_only_later_batches_reach_learns_all_the_same():
     inputs = torch.cat([torch.ones(8, 5), -torch.ones(8, 5)])
     student = Forked()
     before = weights(student.other)
-    data = Shuffled(arrays_of(inputs), batch_size=8, shuffle=False)
+    data = ShuffledLoader(arrays_of(inputs), batch_size=8, shuffle=False)
     distill(student, Stage(CE, epochs=1, optimiser=SGD), data).finish()
     assert not torch.equal(weights(student.other), before)
 
 
 def arrays_of(inputs: torch.Tensor) -> Any:
-    from limbeck.sources import Arrays
+    from limbeck.data import ArrayDataset
 
-    return Arrays(inputs, torch.arange(len(inputs)) % 3)
+    return ArrayDataset(inputs, torch.arange(len(inputs)) % 3)
 
 
 # A run that is forgotten.
@@ -166,7 +166,7 @@ def test_a_script_that_ends_while_a_run_is_open_says_nothing():
 import torch
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
 data = (torch.randn(8, 4), torch.arange(8) % 3)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from engine.stories import SGD, arrays, hint, network, source, weights
-from limbeck.bridges import Tutor
+from limbeck.batch import Batch
+from limbeck.data import ShuffledLoader, shard_batch
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import to_device
-from limbeck.engine.randomness import cloned
+from limbeck.engine.rng import clone_rng_state
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.integrations import DistillationLoss
+from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.models import load
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.signal import Batch
-from limbeck.sources import Shuffled, share
+from limbeck.recipe import Optimizer, Stage
 
 CE = Loss(cross_entropy)
 
@@ -50,10 +50,10 @@ def pairs() -> Two:
 
 def test_inputs_under_names_stay_what_they_are():
     moved = Batch(pairs(), extra={"more": pairs()}).to("cpu")
-    for found in (moved.inputs, moved.extra["more"], to_device(pairs(), torch.device("cpu")), cloned(pairs())):
+    for found in (moved.inputs, moved.extra["more"], to_device(pairs(), torch.device("cpu")), clone_rng_state(pairs())):
         assert isinstance(found, Two)
         assert torch.equal(found.right, pairs().right)
-    mine = share(Batch(pairs()), 1, 2)
+    mine = shard_batch(Batch(pairs()), 1, 2)
     assert isinstance(mine.inputs, Two)
     assert torch.equal(mine.inputs.left, pairs().left[1::2])
 
@@ -164,7 +164,7 @@ def test_a_last_batch_of_one_is_refused_before_the_first_step():
 def test_a_last_batch_of_one_is_taken_where_it_can_be(case):
     student = network(norm=case != "no norm")
     student = at_rest(student) if case == "a norm at rest" else student
-    data = Shuffled(arrays(9), batch_size=4, drop_last=case == "dropped")
+    data = ShuffledLoader(arrays(9), batch_size=4, drop_last=case == "dropped")
     stage = Stage(CE, steps=2) if case == "too short to meet it" else Stage(CE, epochs=2)
     assert distill(student, stage, data, optimiser=SGD).finish().finished
 
@@ -184,7 +184,7 @@ def test_sparse_embeddings(name, kind):
     torch.manual_seed(0)
     student = nn.Sequential(kind(7, 4, sparse=True), nn.Flatten(), nn.LazyLinear(3))
     tokens = torch.randint(7, (12, 2), generator=torch.Generator().manual_seed(0))
-    run = distill(student, Stage(CE, epochs=2), (tokens, torch.arange(12) % 3), optimiser=Optimiser(name, lr=0.1))
+    run = distill(student, Stage(CE, epochs=2), (tokens, torch.arange(12) % 3), optimiser=Optimizer(name, lr=0.1))
     if name == "sgd":
         assert run.finish().finished
     else:
@@ -232,7 +232,7 @@ def test_a_tutor_leaves_the_loops_batch_as_it_was():
     kept = inputs.clone()
 
     def losses(in_place):
-        tutor = Tutor(Centered(0, in_place=in_place), Loss(kl_divergence), Centered(7, in_place=in_place))
+        tutor = DistillationLoss(Centered(0, in_place=in_place), Loss(kl_divergence), Centered(7, in_place=in_place))
         return [tutor((inputs, torch.arange(4) % 3)).loss.item() for _ in range(2)]
 
     assert losses(in_place=True) == losses(in_place=False)

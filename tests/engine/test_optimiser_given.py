@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.engine import Setting, distill
+from limbeck.engine import TrainConfig, distill
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.recipe.optimiser_given import check_optimiser
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
+from limbeck.recipe.optimizer import check_optimizer
 
 STAGE = Stage(Loss(cross_entropy), epochs=1)
 DATA = (torch.zeros(4, 3), torch.arange(4) % 2)
@@ -42,7 +42,7 @@ WRONG = [
 @pytest.mark.parametrize(("made", "sentence"), WRONG)
 def test_what_is_no_optimiser_is_refused_with_the_line_to_type(made, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        check_optimiser(made())
+        check_optimizer(made())
     with pytest.raises(LimbeckError, match=sentence):
         distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made())
     with pytest.raises(LimbeckError, match=sentence):
@@ -50,6 +50,6 @@ def test_what_is_no_optimiser_is_refused_with_the_line_to_type(made, sentence):
 
 
 def test_the_line_to_type_works():
-    made = Optimiser(lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+    made = Optimizer(lambda parameters: torch.optim.Adam(parameters, lr=0.02))
     assert distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made).finish().finished
-    assert Setting(optimiser=Optimiser("adam", lr=0.02)).optimiser.lr == 0.02
+    assert TrainConfig(optimiser=Optimizer("adam", lr=0.02)).optimiser.lr == 0.02

@@ -13,17 +13,17 @@ with warnings.catch_warnings():
     peft = pytest.importorskip("peft", reason="peft is not installed (extra hf)")
 
 import limbeck as lb  # noqa: E402
+from limbeck.data import TextDataset, train_tokenizer  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.functional import cross_entropy, kl_divergence, state_squared_error  # noqa: E402
 from limbeck.models import fingerprint, load, seeded  # noqa: E402
-from limbeck.sources import Texts, train_tokenizer  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft.*"),
 ]
 
-ADAM = lb.Optimiser("adam", lr=0.05)
+ADAM = lb.Optimizer("adam", lr=0.05)
 
 
 def bert(seed):
@@ -42,7 +42,7 @@ def lora():
 
 def texts():
     words = ["a fine film", "dull", "moving and funny", "far too long"] * 4
-    return Texts(words, [2, 0, 1, 0] * 4, tokenizer=train_tokenizer(words, vocabulary=30))
+    return TextDataset(words, [2, 0, 1, 0] * 4, tokenizer=train_tokenizer(words, vocabulary=30))
 
 
 def begun(student, **more):

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from engine.stories import hint, hooks, network, source, weights
-from limbeck.bridges import Tutor
+from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
+from limbeck.integrations import DistillationLoss
+from limbeck.losses import Loss
 from limbeck.models import fingerprint
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.sources import Arrays
 from limbeck.teachers import Ensemble
 
 CE, KL = Loss(cross_entropy), Loss(kl_divergence)
@@ -81,7 +81,7 @@ def test_wrong_addresses(pair, student, teacher):
 def test_labels_out_of_range_anywhere_in_the_data(pair):
     labels = torch.zeros(30, dtype=torch.int64)
     labels[29] = 3
-    data = Arrays(torch.randn(30, 5), labels)
+    data = ArrayDataset(torch.randn(30, 5), labels)
     sentence = r"Label 3 is no class of the model 'student', which has 0 to 2"
     refused(pair[0], Stage(CE + 0.1 * hint(), teacher=pair[1], epochs=1), data, sentence, batch_size=4)
 
@@ -194,9 +194,9 @@ def test_bytes_that_a_network_refuses_name_the_reads_that_they_need():
         objective = CE if teacher is None else KL
         stage = Stage(objective, teacher=teacher, epochs=1)
         with pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"):
-            distill(make(), stage, Arrays(pixels, labels)).finish()
+            distill(make(), stage, ArrayDataset(pixels, labels)).finish()
         with (
-            Tutor(make(), objective, teacher) as tutor,
+            DistillationLoss(make(), objective, teacher) as tutor,
             pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"),
         ):
             tutor((pixels, labels))

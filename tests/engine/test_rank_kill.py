@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.engine.ranks import random_of_rank
+from limbeck.engine.distributed import random_of_rank
 from limbeck.errors import LimbeckWarning
 
 STORY = Path(__file__).parent / "rank_kill_story.py"

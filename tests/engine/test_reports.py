@@ -11,19 +11,21 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, everything, network, source, weights
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
 from limbeck.schedule import ramp
-from limbeck.sources import Arrays, Shuffled
 
 CE = Loss(cross_entropy)
 
 
-def whole(rows: int = 12, batch_size: int = 12, **options) -> Shuffled:
-    return Shuffled(arrays(rows, uneven=True, dtype=torch.float64, **options), batch_size=batch_size, shuffle=False)
+def whole(rows: int = 12, batch_size: int = 12, **options) -> ShuffledLoader:
+    return ShuffledLoader(
+        arrays(rows, uneven=True, dtype=torch.float64, **options), batch_size=batch_size, shuffle=False
+    )
 
 
 # Gradient norms, against a brute-force computation.
@@ -65,7 +67,7 @@ def test_norms_at_outputs_include_what_is_tapped():
     gap = (student[0](batch.inputs) - teacher[0](batch.inputs)).detach()
     wanted = (2.0 * 2 * gap / (12 * 8)).norm().item()
     stage = Stage(2.0 * Loss(squared_error, student="0", teacher="0") + 0.0 * CE, teacher=teacher, steps=1)
-    data = Shuffled(arrays(12, dtype=torch.float64), batch_size=12, shuffle=False)
+    data = ShuffledLoader(arrays(12, dtype=torch.float64), batch_size=12, shuffle=False)
     norms = distill(student, stage, data).finish().history[0].gradient_norms
     assert norms["squared_error@0"] == pytest.approx(wanted, rel=1e-6)
     assert norms["cross_entropy"] == 0.0
@@ -96,8 +98,10 @@ def test_means_are_over_all_steps_since_the_last_report():
     batch = data.take(torch.arange(30))
     labelled = (batch.labels >= 0) & batch.mask
     stage = Stage(CE + Loss(kl_divergence), teacher=teacher, epochs=1)
-    plan = Optimiser("sgd", lr=1e-12)
-    report = distill(student, stage, Shuffled(data, batch_size=7), optimiser=plan, log_every=100).finish().history[0]
+    plan = Optimizer("sgd", lr=1e-12)
+    report = (
+        distill(student, stage, ShuffledLoader(data, batch_size=7), optimiser=plan, log_every=100).finish().history[0]
+    )
     assert report.step == 5
     ce = torch.nn.functional.cross_entropy(z[labelled], batch.labels[labelled])
     assert report.terms["cross_entropy"] == pytest.approx(ce.item(), rel=1e-6)
@@ -149,7 +153,7 @@ def test_no_budget_is_one_sentence():
 
 
 def test_learning_rates_are_exact():
-    plan = Optimiser("sgd", lr=0.4, warmup=3, decay="cosine")
+    plan = Optimizer("sgd", lr=0.4, warmup=3, decay="cosine")
     run = distill(network(), Stage(CE, steps=12, optimiser=plan), source(), log_every=1).finish()
     for t, report in enumerate(run.history):
         wanted = 0.4 * min(1, (t + 1) / 3) * 0.5 * (1 + math.cos(math.pi * max(t - 3, 0) / 9))
@@ -168,8 +172,8 @@ def test_a_user_s_optimiser_keeps_its_groups_own_rates():
     with torch.no_grad():
         for parameter, rate in zip(plain.parameters(), [0.5, 0.1, 0.1, 0.1], strict=True):
             parameter -= rate * 0.5 * parameter.grad
-    data = Shuffled(arrays(12, dtype=torch.float64), batch_size=12, shuffle=False)
-    distill(student, Stage(CE, steps=1, optimiser=Optimiser(make, warmup=2)), data).finish()
+    data = ShuffledLoader(arrays(12, dtype=torch.float64), batch_size=12, shuffle=False)
+    distill(student, Stage(CE, steps=1, optimiser=Optimizer(make, warmup=2)), data).finish()
     assert float((weights(student) - weights(plain)).abs().max()) < 1e-14
 
 
@@ -177,7 +181,7 @@ def test_the_gradient_is_clipped_as_a_whole():
     """With plain SGD and lr 1 the step is the gradient, so its norm is seen."""
     for clip in (None, 1e-3):
         student, before = network().double(), network().double()
-        plan = Optimiser("sgd", lr=1.0, decay="constant", clip=clip)
+        plan = Optimizer("sgd", lr=1.0, decay="constant", clip=clip)
         distill(student, Stage(100.0 * CE, steps=1, optimiser=plan), whole(), log_every=1).finish()
         moved = float((weights(student) - weights(before)).norm())
         assert moved > 0.1 if clip is None else moved == pytest.approx(1e-3, rel=1e-2)
@@ -277,7 +281,7 @@ def test_a_schedule_reaches_its_end_at_the_last_step():
 
 def test_a_positional_batch_need_not_be_a_source():
     inputs, labels = torch.randn(20, 5), torch.randint(3, (20,))
-    for data in ((inputs, labels), Arrays(inputs, labels)):
+    for data in ((inputs, labels), ArrayDataset(inputs, labels)):
         run = distill(network(), Stage(CE, epochs=1), data, batch_size=8).finish()
         assert run.history[-1].steps == 3
 

@@ -11,8 +11,8 @@ from torch import nn
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
 
 
 def begun(out, *, temperature=2.0, scale=1.0, resume=False, **setting):
@@ -37,7 +37,7 @@ def stopped(out):
     ("change", "field"),
     [
         ({"temperature": 3.0}, "recipe.0.objective"),
-        ({"optimiser": Optimiser(lr=0.5)}, "setting.optimiser.lr"),
+        ({"optimiser": Optimizer(lr=0.5)}, "setting.optimiser.lr"),
         ({"seed": 1}, "setting.seed"),
         ({"scale": 2.0}, "data"),
     ],

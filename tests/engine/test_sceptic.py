@@ -10,14 +10,14 @@ from limbeck.engine import distill
 from limbeck.engine.checkpoint import write_checkpoint
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
+from limbeck.losses import Loss
 from limbeck.models import load
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe import Optimizer, Stage
 from limbeck.tap import Tapped
 from limbeck.teachers import Ensemble
 
 INPUTS, LABELS = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
-SGD = Optimiser("sgd", lr=0.1)
+SGD = Optimizer("sgd", lr=0.1)
 
 
 def network() -> nn.Module:
@@ -103,7 +103,7 @@ def test_an_ensemble_weighed_otherwise_is_another_run(tmp_path):
 
 def test_options_with_a_function_are_refused():
     with pytest.raises(LimbeckError, match="a function sets its own"):
-        Optimiser(lambda parameters: torch.optim.SGD(parameters, lr=0.1), options={"momentum": 0.9})
+        Optimizer(lambda parameters: torch.optim.SGD(parameters, lr=0.1), options={"momentum": 0.9})
 
 
 def test_a_key_of_a_dict_is_not_its_method():

@@ -18,7 +18,7 @@ from lightning_fabric.strategies import FSDPStrategy, ModelParallelStrategy
 
 from limbeck.engine import distill
 from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_error
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Optimiser, Stage
 
 

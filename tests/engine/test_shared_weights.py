@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from engine.stories import arrays, source
-from limbeck.bridges import Tutor
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, squared_error
-from limbeck.objective import Loss
+from limbeck.integrations import DistillationLoss
+from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Cached, Displaced, Ensemble, Live, MovingAverage
+from limbeck.teachers import CachedTeacher, Ensemble, ModelTeacher, MovingAverage, ShuffledTeacher
 
 SOFT = 0.5 * Loss(cross_entropy) + 0.5 * Loss(kl_divergence)
 
@@ -90,7 +90,7 @@ SHARED = [
 def set_going(student: nn.Module, teacher: object, way: str, *, early: bool) -> None:
     stage = Stage(SOFT, teacher=teacher, epochs=1)
     if way == "tutor":
-        Tutor(student, SOFT, teacher, example=arrays(8).take(torch.arange(8)))
+        DistillationLoss(student, SOFT, teacher, example=arrays(8).take(torch.arange(8)))
     elif way == "later" and early:
         distill(student, Stage(Loss(cross_entropy), epochs=1) >> stage, source())
     else:
@@ -103,8 +103,11 @@ def test_what_would_move_the_teacher_is_refused(make, way, tmp_path):
     teacher = network().eval()
     student = make(teacher)
     before = copy.deepcopy(teacher.state_dict())
-    taught = {"ensemble": lambda: Ensemble(network(), Live(teacher)), "displaced": lambda: Displaced(teacher)}
-    taught |= {"cached": lambda: Cached(teacher, tmp_path / "answers")}
+    taught = {
+        "ensemble": lambda: Ensemble(network(), ModelTeacher(teacher)),
+        "displaced": lambda: ShuffledTeacher(teacher),
+    }
+    taught |= {"cached": lambda: CachedTeacher(teacher, tmp_path / "answers")}
     given = taught.get(way, lambda: teacher)()
     student.train()
     with pytest.raises(LimbeckError, match="teacher"):

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, everything, network, weights
+from limbeck.batch import Batch
+from limbeck.data import ArrayDataset, ShuffledLoader, TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Recipe, Stage
-from limbeck.signal import Batch
-from limbeck.sources import Arrays, Loader, Shuffled
-from limbeck.teachers import Live
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Recipe, Stage
+from limbeck.teachers import ModelTeacher
 
 
 def learn(
@@ -31,15 +31,15 @@ def learn(
     return weights(student, stage.objective), run.history[-1]
 
 
-def batches(rows: list[int], *, dtype: torch.dtype = torch.float64) -> Loader:
+def batches(rows: list[int], *, dtype: torch.dtype = torch.float64) -> TorchLoader:
     """Uneven batches of these many rows, from the same uneven examples."""
     data = arrays(sum(rows), uneven=True, dtype=dtype)
     bounds = torch.tensor([0, *rows]).cumsum(0).tolist()
-    return Loader([data.take(torch.arange(a, b)) for a, b in pairwise(bounds)])
+    return TorchLoader([data.take(torch.arange(a, b)) for a, b in pairwise(bounds)])
 
 
-def whole(rows: int, batch_size: int, dtype: torch.dtype = torch.float64) -> Shuffled:
-    return Shuffled(arrays(rows, uneven=True, dtype=dtype), batch_size=batch_size, shuffle=False)
+def whole(rows: int, batch_size: int, dtype: torch.dtype = torch.float64) -> ShuffledLoader:
+    return ShuffledLoader(arrays(rows, uneven=True, dtype=dtype), batch_size=batch_size, shuffle=False)
 
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -103,7 +103,7 @@ def test_the_step_is_the_one_a_person_would_write():
         for parameter in plain.parameters():
             parameter -= 0.1 * parameter.grad
     stage = Stage(0.3 * Loss(cross_entropy) + 0.7 * Loss(kl_divergence, temperature=3.0), teacher=teacher, steps=1)
-    plan = Optimiser("sgd", lr=0.1, decay="constant")
+    plan = Optimizer("sgd", lr=0.1, decay="constant")
     distill(student, stage, whole(12, 4), accumulate=3, optimiser=plan).finish()
     assert float((weights(student) - weights(plain)).abs().max()) < 1e-14
 
@@ -117,7 +117,7 @@ def test_positions_count_one_by_one(accumulate):
     labels[torch.rand(8, 4, generator=draw) < 0.3] = -100
     labels[4:6] = -100
     mask = torch.rand(8, 4, generator=draw) < torch.linspace(0.1, 1.0, 8)[:, None]
-    data = Arrays(inputs, labels, mask=mask)
+    data = ArrayDataset(inputs, labels, mask=mask)
     found = []
     for size, window in ((8, 1), (8 // accumulate, accumulate)):
         student, teacher = network(hidden=4).double(), network(seed=7, hidden=4).double()
@@ -125,7 +125,7 @@ def test_positions_count_one_by_one(accumulate):
         run = distill(
             student,
             Stage(objective, teacher=teacher, steps=3),
-            Shuffled(data, batch_size=size, shuffle=False),
+            ShuffledLoader(data, batch_size=size, shuffle=False),
             accumulate=window,
             optimiser=SGD,
         )
@@ -136,9 +136,9 @@ def test_positions_count_one_by_one(accumulate):
 
 def test_a_window_in_which_nothing_counts_moves_nothing():
     inputs = torch.randn(4, 5)
-    data = Loader([Batch(inputs, labels=torch.tensor([0, 1, 2, 0])), Batch(inputs, labels=torch.full((4,), -100))])
+    data = TorchLoader([Batch(inputs, labels=torch.tensor([0, 1, 2, 0])), Batch(inputs, labels=torch.full((4,), -100))])
     student = network()
-    plan = Optimiser("sgd", lr=0.1, decay="constant")
+    plan = Optimizer("sgd", lr=0.1, decay="constant")
     seen = []
     for report in distill(student, Stage(Loss(cross_entropy), epochs=1), data, optimiser=plan, log_every=1):
         seen.append((weights(student), report))
@@ -189,10 +189,17 @@ def test_one_loss_object_serves_two_stages_of_other_shapes():
     def trained(**losses: Loss) -> torch.Tensor:
         models = {name: linear(1) for name in ways}
         a, b = (
-            Stage(losses[name], trains=name, teacher=Live(linear(0), reads=reads), reads=reads, epochs=2, optimiser=SGD)
+            Stage(
+                losses[name],
+                trains=name,
+                teacher=ModelTeacher(linear(0), reads=reads),
+                reads=reads,
+                epochs=2,
+                optimiser=SGD,
+            )
             for name, reads in ways.items()
         )
-        distill(models, Recipe(a & b, ship="texts"), Shuffled(Arrays(inputs), batch_size=4)).finish()
+        distill(models, Recipe(a & b, ship="texts"), ShuffledLoader(ArrayDataset(inputs), batch_size=4)).finish()
         return weights(*models.values())
 
     shared = Loss(kl_divergence)

@@ -13,10 +13,10 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
 from limbeck.job import make_job
+from limbeck.losses import Loss
 from limbeck.methods import make
 from limbeck.models import load
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Recipe, Stage
+from limbeck.recipe import Optimizer, Recipe, Stage
 from small_jobs import blobs, small_job
 
 CE = Loss(cross_entropy)
@@ -56,7 +56,7 @@ def test_ctrl_c_leaves_a_student_that_loads(tmp_path):
 
 def test_a_student_that_is_no_number_never_replaces_the_last_good_one(tmp_path):
     out = tmp_path / "run"
-    explode = Optimiser("sgd", lr=1e30)
+    explode = Optimizer("sgd", lr=1e30)
     run = distill(
         network(), Stage(CE, epochs=9), source(), out=out, optimiser=explode, log_every=50, checkpoint_seconds=0.0
     )
@@ -108,7 +108,7 @@ def test_a_stand_in_of_another_kind_gives_way(tmp_path):
 
 
 def test_a_loop_that_is_left_keeps_the_last_good_student(tmp_path):
-    explode = Optimiser("sgd", lr=1e39, decay="constant", warmup=0)
+    explode = Optimizer("sgd", lr=1e39, decay="constant", warmup=0)
     for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimiser=explode, log_every=1):
         break
     assert bool(weights(load(tmp_path / "run" / "student", build=network)).isfinite().all())

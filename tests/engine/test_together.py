@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, arrays, hint, hooks, network, source, weights
+from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.sources import Shuffled
-from limbeck.teachers import MovingAverage, Named
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
+from limbeck.teachers import MovingAverage, TeacherRef
 
-PLAIN = Optimiser("sgd", lr=0.1, decay="constant")
+PLAIN = Optimizer("sgd", lr=0.1, decay="constant")
 
 
 def objective() -> Loss:
@@ -57,7 +57,7 @@ def test_the_second_stage_sees_what_the_first_has_just_learnt():
                 for parameter, gradient in zip(hand[mine].parameters(), gradients, strict=True):
                     parameter -= 0.1 * gradient
     both = Stage(objective(), trains="one", teacher="two", steps=2) & Stage(objective(), trains="two", teacher="one")
-    distill(models, both, Shuffled(data, batch_size=8, shuffle=False), optimiser=PLAIN).finish()
+    distill(models, both, ShuffledLoader(data, batch_size=8, shuffle=False), optimiser=PLAIN).finish()
     for name, model in models.items():
         assert float((weights(model) - weights(hand[name])).abs().max()) < 1e-13
 
@@ -79,7 +79,7 @@ def test_a_peer_learns_in_train_mode_and_answers_in_eval_mode():
 
 def test_a_peer_may_answer_in_train_mode_and_its_statistics_are_its_own():
     models = {"one": network(norm=True), "two": network(norm=True, seed=3)}
-    one = Stage(objective(), trains="one", teacher=Named("two", mode="train"), steps=3)
+    one = Stage(objective(), trains="one", teacher=TeacherRef("two", mode="train"), steps=3)
     distill(models, one & Stage(Loss(cross_entropy), trains="two"), source(30)).finish()
     assert int(models["two"][1].num_batches_tracked) == 3
 
@@ -87,7 +87,7 @@ def test_a_peer_may_answer_in_train_mode_and_its_statistics_are_its_own():
 def test_each_has_its_own_optimiser_and_terms():
     models = {"one": network(seed=1), "two": network(seed=1)}
     both = Stage(Loss(cross_entropy), trains="one", optimiser=PLAIN, epochs=1) & Stage(
-        2.0 * Loss(cross_entropy), trains="two", optimiser=Optimiser("adam", lr=0.01)
+        2.0 * Loss(cross_entropy), trains="two", optimiser=Optimizer("adam", lr=0.01)
     )
     report = distill(models, both, source(30), log_every=1).finish().history[0]
     assert set(report.terms) == {"one/cross_entropy", "two/cross_entropy"}

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import IGNORED, Batch
+from limbeck.data import TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.measure import predict
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.signal import IGNORED, Batch
-from limbeck.sources import Loader
+from limbeck.losses import Loss
+from limbeck.metrics import predict
+from limbeck.recipe import Optimizer, Stage
 
 WORDS, CLASSES = 11, 4
 LENGTHS = (3, 5, 2, 4, 5, 1)
-SGD = Optimiser("sgd", lr=0.5, decay="constant")
+SGD = Optimizer("sgd", lr=0.5, decay="constant")
 
 
 @dataclass
@@ -68,7 +68,7 @@ def counted(item: dict[str, Tensor]) -> Batch:
 def learnt(items: list[dict[str, Tensor]], objective: Any) -> tuple[Tensor, float]:
     student = Tagger(0)
     stage = Stage(objective, teacher=Tagger(1), optimiser=SGD, epochs=2)
-    run = distill(student, stage, Loader(items, adapt=counted)).finish()
+    run = distill(student, stage, TorchLoader(items, adapt=counted)).finish()
     return nn.utils.parameters_to_vector(student.parameters()).detach(), run.history[-1].loss
 
 
@@ -87,7 +87,7 @@ def test_an_attention_mask_alone_leaves_the_padding_out():
         distill(student, Stage(Loss(kl_divergence), teacher=Tagger(1), optimiser=SGD, epochs=2), data).finish()
         return nn.utils.parameters_to_vector(student.parameters()).detach()
 
-    wanted = learnt_from(Loader(collated(None, labelled=False), adapt=counted))
+    wanted = learnt_from(TorchLoader(collated(None, labelled=False), adapt=counted))
     assert torch.allclose(learnt_from(collated(9, labelled=False)), wanted, atol=1e-6)
 
 

@@ -13,7 +13,7 @@ from engine.stories import SGD, everything, network, source, weights
 from limbeck.engine import TensorBoard, Tracker, distill, track
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
 from small_jobs import environment
 
@@ -185,7 +185,7 @@ SCRIPT = """
 import os, sys, torch
 from limbeck.engine import TensorBoard, distill, open_fabric, track
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
 fabric = open_fabric(devices=2, strategy="ddp", accelerator="cpu")

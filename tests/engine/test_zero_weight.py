@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from engine.stories import SGD, hint, network, source, weights
+from limbeck.batch import Term
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kernel
-from limbeck.objective import Loss, minimised
-from limbeck.recipe import Optimiser, Stage
+from limbeck.losses import Loss, weighted_loss
+from limbeck.recipe import Optimizer, Stage
 from limbeck.schedule import ramp, steps
-from limbeck.signal import Term
 
 CE = Loss(cross_entropy)
 
@@ -31,7 +31,7 @@ def infinite(student):
 def test_a_term_of_weight_zero_adds_nothing(weight, value):
     at = torch.tensor(2.0, requires_grad=True)
     terms = {"a": Term(at * value, 3.0, 0.0), "b": Term(at * 6.0, 3.0, 1.0)}
-    loss = minimised(terms, {"a": 3.0, "b": 3.0})
+    loss = weighted_loss(terms, {"a": 3.0, "b": 3.0})
     loss.backward()
     assert (float(loss.detach()), float(at.grad)) == (4.0, 2.0)
     student = network()
@@ -45,7 +45,7 @@ def test_a_term_of_weight_zero_adds_nothing(weight, value):
 
 def test_nothing_but_weights_of_zero_is_zero():
     terms = {"a": Term(torch.tensor(math.inf), 3.0, 0.0)}
-    loss = minimised(terms, {"a": 3.0})
+    loss = weighted_loss(terms, {"a": 3.0})
     loss.backward()
     assert float(loss.detach()) == 0.0
     student = network()
@@ -60,7 +60,7 @@ def test_the_file_of_reports_stays_json(tmp_path):
         assert json.loads(line, parse_constant=lambda name: 1 / 0)["terms"]["infinite"] is None
 
 
-@pytest.mark.parametrize("plan", [SGD, Optimiser("adamw", options={"weight_decay": 0.1})])
+@pytest.mark.parametrize("plan", [SGD, Optimizer("adamw", options={"weight_decay": 0.1})])
 def test_weights_are_continuous_at_zero(plan):
     """Also for what only that term reaches, its head: at weight 0 it has a gradient of 0, not none."""
     found = []
@@ -77,7 +77,7 @@ def test_what_no_term_reaches_is_left_alone():
     student = nn.ModuleDict({"used": network(), "spare": nn.Linear(2, 2)})
     student.forward = lambda x: student["used"](x)
     before = weights(student["spare"])
-    plan = Optimiser("adamw", lr=0.1, options={"weight_decay": 0.5})
+    plan = Optimizer("adamw", lr=0.1, options={"weight_decay": 0.5})
     distill(
         student, Stage(CE + ramp(1.0) * Loss(cross_entropy, name="more"), epochs=1, optimiser=plan), source()
     ).finish()

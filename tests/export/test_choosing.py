@@ -7,9 +7,9 @@ import torch
 
 import limbeck as lb
 from limbeck.errors import LimbeckError
-from limbeck.export import choose_int8, choosing, predict_onnx, to_onnx
-from limbeck.export.choosing import Trial, _best
-from limbeck.export.int8 import Quantiser
+from limbeck.export import choose_int8, int8_search, predict_onnx, to_onnx
+from limbeck.export.int8 import Quantizer
+from limbeck.export.int8_search import QuantizationTrial, _best
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_without_labels_the_divergence_decides(network, tmp_path):
 
 
 def trial(name, right, kl, **more):
-    return Trial(name, True, sum(right) / len(right), kl, **more), torch.tensor(right, dtype=torch.bool)
+    return QuantizationTrial(name, True, sum(right) / len(right), kl, **more), torch.tensor(right, dtype=torch.bool)
 
 
 def test_accuracy_decides_but_not_by_a_lucky_example():
@@ -63,7 +63,7 @@ def test_accuracy_decides_but_not_by_a_lucky_example():
 
 
 def test_what_failed_or_has_no_divergence_comes_last():
-    failed = Trial("minmax", True, failed="It broke."), torch.zeros(3, dtype=torch.bool)
+    failed = QuantizationTrial("minmax", True, failed="It broke."), torch.zeros(3, dtype=torch.bool)
     endless = trial("entropy", [1, 1, 0], None)
     assert _best([failed, endless])[0] == "entropy"
     assert _best([failed, endless, trial("percentile", [1, 0, 1], 9.0)])[0] == "percentile"
@@ -72,14 +72,14 @@ def test_what_failed_or_has_no_divergence_comes_last():
 
 def test_a_way_that_fails_does_not_stop_the_others(network, tmp_path, monkeypatch):
     model, calibration, held_out, labels = network
-    real = Quantiser.write
+    real = Quantizer.write
 
     def write(self, path, *, method, symmetric):
         if method == "entropy":
             raise LimbeckError("onnxruntime could not quantise model.onnx: autodetected range is not finite.")
         return real(self, path, method=method, symmetric=symmetric)
 
-    monkeypatch.setattr(Quantiser, "write", write)
+    monkeypatch.setattr(Quantizer, "write", write)
     found = choose_int8(model, calibration, held_out, tmp_path / "int8.onnx", labels=labels)
     assert found.best.method == "percentile"
     assert [one.failed is not None for one in found.tried] == [False, False, True, True, False, False]
@@ -91,13 +91,13 @@ def test_a_way_that_fails_does_not_stop_the_others(network, tmp_path, monkeypatc
 
 def test_a_way_that_answers_with_nan_is_right_about_nothing(network, tmp_path, monkeypatch):
     model, calibration, held_out, _ = network
-    real = choosing.predict_onnx
+    real = int8_search.predict_onnx
 
     def predicted(path, inputs):
         found = real(path, inputs)
         return found if path == model else found * torch.nan
 
-    monkeypatch.setattr(choosing, "predict_onnx", predicted)
+    monkeypatch.setattr(int8_search, "predict_onnx", predicted)
     zeros = torch.zeros(len(held_out), dtype=torch.int64)
     found = choose_int8(model, calibration, held_out, tmp_path / "a.onnx", labels=zeros, methods=["minmax"])
     assert [one.accuracy for one in found.tried] == [0.0, 0.0]

@@ -11,13 +11,13 @@ import yaml
 import limbeck as lb
 from limbeck.cli.export import run_cite
 from limbeck.errors import LimbeckError
-from limbeck.export import bibtex, cite, papers
+from limbeck.export import bibtex, bibtex_entries, cite
 from limbeck.export.cite import citations
-from limbeck.export.finished import open_finished
+from limbeck.export.finished_run import open_finished
 from limbeck.functional import kl_divergence
-from limbeck.job import Method, make_job
-from limbeck.measure import MEASURES
+from limbeck.job import MethodSettings, make_job
 from limbeck.methods import method, names
+from limbeck.metrics import MEASURES
 from limbeck.testing.method import require_bibtex
 
 ENTRY = re.compile(r"@\w+\{[^,\s]+,\n(  \w+ = \{.*(\n {10,}.*)*\},?\n)+\}")
@@ -79,14 +79,22 @@ def test_every_method_of_a_comparison(done):
 
 def test_a_method_that_is_gone_is_no_error(done):
     run = open_finished(done)
-    (own,) = citations(run._replace(job=run.job.model_copy(update={"method": Method(name="/nowhere/own.py:soft")})))[:1]
+    (own,) = citations(
+        run._replace(job=run.job.model_copy(update={"method": MethodSettings(name="/nowhere/own.py:soft")}))
+    )[:1]
     assert (own.used, own.bibtex) == ("method own.py:soft", None)
 
 
 def test_every_entry_is_whole():
-    tables = (papers.DATA, papers.VIEWS, papers.MEASURES, papers.ALSO, papers.ENCODINGS)
+    tables = (
+        bibtex_entries.DATA,
+        bibtex_entries.VIEWS,
+        bibtex_entries.MEASURES,
+        bibtex_entries.ALSO,
+        bibtex_entries.ENCODINGS,
+    )
     entries = [entry for table in tables for entry in table.values()]
-    entries += [papers.INT8, papers.network("resnet8")]
+    entries += [bibtex_entries.INT8, bibtex_entries.network("resnet8")]
     for entry in (one for several in entries for one in re.split(r"\n(?=@)", several)):
         assert ENTRY.fullmatch(entry), entry
         assert entry.count("{") == entry.count("}")
@@ -101,7 +109,7 @@ def test_the_entry_of_every_card_is_whole():
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_cites_whom_it_names_as_its_source(name):
     named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((MEASURES[name].__doc__ or "").split()))
-    cited = re.findall(r"author = \{(\w+)", papers.MEASURES.get(name, ""))
+    cited = re.findall(r"author = \{(\w+)", bibtex_entries.MEASURES.get(name, ""))
     assert cited == named
 
 
@@ -116,8 +124,8 @@ def test_what_was_measured_besides_is_cited(done):
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet110"])
 def test_networks(name):
-    assert "he2016deep" in (papers.network(name) or "")
-    assert papers.network("resnetish") is None
+    assert "he2016deep" in (bibtex_entries.network(name) or "")
+    assert bibtex_entries.network("resnetish") is None
 
 
 def test_no_run(tmp_path):

@@ -9,12 +9,11 @@ import torch
 
 from export_runs import front
 from limbeck.export import export_run, formats
-from limbeck.export.choosing import Choice, Trial
-from limbeck.export.eight_bits import EightBits
-from limbeck.export.speed import Beside, side_by_side
+from limbeck.export.int8_report import LatencyPair, QuantizationReport, benchmark_pair
+from limbeck.export.int8_search import QuantizationChoice, QuantizationTrial
 
-BEST = Trial("entropy", True, 0.9, 0.01)
-CHOICE = Choice(BEST, (Trial("minmax", True, 0.88, 0.02), BEST), 512, 2000)
+BEST = QuantizationTrial("entropy", True, 0.9, 0.01)
+CHOICE = QuantizationChoice(BEST, (QuantizationTrial("minmax", True, 0.88, 0.02), BEST), 512, 2000)
 
 
 class Planted:
@@ -35,7 +34,7 @@ class Planted:
 
 def plant(monkeypatch, name, **how):
     """From now on, the file of this name is opened as such a session."""
-    real = formats.opened
+    real = formats.open_session
 
     def opened(file, **more):
         session = real(file, **more)
@@ -86,7 +85,7 @@ def test_a_file_that_is_worse_is_said_to_be_worse(done, tmp_path, monkeypatch):
     ],
 )
 def test_from_where_on_it_is_said(full, after, ratio, said):
-    eight = EightBits(full, CHOICE, {1: Beside(2.0, 2.0 * ratio), 64: Beside(3.0, 3.0)})
+    eight = QuantizationReport(full, CHOICE, {1: LatencyPair(2.0, 2.0 * ratio), 64: LatencyPair(3.0, 3.0)})
     found = list(eight.notes(size=1000, before=0.9, after=after, examples=500))
     assert len(found) == len(said)
     assert all(part in note and note.count(". ") == 0 for part, note in zip(said, found, strict=True))
@@ -105,7 +104,7 @@ def test_both_files_are_timed_in_turn():
         def run(self, names, feed):
             order.append((self.name, len(feed["inputs"])))
 
-    found = side_by_side(Noted("full"), Noted("small"), torch.zeros(5, 2), batches=(1, 64))
+    found = benchmark_pair(Noted("full"), Noted("small"), torch.zeros(5, 2), batches=(1, 64))
     assert set(found) == {1, 64}
     assert {size for _, size in order} == {1, 64}
     timed = [name for name, size in order if size == 64][6:]
@@ -137,12 +136,12 @@ def test_neither_calibration_nor_choice_sees_test_data(done, tmp_path, monkeypat
 
     monkeypatch.setattr(formats, "choose_int8", choosing)
     export_run(done, to="int8", out=tmp_path / "out", calibration="minmax")
-    from limbeck.export.finished import open_finished
-    from limbeck.job.parts import learnt_and_held
+    from limbeck.export.finished_run import open_finished
+    from limbeck.job.splits import train_and_development
 
     run = open_finished(done)
     data = run.data()
-    train, development = learnt_and_held(run.job, data)
+    train, development = train_and_development(run.job, data)
     ((calibration, held_out, labels),) = seen
 
     def inputs(examples):

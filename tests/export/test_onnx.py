@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import limbeck as lb
+from limbeck.batch import Batch
+from limbeck.data import NormalizeImages
 from limbeck.errors import LimbeckError
 from limbeck.export import predict_onnx, to_onnx
-from limbeck.export.onnx_file import exportable, stripped
-from limbeck.export.parity import compared, difference
-from limbeck.export.quiet import quiet
-from limbeck.signal import Batch
-from limbeck.sources import Pixels
+from limbeck.export.onnx_file import exportable, strip_debug
+from limbeck.export.onnx_session import silence_logging
+from limbeck.export.parity import compare_outputs, difference
 
 
 class Two(nn.Module):
@@ -83,7 +83,7 @@ def test_tensors_by_name_and_of_any_length(tmp_path):
 
 
 def test_reading_can_be_a_part_of_the_file(tmp_path):
-    model, reads = lb.build("mlp", inputs=16, classes=3, hidden=[5], seed=0), Pixels((0.2,), (0.4,))
+    model, reads = lb.build("mlp", inputs=16, classes=3, hidden=[5], seed=0), NormalizeImages((0.2,), (0.4,))
     images = torch.randint(0, 256, (40, 4, 4), dtype=torch.uint8)
     to_onnx(model, images, tmp_path / "model.onnx", reads=reads)
     with torch.no_grad():
@@ -106,12 +106,12 @@ def program():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
     plain, inputs = exportable(model), torch.linspace(-1, 1, 120).reshape(20, 6)
-    with quiet():
+    with silence_logging():
         found = torch.onnx.export(
             plain, (inputs[:2],), dynamo=True, input_names=["inputs"], output_names=["logits"],
             dynamic_shapes=(({0: torch.export.Dim("batch")},),), verbose=False,
         )  # fmt: skip
-    return stripped(found.model_proto), found.exported_program, plain, inputs
+    return strip_debug(found.model_proto), found.exported_program, plain, inputs
 
 
 @pytest.mark.parametrize(("layer", "named"), [(0, "linear"), (2, "linear_1"), (4, "only the output")])
@@ -124,9 +124,9 @@ def test_the_first_node_that_differs_is_named(program, layer, named):
     values[0] += 0.01
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     with pytest.raises(LimbeckError, match=r"differs by up to .* on 20 real examples") as said:
-        compared(spoilt, exported, plain, inputs, tolerance=1e-4)
+        compare_outputs(spoilt, exported, plain, inputs, tolerance=1e-4)
     assert f"node {named!r}" in str(said.value) or named in str(said.value)
-    assert compared(proto, exported, plain, inputs, tolerance=1e-4).nodes == 4
+    assert compare_outputs(proto, exported, plain, inputs, tolerance=1e-4).nodes == 4
 
 
 def test_a_tolerance_that_nothing_meets_is_refused_and_leaves_no_file(tmp_path):

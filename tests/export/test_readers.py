@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from bridges.tiny import bert, texts
 
 import limbeck as lb
-from bridges.tiny import bert, texts
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, include_encoding, predict_onnx, to_folder, to_onnx, write_reader
 from limbeck.functional import cross_entropy
@@ -173,7 +173,7 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
     student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
     run = lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), rest, out=tmp_path / "run").finish()
     assert lb.encoding_of(tmp_path / "run" / "student") == encoding
-    assert lb.reads_of(tmp_path / "run" / "student").to_dict() == {"reads": "unchanged"}
+    assert lb.preprocess_of(tmp_path / "run" / "student").to_dict() == {"reads": "unchanged"}
     inputs = data.take(torch.arange(50)).inputs
     expected = predicted(adults, tmp_path / "run" / "student", adults / "new.csv")
     to_onnx(run.student, inputs, tmp_path / "onnx" / "model.onnx")
@@ -198,7 +198,7 @@ def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
     np.save(tmp_path / "some.npy", images)
     Image.fromarray(images[0]).save(tmp_path / "one.png")
     export_run(done, to=to, raw=raw, out=tmp_path / "out")
-    student, reads = lb.load(done / "student"), lb.reads_of(done / "student")
+    student, reads = lb.load(done / "student"), lb.preprocess_of(done / "student")
     with torch.no_grad():
         expected = student(reads(lb.Batch(torch.from_numpy(images)))).softmax(1).numpy()
     _, said, found = answers(tmp_path / "out", tmp_path / "some.npy", tmp_path / "one.png", how="--all")
@@ -214,7 +214,7 @@ def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
 def test_convolutions_in_plain_pytorch(tmp_path, name, shape, arguments):
     net = lb.build(name, seed=0, **arguments)
     images = torch.randint(0, 256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    reads = lb.Pixels((0.4,) * shape[0], (0.2,) * shape[0], scale=1 / 255)
+    reads = lb.NormalizeImages((0.4,) * shape[0], (0.2,) * shape[0], scale=1 / 255)
     net.train()(reads(lb.Batch(images)))  # so that running statistics are no zeros and ones
     told = {"reads": reads.to_dict(), "input_shape": list(shape)}
     write_reader(lb.save(net.eval(), tmp_path / "student", metadata=told))
@@ -234,7 +234,7 @@ def test_texts(tmp_path, to):
     said = ["a fine film", "dull " * 40, "slow, and “moving”"]
     (tmp_path / "new.csv").write_text("id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(said)))
     with torch.no_grad():
-        expected = net(**lb.sources.Tokenised(examples.tokenizer)(lb.Batch(said))).logits.numpy()
+        expected = net(**lb.data.TokenizeOnRead(examples.tokenizer)(lb.Batch(said))).logits.numpy()
     if to == "onnx":
         to_onnx(net, examples.take(torch.arange(6)).inputs, tmp_path / "out" / "model.onnx", metadata=told)
     else:

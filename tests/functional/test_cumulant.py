@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.functional.cumulant import COARSE, DEEPEST, FINE, interpolated, log_sums
+from limbeck.functional.log_partition import COARSE, DEEPEST, FINE, interpolated, log_partition_and_grad
 
 GRIDS = pytest.mark.parametrize("grid", [COARSE, FINE], ids=["coarse", "fine"])
 BETAS = [0.0, 0.001, 0.02, 1 / 20, 1 / 16, 0.1, 0.2, 1 / 4, 0.4, 0.7, 1.0, 1.5, 2.0, 20.0]
@@ -28,7 +28,7 @@ def test_it_is_exact_on_the_grid(grid):
     v = depths(20, 300)
     v[3, 100:] = -torch.inf
     v[4, 1:] = -torch.inf
-    nodes = log_sums(v, grid)
+    nodes = log_partition_and_grad(v, grid)
     for place, beta in enumerate(grid):
         value, slope = brute(v, beta)
         assert torch.allclose(nodes[:, 0, place].double(), value, rtol=1e-5, atol=1e-5)
@@ -41,7 +41,7 @@ def test_it_is_exact_on_the_grid(grid):
 @GRIDS
 def test_between_it_is_close_and_beyond_it_is_below(grid):
     v = depths(50, 2000)
-    nodes = log_sums(v, grid)
+    nodes = log_partition_and_grad(v, grid)
     for beta in BETAS:
         off = interpolated(nodes, beta, grid)[0].double() - brute(v, beta)[0]
         if beta <= grid[-1]:
@@ -54,7 +54,7 @@ def test_between_it_is_close_and_beyond_it_is_below(grid):
 def test_it_lies_where_a_convex_function_may(grid):
     """Half of the classes at the bottom, as a mask of -1e9 leaves them: the cubic alone would dive below."""
     v = torch.cat([depths(5, 50), torch.full((5, 50), -DEEPEST)], -1)
-    nodes = log_sums(v, grid)
+    nodes = log_partition_and_grad(v, grid)
     for beta in torch.linspace(0, 1, 101).tolist():
         value = brute(v, beta)[0]
         assert float((interpolated(nodes, beta, grid)[0].double() - value).abs().max()) < 0.75, beta
@@ -65,7 +65,7 @@ def test_it_lies_where_a_convex_function_may(grid):
 @GRIDS
 def test_no_class_weighs_nothing_and_one_class_is_itself(grid):
     v = torch.tensor([[-torch.inf, -torch.inf], [-7.0, -torch.inf], [0.0, -torch.inf], [-DEEPEST, -torch.inf]])
-    nodes = log_sums(v, grid)
+    nodes = log_partition_and_grad(v, grid)
     for beta in BETAS:
         value, slope = interpolated(nodes, beta, grid)
         assert value[0] == -torch.inf
@@ -76,6 +76,6 @@ def test_no_class_weighs_nothing_and_one_class_is_itself(grid):
 
 @GRIDS
 def test_leading_dimensions_do_not_matter(grid):
-    nodes = log_sums(depths(6, 10), grid)
+    nodes = log_partition_and_grad(depths(6, 10), grid)
     flat = interpolated(nodes, 0.3, grid)[0]
     assert torch.equal(interpolated(nodes.reshape(2, 3, 2, len(grid)), 0.3, grid)[0], flat.reshape(2, 3))

@@ -153,7 +153,7 @@ def test_the_gradient_of_smoothed_labels_is_pytorchs(classes):
 
 
 def test_a_lack_of_memory_in_the_quick_form_is_raised_and_a_wrong_label_is_said(monkeypatch):
-    from limbeck.functional import label_form
+    from limbeck.functional import labels as labels_module
 
     student, labels = drawn()
     with pytest.raises(LimbeckError):
@@ -162,6 +162,6 @@ def test_a_lack_of_memory_in_the_quick_form_is_raised_and_a_wrong_label_is_said(
     def full(*given):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(label_form, "log_softmax", full)
+    monkeypatch.setattr(labels_module, "log_softmax", full)
     with pytest.raises(RuntimeError, match="allocate"):
         label_smoothing(student, labels=labels, smoothing=0.1)

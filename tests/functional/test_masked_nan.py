@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from laws import CLAIMS
+from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.functional import kernel
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from limbeck.sources import Arrays
 
 TWO_SIDED = {name: claim for name, claim in CLAIMS.items() if "teacher" in claim.kernel.__wrapped__.__annotations__}
 
@@ -60,7 +60,7 @@ def test_a_run_learns_from_the_rows_that_count(name, tokens):
     mask.view(-1)[::5] = False
     x[~mask] = 0
     student = nn.Linear(4, 3)
-    data = Arrays(x, mask=mask)
+    data = ArrayDataset(x, mask=mask)
     run = distill(student, Stage(loss, teacher=Nothing(), steps=4), data, batch_size=8, accelerator="cpu").finish()
     assert all(torch.isfinite(p).all() for p in student.parameters())
     assert 0 < run.history[-1].loss < 100

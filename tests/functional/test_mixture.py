@@ -9,14 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.functional import (
-    gkd_jensen_shannon,
-    jensen_shannon,
-    kl_divergence,
-    reverse_kl,
-    skew_kl,
-    skew_reverse_kl,
-)
+from limbeck.functional import gkd_jensen_shannon, jensen_shannon, kl_divergence, reverse_kl, skew_kl, skew_reverse_kl
 
 INF = float("inf")
 MIXED = [(jensen_shannon, "mixture"), (gkd_jensen_shannon, "mixture"), (skew_kl, "skew"), (skew_reverse_kl, "skew")]

@@ -9,6 +9,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import (
     binary_cross_entropy,
     binary_kl_divergence,
+    blockwise,
     cross_entropy,
     gkd_jensen_shannon,
     jensen_shannon,
@@ -16,7 +17,6 @@ from limbeck.functional import (
     label_smoothing,
     logit_squared_error,
     reverse_kl,
-    rows,
     skew_kl,
     skew_reverse_kl,
     squared_error,
@@ -106,10 +106,10 @@ def test_blocks_change_nothing_and_a_row_left_over_is_mended(kernel, monkeypatch
     student[5] = teacher[5]
     student[6] = teacher[6] + 40.0
     found = []
-    for size in (rows.AT_ONCE, 15):
+    for size in (blockwise.AT_ONCE, 15):
         for module in ("rows", "binary_form"):
             monkeypatch.setattr(f"limbeck.functional.{module}.AT_ONCE", size)
-        monkeypatch.setattr(rows, "_KEPT", type(rows._KEPT)())
+        monkeypatch.setattr(blockwise, "_KEPT", type(blockwise._KEPT)())
         one, other = student.clone().requires_grad_(), teacher.clone().requires_grad_()
         value = kernel(one, other, temperature=2.0)
         value.sum().backward()
@@ -230,15 +230,15 @@ def test_first_classes_that_are_rare_cost_no_digit(shift):
 
 @pytest.mark.parametrize("kernel", [kl_divergence, skew_kl, total_variation])
 def test_memory_that_is_kept_grows_as_needed_and_can_be_given_back(kernel):
-    rows.release_buffers()
+    blockwise.release_buffers()
     small, large = torch.randn(2, 40, 1000), torch.randn(2, 90, 1000)
     wanted = [kernel(*small.double()).float(), kernel(*large.double()).float()]
     for _ in range(2):
         for logits, value in zip((small, large, small), (*wanted, wanted[0]), strict=True):
             torch.testing.assert_close(kernel(*logits), value, rtol=1e-5, atol=1e-6)
-    assert {len(one) for one in rows._KEPT.buffers.values()} == {90_000}
-    rows.release_buffers()
-    assert not rows._KEPT.__dict__
+    assert {len(one) for one in blockwise._KEPT.buffers.values()} == {90_000}
+    blockwise.release_buffers()
+    assert not blockwise._KEPT.__dict__
 
 
 @pytest.mark.parametrize("apart", [0.3, 3.0])

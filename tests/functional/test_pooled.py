@@ -9,7 +9,7 @@ import torch
 
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.functional import pooled
-from limbeck.functional.pooled import MEANS
+from limbeck.functional.specialist_pooling import MEANS
 
 
 def instance(batch=40, specialists=4, classes=9, size=4, *, spread=2.0, seed=0, asked=0.6):

@@ -36,15 +36,15 @@ def test_a_row_of_infinities_changes_no_cross_entropy():
 @pytest.mark.parametrize("value", [INF, -INF, float("nan"), 1e30, -1e30])
 def test_what_is_not_tame_is_known(value):
     logits = torch.zeros(3, 4)
-    assert closed_form.tame(logits)
+    assert closed_form.is_well_scaled(logits)
     logits[1, 2] = value
-    assert not closed_form.tame(torch.zeros(3, 4), logits)
+    assert not closed_form.is_well_scaled(torch.zeros(3, 4), logits)
 
 
 def test_a_temperature_so_low_that_logits_overflow_is_guarded():
     student, teacher = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-2.0, -1.0]])
-    assert closed_form.tame(student)
-    assert not closed_form.tame(student, temperature=1e-39)
+    assert closed_form.is_well_scaled(student)
+    assert not closed_form.is_well_scaled(student, temperature=1e-39)
     assert not kl_divergence(student, teacher, temperature=1e-39).isnan().any()
 
 
@@ -52,7 +52,7 @@ def test_vmap_is_guarded():
     seen = []
 
     def each(row):
-        seen.append(closed_form.tame(row))
+        seen.append(closed_form.is_well_scaled(row))
         return row.sum()
 
     torch.func.vmap(each)(torch.zeros(3, 4))
@@ -61,4 +61,4 @@ def test_vmap_is_guarded():
 
 def test_torch_compile_is_guarded(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not closed_form.tame(torch.zeros(3, 4))
+    assert not closed_form.is_well_scaled(torch.zeros(3, 4))

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from limbeck import Arrays, Batch, Loss, Optimiser, Progress, Shuffled, Signal, Stage, distill
+from limbeck import ArrayDataset, Batch, Loss, Optimizer, Outputs, Progress, ShuffledLoader, Stage, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import binary_cross_entropy, binary_kl_divergence, squared_error, target_squared_error
-from limbeck.measure import Estimates, MultiLabel, predict
-from limbeck.measure.multi_label import binary_nll
-from limbeck.measure.regression import mse
+from limbeck.metrics import Estimates, MultiLabel, predict
+from limbeck.metrics.multi_label import binary_nll
+from limbeck.metrics.regression import mse
 from limbeck.testing import check_objective
 
 NAN = float("nan")
@@ -73,8 +73,8 @@ def test_the_mean_that_is_learned_from_is_the_measure(loss, measured):
         found = binary_nll(MultiLabel(student.detach(), labels=targets))
     batch = Batch(torch.zeros(6, 1), extra={"targets": targets})
     objective = Loss(loss)
-    objective = objective.fit(Signal(logits=student), Signal({}), batch)
-    term = objective.term(Signal(logits=student), Signal({}), batch, Progress())
+    objective = objective.fit(Outputs(logits=student), Outputs({}), batch)
+    term = objective.term(Outputs(logits=student), Outputs({}), batch, Progress())
     assert term.count == found.count == objective.count(batch) == 14
     assert float(term.mean) == pytest.approx(found.value)
     (slope,) = torch.autograd.grad(term.total, student)
@@ -85,7 +85,7 @@ def test_a_mask_and_unknown_targets_count_together():
     student, targets = drawn(4, 2), drawn(4, 2)
     targets[1, 0] = NAN
     batch = Batch(torch.zeros(4, 1), mask=torch.tensor([True, True, False, True]), extra={"targets": targets})
-    term = Loss(target_squared_error).term(Signal(logits=student), Signal({}), batch, Progress())
+    term = Loss(target_squared_error).term(Outputs(logits=student), Outputs({}), batch, Progress())
     kept = torch.tensor([[1, 1], [0, 1], [0, 0], [1, 1]]).bool()
     assert term.count == 5
     torch.testing.assert_close(term.total, (student - targets)[kept].square().sum())
@@ -123,15 +123,15 @@ def test_what_a_regressor_knows_is_worth_more_than_noisy_targets():
     inputs = torch.randn(256, 4)
     noisy = Waves()(inputs) + 2.0 * torch.randn(256, 1)
     noisy[::7] = NAN
-    data, fresh = Arrays(inputs, extra={"targets": noisy}), torch.randn(512, 4)
+    data, fresh = ArrayDataset(inputs, extra={"targets": noisy}), torch.randn(512, 4)
     hard, soft = Loss(target_squared_error), Loss(squared_error)
     errors = []
     for objective in (hard, 0.1 * hard + 0.9 * soft):
         with torch.random.fork_rng():
             student = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
         stage = Stage(objective, teacher=Waves(), epochs=60)
-        distill(student, stage, data, batch_size=64, optimiser=Optimiser(lr=1e-2)).finish()
-        errors.append(mse(Estimates(predict(student, Arrays(fresh)).student, targets=Waves()(fresh))).value)
+        distill(student, stage, data, batch_size=64, optimiser=Optimizer(lr=1e-2)).finish()
+        errors.append(mse(Estimates(predict(student, ArrayDataset(fresh)).student, targets=Waves()(fresh))).value)
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -141,7 +141,7 @@ def test_a_mask_of_a_texts_tokens_masks_no_label_of_it(kernel, tokens):
     """One answer to a whole text has one number a label: which of its tokens are padding says nothing of them."""
     mask = torch.arange(tokens) < torch.tensor([[1], [tokens], [0]])
     kept = mask.any(1)
-    shown, taught = Signal(logits=drawn(3, 3)), Signal(logits=drawn(3, 3))
+    shown, taught = Outputs(logits=drawn(3, 3)), Outputs(logits=drawn(3, 3))
     batch = Batch(mask.long(), torch.arange(3), mask=mask, extra={"targets": torch.ones(3, 3).double()})
     loss = Loss(kernel)
     loss = loss.fit(shown, taught, batch)
@@ -156,7 +156,7 @@ def test_a_mask_of_positions_counts_every_output_there(kernel):
     loss, fitted = Loss(kernel), False
     for places in (4, 6):  # texts of another length
         mask = torch.arange(places) < torch.tensor([[2], [places]])
-        shown, taught = Signal(logits=drawn(2, places, 3)), Signal(logits=drawn(2, places, 3))
+        shown, taught = Outputs(logits=drawn(2, places, 3)), Outputs(logits=drawn(2, places, 3))
         targets = torch.ones(2, places, 3).double()
         targets[1, 0, 0] = NAN
         batch = Batch(mask.long(), torch.arange(2), mask=mask, extra={"targets": targets})
@@ -183,8 +183,8 @@ def test_steps_are_the_same_however_a_batch_is_split_and_wherever_targets_are_un
     for batch_size, accumulate in ((12, 1), (4, 3)):
         with torch.random.fork_rng():
             student = nn.Linear(4, 3).double()
-        data = Shuffled(Arrays(inputs, extra={"targets": targets}), batch_size=batch_size, shuffle=False)
+        data = ShuffledLoader(ArrayDataset(inputs, extra={"targets": targets}), batch_size=batch_size, shuffle=False)
         stage = Stage(Loss(target_squared_error), epochs=3)
-        distill(student, stage, data, accumulate=accumulate, optimiser=Optimiser(lr=0.1), precision="64-true").finish()
+        distill(student, stage, data, accumulate=accumulate, optimiser=Optimizer(lr=0.1), precision="64-true").finish()
         found.append(student.weight.detach())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)

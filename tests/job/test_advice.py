@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.job import advise
+from limbeck.job import recommend
 
 
 def result_of(interval, against=None, *, accuracy=0.9):
@@ -38,7 +38,7 @@ UP, DOWN, BOTH = [0.01, 0.02], [-0.02, -0.01], [-0.01, 0.02]
     ],
 )
 def test_the_answer_names_every_student_that_is_not_shown_to_be_worse(interval, against, answer):
-    found = advise(result_of(interval, against))
+    found = recommend(result_of(interval, against))
     assert found.ready
     assert found.answer == answer
     assert found.sentence.startswith(f"To ship: {answer}. ")
@@ -47,13 +47,13 @@ def test_the_answer_names_every_student_that_is_not_shown_to_be_worse(interval, 
 
 
 def test_a_student_that_guesses_is_not_shipped_however_sure_the_verdict():
-    found = advise(result_of(UP, accuracy=0.1))
+    found = recommend(result_of(UP, accuracy=0.1))
     assert (found.ready, found.answer, found.others) == (False, "Nothing yet", ())
     assert found.sentence.startswith("Nothing to ship yet.")
 
 
 def test_what_there_is_one_of_is_said():
     result = result_of(None)
-    assert "One seed" in advise(result).why
+    assert "One seed" in recommend(result).why
     result["arms"]["distilled"]["accuracy"]["values"] = [1.0, 1.0]
-    assert "One test example" in advise(result).why
+    assert "One test example" in recommend(result).why

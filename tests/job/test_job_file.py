@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from limbeck.data import Chain, Crop, Cutout, Flip, Mixup, RandomShift
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.job import Budget, job_text, make_job, read_job, with_settings
-from limbeck.sources import Chain, Crop, CutOut, Flip, Mixup, Shift
 
 JOB = {"data": "digits", "teacher": {"model": "mlp", "hidden": [8]}, "student": {"model": "mlp", "hidden": [2]}}
 
@@ -145,9 +145,9 @@ def test_a_budget_names_its_augmentations():
     budget = make_job(
         {**JOB, "budget": {"shift": 2, "augment": ["flip", {"cut_out": {"size": 3}}], "mix": "mixup"}}
     ).budget
-    assert budget.view(seed=4) == Chain(Shift(2, seed=4), Flip(seed=4), CutOut(3, seed=4))
+    assert budget.view(seed=4) == Chain(RandomShift(2, seed=4), Flip(seed=4), Cutout(3, seed=4))
     assert budget.mixture(seed=4) == Mixup(seed=4)
-    assert Budget(shift=1).view(seed=2) == Shift(1, seed=2)
+    assert Budget(shift=1).view(seed=2) == RandomShift(1, seed=2)
     assert Budget(augment="crop").view(seed=2) == Crop(seed=2)
     assert Budget().view(seed=2) is Budget().mixture(seed=2) is None
     found = [Budget(**given).has_views for given in ({}, {"shift": 1}, {"augment": "flip"}, {"mix": "mixup"})]

@@ -13,7 +13,7 @@ import limbeck as lb
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.job import job_text, make_job, read_job, run_job_texts
-from limbeck.job.places import PLACES
+from limbeck.job.paths import PLACES
 from limbeck.report import write_report
 from small_jobs import blobs, small_job
 

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.job import absolute, keep_search, make_job, own_budgets, read_search, steps_said, used_settings
+from limbeck.job import (
+    format_steps,
+    keep_search,
+    make_job,
+    own_budgets,
+    read_search,
+    used_settings,
+    with_absolute_paths,
+)
 from searches import planted_search
 
 JOB = {"data": "digits", "teacher": "mlp", "student": "mlp"}
@@ -26,7 +34,7 @@ def folder(tmp_path):
 def test_a_copy_goes_with_the_run_and_stays_what_it_was(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     job = make_job({**JOB, "search": "search"})
-    assert absolute(job).search == str(folder)
+    assert with_absolute_paths(job).search == str(folder)
     out = tmp_path / "out"
     out.mkdir()
     keep_search(job, out)
@@ -142,6 +150,6 @@ def test_own_budgets_in_words():
 
 
 def test_steps_in_words():
-    assert steps_said(ROWS) is None
-    assert steps_said({name: {"steps": 1200} for name in ROWS}) == "1,200 for every arm"
-    assert steps_said({"a": {"steps": 5}, "b": {"steps": 10}, "teacher": {}}) == "a 5; b 10"
+    assert format_steps(ROWS) is None
+    assert format_steps({name: {"steps": 1200} for name in ROWS}) == "1,200 for every arm"
+    assert format_steps({"a": {"steps": 5}, "b": {"steps": 10}, "teacher": {}}) == "a 5; b 10"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.models import build
-from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays
+from limbeck.recipe import Optimizer
 
 INPUTS, CLASSES = 10, 4
 
@@ -31,8 +31,8 @@ class Planted:
         return build("mlp", inputs=INPUTS, classes=CLASSES, hidden=[32, 32], seed=seed, **arguments)
 
     def learn(self, recipe, *, seed: int = 0, epochs: int = 60, labels=None, student=None, **setting):
-        data = Arrays(self.x, self.labels if labels is None else labels)
-        optimiser = Optimiser("adam", lr=5e-3)
+        data = ArrayDataset(self.x, self.labels if labels is None else labels)
+        optimiser = Optimizer("adam", lr=5e-3)
         return distill(
             student or self.student(seed), recipe, data,
             batch_size=40, epochs=epochs, seed=seed, optimiser=optimiser, log_every=10**6, **setting,

@@ -6,14 +6,14 @@ import torch
 
 from limbeck.engine import distill
 from limbeck.methods import make
-from limbeck.models import fresh, load
+from limbeck.models import load, reinitialize
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 
 
 def test_the_first_generation_is_hinton():
     planted = Planted()
-    own = fresh(planted.student(), seed=9)
+    own = reinitialize(planted.student(), seed=9)
     ours = planted.learn(make("born_again", teacher=own, generations=1, temperature=2.0), epochs=3)
     theirs = planted.learn(make("hinton", teacher=own, weight=0.5, temperature=2.0), epochs=3)
     assert same_weights(weights(ours.student), weights(theirs.student))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.engine import distill
 from limbeck.errors import MissingSignalError
+from limbeck.losses import weighted_loss
 from limbeck.methods import make
-from limbeck.objective import minimised
-from limbeck.recipe import Optimiser, Recipe
-from limbeck.signal import Batch, Progress, Signal
+from limbeck.recipe import Optimizer, Recipe
 from limbeck.testing.law import weights
 from methods.planted import Planted
 
@@ -42,7 +42,7 @@ def test_the_second_stage_moves_all_of_it(planted):
 
 
 def test_the_hint_is_learnt(planted):
-    optimiser = Optimiser("adam", lr=1e-2)
+    optimiser = Optimizer("adam", lr=1e-2)
     recipe = Recipe(next(fitnets(planted).stages()))
     run = distill(planted.student(), recipe, planted.x, epochs=60, log_every=1, optimiser=optimiser)
     losses = [report.loss for report in run]
@@ -55,11 +55,11 @@ def test_the_second_stage_is_the_paper_s_equation(planted, step, weight):
     draw = torch.Generator().manual_seed(0)
     z, v = (torch.randn(6, 4, generator=draw, dtype=torch.float64) for _ in range(2))
     batch = Batch(torch.zeros(6, 1), labels=torch.arange(6) % 4)
-    terms = stage.objective(Signal(logits=z), Signal(logits=v), batch, Progress(step, 11))
+    terms = stage.objective(Outputs(logits=z), Outputs(logits=v), batch, Progress(step, 11))
     p, log_q = (v / 3).softmax(-1), (z / 3).log_softmax(-1)
     hard = -z.log_softmax(-1)[torch.arange(6), batch.labels].mean()
     soft = (p * (p.log() - log_q)).sum(-1).mean()
-    torch.testing.assert_close(minimised(terms, stage.objective.counts(batch)), hard + weight * soft)
+    torch.testing.assert_close(weighted_loss(terms, stage.objective.counts(batch)), hard + weight * soft)
 
 
 def test_a_wider_teacher_is_reached_through_a_head_that_is_dropped(planted):

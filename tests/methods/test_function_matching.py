@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import Arrays, Chain, Crop, Flip, Mixup, Shuffled, distill
+from limbeck import ArrayDataset, Chain, Crop, Flip, Mixup, ShuffledLoader, distill
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe import Optimizer, Stage
 
 
 class Seeing(nn.Module):
@@ -32,7 +32,7 @@ class Seeing(nn.Module):
 
 def source(labels=None, **how):
     x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Shuffled(Arrays(x, labels), batch_size=8, **how)
+    return ShuffledLoader(ArrayDataset(x, labels), batch_size=8, **how)
 
 
 VIEWS = {"augment": Chain(Crop(padding=1), Flip()), "mix": Mixup()}
@@ -44,7 +44,7 @@ def weights(model):
 
 def learnt(stream, recipe):
     student = Seeing(1)
-    return distill(student, recipe, stream, epochs=3, optimiser=Optimiser("sgd", lr=0.1)).finish().student, student
+    return distill(student, recipe, stream, epochs=3, optimiser=Optimizer("sgd", lr=0.1)).finish().student, student
 
 
 def test_teacher_and_student_see_the_same_mixtures_and_each_once():

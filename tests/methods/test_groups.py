@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset, ShuffledLoader, load_data
 from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
 from limbeck.methods import make
 from limbeck.methods.groups import confusion_groups, prediction_covariance
 from limbeck.models import build
-from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays, Shuffled, load_data
-from limbeck.teachers import Scikit
+from limbeck.recipe import Optimizer
+from limbeck.teachers import SklearnTeacher
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def digits():
 
 def generalist(digits, seed):
     network = build("mlp", inputs=64, classes=10, hidden=[64], seed=seed)
-    optimiser = Optimiser("adam", lr=2e-3)
+    optimiser = Optimizer("adam", lr=2e-3)
     distill(
         network, make("supervised"), digits.train, epochs=8, batch_size=64, seed=seed, optimiser=optimiser,
         reads=digits.reads, log_every=10**6,
@@ -39,7 +39,7 @@ def together(groups):
 
 def test_the_covariance_is_that_of_the_predictions():
     logits = torch.randn(50, 6, dtype=torch.float64)
-    source = Shuffled(Arrays(logits), batch_size=7)
+    source = ShuffledLoader(ArrayDataset(logits), batch_size=7)
     found = prediction_covariance(nn.Identity(), source)
     torch.testing.assert_close(found, torch.cov(logits.softmax(-1).T, correction=0))
     assert source.state_dict() == {"epoch": 0, "batch": 0}
@@ -87,8 +87,8 @@ def test_any_teacher_can_be_the_generalist(digits):
 
     batch = digits.train.take(torch.arange(400))
     rows = batch.inputs.reshape(400, -1).numpy()
-    forest = Scikit(LogisticRegression(max_iter=500).fit(rows, batch.labels.numpy()))
-    groups = confusion_groups(forest, Arrays(batch.inputs), clusters=3, size=3)
+    forest = SklearnTeacher(LogisticRegression(max_iter=500).fit(rows, batch.labels.numpy()))
+    groups = confusion_groups(forest, ArrayDataset(batch.inputs), clusters=3, size=3)
     assert [len(group) for group in groups] == [3, 3, 3]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.models import build, load
-from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays, Shuffled
+from limbeck.recipe import Optimizer
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 
@@ -28,10 +28,10 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
     ours, theirs, average = planted.student(3), planted.student(3), planted.student(3)
     labels = planted.labels.clone()
     labels[::3] = -100
-    source = Shuffled(Arrays(planted.x, labels), batch_size=40, seed=4)
+    source = ShuffledLoader(ArrayDataset(planted.x, labels), batch_size=40, seed=4)
     batches = list(source)
     recipe = make("mean_teacher", decay=0.6, weight=20.0, ramp_up=0.5)
-    run = distill(ours, recipe, source, optimiser=Optimiser("sgd", lr=0.1, decay="constant"), epochs=1).finish()
+    run = distill(ours, recipe, source, optimiser=Optimizer("sgd", lr=0.1, decay="constant"), epochs=1).finish()
     optimiser = torch.optim.SGD(theirs.parameters(), lr=0.1)
     for step, batch in enumerate(batches):
         rise = min(step / (len(batches) - 1) / 0.5, 1.0)
@@ -75,8 +75,8 @@ def learn(recipe, seed):
         few[(labels == label).nonzero()[:2, 0]] = label
     student = build("mlp", inputs=80, classes=4, hidden=[32], input_dropout=0.5, seed=seed)
     run = distill(
-        student, recipe, Arrays(x, few), batch_size=400, epochs=200, seed=seed,
-        optimiser=Optimiser("adam", lr=1e-2), log_every=10**6,
+        student, recipe, ArrayDataset(x, few), batch_size=400, epochs=200, seed=seed,
+        optimiser=Optimizer("adam", lr=1e-2), log_every=10**6,
     ).finish()  # fmt: skip
     with torch.no_grad():
         return float((run.student.eval()(test).argmax(-1) == truth).float().mean())

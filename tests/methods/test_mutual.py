@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.methods import make
-from limbeck.models import build, fresh
-from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays, Shuffled
+from limbeck.models import build, reinitialize
+from limbeck.recipe import Optimizer
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 
 
 def peers(planted):
     student = planted.student(1)
-    return {"student": student, "peer": fresh(student, seed=2)}
+    return {"student": student, "peer": reinitialize(student, seed=2)}
 
 
 @torch.no_grad()
@@ -44,9 +44,9 @@ def by_hand(models, batches, lr):
 def test_it_is_the_paper_s_algorithm_step_by_step():
     planted = Planted()
     ours, theirs = peers(planted), peers(planted)
-    source = Shuffled(Arrays(planted.x, planted.labels), batch_size=40, seed=4)
+    source = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=4)
     batches = [batch for _ in range(2) for batch in source]
-    optimiser = Optimiser("sgd", lr=0.1, decay="constant")
+    optimiser = Optimizer("sgd", lr=0.1, decay="constant")
     distill(ours, make("mutual"), source, optimiser=optimiser, epochs=2).finish()
     by_hand(theirs, batches, 0.1)
     for name in ours:
@@ -57,7 +57,7 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
 def test_peers_that_are_equal_part_because_the_second_sees_the_first_s_step():
     planted = Planted()
     models = {"student": planted.student(1), "peer": planted.student(1)}
-    optimiser = Optimiser("sgd", lr=0.1)
+    optimiser = Optimizer("sgd", lr=0.1)
     distill(models, make("mutual"), (planted.x, planted.labels), optimiser=optimiser, steps=1).finish()
     assert not same_weights(weights(models["student"]), weights(models["peer"]))
     apart = (models["student"].classifier.weight - models["peer"].classifier.weight).detach().abs().max()

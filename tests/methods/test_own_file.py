@@ -11,7 +11,7 @@ from limbeck.recipe import Recipe
 
 OWN = '''
 from limbeck.functional import total_variation
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Recipe, Stage
 
 

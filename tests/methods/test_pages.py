@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
+from limbeck.data import ArrayDataset
 from limbeck.methods import method, names
 from limbeck.models import build
-from limbeck.sources import Arrays
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HEADINGS = ["When to use it", "How", "The mathematics", "Defaults", "What breaks", "Citation"]
@@ -49,7 +49,7 @@ def test_the_page_s_python_runs(name):
     code = "\n".join(blocks(DOCS / "methods" / f"{name}.md", "python"))
     student, teacher, a, b = networks()
     x, labels = torch.randn(32, 6), torch.randint(3, (32,))
-    data = Arrays(x, labels, extra={"privileged": x})
+    data = ArrayDataset(x, labels, extra={"privileged": x})
     scope = {"student": student, "teacher": teacher, "data": data, "a": a, "b": b, "inputs": x, "labels": labels}
     exec(compile(code.replace("epochs=10", "epochs=1"), f"{name}.md", "exec"), scope)
     assert scope["run"].finished

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.errors import DataError
 from limbeck.functional import kl_divergence
 from limbeck.methods import make
 from limbeck.methods.privileged import one_sided_kl
-from limbeck.models import fresh
-from limbeck.recipe import Optimiser
-from limbeck.sources import Arrays
-from limbeck.teachers import Ensemble, Live
+from limbeck.models import reinitialize
+from limbeck.recipe import Optimizer
+from limbeck.teachers import Ensemble, ModelTeacher
 from limbeck.testing import check_kernel
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
@@ -53,9 +53,9 @@ class World:
 
 
 def logistic(features, recipe, x, s, y, seed):
-    model = fresh(nn.Linear(features, 2), seed=seed)
-    data = Arrays(x, y, extra={"privileged": s})
-    optimiser = Optimiser("adam", lr=0.1)
+    model = reinitialize(nn.Linear(features, 2), seed=seed)
+    data = ArrayDataset(x, y, extra={"privileged": s})
+    optimiser = Optimizer("adam", lr=0.1)
     distill(model, recipe, data, batch_size=len(x), steps=120, optimiser=optimiser, log_every=10**6).finish()
     return model
 
@@ -110,7 +110,7 @@ def test_only_the_teacher_is_softened():
 
 
 def learn(planted, recipe, **columns):
-    data = Arrays(planted.x, planted.labels, extra=columns)
+    data = ArrayDataset(planted.x, planted.labels, extra=columns)
     return distill(planted.student(), recipe, data, batch_size=40, epochs=3, seed=1).finish()
 
 
@@ -140,7 +140,7 @@ def test_an_ensemble_may_be_privileged_and_a_teacher_keeps_reads_of_its_own():
     planted = Planted()
     teacher = nn.Linear(3, 4)
     first = make("privileged", teacher=Ensemble(teacher, mean="geometric"), reads="facts")
-    own = make("privileged", teacher=Live(teacher, reads=lambda b: b.extra["facts"]), reads="other")
+    own = make("privileged", teacher=ModelTeacher(teacher, reads=lambda b: b.extra["facts"]), reads="other")
     facts = planted.x[:, :3]
     one, two = (learn(planted, recipe, facts=facts, other=planted.x) for recipe in (first, own))
     for mine, other in zip(one.student.parameters(), two.student.parameters(), strict=True):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch, Outputs, Progress
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
+from limbeck.losses import weighted_loss
 from limbeck.methods import make
-from limbeck.objective import minimised
-from limbeck.signal import Batch, Progress, Signal
 from methods.planted import Planted
 
 
@@ -25,8 +25,8 @@ def value_and_gradient(recipe, *, labels=True, dtype=torch.float32):
     teacher = (3 * torch.randn(8, 5, generator=draw)).to(dtype)
     batch = Batch(torch.zeros(8, 1), labels=torch.arange(8) % 5 if labels else None)
     (stage,) = recipe.stages()
-    terms = stage.objective(Signal(logits=student), Signal(logits=teacher), batch, Progress())
-    value = minimised(terms, stage.objective.counts(batch))
+    terms = stage.objective(Outputs(logits=student), Outputs(logits=teacher), batch, Progress())
+    value = weighted_loss(terms, stage.objective.counts(batch))
     return value.detach(), torch.autograd.grad(value, student)[0], student.detach(), teacher
 
 
@@ -127,9 +127,9 @@ def test_classes_that_are_not_last_are_the_same_to_hinton():
     found = []
     for classes, moved in ((-1, (student, teacher)), (1, (student.movedim(-1, 1), teacher.movedim(-1, 1)))):
         (stage,) = make("hinton", teacher=nn.Identity(), classes=classes).stages()
-        shown = [Signal(logits=tensor) for tensor in moved]
+        shown = [Outputs(logits=tensor) for tensor in moved]
         objective = stage.objective.fit(*shown, batch)
-        found.append(minimised(objective(*shown, batch, Progress()), objective.counts(batch)))
+        found.append(weighted_loss(objective(*shown, batch, Progress()), objective.counts(batch)))
     assert torch.equal(*found)
 
 

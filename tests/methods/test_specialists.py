@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.cli import main
+from limbeck.data import ArrayDataset, ShuffledLoader, SpecialistLoader, TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.functional import cross_entropy
@@ -18,9 +19,8 @@ from limbeck.methods import make
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.specialising import combined, training
 from limbeck.models import build
-from limbeck.recipe import Optimiser, Recipe, Stage
-from limbeck.sources import Arrays, HalfSpecial, Loader, Shuffled
-from limbeck.teachers import Ensemble, Live, Named
+from limbeck.recipe import Optimizer, Recipe, Stage
+from limbeck.teachers import Ensemble, ModelTeacher, TeacherRef
 from limbeck.testing.law import same_weights, weights
 from methods.planted import Planted
 from small_jobs import small_job
@@ -38,7 +38,7 @@ def recipe(planted, **arguments):
 
 
 def learn(planted, made, *, student=None, labels="all", **options):
-    data = Arrays(planted.x, planted.labels if labels == "all" else labels, class_names=["a", "b", "c", "d"])
+    data = ArrayDataset(planted.x, planted.labels if labels == "all" else labels, class_names=["a", "b", "c", "d"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LimbeckWarning)
         return distill(
@@ -54,7 +54,7 @@ def learn(planted, made, *, student=None, labels="all", **options):
 
 
 def test_a_specialist_begins_exactly_as_its_generalist_and_the_generalist_stays(planted):
-    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
+    data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
     frozen = copy.deepcopy(planted.truth).requires_grad_(False)
     apart = training(frozen, GROUPS, data, epochs=1)
     begun = apart.makes["specialist-2"]({})
@@ -68,24 +68,24 @@ def test_a_specialist_begins_exactly_as_its_generalist_and_the_generalist_stays(
 
 
 def test_each_learns_from_half_special_data_by_its_own_objective(planted):
-    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40, seed=3)
-    stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimiser=Optimiser("sgd")).stages())
+    data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=3)
+    stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimiser=Optimizer("sgd")).stages())
     assert [stage.trains for stage in stages] == ["specialist-1", "specialist-2"]
     for stage, group in zip(stages, GROUPS, strict=True):
-        assert isinstance(stage.source, HalfSpecial)
+        assert isinstance(stage.source, SpecialistLoader)
         assert stage.source.special == tuple(group)
         assert (stage.source.batch_size, stage.epochs, stage.optimiser.name) == (40, 5, "sgd")
         assert set(stage.objective.named_leaves()) == {"dustbin_cross_entropy", "rest_kl"}
     seeds = {stage.source.seed for stage in stages}
     for seed in (0, 1):
-        data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40, seed=seed)
+        data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=seed)
         seeds |= {stage.source.seed for stage in training(planted.truth, GROUPS, data, epochs=5).stages()}
     assert len(seeds) == 6
     assert not seeds & set(range(10_000)), "the seeds of other repetitions"
 
 
 def test_the_first_half_alone_gives_the_combined_teacher(planted):
-    source = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
+    source = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
     run = distill({"student": planted.student()}, training(planted.truth, GROUPS, source, epochs=1), source, workers=1)
     run.finish()
     together = combined(planted.truth, GROUPS, source, active=2, mean="geometric")
@@ -110,9 +110,9 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
     draw = torch.Generator().manual_seed(0)
     (x, labels), (test, truth) = clouds(2000, draw), clouds(4000, draw)
     generalist = build("mlp", inputs=3, classes=8, hidden=[32], seed=0)
-    optimiser = Optimiser("adam", lr=5e-3)
+    optimiser = Optimizer("adam", lr=5e-3)
     distill(generalist, make("supervised"), (x, labels), epochs=6, optimiser=optimiser, log_every=10**6).finish()
-    source = Shuffled(Arrays(x, labels), batch_size=64)
+    source = ShuffledLoader(ArrayDataset(x, labels), batch_size=64)
     groups = confusion_groups(generalist, source, clusters=4, size=2)
     assert groups == ((0, 1), (2, 3), (4, 5), (6, 7))
     run = distill(
@@ -124,7 +124,7 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
     for name, factors in (("corrected", together.oversampling), ("as trained", (1.0,) * 4)):
         together.oversampling = factors
         together.bind(run.models)
-        batch = Arrays(test, truth).take(torch.arange(len(test)))
+        batch = ArrayDataset(test, truth).take(torch.arange(len(test)))
         with together.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
             logits = answer(batch)["logits"]
         nll[name] = float(cross_entropy(logits, labels=truth).mean())
@@ -166,7 +166,7 @@ def test_a_broken_run_goes_on_to_the_same_weights(planted, tmp_path):
     def start(out, **options):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LimbeckWarning)
-            data = Arrays(planted.x, planted.labels)
+            data = ArrayDataset(planted.x, planted.labels)
             made = make("specialists", teacher=planted.truth, clusters=2, size=2, cover=True)
             return distill(
                 planted.student(), made, data, batch_size=40, epochs=2, log_every=1, out=out, workers=1, **options
@@ -190,8 +190,8 @@ def test_a_folder_of_other_groups_is_not_taken_up(planted, tmp_path):
 
 
 def test_a_generalist_of_the_run_has_reads_of_its_own_too(planted):
-    data = Shuffled(Arrays(planted.x, planted.labels), batch_size=40)
-    named = Named("generalist", reads=lambda b: b.inputs)
+    data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
+    named = TeacherRef("generalist", reads=lambda b: b.inputs)
     stage = next(training(named, GROUPS, data, epochs=1).stages())
     assert stage.reads is named.reads
 
@@ -201,10 +201,10 @@ def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(pl
         said = planted.truth(planted.x).argmax(-1)
     half = planted.labels.clone()
     half[::2] = -100
-    data = Shuffled(Arrays(planted.x, half), batch_size=40)
+    data = ShuffledLoader(ArrayDataset(planted.x, half), batch_size=40)
     stage = next(training(planted.truth, GROUPS, data, epochs=1).stages())
     assert torch.equal(stage.source.classes, torch.where(half == -100, said, half))
-    unlabelled = Shuffled(Arrays(planted.x), batch_size=40)
+    unlabelled = ShuffledLoader(ArrayDataset(planted.x), batch_size=40)
     stage = next(training(planted.truth, GROUPS, unlabelled, epochs=1).stages())
     assert torch.equal(stage.source.classes, said)
     run = learn(planted, recipe(planted, labels=False), labels=None)
@@ -213,8 +213,8 @@ def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(pl
 
 def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(planted):
     wide = torch.cat([planted.x, planted.x], 1)
-    live = Live(planted.truth, reads=lambda b: b.inputs[:, :10])
-    data = Arrays(wide, planted.labels)
+    live = ModelTeacher(planted.truth, reads=lambda b: b.inputs[:, :10])
+    data = ArrayDataset(wide, planted.labels)
     with pytest.warns(LimbeckWarning):
         run = distill(
             build("mlp", inputs=20, classes=4, hidden=[8], seed=0), make("specialists", teacher=live, groups=GROUPS),
@@ -233,7 +233,7 @@ def test_classes_in_no_group_are_said_in_one_sentence(planted):
         distill(planted.student(), recipe(planted), data, epochs=1, workers=1).finish()
     with pytest.raises(LimbeckError, match=r"group: 1 of 4 classes \(3\); cover=True wants every class in one"):
         distill(planted.student(), recipe(planted, cover=True), data, epochs=1, workers=1).finish()
-    named = Arrays(*data, class_names=["cat", "dog", "hen", "frog"])
+    named = ArrayDataset(*data, class_names=["cat", "dog", "hen", "frog"])
     with pytest.warns(LimbeckWarning, match=r"1 of 4 classes \(frog\)"):
         distill(planted.student(), recipe(planted), named, epochs=1, workers=1).finish()
 
@@ -273,11 +273,11 @@ def test_an_ensemble_is_no_single_network(planted):
 def test_batches_that_come_as_they_do_have_no_special_half(planted):
     batches = [(planted.x[:60], planted.labels[:60]), (planted.x[60:], planted.labels[60:])]
     with pytest.warns(LimbeckWarning), pytest.raises(LimbeckError, match="a Loader hands out batches as they come"):
-        distill(planted.student(), recipe(planted), Loader(batches), epochs=1).finish()
+        distill(planted.student(), recipe(planted), TorchLoader(batches), epochs=1).finish()
 
 
 def test_a_class_of_which_there_is_no_example(planted):
-    few = Arrays(planted.x[planted.labels > 1], planted.labels[planted.labels > 1])
+    few = ArrayDataset(planted.x[planted.labels > 1], planted.labels[planted.labels > 1])
     with (
         pytest.warns(LimbeckWarning),
         pytest.raises(LimbeckError, match=r"No example is of the special classes \[0, 1\]"),

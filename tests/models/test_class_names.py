@@ -59,7 +59,7 @@ def test_names_are_matched_whatever_their_case():
 def test_two_models_with_other_orders_are_refused_where_their_logits_are_compared():
     student, teacher = named("negative", "positive"), named("Positive", "negative")
     data = torch.randn(8, 3)
-    for whole in (teacher, lb.Ensemble(lb.Live(teacher), lb.Live(named("negative", "positive")))):
+    for whole in (teacher, lb.Ensemble(lb.ModelTeacher(teacher), lb.ModelTeacher(named("negative", "positive")))):
         stage = lb.Stage(lb.Loss(kl_divergence), teacher=whole, epochs=1)
         with pytest.raises(LimbeckError, match="Class 0 is 'negative'"):
             lb.distill(student, stage, data, batch_size=4, accelerator="cpu").finish()
@@ -69,7 +69,7 @@ def test_two_models_with_other_orders_are_refused_where_their_logits_are_compare
 
 
 def test_a_tutor_refuses_them_too():
-    from limbeck.bridges import Tutor
+    from limbeck.integrations import DistillationLoss
 
     with pytest.raises(LimbeckError, match="different orders"):
-        Tutor(named("a", "b"), lb.Loss(kl_divergence), named("b", "a"))
+        DistillationLoss(named("a", "b"), lb.Loss(kl_divergence), named("b", "a"))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from limbeck.errors import DataError, LimbeckError
-from limbeck.models import build, fingerprint, fresh, is_student_folder, load, read_config, save
+from limbeck.models import build, fingerprint, is_student_folder, load, read_config, reinitialize, save
 
 
 class Tied(nn.Module):
@@ -69,7 +69,7 @@ def test_a_loaded_student_can_be_saved_trained_and_made_anew(tmp_path):
     model = load(save(small(), tmp_path / "s"))
     model(torch.rand(2, 6)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert fingerprint(fresh(model, seed=0)) == fingerprint(small(seed=0))
+    assert fingerprint(reinitialize(model, seed=0)) == fingerprint(small(seed=0))
     save(model, tmp_path / "s")
 
 

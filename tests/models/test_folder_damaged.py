@@ -17,7 +17,7 @@ from torch import nn
 
 import limbeck as lb
 from fuzzing import read_as_good
-from limbeck import files
+from limbeck import atomic_io
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models import build, fingerprint, load, read_config, save
 from limbeck.models import folder as folder_module
@@ -132,11 +132,11 @@ def test_the_folder_is_valid_after_a_death_at_every_step(tmp_path, monkeypatch, 
     """Every call that touches the disk dies once; the folder is then absent, the old one, or the new one."""
     old, new = small(seed=0), small(seed=1)
     steps = [
-        (files.os, "replace"),
-        (files.os, "fsync"),
+        (atomic_io.os, "replace"),
+        (atomic_io.os, "fsync"),
         (folder_module, "write_text"),
         (folder_module, "write_weights"),
-        (files, "settle"),
+        (atomic_io, "settle"),
     ]
     for number, (where, what) in enumerate(steps):
         for call in range(4):
@@ -219,7 +219,7 @@ def test_wrong_types_in_an_untrusted_configuration_are_refused_without_shape_che
 @pytest.mark.soak
 def test_no_harmed_student_is_read_as_good(tmp_path):
     """Its answers to raw pixels, what it reads, and what its classes are called."""
-    told = {"class_names": ["benign", "malign"], "reads": lb.Pixels((0.5,), (0.25,)).to_dict()}
+    told = {"class_names": ["benign", "malign"], "reads": lb.NormalizeImages((0.5,), (0.25,)).to_dict()}
     lb.save(lb.build("mlp", inputs=4, classes=2, hidden=[4], dropout=0.25, seed=0), tmp_path / "s", metadata=told)
     pictures = lb.Batch(torch.arange(16, dtype=torch.uint8).reshape(4, 2, 2) * 15)
 
@@ -227,6 +227,6 @@ def test_no_harmed_student_is_read_as_good(tmp_path):
         student = lb.load(tmp_path / "s")
         metadata = read_config(tmp_path / "s")["metadata"]
         train = student.train()(torch.ones(4, 4)).shape, [part.p for part in student.modules() if hasattr(part, "p")]
-        return [student.eval()(lb.reads_of(tmp_path / "s")(pictures)).tolist(), metadata, train], ""
+        return [student.eval()(lb.preprocess_of(tmp_path / "s")(pictures)).tolist(), metadata, train], ""
 
     assert read_as_good(tmp_path / "s", "*", look, 400) == []

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models import build, fingerprint, fresh
+from limbeck.models import build, fingerprint, reinitialize
 
 
 class Scaled(nn.Module):
@@ -30,7 +30,7 @@ def test_new_weights_same_shapes_and_the_original_untouched(make):
     model = make()
     model(torch.rand(5, 1, 4, 4))
     before = fingerprint(model)
-    new = fresh(model)
+    new = reinitialize(model)
     assert fingerprint(model) == before
     assert shapes(new) == shapes(model)
     shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in new.parameters()}
@@ -45,12 +45,14 @@ def test_new_weights_same_shapes_and_the_original_untouched(make):
 
 def test_a_reference_network_is_what_build_makes():
     model = build("resnet8", channels=1, classes=3, width=4, seed=1)
-    assert fingerprint(fresh(model, seed=7)) == fingerprint(build("resnet8", channels=1, classes=3, width=4, seed=7))
+    assert fingerprint(reinitialize(model, seed=7)) == fingerprint(
+        build("resnet8", channels=1, classes=3, width=4, seed=7)
+    )
 
 
 def test_a_module_of_ones_own_is_what_its_constructor_makes():
     torch.manual_seed(0)
-    variances = torch.stack([fresh(own())[4].weight.detach().var() for _ in range(20)])
+    variances = torch.stack([reinitialize(own())[4].weight.detach().var() for _ in range(20)])
     expected = torch.stack([own()[4].weight.detach().var() for _ in range(20)])
     assert variances.mean().item() == pytest.approx(expected.mean().item(), rel=0.1)
 
@@ -60,7 +62,7 @@ def test_attention_begins_as_its_constructor_does():
     with torch.no_grad():
         for p in model.parameters():
             p.fill_(9.0)
-    new = fresh(model, seed=0)
+    new = reinitialize(model, seed=0)
     assert not new.in_proj_bias.any()
     assert not new.out_proj.bias.any()
     assert new.in_proj_weight.abs().max() < 1
@@ -70,7 +72,7 @@ def test_attention_begins_as_its_constructor_does():
 def test_shared_parameters_stay_shared():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    new = fresh(model)
+    new = reinitialize(model)
     assert new[1].weight is new[0].weight
     assert new[0].weight is not model[0].weight
 
@@ -79,7 +81,7 @@ def test_shared_parameters_stay_shared():
 def test_dtype_flags_and_modes_are_the_originals(make):
     model = make().double().eval()
     next(model.parameters()).requires_grad_(False)
-    new = fresh(model)
+    new = reinitialize(model)
     assert shapes(new) == shapes(model)
     assert [p.requires_grad for p in new.parameters()] == [p.requires_grad for p in model.parameters()]
     assert not any(m.training for m in new.modules())
@@ -90,7 +92,7 @@ def test_seed_decides_and_leaves_the_generator():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    a, b, c = fresh(model, seed=1), fresh(model, seed=1), fresh(model, seed=2)
+    a, b, c = reinitialize(model, seed=1), reinitialize(model, seed=1), reinitialize(model, seed=2)
     assert torch.equal(torch.rand(1), expected)
     assert fingerprint(a) == fingerprint(b) != fingerprint(c)
 
@@ -99,9 +101,9 @@ def test_a_parameter_that_cannot_be_initialised_is_named():
     model = Scaled()
     before = fingerprint(model)
     with pytest.raises(LimbeckError, match=r"'inner\.1\.scale' belongs to a Module.*function that builds the model"):
-        fresh(model)
+        reinitialize(model)
     assert fingerprint(model) == before
     model = nn.Linear(2, 2)
     nn.utils.parametrizations.weight_norm(model)
     with pytest.raises(LimbeckError, match="parametrizations"):
-        fresh(model)
+        reinitialize(model)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.compare.teaching import has_weights
+from limbeck.compare.teacher_training import has_weights
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
-from limbeck.job import TeacherModel
+from limbeck.job import TeacherSettings
 from limbeck.models import build, fingerprint, load, open_model, read_config, save, spec_of
-from limbeck.models.library import LibraryModel
-from limbeck.models.own import module_name
+from limbeck.models.hub import LibraryModel
+from limbeck.models.user_module import module_name
 
 SOURCE = """
 from __future__ import annotations
@@ -246,7 +246,7 @@ def test_a_model_of_a_library_takes_weights_of_ones_own(timm, transformers, tmp_
     weights = folder if where == "folder" else folder / "model.safetensors"
     name = f"{library}:{'resnet18' if library == 'timm' else 'bert'}@{weights}"
     assert torch.equal(open_model(name).weight, source.weight)
-    assert has_weights(TeacherModel(model=name))
+    assert has_weights(TeacherSettings(model=name))
     with pytest.raises(LimbeckError, match="leave pretrained out"):
         open_model(name, pretrained=True)
     with pytest.raises(DataError, match="There is no file"):

@@ -107,9 +107,9 @@ def test_two_empty_tensors_are_not_one_shared_tensor():
     model = nn.Module()
     model.register_buffer("a", torch.zeros(0))
     model.register_buffer("b", torch.zeros(0))
-    from limbeck.models.size import tensors_of, untied
+    from limbeck.models.size_and_hash import tensors_of, untie_state
 
-    assert untied(tensors_of(model))[1] == {}
+    assert untie_state(tensors_of(model))[1] == {}
 
 
 class Odd(nn.Linear):

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
-from limbeck.objective import Loss
-from limbeck.recipe import Recipe, Stage, held
-from limbeck.sources import Arrays, Shuffled
+from limbeck.losses import Loss
+from limbeck.recipe import Recipe, Stage, run_context
 
-SOURCE = Shuffled(Arrays(torch.randn(12, 4), torch.arange(12) % 3), batch_size=5)
+SOURCE = ShuffledLoader(ArrayDataset(torch.randn(12, 4), torch.arange(12) % 3), batch_size=5)
 
 
 def doubled(batch):
@@ -24,7 +24,7 @@ def test_a_function_is_given_the_run_s_data_and_leaves_its_position():
     seen = []
 
     def part(models):
-        found = held(models)
+        found = run_context(models)
         seen.append((found.source, found.reads, found.device, sum(b.size for b in found.source.batches(0, 0))))
         return Stage(Loss(cross_entropy), steps=1)
 
@@ -36,4 +36,4 @@ def test_a_function_is_given_the_run_s_data_and_leaves_its_position():
 
 def test_models_that_are_no_run_s_hold_no_data():
     with pytest.raises(LimbeckError, match="a dict of models has none; let distill"):
-        held({"student": nn.Linear(4, 3)})
+        run_context({"student": nn.Linear(4, 3)})

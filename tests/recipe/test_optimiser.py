@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.recipe import Optimiser
+from limbeck.recipe import Optimizer
 
 
 def test_warm_up_and_cosine_by_the_formula():
-    plan = Optimiser(warmup=4, decay="cosine")
+    plan = Optimizer(warmup=4, decay="cosine")
     for step in range(20):
         rise = min(1.0, (step + 1) / 4)
         x = max(step - 4, 0) / 16
@@ -22,13 +22,13 @@ def test_warm_up_and_cosine_by_the_formula():
 
 def test_the_ends_of_every_decay():
     for decay, last in (("constant", 1.0), ("cosine", 0.5 * (1 + math.cos(math.pi * 0.9))), ("linear", 0.1)):
-        plan = Optimiser(decay=decay)
+        plan = Optimizer(decay=decay)
         assert plan.scale(0, 10) == 1.0
         assert plan.scale(9, 10) == pytest.approx(last)
 
 
 def test_a_warm_up_that_is_a_fraction():
-    share, steps = Optimiser(warmup=0.25, decay="linear"), Optimiser(warmup=5, decay="linear")
+    share, steps = Optimizer(warmup=0.25, decay="linear"), Optimizer(warmup=5, decay="linear")
     assert [share.scale(t, 20) for t in range(20)] == [steps.scale(t, 20) for t in range(20)]
 
 
@@ -36,7 +36,7 @@ def test_a_warm_up_that_is_a_fraction():
 @pytest.mark.parametrize("warmup", [0, 3, 0.2, 1.0, 40])
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_the_scale_stays_between_zero_and_one(decay, warmup, steps):
-    scales = [Optimiser(warmup=warmup, decay=decay).scale(t, steps) for t in range(steps)]
+    scales = [Optimizer(warmup=warmup, decay=decay).scale(t, steps) for t in range(steps)]
     assert all(0.0 <= scale <= 1.0 for scale in scales)
     assert max(scales) > 0.0
 
@@ -48,7 +48,7 @@ def test_each_moves_as_torch_s_own(name):
     make = getattr(torch.optim, {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}[name])
     options = {"weight_decay": 0.1}
     pairs = [
-        (mine, Optimiser(name, lr=0.01, options=options).make(mine.parameters())),
+        (mine, Optimizer(name, lr=0.01, options=options).make(mine.parameters())),
         (theirs, make(theirs.parameters(), lr=0.01, foreach=False, **options)),
     ]
     x = torch.randn(5, 3)
@@ -61,7 +61,7 @@ def test_each_moves_as_torch_s_own(name):
 
 
 def test_a_function_makes_any_optimiser():
-    plan = Optimiser(lambda parameters: torch.optim.SGD(parameters, lr=7.0))
+    plan = Optimizer(lambda parameters: torch.optim.SGD(parameters, lr=7.0))
     assert plan.make(nn.Linear(2, 2).parameters()).param_groups[0]["lr"] == 7.0
     assert plan.describe()["name"] == "<lambda>"
 
@@ -78,11 +78,11 @@ def test_a_function_makes_any_optimiser():
 )
 def test_values_that_make_no_sense(options, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        Optimiser(**options)
+        Optimizer(**options)
 
 
 def test_unknown_names_name_the_nearest():
     with pytest.raises(UnknownNameError, match=r"'adamm'.*Did you mean 'adam"):
-        Optimiser("adamm")
+        Optimizer("adamm")
     with pytest.raises(UnknownNameError, match=r"option of sgd 'momentun'.*Did you mean 'momentum'"):
-        Optimiser("sgd", options={"momentun": 0.9})
+        Optimizer("sgd", options={"momentun": 0.9})

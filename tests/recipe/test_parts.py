@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Apart, Recipe, Stage, Together
-from limbeck.sources import Arrays, Shuffled
-from limbeck.teachers import Live, Named
+from limbeck.losses import Loss
+from limbeck.recipe import JointStages, ParallelStages, Recipe, Stage
+from limbeck.teachers import ModelTeacher, TeacherRef
 
 
 def stage(name: str, **options) -> Stage:
@@ -25,9 +25,9 @@ def names(part) -> object:
     """A recipe's shape in words."""
     if isinstance(part, Stage):
         return part.name
-    if isinstance(part, Together):
+    if isinstance(part, JointStages):
         return ("&", *(names(one) for one in part.stages))
-    if isinstance(part, Apart):
+    if isinstance(part, ParallelStages):
         return ("|", *(names(one) for one in part.branches))
     if isinstance(part, Recipe):
         return [names(one) for one in part.parts]
@@ -135,14 +135,14 @@ def test_an_objective_that_reads_a_teacher_needs_one():
 
 
 def test_a_teacher_is_coerced():
-    assert isinstance(Stage(Loss(kl_divergence), teacher=nn.Identity()).teacher, Live)
-    assert isinstance(Stage(Loss(kl_divergence), teacher="peer").teacher, Named)
+    assert isinstance(Stage(Loss(kl_divergence), teacher=nn.Identity()).teacher, ModelTeacher)
+    assert isinstance(Stage(Loss(kl_divergence), teacher="peer").teacher, TeacherRef)
     with pytest.raises(LimbeckError, match=r"A int cannot teach"):
         Stage(Loss(kl_divergence), teacher=3)
 
 
 def test_stages_that_alternate_share_source_and_length():
-    source = Shuffled(Arrays(torch.zeros(2, 1)), batch_size=1)
+    source = ShuffledLoader(ArrayDataset(torch.zeros(2, 1)), batch_size=1)
     with pytest.raises(LimbeckError, match=r"give the source to the first"):
         A & stage("b", source=source)
     assert names(stage("a", source=source) & B) == [("&", "a", "b")]

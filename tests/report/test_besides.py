@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from limbeck.report import read_evidence, report_page
-from limbeck.report.figure import Decline, cka_figure, corruptions_figure
+from limbeck.report import read_run, report_page
+from limbeck.report.figures import Decline, cka_figure, corruptions_figure
 from report_runs import besides, planted_run
 
 NASTY = "<script>alert(1)</script>&\"'"
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 def page(folder, found):
     """The page of the run as if this had been measured besides."""
-    evidence = read_evidence(folder)
+    evidence = read_run(folder)
     text = report_page([evidence.__class__(**{**evidence.__dict__, "result": {**evidence.result, **found}})])
     assert "<script" not in text
     return text

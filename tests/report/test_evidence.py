@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from limbeck.errors import LimbeckError
-from limbeck.measure import keep_tensors, kept_tensors
-from limbeck.report import read_evidence, report_page
+from limbeck.metrics import load_tensors, save_tensors
+from limbeck.report import read_run, report_page
 from limbeck.report.arms import figure, half_width
-from limbeck.report.curves import curves_of, thinned
-from limbeck.report.words import answers, headline
+from limbeck.report.curves import curves_of, downsample
+from limbeck.report.summary_text import answers, headline
 from report_runs import planted_run
 
 
@@ -31,7 +31,7 @@ def run(tmp_path):
 
 
 def test_what_is_there_is_read(run):
-    found = read_evidence(run)
+    found = read_run(run)
     assert found.judged == "hinton"
     assert found.seeds == 2
     assert found.unknown == ()
@@ -45,41 +45,41 @@ def test_what_is_there_is_read(run):
 
 def test_the_arm_of_the_verdict_has_its_own_colour(run):
     changed(run, lambda result: result["verdict"].update(arm="fitnets"))
-    found = read_evidence(run)
+    found = read_run(run)
     assert found.judged == "fitnets"
     assert [name for name, arm in found.arms.items() if arm.style == 0] == ["fitnets"]
 
 
 def test_seeds_are_told_apart_by_their_number(run):
     shutil.rmtree(run / "arms" / "hinton" / "seed-0")
-    found = read_evidence(run)
+    found = read_run(run)
     assert list(found.logits["hinton"]) == [1]
     assert found.shown_seed == 1
     path = run / "arms" / "hinton" / "seed-1" / "predictions.safetensors"
-    assert torch.equal(found.student, kept_tensors(path)["test"])
+    assert torch.equal(found.student, load_tensors(path)["test"])
 
 
 def test_the_shipped_seed_is_the_one_that_the_result_names(run):
     changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 1}))
-    assert read_evidence(run).shown_seed == 1
+    assert read_run(run).shown_seed == 1
     changed(run, lambda result: result.update(shipped={"arm": "hinton", "seed": 7}))
-    assert read_evidence(run).shown_seed == 0
+    assert read_run(run).shown_seed == 0
 
 
 @pytest.mark.parametrize(
     ("spoil", "word"),
     [
         (lambda path: path.write_bytes(b"none"), "damaged"),
-        (lambda path: keep_tensors({"test": torch.zeros(3, 10)}, path), "damaged"),
-        (lambda path: keep_tensors({"test": torch.full((120, 10), torch.nan)}, path), "damaged"),
-        (lambda path: keep_tensors({"test": torch.zeros(120, 2)}, path), "damaged"),
-        (lambda path: keep_tensors({"other": torch.zeros(120, 10)}, path), "damaged"),
+        (lambda path: save_tensors({"test": torch.zeros(3, 10)}, path), "damaged"),
+        (lambda path: save_tensors({"test": torch.full((120, 10), torch.nan)}, path), "damaged"),
+        (lambda path: save_tensors({"test": torch.zeros(120, 2)}, path), "damaged"),
+        (lambda path: save_tensors({"other": torch.zeros(120, 10)}, path), "damaged"),
         (lambda path: path.unlink(), "for 1 of 2 seeds"),
     ],
 )
 def test_a_spoilt_file_is_left_out_and_said(run, spoil, word):
     spoil(run / "arms" / "hinton" / "seed-0" / "predictions.safetensors")
-    found = read_evidence(run)
+    found = read_run(run)
     assert list(found.logits["hinton"]) == [1]
     assert len(found.unknown) == (word is not None)
     assert word is None or word in found.unknown[0]
@@ -90,7 +90,7 @@ def test_a_spoilt_file_is_left_out_and_said(run, spoil, word):
 def test_without_the_teachers_answers_the_rest_is_shown(run, teacher):
     path = run / "teacher" / "answers.safetensors"
     path.unlink() if teacher is None else path.write_bytes(teacher)
-    found = read_evidence(run)
+    found = read_run(run)
     assert found.labels is None
     assert len(found.unknown) == 1
     page = report_page([found])
@@ -104,8 +104,8 @@ def test_without_the_teachers_answers_the_rest_is_shown(run, teacher):
 )
 def test_labels_that_are_none_are_left_out(run, labels):
     path = run / "teacher" / "answers.safetensors"
-    keep_tensors({"test": kept_tensors(path)["test"][: len(labels)], "test_labels": labels}, path)
-    found = read_evidence(run)
+    save_tensors({"test": load_tensors(path)["test"][: len(labels)], "test_labels": labels}, path)
+    found = read_run(run)
     assert found.labels is None
     assert "no labels" in found.unknown[0]
     assert "<h1>" in report_page([found])
@@ -113,10 +113,10 @@ def test_labels_that_are_none_are_left_out(run, labels):
 
 def test_the_teacher_may_rule_classes_out(run):
     path = run / "teacher" / "answers.safetensors"
-    kept = kept_tensors(path)
+    kept = load_tensors(path)
     kept["test"][:, 3] = -torch.inf
-    keep_tensors(kept, path)
-    found = read_evidence(run)
+    save_tensors(kept, path)
+    found = read_run(run)
     assert found.unknown == ()
     assert "<h1>" in report_page([found])
 
@@ -137,7 +137,7 @@ def test_the_teacher_may_rule_classes_out(run):
 def test_what_is_no_finished_run_is_refused(tmp_path, said, make):
     make(tmp_path / "run")
     with pytest.raises(LimbeckError, match=said):
-        read_evidence(tmp_path / "run")
+        read_run(tmp_path / "run")
 
 
 def test_a_figure_is_what_its_values_are():
@@ -160,10 +160,10 @@ def test_curves_go_on_from_stage_to_stage(tmp_path):
 
 def test_a_thinned_curve_keeps_its_mean():
     curve = [(float(i), float(i % 7)) for i in range(700)]
-    short = thinned(curve, points=100)
+    short = downsample(curve, points=100)
     assert len(short) == 100
     assert sum(v for _, v in short) / 100 == pytest.approx(3.0)
-    assert thinned(curve[:50], points=100) == curve[:50]
+    assert downsample(curve[:50], points=100) == curve[:50]
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
         for name, mean in means.items():
             result["arms"][name]["accuracy"] = {"mean": mean, "std": 0.0, "values": [mean] * 2}
 
-    worth = answers(read_evidence(changed(run, change)), [])[0]
+    worth = answers(read_run(changed(run, change)), [])[0]
     assert worth.why.endswith(said)
 
 
 def test_the_table_says_who_learns_without_the_teacher(run):
-    assert "learns without the teacher" not in report_page([read_evidence(run)])
+    assert "learns without the teacher" not in report_page([read_run(run)])
 
     def change(result):
         result["arms"]["fitnets"]["method"] = {"name": "mutual"}
 
-    page = report_page([read_evidence(changed(run, change))])
+    page = report_page([read_run(changed(run, change))])
     assert page.count("learns without the teacher") == 1
     assert "taught by the teacher" in page
 
@@ -202,7 +202,7 @@ def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, 
         for name, values in (("hinton", [0.91, 0.92]), ("fitnets", second)):
             result["arms"][name]["development"] = {"mean": sum(values) / 2, "std": 0.0, "values": values}
 
-    which = answers(read_evidence(changed(run, change)), [])[1]
+    which = answers(read_run(changed(run, change)), [])[1]
     assert which.why.endswith("may be luck." if lucky else "Second there: fitnets.")
 
 
@@ -210,7 +210,7 @@ def test_a_student_that_is_no_better_than_the_most_frequent_class_is_not_to_be_s
     def change(result):
         result["data"]["most_frequent"] = {"development": 0.99, "test": 0.99}
 
-    evidence = read_evidence(changed(run, change))
+    evidence = read_run(changed(run, change))
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "99.0 %" in ships.why
@@ -222,7 +222,7 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
         for name in ("student alone", "hinton"):
             result["arms"][name]["accuracy"] = {"mean": 0.11, "std": 0.0, "values": [0.11, 0.11]}
 
-    evidence = read_evidence(changed(run, change))
+    evidence = read_run(changed(run, change))
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "limbeck export" not in report_page([evidence])
@@ -233,7 +233,7 @@ def test_one_test_example_is_not_called_one_seed(run):
     def change(result):
         result["verdict"] |= {"interval": None, "helps": None}
 
-    evidence = read_evidence(changed(run, change))
+    evidence = read_run(changed(run, change))
     said = [headline(evidence).words, *(f"{one.answer} {one.why}" for one in answers(evidence, []))]
     assert "one test example" in said[0]
     assert not any("ne seed" in one for one in said)

@@ -8,17 +8,23 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from limbeck.report.arms import Arm, figure
-from limbeck.report.axes import Scale
-from limbeck.report.far import FAR, far_off, held, reach
-from limbeck.report.figure import CostPoint, Difference, accuracies_figure, differences_figure, front, pareto_figure
-from limbeck.report.rows import NARROW, WIDE
+from limbeck.report.arms import ArmRow, figure
+from limbeck.report.axes import FAR, AxisScale, axis_values, clip_interval, outliers
+from limbeck.report.figures import (
+    CostPoint,
+    DifferenceRow,
+    accuracies_figure,
+    differences_figure,
+    pareto_figure,
+    pareto_front,
+)
+from limbeck.report.row_layout import NARROW, WIDE
 
 SHUFFLED = "shuffled teacher"
 
 
 def arm(name, *values, style=0):
-    return Arm(name, "method", style, figure({"values": list(values)}), figure(None), {})
+    return ArmRow(name, "method", style, figure({"values": list(values)}), figure(None), {})
 
 
 def usual(**more):
@@ -48,42 +54,45 @@ def ticks(root):
 class TestWhoIsFarOff:
     @pytest.mark.parametrize("count", [0, 1, 2])
     def test_one_or_two_never_are(self, count):
-        assert far_off([(0.0, 0.0), (1e9, 1e9)][:count], least=1.0) == {}
+        assert outliers([(0.0, 0.0), (1e9, 1e9)][:count], least=1.0) == {}
 
     @pytest.mark.parametrize("count", [3, 4, 9])
     def test_the_same_value_never_is(self, count):
-        assert far_off([(90.0, 90.0)] * count, least=1.0) == {}
+        assert outliers([(90.0, 90.0)] * count, least=1.0) == {}
 
     def test_what_is_no_number_is_nowhere(self):
         spans = [None, (90.0, 91.0), None, (10.0, 11.0), (90.5, 92.0)]
-        assert far_off(spans, least=1.0) == {3: -1}
-        assert far_off([None] * 5, least=1.0) == {}
-        assert far_off([None, (1.0, 1.0), (99.0, 99.0)], least=1.0) == {}, "two that are known"
+        assert outliers(spans, least=1.0) == {3: -1}
+        assert outliers([None] * 5, least=1.0) == {}
+        assert outliers([None, (1.0, 1.0), (99.0, 99.0)], least=1.0) == {}, "two that are known"
 
     def test_both_sides(self):
-        assert far_off([(99.0, 99.0), (50.0, 51.0), (51.0, 51.5), (0.0, 1.0), (49.5, 50.0)], least=1.0) == {0: 1, 3: -1}
+        assert outliers([(99.0, 99.0), (50.0, 51.0), (51.0, 51.5), (0.0, 1.0), (49.5, 50.0)], least=1.0) == {
+            0: 1,
+            3: -1,
+        }
 
     def test_a_wide_interval_that_comes_near_is_not_far(self):
         near = [(90.0, 91.0), (89.0, 90.0)]
-        assert far_off([*near, (10.0, 12.0)], least=1.0) == {2: -1}
-        assert far_off([*near, (10.0, 85.0)], least=1.0) == {}
+        assert outliers([*near, (10.0, 12.0)], least=1.0) == {2: -1}
+        assert outliers([*near, (10.0, 85.0)], least=1.0) == {}
 
     def test_just_so_far(self):
         """Four times as far as the others are wide stays; a hair further does not."""
         near = [(0.0, 2.0), (1.0, 2.0)]
-        assert far_off([*near, (2.0 + FAR * 2.0, 20.0)], least=1.0) == {}
-        assert far_off([*near, (2.0 + FAR * 2.0 + 1e-6, 20.0)], least=1.0) == {2: 1}
+        assert outliers([*near, (2.0 + FAR * 2.0, 20.0)], least=1.0) == {}
+        assert outliers([*near, (2.0 + FAR * 2.0 + 1e-6, 20.0)], least=1.0) == {2: 1}
         same = [(5.0, 5.0)] * 2
-        assert far_off([*same, (5.0 - FAR * 3.0, 5.0 - FAR * 3.0)], least=3.0) == {}
+        assert outliers([*same, (5.0 - FAR * 3.0, 5.0 - FAR * 3.0)], least=3.0) == {}
 
     def test_what_is_kept_stays(self):
         spans = [(90.0, 90.0), (90.1, 90.2), (90.3, 90.3), (10.0, 11.0), (9.0, 9.0)]
-        assert far_off(spans, least=1.0) == {3: -1, 4: -1}
-        assert far_off(spans, least=1.0, kept=[4]) == {}
-        assert far_off([*spans, (500.0, 500.0)], least=1.0, kept=[4]) == {5: 1}
+        assert outliers(spans, least=1.0) == {3: -1, 4: -1}
+        assert outliers(spans, least=1.0, kept=[4]) == {}
+        assert outliers([*spans, (500.0, 500.0)], least=1.0, kept=[4]) == {5: 1}
 
     def test_of_two_halves_neither_is(self):
-        assert far_off([(1.0, 1.0), (1.1, 1.1), (99.0, 99.0), (99.1, 99.1)], least=1.0) == {}
+        assert outliers([(1.0, 1.0), (1.1, 1.1), (99.0, 99.0), (99.1, 99.1)], least=1.0) == {}
 
     def test_nothing_is_moved_that_is_not_far_from_all_that_stay(self):
         """Whatever the spans and their order: the moved are few, far, and beyond the others on their side."""
@@ -92,7 +101,7 @@ class TestWhoIsFarOff:
             middles = draw.normal(0, 10.0 ** draw.uniform(-1, 2, draw.integers(1, 9)))
             half = np.abs(draw.normal(0, 1, len(middles)))
             spans = list(zip((middles - half).tolist(), (middles + half).tolist(), strict=True))
-            far = far_off(spans, least=1.0)
+            far = outliers(spans, least=1.0)
             stay = [span for i, span in enumerate(spans) if i not in far]
             low, high = min(low for low, _ in stay), max(high for _, high in stay)
             assert len(stay) > len(spans) / 2
@@ -100,7 +109,7 @@ class TestWhoIsFarOff:
                 away = low - spans[place][1] if side < 0 else spans[place][0] - high
                 assert away > FAR * max(high - low, 1.0)
             order = draw.permutation(len(spans)).tolist()
-            again = far_off([spans[i] for i in order], least=1.0)
+            again = outliers([spans[i] for i in order], least=1.0)
             assert {order[i]: side for i, side in again.items()} == far
             moved += len(far)
         assert moved > 50
@@ -108,18 +117,18 @@ class TestWhoIsFarOff:
 
 class TestIntervals:
     def test_points_are_always_held_and_ends_unless_they_are_far(self):
-        assert held([1.0, 2.0], [0.0, 3.0], least=1.0) == [1.0, 2.0, 0.0, 3.0]
-        assert held([1.0, 2.0], [0.0, 300.0], least=1.0) == [1.0, 2.0, 0.0]
-        assert held([1.0, 2.0, 300.0], [0.0, 305.0], least=1.0) == [1.0, 2.0, 300.0, 0.0, 305.0]
+        assert axis_values([1.0, 2.0], [0.0, 3.0], least=1.0) == [1.0, 2.0, 0.0, 3.0]
+        assert axis_values([1.0, 2.0], [0.0, 300.0], least=1.0) == [1.0, 2.0, 0.0]
+        assert axis_values([1.0, 2.0, 300.0], [0.0, 305.0], least=1.0) == [1.0, 2.0, 300.0, 0.0, 305.0]
 
     def test_reach(self):
-        scale = Scale(0, 10, 100, 200)
-        assert reach(scale, 2.0, 5.0) == ((120, 0), (150, 0))
-        assert reach(scale, -3.0, 99.0) == ((100, -1), (200, 1))
+        scale = AxisScale(0, 10, 100, 200)
+        assert clip_interval(scale, 2.0, 5.0) == ((120, 0), (150, 0))
+        assert clip_interval(scale, -3.0, 99.0) == ((100, -1), (200, 1))
 
     def test_two_seeds_that_say_nothing_of_one_arm_do_not_hide_the_others(self):
-        rows = [Difference("a", 0, 0.0, (-0.06, 0.06)), Difference("b", 1, 0.01, (-0.05, 0.07)),
-                Difference("wide", 2, 0.15, (-1.7, 2.0))]  # fmt: skip
+        rows = [DifferenceRow("a", 0, 0.0, (-0.06, 0.06)), DifferenceRow("b", 1, 0.01, (-0.05, 0.07)),
+                DifferenceRow("wide", 2, 0.15, (-1.7, 2.0))]  # fmt: skip
         root = drawn(differences_figure(rows, worse="worse", better="better"))
         assert max(map(abs, ticks(root))) < 30
         assert "far off" not in root.get("aria-label").lower(), "its mean is on the scale"
@@ -128,7 +137,7 @@ class TestIntervals:
         assert "[-170.00, +200.00]" in " ".join(rows_of(root)["wide"].itertext())
 
     def test_a_single_wide_interval_is_drawn_whole(self):
-        root = drawn(differences_figure([Difference("a", 0, 0.01, (-0.9, 0.92))], worse="worse", better="better"))
+        root = drawn(differences_figure([DifferenceRow("a", 0, 0.01, (-0.9, 0.92))], worse="worse", better="better"))
         assert [one.tag for one in marked(root, "whisker")] == ["line"] * 3
 
     def test_a_band_is_one_standard_deviation_and_drawn_whole(self):
@@ -175,7 +184,7 @@ class TestAccuracies:
         assert all(220 <= x <= 960 - 190 for x in at)
 
     def test_an_arm_with_a_value_that_is_no_number_is_named_and_does_not_move_the_others(self):
-        broken = Arm("broken", "method", 1, figure({"values": [0.2, None]}), figure(None), {})
+        broken = ArmRow("broken", "method", 1, figure({"values": [0.2, None]}), figure(None), {})
         root = drawn(accuracies_figure([*usual(), broken]))
         assert "not a number for every seed" in " ".join(rows_of(root)["broken"].itertext())
         assert "far off" in " ".join(rows_of(root)[SHUFFLED].itertext())
@@ -206,7 +215,7 @@ class TestPareto:
     def test_no_model_on_the_front_is_moved(self):
         """The cheapest is on the front however bad it is, and so is the best."""
         points = self.points(("tiny", 0.01, 0.1))
-        assert "tiny" in [p.name for p in front(points)]
+        assert "tiny" in [p.name for p in pareto_front(points)]
         root = drawn(pareto_figure(points, x_label="ms", text=str))
         assert "far off" not in root.get("aria-label").lower()
 
@@ -228,15 +237,15 @@ def _height(mark):
 class TestDifferences:
     def test_zero_is_always_on_the_scale(self):
         for means in itertools.product((0.3, 0.31, -0.002, 0.001), repeat=3):
-            rows = [Difference(str(i), i, mean, (mean - 0.001, mean + 0.001)) for i, mean in enumerate(means)]
+            rows = [DifferenceRow(str(i), i, mean, (mean - 0.001, mean + 0.001)) for i, mean in enumerate(means)]
             root = drawn(differences_figure(rows, worse="worse", better="better"))
             zero = float(marked(root, "zero")[0].get("x1"))
             assert 220 <= zero <= 960 - 190
 
     def test_on_the_side_where_it_lies(self):
-        near = [Difference("a", 0, 0.002, (0.001, 0.003)), Difference("b", 1, -0.001, None)]
+        near = [DifferenceRow("a", 0, 0.002, (0.001, 0.003)), DifferenceRow("b", 1, -0.001, None)]
         for mean, said in ((-0.5, "← far off"), (0.5, "far off →")):
-            far = Difference("c", 2, mean, (mean - 0.01, mean + 0.01))
+            far = DifferenceRow("c", 2, mean, (mean - 0.01, mean + 0.01))
             root = drawn(differences_figure([*near, far], worse="worse", better="better"))
             assert said in " ".join(rows_of(root)["c"].itertext())
             assert f"{100 * mean:+.2f}" in " ".join(rows_of(root)["c"].itertext())
@@ -245,8 +254,8 @@ class TestDifferences:
 
 @pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_no_vertical_line_runs_through_the_words_of_a_row(layout):
-    near = [Difference(f"over arm {i}", 0, 0.001 * i, (-0.01, 0.01)) for i in range(3)]
-    rows = [near[0], Difference("over one far off", 1, 0.9, (0.88, 0.92)), *near[1:]]
+    near = [DifferenceRow(f"over arm {i}", 0, 0.001 * i, (-0.01, 0.01)) for i in range(3)]
+    rows = [near[0], DifferenceRow("over one far off", 1, 0.9, (0.88, 0.92)), *near[1:]]
     root = drawn(differences_figure(rows, worse="worse", better="better", layout=layout))
     lines = [one for one in root.iter() if one.get("class") in ("zero", "grid")]
     assert lines

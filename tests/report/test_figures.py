@@ -11,32 +11,30 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from limbeck.report.arms import Arm, figure
-from limbeck.report.axes import Scale, around, decades_around, steps
-from limbeck.report.figure import (
+from limbeck.report.arms import ArmRow, figure
+from limbeck.report.axes import AxisScale, log_limits, padded_limits, steps
+from limbeck.report.figures import (
     Bin,
     ClassRow,
     CostPoint,
-    Difference,
-    Searched,
+    DifferenceRow,
+    SearchedArm,
     accuracies_figure,
     change_figure,
     classes_figure,
     confusion_figure,
     deviation_figure,
     differences_figure,
-    front,
     pareto_figure,
+    pareto_front,
     reliability_figure,
     search_figure,
     training_figure,
     trials_below,
-)  # fmt: skip
-from limbeck.report.figure.classes import MOST, shown_rows
-from limbeck.report.figure.confusion import worst
-from limbeck.report.markup import Markup, join, tag
+)
+from limbeck.report.figures.classes import MOST, shown_rows, top_confusions
+from limbeck.report.markup import Markup, join, png, tag
 from limbeck.report.numbers import sized
-from limbeck.report.png import png
 
 NASTY = "<script>alert(1)</script>&\"'\x00\ud800"
 
@@ -50,14 +48,14 @@ def classes_of(root, word):
 
 
 def arm(name, values, style=0, role="method"):
-    return Arm(name, role, style, figure({"values": values}), figure(None), {})
+    return ArmRow(name, role, style, figure({"values": values}), figure(None), {})
 
 
 def every_figure(name):
     bins = [Bin(0.3, 0.2, 0.5), Bin(0.9, 0.95, 0.5)]
     rates = np.array([[0.9, 0.1], [0.2, 0.8]])
     return [
-        differences_figure([Difference(name, 0, 0.01, (0.0, 0.02))], worse="worse", better="better"),
+        differences_figure([DifferenceRow(name, 0, 0.01, (0.0, 0.02))], worse="worse", better="better"),
         accuracies_figure([arm(name, [0.8, 0.82])]),
         pareto_figure([CostPoint(name, 0, 0.1, 0.8, 0.01)], x_label=name, text=str),
         reliability_figure({name: (0, bins)}),
@@ -66,7 +64,7 @@ def every_figure(name):
         confusion_figure(rates, [name, "b"], top=0.2, who=name),
         change_figure(rates - 0.5, [name, "b"], top=0.2),
         training_figure(name, {name: arm(name, [0.5])}, {name: [[(1.0, 1.0), (2.0, 0.5)]]}),
-        search_figure({name: Searched(0, [0.5, 0.6], [0.5, 0.6], 1)}, luck=0.01),
+        search_figure({name: SearchedArm(0, [0.5, 0.6], [0.5, 0.6], 1)}, luck=0.01),
     ]  # fmt: skip
 
 
@@ -79,20 +77,20 @@ def test_no_name_becomes_markup():
 
 
 def test_one_difference_that_is_far_off_does_not_hide_the_others():
-    near = [Difference("a", 0, 0.002, (0.001, 0.003)), Difference("b", 1, -0.001, (-0.002, 0.0))]
+    near = [DifferenceRow("a", 0, 0.002, (0.001, 0.003)), DifferenceRow("b", 1, -0.001, (-0.002, 0.0))]
 
     def ticks(rows):
         root = drawn(differences_figure(rows, worse="worse", better="better"))
         return [float(one.text) for one in classes_of(root, "tick")], root
 
     wanted, _ = ticks(near)
-    found, root = ticks([*near, Difference("shuffled", 2, 0.7, (0.69, 0.71))])
+    found, root = ticks([*near, DifferenceRow("shuffled", 2, 0.7, (0.69, 0.71))])
     assert found == wanted
     shown = ElementTree.tostring(root, encoding="unicode")
     assert "+70.00" in shown, "its number stands beside it"
     assert shown.count("far off →") == 1
     assert len(classes_of(root, "mark")) == 2
-    beside, _ = ticks([*near, Difference("c", 2, 0.01, (0.009, 0.011))])
+    beside, _ = ticks([*near, DifferenceRow("c", 2, 0.01, (0.009, 0.011))])
     assert max(beside) >= 1.0, "what is not far off is on the scale"
 
 
@@ -108,7 +106,7 @@ def test_markup_is_escaped_once():
 
 
 def test_whiskers_end_where_the_interval_does():
-    rows = [Difference("a", 0, 0.01, (0.0, 0.02)), Difference("b", 1, -0.02, None)]
+    rows = [DifferenceRow("a", 0, 0.01, (0.0, 0.02)), DifferenceRow("b", 1, -0.02, None)]
     root = drawn(differences_figure(rows, worse="worse", better="better"))
     zero = float(classes_of(root, "zero")[0].get("x1"))
     low, high = sorted(float(classes_of(root, "whisker")[0].get(end)) for end in ("x1", "x2"))
@@ -122,8 +120,8 @@ def test_whiskers_end_where_the_interval_does():
 def test_the_front_is_what_nothing_beats():
     named = (("cheap", 1.0, 0.8), ("same", 1.04, 0.79), ("dear", 5.0, 0.9), ("bad", 6.0, 0.85))
     cheap, same, dear, bad = (CostPoint(name, 0, cost, accuracy, None) for name, cost, accuracy in named)
-    assert [point.name for point in front([bad, dear, same, cheap])] == ["cheap", "dear"]
-    assert front([cheap, cheap._replace(name="twin")]) != []
+    assert [point.name for point in pareto_front([bad, dear, same, cheap])] == ["cheap", "dear"]
+    assert pareto_front([cheap, cheap._replace(name="twin")]) != []
     root = drawn(pareto_figure([bad, dear, same, cheap], x_label="ms", text=str))
     assert len(classes_of(root, "best")) == 2
     assert len(classes_of(root, "mark")) == 4
@@ -134,7 +132,7 @@ def test_the_front_is_what_nothing_beats():
 def test_brute_force_of_the_front():
     draw = np.random.default_rng(0)
     points = [CostPoint(str(i), 0, float(10 ** draw.uniform(-2, 2)), float(draw.uniform()), None) for i in range(60)]
-    kept = front(points)
+    kept = pareto_front(points)
     for point in points:
         beaten = any(o.accuracy > point.accuracy and o.cost <= 1.05 * point.cost for o in points)
         assert (point in kept) == (not beaten)
@@ -142,12 +140,12 @@ def test_brute_force_of_the_front():
 
 @pytest.mark.parametrize("values", [[0.0], [1.0], [0.5, 0.5], [float("nan")], [], [1e-9, 1e9], [-3.0, 2.0]])
 def test_a_scale_holds_its_values(values):
-    low, high = around(values)
+    low, high = padded_limits(values)
     assert low < high
     assert all(low <= value <= high for value in values if value == value)
     assert 2 <= len(steps(low, high)) <= 7
-    first, last = decades_around([abs(v) + 1e-6 for v in values])
-    scale = Scale(first, last, 0, 100, logarithmic=True)
+    first, last = log_limits([abs(v) + 1e-6 for v in values])
+    scale = AxisScale(first, last, 0, 100, logarithmic=True)
     assert all(-6 < scale(abs(v) + 1e-6) < 106 for v in values if v == v)
 
 
@@ -167,7 +165,7 @@ def test_confusion_shades_errors_alone():
     cells = classes_of(root, "cell")
     assert len(cells) == 9
     assert [float(cell.get("fill-opacity", -1)) for cell in cells] == [-1, 0.5, 0, 0, -1, 0, 1, 0, -1]
-    assert worst(rates, 5) == [(2, 0), (0, 1)]
+    assert top_confusions(rates, 5) == [(2, 0), (0, 1)]
 
 
 def test_many_classes_become_one_picture():
@@ -181,7 +179,7 @@ def test_many_classes_become_one_picture():
 
 def searched(style, *accuracies):
     best = [max(accuracies[: i + 1]) for i in range(len(accuracies))]
-    return Searched(style, accuracies, best, accuracies.index(max(accuracies)))
+    return SearchedArm(style, accuracies, best, accuracies.index(max(accuracies)))
 
 
 def test_a_search_has_a_staircase_for_each_arm_and_a_large_mark_at_what_was_chosen():

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from limbeck.errors import LimbeckError
-from limbeck.report import read_evidence, report_page, write_report
-from limbeck.report.shipped import shipped
-from limbeck.report.words import answers, headline
+from limbeck.report import read_run, report_page, write_report
+from limbeck.report.predictions import recommended_student
+from limbeck.report.summary_text import answers, headline
 from report_runs import planted_run
 from results import result as old_result
 from searches import planted_search
@@ -59,7 +59,7 @@ class Page(HTMLParser):
 
 def checked(*runs):
     """The page of these runs, read strictly."""
-    text = report_page([read_evidence(run) for run in runs])
+    text = report_page([read_run(run) for run in runs])
     page = Page(text)
     assert len(set(page.ids)) == len(page.ids)
     assert set(page.links) <= set(page.ids)
@@ -105,7 +105,7 @@ def test_it_is_whole_whatever_the_run_holds(tmp_path, given):
 
 def test_class_names_are_text(tmp_path):
     run = planted_run(tmp_path / "run", classes=2, names=NASTY, test=200)
-    text = report_page([read_evidence(run)])
+    text = report_page([read_run(run)])
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert NASTY[0] in checked(run).text
@@ -155,11 +155,11 @@ EVEN = {"label smoothing": {"difference": 0.001, "interval": [-0.01, 0.02], "sen
 )
 def test_the_headline_says_what_the_intervals_say(tmp_path, found, kind, words, ship):
     run = changed(planted_run(tmp_path / "run", test=100), lambda result: result.update(verdict=found))
-    evidence = read_evidence(run)
+    evidence = read_run(run)
     said = headline(evidence)
     assert said.kind == kind
     assert words in said.words
-    assert shipped(evidence)[0] == ship
+    assert recommended_student(evidence)[0] == ship
     assert len(answers(evidence, [])) == 6
     checked(run)
 
@@ -278,7 +278,7 @@ def test_examples_are_pictures_texts_or_rows(tmp_path):
     assert [tag for tag, _ in checked(planted_run(tmp_path / "pictures", test=100)).tags if tag == "img"]
     run = planted_run(tmp_path / "rows", test=100)
     names = [f"class {i}" for i in range(10)]
-    labels = read_evidence(run).labels.tolist()
+    labels = read_run(run).labels.tolist()
     rows = "".join(f"{i / 7:.3f},{'town' if i % 2 else 'land'},{names[label]}\n" for i, label in enumerate(labels))
     header = "height,place,kind\n"
     (tmp_path / "test.csv").write_text(header + rows)

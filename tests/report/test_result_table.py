@@ -9,7 +9,7 @@ from rich.console import Console
 
 from limbeck.report import arms_table, arms_tables, over_seeds
 from limbeck.report.arms import figure
-from limbeck.report.section.table import said
+from limbeck.report.sections.arms import mean_ci_text
 from results import arm, result
 
 
@@ -63,7 +63,7 @@ def test_what_stands_after_a_plus_minus_is_named_and_is_what_the_page_says():
     several = result({"one member": arm([0.9, 0.8, 0.85]), "distilled": arm([0.9, 0.8])})
     assert over_seeds(several).endswith("over 2 seeds; ± of one member is over the 3 members.\n")
     shown = figure(found["arms"]["distilled"]["accuracy"])
-    assert said(shown, 2, 100) == "95.10 ± 0.14"
+    assert mean_ci_text(shown, 2, 100) == "95.10 ± 0.14"
     assert "95.10 ± 0.14" in " ".join(printed(found)[5].split())
 
 

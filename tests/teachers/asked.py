@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from limbeck import Arrays, Shuffled, distill
+from limbeck import ArrayDataset, ShuffledLoader, distill
+from limbeck.batch import Batch
 from limbeck.methods import make
-from limbeck.signal import Batch
 
 CPU = torch.device("cpu")
 
@@ -30,13 +30,13 @@ def unchanged(batch: Batch):
     return batch.inputs
 
 
-def examples(count: int = 24, seed: int = 0) -> Arrays:
+def examples(count: int = 24, seed: int = 0) -> ArrayDataset:
     x = torch.randn(count, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return Arrays(x, torch.arange(count) % 4)
+    return ArrayDataset(x, torch.arange(count) % 4)
 
 
-def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shuffled:
-    return Shuffled(examples(count), batch_size=batch_size, seed=seed, **how)
+def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> ShuffledLoader:
+    return ShuffledLoader(examples(count), batch_size=batch_size, seed=seed, **how)
 
 
 def ask(teacher, stream, *, epochs=(0,), needs=("logits",), reads=unchanged):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, UnknownNameError
-from limbeck.signal import Batch
 from limbeck.teachers import MovingAverage
 
 CPU = torch.device("cpu")

@@ -6,38 +6,40 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import Arrays, Ensemble, Live, Shift, Shuffled, distill
+from limbeck import ArrayDataset, Ensemble, ModelTeacher, RandomShift, ShuffledLoader, distill
+from limbeck.cache import Store
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import kl_divergence, logit_squared_error
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
 from limbeck.recipe import Stage
-from limbeck.store import Store
-from limbeck.teachers import Cached, fill
-from limbeck.teachers.head import check_head
+from limbeck.teachers import CachedTeacher, fill_cache
+from limbeck.teachers.output_layer import check_head
 from limbeck.teachers.teacher import read_inputs
 from teachers.asked import CPU, Changed, Counting, ask, examples, source, trained, unchanged
 
 # --- the same, and paid once ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("augment", [None, Shift(1)])
+@pytest.mark.parametrize("augment", [None, RandomShift(1)])
 def test_a_student_of_the_cache_is_the_live_teachers_to_the_bit(tmp_path, augment):
     net = Counting()
     live = trained(net, source(augment=augment))
     for _ in range(2):  # asked as it goes, and then read
-        assert torch.equal(trained(Cached(net, tmp_path / "s", encoding="float32"), source(augment=augment)), live)
-    assert torch.equal(trained(Cached(None, tmp_path / "s"), source(augment=augment)), live)
+        assert torch.equal(
+            trained(CachedTeacher(net, tmp_path / "s", encoding="float32"), source(augment=augment)), live
+        )
+    assert torch.equal(trained(CachedTeacher(None, tmp_path / "s"), source(augment=augment)), live)
 
 
 def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     net = Counting()
     for student in range(3):  # students in other orders, with other batches
-        ask(Cached(net, tmp_path / "s"), source(seed=student, batch_size=8 + student), epochs=range(3))
+        ask(CachedTeacher(net, tmp_path / "s"), source(seed=student, batch_size=8 + student), epochs=range(3))
         assert net.asked == [8, 8, 8]
     views = Counting()
     for epochs in (2, 3):
-        ask(Cached(views, tmp_path / "views"), source(augment=Shift(1)), epochs=range(epochs))
+        ask(CachedTeacher(views, tmp_path / "views"), source(augment=RandomShift(1)), epochs=range(epochs))
     assert sum(views.asked) == 3 * 24
 
 
@@ -48,8 +50,8 @@ def repeated(epoch):
 
 def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_path):
     net = Counting()
-    stream = Changed(Shuffled(examples(), batch_size=8), repeated)
-    found = ask(Cached(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 2))
+    stream = Changed(ShuffledLoader(examples(), batch_size=8), repeated)
+    found = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 2))
     store = Store(tmp_path / "s")
     assert len(store) == 24
     assert len(store.manifest.shards) == 1
@@ -61,7 +63,7 @@ def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_pat
 
 def test_a_last_batch_is_filled_up_so_that_its_answers_have_the_same_bits(tmp_path):
     net = Counting()
-    found = ask(Cached(net, tmp_path / "s", encoding="float32"), source(20))
+    found = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), source(20))
     assert net.asked == [8, 8, 8]
     with torch.no_grad():
         whole = net(source(20).examples.take(torch.arange(8)).inputs)
@@ -70,32 +72,32 @@ def test_a_last_batch_is_filled_up_so_that_its_answers_have_the_same_bits(tmp_pa
 
 
 def test_answers_belong_to_views(tmp_path):
-    net, stream = Counting(), source(augment=Shift(1, seed=5))
-    kept = ask(Cached(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 4))
-    again = ask(Cached(None, tmp_path / "s"), stream, epochs=(4, 0))
+    net, stream = Counting(), source(augment=RandomShift(1, seed=5))
+    kept = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 4))
+    again = ask(CachedTeacher(None, tmp_path / "s"), stream, epochs=(4, 0))
     for key, answer in again.items():
         assert torch.equal(answer["logits"], kept[key]["logits"])
     inputs = stream.augment(stream.examples.take(torch.tensor([7])).inputs, torch.tensor([7]), torch.tensor([4]))
     with torch.no_grad():
         torch.testing.assert_close(again[4, 7]["logits"], net(inputs)[0])
     with pytest.raises(LimbeckError, match="lacks answers to some of these views, and there is no teacher to ask"):
-        ask(Cached(None, tmp_path / "s"), stream, epochs=(2,))
+        ask(CachedTeacher(None, tmp_path / "s"), stream, epochs=(2,))
 
 
 def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
     nets = [Counting(0), Counting(1)]
     both = Ensemble(*nets)
-    kept = ask(Cached(both, tmp_path / "both", encoding="float32"), source())
+    kept = ask(CachedTeacher(both, tmp_path / "both", encoding="float32"), source())
     live = ask(both, source())
     for key in live:
         torch.testing.assert_close(kept[key]["logits"], live[key]["logits"])
     for _ in range(2):
-        shown = ask(Cached(nets[0], tmp_path / "hints"), source(), needs=("logits", "body"))
+        shown = ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), needs=("logits", "body"))
         assert shown[None, 3]["body"].shape == (8,)
-    hint = ask(Live(nets[0]), source(), needs=("body",))[None, 3]
+    hint = ask(ModelTeacher(nets[0]), source(), needs=("body",))[None, 3]
     torch.testing.assert_close(shown[None, 3]["body"], hint["body"], atol=2e-3, rtol=2e-3)
     with pytest.raises(LimbeckError, match=r"another set of addresses \(answers\)"):
-        ask(Cached(nets[0], tmp_path / "hints"), source(), needs=("out:in",))
+        ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), needs=("out:in",))
 
 
 def hinted(teacher, stream):
@@ -109,33 +111,33 @@ def hinted(teacher, stream):
 
 def test_all_stages_addresses_are_asked_at_once(tmp_path):
     net = Counting()
-    first = hinted(Cached(net, tmp_path / "s", encoding="float32"), source())
+    first = hinted(CachedTeacher(net, tmp_path / "s", encoding="float32"), source())
     assert net.asked == [8, 8, 8]
     store = Store(tmp_path / "s")
     assert {address: column.encoding.name for address, column in store.columns.items()} == {
         "logits": "float32", "body": "float16",
     }  # fmt: skip
-    assert torch.equal(hinted(Cached(None, tmp_path / "s"), source()), first)
-    torch.testing.assert_close(first, hinted(Live(net), source()), rtol=0, atol=2e-3)
+    assert torch.equal(hinted(CachedTeacher(None, tmp_path / "s"), source()), first)
+    torch.testing.assert_close(first, hinted(ModelTeacher(net), source()), rtol=0, atol=2e-3)
 
 
 def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
     net = Counting()
-    kept = Cached(net, tmp_path / "s", addresses=["body"])
+    kept = CachedTeacher(net, tmp_path / "s", addresses=["body"])
     kept.expect(source(), unchanged)
     with kept.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
         answer(next(source().batches(0, 0)))
-    assert len(list(fill(Cached(net, tmp_path / "s"), source(), reads=unchanged))) == 3
-    found = ask(Cached(None, tmp_path / "s"), source(), needs=("logits", "body"))
+    assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(), reads=unchanged))) == 3
+    found = ask(CachedTeacher(None, tmp_path / "s"), source(), needs=("logits", "body"))
     with torch.no_grad():
         whole = net.body(examples().take(torch.arange(24)).inputs.flatten(1))
     torch.testing.assert_close(torch.stack([found[None, i]["body"] for i in range(24)]), whole, rtol=0, atol=2e-3)
 
 
 def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path):
-    list(fill(Cached(Counting(), tmp_path / "s"), source(), reads=read_inputs))
+    list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), source(), reads=read_inputs))
     stage = Stage(Loss(kl_divergence), teacher=Counting(), epochs=1)
-    hint = make("fitnets", teacher=Cached(Counting(), tmp_path / "s"), hint="body", guided="1")
+    hint = make("fitnets", teacher=CachedTeacher(Counting(), tmp_path / "s"), hint="body", guided="1")
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 4))
     with pytest.raises(LimbeckError, match=r"\(answers\): it has logits, and this run has body\."):
         distill(student, stage >> hint, source(), epochs=1)
@@ -143,30 +145,30 @@ def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path
 
 def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     net = Counting()
-    live = ask(Live(net), source())
+    live = ask(ModelTeacher(net), source())
     for teacher in (
-        Cached(net, tmp_path / "s", encoding="float32", through="out"),
-        Cached(net, tmp_path / "s", encoding="float32", through="out"),
-        Cached(None, tmp_path / "s"),
+        CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"),
+        CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"),
+        CachedTeacher(None, tmp_path / "s"),
     ):
         for key, answer in ask(teacher, source()).items():
             assert torch.equal(answer["logits"], live[key]["logits"])
     assert Store(tmp_path / "s").columns["out:in"].encoding.classes == 8
     with pytest.raises(LimbeckError, match=r"last layer \(through\)"):
-        ask(Cached(net, tmp_path / "s", encoding="float32"), source())
+        ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), source())
     with pytest.raises(LimbeckError, match="logits are not what the layer 'body' puts out"):
-        ask(Cached(net, tmp_path / "other", through="body"), source())
+        ask(CachedTeacher(net, tmp_path / "other", through="body"), source())
     with pytest.raises(LimbeckError, match=r"'outt'.*Did you mean 'out'\?"):
-        ask(Cached(net, tmp_path / "other", through="outt"), source())
+        ask(CachedTeacher(net, tmp_path / "other", through="outt"), source())
     with pytest.raises(LimbeckError, match="is a layer of one network, and a Ensemble is none"):
-        ask(Cached(Ensemble(net, net), tmp_path / "other", through="out"), source())
+        ask(CachedTeacher(Ensemble(net, net), tmp_path / "other", through="out"), source())
     (tmp_path / "s" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
-        ask(Cached(None, tmp_path / "s"), source())
+        ask(CachedTeacher(None, tmp_path / "s"), source())
     assert "head.safetensors is damaged" in str(check_head(Store(tmp_path / "s")))
-    list(fill(Cached(net, tmp_path / "s", encoding="float32", through="out"), source(), reads=unchanged))
+    list(fill_cache(CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), source(), reads=unchanged))
     assert check_head(Store(tmp_path / "s")) is None
-    assert ask(Cached(None, tmp_path / "s"), source()).keys() == live.keys()
+    assert ask(CachedTeacher(None, tmp_path / "s"), source()).keys() == live.keys()
 
 
 class AtOnce:
@@ -189,13 +191,13 @@ class AtOnce:
 def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
     net = Counting()
     stream = source(shuffle=False)
-    list(fill(Cached(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), reads=unchanged))
+    list(fill_cache(CachedTeacher(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), reads=unchanged))
 
     def finish():
-        list(fill(Cached(net, tmp_path / "all"), stream, reads=unchanged))
+        list(fill_cache(CachedTeacher(net, tmp_path / "all"), stream, reads=unchanged))
 
     net.asked.clear()
-    teacher = Cached(net if who == "asks" else None, tmp_path / "all")
+    teacher = CachedTeacher(net if who == "asks" else None, tmp_path / "all")
     assert len(ask(teacher, AtOnce(stream, finish))) == 24
     assert sum(net.asked) == 16
     assert len(Store(tmp_path / "all")) == 24
@@ -203,10 +205,10 @@ def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
 
 def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
     net, stream = Counting(), source(shuffle=False)
-    teacher = Cached(net, tmp_path / "s")
+    teacher = CachedTeacher(net, tmp_path / "s")
     teacher.expect(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
-    list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged))  # before the first has asked anything
+    list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged))  # before the first has asked anything
     with opened as answer:
         for batch in stream.batches(0, 0):
             assert answer(batch)["logits"].shape == (8, 4)
@@ -216,7 +218,7 @@ def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
 def test_one_number_for_each_example_is_refused(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
     with pytest.raises(LimbeckError, match=r"one number for each example, and what is kept is \[batch, classes\]"):
-        ask(Cached(net, tmp_path / "s"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), source())
 
 
 # --- partial answers ------------------------------------------------------------------------------------------------
@@ -226,10 +228,10 @@ def test_a_student_of_all_classes_as_top_classes_is_the_live_teachers(tmp_path):
     net, every = Counting(), {"name": "top-k", "k": 4, "bits": 32}
     live = trained(net, source())
     for number in range(2):
-        found = trained(Cached(net, tmp_path / "s", encoding=every), source())
+        found = trained(CachedTeacher(net, tmp_path / "s", encoding=every), source())
         torch.testing.assert_close(found, live, atol=1e-4, rtol=1e-3)
         assert not torch.equal(found, trained(Counting(5), source())), number
-    few = trained(Cached(net, tmp_path / "few", encoding={"name": "top-k", "k": 1}), source())
+    few = trained(CachedTeacher(net, tmp_path / "few", encoding={"name": "top-k", "k": 1}), source())
     assert (few - live).abs().max() > 1e-4
 
 
@@ -237,13 +239,15 @@ def test_the_more_classes_are_drawn_the_nearer_is_the_student_to_the_live_teache
     net, apart = Counting(), []
     live = trained(net, source())
     for draws in (1, 4096):
-        found = trained(Cached(net, tmp_path / f"{draws}", encoding={"name": "sampled", "draws": draws}), source())
+        found = trained(
+            CachedTeacher(net, tmp_path / f"{draws}", encoding={"name": "sampled", "draws": draws}), source()
+        )
         apart.append(float((found - live).norm()))
     assert apart[1] < apart[0] / 4
 
 
 def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_path):
-    teacher = Cached(Counting(), tmp_path / "s", encoding={"name": "top-k", "k": 2})
+    teacher = CachedTeacher(Counting(), tmp_path / "s", encoding={"name": "top-k", "k": 2})
     stage = Stage(Loss(logit_squared_error), teacher=teacher, epochs=1)
     with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top k"):
         distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, source()).finish()
@@ -261,8 +265,8 @@ def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_
 )
 def test_an_encoding_is_looked_at_when_the_teacher_is_made(tmp_path, encoding, said):
     with pytest.raises(LimbeckError, match=said):
-        Cached(Counting(), tmp_path, encoding=encoding)
-    assert Cached(Counting(), tmp_path, encoding={"name": "top-k", "k": 5000}).encoding["k"] == 5000
+        CachedTeacher(Counting(), tmp_path, encoding=encoding)
+    assert CachedTeacher(Counting(), tmp_path, encoding={"name": "top-k", "k": 5000}).encoding["k"] == 5000
 
 
 # --- interruptions --------------------------------------------------------------------------------------------------
@@ -277,24 +281,24 @@ def interrupted(answer, stream):
 
 def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     net, stream = Counting(), source()
-    teacher = Cached(net, tmp_path / "s")
+    teacher = CachedTeacher(net, tmp_path / "s")
     teacher.expect(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
     with pytest.raises(KeyboardInterrupt), opened as answer:
         interrupted(answer, stream)
     assert len(Store(tmp_path / "s")) == 16
     net.asked.clear()
-    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged)) == [8, 16, 24]
+    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged)) == [8, 16, 24]
     assert len(net.asked) == 1
     assert len(Store(tmp_path / "s")) == 24
 
 
 def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
-    pictures = Shuffled(Arrays(torch.zeros(8, 4, 4, dtype=torch.uint8), torch.arange(8) % 4), batch_size=4)
+    pictures = ShuffledLoader(ArrayDataset(torch.zeros(8, 4, 4, dtype=torch.uint8), torch.arange(8) % 4), batch_size=4)
     said = r"Live\) cannot answer a batch of uint8 \[4, 4, 4\]: .*reads="
     with pytest.raises(LimbeckError, match=said):
-        list(fill(Cached(Counting(), tmp_path / "s"), pictures))
-    stage = Stage(Loss(kl_divergence), teacher=Cached(Counting(), tmp_path / "s"), epochs=1)
+        list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), pictures))
+    stage = Stage(Loss(kl_divergence), teacher=CachedTeacher(Counting(), tmp_path / "s"), epochs=1)
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     with pytest.raises(LimbeckError, match=r"reads="):
         distill(student, stage, pictures).finish()

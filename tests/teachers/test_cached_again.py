@@ -6,21 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck import Shift, Shuffled
+from limbeck import RandomShift, ShuffledLoader
+from limbeck.cache import Store
 from limbeck.errors import LimbeckError
-from limbeck.store import Store
-from limbeck.teachers import Cached, fill, recheck
+from limbeck.teachers import CachedTeacher, fill_cache, verify_cache
 from teachers.asked import CPU, Counting, examples, source, unchanged
 
 
 def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
-    net, stream = Counting(), source(augment=Shift(1), shuffle=False)
-    assert list(fill(Cached(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
+    net, stream = Counting(), source(augment=RandomShift(1), shuffle=False)
+    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
     keys = Store(tmp_path / "s").keys
     assert (keys.id == np.tile(np.arange(24), 2)).all()
     assert (keys.view == np.repeat([0, 1], 24)).all()
-    again = recheck(
-        Cached(net, tmp_path / "s"), source(augment=Shift(1), seed=9), reads=unchanged, sample=6, views=(1,), device=CPU
+    again = verify_cache(
+        CachedTeacher(net, tmp_path / "s"),
+        source(augment=RandomShift(1), seed=9),
+        reads=unchanged,
+        sample=6,
+        views=(1,),
+        device=CPU,
     )
     assert again.answers == 8
     assert again.identical == 1.0
@@ -28,25 +33,25 @@ def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tm
     with torch.no_grad():
         net.out.weight += 0.5 * torch.randn_like(net.out.weight)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
+        verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
     with pytest.raises(LimbeckError, match="views=0"):
-        list(fill(Cached(net, tmp_path / "t"), stream, reads=unchanged, views=0))
+        list(fill_cache(CachedTeacher(net, tmp_path / "t"), stream, reads=unchanged, views=0))
 
 
 def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
     net = Counting()
-    list(fill(Cached(net, tmp_path / "s"), source(augment=Shift(1)), reads=unchanged, views=4))
+    list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(augment=RandomShift(1)), reads=unchanged, views=4))
     seen = []
 
-    class Watched(Shuffled):
+    class Watched(ShuffledLoader):
         def batches(self, epoch, start):
             seen.append(epoch)
             return super().batches(epoch, start)
 
     def views(**seed):
         seen.clear()
-        stream = Watched(examples(), batch_size=8, augment=Shift(1))
-        recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=24, views=range(4), **seed)
+        stream = Watched(examples(), batch_size=8, augment=RandomShift(1))
+        verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=24, views=range(4), **seed)
         return list(seen)
 
     assert views(seed=1) == views(seed=1)
@@ -57,11 +62,15 @@ def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
 @pytest.mark.parametrize("how", [{"through": "out"}, {"encoding": {"name": "sampled", "draws": 2}}, {}])
 def test_any_view_and_any_encoding_can_be_asked_again(tmp_path, how):
     net = Counting()
-    list(fill(Cached(net, tmp_path / "s", **how), source(augment=Shift(1)), reads=unchanged, views=3))
+    list(
+        fill_cache(CachedTeacher(net, tmp_path / "s", **how), source(augment=RandomShift(1)), reads=unchanged, views=3)
+    )
 
     def again():
-        stream = source(augment=Shift(1), seed=9)
-        return recheck(Cached(net, tmp_path / "s", **how), stream, reads=unchanged, sample=24, views=range(3))
+        stream = source(augment=RandomShift(1), seed=9)
+        return verify_cache(
+            CachedTeacher(net, tmp_path / "s", **how), stream, reads=unchanged, sample=24, views=range(3)
+        )
 
     found = again()
     assert (found.answers, found.identical, found.bytes) == (24, 1.0, 1.0)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
+from limbeck.cache import Store
+from limbeck.data import ArrayDataset, Loader, ShuffledLoader, TorchLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional import kl_divergence
-from limbeck.objective import Loss
+from limbeck.losses import Loss
 from limbeck.recipe import Stage
-from limbeck.signal import Batch
-from limbeck.sources import Arrays, Loader, Shuffled, Source
-from limbeck.store import Store
-from limbeck.teachers import Cached, Recorded
-from limbeck.teachers.seen import differ, marks_of
+from limbeck.teachers import CachedTeacher, PrecomputedTeacher
+from limbeck.teachers.fingerprints import input_marks, marks_differ
 from teachers.asked import CPU, unchanged
 
 
-class Written(Source):
+class Written(Loader):
     """Token ids that the student would write anew in every epoch, or the same ones if they are `still`."""
 
     def __init__(self, *, still: bool = False, kind: str = "tokens") -> None:
@@ -63,7 +63,7 @@ def losses(teacher, source, kind):
 def test_other_inputs_are_asked_about_and_said(kind, tmp_path):
     live = losses(Words(kind=kind), Written(kind=kind), kind)
     with pytest.warns(LimbeckWarning, match="4 of 4 examples have other inputs"):
-        found = losses(Cached(Words(kind=kind), tmp_path, encoding="float32"), Written(kind=kind), kind)
+        found = losses(CachedTeacher(Words(kind=kind), tmp_path, encoding="float32"), Written(kind=kind), kind)
     assert found == pytest.approx(live, rel=1e-5)
     assert len(Store(tmp_path)) == 12
 
@@ -73,30 +73,30 @@ def test_the_same_inputs_are_asked_about_once(kind, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", LimbeckWarning)
         for _ in range(2):
-            teacher = Cached(Words(kind=kind), tmp_path, encoding="float32")
+            teacher = CachedTeacher(Words(kind=kind), tmp_path, encoding="float32")
             losses(teacher, Written(still=True, kind=kind), kind)
     assert len(Store(tmp_path)) == 12
 
 
 def test_without_a_teacher_they_are_refused(tmp_path):
-    losses(Cached(Words(), tmp_path), Written(still=True), "tokens")
+    losses(CachedTeacher(Words(), tmp_path), Written(still=True), "tokens")
     with pytest.raises(LimbeckError, match="other inputs"):
-        losses(Cached(None, tmp_path), Written(), "tokens")
+        losses(CachedTeacher(None, tmp_path), Written(), "tokens")
 
 
 def test_a_later_process_with_other_data_is_told(tmp_path):
     """A loader's fingerprint cannot tell two data sets of one shape apart."""
 
-    def loader(seed: int) -> Loader:
+    def loader(seed: int) -> TorchLoader:
         draw = torch.Generator().manual_seed(seed)
-        return Loader([{"input_ids": torch.randint(9, (4, 5), generator=draw), "id": torch.arange(4)}])
+        return TorchLoader([{"input_ids": torch.randint(9, (4, 5), generator=draw), "id": torch.arange(4)}])
 
-    losses(Cached(Words(), tmp_path), loader(0), "tokens")
+    losses(CachedTeacher(Words(), tmp_path), loader(0), "tokens")
     with pytest.warns(LimbeckWarning, match="other inputs"):
-        losses(Cached(Words(), tmp_path), loader(1), "tokens")
+        losses(CachedTeacher(Words(), tmp_path), loader(1), "tokens")
 
 
-class Random(Arrays.__base__):
+class Random(ArrayDataset.__base__):
     """Examples of a person's own whose `take` crops at random."""
 
     fingerprint, labels, class_names = "random", None, None
@@ -115,9 +115,9 @@ class Random(Arrays.__base__):
 def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
     for still in (True, False):
         examples = Random(still=still)
-        source = Shuffled(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
+        source = ShuffledLoader(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
         assert not source.fixed
-        teacher = Cached(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
+        teacher = CachedTeacher(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
         teacher.expect(source, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
             answer(next(source.batches(0, 0)))
@@ -130,14 +130,14 @@ def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
 
 
 def test_recorded_answers_are_for_one_input_of_each_example():
-    teacher = Recorded(torch.randn(12, 7))
+    teacher = PrecomputedTeacher(torch.randn(12, 7))
     losses(teacher, Written(still=True), "tokens")
     with pytest.raises(LimbeckError, match="other inputs"):
         losses(teacher, Written(), "tokens")
 
 
 def test_limbecks_own_examples_never_change():
-    assert Shuffled(Arrays(torch.zeros(4, 2)), batch_size=2).fixed
+    assert ShuffledLoader(ArrayDataset(torch.zeros(4, 2)), batch_size=2).fixed
     assert not Written().fixed
 
 
@@ -151,11 +151,11 @@ def test_marks_leave_padding_out_and_see_the_rest():
         "attention_mask": torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 0, 1]]),
     }
     other = {**one, "input_ids": torch.tensor([[1, 3, 2, 0], [4, 7, 0, 0]])}
-    first, second, third = (marks_of(Batch(inputs, id=torch.arange(2))) for inputs in (one, left, other))
-    assert differ(first, second).tolist() == [False, False]
-    assert differ(first, third).tolist() == [True, False]
+    first, second, third = (input_marks(Batch(inputs, id=torch.arange(2))) for inputs in (one, left, other))
+    assert marks_differ(first, second).tolist() == [False, False]
+    assert marks_differ(first, third).tolist() == [True, False]
     near = torch.randn(3, 50)
     moved = near * (1 + 1e-7)
     moved[1, 7] += 0.01
-    assert differ(marks_of(Batch(near)), marks_of(Batch(moved))).tolist() == [False, True, False]
-    assert not differ(marks_of(Batch(near)), marks_of(Batch(near)) * 0).any()
+    assert marks_differ(input_marks(Batch(near)), input_marks(Batch(moved))).tolist() == [False, True, False]
+    assert not marks_differ(input_marks(Batch(near)), input_marks(Batch(near)) * 0).any()

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import Ensemble, Live, MovingAverage, Shift, Shuffled, distill
+from limbeck import Ensemble, ModelTeacher, MovingAverage, RandomShift, ShuffledLoader, distill
+from limbeck.data import SelectColumn, Subset, TorchLoader
 from limbeck.errors import LimbeckError, MissingSignalError
 from limbeck.functional import kl_divergence
-from limbeck.measure import predict
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.metrics import predict
 from limbeck.recipe import Recipe, Stage
-from limbeck.sources import Field, Loader, Subset
-from limbeck.teachers import Cached
+from limbeck.teachers import CachedTeacher
 from limbeck.teachers.teacher import read_inputs
 from teachers.asked import Counting, ask, examples, source, unchanged
 
@@ -32,19 +32,19 @@ def other_teacher(net):
     ("field", "what"),
     [
         ("teacher", lambda net: (other_teacher(net), source(), {})),
-        ("data", lambda net: (net, Shuffled(examples(25), batch_size=8), {})),
-        ("data", lambda net: (net, Shuffled(Subset(examples(), torch.arange(11)), batch_size=8), {})),
-        ("views", lambda net: (net, source(augment=Shift(1)), {})),
-        ("reads", lambda net: (Live(net, reads=Field("raw")), source(), {})),
+        ("data", lambda net: (net, ShuffledLoader(examples(25), batch_size=8), {})),
+        ("data", lambda net: (net, ShuffledLoader(Subset(examples(), torch.arange(11)), batch_size=8), {})),
+        ("views", lambda net: (net, source(augment=RandomShift(1)), {})),
+        ("reads", lambda net: (ModelTeacher(net, reads=SelectColumn("raw")), source(), {})),
         ("encoding of logits", lambda net: (net, source(), {"encoding": "float32"})),
     ],
 )
 def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what):
     net = Counting()
-    ask(Cached(net, tmp_path / "s"), source())
+    ask(CachedTeacher(net, tmp_path / "s"), source())
     teacher, stream, how = what(net)
     with pytest.raises(LimbeckError, match=rf"made for another .*{field}"):
-        ask(Cached(teacher, tmp_path / "s", **how), stream)
+        ask(CachedTeacher(teacher, tmp_path / "s", **how), stream)
 
 
 class Sides(nn.Module):
@@ -83,10 +83,10 @@ class Scale:
 def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_path, between, adaptor):
     first = nn.ELU(1.0) if adaptor is None else nn.ReLU()
     for _ in range(2):
-        ask(Cached(Live(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), source())
-    other = Live(Sides(between), adaptor=adaptor or (lambda out: out[0]))
+        ask(CachedTeacher(ModelTeacher(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), source())
+    other = ModelTeacher(Sides(between), adaptor=adaptor or (lambda out: out[0]))
     with pytest.raises(LimbeckError, match=r"made for another .*\(teacher\)"):
-        ask(Cached(other, tmp_path / "s"), source())
+        ask(CachedTeacher(other, tmp_path / "s"), source())
 
 
 @pytest.mark.parametrize(
@@ -102,47 +102,50 @@ def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_pa
 def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
     net, (one, other) = Counting(), ways
     for _ in range(2):
-        ask(Cached(net, tmp_path / "s"), source(), reads=one)
-        ask(Cached(Live(net, reads=one), tmp_path / "own"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), source(), reads=one)
+        ask(CachedTeacher(ModelTeacher(net, reads=one), tmp_path / "own"), source())
     with pytest.raises(LimbeckError, match=r"\(reads\)"):
-        ask(Cached(net, tmp_path / "s"), source(), reads=other)
+        ask(CachedTeacher(net, tmp_path / "s"), source(), reads=other)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        ask(Cached(Live(net, reads=other), tmp_path / "own"), source())
+        ask(CachedTeacher(ModelTeacher(net, reads=other), tmp_path / "own"), source())
 
 
 def test_another_precision_is_refused(tmp_path):
     net = Counting()
-    ask(Cached(net, tmp_path / "s"), source())
+    ask(CachedTeacher(net, tmp_path / "s"), source())
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(LimbeckError, match=r"\(precision\): it has float32"):
-        ask(Cached(net, tmp_path / "s"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), source())
 
 
 def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
     net = Counting()
-    ask(Cached(net, tmp_path / "s"), source(), reads=read_inputs)
+    ask(CachedTeacher(net, tmp_path / "s"), source(), reads=read_inputs)
     first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
-    second = Stage(Loss(kl_divergence), teacher=Cached(other_teacher(net), tmp_path / "s"), epochs=1)
+    second = Stage(Loss(kl_divergence), teacher=CachedTeacher(other_teacher(net), tmp_path / "s"), epochs=1)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
         distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), Recipe(first, second), source())
 
 
 def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
     with pytest.raises(LimbeckError, match="it changes while the student learns"):
-        Cached(MovingAverage(), tmp_path)
-    for teacher in (Live(Counting(), mode="train"), Ensemble(Counting(), Live(Counting(), mode="train"))):
+        CachedTeacher(MovingAverage(), tmp_path)
+    for teacher in (
+        ModelTeacher(Counting(), mode="train"),
+        Ensemble(Counting(), ModelTeacher(Counting(), mode="train")),
+    ):
         with pytest.raises(LimbeckError, match="it is in training mode"):
-            Cached(teacher, tmp_path)
+            CachedTeacher(teacher, tmp_path)
     with pytest.raises(LimbeckError, match="ids"):
-        ask(Cached(Counting(), tmp_path), Loader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
+        ask(CachedTeacher(Counting(), tmp_path), TorchLoader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
     with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
-        ask(Cached(None, tmp_path / "none"), source())
+        ask(CachedTeacher(None, tmp_path / "none"), source())
     with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
-        ask(Cached(Counting(), tmp_path), source(), needs=("bodi",))
+        ask(CachedTeacher(Counting(), tmp_path), source(), needs=("bodi",))
 
 
 def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
     net = Counting()
-    teacher = Cached(net, tmp_path / "s")
+    teacher = CachedTeacher(net, tmp_path / "s")
     ask(teacher, source())
     with pytest.raises(LimbeckError, match="belong to the examples of one source"):
         predict(teacher, source(), reads=unchanged)

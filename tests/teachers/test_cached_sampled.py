@@ -8,24 +8,24 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.cache import Store, make_encoding
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence, reverse_kl
+from limbeck.losses import Loss
 from limbeck.methods.hinton import hinton
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
-from limbeck.sources import Arrays, Shuffled
-from limbeck.store import Store, make
-from limbeck.teachers import Cached, Displaced, fill
+from limbeck.teachers import CachedTeacher, ShuffledTeacher, fill_cache
 
 OPEN = {"name": "sampled", "draws": 20}
 
 
-def source() -> Shuffled:
+def source() -> ShuffledLoader:
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 6, generator=draw)
-    return Shuffled(Arrays(inputs, torch.randint(30, (64,), generator=draw)), batch_size=16)
+    return ShuffledLoader(ArrayDataset(inputs, torch.randint(30, (64,), generator=draw)), batch_size=16)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -43,8 +43,8 @@ def powers(folder) -> set[float]:
 )
 @pytest.mark.parametrize("displaced", [False, True])
 def test_a_store_is_drawn_for_the_hottest_temperature_of_its_stage(temperature, power, displaced, tmp_path):
-    stored = Cached(network(1), tmp_path, encoding=OPEN)
-    teacher = Displaced(stored) if displaced else stored
+    stored = CachedTeacher(network(1), tmp_path, encoding=OPEN)
+    teacher = ShuffledTeacher(stored) if displaced else stored
     distill(
         network(), Stage(Loss(kl_divergence, temperature=temperature), teacher=teacher, epochs=1), source()
     ).finish()
@@ -52,36 +52,38 @@ def test_a_store_is_drawn_for_the_hottest_temperature_of_its_stage(temperature, 
 
 
 def test_a_later_stage_counts(tmp_path):
-    teacher = Cached(network(1), tmp_path, encoding=OPEN)
+    teacher = CachedTeacher(network(1), tmp_path, encoding=OPEN)
     stages = [Stage(Loss(kl_divergence, temperature=t), teacher=teacher, epochs=1) for t in (1.0, 4.0)]
     distill(network(), stages[0] >> stages[1], source()).finish()
     assert powers(tmp_path) == {0.25}
 
 
 def test_a_power_that_was_given_stays_and_is_refused_where_it_does_not_serve(tmp_path):
-    teacher = Cached(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
+    teacher = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
     distill(network(), hinton(teacher, temperature=1.4, epochs=1), source()).finish()
     assert powers(tmp_path) == {1.0}
     with pytest.raises(LimbeckError, match=r"power=1 do not serve temperature=4.*0\.25"):
         distill(network(), hinton(teacher, temperature=4.0, epochs=1), source())
-    again = Cached(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
+    again = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
     rising = Loss(kl_divergence, temperature=ramp(9.0, start=1.0))
     with pytest.raises(LimbeckError, match="temperature=9"):
         distill(network(), Stage(rising, teacher=again, epochs=1), source())
 
 
 def test_a_store_that_was_filled_before_is_taken_as_it_is(tmp_path):
-    teacher = Cached(network(1), tmp_path, encoding=OPEN)
-    list(fill(teacher, source()))
+    teacher = CachedTeacher(network(1), tmp_path, encoding=OPEN)
+    list(fill_cache(teacher, source()))
     assert powers(tmp_path) == {1.0}
     distill(network(), hinton(teacher, temperature=1.0, epochs=1), source()).finish()
     with pytest.raises(LimbeckError, match="power=1 do not serve temperature=4"):
-        distill(network(), hinton(Cached(network(1), tmp_path, encoding=OPEN), temperature=4.0, epochs=1), source())
+        distill(
+            network(), hinton(CachedTeacher(network(1), tmp_path, encoding=OPEN), temperature=4.0, epochs=1), source()
+        )
 
 
 def test_a_run_goes_on_from_its_store(tmp_path):
     def run(resume: bool):
-        teacher = Cached(network(1), tmp_path / "answers", encoding=OPEN)
+        teacher = CachedTeacher(network(1), tmp_path / "answers", encoding=OPEN)
         recipe = hinton(teacher, temperature=4.0, epochs=2)
         return distill(network(), recipe, source(), out=tmp_path / "run", resume=resume, log_every=1)
 
@@ -94,7 +96,7 @@ def test_a_run_goes_on_from_its_store(tmp_path):
 
 
 def test_records_refuse_a_temperature_themselves():
-    made = make("sampled", classes=5, draws=3)
+    made = make_encoding("sampled", classes=5, draws=3)
     zero = torch.zeros(2, dtype=torch.int64)
     found = made.decode(made.encode(torch.randn(2, 5), id=zero, view=zero, position=zero))
     assert found.compare(kl_divergence, torch.randn(2, 5), temperature=1.5).shape == (2,)
@@ -118,22 +120,22 @@ def kept(folder) -> list[dict]:
 
 @pytest.mark.parametrize(("temperatures", "also"), [((1.0, 4.0), None), ((2.0,), [2.0]), ((3.0, 1.0, 0.5), [0.5, 3.0])])
 def test_a_store_of_the_top_k_keeps_the_rest_at_its_losses_temperatures(temperatures, also, tmp_path):
-    teacher = Cached(network(1), tmp_path, encoding=TOP)
+    teacher = CachedTeacher(network(1), tmp_path, encoding=TOP)
     stages = [Stage(Loss(kl_divergence, temperature=t), teacher=teacher, epochs=1) for t in temperatures]
     distill(network(), Recipe(*stages), source()).finish()
     assert kept(tmp_path)[0].get("temperatures") == also
-    again = Cached(network(1), tmp_path, encoding=TOP)
+    again = CachedTeacher(network(1), tmp_path, encoding=TOP)
     distill(network(), hinton(again, temperature=temperatures[0], epochs=1), source()).finish()
-    other = Cached(network(1), tmp_path, encoding=TOP)
+    other = CachedTeacher(network(1), tmp_path, encoding=TOP)
     with pytest.raises(LimbeckError, match=r"not at 7.*'temperatures': \[7\]"):
         distill(network(), hinton(other, temperature=7.0, epochs=1), source())
 
 
 def test_a_temperature_that_moves_wants_another_encoding(tmp_path):
-    rising = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=Cached(
+    rising = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=CachedTeacher(
         network(1), tmp_path, encoding=TOP))  # fmt: skip
     with pytest.raises(LimbeckError, match="quantised"):
         distill(network(), rising, source())
-    exact = Cached(network(1), tmp_path, encoding={**TOP, "bits": 32})
+    exact = CachedTeacher(network(1), tmp_path, encoding={**TOP, "bits": 32})
     stage = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=exact)
     distill(network(), stage, source()).finish()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import Arrays, Shuffled
+from limbeck import ArrayDataset, ShuffledLoader
+from limbeck.cache import Store
 from limbeck.errors import LimbeckError
-from limbeck.store import Store
-from limbeck.teachers import Cached, fill, recheck
+from limbeck.teachers import CachedTeacher, fill_cache, verify_cache
 from teachers.asked import CPU, Changed, unchanged
 
 
@@ -39,17 +39,17 @@ def texts():
 def test_texts_of_differing_lengths_can_be_asked_again(tmp_path):
     words, lengths, padded = texts()
     net = Words()
-    whole = Shuffled(Arrays(words), batch_size=2, shuffle=False)
-    list(fill(Cached(net, tmp_path / "s"), Changed(whole, padded), reads=unchanged))
+    whole = ShuffledLoader(ArrayDataset(words), batch_size=2, shuffle=False)
+    list(fill_cache(CachedTeacher(net, tmp_path / "s"), Changed(whole, padded), reads=unchanged))
 
     def again(change=padded, stream=whole):
         stream = Changed(stream, change)
-        return recheck(Cached(net, tmp_path / "s"), stream, reads=unchanged, sample=6)
+        return verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=6)
 
     found = again()
     assert (found.answers, found.identical, found.same) == (6, 1.0, True)
     assert found.divergence == 0.0
-    padded_otherwise = again(stream=Shuffled(Arrays(words), batch_size=3, seed=5))
+    padded_otherwise = again(stream=ShuffledLoader(ArrayDataset(words), batch_size=3, seed=5))
     assert padded_otherwise.same, "the last bits depend on how far a text is padded"
     assert padded_otherwise.divergence < 1e-6
     net.forward = lambda x: net.out(net.embed(x) * (1 + (x == words[0, 6]).unsqueeze(-1)))  # which no fingerprint sees
@@ -70,8 +70,8 @@ def test_texts_are_kept_without_their_padding(tmp_path):
     words, lengths, padded = texts()
     net = Words()
     for seed in range(3):
-        stream = Changed(Shuffled(Arrays(words), batch_size=2, seed=seed), padded)
-        teacher = Cached(net, tmp_path / "s", encoding="float32")
+        stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=2, seed=seed), padded)
+        teacher = CachedTeacher(net, tmp_path / "s", encoding="float32")
         teacher.expect(stream, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
             for batch in stream.batches(0, 0):
@@ -104,8 +104,8 @@ def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
             yield batch._replace(inputs=inputs, mask=mask)
 
     for size, seed in ((2, 0), (3, 1), (6, 2)):
-        stream = Changed(Shuffled(Arrays(words), batch_size=size, seed=seed), padded)
-        teacher = Cached(net, tmp_path / "s", encoding=spec)
+        stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=size, seed=seed), padded)
+        teacher = CachedTeacher(net, tmp_path / "s", encoding=spec)
         teacher.expect(stream, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
             for batch in stream.batches(0, 0):
@@ -134,8 +134,8 @@ def test_a_text_that_is_all_padding_may_be_answered_with_nan(tmp_path):
         for batch in padded(epoch):
             yield batch._replace(mask=batch.mask & (batch.id != 3)[:, None])
 
-    stream = Changed(Shuffled(Arrays(words), batch_size=1, shuffle=False), one_by_one)
-    teacher = Cached(Nothing(), tmp_path / "s")
+    stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=1, shuffle=False), one_by_one)
+    teacher = CachedTeacher(Nothing(), tmp_path / "s")
     with pytest.raises(LimbeckError, match="NaN"):  # text 4 is one word long, and counts
-        list(fill(teacher, stream, reads=unchanged))
+        list(fill_cache(teacher, stream, reads=unchanged))
     assert 3 in Store(tmp_path / "s").keys.id

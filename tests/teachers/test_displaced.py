@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck import Arrays, Displaced, Live, Named, Shuffled
+from limbeck import ArrayDataset, ModelTeacher, ShuffledLoader, ShuffledTeacher, TeacherRef
+from limbeck.batch import Batch
 from limbeck.errors import LimbeckError
-from limbeck.signal import Batch
-from limbeck.teachers import Cached, read_inputs
+from limbeck.teachers import CachedTeacher, read_inputs
 
 CPU = torch.device("cpu")
 
@@ -23,7 +23,7 @@ def asked(teacher, batch, needs=("logits",)):
 def test_each_example_gets_the_answer_to_the_next(size):
     inputs = torch.randn(size, 4)
     net = nn.Linear(4, 3)
-    shown = asked(Displaced(Live(net)), Batch(inputs))["logits"]
+    shown = asked(ShuffledTeacher(ModelTeacher(net)), Batch(inputs))["logits"]
     wanted = net(inputs).detach()
     for row in range(size):
         torch.testing.assert_close(shown[row], wanted[(row + 1) % size])
@@ -32,28 +32,28 @@ def test_each_example_gets_the_answer_to_the_next(size):
 def test_also_within_and_of_a_batch_of_one():
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
     inputs = torch.randn(3, 4)
-    shown = asked(Displaced(net), Batch(inputs), ("logits", "1"))
+    shown = asked(ShuffledTeacher(net), Batch(inputs), ("logits", "1"))
     torch.testing.assert_close(shown["1"], net[:2](inputs).detach().roll(-1, 0))
-    torch.testing.assert_close(asked(Displaced(net), Batch(inputs[:1]))["logits"], net(inputs[:1]).detach())
+    torch.testing.assert_close(asked(ShuffledTeacher(net), Batch(inputs[:1]))["logits"], net(inputs[:1]).detach())
 
 
 def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path):
-    net, source = nn.Linear(4, 3), Shuffled(Arrays(torch.randn(12, 4)), batch_size=4)
-    displaced = Displaced(Cached(net, tmp_path / "s", encoding="float32"))
+    net, source = nn.Linear(4, 3), ShuffledLoader(ArrayDataset(torch.randn(12, 4)), batch_size=4)
+    displaced = ShuffledTeacher(CachedTeacher(net, tmp_path / "s", encoding="float32"))
     for _ in range(2):
         displaced.expect(source, read_inputs)
         with displaced.prepare(frozenset({"logits"}), device=CPU, reads=read_inputs) as answer, torch.no_grad():
             for batch in source.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
     with pytest.raises(LimbeckError, match="Displaced cannot be kept"):
-        Cached(Displaced(net), tmp_path / "t")
+        CachedTeacher(ShuffledTeacher(net), tmp_path / "t")
 
 
 def test_it_is_bound_hashed_and_described_as_what_it_is():
     net = nn.Linear(4, 3)
-    assert Displaced(net).fingerprint != Live(net).fingerprint
-    assert Displaced(net).describe()["of"] == Live(net).describe()
-    peer = Displaced(Named("peer"))
+    assert ShuffledTeacher(net).fingerprint != ModelTeacher(net).fingerprint
+    assert ShuffledTeacher(net).describe()["of"] == ModelTeacher(net).describe()
+    peer = ShuffledTeacher(TeacherRef("peer"))
     assert peer.names == {"peer"}
     peer.bind({"peer": net})
     assert asked(peer, Batch(torch.zeros(2, 4)))["logits"].shape == (2, 3)
@@ -61,4 +61,6 @@ def test_it_is_bound_hashed_and_described_as_what_it_is():
 
 def test_batches_of_one_are_refused():
     with pytest.raises(LimbeckError, match="batches need two"):
-        Displaced(nn.Linear(4, 3)).expect(Shuffled(Arrays(torch.zeros(3, 4)), batch_size=1), read_inputs)
+        ShuffledTeacher(nn.Linear(4, 3)).expect(
+            ShuffledLoader(ArrayDataset(torch.zeros(3, 4)), batch_size=1), read_inputs
+        )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
-from limbeck.signal import Batch
 from limbeck.teachers import Ensemble, MovingAverage
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch, Outputs
+from limbeck.data import ArrayDataset, Mixup, ShuffledLoader
 from limbeck.errors import LimbeckWarning
-from limbeck.signal import Batch, Signal
-from limbeck.sources import Arrays, Mixup, Shuffled
-from limbeck.teachers import Cached, fill
-from limbeck.teachers.guessing import Tried, chance_of
+from limbeck.teachers import CachedTeacher, fill_cache
+from limbeck.teachers.chance import ChanceCheck, chance_of
 
 
 class Naming(nn.Module):
@@ -30,12 +30,12 @@ def data(count=240, *, unlabelled=0):
     labels = torch.arange(count) % 4
     inputs = torch.eye(4)[labels]
     labels[:unlabelled] = -100
-    return Arrays(inputs, labels)
+    return ArrayDataset(inputs, labels)
 
 
 def filled(tmp_path, turn, examples, **how):
-    source = Shuffled(examples, batch_size=16)
-    return list(fill(Cached(Naming(turn), tmp_path / "s", **how), source, reads=lambda b: b.inputs))
+    source = ShuffledLoader(examples, batch_size=16)
+    return list(fill_cache(CachedTeacher(Naming(turn), tmp_path / "s", **how), source, reads=lambda b: b.inputs))
 
 
 @pytest.mark.parametrize("how", [{}, {"encoding": {"name": "top-k", "k": 2}}])
@@ -45,18 +45,18 @@ def test_a_teacher_of_another_label_order_is_noticed(tmp_path, how):
 
 
 def test_a_row_of_nan_is_right_about_nothing():
-    tried, labels = Tried(), torch.zeros(200, dtype=torch.int64)
+    tried, labels = ChanceCheck(), torch.zeros(200, dtype=torch.int64)
     batch = Batch(torch.zeros(200, 1), torch.arange(200), labels=labels)
-    tried.see(batch, Signal(logits=torch.full((200, 2), torch.nan)))
+    tried.see(batch, Outputs(logits=torch.full((200, 2), torch.nan)))
     with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 200 examples"):
         tried.tell()
 
 
 def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
-    source = Shuffled(data(4000), batch_size=100)
+    source = ShuffledLoader(data(4000), batch_size=100)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for done in fill(Cached(Naming(1), tmp_path / "s"), source, reads=lambda b: b.inputs):
+        for done in fill_cache(CachedTeacher(Naming(1), tmp_path / "s"), source, reads=lambda b: b.inputs):
             if done == 1000:
                 assert [one.category for one in told] == [LimbeckWarning]
     assert len(told) == 1
@@ -64,7 +64,7 @@ def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("turn", "examples"),
-    [(0, data()), (1, data(80)), (1, Arrays(torch.eye(4).repeat(60, 1))), (1, data(240, unlabelled=150))],
+    [(0, data()), (1, data(80)), (1, ArrayDataset(torch.eye(4).repeat(60, 1))), (1, data(240, unlabelled=150))],
     ids=["right", "few", "no labels", "few labels"],
 )
 def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples):
@@ -72,19 +72,19 @@ def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples)
 
 
 def test_a_mixture_has_no_label_to_be_right_about(tmp_path):
-    pictures = Arrays(torch.rand(240, 1, 2, 2), torch.arange(240) % 4)
-    source = Shuffled(pictures, batch_size=16, mix=Mixup())
-    teacher = Cached(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), tmp_path / "s")
-    list(fill(teacher, source, reads=lambda b: b.inputs))
+    pictures = ArrayDataset(torch.rand(240, 1, 2, 2), torch.arange(240) % 4)
+    source = ShuffledLoader(pictures, batch_size=16, mix=Mixup())
+    teacher = CachedTeacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), tmp_path / "s")
+    list(fill_cache(teacher, source, reads=lambda b: b.inputs))
 
 
 @pytest.mark.parametrize("accuracy", [0.6, 0.75])
 def test_one_that_is_no_better_than_the_most_frequent_class_is_noticed(accuracy):
-    tried, labels = Tried(), (torch.arange(200) % 4 == 0).long()
+    tried, labels = ChanceCheck(), (torch.arange(200) % 4 == 0).long()
     right = (torch.arange(200) * 61) % 200 < 200 * accuracy
     said = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
     for part in torch.arange(200).chunk(3):
-        tried.see(Batch(torch.zeros(len(part), 1), part, labels=labels[part]), Signal(logits=said[part]))
+        tried.see(Batch(torch.zeros(len(part), 1), part, labels=labels[part]), Outputs(logits=said[part]))
     with pytest.warns(LimbeckWarning, match=r"most frequent class gives 75\.0 %"):
         tried.tell()
 

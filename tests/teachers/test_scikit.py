@@ -14,9 +14,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
+from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingSignalError
-from limbeck.signal import Batch
-from limbeck.teachers import Scikit, as_teacher
+from limbeck.teachers import SklearnTeacher, as_teacher
 
 ROWS = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 LABELS = (ROWS[:, 0] > 0).astype(int) + (ROWS[:, 1] > 0.5).astype(int)
@@ -29,7 +29,7 @@ def forest() -> RandomForestClassifier:
 
 def test_probabilities_become_their_logarithms(forest):
     smooth = LogisticRegression().fit(ROWS, LABELS)
-    answer = Scikit(smooth, floor=1e-12).log_probabilities(torch.from_numpy(ROWS))
+    answer = SklearnTeacher(smooth, floor=1e-12).log_probabilities(torch.from_numpy(ROWS))
     assert answer.dtype == torch.float32
     np.testing.assert_allclose(answer.exp().numpy(), smooth.predict_proba(ROWS), rtol=1e-5)
 
@@ -40,15 +40,15 @@ def test_zeros_are_raised_to_the_floor_and_rows_sum_to_one(forest, floor):
     assert bool((raw == 0).any())
     wanted = np.maximum(raw, floor)
     wanted /= wanted.sum(1, keepdims=True)
-    answer = Scikit(forest, floor=floor).log_probabilities(ROWS).double().exp()
+    answer = SklearnTeacher(forest, floor=floor).log_probabilities(ROWS).double().exp()
     np.testing.assert_allclose(answer.numpy(), wanted, rtol=1e-5)
     np.testing.assert_allclose(answer.sum(1).numpy(), 1.0, rtol=1e-6)
-    assert Scikit(forest, floor=floor).describe()["floor"] == floor
+    assert SklearnTeacher(forest, floor=floor).describe()["floor"] == floor
 
 
 def test_a_class_that_it_never_saw_gets_the_floor():
     missing = RandomForestClassifier(n_estimators=3, random_state=0).fit(ROWS, np.where(LABELS == 0, 0, 3))
-    for teacher, classes in ((Scikit(missing), 4), (Scikit(missing, classes=6), 6)):
+    for teacher, classes in ((SklearnTeacher(missing), 4), (SklearnTeacher(missing, classes=6), 6)):
         answer = teacher.log_probabilities(ROWS)
         assert answer.shape == (60, classes)
         never = [c for c in range(classes) if c not in (0, 3)]
@@ -59,20 +59,22 @@ def test_a_class_that_it_never_saw_gets_the_floor():
 
 def test_images_are_flattened_and_answers_come_from_the_batch(forest):
     batch = Batch(torch.from_numpy(ROWS).view(60, 1, 2, 2))
-    with Scikit(forest).prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
-        assert torch.equal(answer(batch)["logits"], Scikit(forest).log_probabilities(ROWS))
+    with SklearnTeacher(forest).prepare(
+        frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs
+    ) as answer:
+        assert torch.equal(answer(batch)["logits"], SklearnTeacher(forest).log_probabilities(ROWS))
 
 
 def test_it_reads_its_own_columns(forest):
-    teacher = Scikit(forest, reads=lambda b: b.extra["raw"])
+    teacher = SklearnTeacher(forest, reads=lambda b: b.extra["raw"])
     batch = Batch(torch.zeros(60, 9), extra={"raw": torch.from_numpy(ROWS)})
     with teacher.prepare(frozenset(), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
-        assert torch.equal(answer(batch)["logits"], Scikit(forest).log_probabilities(ROWS))
+        assert torch.equal(answer(batch)["logits"], SklearnTeacher(forest).log_probabilities(ROWS))
 
 
 def test_a_pipeline_teaches():
     pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit(ROWS, LABELS)
-    assert Scikit(pipeline).classes == 3
+    assert SklearnTeacher(pipeline).classes == 3
 
 
 # What goes wrong.
@@ -83,17 +85,17 @@ def test_a_pipeline_teaches():
 )
 def test_an_estimator_that_is_not_fitted(estimator):
     with pytest.raises(LimbeckError, match=r"not fitted yet: call \.fit"):
-        Scikit(estimator)
+        SklearnTeacher(estimator)
 
 
 def test_estimators_without_probabilities():
     regressor = RandomForestRegressor(n_estimators=2).fit(ROWS, LABELS)
     with pytest.raises(LimbeckError, match=r"RandomForestRegressor has no predict_proba"):
-        Scikit(regressor)
+        SklearnTeacher(regressor)
     with pytest.raises(LimbeckError, match=r"A RandomForestRegressor cannot teach"):
         as_teacher(regressor)
     with pytest.raises(LimbeckError, match=r"SVC has no predict_proba"):
-        Scikit(SVC().fit(ROWS, LABELS))
+        SklearnTeacher(SVC().fit(ROWS, LABELS))
 
 
 @pytest.mark.parametrize("labels", [np.where(LABELS == 0, "a", "b"), LABELS - 1, LABELS + 0.5], ids=str)
@@ -105,30 +107,30 @@ def test_classes_that_are_no_class_numbers(labels):
             return np.ones((len(rows), len(self.classes_)))
 
     with pytest.raises(LimbeckError, match=r"Odd knows the classes.*fit it on class numbers 0, 1, 2"):
-        Scikit(Odd())
+        SklearnTeacher(Odd())
 
 
 def test_more_classes_than_expected(forest):
     with pytest.raises(LimbeckError, match=r"class numbers 0 to 1"):
-        Scikit(forest, classes=2)
+        SklearnTeacher(forest, classes=2)
 
 
 @pytest.mark.parametrize("second", [LABELS, LABELS % 2], ids=["alike", "ragged"])
 def test_several_outputs(second):
     many = RandomForestClassifier(n_estimators=2).fit(ROWS, np.stack([LABELS, second], 1))
     with pytest.raises(LimbeckError, match=r"several outputs"):
-        Scikit(many)
+        SklearnTeacher(many)
 
 
 @pytest.mark.parametrize("floor", [0.0, -0.1, 0.5, float("nan")])
 def test_a_floor_that_is_none(forest, floor):
     with pytest.raises(LimbeckError, match=r"above 0 and below 1/3"):
-        Scikit(forest, floor=floor)
+        SklearnTeacher(forest, floor=floor)
 
 
 def test_it_has_no_insides(forest):
     with pytest.raises(MissingSignalError, match=r"'trees'.*RandomForestClassifier"):
-        Scikit(forest).prepare(frozenset({"trees"}), device=torch.device("cpu"), reads=lambda b: b.inputs)
+        SklearnTeacher(forest).prepare(frozenset({"trees"}), device=torch.device("cpu"), reads=lambda b: b.inputs)
 
 
 def test_what_can_teach():

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import pooled
-from limbeck.signal import Batch
-from limbeck.teachers import Live, MovingAverage, Specialists, checked_groups, special_classes
+from limbeck.teachers import ModelTeacher, MovingAverage, Specialists, check_groups, special_classes
 from limbeck.testing import check_teacher
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def ask(teacher, batch=30, **columns):
 def test_it_is_the_pooled_distribution_of_those_who_are_active():
     generalist, *members = people()
     found = ask(Specialists(generalist, members, GROUPS))
-    special = special_classes(checked_groups(GROUPS), CLASSES)
+    special = special_classes(check_groups(GROUPS), CLASSES)
     active = special.T[generalist.logits.argmax(-1)]
     log_p = [said.logits.log_softmax(-1) for said in (generalist, *members)]
     wanted = pooled(log_p[0], torch.stack(log_p[1:], 1), special, active)
@@ -142,7 +142,7 @@ def test_autocast_changes_nothing_in_how_answers_are_pooled():
 def test_whatever_a_batch_holds_goes_along():
     """Inputs in a mapping, further columns, ids: a member's own reads may want any of them."""
     generalist, *members = people()
-    reads = [Live(member, reads=lambda b: b.extra["numbers"]["n"]) for member in members]
+    reads = [ModelTeacher(member, reads=lambda b: b.extra["numbers"]["n"]) for member in members]
     numbers = torch.arange(30.0)[:, None]
     with Specialists(generalist, reads, GROUPS).prepare(
         frozenset({"logits"}), device=CPU, reads=lambda b: b.inputs["x"]
@@ -195,16 +195,16 @@ def test_a_member_that_changes_makes_it_change():
 )
 def test_groups_that_make_no_sense(groups, sentence):
     with pytest.raises(LimbeckError, match=sentence):
-        checked_groups(groups)
+        check_groups(groups)
 
 
 def test_groups_beside_the_classes_that_there_are():
     with pytest.raises(LimbeckError, match="Group 1 holds class 4; classes run from 0 to 3"):
-        checked_groups([[0, 4]], classes=4)
+        check_groups([[0, 4]], classes=4)
     with pytest.raises(LimbeckError, match="Group 1 holds all 3 classes, so that none is left for its dustbin"):
-        checked_groups([[0, 1, 2]], classes=3)
+        check_groups([[0, 1, 2]], classes=3)
     with pytest.raises(UnknownNameError, match=r"Unknown class 'dgo'\. Did you mean 'dog'"):
-        checked_groups([["cat", "dgo"]], class_names=["cat", "dog", "cow"])
+        check_groups([["cat", "dgo"]], class_names=["cat", "dog", "cow"])
 
 
 def test_groups_are_checked_beside_the_generalist_when_it_first_answers():
@@ -250,7 +250,7 @@ def test_the_scale_of_giant_logits_swallows_nothing(giant, sign):
     # All of one sign, so that their scale is as giant as they are.
     generalist.logits = sign * giant * (1 + generalist.logits.abs())
     found = ask(Specialists(generalist, members, GROUPS))
-    special = special_classes(checked_groups(GROUPS), CLASSES)
+    special = special_classes(check_groups(GROUPS), CLASSES)
     log_p = [said.logits.double().log_softmax(-1) for said in (generalist, *members)]
     active = special.T[generalist.logits.argmax(-1)]
     wanted = pooled(log_p[0], torch.stack(log_p[1:], 1), special, active)
@@ -265,8 +265,8 @@ def test_what_makes_no_sense_is_refused_in_a_sentence():
             Specialists(generalist, members, GROUPS, oversampling=wrong)
     for wrong in (torch.tensor(1.7), torch.tensor([1, 2]), 1.0):
         with pytest.raises(LimbeckError, match="a class is a whole number from 0, or a name"):
-            checked_groups([[wrong, 3]])
-    assert checked_groups([[torch.tensor(1), 3]]) == ((1, 3),)
+            check_groups([[wrong, 3]])
+    assert check_groups([[torch.tensor(1), 3]]) == ((1, 3),)
     members[0].logits = members[0].logits[:, None]
     with pytest.raises(LimbeckError, match=r"Specialist 1 shows logits of \[\d+, 1, 6\]"):
         ask(Specialists(generalist, members, GROUPS))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch, Outputs, Requirements
 from limbeck.errors import MissingSignalError
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, label_smoothing, squared_error
+from limbeck.losses import Loss
 from limbeck.methods import make
-from limbeck.objective import Loss
 from limbeck.schedule import ramp
-from limbeck.signal import Batch, Needs, Signal
-from limbeck.teachers import Ensemble, Live, MovingAverage, Named, Scikit, Teacher
+from limbeck.teachers import Ensemble, ModelTeacher, MovingAverage, SklearnTeacher, Teacher, TeacherRef
 from limbeck.testing import check_objective, check_teacher
 
 
@@ -55,7 +55,7 @@ def test_the_objectives_of_every_method_pass():
 
 def test_positions_pass_too():
     draw = torch.Generator().manual_seed(0)
-    student, teacher = (Signal(logits=torch.randn(6, 4, 5, generator=draw)) for _ in range(2))
+    student, teacher = (Outputs(logits=torch.randn(6, 4, 5, generator=draw)) for _ in range(2))
     batch = Batch(torch.zeros(6, 4), torch.arange(6), labels=torch.randint(5, (6, 4), generator=draw))
     check_objective(Loss(cross_entropy) + Loss(kl_divergence), student=student, teacher=teacher, batch=batch)
 
@@ -63,7 +63,7 @@ def test_positions_pass_too():
 class Hungry(Loss):
     @property
     def reads(self):
-        return Needs(frozenset({"logits"}))
+        return Requirements(frozenset({"logits"}))
 
 
 class Miscounted(Loss):
@@ -125,12 +125,12 @@ def fitted():
 @pytest.mark.parametrize(
     "teacher",
     [
-        lambda: Live(nn.Linear(2, 3)),
-        lambda: Live(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout()), mode="train"),
-        lambda: Live(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout())),
+        lambda: ModelTeacher(nn.Linear(2, 3)),
+        lambda: ModelTeacher(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout()), mode="train"),
+        lambda: ModelTeacher(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout())),
         lambda: Ensemble(nn.Linear(2, 3), nn.Linear(2, 3)),
-        lambda: Scikit(fitted()),
-        lambda: Named("student"),
+        lambda: SklearnTeacher(fitted()),
+        lambda: TeacherRef("student"),
         lambda: MovingAverage(decay=0.5),
         lambda: Ensemble(MovingAverage(decay=0.5), nn.Linear(2, 3)),
     ],
@@ -140,7 +140,7 @@ def test_right_teachers_pass(teacher):
 
 
 def test_a_teacher_with_an_inside_passes():
-    teacher = Live(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))
+    teacher = ModelTeacher(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))
     check_teacher(teacher, BATCH, needs=frozenset({"logits", "0", "1:in"}))
 
 
@@ -161,7 +161,7 @@ class Own(Teacher):
     def opened(self, reads):
         if "flags" in self.broken:
             self.model.train()
-        yield lambda batch: Signal({self.broken.get("address", "logits"): self.logits(reads(batch))})
+        yield lambda batch: Outputs({self.broken.get("address", "logits"): self.logits(reads(batch))})
 
     def logits(self, inputs):
         if "rows" in self.broken:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from limbeck.batch import Batch
+from limbeck.data import ArrayDataset, Loader, RandomShift, ShuffledLoader, TorchLoader
 from limbeck.errors import LimbeckError
 from limbeck.functional import Head, Projector, cross_entropy, kl_divergence, squared_error
+from limbeck.losses import Loss
 from limbeck.models import seeded
-from limbeck.objective import Loss
 from limbeck.recipe import Recipe, Stage
-from limbeck.signal import Batch
-from limbeck.sources import Arrays, Loader, Shift, Shuffled, Source
-from limbeck.testing import check_head, check_method, check_source
+from limbeck.testing import check_head, check_loader, check_method
 
 
 def breaks(sentence):
@@ -25,16 +25,20 @@ def breaks(sentence):
 # --- objectives
 
 
-ARRAYS = Arrays(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3)
+ARRAYS = ArrayDataset(torch.randn(10, 2, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 3)
 
 
 def test_right_sources_pass():
-    check_source(Shuffled(ARRAYS, batch_size=4))
-    check_source(Shuffled(Arrays(torch.rand(7, 4, 4)), batch_size=3, augment=Shift(1), drop_last=True))
-    check_source(Loader(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(9, 2)), batch_size=4)))
+    check_loader(ShuffledLoader(ARRAYS, batch_size=4))
+    check_loader(
+        ShuffledLoader(ArrayDataset(torch.rand(7, 4, 4)), batch_size=3, augment=RandomShift(1), drop_last=True)
+    )
+    check_loader(
+        TorchLoader(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(9, 2)), batch_size=4))
+    )
 
 
-class Plain(Source):
+class Plain(Loader):
     """A right source, of which each test breaks one thing."""
 
     examples_per_epoch = 6
@@ -78,9 +82,9 @@ class Plain(Source):
     ids=str,
 )
 def test_broken_sources_are_caught(broken, sentence):
-    check_source(Plain())
+    check_loader(Plain())
     with breaks(sentence):
-        check_source(Plain(**broken))
+        check_loader(Plain(**broken))
 
 
 # --- heads
@@ -262,7 +266,7 @@ def test_a_method_says_what_it_runs_on():
         draw = torch.Generator().manual_seed(0)
         with seeded(1):
             networks = Tagger(4), Tagger(8)
-        return *networks, Arrays(torch.randint(9, (48, 5), generator=draw), torch.arange(48) % 3)
+        return *networks, ArrayDataset(torch.randint(9, (48, 5), generator=draw), torch.arange(48) % 3)
 
     def at_embedding(teacher, *, epochs: int | None = None):
         loss = Loss(squared_error, student="embed", teacher="embed", head=Projector())

@@ -7,14 +7,14 @@ import itertools
 import pytest
 import torch
 
-from limbeck.sources import Chain, Crop, Flip, RandAugment
-from limbeck.testing import check_view
+from limbeck.data import Chain, Crop, Flip, RandAugment
+from limbeck.testing import check_transform
 
 IMAGES = torch.arange(6 * 3 * 81).view(6, 3, 9, 9).remainder(251).to(torch.uint8)
 
 
 def test_right_views_pass():
-    check_view(Chain(Crop(), Flip(), RandAugment()), IMAGES)
+    check_transform(Chain(Crop(), Flip(), RandAugment()), IMAGES)
 
     class Columns:
         fingerprint = "columns/1"
@@ -22,7 +22,7 @@ def test_right_views_pass():
         def __call__(self, inputs, id, view):
             return {**inputs, "x": inputs["x"] + view[:, None]}
 
-    check_view(Columns(), {"x": torch.zeros(4, 2), "mask": torch.ones(4, 2)})
+    check_transform(Columns(), {"x": torch.zeros(4, 2), "mask": torch.ones(4, 2)})
 
 
 def made(change, fingerprint="broken/1"):
@@ -46,9 +46,9 @@ COUNT = itertools.count()
 )  # fmt: skip
 def test_each_law_is_checked(view, sentence):
     with pytest.raises(AssertionError, match=rf"A law of views is broken: .*{sentence}"):
-        check_view(view, IMAGES.clone())
+        check_transform(view, IMAGES.clone())
 
 
 def test_one_example_shows_too_little():
     with pytest.raises(AssertionError, match="give at least two"):
-        check_view(Flip(), IMAGES[:1])
+        check_transform(Flip(), IMAGES[:1])

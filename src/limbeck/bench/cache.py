@@ -20,12 +20,12 @@ from limbeck.bench.coded import encoding_figures
 from limbeck.bench.interleave import interleave_starts, paired_quartiles, paired_ratio
 from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
 from limbeck.bench.work import Network, Sizes, Work, check_counts, make_work
+from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckWarning
 from limbeck.methods import make
-from limbeck.recipe import Optimiser, Recipe
-from limbeck.sources import Shuffled
-from limbeck.teachers import Cached, Ensemble, Teacher, fill, read_inputs
+from limbeck.recipe import Optimizer, Recipe
+from limbeck.teachers import CachedTeacher, Ensemble, Teacher, fill_cache, read_inputs
 
 FORWARDS = 20
 """Forward passes of the student that one of the teacher costs."""
@@ -112,12 +112,12 @@ def _teacher(work: Work) -> Ensemble:
 
 def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
     teacher = _teacher(work)
-    cached = Cached(teacher, folder / "steps")
-    for _ in fill(cached, work.source()):
+    cached = CachedTeacher(teacher, folder / "steps")
+    for _ in fill_cache(cached, work.source()):
         pass
     rounds = max(scale.steps // scale.block, 1)
     plain, live = (partial(_blocks, work, recipe, scale) for recipe in (make("supervised"), _soft(teacher)))
-    kept = partial(_blocks, work, _soft(Cached(teacher, folder / "steps")), scale)
+    kept = partial(_blocks, work, _soft(CachedTeacher(teacher, folder / "steps")), scale)
     near = interleave_starts({"plain": plain, "cached": kept}, rounds=rounds)
     far = interleave_starts({"cached": kept, "live": live}, rounds=max(rounds // 20, 2))
     median = {name: statistics.median(found.wall) for name, found in (near | {"live": far["live"]}).items()}
@@ -136,7 +136,7 @@ def _soft(teacher: Teacher) -> Recipe:
 def _blocks(work: Work, recipe: Recipe, scale: Scale, blocks: int) -> Iterator[float]:
     run = distill(
         work.student(), recipe, work.source(), log_every=scale.block, accelerator="cpu", steps=scale.block * blocks,
-        optimiser=Optimiser(lr=1e-3),
+        optimiser=Optimizer(lr=1e-3),
     )  # fmt: skip
     for report in run:
         yield report.loss
@@ -145,7 +145,7 @@ def _blocks(work: Work, recipe: Recipe, scale: Scale, blocks: int) -> Iterator[f
 def _building(work: Work, folder: Path) -> float:
     """The time to build over that of asking alone, batch by batch in turn; what begins and ends a build is in it."""
     teacher, source = _teacher(work), work.source()
-    loops = {"ask": _asking(teacher, source), "build": fill(Cached(teacher, folder / "build"), source)}
+    loops = {"ask": _asking(teacher, source), "build": fill_cache(CachedTeacher(teacher, folder / "build"), source)}
     times = dict.fromkeys(loops, 0.0)
     while loops:
         for name, loop in list(loops.items()):
@@ -156,7 +156,7 @@ def _building(work: Work, folder: Path) -> float:
     return round(times["build"] / times["ask"], 4)
 
 
-def _asking(teacher: Teacher, source: Shuffled) -> Iterator[int]:
+def _asking(teacher: Teacher, source: ShuffledLoader) -> Iterator[int]:
     with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=read_inputs) as answer:
         for batch in source.batches(0, 0):
             answer(batch)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck.bench.language import token_answers, word_answers
-from limbeck.store import kl_error, make
-from limbeck.store.encodings import error_table, float16_record_bytes, float16_top_k_error, matching_top_k
+from limbeck.cache import kl_error, make_encoding
+from limbeck.cache.encodings import error_table, float16_record_bytes, float16_top_k_error, matching_top_k
 
 _KS = (8, 16, 32, 50, 64, 100, 128)
 
@@ -22,7 +22,7 @@ def encoding_figures() -> dict[str, Any]:
         error for each k.
     """
     words, tokens = word_answers(), token_answers()
-    hundred = make("top-k", classes=words.logits.shape[1], k=100)
+    hundred = make_encoding("top-k", classes=words.logits.shape[1], k=100)
     small = matching_top_k(tokens.logits, 50)
     return {
         "bytes_per_record_top100_of_1000": hundred.width,

@@ -12,7 +12,7 @@ from limbeck.compare import Outcome
 from limbeck.compare.result import verdict_of
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job
-from limbeck.measure import compare_scores
+from limbeck.metrics import compare_scores
 
 
 @dataclass(frozen=True)

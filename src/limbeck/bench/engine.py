@@ -9,14 +9,14 @@ from torch import nn
 from limbeck.bench.work import PEAK, PRECISIONS, TEMPERATURE, WEIGHT, Order, Plan, Work
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
 
 
 def engine_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:
     """Train with `limbeck.distill`, reporting once a block; batches and their order are always its source's own."""
     objective = (1 - WEIGHT) * Loss(cross_entropy) + WEIGHT * Loss(kl_divergence, temperature=TEMPERATURE)
-    stage = Stage(objective, teacher=work.teacher, optimiser=Optimiser(lr=PEAK), steps=plan.steps)
+    stage = Stage(objective, teacher=work.teacher, optimiser=Optimizer(lr=PEAK), steps=plan.steps)
     for report in distill(
         student, stage, work.source(), log_every=plan.block, precision=PRECISIONS[plan.precision], accelerator="cpu"
     ):

@@ -24,9 +24,9 @@ from limbeck.errors import LimbeckError
 from limbeck.job import ARMS, Job, make_job
 
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "predictions": ("limbeck.measure.predictions", "limbeck.compare.teaching:ask"),
-    "costs": ("limbeck.measure.cost", "limbeck.measure.cost_in_full", "limbeck.measure.compute"),
-    "measures": ("limbeck.measure", "limbeck.compare.also"),
+    "predictions": ("limbeck.metrics.predictions", "limbeck.compare.teacher_training:ask"),
+    "costs": ("limbeck.metrics.cost", "limbeck.metrics.cost_in_full", "limbeck.metrics.compute"),
+    "measures": ("limbeck.metrics", "limbeck.compare.extra_metrics"),
     "page": ("limbeck.report",),
 }
 """What a run spends its time on besides learning: which functions."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from limbeck import functional as K
 from limbeck.errors import LimbeckError
-from limbeck.functional.rows import release_buffers
-from limbeck.measure.compute import peak_on_cpu
+from limbeck.functional.blockwise import release_buffers
+from limbeck.metrics.compute import peak_on_cpu
 
 SHAPES = ((256, 10), (256, 1000), (512, 32_000))
 """Rows and classes: a small classifier, a large one, and the tokens of a language model."""

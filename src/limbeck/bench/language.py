@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.cache.encodings import posterior_logits
+from limbeck.data.builtin_datasets import data_folders
 from limbeck.models import seeded
-from limbeck.sources.published import data_folders
-from limbeck.store.encodings import posterior_logits
 
 _TEXT, _TOKENS = "wikitext2_small", "gpt2_bpe"
 _CONTEXT = 8

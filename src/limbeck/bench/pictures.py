@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from limbeck.batch import Batch
 from limbeck.bench.interleave import paired_quartiles, paired_ratio
 from limbeck.bench.work import check_counts
+from limbeck.data import Flip, ImageFolder, ResizedCrop, ShuffledLoader
 from limbeck.errors import LimbeckError
-from limbeck.signal import Batch
-from limbeck.sources import Flip, ImageFolder, ResizedCrop, Shuffled
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _pictures(place: Path, sizes: PictureSizes) -> ImageFolder:
 
 
 def _folder(sizes: PictureSizes, folder: ImageFolder) -> dict[str, Any]:
-    def source(num_workers: int | None) -> Shuffled:
-        return Shuffled(folder, batch_size=sizes.batch_size, augment=Flip(), num_workers=num_workers)
+    def source(num_workers: int | None) -> ShuffledLoader:
+        return ShuffledLoader(folder, batch_size=sizes.batch_size, augment=Flip(), num_workers=num_workers)
 
     loader: Any = DataLoader(_Items(folder), batch_size=sizes.batch_size, shuffle=True, num_workers=2)
     return {
@@ -199,7 +199,7 @@ def _waiting(batches: Iterable[Any], pause: int) -> float:
     return 1 - computed / (time.perf_counter() - began)
 
 
-def _same_bits(source: Callable[[int | None], Shuffled]) -> float:
+def _same_bits(source: Callable[[int | None], ShuffledLoader]) -> float:
     """The fraction of batches that come out alike: without threads, with several, and taken up in the middle."""
     half, whole = len(source(0)) // 2, source(3)
     begun = [batch for batch, _ in zip(whole, range(half), strict=False)]

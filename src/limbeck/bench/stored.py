@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.bench.work import Sizes, make_work
+from limbeck.cache import Column, Keys, Location, Store, TeacherProvenance, make_encoding, writing
+from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
-from limbeck.objective import Loss
-from limbeck.recipe import Optimiser, Stage
-from limbeck.sources import Shuffled
-from limbeck.store import Column, Keys, Origin, Place, Store, make, writing
-from limbeck.teachers import Answer, Cached, Live, Reads, Teacher, asked_whole
+from limbeck.losses import Loss
+from limbeck.recipe import Optimizer, Stage
+from limbeck.teachers import Answer, CachedTeacher, ModelTeacher, Reads, Teacher, predict_padded
 
 
 def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
@@ -30,12 +30,12 @@ def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
 
     Reads in turn: by ids through the store, and the same rows of a `numpy.memmap` of the same bytes.
     """
-    encoding = make("top-k", classes=1000, k=100)
+    encoding = make_encoding("top-k", classes=1000, k=100)
     column = Column(encoding)
-    origin = Origin("bench", "bench", None, None, "float32", {"logits": column.spec})
+    origin = TeacherProvenance("bench", "bench", None, None, "float32", {"logits": column.spec})
     rng = np.random.default_rng(0)
     records = rng.integers(0, 256, (rows, encoding.width), dtype=np.uint8)
-    with writing(Place(folder / "gather"), origin) as writer:
+    with writing(Location(folder / "gather"), origin) as writer:
         writer.append(Keys(np.arange(rows), np.full(rows, -1)), {"logits": records})
     records.tofile(folder / "plain.bin")
     plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
@@ -56,10 +56,10 @@ def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
 
 def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
     """How many flipped bytes, anywhere in a small store, leave it readable."""
-    column = Column(make("float16", classes=10))
-    origin = Origin("bench", "bench", None, None, "float32", {"logits": column.spec})
+    column = Column(make_encoding("float16", classes=10))
+    origin = TeacherProvenance("bench", "bench", None, None, "float32", {"logits": column.spec})
     ids, place = torch.arange(30), folder / "flips"
-    with writing(Place(place), origin, shard_bytes=200) as writer:
+    with writing(Location(place), origin, shard_bytes=200) as writer:
         for part in ids.split(10):
             views = torch.full_like(part, -1)
             rows = column.encode(torch.randn(len(part), 10), id=part, view=views)
@@ -96,12 +96,12 @@ def identical_to_live(folder: Path) -> bool:
     def student(teacher: Any) -> Tensor:
         torch.manual_seed(0)
         stage = Stage(Loss(kl_divergence, temperature=4.0), teacher=teacher, epochs=3)
-        stream = Shuffled(work.examples, batch_size=128)
-        run = distill(work.student(), stage, stream, accelerator="cpu", optimiser=Optimiser(lr=1e-3)).finish()
+        stream = ShuffledLoader(work.examples, batch_size=128)
+        run = distill(work.student(), stage, stream, accelerator="cpu", optimiser=Optimizer(lr=1e-3)).finish()
         return nn.utils.parameters_to_vector(run.student.parameters()).detach()
 
     live = student(_Whole(work.teacher, 128))
-    kept = [student(Cached(work.teacher, folder / "same", encoding="float32")) for _ in range(2)]
+    kept = [student(CachedTeacher(work.teacher, folder / "same", encoding="float32")) for _ in range(2)]
     return all(torch.equal(one, live) for one in kept)
 
 
@@ -109,7 +109,7 @@ class _Whole(Teacher):
     """A live teacher that is asked in batches of one size."""
 
     def __init__(self, model: nn.Module, size: int) -> None:
-        self._live, self._size = Live(model), size
+        self._live, self._size = ModelTeacher(model), size
 
     def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
         """As the live teacher does."""
@@ -118,7 +118,7 @@ class _Whole(Teacher):
     @contextmanager
     def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:
         with opened as answer:
-            yield lambda batch: asked_whole(answer, batch, self._size)
+            yield lambda batch: predict_padded(answer, batch, self._size)
 
     @property
     def fingerprint(self) -> str:

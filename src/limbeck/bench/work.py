@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.errors import LimbeckError, unknown
-from limbeck.sources import Arrays, Shuffled
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 """What a figure is called -> what Fabric calls it."""
@@ -94,13 +94,13 @@ class Work:
         return copy.deepcopy(self.initial)
 
     @cached_property
-    def examples(self) -> Arrays:
+    def examples(self) -> ArrayDataset:
         """The data as the engine takes them; they are looked through once."""
-        return Arrays(self.inputs, self.labels)
+        return ArrayDataset(self.inputs, self.labels)
 
-    def source(self) -> Shuffled:
+    def source(self) -> ShuffledLoader:
         """A stream of batches, at its beginning."""
-        return Shuffled(self.examples, batch_size=self.sizes.batch, seed=0)
+        return ShuffledLoader(self.examples, batch_size=self.sizes.batch, seed=0)
 
     def random_order(self, epoch: int) -> Int[Tensor, " examples"]:
         """The order of one epoch, as one draws it by hand."""

@@ -1,4 +1,4 @@
-"""What a person types."""
+"""The command line."""
 
 from limbeck.cli.app import main
 

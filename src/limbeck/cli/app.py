@@ -1,4 +1,4 @@
-"""Which commands are there, and how do they end?"""
+"""The commands, and how they end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import typer
 
 from limbeck.cli.bench import bench
 from limbeck.cli.cache import cache
-from limbeck.cli.consent import TRUST, consent
-from limbeck.cli.options import DataName, Json, Out, PrintJob, Settings, TeacherName
+from limbeck.cli.options import TRUST, DataName, Json, Out, PrintJob, Settings, TeacherName, consent
 from limbeck.cli.terminal import CommandGroup
 from limbeck.errors import LimbeckError, LimbeckWarning, is_out_of_memory, printable
 
@@ -114,8 +113,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Several methods beside all control arms, over seeds: a table with uncertainty, a verdict, a page."""
-    from limbeck.cli.comparing import comparison, run_compare
-    from limbeck.cli.jobs import print_job_file
+    from limbeck.cli.jobs import comparison, print_job_file, run_compare
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
     if print_job:
@@ -229,7 +227,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method's name, for its card.")] = None, as_json: Json = False
 ) -> None:
     """What methods there are, or one method's card."""
-    from limbeck.cli.cards import show_card, show_methods
+    from limbeck.cli.methods import show_card, show_methods
 
     if name is None:
         show_methods(as_json=as_json)
@@ -246,8 +244,8 @@ def show_job(
     as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
 ) -> None:
     """A job file with every default filled in, or what each key of one means."""
-    from limbeck.cli.cards import show_keys
     from limbeck.cli.jobs import job_from_flags, print_job_file
+    from limbeck.cli.methods import show_keys
 
     if keys or only:
         show_keys(only, as_json=as_json)

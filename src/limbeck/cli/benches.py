@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import say
+from limbeck.cli.progress import print_message
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def run_loop_bench(*, as_json: bool, steps: int, threads: int | None) -> None:
     """Time the engine beside a hand-written loop, and print the figures."""
     from limbeck.bench import bench_loop
 
-    result = bench_loop(steps=steps, threads=threads, say=lambda text: say(text, to_error=True))
+    result = bench_loop(steps=steps, threads=threads, say=lambda text: print_message(text, to_error=True))
     if as_json:
         print(json.dumps(result))
         return
@@ -45,7 +45,7 @@ def run_cache_bench(*, as_json: bool) -> None:
     """Time stored answers beside none and beside a live teacher, and print the figures."""
     from limbeck.bench import bench_cache
 
-    result = bench_cache(say=lambda text: say(text, to_error=True))
+    result = bench_cache(say=lambda text: print_message(text, to_error=True))
     console = _shown(result, CACHE_BARS, as_json=as_json)
     if console is None:
         return
@@ -67,7 +67,7 @@ def run_judging_bench(*, as_json: bool) -> None:
     """Time a run's measures and a page about ten runs, and print the figures."""
     from limbeck.bench import bench_judging
 
-    result = bench_judging(say=lambda text: say(text, to_error=True))
+    result = bench_judging(say=lambda text: print_message(text, to_error=True))
     console = _shown(result, JUDGING_BARS, as_json=as_json)
     if console is None:
         return
@@ -93,7 +93,7 @@ def run_coverage_bench(*, as_json: bool, simulations: int) -> None:
     from limbeck.bench import bench_coverage
     from limbeck.bench.coverage import Scale
 
-    result = bench_coverage(scale=Scale(simulations=simulations), say=lambda text: say(text, to_error=True))
+    result = bench_coverage(scale=Scale(simulations=simulations), say=lambda text: print_message(text, to_error=True))
     console = _shown(result, COVERAGE_BARS, as_json=as_json)
     if console is None:
         return
@@ -123,7 +123,7 @@ def run_picture_bench(*, as_json: bool, torchvision_python: str | None) -> None:
     """Time crops beside torchvision's and a folder beside a busy device, and print the figures."""
     from limbeck.bench import bench_pictures
 
-    result = bench_pictures(torchvision_python=torchvision_python, say=lambda text: say(text, to_error=True))
+    result = bench_pictures(torchvision_python=torchvision_python, say=lambda text: print_message(text, to_error=True))
     bars = {name: bar for name, bar in PICTURE_BARS.items() if result[name] is not None}
     console = _shown(result, bars, as_json=as_json)
     if console is None:
@@ -142,7 +142,7 @@ def run_kernel_bench(*, as_json: bool, shapes: Sequence[str] = ()) -> None:
     from limbeck.bench import bench_kernels
 
     asked: dict[str, Any] = {"shapes": [_rows_and_classes(one) for one in shapes], "features": ()} if shapes else {}
-    result = bench_kernels(say=lambda text: say(text, to_error=True), **asked)
+    result = bench_kernels(say=lambda text: print_message(text, to_error=True), **asked)
     if as_json:
         print(json.dumps(result))
         return

@@ -1,4 +1,4 @@
-"""How does `doctor` look at a job and say what it found?"""
+"""`limbeck doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import say
+from limbeck.cli.progress import print_message
 
 if TYPE_CHECKING:
     from limbeck.doctor import Finding
@@ -23,7 +23,7 @@ _KEYS = ("name", "state", "value", "sentence")
 def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
     """Look at a job, line by line; exit code 1 if anything is wrong."""
     from limbeck.compare import checkup
-    from limbeck.compare.ledger import plain
+    from limbeck.compare.run_storage import to_json_safe
 
     job = _job(path, flags, settings)
     began, found = time.perf_counter(), list[Any]()
@@ -37,7 +37,7 @@ def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
                 line(one)
     fine = all(one.state != "wrong" for one in found)
     if as_json:
-        checks = [{key: plain(getattr(one, key)) for key in _KEYS} for one in found]
+        checks = [{key: to_json_safe(getattr(one, key)) for key in _KEYS} for one in found]
         print(json.dumps({"checks": checks, "ok": fine}, allow_nan=False))
     else:
         _say_in_all(found, time.perf_counter() - began)
@@ -47,8 +47,7 @@ def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
 
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     """The job of `distill`; of several methods that of `compare`, with its arms and seeds."""
-    from limbeck.cli.comparing import comparison
-    from limbeck.cli.jobs import job_from_flags
+    from limbeck.cli.jobs import comparison, job_from_flags
     from limbeck.job import read_job
 
     several = flags.get("methods") or (path is not None and read_job(path).get("methods"))
@@ -94,4 +93,4 @@ def _say_in_all(found: Sequence[Finding], seconds: float) -> None:
     counts = {state: sum(one.state == state for one in found) for state in _STYLES}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     then = "Mend what is wrong before you pay for it." if counts["wrong"] else "Nothing is in the way of this job."
-    say(f"\n{said}, in {seconds:.0f} s. {then}", to_error=False)
+    print_message(f"\n{said}, in {seconds:.0f} s. {then}", to_error=False)

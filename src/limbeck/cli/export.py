@@ -1,4 +1,4 @@
-"""How do `export` and `cite` show what they did?"""
+"""`limbeck export` and `cite`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from limbeck.export import Exported
-    from limbeck.export.eight_bits import EightBits
+    from limbeck.export import ExportedRun
+    from limbeck.export.int8_report import QuantizationReport
 
 
 def run_export(
@@ -39,7 +39,7 @@ def run_cite(run: str, *, as_json: bool) -> None:
         sys.stdout.write(bibtex(found))
 
 
-def _show(found: Exported) -> None:
+def _show(found: ExportedRun) -> None:
     parity = found.parity
     looked = f"; {parity.nodes} of {parity.of} nodes compared one by one" if parity.nodes else ""
     # Paths are to be copied, so no line is broken in them.
@@ -54,7 +54,7 @@ def _show(found: Exported) -> None:
     print(f"  card       {folder / 'README.md'}")
 
 
-def _show_eight(eight: EightBits) -> None:
+def _show_eight(eight: QuantizationReport) -> None:
     choice = eight.choice
     best = choice.best
     right = "" if best.accuracy is None else f"{100 * best.accuracy:.2f} %, "

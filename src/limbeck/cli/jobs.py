@@ -1,4 +1,4 @@
-"""How do `demo`, `distill` and `resume` run a job and show it?"""
+"""`limbeck demo`, `distill`, `compare` and `resume`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import Watcher, say
+from limbeck.cli.progress import ProgressCallback, print_message
 from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
     """The demo: the story, the runs, the table, the verdict."""
     from limbeck.demo import STORY, demo_job
 
-    say(f"limbeck demo\n\n{STORY}\n", to_error=as_json)
+    print_message(f"limbeck demo\n\n{STORY}\n", to_error=as_json)
     folder = out or free_folder("runs/demo")
     from limbeck.job import make_job
 
@@ -34,10 +34,10 @@ def job_from_flags(path: str | None, flags: Mapping[str, Any], settings: Sequenc
     """The job in a file, changed by flags, changed by settings."""
     from limbeck.job import make_job
 
-    return make_job(asked_for(path, flags, settings))
+    return make_job(requested_job(path, flags, settings))
 
 
-def asked_for(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+def requested_job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """The same, not looked at yet."""
     from limbeck.job import read_job, with_settings
 
@@ -105,7 +105,7 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
         raise LimbeckError(f"{run} holds no job.yaml to go on from; {_what_else(folder)}.")
     if (folder / "result.json").is_file() and not settings:
         found = _again(folder)
-        say(f"{run} is finished; this is what came of it.", to_error=True)
+        print_message(f"{run} is finished; this is what came of it.", to_error=True)
         _show(found, as_json=as_json)
         return
     asked = with_settings(dict(read_run_job(folder)), settings)
@@ -148,7 +148,7 @@ def _what_else(folder: Path) -> str:
 
 def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None:
     try:
-        with Watcher(to_error=as_json) as watch:
+        with ProgressCallback(to_error=as_json) as watch:
             from limbeck.compare import run_job
 
             result = run_job(job, watch=watch, resume=resume, change=change)
@@ -158,9 +158,9 @@ def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None
         sys.exit(130)
     except LimbeckError as error:
         raise LimbeckError(f"{error}{_way_on(job)}") from error
-    from limbeck.compare import leads
+    from limbeck.compare import is_rank_zero
 
-    if leads(job):
+    if is_rank_zero(job):
         _show(result, as_json=as_json)
 
 
@@ -183,7 +183,7 @@ def _left_behind(job: Job) -> str:
 
 def _trust(job: Job) -> str:
     """What is typed behind `resume` where a job names files of a person's own."""
-    from limbeck.cli.consent import TRUST
+    from limbeck.cli.options import TRUST
 
     return f" {TRUST}" if job.names_files else ""
 
@@ -193,7 +193,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps(result, allow_nan=False))
         return
     from limbeck.cli.terminal import make_console
-    from limbeck.job import ALSO, advise, suggestions_of
+    from limbeck.job import ALSO, recommend, suggestions_of
     from limbeck.report import arms_tables, over_seeds
 
     console = make_console()
@@ -207,7 +207,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     besides = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
     for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
         console.print(said, highlight=False, markup=False)  # a group may be called [b]
-    console.print(advise(result).sentence, highlight=False, markup=False)
+    console.print(recommend(result).sentence, highlight=False, markup=False)
     _show_suggestions(suggestions_of(result, Path(result["run"])), console)
     # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
     seconds = result.get("seconds")
@@ -275,3 +275,32 @@ def free_folder(stem: str) -> str:
         number += 1
         path = Path(f"{stem}-{number}")
     return str(path)
+
+
+_SEEDS = 5
+
+"""Of a comparison whose job says nothing of seeds: an interval needs several, and five find a gain of one point."""
+
+
+def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
+    """Run every method, every control and every seed; leave a page."""
+    run_distill(comparison(path, flags, settings), as_json=as_json, stem="compare")
+
+
+def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
+    """The job of a comparison: all arms but those that a file leaves out, five seeds unless it says how many."""
+    from limbeck.consent import may_run
+    from limbeck.job import ARMS, make_job
+    from limbeck.methods import method
+    from limbeck.models import UserFile
+
+    found = requested_job(path, {**flags, "methods": named_methods(flags)}, settings)
+    found.setdefault("seeds", _SEEDS)
+    job = make_job(found)
+    check_methods(job)
+    if "arms" in found:
+        return job
+    # A job that is only printed may name a file that nobody wants run.
+    own = UserFile.parse(job.method.name)
+    taught = (own is not None and not may_run(own.file)) or method(job.method.name).has_teacher
+    return make_job({**found, "arms": [arm for arm in ARMS if taught or arm != "shuffled teacher"]})

@@ -1,4 +1,4 @@
-"""How does `reproduce` run and show a paper's table?"""
+"""`limbeck papers`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.progress import duration, say
-from limbeck.files import write_text
+from limbeck.atomic_io import write_text
+from limbeck.cli.progress import duration, print_message
 
 if TYPE_CHECKING:
-    from limbeck.reproduce import Event
+    from limbeck.papers import Event
 
 
 def run_reproduce(
@@ -27,10 +27,10 @@ def run_reproduce(
     as_json: bool,
 ) -> None:
     """Do what is left of a paper's experiments, and print the table."""
-    from limbeck.reproduce import Reproduction
+    from limbeck.papers import Reproduction
 
     whole = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
-    say(f"{whole.paper.title}\n{_plan(whole)}\n", to_error=as_json)
+    print_message(f"{whole.paper.title}\n{_plan(whole)}\n", to_error=as_json)
     try:
         with _Shown(whole.seconds, to_error=as_json) as watch:
             result = whole.run(watch)
@@ -90,7 +90,7 @@ class _Shown(AbstractContextManager[Any]):
         if event.kind == "done":
             self._running.remove(event.task)
             told = f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.left)} left)"
-            say(told, to_error=self._to_error)
+            print_message(told, to_error=self._to_error)
         if self._bar is not None:
             self._all = max(self._all, event.left)
             about = f"{duration(event.left)} left · {', '.join(self._running)}"

@@ -1,4 +1,4 @@
-"""How is the page about a run made and announced?"""
+"""`limbeck report`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def run_report(runs: Sequence[str], *, out: str | None, as_json: bool) -> None:
     if len({Path(run).resolve() for run in runs}) < len(runs):
         raise LimbeckError("A run is named twice; name each once.")
     began = time.perf_counter()
-    from limbeck.report import read_evidence, write_report
+    from limbeck.report import read_run, write_report
 
-    evidences = [read_evidence(run) for run in runs]
+    evidences = [read_run(run) for run in runs]
     path = write_report(evidences, out)
     made: dict[str, Any] = {
         "report": str(path), "runs": list(runs), "bytes": path.stat().st_size,

@@ -1,4 +1,4 @@
-"""What commands print: plain lines and rich tables in which no name from a file can command a terminal."""
+"""Output to a terminal, with names from files escaped."""
 
 from __future__ import annotations
 

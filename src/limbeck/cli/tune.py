@@ -1,4 +1,4 @@
-"""How does `tune` run a search and show what it found?"""
+"""`limbeck tune`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from limbeck.cli.jobs import asked_for, check_methods, free_folder, named_methods
-from limbeck.cli.progress import Watcher, duration, say
+from limbeck.cli.jobs import check_methods, free_folder, named_methods, requested_job
+from limbeck.cli.progress import ProgressCallback, duration, print_message
 
 if TYPE_CHECKING:
     from limbeck.job import Job
@@ -22,7 +22,7 @@ def run_tune(
     """Search every arm's settings; show what was found, and what to type next."""
     job = _job(path, flags, settings)
     try:
-        with Watcher(to_error=as_json) as watch:
+        with ProgressCallback(to_error=as_json) as watch:
             from limbeck.compare.tuning import read_ranges, tune
 
             result = tune(job, trials=trials, ranges=read_ranges(list(ranges)), watch=watch)
@@ -41,7 +41,7 @@ def run_tune(
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
     from limbeck.job import make_job
 
-    job = make_job(asked_for(path, {**flags, "methods": named_methods(flags)}, settings))
+    job = make_job(requested_job(path, {**flags, "methods": named_methods(flags)}, settings))
     check_methods(job)
     return job if flags.get("out") else job.model_copy(update={"out": free_folder("runs/tune")})
 
@@ -56,14 +56,16 @@ def _show(result: Mapping[str, Any]) -> None:
     console.print(_table(result))
     console.print()
     examples, luck = result["development"]["examples"], result["development"]["luck"]
-    say(
+    print_message(
         f"Best of {result['trials']} trials each, on {examples:,} development examples: differences below "
         f"{100 * luck:.1f} points may be luck, and the best of many is flattered. Test data were not read.",
         to_error=False,
     )
     seconds = result["teacher"]["seconds"]
-    say(f"{duration(result['seconds'])}, of which {duration(seconds)} for the teacher.\n", to_error=False)
-    say(f"    limbeck compare {quote(result['best'])}     # every arm with its own best values", to_error=False)
+    print_message(f"{duration(result['seconds'])}, of which {duration(seconds)} for the teacher.\n", to_error=False)
+    print_message(
+        f"    limbeck compare {quote(result['best'])}     # every arm with its own best values", to_error=False
+    )
 
 
 def _table(result: Mapping[str, Any]) -> Any:

@@ -1,12 +1,12 @@
-"""Arms, seeds, statistics."""
+"""Comparisons: arms, seeds and the verdict of a job."""
 
 from limbeck.compare.arms import ArmRun, Outcome
-from limbeck.compare.consulting import checkup
 from limbeck.compare.experiment import run_job
-from limbeck.compare.ranks import leads
+from limbeck.compare.rank_zero import is_rank_zero
+from limbeck.compare.run_doctor import checkup
 from limbeck.compare.tuning import tune
 from limbeck.compare.verdict import Verdict, judge, set_beside
-from limbeck.measure import Difference, paired_difference
+from limbeck.metrics import Difference, paired_difference
 
 __all__ = [
     "ArmRun",
@@ -14,8 +14,8 @@ __all__ = [
     "Outcome",
     "Verdict",
     "checkup",
+    "is_rank_zero",
     "judge",
-    "leads",
     "paired_difference",
     "run_job",
     "set_beside",

@@ -1,4 +1,4 @@
-"""How does one arm run with one seed?"""
+"""One arm with one seed."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from limbeck.checksums import read_lines
-from limbeck.compare.asking import asked_once
-from limbeck.compare.combined import Combined, combined_in
-from limbeck.compare.material import Material, setting_of, student_of, whole
-from limbeck.compare.ranks import leads
-from limbeck.compare.shipped_cost import ShippedCost, structure_of
-from limbeck.compare.tracked import tracked
-from limbeck.engine import Report, Run, open_fabric
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, setting_of, student_of
+from limbeck.compare.rank_zero import is_rank_zero
+from limbeck.compare.specialist_teacher import Combined, combined_in
+from limbeck.compare.student_cost import ShippedCost, structure_of
+from limbeck.compare.teacher_cache import with_cache
+from limbeck.compare.trackers import with_trackers
+from limbeck.data import Reads
+from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, plain_name, stream, with_flag
-from limbeck.measure import (
+from limbeck.job import Job, add_flag_hint, plain_name, train_loader
+from limbeck.methods import make, method
+from limbeck.metrics import (
     MEASURES,
     Predictions,
     correctness,
     evaluate,
     evaluate_metrics,
-    keep_tensors,
     open_metrics,
     predict,
+    save_tensors,
 )
-from limbeck.methods import make, method
 from limbeck.models import count_parameters
 from limbeck.recipe import Recipe, Stage, change_stages
-from limbeck.sources import Reads
-from limbeck.teachers import Displaced, Teacher
+from limbeck.teachers import ShuffledTeacher, Teacher
 
 ALONE, SMOOTHED, SHUFFLED = "student alone", "label smoothing", "shuffled teacher"
 PREDICTIONS = "predictions.safetensors"
@@ -92,15 +92,15 @@ class Outcome(NamedTuple):
     reports: int | None = None
 
 
-def start(arm: ArmRun, material: Material, teacher: Teacher) -> Run:
+def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
-    recipe = recipe_of(job, arm.arm, asked_once(job, teacher), smoothing=arm.smoothing)
+    recipe = recipe_of(job, arm.arm, with_cache(job, teacher), smoothing=arm.smoothing)
     made = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
         {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
         recipe,
-        stream(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
+        train_loader(material.train, budget, seed=arm.seed, cache=job.cache, mixed=is_taught(job, arm.arm)),
         setting=setting_of(job, budget, material, seed=arm.seed),
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
@@ -127,16 +127,16 @@ def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -
     try:
         recipe = make(asked.name, **given, **asked.hyper)
     except LimbeckError as error:
-        raise with_flag(error, job.place_of(asked), found.parameters) from error
+        raise add_flag_hint(error, job.place_of(asked), found.parameters) from error
     # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
     return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
 
 
 def _displaced(stage: Stage) -> Stage:
-    return stage if stage.teacher is None else replace(stage, teacher=Displaced(stage.teacher))
+    return stage if stage.teacher is None else replace(stage, teacher=ShuffledTeacher(stage.teacher))
 
 
-def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
+def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
     """What the student's ``config.json`` says besides: how to feed it, and what its outputs mean."""
     reads = material.data.reads
     return {
@@ -152,7 +152,11 @@ def metadata_of(job: Job, arm: str, material: Material) -> dict[str, Any]:
 
 
 def run_arm(
-    arm: ArmRun, material: Material, teacher: Teacher, answers: Tensor, watch: Callable[[Report], None] | None = None
+    arm: ArmRun,
+    material: ComparisonData,
+    teacher: Teacher,
+    answers: Tensor,
+    watch: Callable[[StepReport], None] | None = None,
 ) -> Outcome:
     """Train the arm and judge its student on the test data, once.
 
@@ -167,23 +171,23 @@ def run_arm(
     run = start(arm, material, teacher)
     plain = structure_of(run.models["student"])
     taken: dict[str, int] = {}
-    for report in tracked(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
+    for report in with_trackers(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
         taken[report.stage] = report.step
         if watch is not None:
             watch(report)
     reads = material.data.reads
-    test = predict(run.student, whole(material.data.test), reads=reads)._replace(teacher=answers)
-    development = predict(run.student, whole(material.development), reads=reads)
-    if arm.out is not None and leads(arm.job):
-        keep_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
-    known = measured(development, ("accuracy",))["accuracy"]
+    test = predict(run.student, eval_batches(material.data.test), reads=reads)._replace(teacher=answers)
+    development = predict(run.student, eval_batches(material.development), reads=reads)
+    if arm.out is not None and is_rank_zero(arm.job):
+        save_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
+    known = measure_student(development, ("accuracy",))["accuracy"]
     seconds = time.perf_counter() - began if fresh else None
     combined = combined_in(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
     size, correct = count_parameters(shipped), correctness(test).numpy()
-    found, noted = measured(test, metrics=arm.job.metrics), _noted(arm)
+    found, noted = measure_student(test, metrics=arm.job.metrics), _noted(arm)
     steps, reports = _steps(noted, taken), len(noted) if arm.out is not None else None
     return Outcome(arm.arm, arm.seed, found, known, seconds, steps, combined, size, cost, correct, reports)
 
@@ -199,7 +203,7 @@ def _steps(noted: list[dict[str, Any]], taken: dict[str, int]) -> int:
     return sum((found | taken).values())
 
 
-def measured(
+def measure_student(
     predictions: Predictions, names: Iterable[str] = MEASURES, *, metrics: Sequence[str] = ()
 ) -> dict[str, float]:
     """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""

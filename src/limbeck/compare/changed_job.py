@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.compare.arms import SHUFFLED, SMOOTHED
-from limbeck.compare.ledger import without_workers, write
-from limbeck.compare.teaching import has_weights
+from limbeck.compare.run_storage import without_workers, write
+from limbeck.compare.teacher_training import has_weights
 from limbeck.engine.checkpoint import read_checkpoint
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, absolute, arm_folder, make_job, read_run_job
+from limbeck.job import Job, arm_folder, make_job, read_run_job, with_absolute_paths
 
 _FREE = frozenset({"out", "workers", "track", "search", "seeds", "arms", "also"})
 """What changes no run of an arm: how many there are, what is measured besides, where reports go."""
@@ -57,8 +57,8 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
     out = Path(job.out or "")
     if job.out is None or not (out / "job.yaml").is_file():
         raise LimbeckError(f"{job.out} holds no job whose settings could be changed; start one with limbeck distill.")
-    before = absolute(make_job(read_run_job(out)))
-    job = _with_trained_teacher(absolute(job), before, out).model_copy(update={"out": job.out})
+    before = with_absolute_paths(make_job(read_run_job(out)))
+    job = _with_trained_teacher(with_absolute_paths(job), before, out).model_copy(update={"out": job.out})
     mine, theirs = (one.model_dump(mode="json") for one in (job, before))
     keys = tuple(key for key in _differing(theirs, mine) if key != "out")
     trains = not has_weights(before.teacher)

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.data import DataSplits, load_data, silenced
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, TeacherModel
+from limbeck.job import Job, TeacherSettings
 from limbeck.models import class_names_in, class_names_of, is_student_folder, match_order
-from limbeck.models.library import LibraryModel
-from limbeck.sources import DataSet, load_data, silenced
+from limbeck.models.hub import LibraryModel
 
 
-def has_weights(teacher: TeacherModel) -> bool:
+def has_weights(teacher: TeacherSettings) -> bool:
     """Whether a teacher comes with weights, or must be trained."""
     name = teacher.model
     if (library := LibraryModel.parse(name)) is not None:
@@ -23,7 +23,7 @@ def has_weights(teacher: TeacherModel) -> bool:
     return (".py:" in name and "@" in name) or is_student_folder(Path(name))
 
 
-def load_in_order(job: Job) -> tuple[DataSet, bool]:
+def load_in_order(job: Job) -> tuple[DataSplits, bool]:
     """The job's data, and whether their classes were put into the order of its teacher.
 
     That is done where the teacher lies in a folder that names the same classes in another order, and the job does not
@@ -45,13 +45,13 @@ def load_in_order(job: Job) -> tuple[DataSet, bool]:
     return replace(data, summary=summary, note=". ".join(filter(None, (data.note, said)))), True
 
 
-def ordered_job(job: Job, data: DataSet) -> Job:
+def ordered_job(job: Job, data: DataSplits) -> Job:
     """The job with the order of the data's classes in it, so that whoever opens it again needs no teacher."""
     given: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
     return job.model_copy(update={"data": {**given, "class_names": list(data.class_names or ())}})
 
 
-def check_names(teacher: TeacherModel, model: nn.Module, data: DataSet) -> None:
+def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:
     """Refuse a teacher that calls its classes by other names than the data, or has them in another order.
 
     Data whose classes are numbers say nothing of names.
@@ -78,5 +78,5 @@ def check_names(teacher: TeacherModel, model: nn.Module, data: DataSet) -> None:
     )
 
 
-def _folder(teacher: TeacherModel) -> str:
+def _folder(teacher: TeacherSettings) -> str:
     return teacher.model.rpartition("@")[2].removeprefix("hf:")

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.material import Material, whole
+from limbeck.batch import IGNORED
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.data import Dataset, subsample
 from limbeck.errors import LimbeckError
 from limbeck.models import count_parameters, size_in_bytes
-from limbeck.signal import IGNORED
-from limbeck.sources import Examples, subsample
-from limbeck.teachers import Scikit
+from limbeck.teachers import SklearnTeacher
 
 _FEW = 256
 """Rows that an estimator is fitted to first, so that every arm can be tried before the real fit is paid for."""
@@ -28,7 +28,7 @@ class EstimatorModule(nn.Module):
         fitted: Whether its function returned it fitted; a job fits it otherwise.
     """
 
-    def __init__(self, teacher: Scikit, *, fitted: bool) -> None:
+    def __init__(self, teacher: SklearnTeacher, *, fitted: bool) -> None:
         super().__init__()
         self.teacher = teacher
         self.fitted = fitted
@@ -43,26 +43,27 @@ def is_estimator(models: Mapping[str, nn.Module]) -> bool:
     return any(isinstance(model, EstimatorModule) for model in models.values())
 
 
-def open_estimator(made: Any, name: str, material: Material) -> EstimatorModule:
-    """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `Scikit`.
+def open_estimator(made: Any, name: str, material: ComparisonData) -> EstimatorModule:
+    """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `SklearnTeacher`.
 
     Raises:
         LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
     """
-    if isinstance(made, Scikit):
+    if isinstance(made, SklearnTeacher):
         return EstimatorModule(made, fitted=True)
     if not hasattr(made, "predict_proba"):
         raise LimbeckError(
             f"{name} returned a {type(made).__name__}, which has no predict_proba. A job's teacher is a torch module, "
-            "a classifier with probabilities, or a limbeck.Scikit; regression is done in Python, see docs/measures.md."
+            "a classifier with probabilities, or a limbeck.SklearnTeacher; "
+            "regression is done in Python, see docs/measures.md."
         )
     fitted = hasattr(made, "classes_")
     if not fitted:
         _fit(made, name, subsample(material.train, _FEW, seed=0), material)
-    return EstimatorModule(Scikit(made, classes=material.classes), fitted=fitted)
+    return EstimatorModule(SklearnTeacher(made, classes=material.classes), fitted=fitted)
 
 
-def fit_estimator(module: EstimatorModule, name: str, material: Material) -> int:
+def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:
     """Fit the estimator to the training data; returns how many rows have a label.
 
     Raises:
@@ -121,8 +122,8 @@ def _pickled_bytes(estimator: Any) -> int | None:
     return file.bytes
 
 
-def _fit(estimator: Any, name: str, examples: Examples, material: Material) -> int:
-    batches = whole(examples)
+def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData) -> int:
+    batches = eval_batches(examples)
     inputs = torch.cat([torch.as_tensor(material.data.reads(batch)).flatten(1) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
     known = labels != IGNORED

@@ -1,4 +1,4 @@
-"""How is a job done, from data to verdict?"""
+"""`run_job`: a job from data to verdict."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
-from limbeck.compare.also import Seen, also_measured, check_also
-from limbeck.compare.answers import ask_all, check_store
-from limbeck.compare.arms import ArmRun, Outcome, measured, recipe_of, run_arm
-from limbeck.compare.beginning import told_layers
+from limbeck.compare.arms import ArmRun, Outcome, measure_student, recipe_of, run_arm
+from limbeck.compare.build_cache import ask_all, check_store
 from limbeck.compare.changed_job import Changes, changed_job, forget
 from limbeck.compare.class_order import ordered_job
-from limbeck.compare.decoding import verify_files
-from limbeck.compare.ledger import (
+from limbeck.compare.comparison_data import ComparisonData, lines_of, load_comparison_data
+from limbeck.compare.dry_run import dry_run
+from limbeck.compare.extra_metrics import MetricContext, check_also, measure_extra
+from limbeck.compare.matched_label_smoothing import matched_smoothing
+from limbeck.compare.rank_zero import is_rank_zero
+from limbeck.compare.result import arms_rows, method_settings, verdict_of
+from limbeck.compare.run_storage import (
+    append_outcome,
     checked_folder,
-    claim,
-    kept,
-    note,
-    place,
-    plain,
-    sole,
-    sweep,
-    taken,
+    create_and_lock,
+    initialize_folder,
+    load_outcomes,
+    lock_folder,
+    remove_partial_files,
+    seed_folder,
+    to_json_safe,
     with_correct,
     write,
 )
-from limbeck.compare.material import Material, gather, lines_of
-from limbeck.compare.ranks import leads
-from limbeck.compare.rehearsal import rehearse
-from limbeck.compare.result import arms_rows, told, verdict_of
 from limbeck.compare.seen_rows import find_seen_rows
-from limbeck.compare.shipping import leave_student, ship
-from limbeck.compare.softness import equally_soft
+from limbeck.compare.select_student import leave_student, ship
+from limbeck.compare.student_init import describe_layers
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.compare.teaching import (
+from limbeck.compare.teacher_training import (
     Watch,
     ask,
     check_teacher,
@@ -52,17 +52,17 @@ from limbeck.compare.teaching import (
     open_teacher,
     train_teacher,
 )
-from limbeck.compare.tracked import check_tracker
-from limbeck.engine import Report, environment, open_fabric
+from limbeck.compare.trackers import check_tracker
+from limbeck.compare.verify_images import verify_files
+from limbeck.data import Dataset
+from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, advise, plain_name, shared_path, without_places
-from limbeck.measure import Predictions, keep_tensors, kept_tensors
+from limbeck.job import Job, plain_name, recommend, shared_path, without_places
+from limbeck.metrics import Predictions, load_tensors, save_tensors
 from limbeck.processes import run_in_processes
 from limbeck.report import arms_picture, write_report
-from limbeck.signal import IGNORED
-from limbeck.sources import Examples
-from limbeck.teachers import Scikit, Teacher
-from limbeck.teachers.guessing import most_frequent_share
+from limbeck.teachers import SklearnTeacher, Teacher
+from limbeck.teachers.chance import most_frequent_share
 
 _ANSWERS = "teacher/answers.safetensors"
 
@@ -96,36 +96,36 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     began = time.perf_counter()
     new = out is not None and not out.exists()
     if out is not None and not new:
-        stack.enter_context(sole(job, out))
+        stack.enter_context(lock_folder(job, out))
     job.check_own_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    tell: Watch = watch if leads(job) else lambda kind, what: None
-    material = gather(job)
+    tell: Watch = watch if is_rank_zero(job) else lambda kind, what: None
+    material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
     tell("say", "\n".join((_described(material), *lines_of(material.data))))
     teacher, models = open_teacher(job, material)
-    rehearse(job, material, teacher, models)
-    check_also(Seen(job, material, teacher, models), tell)
+    dry_run(job, material, teacher, models)
+    check_also(MetricContext(job, material, teacher, models), tell)
     verify_files(material, tell)
     if out is not None:
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
-            stack.enter_context(taken(job, out))
+            stack.enter_context(create_and_lock(job, out))
         if changes is not None:
             tell("say", changes.said())
-            if leads(job):
+            if is_rank_zero(job):
                 forget(changes, out)
-        claim(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
+        initialize_folder(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
     seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
-    if (begins := told_layers(job, teacher)) is not None:
+    if (begins := describe_layers(job, teacher)) is not None:
         tell("say", begins)
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
     if seen is not None:
         tell("say", seen["sentence"])
-    smoothing = equally_soft(job, teacher, material)
+    smoothing = matched_smoothing(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
     runs = _runs(job, teacher, out, smoothing)
@@ -133,17 +133,17 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     verdict = verdict_of(job, outcomes, examples=_labelled(material))
     rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out))
-    advice = advise({"arms": rows, "verdict": verdict, "data": _counted(material)})
+    advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material)})
     shipped = ship(job, material, advice, outcomes, out)
-    besides = also_measured(Seen(job, material, teacher, models, verdict["arm"], answers), tell)
-    result: dict[str, Any] = plain({
+    besides = measure_extra(MetricContext(job, material, teacher, models, verdict["arm"], answers), tell)
+    result: dict[str, Any] = to_json_safe({
         "arms": rows,
         "verdict": verdict,
         "shipped": shipped,
         "report": str(out / "report.html") if out else None,
         "seconds": round(time.perf_counter() - began, 3),
         "run": str(out) if out else None,
-        "method": told(job.method),
+        "method": method_settings(job.method),
         "seeds": job.seeds,
         "data": _counted(material),
         "teacher_development_accuracy": taught,
@@ -151,7 +151,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
         **besides,
         "environment": environment(),
     })  # fmt: skip
-    if out is not None and leads(job):
+    if out is not None and is_rank_zero(job):
         _write(result, out)
     return result
 
@@ -165,7 +165,7 @@ def _seen(outcome: Outcome, tell: Watch) -> Outcome:
     return outcome
 
 
-def _counted(material: Material) -> dict[str, Any]:
+def _counted(material: ComparisonData) -> dict[str, Any]:
     """What the result says of the data."""
     return {
         "name": plain_name(material.data.name), "train": len(material.train),
@@ -176,7 +176,7 @@ def _counted(material: Material) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _share(examples: Examples) -> float | None:
+def _share(examples: Dataset) -> float | None:
     """The share of the most frequent class; None where nothing is labeled."""
     found = math.nan if examples.labels is None else most_frequent_share(examples.labels)
     return None if math.isnan(found) else found
@@ -184,7 +184,7 @@ def _share(examples: Examples) -> float | None:
 
 def _write(result: dict[str, Any], out: Path) -> None:
     """Leave the result, its picture and its page."""
-    sweep(out)
+    remove_partial_files(out)
     write(out / "result.svg", arms_picture(result))
     kept = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
     kept["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
@@ -193,15 +193,15 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 
 def _judge_teacher(
-    job: Job, teacher: Teacher, material: Material, out: Path | None, watch: Watch, answers: Tensor
+    job: Job, teacher: Teacher, material: ComparisonData, out: Path | None, watch: Watch, answers: Tensor
 ) -> float:
     logits = ask(teacher, material.development, material)
-    if out is not None and leads(job):
-        if isinstance(teacher, Scikit):
+    if out is not None and is_rank_zero(job):
+        if isinstance(teacher, SklearnTeacher):
             _check_same_answers(answers, out)
         _keep_answers({"test": answers, "development": logits}, material, out)
     if not job.teacher.check:
-        return measured(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
+        return measure_student(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
     watch("say", describe_accuracy(found, material.development.labels))
     return found
@@ -211,7 +211,7 @@ def _check_same_answers(answers: Tensor, out: Path) -> None:
     """Refuse to go on with an estimator that was fitted again, as a resumed job does, and answers otherwise."""
     if not (out / _ANSWERS).is_file():
         return
-    before = kept_tensors(out / _ANSWERS).get("test")
+    before = load_tensors(out / _ANSWERS).get("test")
     if before is None or before.shape != answers.shape or not torch.allclose(before, answers, atol=1e-5):
         raise LimbeckError(
             f"The estimator that teaches was fitted again, and answers otherwise than when {out} was begun: some of "
@@ -219,23 +219,29 @@ def _check_same_answers(answers: Tensor, out: Path) -> None:
         )
 
 
-def _keep_answers(logits: Mapping[str, Tensor], material: Material, out: Path) -> None:
+def _keep_answers(logits: Mapping[str, Tensor], material: ComparisonData, out: Path) -> None:
     labels = {"test": material.data.test.labels, "development": material.development.labels}
     known = {f"{part}_labels": found for part, found in labels.items() if found is not None}
-    keep_tensors({**logits, **known}, out / _ANSWERS)
+    save_tensors({**logits, **known}, out / _ANSWERS)
 
 
 def _outcomes(
-    runs: list[ArmRun], job: Job, material: Material, teacher: Teacher, answers: Tensor, out: Path | None, watch: Watch
+    runs: list[ArmRun],
+    job: Job,
+    material: ComparisonData,
+    teacher: Teacher,
+    answers: Tensor,
+    out: Path | None,
+    watch: Watch,
 ) -> Iterator[Outcome]:
     wanted = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
-    found = [outcome for outcome in kept(out) if (outcome.arm, outcome.seed) in wanted]
+    found = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in wanted]
     done = {(outcome.arm, outcome.seed) for outcome in found}
     left = [run for run in runs if (run.arm, run.seed) not in done]
     watch("plan", len(found) + len(left))
     yield from (with_correct(one, out, material.data.test.labels) for one in found)
     for outcome in _run_all(left, job.workers, material, teacher, answers, watch):
-        note(job, out, outcome)
+        append_outcome(job, out, outcome)
         yield outcome
 
 
@@ -249,12 +255,12 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
             first = out is not None and arm == "distilled" and seed == 0
             shipped = out / "student" if out and first and recipe_of(job, arm, teacher).ship == "student" else None
             if arm != "teacher":
-                runs.append(ArmRun(job, arm, seed, place(out, arm, seed), shipped, smoothing))
+                runs.append(ArmRun(job, arm, seed, seed_folder(out, arm, seed), shipped, smoothing))
     return runs
 
 
 def _run_all(
-    runs: list[ArmRun], workers: int, material: Material, teacher: Teacher, answers: Tensor, watch: Watch
+    runs: list[ArmRun], workers: int, material: ComparisonData, teacher: Teacher, answers: Tensor, watch: Watch
 ) -> Iterator[Outcome]:
     if workers == 1 or len(runs) < 2:
         for run in runs:
@@ -263,16 +269,16 @@ def _run_all(
     yield from run_in_processes(run_arm, [(run, material, teacher, answers) for run in runs], workers=workers)
 
 
-def _passed_on(watch: Watch, run: ArmRun, report: Report) -> None:
+def _passed_on(watch: Watch, run: ArmRun, report: StepReport) -> None:
     watch("report", (f"{run.arm}, seed {run.seed}", report))
 
 
-def _labelled(material: Material) -> int:
+def _labelled(material: ComparisonData) -> int:
     labels = material.data.test.labels
     return 0 if labels is None else int((labels != IGNORED).sum())
 
 
-def _described(material: Material) -> str:
+def _described(material: ComparisonData) -> str:
     data = material.data
     return (
         f"Data: {data.name}, {len(material.train):,} to learn from, {len(material.development):,} for development, "

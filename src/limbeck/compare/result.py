@@ -1,4 +1,4 @@
-"""What is said of all arms together?"""
+"""The result of all arms together."""
 
 from __future__ import annotations
 
@@ -10,28 +10,40 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measured
-from limbeck.compare.combined import Combined
+from limbeck.compare.arms import ALONE, SHUFFLED, SMOOTHED, Outcome, measure_student
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, student_of
 from limbeck.compare.estimator import unknown_sizes
-from limbeck.compare.material import Material, student_of, whole
-from limbeck.compare.shipped_cost import ShippedCost
-from limbeck.compare.statistics import spread
+from limbeck.compare.specialist_teacher import Combined
+from limbeck.compare.student_cost import ShippedCost
 from limbeck.compare.verdict import Results, compare_results, judge, set_beside
-from limbeck.job import Job, Method, plain_name
-from limbeck.measure import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.job import Job, MethodSettings, plain_name
 from limbeck.methods import method
-from limbeck.teachers import Live
+from limbeck.metrics import Cost, Predictions, cost_in_full, cost_of, predict
+from limbeck.teachers import ModelTeacher
+
+
+def std_over_seeds(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1); 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
 
 _EQUAL = 0.05  # steps that differ by so little are as many
+
 COMBINED = "combined teacher"
+
 """The row of a generalist and the specialists that a method has made of it: it taught the students of that method."""
+
 MEMBER = "one member"
+
 """The row of a teacher of several: each of them alone, its values one for a member instead of one for a seed."""
 
 
 def arms_rows(
     job: Job,
-    material: Material,
+    material: ComparisonData,
     outcomes: Sequence[Outcome],
     answers: Tensor,
     teachers: Mapping[str, nn.Module],
@@ -50,14 +62,14 @@ def arms_rows(
     """
     table: dict[str, Any] = {}
     sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
-    student = student_of(job, material, seed=0, teacher=Live(next(iter(teachers.values())))).cpu()
+    student = student_of(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
     plain = ShippedCost.measure(student, material)
     for arm in job.competitors:
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = Predictions(answers, answers, material.data.test.labels)
-            table[arm] = {"role": "teacher", "method": None, **_row([measured(own, metrics=job.metrics)], costs)}
+            table[arm] = {"role": "teacher", "method": None, **_row([measure_student(own, metrics=job.metrics)], costs)}
             if len(costs) == 1:
                 table[arm]["cost"] = cost_in_full(next(iter(teachers.values())), sample).as_dict()
             table[arm].update(unknown_sizes(teachers.values(), table[arm].get("cost", {})))
@@ -97,7 +109,7 @@ def _combined_row(found: Sequence[Combined]) -> dict[str, Any]:
     }
 
 
-def told(method: Method) -> dict[str, Any]:
+def method_settings(method: MethodSettings) -> dict[str, Any]:
     """A method and what is set in it."""
     return {"name": plain_name(method.name), **method.hyper}
 
@@ -108,7 +120,7 @@ def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
     return (
         {"name": "label_smoothing", "smoothing": smoothing}
         if arm == SMOOTHED
-        else told(job.learners.get(arm, job.method))
+        else method_settings(job.learners.get(arm, job.method))
     )
 
 
@@ -121,9 +133,9 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> d
     }
 
 
-def _alone(job: Job, member: nn.Module, answers: Tensor, material: Material) -> dict[str, float]:
-    shown = predict(member, whole(material.data.test), reads=material.data.reads)
-    return measured(shown._replace(teacher=answers), metrics=job.metrics)
+def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
+    shown = predict(member, eval_batches(material.data.test), reads=material.data.reads)
+    return measure_student(shown._replace(teacher=answers), metrics=job.metrics)
 
 
 def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
@@ -222,4 +234,4 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _spread(values: list[float]) -> dict[str, Any]:
-    return {"mean": sum(values) / len(values), "std": spread(values), "values": values}
+    return {"mean": sum(values) / len(values), "std": std_over_seeds(values), "values": values}

@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from limbeck.compare.class_order import has_weights
+from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.estimator import EstimatorModule
-from limbeck.compare.material import Material
 from limbeck.job import Job
 
 
-def find_seen_rows(job: Job, material: Material, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
+def find_seen_rows(job: Job, material: ComparisonData, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
     """Which parts were carved from the training data of a teacher that was trained elsewhere, and the sentence on it.
 
     Such a teacher was trained before limbeck drew those parts, perhaps on the whole file: nobody can tell. Its accuracy

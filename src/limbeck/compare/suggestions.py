@@ -11,11 +11,11 @@ import numpy as np
 
 from limbeck.compare.arms import ALONE, SMOOTHED, Outcome
 from limbeck.compare.class_order import has_weights
-from limbeck.compare.losses import find_fall, last_values
+from limbeck.compare.loss_curves import find_fall, last_values
 from limbeck.compare.result import results_of
 from limbeck.job import Job, arm_folder, interval_of, rivals
-from limbeck.measure import interval_parts
 from limbeck.methods import method
+from limbeck.metrics import interval_parts
 
 _MOST = 4
 _FEW_STEPS = 2000

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from limbeck.measure import Difference, compare_accuracies, compare_scores
-from limbeck.measure.difference import Covers
+from limbeck.metrics import Difference, compare_accuracies, compare_scores
+from limbeck.metrics.statistics import Covers
 
 Results = Sequence[float] | Bool[np.ndarray, "seeds examples"] | Float[np.ndarray, "seeds examples"]
 """What an arm came to: an accuracy for each seed, or for each seed (row) which test examples (columns) were right."""
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
         sentence: The same for people.
         p: How often equal arms would be so far apart, two-sided, for as many methods as were tried; it is below 0.05
             exactly where zero lies outside the interval.
-        covers: What the interval allows for, see `limbeck.measure.Difference`.
+        covers: What the interval allows for, see `limbeck.metrics.Difference`.
         comparisons: Of how many methods this one is.
     """
 
@@ -52,7 +52,7 @@ def judge(distilled: Results, alone: Results, *, examples: int = 0, comparisons:
 
     Args:
         distilled: Which test examples were right, ``[seeds, examples]``: then the interval allows for other seeds and
-            other test examples (`limbeck.measure.compare_scores`). Or an accuracy for each seed, a fraction: then it
+            other test examples (`limbeck.metrics.compare_scores`). Or an accuracy for each seed, a fraction: then it
             allows for other test examples only as far as their number goes (`compare_accuracies`).
         alone: The student alone, with the same seeds, on the same examples.
         examples: How many test examples accuracies were measured on, where known.

@@ -1,8 +1,20 @@
-"""What would a job get wrong, found out before it is paid for?"""
+"""Checks of a job before training."""
 
-from limbeck.doctor.accuracy import NAME as ACCURACY
-from limbeck.doctor.examine import OF_JOB, OF_STAGE, examine
-from limbeck.doctor.finding import Finding, look, merged, ok, wrong
-from limbeck.doctor.patient import Arm, Patient
+from limbeck.doctor.context import CheckContext, CheckedArm
+from limbeck.doctor.finding import Finding, fail, merged, passed, warn
+from limbeck.doctor.run_checks import OF_JOB, OF_STAGE, examine
+from limbeck.doctor.teacher_checks import ACCURACY as ACCURACY
 
-__all__ = ["ACCURACY", "OF_JOB", "OF_STAGE", "Arm", "Finding", "Patient", "examine", "look", "merged", "ok", "wrong"]
+__all__ = [
+    "ACCURACY",
+    "OF_JOB",
+    "OF_STAGE",
+    "CheckContext",
+    "CheckedArm",
+    "Finding",
+    "examine",
+    "fail",
+    "merged",
+    "passed",
+    "warn",
+]

@@ -1,4 +1,4 @@
-"""What does one step of each arm take, and how long will the whole job?"""
+"""Time per step of each arm, and of the whole job."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.doctor.finding import Finding, look, ok
-from limbeck.doctor.opened import Group, place_of
-from limbeck.doctor.patient import Arm, Patient
-from limbeck.engine.learner import Learner, check_lengths
-from limbeck.models.size import size_in_bytes
+from limbeck.batch import Batch, Progress
+from limbeck.data import Loader
+from limbeck.doctor.context import CheckContext, CheckedArm
+from limbeck.doctor.finding import Finding, passed, warn
+from limbeck.doctor.stage_context import OpenGroup, place_of
+from limbeck.engine.stage_trainer import StageTrainer, check_lengths
+from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.recipe import Stage
-from limbeck.signal import Batch, Progress
-from limbeck.sources import Source
 
 STEP, JOB = "one step", "whole job"
 _STEPS, _SECONDS = 12, 4.0
@@ -44,7 +44,7 @@ class Pace(NamedTuple):
     abreast: int = 1
 
 
-def pace(group: Group, arm: Arm, models: Mapping[str, nn.Module], patient: Patient) -> Pace:
+def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext) -> Pace:
     """Take a few steps of a group of stages, with models that are thrown away, and time them."""
     source = group.stages[0].source or arm.source
     source.bind(models)
@@ -71,10 +71,10 @@ def pace(group: Group, arm: Arm, models: Mapping[str, nn.Module], patient: Patie
 
 
 def _learner(
-    stage: Stage, arm: Arm, models: Mapping[str, nn.Module], patient: Patient, source: Source
-) -> AbstractContextManager[Learner]:
+    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext, source: Loader
+) -> AbstractContextManager[StageTrainer]:
     batch = source.peek().to(patient.device)
-    return Learner(stage, models, setting=arm.setting, fabric=patient.fabric, source=source, batch=batch)
+    return StageTrainer(stage, models, setting=arm.setting, fabric=patient.fabric, source=source, batch=batch)
 
 
 def _kept(step: Callable[[], None]) -> int:
@@ -91,7 +91,7 @@ def _kept(step: Callable[[], None]) -> int:
     return sum(sizes.values())
 
 
-def _held(learner: Learner) -> int:
+def _held(learner: StageTrainer) -> int:
     """Bytes of a student's weights, their gradients, and the optimiser's state."""
     learning = sum(p.numel() * p.element_size() for p in learner.model.parameters() if p.requires_grad)
     state = learner.optimiser.state_dict()["state"].values()
@@ -99,7 +99,7 @@ def _held(learner: Learner) -> int:
     return size_in_bytes(learner.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
 
 
-def _windows(source: Source, size: int) -> Iterator[list[Batch]]:
+def _windows(source: Loader, size: int) -> Iterator[list[Batch]]:
     """The batches of a step, epoch after epoch, without those that are smaller than the first."""
     epoch, whole = 0, source.peek().size
     while True:
@@ -109,7 +109,9 @@ def _windows(source: Source, size: int) -> Iterator[list[Batch]]:
         epoch += 1
 
 
-def _timed(windows: Iterator[list[Batch]], step: Callable[[list[Batch]], None], patient: Patient) -> Iterator[float]:
+def _timed(
+    windows: Iterator[list[Batch]], step: Callable[[list[Batch]], None], patient: CheckContext
+) -> Iterator[float]:
     until = time.perf_counter() + _SECONDS
     for number in range(_STEPS):
         began = time.perf_counter()
@@ -126,13 +128,13 @@ def one_step(paces: list[Pace]) -> Finding:
     """What a step of each arm takes and holds."""
     value = {one.place: {"milliseconds": 1e3 * one.seconds, "megabytes": one.bytes / 1e6} for one in paces}
     slow, big = max(paces, key=lambda one: one.seconds), max(paces, key=lambda one: one.bytes)
-    return ok(
+    return passed(
         STEP, value, f"{slow.place} is the slowest; {big.place} holds the most, about {_size(big.bytes)}.",
         f"{1e3 * slow.seconds:.3g} ms",
     )  # fmt: skip
 
 
-def whole_job(paces: list[Pace], side_by_side: int) -> Finding:
+def estimate_total(paces: list[Pace], side_by_side: int) -> Finding:
     """All steps of all runs, and how long they take at this pace; judging and writing come on top."""
     seconds = sum(one.seconds * one.steps / max(one.abreast, 1) for one in paces)
     steps = sum(one.steps for one in paces)
@@ -140,8 +142,8 @@ def whole_job(paces: list[Pace], side_by_side: int) -> Finding:
         f"{steps:,} steps in all, {side_by_side} run{'s' if side_by_side > 1 else ''} at a time; judging comes on top."
     )
     if seconds > _DAY:
-        return look(JOB, seconds, f"{said} Try fewer seeds, epochs or arms first.", _duration(seconds))
-    return ok(JOB, seconds, said, _duration(seconds))
+        return warn(JOB, seconds, f"{said} Try fewer seeds, epochs or arms first.", _duration(seconds))
+    return passed(JOB, seconds, said, _duration(seconds))
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What did a check find, and how do the findings of several places become one line?"""
+"""`Finding`: the result of a check."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Finding(NamedTuple):
     details: tuple[str, ...] = ()
 
 
-def ok(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
+def passed(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
     """Nothing to be done."""
     return Finding(name, "ok", value, sentence, shown, rank)
 
 
-def look(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
+def warn(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
     """Perhaps meant so; somebody should look."""
     return Finding(name, "look", value, sentence, shown, rank)
 
 
-def wrong(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
+def fail(name: str, value: Any, sentence: str, shown: str = "", *, rank: float = 0.0) -> Finding:
     """Not to be paid for as it is."""
     return Finding(name, "wrong", value, sentence, shown, rank)
 

@@ -1,17 +1,17 @@
-"""Run a recipe."""
+"""The engine: runs a recipe on a student and data."""
 
-from limbeck.engine.record import Report, environment
+from limbeck.engine.distill import distill
 from limbeck.engine.run import Run
-from limbeck.engine.setting import Setting, is_first_rank, open_fabric
-from limbeck.engine.start import distill
-from limbeck.engine.tracking import TensorBoard, Tracker, track
+from limbeck.engine.step_report import StepReport, environment
+from limbeck.engine.trackers import TensorBoard, Tracker, track
+from limbeck.engine.train_config import TrainConfig, is_first_rank, open_fabric
 
 __all__ = [
-    "Report",
     "Run",
-    "Setting",
+    "StepReport",
     "TensorBoard",
     "Tracker",
+    "TrainConfig",
     "distill",
     "environment",
     "is_first_rank",

@@ -1,4 +1,4 @@
-"""How does everything that a run needs to go on get to disk, whole or not at all?"""
+"""Checkpoints: written atomically, read without pickle."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from limbeck.atomic_io import replacing, sort_header
+from limbeck.batch import sequence_like
 from limbeck.errors import LimbeckError
-from limbeck.files import replacing, sort_header
-from limbeck.signal import sequence_like
 
 _VERSION = 1
 

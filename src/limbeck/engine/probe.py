@@ -1,4 +1,4 @@
-"""Can a stage learn at all? One batch, forward and back, before anything is paid for."""
+"""The probe: one batch forward and backward before training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.engine.answers import check_answers
-from limbeck.engine.sharing import statistics_watched
+from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
+from limbeck.data.tokenizer import are_inputs
+from limbeck.engine.output_checks import check_answers
+from limbeck.engine.shared_weights import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
-from limbeck.objective import Objective, fit, memory_kept
+from limbeck.losses import Objective, fit, memory_kept
 from limbeck.recipe import Stage
-from limbeck.signal import IGNORED, LOGITS, Batch, Inputs, Progress, Signal, Term
-from limbeck.sources.tokens import are_inputs
 from limbeck.tap import Tapped
 from limbeck.teachers import Answer
 
@@ -81,7 +81,7 @@ def probe(
         return Probe(objective, _reached(stage, terms, candidates))
 
 
-def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:
+def _taught(stage: Stage, answer: Answer, batch: Batch) -> Outputs:
     try:
         return answer(batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -92,7 +92,7 @@ def _taught(stage: Stage, answer: Answer, batch: Batch) -> Signal:
         ) from error
 
 
-def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Signal:
+def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Outputs:
     try:
         return tapped(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -109,11 +109,11 @@ def _of_bytes(inputs: Inputs) -> str:
         return ""
     return (
         " Its inputs are bytes, as pictures are stored, and most networks read numbers: give reads=data.reads of "
-        "data = lb.load_data(...), or reads=lb.Pixels(mean=..., std=...)."
+        "data = lb.load_data(...), or reads=lb.NormalizeImages(mean=..., std=...)."
     )
 
 
-def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
+def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
         own = "labels" in leaf.reads.batch and leaf.reads.student == {LOGITS} and getattr(leaf, "head", None) is None
         if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
@@ -128,7 +128,7 @@ def _check_labels(stage: Stage, shown: Signal, labels: Tensor | None) -> None:
             )
 
 
-def _check_copies(stage: Stage, shown: Signal, batch: Batch, inputs: Inputs) -> None:
+def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
     if not any("labels" in leaf.reads.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
         return
@@ -177,12 +177,12 @@ def check_single(stage: Stage, tapped: Tapped, inputs: Inputs) -> None:
     Raises:
         LimbeckError: If the student cannot train on it, as BatchNorm cannot.
     """
-    with no_raw_single(stage), torch.no_grad():
+    with explain_batchnorm_error(stage), torch.no_grad():
         tapped(inputs)
 
 
 @contextmanager
-def no_raw_single(stage: Stage) -> Iterator[None]:
+def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
     """A block in which BatchNorm's error about a single example becomes a sentence that says what to do."""
     try:
         yield
@@ -197,7 +197,7 @@ def no_raw_single(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def frozen_but(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
+def freeze_except(module: nn.Module, reached: set[nn.Parameter]) -> Iterator[None]:
     """A block in which only `reached` may learn: distributed strategies wait for ever for the others' gradients."""
     rested = [p for p in module.parameters() if p.requires_grad and p not in reached]
     for parameter in rested:

@@ -1,4 +1,4 @@
-"""How is a recipe run, by a loop that belongs to the reader?"""
+"""`Run`: a recipe as an iterator of reports."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from limbeck.engine.ahead import check_ahead
-from limbeck.engine.apart import Branches
+from limbeck.data import Loader
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
-from limbeck.engine.course import Course
-from limbeck.engine.described import described
-from limbeck.engine.folder import Folder
-from limbeck.engine.holdings import holdings, no_position, take_up
-from limbeck.engine.loop import Loop, rewind
-from limbeck.engine.parts import set_going
-from limbeck.engine.randomness import capture, cloned, restore, seeded
-from limbeck.engine.ranks import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
-from limbeck.engine.record import Metrics, Report, check_finite, check_weights, environment, shown_run
-from limbeck.engine.setting import Fabric, Setting
-from limbeck.engine.workshop import Workshop
+from limbeck.engine.distributed import gather_states, lost_rank_explained, random_of_rank, seed_of_rank
+from limbeck.engine.parallel_branches import ParallelBranches
+from limbeck.engine.preflight import preflight_check
+from limbeck.engine.recipe_runner import RecipeRunner
+from limbeck.engine.rng import capture, clone_rng_state, restore, seed_all
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.run_state import describe_run, load_state_dict, not_resumable_error, state_dict
+from limbeck.engine.stage_factory import start_stage
+from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start
+from limbeck.engine.step_report import Metrics, StepReport, check_finite, check_weights, environment, run_summary
+from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.errors import DivergedError, LimbeckError
 from limbeck.models import describe_model
-from limbeck.recipe import Held, Recipe, Stage
-from limbeck.sources import Source
+from limbeck.recipe import Recipe, RunContext, Stage
 
 
 class Run:
@@ -52,9 +51,9 @@ class Run:
         self,
         models: Mapping[str, nn.Module],
         recipe: Recipe,
-        source: Source,
+        source: Loader,
         *,
-        setting: Setting,
+        setting: TrainConfig,
         fabric: Fabric,
         out: str | os.PathLike[str] | None = None,
         resume: bool = False,
@@ -62,31 +61,31 @@ class Run:
         student_out: Path | None = None,
     ) -> None:
         self.recipe = recipe
-        self.models: Workshop = Workshop(models, recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
-        self.history: list[Report] = []
+        self.models: RunModels = RunModels(models, recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
+        self.history: list[StepReport] = []
         self.finished = False
         self._source = source
         self._setting = setting
         self._fabric = fabric
-        self.models.held = Held(source, setting.reads, fabric.device)
-        self._course = Course(recipe, self.models, seed=setting.seed)
-        check_ahead(self._course, self.models, source, setting)
-        self._folder = Folder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
+        self.models.held = RunContext(source, setting.reads, fabric.device)
+        self._course = RecipeRunner(recipe, self.models, seed=setting.seed)
+        preflight_check(self._course, self.models, source, setting)
+        self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
         if fabric.world_size > 1:
             # Nobody writes before all have looked whether the folder is free.
             fabric.barrier()
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
-        self._random: Mapping[str, Any] = seeded(seed_of_rank(setting.seed, fabric))
+        self._random: Mapping[str, Any] = seed_all(seed_of_rank(setting.seed, fabric))
         self._random_of_ranks: list[dict[str, Any]] = []
         self._state: dict[str, Any] | None = None
         self._done: list[str] = []
         self._broken = False
-        self._loop: Loop | Branches | None = None
+        self._loop: StageLoop | ParallelBranches | None = None
         self._heads: dict[nn.Module, Any] = {}
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
-        rewind(source, 0)
+        reset_to_epoch_start(source, 0)
         with self._folder.alone(fabric):
             self._open(resume=resume)
         self._touched = False
@@ -99,7 +98,7 @@ class Run:
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
             self._load(read_checkpoint(self._folder.checkpoint))
         elif resume and self._folder.started and not source.resumable:
-            raise no_position(self._folder.path, f"a {type(getattr(source, 'loader', source)).__name__}")
+            raise not_resumable_error(self._folder.path, f"a {type(getattr(source, 'loader', source)).__name__}")
         else:
             self._begin()
 
@@ -110,10 +109,10 @@ class Run:
             self._folder.describe({**self._description(), "environment": environment()})
 
     def _description(self) -> dict[str, Any]:
-        return described(self.recipe, self._setting, self._source)
+        return describe_run(self.recipe, self._setting, self._source)
 
     def __repr__(self) -> str:
-        return shown_run(tuple(self.models), self.history, finished=self.finished, path=self.path)
+        return run_summary(tuple(self.models), self.history, finished=self.finished, path=self.path)
 
     @property
     def path(self) -> Any:
@@ -137,7 +136,7 @@ class Run:
         """The stages of the recipe as far as they are known: what its functions bring is, once they were asked."""
         return [stage for _, part in self._course.known() for stage in Recipe(part).stages()]
 
-    def __iter__(self) -> Iterator[Report]:
+    def __iter__(self) -> Iterator[StepReport]:
         """Reports, until the recipe is done. After a ``break`` it goes on; an iterator that is still open is closed."""
         self._touched = True
         earlier = self._going() if self._going is not None else None
@@ -154,7 +153,7 @@ class Run:
             >>> import torch
             >>> from limbeck.engine import distill
             >>> from limbeck.functional import cross_entropy
-            >>> from limbeck.objective import Loss
+            >>> from limbeck.losses import Loss
             >>> from limbeck.recipe import Stage
             >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
             >>> run = distill(nn.Linear(4, 3), Stage(Loss(cross_entropy), epochs=2), (inputs, labels))
@@ -169,7 +168,7 @@ class Run:
         if not getattr(self, "_touched", True):
             warnings.warn("A Run was built and never run: iterate it, or call .finish().", stacklevel=1)
 
-    def _reports(self) -> Iterator[Report]:
+    def _reports(self) -> Iterator[StepReport]:
         if self.finished:
             return
         if self._broken:
@@ -180,7 +179,7 @@ class Run:
         with self._folder.alone(self._fabric), lost_rank_explained(self._fabric):
             yield from self._going_on()
 
-    def _going_on(self) -> Iterator[Report]:
+    def _going_on(self) -> Iterator[StepReport]:
         outside = capture()
         restore(self._random)
         # Closed by name: an error's traceback would keep it, and the hooks that it holds, for as long as it lives.
@@ -201,7 +200,7 @@ class Run:
             except GeneratorExit:
                 # Raised at the yield, where everything stands still: the outside's random numbers are in place already.
                 if not sys.is_finalizing():
-                    self._state = cloned(self._snapshot()) | {"random": cloned(self._random)}
+                    self._state = clone_rng_state(self._snapshot()) | {"random": clone_rng_state(self._random)}
                     with suppress(DivergedError):  # no place to raise one; what is on disk stays
                         self._check_weights()
                         self._save_on_disk(self._state)
@@ -218,17 +217,17 @@ class Run:
                 self._loop = None
         restore(outside)
 
-    def _all_parts(self) -> Generator[Report, None, None]:
+    def _all_parts(self) -> Generator[StepReport, None, None]:
         for key, part in self._course:
             if key in self._done:
                 continue
             state = self._state["stage"] if self._state and self._state["key"] == key else None
-            self._loop = loop = set_going(
+            self._loop = loop = start_stage(
                 part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder,
                 only=len(self.recipe.parts) == 1, begun=state is not None,
             )  # fmt: skip
             self._key = key
-            if isinstance(loop, Branches):
+            if isinstance(loop, ParallelBranches):
                 yield from loop(state)
             else:
                 yield from loop(self._checkpoint_if_due, state, self._heads)
@@ -293,17 +292,17 @@ class Run:
             "random": capture(),
             "random_of_other_ranks": self._random_of_ranks[1:],
             "metrics": self._metrics.position,
-            **holdings(self.models, self._course, self._source),
+            **state_dict(self.models, self._course, self._source),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
         if state["stage"] is not None and state["stage"]["source"] is None:
-            raise no_position(self._folder.path, "its last stage's source")
+            raise not_resumable_error(self._folder.path, "its last stage's source")
         self._state = state
         self._done = list(state["done"])
         self.finished = bool(state["finished"])
         self._random = random_of_rank(state, self._fabric) or self._random
-        self._heads = take_up(
+        self._heads = load_state_dict(
             state, self.models, self._course, self._source, device=self._fabric.device, where=self._folder.path
         )
         self._metrics.rewind(int(state["metrics"]))

@@ -1,27 +1,27 @@
-"""How is a student shipped, and whom does one cite?"""
+"""Export of a student, and citations."""
 
 from __future__ import annotations
 
-from limbeck.export.choosing import Choice, choose_int8
 from limbeck.export.cite import Citation, bibtex, cite
-from limbeck.export.exported import Exported
+from limbeck.export.exported_run import ExportedRun
 from limbeck.export.exporting import export_run
-from limbeck.export.finished import open_student
+from limbeck.export.finished_run import open_student
 from limbeck.export.folder import to_folder, to_hf
 from limbeck.export.formats import FORMATS
 from limbeck.export.int8 import to_int8
+from limbeck.export.int8_search import QuantizationChoice, choose_int8
 from limbeck.export.onnx_file import to_onnx
+from limbeck.export.onnx_session import predict_onnx
 from limbeck.export.parity import Parity
 from limbeck.export.reader import write_reader
-from limbeck.export.session import predict_onnx
 from limbeck.export.table_graph import include_encoding
 
 __all__ = [
     "FORMATS",
-    "Choice",
     "Citation",
-    "Exported",
+    "ExportedRun",
     "Parity",
+    "QuantizationChoice",
     "bibtex",
     "choose_int8",
     "cite",

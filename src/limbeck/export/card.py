@@ -1,35 +1,34 @@
-"""What does a stranger need to know of an exported student?"""
+"""The model card of an exported student."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from limbeck.data import DataSplits
 from limbeck.errors import DataError
 from limbeck.export.cite import bibtex, citations
-from limbeck.export.exported import Exported
-from limbeck.export.finished import Finished
-from limbeck.export.front import front_matter
-from limbeck.export.opening import opening
-from limbeck.export.prose import prose, quoted
+from limbeck.export.exported_run import ExportedRun
+from limbeck.export.finished_run import FinishedRun
+from limbeck.export.model_card_yaml import escape_markdown, front_matter, quoted
 from limbeck.export.reader import Reader
+from limbeck.export.usage_snippet import usage_snippet
 from limbeck.job import (
-    advise,
+    format_steps,
     own_budgets,
     own_metrics,
     plain_name,
     read_search,
+    recommend,
     size_notes,
-    steps_said,
     used_settings,
-)  # fmt: skip
-from limbeck.sources import DataSet
+)
 
 
 def model_card(
-    done: Finished,
-    data: DataSet,
-    found: Exported,
+    done: FinishedRun,
+    data: DataSplits,
+    found: ExportedRun,
     *,
     to: str,
     raw: bool = False,
@@ -54,10 +53,11 @@ def model_card(
     how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
     parts = [
         front_matter(done, data, found, to=to, licence=licence),
-        f"# {prose(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
+        f"# {escape_markdown(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
         f"## How to open it\n\n{_reader(reader)}"
-        f"```python\n{opening(done, to=to, raw=raw, file=found.path.name)}\n```\n\n" + " ".join(_read(done, raw=raw)),
+        f"```python\n{usage_snippet(done, to=to, raw=raw, file=found.path.name)}\n```\n\n"
+        + " ".join(_read(done, raw=raw)),
         "## This file\n\n" + "\n".join(f"* {line}" for line in _export(found, to)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
         f"## Licence\n\n{_licence(done, data, licence)}",
@@ -68,10 +68,10 @@ def model_card(
 
 def _verdict(result: Mapping[str, Any]) -> str:
     verdict = result.get("verdict", {})
-    said = [f"**{prose(verdict['sentence'])}**"] if verdict.get("sentence") else []
-    said += [prose(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
+    said = [f"**{escape_markdown(verdict['sentence'])}**"] if verdict.get("sentence") else []
+    said += [escape_markdown(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
     if said and result.get("arms"):
-        said += [prose(advise(result).sentence)]
+        said += [escape_markdown(recommend(result).sentence)]
     return "\n".join(said) or "The run was not judged against a control."
 
 
@@ -86,23 +86,23 @@ def _reader(reader: Reader | None) -> str:
     )
 
 
-def _table(done: Finished) -> Iterator[str]:
+def _table(done: FinishedRun) -> Iterator[str]:
     arms = done.result.get("arms") or {}
     if not arms:
         return
     seeds = max((len(_accuracy(arm)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
     own = own_metrics(done.result)
-    head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(prose, own), "parameters", "MB", "ms for one")
+    head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(escape_markdown, own), "parameters", "MB", "ms for one")
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'--:|' * (len(head) - 1)}"
     mine = done.told.get("arm")
     for name, arm in arms.items():
-        called = f"**{prose(name)}** (this one)" if name == mine else prose(name)
+        called = f"**{escape_markdown(name)}** (this one)" if name == mine else escape_markdown(name)
         yield f"| {called} | {' | '.join(_cells(arm, own))} |"
     for said in size_notes(done.result):
         yield ""
-        yield f"{prose(said)}."
+        yield f"{escape_markdown(said)}."
 
 
 def _cells(arm: Mapping[str, Any], own: Sequence[str]) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _number(value: Any, digits: int, scale: float = 1.0) -> str:
     return f"{scale * value:,.{digits}f}" if isinstance(value, (int, float)) else "-"
 
 
-def _read(done: Finished, *, raw: bool) -> Iterator[str]:
+def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
     shape, reads, names = (done.told.get(name) for name in ("input_shape", "reads", "class_names"))
     if shape and not (raw and done.told.get("encoding")):
         yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
@@ -156,7 +156,7 @@ def _read(done: Finished, *, raw: bool) -> Iterator[str]:
         does = "the file does it" if raw else "`read.py` and `limbeck.read_table` do it"
         yield f"A row of the table becomes these numbers, in this order ({does}): {columns}."
     if names and list(names) != [str(number) for number in range(len(names))]:
-        called = [prose(name) if name == str(name).strip() else quoted(name) for name in names[:20]]
+        called = [escape_markdown(name) if name == str(name).strip() else quoted(name) for name in names[:20]]
         shown = ", ".join(f"{number} {name}" for number, name in enumerate(called))
         yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
 
@@ -175,7 +175,7 @@ def _list(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _export(found: Exported, to: str) -> Iterator[str]:
+def _export(found: ExportedRun, to: str) -> Iterator[str]:
     parity = found.parity
     file = "This folder" if found.path.is_dir() else f"`{found.path.name}`"  # it has another name until it is whole
     yield f"{file}, {found.bytes:,} bytes."
@@ -190,23 +190,23 @@ def _export(found: Exported, to: str) -> Iterator[str]:
     )
     if found.eight:
         yield from found.eight.lines()
-    yield from map(prose, found.notes)
+    yield from map(escape_markdown, found.notes)
 
 
-def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
+def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
     job, held = done.job, done.result.get("data", {})
     parts = {"train": "to learn from", "development": "for choices", "test": "to test"}
     counts = [f"{held[part]:,} {said}" for part, said in parts.items() if part in held]
-    yield f"Data: {prose(plain_name(data.name))}" + (f", {', '.join(counts)}" if counts else "") + "."
+    yield f"Data: {escape_markdown(plain_name(data.name))}" + (f", {', '.join(counts)}" if counts else "") + "."
     if data.note:
-        yield f"About the data: {prose(data.note)}."
+        yield f"About the data: {escape_markdown(data.note)}."
     members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
     taught = done.result.get("teacher_development_accuracy")
     known = f", {100 * taught:.2f} % on development data" if isinstance(taught, float) else ""
     yield f"Teacher: {members}{_model(job.teacher)}{known}."
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:
-        yield f"Method: {prose(plain_name(by.name))}{_arguments(by.hyper)}."
+        yield f"Method: {escape_markdown(plain_name(by.name))}{_arguments(by.hyper)}."
     yield from _effort(done)
     yield (
         f"Seeds: {job.seeds}; arms share initial weights and the order of the data (pairs). Choices were made on "
@@ -215,11 +215,11 @@ def _protocol(done: Finished, data: DataSet) -> Iterator[str]:
     told = dict(done.result.get("environment") or {})
     told |= told.pop("packages", None) or {}
     if told:
-        versions = (prose(f"{name} {value}") for name, value in told.items() if isinstance(value, str))
+        versions = (escape_markdown(f"{name} {value}") for name, value in told.items() if isinstance(value, str))
         yield f"Made with {', '.join(versions)}."
 
 
-def _effort(done: Finished) -> Iterator[str]:
+def _effort(done: FinishedRun) -> Iterator[str]:
     """For how long each arm learnt, and whether its settings were searched as long as the others'."""
     job, budget = done.job, done.job.budget
     asked = {arm: {"role": "method" if arm in job.learners else "control"} for arm in job.competitors}
@@ -227,12 +227,12 @@ def _effort(done: Finished) -> Iterator[str]:
     own = own_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
     by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
     if own:
-        apart = "; ".join(prose(f"{arm}: {said}") for arm, said in own.items())
+        apart = "; ".join(escape_markdown(f"{arm}: {said}") for arm, said in own.items())
         yield f"Budget: {by_steps}; in place of that, {apart}."
     else:
         yield f"Budget of every arm: {by_steps}."
-    if steps := steps_said(rows):
-        yield f"Optimiser steps: {prose(steps)}."
+    if steps := format_steps(rows):
+        yield f"Optimiser steps: {escape_markdown(steps)}."
     try:
         search = read_search(done.folder)
     except DataError:
@@ -241,21 +241,21 @@ def _effort(done: Finished) -> Iterator[str]:
     if search is not None:
         learners = [arm for arm in job.competitors if arm not in ("teacher", "shuffled teacher")]
         changed = search.changed(used_settings(job.model_dump(), rows))
-        apart = f" Not all that was found was used: {prose('; '.join(changed))}." if changed else ""
-        yield f"Settings: {prose(search.effort(learners))}{apart}"
+        apart = f" Not all that was found was used: {escape_markdown('; '.join(changed))}." if changed else ""
+        yield f"Settings: {escape_markdown(search.effort(learners))}{apart}"
 
 
 def _model(model: Any) -> str:
-    return prose(plain_name(model.model)) + _arguments(model.arguments)
+    return escape_markdown(plain_name(model.model)) + _arguments(model.arguments)
 
 
 def _arguments(given: Mapping[str, Any]) -> str:
-    said = ", ".join(prose(f"{name}={value}") for name, value in given.items())
+    said = ", ".join(escape_markdown(f"{name}={value}") for name, value in given.items())
     return f" ({said})" if given else ""
 
 
-def _licence(done: Finished, data: DataSet, licence: str | None) -> str:
-    teacher, named = prose(plain_name(done.job.teacher.model)), prose(plain_name(data.name))
+def _licence(done: FinishedRun, data: DataSplits, licence: str | None) -> str:
+    teacher, named = escape_markdown(plain_name(done.job.teacher.model)), escape_markdown(plain_name(data.name))
     if licence is not None:
         return f"{licence}, as whoever exported it said. The teacher ({teacher}) and the data ({named}) have their own."
     return (

@@ -1,4 +1,4 @@
-"""Whom does one cite for what a run used?"""
+"""Citations for everything that a run used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from limbeck.checksums import read_json
 from limbeck.consent import reading
 from limbeck.errors import DataError, LimbeckError, printable
-from limbeck.export import papers
-from limbeck.export.finished import Finished, open_finished
+from limbeck.export import bibtex_entries
+from limbeck.export.finished_run import FinishedRun, open_finished
 from limbeck.job import plain_name
 from limbeck.methods import method, names
 from limbeck.models import is_student_folder, read_config
@@ -76,9 +76,9 @@ def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
         return citations(open_finished(run))
 
 
-def citations(done: Finished, *, to: str | None = None) -> list[Citation]:
+def citations(done: FinishedRun, *, to: str | None = None) -> list[Citation]:
     """`cite` for a run that is open; with what an export in the format `to` adds."""
-    extra = [Citation("static 8-bit quantisation", papers.INT8)] if to == "int8" else []
+    extra = [Citation("static 8-bit quantisation", bibtex_entries.INT8)] if to == "int8" else []
     return _merged((*_used(done), *extra))
 
 
@@ -107,31 +107,31 @@ def _comment(text: str) -> str:
     return f"% {' '.join(text.split())}"
 
 
-def _used(done: Finished) -> Iterator[Citation]:
+def _used(done: FinishedRun) -> Iterator[Citation]:
     job = done.job
     for learner in job.learners.values():
         yield _of_method(learner.name)
     if "label smoothing" in job.arms:
         yield Citation("the arm 'label smoothing'", method("label_smoothing").card.bibtex)
     name = job.data if isinstance(job.data, str) else str(job.data.get("name"))
-    yield Citation(f"data {plain_name(name)}", papers.DATA.get(name))
+    yield Citation(f"data {plain_name(name)}", bibtex_entries.DATA.get(name))
     for who, model in (("student", job.student.model), ("teacher", job.teacher.model)):
-        paper = papers.network(model)
+        paper = bibtex_entries.network(model)
         if paper is not None or model not in ("mlp", "cnn"):
             yield Citation(f"{who} {plain_name(model)}", paper)
     for view in _views(done):
-        if view in papers.VIEWS:
-            yield Citation(f"augmentation {view}", papers.VIEWS[view])
+        if view in bibtex_entries.VIEWS:
+            yield Citation(f"augmentation {view}", bibtex_entries.VIEWS[view])
     if job.cache is not None:
         encoding = job.cache.encoding
         kind = encoding if isinstance(encoding, str) else str(encoding.get("name"))
-        if kind in papers.ENCODINGS:
-            yield Citation(f"stored answers, {kind}", papers.ENCODINGS[kind])
+        if kind in bibtex_entries.ENCODINGS:
+            yield Citation(f"stored answers, {kind}", bibtex_entries.ENCODINGS[kind])
     measured = {name for arm in done.result.get("arms", {}).values() for name in _names(arm.get("measures"))}
-    for name in sorted(measured & set(papers.MEASURES)):
-        yield Citation(f"measure {name}", papers.MEASURES[name])
-    for name in sorted(papers.ALSO.keys() & done.result.keys()):
-        yield Citation(f"measure {name}", papers.ALSO[name])
+    for name in sorted(measured & set(bibtex_entries.MEASURES)):
+        yield Citation(f"measure {name}", bibtex_entries.MEASURES[name])
+    for name in sorted(bibtex_entries.ALSO.keys() & done.result.keys()):
+        yield Citation(f"measure {name}", bibtex_entries.ALSO[name])
     yield Citation("limbeck", _limbeck(done.student))
 
 
@@ -165,7 +165,7 @@ def _of_method(name: str) -> Citation:
     return Citation(f"method {plain_name(name)}", card.bibtex or None)
 
 
-def _views(done: Finished) -> Iterator[str]:
+def _views(done: FinishedRun) -> Iterator[str]:
     """The names of all augmentations that the arms or the teacher met."""
     for budget in (done.job.budget, done.job.teacher.train):
         if budget is not None:

@@ -1,4 +1,4 @@
-"""How is a finished run's student exported, checked, and described?"""
+"""`export_run`: a student exported, checked and described."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import torch
 
+from limbeck.atomic_io import new_partial_folder, settle_folder, write_text
+from limbeck.batch import IGNORED
 from limbeck.consent import reading
+from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError, unknown
 from limbeck.export.card import model_card
-from limbeck.export.exported import Exported
-from limbeck.export.finished import Finished, open_finished, shipped_student
-from limbeck.export.folder import free
-from limbeck.export.formats import FORMATS, Asked, Written, check_calibration, check_format
-from limbeck.export.ranges import CALIBRATIONS
+from limbeck.export.exported_run import ExportedRun
+from limbeck.export.finished_run import FinishedRun, open_finished, shipped_student
+from limbeck.export.folder import check_free_path
+from limbeck.export.formats import FORMATS, ExportedFile, ExportRequest, check_calibration, check_format
+from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.reader import reader_of, write_parts
-from limbeck.files import new_partial_folder, settle_folder, write_text
-from limbeck.job import advise, learnt_and_held, without_places
-from limbeck.measure import Predictions, accuracy, predict
-from limbeck.measure.asking import as_batches
-from limbeck.models.library import LibraryModel
-from limbeck.signal import IGNORED
-from limbeck.sources import DataSet
+from limbeck.job import recommend, train_and_development, without_places
+from limbeck.metrics import Predictions, accuracy, predict
+from limbeck.metrics.predictions import as_batches
+from limbeck.models.hub import LibraryModel
 
 
 def export_run(
@@ -39,7 +39,7 @@ def export_run(
     licence: str | None = None,
     calibration: str | None = None,
     trust: bool = False,
-) -> Exported:
+) -> ExportedRun:
     """Export the student that a finished run ships, check it on the run's test data, and write its model card.
 
     Args:
@@ -75,23 +75,23 @@ def export_run(
 
 
 def _export(
-    done: Finished,
+    done: FinishedRun,
     to: str,
     arm: str | None,
     out: str | Path | None,
     raw: bool,
     licence: str | None,
     calibration: str | None,
-) -> Exported:
+) -> ExportedRun:
     place = to if arm is None else f"{to}-{arm.replace(' ', '-')}"
-    target = free(done.folder / "export" / place if out is None else out)
+    target = check_free_path(done.folder / "export" / place if out is None else out)
     if target.suffix == ".onnx":
         raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
     data = done.data()
     student = shipped_student(done, data)
     check_format(to, student, raw=raw, reads=data.reads, texts=data.tokenizer is not None)
-    train, development = learnt_and_held(done.job, data)
-    asked = Asked(
+    train, development = train_and_development(done.job, data)
+    asked = ExportRequest(
         student, data.test, train, development, data.reads, raw, _metadata(done),
         _tokenizer(done, data) if to == "hf" else data.tokenizer,
         tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
@@ -115,11 +115,11 @@ def _export(
     return found._replace(path=path, notes=notes)
 
 
-def _doubt(done: Finished, arm: str | None) -> Iterator[str]:
+def _doubt(done: FinishedRun, arm: str | None) -> Iterator[str]:
     """What to think of before shipping what nobody has asked for by name."""
     if arm is not None or not done.result["arms"]:
         return
-    advice = advise(done.result)
+    advice = recommend(done.result)
     if not advice.ready:
         yield f"This student should not be shipped yet. {advice.why}"
     elif advice.arm != done.told.get("arm"):  # a run of an earlier version, which always shipped what it had judged
@@ -129,7 +129,7 @@ def _doubt(done: Finished, arm: str | None) -> Iterator[str]:
         yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {typed}."
 
 
-def _judged(written: Written, data: DataSet, before: float) -> Exported:
+def _judged(written: ExportedFile, data: DataSplits, before: float) -> ExportedRun:
     logits = torch.cat([written.answer(batch).float() for batch in as_batches(data.test)])
     labels = data.test.labels
     after = accuracy(Predictions(logits.flatten(0, -2), None, None if labels is None else labels.flatten())).value
@@ -138,14 +138,14 @@ def _judged(written: Written, data: DataSet, before: float) -> Exported:
     counted = 0 if labels is None else int((labels != IGNORED).sum())
     eight = written.eight
     notes = eight.notes(size=size, before=before, after=after, examples=counted) if eight else ()
-    return Exported(written.path, size, written.parity, before, after, tuple(notes), eight)
+    return ExportedRun(written.path, size, written.parity, before, after, tuple(notes), eight)
 
 
-def _metadata(done: Finished) -> dict[str, Any]:
+def _metadata(done: FinishedRun) -> dict[str, Any]:
     return {name: value for name, value in done.told.items() if value is not None}
 
 
-def _tokenizer(done: Finished, data: DataSet) -> Any:
+def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:
     """The data's tokenizer; or that, or the image processor, of the student's name, if it is on this machine."""
     if data.tokenizer is not None:
         return data.tokenizer

@@ -1,4 +1,4 @@
-"""How does a student become a folder that limbeck, or stock transformers, opens?"""
+"""A student as a folder for limbeck or for transformers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.atomic_io import new_partial_folder
 from limbeck.errors import LimbeckError
-from limbeck.export.quiet import quiet
-from limbeck.files import new_partial_folder
+from limbeck.export.onnx_session import silence_logging
 from limbeck.models import description_of, fingerprint, read_config, save
 from limbeck.models.adapters import merge_adapters
-from limbeck.models.size import uncompiled
+from limbeck.models.size_and_hash import unwrap_compiled
 
 
 def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -39,8 +39,8 @@ def to_folder(model: nn.Module, path: str | Path, *, metadata: Mapping[str, Any]
         >>> to_folder(nn.Linear(2, 2), Path(tempfile.mkdtemp()) / "student").name
         'student'
     """
-    path = free(path)
-    plain = merge_adapters(uncompiled(model))
+    path = check_free_path(path)
+    plain = merge_adapters(unwrap_compiled(model))
     save(model, path, metadata=metadata)
     if read_config(path)["sha256"] != fingerprint(plain):
         raise LimbeckError(f"{path} does not hold the weights that were written to it: is the disk sound?")
@@ -69,18 +69,18 @@ def to_hf(
     Example:
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
     """
-    class_names = class_names or description_of(uncompiled(model)).get("class_names")
-    given = uncompiled(model)
+    class_names = class_names or description_of(unwrap_compiled(model)).get("class_names")
+    given = unwrap_compiled(model)
     merged = merge_adapters(given)
     check_hf(merged)
     plain: Any = (copy.deepcopy(merged) if merged is given else merged).cpu().eval()
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))
         plain.config.label2id = {name: number for number, name in enumerate(class_names)}
-    path = free(path)
+    path = check_free_path(path)
     target = new_partial_folder(path)
     try:
-        with quiet():  # its progress bars
+        with silence_logging():  # its progress bars
             plain.save_pretrained(target, safe_serialization=True)
             if tokenizer is not None:
                 tokenizer.save_pretrained(target)
@@ -97,7 +97,7 @@ def check_hf(model: nn.Module) -> None:
     Raises:
         LimbeckError: Saying why, and what to use instead.
     """
-    kind = type(uncompiled(model))
+    kind = type(unwrap_compiled(model))
     instead = "Type --to onnx, which opens anywhere, or --to folder, for limbeck.load."
     if not any(base.__module__ == "transformers.modeling_utils" for base in kind.__mro__):
         raise LimbeckError(
@@ -123,7 +123,7 @@ def hf_reopened(path: Path) -> nn.Module:
     kind = getattr(transformers, str(named[0]), None)
     if kind is None:
         raise LimbeckError(f"{path / 'config.json'} names {named[0]!r}, which transformers does not have.")
-    with quiet():  # its progress bars
+    with silence_logging():  # its progress bars
         model, info = kind.from_pretrained(path, output_loading_info=True)
     lacking = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lacking:
@@ -132,7 +132,7 @@ def hf_reopened(path: Path) -> nn.Module:
     return found
 
 
-def free(path: str | Path) -> Path:
+def check_free_path(path: str | Path) -> Path:
     """A path that nothing is at, or an empty folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How is a student written in each format, and what does that then answer?"""
+"""The export formats, and the outputs of each."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import Batch, Inputs
+from limbeck.data import Dataset, Identity, NormalizeImages, TableEncoding, subsample
 from limbeck.errors import LimbeckError, unknown
-from limbeck.export.choosing import choose_int8
-from limbeck.export.eight_bits import EightBits
 from limbeck.export.folder import check_hf, hf_reopened, to_folder, to_hf
+from limbeck.export.int8 import CALIBRATIONS
+from limbeck.export.int8_report import QuantizationReport, benchmark_pair
+from limbeck.export.int8_search import choose_int8
 from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
+from limbeck.export.onnx_session import chunks, import_onnxruntime, length, open_session, run
 from limbeck.export.parity import Parity, difference
-from limbeck.export.ranges import CALIBRATIONS
-from limbeck.export.session import chunks, length, needed, opened, run
-from limbeck.export.speed import side_by_side
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.models import load
-from limbeck.signal import Batch, Inputs
-from limbeck.sources import Examples, Pixels, TableEncoding, Unchanged, subsample
-from limbeck.tap import Frozen, call, logits_of
+from limbeck.tap import FrozenParameters, call, logits_of
 
 _CALIBRATION = 512
 """Training examples that the ranges of activations are taken from."""
@@ -33,7 +32,7 @@ _JUDGED = 2000
 _TIMED = 64
 
 
-class Asked(NamedTuple):
+class ExportRequest(NamedTuple):
     """What is to be exported, and on what it is checked.
 
     Attributes:
@@ -50,9 +49,9 @@ class Asked(NamedTuple):
     """
 
     student: nn.Module
-    test: Examples
-    train: Examples
-    development: Examples
+    test: Dataset
+    train: Dataset
+    development: Dataset
     reads: Callable[[Batch], Inputs]
     raw: bool
     metadata: Mapping[str, Any]
@@ -60,7 +59,7 @@ class Asked(NamedTuple):
     calibrations: Sequence[str] = tuple(CALIBRATIONS)
     encoding: TableEncoding | None = None
 
-    def inputs(self, examples: Examples, count: int) -> Inputs:
+    def inputs(self, examples: Dataset, count: int) -> Inputs:
         """The first `count` examples as the exported file reads them; of a table, encoded."""
         return self.given(examples.take(torch.arange(min(count, len(examples)))))
 
@@ -74,7 +73,7 @@ class Asked(NamedTuple):
         return self.raw and self.encoding is None
 
 
-class Written(NamedTuple):
+class ExportedFile(NamedTuple):
     """What was written.
 
     Attributes:
@@ -87,10 +86,10 @@ class Written(NamedTuple):
     path: Path
     parity: Parity
     answer: Callable[[Batch], Tensor]
-    eight: EightBits | None = None
+    eight: QuantizationReport | None = None
 
 
-def write_folder(asked: Asked, out: Path) -> Written:
+def write_folder(asked: ExportRequest, out: Path) -> ExportedFile:
     """A limbeck folder, opened again and compared."""
     to_folder(asked.student, out, metadata=asked.metadata)
     if asked.tokenizer is not None:
@@ -102,19 +101,19 @@ def write_folder(asked: Asked, out: Path) -> Written:
     return _modules(asked, again, out)
 
 
-def write_hf(asked: Asked, out: Path) -> Written:
+def write_hf(asked: ExportRequest, out: Path) -> ExportedFile:
     """A Hugging Face folder, opened by stock ``from_pretrained`` and compared."""
     to_hf(asked.student, out, class_names=asked.metadata.get("class_names"), tokenizer=asked.tokenizer)
     return _modules(asked, hf_reopened(out), out)
 
 
-def write_onnx(asked: Asked, out: Path) -> Written:
+def write_onnx(asked: ExportRequest, out: Path) -> ExportedFile:
     """An ONNX file."""
     file = out / "model.onnx"
     return _finished_onnx(asked, file, _plain_onnx(asked, file))
 
 
-def write_int8(asked: Asked, out: Path) -> Written:
+def write_int8(asked: ExportRequest, out: Path) -> ExportedFile:
     """An ONNX file of 8-bit integers; the float32 one that it is made of is checked as ever, and not kept."""
     full, file = out / "model.onnx", out / "model_int8.onnx"
     _plain_onnx(asked, full)
@@ -127,26 +126,30 @@ def write_int8(asked: Asked, out: Path) -> Written:
         methods=asked.calibrations,
     )  # fmt: skip
     inputs = asked.inputs(asked.test, CHECKED)
-    whole, small = opened(full, threads=1), opened(file, threads=1)
+    whole, small = open_session(full, threads=1), open_session(file, threads=1)
     apart = max(difference(run(whole, some)[0], run(small, some)[0]) for some in chunks(inputs))
-    eight = EightBits(full.stat().st_size, choice, side_by_side(whole, small, asked.inputs(asked.test, _TIMED)))
+    eight = QuantizationReport(
+        full.stat().st_size, choice, benchmark_pair(whole, small, asked.inputs(asked.test, _TIMED))
+    )
     full.unlink()
     return _finished_onnx(asked, file, Parity(apart, length(inputs)), eight)
 
 
-def _plain_onnx(asked: Asked, file: Path) -> Parity:
+def _plain_onnx(asked: ExportRequest, file: Path) -> Parity:
     """The network, with the normalisation of pixels where that is asked for."""
     reads = asked.reads if asked.reads_in_file else None
     return to_onnx(asked.student, asked.inputs(asked.test, CHECKED), file, reads=reads, metadata=asked.metadata)
 
 
-def _finished_onnx(asked: Asked, file: Path, parity: Parity, eight: EightBits | None = None) -> Written:
+def _finished_onnx(
+    asked: ExportRequest, file: Path, parity: Parity, eight: QuantizationReport | None = None
+) -> ExportedFile:
     """What was written; with a table's encoding in it where that is asked for, and a tokenizer beside it."""
     if asked.tokenizer is not None:
         asked.tokenizer.save_pretrained(file.parent)
     if not asked.raw or asked.encoding is None:
-        return Written(file, parity, _session(asked, file), eight)
-    plain, inputs = opened(file), asked.inputs(asked.test, CHECKED)
+        return ExportedFile(file, parity, _session(asked, file), eight)
+    plain, inputs = open_session(file), asked.inputs(asked.test, CHECKED)
     before = np.concatenate([run(plain, some)[0] for some in chunks(inputs)])
     include_encoding(file, asked.encoding)
     answer = _raw_session(asked.encoding, file)
@@ -156,12 +159,12 @@ def _finished_onnx(asked: Asked, file: Path, parity: Parity, eight: EightBits | 
             f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
         )
     worst = parity._replace(max_difference=max(parity.max_difference, apart))
-    return Written(file, worst, lambda batch: answer(asked.reads(batch)), eight)
+    return ExportedFile(file, worst, lambda batch: answer(asked.reads(batch)), eight)
 
 
 def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
     """Encoded features -> the answer of a file that takes the table's own columns."""
-    session = opened(file)
+    session = open_session(file)
 
     def answer(features: Inputs) -> Tensor:
         return torch.from_numpy(session.run(None, raw_columns(encoding, features.numpy()))[0])
@@ -169,7 +172,7 @@ def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tens
     return answer
 
 
-FORMATS: dict[str, Callable[[Asked, Path], Written]] = {
+FORMATS: dict[str, Callable[[ExportRequest, Path], ExportedFile]] = {
     "folder": write_folder,
     "hf": write_hf,
     "onnx": write_onnx,
@@ -204,13 +207,13 @@ def check_format(
         check_hf(student)
     if to in ("onnx", "int8"):
         for module in ("onnx", "onnxscript", "onnxruntime"):
-            _ = needed(module, wanted=f"--to {to}")
+            _ = import_onnxruntime(module, wanted=f"--to {to}")
         if raw and texts:
             raise LimbeckError(
                 "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "
                 "file reads texts by tokenizer.json."
             )
-        if raw and not isinstance(reads, (Pixels, Unchanged)):
+        if raw and not isinstance(reads, (NormalizeImages, Identity)):
             raise LimbeckError(
                 f"--raw puts the way that pixels or a table are read into the file; these data are read by {reads}."
             )
@@ -218,8 +221,8 @@ def check_format(
         raise LimbeckError(f"--raw is for --to onnx and int8; a {to} holds the module alone.")
 
 
-def _session(asked: Asked, file: Path) -> Callable[[Batch], Tensor]:
-    session = opened(file)
+def _session(asked: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
+    session = open_session(file)
 
     def answer(batch: Batch) -> Tensor:
         return torch.cat([torch.from_numpy(run(session, some)[0]) for some in chunks(asked.given(batch))])
@@ -227,9 +230,9 @@ def _session(asked: Asked, file: Path) -> Callable[[Batch], Tensor]:
     return answer
 
 
-def _modules(asked: Asked, again: nn.Module, out: Path) -> Written:
+def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
     worst, inputs = 0.0, asked.inputs(asked.test, CHECKED)
-    with torch.no_grad(), Frozen(asked.student), Frozen(again):
+    with torch.no_grad(), FrozenParameters(asked.student), FrozenParameters(again):
         for some in chunks(inputs):
             mine, other = (logits_of(call(model, some)).float() for model in (asked.student, again))
             worst = max(worst, difference(mine.numpy(), other.numpy()))
@@ -239,7 +242,7 @@ def _modules(asked: Asked, again: nn.Module, out: Path) -> Written:
         )
 
     def answer(batch: Batch) -> Tensor:
-        with torch.no_grad(), Frozen(again):
+        with torch.no_grad(), FrozenParameters(again):
             return logits_of(call(again, asked.reads(batch))).float()
 
-    return Written(out, Parity(worst, length(inputs)), answer)
+    return ExportedFile(out, Parity(worst, length(inputs)), answer)

@@ -1,21 +1,71 @@
-"""How does an ONNX model come down to 8 bits?"""
+"""An ONNX model quantized to int8."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+
+from limbeck.atomic_io import replacing
+from limbeck.batch import Inputs
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.export.onnx_file import stripped
-from limbeck.export.quiet import quiet
-from limbeck.export.ranges import CALIBRATIONS, ranges_of
-from limbeck.export.session import length, needed
-from limbeck.files import replacing
-from limbeck.signal import Inputs
+from limbeck.export.onnx_file import strip_debug
+from limbeck.export.onnx_session import chunks, import_onnxruntime, input_feed, length, open_session, silence_logging
+
+CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "minmax": ("MinMax", {}),
+    # onnxruntime's own 128 bins for 128 levels leave nothing to choose from; with these, a range may be cut to a
+    # quarter. With twice as many bins the search takes five times as long.
+    "entropy": ("Entropy", {"num_bins": 1024, "num_quantized_bins": 256}),
+    "percentile": ("Percentile", {"num_bins": 2048, "percentile": 99.99}),
+}
+
+"""How a range can be found: its name -> onnxruntime's name, and what is set in it."""
+
+
+def ranges_of(model: Path, calibration: Inputs, method: str, operations: Sequence[str], work: Path) -> Any:
+    """Each activation's lowest and highest value by one of `CALIBRATIONS`, as onnxruntime's quantiser takes them.
+
+    Args:
+        model: The file, its shapes inferred.
+        calibration: Real examples.
+        method: Which calibration.
+        operations: The kinds of nodes whose inputs and outputs are wanted.
+        work: A folder for what is written meanwhile.
+    """
+    from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+    named, options = CALIBRATIONS[method]
+    calibrator = create_calibrator(
+        model, list(operations), augmented_model_path=str(work / f"{method}.onnx"),
+        calibrate_method=CalibrationMethod[named], extra_options={"symmetric": False, **options},
+    )  # fmt: skip
+    reads = open_session(model)
+    for some in chunks(calibration):  # all activations of what is collected at once lie in memory
+        calibrator.collect_data(_reader(input_feed(reads, some)))
+    return calibrator.compute_data()
+
+
+def _reader(batch: Mapping[str, np.ndarray]) -> Any:
+    """One batch as onnxruntime's calibration wants it: the batch, then None."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        """Hands out a batch once."""
+
+        def __init__(self) -> None:
+            self._left = iter([batch])
+
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    return Reader()
+
 
 _FEWEST = 16
 
@@ -52,27 +102,27 @@ def to_int8(
     Source: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
         2017, arXiv:1712.05877; for ``entropy``: Migacz, 8-bit Inference with TensorRT, 2017.
     """
-    with quantiser(model, calibration) as bring_down:
+    with make_quantizer(model, calibration) as bring_down:
         return bring_down.write(Path(path), method=method, symmetric=symmetric)
 
 
 @contextmanager
-def quantiser(model: str | Path, calibration: Inputs) -> Iterator[Quantiser]:
+def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer]:
     """A block within which a model can be written in 8 bits in several ways, looked through once for each method.
 
     Raises:
         LimbeckError: As `to_int8` does.
     """
     for module in ("onnx", "onnxruntime"):
-        _ = needed(module, wanted="Quantising")
+        _ = import_onnxruntime(module, wanted="Quantising")
     if length(calibration) < _FEWEST:
         raise DataError(f"Static quantisation needs {_FEWEST} real examples or more; got {length(calibration)}.")
     with tempfile.TemporaryDirectory() as work:
-        yield Quantiser(Path(model), calibration, Path(work))
+        yield Quantizer(Path(model), calibration, Path(work))
 
 
 @final
-class Quantiser:
+class Quantizer:
     """A float32 ONNX model that is to be written in 8 bits; `quantiser` opens one."""
 
     def __init__(self, model: Path, calibration: Inputs, work: Path) -> None:
@@ -86,7 +136,7 @@ class Quantiser:
             quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
             self._proto = load_model_with_shape_infer(self._prepared)
             # The float32 file is read once: what is written in the end says of itself what it says.
-            self._told = needed("onnx", wanted="Quantising").load(str(model)).metadata_props
+            self._told = import_onnxruntime("onnx", wanted="Quantising").load(str(model)).metadata_props
 
     def write(self, path: Path, *, method: str, symmetric: bool) -> Path:
         """Write the model in 8 bits, in one way.
@@ -97,12 +147,12 @@ class Quantiser:
         if method not in CALIBRATIONS:
             raise unknown("calibration", method, CALIBRATIONS)
         with _saying(self._model):
-            found = stripped(self._quantised(method, symmetric=symmetric))
+            found = strip_debug(self._quantised(method, symmetric=symmetric))
         del found.metadata_props[:]
         found.metadata_props.extend(self._told)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            needed("onnx", wanted="Quantising").save(found, partial)
+            import_onnxruntime("onnx", wanted="Quantising").save(found, partial)
         return path
 
     def _quantised(self, method: str, *, symmetric: bool) -> Any:
@@ -126,7 +176,7 @@ class Quantiser:
 def _saying(model: Path) -> Iterator[None]:
     """A block of onnxruntime's quantiser, silent, whose errors become one sentence."""
     try:
-        with quiet():
+        with silence_logging():
             yield
     except Exception as error:  # its exceptions share no type but this one
         said = " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""How does a model become an ONNX file that says what the model says?"""
+"""A model as an ONNX file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.atomic_io import replacing
+from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.parity import Parity, compared
-from limbeck.export.quiet import quiet
-from limbeck.export.session import in_order, length, needed, part
-from limbeck.files import replacing
+from limbeck.export.onnx_session import import_onnxruntime, length, part, silence_logging, tensor_list
+from limbeck.export.parity import Parity, compare_outputs
 from limbeck.models import description_of, size_in_bytes
-from limbeck.models.size import uncompiled
-from limbeck.signal import Batch, Inputs
+from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.tap import call, logits_of
 
 TOLERANCE = 1e-4
@@ -69,20 +68,20 @@ def to_onnx(
         >>> import limbeck as lb
         >>> # lb.export.to_onnx(student, images, "student.onnx").max_difference
     """
-    needed("onnxscript", wanted="Writing ONNX")
-    onnx, path = needed("onnx", wanted="Writing ONNX"), Path(path)
+    import_onnxruntime("onnxscript", wanted="Writing ONNX")
+    onnx, path = import_onnxruntime("onnx", wanted="Writing ONNX"), Path(path)
     if path.is_dir():
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
-    if size_in_bytes(uncompiled(model)) > _LARGEST:
+    if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
     plain = exportable(
         model, reads, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
     )
     program = _exported(plain, inputs)
-    proto = stripped(program.model_proto)
-    told = description_of(uncompiled(model)) if metadata is None else metadata
-    tell(proto, {"limbeck": {**told, "reads_included": reads is not None}})
-    parity = compared(proto, program.exported_program, plain, inputs, tolerance=tolerance)
+    proto = strip_debug(program.model_proto)
+    told = description_of(unwrap_compiled(model)) if metadata is None else metadata
+    write_metadata(proto, {"limbeck": {**told, "reads_included": reads is not None}})
+    parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         onnx.save(proto, partial)
@@ -101,7 +100,7 @@ def exportable(
     It takes its inputs in order, also those that the model wants by `names`. Where these are `double`, one in float64
     stays so.
     """
-    plain = copy.deepcopy(uncompiled(model)).cpu().eval()
+    plain = copy.deepcopy(unwrap_compiled(model)).cpu().eval()
     other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
     if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()
@@ -115,7 +114,7 @@ def _are_double(inputs: Inputs) -> bool:
     return any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in given)
 
 
-def stripped(proto: Any) -> Any:
+def strip_debug(proto: Any) -> Any:
     """The same model without what only a debugger reads: stack traces, names of Python scopes, inferred shapes.
 
     The shapes have to go: they contradict what the quantiser writes.
@@ -130,7 +129,7 @@ def stripped(proto: Any) -> Any:
     return proto
 
 
-def tell(proto: Any, metadata: Mapping[str, Any]) -> None:
+def write_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
     """Write JSON values by name into a model."""
     for key, value in metadata.items():
         held = proto.metadata_props.add()
@@ -165,13 +164,13 @@ def _exported(plain: nn.Module, inputs: Inputs) -> Any:
     if length(inputs) < 2:
         raise LimbeckError("A model is exported from two real examples at least, so that its batch may be of any size.")
     sample = part(inputs, slice(0, 2))
-    given = in_order(sample)
+    given = tensor_list(sample)
     several = [f"inputs_{i}" for i in range(len(given))] if len(given) > 1 else ["inputs"]
     names = list(sample) if isinstance(sample, Mapping) else several
     batch, tokens = torch.export.Dim("batch"), {1: torch.export.Dim.AUTO}
     free = [{0: batch} | (tokens if isinstance(sample, Mapping) and t.ndim == 2 else {}) for t in given]
     try:
-        with quiet(), torch.no_grad():
+        with silence_logging(), torch.no_grad():
             return torch.onnx.export(
                 plain, given, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
                 dynamic_shapes=(tuple(free),),

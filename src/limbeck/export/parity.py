@@ -1,4 +1,4 @@
-"""Does an ONNX model compute what PyTorch computes, and if not, where does it part?"""
+"""Parity of ONNX and PyTorch outputs, layer by layer where they differ."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.session import chunks, in_order, length, needed, opened, part, run
-from limbeck.signal import Inputs
+from limbeck.export.onnx_session import chunks, import_onnxruntime, length, open_session, part, run, tensor_list
 
 _LOOKED_INTO = 100
 """On how many examples every node is looked at: what lies between is kept in memory."""
@@ -34,7 +34,7 @@ class Parity(NamedTuple):
     of: int = 0
 
 
-def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tolerance: float) -> Parity:
+def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tolerance: float) -> Parity:
     """Compare an ONNX model with the module that it was made from.
 
     Args:
@@ -50,11 +50,11 @@ def compared(proto: Any, program: Any, model: nn.Module, inputs: Inputs, *, tole
     Raises:
         LimbeckError: If an output differs; the first node that does is named. If the model's answers hold NaN.
     """
-    session = opened(proto.SerializeToString())
+    session = open_session(proto.SerializeToString())
     worst, allowed = 0.0, tolerance
     for some in chunks(inputs):
         with torch.no_grad():
-            ours = model(*in_order(some)).numpy()
+            ours = model(*tensor_list(some)).numpy()
         _check_numbers(ours)
         found = difference(ours, run(session, some)[0])
         finite = np.abs(ours[np.isfinite(ours)])
@@ -130,18 +130,18 @@ def _inner(program: Any, inputs: Inputs) -> dict[str, Tensor]:
             return value
 
     with torch.no_grad():
-        Keeping(module).run(*in_order(inputs))
+        Keeping(module).run(*tensor_list(inputs))
     return kept
 
 
 def _exposed(proto: Any, names: list[str], inputs: Inputs) -> dict[str, np.ndarray]:
     """The values of inner nodes of an ONNX model: a copy of it gives them as outputs."""
-    onnx = needed("onnx", wanted="Looking into an ONNX model")
+    onnx = import_onnxruntime("onnx", wanted="Looking into an ONNX model")
     copied = onnx.ModelProto()
     copied.CopyFrom(proto)
     already = {output.name for output in proto.graph.output}
     more = [name for name in dict.fromkeys(names) if name not in already]
     copied.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
-    session = opened(copied.SerializeToString())
+    session = open_session(copied.SerializeToString())
     found = run(session, inputs)
     return dict(zip([output.name for output in session.get_outputs()], found, strict=True))

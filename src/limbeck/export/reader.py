@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError
-from limbeck.export.session import opened
-from limbeck.files import write_text
+from limbeck.export.onnx_session import open_session
 from limbeck.models import read_config
 
 READER = "read.py"
@@ -85,7 +85,7 @@ def write_reader(path: str | Path) -> Path:
         config = read_config(path)
         to, made, told = "folder", config["model"], config.get("metadata") or {}
     else:
-        told_in_file = opened(path).get_modelmeta().custom_metadata_map.get("limbeck", "{}")
+        told_in_file = open_session(path).get_modelmeta().custom_metadata_map.get("limbeck", "{}")
         to, made, told = "onnx", {}, json.loads(told_in_file)
     found = reader_of(to, made, told, texts=(folder / "tokenizer.json").is_file())
     if found is None:

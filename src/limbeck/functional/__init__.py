@@ -1,19 +1,23 @@
-"""Which functions of tensors does limbeck offer?"""
+"""Pure functions of tensors: divergences, squared errors, cross-entropies."""
 
 from __future__ import annotations
 
-from limbeck.functional.check import check_hyper
 from limbeck.functional.divergence import kl_divergence, reverse_kl, total_variation
-from limbeck.functional.feature import logit_squared_error, probability_squared_error, squared_error
+from limbeck.functional.features import (
+    logit_squared_error,
+    probability_squared_error,
+    squared_error,
+    state_squared_error,
+)
 from limbeck.functional.head import Head, Projector
 from limbeck.functional.kernel import kernel
-from limbeck.functional.label import cross_entropy, label_smoothing
+from limbeck.functional.labels import cross_entropy, label_smoothing
 from limbeck.functional.mixture import gkd_jensen_shannon, jensen_shannon, skew_kl, skew_reverse_kl
-from limbeck.functional.pooled import pooled
 from limbeck.functional.prior import prior_bias
 from limbeck.functional.sparse import coarse_logits, sampled_kl_divergence
-from limbeck.functional.state import state_squared_error
-from limbeck.functional.target import binary_cross_entropy, binary_kl_divergence, target_squared_error
+from limbeck.functional.specialist_pooling import pooled
+from limbeck.functional.targets import binary_cross_entropy, binary_kl_divergence, target_squared_error
+from limbeck.functional.validation import check_hyper
 
 __all__ = [
     "Head",

@@ -1,4 +1,4 @@
-"""A divergence between two rows of logits, and its gradient, without a NaN and without waste."""
+"""Divergences between two rows of logits with closed-form gradients, finite at -inf."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.functional.near import Terms, sum_of_terms
-from limbeck.functional.rows import Quick, graph_is_kept, in_blocks, inside_transform
+from limbeck.functional.blockwise import Quick, graph_is_kept, in_blocks, inside_transform
+from limbeck.functional.near_equality import Terms, sum_of_terms
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
@@ -33,7 +33,7 @@ class Pair(NamedTuple):
     tame: bool = False
 
 
-class Found(NamedTuple):
+class Divergence(NamedTuple):
     """A divergence and its slopes; a slope that was not wanted may be None."""
 
     value: Float[Tensor, "*batch"]
@@ -52,7 +52,7 @@ class Form(ABC):
     """Of value and slopes, left to be multiplied in the end, as T is."""
 
     @abstractmethod
-    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
         """The divergence, and the slopes that are wanted."""
 
 
@@ -76,7 +76,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
         return inside
 
 
-def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
+def is_well_scaled(*logits: Tensor, temperature: float = 1.0) -> bool:
     """Whether all tempered logits are known to be finite and of sane size, so that nothing has to be guarded.
 
     On a CPU asking costs one operation, and guards cost many. False on an accelerator, where asking would wait for all
@@ -92,16 +92,16 @@ def tame(*logits: Tensor, temperature: float = 1.0) -> bool:
         return False
 
 
-def live(logits: Tensor, temperature: float = 1.0) -> Tensor:
+def nonzero_mask(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Tempered logits with -inf raised to a finite floor, of which softmax still makes 0.
 
     So no later step meets inf - inf or 0 * inf, in the value or in its gradient, and a row of nothing but -inf becomes
     uniform instead of NaN. A clamp costs a fraction of a mask.
     """
-    return _tempered(logits, temperature).clamp_min(floor(logits.dtype))
+    return _tempered(logits, temperature).clamp_min(clamp_neg_inf(logits.dtype))
 
 
-def floor(dtype: torch.dtype) -> float:
+def clamp_neg_inf(dtype: torch.dtype) -> float:
     """What -inf is raised to: low enough to be told from any logit, high enough that a difference does not overflow."""
     return torch.finfo(dtype).min / 4
 
@@ -121,7 +121,7 @@ def log_softmax(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits.transpose(0, -1), 0).transpose(0, -1)
 
 
-def unmatched(student: Tensor, teacher: Tensor) -> Tensor:
+def rows_with_infinite_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Rows that are nothing but -inf in one of the two alone."""
     if student.shape[-1:] == (0,):
         return torch.zeros(student.shape[:-1], dtype=torch.bool, device=student.device)
@@ -136,7 +136,7 @@ def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
 
 def squares(difference: Tensor) -> Tensor:
     """Each value's square; where it is NaN or infinite no gradient goes back, which would be NaN also times 0."""
-    if tame(difference):
+    if is_well_scaled(difference):
         return difference.square()
     wild = ~difference.detach().isfinite()
     return torch.where(wild, difference.detach().square(), difference.masked_fill(wild, 0.0).square())
@@ -159,7 +159,7 @@ def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tenso
 
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
-    known = tame(student, teacher, temperature=temperature)
+    known = is_well_scaled(student, teacher, temperature=temperature)
     found = _known_logarithm if known else _guarded_logarithm
     log_q, log_p = found(student, temperature), found(teacher, temperature)
     return Pair(log_q, log_p, log_q.exp(), log_p.exp(), known)
@@ -173,10 +173,10 @@ def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
     """Log softmax of any logits; what is below the floor, because it was -inf or further below the top, is raised."""
     if temperature < 1:  # dividing could overflow upwards
         logits = logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)
-    return log_softmax(live(logits, temperature)).clamp_min(floor(logits.dtype))
+    return log_softmax(nonzero_mask(logits, temperature)).clamp_min(clamp_neg_inf(logits.dtype))
 
 
-def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
+def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Divergence:
     """T^2 D(p, q) and the slopes that are wanted; on a CPU in blocks of rows, where all is ordinary."""
     off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
     if off_cpu or not isinstance(form, Quick) or not student.numel():
@@ -194,12 +194,12 @@ def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wan
         for slope, their_slope in zip(slopes, their_slopes, strict=True):
             if slope is not None and their_slope is not None:
                 slope[left] = their_slope
-    return Found(value, *slopes)
+    return Divergence(value, *slopes)
 
 
 def _of_few(
     student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool], least: float
-) -> Found | None:
+) -> Divergence | None:
     """The same for a small batch, where operations cost more than arithmetic; None if a row is near or not ordinary."""
     # Near equality values would be too small, which is known sooner than they are.
     if not float(torch.dist(student, teacher)) > temperature * _APART * math.sqrt(student.numel()):
@@ -207,10 +207,12 @@ def _of_few(
     log_q, log_p = _known_logarithm(student, temperature), _known_logarithm(teacher, temperature)
     value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *wanted)
     low, high = (float(end) for end in value.aminmax())  # NaN if one is
-    return Found(_scaled_up(value, temperature, form.factor), *slopes) if least <= low and high < _LARGE else None
+    return Divergence(_scaled_up(value, temperature, form.factor), *slopes) if least <= low and high < _LARGE else None
 
 
-def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Found:
+def _in_general(
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]
+) -> Divergence:
     """The same on every device, for any logits."""
     pair = _compare(student, teacher, temperature)
     value, *slopes = form(pair, *wanted)
@@ -218,8 +220,8 @@ def _in_general(student: Tensor, teacher: Tensor, temperature: float, form: Form
         value = _never_negative(value, student, teacher, temperature, form)
     value = _scaled_up(value, temperature, form.factor)
     if not pair.tame:
-        value = value.masked_fill(unmatched(student, teacher), torch.inf)
-    return Found(value, *slopes)
+        value = value.masked_fill(rows_with_infinite_kl(student, teacher), torch.inf)
+    return Divergence(value, *slopes)
 
 
 def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: Terms) -> Tensor:

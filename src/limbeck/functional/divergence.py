@@ -1,4 +1,4 @@
-"""How far is the student's distribution from the teacher's?"""
+"""Kullback-Leibler divergences and the total variation between student and teacher."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.functional.check import paired
-from limbeck.functional.closed_form import Form, Found, Pair, divergence, through_softmax
+from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
+from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
 from limbeck.functional.kernel import kernel
-from limbeck.functional.near import EXPONENTIAL, HIGHEST, Terms, near, powers_into
-from limbeck.functional.rows import Quick, Rows, softmax_into, through_softmax_into
+from limbeck.functional.near_equality import EXPONENTIAL, HIGHEST, Terms, near, powers_into
 from limbeck.functional.sparse import sampled_kl_divergence
+from limbeck.functional.validation import validates_pair
 
 
 @kernel(per="position", divergence=True, sampled=sampled_kl_divergence)
-@paired
+@validates_pair
 def kl_divergence(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
@@ -54,7 +54,7 @@ def kl_divergence(
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def reverse_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
@@ -83,7 +83,7 @@ def reverse_kl(
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def total_variation(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
@@ -118,11 +118,11 @@ class _KullbackLeibler(Form, Terms, Quick):
     series = EXPONENTIAL
     few = 0.03
 
-    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
         log_ratio = pair.log_p - pair.log_q
         by_student = pair.q - pair.p if student else None
         value = (pair.p * log_ratio).sum(-1) if pair.tame else _guarded(pair.p, log_ratio)
-        return Found(value, by_student, through_softmax(pair.p, log_ratio) if teacher else None)
+        return Divergence(value, by_student, through_softmax(pair.p, log_ratio) if teacher else None)
 
     def term(self, d: Tensor) -> Tensor:
         return torch.expm1(d) - d
@@ -204,10 +204,10 @@ def _guarded(p: Tensor, log_ratio: Tensor) -> Tensor:
 class _TotalVariation(Form, Quick):
     factor = 0.5
 
-    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Found:
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
         difference = pair.q - pair.p
         sign = difference.sign()
-        return Found(
+        return Divergence(
             difference.abs().sum(-1),
             through_softmax(pair.q, sign) if student else None,
             through_softmax(pair.p, -sign) if teacher else None,

@@ -1,4 +1,4 @@
-"""What stands between a student's features and a teacher's of another shape?"""
+"""Heads between a student's features and a teacher's of another shape."""
 
 from __future__ import annotations
 

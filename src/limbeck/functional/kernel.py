@@ -1,4 +1,4 @@
-"""What makes a function of tensors a kernel?"""
+"""The `kernel` decorator: what makes a function of tensors a kernel."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def kernel(
         raise LimbeckError(f"per={per!r} is not one of {', '.join(get_args(Per))}.")
 
     def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-        computed = wide(function)
+        computed = in_float32(function)
         if divergence:
             _check_divergence(function, per)
         computed.per = per  # type: ignore[attr-defined]
@@ -72,7 +72,7 @@ def kernel(
     return decorate
 
 
-def wide(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let a function of tensors compute in float32 or better, with autocast off."""
 
     @functools.wraps(function)

@@ -1,22 +1,151 @@
-"""How far are student and teacher from a mixture of both?"""
+"""Divergences from a mixture of student and teacher: Jensen-Shannon and skew divergences."""
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+from typing import final
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.functional.check import paired
-from limbeck.functional.closed_form import divergence
+from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_softmax_into
+from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
 from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import kernel
-from limbeck.functional.mixture_form import JensenShannon, Skew
+from limbeck.functional.near_equality import Terms, cumulants, near, powers
+from limbeck.functional.validation import validates_pair
+
+_NEAR = 0.05
+
+"""Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
+
+_LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
+
+"""Of ``w - log(1 + w)``."""
+
+_NEARLY_ALL = 0.9
+
+"""A share that leaves so little to the other side that it is lost beside 1."""
+
+
+@final
+class JensenShannon(Form, Terms):
+    """``weight_p KL(p || m) + weight_q KL(q || m)`` with ``m = b p + (1 - b) q``.
+
+    The weights stand as b to 1 - b: the terms in dm then cancel, and the slopes are this short. A weight is applied
+    last, as it may be huge and what it scales is small.
+    """
+
+    def __init__(self, mixture: float, weight_p: float, weight_q: float) -> None:
+        self.mixture, self.weight_p, self.weight_q = mixture, weight_p, weight_q
+        self.series = tuple(weight_p * (1 - mixture) * factor for factor in _jensen_shannon_series(mixture))
+        self.small = 0.2 * self.series[0]
+
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
+        """The divergence, and the slopes that are wanted."""
+        log_q, log_p, q, p, _ = pair
+        over_p = -_log_mix(self.mixture, 1 - self.mixture, log_q - log_p)  # log(p / m)
+        over_q = -_log_mix(1 - self.mixture, self.mixture, log_p - log_q)  # log(q / m)
+        return Divergence(
+            self.weight_p * (p * over_p).sum(-1) + self.weight_q * (q * over_q).sum(-1),
+            self.weight_q * through_softmax(q, over_q) if student else None,
+            self.weight_p * through_softmax(p, over_p) if teacher else None,
+        )
+
+    def term(self, d: Tensor) -> Tensor:
+        """``f(d)``."""
+        over_p = -_log_mix(self.mixture, 1 - self.mixture, d)
+        over_q = -_log_mix(1 - self.mixture, self.mixture, -d)
+        return self.weight_p * over_p + self.weight_q * d.exp() * over_q
+
+
+@final
+class Skew(Form, Terms, Quick):
+    """``KL(p || a p + (1 - a) q)``."""
+
+    def __init__(self, skew: float) -> None:
+        self.skew = skew
+        # What (1 - a) (exp(d) - 1) has above log(a + (1 - a) exp(d)), which generates cumulants.
+        factors = enumerate(cumulants(1 - skew), start=2)
+        self.series = tuple((1 - skew) * (1 - skew * factor) / math.factorial(n) for n, factor in factors)
+        self.small = 0.1 * (1 - skew)  # the terms of both signs are as large as the share that is left
+
+    def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
+        """The divergence, and the slopes that are wanted."""
+        log_q, log_p, q, p, _ = pair
+        over = -_log_mix(self.skew, 1 - self.skew, log_q - log_p)  # log(p / m)
+        # By q the slope is -(1 - a) p / m; less the same constant in each class, it is exactly 0 where p = q.
+        return Divergence(
+            (p * over).sum(-1),
+            through_softmax(q, (self.skew - 1) * over.expm1()) if student else None,
+            through_softmax(p, over - self.skew * over.expm1()) if teacher else None,
+        )
+
+    def term(self, d: Tensor) -> Tensor:
+        """``f(d)``: w less log(1 + w) for ``w = (1 - a) (exp(d) - 1)``, which is small where a is nearly 1."""
+        w = (1 - self.skew) * torch.expm1(d)
+        return torch.where(
+            w.abs() < 0.4 * near(w.dtype), powers(w, _LOGARITHM), w - _log_mix(self.skew, 1 - self.skew, d)
+        )
+
+    def fill(self, rows: Rows) -> None:
+        """As it is written down, with one logarithm and one quotient for value and slopes."""
+        a = self.skew
+        if a > _NEARLY_ALL:
+            rows.value.fill_(torch.nan)
+            return
+        q = softmax_into(rows.student, rows.scale, rows.buffers[0])
+        p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
+        # Both sum to 1 but for rounding, which enters the value as it is.
+        excess = (q.sum(-1) - p.sum(-1)).mul_(1 - a)
+        over = torch.div(p, torch.lerp(q, p, a, out=rows.buffers[2]), out=rows.buffers[2])  # p / m
+        value = torch.log(over, out=rows.buffers[3])
+        if rows.by_teacher is not None:
+            slope = torch.sub(value, over, alpha=a, out=rows.by_teacher)
+            through_softmax_into(p, slope, out=slope)
+        torch.add(value.mul_(p).sum(-1), excess, out=rows.value)
+        rows.value.masked_fill_(rows.value <= _NEAR * self.series[0], torch.nan)
+        if rows.by_student is not None:
+            through_softmax_into(q, over.mul_(a - 1), out=rows.by_student)
+
+
+@lru_cache
+def _jensen_shannon_series(b: float) -> tuple[float, ...]:
+    """Of a term divided by ``weight_p (1 - b)``, whose slope is ``exp(d) (d - (1 - b) (k_2 d^2 / 2! + ...))``.
+
+    The k are the cumulants of a variable that is 1 with probability 1 - b, else 0, divided by its variance.
+    """
+    inner = [1.0, *((b - 1) * k / math.factorial(n) for n, k in enumerate(cumulants(1 - b)[:5], start=2))]
+    slope = (sum(inner[j] / math.factorial(n - j) for j in range(n + 1)) for n in range(6))
+    return tuple(factor / n for n, factor in enumerate(slope, start=2))
+
+
+def _log_mix(keep: float, take: float, d: Tensor) -> Tensor:
+    """``log(keep + take * exp(d))`` for keep + take = 1: exactly 0 at d = 0, and accurate relative to itself.
+
+    The first form loses nothing for a small `take` but fails where exp(d) overflows or the sum comes near to 0.
+    """
+    if take == 0:
+        return torch.zeros_like(d)
+    if keep == 0:
+        return d
+    near = torch.log1p(take * torch.expm1(d.clamp(-1.0, 80.0)))
+    # Each share's logarithm comes from the smaller of the two, which rounding has not touched.
+    log_keep = math.log(keep) if keep < take else math.log1p(-take)
+    log_take = math.log(take) if take < keep else math.log1p(-keep)
+    far = torch.logaddexp(torch.full_like(d, log_keep), log_take + d)
+    return torch.where((d > -1) & (d < 80), near, far)
+
 
 _END = 1e-30
+
 """A share below this is 0: its reciprocal would leave float32."""
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def jensen_shannon(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],
@@ -59,7 +188,7 @@ def jensen_shannon(
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def gkd_jensen_shannon(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],
@@ -93,7 +222,7 @@ def gkd_jensen_shannon(
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def skew_kl(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],
@@ -127,7 +256,7 @@ def skew_kl(
 
 
 @kernel(per="position", divergence=True)
-@paired
+@validates_pair
 def skew_reverse_kl(
     student: Float[Tensor, "*batch classes"],
     teacher: Float[Tensor, "*batch classes"],

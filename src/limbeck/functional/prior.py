@@ -1,4 +1,4 @@
-"""Which biases make a classifier predict each class as often as it occurs?"""
+"""Biases that make a classifier predict each class as often as it occurs."""
 
 from __future__ import annotations
 

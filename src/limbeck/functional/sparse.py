@@ -1,4 +1,4 @@
-"""How is a student compared with a teacher of whom only some classes are known?"""
+"""Comparison of a student with a teacher of whom only some classes are known."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.functional.check import check_hyper
-from limbeck.functional.closed_form import floor, live, log_softmax
-from limbeck.functional.kernel import wide
+from limbeck.functional.closed_form import clamp_neg_inf, log_softmax, nonzero_mask
+from limbeck.functional.kernel import in_float32
+from limbeck.functional.validation import check_hyper
 
 
-@wide
+@in_float32
 def coarse_logits(
     logits: Float[Tensor, "*batch classes"], ids: Int[Tensor, "*batch k"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch buckets"]:
@@ -56,9 +56,9 @@ class _Merged(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        low = floor(logits.dtype)
+        low = clamp_neg_inf(logits.dtype)
         # A class at the floor weighs nothing beside any other, and where there is no other the floor stays finite.
-        others = live(logits, temperature).scatter_(-1, ids, low)
+        others = nonzero_mask(logits, temperature).scatter_(-1, ids, low)
         top = others.amax(-1, keepdim=True)
         share = others.sub_(top).exp_()
         total = share.sum(-1, keepdim=True)
@@ -72,13 +72,13 @@ class _Merged(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, ids, share = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted, so it must be a function of the logits
-            low = floor(logits.dtype)
-            others = live(logits, ctx.temperature).scatter(-1, ids, low)
+            low = clamp_neg_inf(logits.dtype)
+            others = nonzero_mask(logits, ctx.temperature).scatter(-1, ids, low)
             share = others.softmax(-1).masked_fill(others.amax(-1, keepdim=True) <= low / 2, 0.0)
         return (share * grad[..., -1:]).scatter(-1, ids, grad[..., :-1]), None, None
 
 
-@wide
+@in_float32
 def sampled_kl_divergence(
     student: Float[Tensor, "*batch classes"],
     *,
@@ -114,7 +114,7 @@ def sampled_kl_divergence(
         arXiv:2503.16870.
     """
     check_hyper(temperature=temperature)
-    log_q = log_softmax(live(_levelled(student, temperature), temperature)).gather(-1, ids)
+    log_q = log_softmax(nonzero_mask(_levelled(student, temperature), temperature)).gather(-1, ids)
     # Times 8, the floor that stands for -inf overflows to inf; what has no weight is left out before it can be 0 * inf.
     cross = -0.125 * (8.0 * log_q * weights).masked_fill(weights == 0, 0.0).sum(-1)
     return (cross - entropy.to(cross.dtype)) * temperature * temperature

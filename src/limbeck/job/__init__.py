@@ -1,16 +1,8 @@
-"""What a person asks for, typed."""
+"""Jobs: what a user asks for, as typed settings."""
 
-from limbeck.job.advice import Advice, advise, interval_of, rivals, suggestions_of
-from limbeck.job.also import ALSO
-from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.effort import own_budgets, steps_said
-from limbeck.job.flag import with_flag
-from limbeck.job.naming import arm_folder, plain_name, shared_path
-from limbeck.job.opening_code import one_line, opening_code, within_width
-from limbeck.job.parts import learnt_and_held, stream
-from limbeck.job.paths import absolute
-from limbeck.job.places import without_places
-from limbeck.job.reading import (
+from limbeck.job.budget import ArmBudget, Budget, format_steps, own_budgets
+from limbeck.job.cli_hints import add_flag_hint
+from limbeck.job.config_io import (
     job_text,
     make_job,
     read_job,
@@ -19,31 +11,36 @@ from limbeck.job.reading import (
     search_job_texts,
     with_settings,
 )
+from limbeck.job.opening_code import one_line, opening_code, within_width
+from limbeck.job.paths import with_absolute_paths, without_places
+from limbeck.job.recommendation import Recommendation, interval_of, recommend, rivals, suggestions_of
 from limbeck.job.result import own_metrics, size_notes
-from limbeck.job.schema import ARMS, SHALLOW, Cache, Job, Method, Model, TeacherModel
+from limbeck.job.run_layout import arm_folder, plain_name, shared_path
+from limbeck.job.schema import ARMS, SHALLOW, CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
 from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
+from limbeck.job.splits import train_and_development, train_loader
+from limbeck.job.validation import ALSO
 
 __all__ = [
     "ALSO",
     "ARMS",
     "SHALLOW",
-    "Advice",
     "ArmBudget",
     "ArmSearch",
     "Budget",
-    "Cache",
+    "CacheSettings",
     "Job",
-    "Method",
-    "Model",
+    "MethodSettings",
+    "ModelSettings",
+    "Recommendation",
     "Search",
-    "TeacherModel",
-    "absolute",
-    "advise",
+    "TeacherSettings",
+    "add_flag_hint",
     "arm_folder",
+    "format_steps",
     "interval_of",
     "job_text",
     "keep_search",
-    "learnt_and_held",
     "make_job",
     "one_line",
     "opening_code",
@@ -53,16 +50,17 @@ __all__ = [
     "read_job",
     "read_run_job",
     "read_search",
+    "recommend",
     "rivals",
     "run_job_texts",
     "search_job_texts",
     "shared_path",
     "size_notes",
-    "steps_said",
-    "stream",
     "suggestions_of",
+    "train_and_development",
+    "train_loader",
     "used_settings",
-    "with_flag",
+    "with_absolute_paths",
     "with_settings",
     "within_width",
     "without_places",

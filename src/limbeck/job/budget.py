@@ -1,18 +1,57 @@
-"""For how long does a model learn, how, and from which views?"""
+"""Budgets: how long an arm trains, and its number of steps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.consent import may_run
+from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
 from limbeck.errors import LimbeckError
-from limbeck.job.flag import typed
+from limbeck.job.cli_hints import flag_hint
 from limbeck.models import UserFile
-from limbeck.recipe import Optimiser
-from limbeck.sources import Chain, Mix, Shift, View, mix_of, view_of
+from limbeck.recipe import Optimizer
+
+
+def own_budgets(
+    budgets: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:  # fmt: skip
+    """What each arm of a result has in place of the job's budget, in words; a shuffled teacher's is the first method's.
+
+    Args:
+        budgets: The job's `budgets`, as a mapping.
+        rows: The result's arms.
+
+    Example:
+        >>> own_budgets({"student alone": {"lr": 0.003, "epochs": 12}}, {"student alone": {"role": "control"}})
+        {'student alone': 'epochs 12, lr 0.003'}
+    """
+    first = next((name for name, row in rows.items() if row.get("role") == "method"), None)
+    found = {}
+    for name in rows:
+        own = budgets.get(str(first) if name == "shuffled teacher" else name) or {}
+        said = [f"{key} {own[key]:.4g}" for key in ("epochs", "lr", "smoothing") if own.get(key) is not None]
+        if said:
+            found[name] = ", ".join(said)
+    return found
+
+
+def format_steps(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """For how many optimiser steps the arms learnt: one number, or one for each arm; None where it was not kept.
+
+    Example:
+        >>> format_steps({"student alone": {"steps": 300}, "hinton": {"steps": 1200}})
+        'student alone 300; hinton 1,200'
+    """
+    steps = {name: row["steps"] for name, row in rows.items() if isinstance(row.get("steps"), int)}
+    if not steps:
+        return None
+    if len(set(steps.values())) == 1:
+        return f"{next(iter(steps.values())):,} for every arm"
+    return "; ".join(f"{name} {count:,}" for name, count in steps.items())
 
 
 class Strict(BaseModel):
@@ -57,14 +96,14 @@ class Budget(Strict):
     clip: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = {}
 
-    def made(self) -> Optimiser:
+    def made(self) -> Optimizer:
         """The optimiser as the engine wants it.
 
         Raises:
             LimbeckError: If its name or an option is unknown.
         """
         whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
-        return Optimiser(
+        return Optimizer(
             self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
         )
 
@@ -73,23 +112,23 @@ class Budget(Strict):
         """Whether examples are shown in other ways in every epoch."""
         return bool(self.shift) or self.augment is not None or self.mix is not None
 
-    def view(self, *, seed: int) -> View | None:
+    def view(self, *, seed: int) -> Transform | None:
         """What makes a view of an example, with this seed; None where nothing does.
 
         Raises:
             LimbeckError: If a name or an option is unknown, or a value makes no sense.
         """
-        shift: list[View] = [Shift(self.shift, seed=seed)] if self.shift else []
-        further = [] if self.augment is None else [view_of(self.augment, seed=seed)]
+        shift: list[Transform] = [RandomShift(self.shift, seed=seed)] if self.shift else []
+        further = [] if self.augment is None else [make_transform(self.augment, seed=seed)]
         return Chain(*shift, *further) if shift and further else next(iter(shift + further), None)
 
-    def mixture(self, *, seed: int) -> Mix | None:
+    def mixture(self, *, seed: int) -> BatchMix | None:
         """What mixes two examples, with this seed; None where nothing does.
 
         Raises:
             LimbeckError: If the name or an option is unknown, or a value makes no sense.
         """
-        return None if self.mix is None else mix_of(self.mix, seed=seed)
+        return None if self.mix is None else make_mix(self.mix, seed=seed)
 
 
 class ArmBudget(Strict):
@@ -132,4 +171,4 @@ def check_views(budget: Budget, place: str) -> None:
         try:
             making(seed=0)
         except LimbeckError as error:
-            raise type(error)(f"{place}.{key}: {error} {typed(place, key)}") from error
+            raise type(error)(f"{place}.{key}: {error} {flag_hint(place, key)}") from error

@@ -1,4 +1,4 @@
-"""The keys of a job, each with its default and its meaning, read from the classes that check them."""
+"""The keys of a job, each with its default and meaning."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, NamedTuple
 
+from limbeck.data.options import DataOptions
 from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.schema import Cache, Job, Method, Model, TeacherModel
-from limbeck.sources.options import DataOptions
+from limbeck.job.schema import CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
 
 _PARTS: tuple[tuple[str, type], ...] = (
-    ("", Job), ("data.", DataOptions), ("teacher.", Model), ("teacher.", TeacherModel), ("student.", Model),
-    ("method.", Method), ("budget.", Budget), ("budgets.ARM.", ArmBudget), ("cache.", Cache),
+    ("", Job), ("data.", DataOptions), ("teacher.", ModelSettings), ("teacher.", TeacherSettings),
+    ("student.", ModelSettings), ("method.", MethodSettings), ("budget.", Budget),
+    ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
 _HOLD_KEYS = ("teacher", "student", "method", "budget", "budgets", "cache", "train")
 """Keys that hold keys of their own, whose defaults stand with these."""
@@ -59,7 +60,7 @@ def attribute_meanings(owner: type) -> dict[str, str]:
     """What the section ``Attributes:`` of a class's docstring says of each.
 
     Example:
-        >>> attribute_meanings(Cache)["through"].split()[:3]
+        >>> attribute_meanings(CacheSettings)["through"].split()[:3]
         ['The', 'name', 'of']
     """
     _, _, section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")

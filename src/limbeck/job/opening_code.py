@@ -1,4 +1,4 @@
-"""The lines of Python that open a student, its own class included, from what its job knows."""
+"""The Python lines that open a student."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import LimbeckError
-from limbeck.job.naming import shared_path
-from limbeck.models import UserFile, opens_alone, read_config
+from limbeck.job.run_layout import shared_path
+from limbeck.models import UserFile, loads_without_code, read_config
 
 _WIDTH = 80
 
@@ -30,7 +30,7 @@ def opening_code(
         DataError: If the folder is no student's.
     """
     config = read_config(student)
-    if opens_alone(config):
+    if loads_without_code(config):
         return ["import limbeck", f"student = limbeck.load({shown!r})"]
     told = config.get("metadata") or {}
     if told.get("ships"):

@@ -1,18 +1,23 @@
-"""Which job means the same in every working folder?"""
+"""Paths in a job: made absolute for the run, and kept out of files that are shared."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from limbeck.checksums import read_json
+from limbeck.data.builtin_datasets import PUBLISHED, data_folders
+from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
-from limbeck.job.schema import SHALLOW, Cache, Job, Method
+from limbeck.job.run_layout import shared_path
+from limbeck.job.schema import SHALLOW, CacheSettings, Job, MethodSettings
 from limbeck.models import UserFile, reference_names
-from limbeck.models.library import LibraryModel
-from limbeck.sources.published import PUBLISHED, data_folders
+from limbeck.models.hub import LibraryModel
 
 
-def absolute(job: Job) -> Job:
+def with_absolute_paths(job: Job) -> Job:
     """The same job with every path in it absolute, but for ``out``, which moves with the run's folder.
 
     Names stay names; a published data set that is found in ``./data`` is looked for there from now on.
@@ -62,7 +67,7 @@ def _name(name: str) -> str:
     return str(Path(name).absolute()) if whole == name and Path(name).is_dir() else whole
 
 
-def _method(method: Method) -> Method:
+def _method(method: MethodSettings) -> MethodSettings:
     named = {key: _own_file(value) for key, value in method.hyper.items() if isinstance(value, str)}
     return method.model_copy(update={"name": _own_file(method.name), **named})
 
@@ -76,7 +81,7 @@ def _own_file(name: str) -> str:
     return f"{own.file.absolute()}:{own.function}{weights}"
 
 
-def _cache(cache: Cache | None) -> Cache | None:
+def _cache(cache: CacheSettings | None) -> CacheSettings | None:
     """An address stays as it is, and so does no folder: the answers are then in the run's."""
     if cache is None or cache.folder is None or "://" in cache.folder:
         return cache
@@ -105,3 +110,171 @@ def _found(name: str) -> dict[str, str]:
         if any((place / f"{stem}.npz").is_file() for stem in (name, known.subset) if stem):
             return {} if place.is_absolute() else {"folder": str(place.absolute())}
     return {}
+
+
+PLACES = ".places.json"
+
+"""Private: it is not needed by whoever gets the run, and stays behind in what is shown, exported or reported."""
+
+
+def shared_job(
+    typed: Mapping[str, Any], whole: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A job as it may be handed on, and the places of what is named otherwise in there.
+
+    Args:
+        typed: The job as it was typed.
+        whole: The same with absolute paths.
+        known: The places that the folder knew before: what stands there keeps the name that it had.
+
+    Returns:
+        The job, relative as it was typed, of absolute paths the part below the working folder or the name; and key ->
+        ``{"shown": ..., "path": ...}``.
+    """
+    shown = json.loads(json.dumps(whole))
+    places: dict[str, Any] = {}
+    for keys, mine, path in list(_differing(typed, whole, ())):
+        name = ".".join(map(str, keys))
+        before = known.get(name)
+        said = before["shown"] if isinstance(before, Mapping) and before.get("path") == path else _shared(mine)
+        if said != path:
+            places[name] = {"shown": said, "path": path}
+            _put(shown, keys, said)
+    return shown, places
+
+
+def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
+    """A job with the places that its folder knows; what was changed in the file since, or is gone, stays as it says."""
+    found: dict[str, Any] = json.loads(json.dumps(job, default=str))
+    for name, one in places.items():
+        keys = _keys(found, name)
+        if keys is None or not isinstance(one, Mapping):
+            continue
+        said, path = one.get("shown"), one.get("path")
+        known = _fits(said, path) or isinstance(one.get("inside"), str)
+        if _get(found, keys) == said and known and (place_exists(path) or not place_exists(said)):
+            _put(found, keys, path)
+    return found
+
+
+def read_places(folder: Path) -> dict[str, Any]:
+    """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged.
+
+    What lies in the folder itself (`inside`) is looked for there, wherever the folder lies now.
+    """
+    try:
+        found = read_json(folder / PLACES)
+    except DataError:
+        return {}
+    return {name: _here(one, folder) for name, one in found.items()}
+
+
+def inside(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The places of which those in the folder that keeps them are named as a part of it, so that it can be moved.
+
+    Args:
+        places: As `shared_job` gives them.
+        folder: Theirs.
+    """
+    whole, found = folder.absolute(), {}
+    for name, one in places.items():
+        path = one["path"]
+        within = isinstance(path, str) and Path(path).is_relative_to(whole)
+        found[name] = {"shown": one["shown"], "inside": str(Path(path).relative_to(whole))} if within else one
+    return found
+
+
+def _here(one: Any, folder: Path) -> Any:
+    """A place in the folder, where that lies now."""
+    part = one.get("inside") if isinstance(one, Mapping) else None
+    if not isinstance(part, str) or Path(part).is_absolute() or ".." in Path(part).parts:
+        return one
+    return {**one, "path": str(folder.absolute() / part)}
+
+
+def without_places(text: str, folder: Path) -> str:
+    """A text that is handed on, such as a page about the run in `folder`, without what tells where things lie here."""
+    for one in read_places(folder).values():
+        if isinstance(one, Mapping) and isinstance(one.get("shown"), str) and isinstance(one.get("path"), str):
+            text = text.replace(one["path"], one["shown"])
+    if folder.is_absolute():
+        text = text.replace(str(folder), shared_path(folder))
+    for place in (Path.cwd(), Path.home()):
+        if len(place.parts) > 1:
+            text = text.replace(f"{place}/", "")
+    return text
+
+
+def _differing(typed: Any, whole: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Where a job and the same with absolute paths differ, or a path was typed as an absolute one."""
+    if isinstance(typed, Mapping) and isinstance(whole, Mapping) and typed.keys() == whole.keys():
+        for key in whole:
+            yield from _differing(typed[key], whole[key], (*keys, key))
+    elif isinstance(typed, list) and isinstance(whole, list) and len(typed) == len(whole):
+        for place, pair in enumerate(zip(typed, whole, strict=True)):
+            yield from _differing(*pair, (*keys, place))
+    elif typed != whole or (isinstance(whole, str) and _shared(whole) != whole):
+        yield keys, typed, whole
+
+
+def _shared(value: Any) -> Any:
+    """A value without absolute paths."""
+    if isinstance(value, Mapping):
+        return {key: _shared(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shared(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        own = UserFile.parse(value)
+    except LimbeckError:
+        own = None
+    if own is not None:
+        weights = f"@{shared_path(own.weights)}" if own.weights else ""
+        return f"{shared_path(own.file)}:{own.function}{weights}"
+    library, colon, rest = value.partition(":")
+    if colon and library in ("hf", "timm"):
+        return f"{library}:{shared_path(rest)}" if Path(rest).is_absolute() else value
+    return shared_path(value) if Path(value).is_absolute() else value
+
+
+def _fits(said: Any, path: Any) -> bool:
+    """Whether a place is one of what stands in the job, so that a file beside it cannot name something else."""
+    if isinstance(path, Mapping):
+        return str(path.get("name", "")).endswith(Path(str(said)).name) if isinstance(said, str) else False
+    return isinstance(said, str) and isinstance(path, str) and path.endswith(Path(said).name)
+
+
+def place_exists(value: Any) -> bool:
+    """Whether what a place names is there: a file, a folder, or the file of a function."""
+    if isinstance(value, Mapping):
+        return Path(str(value.get("folder", value.get("name", "")))).exists()
+    try:
+        own = UserFile.parse(str(value))
+    except LimbeckError:
+        return False
+    return own.file.exists() if own is not None else Path(str(value)).exists()
+
+
+def _keys(job: Any, name: str) -> tuple[Any, ...] | None:
+    """The keys that a dotted name leads through; None where it leads nowhere."""
+    keys: list[Any] = []
+    for part in name.split("."):
+        key: Any = int(part) if isinstance(job, list) and part.isdecimal() else part
+        if not (isinstance(job, Mapping) and key in job) and not (
+            isinstance(job, list) and isinstance(key, int) and key < len(job)
+        ):
+            return None
+        keys.append(key)
+        job = job[key]
+    return tuple(keys)
+
+
+def _get(job: Any, keys: tuple[Any, ...]) -> Any:
+    for key in keys:
+        job = job[key]
+    return job
+
+
+def _put(job: Any, keys: tuple[Any, ...], value: Any) -> None:
+    _get(job, keys[:-1])[keys[-1]] = value

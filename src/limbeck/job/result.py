@@ -1,4 +1,4 @@
-"""What does a finished run's ``result.json`` say, as far as it can be believed?"""
+"""Reading a run's `result.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
-from limbeck.measure import MEASURES
+from limbeck.metrics import MEASURES
 
 RESULT = "result.json"
 _LARGEST = 2**63

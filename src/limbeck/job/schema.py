@@ -1,4 +1,4 @@
-"""What does a person ask for? The job, typed."""
+"""`Job`: the typed settings of a job."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from limbeck.cache import validate_encoding
+from limbeck.data.options import data_name, data_options
 from limbeck.errors import LimbeckError, nearest, unknown
-from limbeck.job.also import check_also, named_also
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
-from limbeck.job.flag import typed, with_flag
-from limbeck.job.naming import ARMS, method_arms
+from limbeck.job.cli_hints import add_flag_hint, flag_hint
+from limbeck.job.run_layout import ARMS, method_arms
+from limbeck.job.validation import as_list, check_also
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
-from limbeck.sources.options import data_name, data_options
-from limbeck.store import checked
 
 SHALLOW = "shallow"
 """The student that begins as some of its teacher's layers (`limbeck.models.shallow`)."""
 USUAL = ("teacher", "student alone", "label smoothing", "distilled")
 
 
-class Model(BaseModel):
+class ModelSettings(BaseModel):
     """A model by name, with the arguments that it is built with.
 
     Attributes:
@@ -45,7 +45,7 @@ class Model(BaseModel):
         return self.model == SHALLOW
 
 
-class TeacherModel(Model):
+class TeacherSettings(ModelSettings):
     """A teacher: one model or an ensemble of its kind, loaded or trained.
 
     Attributes:
@@ -61,7 +61,7 @@ class TeacherModel(Model):
     check: bool = True
 
 
-class Method(BaseModel):
+class MethodSettings(BaseModel):
     """A method by name, with its hyper-parameters."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -93,14 +93,16 @@ class Method(BaseModel):
         for key in self.hyper:
             if key not in known:
                 near = nearest(key, known)
-                raise unknown(f"hyper-parameter of {self.name}", key, known, then=typed(place, near) if near else "")
+                raise unknown(
+                    f"hyper-parameter of {self.name}", key, known, then=flag_hint(place, near) if near else ""
+                )
         lacking = [name for name in found.required if name in known and name not in self.hyper]
         if lacking:
             said = " ".join(f"--set {place}.{name}=..." for name in lacking)
             raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
 
 
-class Cache(Strict):
+class CacheSettings(Strict):
     """Where the teacher's answers are kept, so that it is asked once.
 
     Attributes:
@@ -120,7 +122,7 @@ class Cache(Strict):
     @field_validator("encoding")
     @classmethod
     def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        _ = checked(value)
+        _ = validate_encoding(value)
         return value
 
 
@@ -141,9 +143,9 @@ class Job(Strict):
             in another order of the data; the arms share both (pairs).
         train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
         development: The fraction of the training data kept for choosing and checking; the test data are used once.
-        also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.also`).
+        also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.validation`).
         metrics: Metrics of your own, each ``my.py:function``, computed on the test data for every arm
-            (`limbeck.measure.open_metrics`).
+            (`limbeck.metrics.open_metrics`).
         precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
         devices: How many devices one run uses.
         strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
@@ -155,13 +157,13 @@ class Job(Strict):
     """
 
     data: str | dict[str, Any]
-    teacher: TeacherModel
-    student: Model
-    method: Method = Method()
-    methods: tuple[Method, ...] = ()
+    teacher: TeacherSettings
+    student: ModelSettings
+    method: MethodSettings = MethodSettings()
+    methods: tuple[MethodSettings, ...] = ()
     budget: Budget = Budget()
     budgets: dict[str, ArmBudget] = Field(default_factory=dict)
-    cache: Cache | None = None
+    cache: CacheSettings | None = None
     arms: tuple[str, ...] = USUAL
     seeds: int = Field(default=1, ge=1)
     train_examples: int | None = Field(default=None, ge=1)
@@ -219,13 +221,13 @@ class Job(Strict):
         return {**found, "method": first}
 
     @property
-    def learners(self) -> dict[str, Method]:
+    def learners(self) -> dict[str, MethodSettings]:
         """Which arms are distilled, and by which method: one arm "distilled", or one for each of several methods."""
         if not self.methods:
             return {"distilled": self.method}
         return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
 
-    def place_of(self, method: Method) -> str:
+    def place_of(self, method: MethodSettings) -> str:
         """Where in the job a method is set, for ``--set``."""
         return next(
             (f"methods.{arm}" for arm, one in self.learners.items() if one == method and self.methods), "method"
@@ -256,7 +258,7 @@ class Job(Strict):
     @field_validator("also", mode="before")
     @classmethod
     def _named_also(cls, value: Any) -> Any:
-        return named_also(value)
+        return as_list(value)
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -294,13 +296,13 @@ class Job(Strict):
             try:
                 _ = budget.made() if budget is not None else None
             except LimbeckError as error:
-                raise with_flag(error, place, Budget.model_fields) from error
+                raise add_flag_hint(error, place, Budget.model_fields) from error
             if budget is not None:
                 check_views(budget, place)
         if self.teacher.train is not None and self.teacher.train.mix is not None:
             raise LimbeckError(
                 "teacher.train.mix: a teacher learns labels, and no single label is right for a mixture of two "
-                f"examples. {typed('teacher.train', 'mix', 'null')}"
+                f"examples. {flag_hint('teacher.train', 'mix', 'null')}"
             )
         return self
 
@@ -313,13 +315,13 @@ class Job(Strict):
         if self.teacher.members > 1:
             raise LimbeckError(
                 f"student: shallow takes the layers of one teacher, and this one has {self.teacher.members} members. "
-                f"{typed('teacher', 'members', '1')}, or name another student."
+                f"{flag_hint('teacher', 'members', '1')}, or name another student."
             )
         try:
             check_arguments(SHALLOW, shallow, self.student.arguments, without=("teacher",))
             _check_kinds(self.student.arguments)
         except LimbeckError as error:
-            raise with_flag(error, "student", self.student.arguments) from error
+            raise add_flag_hint(error, "student", self.student.arguments) from error
 
     def check_own_methods(self) -> None:
         """Look up the methods that are functions in files, which are run; a job does so before it does anything.

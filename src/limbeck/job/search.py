@@ -1,4 +1,4 @@
-"""Which search did a job's settings come from, and what was tried in it?"""
+"""The search that a job's settings came from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from limbeck.atomic_io import write_text
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
-from limbeck.files import write_text
 from limbeck.job.schema import Job
 
 TUNED = "tuned.json"

@@ -1,7 +1,7 @@
-"""Judging predictions from anywhere: the interval, the verdict and the page, without a job."""
+"""Judging predictions from anywhere: interval, verdict and page."""
 
 from limbeck.judging.judge import judge
-from limbeck.judging.judgement import ArmScores, Comparison, Judgement
+from limbeck.judging.judgment import ArmScores, Comparison, Judgment
 from limbeck.judging.scores import METRICS
 
-__all__ = ["METRICS", "ArmScores", "Comparison", "Judgement", "judge"]
+__all__ = ["METRICS", "ArmScores", "Comparison", "Judgment", "judge"]

@@ -1,4 +1,4 @@
-"""The public function `judge`: predictions by arm and seed in, interval and verdict out."""
+"""`judge`: predictions by arm and seed in, interval and verdict out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.judging.judgement import ArmScores, Comparison, Judgement, Role, check_new
-from limbeck.judging.scores import Metric, array_of, open_metric
-from limbeck.measure import Difference, compare_scores
+from limbeck.judging.judgment import ArmScores, Comparison, Judgment, Role, check_new
+from limbeck.judging.scores import ScoreFunction, array_of, open_metric
+from limbeck.metrics import Difference, compare_scores
 
 BASELINE, TEACHER = "student alone", "teacher"
 CONTROLS = ("label smoothing", "shuffled teacher")
@@ -30,11 +30,11 @@ def judge(
     higher_is_better: bool | None = None,
     title: str = "",
     out: str | Path | None = None,
-) -> Judgement:
+) -> Judgment:
     """Judge predictions that were made anywhere: in a loop of one's own, by trees, for regression or segmentation.
 
     Every arm is run with the same seeds, and predicts the same test examples in the same order. The interval allows for
-    other seeds and other test examples (`limbeck.measure.compare_scores`), and for having chosen the best of several
+    other seeds and other test examples (`limbeck.metrics.compare_scores`), and for having chosen the best of several
     methods.
 
     Args:
@@ -53,7 +53,7 @@ def judge(
             chosen on the test data, which the interval pays for.
         higher_is_better: For a function of one's own, and for ``score``.
         title: What the page is called.
-        out: A new or empty folder for the page and ``judgement.json``; see `Judgement.write`.
+        out: A new or empty folder for the page and ``judgement.json``; see `Judgment.write`.
 
     Raises:
         LimbeckError: If an arm is missing or no text names it, one has another number of seeds than the baseline or
@@ -79,7 +79,7 @@ def judge(
     methods = _methods(scores, baseline, controls)
     arm, chosen_on = _choose(methods, scores, measured, development)
     compare = _Comparing(scores, measured, baseline, len(methods))
-    found = Judgement(
+    found = Judgment(
         metric=measured.name,
         percent=measured.percent,
         higher_is_better=bool(measured.higher_is_better),
@@ -98,7 +98,7 @@ def judge(
     return found
 
 
-def _all_scores(predictions: Mapping[str, Any], targets: Any, metric: Metric) -> dict[str, NDArray[Any]]:
+def _all_scores(predictions: Mapping[str, Any], targets: Any, metric: ScoreFunction) -> dict[str, NDArray[Any]]:
     """Each arm's scores ``[seeds, examples]``, of the examples that count."""
     if not isinstance(predictions, Mapping):
         raise LimbeckError(f"predictions is a mapping from arms' names to runs; got {type(predictions).__name__}.")
@@ -139,7 +139,7 @@ def _runs(name: str, runs: Any) -> Sequence[Any]:
     return given
 
 
-def _scored(name: str, run: Any, targets: Any, metric: Metric) -> NDArray[np.float64]:
+def _scored(name: str, run: Any, targets: Any, metric: ScoreFunction) -> NDArray[np.float64]:
     try:
         return array_of(metric.score(run, targets)).astype(np.float64)
     except DataError as error:
@@ -193,7 +193,7 @@ def _role(name: str, baseline: str, controls: Sequence[str]) -> Role:
 def _choose(
     methods: Sequence[str],
     scores: Mapping[str, NDArray[Any]],
-    metric: Metric,
+    metric: ScoreFunction,
     development: Mapping[str, Sequence[float] | float] | None,
 ) -> tuple[str, str]:
     """The method that is judged, and on which data it was chosen."""
@@ -223,7 +223,7 @@ def _arm(scores: NDArray[Any], role: Role) -> ArmScores:
 class _Comparing:
     """One arm beside another, in words; what is positive is better."""
 
-    def __init__(self, scores: Mapping[str, NDArray[Any]], metric: Metric, baseline: str, methods: int) -> None:
+    def __init__(self, scores: Mapping[str, NDArray[Any]], metric: ScoreFunction, baseline: str, methods: int) -> None:
         self._scores, self._metric, self._baseline = scores, metric, baseline
         self._methods = methods
         self._is_error = not metric.higher_is_better

@@ -1,24 +1,24 @@
-"""The page about judged predictions: verdict, arms, differences."""
+"""The page about judged predictions."""
 
 from __future__ import annotations
 
 import math
 
 from limbeck.job import rivals
-from limbeck.judging.judgement import Comparison, Judgement
-from limbeck.report.figure import Difference, differences_figure
+from limbeck.judging.judgment import Comparison, Judgment
+from limbeck.report.figures import DifferenceRow, differences_figure
+from limbeck.report.html import figure, section, table
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import listed
 from limbeck.report.page import page_document
-from limbeck.report.parts import figure, section, table
-from limbeck.report.rows import both
-from limbeck.report.section.top import banner
-from limbeck.report.words import Headline
+from limbeck.report.row_layout import both
+from limbeck.report.sections.headline import banner
+from limbeck.report.summary_text import Headline
 
 _STYLES = {"method": 0, "baseline": 1, "control": 2, "teacher": 3}
 
 
-def judgement_page(found: Judgement) -> str:
+def judgement_page(found: Judgment) -> str:
     """The page's text: whole in itself, without a script or a request."""
     top = tag(
         "section", banner(_headline(found)), _differences(found),
@@ -28,7 +28,7 @@ def judgement_page(found: Judgement) -> str:
     return page_document(found.title, found.title, tag("main", join(top, _arms(found), _meaning(found))))
 
 
-def _headline(found: Judgement) -> Headline:
+def _headline(found: Judgment) -> Headline:
     interval = found.interval
     if interval is None:
         return Headline(
@@ -46,14 +46,14 @@ def _headline(found: Judgement) -> Headline:
     return Headline("yes", "Yes: it is worth it", found.sentence)
 
 
-def _differences(found: Judgement) -> Markup:
+def _differences(found: Judgment) -> Markup:
     rows = [(f"over {_baseline(found)}", found.verdict, "baseline")]
     rows += [(f"over {name}", one, "control") for name, one in found.against.items()]
     rows += [
         (f"{name} over {_baseline(found)}", one, "method") for name, one in found.methods.items() if name != found.arm
     ]
     factor = 100.0 if found.percent else _factor([one for _, one, _ in rows])
-    shown = [Difference(name, _STYLES[role], *_scaled(one, factor)) for name, one, role in rows]
+    shown = [DifferenceRow(name, _STYLES[role], *_scaled(one, factor)) for name, one, role in rows]
     metric = found.metric.replace("_", " ")
     unit = f"points of {metric}" if found.percent else f"{metric}{'' if factor == 1 else f' x {factor:g}'}"
     caption = (
@@ -76,7 +76,7 @@ def _factor(comparisons: list[Comparison]) -> float:
     return 1.0 if not largest else 10.0 ** -math.floor(math.log10(largest) - 0.5)
 
 
-def _arms(found: Judgement) -> Markup:
+def _arms(found: Judgment) -> Markup:
     metric = found.metric.replace("_", " ")
     rows = [
         (name, one.role, found.show(one.mean), "-" if one.std is None else found.show(one.std), len(one.values))
@@ -86,7 +86,7 @@ def _arms(found: Judgement) -> Markup:
     return section("arms", "The arms", table(caption, ("arm", "role", metric, "±", "seeds"), rows, words=2))
 
 
-def _meaning(found: Judgement) -> Markup:
+def _meaning(found: Judgment) -> Markup:
     chosen = (
         f" The method was chosen on {found.chosen_on}, and every interval allows for that." if found.chosen_on else ""
     )
@@ -97,5 +97,5 @@ def _meaning(found: Judgement) -> Markup:
     )  # fmt: skip
 
 
-def _baseline(found: Judgement) -> str:
+def _baseline(found: Judgment) -> str:
     return next(name for name, one in found.arms.items() if one.role == "baseline")

@@ -1,4 +1,4 @@
-"""Scores of single examples: how right one arm's prediction of each example is."""
+"""Scores of single examples."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError, unknown
-from limbeck.signal import IGNORED
 
 Scores = NDArray[np.float64]
 """One number for each example, ``[n]``; NaN for an example that does not count."""
 
 
 @dataclass(frozen=True)
-class Metric:
+class ScoreFunction:
     """A score for each example, and how it is spoken of.
 
     Attributes:
@@ -35,7 +35,7 @@ class Metric:
     percent: bool = False
 
 
-def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bool | None) -> Metric:
+def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bool | None) -> ScoreFunction:
     """The metric that a name, or a function of one's own, stands for.
 
     Raises:
@@ -64,7 +64,7 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
         return replace(known, higher_is_better=higher_is_better)
     if isinstance(metric, str) or not callable(metric):
         raise LimbeckError(f"metric={metric!r} is no name and no function; names are {', '.join(METRICS)}.")
-    return Metric(getattr(metric, "__name__", "score"), metric, higher_is_better)
+    return ScoreFunction(getattr(metric, "__name__", "score"), metric, higher_is_better)
 
 
 def score_accuracy(predictions: Any, targets: Any) -> Scores:
@@ -116,12 +116,12 @@ def score_given(predictions: Any, targets: Any) -> Scores:
 
 _OTHER_NAMES = {"mse": "squared_error", "mae": "absolute_error", "miou": "iou", "acc": "accuracy", "error": "accuracy"}
 """What other libraries call them, for the sentence that names the nearest."""
-METRICS: dict[str, Metric] = {
-    "accuracy": Metric("accuracy", score_accuracy, True, largest=1.0, percent=True),
-    "iou": Metric("iou", score_iou, True, largest=1.0, percent=True),
-    "squared_error": Metric("squared_error", score_squared_error, False),
-    "absolute_error": Metric("absolute_error", score_absolute_error, False),
-    "score": Metric("score", score_given, None),
+METRICS: dict[str, ScoreFunction] = {
+    "accuracy": ScoreFunction("accuracy", score_accuracy, True, largest=1.0, percent=True),
+    "iou": ScoreFunction("iou", score_iou, True, largest=1.0, percent=True),
+    "squared_error": ScoreFunction("squared_error", score_squared_error, False),
+    "absolute_error": ScoreFunction("absolute_error", score_absolute_error, False),
+    "score": ScoreFunction("score", score_given, None),
 }
 """Metrics by name; ``score`` takes scores as they are."""
 

@@ -1,4 +1,4 @@
-"""Which published methods are there, and how is one made by name?"""
+"""Published methods by name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from importlib import import_module
 from typing import Any
 
 from limbeck.errors import unknown
-from limbeck.methods.calling import Method
-from limbeck.methods.card import Card
+from limbeck.methods.card import MethodCall, MethodCard
 from limbeck.models import UserFile
 from limbeck.recipe import Recipe
 
-__all__ = ["Card", "Method", "make", "method", "names"]
+__all__ = ["MethodCall", "MethodCard", "make", "method", "names"]
 
 # Each is a file of this folder with a CARD and a function of the same name; nothing is imported until it is asked for.
 _NAMES = (
@@ -39,7 +38,7 @@ def names() -> tuple[str, ...]:
     return _NAMES
 
 
-def method(name: str) -> Method:
+def method(name: str) -> MethodCall:
     """One method by name: its card, its function, and what that takes.
 
     ``my.py:pearson`` is a method of your own: a function in a file that returns a `Recipe`, with a ``CARD`` beside it
@@ -55,11 +54,13 @@ def method(name: str) -> Method:
     if (own := UserFile.parse(name)) is not None:
         function = own.load()
         card = getattr(function, "__globals__", {}).get("CARD")
-        return Method.of(function, card if isinstance(card, Card) else Card.unpublished(own.function, function.__doc__))
+        return MethodCall.of(
+            function, card if isinstance(card, MethodCard) else MethodCard.unpublished(own.function, function.__doc__)
+        )
     if name not in _NAMES:
         raise unknown("method", name, _NAMES, then="Or one of your own: my.py:function.")
     file = import_module(f"limbeck.methods.{name}")
-    return Method.of(getattr(file, name), file.CARD)
+    return MethodCall.of(getattr(file, name), file.CARD)
 
 
 def make(name: str, /, **arguments: Any) -> Recipe:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from limbeck.methods.anew import Anew
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_count
+from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.hinton import hinton
-from limbeck.methods.range import Range
+from limbeck.methods.support import FreshCopy, check_count
 from limbeck.recipe import Recipe
 
-CARD = Card(
+CARD = MethodCard(
     name="born_again",
     title="Born-Again Neural Networks",
     authors="Furlanello, Lipton, Tschannen, Itti and Anandkumar",
@@ -32,7 +30,7 @@ CARD = Card(
   eprint = {1805.04770},
   archivePrefix = {arXiv}
 }""",
-    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
+    ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
 )
 
 
@@ -70,4 +68,4 @@ def born_again(
     for name, former in zip(names, [teacher, *names], strict=False):
         recipe = hinton(former, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
         stages += [replace(stage, trains=name, name=f"teaching {name}") for stage in recipe.stages()]
-    return Recipe(*stages, makes=dict.fromkeys(names[1:], Anew()), ship=names[-1])
+    return Recipe(*stages, makes=dict.fromkeys(names[1:], FreshCopy()), ship=names[-1])

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kernel, kl_divergence
-from limbeck.functional.check import checked, paired
-from limbeck.functional.closed_form import live, log_softmax
-from limbeck.signal import IGNORED
+from limbeck.functional.closed_form import log_softmax, nonzero_mask
+from limbeck.functional.validation import validates_pair, validates_student
 
 
 @kernel(per="position")
-@checked
+@validates_student
 def dustbin_cross_entropy(
     student: Float[Tensor, "*batch classes"], *, labels: Int[Tensor, "*batch"], special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
@@ -42,12 +42,12 @@ def dustbin_cross_entropy(
     """
     own = _mask(student, special)
     outside = (labels >= 0) & (labels < len(own)) & ~own[labels.clamp(0, len(own) - 1)]
-    dustbin = log_softmax(live(student)).masked_fill(own, -torch.inf).logsumexp(-1)
+    dustbin = log_softmax(nonzero_mask(student)).masked_fill(own, -torch.inf).logsumexp(-1)
     return torch.where(outside, -dustbin, cross_entropy(student, labels=labels.masked_fill(outside, IGNORED)))
 
 
 @kernel(per="position")
-@paired
+@validates_pair
 def rest_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
@@ -69,7 +69,7 @@ def rest_kl(
         tensor([0.])
     """
     rest = (~_mask(student, special)).nonzero()[:, 0]
-    share = log_softmax(live(teacher))[..., rest].exp().sum(-1)
+    share = log_softmax(nonzero_mask(teacher))[..., rest].exp().sum(-1)
     # A teacher that gives the rest nothing says not how that is spread, and 0 times infinity is no number.
     silent = (share == 0).unsqueeze(-1)
     own = student[..., rest].masked_fill(silent, 0.0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck.functional import Projector, check_hyper, cross_entropy, kl_divergence, squared_error
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_weight
-from limbeck.methods.range import Range
-from limbeck.objective import Loss, Objective
+from limbeck.losses import Loss, Objective
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_weight
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
 
-CARD = Card(
+CARD = MethodCard(
     name="fitnets",
     title="FitNets: Hints for Thin Deep Nets",
     authors="Romero, Ballas, Kahou, Chassang, Gatta and Bengio",
@@ -33,9 +32,9 @@ CARD = Card(
   archivePrefix = {arXiv}
 }""",
     ranges={
-        "temperature": Range(1.0, 20.0, log=True),
-        "weight": Range(0.5, 20.0, log=True),
-        "final_weight": Range(0.1, 5.0, log=True),
+        "temperature": SearchRange(1.0, 20.0, log=True),
+        "weight": SearchRange(0.5, 20.0, log=True),
+        "final_weight": SearchRange(0.1, 5.0, log=True),
     },
 )
 

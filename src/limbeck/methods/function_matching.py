@@ -8,12 +8,11 @@ from typing import Any
 
 from limbeck.errors import LimbeckWarning
 from limbeck.functional import check_hyper, kl_divergence
-from limbeck.methods.card import Card
-from limbeck.methods.range import Range
-from limbeck.objective import Loss
-from limbeck.recipe import Models, Recipe, Stage, held
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.recipe import Models, Recipe, Stage, run_context
 
-CARD = Card(
+CARD = MethodCard(
     name="function_matching",
     title="Knowledge distillation: A good teacher is patient and consistent",
     authors="Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov",
@@ -34,7 +33,7 @@ CARD = Card(
   eprint = {2106.05237},
   archivePrefix = {arXiv}
 }""",
-    ranges={"temperature": Range(1.0, 20.0, log=True)},
+    ranges={"temperature": SearchRange(1.0, 20.0, log=True)},
 )
 
 
@@ -48,7 +47,8 @@ def function_matching(
     hands out the examples themselves is warned.
 
     Args:
-        teacher: Who teaches; put a `Cached` before it, with as many views as there is room for, and it is asked once.
+        teacher: Who teaches; put a `CachedTeacher` before it, with as many views as there is room for, and it is asked
+        once.
         temperature: T, above 0; 1 on ImageNet in the paper, 1 to 10 on small data.
         classes: Which dimension of the logits holds the classes.
         epochs: Passes over the data; the run's budget by default.
@@ -76,7 +76,7 @@ class _Looked:
 
     def __call__(self, models: Models) -> Recipe:
         """The stage as it is."""
-        source = held(models).source
+        source = run_context(models).source
         if getattr(source, "augment", None) is None and getattr(source, "mix", None) is None:
             warnings.warn(
                 f"function_matching is about views, and this {type(source).__name__} hands out the examples "

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.batch import LOGITS, Batch, Inputs
 from limbeck.errors import DataError, LimbeckError
-from limbeck.measure.asking import as_batches
-from limbeck.signal import LOGITS, Batch, Inputs
+from limbeck.metrics.predictions import as_batches
 from limbeck.teachers import Groups, Reads, as_teacher
 
 _CPU = torch.device("cpu")

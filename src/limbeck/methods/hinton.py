@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck.functional import check_hyper, cross_entropy
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_share
-from limbeck.methods.named_loss import named_loss
-from limbeck.methods.range import Range
-from limbeck.objective import Loss, Objective
+from limbeck.losses import Loss, Objective
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_share, named_loss
 from limbeck.recipe import Recipe, Stage
 
-CARD = Card(
+CARD = MethodCard(
     name="hinton",
     title="Distilling the Knowledge in a Neural Network",
     authors="Hinton, Vinyals and Dean",
@@ -30,7 +28,7 @@ CARD = Card(
   journal = {arXiv preprint arXiv:1503.02531},
   year = {2015}
 }""",
-    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
+    ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
 )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from limbeck.functional import check_hyper
 from limbeck.functional import label_smoothing as smoothed_cross_entropy
-from limbeck.methods.card import Card
-from limbeck.methods.range import Range
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.recipe import Recipe, Stage
 
-CARD = Card(
+CARD = MethodCard(
     name="label_smoothing",
     title="Rethinking the Inception Architecture for Computer Vision",
     authors="Szegedy, Vanhoucke, Ioffe, Shlens and Wojna",
@@ -27,7 +26,7 @@ CARD = Card(
   eprint = {1512.00567},
   archivePrefix = {arXiv}
 }""",
-    ranges={"smoothing": Range(0.0, 0.5)},
+    ranges={"smoothing": SearchRange(0.0, 0.5)},
 )
 
 

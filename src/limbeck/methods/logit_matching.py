@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from limbeck.functional import logit_squared_error
-from limbeck.methods.card import Card
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
 
-CARD = Card(
+CARD = MethodCard(
     name="logit_matching",
     title="Do Deep Nets Really Need to be Deep?",
     authors="Ba and Caruana, after Buciluǎ, Caruana and Niculescu-Mizil (KDD 2006)",

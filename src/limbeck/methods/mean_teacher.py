@@ -7,15 +7,14 @@ import copy
 from torch import nn
 
 from limbeck.functional import cross_entropy, probability_squared_error
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_weight
-from limbeck.methods.range import Range
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_weight
 from limbeck.recipe import Models, Recipe, Stage
 from limbeck.schedule import sigmoid_ramp
 from limbeck.teachers import MovingAverage
 
-CARD = Card(
+CARD = MethodCard(
     name="mean_teacher",
     title="Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep "
     "learning results",
@@ -37,7 +36,7 @@ CARD = Card(
   eprint = {1703.01780},
   archivePrefix = {arXiv}
 }""",
-    ranges={"decay": Range(0.9, 0.999), "weight": Range(0.1, 300.0, log=True)},
+    ranges={"decay": SearchRange(0.9, 0.999), "weight": SearchRange(0.1, 300.0, log=True)},
 )
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from limbeck.functional import check_hyper, cross_entropy, kl_divergence
-from limbeck.methods.anew import Anew
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_weight
-from limbeck.methods.range import Range
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import FreshCopy, check_weight
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Named
+from limbeck.teachers import TeacherRef
 
-CARD = Card(
+CARD = MethodCard(
     name="mutual",
     title="Deep Mutual Learning",
     authors="Zhang, Xiang, Hospedales and Lu",
@@ -30,7 +28,7 @@ CARD = Card(
   eprint = {1706.00384},
   archivePrefix = {arXiv}
 }""",
-    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.1, 10.0, log=True)},
+    ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.1, 10.0, log=True)},
 )
 
 
@@ -57,6 +55,8 @@ def mutual(*, temperature: float = 1.0, weight: float = 1.0, epochs: int | None 
 
     def learns(name: str, other: str) -> Stage:
         objective = Loss(cross_entropy) + weight * Loss(kl_divergence, temperature=temperature)
-        return Stage(objective, trains=name, teacher=Named(other, mode="train"), epochs=epochs, name=f"mutual {name}")
+        return Stage(
+            objective, trains=name, teacher=TeacherRef(other, mode="train"), epochs=epochs, name=f"mutual {name}"
+        )
 
-    return Recipe(learns("student", "peer") & learns("peer", "student"), makes={"peer": Anew()})
+    return Recipe(learns("student", "peer") & learns("peer", "student"), makes={"peer": FreshCopy()})

@@ -10,16 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.data import SelectColumn
 from limbeck.functional import check_hyper, cross_entropy, kernel, kl_divergence
-from limbeck.methods.card import Card
-from limbeck.methods.check import check_share
-from limbeck.methods.range import Range
-from limbeck.objective import Loss, Objective
+from limbeck.losses import Loss, Objective
+from limbeck.methods.card import MethodCard, SearchRange
+from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
-from limbeck.sources import Field
 from limbeck.teachers import Answer, Reads, Stream, Teacher, as_teacher
 
-CARD = Card(
+CARD = MethodCard(
     name="privileged",
     title="Unifying distillation and privileged information",
     authors="Lopez-Paz, Bottou, Schölkopf and Vapnik",
@@ -39,7 +38,7 @@ CARD = Card(
   eprint = {1511.03643},
   archivePrefix = {arXiv}
 }""",
-    ranges={"temperature": Range(1.0, 20.0, log=True), "weight": Range(0.0, 1.0)},
+    ranges={"temperature": SearchRange(1.0, 20.0, log=True), "weight": SearchRange(0.0, 1.0)},
 )
 
 
@@ -94,7 +93,7 @@ def privileged(
     objective: Objective = weight * Loss(one_sided_kl, temperature=temperature)
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy)
-    seeing = Seeing(as_teacher(teacher), Field(reads) if isinstance(reads, str) else reads)
+    seeing = Seeing(as_teacher(teacher), SelectColumn(reads) if isinstance(reads, str) else reads)
     return Recipe(Stage(objective, teacher=seeing, epochs=epochs, name="privileged"))
 
 

@@ -9,35 +9,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import IGNORED, LOGITS
+from limbeck.data import Dataset, Loader, ShuffledLoader, SpecialistLoader
 from limbeck.errors import LimbeckError
-from limbeck.methods.check import check_weight
+from limbeck.losses import Loss, Objective
 from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
-from limbeck.objective import Loss, Objective
-from limbeck.recipe import Held, Models, Optimiser, Recipe, Stage
-from limbeck.seeds import derive_seed
-from limbeck.signal import IGNORED, LOGITS
-from limbeck.sources import Examples, HalfSpecial, Shuffled, Source
+from limbeck.methods.support import check_weight
+from limbeck.random_seeds import derive_seed
+from limbeck.recipe import Models, Optimizer, Recipe, RunContext, Stage
 from limbeck.tap import Adaptor
-from limbeck.teachers import Cached, Live, Named, Reads, Specialists, Teacher, adaptor_of, as_teacher, checked_groups
+from limbeck.teachers import (
+    CachedTeacher,
+    ModelTeacher,
+    Reads,
+    Specialists,
+    Teacher,
+    TeacherRef,
+    adaptor_of,
+    as_teacher,
+    check_groups,
+)
 
 
 def training(
     teacher: Any,
     groups: Any,
-    data: Source,
+    data: Loader,
     *,
-    held: Held | None = None,
+    held: RunContext | None = None,
     soft: float = 0.0,
-    optimiser: Optimiser | None = None,
+    optimiser: Optimizer | None = None,
     epochs: int | None = None,
 ) -> Recipe:
     """The first half of `limbeck.methods.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
 
-    Each begins as a copy of the generalist and learns from a `HalfSpecial` of the data by `dustbin_cross_entropy`. What
-    is left in the run's models is what `combined` puts together.
+    Each begins as a copy of the generalist and learns from a `SpecialistLoader` of the data by
+    `dustbin_cross_entropy`. What is left in the run's models is what `combined` puts together.
 
     Args:
-        teacher: The generalist: a module, a `Live`, or the name of a model in the run.
+        teacher: The generalist: a module, a `ModelTeacher`, or the name of a model in the run.
         groups: The classes of each, as `confusion_groups` finds them.
         data: Where the examples come from.
         held: What the run holds; by default the models read the inputs of a batch, on the CPU.
@@ -70,7 +80,13 @@ def training(
 
 
 def combined(
-    teacher: Any, groups: Any, data: Source, *, held: Held | None = None, active: int = 1, mean: str = "arithmetic"
+    teacher: Any,
+    groups: Any,
+    data: Loader,
+    *,
+    held: RunContext | None = None,
+    active: int = 1,
+    mean: str = "arithmetic",
 ) -> Specialists:
     """The generalist and the specialists that `training` made of it, as one teacher.
 
@@ -86,20 +102,22 @@ def combined(
     """
     generalist, reads = _network(teacher)
     sources = half_special(generalist, groups, data, held=held)
-    members = [Named(_name(number), reads=reads) for number in range(1, len(sources) + 1)]
+    members = [TeacherRef(_name(number), reads=reads) for number in range(1, len(sources) + 1)]
     factors = [source.oversampling for source in sources]
     own = [source.special for source in sources]
     return Specialists(generalist, members, own, active=active, mean=mean, oversampling=factors)
 
 
-def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held | None = None) -> list[HalfSpecial]:
+def half_special(
+    generalist: Teacher, groups: Any, data: Loader, *, held: RunContext | None = None
+) -> list[SpecialistLoader]:
     """Each specialist's own source; an example without a label counts as what the generalist takes it for.
 
     Raises:
         LimbeckError: If the data are no set of examples, or a group makes no sense.
     """
     examples = getattr(data, "examples", None)
-    if not isinstance(examples, Examples):
+    if not isinstance(examples, Dataset):
         raise LimbeckError(
             f"Half of what a specialist learns from are examples of its own classes, and a {type(data).__name__} hands "
             "out batches as they come: give distill() arrays, examples, or Shuffled(examples, batch_size=...)."
@@ -111,9 +129,9 @@ def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held |
         )
     size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
     classes = _classes(generalist, examples, held)
-    own = checked_groups(groups, class_names=examples.class_names)
+    own = check_groups(groups, class_names=examples.class_names)
     return [
-        HalfSpecial(
+        SpecialistLoader(
             examples, group, batch_size=size, seed=derive_seed(seed, f"specialist {number}"),
             augment=getattr(data, "augment", None), views=getattr(data, "views", None), classes=classes,
         )
@@ -121,7 +139,7 @@ def half_special(generalist: Teacher, groups: Any, data: Source, *, held: Held |
     ]  # fmt: skip
 
 
-def _classes(generalist: Teacher, examples: Examples, held: Held | None) -> Tensor:
+def _classes(generalist: Teacher, examples: Dataset, held: RunContext | None) -> Tensor:
     labels = examples.labels
     if labels is not None and labels.ndim != 1:
         raise LimbeckError(f"Specialists tell classes of whole examples apart; labels are {list(labels.shape)}.")
@@ -129,7 +147,7 @@ def _classes(generalist: Teacher, examples: Examples, held: Held | None) -> Tens
     left = (found == IGNORED).nonzero()[:, 0]
     if not len(left):
         return found
-    part = Shuffled(examples.select(left), batch_size=256, shuffle=False)
+    part = ShuffledLoader(examples.select(left), batch_size=256, shuffle=False)
     reads, device = (held.reads, held.device) if held is not None else (lambda b: b.inputs, torch.device("cpu"))
     with generalist.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
         said = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
@@ -141,28 +159,30 @@ def _classes(generalist: Teacher, examples: Examples, held: Held | None) -> Tens
 class _Copy:
     """Makes a specialist: the generalist's network once more, ready to learn."""
 
-    generalist: Live | Named
+    generalist: ModelTeacher | TeacherRef
 
     def __call__(self, models: Models) -> nn.Module:
         one = self.generalist
-        return copy.deepcopy(one.model if isinstance(one, Live) else models[one.name]).train().requires_grad_(True)
+        return (
+            copy.deepcopy(one.model if isinstance(one, ModelTeacher) else models[one.name]).train().requires_grad_(True)
+        )
 
     def adaptor(self, models: Models) -> Adaptor | None:
         """Its outputs are read as the generalist's."""
         one = self.generalist
-        return one.adaptor if isinstance(one, Live) else adaptor_of(models, one.name)
+        return one.adaptor if isinstance(one, ModelTeacher) else adaptor_of(models, one.name)
 
 
 def generalist_of(teacher: Any) -> Teacher:
     """Who is to be copied: where answers are kept, the teacher behind them, which has a network."""
     found = as_teacher(teacher)
-    return found.inner if isinstance(found, Cached) and found.inner is not None else found
+    return found.inner if isinstance(found, CachedTeacher) and found.inner is not None else found
 
 
-def _network(teacher: Any) -> tuple[Live | Named, Reads | None]:
+def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Reads | None]:
     """The generalist and how it reads a batch, once it is known to be a single network."""
     generalist = generalist_of(teacher)
-    if not isinstance(generalist, (Live, Named)):
+    if not isinstance(generalist, (ModelTeacher, TeacherRef)):
         raise LimbeckError(
             f"Specialists begin as copies of their generalist, and {type(generalist).__name__} is no single network; "
             "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."

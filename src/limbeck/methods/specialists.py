@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from limbeck.batch import LOGITS
 from limbeck.errors import LimbeckError, LimbeckWarning
-from limbeck.functional.pooled import MEANS
-from limbeck.methods.check import check_count, check_weight
+from limbeck.functional.specialist_pooling import MEANS
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.hinton import CARD as HINTON
 from limbeck.methods.hinton import hinton
 from limbeck.methods.specialising import combined, generalist_of, training
-from limbeck.recipe import Held, Models, Optimiser, Recipe, held
-from limbeck.signal import LOGITS
-from limbeck.teachers import Groups, Teacher, checked_groups
+from limbeck.methods.support import check_count, check_weight
+from limbeck.recipe import Models, Optimizer, Recipe, RunContext, run_context
+from limbeck.teachers import Groups, Teacher, check_groups
 
 CARD = replace(
     HINTON,
@@ -52,7 +52,7 @@ def specialists(
     active: int = 1,
     mean: str = "arithmetic",
     soft: float = 0.0,
-    optimiser: Optimiser | Mapping[str, Any] | None = None,
+    optimiser: Optimizer | Mapping[str, Any] | None = None,
     specialist_epochs: int | None = None,
     temperature: float = 4.0,
     weight: float = 0.9,
@@ -80,7 +80,7 @@ def specialists(
         soft: The weight, in a specialist's objective, of the generalist's soft targets for the classes that are not
             special; the paper's remedy for overfitting. 0 leaves them out.
         optimiser: How the specialists learn; the run's by default. They begin from trained weights, so a lower learning
-            rate may be right. A mapping holds the fields of `Optimiser`.
+            rate may be right. A mapping holds the fields of `Optimizer`.
         specialist_epochs: Passes of each specialist over its own data; by default as many as `epochs`.
         temperature: T of the last stage, above 0.
         weight: w of the last stage, from 0 to 1.
@@ -120,14 +120,14 @@ class _Plan:
     wanted: tuple[int | None, int | None]
     cover: bool
     soft: float
-    optimiser: Optimiser | None
+    optimiser: Optimizer | None
     epochs: int | None
     asked: dict[str, Any]
     final: Recipe
 
     def __call__(self, models: Models) -> Recipe:
         """Training, and the student's lessons after it."""
-        ours = held(models)
+        ours = run_context(models)
         self.generalist.bind(models)
         groups = self._grouped(ours)
         apart = training(
@@ -153,7 +153,7 @@ class _Plan:
             "final": [stage.describe() for stage in self.final.stages()],
         }
 
-    def _grouped(self, ours: Held) -> Groups:
+    def _grouped(self, ours: RunContext) -> Groups:
         if self.groups is None:
             clusters, size = self.wanted
             groups = confusion_groups(
@@ -164,7 +164,7 @@ class _Plan:
             classes = answer(ours.source.peek().to(ours.device))[LOGITS].shape[-1]
         names = getattr(getattr(ours.source, "examples", None), "class_names", None)
         if self.groups is not None:
-            groups = checked_groups(self.groups, classes=classes, class_names=names)
+            groups = check_groups(self.groups, classes=classes, class_names=names)
         left = sorted(set(range(classes)) - set().union(*groups))
         if left:
             self._say([names[number] if names and len(names) == classes else number for number in left], classes)
@@ -180,10 +180,10 @@ class _Plan:
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
 
 
-def _optimiser(given: Any) -> Optimiser | None:
+def _optimiser(given: Any) -> Optimizer | None:
     if not isinstance(given, Mapping):
         return given
     try:
-        return Optimiser(**given)
+        return Optimizer(**given)
     except TypeError as error:
         raise LimbeckError(f"optimiser={dict(given)!r} is no optimiser: {error}.") from error

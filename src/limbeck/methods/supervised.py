@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from limbeck.functional import cross_entropy
-from limbeck.methods.card import Card
-from limbeck.objective import Loss
+from limbeck.losses import Loss
+from limbeck.methods.card import MethodCard
 from limbeck.recipe import Recipe, Stage
 
-CARD = Card(
+CARD = MethodCard(
     name="supervised",
     title="Training stochastic model recognition algorithms as networks can lead to maximum mutual information "
     "estimation of parameters",

@@ -1,4 +1,4 @@
-"""Adapters of peft (LoRA and its kin): the plain model with them merged in, and their own files."""
+"""Adapters of peft (LoRA and others): merged into the plain model, and saved beside it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from limbeck.atomic_io import remove, replacing, sort_header, write_text
 from limbeck.errors import LimbeckError
-from limbeck.files import remove, replacing, sort_header, write_text
 from limbeck.models.reference import seeded
 
 ADAPTER = "adapter"

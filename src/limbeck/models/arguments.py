@@ -1,22 +1,37 @@
-"""Are these the arguments that a network, or a builder of networks, takes?"""
+"""Arguments of networks and of builders of networks, checked before they are called."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from limbeck.errors import ArgumentError, nearest
 
+
+class ModelSpec(NamedTuple):
+    """The name of a reference network and the arguments it was built with, all of them JSON values.
+
+    Attributes:
+        name: One of `reference_names()`.
+        arguments: What `build` was called with.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
 _MOST_LAYERS = 1_000
+
 """To make more takes seconds before it shows that no weights fit, or that no gradient gets through."""
+
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def accepted(function: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
+def accepted_arguments(function: Callable[..., Any], *, without: Collection[str] = ()) -> dict[str, inspect.Parameter]:
     """The arguments that `function` takes by name, leaving out those in `without`."""
     parameters = inspect.signature(function).parameters
     return {n: p for n, p in parameters.items() if p.kind in _KEYWORD and n not in without}
@@ -36,7 +51,7 @@ def check_arguments(
     Raises:
         ArgumentError: Naming the nearest argument and all that are accepted.
     """
-    known = accepted(function, without=without)
+    known = accepted_arguments(function, without=without)
     parameters = inspect.signature(function).parameters.values()
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         for name in arguments:

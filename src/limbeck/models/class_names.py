@@ -1,4 +1,4 @@
-"""What a model calls its classes, and whether two models, or a model and data, have them in the same order."""
+"""A model's class names, and whether two orders of classes agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from limbeck.models.description import description_of
 from limbeck.models.folder import is_student_folder, read_config
-from limbeck.models.size import uncompiled
+from limbeck.models.size_and_hash import unwrap_compiled
 
 _NAMELESS = re.compile(r"(?i)label[_ ]?\d+|class[_ ]?\d+|\d+")
 
@@ -26,7 +26,7 @@ def class_names_of(model: nn.Module) -> tuple[str, ...] | None:
         >>> class_names_of(nn.Linear(2, 2)) is None
         True
     """
-    plain = uncompiled(model)
+    plain = unwrap_compiled(model)
     names = description_of(plain).get("class_names") or _labels(getattr(plain, "config", None))
     return _telling(names)
 

@@ -1,4 +1,4 @@
-"""Which plain convolutional network serves as a reference?"""
+"""A plain convolutional network."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import ArgumentError
-from limbeck.models.arguments import check_dropout, check_memory, check_positive, check_widths
-from limbeck.models.spec import ModelSpec
+from limbeck.models.arguments import ModelSpec, check_dropout, check_memory, check_positive, check_widths
 
 
 @final

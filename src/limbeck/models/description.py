@@ -1,4 +1,4 @@
-"""What is known of a model besides its weights (class names, encoding, reads), as long as the object lives."""
+"""What is known of a model besides its weights: class names, encoding, preprocessing."""
 
 from __future__ import annotations
 

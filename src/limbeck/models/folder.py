@@ -1,4 +1,4 @@
-"""How is a student kept in a folder, and opened again?"""
+"""A student saved in a folder, and opened again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.atomic_io import new_partial_folder, settle_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
-from limbeck.files import new_partial_folder, settle_folder, write_text
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
+from limbeck.models.arguments import ModelSpec
 from limbeck.models.description import describe_model, description_of
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
-from limbeck.models.own import plain_name
-from limbeck.models.reference import outline, reference_names, spec_of
-from limbeck.models.safefile import read_header, write_weights
-from limbeck.models.size import tensors_of, uncompiled
-from limbeck.models.spec import ModelSpec
-from limbeck.models.weights import adopt_dtypes, fitted, open_weights
+from limbeck.models.reference import build_on_meta, reference_names, spec_of
+from limbeck.models.safetensors_io import read_header, write_weights
+from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
+from limbeck.models.user_module import plain_name
+from limbeck.models.weights import cast_parameters, match_state, open_weights
 
 
 class NoModuleError(LimbeckError):
@@ -79,7 +79,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
         LimbeckError: If the folder holds another model or other files by these names, the metadata are no JSON values,
             or the state holds something else than tensors, or an adapter cannot be merged.
     """
-    given = uncompiled(model)
+    given = unwrap_compiled(model)
     metadata = description_of(given) if metadata is None else metadata
     model = merge_adapters(given)
     folder, spec = Path(folder), spec_of(model)
@@ -139,12 +139,12 @@ def _opened(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
     state = open_weights(path / WEIGHTS).state
     if build is not None or "architectures" in config:
         who = f"build={getattr(build, '__name__', build)}"
-        model = hf_outline(path, config) if build is None else built(build, who)
-        adopt_dtypes(model, state)
-        model.load_state_dict(fitted(model, state, source=str(path / WEIGHTS), whole=True))
+        model = hf_outline(path, config) if build is None else call_builder(build, who)
+        cast_parameters(model, state)
+        model.load_state_dict(match_state(model, state, source=str(path / WEIGHTS), whole=True))
         return model.eval()
     model = _outlined(path, config["model"])
-    full = fitted(model, state, source=str(path / WEIGHTS), whole=True)
+    full = match_state(model, state, source=str(path / WEIGHTS), whole=True)
     # The tensors that were read may still lie in the file's pages; a model owns its own.
     model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
     return model.eval()
@@ -178,7 +178,7 @@ def _with_header(path: Path, written: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def built(build: Any, who: str, **arguments: Any) -> nn.Module:
+def call_builder(build: Any, who: str, **arguments: Any) -> nn.Module:
     """What a person's own function makes, if that is a module.
 
     Raises:
@@ -190,7 +190,7 @@ def built(build: Any, who: str, **arguments: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         estimator = ""
         if hasattr(model, "predict_proba"):
-            estimator = " An estimator can be a teacher, in a job or as limbeck.Scikit(it), and no student."
+            estimator = " An estimator can be a teacher, in a job or as limbeck.SklearnTeacher(it), and no student."
         said = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
         raise NoModuleError(said, made=model)
     return model
@@ -205,7 +205,7 @@ def is_student_folder(path: Path) -> bool:
     return True
 
 
-def opens_alone(config: Mapping[str, Any]) -> bool:
+def loads_without_code(config: Mapping[str, Any]) -> bool:
     """Whether `load` opens a student that says this of itself without a `build`: `read_config` gives it."""
     return "name" in config["model"] or "architectures" in config
 
@@ -221,7 +221,7 @@ def _outlined(path: Path, made: Mapping[str, Any]) -> nn.Module:
             f"{path / CONFIG} names the network {made['name']!r}, which this version of limbeck cannot build."
         )
     try:
-        return outline(ModelSpec(made["name"], made["arguments"]))
+        return build_on_meta(ModelSpec(made["name"], made["arguments"]))
     # Numbers that are too large for a shape are whatever PyTorch makes of them.
     except (LimbeckError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""Which fully connected network serves as a reference?"""
+"""A fully connected network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.models.arguments import check_dropout, check_memory, check_positive, check_widths
-from limbeck.models.spec import ModelSpec
+from limbeck.models.arguments import ModelSpec, check_dropout, check_memory, check_positive, check_widths
 
 
 @final

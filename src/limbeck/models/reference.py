@@ -1,4 +1,4 @@
-"""Which networks can be built by name, and from which arguments?"""
+"""Reference networks by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError, unknown
-from limbeck.models.arguments import check_arguments
+from limbeck.models.arguments import ModelSpec, check_arguments
 from limbeck.models.cnn import Cnn
 from limbeck.models.mlp import Mlp
 from limbeck.models.resnet import DEPTHS, ResNet
-from limbeck.models.spec import ModelSpec
 
 
 class _Reference(NamedTuple):
@@ -77,12 +76,12 @@ def spec_of(model: nn.Module) -> ModelSpec | None:
     if type(model) not in {reference.network for reference in _REFERENCES.values()}:
         return None
     spec: ModelSpec = model.spec  # type: ignore[assignment]
-    original = outline(spec)
+    original = build_on_meta(spec)
     same = repr(original) == repr(model) and _shapes(original) == _shapes(model)
     return ModelSpec(spec.name, dict(spec.arguments)) if same else None
 
 
-def outline(spec: ModelSpec) -> nn.Module:
+def build_on_meta(spec: ModelSpec) -> nn.Module:
     """The network of a specification on the meta device: names and shapes, no memory, no random number drawn."""
     with torch.device("meta"):
         return build(spec.name, **spec.arguments)
@@ -120,7 +119,7 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
         raise LimbeckError(
             f"One example has the shape {tuple(input_shape)}, which looks like height, width, channels, and {name} "
             "reads channels, height, width: store the images as x.transpose(0, 3, 1, 2), or read them with "
-            "lb.Pixels(mean, std, channels_last=True)."
+            "lb.NormalizeImages(mean, std, channels_last=True)."
         )
     if network is ResNet:
         return {"channels": channels, "classes": classes}

@@ -1,4 +1,4 @@
-"""Which residual networks serve as references?"""
+"""Residual networks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models.arguments import check_memory, check_positive
-from limbeck.models.spec import ModelSpec
+from limbeck.models.arguments import ModelSpec, check_memory, check_positive
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 """The depths ``6 n + 2`` that have a name: the paper's own and the two small ones of the distillation literature."""

@@ -1,4 +1,4 @@
-"""How do weights from a file get into a model that is there already?"""
+"""Weights from a file into an existing model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.errors import DataError, LimbeckWarning, nearest
-from limbeck.models.pickled import is_pickle, refuse_pickle
-from limbeck.models.safefile import Weights, read_weights
-from limbeck.models.size import untied
+from limbeck.models.pickle_conversion import is_pickle, refuse_pickle
+from limbeck.models.safetensors_io import Weights, read_weights
+from limbeck.models.size_and_hash import untie_state
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
@@ -35,7 +35,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
-    model.load_state_dict(fitted(model, open_weights(path).state, source=str(path)))
+    model.load_state_dict(match_state(model, open_weights(path).state, source=str(path)))
     return model
 
 
@@ -51,7 +51,9 @@ def open_weights(path: Path) -> Weights:
     return read_weights(path)
 
 
-def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole: bool = False) -> dict[str, Tensor]:
+def match_state(
+    model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole: bool = False
+) -> dict[str, Tensor]:
     """`state` under every name that the model's own state has, shared tensors filled in, a common prefix taken off.
 
     Args:
@@ -66,7 +68,7 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole:
     """
     wanted = model.state_dict()
     full = dict(state) if whole else _below_prefix(wanted, state, source)
-    _fill_shared(full, untied({n: t for n, t in wanted.items() if isinstance(t, Tensor)})[1])
+    _fill_shared(full, untie_state({n: t for n, t in wanted.items() if isinstance(t, Tensor)})[1])
     missing = [name for name in wanted if name not in full]
     unexpected = [name for name in full if name not in wanted]
     other = [n for n in wanted if n in full and isinstance(wanted[n], Tensor) and full[n].shape != wanted[n].shape]
@@ -80,7 +82,7 @@ def fitted(model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole:
 
 def _below_prefix(wanted: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """`state` as it is where it has the model's names, or what of it has them behind a prefix, which is taken off."""
-    needed = untied({name: one for name, one in wanted.items() if isinstance(one, Tensor)})[0]
+    needed = untie_state({name: one for name, one in wanted.items() if isinstance(one, Tensor)})[0]
     if not needed or any(name in state for name in needed):
         return dict(state)
     first = min(needed)
@@ -102,7 +104,7 @@ def _below_prefix(wanted: Mapping[str, Any], state: Mapping[str, Tensor], source
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def adopt_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def cast_parameters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give each parameter and buffer the dtype that it has in `state`, in place, so that shared ones stay shared."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and tensor.dtype != state[name].dtype:

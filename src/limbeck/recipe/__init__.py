@@ -1,11 +1,21 @@
-"""A method as data."""
+"""A method as data: stages, optimizers, recipes."""
 
 from limbeck.recipe.change import change_stages
-from limbeck.recipe.held import Held, held
-from limbeck.recipe.optimiser import Optimiser
-from limbeck.recipe.parts import Apart, Maker, Models, Part, Recipe, Ship, Stage, Together
+from limbeck.recipe.context import RunContext, run_context
+from limbeck.recipe.optimizer import Optimizer
+from limbeck.recipe.stages import JointStages, Maker, Models, ParallelStages, Part, Recipe, Ship, Stage
 
 __all__ = [
-    "Apart", "Held", "Maker", "Models", "Optimiser", "Part", "Recipe", "Ship", "Stage", "Together", "change_stages",
-    "held",
+    "JointStages",
+    "Maker",
+    "Models",
+    "Optimizer",
+    "ParallelStages",
+    "Part",
+    "Recipe",
+    "RunContext",
+    "Ship",
+    "Stage",
+    "change_stages",
+    "run_context",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A recipe with every stage changed, those included that its functions bring later."""
+"""A recipe with every stage changed, including those that its functions bring later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.recipe.parts import Apart, Models, Part, Recipe, Stage, Together
+from limbeck.recipe.stages import JointStages, Models, ParallelStages, Part, Recipe, Stage
 from limbeck.teachers.teacher import name_of
 
 
@@ -22,7 +22,7 @@ def change_stages(recipe: Recipe, change: Callable[[Stage], Stage]) -> Recipe:
     Example:
         >>> from dataclasses import replace
         >>> from limbeck.functional import cross_entropy
-        >>> from limbeck.objective import Loss
+        >>> from limbeck.losses import Loss
         >>> recipe = Stage(Loss(cross_entropy), epochs=1) >> (lambda models: Stage(Loss(cross_entropy), epochs=9))
         >>> changed = change_stages(recipe, lambda stage: replace(stage, epochs=None, steps=1))
         >>> changed.parts[0].steps, changed.parts[1]({}).parts[0].steps
@@ -36,10 +36,10 @@ def _changed(
 ) -> Part | Callable[[Models], Part]:
     if isinstance(part, Stage):
         return change(part)
-    if isinstance(part, Together):
-        return Together(tuple(map(change, part.stages)))
-    if isinstance(part, Apart):
-        return Apart(tuple(change_stages(branch, change) for branch in part.branches))
+    if isinstance(part, JointStages):
+        return JointStages(tuple(map(change, part.stages)))
+    if isinstance(part, ParallelStages):
+        return ParallelStages(tuple(change_stages(branch, change) for branch in part.branches))
     if isinstance(part, Recipe):
         return change_stages(part, change)
     return part if isinstance(part, Part) else _ChangedLater(part, change)

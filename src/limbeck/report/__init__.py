@@ -1,20 +1,20 @@
-"""Show what came of a run."""
+"""The report page of a run."""
 
-from limbeck.report.evidence import Evidence, read_evidence
 from limbeck.report.page import report_page, write_report
-from limbeck.report.paper import paper_markdown, paper_table
-from limbeck.report.picture import arms_picture
-from limbeck.report.table import arms_table, arms_tables, over_seeds
+from limbeck.report.paper_table import paper_markdown, paper_table
+from limbeck.report.readme_svg import arms_picture
+from limbeck.report.run_data import RunData, read_run
+from limbeck.report.terminal_table import arms_table, arms_tables, over_seeds
 
 __all__ = [
-    "Evidence",
+    "RunData",
     "arms_picture",
     "arms_table",
     "arms_tables",
     "over_seeds",
     "paper_markdown",
     "paper_table",
-    "read_evidence",
+    "read_run",
     "report_page",
     "write_report",
 ]

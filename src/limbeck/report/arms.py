@@ -1,4 +1,4 @@
-"""What is known of one competitor?"""
+"""What is known of one arm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
-from limbeck.measure.chance import student_quantile
+from limbeck.metrics.distributions import t_ppf
 
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
 """The arms that need no teacher, or one that knows nothing of the example."""
@@ -17,7 +17,7 @@ MEMBER = "one member"
 """The row of a teacher of several: its values are one for a member instead of one for a seed."""
 
 
-class Figure(NamedTuple):
+class SeedStat(NamedTuple):
     """A number over the seeds: the values that are numbers, their mean, and how far they lie apart.
 
     What stands after a ± is always `std`.
@@ -33,7 +33,7 @@ class Figure(NamedTuple):
     std: float | None
 
 
-class Arm(NamedTuple):
+class ArmRow(NamedTuple):
     """One competitor.
 
     Attributes:
@@ -48,11 +48,11 @@ class Arm(NamedTuple):
     name: str
     role: str
     style: int
-    accuracy: Figure
-    development: Figure
+    accuracy: SeedStat
+    development: SeedStat
     row: Mapping[str, Any]
 
-    def measure(self, name: str) -> Figure:
+    def measure(self, name: str) -> SeedStat:
         """A measure on the test data."""
         return figure(_mapping(self.row.get("measures")).get(name))
 
@@ -62,9 +62,9 @@ class Arm(NamedTuple):
         return float(value) if _is_number(value) else None
 
 
-def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dict[str, Arm]:
+def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dict[str, ArmRow]:
     """Every competitor of a result; the one that the verdict is about has a colour that no other has."""
-    found: dict[str, Arm] = {}
+    found: dict[str, ArmRow] = {}
     methods = 0
     for name, row in rows.items():
         role = _role(name, row)
@@ -75,7 +75,7 @@ def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dic
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
         methods += role == "method" and style != _JUDGED
         accuracy = figure(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
-        found[name] = Arm(name, role, style, accuracy, figure(row.get("development")), row)
+        found[name] = ArmRow(name, role, style, accuracy, figure(row.get("development")), row)
     return found
 
 
@@ -84,24 +84,24 @@ _METHOD_STYLES = (5, 6, 7, 8, 9, 10, 11)
 _JUDGED = 0
 
 
-def figure(found: Any) -> Figure:
+def figure(found: Any) -> SeedStat:
     """What a result says of a number over the seeds: a mapping with ``values``, or a plain number."""
     if _is_number(found):
         number = float(found)
-        return Figure((number,), number, None)
+        return SeedStat((number,), number, None)
     given = _mapping(found).get("values")
     given = given if isinstance(given, Sequence) and not isinstance(given, str) else []
     values = tuple(float(value) for value in given if _is_number(value))
     if not values or len(values) < len(given):
-        return Figure(values, None, None)
-    return Figure(values, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        return SeedStat(values, None, None)
+    return SeedStat(values, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def half_width(values: Sequence[float]) -> float | None:
     r"""Half of Student's 95 % interval of a mean, :math:`t_{n-1} s / \sqrt n`; None for fewer than two values."""
     if len(values) < 2:
         return None
-    return student_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return t_ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _role(name: str, row: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""How are a figure's scales, ticks and marks drawn?"""
+"""Axes, ticks and marks of figures, and values too far away for a common scale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from limbeck.report.markup import Markup, join, tag
@@ -11,7 +11,7 @@ from limbeck.report.markup import Markup, join, tag
 Number = float | int
 
 
-class Scale(NamedTuple):
+class AxisScale(NamedTuple):
     """Where on the page a value stands: from `low` at `start` to `high` at `end`, in SVG units.
 
     Attributes:
@@ -48,8 +48,8 @@ class Scale(NamedTuple):
 class Plot(NamedTuple):
     """A pair of scales with a frame around them."""
 
-    x: Scale
-    y: Scale
+    x: AxisScale
+    y: AxisScale
 
     def at(self, x: Number, y: Number) -> tuple[Number, Number]:
         """A point's place."""
@@ -61,7 +61,7 @@ class Plot(NamedTuple):
         return tag("polyline", points=placed, fill="none", **attributes)
 
 
-def around(
+def padded_limits(
     values: Sequence[Number], *, least: Number = 0.004, floor: Number | None = None, ceiling: Number | None = None,
     margin: Number = 0.08,
 ) -> tuple[Number, Number]:  # fmt: skip
@@ -76,10 +76,10 @@ def around(
     return (low, high) if high > low else (low - least, high + least)
 
 
-def decades_around(values: Sequence[Number]) -> tuple[Number, Number]:
+def log_limits(values: Sequence[Number]) -> tuple[Number, Number]:
     """The ends of a logarithmic scale."""
     found = [math.log10(value) for value in values if value > 0 and math.isfinite(value)] or [0.0]
-    low, high = around(found, least=0.6, margin=0.14)
+    low, high = padded_limits(found, least=0.6, margin=0.14)
     return 10.0**low, 10.0**high
 
 
@@ -127,6 +127,7 @@ def mark(
 
 
 STYLES = 12
+
 """How many colours there are; beyond them they come round again."""
 
 _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
@@ -144,10 +145,11 @@ _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
     ((-0.45, -1.25), (0.45, -1.25), (0.45, 1.25), (-0.45, 1.25)),
     ((-1.25, -0.45), (1.25, -0.45), (1.25, 0.45), (-1.25, 0.45)),
 )  # fmt: skip
+
 """Square, circle, diamond, triangles, cross, pentagon, hexagon, triangles, bars; None is the circle."""
 
 
-def percent_grid(x: Scale, top: Number, bottom: Number) -> list[Any]:
+def percent_grid(x: AxisScale, top: Number, bottom: Number) -> list[Any]:
     """A line for each tick of a scale of percentages, and its number below."""
     return [
         (tag("line", x1=x(t), x2=x(t), y1=top, y2=bottom, class_="grid"),
@@ -168,3 +170,80 @@ def _decades(low: Number, high: Number) -> list[Number]:
     ]
     inside = [value for value in found if low <= value <= high]
     return inside if len(inside) <= 6 else [v for v in inside if f"{v:.0e}"[0] == "1"]
+
+
+Span = tuple[float, float]
+
+"""From where to where something reaches: an interval, or the same value twice."""
+
+FAR = 4.0
+
+"""Far off is what would leave the others less than a fifth of the scale."""
+
+
+def outliers(spans: Sequence[Span | None], *, least: float, kept: Collection[int] = ()) -> dict[int, int]:
+    """What stands at the edge of a scale, by its place among the spans: -1 lies far below the others, 1 far above.
+
+    The others are more than half of all, the closest that lie together. All that is far off is further from them than
+    four times what they take up, so that nothing which they could be compared with by eye is moved. Fewer than three
+    spans are never far off each other.
+
+    Args:
+        spans: What the scale would hold; None is nowhere on it.
+        least: In the scale's unit, what the others take up at least: nothing that is nearer than four times this moves.
+        kept: The places of those that must stay on the scale.
+
+    Example:
+        >>> outliers([(90.0, 91.0), (89.0, 92.0), (12.0, 14.0)], least=1.0)
+        {2: -1}
+    """
+    known = {place: span for place, span in enumerate(spans) if span is not None}
+    order = sorted(known, key=lambda place: sum(known[place]))
+    must = set(kept) & set(known)
+    found: tuple[float, dict[int, int]] = (float("inf"), {})
+    for first in range((len(order) + 1) // 2):
+        for last in range(first + len(order) // 2, len(order)):
+            inside = order[first : last + 1]
+            low, high = min(known[one][0] for one in inside), max(known[one][1] for one in inside)
+            below, above = order[:first], order[last + 1 :]
+            if high - low >= found[0] or not must <= set(inside):
+                continue
+            room = FAR * max(high - low, least)
+            if all(known[one][1] < low - room for one in below) and all(known[one][0] > high + room for one in above):
+                found = high - low, {**dict.fromkeys(below, -1), **dict.fromkeys(above, 1)}
+    return found[1]
+
+
+def axis_values(points: Sequence[float], ends: Sequence[float], *, least: float) -> list[float]:
+    """What a scale is made for: all points, and the ends of their intervals but for those that lie far off.
+
+    Two seeds may give an interval so wide that nothing else could be seen; `reach` draws it up to the edge.
+    """
+    every = [*points, *ends]
+    cut = outliers([(value, value) for value in every], least=least, kept=range(len(points)))
+    return [value for place, value in enumerate(every) if place not in cut]
+
+
+def clip_interval(scale: AxisScale, low: float, high: float) -> tuple[tuple[float, int], tuple[float, int]]:
+    """Where an interval's ends are drawn, and which of them lies beyond the edge: -1 or 1, else 0."""
+    return (
+        (scale(max(low, scale.low)), -1 if low < scale.low else 0),
+        (scale(min(high, scale.high)), 1 if high > scale.high else 0),
+    )
+
+
+def arrow_head(x: float, y: float, side: int) -> Markup:
+    """The head of an arrow at the end of a row: what it belongs to goes on beyond the edge."""
+    return tag("polyline", points=f"{x - 6 * side:.1f},{y - 5:.1f} {x:.1f},{y:.1f} {x - 6 * side:.1f},{y + 5:.1f}",
+               fill="none", class_="whisker")  # fmt: skip
+
+
+def edge_marker(side: int, x: AxisScale, y: float, *, title: str) -> Markup:
+    """An arrow at the end of a row beyond which something lies; its number stands beside the row."""
+    said, place, anchor = ("far off →", x.end, "end") if side > 0 else ("← far off", x.start, "start")
+    return tag("text", tag("title", title), said, x=place, y=y + 5, text_anchor=anchor, class_="axis")
+
+
+def named_far(names: Sequence[str]) -> str:
+    """For those who hear a figure: who lies beyond its scale."""
+    return f" Far off, beyond the scale: {', '.join(names)}." if names else ""

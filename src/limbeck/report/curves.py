@@ -1,4 +1,4 @@
-"""How did an arm's terms go while it trained?"""
+"""Training curves of an arm, read from its metrics."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def curves_of(arm: Path, unknown: list[str] | None = None, counted: Mapping[int,
         elif count is not None and there != count:
             unknown.append(f"{file} has {there} lines, and had {count} when the run ended: the curves lack the others.")
         for term, curve in _one(lines.values).items():
-            found.setdefault(term, []).append(thinned(curve))
+            found.setdefault(term, []).append(downsample(curve))
     return found
 
 
@@ -100,7 +100,7 @@ def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     return curves
 
 
-def thinned(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:
+def downsample(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:
     """The curve with at most so many points: means of neighbours, so that noise is shown as its middle.
 
     Example:

@@ -1,4 +1,4 @@
-"""How are numbers written so that people can read them?"""
+"""Numbers formatted for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does the evidence of one run, or of several, become one page?"""
+"""The report as one HTML page."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from limbeck.atomic_io import write_text
+from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
-from limbeck.files import write_text
 from limbeck.job import ALSO, without_places
-from limbeck.report.alike import same_data
-from limbeck.report.evidence import ALONE, Evidence, read_evidence
-from limbeck.report.judged import class_rows
 from limbeck.report.markup import Markup, join, tag
-from limbeck.report.section import (
+from limbeck.report.predictions import class_rows
+from limbeck.report.run_data import ALONE, RunData, read_run
+from limbeck.report.sections import (
     arms_section,
     besides_section,
     classes_section,
@@ -28,8 +28,8 @@ from limbeck.report.section import (
     training_section,
     unknown_section,
 )
-from limbeck.report.shown import Shown
-from limbeck.sources import DataSet
+from limbeck.report.sections.examples import ExampleView
+from limbeck.report.sections.several import same_data
 
 _MADE_BY = "limbeck report"
 _PARTS = (
@@ -39,7 +39,7 @@ _PARTS = (
 )  # fmt: skip
 
 
-def write_report(runs: Sequence[str | Path | Evidence], out: str | Path | None = None) -> Path:
+def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = None) -> Path:
     """Write one page about a finished run, or about several of the same data, and say where it is.
 
     The page is whole in itself: it fetches nothing, needs no script, follows the reader's light or dark scheme, and
@@ -55,7 +55,7 @@ def write_report(runs: Sequence[str | Path | Evidence], out: str | Path | None =
     """
     if not runs:
         raise LimbeckError("A report is about at least one run: type `limbeck report RUN`.")
-    evidences = [run if isinstance(run, Evidence) else read_evidence(run) for run in runs]
+    evidences = [run if isinstance(run, RunData) else read_run(run) for run in runs]
     path = Path(out) if out is not None else (evidences[0].folder if len(runs) == 1 else Path()) / "report.html"
     check_place(path)
     page = report_page(evidences)
@@ -83,14 +83,14 @@ def check_place(path: Path) -> None:
                 raise LimbeckError(f"{path} is there already and is no report; give another --out.")
 
 
-def report_page(evidences: Sequence[Evidence]) -> str:
+def report_page(evidences: Sequence[RunData]) -> str:
     """The page's text.
 
     Raises:
         LimbeckError: If runs of different data stand in it.
     """
     same_data(list(evidences))
-    loaded: dict[str, DataSet | str] = {}
+    loaded: dict[str, DataSplits | str] = {}
     first = evidences[0]
     data = str(first.data.get("name", "unknown data"))
     if len(evidences) == 1:
@@ -107,7 +107,7 @@ def report_page(evidences: Sequence[Evidence]) -> str:
     return page_document(title, data, body)
 
 
-def _run(evidence: Evidence, loaded: dict[str, DataSet | str], prefix: str) -> Markup:
+def _run(evidence: RunData, loaded: dict[str, DataSplits | str], prefix: str) -> Markup:
     judged = evidence.judged
     classes = class_rows(evidence, ALONE, judged) if judged else []
     return join(
@@ -119,14 +119,14 @@ def _run(evidence: Evidence, loaded: dict[str, DataSet | str], prefix: str) -> M
         besides_section(evidence, prefix=prefix),
         training_section(evidence, prefix=prefix),
         search_section(evidence, prefix=prefix),
-        examples_section(evidence, Shown(evidence, loaded), prefix=prefix),
+        examples_section(evidence, ExampleView(evidence, loaded), prefix=prefix),
         protocol_section(evidence, prefix=prefix),
         unknown_section(evidence, prefix=prefix),
         next_section(evidence, prefix=prefix),
     )
 
 
-def _folded(name: str, evidence: Evidence, loaded: dict[str, DataSet | str], number: int) -> Markup:
+def _folded(name: str, evidence: RunData, loaded: dict[str, DataSplits | str], number: int) -> Markup:
     """A run among several: all that its own page would show, folded away."""
     return tag(
         "details", tag("summary", tag("h2", name), tag("span", str(evidence.folder))),
@@ -134,7 +134,7 @@ def _folded(name: str, evidence: Evidence, loaded: dict[str, DataSet | str], num
     )  # fmt: skip
 
 
-def _names(evidences: Sequence[Evidence]) -> list[str]:
+def _names(evidences: Sequence[RunData]) -> list[str]:
     """The folders' names; whole paths where two are called the same."""
     names = [evidence.name for evidence in evidences]
     return [name if names.count(name) == 1 else str(one.folder) for name, one in zip(names, evidences, strict=True)]

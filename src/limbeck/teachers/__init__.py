@@ -1,42 +1,41 @@
-"""Who answers?"""
+"""Teachers: models, ensembles, estimators, stored outputs."""
 
-from limbeck.teachers.asking import asked_whole
-from limbeck.teachers.average import MovingAverage
-from limbeck.teachers.cached import Cached
-from limbeck.teachers.coerce import as_teacher
-from limbeck.teachers.displaced import Displaced
+from limbeck.teachers.cache_request import predict_padded
+from limbeck.teachers.cached import CachedTeacher
+from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.ensemble import Ensemble
-from limbeck.teachers.filling import fill
-from limbeck.teachers.groups import Groups, checked_groups, special_classes
-from limbeck.teachers.live import Live, Named
-from limbeck.teachers.rechecking import Recheck, recheck
-from limbeck.teachers.recorded import Recorded
-from limbeck.teachers.scikit import Scikit
-from limbeck.teachers.specialists import Specialists
+from limbeck.teachers.fill_cache import fill_cache
+from limbeck.teachers.model import ModelTeacher, TeacherRef
+from limbeck.teachers.moving_average import MovingAverage
+from limbeck.teachers.precomputed import PrecomputedTeacher
+from limbeck.teachers.shuffled import ShuffledTeacher
+from limbeck.teachers.sklearn_teacher import SklearnTeacher
+from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of, read_inputs
+from limbeck.teachers.verify_cache import CacheVerification, verify_cache
 
 __all__ = [
     "Answer",
-    "Cached",
-    "Displaced",
+    "CacheVerification",
+    "CachedTeacher",
     "Ensemble",
     "Groups",
-    "Live",
+    "ModelTeacher",
     "MovingAverage",
-    "Named",
+    "PrecomputedTeacher",
     "Reads",
-    "Recheck",
-    "Recorded",
-    "Scikit",
+    "ShuffledTeacher",
+    "SklearnTeacher",
     "Specialists",
     "Stream",
     "Teacher",
+    "TeacherRef",
     "adaptor_of",
     "as_teacher",
-    "asked_whole",
-    "checked_groups",
-    "fill",
+    "check_groups",
+    "fill_cache",
+    "predict_padded",
     "read_inputs",
-    "recheck",
     "special_classes",
+    "verify_cache",
 ]

@@ -1,4 +1,4 @@
-"""How is a teacher asked once, and believed ever after?"""
+"""`CachedTeacher`: reads stored outputs instead of running the model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import nn
 
+from limbeck.cache import SHARD_BYTES, Location, TeacherProvenance, find_manifest, find_mismatch, validate_encoding
 from limbeck.errors import LimbeckError
-from limbeck.functional.cumulant import COARSE
-from limbeck.partial import check_power, unknown_rest
-from limbeck.store import SHARD_BYTES, Origin, Place, checked, find_manifest, mismatch
-from limbeck.teachers.coerce import as_teacher
-from limbeck.teachers.content import content_of
-from limbeck.teachers.head import asked_at, head_of
-from limbeck.teachers.keeping import Keeping
-from limbeck.teachers.question import Question
+from limbeck.functional.log_partition import COARSE
+from limbeck.partial_logits import check_power, unknown_rest
+from limbeck.teachers.cache_request import CacheRequest
+from limbeck.teachers.cache_session import CacheSession
+from limbeck.teachers.conversion import as_teacher
+from limbeck.teachers.fingerprints import code_fingerprint
+from limbeck.teachers.output_layer import head_of, query_addresses
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 _OPEN = {"sampled": "power", "top-k": "temperatures"}
@@ -30,7 +30,7 @@ _OPEN = {"sampled": "power", "top-k": "temperatures"}
 
 
 @final
-class Cached(Teacher):
+class CachedTeacher(Teacher):
     """A teacher that is asked once about each view of each example; its answers are kept on disk, and shared.
 
     What the store holds is read; what it does not hold is asked, kept, and from then on read. The student sees the
@@ -45,7 +45,7 @@ class Cached(Teacher):
         teacher: Who is asked; None if the store holds every answer that will be needed.
         where: The store's folder, or an address that fsspec opens; it is made if there is none.
         encoding: How logits are kept: a name (``float32``, ``float16``, ``top-k``, ``sampled``, ...; see
-            `limbeck.store.make`) or a mapping of a name and its parameters, ``{"name": "top-k", "k": 50}``.
+            `limbeck.cache.make_encoding`) or a mapping of a name and its parameters, ``{"name": "top-k", "k": 50}``.
         classes: Which dimension of the logits holds the classes.
         through: The name of the teacher's last layer, a ``Linear``: kept are its inputs instead of its outputs, which
             for many classes are far smaller and lose nothing, and the layer's weights, once.
@@ -61,9 +61,9 @@ class Cached(Teacher):
 
     Example:
         >>> import tempfile
-        >>> from limbeck.sources import Arrays, Shuffled
-        >>> source = Shuffled(Arrays(torch.randn(6, 2)), batch_size=3)
-        >>> teacher, reads = Cached(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
+        >>> from limbeck.data import ArrayDataset, ShuffledLoader
+        >>> source = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
+        >>> teacher, reads = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
         >>> teacher.expect(source, reads)
         >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=reads) as answer:
         ...     answer(source.peek())["logits"].shape
@@ -120,7 +120,7 @@ class Cached(Teacher):
                 "examples, or Shuffled(examples, batch_size=...)."
             )
         # A model of the run may not exist yet.
-        known = None if self.names else self._checked(Place(self.where), source, reads)
+        known = None if self.names else self._checked(Location(self.where), source, reads)
         self._expected = source, reads, known
 
     def serve(self, temperatures: frozenset[float]) -> None:
@@ -136,18 +136,18 @@ class Cached(Teacher):
             )
         (source, asked, known), self._expected = self._expected, None
         self._addresses |= needs  # a run prepares all its stages before it asks for the first
-        place, head = Place(self.where), None
+        place, head = Location(self.where), None
         origin, described = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
             head = None if self.through is None else head_of(self.inner, self.through)
             self.inner.expect(source, asked)
-            self.inner.prepare(asked_at(needs, head), device=device, reads=reads)  # raises what it cannot
-        question = Question(
+            self.inner.prepare(query_addresses(needs, head), device=device, reads=reads)  # raises what it cannot
+        question = CacheRequest(
             needs, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
             looks=not getattr(source, "fixed", False),
         )  # fmt: skip
-        return Keeping(self.inner, place, question, device=device, reads=reads)
+        return CacheSession(self.inner, place, question, device=device, reads=reads)
 
     @property
     def fingerprint(self) -> str:
@@ -159,17 +159,17 @@ class Cached(Teacher):
     def describe(self) -> dict[str, Any]:
         """Whose answers, how they are kept, and where."""
         who = None if self.inner is None else self.inner.describe()
-        return {"teacher": "Cached", "of": who, "encoding": self.encoding, "through": self.through}
+        return {"teacher": "CachedTeacher", "of": who, "encoding": self.encoding, "through": self.through}
 
-    def _checked(self, place: Place, source: Stream, reads: Reads) -> _Known:
+    def _checked(self, place: Location, source: Stream, reads: Reads) -> _Known:
         """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
         manifest = find_manifest(place)
         if manifest is None and self.inner is None:
             raise LimbeckError(f"There is no store of answers at {place.name}, and no teacher to ask.")
         stored = None if manifest is None else manifest.origin
         described = None if self.inner is None else self.inner.describe()
-        data, views = identity(source)
-        wanted = Origin(
+        data, views = source_fingerprints(source)
+        wanted = TeacherProvenance(
             teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
             views=views,
@@ -177,10 +177,10 @@ class Cached(Teacher):
             precision="" if stored is None else stored.precision,
         )
         if manifest is not None and (found := manifest.origin.difference(wanted)) is not None:
-            raise mismatch(place, manifest, found, about=_about(source, described))
+            raise find_mismatch(place, manifest, found, about=_about(source, described))
         return _Known(wanted, described)
 
-    def _encoding(self, place: Place) -> dict[str, Any]:
+    def _encoding(self, place: Location) -> dict[str, Any]:
         """How logits are kept, whole, for the losses at hand; what was left open is as in the store, if there is one.
 
         Sampled classes are drawn with a power for their temperature, the top k keep the rest at it.
@@ -200,10 +200,10 @@ class Cached(Teacher):
         found: dict[str, Any] = {"power": kept[0]["power"] if kept else min(1 / hottest, 2.0), **self.encoding}
         if self._temperatures:
             check_power(found["power"], hottest)
-        return checked(found)
+        return validate_encoding(found)
 
-    def _stored(self) -> Origin:
-        manifest = find_manifest(Place(self.where))
+    def _stored(self) -> TeacherProvenance:
+        manifest = find_manifest(Location(self.where))
         if manifest is None:
             raise LimbeckError(f"There is no store of answers at {self.where}, and no teacher to ask.")
         return manifest.origin
@@ -212,13 +212,13 @@ class Cached(Teacher):
 class _Known(NamedTuple):
     """What answers will belong to, and the teacher's description: a big network is hashed for it once."""
 
-    origin: Origin
+    origin: TeacherProvenance
     described: dict[str, Any] | None
 
 
 def _as_given(encoding: str | Mapping[str, Any]) -> dict[str, Any]:
     """How logits are kept, checked; what depends on the losses' temperature stays open unless it was given."""
-    whole = checked(encoding)
+    whole = validate_encoding(encoding)
     left = _OPEN.get(whole["name"])
     if left is not None and not (isinstance(encoding, Mapping) and left in encoding):
         whole.pop(left, None)
@@ -233,7 +233,7 @@ def _with_rest(
         given = {**given, "temperatures": kept[0]["temperatures"]}
     elif not kept and "temperatures" not in given and given["bits"] != 32:
         given = {**given, "temperatures": sorted(temperatures)}
-    whole = checked(given)
+    whole = validate_encoding(given)
     if whole["bits"] != 32:  # there any temperature from 0.5 on is served
         grid = (*COARSE, *(1 / one for one in whole.get("temperatures", ())))
         for temperature in sorted(temperatures):
@@ -243,7 +243,7 @@ def _with_rest(
 
 
 def _reading(reads: Reads, described: Mapping[str, Any] | None) -> str:
-    return json.dumps([content_of(reads), *_reads_in(described)])
+    return json.dumps([code_fingerprint(reads), *_reads_in(described)])
 
 
 def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def _views_in(source: Stream) -> str | None:
     return " > ".join(str(one) for one in made if one is not None) or None
 
 
-def identity(source: Stream) -> tuple[str, str | None]:
+def source_fingerprints(source: Stream) -> tuple[str, str | None]:
     """The fingerprints of a source's examples and of what makes views of them; None where nothing does."""
     examples = getattr(source, "examples", None)
     if examples is None or examples.fingerprint == source.fingerprint:

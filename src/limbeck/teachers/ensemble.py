@@ -1,4 +1,4 @@
-"""How do several teachers answer as one?"""
+"""`Ensemble`: several teachers averaged into one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError, unknown
-from limbeck.functional.check import are_probabilities
-from limbeck.signal import LOGITS, Batch, Signal, missing
-from limbeck.teachers.coerce import as_teacher
+from limbeck.functional.validation import are_probabilities
+from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
 
 
@@ -95,7 +95,7 @@ class Ensemble(Teacher):
     def _answering(self, opened: list[AbstractContextManager[Answer]]) -> Iterator[Answer]:
         with ExitStack() as stack:
             answers = [stack.enter_context(member) for member in opened]
-            yield lambda batch: Signal(logits=self.combine([_logits(answer, batch) for answer in answers]))
+            yield lambda batch: Outputs(logits=self.combine([_logits(answer, batch) for answer in answers]))
 
     def combine(self, logits: Sequence[Float[Tensor, "*batch classes"]]) -> Float[Tensor, "*batch classes"]:
         """The members' logits -> the ensemble's, in float32 or better."""

@@ -1,24 +1,104 @@
-"""How do a generalist and the specialists for what it confuses answer as one?"""
+"""`Specialists`: a generalist and specialists for the classes that it confuses."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError, unknown
-from limbeck.functional.closed_form import live, log_softmax
-from limbeck.functional.pooled import MEANS, Pool
-from limbeck.signal import LOGITS, Batch, Signal, missing
-from limbeck.teachers.coerce import as_teacher
-from limbeck.teachers.groups import checked_groups, special_classes
+from limbeck.functional.closed_form import log_softmax, nonzero_mask
+from limbeck.functional.specialist_pooling import MEANS, Pool
+from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+
+Groups = tuple[tuple[int, ...], ...]
+
+"""The special classes of each specialist."""
+
+
+def check_groups(groups: Any, *, classes: int | None = None, class_names: Sequence[str] | None = None) -> Groups:
+    """Groups of classes as a person writes them -> class indices, once they are known to make sense.
+
+    Args:
+        groups: A sequence for each specialist, of class indices or, with `class_names`, names. Groups may overlap.
+        classes: How many classes there are, where that is known.
+        class_names: The name of each class.
+
+    Raises:
+        LimbeckError: If there is no group, or one is of a single class, of all classes, holds a class twice or one that
+            there is not.
+        UnknownNameError: If a name is no class's; the nearest is named.
+
+    Example:
+        >>> check_groups([["cat", "dog"], [0, 2]], class_names=["cat", "dog", "frog"])
+        ((0, 1), (0, 2))
+    """
+    names = None if class_names is None else list(class_names)
+    count = classes if classes is not None else len(names) if names else None
+    if isinstance(groups, (str, bytes)) or not isinstance(groups, Sequence) or not len(groups):
+        raise LimbeckError(f"groups is a list of lists of classes, one for each specialist; got {groups!r}.")
+    return tuple(_checked(number, group, count, names) for number, group in enumerate(groups, 1))
+
+
+def special_classes(groups: Groups, classes: int) -> Bool[Tensor, "specialists classes"]:
+    """True where a class is one of a specialist's own; its columns' sums are how many specialists know each class.
+
+    Example:
+        >>> special_classes(((0, 1), (1, 2)), 4).sum(0).tolist()
+        [1, 2, 1, 0]
+    """
+    special = torch.zeros(len(groups), classes, dtype=torch.bool)
+    for number, group in enumerate(groups):
+        special[number, list(group)] = True
+    return special
+
+
+def _checked(number: int, group: Any, classes: int | None, names: list[str] | None) -> tuple[int, ...]:
+    if isinstance(group, (str, bytes)) or not isinstance(group, Sequence):
+        raise LimbeckError(f"Group {number} is a list of classes, such as [3, 5, 8]; got {group!r}.")
+    found = tuple(_class_index(number, one, names) for one in group)
+    if len(found) < 2:
+        raise LimbeckError(
+            f"Group {number} is {list(group)}: a specialist tells at least two classes apart; add one, or leave it out."
+        )
+    twice = [one for one in found if found.count(one) > 1]
+    if twice:
+        raise LimbeckError(f"Group {number} holds class {twice[0]} twice; name each once.")
+    wrong = [one for one in found if one < 0 or (classes is not None and one >= classes)]
+    if wrong:
+        last = "" if classes is None else f" to {classes - 1}"
+        raise LimbeckError(f"Group {number} holds class {wrong[0]}; classes run from 0{last}.")
+    if classes is not None and len(found) >= classes:
+        raise LimbeckError(f"Group {number} holds all {classes} classes, so that none is left for its dustbin.")
+    return found
+
+
+def _class_index(number: int, given: Any, names: list[str] | None) -> int:
+    if isinstance(given, str):
+        if names is None:
+            raise LimbeckError(
+                f"Group {number} holds the name {given!r}, and the data name no classes; give its index."
+            )
+        if given not in names:
+            raise unknown("class", given, names)
+        return names.index(given)
+    try:
+        found = None if isinstance(given, bool) else operator.index(given)
+    except TypeError:  # also of tensors that are no single whole number
+        found = None
+    if found is None:
+        raise LimbeckError(f"Group {number} holds {given!r}; a class is a whole number from 0, or a name.")
+    return found
+
 
 _SCALE = 1000.0
 
@@ -49,7 +129,8 @@ class Specialists(Teacher):
         mean: ``"arithmetic"`` minimises KL(p, q), as in the paper; ``"geometric"`` KL(q, p). Where every specialist
             knows every class, q would be the mean of that name.
         oversampling: For each specialist the factor by which its training favoured its own classes over the rest, such
-            as `limbeck.sources.HalfSpecial.oversampling`; 1 by default, for specialists that saw the true proportions.
+            as `limbeck.data.SpecialistLoader.oversampling`; 1 by default, for specialists that saw the true
+            proportions.
 
     Raises:
         LimbeckError: If there is not one group, and one factor above 0, for each specialist, or a group makes no sense;
@@ -81,7 +162,7 @@ class Specialists(Teacher):
             raise LimbeckError(f"active is how many first guesses are looked at, 1 or more; got {active!r}.")
         self.generalist = as_teacher(generalist)
         self.members = tuple(as_teacher(member) for member in members)
-        self.groups = checked_groups(groups)
+        self.groups = check_groups(groups)
         self.active = active
         self.mean = mean
         self.oversampling = (1.0,) * len(self.groups) if oversampling is None else _factors(oversampling)
@@ -126,21 +207,21 @@ class Specialists(Teacher):
     def _answering(self, opened: list[AbstractContextManager[Answer]]) -> Iterator[Answer]:
         with ExitStack() as stack:
             generalist, *members = [stack.enter_context(one) for one in opened]
-            yield lambda batch: Signal(logits=self._pooled(generalist(batch)[LOGITS], members, batch))
+            yield lambda batch: Outputs(logits=self._pooled(generalist(batch)[LOGITS], members, batch))
 
     def _pooled(self, shown: Tensor, members: Sequence[Answer], batch: Batch) -> Tensor:
         logits = shown if shown.is_floating_point() and shown.element_size() >= 4 else shown.float()
         self._check(logits)
         special = special_classes(self.groups, logits.shape[-1]).to(logits.device)
         asked = special.T[logits.topk(self.active, -1).indices].any(1)
-        log_p = log_softmax(live(logits))
+        log_p = log_softmax(nonzero_mask(logits))
         pool = Pool(log_p, special, mean=self.mean)
         for number, member in enumerate(members):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
                 pool.add(number, rows, self._corrected(number, member(batch.rows(rows))[LOGITS], special[number]))
         # A greater constant would leave no digits for log q: softmax, which forgets the constant, would forget q.
-        scale = torch.logsumexp(live(logits), -1, keepdim=True).clamp(-_SCALE, _SCALE)
+        scale = torch.logsumexp(nonzero_mask(logits), -1, keepdim=True).clamp(-_SCALE, _SCALE)
         return torch.where(asked.any(-1, keepdim=True), pool.log_q() + scale, logits)
 
     def _corrected(self, number: int, shown: Float[Tensor, "rows _"], own: Tensor) -> Float[Tensor, "rows classes"]:
@@ -159,14 +240,14 @@ class Specialists(Teacher):
                 f"Specialist {number + 1} shows {logits.shape[-1]} logits; it needs the generalist's {classes}, or "
                 f"{len(group) + 1}: one for each class of its group, and the dustbin's."
             )
-        return log_softmax(live(logits) + (~own).double() * math.log(self.oversampling[number]))
+        return log_softmax(nonzero_mask(logits) + (~own).double() * math.log(self.oversampling[number]))
 
     def _check(self, logits: Tensor) -> None:
         if logits.ndim != 2:
             raise LimbeckError(
                 f"Specialists need a generalist with logits [batch, classes]; it shows {list(logits.shape)}."
             )
-        checked_groups(self.groups, classes=logits.shape[-1])
+        check_groups(self.groups, classes=logits.shape[-1])
         if self.active > logits.shape[-1]:
             raise LimbeckError(f"active={self.active} first guesses of {logits.shape[-1]} classes; choose fewer.")
 

@@ -1,4 +1,4 @@
-"""What is a teacher? Whatever answers a batch with a signal."""
+"""`Teacher`: the interface of whatever answers a batch with outputs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from limbeck.models.own import plain_name
-from limbeck.signal import Batch, Inputs, Signal
+from limbeck.batch import Batch, Inputs, Outputs
+from limbeck.models.user_module import plain_name
 from limbeck.tap import Adaptor
 
-Answer = Callable[[Batch], Signal]
+Answer = Callable[[Batch], Outputs]
 Reads = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
 
@@ -27,7 +27,7 @@ def read_inputs(batch: Batch) -> Inputs:
 
 @runtime_checkable
 class Stream(Protocol):
-    """What a teacher may know of where batches come from: a `limbeck.sources.Source`, which is one."""
+    """What a teacher may know of where batches come from: a `limbeck.data.TorchLoader`, which is one."""
 
     has_ids: bool
 
@@ -59,7 +59,7 @@ def name_of(function: Callable[..., Any] | None) -> str | None:
     return plain_name(f"{named.__module__}.{named.__qualname__}")
 
 
-def told(reads: Reads | None) -> str | None:
+def describe_preprocess(reads: Reads | None) -> str | None:
     """How a record tells one way of reading a batch from another: by its values where it has any, else by its name."""
     if reads is read_inputs:
         reads = None
@@ -70,7 +70,7 @@ def told(reads: Reads | None) -> str | None:
 
 
 class Teacher(ABC):
-    """Whatever answers a batch with a `Signal`: a live model, an ensemble, an estimator, a moving average, a peer.
+    """Whatever answers a batch with a `Outputs`: a live model, an ensemble, an estimator, a moving average, a peer.
 
     A subclass is final. It says before training what it cannot give (`prepare` raises), and it is open only for the
     length of a stage.

@@ -1,14 +1,14 @@
-"""Does what you have added keep the laws? A check for each kind of thing."""
+"""Laws that kernels, losses, teachers, loaders, transforms and methods must keep, as checks."""
 
 from __future__ import annotations
 
 from limbeck.testing.head import check_head
 from limbeck.testing.kernel import LAWS, Claim, check_kernel
+from limbeck.testing.loader import check_loader
 from limbeck.testing.method import check_method
 from limbeck.testing.objective import OBJECTIVE_LAWS, check_objective
-from limbeck.testing.source import check_source
 from limbeck.testing.teacher import check_teacher
-from limbeck.testing.view import check_view
+from limbeck.testing.transform import check_transform
 
 __all__ = [
     "LAWS",
@@ -16,9 +16,9 @@ __all__ = [
     "Claim",
     "check_head",
     "check_kernel",
+    "check_loader",
     "check_method",
     "check_objective",
-    "check_source",
     "check_teacher",
-    "check_view",
+    "check_transform",
 ]

@@ -1,4 +1,4 @@
-"""Does a head keep the laws that every head must keep?"""
+"""`check_head`: laws of heads."""
 
 from __future__ import annotations
 

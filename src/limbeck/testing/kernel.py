@@ -1,4 +1,4 @@
-"""Does a kernel keep the laws that every kernel must keep?"""
+"""`check_kernel`: laws of kernels."""
 
 from __future__ import annotations
 

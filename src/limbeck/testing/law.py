@@ -1,4 +1,4 @@
-"""What does a check say when a law is broken, and what may be left in a module?"""
+"""Errors of broken laws, and what may be left in a module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.signal import Batch
+from limbeck.batch import Batch
 
 
 def require(kept: bool, broken: str, *, of: str) -> None:

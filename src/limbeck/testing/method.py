@@ -1,4 +1,4 @@
-"""Does a method keep the laws that every method must keep?"""
+"""`check_method`: laws of methods."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.data import ArrayDataset
 from limbeck.engine import Run, distill
 from limbeck.errors import LimbeckError
-from limbeck.methods import Card, Method, method
+from limbeck.methods import MethodCall, MethodCard, method
 from limbeck.models import build
 from limbeck.recipe import Recipe
-from limbeck.sources import Arrays
 from limbeck.testing.law import hooks_in, require, require_plain, same_weights, traces, weights
 
 Trial = Callable[[], tuple[nn.Module, nn.Module, Any]]
@@ -58,18 +58,18 @@ def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | N
         _check_runs(one, arguments, kind, trial)
 
 
-def _method(found: str | Callable[..., Any]) -> Method:
+def _method(found: str | Callable[..., Any]) -> MethodCall:
     if isinstance(found, str):
         return method(found)
     card = getattr(sys.modules.get(found.__module__), "CARD", None)
-    return Method.of(found, card if isinstance(card, Card) else _blank(found.__name__))
+    return MethodCall.of(found, card if isinstance(card, MethodCard) else _blank(found.__name__))
 
 
-def _blank(name: str) -> Card:
-    return Card(name, "", "", 0, None, "", "", "", {}, "")
+def _blank(name: str) -> MethodCard:
+    return MethodCard(name, "", "", 0, None, "", "", "", {}, "")
 
 
-def _check_card(one: Method) -> None:
+def _check_card(one: MethodCall) -> None:
     card = one.card
     if not card.title:
         return
@@ -82,7 +82,7 @@ def _check_card(one: Method) -> None:
     require_bibtex(card.bibtex)
 
 
-def _check_arguments(one: Method) -> None:
+def _check_arguments(one: MethodCall) -> None:
     kinds = [parameter.kind for parameter in inspect.signature(one.make).parameters.values()]
     require(inspect.Parameter.VAR_KEYWORD not in kinds, "it accepts any argument, also a misspelt one", of=_OF)
 
@@ -100,7 +100,7 @@ def require_bibtex(text: str) -> None:
         require(not lacking, f"its bibtex lacks {', '.join(lacking)}: {entry!r}", of=_OF)
 
 
-def _check_runs(one: Method, arguments: dict[str, Any], kind: str, trial: Trial) -> None:
+def _check_runs(one: MethodCall, arguments: dict[str, Any], kind: str, trial: Trial) -> None:
     untouched, teacher, _ = trial()
     teacher.eval()
     kept, before = weights(teacher), traces([teacher])
@@ -127,7 +127,7 @@ def _is_clean(name: str, model: nn.Module, untouched: nn.Module) -> bool:
     return traces([model]) == traces([untouched]) if name == "student" or alike else not hooks_in(model)
 
 
-def _built(one: Method, given: dict[str, Any]) -> Recipe:
+def _built(one: MethodCall, given: dict[str, Any]) -> Recipe:
     try:
         return one(**given)
     except LimbeckError as error:
@@ -153,9 +153,9 @@ def _network(kind: str, *, wide: bool) -> nn.Module:
     return build("cnn", channels=1, classes=_CLASSES, widths=[width, width], size=_SIDE, dropout=0.1, seed=1)
 
 
-def _data(kind: str) -> Arrays:
+def _data(kind: str) -> ArrayDataset:
     draw = torch.Generator().manual_seed(0)
     shape = (6,) if kind == "mlp" else (1, _SIDE, _SIDE)
     inputs: Tensor = torch.randn(_EXAMPLES, *shape, generator=draw)
     labels = torch.randint(_CLASSES, (_EXAMPLES,), generator=draw)
-    return Arrays(inputs, labels, extra={"privileged": inputs + 0.1})
+    return ArrayDataset(inputs, labels, extra={"privileged": inputs + 0.1})

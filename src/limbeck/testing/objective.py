@@ -1,4 +1,4 @@
-"""Does an objective keep the laws that every objective must keep?"""
+"""`check_objective`: laws of objectives."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Term
 from limbeck.errors import LimbeckError
-from limbeck.objective import Objective, fit, minimised
-from limbeck.signal import IGNORED, LOGITS, Batch, Progress, Signal, Term
+from limbeck.losses import Objective, fit, weighted_loss
 from limbeck.testing.law import require, require_close, rows
 
 _OF = "objectives"
 _SIZE, _CLASSES, _FEATURES = 12, 5, 7
 _WHERE = Progress(step=3, steps=11)
-Case = tuple[Objective, Signal, Signal, Batch]
+Case = tuple[Objective, Outputs, Outputs, Batch]
 
 
 def check_objective(
-    objective: Objective, *, student: Signal | None = None, teacher: Signal | None = None, batch: Batch | None = None
+    objective: Objective, *, student: Outputs | None = None, teacher: Outputs | None = None, batch: Batch | None = None
 ) -> None:
     """Check an objective against every law that applies to it.
 
@@ -39,7 +39,7 @@ def check_objective(
 
     Example:
         >>> from limbeck.functional import cross_entropy, kl_divergence
-        >>> from limbeck.objective import Loss
+        >>> from limbeck.losses import Loss
         >>> check_objective(0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0))
     """
     draw = torch.Generator().manual_seed(0)
@@ -61,7 +61,7 @@ def check_needs(case: Case) -> None:
         labels=batch.labels if "labels" in needs.batch else None, id=batch.id if "id" in needs.batch else None
     )
     less = [
-        Signal({a: s[a] for a in wanted if a in s})
+        Outputs({a: s[a] for a in wanted if a in s})
         for s, wanted in ((student, needs.student), (teacher, needs.teacher))
     ]
     try:
@@ -114,7 +114,7 @@ def check_algebra(case: Case) -> None:
     objective, student, teacher, batch = case
 
     def value(one: Objective) -> Tensor:
-        return minimised(one(student, teacher, batch, _WHERE), one.counts(batch)).detach()
+        return weighted_loss(one(student, teacher, batch, _WHERE), one.counts(batch)).detach()
 
     once = value(objective)
     require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
@@ -126,7 +126,7 @@ def check_algebra(case: Case) -> None:
 def check_reach(case: Case) -> None:
     """Its terms are finite scalars, and each reaches what the student shows."""
     objective, student, teacher, batch = case
-    shown = Signal({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
+    shown = Outputs({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
     leaves = [tensor for tensor in shown.values() if tensor.requires_grad]
     for name, term in objective(shown, teacher, batch, _WHERE).items():
         require(term.total.ndim == 0, f"{name}'s total has shape {tuple(term.total.shape)}, not a sum", of=_OF)
@@ -148,9 +148,9 @@ OBJECTIVE_LAWS: tuple[Callable[[Case], None], ...] = (
 """Every law that an objective must keep."""
 
 
-def _signal(needed: frozenset[str], draw: torch.Generator) -> Signal:
+def _signal(needed: frozenset[str], draw: torch.Generator) -> Outputs:
     addresses = sorted(needed | {LOGITS})
-    return Signal(
+    return Outputs(
         {a: 2 * torch.randn(_SIZE, _CLASSES if a == LOGITS else _FEATURES, generator=draw) for a in addresses}
     )
 
@@ -163,7 +163,7 @@ def _batch(draw: torch.Generator) -> Batch:
 
 def _part(case: Case, wanted: slice) -> dict[str, Term]:
     objective, student, teacher, batch = case
-    taken = [Signal({a: t[wanted] for a, t in signal.items()}) for signal in (student, teacher)]
+    taken = [Outputs({a: t[wanted] for a, t in signal.items()}) for signal in (student, teacher)]
     terms: dict[str, Term] = objective(taken[0], taken[1], rows(batch, wanted), _WHERE)
     return terms
 

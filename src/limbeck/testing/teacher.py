@@ -1,4 +1,4 @@
-"""Does a teacher keep the laws that every teacher must keep?"""
+"""`check_teacher`: laws of teachers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.batch import LOGITS, Batch, Inputs, Outputs
 from limbeck.errors import MissingSignalError
-from limbeck.signal import LOGITS, Batch, Inputs, Signal
 from limbeck.teachers import Teacher
 from limbeck.testing.law import require, require_close, require_plain, rows, same_weights, traces, weights
 
@@ -42,8 +42,8 @@ def check_teacher(
         AssertionError: With a sentence that says which law is broken.
 
     Example:
-        >>> from limbeck.teachers import Live
-        >>> check_teacher(Live(nn.Linear(2, 3)), Batch(torch.randn(6, 2)))
+        >>> from limbeck.teachers import ModelTeacher
+        >>> check_teacher(ModelTeacher(nn.Linear(2, 3)), Batch(torch.randn(6, 2)))
     """
     known = dict(models or {})
     teacher.bind(known)
@@ -71,7 +71,7 @@ def _check_refusal(teacher: Teacher, reads: Callable[[Batch], Inputs]) -> None:
     require(False, "prepare() accepts an address that it cannot give; raise MissingSignalError there", of=_OF)
 
 
-def _check_answer(signal: Signal, batch: Batch, needs: frozenset[str]) -> None:
+def _check_answer(signal: Outputs, batch: Batch, needs: frozenset[str]) -> None:
     for address in needs:
         require(address in signal or address in signal.partial, f"it does not answer with {address!r}", of=_OF)
         for tensor in _held(signal, address):
@@ -80,13 +80,13 @@ def _check_answer(signal: Signal, batch: Batch, needs: frozenset[str]) -> None:
             require(not bool(tensor.isnan().any()), f"{address!r} holds NaN", of=_OF)
 
 
-def _held(signal: Signal, address: str) -> tuple[Tensor, ...]:
+def _held(signal: Outputs, address: str) -> tuple[Tensor, ...]:
     """The tensors of an answer: one, or those of a part of it."""
     partial = signal.partial.get(address)
     return (signal[address],) if partial is None else partial.tensors
 
 
-def _check_repeats(answer: Callable[[Batch], Signal], batch: Batch, needs: frozenset[str]) -> None:
+def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, needs: frozenset[str]) -> None:
     once, twice = answer(batch), answer(batch)
     part = answer(rows(batch, slice(max(batch.size // 2, 1))))
     for address in needs:

@@ -1,4 +1,4 @@
-"""How are every arm's settings chosen on development data, with equal effort?"""
+"""`tune`: the settings of every arm, chosen on development data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from limbeck.batch import IGNORED
 from limbeck.checksums import write_json
-from limbeck.compare.answers import ask_all
-from limbeck.compare.decoding import verify_files
-from limbeck.compare.ledger import plain, sole, sweep, write
-from limbeck.compare.material import Material, gather
-from limbeck.compare.rehearsal import rehearse
-from limbeck.compare.softness import equally_soft
-from limbeck.compare.teaching import (
+from limbeck.compare.build_cache import ask_all
+from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
+from limbeck.compare.dry_run import dry_run
+from limbeck.compare.matched_label_smoothing import matched_smoothing
+from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
+from limbeck.compare.teacher_training import (
     Watch,
     ask,
     check_teacher,
@@ -23,12 +23,11 @@ from limbeck.compare.teaching import (
     open_teacher,
     train_teacher,
 )
-from limbeck.compare.tracked import check_tracker
-from limbeck.compare.tuning.folder import checked_place, claim_place
-from limbeck.compare.tuning.found import best_job, job_files, result_of
-from limbeck.compare.tuning.proposing import opened
-from limbeck.compare.tuning.running import all_trials
-from limbeck.compare.tuning.space import (
+from limbeck.compare.trackers import check_tracker
+from limbeck.compare.tuning.results import best_job, checked_place, claim_place, job_files, result_of
+from limbeck.compare.tuning.sampler import opened
+from limbeck.compare.tuning.scheduler import all_trials
+from limbeck.compare.tuning.search_space import (
     Ends,
     Space,
     arms_of,
@@ -38,11 +37,11 @@ from limbeck.compare.tuning.space import (
     start_of,
     with_values,
 )
+from limbeck.compare.verify_images import verify_files
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, shared_path
-from limbeck.methods.range import Range
-from limbeck.signal import IGNORED
+from limbeck.methods.card import SearchRange
 from limbeck.teachers import Teacher
 
 
@@ -50,7 +49,7 @@ def tune(
     job: Job,
     *,
     trials: int = 20,
-    ranges: Mapping[str, Range | Ends] | None = None,
+    ranges: Mapping[str, SearchRange | Ends] | None = None,
     watch: Watch = lambda kind, what: None,
 ) -> dict[str, Any]:
     """Choose every arm's settings on development data: so many trials for each, the baselines too.
@@ -79,20 +78,20 @@ def tune(
     out = checked_place(job)
     made = made_ranges(job, ranges or {})
     spaces_of(job, made, smoothing=0.0)  # a wrong name is said before data are read
-    material = _without_test(gather(job))
+    material = _without_test(load_comparison_data(job))
     _check_development(material)
     teacher, models = open_teacher(job, material)
     check_ends(job, made, teacher)
-    rehearse(job, material, teacher, models)
+    dry_run(job, material, teacher, models)
     verify_files(material, watch)
     out.mkdir(parents=True, exist_ok=True)
     watch("say", _said(job, material, trials))
-    with sole(job, out):
+    with lock_folder(job, out):
         asked = time.perf_counter()
         train_teacher(models, job, material, out, watch)
         taught = _judge(job, teacher, material, watch)
         taught["seconds"] = round(time.perf_counter() - asked, 3)
-        smoothing = equally_soft(job, teacher, material)
+        smoothing = matched_smoothing(job, teacher, material)
         spaces = spaces_of(job, made, smoothing=smoothing)
         claim_place(job, spaces, out)
         starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
@@ -100,11 +99,11 @@ def tune(
         found = all_trials(job, spaces, starts, trials, out, material, teacher, watch)
         for name, text in job_files(job, best_job(job, found, out), out).items():
             write(out / name, text)
-        result = plain(result_of(job, material, spaces, found, taught, out))
+        result = to_json_safe(result_of(job, material, spaces, found, taught, out))
         result["seconds"] = round(time.perf_counter() - began, 3)
         shared = {key: shared_path(result[key]) for key in ("run", "best")}
         write_json({**result, **shared}, out / "tuned.json")
-        sweep(out)
+        remove_partial_files(out)
     return dict(result)
 
 
@@ -123,7 +122,7 @@ def _check(job: Job, trials: int) -> None:
     open_fabric(precision=job.precision, devices=1)
 
 
-def _said(job: Job, material: Material, trials: int) -> str:
+def _said(job: Job, material: ComparisonData, trials: int) -> str:
     arms = ", ".join(arms_of(job))
     return (
         f"Search: {trials} trials for each of {arms}, on {len(material.train):,} examples of {material.data.name}, "
@@ -131,12 +130,12 @@ def _said(job: Job, material: Material, trials: int) -> str:
     )
 
 
-def _without_test(material: Material) -> Material:
+def _without_test(material: ComparisonData) -> ComparisonData:
     """The material as if the development part were all that there is besides: nobody can look at the test part."""
     return material._replace(data=replace(material.data, test=material.development))
 
 
-def _check_development(material: Material) -> None:
+def _check_development(material: ComparisonData) -> None:
     """Refuse development data that cannot tell one setting from another.
 
     Raises:
@@ -151,7 +150,7 @@ def _check_development(material: Material) -> None:
         )
 
 
-def _judge(job: Job, teacher: Teacher, material: Material, watch: Watch) -> dict[str, Any]:
+def _judge(job: Job, teacher: Teacher, material: ComparisonData, watch: Watch) -> dict[str, Any]:
     if not job.teacher.check:
         return {"accuracy": None}
     logits = ask(teacher, material.development, material)
@@ -161,7 +160,7 @@ def _judge(job: Job, teacher: Teacher, material: Material, watch: Watch) -> dict
 
 
 def _build_answers(
-    job: Job, spaces: Mapping[str, Space], material: Material, teacher: Teacher, watch: Watch
+    job: Job, spaces: Mapping[str, Space], material: ComparisonData, teacher: Teacher, watch: Watch
 ) -> None:  # fmt: skip
     """Side by side, processes could not add to one store."""
     if job.cache is None or job.workers == 1:

@@ -1,4 +1,4 @@
-"""How does one trial run, and what is kept of it?"""
+"""One trial of a search, and its record."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.checksums import append_line, read_lines
-from limbeck.compare.arms import ArmRun, measured, start
-from limbeck.compare.ledger import plain
-from limbeck.compare.material import Material, whole
-from limbeck.compare.tracked import tracked
-from limbeck.compare.tuning.space import Values, with_values
-from limbeck.engine import Report
+from limbeck.compare.arms import ArmRun, measure_student, start
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.compare.run_storage import to_json_safe
+from limbeck.compare.trackers import with_trackers
+from limbeck.compare.tuning.search_space import Values, with_values
+from limbeck.engine import StepReport
 from limbeck.errors import DivergedError, LimbeckWarning
 from limbeck.job import Job
-from limbeck.measure import predict
+from limbeck.metrics import predict
 from limbeck.teachers import Teacher
 
 SEED = 1_000_000
@@ -50,8 +50,8 @@ class Trial(NamedTuple):
 
 
 def run_trial(
-    job: Job, arm: str, number: int, values: Values, place: Path, material: Material, teacher: Teacher,
-    watch: Callable[[Report], None] | None = None,
+    job: Job, arm: str, number: int, values: Values, place: Path, material: ComparisonData, teacher: Teacher,
+    watch: Callable[[StepReport], None] | None = None,
 ) -> Trial:  # fmt: skip
     """Train the arm's student with these values and judge it on development data.
 
@@ -75,27 +75,27 @@ def run_trial(
     run = start(ArmRun(given, arm, SEED, folder, None, smoothing), material, teacher)
     found: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
     try:
-        for report in tracked(run, given, f"{arm.replace(' ', '-')}/trial-{number}"):
+        for report in with_trackers(run, given, f"{arm.replace(' ', '-')}/trial-{number}"):
             if watch is not None:
                 watch(report)
-        answers = predict(run.student, whole(material.development), reads=material.data.reads)
-        found |= measured(answers, ("accuracy", "nll"))
+        answers = predict(run.student, eval_batches(material.development), reads=material.data.reads)
+        found |= measure_student(answers, ("accuracy", "nll"))
     except DivergedError:
         pass
     trial = Trial(
         number, values, found["accuracy"] or 0.0, found["nll"], time.perf_counter() - began if fresh else None, epochs
     )
-    note(place, trial)
+    append_trial(place, trial)
     shutil.rmtree(folder, ignore_errors=True)
     return trial
 
 
-def note(place: Path, trial: Trial) -> None:
+def append_trial(place: Path, trial: Trial) -> None:
     """Add a trial to the arm's ``trials.jsonl``."""
-    append_line(plain(trial._asdict()), place / TRIALS)
+    append_line(to_json_safe(trial._asdict()), place / TRIALS)
 
 
-def kept(place: Path) -> list[Trial]:
+def load_trials(place: Path) -> list[Trial]:
     """The arm's trials so far, in order; a line that a kill cut short does not count."""
     found: list[Trial] = []
     lines = read_lines(place / TRIALS)

@@ -1,0 +1,222 @@
+"""The values that travel between loaders, models, losses and the engine: Batch, Outputs, Term, Progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.errors import MissingSignalError, nearest
+from limbeck.partial_logits import PartialLogits
+
+IGNORED = -100
+"""The label of an example, or position, that has none: PyTorch's own convention."""
+
+LOGITS = "logits"
+"""The address that every model and every teacher can show."""
+
+Inputs = Any
+"""What a model is called with: a tensor ``m(x)``, a tuple ``m(*x)`` or a mapping ``m(**x)``."""
+
+
+class Outputs(dict[str, Tensor]):
+    """What a model showed for one batch: address -> tensor.
+
+    ``logits`` is always there; any other address is a ``named_modules()`` path of the model.
+
+    A teacher of whose logits only a part was kept shows a `PartialLogits` there: it stands in `partial`, and whoever
+    asks for the tensor is told that there is none.
+
+    Example:
+        >>> Outputs(logits=torch.zeros(2, 3))["logits"].shape
+        torch.Size([2, 3])
+    """
+
+    partial: Mapping[str, PartialLogits] = MappingProxyType({})
+    """The answers that are no tensors: address -> the top k of the classes, or some drawn at random."""
+
+    @staticmethod
+    def of(shown: Mapping[str, Tensor | PartialLogits]) -> Outputs:
+        """A signal of tensors and of partial answers."""
+        signal = Outputs({address: what for address, what in shown.items() if isinstance(what, Tensor)})
+        partial = {address: what for address, what in shown.items() if isinstance(what, PartialLogits)}
+        if partial:
+            signal.partial = partial
+        return signal
+
+    def __missing__(self, address: str) -> Tensor:
+        if address in self.partial:
+            kept = type(self.partial[address]).__name__
+            raise MissingSignalError(
+                f"At {address!r} this teacher shows a part of its answer alone ({kept}), which only losses can read: "
+                "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantised' "
+                "(1 byte a class), 'float16' or 'float32', or ask the teacher itself."
+            )
+        raise missing(address, self)
+
+
+def missing(address: str, known: Iterable[str], *, who: str = "this model") -> MissingSignalError:
+    """An error for an address that `who` cannot show, naming the nearest that it can."""
+    choices = list(known)
+    near = nearest(address, choices)
+    meant = f" Did you mean {near!r}?" if near else ""
+    listed = ", ".join(choices[:12]) + (f", ... ({len(choices)} in all)" if len(choices) > 12 else "")
+    return MissingSignalError(f"No signal at {address!r} in {who}.{meant} It can show: {listed}.")
+
+
+class Batch(NamedTuple):
+    """One batch of examples, as a source yields it.
+
+    Attributes:
+        inputs: What the models are called with, unless a side ``reads`` something else from the batch.
+        id: Which examples these are, ``int64 [batch]``, unique within the source; None where the source cannot tell.
+        view: Which augmented view of each example this is, ``int64 [batch]``; None means the examples themselves.
+        labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) where there is none.
+        mask: True where a value counts, ``bool [batch]`` or ``[batch, *positions]``; None means everywhere.
+        extra: Further columns by name, each with the batch first.
+    """
+
+    inputs: Inputs
+    id: Tensor | None = None
+    view: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    extra: Mapping[str, Any] = {}
+
+    @property
+    def size(self) -> int:
+        """How many examples the batch holds."""
+        for tensor in (self.id, self.labels, self.mask):
+            if tensor is not None:
+                return len(tensor)
+        return _length(self.inputs)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each example is a mixture of two, so that no single label is right: ``extra["ratio"]`` says how."""
+        return "ratio" in self.extra and "partner" in self.extra
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        place = torch.device(device)
+        return Batch(*(_moved(part, place) for part in self))
+
+    def rows(self, index: Tensor) -> Batch:
+        """The examples at these places of the batch, in this order.
+
+        Example:
+            >>> Batch(torch.arange(5) * 10, labels=torch.arange(5)).rows(torch.tensor([3, 1])).inputs
+            tensor([30, 10])
+        """
+
+        def own(part: Tensor | None) -> Tensor | None:
+            return None if part is None else count_rows(part, index)
+
+        inputs, extra = input_rows(self.inputs, index), count_rows(self.extra, index)
+        return Batch(inputs, own(self.id), own(self.view), own(self.labels), own(self.mask), extra)
+
+
+class Term(NamedTuple):
+    """What one loss yields for one batch: its sum, over how many values, and its weight in the objective.
+
+    The mean is taken once, over the count of the whole accumulation window and all ranks: `total` is never averaged.
+    """
+
+    total: Tensor
+    count: Tensor | float  # type: ignore[assignment]
+    weight: float = 1.0
+
+    @property
+    def mean(self) -> Tensor:
+        """The unweighted mean over this batch alone, for people to read; zero where nothing counts."""
+        return self.total.detach() / max(float(self.count), 1.0)
+
+
+class Progress(NamedTuple):
+    """How far a stage has come: `step` of `steps` optimiser steps, in `epoch` (a count from 0)."""
+
+    step: int = 0
+    steps: int = 1
+    epoch: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """From 0 at the first step to 1 at the last."""
+        return self.step / max(self.steps - 1, 1)
+
+
+class Requirements(NamedTuple):
+    """What an objective reads: addresses in the student, addresses in the teacher, fields of the batch."""
+
+    student: frozenset[str] = frozenset()
+    teacher: frozenset[str] = frozenset()
+    batch: frozenset[str] = frozenset()
+
+    def __or__(self, other: tuple[Any, ...]) -> Requirements:
+        """What two objectives read together."""
+        return Requirements(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def count_rows(column: Any, index: Tensor) -> Any:
+    """The rows `index` of one column: a tensor, an array, a sequence, or a mapping of columns."""
+    if isinstance(column, Tensor):
+        return column.index_select(0, index.to(column.device))
+    if isinstance(column, Mapping):
+        return {name: count_rows(part, index) for name, part in column.items()}
+    if isinstance(column, np.ndarray):
+        return column[index.cpu().numpy()]
+    return [column[i] for i in index.tolist()]
+
+
+def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
+    """The rows `index` of what a model is called with: of each part, where it is called with several."""
+    if isinstance(inputs, tuple):
+        return sequence_like(inputs, (count_rows(part, index) for part in inputs))
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], Tensor):
+        return tuple(count_rows(part, index) for part in inputs)
+    return count_rows(inputs, index)
+
+
+def zero_where_masked(shown: Tensor, counts: Tensor) -> Tensor:
+    """What a teacher showed, 0 where it is NaN and nothing counts, as of attention over padding alone.
+
+    Args:
+        shown: ``[batch, ...]``.
+        counts: Where it counts, ``bool`` with the leading dimensions of `shown`; of other ones nothing is changed.
+    """
+    if counts.shape != shown.shape[: counts.ndim] or not shown.is_floating_point():
+        return shown
+    if shown.device.type == "cpu" and bool(shown.sum().isfinite()):  # elsewhere to ask would be to wait
+        return shown
+    nothing = shown.isnan().flatten(counts.ndim).any(-1) if shown.ndim > counts.ndim else shown.isnan()
+    nothing = nothing & ~counts
+    return shown.masked_fill(nothing.reshape(nothing.shape + (1,) * (shown.ndim - nothing.ndim)), 0.0)
+
+
+def _length(inputs: Inputs) -> int:
+    if isinstance(inputs, Mapping):
+        return _length(next(iter(inputs.values())))
+    if isinstance(inputs, (tuple, list)) and inputs and isinstance(inputs[0], Tensor):
+        return len(inputs[0])
+    return len(inputs)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part if part.device == device else part.to(device, non_blocking=True)
+    if part is None:
+        return None
+    if isinstance(part, Mapping):
+        return type(part)({k: _moved(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
+    if isinstance(part, (tuple, list)):
+        return sequence_like(part, (_moved(v, device) for v in part))
+    return part
+
+
+def sequence_like(kind: tuple[Any, ...] | list[Any], parts: Iterable[Any]) -> Any:
+    """`parts` as the same kind of sequence: a list, a tuple, or a named tuple, which takes them one by one."""
+    return type(kind)(*parts) if hasattr(kind, "_fields") else type(kind)(parts)

@@ -1,0 +1,136 @@
+"""A sorted set of classes packed to little more than its entropy."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from limbeck.errors import DataError
+
+_PLANES = (8, 4, 2, 1)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """How many bytes `count` numbers of `bits` bits take."""
+    return sum(-(-count * plane // 8) for plane in _split(bits))
+
+
+def pack(values: Integer[np.ndarray, "rows count"], bits: int) -> UInt8[np.ndarray, "rows width"]:
+    """Each row's numbers, one after the other in planes of 8, 4, 2 and 1 bits, the lowest bits first.
+
+    A number of 11 bits is cut into 8 + 2 + 1: within a plane all pieces are equally wide, and so is the work.
+
+    Example:
+        >>> pack(np.array([[1, 2, 3]]), 2)
+        array([[57]], dtype=uint8)
+    """
+    rows, count = values.shape
+    found = [np.zeros((rows, 0), dtype=np.uint8)]
+    rest = values
+    for plane in _split(bits):
+        each = 8 // plane
+        pieces = (rest & ((1 << plane) - 1)).astype(np.uint8)
+        pieces = np.pad(pieces, ((0, 0), (0, -count % each))).reshape(rows, -(-count // each), each)
+        found.append(np.bitwise_or.reduce(pieces << _shifts(plane), axis=2))
+        rest = rest >> plane
+    return np.concatenate(found, axis=1)
+
+
+def unpack(packed: UInt8[np.ndarray, "rows width"], count: int, bits: int) -> Integer[np.ndarray, "rows count"]:
+    """The numbers again.
+
+    Example:
+        >>> unpack(np.array([[57]], dtype=np.uint8), 3, 2)
+        array([[1, 2, 3]], dtype=int32)
+    """
+    rows = len(packed)
+    values = np.zeros((rows, count), dtype=np.int32)
+    start = shift = 0
+    for plane in _split(bits):
+        width = -(-count * plane // 8)
+        part = packed[:, start : start + width]
+        pieces = (part[:, :, None] >> _shifts(plane)) & ((1 << plane) - 1) if plane < 8 else part
+        values |= pieces.reshape(rows, width * 8 // plane)[:, :count].astype(np.int32) << shift
+        start, shift = start + width, shift + plane
+    return values
+
+
+def _shifts(plane: int) -> UInt8[np.ndarray, " each"]:
+    return np.arange(0, 8, plane, dtype=np.uint8)
+
+
+def _split(bits: int) -> list[int]:
+    """The planes of a number of `bits` bits: 13 is 8 + 4 + 1."""
+    planes = [8] * (bits // 8)
+    return planes + [plane for plane in _PLANES[1:] if bits % 8 & plane]
+
+
+@final
+class ClassSubset:
+    r"""Elias-Fano: `size` sorted classes of `classes`, the low bits of each as they are, the high ones in unary.
+
+    Class :math:`c_i` (from i = 0) is cut at bit l: its low l bits are packed, and of a bitmap the bit
+    :math:`\lfloor c_i / 2^l \rfloor + i` is set. That takes :math:`l s + s + \lfloor (C - 1) / 2^l \rfloor` bits for s
+    classes; the l with the fewest is taken. With no low bits a set needs no "+ i": it is a plain bitmap of C bits.
+
+    Args:
+        size: How many classes; the same for every row.
+        classes: Of how many.
+        repeats: Whether one may come more than once.
+
+    Example:
+        >>> Subset(100, 1000).width, Subset(50, 50257).width
+        (66, 76)
+
+    Source: Elias, 1974, J. ACM 21(2); Fano, 1971.
+    """
+
+    def __init__(self, size: int, classes: int, *, repeats: bool = False) -> None:
+        self.size, self.classes = size, classes
+        first = 1 if repeats else 0
+        cost = {cut: size * cut + self._length(cut, repeats) for cut in range(max(classes - 1, 1).bit_length() + 1)}
+        self.cut = min(cost, key=lambda cut: cost[cut])
+        self._spread = 1 if self.cut or first else 0
+        self._bitmap = -(-self._length(self.cut, repeats) // 8)
+        self._low = packed_bytes(size, self.cut)
+        self.width = self._low + self._bitmap
+
+    def _length(self, cut: int, repeats: bool) -> int:
+        """Bits of the bitmap."""
+        if cut == 0 and not repeats:
+            return self.classes
+        return self.size + ((self.classes - 1) >> cut)
+
+    def pack(self, ids: Integer[np.ndarray, "rows size"]) -> UInt8[np.ndarray, "rows width"]:
+        """Sorted rows of classes as bytes."""
+        rows = len(ids)
+        bitmap = np.zeros((rows, self._bitmap * 8), dtype=np.uint8)
+        places = (ids >> self.cut) + self._spread * np.arange(self.size)
+        np.put_along_axis(bitmap, places, np.uint8(1), axis=1)
+        low = pack(ids & ((1 << self.cut) - 1), self.cut)
+        return np.concatenate([low, np.packbits(bitmap, axis=1, bitorder="little")], axis=1)
+
+    def unpack(self, packed: UInt8[np.ndarray, "rows width"]) -> Integer[np.ndarray, "rows size"]:
+        """The rows again, sorted.
+
+        Raises:
+            DataError: If the bytes are of no such rows.
+        """
+        bitmap = np.unpackbits(packed[:, self._low :], axis=1, bitorder="little")
+        places = np.flatnonzero(bitmap)
+        if len(places) != self.size * len(packed):
+            raise self._damaged()
+        start = self._spread * np.arange(self.size) + bitmap.shape[1] * np.arange(len(packed))[:, None]
+        high = places.reshape(len(packed), self.size) - start
+        ids = (high << self.cut) | unpack(packed[:, : self._low], self.size, self.cut)
+        if ids.size and not (int(ids.min()) >= 0 and int(ids.max()) < self.classes):
+            raise self._damaged()
+        return ids
+
+    def _damaged(self) -> DataError:
+        return DataError(
+            f"A stored record does not name {self.size} of {self.classes} classes: it is damaged, or of another "
+            "encoding. Type: limbeck cache verify."
+        )

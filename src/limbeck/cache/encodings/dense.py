@@ -1,0 +1,152 @@
+"""Logits of all classes: float32, float16, bfloat16, or quantized to a few bits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.cache.encodings.encoding import Encoding, Records, chunks, read
+from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths, values
+from limbeck.cache.encodings.top_k import checked_bits
+
+_HALF_MAX = 65504.0
+_GIANT = 2.0**30  # float32 numbers of that size lie 128 apart: beside them a distance of 16,384 is still one
+
+
+class _Dense(Encoding, ABC):
+    """All classes; a record depends on its row of logits alone."""
+
+    def encode(
+        self,
+        logits: Float[Tensor, "rows classes"],
+        *,
+        id: Int[Tensor, " rows"],
+        view: Int[Tensor, " rows"],
+        position: Int[Tensor, " rows"],
+    ) -> Records:
+        """One record for each row."""
+        del id, view, position  # nothing is drawn
+        parts = (self._encoded(*read(logits[s], self.classes)) for s in chunks(logits))
+        return np.concatenate([np.zeros((0, self.width), np.uint8), *parts])
+
+    @abstractmethod
+    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+        """The records of float32 logits, whose largest are known."""
+
+
+@final
+class Float32(_Dense):
+    """Every logit as it is: 4 bytes a class, exact to the bit for a teacher that answers in float32 or less."""
+
+    name: ClassVar[str] = "float32"
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__(classes=classes)
+        self.width = 4 * classes
+
+    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+        return floats(logits)
+
+    def decode(self, records: Records) -> Tensor:
+        """The logits."""
+        return torch.from_numpy(values(self._checked(records), "<f4").astype(np.float32))
+
+
+@final
+class Float16(_Dense):
+    r"""Two bytes a class and four beside: exact for a teacher that answers in float16, close for any other.
+
+    A row that float16 holds exactly is kept so. Of any other the largest logit is kept in float32 and every logit as
+    its distance from that: rounded by at most 1/2048 of the distance, so the likely classes are known best, and logits
+    of 100,000 do not become infinite. A distance beyond 65,504 is kept as 65,504; -inf stays -inf. Where the largest is
+    beyond 1e9 the distances alone are kept, as if it were 0: their softmax is the same.
+    """
+
+    name: ClassVar[str] = "float16"
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__(classes=classes)
+        self.width = 4 + 2 * classes
+
+    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+        # A row that is exact has no level; nor has one of nothing but -inf.
+        exact = (logits.half().float() == logits).all(-1)
+        level = top.masked_fill(exact | (top == -torch.inf), 0.0)
+        apart = (logits - level.unsqueeze(-1)).clamp_min(-_HALF_MAX).masked_fill(logits == -torch.inf, -torch.inf)
+        return np.concatenate([floats(_small(level)), floats(apart, "<f2")], axis=1)
+
+    def decode(self, records: Records) -> Tensor:
+        """The logits, in float32."""
+        records = self._checked(records)
+        level = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32))
+        return level + torch.from_numpy(values(records[:, 4:], "<f2").astype(np.float32))
+
+
+@final
+class BFloat16(_Dense):
+    """Two bytes a class: exact for a teacher that answers in bfloat16; any other is rounded to 8 significant bits.
+
+    What would round to infinity is kept as the largest finite one.
+    """
+
+    name: ClassVar[str] = "bfloat16"
+
+    def __init__(self, *, classes: int) -> None:
+        super().__init__(classes=classes)
+        self.width = 2 * classes
+
+    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+        largest = torch.finfo(torch.bfloat16).max
+        narrow = logits.clamp(-largest, largest).masked_fill(logits == -torch.inf, -torch.inf).bfloat16()
+        return narrow.view(torch.int16).cpu().numpy().astype("<i2").view(np.uint8)
+
+    def decode(self, records: Records) -> Tensor:
+        """The logits, in float32."""
+        bits = torch.from_numpy(values(self._checked(records), "<i2").astype(np.int16))
+        return bits.view(torch.bfloat16).float()
+
+
+@final
+class Quantized(_Dense):
+    """Every logit in `bits` bits, by its depth below the largest: about a byte a class, for any divergence.
+
+    A record holds the largest logit (float32), the deepest and a code for each class (`Depths`). Where the largest is
+    beyond 1e9 the depths alone are kept, as if it were 0: their softmax is the same.
+
+    Args:
+        classes: How many logits a row has.
+        bits: 2 to 16, or 32.
+    """
+
+    name: ClassVar[str] = "quantised"
+
+    def __init__(self, *, classes: int, bits: int = 8) -> None:
+        super().__init__(classes=classes)
+        self.bits = checked_bits(bits)
+        self._depths = Depths(classes, bits)
+        self.width = 4 + self._depths.width
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was chosen."""
+        return {"bits": self.bits}
+
+    def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
+        level = _small(top.masked_fill(top == -torch.inf, 0.0))
+        return np.concatenate([floats(level), self._depths.pack(log_depths(logits, top))], axis=1)
+
+    def decode(self, records: Records) -> Tensor:
+        """The logits, in float32."""
+        records = self._checked(records)
+        top = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32))
+        return top + self._depths.unpack(records[:, 4:])
+
+
+def _small(level: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """The level of rows, 0 where its own rounding would swallow the distances from it."""
+    return torch.where(level.abs() < _GIANT, level, 0.0)

@@ -1,0 +1,85 @@
+"""Encodings by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.cache.encodings.dense import BFloat16, Float16, Float32, Quantized
+from limbeck.cache.encodings.encoding import Encoding
+from limbeck.cache.encodings.sampled import SampledClasses
+from limbeck.cache.encodings.top_k import TopClasses
+from limbeck.errors import LimbeckError, unknown
+
+_KNOWN: dict[str, type[Encoding]] = {
+    kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
+}
+
+_MANY = 2**31  # more than any answer has: making an encoding allocates nothing
+
+
+def encoding_names() -> list[str]:
+    """Every encoding's name."""
+    return sorted(_KNOWN)
+
+
+def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
+    """An encoding by name.
+
+    Args:
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantised``, ``top-k`` or ``sampled``.
+        classes: How many logits a row has.
+        **parameters: The encoding's own: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
+
+    Raises:
+        UnknownNameError: If there is none of that name, or it has no such parameter; the nearest is named.
+        LimbeckError: If a parameter is missing or out of its range.
+
+    Example:
+        >>> make("top-k", classes=1000, k=100).width
+        213
+    """
+    if name not in _KNOWN:
+        raise unknown("encoding", str(name), _KNOWN)
+    accepted = {key: one for key, one in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
+    for given in parameters:
+        if given not in accepted:
+            raise unknown(f"parameter of the encoding {name!r}:", given, accepted)
+    absent = [key for key, one in accepted.items() if one.default is one.empty and key not in parameters]
+    if absent:
+        raise LimbeckError(f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.")
+    return _KNOWN[name](classes=classes, **parameters)
+
+
+def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
+    """An encoding as a manifest, or a person, writes it: a name, or a mapping with ``name`` and parameters.
+
+    Raises:
+        LimbeckError: As `make` does, or if there is no name.
+
+    Example:
+        >>> encoding({"name": "top-k", "k": 100, "bits": 10}, classes=1000).spec
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    if isinstance(spec, str):
+        return make_encoding(spec, classes=classes)
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise LimbeckError(
+            f"An encoding is a name, or a mapping with one: {{'name': 'top-k', 'k': 100}}; got {spec!r}. "
+            f"Names: {', '.join(encoding_names())}."
+        )
+    return make_encoding(spec["name"], classes=classes, **{key: value for key, value in spec.items() if key != "name"})
+
+
+def validate_encoding(spec: Mapping[str, Any] | str) -> dict[str, Any]:
+    """What a person wrote of an encoding, whole, with every parameter; before anybody knows how many classes there are.
+
+    Raises:
+        LimbeckError: As `encoding` does; but whether so many classes exist is seen with the first answer.
+
+    Example:
+        >>> checked({"name": "top-k", "k": 100})
+        {'name': 'top-k', 'k': 100, 'bits': 10}
+    """
+    return encoding(spec, classes=_MANY).spec

@@ -1,0 +1,134 @@
+"""The k most likely classes and the total mass of all others, at every temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.cache.encodings.class_subset import ClassSubset
+from limbeck.cache.encodings.encoding import Encoding, Records, check_integer, chunks, read
+from limbeck.cache.encodings.log_quantization import EXACT, HALF, Depths, floats, log_depths, values
+from limbeck.errors import LimbeckError
+from limbeck.functional.log_partition import COARSE, DENSE, dense_sums, log_partition_and_grad
+from limbeck.partial_logits import PartialLogits, TopKLogits
+
+MOST_TEMPERATURES = 8
+
+
+@final
+class TopClasses(Encoding):
+    r"""The k largest logits: their classes exactly, their values at `bits` bits each, and all others as one bucket.
+
+    A record holds the largest logit (float32), the logarithm of what the others weigh at T = 1, 4, 16, infinity and
+    `temperatures`, with its slope (float16), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each) and
+    the values (`Depths`). Where `bits` is 32 all is float32, and the rest is kept at so many temperatures that it is
+    right to 5e-5 at any T of 0.5 and above. The kept logits are moved together so that they weigh what they weighed
+    before rounding: kept mass and rest are exact at T = 1, and nothing is renormalised over k.
+
+    Args:
+        classes: How many logits a row has.
+        k: How many are kept, 1 to `classes`.
+        bits: 2 to 16, or 32 for float32.
+        temperatures: At which the rest is kept too. Below 32 bits a loss at any other is refused, as it would have to
+            be guessed.
+    """
+
+    name: ClassVar[str] = "top-k"
+    partial: ClassVar[type[PartialLogits] | None] = TopKLogits
+
+    def __init__(self, *, classes: int, k: int, bits: int = 10, temperatures: Any = ()) -> None:
+        super().__init__(classes=classes)
+        self.k = check_integer("k", k, 1)
+        if self.k > classes:
+            raise LimbeckError(
+                f"k={k} of {classes} classes: there are no more. For all of them: 'quantised' or 'float16'."
+            )
+        self.bits = checked_bits(bits)
+        self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
+        self._kind, each = ("<f4", 4) if bits == EXACT else ("<f2", 2)
+        self.temperatures = _checked_temperatures(temperatures)
+        self._grid = DENSE if bits == EXACT else (*COARSE, *(1 / one for one in self.temperatures))
+        self._nodes = len(self._grid)
+        self._rest = 4 + 2 * self._nodes * each
+        self.width = self._rest + self._ids.width + self._depths.width
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What was chosen."""
+        also = {"temperatures": list(self.temperatures)} if self.temperatures else {}
+        return {"k": self.k, "bits": self.bits, **also}
+
+    def encode(
+        self,
+        logits: Float[Tensor, "rows classes"],
+        *,
+        id: Int[Tensor, " rows"],
+        view: Int[Tensor, " rows"],
+        position: Int[Tensor, " rows"],
+    ) -> Records:
+        """One record for each row; of equal logits at the k-th place, any."""
+        del id, view, position  # nothing is drawn
+        return np.concatenate(
+            [np.zeros((0, self.width), np.uint8), *(self._encoded(logits[s]) for s in chunks(logits))]
+        )
+
+    def _encoded(self, part: Float[Tensor, "rows classes"]) -> Records:
+        logits, top = read(part, self.classes)
+        ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
+        depths = log_depths(logits, top)
+        kept = depths.gather(-1, ids)
+        others = depths.scatter_(-1, ids, -torch.inf)
+        rest = self._sums(others)
+        packed = self._depths.pack(kept)
+        lost = kept.logsumexp(-1).cpu() - self._depths.unpack(packed).logsumexp(-1)
+        lost = lost.nan_to_num(0.0).to(top.device)
+        rest[:, 0] -= lost.unsqueeze(-1) * rest.new_tensor(self._grid)
+        rest[:, 1] -= lost.unsqueeze(-1)
+        classes = self._ids.pack(ids.cpu().numpy())
+        return np.concatenate([floats(top + lost), floats(rest, self._kind), classes, packed], axis=1)
+
+    def _sums(self, others: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 2 nodes"]:
+        if self._grid == DENSE:
+            return dense_sums(others)
+        also = [log_partition_and_grad(others, (0.0, 1 / temperature))[..., 1:] for temperature in self.temperatures]
+        return torch.cat([log_partition_and_grad(others, COARSE), *also], -1)
+
+    def decode(self, records: Records) -> TopKLogits:
+        """The rows again: classes, depths, and the rest."""
+        records = self._checked(records)
+        middle = self._rest + self._ids.width
+        top = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32)).flatten()
+        rest = torch.from_numpy(values(records[:, 4 : self._rest], self._kind).astype(np.float32))
+        ids = torch.from_numpy(self._ids.unpack(records[:, self._rest : middle]))
+        depths = self._depths.unpack(records[:, middle:])
+        return TopKLogits(ids, depths, top, rest.unflatten(-1, (2, self._nodes)), classes=self.classes, grid=self._grid)
+
+
+def _checked_temperatures(given: Any) -> tuple[float, ...]:
+    """Temperatures besides those that every record has, in order."""
+    if isinstance(given, (str, int, float)) or not all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < math.inf for one in given
+    ):
+        raise LimbeckError(f"temperatures= is a list of numbers above 0, such as [2.0]; got {given!r}.")
+    known = [1 / beta for beta in COARSE if beta]
+    found = tuple(sorted({float(one) for one in given} - {float(one) for one in known}))
+    if len(found) > MOST_TEMPERATURES:
+        raise LimbeckError(
+            f"A top-k record keeps the rest at {MOST_TEMPERATURES} temperatures more at most, and these are "
+            f"{len(found)}: where the temperature moves, store 'quantised', which serves every one."
+        )
+    return found
+
+
+def checked_bits(bits: int) -> int:
+    """How many bits a value has: 2 to 16, or 32."""
+    return (
+        bits
+        if bits == EXACT and not isinstance(bits, bool)
+        else check_integer("bits (or 32, for float32)", bits, 2, HALF)
+    )

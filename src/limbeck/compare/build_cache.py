@@ -1,0 +1,118 @@
+"""All outputs of a job's teacher, computed before training."""
+
+from __future__ import annotations
+
+import torch
+
+from limbeck.cache import Location, Store, is_store, repair
+from limbeck.compare.arms import recipe_of
+from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
+from limbeck.compare.estimator import EstimatorModule
+from limbeck.compare.teacher_cache import cached, folder_of, views_of, with_cache
+from limbeck.compare.teacher_training import Watch, has_weights, open_teacher
+from limbeck.data import ShuffledLoader
+from limbeck.engine import open_fabric
+from limbeck.errors import LimbeckError
+from limbeck.job import CacheSettings, Job, train_loader
+from limbeck.teachers import CacheVerification, Teacher, fill_cache, verify_cache
+
+
+def build(job: Job, *, watch: Watch) -> Store:
+    """Ask the job's teacher about all its training data, in every view that its arms will see.
+
+    Stopped at any time, it goes on where it was.
+
+    Args:
+        job: What is asked; without ``cache`` it is the default one.
+        watch: Told ``("answers", (done, all))`` after each batch.
+
+    Raises:
+        LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
+    """
+    material, teacher = load_data_and_teacher(job)
+    ask_all(job, material, teacher, watch)
+    return Store(folder_of(job))
+
+
+def ask_all(job: Job, material: ComparisonData, teacher: Teacher, watch: Watch) -> None:
+    """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
+    views, where = views_of(job), folder_of(job)
+    fabric = open_fabric(precision=job.precision, devices=1)
+    filling = fill_cache(
+        cached(job, teacher, where), source_of(job, material), reads=material.data.reads, views=views,
+        device=fabric.device,
+    )  # fmt: skip
+    lacking = _lacking(job, material, where)
+    with fabric.autocast():
+        for number, done in enumerate(filling):
+            if not number:  # a store that is refused has been refused by now
+                watch("say", _asking(len(material.train), views, lacking, where))
+            watch("answers", (done, views * len(material.train)))
+
+
+def _asking(examples: int, views: int, lacking: int, where: str) -> str:
+    if not lacking:
+        return f"All {views * examples:,} answers are in {where} already: the teacher is not asked."
+    shown = f"{views} views each" if views > 1 else "one view each"
+    there = "" if lacking == views * examples else f", {lacking:,} answers that are not there yet"
+    return f"Asking the teacher about {examples:,} examples, {shown}{there}; the answers go to {where}."
+
+
+def _lacking(job: Job, material: ComparisonData, where: str) -> int:
+    """How many answers are not in a store, or in a shard that is damaged."""
+    views = range(views_of(job)) if job.budget.has_views else [-1]
+    repair(Location(where))
+    if not is_store(where):
+        return len(views) * len(material.train)
+    store, ids = Store(where), material.train.ids.numpy()
+    return sum(int((store.rows(ids, view) < 0).sum()) for view in views)
+
+
+def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
+    """Look at a store that is there already with the eyes of every arm, before the first is paid for.
+
+    Raises:
+        LimbeckError: If it was made for something else, or lacks what an arm reads.
+    """
+    for arm in job.learners if job.cache is not None else ():
+        asked = with_cache(job, teacher)
+        source = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+        for stage in recipe_of(job, arm, asked).stages():
+            if stage.teacher is asked and (needs := stage.objective.needs.teacher):
+                reads = stage.reads or material.data.reads
+                asked.expect(source, reads)
+                asked.prepare(needs, device=torch.device("cpu"), reads=reads)
+
+
+def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
+    """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored."""
+    material, teacher = load_data_and_teacher(job)
+    fabric = open_fabric(precision=job.precision, devices=1)
+    source = source_of(job, material, shuffled=seed)
+    with fabric.autocast():
+        return verify_cache(
+            cached(job, teacher, folder_of(job)), source, reads=material.data.reads, sample=sample,
+            views=range(views_of(job)), seed=seed, device=fabric.device,
+        )  # fmt: skip
+
+
+def source_of(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
+    """What the arms learn from, in the order of the examples, or in a random one."""
+    found = train_loader(material.train, job.budget, seed=0, cache=job.cache or CacheSettings(), mixed=True)
+    return ShuffledLoader(
+        found.examples, batch_size=found.batch_size, augment=found.augment, mix=found.mix, seed=shuffled or 0,
+        shuffle=shuffled is not None,
+    )  # fmt: skip
+
+
+def load_data_and_teacher(job: Job) -> tuple[ComparisonData, Teacher]:
+    """The job's data, and its teacher, which must have weights."""
+    material = load_comparison_data(job)
+    teacher, models = open_teacher(job, material)
+    fitted = any(isinstance(model, EstimatorModule) and model.fitted for model in models.values())
+    if not has_weights(job.teacher) and not fitted:
+        raise LimbeckError(
+            f"The teacher {job.teacher.model} has no weights yet. `limbeck distill` trains it, keeps its answers as it "
+            "goes if the job has a cache, and leaves it in OUT/teacher/student, which can be a job's teacher."
+        )
+    return material, teacher

@@ -1,0 +1,156 @@
+"""The first steps of the teacher and of every arm, on copies, before anything is paid for."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from limbeck.compare.arms import SHUFFLED, is_taught, measure_student, recipe_of
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, setting_of, student_of
+from limbeck.compare.estimator import is_estimator
+from limbeck.compare.model_checks import check_student
+from limbeck.compare.teacher_cache import with_temporary_cache
+from limbeck.compare.teacher_training import ask, has_weights, teachers_recipe
+from limbeck.engine import Run, open_fabric
+from limbeck.errors import DivergedError, LastBatchError, LimbeckError, LimbeckWarning, is_out_of_memory
+from limbeck.job import Budget, Job, train_loader
+from limbeck.metrics import Predictions, cost_in_full, predict
+from limbeck.models import seeded
+from limbeck.recipe import Recipe
+from limbeck.teachers import ShuffledTeacher, Teacher
+
+_FEW = 8
+
+
+def dry_run(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> None:
+    """The first steps of the teacher's training and of every stage of every arm, on copies that are thrown away.
+
+    One step is taken on a first batch, and one on as few examples as the last batch of an epoch holds; then the student
+    is asked about test data, and timed. Whatever a job gets wrong (a name, a hyper-parameter, an address, a shape, a
+    precision, a batch size) comes to light here, as it would come to light after the teacher's training.
+
+    Args:
+        job: What is asked.
+        material: Its data.
+        teacher: Who teaches, not trained yet; it is left as it is.
+        models: The networks that the teacher is made of.
+
+    Raises:
+        LimbeckError: If the teacher or an arm cannot run.
+    """
+    check_student(job, material, teacher)
+    _check_metrics(job, material)
+    rehearse_arms(job, material, rehearse_teacher(job, material, teacher, models))
+
+
+def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:
+    """The arms' part of `rehearse`.
+
+    Raises:
+        LimbeckError: If an arm cannot run.
+    """
+    for arm in job.competitors:
+        if arm != "teacher":
+            _rehearse_arm(job, arm, material, teacher)
+
+
+def rehearse_teacher(job: Job, material: ComparisonData, teacher: Teacher, models: Mapping[str, nn.Module]) -> Teacher:
+    """A copy of the teacher, as the first steps of its training leave it: in the job's precision, for one.
+
+    Returns:
+        The copy; the teacher itself, where it comes with weights.
+
+    Raises:
+        LimbeckError: If it cannot be trained.
+    """
+    if has_weights(job.teacher) or is_estimator(models):
+        return teacher
+    teacher, models = copy.deepcopy((teacher, dict(models)))
+    first, budget = next(iter(models)), job.teacher.train or job.budget
+    place = "budget" if job.teacher.train is None else "teacher.train"
+    with seeded(0), _explained("The teacher cannot take its first steps", place):
+        _rehearsed({first: models[first]}, teachers_recipe((first,)), job, budget, material)
+        ask(teacher, material.data.test.select(torch.arange(min(_FEW, len(material.data.test)))), material)
+    return teacher
+
+
+def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher) -> None:
+    # Nothing that a lazy layer draws at its first call may depend on what went before.
+    with (
+        seeded(0),
+        _explained(f"The arm {arm!r} cannot take its first steps", "budget"),
+        with_temporary_cache(job, teacher) as asked,
+    ):
+        models = {"student": student_of(job, material, seed=0, teacher=teacher)}
+        recipe, mixed = recipe_of(job, arm, asked), is_taught(job, arm)
+        run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
+    if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
+        raise LimbeckError(
+            f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
+            f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
+        )
+    with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):
+        test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
+        predict(run.student, eval_batches(test), reads=material.data.reads)
+        cost_in_full(run.student.cpu(), material.data.reads(eval_batches(test)[0]), batches=(1,), repeats=1)
+
+
+def _rehearsed(
+    models: Mapping[str, nn.Module],
+    recipe: Recipe,
+    job: Job,
+    budget: Budget,
+    material: ComparisonData,
+    *,
+    mixed: bool = False,
+) -> Run:
+    run = Run(
+        models, recipe, train_loader(material.train, budget, seed=0, cache=job.cache, mixed=mixed),
+        setting=replace(setting_of(job, budget, material, seed=0), rehearsal=True),
+        fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
+    )  # fmt: skip
+    # A rate that is too high in these few steps may be right in a run that warms up; the run itself says if it is not.
+    with suppress(DivergedError):
+        run.finish()
+    return run
+
+
+def _check_metrics(job: Job, material: ComparisonData) -> None:
+    """Compute a person's own metrics of made-up answers to the test data: one that fails does so before training."""
+    labels = material.data.test.labels
+    with seeded(0):
+        logits = torch.randn(0 if labels is None else labels.numel(), material.classes)
+    flat = None if labels is None else labels.flatten()
+    _ = measure_student(Predictions(logits, logits, flat), (), metrics=job.metrics)
+
+
+@contextmanager
+def _explained(cannot: str, place: str) -> Iterator[None]:
+    """What a person's own module raises in its first steps, as a sentence; ``--debug`` shows where.
+
+    `place` is where the budget stands in the job that says how large a batch is.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Of a teacher that has learnt nothing yet there is nothing to be said.
+            warnings.simplefilter("ignore", LimbeckWarning)
+            yield
+    except LastBatchError as error:
+        way_out = f"To leave that batch out: --set {place}.drop_last=true."
+        raise LastBatchError(f"{cannot}: {error} {way_out}") from error
+    except LimbeckError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise LimbeckError(
+                f"{cannot}: there is not enough memory. A smaller {place}.batch_size with a larger {place}.accumulate "
+                "learns the same with less; so do workers=1, and a smaller model."
+            ) from error
+        said = str(error).strip().partition("\n")[0]
+        raise LimbeckError(f"{cannot}: {type(error).__name__}: {said}") from error

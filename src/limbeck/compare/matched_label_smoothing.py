@@ -1,0 +1,70 @@
+"""Label smoothing with the mean entropy of the teacher's outputs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.compare.arms import SMOOTHED
+from limbeck.compare.comparison_data import ComparisonData
+from limbeck.compare.teacher_training import ask
+from limbeck.data import subsample
+from limbeck.job import Job
+from limbeck.teachers import Teacher
+
+_ASKED = 2000
+"""Examples whose answers say how soft the teacher is."""
+
+
+def matched_smoothing(job: Job, teacher: Teacher, material: ComparisonData) -> float:
+    """The smoothing that the job gives its control, or that makes labels as soft as the teacher's answers.
+
+    The teacher is asked about examples that the arms learn from.
+    """
+    if SMOOTHED not in job.arms:
+        return 0.0
+    own = job.budgets.get(SMOOTHED)
+    if own is not None and own.smoothing is not None:
+        return own.smoothing
+    some = subsample(material.train, min(_ASKED, len(material.train)), seed=0)
+    return smoothing_of(mean_entropy(ask(teacher, some, material)), material.classes)
+
+
+def mean_entropy(logits: Float[Tensor, "n classes"]) -> float:
+    """The mean entropy of the answers, in nats, at temperature 1.
+
+    Example:
+        >>> round(mean_entropy(torch.zeros(3, 2)), 4)
+        0.6931
+    """
+    return float(torch.special.entr(logits.double().softmax(-1)).sum(-1).mean())
+
+
+def smoothing_of(entropy: float, classes: int) -> float:
+    r"""The s at which a smoothed label, :math:`(1 - s) 1[c = y] + s / C`, has this entropy.
+
+    A student that learns from such labels is regularised as one that learns from the teacher is, and is taught nothing
+    by it.
+
+    Args:
+        entropy: In nats; at log C and above s is 1, at 0 it is 0.
+        classes: C, at least 2.
+
+    Example:
+        >>> round(smoothing_of(0.5, 10), 4)
+        0.1109
+    """
+    from scipy.optimize import brentq
+
+    def excess(share: float) -> float:
+        rest = share / classes
+        top = 1.0 - share + rest
+        return -(top * math.log(top) + (classes - 1) * rest * math.log(rest)) - entropy
+
+    if entropy >= math.log(classes):
+        return 1.0
+    least = 1e-12  # of which the logarithm exists
+    return 0.0 if excess(least) >= 0 else float(brentq(excess, least, 1.0, xtol=1e-10))

@@ -1,0 +1,70 @@
+"""The teacher that a method has put together itself, and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compare.comparison_data import ComparisonData, eval_batches
+from limbeck.engine import Run
+from limbeck.metrics import MEASURES, answer_latency, evaluate, predict
+from limbeck.models import count_parameters
+from limbeck.models.size_and_hash import size_in_bytes
+from limbeck.teachers import ModelTeacher, Specialists, Teacher, TeacherRef
+
+
+class Combined(NamedTuple):
+    """A generalist and its specialists, as one teacher.
+
+    Attributes:
+        measures: On the test data.
+        parameters: Of all of its networks.
+        megabytes: Likewise.
+        milliseconds: For one example, on the CPU.
+    """
+
+    measures: dict[str, float]
+    parameters: int
+    megabytes: float
+    milliseconds: float
+
+    @staticmethod
+    def read(told: Mapping[str, Any] | None) -> Combined | None:
+        """What a line of JSON says of it, where null is no number."""
+        if told is None:
+            return None
+        measures = {name: float("nan") if value is None else float(value) for name, value in told["measures"].items()}
+        return Combined(measures, int(told["parameters"]), float(told["megabytes"]), float(told["milliseconds"]))
+
+
+def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined | None:
+    """The combined teacher that a finished run's student learnt from; None where it learnt from another.
+
+    Args:
+        run: The run.
+        material: The data.
+        answers: The logits of the job's own teacher, beside which it is set.
+    """
+    found = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
+    if not found:
+        return None
+    teacher = found[-1]
+    teacher.bind(run.models)
+    reads, test = material.data.reads, material.data.test
+    shown = predict(teacher, eval_batches(test), reads=reads)._replace(teacher=answers)
+    measures = {name: one.value for name, one in evaluate(shown, MEASURES).items()}
+    networks = [network for member in (teacher.generalist, *teacher.members) for network in _networks(member, run)]
+    sample = test.take(torch.arange(min(64, len(test))))
+    return Combined(
+        measures, sum(map(count_parameters, networks)), sum(map(size_in_bytes, networks)) / 1e6,
+        answer_latency(teacher, sample, reads=reads),
+    )  # fmt: skip
+
+
+def _networks(member: Teacher, run: Run) -> Sequence[nn.Module]:
+    if isinstance(member, ModelTeacher):
+        return [member.model]
+    return [run.models[member.name]] if isinstance(member, TeacherRef) else []

@@ -1,0 +1,251 @@
+"""The teacher of a comparison, trained or loaded, and its checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import IGNORED, LOGITS
+from limbeck.compare.class_order import check_names, has_weights
+from limbeck.compare.comparison_data import ComparisonData, eval_batches, new_model, setting_of
+from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
+from limbeck.compare.model_checks import answered, check_classes, judged_parts, shape_in
+from limbeck.compare.trackers import with_trackers
+from limbeck.data import Dataset, DataSplits, Reads, holds_tokenizer, open_tokenizer, preprocess_from_dict
+from limbeck.engine import Run, open_fabric
+from limbeck.errors import LimbeckError
+from limbeck.functional import cross_entropy
+from limbeck.job import Job, TeacherSettings, train_loader
+from limbeck.losses import Loss
+from limbeck.methods import method
+from limbeck.metrics import Predictions, accuracy
+from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
+from limbeck.metrics.memoize import predicted_class
+from limbeck.models import NoModuleError, is_student_folder, read_config
+from limbeck.models.hub import LibraryModel
+from limbeck.recipe import Recipe, Stage
+from limbeck.tap import FrozenParameters, call, logits_of
+from limbeck.teachers import Ensemble, ModelTeacher, Teacher
+from limbeck.teachers.chance import chance_of, most_frequent_share
+
+Watch = Callable[[str, Any], None]
+"""Told what happens.
+
+``("say", text)``; ``("files", (done, all))`` while pictures are decoded; ``("members", how many)`` before an
+ensemble is trained; ``("report", (who, report))``; ``("answers", (done, all))`` while a teacher is asked ahead;
+``("plan", how many)`` before the arms; ``("arm", outcome)`` after each, ``("trials", how many)`` before a search, and
+``("trial", (arm, trial))`` after each.
+"""
+
+
+def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
+    """The teacher, loaded or not yet trained, and the models that it is made of.
+
+    One that was saved with the way it reads a batch reads it so, whatever the data say.
+
+    Raises:
+        LimbeckError: If it cannot be opened, refuses the data, or has other classes than they.
+    """
+    asked = job.teacher
+    if has_weights(asked) and asked.members > 1:
+        raise LimbeckError(
+            f"teacher.members={asked.members} of {asked.model} would be the same network {asked.members} times; "
+            "members are for a teacher that is trained here."
+        )
+    try:
+        models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
+    except NoModuleError as error:
+        module = open_estimator(error.made, asked.model, material)
+        if asked.members > 1:
+            raise LimbeckError(
+                f"teacher.members={asked.members}: an estimator is one teacher; leave members out."
+            ) from error
+        return module.teacher, {"member-0": module}
+    check_names(asked, models["member-0"], material.data)
+    reads = _own_reads(asked, material.data)
+    _check_tokenizer(asked, material.data)
+    _check_reads(job, reads)
+    members = [ModelTeacher(model, reads=reads) for model in models.values()]
+    teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
+    first = material.train.select(torch.tensor([0]))
+    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {asked.model}"
+    check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
+    if reads is not None:
+        _check_own(job, next(iter(models.values())), reads, material)
+    for part, examples in judged_parts(material).items():
+        one = examples.select(torch.tensor([0]))
+        shape = shape_in(part, material.data.reads(one.take(torch.tensor([0]))))
+        answered(partial(ask, teacher, one, material), who, shape)
+    return teacher, models
+
+
+def train_teacher(
+    models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, watch: Watch
+) -> None:
+    """Train a teacher that does not come with weights; a killed run takes its training up again."""
+    if has_weights(job.teacher):
+        watch("say", f"Teacher loaded from {job.teacher.model}.")
+        return
+    if isinstance(module := models.get("member-0"), EstimatorModule):
+        if module.fitted:
+            watch("say", f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}.")
+        else:
+            watch("say", f"Fitting the teacher: {type(module.teacher.estimator).__name__}.")
+            fit_estimator(module, job.teacher.model, material)
+        return
+    budget = job.teacher.train or job.budget
+    run = Run(
+        models, teachers_recipe(tuple(models)), train_loader(material.train, budget, seed=0),
+        setting=setting_of(job, budget, material, seed=0, workers=job.workers),
+        fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
+        out=out / "teacher" if out else None, resume=True,
+    )  # fmt: skip
+    done = "The teacher was trained before" if run.finished else "Training the teacher"
+    watch("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
+    if len(models) > 1:
+        watch("members", len(models))
+    for report in with_trackers(run, job, "teacher"):
+        watch("report", ("teacher", report))
+
+
+def teachers_recipe(members: Sequence[str]) -> Recipe:
+    """How a teacher learns that comes without weights: labels, each of its members by itself."""
+    recipe = Recipe(Stage(Loss(cross_entropy), trains=members[0], name="teacher"))
+    for name in members[1:]:
+        recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
+    return recipe
+
+
+def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
+    """The teacher's logits for every example, in order, on the CPU."""
+    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=material.data.reads) as answer:
+        return torch.cat([answer(batch)[LOGITS].float() for batch in eval_batches(examples)])
+
+
+def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
+    """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labelled.
+
+    Args:
+        teacher_logits: Its answers.
+        examples: The development data.
+        classes: How many there are.
+        loaded: Whether it came with its weights, or was trained here: what is likely to be wrong differs.
+
+    Raises:
+        LimbeckError: If it is no better than chance, within two standard errors, or than always answering the most
+            frequent class; or, where it was loaded, far better with its classes in another order.
+    """
+    labels = examples.labels
+    if labels is None or not bool((labels != IGNORED).any()):
+        return float("nan")
+    found = accuracy(Predictions(teacher_logits, None, labels)).value
+    if loaded and labels.ndim == 1:
+        _check_renamed(teacher_logits, labels, found, classes)
+    count = int((labels != IGNORED).sum())
+    chance = chance_of(classes, count, most_frequent=most_frequent_share(labels))
+    if found <= chance.reach and found < 1.0:  # who is always right is not to blame for few examples
+        why = (
+            "Was it trained with another input normalisation or label order?"
+            if loaded
+            else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
+        )
+        raise LimbeckError(
+            f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and {chance.sentence}. "
+            f"{why} To go on anyway: --set teacher.check=false."
+        )
+    return found
+
+
+def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:
+    """The teacher's accuracy on development data for people, beside what always answering one class gets right."""
+    if labels is None or math.isnan(accuracy):
+        return "Teacher: not checked, as no development example has a label."
+    return (
+        f"Teacher: {100 * accuracy:.1f} % on development data (the most frequent class: "
+        f"{100 * most_frequent_share(labels):.1f} %)."
+    )
+
+
+def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -> None:
+    """Refuse a teacher that would be right far more often with its classes in another order."""
+    known = labels != IGNORED
+    guesses, truth = predicted_class(logits)[known], labels[known]
+    better, order = renamed_accuracy(guesses, truth, classes)
+    if is_misordered(found, better, truth, chance_of(classes, len(truth)).reach):
+        raise LimbeckError(
+            f"The teacher's accuracy on {len(truth)} development examples is {100 * found:.1f} %, and with its classes "
+            f"in another order it would be {100 * better:.1f} %: its label order is not that of the data ("
+            f"{misorder_message(order, None)}). Give them one order, with --set 'data.class_names=[...]' for tables, "
+            "texts and pictures; or, to go on anyway, --set teacher.check=false."
+        )
+
+
+def _check_reads(job: Job, own: Reads | None) -> None:
+    """Refuse a teacher that would be trained on other inputs than those that it teaches from.
+
+    Raises:
+        LimbeckError: Saying what to type instead.
+    """
+    if own is None and "reads" in method(job.method.name).parameters:
+        raise LimbeckError(
+            f"The method {job.method.name} has a teacher that reads inputs of its own, and a job trains its teacher on "
+            "the student's inputs. Train it in Python with reads=lb.data.Field('privileged'), save it with "
+            "lb.save(teacher, 'teacher', metadata={'reads': {'reads': 'field', 'name': 'privileged'}}), and type "
+            "--teacher teacher."
+        )
+
+
+def _check_own(job: Job, model: nn.Module, own: Reads, material: ComparisonData) -> None:
+    """Refuse a teacher whose own inputs the test data lack, or that cannot be timed on the student's.
+
+    Raises:
+        LimbeckError: Before anything is paid for.
+    """
+    first = material.data.test.take(torch.tensor([0]))
+    own(first)
+    shape = "x".join(map(str, material.input_shape))
+    try:
+        with torch.no_grad(), FrozenParameters(model):
+            answered(
+                lambda: logits_of(call(model, material.data.reads(first))), f"The teacher {job.teacher.model}", shape
+            )
+    except LimbeckError as error:
+        raise LimbeckError(
+            f"{error} It reads inputs of its own, but a job times it on the student's: use Python."
+        ) from error
+
+
+def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
+    """Refuse a teacher beside which lies another tokenizer than the data's: their numbers mean other words to it.
+
+    Raises:
+        LimbeckError: With the flag that takes the teacher's.
+    """
+    folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
+    if data.tokenizer is None or not teacher.check or not has_weights(teacher) or not holds_tokenizer(folder):
+        return
+    own, theirs = open_tokenizer(folder).get_vocab(), data.tokenizer.get_vocab()
+    if own != theirs:
+        sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
+        raise LimbeckError(
+            f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
+            f"data.tokenizer={folder}, or, to go on anyway, --set teacher.check=false."
+        )
+
+
+def _own_reads(teacher: TeacherSettings, data: DataSplits) -> Reads | None:
+    """How a saved teacher reads a batch, where that is not how the data would have it."""
+    library = LibraryModel.parse(teacher.model)
+    folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
+    folder = library.weights if library is not None and library.weights is not None else folder
+    if not is_student_folder(folder):
+        return None
+    told = read_config(folder)["metadata"]
+    found = preprocess_from_dict(told["reads"]) if told.get("reads") else None
+    return None if found == data.reads else found

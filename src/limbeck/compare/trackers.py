@@ -1,0 +1,88 @@
+"""The trackers of a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+from limbeck.engine import Run, StepReport, TensorBoard, Tracker, track
+from limbeck.errors import LimbeckError, unknown
+from limbeck.job import Job
+from limbeck.models import UserFile
+
+FOLDER = "tracked"
+
+
+def check_tracker(job: Job) -> None:
+    """Refuse a tracker that nobody knows, or that has no folder to write to.
+
+    Raises:
+        LimbeckError: Before anything is paid for.
+    """
+    if job.track is None:
+        return
+    if job.out is None:
+        raise LimbeckError(f"track: {job.track} needs a folder to write to; give the job one: out=...")
+    if (own := _own(job.track)) is not None:
+        own.load()
+    else:
+        _ = TensorBoard(Path(job.out) / FOLDER, resume=True)
+
+
+def with_trackers(run: Run, job: Job, name: str) -> Iterator[StepReport]:
+    """The run's reports, each of them told the job's tracker first, in a folder of its own: ``OUT/tracked/NAME``."""
+    reports = iter(run)  # begun: a tracker that cannot be made is to blame, and not a run that was never iterated
+    if job.track is None or job.out is None:
+        return reports
+    return track(run, _opened(job.track, Path(job.out) / FOLDER / name))
+
+
+def _opened(name: str, folder: Path) -> Tracker:
+    if (own := _own(name)) is None:
+        return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
+    with _explained(name):
+        made = own.load()(folder)
+    if not isinstance(made, Tracker):
+        raise LimbeckError(
+            f"track: {name} returned a {type(made).__name__}; a tracker has log(values, step) and close()."
+        )
+    return _Explaining(name, made)
+
+
+@final
+class _Explaining:
+    """A person's own tracker, whose errors are sentences: the run that it stops can be taken up without it."""
+
+    def __init__(self, name: str, inner: Tracker) -> None:
+        self._name, self._inner = name, inner
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        with _explained(self._name):
+            self._inner.log(values, step)
+
+    def close(self) -> None:
+        with _explained(self._name):
+            self._inner.close()
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except LimbeckError:
+        raise
+    except Exception as error:
+        raise LimbeckError(
+            f"track: {name} failed: {type(error).__name__}: {error}. What was trained so far is kept: `limbeck resume` "
+            "goes on once the tracker does."
+        ) from error
+
+
+def _own(name: str) -> UserFile | None:
+    """The file and function of a tracker of one's own; None for TensorBoard."""
+    own = UserFile.parse(name)
+    if own is None and name != "tensorboard":
+        raise unknown("tracker", name, ["tensorboard"], then="Or one of your own: my.py:function.")
+    return own

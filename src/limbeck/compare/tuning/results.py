@@ -1,0 +1,227 @@
+"""Results of a search, its folder, and the job that it makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from limbeck.batch import IGNORED
+from limbeck.checksums import read_json, write_json
+from limbeck.compare.comparison_data import ComparisonData
+from limbeck.compare.teacher_cache import folder_of
+from limbeck.compare.teacher_training import has_weights
+from limbeck.compare.tuning.search_space import Space, with_values
+from limbeck.compare.tuning.trial import Trial, best_of
+from limbeck.errors import DataError, LimbeckError
+from limbeck.job import Job, TeacherSettings, arm_folder, plain_name, search_job_texts, with_absolute_paths
+from limbeck.job.paths import place_exists, resolved, shared_job
+from limbeck.models import read_config
+
+_SEARCH = "search.json"
+
+_MAY_DIFFER = ("out", "workers", "track", "seeds", "search")
+
+"""What may change between two goes at a search: none is part of what is searched."""
+
+SEARCH_PLACES = ".search.places.json"
+
+"""Private, as ``.places.json`` is: where what `search.json` names lies on this machine."""
+
+_BEFORE = (".lock", f".{_SEARCH}.partial", SEARCH_PLACES, f".{SEARCH_PLACES}.partial", "teacher", "answers", "tracked")
+
+"""What a search leaves that is stopped before it has written down whose it is."""
+
+
+def checked_place(job: Job) -> Path:
+    """The search's folder, once it is known to be free, or to hold a search of this very job.
+
+    Raises:
+        LimbeckError: If it is a file, holds something else, or another job's search; nothing in it is touched.
+    """
+    out = Path(job.out or "")
+    if out.exists() and not out.is_dir():
+        raise LimbeckError(f"{out} is a file; a search needs a folder: give another --out.")
+    if (out / _SEARCH).is_file():
+        held, (asked, _) = _held(out)["job"], _told(job)
+        for key in _other_keys(job, held, out):
+            raise LimbeckError(
+                f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {asked[key]!r}. "
+                "Give another --out."
+            )
+    elif out.is_dir() and any(one.name not in _BEFORE for one in out.iterdir()):
+        raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
+    return out
+
+
+def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
+    """Write down whose search this is, and between which values; of one that was begun, look whether they are its own.
+
+    Raises:
+        LimbeckError: If a range is another than that of the trials which are there.
+    """
+    asked = {arm: {name: [found.low, found.high] for name, found in space.items()} for arm, space in spaces.items()}
+    told, places = _told(job)
+    write_json(places, out / SEARCH_PLACES)
+    if not (out / _SEARCH).is_file():
+        write_json({"job": told, "spaces": asked}, out / _SEARCH)
+        return
+    held = _held(out)["spaces"]
+    for arm, space in asked.items():
+        for name in {**space, **held.get(arm, {})}:
+            before, now = held.get(arm, {}).get(name), space.get(name)
+            if before != now:
+                raise LimbeckError(
+                    f"{out} holds a search in which {name} of {arm} runs from {_ends(before)}, and in this one it runs "
+                    f"from {_ends(now)}: their trials cannot be mixed. Give another --out."
+                )
+
+
+def place_of(out: Path, arm: str) -> Path:
+    """The folder of one arm's trials."""
+    place = arm_folder(out, arm)
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def _ends(ends: Any) -> str:
+    whole = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, (int, float)) for end in ends)
+    return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}" if whole else repr(ends)
+
+
+def _told(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is searched, as it was typed, and where that lies."""
+    told, places = shared_job(_dumped(job), _dumped(with_absolute_paths(job)), {})
+    return told, places
+
+
+def _dumped(job: Job) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(json.dumps(job.model_dump(mode="json")))
+    return {key: value for key, value in told.items() if key not in _MAY_DIFFER}
+
+
+def _other_keys(job: Job, held: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """In what the search in a folder is another job's.
+
+    What it names is the same if it lies at the same place; or, where that is gone, if it is called the same.
+    """
+    asked, _ = _told(job)
+    whole, places = _dumped(with_absolute_paths(job)), _places(out)
+    known = resolved(held, places)
+    for key, value in whole.items():
+        if known.get(key) == value or (held.get(key) == asked[key] and not _is_there(places, key)):
+            continue
+        yield key
+
+
+def _places(out: Path) -> dict[str, Any]:
+    try:
+        return read_json(out / SEARCH_PLACES)
+    except DataError:
+        return {}
+
+
+def _is_there(places: Mapping[str, Any], key: str) -> bool:
+    """Whether something that a key of the job names still lies where it lay."""
+    own = [one for name, one in places.items() if name.split(".")[0] == key and isinstance(one, Mapping)]
+    return any(place_exists(one.get("path")) for one in own)
+
+
+def _held(out: Path) -> dict[str, Any]:
+    found = read_json(out / _SEARCH)
+    for key in ("job", "spaces"):
+        if not isinstance(found.get(key), dict) or not all(isinstance(one, dict) for one in _parts(found[key], key)):
+            raise DataError(f"{out / _SEARCH} is damaged: it does not say which {key} it is of. Give another --out.")
+    return found
+
+
+def _parts(value: dict[str, Any], key: str) -> list[Any]:
+    return list(value.values()) if key == "spaces" else []
+
+
+def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
+    """The job in which every arm has its best values, and the teacher is the one that was trained for the search.
+
+    An ensemble is trained again, to the same weights: a job has no name for several networks on disk.
+
+    Raises:
+        DataError: If the teacher was trained for the search, and what lies on disk of it is damaged.
+    """
+    for arm, trials in found.items():
+        job = with_values(job, arm, best_of(trials).values)
+    update: dict[str, Any] = {"out": None, "search": str(out)}
+    trained = out / "teacher" / "student"
+    # A fitted classifier leaves no run.
+    if not has_weights(job.teacher) and job.teacher.members == 1 and (out / "teacher" / "run.json").exists():
+        _check_whole(trained)
+        update["teacher"] = TeacherSettings(model=str(trained), check=job.teacher.check)
+    if job.cache is not None:
+        update["cache"] = job.cache.model_copy(update={"folder": folder_of(job)})
+    return job.model_copy(update=update)
+
+
+def _check_whole(trained: Path) -> None:
+    try:
+        read_config(trained)
+    except DataError as error:
+        again = "Remove it, and the same command trains the teacher again."
+        raise DataError(f"The search's teacher in {trained.parent} is damaged: {error} {again}") from error
+
+
+def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
+    """The job as files; what was left to its default is left to the command that runs it: seeds, arms."""
+    left = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
+    return search_job_texts(best, out, left=left)
+
+
+def result_of(
+    job: Job, material: ComparisonData, spaces: Mapping[str, Space], found: Mapping[str, list[Trial]],
+    taught: Mapping[str, Any], out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """All of it, of JSON values.
+
+    Args:
+        job: What was asked.
+        material: The data.
+        spaces: What was searched for each arm.
+        found: Each arm's trials.
+        taught: The teacher's accuracy on development data, and the seconds that it took.
+        out: The search's folder.
+    """
+    labels = material.development.labels
+    count = 0 if labels is None else int((labels != IGNORED).sum())
+    arms = {arm: _row(spaces[arm], trials) for arm, trials in found.items()}
+    top = max(row["best"]["accuracy"] for row in arms.values())
+    return {
+        "arms": arms,
+        "trials": len(next(iter(found.values()))),
+        "best": str(out / "best.yaml"),
+        "run": str(out),
+        "teacher": dict(taught),
+        "development": {"examples": count, "luck": _luck(top, count)},
+        "data": {"name": plain_name(material.data.name), "train": len(material.train), "classes": material.classes},
+    }
+
+
+def _row(space: Space, trials: list[Trial]) -> dict[str, Any]:
+    accuracies = [trial.accuracy for trial in trials]
+    seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+    return {
+        "searched": {name: [found.low, found.high] for name, found in space.items()},
+        "own": trials[0]._asdict(),
+        "best": best_of(trials)._asdict(),
+        "accuracies": accuracies,
+        "best_so_far": list(accumulate(accuracies, max)),
+        "diverged": sum(trial.nll is None and trial.accuracy == 0 for trial in trials),
+        "epochs": sum(trial.epochs for trial in trials),
+        "seconds": round(sum(seconds), 3),
+        "trials": [trial._asdict() for trial in trials],
+    }
+
+
+def _luck(accuracy: float, count: int) -> float:
+    """Two standard errors of an accuracy near the best: differences below it may be the luck of these examples."""
+    share = min(max(accuracy, 1 / count), 1 - 1 / count)
+    return 2 * (share * (1 - share) / count) ** 0.5

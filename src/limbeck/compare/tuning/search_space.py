@@ -1,0 +1,184 @@
+"""Search spaces of the arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from limbeck.compare.arms import ALONE, SMOOTHED, recipe_of
+from limbeck.errors import LimbeckError, unknown
+from limbeck.job import ArmBudget, Job, MethodSettings
+from limbeck.methods import method
+from limbeck.methods.card import SearchRange
+from limbeck.teachers import Teacher
+
+Space = dict[str, SearchRange]
+Values = dict[str, int | float]
+Ends = tuple[int | float, int | float]
+_BUDGET = ("lr", "epochs")
+
+
+def arms_of(job: Job) -> tuple[str, ...]:
+    """The arms that have a search of their own, each as long as the others'.
+
+    The student of a shuffled teacher has what is found for the first method: it is to differ by its teacher alone.
+    """
+    return tuple(arm for arm in job.competitors if arm in (ALONE, SMOOTHED) or arm in job.learners)
+
+
+def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) -> dict[str, Space]:
+    """What is searched for each arm; every usual range holds the value that the job has already.
+
+    The learning rate runs from a tenth to ten times the job's, the epochs from a quarter of the job's up to these: no
+    arm learns for longer than it was given. Hyper-parameters run between the values that their method declares.
+
+    Args:
+        job: What is asked.
+        ranges: Others to search, by the parameter's name, for every arm that has it.
+        smoothing: The value of the label smoothing from which its search begins.
+
+    Raises:
+        UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
+    """
+    spaces = {arm: _space(job, arm, ranges) for arm in arms_of(job)}
+    known = {name for arm in arms_of(job) for name in _usual(job, arm)}
+    for name in ranges:
+        if name not in known:
+            raise unknown("parameter to tune", name, known)
+    for arm, space in spaces.items():
+        start = start_of(job, arm, smoothing)
+        spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}
+    return spaces
+
+
+def start_of(job: Job, arm: str, smoothing: float) -> Values:
+    """The job's own values for an arm: the first that are tried, so that no search ends below where it began."""
+    budget = job.budget_of(arm)
+    found: Values = {"lr": budget.lr, "epochs": budget.epochs}
+    if arm == SMOOTHED:
+        return {**found, "smoothing": smoothing}
+    if arm == ALONE:
+        return found
+    asked = job.learners[arm]
+    own = {n: p.default for n, p in method(asked.name).parameters.items() if _is_number(p.default)}
+    return {**own, **{n: v for n, v in asked.hyper.items() if _is_number(v)}, **found}
+
+
+def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
+    """The job in which one arm has these values."""
+    budget = {n: v for n, v in values.items() if n in _BUDGET or (n == "smoothing" and arm == SMOOTHED)}
+    own = job.budgets.get(arm, ArmBudget()).model_copy(update=budget)
+    update: dict[str, Any] = {"budgets": {**job.budgets, arm: own}}
+    if arm in job.learners:
+        hyper = {n: v for n, v in values.items() if n not in budget}
+        learners = {n: _changed(m, hyper) if n == arm else m for n, m in job.learners.items()}
+        update["method"] = next(iter(learners.values()))
+        update["methods"] = tuple(learners.values()) if job.methods else ()
+    return job.model_copy(update=update)
+
+
+def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher) -> None:
+    """Refuse a range of whose values one is none for its parameter, before the first trial meets it.
+
+    Raises:
+        LimbeckError: As the method, or the job, says it.
+    """
+    for arm in arms_of(job):
+        for name in sorted(set(ranges) & set(_usual(job, arm))):
+            for end in (ranges[name].low, ranges[name].high):
+                tried = with_values(job, arm, {name: end})
+                _ = recipe_of(tried, arm, teacher, smoothing=float(end) if name == "smoothing" else 0.1)
+                _ = tried.budget_of(arm).made()
+
+
+def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
+    """Ranges as a person types them: ``lr=1e-4..1e-2``, or ``epochs=20`` for a value that is held fixed.
+
+    Raises:
+        LimbeckError: If one is written otherwise.
+
+    Example:
+        >>> read_ranges(["temperature=1..8", "epochs=20"])
+        {'temperature': (1.0, 8.0), 'epochs': (20.0, 20.0)}
+    """
+    found: dict[str, SearchRange | Ends] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        low, _, high = values.partition("..")
+        try:
+            ends = float(low), float(high or low)
+        except ValueError:
+            ends = math.nan, math.nan
+        if not (equals and name and all(map(math.isfinite, ends))):
+            raise LimbeckError(
+                f"--range takes NAME=LOW..HIGH or NAME=VALUE, such as --range lr=1e-4..1e-2; got {text!r}."
+            )
+        found[name] = ends
+    return found
+
+
+def made_ranges(job: Job, given: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
+    """Pairs of ends as ranges of the kind that the parameter is searched in: factors, steps, whole numbers.
+
+    Raises:
+        LimbeckError: If a range holds no value, or one that its parameter cannot have.
+    """
+    kinds = {name: kind for arm in reversed(arms_of(job)) for name, kind in _usual(job, arm).items()}
+    made: dict[str, SearchRange] = {}
+    for name, ends in given.items():
+        if isinstance(ends, SearchRange):
+            made[name] = ends
+            continue
+        kind = kinds.get(name)
+        try:
+            made[name] = SearchRange(
+                *_fitted(ends, kind), log=kind is not None and kind.log, whole=bool(kind and kind.whole)
+            )
+        except LimbeckError as error:
+            raise LimbeckError(f"{name}: {error}") from error
+    return made
+
+
+def _fitted(ends: Ends, kind: SearchRange | None) -> Ends:
+    low, high = ends
+    whole = kind is not None and kind.whole and float(low).is_integer() and float(high).is_integer()
+    return (int(low), int(high)) if whole else (low, high)
+
+
+def _space(job: Job, arm: str, ranges: Mapping[str, SearchRange]) -> Space:
+    """The declared ranges, with those that are given in their place; a given one may add a number without a range."""
+    usual = _usual(job, arm)
+    return {n: ranges.get(n, r) for n, r in usual.items() if n in ranges or r.low < r.high}
+
+
+def _usual(job: Job, arm: str) -> Space:
+    """What could be searched: a number for which no range is declared is held at its value."""
+    budget = job.budget
+    found: Space = {
+        "lr": SearchRange(budget.lr / 10, budget.lr * 10, log=True),
+        "epochs": SearchRange(max(1, math.ceil(budget.epochs / 4)), budget.epochs, log=True, whole=True),
+    }
+    if arm == SMOOTHED:
+        return {**found, "smoothing": method("label_smoothing").card.ranges["smoothing"]}
+    if arm == ALONE:
+        return found
+    asked = job.learners[arm]
+    if asked.hyper.get("epochs") is not None:
+        del found["epochs"]  # the method says itself how long it takes
+    own = method(asked.name)
+    start = start_of(job, arm, 0.0)
+    fixed = {
+        n: SearchRange(start[n], start[n], whole=isinstance(start[n], int))
+        for n in own.parameters
+        if n in start and n not in _BUDGET
+    }
+    return {**fixed, **own.card.ranges, **found}
+
+
+def _changed(asked: MethodSettings, hyper: Mapping[str, Any]) -> MethodSettings:
+    return MethodSettings(name=asked.name, **{**asked.hyper, **hyper})
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,97 @@
+"""Data sets, loaders and transforms."""
+
+from __future__ import annotations
+
+from limbeck.data.arrays import ArrayDataset
+from limbeck.data.batch_mix import BatchMix
+from limbeck.data.conversion import as_loader
+from limbeck.data.damage import verify
+from limbeck.data.dataset import Dataset, Subset, split, subsample
+from limbeck.data.image_folder import ImageFolder
+from limbeck.data.load import DataSplits, load_data
+from limbeck.data.loader import Loader, ShuffledLoader
+from limbeck.data.npz import read_npz
+from limbeck.data.preprocess import (
+    Identity,
+    NormalizeImages,
+    Reads,
+    SelectColumn,
+    encoding_of,
+    preprocess_from_dict,
+    preprocess_of,
+)
+from limbeck.data.rank_shard import shard_batch
+from limbeck.data.specialist_loader import SpecialistLoader
+from limbeck.data.summary import ColumnSummary, DataSummary, PartSummary, silenced, summarize
+from limbeck.data.table import read_split_table, read_table
+from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
+from limbeck.data.texts import TextDataset, TokenizeOnRead
+from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer, train_tokenizer
+from limbeck.data.torch_loader import TorchLoader
+from limbeck.data.transform import RandomShift, Transform
+from limbeck.data.transforms.chain import Chain
+from limbeck.data.transforms.color import ColorJitter
+from limbeck.data.transforms.crop import Crop, ResizedCrop
+from limbeck.data.transforms.cutout import Cutout
+from limbeck.data.transforms.flip import Flip
+from limbeck.data.transforms.mixup import CutMix, Mixup
+from limbeck.data.transforms.rand_augment import RandAugment
+from limbeck.data.transforms.registry import make_mix, make_transform
+from limbeck.functional.counter_rng import counter_order, counter_uniform
+
+__all__ = [
+    "ArrayDataset",
+    "BatchMix",
+    "CategoryColumn",
+    "Chain",
+    "ColorJitter",
+    "ColumnSummary",
+    "Crop",
+    "CutMix",
+    "Cutout",
+    "DataSplits",
+    "DataSummary",
+    "Dataset",
+    "Flip",
+    "Identity",
+    "ImageFolder",
+    "Loader",
+    "Mixup",
+    "NormalizeImages",
+    "NumberColumn",
+    "PartSummary",
+    "RandAugment",
+    "RandomShift",
+    "Reads",
+    "ResizedCrop",
+    "SelectColumn",
+    "ShuffledLoader",
+    "SpecialistLoader",
+    "Subset",
+    "TableEncoding",
+    "TextDataset",
+    "TokenizeOnRead",
+    "TorchLoader",
+    "Transform",
+    "as_loader",
+    "counter_order",
+    "counter_uniform",
+    "encoding_of",
+    "holds_tokenizer",
+    "load_data",
+    "make_mix",
+    "make_transform",
+    "open_tokenizer",
+    "preprocess_from_dict",
+    "preprocess_of",
+    "read_npz",
+    "read_split_table",
+    "read_table",
+    "shard_batch",
+    "silenced",
+    "split",
+    "subsample",
+    "summarize",
+    "train_tokenizer",
+    "verify",
+]

@@ -1,0 +1,175 @@
+"""Data sets known by name, looked up on this machine or downloaded through an extra."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.data.arrays import ArrayDataset
+from limbeck.data.npz import parts_from, read_arrays
+from limbeck.data.preprocess import NormalizeImages
+from limbeck.errors import DataError
+
+_FASHION = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag"
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of a published set of images.
+
+    Attributes:
+        shape: Of one image as stored: (h, w), or (h, w, c).
+        classes: How many.
+        names: The classes, where the file need not say them.
+        mean: Of each channel of the training part, in [0, 1].
+        std: Likewise.
+        counts: Training and test examples.
+        hub: The data set's name on the Hugging Face hub, its column of images and its column of labels.
+        subset: The name of a file that holds a part of it.
+    """
+
+    shape: tuple[int, ...]
+    classes: int
+    names: tuple[str, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    counts: tuple[int, int]
+    hub: tuple[str, str, str]
+    subset: str | None = None
+
+    @property
+    def reads(self) -> NormalizeImages:
+        """How a model reads the images."""
+        return NormalizeImages(self.mean, self.std)
+
+
+PUBLISHED = {
+    "mnist": Published(
+        (28, 28), 10, _DIGITS, (0.1307,), (0.3081,), (60_000, 10_000), ("ylecun/mnist", "image", "label")
+    ),
+    "fashion_mnist": Published(
+        (28, 28),
+        10,
+        (*_FASHION.split(" "), "Ankle boot"),
+        (0.2860,),
+        (0.3530,),
+        (60_000, 10_000),
+        ("zalando-datasets/fashion_mnist", "image", "label"),
+    ),
+    "cifar10": Published(
+        (32, 32, 3),
+        10,
+        tuple(_CIFAR10.split(" ")),
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        (50_000, 10_000),
+        ("uoft-cs/cifar10", "img", "label"),
+    ),
+    "cifar100": Published(
+        (32, 32, 3),
+        100,
+        None,
+        (0.5071, 0.4866, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        (50_000, 10_000),
+        ("uoft-cs/cifar100", "img", "fine_label"),
+        subset="cifar100_subset",
+    ),
+}
+"""The published sets by name."""
+
+
+def load_published(name: str, folder: str | Path | None = None) -> tuple[ArrayDataset, ArrayDataset, str]:
+    """Training part, test part, and a note on where they come from.
+
+    Looked for as ``NAME.npz`` in `folder`; without one, in the folder that ``LIMBECK_DATA`` names, then in ``./data``;
+    then on the Hugging Face hub, if ``datasets`` is installed.
+
+    Raises:
+        DataError: If it is nowhere, saying what to put where; or if the file holds something else.
+    """
+    known = PUBLISHED[name]
+    places = data_folders(folder)
+    for place in places:
+        for stem in (name, known.subset):
+            path = place / f"{stem}.npz"
+            if stem is not None and path.is_file():
+                train, test = _from_file(path, known)
+                part = f"a subset of {name}: " if stem != name else ""
+                return train, test, f"{part}{path.name}, {len(train)} + {len(test)} examples"
+    found = _from_hub(name, known)
+    if found is None:
+        raise DataError(_wanted(name, known, places[0]))
+    return *found, f"{known.hub[0]} from the Hugging Face hub"
+
+
+def data_folders(folder: str | Path | None = None) -> list[Path]:
+    """The folders in which data are looked for, in order."""
+    if folder is not None:
+        return [Path(folder)]
+    named = os.environ.get("LIMBECK_DATA")
+    return [*([Path(named)] if named else []), Path("data")]
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """``[n, h, w, c]`` as ``[n, c, h, w]``, and one channel as ``[n, h, w]``; anything else as it is."""
+    if images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
+
+
+def _from_file(path: Path, known: Published) -> tuple[ArrayDataset, ArrayDataset]:
+    arrays = read_arrays(path)
+    for name in ("x_train", "x_test"):
+        if name in arrays:
+            arrays[name] = channels_first(arrays[name])
+            _check_images(path, name, arrays[name], known)
+    names = arrays.get("class_names", known.names)
+    arrays["class_names"] = np.array([str(i) for i in range(known.classes)] if names is None else names)
+    train, test = parts_from(path, arrays)
+    if test is None or train.labels is None:
+        raise DataError(f"{path} needs x_train, y_train, x_test and y_test; it holds {', '.join(arrays)}.")
+    return train, test
+
+
+def _check_images(path: Path, name: str, images: np.ndarray, known: Published) -> None:
+    shape = known.shape if len(known.shape) == 2 else (known.shape[2], *known.shape[:2])
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise DataError(
+            f"{path}: {name} is {images.dtype} {list(images.shape)}; expected uint8 [n, {', '.join(map(str, shape))}]."
+        )
+
+
+def _from_hub(name: str, known: Published) -> tuple[ArrayDataset, ArrayDataset] | None:
+    try:
+        import datasets
+    except ImportError:
+        return None
+    path, image, label = known.hub
+    try:
+        whole = datasets.load_dataset(path)
+    except Exception as error:  # the hub's client has no common type for no network, no such set, no permission
+        raise DataError(f"{name} is not on this machine, and {path} could not be downloaded ({error}).") from error
+    return _from_rows(whole["train"], image, label, known), _from_rows(whole["test"], image, label, known)
+
+
+def _from_rows(part: Any, image: str, label: str, known: Published) -> ArrayDataset:
+    images = np.stack([np.asarray(picture, dtype=np.uint8) for picture in part[image]])
+    names = known.names or getattr(part.features[label], "names", None)
+    return ArrayDataset(channels_first(images), np.asarray(part[label]), class_names=names)
+
+
+def _wanted(name: str, known: Published, place: Path) -> str:
+    size = ", ".join(str(n) for n in known.shape)
+    train, test = known.counts
+    return (
+        f"{name} is not on this machine: put {name}.npz into {place}/ (or set LIMBECK_DATA to its folder) with the "
+        f"uint8 arrays x_train [{train}, {size}], y_train [{train}], x_test [{test}, {size}], y_test [{test}]; "
+        "or pip install 'limbeck[hf]' to download it."
+    )

@@ -1,0 +1,145 @@
+"""Arrays as columns that are safe to train on: types, finite values, labels."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.batch import IGNORED
+from limbeck.errors import DataError, one_for_each_class
+
+_CHUNK = 1 << 24  # numbers looked at in one go: a memory map of any size is checked in bounded memory
+
+_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+
+
+def tensor_from(array: Any, what: str) -> Tensor:
+    """A column of numbers as a tensor that shares memory with `array` where it can.
+
+    Unsigned integers of 16 bits and more become signed and wider; every other type stays.
+
+    Raises:
+        DataError: If `array` is not a rectangular array of numbers with at least one axis.
+    """
+    if isinstance(array, Tensor):
+        found = array.detach()
+    elif hasattr(array, "__array__"):
+        found = _from_numpy(array if isinstance(array, np.ndarray) else np.asarray(array), what)
+    else:
+        raise DataError(f"{what} is a {type(array).__name__}; give a tensor or a numpy array (numpy.asarray(...)).")
+    if found.ndim == 0:
+        raise DataError(f"{what} is a single number; the first axis must count the examples.")
+    if found.layout is not torch.strided:
+        raise DataError(f"{what} is a {found.layout} tensor; give a dense one (x.to_dense()).")
+    # PyTorch has hardly any operations on these types.
+    return found.to(_WIDER[found.dtype]) if found.dtype in _WIDER else found
+
+
+def _from_numpy(array: np.ndarray, what: str) -> Tensor:
+    if array.dtype.kind not in "biufc":
+        kind = {"O": "Python objects", "U": "text", "S": "bytes"}.get(array.dtype.kind, str(array.dtype))
+        raise DataError(f"{what} holds {kind}, not numbers (dtype {array.dtype}); convert it before training.")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    try:
+        with warnings.catch_warnings():
+            # A read-only array, such as a memory map, is fine here: rows are gathered, never written.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(array)
+    except TypeError as error:
+        raise DataError(f"{what} has dtype {array.dtype}, which PyTorch does not have; convert it first.") from error
+
+
+def check_finite(column: Tensor, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        DataError: Saying how many rows hold one, and the first.
+    """
+    if not (column.is_floating_point() or column.is_complex()):
+        return
+    bad, first, start = 0, -1, 0
+    for chunk in chunks(column):
+        rows = ~torch.isfinite(chunk).flatten(1).all(1) if chunk.ndim > 1 else ~torch.isfinite(chunk)
+        count = int(rows.sum())
+        if count and first < 0:
+            first = start + int(rows.nonzero()[0])
+        bad, start = bad + count, start + len(chunk)
+    if bad:
+        raise DataError(f"{what} holds NaN or infinity in {bad} of {len(column)} rows, the first is row {first}.")
+
+
+def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
+    """Class indices as int64; -100 stands for no label.
+
+    Raises:
+        DataError: If a label is not a whole number, is negative other than -100, or is above the last of `classes`.
+    """
+    found = tensor_from(np.asarray(array) if isinstance(array, (list, tuple)) else array, "labels")
+    if found.is_floating_point():
+        wrong = ~(torch.isfinite(found) & (found == found.round()))
+        if bool(wrong.any()) and found.ndim > 1:
+            raise one_for_each_class(found.shape)
+        if bool(wrong.any()):
+            raise DataError(f"labels are class indices, whole numbers; {_shown(found, wrong)} is not one.")
+    elif found.is_complex():
+        raise DataError("labels are class indices, whole numbers; these are complex.")
+    found = found.to(torch.int64)
+    wrong = (found < 0) & (found != IGNORED)
+    if bool(wrong.any()):
+        raise DataError(f"labels are class indices from 0, or -100 for none; {_shown(found, wrong)} is neither.")
+    if classes is not None and bool((wrong := found >= len(classes)).any()):
+        raise DataError(
+            f"there are {len(classes)} class names, so labels end at {len(classes) - 1}; "
+            f"{_shown(found, wrong)} is above."
+        )
+    return found
+
+
+def _shown(found: Tensor, wrong: Tensor) -> str:
+    where = wrong.nonzero()[0]
+    return f"{found[tuple(where)].item()} in row {int(where[0])}"
+
+
+def column_from(array: Any, what: str) -> Tensor | tuple[Any, ...]:
+    """An extra column: a tensor where it is numbers, otherwise a tuple (of texts, for example).
+
+    Raises:
+        DataError: If it is an array of Python objects, or no sequence at all.
+    """
+    if isinstance(array, np.ndarray) and array.dtype.kind in "US":
+        return tuple(array.tolist())
+    if isinstance(array, Tensor) or hasattr(array, "__array__"):
+        return tensor_from(array, what)
+    if isinstance(array, Sequence) and not isinstance(array, (str, bytes)):
+        return tuple(array)
+    raise DataError(
+        f"{what} is a {type(array).__name__}; give a tensor, a numpy array or a list, one entry an example."
+    )
+
+
+def chunks(column: Tensor) -> Iterator[Tensor]:
+    """The column in runs of rows, each of bounded size."""
+    width = max(column[0].numel(), 1) if len(column) else 1
+    yield from column.split(max(_CHUNK // width, 1))
+
+
+def digest(*columns: tuple[str, Any]) -> str:
+    """SHA-256, in hex, of named columns: name, type, shape and raw bytes of each; None is a column too."""
+    total = hashlib.sha256()
+    for name, column in columns:
+        if isinstance(column, Tensor):
+            total.update(f"{name}|{column.dtype}|{list(column.shape)}|".encode())
+            for chunk in chunks(column):
+                total.update(chunk.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            total.update(f"{name}|{column!r}|".encode())
+    return total.hexdigest()

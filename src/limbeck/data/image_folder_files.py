@@ -1,0 +1,207 @@
+"""The files of an image folder: which are read, under which class, in which split."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from limbeck.data.image_file import GREY, WIDE, Header
+from limbeck.errors import DataError
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
+    ".avif", ".jp2",
+)  # fmt: skip
+
+"""The kinds of files that are read as pictures, whatever the case of their letters."""
+
+PARTS = {
+    "train": ("train", "training", "trn"),
+    "development": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "testing", "tst"),
+}
+
+"""What the folder of a part may be called, whatever the case of its letters."""
+
+_PART_NAMES = frozenset(name for names in PARTS.values() for name in names)
+
+_LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
+
+"""Folders that systems leave behind; none is a class."""
+
+
+@dataclass
+class Files:
+    """What lies in a folder of classes.
+
+    Attributes:
+        pictures: The pictures of each class, by path.
+        nested: How many of them lie in a folder inside the class's own.
+        parted: How many of them lie in one that is called as a part is: ``cat/test/``.
+        loose: How many pictures lie beside the class folders, in none of them.
+        others: How many files with each suffix are no pictures.
+    """
+
+    pictures: list[list[Path]] = field(default_factory=list)
+    nested: int = 0
+    parted: int = 0
+    loose: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def find_files(folder: Path, names: Iterable[str]) -> Files:
+    """The files of the classes `names` in `folder`, those in folders inside them too, in the order of their paths."""
+    found = Files()
+    for path in _visible(folder):
+        if path.is_file():
+            found.loose += _is_picture(path)
+            found.others[path.suffix.lower()] += not _is_picture(path)
+    for name in names:
+        inside = list(_walk(folder / name))
+        pictures = sorted(path for path in inside if _is_picture(path))
+        found.pictures.append(pictures)
+        found.nested += sum(path.parent != folder / name for path in pictures)
+        found.parted += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in pictures)
+        found.others.update(path.suffix.lower() for path in inside if not _is_picture(path))
+    return found
+
+
+def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes by number: the sorted folders, or those that are `fixed`.
+
+    Raises:
+        DataError: If there is no such folder, it has no class folders, or one that is none of `fixed`.
+    """
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
+    found = tuple(path.name for path in _visible(folder) if path.is_dir())
+    if not found:
+        inside = sum(_is_picture(path) for path in _visible(folder))
+        has = f"{inside} pictures and no class folders" if inside else "no class folders"
+        raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
+    if fixed is not None and (strange := sorted(set(found) - set(fixed))):
+        raise DataError(f"{folder} has the class folder {strange[0]!r}, which is none of {', '.join(fixed[:12])}.")
+    return fixed or found
+
+
+def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The folders of the parts ``train``, ``development`` and ``test`` in `folder`, and the folders beside them.
+
+    Both are empty where no folder is called as a training part is: then the folders in it are classes.
+
+    Raises:
+        DataError: If two folders are called as the same part is, or a folder holds other parts and none to train on.
+    """
+    inside = [path for path in _visible(folder) if path.is_dir()]
+    known = {name: part for part, names in PARTS.items() for name in names}
+    found: dict[str, Path] = {}
+    for path in inside:
+        part = known.get(path.name.lower())
+        if part in found:
+            raise DataError(f"{folder} has {found[part].name}/ and {path.name}/: which is the part {part}? Keep one.")
+        if part is not None:
+            found[part] = path
+    if "train" not in found:
+        if found and len(found) == len(inside):
+            listed = " and ".join(f"{path.name}/" for path in found.values())
+            raise DataError(f"{folder} has {listed} and no train/: call the part to learn from {folder}/train/.")
+        return {}, []
+    return found, [path for path in inside if path not in found.values()]
+
+
+def count_files(folder: Path) -> int:
+    """How many files lie in a folder, those in folders inside it too."""
+    return sum(1 for _ in _walk(folder))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every visible file; links are followed, each folder is gone into once."""
+    seen: set[str] = set()
+    for place, inside, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        inside[:] = [] if real in seen else [name for name in inside if not name.startswith(".")]
+        if real not in seen:
+            yield from (Path(place, name) for name in files if not name.startswith("."))
+        seen.add(real)
+
+
+_KINDS = {
+    "1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "PA": "palette with alpha",
+    "RGB": "RGB", "RGBA": "RGBA",
+}  # fmt: skip
+
+
+def notes_on_files(files: Files) -> Iterator[str]:
+    """What of the files in the folder is read under the class of a folder above it, and what is not read."""
+    total = sum(map(len, files.pictures))
+    if files.nested:
+        yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
+    if files.parted:
+        yield (
+            f"{_of(files.parted, total)} lie in folders called as a part is, inside a class folder, and are no part of "
+            "their own: put the parts outside, train/CLASS and test/CLASS, to have them read so."
+        )
+    if files.loose:
+        yield f"Left out: {_number(files.loose, 'picture')} beside the class folders."
+    if others := +files.others:
+        kinds = ", ".join(f"{suffix or 'no suffix'}: {count:,}" for suffix, count in others.most_common(5))
+        yield f"Left out: {_number(others.total(), 'file')} that are no pictures ({kinds})."
+
+
+def notes_on_classes(names: Sequence[str]) -> Iterator[str]:
+    """How class folders that are numbers are ordered, where that is not the order of the numbers."""
+    if names and all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        yield (
+            "The class folders are numbers in the order of their names, as in torchvision: "
+            f"{', '.join(names[:4])}, ... "
+            "For another order say class_names=[...]."
+        )
+
+
+def notes_on_pictures(
+    headers: Sequence[Header], *, size: tuple[int, int], channels: int, bit_depth: int
+) -> Iterator[str]:
+    """What is done to pictures that are not of the size, the channels and the bits that come out."""
+    total = len(headers)
+    modes = Counter(header.mode for header in headers)
+    if wide := sum(modes[mode] for mode in WIDE):
+        yield f"{_of(wide, total)} have more than 8 bits a pixel: their {bit_depth} bits are scaled to 8."
+    if upper := sum(header.upper_bits for header in headers):
+        yield f"{_of(upper, total)} have 16 bits a channel, of which the upper 8 are read."
+    own = GREY if channels == 1 else ("RGB",)
+    if other := Counter({mode: count for mode, count in modes.items() if mode not in own}):
+        kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count:,}" for mode, count in other.most_common())
+        yield f"{_of(other.total(), total)} are converted to {'grey' if channels == 1 else 'RGB'} ({kinds})."
+    if transparent := sum(header.transparent for header in headers):
+        yield f"{_of(transparent, total)} have transparency, which is left out."
+    if frames := sum(header.frames for header in headers):
+        yield f"{_of(frames, total)} have several frames or pages, of which the first is read."
+    if rotated := sum(header.rotated for header in headers):
+        yield f"{_of(rotated, total)} have an EXIF orientation, which is not applied."
+    if resized := [header.size for header in headers if header.size != size]:
+        low, high = min(resized, key=_area), max(resized, key=_area)
+        span = f"from {low[0]}x{low[1]}" + (f" to {high[0]}x{high[1]}" if high != low else "")
+        yield f"{_of(len(resized), total)} are resized to {size[0]}x{size[1]} pixels ({span})."
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count:,} of {_number(total, 'picture')}"
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count:,} {name}" + ("s" if count != 1 else "")

@@ -1,0 +1,162 @@
+"""Labels of .npz files: class names, order, missing labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from limbeck.batch import IGNORED
+from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.name_matching import match_names
+from limbeck.errors import DataError, one_for_each_class
+
+_LABELS = ("y_train", "y", "y_val", "y_test")
+"""The label arrays, that of the training part first."""
+_KINDS = {
+    "x": ("x", "images", "image", "data", "features", "inputs", "input"),
+    "y": ("y", "labels", "label", "targets", "target", "classes"),
+}
+_PARTS = {
+    "_train": ("train", "training", "trn"),
+    "_val": ("val", "valid", "validation", "dev", "development"),
+    "_test": ("test", "testing", "tst"),
+}
+
+
+def usual_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays under the names that are read, x_train for X_train or train_images, and a sentence that says which.
+
+    A name that two arrays would have is given to neither.
+
+    Example:
+        >>> sorted(usual_names({"X_train": np.zeros(2), "train_labels": np.zeros(2), "note": np.zeros(1)})[0])
+        ['note', 'x_train', 'y_train']
+    """
+    meant = {name: _usual(name) for name in arrays}
+    wanted = [one for one in meant.values() if one is not None]
+    renamed = {
+        name: one
+        for name, one in meant.items()
+        if one is not None and one != name and one not in arrays and wanted.count(one) == 1
+    }
+    listed = ", ".join(f"{name} as {one}" for name, one in renamed.items())
+    notes = [f"The arrays {listed} are read."] if renamed else []
+    return {renamed.get(name, name): array for name, array in arrays.items()}, notes
+
+
+def _usual(name: str) -> str | None:
+    """x, y, x_train and so on, where a name says what kind of array it is, and of which part."""
+    words = [word for word in re.split(r"[_. -]+", name.lower()) if word]
+    if len(words) == 1 and (joined := re.fullmatch(r"([xy])(\w+)", words[0])):
+        words = [joined[1], joined[2]]
+    kinds = [kind for kind, names in _KINDS.items() if any(word in names for word in words)]
+    parts = [part for part, names in _PARTS.items() if any(word in names for word in words)]
+    if len(kinds) != 1 or len(kinds) + len(parts) != len(words):
+        return None
+    return kinds[0] + "".join(parts)
+
+
+def number_labels(
+    path: str, arrays: Mapping[str, np.ndarray], order: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a file with labels that are numbers, and its ``class_names`` as texts in the order of the numbers.
+
+    Labels that are texts are numbered as everywhere: by ``class_names`` where the file has them, else numbers in their
+    own order and other names sorted. An empty text is no label. Another part is read by the training part's classes.
+
+    Args:
+        path: The file, for sentences.
+        arrays: Its arrays, under the usual names.
+        order: The classes in the order of their numbers, as somebody wants them.
+
+    Returns:
+        The arrays, and sentences about labels that are written otherwise than in the training part.
+
+    Raises:
+        DataError: If a class of another part is none of the training part's, or names are none.
+    """
+    found = dict(arrays)
+    names = _names_in(path, found)
+    labels = {name: _flat(found[name]) for name in _LABELS if name in found}
+    for array in labels.values():
+        _check_not_one_hot(array)
+    texts = {name: _decoded(path, name, array) for name, array in labels.items() if array.dtype.kind in "US"}
+    found |= {name: array for name, array in labels.items() if name not in texts}
+    if not texts and not order:
+        return (found if names is None else {**found, "class_names": np.array(names)}), []
+    known = names or _known(labels, texts)
+    wanted = in_order(known, order, who=path) if names or texts else tuple(order)
+    notes = list[str]()
+    for name, array in labels.items():
+        if name in texts:
+            found[name] = _places(path, name, texts[name], wanted, notes)
+        elif wanted != known and array.dtype.kind in "iu":
+            found[name] = _moved(path, name, array, known, wanted)
+    return {**found, "class_names": np.array(wanted)}, notes
+
+
+def _names_in(path: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | None:
+    if "class_names" not in arrays:
+        return None
+    array = arrays["class_names"]
+    if array.ndim != 1:
+        raise DataError(f"{path}: class_names is one name for each class; it has the shape {list(array.shape)}.")
+    names = tuple(_decoded(path, "class_names", array) if array.dtype.kind in "US" else map(str, array.tolist()))
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path}: class_names names the class {double!r} twice.")
+    return names
+
+
+def _check_not_one_hot(array: np.ndarray) -> None:
+    """Refuse rows of zeros and a single one: a class each, written as a number for each class."""
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size or array.shape[1] == 1:
+        return
+    if np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
+        raise one_for_each_class(array.shape)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Labels in one column as a row of them."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _decoded(path: str, name: str, array: np.ndarray) -> list[str]:
+    if array.ndim != 1:
+        raise DataError(f"{path}: the texts in {name} are one class for each example; it has {list(array.shape)}.")
+    try:
+        read = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {name} holds bytes that are no text in UTF-8; save it with astype(str).") from error
+    return [str(text).strip() for text in read.tolist()]
+
+
+def _known(labels: Mapping[str, np.ndarray], texts: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """The classes of the training part: its texts, or its numbers as texts."""
+    first = next(iter(labels))
+    if first in texts:
+        return sorted_classes(text for text in texts[first] if text)
+    array = labels[first]
+    size = int(array.max()) + 1 if array.size and array.dtype.kind in "iu" else 0
+    return tuple(map(str, range(size)))
+
+
+def _places(path: str, name: str, texts: list[str], known: tuple[str, ...], notes: list[str]) -> np.ndarray:
+    matched = match_names(dict.fromkeys(text for text in texts if text), known)
+    if strange := next((text for text in texts if text and text not in matched), None):
+        raise DataError(f"{path}: {name} has the class {strange!r}, which is none of {', '.join(known[:12])}.")
+    if moved := [f"{text!r} as {one!r}" for text, one in matched.items() if text != one]:
+        notes.append(f"In {name}, {', '.join(moved[:4])} was read, as the training part writes it.")
+    places = {one: place for place, one in enumerate(known)}
+    return np.array([places[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
+
+
+def _moved(path: str, name: str, array: np.ndarray, known: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+    """Numbers of classes that had the order `known`, in the order `wanted`; without names there is nothing to move."""
+    if set(known) != set(wanted) & set(known):
+        return array
+    places = np.array([wanted.index(one) for one in known], dtype=np.int64)
+    if array.size and int(array.max()) >= len(places):
+        raise DataError(f"{path}: {name} goes up to {int(array.max())}, and there are {len(places)} class names.")
+    return np.where(array < 0, array, places[np.maximum(array, 0)])

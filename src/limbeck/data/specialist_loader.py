@@ -1,0 +1,143 @@
+"""`SpecialistLoader`: batches of which one half are a specialist's own classes."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.batch import IGNORED, Batch
+from limbeck.data.apply_transform import apply_transforms, check_augmented, never_changes, view_number
+from limbeck.data.column_checks import digest
+from limbeck.data.dataset import Dataset
+from limbeck.data.loader import Loader, check_batch_size
+from limbeck.data.transform import Transform
+from limbeck.errors import DataError, LimbeckError
+from limbeck.functional.counter_rng import counter_order
+
+
+@final
+class SpecialistLoader(Loader):
+    """Examples of some special classes and as many of all others, one after the other in turn.
+
+    Of the smaller side every example comes once an epoch; of the larger as many are drawn, others in every epoch.
+    Which, and in which order, is a pure function of (seed, epoch).
+
+    Args:
+        examples: The set.
+        special: The special classes.
+        batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
+        seed: Another seed gives another order, and another draw.
+        augment: What makes a view of an example, numbered by the epoch.
+        views: How many views there are: epoch e hands out number e mod `views`; None means one for each epoch.
+        classes: The class of each example by position, which its batches then carry as labels; by default the set's
+            labels. An example that has none (-100) is left out.
+
+    Attributes:
+        oversampling: The factor by which special examples are favoured over the rest: their odds in a batch (1, as they
+            are one half) over their odds in the data. By Bayes' rule, what learns from these batches gives a special
+            class odds against the rest that are too large by this factor, whatever the example: adding its logarithm to
+            the logit of the rest makes them right. It is below 1 where most of the data are special.
+
+    Raises:
+        DataError: If the examples have no classes, none is special, or all are.
+        LimbeckError: If `batch_size` or `views` is not positive, `augment` makes no views, or `special` holds anything
+            but whole numbers.
+
+    Example:
+        >>> from limbeck.data import ArrayDataset
+        >>> source = SpecialistLoader(ArrayDataset(torch.zeros(8, 2), torch.arange(8) % 4), [3], batch_size=2)
+        >>> [sorted(batch.labels.tolist())[-1] for batch in source], source.oversampling
+        ([3, 3], 3.0)
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.3.
+    """
+
+    def __init__(
+        self,
+        examples: Dataset,
+        special: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augment: Transform | None = None,
+        views: int | None = None,
+        classes: Int[Tensor, " n"] | None = None,
+    ) -> None:
+        super().__init__()
+        check_batch_size(batch_size)
+        check_augmented(examples, augment=augment, views=views)
+        self.examples = examples
+        self.special = _special(special)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.views = views
+        self.classes = _classes(examples, classes)
+        own = torch.isin(self.classes, torch.tensor(self.special, dtype=torch.int64))
+        rest = ~own & (self.classes != IGNORED)
+        self._own, self._rest = own.nonzero()[:, 0], rest.nonzero()[:, 0]
+        if not len(self._own) or not len(self._rest):
+            which = "No example is" if not len(self._own) else "All examples are"
+            raise DataError(
+                f"{which} of the special classes {list(self.special)}; a specialist learns from them and from the rest."
+            )
+        self._side = min(len(self._own), len(self._rest))
+        self.oversampling = len(self._rest) / len(self._own)
+
+    def __len__(self) -> int:
+        return -(-self.examples_per_epoch // self.batch_size)
+
+    @property
+    def fixed(self) -> bool:  # type: ignore[override]
+        """Whether examples and views are limbeck's own, which never change."""
+        return never_changes(self.examples, self.augment)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples' fingerprint, their classes, which are special, and the view's."""
+        view = None if self.augment is None else self.augment.fingerprint
+        whole = ("half special", self.examples.fingerprint)
+        return digest(whole, ("special", sorted(self.special)), ("classes", self.classes), ("view", view))
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Twice as many as the smaller side has."""
+        return 2 * self._side
+
+    def order(self, epoch: int) -> Int[Tensor, " n"]:
+        """The positions of the examples in the order in which `epoch` hands them out."""
+        sides = [
+            side[counter_order(len(side), seed=self.seed, epoch=epoch, stream=stream)[: self._side]]
+            for stream, side in (("special", self._own), ("rest", self._rest))
+        ]
+        return torch.stack(sides, 1).flatten()
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+        order, view = self.order(epoch), view_number(epoch, self.views)
+        for number in range(start, len(self)):
+            index = order[number * self.batch_size : (number + 1) * self.batch_size]
+            yield apply_transforms(self.examples, index, self.augment, view)._replace(labels=self.classes[index])
+
+
+def _classes(examples: Dataset, classes: Tensor | None) -> Tensor:
+    found = examples.labels if classes is None else classes
+    if found is None or not bool((found != IGNORED).any()):
+        raise DataError("The examples have no labels to tell special classes by; give classes=, one for each example.")
+    if found.shape != (len(examples),):
+        raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(found.shape)}.")
+    return found.to("cpu", torch.int64)
+
+
+def _special(given: Any) -> tuple[int, ...]:
+    try:
+        if not any(isinstance(one, bool) for one in given):
+            return tuple(operator.index(one) for one in given)
+    except TypeError:
+        pass
+    raise LimbeckError(f"special is a list of classes, such as [3, 5, 8]; got {given!r}.")

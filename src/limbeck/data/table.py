@@ -1,0 +1,425 @@
+"""CSV and Parquet tables as data sets: which columns are features, and their splits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from limbeck.batch import IGNORED
+from limbeck.data.arrays import ArrayDataset
+from limbeck.data.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
+from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.column_types import (
+    ColumnValues,
+    counts_up,
+    holds_answer,
+    left_out_because,
+    read_column,
+    read_target,
+    taken_sentence,
+)
+from limbeck.data.dataset import split
+from limbeck.data.known_columns import codes_of, encode_known, labels_of, match_labels
+from limbeck.data.name_matching import is_number, written_alike
+from limbeck.data.summary import ColumnSummary
+from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
+from limbeck.errors import DataError, LimbeckWarning
+
+_MISSING = "(missing)"
+_MOST = 1000  # names in one column; above, it is an identifier or a text, and no category
+
+
+@dataclass(frozen=True)
+class TableForm:
+    """How a table lies in its file, and what of it is read.
+
+    Attributes:
+        target: The column of the classes.
+        ignore: Columns to leave out.
+        missing: What stands for a missing value, besides an empty field and the usual words.
+        separator: Between the columns of a CSV file; by default a comma, in ``.tsv`` a tab.
+        charset: How a CSV file writes characters; UTF-8 by default.
+        class_names: The classes in the order of their numbers; sorted by default, numbers as numbers.
+    """
+
+    target: str
+    ignore: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    separator: str | None = None
+    charset: str | None = None
+    class_names: Sequence[str] = ()
+
+    def load(self, path: str | Path) -> RawTable:
+        """The table in a file."""
+        return load_table(Path(path), separator=self.separator, charset=self.charset)
+
+
+@dataclass
+class TableNotes:
+    """What is to be said of a table that was read.
+
+    Attributes:
+        columns: Of the training part.
+        notes: Sentences about what was mapped, converted or left out.
+        warnings: Sentences about what is likely wrong.
+    """
+
+    columns: list[ColumnSummary] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class TableParts(NamedTuple):
+    """Tables that were read alike.
+
+    Attributes:
+        parts: The examples of each part by its name.
+        encoding: How they were turned into numbers.
+        said: What is to be said of them.
+    """
+
+    parts: dict[str, ArrayDataset]
+    encoding: TableEncoding
+    said: TableNotes
+
+
+def read_table(
+    path: str | Path,
+    *,
+    target: str | None = None,
+    encoding: TableEncoding | None = None,
+    ignore: Sequence[str] = (),
+    groups: str | None = None,
+    missing: Sequence[str] = (),
+    separator: str | None = None,
+    charset: str | None = None,
+) -> tuple[ArrayDataset, TableEncoding]:
+    """The rows of a table as examples, and how they were turned into numbers.
+
+    Inputs are float32 ``[n, features]``: numbers standardised, names (texts, true/false) one feature each and one for
+    any other; missing numbers become the mean, told by a further feature where the training part has any. The values
+    before that are kept for trees: ``extra["raw"]`` is float32 ``[n, columns]`` in the order of the training table,
+    with NaN for what is missing and the number of the name (sorted) for names.
+
+    What a column holds is decided by all of its values. One of numbers with a few words in it (``?``, ``NA``) is one of
+    numbers, with missing values. In the target a class may be called ``NA``, unless the other classes are numbers.
+    Spaces around values are removed. Columns that number the rows are left out. With an `encoding`, a name that is
+    written otherwise than in the training part (male, Male) is taken for the one that it is like.
+
+    Args:
+        path: A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
+        target: The column of the classes: texts, or whole numbers; by default that of the `encoding`. Rows without one
+            have the label -100; so have all rows where an `encoding` is given and the table has no such column.
+        encoding: That of the training part, for a test part or new rows (`encoding_of` gives that of a student's
+            folder); None makes one from this table.
+        ignore: Columns to leave out, such as identifiers.
+        groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
+            too, unless it is in `ignore`, or the `encoding` does not know it.
+        missing: What stands for a missing value, besides an empty field and ``NA`` and its like.
+        separator: Between the columns of a CSV file; by default that of the `encoding`, else a comma, in ``.tsv`` a
+            tab.
+        charset: How a CSV file writes characters, such as ``"cp1252"``; by default that of the `encoding`, else UTF-8.
+
+    Raises:
+        DataError: If the file cannot be read, a column is missing or of a kind that has no encoding, or one of at least
+            ten rows holds no value that the training part held.
+        LimbeckError: If pyarrow is not installed.
+
+    Warns:
+        LimbeckWarning: Of what is likely to be a mistake.
+    """
+    if target is None:
+        if encoding is None:
+            raise DataError(f"target= is missing: which column of {path} holds the classes?")
+        target = encoding.target
+    if encoding is not None:
+        separator, charset = separator or encoding.separator, charset or encoding.charset
+    form = TableForm(target.strip(), tuple(one.strip() for one in ignore), tuple(missing), separator, charset)
+    raw, said = form.load(path), TableNotes()
+    if encoding is None:
+        fitted = _Fitted(raw, form, said)
+        encoding = fitted.encoding(slice(None), said)
+        examples = fitted.examples(slice(None), encoding, _groups(raw, groups))
+    else:
+        examples = _known(raw, form, encoding, groups, said)
+    for sentence in said.warnings:
+        warnings.warn(sentence, LimbeckWarning, stacklevel=2)
+    return examples, encoding
+
+
+def read_split_table(
+    path: str | Path,
+    *,
+    target: str,
+    fraction: float,
+    seed: int,
+    ignore: Sequence[str] = (),
+    groups: str | None = None,
+) -> tuple[ArrayDataset, ArrayDataset, TableEncoding]:
+    """Two parts of one table, the rest and the `fraction` that is held out, stratified by the target.
+
+    The encoding is made from the rest alone, save the class names, which are those of the whole table.
+
+    Args:
+        path: As for `read_table`.
+        target: As for `read_table`.
+        fraction: The part of the rows to hold out, between 0 and 1.
+        seed: Another seed holds out other rows.
+        ignore: As for `read_table`.
+        groups: As for `read_table`, of the part that is held out.
+
+    Raises:
+        DataError: As for `read_table`.
+    """
+    form = TableForm(target, tuple(ignore))
+    found = split_table(path, form, fraction=fraction, seed=seed, groups=groups)
+    return found.parts["train"], found.parts["test"], found.encoding
+
+
+def split_table(
+    path: str | Path,
+    form: TableForm,
+    *,
+    fraction: float,
+    seed: int,
+    groups: str | None = None,
+    others: Mapping[str, str | Path] | None = None,
+) -> TableParts:
+    """As `read_split_table`, with `others` that are read as the rest was, and what is to be said of all."""
+    said = TableNotes()
+    raw = form.load(path)
+    fitted = _Fitted(raw, form, said)
+    rest, held = split(ArrayDataset(np.zeros((raw.table.num_rows, 1)), fitted.labels), fraction=fraction, seed=seed)
+    rows = {"train": rest.index.numpy(), "test": held.index.numpy()}
+    encoding = fitted.encoding(rows["train"], said)
+    fitted.count_unknown(rows["test"], encoding, said)
+    of_groups = _groups(raw, groups)
+    parts = {
+        name: fitted.examples(index, encoding, of_groups if name == "test" else None) for name, index in rows.items()
+    }
+    for name, other in (others or {}).items():
+        parts[name] = _known(form.load(other), form, encoding, None, said)
+    return TableParts(parts, encoding, said)
+
+
+def read_tables(
+    path: str | Path, others: Mapping[str, str | Path], form: TableForm, *, groups: str | None = None
+) -> TableParts:
+    """A training table and others that are read as it was, by their names; `groups` are those of ``test``."""
+    said = TableNotes()
+    raw = form.load(path)
+    fitted = _Fitted(raw, form, said)
+    encoding = fitted.encoding(slice(None), said)
+    parts = {"train": fitted.examples(slice(None), encoding, None)}
+    for name, other in others.items():
+        parts[name] = _known(form.load(other), form, encoding, groups if name == "test" else None, said)
+    return TableParts(parts, encoding, said)
+
+
+class _Fitted:
+    """A training table, its columns read once; what is learnt of them may be learnt from some of the rows."""
+
+    def __init__(self, raw: RawTable, form: TableForm, said: TableNotes) -> None:
+        check_columns(raw.path, [form.target, *form.ignore], raw.names)
+        self._raw, self._form = raw, form
+        self._classes, notes = read_target(raw, form.target, missing=form.missing)
+        said.notes += [*trimmed_note(raw), *notes]
+        self.class_names = self._names_of_classes()
+        self.labels = labels_of(raw, form.target, self._classes, self.class_names)
+        self._columns = list[ColumnValues]()
+        self._left = dict[str, str]()
+        for name in raw.names:
+            if name in {form.target, *form.ignore}:
+                self._left[name] = "" if name == form.target else "as you asked"
+            else:
+                self._read(name, said)
+        self._leave_counters(said)
+        self._point_at_oddities(said)
+        if not self._columns:
+            without = ", ".join(f"{name} ({why})" if why else name for name, why in self._left.items())
+            raise DataError(
+                f"{raw.path} has no column besides {without} to learn from. If one holds texts to be classified, type "
+                "--set data.text=COLUMN."
+            )
+
+    def _names_of_classes(self) -> tuple[str, ...]:
+        found = {one for one in self._classes if one is not None}
+        if not found:
+            raise DataError(f"{self._raw.path}: no row has a value in the target {self._form.target!r}.")
+        return in_order(sorted_classes(found), self._form.class_names, who=str(self._raw.path))
+
+    def _read(self, name: str, said: TableNotes) -> None:
+        column = read_column(self._raw, name, missing=self._form.missing)
+        if why := left_out_because(column, index=name in self._raw.row_index):
+            self._left[name] = why
+            said.notes.append(
+                f"{self._raw.path.name}: column {name!r} is left out ({why}); rename it to have it read"
+                + (", or read it as texts with text=." if "text" in why else ".")
+            )
+            return
+        if column.kind == "empty":
+            raise DataError(f"{self._raw.path}: column {name!r} has no values; leave it out with ignore=[{name!r}].")
+        said.warnings += [column.warning] if column.warning else []
+        self._columns.append(column)
+
+    def _leave_counters(self, said: TableNotes) -> None:
+        """Leave out what counts the rows, whatever it is called; where nothing else is left, point at it."""
+        counters = {column.name for column in self._columns if counts_up(column)}
+        others = [column for column in self._columns if column.name not in counters]
+        self._columns = others or self._columns
+        for name in sorted(counters):
+            start = f"{self._raw.path.name}: column {name!r} goes up by one from row to row"
+            if others:
+                self._left[name] = "row numbers: up by one in every row"
+                said.notes.append(f"{start}, as a row number does, and is left out; shuffle the rows to have it read.")
+            else:
+                said.notes.append(f"{start}; it may be a row number and no feature.")
+
+    def _point_at_oddities(self, said: TableNotes) -> None:
+        """Say which columns hold the answer, which names are written alike, and that a header may be a row."""
+        who, target = self._raw.path.name, self._form.target
+        if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
+            said.warnings.append(
+                f"{who}: is the first row a header? It was read as one: {', '.join(self._raw.names[:6])}."
+            )
+        for column in self._columns:
+            if holds_answer(column, self.labels):
+                said.notes.append(
+                    f"{who}: column {column.name!r} tells the target {target!r} by itself, one value for each class. "
+                    f"If it is not known before the answer is, leave it out: ignore=[{column.name!r}]."
+                )
+            if column.numbers is None and (same := written_alike(column.names.unique().drop_null().to_pylist())):
+                listed = ", ".join(same[:4])
+                said.notes.append(
+                    f"{who}: column {column.name!r} has names that are written alike and told apart: {listed}."
+                )
+
+    def encoding(self, rows: Any, said: TableNotes) -> TableEncoding:
+        """How the table is turned into numbers, learnt from some of its rows."""
+        columns = tuple(self._fit(column, rows) for column in self._columns)
+        said.columns += self._summaries(rows, columns)
+        form = self._form
+        return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
+
+    def count_unknown(self, rows: Any, encoding: TableEncoding, said: TableNotes) -> None:
+        """Say which names of the rows that are held out the rest of the table lacks."""
+        for column, kind in zip(self._columns, encoding.columns, strict=True):
+            unknown = np.isnan(_coded(column, kind)[rows]) & ~column.missing[rows]
+            if count := int(unknown.sum()):
+                said.notes.append(
+                    f"{self._raw.path.name}: {count:,} of {len(unknown):,} test rows have a name in column "
+                    f"{column.name!r} that no training row has; they count as 'other'."
+                )
+
+    def examples(self, rows: Any, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
+        """Some of the rows, encoded."""
+        raw = np.stack(
+            [_coded(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)], 1
+        )
+        chosen = None if groups is None else [str(one) for one in np.array(groups, dtype=object)[rows]]
+        return _arrays(raw, self.labels[rows], encoding, chosen)
+
+    def _fit(self, column: ColumnValues, rows: Any) -> NumberColumn | CategoryColumn:
+        if column.numbers is None:
+            return CategoryColumn(column.name, self._values(column, rows))
+        some = column.numbers[rows]
+        present = some[~np.isnan(some)]
+        if len(present) == 0:
+            raise DataError(
+                f"{self._raw.path}: column {column.name!r} has no values in the rows that are learnt from; leave it "
+                f"out with ignore=[{column.name!r}]."
+            )
+        return NumberColumn(column.name, float(present.mean()), float(present.std()) or 1.0, len(present) < len(some))
+
+    def _values(self, column: ColumnValues, rows: Any) -> tuple[str, ...]:
+        some = column.names if isinstance(rows, slice) else column.names.take(rows)
+        values = tuple(sorted(one for one in some.unique().to_pylist() if one is not None))
+        if len(values) > _MOST:
+            raise DataError(
+                f"{self._raw.path}: column {column.name!r} has {len(values)} different texts, more than {_MOST}; leave "
+                f"it out with ignore=[{column.name!r}] or group them. If it is the text to be classified, type --set "
+                f"data.text={column.name}."
+            )
+        return values
+
+    def _summaries(self, rows: Any, columns: Sequence[NumberColumn | CategoryColumn]) -> list[ColumnSummary]:
+        fitted = {column.name: (column, kind) for column, kind in zip(self._columns, columns, strict=True)}
+        found = list[ColumnSummary]()
+        for name in self._raw.names:
+            if name == self._form.target:
+                none = int((self.labels[rows] == IGNORED).sum())
+                found.append(ColumnSummary(name, "target", none, len(self.class_names)))
+            elif name in self._left:
+                found.append(ColumnSummary(name, "left out", note=self._left[name]))
+            else:
+                column, kind = fitted[name]
+                values = len(kind.values) if isinstance(kind, CategoryColumn) else None
+                none, taken = int(column.missing[rows].sum()), taken_sentence(self._raw, column)
+                found.append(ColumnSummary(name, column.kind, none, values, taken))
+        return found
+
+
+def _known(
+    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableNotes
+) -> ArrayDataset:
+    """Another table, read as the training part was."""
+    # A table to be answered, not learnt from, need not have the column of the answers.
+    labeled = form.target in raw.names
+    check_columns(raw.path, [*([groups] if groups else []), *(one.name for one in encoding.columns)], raw.names)
+    if encoding.target != form.target:
+        raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
+    missing = tuple(form.missing) or encoding.missing
+    said.notes += [*trimmed_note(raw), *_unread(raw, form, encoding, groups, said)]
+    columns = [encode_known(raw, column, missing, said.notes, said.warnings) for column in encoding.columns]
+    labels = np.full(raw.table.num_rows, IGNORED)
+    if labeled:
+        classes, notes = read_target(raw, form.target, missing=missing)
+        said.notes += [one for one in notes if one.endswith("counts as no label.")]
+        classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
+        said.notes += mapped
+        labels = labels_of(raw, form.target, classes, encoding.class_names)
+    return _arrays(np.stack(columns, 1), labels, encoding, _groups(raw, groups))
+
+
+def _unread(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableNotes) -> list[str]:
+    """A sentence about columns that another table has and the training part's features lack."""
+    known = {form.target, groups, *form.ignore, *(one.name for one in (*encoding.columns, *said.columns))}
+    left = [name for name in raw.names if name not in known]
+    if not left or not said.columns:
+        return []
+    named = ", ".join(map(repr, left[:6])) + (", ..." if len(left) > 6 else "")
+    return [f"{raw.path.name}: {len(left)} columns that the training table lacks are left out ({named})."]
+
+
+def _coded(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
+    return codes_of(column.names, kind.values) if isinstance(kind, CategoryColumn) else _numbers_of(column)
+
+
+def _numbers_of(column: ColumnValues) -> np.ndarray:
+    if column.numbers is None:
+        raise DataError(f"column {column.name!r} holds names.")
+    return column.numbers
+
+
+def _arrays(raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
+    extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
+    if groups is not None:
+        extra["groups"] = groups
+    found = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
+    found.encoding = encoding
+    return found
+
+
+def _groups(raw: RawTable, groups: str | None) -> list[str] | None:
+    """The group of each row as a text; None where nobody wants any."""
+    if groups is None:
+        return None
+    check_columns(raw.path, [groups], raw.names)
+    column = read_column(raw, groups)  # a column of lists has no texts
+    texts = column.names.to_pylist() if column.names is not None else raw.table[groups].cast("string").to_pylist()
+    return [_MISSING if text is None else text for text in texts]

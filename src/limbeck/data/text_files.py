@@ -1,0 +1,360 @@
+"""Files of labeled texts (JSON lines, tables, known names) as training, development and test data."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.batch import IGNORED
+from limbeck.data.arrow import check_columns, load_table
+from limbeck.data.builtin_datasets import data_folders
+from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.column_types import read_target
+from limbeck.data.dataset import Dataset, split
+from limbeck.data.name_matching import match_names
+from limbeck.data.options import DataOptions
+from limbeck.data.summary import DataSummary, summarize
+from limbeck.data.texts import TextDataset
+from limbeck.data.tokenizer import open_tokenizer, train_tokenizer
+from limbeck.errors import DataError, LimbeckError, nearest
+
+
+class LabeledTexts(NamedTuple):
+    """Texts and what each was labelled with.
+
+    Attributes:
+        texts: The texts.
+        labels: The class of each, as a text; None where it has none. Of a set known by name, class indices.
+        notes: What was converted, in sentences.
+        source: The file.
+    """
+
+    texts: list[str]
+    labels: list[Any]
+    notes: list[str]
+    source: str
+
+
+NAMED = {"sst2": "glue", "sst2_sentences": "sent"}
+
+"""The Stanford Sentiment Treebank in two classes: GLUE's phrases (67,349 to train), or whole sentences (6,920)."""
+
+CLASS_NAMES = ("negative", "positive")
+
+
+def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[LabeledTexts, LabeledTexts, str]:
+    """The training and the test part of a set that is known by name, and a note on where they come from.
+
+    Looked for as ``sst2/glue_train.jsonl.gz`` and so on in `folder`; without one, in the folder that ``LIMBECK_DATA``
+    names, then in ``./data``.
+
+    Raises:
+        DataError: If they are nowhere, saying what to put where.
+    """
+    form = NAMED[name]
+    places = data_folders(folder)
+    for place in places:
+        files = [place / "sst2" / f"{form}_{part}.jsonl.gz" for part in ("train", "test")]
+        if all(file.is_file() for file in files):
+            train, test = (_numbered(read_labeled_texts(file, text="text", target="label")) for file in files)
+            note = f"SST-2, {form}_train and {form}_test: {len(train.texts)} + {len(test.texts)} texts"
+            return train, test, note + "; the published development part is not used"
+    raise DataError(
+        f"{name} is not on this machine: put {form}_train.jsonl.gz and {form}_test.jsonl.gz into {places[0]}/sst2/ (or "
+        'set LIMBECK_DATA to the folder that holds sst2/), rows of {"text": ..., "label": 0 or 1}.'
+    )
+
+
+def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str | None = None) -> LabeledTexts:
+    """Lines of JSON, each with a text and a label; ``.gz`` is unpacked.
+
+    A text that is a number becomes its digits, and how many did is said; labels become texts, 1.0 and 1 the same one,
+    without spaces around them. A line without a label, or with null, has none, and how many have none is said.
+
+    Raises:
+        DataError: If the file is missing or damaged, a line lacks a text, all lack a label, or one is of another kind.
+    """
+    path, encoding = Path(path), charset or "utf-8-sig"
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    found, numbers = LabeledTexts([], [], [], str(path)), 0
+    without, bare = list[tuple[int, Any]](), set[str]()
+    try:
+        with (
+            gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else open(path, encoding=encoding) as lines
+        ):
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    _check_object(row, path, number)
+                    one = _entry(row, text, path, number)
+                    numbers += not isinstance(one, str)
+                    found.texts.append(_text(one, text, path, number))
+                    label = _bare(row.get(target), bare)
+                    without += [(number, row)] if label in (None, "") else []
+                    found.labels.append(None if label in (None, "") else _label(label, target, path, number))
+    except UnicodeDecodeError as error:
+        if _begins_in_utf16(path):
+            raise DataError(f"{path} begins as a file in UTF-16 does: type --set data.charset=utf-16.") from error
+        raise DataError(
+            f"{path} is not written in {encoding.removesuffix('-sig')} ({error.reason}); if it is in Windows-1252, "
+            "type --set data.charset=cp1252."
+        ) from error
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: it is not lines of JSON ({error}).") from error
+    if not found.texts:
+        raise DataError(f"{path} holds no line.")
+    if numbers == len(found.texts):
+        raise DataError(
+            f"{path}: {text!r} holds a number in every line, such as {found.texts[0]}, no texts. Say which columns to "
+            "read: text=COLUMN, target=COLUMN."
+        )
+    if len(without) == len(found.texts):
+        _entry(without[0][1], target, path, without[0][0])
+    if without:
+        found.notes.append(f"{path.name}: {len(without):,} of {len(found.texts):,} lines have no label {target!r}.")
+    if bare:
+        found.notes.append(
+            f"{path.name}: spaces around labels were removed ({', '.join(map(repr, sorted(bare)[:4]))})."
+        )
+    if numbers:
+        found.notes.append(
+            f"{path.name}: {numbers:,} of {len(found.texts):,} texts are numbers, and are read as their digits."
+        )
+    return found
+
+
+def _check_object(row: Any, path: Path, number: int) -> None:
+    if not isinstance(row, Mapping):
+        whole = " Is the file one list? Write each entry on a line of its own." if isinstance(row, list) else ""
+        raise DataError(
+            f'{path}, line {number}, holds a {type(row).__name__} and no object {{"text": ..., "label": ...}}.{whole}'
+        )
+
+
+def _bare(label: Any, bare: set[str]) -> Any:
+    """A label without spaces around it; one that had some is added to `bare`."""
+    if not isinstance(label, str) or label == label.strip():
+        return label
+    bare.add(label)
+    return label.strip()
+
+
+def _begins_in_utf16(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+
+
+def _numbered(rows: LabeledTexts) -> LabeledTexts:
+    """The rows with labels that are class indices, as in the sets that are known by name."""
+    known = set(map(str, range(len(CLASS_NAMES))))
+    if strange := [one for one in rows.labels if one not in known]:
+        raise DataError(f"{rows.source} has the label {strange[0]!r}, where 0 is negative and 1 is positive.")
+    return rows._replace(labels=[int(one) for one in rows.labels])
+
+
+def _text(value: Any, key: str, path: Path, number: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise DataError(
+            f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__} and no text. Say which "
+            "columns to read: text=COLUMN, target=COLUMN."
+        )
+    return _characters(str(value), key, path, number)
+
+
+def _characters(text: str, key: str, path: Path, number: int) -> str:
+    """Refuse half of a character: JSON can escape one, and no tokenizer and no file takes it."""
+    if any("\ud800" <= one <= "\udfff" for one in text):
+        raise DataError(
+            f"{path}, line {number}: {key!r} holds {ascii(text)[:60]}, in which a character is only half there (a lone "
+            "surrogate). Mend or remove the line."
+        )
+    return text
+
+
+def _label(value: Any, key: str, path: Path, number: int) -> str:
+    whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
+    if (isinstance(value, float) and not whole) or not isinstance(value, (str, int, float)) or value == "":
+        raise DataError(
+            f"{path}, line {number}: the label {key!r} is {value!r}, no class; give texts or whole numbers. One number "
+            "for each class, or a quantity, is a target for Python: see limbeck.distill."
+        )
+    return _characters(str(int(value)) if whole else str(value), key, path, number)
+
+
+def _entry(row: Any, key: str, path: Path, number: int) -> Any:
+    if isinstance(row, Mapping) and row.get(key) is not None:
+        return row[key]
+    known = list(row) if isinstance(row, Mapping) else []
+    near = None if key in known else nearest(key, known)
+    meant = f" Did you mean {near!r}?" if near else ""
+    raise DataError(
+        f"{path}, line {number}, has no {key!r}.{meant} It has: {', '.join(map(str, known)) or 'no keys'}. Say which "
+        "columns to read: text=COLUMN, target=COLUMN."
+    )
+
+
+def read_text_table(file: str | Path, options: DataOptions, *, text: str, target: str) -> LabeledTexts:
+    """The texts and labels of a CSV or Parquet file; a row without a text is an empty text, and that is counted.
+
+    Args:
+        file: The file.
+        options: Its separator and charset, and what stands for a missing label.
+        text: The column of texts.
+        target: The column of labels.
+
+    Raises:
+        DataError: If it cannot be read, lacks a column, or the texts are none.
+    """
+    raw = load_table(Path(file), separator=options.separator, charset=options.charset)
+    check_columns(raw.path, [text, target], raw.names)
+    try:
+        texts = raw.table[text].cast("string").to_pylist()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{file}: column {text!r} holds {raw.table.schema.field(text).type}, no texts.") from error
+    labels, notes = read_target(raw, target, missing=options.missing)
+    if empty := sum(one is None for one in texts):
+        notes.append(f"{raw.path.name}: {empty:,} rows have an empty text.")
+    if unlabeled := sum(one is None for one in labels):
+        notes.append(f"{raw.path.name}: {unlabeled:,} rows have no label.")
+    if empty == len(texts):
+        raise DataError(f"{file}: column {text!r} has no text in any row.")
+    return LabeledTexts([one or "" for one in texts], list(labels), notes, str(file))
+
+
+VOCABULARY = 8000
+
+MAX_LENGTH = 64
+
+_MANY_CUT = 0.05  # of the training texts: above, a limit that nobody chose is likely too short
+
+
+class TextParts(NamedTuple):
+    """Texts that were read and cut into tokens alike.
+
+    Attributes:
+        train: The training part.
+        development: The development part, where there is a file for it.
+        test: The test part.
+        tokenizer: What cut them.
+        note: Where they come from.
+        summary: What was read.
+    """
+
+    train: Dataset
+    development: Dataset | None
+    test: Dataset
+    tokenizer: Any
+    note: str
+    summary: DataSummary
+
+
+def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> TextParts:
+    """A set of texts known by name, a file of JSON lines, or two columns of a table.
+
+    A tokenizer is trained from the texts of the training part alone, unless a folder holds one. Classes that are
+    numbers are numbered in their own order, others by their sorted names, or as ``class_names`` says.
+
+    Args:
+        name: ``sst2``, ``sst2_sentences``, or a file.
+        options: Which columns and files, and how long a text may be.
+        held_out: What becomes the test part of a file where no file is given for it: stratified, with seed 0.
+
+    Raises:
+        DataError: If the data are missing or damaged, or a label of another part is none of the training part.
+        LimbeckError: If both a tokenizer and a vocabulary are given, or the extra ``hf`` is not installed.
+    """
+    if options.tokenizer is not None and options.vocabulary is not None:
+        raise LimbeckError(
+            f"vocabulary={options.vocabulary} is for a tokenizer that is trained from the texts; the one in "
+            f"{options.tokenizer} has its own. Leave one of the two out."
+        )
+    rows, note = _rows(name, options)
+    names = CLASS_NAMES if name in NAMED else _class_names(rows["train"], options.class_names, who=name)
+    notes = list(dict.fromkeys(sentence for part in rows.values() for sentence in part.notes))
+    labels = {part: _numbers(found, names, notes) for part, found in rows.items()} if name not in NAMED else {}
+    used = open_tokenizer(options.tokenizer) if options.tokenizer else None
+    asked = options.max_length or MAX_LENGTH
+    most = min(asked, getattr(used, "model_max_length", None) or asked)
+    used = used or train_tokenizer(rows["train"].texts, vocabulary=options.vocabulary or VOCABULARY)
+    used.model_max_length = most  # who opens it later cuts texts as they are cut here
+    whole = {
+        part: TextDataset(
+            found.texts, labels.get(part, found.labels), tokenizer=used, max_length=most, class_names=names
+        )
+        for part, found in rows.items()
+    }  # fmt: skip
+    parts: dict[str, Dataset] = dict(whole)
+    sources = {part: Path(found.source).name for part, found in rows.items() if found.source}
+    if "test" not in parts:
+        parts["train"], parts["test"] = split(whole["train"], fraction=held_out, seed=0)
+        sources["test"] = f"held out of {sources['train']}: {held_out:.0%}, stratified, with seed 0"
+    notes, warnings = _of_cut(whole, most, notes, chosen=options.max_length is not None)
+    pieces = f"at most {most}; the vocabulary has {len(used):,}"
+    summary = summarize(
+        "texts", parts, sources=sources, facts={"tokens": pieces}, notes=notes, warnings=warnings
+    )  # fmt: skip
+    return TextParts(parts["train"], parts.get("development"), parts["test"], used, note, summary)
+
+
+def _rows(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
+    """The rows of each part, training first, and where they come from."""
+    if name in NAMED:
+        train, held, note = read_named_texts(name, options.folder)
+        return {"train": train, "test": held}, note
+    files = {"train": name, "development": options.val, "test": options.test}
+    rows = {part: _read(file, options) for part, file in files.items() if file is not None}
+    note = f"{len(rows['train'].texts)} + {len(rows['test'].texts)} texts" if "test" in rows else ""
+    return rows, note
+
+
+def _read(file: str, options: DataOptions) -> LabeledTexts:
+    from limbeck.data.arrow import is_table
+
+    columns = {"text": options.text or "text", "target": options.target or "label"}
+    if is_table(Path(file)):
+        return read_text_table(file, options, **columns)
+    return read_labeled_texts(file, charset=options.charset, **columns)
+
+
+def _class_names(rows: LabeledTexts, wanted: Sequence[str], *, who: str) -> tuple[str, ...]:
+    return in_order(sorted_classes(label for label in rows.labels if label is not None), wanted, who=who)
+
+
+def _numbers(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
+    """The number of each label; what is written otherwise than in the training part is matched, and that is said."""
+    from limbeck.errors import DataError
+
+    matched = match_names(dict.fromkeys(label for label in rows.labels if label is not None), names)
+    moved = [f"{label!r} as {known!r}" for label, known in matched.items() if label != known]
+    if moved:
+        notes.append(
+            f"{Path(rows.source).name}: the label {', '.join(moved[:4])} was read, as the training part writes it."
+        )
+    places = {name: place for place, name in enumerate(names)}
+    found = list[int]()
+    for label in rows.labels:
+        if label is not None and label not in matched:
+            raise DataError(
+                f"{rows.source} has the label {label!r}, which the training part lacks: {', '.join(names[:12])}."
+            )
+        found.append(IGNORED if label is None else places[matched[label]])
+    return found
+
+
+def _of_cut(parts: dict[str, TextDataset], most: int, notes: list[str], *, chosen: bool) -> tuple[list[str], list[str]]:
+    """How many texts of each part lost their end: a note, or a warning where nobody chose the limit."""
+    warnings = list[str]()
+    for name, part in parts.items():
+        if part.cut:
+            said = (
+                f"{part.cut:,} of {len(part):,} texts ({part.cut / len(part):.0%}) of the {name} file are longer than "
+                f"{most} tokens and are cut there; max_length={2 * most} keeps more (--set data.max_length={2 * most})."
+            )  # fmt: skip
+            (warnings if not chosen and part.cut >= _MANY_CUT * len(part) else notes).append(said)
+    return notes, warnings

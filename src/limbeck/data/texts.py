@@ -1,0 +1,229 @@
+"""`TextDataset`: texts tokenized once and padded batch by batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.batch import Batch, Inputs
+from limbeck.data.column_checks import digest, labels_from
+from limbeck.data.dataset import Dataset
+from limbeck.data.tokenizer import check_tokenizer
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning
+
+_MAX_LENGTH = 128
+
+_AT_ONCE = 10_000  # texts tokenised in one call, so that memory stays bounded
+
+
+@final
+class TextDataset(Dataset):
+    """Texts as token ids: tokenised once, here, and padded to the longest of a batch.
+
+    A batch's inputs are a mapping, so that a model is called ``m(input_ids=..., attention_mask=...)``: what the
+    tokenizer gives (``model_input_names``), int64 ``[batch, tokens]``. ``Batch.mask`` is true at a text's own tokens,
+    so that losses between hidden states leave the padding out; ``Batch.extra["text"]`` is the text.
+
+    Args:
+        texts: The texts.
+        labels: Class indices, one for each text, -100 where there is none.
+        tokenizer: What ``transformers.AutoTokenizer`` or `train_tokenizer` gives.
+        pairs: A second text for each, for tasks about two: the tokenizer joins them.
+        max_length: How many tokens a text may have, 128 by default; the rest is cut off. How many texts were cut is
+            `cut`; without a `max_length`, a `LimbeckWarning` says so.
+        class_names: The name of each class.
+        add_eos_token: Whether the tokenizer's ``eos_token`` is put behind each text that is not cut. The tokenizer of a
+            causal language model (GPT-2, Llama) puts none there, and a student never learns where a text ends.
+
+    Raises:
+        LimbeckError: If there is no tokenizer, it has no token for padding, or none for the end of a text that asks for
+            one.
+        DataError: If there are no texts, one is no text or has no token, lengths differ, or labels are no class
+            indices.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> texts = ["a fine film", "dull"]
+        >>> data = TextDataset(texts, [1, 0], tokenizer=train_tokenizer(texts, vocabulary=40))
+        >>> data.take(torch.tensor([1, 0])).inputs["attention_mask"].tolist()
+        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        labels: Any = None,
+        *,
+        tokenizer: Any,
+        pairs: Sequence[str] | None = None,
+        max_length: int | None = None,
+        class_names: Sequence[str] | None = None,
+        add_eos_token: bool = False,
+    ) -> None:
+        check_tokenizer(tokenizer)
+        if add_eos_token and tokenizer.eos_token_id is None:
+            raise LimbeckError(
+                f"add_eos_token: this {type(tokenizer).__name__} has no eos_token; set one, or leave it."
+            )
+        most = _MAX_LENGTH if max_length is None else max_length
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise DataError(f"max_length is how many tokens a text may have, at least 1; got {max_length!r}.")
+        self.tokenizer = tokenizer
+        self.texts = _checked("texts", texts)
+        self.pairs = None if pairs is None else _checked("pairs", pairs)
+        self._names = None if class_names is None else tuple(str(name) for name in class_names)
+        self._labels = None if labels is None else labels_from(labels, classes=self._names)
+        for name, column in (("pairs", self.pairs), ("labels", self._labels)):
+            if column is not None and len(column) != len(self.texts):
+                raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
+        self._columns, self._starts, self._lengths, self._cut = _tokenised(
+            tokenizer, self.texts, self.pairs, most, end=tokenizer.eos_token_id if add_eos_token else None
+        )  # fmt: skip
+        if max_length is None and self._cut:
+            warnings.warn(
+                f"{self._cut:,} of {len(self.texts):,} texts are longer than {most} tokens and are cut there: say how "
+                "many a text may have, max_length=256.", LimbeckWarning, stacklevel=2,
+            )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def cut(self) -> int:
+        """How many texts are longer than `max_length` tokens and lost their end."""
+        return self._cut
+
+    def take(self, index: Int[Tensor, " n"]) -> Batch:
+        """The texts at the positions `index`, padded to the longest of them, on the tokenizer's ``padding_side``."""
+        lengths, places = self._lengths[index], torch.arange(int(self._lengths[index].max()))
+        if self.tokenizer.padding_side == "left":
+            places = places - len(places) + lengths[:, None]
+        mask = (places >= 0) & (places < lengths[:, None])
+        inside = torch.where(mask, places + self._starts[index, None], 0)
+        inputs = {
+            name: torch.where(mask, flat[inside].long(), self._fill(name)) for name, flat in self._columns.items()
+        }
+        inputs["attention_mask"] = mask.long()
+        labels = None if self._labels is None else self._labels[index]
+        return Batch(inputs, index, None, labels, mask, {"text": [self.texts[i] for i in index.tolist()]})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the token ids, how they are padded, the labels and the class names."""
+        padding = (self.tokenizer.padding_side, *(self._fill(name) for name in self._columns))
+        own = [("lengths", self._lengths), ("labels", self._labels), ("class_names", self._names)]
+        return digest(("texts", padding), *self._columns.items(), *own)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The labels as given, in int64."""
+        return self._labels
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names as given."""
+        return self._names
+
+    def _fill(self, name: str) -> int:
+        """What stands where a text has ended."""
+        return int(
+            self.tokenizer.pad_token_id if name == "input_ids" else getattr(self.tokenizer, "pad_token_type_id", 0)
+        )
+
+
+def _checked(what: str, texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise DataError(f"{what} is one text; give a list of them.")
+    found = list(texts)
+    if not found:
+        raise DataError(f"There are no {what}; a set needs at least one.")
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise DataError(f"{what}[{place}] is a {type(text).__name__}, {text!r}, not a text.")
+    return found
+
+
+def _tokenised(
+    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int, *, end: int | None
+) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
+    """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""
+    columns: dict[str, list[int]] = {}
+    lengths: list[int] = []
+    cut = 0
+    for start in range(0, len(texts), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        given = [texts[part]] if pairs is None else [texts[part], pairs[part]]
+        found = tokenizer(*given, truncation=True, max_length=max_length)
+        if end is not None:
+            _end(found, end, max_length)
+        lengths += [len(row) for row in found["input_ids"]]
+        cut += _count_cut(tokenizer, given, found, max_length)
+        for name in set(found) - {"attention_mask"}:
+            columns.setdefault(name, []).extend(number for row in found[name] for number in row)
+    counts = torch.tensor(lengths)
+    if bool((counts == 0).any()):
+        place = int((counts == 0).nonzero()[0])
+        raise DataError(f"Text {place}, {texts[place]!r}, has no token in it; leave it out.")
+    flat = {name: torch.tensor(columns[name], dtype=torch.int32) for name in sorted(columns)}
+    return flat, counts.cumsum(0) - counts, counts, cut
+
+
+def _end(found: Any, end: int, most: int) -> None:
+    """Put the token of a text's end behind each text that has room for it and does not end with it yet."""
+    for place, row in enumerate(found["input_ids"]):
+        if len(row) < most and row[-1:] != [end]:
+            for name in set(found) - {"attention_mask"}:
+                column = found[name][place]
+                column.append(end if name == "input_ids" else (column or [0])[-1])
+
+
+def _count_cut(tokenizer: Any, given: list[list[str]], found: Any, max_length: int) -> int:
+    """How many texts were longer than they may be."""
+    full = [place for place, row in enumerate(found["input_ids"]) if len(row) >= max_length]
+    encodings = getattr(found, "encodings", None)
+    if encodings is not None:  # a fast tokenizer keeps what it cut off
+        return sum(bool(encodings[place].overflowing) for place in full)
+    if not full:
+        return 0
+    whole = tokenizer(*([texts[place] for place in full] for texts in given), truncation=False, verbose=False)
+    return sum(len(row) > max_length for row in whole["input_ids"])
+
+
+@dataclass(frozen=True)
+class TokenizeOnRead:
+    """Texts as they are, cut into tokens as in training: ``student(**reads(limbeck.Batch(["a fine film"])))``.
+
+    A batch that holds tokens already, as in training, is read unchanged.
+
+    Attributes:
+        tokenizer: A tokenizer of transformers; its ``model_max_length`` is how many tokens a text may have.
+
+    Example:
+        >>> from limbeck.data import train_tokenizer
+        >>> reads = TokenizeOnRead(train_tokenizer(["a fine film", "dull"], vocabulary=40))
+        >>> reads(Batch(["dull", "a fine film"]))["attention_mask"].tolist()
+        [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    """
+
+    tokenizer: Any
+
+    def __call__(self, batch: Batch) -> Inputs:
+        """Token ids, their mask and whatever else the tokenizer gives, padded to the longest text.
+
+        Raises:
+            DataError: If the batch holds neither texts nor tokens.
+        """
+        if isinstance(batch.inputs, Mapping):
+            return batch.inputs
+        if not isinstance(batch.inputs, (list, tuple)):
+            raise DataError(f"A student of texts reads a list of them; got a {type(batch.inputs).__name__}.")
+        most = int(self.tokenizer.model_max_length)
+        texts = TextDataset(batch.inputs, tokenizer=self.tokenizer, max_length=most)
+        return texts.take(torch.arange(len(texts))).inputs

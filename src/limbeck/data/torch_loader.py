@@ -1,0 +1,276 @@
+"""`TorchLoader`: a DataLoader, or any iterable of batches, as a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import Batch, sequence_like
+from limbeck.data.column_checks import digest
+from limbeck.data.loader import Loader
+from limbeck.data.tokenizer import shifts, token_batch
+from limbeck.errors import DataError, LimbeckError, one_for_each_class
+
+
+def batch_from(item: Any) -> Batch:
+    """One item of a loader as a `Batch`.
+
+    Raises:
+        DataError: If the item could mean several things; the sentence shows it.
+    """
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, (Tensor, np.ndarray)):
+        return Batch(torch.as_tensor(item))
+    if isinstance(item, Mapping):
+        return _from_mapping(item)
+    if isinstance(item, (tuple, list)) and len(item) in (1, 2) and all(_is_inputs(part) for part in item[:1]):
+        inputs = _tensors(item[0])
+        if len(item) == 1:
+            return Batch(inputs)
+        if (labels := _integers(item[1])) is not None:
+            return Batch(inputs, labels=labels)
+        _check_soft(inputs, item[1])
+    raise DataError(
+        f"A batch is {describe(item)}; limbeck reads a tensor, (inputs, integer labels), a mapping or a Batch. "
+        "Give adapt=, a function of one such item that returns limbeck.Batch(inputs=..., labels=...)."
+    )
+
+
+def _from_mapping(item: Mapping[str, Any]) -> Batch:
+    columns = dict(item)
+    found = next((columns.pop(name) for name in ("labels", "label") if columns.get(name) is not None), None)
+    labels = None if found is None else _integers(found)
+    if found is not None and labels is None:
+        _check_soft(None, found)
+        raise DataError(f"labels are class indices, whole numbers; this batch has {describe(found)}. Give adapt=.")
+    id = _integers(columns.pop("id")) if _integers(columns.get("id")) is not None else None
+    inputs = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
+    if not inputs:
+        raise DataError(
+            f"A batch is {describe(item)}, in which no column is a tensor to call the model with. Give adapt=."
+        )
+    extra = {name: column for name, column in columns.items() if name not in inputs}
+    return Batch(inputs, id, None, labels, None, extra)
+
+
+def _check_soft(inputs: Any, labels: Any) -> None:
+    """Refuse labels that are rows of numbers from 0 to 1, unless they are inputs once more, as for an autoencoder."""
+    if (
+        not isinstance(labels, (Tensor, np.ndarray))
+        or labels.ndim != 2
+        or getattr(inputs, "shape", None) == labels.shape
+    ):
+        return
+    found = torch.as_tensor(labels)
+    if found.is_floating_point() and bool(((found >= 0) & (found <= 1)).all()):
+        raise one_for_each_class(found.shape)
+
+
+def _is_inputs(part: Any) -> bool:
+    parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, (tuple, list)) else [part]
+    return bool(parts) and all(isinstance(one, (Tensor, np.ndarray)) for one in parts)
+
+
+def _tensors(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return {name: torch.as_tensor(column) for name, column in part.items()}
+    if isinstance(part, (tuple, list)):
+        columns = tuple(torch.as_tensor(column) for column in part)
+        return sequence_like(part, columns) if isinstance(part, tuple) else columns
+    return torch.as_tensor(part)
+
+
+def _integers(found: Any) -> Tensor | None:
+    if not isinstance(found, (Tensor, np.ndarray)) or len(found.shape) == 0:
+        return None
+    tensor = torch.as_tensor(found)
+    return None if tensor.is_floating_point() or tensor.is_complex() else tensor.long()
+
+
+def describe(item: Any) -> str:
+    """An item in a few words: its type, and the shapes and types of what it holds."""
+    if isinstance(item, Tensor):
+        return f"Tensor{list(item.shape)} {str(item.dtype).removeprefix('torch.')}"
+    if isinstance(item, np.ndarray):
+        return f"ndarray{list(item.shape)} {item.dtype}"
+    if isinstance(item, Mapping):
+        return "a mapping {" + ", ".join(f"{k!r}: {describe(v)}" for k, v in list(item.items())[:8]) + "}"
+    if isinstance(item, (tuple, list)) and not isinstance(item, Batch):
+        shown = ", ".join(describe(part) for part in item[:6]) + (", ..." if len(item) > 6 else "")
+        return f"a {type(item).__name__} of {len(item)}: ({shown})"
+    return type(item).__name__
+
+
+@final
+class TorchLoader(Loader):
+    """The batches of a PyTorch DataLoader, or of any iterable with a length, in the order in which it gives them.
+
+    An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
+    ``label``) are labels, ``id`` are ids, columns that are no tensors are ``extra``, and the rest is what a model is
+    called with. `adapt` turns anything else into a `Batch`. An ``attention_mask`` in a mapping is ``Batch.mask`` too,
+    so that padding counts nowhere. The ``labels`` of a causal language model stand where Hugging Face's models want
+    them, at the token that they name, and are moved to where the model says it, one token earlier.
+
+    The loader shuffles as it always does. Its epochs cannot be entered in the middle, so the source is resumable only
+    if the loader has ``state_dict`` and ``load_state_dict`` of its own. An iterator left early is continued by the next
+    one.
+
+    Args:
+        loader: The batches.
+        adapt: item -> `Batch`.
+        fingerprint: What the data are, if you know; by default a hash of the loader's types and lengths, which cannot
+            tell two data sets of one shape apart.
+
+    Raises:
+        LimbeckError: If the loader has no length, or has no batches.
+
+    Example:
+        >>> import torch
+        >>> [batch.size for batch in TorchLoader([(torch.zeros(2, 3), torch.tensor([0, 1]))])]
+        [2]
+    """
+
+    def __init__(
+        self, loader: Any, *, adapt: Callable[[Any], Batch] | None = None, fingerprint: str | None = None
+    ) -> None:
+        super().__init__()
+        self.loader = loader
+        self.adapt = adapt
+        self._size = _length(loader)
+        self._fingerprint = fingerprint or _description(loader, self._size)
+        self._live: Iterator[Any] | None = None
+        self._waiting: Batch | None = None
+        self._before: Any = None
+        self._shifted = False
+
+    def __len__(self) -> int:
+        return self._size
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Find out whether one of them is a causal language model."""
+        self._shifted = any(shifts(model) for model in getattr(models, "made", models).values())
+
+    @property
+    def fingerprint(self) -> str:
+        """As given, or a hash of the loader's types and lengths."""
+        return self._fingerprint
+
+    @property
+    def examples_per_epoch(self) -> int | None:
+        """Known for a DataLoader that makes its batches from a sampler; otherwise None."""
+        size, sampler = getattr(self.loader, "batch_size", None), getattr(self.loader, "sampler", None)
+        if not isinstance(size, int) or not isinstance(sampler, Sized):
+            return None
+        whole = self._size * size
+        return whole if getattr(self.loader, "drop_last", False) else min(whole, len(sampler))
+
+    @property
+    def has_ids(self) -> bool:  # type: ignore[override]
+        """Whether the next batch carries ids; looking at it starts the loader's epoch."""
+        return self.peek().id is not None
+
+    @property
+    def resumable(self) -> bool:  # type: ignore[override]
+        """Whether the loader keeps a state of its own."""
+        return all(callable(getattr(self.loader, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def peek(self) -> Batch:
+        """The batch that iterating would hand out next; it is kept, not read twice."""
+        if self._waiting is None:
+            self._waiting = self._ahead()
+        if self._waiting is None:
+            # The last batch of the epoch was used, and nobody has asked for the one after it yet.
+            self._live, self._epoch, self._batch = None, self._epoch + 1, 0
+            self._waiting = self._ahead()
+        if self._waiting is None:
+            raise DataError(f"The {type(self.loader).__name__} says that it has {len(self)} batches, and gives none.")
+        return self._placed(self._waiting)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """What is left of the loader's current epoch; the arguments only count."""
+        if self._waiting is not None:
+            batch, self._waiting = self._waiting, None
+            yield self._placed(batch)
+        for item in self._iterator():
+            yield self._placed(self._read(item))
+        self._live = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and under ``loader`` the loader's own state.
+
+        Raises:
+            LimbeckError: If the loader has no state.
+        """
+        self._check_resumable()
+        own = self.loader.state_dict() if self._waiting is None else self._before
+        return {**super().state_dict(), "loader": own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Move to a position; the start of an epoch needs no ``loader`` entry, the loader then begins anew.
+
+        Raises:
+            LimbeckError: If the loader has no state, or the position is not one of this source.
+        """
+        self._check_resumable()
+        if "loader" not in state and state.get("batch") != 0:
+            raise LimbeckError(f"A position inside an epoch needs the loader's own state; got {dict(state)}.")
+        super().load_state_dict(state)
+        self._live = self._waiting = None
+        if "loader" in state:
+            self.loader.load_state_dict(state["loader"])
+
+    def _ahead(self) -> Batch | None:
+        self._before = self.loader.state_dict() if self.resumable else None
+        for item in self._iterator():
+            return self._read(item)
+        return None
+
+    def _iterator(self) -> Iterator[Any]:
+        if self._live is None:
+            self._live = iter(self.loader)
+        return self._live
+
+    def _placed(self, batch: Batch) -> Batch:
+        """With labels and mask where the models answer; nobody knew which models when the first batch was looked at."""
+        return batch if self.adapt is not None else token_batch(batch, shifted=self._shifted)
+
+    def _read(self, item: Any) -> Batch:
+        if self.adapt is None:
+            return batch_from(item)
+        batch = self.adapt(item)
+        if not isinstance(batch, Batch):
+            raise DataError(f"adapt= must return a limbeck.Batch; it returned {describe(batch)}.")
+        return batch
+
+    def _check_resumable(self) -> None:
+        if not self.resumable:
+            raise LimbeckError(
+                f"A {type(self.loader).__name__} cannot be resumed in the middle of an epoch: it has no state_dict(), "
+                "and its order is not known. Give the data as lb.ArrayDataset(inputs, labels), which has ids, "
+                "or a loader that keeps its state."
+            )
+
+
+def _length(loader: Any) -> int:
+    try:
+        size = len(loader)
+    except TypeError as error:
+        raise LimbeckError(
+            f"A {type(loader).__name__} has no length; an epoch needs one. Give a list of batches or lb.ArrayDataset."
+        ) from error
+    if size == 0:
+        raise LimbeckError(
+            f"The {type(loader).__name__} has no batches: is the data set empty, or drop_last too strict?"
+        )
+    return size
+
+
+def _description(loader: Any, size: int) -> str:
+    data = getattr(loader, "dataset", None)
+    count = len(data) if isinstance(data, Sized) else None
+    return digest(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))

@@ -1,0 +1,232 @@
+"""Color operations on images, and `ColorJitter`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from limbeck.data.transforms.random_draws import uniform
+from limbeck.data.transforms.validation import Number, check_number, check_pixels, parameters
+from limbeck.functional.counter_rng import counter_uniform
+
+_FIXED = 1 << 24
+
+Levels = Float[Tensor, "batch c h w"]
+
+
+def to_float(images: Shaped[Tensor, " batch *image"]) -> tuple[Levels, float]:
+    """Images as floats ``[batch, c, h, w]`` to compute with, and the value of white: 255 for bytes, 1 for floats."""
+    whole = images if images.ndim == 4 else images.unsqueeze(1)
+    return whole.to(torch.float64 if whole.dtype == torch.float64 else torch.float32), white(images)
+
+
+def restore_dtype(pixels: Levels, like: Shaped[Tensor, " batch *image"]) -> Shaped[Tensor, " batch *image"]:
+    """Levels of the shape and type of the images that were opened; bytes are rounded."""
+    whole = pixels.round() if like.dtype == torch.uint8 else pixels
+    return whole.to(like.dtype).view(like.shape)
+
+
+def white(images: Tensor) -> float:
+    """The greatest value of a pixel."""
+    return 255.0 if images.dtype == torch.uint8 else 1.0
+
+
+def blend(pixels: Levels, other: Tensor, factor: Tensor, top: float) -> Levels:
+    """``factor pixels + (1 - factor) other``, from 0 to `top`; a factor above 1 goes away from `other`.
+
+    Products and sum are steps of their own: one fused operation would round otherwise where there is one.
+    """
+    share = factor.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)
+    return (pixels * share + other * (1 - share)).clamp(0.0, top)
+
+
+def brightened(pixels: Levels, factor: Tensor, top: float) -> Levels:
+    """Every pixel times the image's factor."""
+    return (pixels * factor.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)).clamp(0.0, top)
+
+
+def contrasted(pixels: Levels, factor: Tensor, top: float) -> Levels:
+    """A blend with the mean of the image in grey."""
+    return blend(pixels, _mean(grey(pixels)), factor, top)
+
+
+def saturated(pixels: Levels, factor: Tensor, top: float) -> Levels:
+    """A blend with the image in grey; an image of one channel stays."""
+    return pixels if pixels.shape[1] == 1 else blend(pixels, grey(pixels), factor, top)
+
+
+def grey(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
+    """The luma of ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue."""
+    if pixels.shape[1] == 1:
+        return pixels
+    red, green, blue = pixels.split(1, 1)
+    return red * 0.299 + green * 0.587 + blue * 0.114
+
+
+def rotated_hue(pixels: Levels, turns: Tensor) -> Levels:
+    """The hue of every pixel moved by a part of the whole circle; lightness and chroma stay; grey stays grey."""
+    if pixels.shape[1] == 1:
+        return pixels
+    high, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
+    chroma = high - low
+    sextant = _sextant(pixels, high, chroma) + (turns.to(pixels.device, pixels.dtype) * 6).view(-1, 1, 1, 1)
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        place = torch.remainder(sextant + offset, 6.0)
+        channels.append(high - chroma * torch.minimum(place, 4.0 - place).clamp(0.0, 1.0))
+    return torch.cat(channels, 1)
+
+
+def _sextant(pixels: Tensor, high: Tensor, chroma: Tensor) -> Tensor:
+    """The hue in sixths of the circle, -1 to 5; 0 is red, 2 green, 4 blue."""
+    red, green, blue = pixels.split(1, 1)
+    whole = torch.where(chroma > 0, chroma, 1.0)
+    from_blue = (red - green) / whole + 4.0
+    from_green = torch.where(high == green, (blue - red) / whole + 2.0, from_blue)
+    return torch.where(high == red, (green - blue) / whole, from_green)
+
+
+def _mean(pixels: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 1 1"]:
+    # Whole numbers have one sum, whatever the order in which a device adds them.
+    fixed = (pixels.double() * _FIXED).round().long()
+    mean = fixed.sum((1, 2, 3), keepdim=True).double() * (1.0 / (_FIXED * pixels[0].numel()))
+    return mean.to(pixels.dtype)
+
+
+Images = Shaped[Tensor, "batch c h w"]
+
+
+def auto_contrast(images: Images) -> Images:
+    """Each channel stretched so that its darkest pixel is black and its lightest white; one of one level stays."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    if images.dtype != torch.uint8:
+        return torch.where(high > low, (images - low) / torch.where(high > low, high - low, 1.0), images)
+    span = (high.int() - low.int()).clamp(min=1)
+    level = ((images.int() - low.int()) * 510 + span).div(2 * span, rounding_mode="floor")
+    return torch.where(high > low, level.to(torch.uint8), images)
+
+
+def equalised(images: Images) -> Images:
+    """Each channel with its levels spread so that each is about as frequent, as Pillow does it; in 256 levels."""
+    flat = levels(images).flatten(2).flatten(0, 1).long()
+    count = torch.zeros(len(flat), 256, dtype=torch.int64, device=flat.device).scatter_add_(
+        1, flat, torch.ones_like(flat)
+    )
+    last = count.gather(1, flat.amax(1, keepdim=True))
+    step = (flat.shape[1] - last).div(255, rounding_mode="floor")
+    before = count.cumsum(1) - count
+    spread = (before + step.div(2, rounding_mode="floor")).div(step.clamp(min=1), rounding_mode="floor").clamp(max=255)
+    found = spread.gather(1, flat).view(images.shape)
+    return torch.where((step > 0).view(*images.shape[:2], 1, 1), like(found, images), images)
+
+
+def posterised(images: Images, bits: int) -> Images:
+    """Only the first `bits` of each byte; with 8, the images themselves."""
+    return images if bits == 8 else like(levels(images) & (256 - (1 << (8 - bits))), images)
+
+
+def solarised(images: Images, strength: float) -> Images:
+    """What is at or above ``256 (1 - strength)`` in bytes turned to its negative; at 0, nothing."""
+    threshold = 256 * (1 - strength)
+    if images.dtype == torch.uint8:
+        return torch.where(images >= threshold, 255 - images, images)
+    return torch.where(images * 255 >= threshold, 1 - images, images)
+
+
+def sharpened(images: Images, factor: Tensor) -> Images:
+    """A blend with the image smoothed by ``[[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13``; the border stays."""
+    if min(images.shape[2:]) < 3:
+        return images
+    pixels, top = to_float(images)
+    height, width = pixels.shape[2:]
+    inner = pixels[:, :, 1:-1, 1:-1]
+    total = inner * 4
+    for down in range(3):
+        for right in range(3):
+            total = total + pixels[:, :, down : height - 2 + down, right : width - 2 + right]
+    smooth = pixels.clone()
+    smooth[:, :, 1:-1, 1:-1] = total * (1 / 13)
+    return restore_dtype(blend(pixels, smooth, factor, top), images)
+
+
+def levels(images: Images) -> Shaped[Tensor, "batch c h w"]:
+    """The nearest bytes."""
+    return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+
+
+def like(found: Tensor, images: Images) -> Images:
+    """Levels from 0 to 255 in the images' own type."""
+    if images.dtype == torch.uint8:
+        return found.to(torch.uint8)
+    return (found.to(torch.promote_types(images.dtype, torch.float32)) * (1 / 255)).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    r"""Images whose brightness, contrast, saturation and hue are moved, in this order, each by a random amount.
+
+    The first three are blends :math:`f x + (1 - f) y`, with :math:`f \sim U(\max(0, 1 - a), 1 + a)`, with black, with
+    the image's mean in grey, and with the image in grey; hue is turned by a part :math:`U(-a, a)` of its circle. What
+    leaves the range of pixels is cut off; bytes are rounded once, at the end. Images are ``[batch, h, w]`` or
+    ``[batch, c, h, w]`` with one channel or red, green, blue: bytes, or floats from 0 to 1. An image of one channel has
+    no colour, so the last two leave it as it is; and what is 0 is left out.
+
+    Attributes:
+        brightness: How far the factor goes from 1.
+        contrast: How far the factor goes from 1.
+        saturation: How far the factor goes from 1.
+        hue: The greatest part of the circle, at most 0.5.
+        seed: Another seed gives other amounts.
+
+    Raises:
+        LimbeckError: If one of them is negative, or `hue` above 0.5.
+
+    Example:
+        >>> import torch
+        >>> image, one = torch.full((1, 2, 2), 100, dtype=torch.uint8), torch.tensor([0])
+        >>> ColorJitter()(image, one, one).equal(image), ColorJitter(brightness=0.5)(image, one, one).unique().numel()
+        (True, 1)
+    """
+
+    brightness: Number = 0.0
+    contrast: Number = 0.0
+    saturation: Number = 0.0
+    hue: Number = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        factors = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
+        check_number("ColorJitter", least=0, **factors)
+        check_number("ColorJitter", least=0, most=0.5, hue=self.hue)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("jitter/1", self)
+
+    def amounts(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
+        """The three factors and the turn of each image, in float64."""
+        draws = counter_uniform(id, view, seed=self.seed, draws=4, stream="jitter").double()
+        for place, far in enumerate((self.brightness, self.contrast, self.saturation)):
+            draws[:, place] = uniform(draws[:, place], max(0.0, 1.0 - far), 1.0 + far)
+        draws[:, 3] = uniform(draws[:, 3], -self.hue, self.hue)
+        return draws
+
+    def __call__(
+        self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> Shaped[Tensor, " batch *image"]:
+        """The images, of the same shape and type.
+
+        Raises:
+            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in grey or in colour.
+        """
+        check_pixels(inputs, who="ColorJitter")
+        bright, contrast, colour, turn = self.amounts(id, view).unbind(1)
+        pixels, top = to_float(inputs)
+        pixels = brightened(pixels, bright, top) if self.brightness else pixels
+        pixels = contrasted(pixels, contrast, top) if self.contrast else pixels
+        pixels = saturated(pixels, colour, top) if self.saturation else pixels
+        return restore_dtype(rotated_hue(pixels, turn) if self.hue else pixels, inputs)

@@ -1,0 +1,188 @@
+"""`Crop` and `ResizedCrop`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.data.transform import check_images
+from limbeck.data.transforms.geometry import resized
+from limbeck.data.transforms.random_draws import randint, rows_of, uniform
+from limbeck.data.transforms.validation import (
+    Number,
+    check_fill,
+    check_number,
+    check_range,
+    check_size,
+    check_weighable,
+    check_whole,
+    parameters,
+    side,
+)
+from limbeck.errors import DataError
+from limbeck.functional.counter_rng import counter_uniform
+
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of each image, at a place of its own, after a border was put around it.
+
+    Each of the places where the window fits is equally likely. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of
+    any number type. ``Crop(padding=0)`` gives the images themselves.
+
+    Attributes:
+        padding: The border's width, in pixels.
+        size: The window's height and width in pixels; a number is both; None means the images' own.
+        fill: The border's value.
+        seed: Another seed gives other windows.
+
+    Raises:
+        LimbeckError: If `padding` is negative or `size` not positive.
+
+    Example:
+        >>> images = torch.arange(2 * 32 * 32).view(2, 32, 32)
+        >>> Crop(padding=4, size=24)(images, torch.tensor([0, 1]), torch.tensor([0, 0])).shape
+        torch.Size([2, 24, 24])
+    """
+
+    padding: int = 4
+    size: int | tuple[int, int] | None = None
+    fill: Number = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("Crop", least=0, padding=self.padding)
+        check_size("Crop", self.size)
+        check_number("Crop", fill=self.fill)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("crop/1", self)
+
+    def corners(
+        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, places: tuple[int, int]
+    ) -> Int[Tensor, "batch 2"]:
+        """The top left corner (row, column) of each window, out of so many `places` down and right."""
+        draws = counter_uniform(id, view, seed=self.seed, draws=2, stream="crop")
+        return torch.stack([randint(draw, count) for draw, count in zip(draws.unbind(1), places, strict=True)], 1)
+
+    def __call__(
+        self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> Shaped[Tensor, " batch *part"]:
+        """The windows, of the same type.
+
+        Raises:
+            DataError: If the inputs are not images with height and width last, the window is larger than the images
+                with their border, or `fill` is no value of theirs.
+        """
+        check_images(inputs, who="Crop")
+        check_fill("Crop", self.fill, inputs)
+        height, width = side(self.size, inputs)
+        down, right = (
+            n + 2 * self.padding - own + 1 for n, own in zip(inputs.shape[-2:], (height, width), strict=True)
+        )
+        if min(down, right) < 1:
+            raise DataError(
+                f"Crop(size={self.size}, padding={self.padding}) is larger than the images, which are "
+                f"{inputs.shape[-2]}x{inputs.shape[-1]} pixels; take a smaller size or a wider padding."
+            )
+        wide = F.pad(inputs, (self.padding,) * 4, value=self.fill) if self.padding else inputs
+        # Every window, as a view: one indexing step copies the one that each row wants.
+        windows = wide.unfold(-2, height, 1).unfold(-2, width, 1)
+        top, left = self.corners(id, view, places=(down, right)).to(inputs.device).unbind(1)
+        rows = rows_of(inputs)
+        return windows[rows, top, left] if inputs.ndim == 3 else windows[rows, :, top, left]
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    r"""A box of each image, of a random area and shape, resized to one size for all: the Inception crop.
+
+    The box has :math:`a` of the image's area, :math:`a \sim U(scale)`, and is :math:`r` times as wide as high,
+    :math:`\log r \sim U(\log ratio)`; the first of ten draws that fits is taken, otherwise the largest box in the
+    middle whose shape is in `ratio`. Resizing is bilinear between the four nearest pixels, with weights of 11 bits; it
+    does not smooth, so give images that are not much larger than `size`. Images are ``[batch, h, w]`` or
+    ``[batch, c, h, w]``, bytes or floats. ``ResizedCrop(scale=(1, 1), ratio=(1, 1))`` gives square images themselves.
+
+    Attributes:
+        size: Height and width of what comes out, in pixels; a number is both; None means the images' own.
+        scale: The least and the greatest share of the image's area.
+        ratio: The least and the greatest width of the box over its height.
+        seed: Another seed gives other boxes.
+
+    Raises:
+        LimbeckError: If `size` is not positive, or `scale` (at most 1) or `ratio` are no rising positive numbers.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 32, 48, dtype=torch.uint8)
+        >>> ResizedCrop(24)(images, torch.tensor([0, 1]), torch.tensor([0, 0])).shape
+        torch.Size([2, 3, 24, 24])
+
+    Source: Szegedy et al., Going Deeper with Convolutions, 2014, arXiv:1409.4842, section 6.
+    """
+
+    size: int | tuple[int, int] | None = None
+    scale: tuple[Number, Number] = (0.08, 1.0)
+    ratio: tuple[Number, Number] = (3 / 4, 4 / 3)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_size("ResizedCrop", self.size)
+        check_range("ResizedCrop", above=0, most=1, scale=self.scale)
+        check_range("ResizedCrop", above=0, ratio=self.ratio)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("resized_crop/1", self)
+
+    def boxes(
+        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
+    ) -> Int[Tensor, "batch 4"]:
+        """Each image's box: top, left, height, width, in pixels of an image of `height` and `width`."""
+        # On the CPU, as devices may differ in the last digit of an exponential.
+        draws = counter_uniform(id, view, seed=self.seed, draws=2 * _TRIES + 2, stream="resized crop").cpu()
+        area = uniform(draws[:, :_TRIES], *self.scale) * (height * width)
+        shape = uniform(draws[:, _TRIES:-2], math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
+        tall, wide = (area / shape).sqrt().round().long(), (area * shape).sqrt().round().long()
+        fits = (tall >= 1) & (wide >= 1) & (tall <= height) & (wide <= width)
+        first = torch.where(fits, torch.arange(_TRIES), _TRIES).amin(1)
+        fallen = first == _TRIES
+        row, first = rows_of(first), first.clamp(max=_TRIES - 1)
+        middle = _middle(height, width, self.ratio)
+        tall = torch.where(fallen, middle[0], tall[row, first])
+        wide = torch.where(fallen, middle[1], wide[row, first])
+        top = torch.where(fallen, (height - middle[0]) // 2, randint(draws[:, -2], height - tall + 1))
+        left = torch.where(fallen, (width - middle[1]) // 2, randint(draws[:, -1], width - wide + 1))
+        return torch.stack([top, left, tall, wide], 1)
+
+    def __call__(
+        self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> Shaped[Tensor, " batch *part"]:
+        """The boxes, resized, of the same type.
+
+        Raises:
+            DataError: If the inputs are not images of bytes or floats with height and width last.
+        """
+        check_images(inputs, who="ResizedCrop")
+        check_weighable(inputs, who="ResizedCrop")
+        height, width = inputs.shape[-2:]
+        boxes = self.boxes(id, view, height=height, width=width).to(inputs.device)
+        return resized(inputs, boxes, side(self.size, inputs))
+
+
+def _middle(height: int, width: int, ratio: tuple[Number, Number]) -> tuple[int, int]:
+    """Height and width of the largest box whose shape is in `ratio`."""
+    if width < ratio[0] * height:
+        return max(round(width / ratio[0]), 1), width
+    if width > ratio[1] * height:
+        return height, max(round(height * ratio[1]), 1)
+    return height, width

@@ -1,0 +1,155 @@
+"""Rotation, shear and translation by nearest pixel, and bilinear resizing."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Images = Shaped[Tensor, "batch c h w"]
+
+
+class Matrix(NamedTuple):
+    """Where a pixel comes from: ``x' = xx x + xy y + right`` and ``y' = yx x + yy y + down``, from the image's middle.
+
+    x counts pixels to the right and y down.
+    """
+
+    xx: float = 1.0
+    xy: float = 0.0
+    right: float = 0.0
+    yx: float = 0.0
+    yy: float = 1.0
+    down: float = 0.0
+
+
+def turn(degrees: float) -> Matrix:
+    """Counter-clockwise about the middle."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return Matrix(xx=cos, xy=-sin, yx=sin, yy=cos)
+
+
+def warped(images: Images, forth: Bool[Tensor, " batch"], one: Matrix, other: Matrix) -> Images:
+    """Each image by matrix `one` where `forth` is true, by `other` where not; zeros where nothing was.
+
+    Pixels are moved, never mixed: no arithmetic is done with them.
+    """
+    height, width = images.shape[2:]
+    maps = [_sources(matrix, height, width) for matrix in (other, one)]
+    which = forth.long().to(images.device)
+    source, inside = (torch.stack(part).to(images.device)[which].unsqueeze(1) for part in zip(*maps, strict=True))
+    flat = images.flatten(2)
+    moved = flat.gather(2, source.expand(flat.shape))
+    return moved.masked_fill(~inside, 0).view(images.shape)
+
+
+def _sources(matrix: Matrix, height: int, width: int) -> tuple[Int[Tensor, " hw"], Bool[Tensor, " hw"]]:
+    """For each pixel of an image in rows, where it comes from, and whether that is inside."""
+    x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
+    y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
+    across = (x * matrix.xx + y * matrix.xy + (matrix.right + width / 2)).floor().long()
+    along = (x * matrix.yx + y * matrix.yy + (matrix.down + height / 2)).floor().long()
+    inside = (across >= 0) & (across < width) & (along >= 0) & (along < height)
+    source = along.clamp(0, height - 1) * width + across.clamp(0, width - 1)
+    return source.flatten(), inside.flatten()
+
+
+_BITS = 11
+
+_ONE = 1 << _BITS
+
+
+def resized(
+    images: Shaped[Tensor, " batch *image"], boxes: Int[Tensor, "batch 4"], size: tuple[int, int]
+) -> Shaped[Tensor, " batch *part"]:
+    """Each image's box (top, left, height, width), resized to `size`: bilinear, with the corners of pixels aligned.
+
+    Positions and weights are whole numbers of 2⁻¹¹ pixels. Bytes are computed with in whole numbers, floats one
+    operation after the other, so that no device and no version rounds otherwise. A box of the size that is asked for
+    comes out as it is.
+    """
+    whole = images if images.ndim == 4 else images.unsqueeze(1)
+    on_processor = images.device.type == "cpu" and images.dtype == torch.uint8
+    out = _resized_bytes(whole, boxes, size) if on_processor else _resized_anywhere(whole, boxes, size)
+    return out if images.ndim == 4 else out.squeeze(1)
+
+
+def _resized_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same whole numbers, image by image, so that each stays in the processor's cache.
+
+    Along an axis, resizing is a product with a sparse matrix of two weights in a row. Rows of the other axis and the
+    channels lie side by side, so that the product moves through memory in order.
+    """
+    pixels, channels = images.numpy(), images.shape[1]
+    out = np.empty((len(images), channels, *size), dtype=np.uint8)
+    for number, (top, left, height, width) in enumerate(boxes.tolist()):
+        box = pixels[number, :, top : top + height, left : left + width].transpose(2, 0, 1)
+        across = _weights(width, size[1]) @ box.astype(np.int32, order="C").reshape(width, -1)
+        turned = across.reshape(size[1], channels, height).transpose(2, 1, 0)
+        down = _weights(height, size[0]) @ np.ascontiguousarray(turned).reshape(height, -1)
+        down += 1 << (2 * _BITS - 1)
+        down >>= 2 * _BITS
+        out[number] = down.reshape(size[0], channels, size[1]).transpose(1, 0, 2)
+    return torch.from_numpy(out)
+
+
+@lru_cache(maxsize=2048)
+def _weights(length: int, size: int) -> csr_array:
+    """The matrix ``[size, length]`` that resizes an axis, in units of 2⁻¹¹."""
+    from scipy.sparse import csr_array
+
+    first, second, weight = (part[0].int().numpy() for part in _places(torch.tensor([0]), torch.tensor([length]), size))
+    shares = np.stack([_ONE - weight, weight], 1).ravel()
+    columns = np.stack([first, second], 1).ravel()
+    return csr_array((shares, columns, np.arange(0, 2 * size + 1, 2, dtype=np.int32)), shape=(size, length))
+
+
+def _resized_anywhere(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """All images at once, on any device, bytes or floats."""
+    top, left, height, width = boxes.unbind(1)
+    out = _along(_widened(images), *_places(top, height, size[0]), dim=2)
+    out = _along(out, *_places(left, width, size[1]), dim=3)
+    if images.dtype == torch.uint8:
+        out = (out + (1 << (2 * _BITS - 1))) >> (2 * _BITS)
+    return out.to(images.dtype)
+
+
+def _widened(images: Tensor) -> Tensor:
+    """Bytes stay, as their sums are taken in int32; half floats are computed with in float32."""
+    return images.float() if images.is_floating_point() and images.dtype.itemsize < 4 else images
+
+
+def _places(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `size` pixels: the two that it lies between, and the weight of the second in units of 2⁻¹¹."""
+    step = torch.arange(size, device=start.device)
+    # The middle of pixel i, (i + 1/2) length / size - 1/2, within the box.
+    place = (((2 * step + 1) * length[:, None] - size) * _ONE).div(2 * size, rounding_mode="floor")
+    place = torch.minimum(place.clamp(min=0), (length[:, None] - 1) * _ONE)
+    first = place >> _BITS
+    second = torch.minimum(first + 1, length[:, None] - 1)
+    return start[:, None] + first, start[:, None] + second, place & (_ONE - 1)
+
+
+def _along(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, *, dim: int) -> Tensor:
+    near, far = _taken(images, first, dim), _taken(images, second, dim)
+    shape = [len(images), 1, -1, 1] if dim == 2 else [len(images), 1, 1, -1]
+    if images.is_floating_point():
+        share = weight.to(images.dtype).view(shape) * (1 / _ONE)
+        return near * (1 - share) + far * share
+    share = weight.int().view(shape)
+    return near.int() * (_ONE - share) + far.int() * share
+
+
+def _taken(images: Tensor, places: Tensor, dim: int) -> Tensor:
+    shape = list(images.shape)
+    shape[dim] = places.shape[1]
+    index = places[:, None, :, None] if dim == 2 else places[:, None, None, :]
+    return images.gather(dim, index.expand(shape))

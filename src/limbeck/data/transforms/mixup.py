@@ -1,0 +1,159 @@
+"""`Mixup` and `CutMix`: an image with another one mixed into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from limbeck.data.batch_mix import mix_partners
+from limbeck.data.transform import check_images
+from limbeck.data.transforms.random_draws import beta_of, broadcast_per_image, randint
+from limbeck.data.transforms.validation import Number, check_number, check_weighable, parameters
+from limbeck.functional.counter_rng import counter_uniform
+
+_ONE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Mixup:
+    r"""Weighted means of two examples: :math:`\lambda x_i + (1 - \lambda) x_j`.
+
+    :math:`\lambda \sim Beta(\alpha, \alpha)`, and the partner j is any example of the whole set with equal chance, also
+    i itself; both are a pure function of (id, view, seed), never of the batch. Inputs are one tensor: bytes, which are
+    rounded, or floats. For bytes λ has 16 bits, and the arithmetic is that of whole numbers.
+
+    Attributes:
+        alpha: Above 0. 1 draws λ uniformly, as function matching does; the smaller it is, the nearer are mixtures to
+            one of the two.
+        seed: Another seed gives other partners and ratios.
+
+    Raises:
+        LimbeckError: If `alpha` is not above 0.
+
+    Example:
+        >>> from limbeck.data import ArrayDataset, ShuffledLoader
+        >>> batch = next(iter(ShuffledLoader(ArrayDataset(torch.rand(8, 1, 4, 4)), batch_size=4, mix=Mixup())))
+        >>> sorted(batch.extra)
+        ['partner', 'ratio']
+
+    Source: Zhang, Cisse, Dauphin and Lopez-Paz, 2017, arXiv:1710.09412.
+    """
+
+    alpha: Number = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("Mixup", above=0, alpha=self.alpha)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("mixup/1", self)
+
+    def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
+        """The position of each example's partner in a set of `size`."""
+        return mix_partners(id, view, size=size, seed=self.seed, stream="mixup partner")
+
+    def ratios(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """λ of each example."""
+        draws = counter_uniform(id, view, seed=self.seed, draws=1, stream="mixup ratio")
+        return beta_of(draws.squeeze(1), self.alpha)
+
+    def blend(
+        self,
+        inputs: Shaped[Tensor, " batch *image"],
+        others: Shaped[Tensor, " batch *image"],
+        id: Int[Tensor, " batch"],
+        view: Int[Tensor, " batch"],
+    ) -> tuple[Shaped[Tensor, " batch *image"], Float[Tensor, " batch"]]:
+        """The mixtures, of the same shape and type, and each example's own share, λ.
+
+        Raises:
+            DataError: If the inputs are neither bytes nor floats.
+        """
+        check_weighable(inputs, who="Mixup")
+        ratio = self.ratios(id, view)
+        if inputs.dtype == torch.uint8:
+            share = broadcast_per_image((ratio.double() * _ONE).round().int(), inputs)
+            mixture = (inputs * share + others * (_ONE - share) + _ONE // 2) >> 16
+            return mixture.to(torch.uint8), ratio
+        kind = torch.promote_types(inputs.dtype, torch.float32)
+        part = broadcast_per_image(ratio.to(kind), inputs)
+        return (inputs.to(kind) * part + others.to(kind) * (1 - part)).to(inputs.dtype), ratio
+
+
+@dataclass(frozen=True)
+class CutMix:
+    r"""Images in each of which a box is covered by the same box of another.
+
+    The box has :math:`\sqrt{1 - \lambda}` of each side, :math:`\lambda \sim Beta(\alpha, \alpha)`, and its middle is
+    any pixel with equal chance; what lies outside of the image is cut off. The partner is any example of the whole set
+    with equal chance, also the example itself; partner and box are a pure function of (id, view, seed), never of the
+    batch. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type.
+
+    Attributes:
+        alpha: Above 0. 1 draws λ uniformly.
+        seed: Another seed gives other partners and boxes.
+
+    Raises:
+        LimbeckError: If `alpha` is not above 0.
+
+    Example:
+        >>> images, others, one = torch.zeros(1, 4, 4), torch.ones(1, 4, 4), torch.tensor([1])
+        >>> mixture, ratio = CutMix().blend(images, others, one, one)
+        >>> bool(1 - mixture.mean() == ratio)
+        True
+
+    Source: Yun et al., 2019, arXiv:1905.04899.
+    """
+
+    alpha: Number = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("CutMix", above=0, alpha=self.alpha)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("cut_mix/1", self)
+
+    def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
+        """The position of each example's partner in a set of `size`."""
+        return mix_partners(id, view, size=size, seed=self.seed, stream="cutmix partner")
+
+    def covered(
+        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
+    ) -> Bool[Tensor, "batch h w"]:
+        """Which pixels of each image are its partner's."""
+        draws = counter_uniform(id, view, seed=self.seed, draws=3, stream="cutmix box")
+        part = (1.0 - beta_of(draws[:, 0], self.alpha).double()).sqrt()
+        sides = []
+        for draw, length in zip(draws[:, 1:].unbind(1), (height, width), strict=True):
+            size = (part * length).long()
+            start = (randint(draw, length) - size.div(2, rounding_mode="floor"))[:, None]
+            place = torch.arange(length, device=id.device)
+            sides.append((place >= start) & (place < start + size[:, None]))
+        return sides[0][:, :, None] & sides[1][:, None, :]
+
+    def blend(
+        self,
+        inputs: Shaped[Tensor, " batch *image"],
+        others: Shaped[Tensor, " batch *image"],
+        id: Int[Tensor, " batch"],
+        view: Int[Tensor, " batch"],
+    ) -> tuple[Shaped[Tensor, " batch *image"], Float[Tensor, " batch"]]:
+        """The mixtures, of the same shape and type, and the share of pixels that are each image's own.
+
+        Raises:
+            DataError: If the inputs are not images with height and width last.
+        """
+        check_images(inputs, who="CutMix")
+        height, width = inputs.shape[-2:]
+        covered = self.covered(id, view, height=height, width=width)
+        own = (height * width - covered.sum((1, 2))).double() * (1.0 / (height * width))
+        there = covered.to(inputs.device)
+        return torch.where(there if inputs.ndim == 3 else there.unsqueeze(1), others, inputs), own.float()

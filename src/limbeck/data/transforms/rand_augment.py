@@ -1,0 +1,195 @@
+"""`RandAugment`: a few operations drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from limbeck.data.transforms.color import (
+    auto_contrast,
+    brightened,
+    contrasted,
+    equalised,
+    posterised,
+    restore_dtype,
+    saturated,
+    sharpened,
+    solarised,
+    to_float,
+)
+from limbeck.data.transforms.geometry import Matrix, turn, warped
+from limbeck.data.transforms.random_draws import randint
+from limbeck.data.transforms.validation import Number, check_number, check_pixels, check_whole, parameters
+from limbeck.functional.counter_rng import counter_uniform
+
+Images = Shaped[Tensor, "batch c h w"]
+Operation = Callable[[Tensor, Tensor, float], Tensor]
+"""Of images ``[batch, c, h, w]``, which of them go up (not down), and the strength from 0 to 1."""
+
+_MOST = 30
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """Images after `n` operations each, drawn with equal chance from fourteen, one after the other.
+
+    Identity, auto-contrast, equalise, rotate (30 degrees), solarise, colour, posterise (to 4 bits), contrast,
+    brightness, sharpness (factors 0.1 and 1.9), shear x and y (0.3), translate x and y (150/331 of the side): in
+    brackets how far they go at magnitude 30, of which `magnitude` is a part; what has two directions takes either. At
+    magnitude 0 all but auto-contrast and equalise leave the image as it is. What moves takes the nearest pixel and
+    leaves black behind. Images are ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or red, green, blue:
+    bytes, or floats from 0 to 1 (which equalise and posterise bring to 256 levels).
+
+    Attributes:
+        n: How many operations.
+        magnitude: How strong, from 0 to 30.
+        seed: Another seed draws others.
+
+    Raises:
+        LimbeckError: If `n` is negative, or `magnitude` not from 0 to 30.
+
+    Example:
+        >>> images = torch.arange(2 * 64, dtype=torch.uint8).view(2, 8, 8)
+        >>> RandAugment(n=2, magnitude=9)(images, torch.tensor([0, 1]), torch.tensor([0, 0])).shape
+        torch.Size([2, 8, 8])
+
+    Source: Cubuk, Zoph, Shlens and Le, 2019, arXiv:1909.13719; the magnitudes are torchvision's.
+    """
+
+    n: int = 2
+    magnitude: Number = 9.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("RandAugment", least=0, n=self.n)
+        check_number("RandAugment", least=0, most=_MOST, magnitude=self.magnitude)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, version and parameters."""
+        return parameters("rand_augment/1", self)
+
+    def drawn(
+        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> tuple[Int[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
+        """Each image's operations, by their place in `OPERATIONS`, and which of them go up."""
+        draws = counter_uniform(id, view, seed=self.seed, draws=2 * self.n, stream="rand augment")
+        return randint(draws[:, : self.n], len(OPERATIONS)), draws[:, self.n :] < 0.5
+
+    def __call__(
+        self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> Shaped[Tensor, " batch *image"]:
+        """The images, of the same shape and type.
+
+        Raises:
+            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in grey or in colour.
+        """
+        check_pixels(inputs, who="RandAugment")
+        images = inputs.clone() if inputs.ndim == 4 else inputs.unsqueeze(1).clone()
+        which, up = (drawn.cpu() for drawn in self.drawn(id, view))
+        for turn_ in range(self.n):
+            # Grouped by operation: fourteen calls, however large the batch is.
+            for place, operation in enumerate(OPERATIONS.values()):
+                rows = (which[:, turn_] == place).nonzero()[:, 0]
+                if len(rows):
+                    there = rows.to(images.device)
+                    images[there] = operation(images[there], up[rows, turn_], self.magnitude / _MOST)
+        return images.view(inputs.shape)
+
+
+def _factor(up: Tensor, strength: float) -> Tensor:
+    """How much of an image is kept in a blend: less than 1, or more."""
+    far = 0.9 * strength
+    return torch.where(up, 1.0 + far, 1.0 - far)
+
+
+def _identity(images: Images, up: Tensor, strength: float) -> Images:
+    del up, strength
+    return images
+
+
+def _auto_contrast(images: Images, up: Tensor, strength: float) -> Images:
+    del up, strength
+    return auto_contrast(images)
+
+
+def _equalise(images: Images, up: Tensor, strength: float) -> Images:
+    del up, strength
+    return equalised(images)
+
+
+def _rotate(images: Images, up: Tensor, strength: float) -> Images:
+    return warped(images, up, turn(30 * strength), turn(-30 * strength))
+
+
+def _solarise(images: Images, up: Tensor, strength: float) -> Images:
+    del up
+    return solarised(images, strength)
+
+
+def _colour(images: Images, up: Tensor, strength: float) -> Images:
+    pixels, top = to_float(images)
+    return restore_dtype(saturated(pixels, _factor(up, strength), top), images)
+
+
+def _posterise(images: Images, up: Tensor, strength: float) -> Images:
+    del up
+    return posterised(images, 8 - round(4 * strength))
+
+
+def _contrast(images: Images, up: Tensor, strength: float) -> Images:
+    pixels, top = to_float(images)
+    return restore_dtype(contrasted(pixels, _factor(up, strength), top), images)
+
+
+def _brightness(images: Images, up: Tensor, strength: float) -> Images:
+    pixels, top = to_float(images)
+    return restore_dtype(brightened(pixels, _factor(up, strength), top), images)
+
+
+def _sharpness(images: Images, up: Tensor, strength: float) -> Images:
+    return sharpened(images, _factor(up, strength))
+
+
+def _shear_x(images: Images, up: Tensor, strength: float) -> Images:
+    return warped(images, up, Matrix(xy=0.3 * strength), Matrix(xy=-0.3 * strength))
+
+
+def _shear_y(images: Images, up: Tensor, strength: float) -> Images:
+    return warped(images, up, Matrix(yx=0.3 * strength), Matrix(yx=-0.3 * strength))
+
+
+def _translate_x(images: Images, up: Tensor, strength: float) -> Images:
+    far = int(150 / 331 * images.shape[3] * strength)
+    return warped(images, up, Matrix(right=-far), Matrix(right=far))
+
+
+def _translate_y(images: Images, up: Tensor, strength: float) -> Images:
+    far = int(150 / 331 * images.shape[2] * strength)
+    return warped(images, up, Matrix(down=-far), Matrix(down=far))
+
+
+OPERATIONS: MappingProxyType[str, Operation] = MappingProxyType(
+    {
+        "identity": _identity,
+        "auto-contrast": _auto_contrast,
+        "equalise": _equalise,
+        "rotate": _rotate,
+        "solarise": _solarise,
+        "colour": _colour,
+        "posterise": _posterise,
+        "contrast": _contrast,
+        "brightness": _brightness,
+        "sharpness": _sharpness,
+        "shear x": _shear_x,
+        "shear y": _shear_y,
+        "translate x": _translate_x,
+        "translate y": _translate_y,
+    }
+)
+"""The operations by name, in the order in which they are drawn."""

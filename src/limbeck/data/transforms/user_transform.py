@@ -1,0 +1,154 @@
+"""A transform from a user's own function, made repeatable."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from limbeck.errors import DataError, LimbeckError
+from limbeck.functional.counter_rng import counter_uniform
+from limbeck.models import UserFile
+from limbeck.models.arguments import check_arguments
+
+
+class OwnTransform:
+    """A view of each example made by a function, or a transform object, from a file: ``my.py:noise``.
+
+    What the file names may be
+
+    * a function of one example, ``noise(image, *, std=0.1)``: it gets one example's inputs as the data hold them (a
+      ``uint8`` picture ``[c, h, w]``, a row of numbers) and gives inputs of the same shape and type;
+    * a class, or a function that can be called without an example, that makes such a function: torchvision's and
+      albumentations' transforms are used this way;
+    * one that makes a `Transform`, which is then used as it is (see `open_transform`).
+
+    It may draw from ``torch``, ``numpy`` and ``random``: each is seeded from (seed, id, view) before every call and put
+    back afterwards, so that an example's view is the same bits in every process and after a resume.
+
+    Args:
+        name: ``my.py:noise``.
+        transform: The function of one example.
+        options: What it was made or is called with.
+        seed: Another seed draws other numbers.
+        source: What stands for its code in the fingerprint.
+    """
+
+    def __init__(
+        self, name: str, transform: Callable[[Any], Any], *, options: Mapping[str, Any], seed: int, source: str
+    ) -> None:
+        self._name, self._transform, self._options = name, transform, dict(options)
+        self._seed, self._source = seed, source
+
+    @property
+    def fingerprint(self) -> str:
+        """The function's name, a hash of its file, its options and the seed."""
+        options = "".join(f" {key}={value}" for key, value in sorted(self._options.items()))
+        return f"own/1 {self._name.rpartition('/')[2]} {self._source[:16]}{options} seed={self._seed}"
+
+    def __repr__(self) -> str:
+        return f"OwnTransform({self._name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The file's module has a name that no other process knows, so that one opens the file again.
+        return open_transform, (self._name, self._options, self._seed)
+
+    def __call__(
+        self, inputs: Shaped[Tensor, " batch *example"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
+    ) -> Shaped[Tensor, " batch *example"]:
+        """The transformed examples.
+
+        Raises:
+            LimbeckError: If the function fails, or gives another shape or type than it got.
+        """
+        if not isinstance(inputs, Tensor):
+            raise DataError(f"{self._name} transforms inputs that are one tensor, not a {type(inputs).__name__}.")
+        if not len(inputs):
+            return inputs
+        draws = counter_uniform(id, view, seed=self._seed, draws=2, stream="own transform").double()
+        high, low = (draws * (1 << 24)).long().unbind(1)
+        seeds = ((high << 24) + low).tolist()
+        with _separate_generators():
+            return torch.stack([self._transformed(one, seed) for one, seed in zip(inputs, seeds, strict=True)])
+
+    def _transformed(self, example: Tensor, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % (1 << 32))
+        random.seed(seed)
+        try:
+            given = self._transform(example.clone())
+        except LimbeckError:
+            raise
+        except Exception as error:  # whatever a person's function raises
+            raise LimbeckError(
+                f"The transform {self._name} failed on inputs {list(example.shape)} {example.dtype}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        try:
+            changed = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise LimbeckError(
+                f"The transform {self._name} returned a {type(given).__name__}; it has to return the changed inputs, "
+                f"{list(example.shape)} {example.dtype}."
+            ) from error
+        if changed.shape != example.shape or changed.dtype != example.dtype:
+            raise LimbeckError(
+                f"The transform {self._name} got inputs {list(example.shape)} {example.dtype} and gave "
+                f"{list(changed.shape)} {changed.dtype}; it has to give the same shape and type."
+            )
+        return changed
+
+
+def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> Any:
+    """The view that ``my.py:function`` names, with its options.
+
+    Raises:
+        LimbeckError: If the file or function is missing, an option is none of its own, or it makes no transform.
+    """
+    own = UserFile.parse(name)
+    if own is None or own.weights is not None:
+        raise LimbeckError(f"{name!r} names no function of a Python file; type my.py:function.")
+    function, given = own.load(), dict(options or {})
+    code = hashlib.sha256(own.file.read_bytes()).hexdigest()
+    if _takes_example(function, given):
+        check_arguments(name, partial(function, None), given)
+        return OwnTransform(name, partial(function, **given), options=given, seed=seed, source=code)
+    check_arguments(name, function, given)
+    made = function(**given)
+    if hasattr(made, "fingerprint"):
+        return made
+    if not callable(made):
+        raise LimbeckError(f"{name} returned a {type(made).__name__}; it has to return a function of one example.")
+    return OwnTransform(name, made, options=given, seed=seed, source=code)
+
+
+def _takes_example(function: Callable[..., Any], given: Mapping[str, Any]) -> bool:
+    """Whether a function is itself the transform: it needs one argument that the options do not give."""
+    if inspect.isclass(function):
+        return False
+    parameters = inspect.signature(function).parameters.values()
+    return any(
+        p.default is p.empty and p.name not in given and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+@contextmanager
+def _separate_generators() -> Iterator[None]:
+    """Put the three global generators back as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

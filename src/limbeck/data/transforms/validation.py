@@ -1,0 +1,150 @@
+"""Checks of the parameters of transforms and of their images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from limbeck.data.transform import check_images
+from limbeck.errors import DataError, LimbeckError
+
+Number = float | int
+"""What a parameter may be: in a job, 1 is as good as 1.0."""
+
+
+def check_number(
+    who: str, *, least: Number = -math.inf, most: Number = math.inf, above: Number | None = None, **given: Any
+) -> None:
+    """Refuse what is no finite number within bounds.
+
+    Raises:
+        LimbeckError: Saying the value and the bounds.
+    """
+    low = f"above {above:g}" if above is not None else f"{least:g} or more"
+    bounds = [low] if above is not None or least > -math.inf else []
+    bounds += [f"at most {most:g}"] if most < math.inf else []
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not least <= value <= most or (above is not None and value <= above):
+            raise LimbeckError(f"{who}({name}={value!r}): {name} is a number, {' and '.join(bounds) or 'finite'}.")
+
+
+def check_whole(who: str, *, least: int, **given: Any) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        LimbeckError: Saying the value.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise LimbeckError(f"{who}({name}={value!r}): {name} is a whole number, {least} or more.")
+
+
+def check_size(who: str, size: Any) -> None:
+    """Refuse what is neither None, a positive whole number, nor a height and a width.
+
+    Raises:
+        LimbeckError: Saying the value.
+    """
+    if size is None:
+        return
+    sides = size if isinstance(size, tuple) and len(size) == 2 else (size,)
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise LimbeckError(
+            f"{who}(size={size!r}): size is a number of pixels, a height and a width such as (24, 32), or None for the "
+            "images' own."
+        )
+
+
+def check_range(who: str, *, above: Number = -math.inf, most: Number = math.inf, **given: Any) -> None:
+    """Refuse what is no pair of rising numbers within bounds.
+
+    Raises:
+        LimbeckError: Saying the value.
+    """
+    for name, value in given.items():
+        pair: Any = value if isinstance(value, tuple) and len(value) == 2 else (None, None)
+        for end in pair:
+            number = isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end)
+            if not number or not above < end <= most:
+                up = f" and at most {most:g}" if most < math.inf else ""
+                raise LimbeckError(f"{who}({name}={value!r}): {name} is two numbers, both above {above:g}{up}.")
+        if pair[0] > pair[1]:
+            raise LimbeckError(f"{who}({name}={value!r}): the first is above the second; write {value[::-1]}.")
+
+
+def check_fill(who: str, fill: Number, images: Tensor) -> None:
+    """Refuse a value that a pixel of these images cannot have.
+
+    Raises:
+        DataError: Saying the value and the images' type.
+    """
+    if images.is_floating_point():
+        return
+    ends = (0, 1) if images.dtype == torch.bool else (torch.iinfo(images.dtype).min, torch.iinfo(images.dtype).max)
+    if fill != int(fill) or not ends[0] <= fill <= ends[1]:
+        raise DataError(
+            f"{who}(fill={fill!r}) is no pixel of {_type(images)} images: these are whole, {ends[0]} to {ends[1]}."
+        )
+
+
+def check_pixels(images: Tensor, *, who: str) -> None:
+    """Refuse what is no batch of bytes or of floats from 0 to 1, of one channel or three.
+
+    Raises:
+        DataError: Saying what they are instead.
+    """
+    check_images(images, who=who)
+    if images.ndim == 4 and images.shape[1] not in (1, 3):
+        raise DataError(f"{who} wants grey or red, green, blue images; these have {images.shape[1]} channels.")
+    if images.dtype == torch.uint8:
+        return
+    check_weighable(images, who=who)
+    low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0.0 and high <= 1.0):
+        raise DataError(
+            f"{who} wants bytes, or floats from 0 to 1; these go from {low:g} to {high:g}. Scale them before, and "
+            "standardise after it: reads=lb.NormalizeImages(mean=..., std=..., scale=1)."
+        )
+
+
+def check_weighable(inputs: Tensor, *, who: str) -> None:
+    """Refuse what has no weighted mean: neither bytes nor floats.
+
+    Raises:
+        DataError: Saying what they are instead.
+    """
+    if not isinstance(inputs, Tensor) or not (inputs.dtype == torch.uint8 or inputs.is_floating_point()):
+        found = f"a tensor of {_type(inputs)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+        raise DataError(
+            f"{who} takes weighted means of pixels, so it wants one tensor of bytes or floats; the inputs are {found}. "
+            "Tokens, text and classes have no mean."
+        )
+
+
+def side(size: int | tuple[int, int] | None, images: Shaped[Tensor, "*shape"]) -> tuple[int, int]:
+    """Height and width that `size` stands for."""
+    if size is None:
+        return int(images.shape[-2]), int(images.shape[-1])
+    return (size, size) if isinstance(size, int) else size
+
+
+def parameters(name: str, view: Any) -> str:
+    """A fingerprint: name and version, and every field of the dataclass."""
+    return " ".join([name, *(f"{field.name}={_canonical(getattr(view, field.name))}" for field in fields(view))])
+
+
+def _canonical(value: Any) -> str:
+    """1 and 1.0 are one parameter, and so read alike."""
+    if isinstance(value, tuple):
+        return f"({','.join(map(_canonical, value))})"
+    return repr(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

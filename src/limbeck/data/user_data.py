@@ -1,0 +1,112 @@
+"""Data from a user's own function: `my.py:load` as a job's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
+
+from limbeck.data.arrays import ArrayDataset
+from limbeck.data.conversion import as_dataset
+from limbeck.data.dataset import Dataset
+from limbeck.data.torch_loader import describe
+from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.models import UserFile
+from limbeck.models.arguments import check_arguments
+
+_KEYS = ("train", "test", "development", "class_names", "reads")
+_WAYS = (
+    "It has to return a pair (train, test), or a mapping with train, test, development, class_names and reads; each "
+    "part is (inputs, labels), a torch Dataset of such pairs, or lb.ArrayDataset. A limbeck.data.DataSplits works too."
+)
+
+
+class OwnParts(NamedTuple):
+    """What a function of one's own returned, part by part.
+
+    Attributes:
+        train: What is learnt from.
+        test: What is judged on; None has some of `train` held out.
+        development: What choices are made on; None has some of `train` carved off.
+        class_names: The classes, by number.
+        reads: Batch -> what a model is called with; None where inputs are used as they are.
+    """
+
+    train: Dataset
+    test: Dataset | None
+    development: Dataset | None
+    class_names: tuple[str, ...] | None
+    reads: Callable[..., Any] | None
+
+
+def call_own_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
+    """What the function gives: a `DataSplits`, which is returned as it is, or parts, which become `OwnParts`.
+
+    Args:
+        own: The file and the function in it.
+        options: All other keys under ``data:``, which are the function's arguments.
+
+    Raises:
+        LimbeckError: If an option is none of its arguments, it fails, or it returns something else.
+    """
+    who = f"{own.file}:{own.function}"
+    function = own.load()
+    check_arguments(who, function, options)
+    try:
+        made = function(**options)
+    except LimbeckError:
+        raise
+    except Exception as error:  # whatever a person's function raises
+        raise LimbeckError(f"The data function {who} failed: {type(error).__name__}: {error}") from error
+    if isinstance(made, tuple) and len(made) == 2:
+        made = {"train": made[0], "test": made[1]}
+    if not isinstance(made, Mapping):
+        if isinstance(getattr(made, "train", None), Dataset) and hasattr(made, "test"):
+            return made
+        raise DataError(f"{who} returned a {type(made).__name__}. {_WAYS}")
+    return _parts(who, made)
+
+
+def _parts(who: str, made: Mapping[str, Any]) -> OwnParts:
+    for key in made:
+        if key not in _KEYS:
+            raise unknown(f"part of {who}", str(key), _KEYS)
+    if made.get("train") is None:
+        raise DataError(f"{who} returned no training part. {_WAYS}")
+    names = made.get("class_names")
+    names = None if names is None else tuple(str(name) for name in names)
+    train, test, development = (_examples(who, key, made.get(key)) for key in ("train", "test", "development"))
+    own_names = getattr(train, "class_names", None)
+    return OwnParts(train, test, development, names or own_names, made.get("reads"))  # type: ignore[arg-type]
+
+
+def _examples(who: str, part: str, given: Any) -> Dataset | None:
+    if given is None:
+        return None
+    if isinstance(given, TorchDataset) and not isinstance(given, IterableDataset):
+        return _stacked(who, part, given)
+    examples = as_dataset(given)
+    if examples is None:
+        raise DataError(
+            f"The {part} part of {who} is {describe(given)}; inputs and labels are tensors or numpy arrays, and labels "
+            f"are class numbers from 0. {_WAYS}"
+        )
+    return examples
+
+
+def _stacked(who: str, part: str, dataset: Any) -> ArrayDataset:
+    """A map-style dataset, read once: every arm and seed then sees the same examples by the same ids."""
+    rows = [dataset[i] for i in range(len(dataset))]
+    if not rows or not all(isinstance(row, (tuple, list)) and len(row) == 2 for row in rows):
+        raise DataError(f"The items of the {part} part of {who} are not pairs (input, label). {_WAYS}")
+    try:
+        inputs = torch.stack([torch.as_tensor(row[0]) for row in rows])
+        labels = torch.stack([torch.as_tensor(row[1]) for row in rows])  # Arrays refuses what is no whole number
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The items of the {part} part of {who} are not tensors of one shape with a class number: {error}"
+        ) from error
+    return ArrayDataset(inputs, labels)

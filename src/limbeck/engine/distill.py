@@ -1,0 +1,124 @@
+"""`distill`: trains a student by a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.batch import Batch
+from limbeck.data import Dataset, Identity, Loader, NormalizeImages, Reads, as_loader
+from limbeck.engine.run import Run
+from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
+from limbeck.errors import unknown
+from limbeck.recipe import Models, Part, Recipe
+from limbeck.recipe.optimizer import optimizer_hint
+from limbeck.teachers import read_inputs
+
+
+def distill(
+    student: nn.Module | Models,
+    recipe: Part,
+    data: Any,
+    *,
+    batch_size: int = 128,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    devices: int | str = "auto",
+    strategy: str = "auto",
+    accelerator: str = "auto",
+    fabric: Fabric | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **setting: Any,
+) -> Run:
+    """Set a recipe going on a student and data; the loop is yours.
+
+    Args:
+        student: The model that learns, or several by name (``{"student": a, "peer": b}``).
+        recipe: A `Recipe` or a `Stage`: what is learnt, from whom, for how long.
+        data: A `Loader`; or `Dataset`, ``(inputs, labels)``, inputs alone, or a DataLoader, which become one.
+        batch_size: Examples to a (micro-)batch on all ranks together, where `data` is not a source already.
+        out: The run's folder; without one nothing is written.
+        resume: Go on from the checkpoint in `out`, bit for bit, if there is one.
+        devices: How many devices; one unless asked for more.
+        strategy: Fabric's name: ``ddp``, ``fsdp``, ...
+        accelerator: ``cpu``, ``cuda``, ... or ``auto``.
+        fabric: A launched Fabric of your own, in place of the three before.
+        metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table, `reads`
+            and the shape of an example are there where `data` are examples that have them.
+        **setting: The fields of `TrainConfig`: optimiser, epochs, steps, accumulate, reads, adaptor, seed, log_every,
+            precision, ...
+
+    Returns:
+        A `Run`: iterate it for reports, or call ``finish()``.
+
+    Raises:
+        LimbeckError: If anything is wrong that can be known before the first step.
+
+    Example:
+        >>> import torch
+        >>> from limbeck.functional import cross_entropy, kl_divergence
+        >>> from limbeck.losses import Loss
+        >>> from limbeck.recipe import Stage
+        >>> objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0)
+        >>> stage = Stage(objective, teacher=nn.Linear(4, 3), epochs=1)
+        >>> inputs, labels = torch.randn(64, 4), torch.randint(0, 3, (64,))
+        >>> for report in distill(nn.Linear(4, 3), stage, (inputs, labels), batch_size=32):
+        ...     print(report.step, sorted(report.terms))
+        2 ['cross_entropy', 'kl_divergence']
+    """
+    fixed = _setting(setting)
+    models = {"student": student} if isinstance(student, nn.Module) else dict(student)
+    whole = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
+    _check_adapted(fixed, models, whole)
+    source = as_loader(data, batch_size=batch_size, seed=fixed.seed)
+    ready = fabric or open_fabric(
+        precision=fixed.precision, devices=devices, strategy=strategy, accelerator=accelerator
+    )
+    return Run(
+        models,
+        whole,
+        source,
+        setting=fixed,
+        fabric=ready,
+        out=out,
+        resume=resume,
+        metadata={**_known(source, fixed.reads), **(metadata or {})},
+    )
+
+
+def _known(source: Loader, reads: Any) -> dict[str, Any]:
+    """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
+    examples = getattr(source, "examples", None)
+    if not isinstance(examples, Dataset):
+        return {}
+    told = Identity() if reads is read_inputs else reads
+    found: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}
+    found["encoding"] = None if examples.encoding is None else examples.encoding.to_dict()
+    found["reads"] = told.to_dict() if isinstance(told, Reads) else None
+    first = examples.take(torch.tensor([0])).inputs
+    if isinstance(told, Identity) and isinstance(first, torch.Tensor):
+        found["input_shape"] = list(first.shape[1:])
+    elif isinstance(told, NormalizeImages) and isinstance(first, torch.Tensor) and first.ndim in (3, 4):
+        found["input_shape"] = list(told(Batch(first)).shape[1:])
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _setting(given: Mapping[str, Any]) -> TrainConfig:
+    fields = TrainConfig.__dataclass_fields__
+    for name in given:
+        if name not in fields:
+            raise unknown("argument of distill()", name, fields, then=optimizer_hint(name))
+    return replace(TrainConfig(), **given)
+
+
+def _check_adapted(setting: TrainConfig, models: Models, recipe: Recipe) -> None:
+    """Refuse an adaptor for a model that there is not; functions in a recipe may bring more models."""
+    known = {**models, **recipe.makes}
+    for name in setting.adaptor if isinstance(setting.adaptor, Mapping) else ():
+        if name not in known and all(isinstance(part, Part) for part in recipe.parts):
+            raise unknown("model in adaptor=", name, known)

@@ -1,0 +1,155 @@
+"""Ranks kept alike, and sharded weights gathered and loaded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from limbeck.engine.train_config import Fabric
+from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.random_seeds import derive_seed
+from limbeck.recipe import Stage
+from limbeck.teachers import TeacherRef
+
+_STUDENT, _HEADS = "tapped.model.", "objective."
+
+
+def is_sharded(fabric: Fabric) -> bool:
+    """Whether the strategy spreads one model's parameters over devices (FSDP, or Fabric's model-parallel strategy)."""
+    from lightning_fabric.strategies import FSDPStrategy, ModelParallelStrategy
+
+    return isinstance(fabric.strategy, (FSDPStrategy, ModelParallelStrategy))
+
+
+def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
+    """A copy of the student to be spread; the run's own stays whole, and is brought up to date at every report.
+
+    Raises:
+        LimbeckError: If the stage's teacher follows the student while it learns: it would see the whole copy, which
+            lags behind.
+    """
+    teacher = stage.teacher
+    if teacher is not None and (teacher.changes or (isinstance(teacher, TeacherRef) and teacher.name == stage.trains)):
+        raise LimbeckError(
+            f"{type(teacher).__name__} follows a model while it learns, and a sharded strategy has that model in "
+            "pieces. Use strategy='ddp' for this method."
+        )
+    return copy.deepcopy(model)
+
+
+def whole_state(pupil: Any, optimiser: Any) -> dict[str, Any]:
+    """The student's, the heads' and the optimiser's whole state, on every rank, which must all ask at the same time."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    wanted = StateDictOptions(full_state_dict=True)
+    module, plain = pupil._forward_module, optimiser.optimizer
+    tensors = get_model_state_dict(module, options=wanted)
+    return {
+        "student": _under(_STUDENT, tensors),
+        "heads": _under(_HEADS, tensors),
+        "optimiser": get_optimizer_state_dict(module, plain, options=wanted),
+    }
+
+
+def load_whole_state(pupil: Any, optimiser: Any, state: Mapping[str, Any]) -> None:
+    """Spread a whole state over the ranks again; every rank holds it when it asks."""
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    given = StateDictOptions(full_state_dict=True)
+    module, plain = pupil._forward_module, optimiser.optimizer
+    tensors = {
+        **{_STUDENT + name: value for name, value in state["student"].items()},
+        **{_HEADS + name: value for name, value in state["heads"].items()},
+    }
+    set_model_state_dict(module, tensors, options=given)
+    set_optimizer_state_dict(module, plain, state["optimiser"], options=given)
+
+
+def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def broadcast_buffers(module: nn.Module, fabric: Fabric) -> None:
+    """Give the first rank's buffers, such as the running statistics of BatchNorm, to all ranks.
+
+    DistributedDataParallel does so before a forward pass only. Until then each rank holds values of its own, and a
+    teacher that averages the student, a peer in eval mode or the next generation's teacher would read them; a run that
+    is resumed holds the first rank's on all.
+    """
+    if fabric.world_size == 1:
+        return
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for buffer in module.buffers():
+        if type(buffer) is Tensor and not is_lazy(buffer) and buffer.numel():
+            by_type.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in by_type.values():
+        flat = torch.cat([buffer.reshape(-1).to(fabric.device) for buffer in buffers])
+        torch.distributed.broadcast(flat, src=0)
+        for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
+
+def gather_states(state: Mapping[str, Any], fabric: Fabric) -> list[dict[str, Any]]:
+    """Every rank's state, in the order of the ranks; all must ask at the same time."""
+    if fabric.world_size == 1:
+        return [dict(state)]
+    gathered: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, dict(state))
+    return gathered
+
+
+def seed_of_rank(seed: int, fabric: Fabric) -> int:
+    """What a rank's random numbers start from: on the first rank, as on one device, the run's own seed."""
+    return derive_seed(seed, f"rank {fabric.global_rank}") if fabric.global_rank else seed
+
+
+def random_of_rank(state: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any] | None:
+    """This rank's random numbers in a checkpoint, or None where it was written by fewer ranks than there are now."""
+    others: list[Mapping[str, Any]] = state.get("random_of_other_ranks", [])
+    if len(others) + 1 != fabric.world_size and not state["finished"] and fabric.is_global_zero:
+        warnings.warn(
+            f"The checkpoint holds the random numbers of {len(others) + 1} process(es), and the run goes on with "
+            f"{fabric.world_size}: it will not end in the same bits as a run that was never stopped.",
+            LimbeckWarning,
+            stacklevel=2,
+        )
+    each = [state["random"], *others]
+    return each[fabric.global_rank] if fabric.global_rank < len(each) else None
+
+
+@contextmanager
+def lost_rank_explained(fabric: Fabric) -> Iterator[None]:
+    """A block in which the end of another rank becomes a sentence.
+
+    Raises:
+        LimbeckError: In place of what the transport says. NCCL's errors have a type; Gloo's are told by their text.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        typed = isinstance(error, getattr(torch.distributed, "DistError", ()))
+        lost = typed or "gloo/" in text or "Connection closed by peer" in text or "Connection reset by peer" in text
+        if fabric.world_size == 1 or not lost:
+            raise
+        raise LimbeckError(
+            f"Another of the {fabric.world_size} processes of this run has ended: it was killed, perhaps for want of "
+            "memory, or has printed an error of its own. The last checkpoint is whole: start all of them again with "
+            "resume=True, or the same command, to go on from it."
+        ) from error

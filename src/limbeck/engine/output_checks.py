@@ -1,0 +1,154 @@
+"""Checks of outputs: probabilities in place of logits, one class, other class orders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import LOGITS, Inputs, Outputs, Progress
+from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.functional.validation import are_probabilities
+from limbeck.losses import Loss, LossTerm
+from limbeck.models.class_names import class_names_of, first_moved
+from limbeck.recipe import Stage
+from limbeck.tap import FrozenParameters, Tapped, call, logits_of
+
+
+def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Module]) -> None:
+    """Refuse a teacher whose ``id2label`` names a class that the student has under another number.
+
+    Nothing is said where no loss compares the logits of the two, or one of them does not name its classes.
+
+    Raises:
+        LimbeckError: With the line that gives the student the teacher's order.
+    """
+    compared = any(
+        LOGITS in leaf.reads.student and LOGITS in leaf.reads.teacher and getattr(leaf, "head", None) is None
+        for leaf, _ in stage.objective.leaves()
+    )
+    ours = class_names_of(student) if compared else None
+    for network in networks if ours is not None else ():
+        theirs = class_names_of(network)
+        moved = first_moved(ours, theirs) if ours and theirs and len(ours) == len(theirs) else None
+        if moved is not None:
+            place, mine, its = moved
+            raise LimbeckError(
+                f"Class {place} is {mine!r} to the model {stage.trains!r} and {its!r} to its teacher: they have the "
+                "classes in different orders, so the student would learn the wrong ones. If its head is new, "
+                f"type limbeck.models.name_classes(student, {list(theirs or ())[:6]}) and give labels in that order; "
+                "if it has learnt, reorder the rows of one head's weights."
+            )
+
+
+_OF_LOGITS = {"cross_entropy", "label_smoothing", "logit_squared_error", "probability_squared_error"}
+
+
+def check_answers(
+    stage: Stage, tapped: Tapped, shown: Outputs, taught: Outputs, inputs: Inputs, *, judged: bool = True
+) -> None:
+    """Refuse answers that losses would take for logits, and that are something else.
+
+    Args:
+        stage: What is learnt.
+        tapped: Its student, open, in train mode.
+        shown: What it showed.
+        taught: What the teacher showed.
+        inputs: What the student read.
+        judged: Whether to look at what it will say in eval mode.
+
+    Raises:
+        LimbeckError: If a side answers with probabilities, there is one class alone, or the student answers with
+            probabilities in eval mode alone.
+    """
+    for leaf in _softened(stage):
+        _check_one_class(stage, leaf, shown)
+        if "teacher" in leaf.kernel.reads and leaf.addresses[1] == LOGITS and LOGITS in taught:
+            _check_probabilities(leaf, taught[LOGITS], f"The teacher of {stage.trains!r}", "Live(model, ")
+        if "student" in leaf.kernel.reads:
+            _check_probabilities(leaf, shown[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
+            if judged:
+                _check_eval(stage, leaf, tapped, shown[LOGITS], inputs)
+
+
+def _softened(stage: Stage) -> Iterator[Loss]:
+    """The losses that take the student's answer for logits."""
+    for leaf, _ in stage.objective.leaves():
+        if isinstance(leaf, Loss) and leaf.head is None and leaf.addresses[0] == LOGITS and _takes_logits(leaf):
+            yield leaf
+
+
+def _takes_logits(leaf: LossTerm) -> bool:
+    function: Callable[..., Any] | None = getattr(getattr(leaf, "kernel", None), "function", None)
+    own = str(getattr(function, "__module__", "")).startswith("limbeck.")
+    return bool(getattr(function, "divergence", False)) or (own and getattr(function, "__name__", "") in _OF_LOGITS)
+
+
+def _check_one_class(stage: Stage, leaf: Loss, shown: Outputs) -> None:
+    """Refuse one logit where a softmax is taken: it is 1, whatever the logit, so that nothing is learnt."""
+    logits = shown[LOGITS]
+    if not -logits.ndim <= leaf.classes < logits.ndim or logits.shape[leaf.classes] != 1:
+        return
+    if _moves(leaf):
+        return
+    raise LimbeckError(
+        f"The model {stage.trains!r} gives one logit (shape {tuple(logits.shape)}), and {leaf.name} takes a softmax "
+        "over classes: of one class that is always 1, so that nothing would be learnt. For yes or no by one logit use "
+        "Loss(binary_kl_divergence) and Loss(binary_cross_entropy) with targets; or give both sides two logits."
+    )
+
+
+def _moves(leaf: Loss) -> bool:
+    """Whether a loss depends on a student of one class at all."""
+    draw = torch.Generator().manual_seed(0)
+    student = torch.randn(4, 1, generator=draw).requires_grad_()
+    given: dict[str, Any] = {"student": student, "teacher": torch.randn(4, 1, generator=draw)}
+    given["labels"] = torch.zeros(4, dtype=torch.int64)
+    with torch.enable_grad():
+        values = leaf.kernel({name: given[name] for name in leaf.kernel.reads if name in given}, Progress())
+        (slope,) = torch.autograd.grad(values.sum(), student, allow_unused=True)
+    return slope is not None and bool(slope.any())
+
+
+def _check_probabilities(leaf: Loss, logits: Tensor, who: str, where: str) -> None:
+    if are_probabilities(_last(logits, leaf.classes)):
+        raise LimbeckError(
+            f"{who} answers with probabilities (none is below 0, and each row's sum is 1), and {leaf.name} takes the "
+            "softmax of logits: of probabilities that is nearly uniform. Take its softmax away, or give their "
+            f"logarithm: {where}adaptor=lambda output: output.clamp_min(1e-12).log())."
+        )
+
+
+def _check_eval(stage: Stage, leaf: Loss, tapped: Tapped, trained: Tensor, inputs: Inputs) -> None:
+    """Look at what the student will say when it is judged, where its own code asks in which mode it is."""
+    if not any(_asks_for_mode(module) for module in tapped.model.modules()):
+        return
+    try:
+        with FrozenParameters(tapped.model), torch.no_grad():
+            judged = logits_of(call(tapped.model, inputs), tapped.adaptor)
+    except Exception:  # what is never asked in eval mode need not answer there
+        return
+    if are_probabilities(_last(judged, leaf.classes)):
+        raise LimbeckError(
+            f"The model {stage.trains!r} answers with logits in train mode and with probabilities in eval mode, so "
+            "that it would be judged by the softmax of a softmax. Let forward() return logits in both."
+        )
+    if judged.shape != trained.shape:
+        warnings.warn(
+            f"The model {stage.trains!r} answers with shape {tuple(trained.shape)} in train mode and "
+            f"{tuple(judged.shape)} in eval mode: what is learnt is not what will be judged.",
+            LimbeckWarning,
+            stacklevel=2,
+        )
+
+
+def _asks_for_mode(module: nn.Module) -> bool:
+    code = getattr(getattr(type(module), "forward", None), "__code__", None)
+    return not type(module).__module__.startswith("torch.") and "training" in getattr(code, "co_names", ())
+
+
+def _last(logits: Tensor, classes: int) -> Tensor:
+    return logits.movedim(classes, -1) if -logits.ndim <= classes < logits.ndim else logits

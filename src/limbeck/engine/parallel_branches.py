@@ -1,0 +1,190 @@
+"""Independent branches of a recipe, trained in parallel."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.checksums import read_lines
+from limbeck.data import Loader
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.rng import clone_rng_state
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.step_report import StepReport
+from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.errors import LimbeckError
+from limbeck.processes import run_in_processes
+from limbeck.random_seeds import derive_seed
+from limbeck.recipe import ParallelStages, Part, Recipe
+
+CPU = torch.device("cpu")
+States = dict[str, dict[str, Tensor]]
+
+
+class ParallelBranches:
+    """Every branch of a part, run in processes of one thread each where there are cores.
+
+    Each begins from the models as they were before the first, and trains only its own; what it made of them comes back
+    when all are done. Each has a run folder of its own under ``branches/``, so a killed run takes up those that were
+    not finished. One report is given for each branch, in the order written.
+
+    Args:
+        apart: The branches.
+        key: Where they stand in the recipe.
+        models: The run's models.
+        source: The run's source; its position is that of before when all are done.
+        setting: What the run holds fixed.
+        fabric: The device.
+        folder: The run's folder.
+
+    Raises:
+        LimbeckError: If two branches train the same model, or what one trains is not known before it runs.
+    """
+
+    def __init__(
+        self,
+        apart: ParallelStages,
+        key: str,
+        models: RunModels,
+        source: Loader,
+        setting: TrainConfig,
+        *,
+        fabric: Fabric,
+        folder: RunFolder,
+    ) -> None:
+        trained = [_trained(branch) for branch in apart.branches]
+        _check_disjoint(trained)
+        for names in trained:
+            for name in names:
+                models[name]
+        self._key = key
+        self._models = models
+        self._source = source
+        self._setting = setting
+        # Several processes would fight over one accelerator.
+        self._cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
+        self._tasks = [
+            _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type)
+            for number, (branch, names) in enumerate(zip(apart.branches, trained, strict=True))
+        ]
+        self._finished: list[States] = []
+
+    def __call__(self, state: Mapping[str, Any] | None) -> Iterator[StepReport]:
+        """Run those that are left, and bring the models back."""
+        self._finished = list(state["branches"]) if state is not None else []
+        began = time.perf_counter()
+        for task, states, last in self._results(self._tasks[len(self._finished) :]):
+            self._finished.append(states)
+            name, seconds = f"{self._key} branch {task.number}", time.perf_counter() - began
+            yield last._replace(stage=name, step=len(self._finished), steps=len(self._tasks), seconds=seconds)
+        for states in self._finished:
+            _load(self._models, states)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the finished branches made of their models."""
+        return {"branches": list(self._finished), "source": {}}
+
+    def _results(self, tasks: list[_Task]) -> Iterator[tuple[_Task, States, StepReport]]:
+        # A branch is given the models that the recipe made, and no longer knows of what.
+        setting = replace(self._setting, workers=1, adaptor=self._models.adaptors)
+        made = dict(self._models.made)
+        workers = min(self._cores, len(tasks))
+        if workers <= 1:
+            for task in tasks:
+                yield _in_place(task, made, self._source, setting)
+            return
+        each = [(task, made, self._source, setting) for task in tasks]
+        yield from run_in_processes(_in_process, each, workers=workers, ordered=True)
+
+
+class _Task:
+    """One branch, what it trains, and where it writes."""
+
+    def __init__(
+        self, branch: Recipe, trains: frozenset[str], key: str, number: int, folder: Path | None, device: str
+    ) -> None:
+        own = branch.ship if branch.ship != "student" or "student" in trains else min(trains)
+        self.branch = Recipe(branch, ship=own)
+        self.device = device
+        self.key = key
+        self.trains = trains
+        self.number = number
+        self.folder = folder / "branches" / f"{key}-{number}" if folder is not None else None
+
+    def run(self, models: Mapping[str, nn.Module], source: Loader, setting: TrainConfig) -> tuple[States, StepReport]:
+        """Run the branch on one device, and return the states of the models that it trained."""
+        from limbeck.engine.run import Run
+        from limbeck.engine.train_config import open_fabric
+
+        seed = derive_seed(setting.seed, f"branch {self.key}-{self.number}")
+        fabric = open_fabric(precision=setting.precision, accelerator=self.device)
+        run = Run(
+            models, self.branch, source, setting=replace(setting, seed=seed), fabric=fabric,
+            out=self.folder, resume=True,
+        ).finish()  # fmt: skip
+        states = {name: to_device(clone_rng_state(dict(run.models[name].state_dict())), CPU) for name in self.trains}
+        return states, run.history[-1] if run.history else _last(self.folder)
+
+
+def _in_place(
+    task: _Task, models: dict[str, nn.Module], source: Loader, setting: TrainConfig
+) -> tuple[_Task, States, StepReport]:
+    """As in a process of its own: models and source are as before when it is done."""
+    before = {name: clone_rng_state(dict(models[name].state_dict())) for name in task.trains}
+    position = source.state_dict() if source.resumable else None
+    try:
+        states, last = task.run(models, source, setting)
+    finally:
+        _load(models, before)
+        if position is not None:
+            source.load_state_dict(position)
+    return task, states, last
+
+
+def _in_process(
+    task: _Task, models: dict[str, nn.Module], source: Loader, setting: TrainConfig
+) -> tuple[_Task, States, StepReport]:
+    states, last = task.run(models, source, setting)
+    return task, states, last
+
+
+def _load(models: Mapping[str, nn.Module], states: States) -> None:
+    for name, state in states.items():
+        models[name].load_state_dict(state)
+
+
+def _trained(branch: Recipe) -> frozenset[str]:
+    if any(not isinstance(part, Part) for part in branch.parts):
+        raise LimbeckError(
+            "A branch joined by | holds a function, so what it trains is not known before it runs; put the function "
+            "before the branches: function >> (a | b), or let it return them."
+        )
+    return frozenset(stage.trains for stage in branch.stages())
+
+
+def _check_disjoint(trained: list[frozenset[str]]) -> None:
+    seen: set[str] = set()
+    for names in trained:
+        if names & seen:
+            raise LimbeckError(
+                f"Branches joined by | are independent, and two of them train {sorted(names & seen)[0]!r}; "
+                "let each train a model of its own, or join them by >> or &."
+            )
+        seen |= names
+
+
+def _last(folder: Path | None) -> StepReport:
+    """The last report of a branch that was finished before the run was taken up again."""
+    empty = StepReport("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
+    file = folder / "metrics.jsonl" if folder is not None else None
+    said = read_lines(file).values if file is not None else []
+    known = {name: value for name, value in said[-1].items() if name in empty._fields} if said else {}
+    return empty._replace(**known)

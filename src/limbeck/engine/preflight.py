@@ -1,0 +1,66 @@
+"""Checks of a recipe before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from limbeck.data import Loader
+from limbeck.engine.probe import objective_check
+from limbeck.engine.recipe_runner import RecipeRunner
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.shared_weights import check_shared, networks_of
+from limbeck.engine.stage_trainer import check_lengths
+from limbeck.engine.train_config import TrainConfig
+from limbeck.errors import unknown
+from limbeck.recipe import JointStages, ParallelStages, Stage
+from limbeck.tap import Tapped
+
+
+def preflight_check(course: RecipeRunner, models: RunModels, source: Loader, setting: TrainConfig) -> None:
+    """Look at every stage that is known, also those of later, without running or making anything.
+
+    What depends on shapes is left to each stage's probe.
+
+    Raises:
+        LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
+            the recipe makes cannot be made.
+        UnknownNameError: If a stage names a model that there is not and that nothing makes.
+        MissingSignalError: If a model that exists has no module at an address that is read, or a teacher cannot
+            show it.
+        LimbeckError: If a teacher has no answers for what it will be asked.
+    """
+    course.check_makers()
+    for _, part in course.known():
+        if isinstance(part, ParallelStages):
+            groups = [[stage] for branch in part.branches for stage in branch.stages()]
+        else:
+            groups = [list(part.stages) if isinstance(part, JointStages) else [part]]
+        for stages in groups:
+            own = stages[0].source
+            setting.length(check_lengths(stages), source if own is None else own)
+            _check(stages, course, models, setting, source if own is None else own)
+
+
+def _check(
+    stages: Sequence[Stage], course: RecipeRunner, models: RunModels, setting: TrainConfig, source: Loader
+) -> None:
+    for stage in stages:
+        objective_check(stage.objective, accumulate=setting.accumulate)
+        named = {stage.trains} | (stage.teacher.names if stage.teacher is not None else set())
+        for name in sorted(named - set(models)):
+            if not course.open_ended:
+                raise unknown(
+                    "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
+                )
+        if stage.trains in models.made:
+            if stage.teacher is not None and not stage.teacher.names:
+                check_shared(stage, models.made[stage.trains], networks_of(stage.teacher))
+            Tapped(models.made[stage.trains], stage.objective.needs.student)
+        needs = stage.objective.needs.teacher
+        if stage.teacher is not None and needs and not stage.teacher.names:
+            reads = stage.reads or setting.reads
+            stage.teacher.expect(source, reads)
+            stage.teacher.serve(stage.objective.temperatures)
+            stage.teacher.prepare(needs, device=torch.device("cpu"), reads=reads)

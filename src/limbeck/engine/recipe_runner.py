@@ -1,0 +1,134 @@
+"""`RecipeRunner`: the stages of a recipe in order, including those that its functions bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.rng import clone_rng_state, fork_rng, seed_all
+from limbeck.engine.run_models import RunModels
+from limbeck.errors import LimbeckError, unknown
+from limbeck.random_seeds import derive_seed
+from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage
+
+States = Mapping[str, Mapping[str, Any]]
+
+
+class RecipeRunner:
+    """The parts of a recipe in order, each under a key. A function in it is asked once, when its turn comes.
+
+    What it answers may depend on the models as they are then: a teacher that is a copy, clusters of features. So their
+    states at that moment are part of a checkpoint, and a run that is taken up again asks of the same models, with the
+    same random numbers.
+
+    Args:
+        recipe: The recipe.
+        models: The run's models.
+        seed: The run's seed.
+
+    Raises:
+        UnknownNameError: If no part can make the model that the recipe ships.
+    """
+
+    def __init__(self, recipe: Recipe, models: RunModels, *, seed: int) -> None:
+        self._recipe = recipe
+        self._models = models
+        self._seed = seed
+        self._brought: dict[str, Recipe] = {}
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
+        """Whether functions may bring more parts, and makers of more models."""
+        wanted = recipe.ship if isinstance(recipe.ship, str) and recipe.ship != "student" else None
+        if wanted is not None and wanted not in models and not self.open_ended:
+            raise unknown("model to ship", wanted, models)
+
+    def check_makers(self) -> None:
+        """Let every maker that can tell say now what it could not make of the models there are.
+
+        Raises:
+            LimbeckError: What the maker says.
+        """
+        for name, maker in self._recipe.makes.items():
+            check = getattr(maker, "check", None)
+            if check is not None and name not in self._models.made:
+                check(self._models.made)
+
+    def __iter__(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
+        """Every part with its key; functions are asked as they are reached."""
+        return self._walk(self._recipe.parts, "", ask=True)
+
+    def known(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
+        """The parts that need no function, or one that was asked already."""
+        return self._walk(self._recipe.parts, "", ask=False)
+
+    def take_up(self, asked: States, load: Callable[[States], None]) -> None:
+        """Ask the functions that a run had asked before it was killed, each of the models as it met them."""
+        for key, states in asked.items():
+            load(states)
+            self.asked[key] = dict(states)
+            for _ in self._walk(self._recipe.parts, "", ask=False):
+                pass
+
+    def _walk(
+        self, parts: Any, prefix: str, *, ask: bool
+    ) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
+        for number, part in enumerate(parts):
+            key = f"{prefix}{number}"
+            if isinstance(part, (Stage, JointStages, ParallelStages)):
+                yield key, part
+            elif ask or key in self.asked:
+                yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
+
+    def _answer(self, key: str, function: Any) -> Recipe:
+        if key not in self._brought:
+            if key not in self.asked:
+                states = {name: dict(model.state_dict()) for name, model in self._models.made.items()}
+                self.asked[key] = to_device(clone_rng_state(states), torch.device("cpu"))
+            with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
+                part = function(self._models)
+            if not isinstance(part, Part):
+                name = getattr(function, "__name__", "function")
+                raise LimbeckError(f"{name}(models) stands in a recipe and must return a stage; it gave {part!r}.")
+            self._brought[key] = self._checked(Recipe(part), function)
+            self._models.makes(self._brought[key].makes)
+        return self._brought[key]
+
+    def _checked(self, brought: Recipe, function: Any) -> Recipe:
+        """Refuse a part that would ship something else: what a run ships is on disk from its first moment on."""
+        if brought.ship not in ("student", self._recipe.ship):
+            name, ship = getattr(function, "__name__", "function"), brought.ship
+            said = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
+            raise LimbeckError(
+                f"{name}(models) returned a recipe that ships {said}, and what a run ships is said before it begins. "
+                f"Type Recipe(..., {name}, ship={said}) around the whole recipe."
+            )
+        return brought
+
+    def shipped(self) -> nn.Module | None:
+        """What the recipe ships, as it is now, or None before that exists."""
+        ship = self._recipe.ship
+        if isinstance(ship, str):
+            only = ship == "student" and ship not in self._models
+            return self._models.made.get(next(iter(self._models)) if only else ship)
+        try:
+            # How often it is built depends on the clock, so it may not draw from the run's random numbers.
+            with fork_rng(seed_all(self._seed)):
+                return ship(self._models)
+        except LimbeckError:
+            return None
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Every head of the stages that are known, under a name; one that several share has the first's."""
+        found: dict[str, nn.Module] = {}
+        for key, part in self.known():
+            stages = part.stages if isinstance(part, JointStages) else (part,) if isinstance(part, Stage) else ()
+            for place, stage in enumerate(stages):
+                for name, (leaf, _) in stage.objective.named_leaves().items():
+                    head = getattr(leaf, "head", None)
+                    if isinstance(head, nn.Module) and all(head is not other for other in found.values()):
+                        found[f"{key} {place} {name}"] = head
+        return found

@@ -1,0 +1,194 @@
+"""`RunFolder`: what a run leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.atomic_io import alone, remove
+from limbeck.checksums import read_json, write_json
+from limbeck.engine.train_config import Fabric
+from limbeck.errors import DataError, LimbeckError
+from limbeck.models import OtherModelError, save
+
+
+class RunFolder:
+    """A run's folder: ``run.json``, ``metrics.jsonl``, ``checkpoint.safetensors`` and ``student/``.
+
+    Without a path nothing is written. On several ranks only the first writes.
+
+    Args:
+        path: The folder, or None.
+        resume: Whether it is to be taken up again; otherwise it must not hold a run.
+        writes: Whether this process is the one that writes.
+        student: Where the student goes, if not into ``student/`` inside the folder.
+
+    Raises:
+        LimbeckError: If it already holds a run and `resume` is False.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, *, resume: bool, writes: bool, student: Path | None = None
+    ) -> None:
+        self.path = Path(path) if path is not None else None
+        self._student = student
+        self._writes = writes and self.path is not None
+        self.started = self.path is not None and (self.path / "run.json").exists()
+        self._stand_in = False
+        self._left: list[tuple[int, int, int]] | None = None
+        if self.path is None:
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise LimbeckError(f"{self.path} is a file; a run needs a folder.")
+        if not resume and self.started:
+            raise LimbeckError(
+                f"{self.path} already holds a run. Continue it with `limbeck resume {self.path}`, "
+                "or choose another folder with --out (out=...)."
+            )
+        if self._writes:
+            self._make(self.path)
+
+    def _make(self, path: Path) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LimbeckError(f"{path} cannot be made: {error.strerror}.") from error
+
+    @contextmanager
+    def alone(self, fabric: Fabric) -> Iterator[None]:
+        """A block in which no other run is in the folder, and none has been since this one last was.
+
+        The first rank looks, and all hear of it.
+
+        Raises:
+            LimbeckError: If there is one, or has been.
+        """
+        with ExitStack() as stack:
+            refused = None
+            if self._writes and self.path is not None:
+                try:
+                    stack.enter_context(alone(self.path))
+                    self._check_untouched(self.path)
+                except LimbeckError as error:
+                    refused = str(error)
+            if fabric.world_size > 1 and self.path is not None:
+                refused = fabric.broadcast(refused)
+            if refused is not None:
+                raise LimbeckError(refused)
+            try:
+                yield
+            finally:
+                self._left = self._state()
+
+    def _check_untouched(self, path: Path) -> None:
+        if self._left is not None and self._left != self._state():
+            raise LimbeckError(
+                f"Another run has gone on in {path} since this one last was there: take it up anew, with "
+                "distill(..., resume=True)."
+            )
+
+    def _state(self) -> list[tuple[int, int, int]]:
+        """Which files the folder's are: they change with every checkpoint and report."""
+        names = ("run.json", "metrics.jsonl", "checkpoint.safetensors")
+        found = [os.stat(self.path / name) for name in names if (self.path / name).exists()] if self.path else []
+        return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in found]
+
+    @property
+    def metrics(self) -> Path | None:
+        """Where the JSON lines go; None where nothing is written."""
+        return self.path / "metrics.jsonl" if self.path is not None and self._writes else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the state goes that a resumed run takes up."""
+        return self.path / "checkpoint.safetensors" if self.path is not None else None
+
+    @property
+    def student(self) -> Path | None:
+        """Where the student lies, valid at any moment."""
+        return self._student or (self.path / "student" if self.path is not None else None)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes anything."""
+        return self._writes
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Write what the run is: recipe, setting, data, environment."""
+        if self._writes and self.path is not None:
+            write_json(description, self.path / "run.json")
+
+    def check_same(self, description: Mapping[str, Any]) -> None:
+        """Refuse to take up a run that was begun otherwise: it would end in weights that no one asked for.
+
+        Raises:
+            LimbeckError: If recipe, setting or data differ from those in ``run.json``; the first field is named.
+            DataError: If there is a checkpoint, and no ``run.json`` that says of which run it is.
+        """
+        if self.path is None:
+            return
+        if not self.started:
+            if self.checkpoint is not None and self.checkpoint.exists():
+                raise DataError(
+                    f"{self.path} is damaged: run.json is missing, so nothing says of which run its checkpoint is. "
+                    "Remove the folder, and the run begins again."
+                )
+            return
+        now = json.loads(json.dumps(description, default=str))
+        before = read_json(self.path / "run.json")
+        for part in ("recipe", "functions", "setting", "data", "contents"):
+            if part == "contents" and part not in before:
+                continue  # of a version that did not look into functions
+            found = _difference(part, before.get(part), now.get(part))
+            if found is not None:
+                field, old, new = found
+                raise LimbeckError(
+                    f"{self.path} was begun by another run than this one: {field} was {old!r} and is {new!r}. "
+                    "Resume it as it was begun, or start again in a new folder."
+                )
+
+    def save_student(self, model: nn.Module, metadata: Mapping[str, Any], *, stand_in: bool = False) -> None:
+        """Replace the student, atomically.
+
+        Args:
+            model: What is shipped.
+            metadata: What is kept with it.
+            stand_in: Whether it stands there until the shipped model exists, which may be of another kind.
+        """
+        if not self._writes or self.student is None:
+            return
+        try:
+            save(model, self.student, metadata=dict(metadata))
+        except OtherModelError:
+            if not (self.started or self._stand_in):
+                raise
+            _swap_folder(self.student, model, metadata)
+        self._stand_in = stand_in
+
+
+def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Put a model where one of another kind is: two renames, since no system replaces a folder that is not empty."""
+    fresh, old = (folder.with_name(f".{folder.name}.{which}.partial") for which in ("new", "old"))
+    for left in (fresh, old):
+        remove(left)
+    save(model, fresh, metadata=dict(metadata))
+    os.replace(folder, old)
+    os.replace(fresh, folder)
+    remove(old)
+
+
+def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """The first field in which two descriptions differ, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        pairs = [(f"{name}.{key}", old.get(key), new.get(key)) for key in {**old, **new}]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return None if old == new else (name, old, new)
+    return next((found for pair in pairs if (found := _difference(*pair)) is not None), None)

@@ -1,0 +1,153 @@
+"""Run-level state that outlives its stages, its description, and how it is restored."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.data import Loader
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.probe import first_line
+from limbeck.engine.recipe_runner import RecipeRunner
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.train_config import TrainConfig
+from limbeck.errors import LimbeckError
+from limbeck.recipe import JointStages, ParallelStages, Recipe
+from limbeck.teachers.fingerprints import code_fingerprint
+from limbeck.teachers.teacher import name_of
+
+
+def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[str, Any]:
+    """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
+    stages = [{**stage.describe(), "reads": name_of(stage.reads)} for stage in recipe.stages()]
+    fixed = {**setting.describe(), "reads": name_of(setting.reads)}
+    contents = {place: found for place, function in _held(recipe, setting) if (found := _content(function)) is not None}
+    return {
+        "recipe": stages,
+        "functions": _functions(recipe),
+        "setting": fixed,
+        "data": source.fingerprint,
+        "contents": contents,
+    }
+
+
+def _functions(recipe: Recipe) -> dict[str, Any]:
+    """The functions in a recipe by name, where they stand."""
+    makes = {name: name_of(maker) for name, maker in recipe.makes.items()}
+    ship = recipe.ship if isinstance(recipe.ship, str) else name_of(recipe.ship)
+    return {"parts": _places(recipe, _named), "makes": makes, "ship": ship}
+
+
+def _places(recipe: Recipe, of: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+    """For each part, what `of` says of a function; what its branches hold; or how many stages it has."""
+    found: list[Any] = []
+    for part in recipe.parts:
+        if isinstance(part, ParallelStages):
+            found.append([_places(branch, of) for branch in part.branches])
+        elif isinstance(part, JointStages):
+            found.append(len(part.stages))
+        else:
+            found.append(of(part) if callable(part) else 1)
+    return found
+
+
+def _named(part: Callable[..., Any]) -> Any:
+    says: Callable[[], Any] | None = getattr(part, "describe", None)
+    return name_of(part) if says is None else says()
+
+
+def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
+    """All functions that a run was given, each under a place."""
+    yield "reads", setting.reads
+    adaptors = setting.adaptor if isinstance(setting.adaptor, Mapping) else {"": setting.adaptor}
+    yield from ((f"adaptor {name}".strip(), adaptor) for name, adaptor in adaptors.items())
+    parts: list[Any] = []
+    _places(recipe, parts.append)
+    yield from ((f"part {number}", part) for number, part in enumerate(parts))
+    yield from ((f"makes {name}", maker) for name, maker in recipe.makes.items())
+    yield "ship", None if isinstance(recipe.ship, str) else recipe.ship
+    for number, stage in enumerate(recipe.stages()):
+        yield f"stage {number} reads", stage.reads
+        for name in ("reads", "adaptor"):
+            yield f"stage {number} teacher {name}", getattr(stage.teacher, name, None)
+        for name, (leaf, _) in stage.objective.named_leaves().items():
+            yield f"stage {number} loss {name}", getattr(getattr(leaf, "kernel", None), "function", None)
+
+
+def _content(function: Any) -> dict[str, Any] | None:
+    """A partial's arguments, and a hash of what a function is made of and holds; None where it describes itself."""
+    if not callable(function) or hasattr(function, "describe"):
+        return None
+    given: dict[str, Any] = {}
+    if isinstance(function, functools.partial):
+        given = {"arguments": {str(place): _plain(one) for place, one in enumerate(function.args)}}
+        given["arguments"] |= {name: _plain(one) for name, one in function.keywords.items()}
+    return {**given, "content": code_fingerprint(function, weights=False)}
+
+
+def _plain(value: Any) -> Any:
+    """A value for people to read: numbers and words as they are, of anything else its kind."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return name_of(value) if callable(value) else type(value).__name__
+
+
+def state_dict(models: RunModels, course: RecipeRunner, source: Loader) -> dict[str, Any]:
+    """Models, heads, what functions were asked of, and the position in the data, as they are now."""
+    return {
+        "exact": source.resumable,
+        "source": source.state_dict() if source.resumable else None,
+        "models": {name: dict(model.state_dict()) for name, model in models.made.items()},
+        "heads": {name: dict(head.state_dict()) for name, head in course.heads().items()},
+        "asked": course.asked,
+    }
+
+
+def load_state_dict(
+    state: Mapping[str, Any],
+    models: RunModels,
+    course: RecipeRunner,
+    source: Loader,
+    *,
+    device: torch.device,
+    where: Any,
+) -> dict[nn.Module, Any]:
+    """Put models, course and source back to where `holdings` found them; the states of heads wait for their stages.
+
+    Raises:
+        LimbeckError: If they are of another run; `where` says whose folder it is.
+    """
+
+    def load(states: Mapping[str, Any]) -> None:
+        for name, saved in states.items():
+            if name in models:
+                models[name].load_state_dict(to_device(saved, device))
+
+    try:
+        course.take_up(state["asked"], load)
+        load(state["models"])
+        if state["source"] is not None:
+            source.load_state_dict(state["source"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise LimbeckError(
+            f"{where} was written by a run of other models or another recipe: {first_line(error)} "
+            "Resume with those that it began with."
+        ) from error
+    # A head whose stage had not begun had no shape yet, and so no state.
+    return {head: state["heads"][name] for name, head in course.heads().items() if state["heads"].get(name)}
+
+
+def not_resumable_error(where: Any, what: str) -> LimbeckError:
+    """An error for a run that cannot be resumed, for `what` has no position to go on from."""
+    return LimbeckError(
+        f"{where} cannot be resumed: {what} has no position to go on from. "
+        "Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
+    )

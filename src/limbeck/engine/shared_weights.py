@@ -1,0 +1,203 @@
+"""Weights, statistics or loss state that are shared where they must not be."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from limbeck.engine.train_config import Fabric
+from limbeck.errors import LimbeckError
+from limbeck.losses import Objective
+from limbeck.recipe import Stage
+from limbeck.teachers import MovingAverage, Teacher, TeacherRef
+
+Span = tuple[torch.device, int, int]
+
+
+def networks_of(teacher: Any, *, learning: Iterable[str] = ()) -> list[nn.Module]:
+    """The modules that a teacher is made of, those of the teachers inside it included.
+
+    Args:
+        teacher: Any teacher; None has none.
+        learning: The names of the run's models that learn in the same group of stages: a teacher that names one of
+            these is meant to follow it.
+    """
+    return list(dict.fromkeys(_networks(teacher, frozenset(learning), set())))
+
+
+def _networks(held: Any, learning: frozenset[str], met: set[int]) -> Iterator[nn.Module]:
+    if id(held) in met:
+        return
+    met.add(id(held))
+    if isinstance(held, nn.Module):
+        yield held
+    elif isinstance(held, (list, tuple)):
+        for one in held:
+            yield from _networks(one, learning, met)
+    elif isinstance(held, Mapping):
+        yield from _networks(list(held.values()), learning, met)
+    elif isinstance(held, TeacherRef) and held.name in learning:
+        return
+    elif isinstance(held, Teacher):
+        for one in vars(held).values():
+            # A teacher that moves may hold the student that it follows.
+            if not held.changes or not isinstance(one, nn.Module):
+                yield from _networks(one, learning, met)
+
+
+def averages_of(teacher: Any) -> list[nn.Module]:
+    """The moving averages in a teacher that answer in train mode, and so keep running statistics of their own."""
+    return [one.model for one in _teachers(teacher, set()) if isinstance(one, MovingAverage) and one.mode == "train"]
+
+
+def _teachers(held: Any, met: set[int]) -> Iterator[Teacher]:
+    if isinstance(held, (list, tuple)):
+        for one in held:
+            yield from _teachers(one, met)
+    elif isinstance(held, Teacher) and id(held) not in met:
+        met.add(id(held))
+        yield held
+        yield from _teachers(list(vars(held).values()), met)
+
+
+def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) -> None:
+    """Refuse a student, or a head, whose weights that learn are the teacher's own.
+
+    Raises:
+        LimbeckError: If they are; frozen weights may be shared.
+    """
+    networks = list(networks)
+    if any(model is network for network in networks):
+        raise LimbeckError(
+            f"The teacher of {stage.trains!r} is the model {stage.trains!r} itself, so it would move with every step. "
+            "Give it a copy, copy.deepcopy(model); or, to learn from its own answers, name it: "
+            f"Stage(..., teacher={stage.trains!r})."
+        )
+    learning = [*model.named_parameters(), *stage.objective.named_parameters()]
+    mine = {name: where for name, p in learning if p.requires_grad and (where := _span(p)) is not None}
+    its = _Occupied(where for network in networks for one in _tensors(network) if (where := _span(one)) is not None)
+    shared = [name for name, where in mine.items() if its.overlaps(where)]
+    if shared:
+        raise LimbeckError(
+            f"{len(shared)} weights of {stage.trains!r} are the teacher's own ({_listed(shared)}), so every step would "
+            "move the teacher. Build the student of copies, copy.deepcopy(layer); or freeze what is shared: "
+            "layer.requires_grad_(False).eval()."
+        )
+
+
+@contextmanager
+def statistics_watched(stage: Stage, networks: Iterable[nn.Module]) -> Iterator[None]:
+    """A block, the student's forward pass, in which no buffer of the teacher may move.
+
+    Raises:
+        LimbeckError: If one does: the student holds a BatchNorm of the teacher's, or calls the teacher.
+    """
+    kept = [(name, buffer, buffer.detach().clone()) for network in networks for name, buffer in _buffers(network)]
+    yield
+    moved = [name for name, buffer, before in kept if not torch.equal(buffer.nan_to_num(), before.nan_to_num())]
+    if moved:
+        raise LimbeckError(
+            f"A forward pass of {stage.trains!r} moves the teacher: {_listed(moved)}. They share a layer that keeps "
+            "running statistics, as BatchNorm does. Build the student of copies, copy.deepcopy(layer); or put what is "
+            "shared to rest: layer.requires_grad_(False).eval(), within a student in train mode."
+        )
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
+
+
+def _buffers(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, buffer) for name, buffer in network.named_buffers() if not is_lazy(buffer) and not buffer.is_meta)
+
+
+def _span(tensor: Tensor) -> Span | None:
+    """Which bytes of which device a tensor lies in; None where it has none."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.layout != torch.strided or not tensor.numel():
+        return None
+    try:
+        start = tensor.data_ptr()
+    except (RuntimeError, NotImplementedError):  # a tensor that wraps others has no address
+        return None
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return (tensor.device, start, start + (last + 1) * tensor.element_size()) if start else None
+
+
+class _Occupied:
+    """The bytes of every device that some tensors lie in."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._starts: dict[torch.device, list[int]] = {}
+        self._ends: dict[torch.device, list[int]] = {}
+        for device, start, end in sorted(set(spans), key=lambda span: (str(span[0]), *span[1:])):
+            starts, ends = self._starts.setdefault(device, []), self._ends.setdefault(device, [])
+            if ends and start < ends[-1]:
+                ends[-1] = max(ends[-1], end)
+            else:
+                starts.append(start)
+                ends.append(end)
+
+    def overlaps(self, span: Span) -> bool:
+        """Whether one of them lies in any byte of `span`."""
+        device, start, end = span
+        place = bisect.bisect_left(self._starts.get(device, []), end) - 1
+        return place >= 0 and self._ends[device][place] > start
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def differs_across_ranks(stage: Stage, fabric: Fabric) -> Callable[[Objective], None] | None:
+    """A check for after a stage's objective was tried; None where one process runs.
+
+    Distributed strategies give the first rank's buffers to all before every step. So a memory bank that each rank
+    writes its own examples to would lose all but the first rank's. What is made of the whole batch is alike on all.
+
+    Raises:
+        LimbeckError: When called, on every rank, if a buffer of the objective differs between ranks.
+    """
+    if fabric.world_size == 1:
+        return None
+
+    def check(objective: Objective) -> None:
+        memory = _memory(objective)
+        mine = torch.tensor([_mark(buffer) for buffer in memory.values()], dtype=torch.int64, device=fabric.device)
+        if not len(mine):
+            return
+        all_marks: Any = fabric.all_gather(mine)
+        apart = (all_marks != all_marks[0]).any(0).tolist()
+        names = [name for name, differs in zip(memory, apart, strict=True) if differs]
+        if names:
+            raise LimbeckError(
+                f"The objective of {stage.trains!r} remembers {', '.join(names[:3])}, and each of {fabric.world_size} "
+                "processes something else: the first one's would be taken for all. Write it from the whole batch, by "
+                'a kernel with per="batch" or "pair", which sees all processes\' examples; or run on one device.'
+            )
+
+    return check
+
+
+def _memory(objective: nn.Module) -> dict[str, Tensor]:
+    """The buffers of an objective by name, but for running statistics, which strategies take from one rank anyway."""
+    return {
+        f"{path}.{name}": buffer
+        for path, module in objective.named_modules()
+        if not isinstance(module, _BatchNorm)
+        for name, buffer in module.named_buffers(recurse=False)
+        if not is_lazy(buffer)
+    }
+
+
+def _mark(buffer: Tensor) -> int:
+    data = buffer.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return int.from_bytes(hashlib.sha256(data).digest()[:7], "little")

@@ -1,0 +1,61 @@
+"""Starting a stage of a recipe, at a given position in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limbeck.data import Loader
+from limbeck.engine.parallel_branches import ParallelBranches
+from limbeck.engine.run_folder import RunFolder
+from limbeck.engine.run_models import RunModels
+from limbeck.engine.stage_loop import StageLoop, reset_to_epoch_start
+from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.recipe import JointStages, ParallelStages, Stage
+
+
+def start_stage(
+    part: Stage | JointStages | ParallelStages,
+    key: str,
+    models: RunModels,
+    source: Loader,
+    setting: TrainConfig,
+    *,
+    fabric: Fabric,
+    folder: RunFolder,
+    only: bool,
+    begun: bool,
+) -> StageLoop | ParallelBranches:
+    """What runs a part of a recipe, ready to be called.
+
+    Args:
+        part: A stage, several on one batch, or branches.
+        key: Where it stands in the recipe.
+        models: The run's models.
+        source: The run's source.
+        setting: What the run holds fixed.
+        fabric: Device, precision, strategy.
+        folder: The run's folder.
+        only: Whether the recipe has no other part, so that reports need not say which it is.
+        begun: Whether it was left in its midst, so that its source stands where it should.
+    """
+    if isinstance(part, ParallelStages):
+        return ParallelBranches(part, key, models, source, setting, fabric=fabric, folder=folder)
+    stages = part.stages if isinstance(part, JointStages) else (part,)
+    if not begun:
+        _start_epoch(stages, source)
+    name = " & ".join(stage.name or stage.trains for stage in stages)
+    return StageLoop(
+        stages, models, source=source, setting=setting, fabric=fabric, name=name if only else f"{key} {name}"
+    )
+
+
+def _start_epoch(stages: Sequence[Stage], run_source: Loader) -> None:
+    """A new stage begins with a whole epoch: the run's next, or the first of a source of its own."""
+    source = stages[0].source or run_source
+    if not source.resumable:
+        return
+    position = source.state_dict()
+    if source is not run_source:
+        reset_to_epoch_start(source, 0)
+    elif position["batch"]:
+        reset_to_epoch_start(source, position["epoch"] + 1)

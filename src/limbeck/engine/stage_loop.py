@@ -1,0 +1,259 @@
+"""`StageLoop`: one stage, from its first batch to its last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.batch import Batch, Progress
+from limbeck.data import Loader, TorchLoader, shard_batch
+from limbeck.engine.probe import first_line
+from limbeck.engine.rng import fork_rng
+from limbeck.engine.stage_trainer import StageTrainer, check_lengths
+from limbeck.engine.step_report import StepReport
+from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.errors import LastBatchError, LimbeckError, is_out_of_memory
+from limbeck.recipe import Stage
+
+Heads = dict[nn.Module, Any]
+
+
+class StageLoop:
+    """One stage, or several that alternate on one batch, run step by step.
+
+    Args:
+        stages: The stages; all step once on every window of batches, in this order.
+        models: The run's models by name.
+        source: Where batches come from.
+        setting: What the run holds fixed.
+        fabric: Device, precision, strategy.
+        name: What the group is called in reports.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        models: Mapping[str, nn.Module],
+        *,
+        source: Loader,
+        setting: TrainConfig,
+        fabric: Fabric,
+        name: str,
+    ) -> None:
+        self.source = stages[0].source or source
+        self._setting = setting
+        length = setting.length(check_lengths(stages), self.source)
+        self._last = self._size_of_last(length)
+        self.steps = (2 if self._last else 1) if setting.rehearsal else length
+        self.step = 0
+        self.epoch = 0
+        self._ahead = 0
+        self.seconds = 0.0
+        self._empty = 0
+        self._name = name
+        self._fabric = fabric
+        self.source.bind(models)
+        # A run that is taken up looks where the one before did not, so a look may not use random numbers up. What a
+        # loader hands out is kept, and is no look.
+        with nullcontext() if isinstance(self.source, TorchLoader) else fork_rng():
+            first = self._ours(self.source.peek())
+        labels = getattr(getattr(self.source, "examples", None), "labels", None)
+        single = 0 < self._last < 2 * fabric.world_size
+        given: dict[str, Any] = {"source": self.source, "batch": first, "single": single}
+        given |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
+        self.learners = [StageTrainer(stage, models, **given) for stage in stages]
+
+    def __call__(
+        self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
+    ) -> Iterator[StepReport]:
+        """Run to the end, with a report every so often; from `state` on, if there is one.
+
+        `checkpoint` is called after every step and its report, when everything that a checkpoint needs stands still,
+        and told whether the step was one to report. `heads` are the states of heads that learnt before.
+        """
+        with ExitStack() as stack:
+            for learner in self.learners:
+                stack.enter_context(learner)
+                with self._as_it_began():
+                    learner.load_heads(heads)
+            if state is not None:
+                self._load(state)
+            began = time.perf_counter() - self.seconds
+            since = time.perf_counter()
+            windows = self._rehearsed_windows if self._setting.rehearsal else self._windows
+            while self.step < self.steps:
+                for window in windows():
+                    logged = self._take_step(window)
+                    self.seconds = time.perf_counter() - began
+                    if logged:
+                        for learner in self.learners:
+                            learner.gather()
+                        yield self._report(time.perf_counter() - since)
+                        since = time.perf_counter()
+                        began = since - self.seconds
+                    # A report comes first: one that a checkpoint has seen must have been written.
+                    checkpoint(logged)
+                    if self.step >= self.steps:
+                        break
+
+    def _take_step(self, window: list[Batch]) -> bool:
+        """One step of every learner; whether it is one to report."""
+        progress = Progress(self.step, self.steps, self.epoch)
+        logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
+        last = self._setting.rehearsal and self.step == 1
+        for learner in self.learners:
+            with _explained(learner.stage.trains, window) if last else nullcontext():
+                learner.step(window, progress, measure=logged)
+        self.step += 1
+        return logged
+
+    def _windows(self) -> Iterator[list[Batch]]:
+        """What is left of the epoch, in groups of `accumulate` micro-batches; the last may hold fewer."""
+        window: list[Batch] = []
+        any_batch = False
+        for batch in self.source:
+            any_batch = True
+            window.append(self._ours(batch))
+            if len(window) == self._setting.accumulate:
+                yield window
+                window = []
+        if window:
+            # The source stands at its next epoch already, and this step still belongs to the last.
+            self._ahead = 1
+            yield window
+            self._ahead = 0
+        # A resumed run may stand at the very end of an epoch; two that are empty mean that nothing will come.
+        self._empty = 0 if any_batch else self._empty + 1
+        if self._empty > 1 or not len(self.source):
+            raise LimbeckError(
+                f"{type(self.source).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
+                "Can its loader be iterated more than once?"
+            )
+        self.epoch += 1
+
+    def _rehearsed_windows(self) -> Iterator[list[Batch]]:
+        """A first step's batches, and then as few examples as the last batch of an epoch holds."""
+        batch = self.source.peek()
+        yield [self._ours(batch)] * min(self._setting.accumulate, 2)
+        if not self._last:
+            return
+        yield [self._ours(batch.rows(torch.arange(min(self._last, batch.size))))]
+
+    def _ours(self, batch: Batch) -> Batch:
+        fabric = self._fabric
+        return (batch if fabric.world_size == 1 else shard_batch(batch, fabric.global_rank, fabric.world_size)).to(
+            fabric.device
+        )
+
+    def _size_of_last(self, length: int) -> int:
+        """How many examples the last batch of an epoch holds; 0 where it is a full one, not reached, or not known."""
+        examples, size = self.source.examples_per_epoch, getattr(self.source, "batch_size", None)
+        if examples is None or not isinstance(size, int) or length * self._setting.accumulate < len(self.source):
+            return 0
+        return examples % size
+
+    def _report(self, seconds: float) -> StepReport:
+        many = len(self.learners) > 1
+        terms: dict[str, float] = {}
+        norms: dict[str, float] = {}
+        parameter_norms: dict[str, float] = {}
+        loss, examples = 0.0, 0.0
+        # A rank's loss is scaled up by the number of ranks, because strategies average gradients over them.
+        world = self._fabric.world_size
+        for learner in self.learners:
+            prefix = f"{learner.stage.trains}/" if many else ""
+            tally = learner.tally
+            sums = self._summed([tally.loss if tally.loss is not None else torch.zeros(()), *tally.totals.values()])
+            counts = self._summed(
+                [torch.tensor(float(c), dtype=torch.float64) for c in (tally.examples, *tally.counts.values())]
+            )
+            loss += sums[0] / world / max(tally.steps, 1)
+            examples = counts[0]
+            means = zip(tally.totals, sums[1:], counts[1:], strict=True)
+            terms |= {f"{prefix}{name}": total / (count or 1.0) for name, total, count in means}
+            norms |= {prefix + name: value**0.5 / world for name, value in self._named_sums(tally.squares).items()}
+            parameter_norms |= {prefix + name: self._norm(g) for name, g in tally.parameter_gradients.items()}
+            tally.clear()
+        lr = self.learners[0].lr
+        rate = examples / max(seconds, 1e-9)
+        return StepReport(
+            self._name, self.step, self.steps, self.epoch, loss, terms, norms, parameter_norms, lr, rate, self.seconds
+        )
+
+    def _norm(self, gradient: torch.Tensor) -> float:
+        """The norm of a gradient at parameters, of which every rank holds its share of the mean."""
+        mean: Any = self._fabric.all_reduce(gradient, reduce_op="mean") if self._fabric.world_size > 1 else gradient
+        return float(mean.norm())
+
+    def _named_sums(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        return dict(zip(values, self._summed(list(values.values())), strict=True)) if values else {}
+
+    def _summed(self, values: Sequence[torch.Tensor]) -> list[float]:
+        stacked = torch.stack([value.double().to(self._fabric.device) for value in values])
+        if self._fabric.world_size > 1:
+            summed: Any = self._fabric.all_reduce(stacked, reduce_op="sum")
+            stacked = summed
+        return [float(value) for value in stacked.tolist()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stage stands: learners, position in the data, step."""
+        return {
+            "step": self.step,
+            "steps": self.steps,
+            "epoch": self.epoch + self._ahead,
+            "seconds": self.seconds,
+            "source": self.source.state_dict() if self.source.resumable else None,
+            "learners": [learner.state_dict() for learner in self.learners],
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        if state["steps"] != self.steps:
+            raise LimbeckError(
+                f"The checkpoint is of a stage of {state['steps']} steps; this one has {self.steps}. "
+                "Resume with the same data, batch size and budget, or start again in a new folder."
+            )
+        self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
+        if state["source"] is not None:
+            self.source.load_state_dict(state["source"])
+        with self._as_it_began():
+            for learner, saved in zip(self.learners, state["learners"], strict=True):
+                learner.load_state_dict(saved)
+
+    @contextmanager
+    def _as_it_began(self) -> Iterator[None]:
+        """A block in which what does not fit is said to be another recipe's."""
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise LimbeckError(
+                f"The checkpoint is of another recipe than this one, in stage {self._name!r}: "
+                f"{first_line(error)} Resume with the recipe and the models that the run began with."
+            ) from error
+
+
+@contextmanager
+def _explained(trains: str, window: Sequence[Batch]) -> Iterator[None]:
+    """A block in which whatever goes wrong is said to come from the size of the last batch."""
+    try:
+        yield
+    except LastBatchError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):  # whatever the batch's size
+            raise
+        size = sum(batch.size for batch in window)
+        raise LastBatchError(
+            f"{trains!r} cannot learn from the last batch of an epoch, which holds fewer examples than the others "
+            f"({size:,}): {first_line(error)}"
+        ) from error
+
+
+def reset_to_epoch_start(source: Loader, epoch: int) -> None:
+    """Move a source to the start of an epoch, if it can be moved; a loader's own state stays as it is."""
+    if source.resumable:
+        source.load_state_dict({**source.state_dict(), "epoch": epoch, "batch": 0})

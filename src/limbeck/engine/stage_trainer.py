@@ -1,0 +1,322 @@
+"""`StageTrainer`: the training step of one model."""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import Batch, Outputs, Progress
+from limbeck.data import Loader, shard_batch
+from limbeck.engine.checkpoint import to_device
+from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_sharded, load_whole_state, whole_state
+from limbeck.engine.output_checks import check_class_order
+from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
+from limbeck.engine.rng import fork_rng, seed_all
+from limbeck.engine.shared_weights import averages_of, check_shared, differs_across_ranks, networks_of
+from limbeck.engine.step_report import Tally
+from limbeck.engine.student_module import StepInputs, StudentWithLoss, unwrap_for_call
+from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
+from limbeck.errors import LimbeckError
+from limbeck.recipe import Stage
+from limbeck.tap import FrozenParameters, Tapped, buffers_kept
+from limbeck.teachers import Answer, Reads, adaptor_of
+
+
+class StageTrainer(AbstractContextManager["StageTrainer"]):
+    """One stage's student, teacher, heads and optimiser, open for the length of a block.
+
+    Args:
+        stage: What is learnt, from whom.
+        models: The run's models by name.
+        setting: What the run holds fixed.
+        fabric: Device, precision, strategy.
+        source: Where the stage's batches come from.
+        batch: Any batch of it, for the probe.
+        labels: All labels of the source, where it knows them.
+        single: Whether some batch is known to leave a rank a single example.
+        group: The names of all models that learn from the same batches.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        models: Mapping[str, nn.Module],
+        *,
+        setting: TrainConfig,
+        fabric: Fabric,
+        source: Loader,
+        batch: Batch,
+        labels: Tensor | None = None,
+        single: bool = False,
+        group: Iterable[str] = (),
+    ) -> None:
+        objective_check(stage.objective, accumulate=setting.accumulate)
+        self.stage = stage
+        self._models = models
+        self._setting = setting
+        self._fabric = fabric
+        self._source = source
+        self._batch = batch
+        self._labels = batch.labels if labels is None else labels
+        self._single = single
+        self._plan = stage.optimiser or setting.optimiser
+        if stage.teacher is not None:
+            # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
+            stage.teacher.bind(models)
+        self._alone = len(set(group) | {stage.trains}) == 1
+        self._networks = networks_of(stage.teacher, learning={stage.trains, *group})
+        self._averages = averages_of(stage.teacher)
+        asleep = {module for network in self._networks for module in network.modules()}
+        self._shares = not asleep.isdisjoint(models[stage.trains].modules())
+        check_shared(stage, models[stage.trains], self._networks)
+        check_class_order(stage, models[stage.trains], self._networks)
+        self._stack = ExitStack()
+        self._learning: list[nn.Parameter] = []
+        self.tally = Tally()
+        self.lr = 0.0
+
+    def __enter__(self) -> StageTrainer:
+        with ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self._clear_gradients()
+
+    def _open(self, stack: ExitStack) -> None:
+        stage, device = self.stage, self._fabric.device
+        whole = self._models[stage.trains]
+        self._sharded = is_sharded(self._fabric)
+        self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
+        adaptor = adaptor_of(self._models, stage.trains)
+        self._resting = frozen_eval_modules(self.model)
+        self._tapped = Tapped(self._called(), stage.objective.needs.student, adaptor=adaptor)
+        self._reads = cached_per_batch(stage.reads or self._setting.reads)
+        self._answer = self._opened_teacher(stack)
+        stack.enter_context(FrozenParameters(self.model, mode="train"))
+        self._wake()
+        stack.enter_context(self._tapped)
+        self._objective, reached = self._probed()
+        if self._fabric.world_size > 1:
+            stack.enter_context(freeze_except(StudentWithLoss(self._tapped, self._objective), reached))
+        objective = copy.deepcopy(self._objective) if self._sharded else self._objective
+        self._inner = pupil = StudentWithLoss(self._tapped, objective, reached=() if self._sharded else reached)
+        self.pupil: Any = self._fabric.setup_module(pupil)
+        self._ask = unwrap_for_call(self.pupil, self._fabric)
+        self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
+        optimiser = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
+        self._peaks = [group["lr"] for group in optimiser.param_groups]
+        self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
+
+    def _called(self) -> nn.Module:
+        """The model as it is called: compiled, if it was given so and is not taken apart."""
+        found = getattr(self._models, "called", None)
+        return self.model if found is None or self._sharded else found(self.stage.trains)
+
+    def _wake(self) -> None:
+        self.model.train()
+        for module in self._resting:
+            module.training = False
+
+    def _opened_teacher(self, stack: ExitStack) -> Answer:
+        teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
+        if teacher is None or not needs:
+            return lambda batch: Outputs()
+        teacher.expect(self._source, self.stage.reads or self._setting.reads)
+        teacher.serve(self.stage.objective.temperatures)
+        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
+        if not self._shares:
+            return answer
+
+        def answer_and_wake(batch: Batch) -> Outputs:
+            """A teacher that is opened late puts its layers into eval mode, also those that are the student's."""
+            shown = answer(batch)
+            self._wake()
+            return shown
+
+        return answer_and_wake
+
+    def _probed(self) -> Probe:
+        teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
+        before = teacher.state_dict() if teacher is not None and teacher.changes else None
+        kept = {key: value.detach().clone() for key, value in _tensors(before)}
+        # Only models that exist: asking for the others would make them before their stage.
+        existing = getattr(self._models, "made", self._models)
+        # Heads must begin alike on every rank, whatever else each rank draws.
+        looked_at = [*existing.values(), *self._networks]
+        with fork_rng(seed_all(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
+            found = probe(
+                self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels,
+                still=self._networks, tried=differs_across_ranks(self.stage, self._fabric), judged=self._alone,
+            )  # fmt: skip
+            if self._single:
+                check_single(self.stage, self._tapped, self._reads(shard_batch(batch, 0, batch.size)))
+        for key, value in _tensors(before):
+            value.copy_(kept[key])
+        return found
+
+    def _head_seed(self) -> int:
+        """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
+        return zlib.crc32(f"{self._setting.seed} {self.stage.trains} {self.stage.name}".encode())
+
+    def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
+        """One optimiser step on all the micro-batches of `window`."""
+        if not self.model.training or any(module.training for module in self._resting):
+            self._wake()
+        # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
+        # freed here, not after the step, the memory is taken again by the backward pass that follows.
+        self._clear_gradients()
+        alone = len(window) == 1 and self._fabric.world_size == 1
+        counts = None if alone else self._counts(window)
+        for last, batch in enumerate(window, start=1 - len(window)):
+            with self._unsynchronised(last != 0):
+                self._backward(batch, progress, counts, measure=measure)
+        self._set_lr(progress)
+        if self._plan.clip is not None:
+            self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
+        self.optimiser.step()
+        broadcast_buffers(self._inner, self._fabric)
+        self.tally.steps += 1
+        if self.stage.teacher is not None:
+            self.stage.teacher.after_step()
+            for average in self._averages:
+                broadcast_buffers(average, self._fabric)
+
+    def _clear_gradients(self) -> None:
+        for parameter in self._learning:  # what zero_grad does, without its bookkeeping
+            parameter.grad = None
+
+    def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
+        with self._fabric.autocast():
+            taught = self._answer(batch)
+        parameters = measure and self._setting.parameter_norms
+        lesson = StepInputs(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
+        with explain_batchnorm_error(self.stage):
+            loss = self._ask(self._reads(batch), lesson)
+        self._fabric.backward(loss)
+        self.tally.add(loss.detach(), self._inner.terms, batch.size)
+        if measure:
+            self.tally.add_gradients(self._inner.gradients, self._inner.parameter_gradients)
+
+    def _counts(self, window: Sequence[Batch]) -> dict[str, float]:
+        """How many values each term has in the window, on all ranks, known before the first backward.
+
+        Strategies average gradients over ranks; a mean over the global count needs their sum, so the count is divided
+        by the number of ranks. A loss that gathers the whole batch is the same on every rank and needs no such thing.
+        """
+        counts: dict[str, float] = {}
+        for batch in window:
+            for name, count in self._objective.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + count
+        world = self._fabric.world_size
+        if world == 1:
+            return counts
+        local = torch.tensor(list(counts.values()), dtype=torch.float64, device=self._fabric.device)
+        summed: Any = self._fabric.all_reduce(local, reduce_op="sum")
+        leaves = self._objective.named_leaves()
+        shared = {name: leaves[name][0].per in ("pair", "batch") for name in counts}
+        return {
+            name: counts[name] if shared[name] else total / world
+            for name, total in zip(counts, summed.tolist(), strict=True)
+        }
+
+    def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
+        if wanted and self._fabric.world_size > 1:
+            return self._fabric.no_backward_sync(self.pupil)
+        return nullcontext()
+
+    def _set_lr(self, progress: Progress) -> None:
+        scale = self._plan.scale(progress.step, progress.steps)
+        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * scale
+        self.lr = self.optimiser.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the models: heads, optimiser, and a teacher that changes."""
+        teacher = self.stage.teacher
+        found = {"heads": dict(self._objective.state_dict()), "optimiser": self.optimiser.state_dict()}
+        if self._sharded:
+            found = self.gather()
+        return {
+            **found,
+            "teacher": teacher.state_dict() if teacher is not None and teacher.changes else {},
+            "tally": self.tally.state_dict(),
+        }
+
+    def gather(self) -> dict[str, Any]:
+        """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
+        if not self._sharded:
+            return {}
+        found = whole_state(self.pupil, self.optimiser)
+        self._models[self.stage.trains].load_state_dict(found["student"])
+        self._objective.load_state_dict(found["heads"])
+        return found
+
+    def load_heads(self, states: dict[nn.Module, Any]) -> None:
+        """Heads that learnt before a run was taken up again are as they were then; each is taken out of `states`."""
+        for head in heads_of(self.stage):
+            if head in states:
+                head.load_state_dict(to_device(states.pop(head), self._fabric.device))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint held."""
+        if self._sharded:
+            load_whole_state(self.pupil, self.optimiser, state)
+        else:
+            self._objective.load_state_dict(state["heads"])
+            _check_options(self.optimiser.param_groups, state["optimiser"]["param_groups"])
+            self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
+        self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
+        if self.stage.teacher is not None and state["teacher"]:
+            self.stage.teacher.load_state_dict(state["teacher"])
+
+
+def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if these are the parameter groups of another optimiser: torch would take its options over unseen."""
+    if [set(group) for group in mine] != [set(group) for group in saved]:
+        raise ValueError("the optimiser is another one.")
+
+
+def heads_of(stage: Stage) -> list[nn.Module]:
+    """The modules that stand between student and teacher in a stage's losses."""
+    found = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
+    return [head for head in found if isinstance(head, nn.Module)]
+
+
+def cached_per_batch(reads: Reads) -> Reads:
+    """The same function, asked once for a batch although student and teacher both read it."""
+    kept: list[Any] = [None, None]
+
+    def read(batch: Batch) -> Any:
+        if kept[0] is not batch:
+            kept[:] = [batch, reads(batch)]
+        return kept[1]
+
+    return read
+
+
+def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:
+    found: list[tuple[str, Tensor]] = []
+    for key, value in (state or {}).items():
+        if isinstance(value, Tensor):
+            found.append((f"{prefix}{key}", value))
+        elif isinstance(value, Mapping):
+            found.extend(_tensors(value, f"{prefix}{key}."))
+    return found
+
+
+def check_lengths(stages: Sequence[Stage]) -> Stage:
+    """The stage of a group that says how long it lasts; the first if none does."""
+    said = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
+    if not stages:
+        raise LimbeckError("A group of stages needs at least one stage.")
+    return said[0] if said else stages[0]

@@ -1,0 +1,183 @@
+"""`StepReport` and the sums between two reports."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from limbeck.atomic_io import append_text, truncate
+from limbeck.batch import Term
+from limbeck.checksums import json_line
+from limbeck.errors import DivergedError
+
+
+class Tally:
+    """Sums since the last report, kept as tensors so that no step waits for a number."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.loss: Tensor | None = None
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}
+        self.squares: dict[str, Tensor] = {}
+        self.parameter_gradients: dict[str, Tensor] = {}
+        self.examples = 0
+        self.steps = 0
+
+    def add(self, loss: Tensor, terms: Mapping[str, Term], examples: int) -> None:
+        """One micro-batch more."""
+        self.loss = loss if self.loss is None else self.loss + loss
+        for name, term in terms.items():
+            self.totals[name] = self.totals[name] + term.total if name in self.totals else term.total
+            self.counts[name] = self.counts.get(name, 0.0) + float(term.count)
+        self.examples += examples
+
+    def add_gradients(self, outputs: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+        """Each term's gradients of one micro-batch.
+
+        Outputs of different examples are different places, so squares add; parameters are the same, so gradients do.
+        """
+        for name, gradient in outputs.items():
+            square = gradient.float().square().sum()
+            self.squares[name] = self.squares[name] + square if name in self.squares else square
+        kept = self.parameter_gradients
+        for name, gradient in parameters.items():
+            kept[name] = kept[name] + gradient if name in kept else gradient
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, so that a resumed run reports what an unbroken one would."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        vars(self).update(state)
+
+
+class StepReport(NamedTuple):
+    """How a stage stood at one optimiser step; means are over the steps since the last report.
+
+    Attributes:
+        stage: The stage's name.
+        step: Optimiser steps taken in this stage; `steps` is how many it will take.
+        steps: How many optimiser steps the stage takes.
+        epoch: Passes over the source begun in this stage, from 0.
+        loss: The number that is minimised.
+        terms: The unweighted mean of every term, in its own unit.
+        gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step.
+        parameter_norms: The same at the student's parameters, where asked for.
+        lr: The learning rate of this step.
+        rate: Examples a second since the last report, on all ranks.
+        seconds: Time spent in the stage, in seconds, a resumed part included.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    terms: dict[str, float]
+    gradient_norms: dict[str, float]
+    parameter_norms: dict[str, float]
+    lr: float
+    rate: float
+    seconds: float
+
+
+class Metrics:
+    """A file of JSON lines, one a report, that a resumed run takes up where its checkpoint left it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @property
+    def position(self) -> int:
+        """The file's length in bytes, for a checkpoint to remember."""
+        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
+
+    def rewind(self, position: int) -> None:
+        """Forget the lines that were written after the checkpoint was."""
+        if self._path is not None and self.position > position:
+            truncate(self._path, position)
+
+    def write(self, report: StepReport) -> None:
+        """Add one line."""
+        if self._path is None:
+            return
+        line = {key: value for key, value in report._asdict().items() if value != {}}
+        append_text(json_line(_rounded(line)), self._path)
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on besides the job: versions, machine, threads."""
+    from importlib.metadata import version
+
+    packages = ("limbeck", "torch", "lightning-fabric", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finished: bool, path: Path | None) -> str:
+    """A run in one line: how far it is, what it minimises, which models it has, where it is kept."""
+    last = history[-1] if history else None
+    loss = "" if last is None else f", loss {last.loss:.4g}"
+    begun = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
+    where = "in memory alone" if path is None else f"in {path}"
+    return f"Run({'finished' if finished else begun}{loss}; models {', '.join(models)}; {where})"
+
+
+def check_finite(report: StepReport) -> None:
+    """Raise as soon as the loss is no number any more, naming the terms that are to blame.
+
+    Raises:
+        DivergedError: If the loss is infinite or not a number.
+    """
+    if math.isfinite(report.loss):
+        return
+    blamed = [name for name, mean in report.terms.items() if not math.isfinite(mean)] or list(report.terms)
+    raise DivergedError(
+        f"The loss became {report.loss} in stage {report.stage!r} by step {report.step} ({', '.join(blamed)}). "
+        "The student on disk is the last good one. Try a lower learning rate, optimiser clip=1.0, or check that the "
+        "teacher's logits are finite where the student's are."
+    )
+
+
+def check_weights(name: str, model: nn.Module) -> None:
+    """Raise before a model that is no number any more is written over the last good one.
+
+    Raises:
+        DivergedError: If a parameter of the model holds NaN or infinity.
+    """
+    for path, parameter in model.named_parameters():
+        if not is_lazy(parameter) and not bool(torch.isfinite(parameter).all()):
+            raise DivergedError(
+                f"The model {name!r} is no number any more: {path} holds NaN or infinity. The student on disk is the "
+                "last good one. Try a lower learning rate, or optimiser clip=1.0."
+            )
+
+
+def _rounded(line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: (float(f"{value:.8g}") if math.isfinite(value) else None)  # JSON has no infinity
+        if isinstance(value, float)
+        else _rounded(value)
+        if isinstance(value, dict)
+        else value
+        for key, value in line.items()
+    }

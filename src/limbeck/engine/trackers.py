@@ -1,0 +1,168 @@
+"""Trackers: TensorBoard and others receive each report once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from limbeck.engine.run import Run
+from limbeck.engine.step_report import StepReport
+from limbeck.errors import LimbeckError
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where numbers go that people watch: TensorBoard, or a service of your own."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name, as they stood after so many optimiser steps of the stage that begins each name."""
+
+    def close(self) -> None:
+        """Nothing comes any more, for now: a run that is iterated again logs again."""
+
+
+def track(run: Run, *trackers: Tracker) -> Iterator[StepReport]:
+    """The run's reports, each of them logged first; the loop stays yours.
+
+    Of several ranks the first alone logs. Trackers are closed when the loop ends, however it ends.
+
+    Args:
+        run: What is iterated.
+        *trackers: Anything with ``log(values, step)`` and ``close()``.
+
+    Raises:
+        LimbeckError: If a tracker has not these two.
+
+    Example:
+        >>> import torch
+        >>> from limbeck.engine import distill
+        >>> from limbeck.functional import cross_entropy
+        >>> from limbeck.losses import Loss
+        >>> from limbeck.recipe import Stage
+        >>> class Printed:
+        ...     def log(self, values, step):
+        ...         print(step, sorted(values)[:2])
+        ...     def close(self):
+        ...         print("closed")
+        >>> data = torch.randn(64, 4), torch.randint(0, 3, (64,))
+        >>> run = distill(torch.nn.Linear(4, 3), Stage(Loss(cross_entropy), epochs=1, name="labels"), data)
+        >>> for report in track(run, Printed()):
+        ...     pass
+        1 ['labels/gradient_norm/cross_entropy', 'labels/loss']
+        closed
+    """
+    for tracker in trackers:
+        if not isinstance(tracker, Tracker):
+            raise LimbeckError(
+                f"A tracker has log(values, step) and close(); {type(tracker).__name__} has not. Type "
+                "track(run, TensorBoard('runs/tensorboard'))."
+            )
+    return _tracked(run, trackers if run.leads else ())
+
+
+def _tracked(run: Run, trackers: tuple[Tracker, ...]) -> Iterator[StepReport]:
+    reports: Any = iter(run)
+    try:
+        with closing(reports):
+            for report in reports:
+                for tracker in trackers:
+                    tracker.log(values_of(report), report.step)
+                yield report
+    finally:
+        for tracker in trackers:
+            tracker.close()
+
+
+def values_of(report: StepReport) -> dict[str, float]:
+    """A report's numbers by name; each name begins with the stage's.
+
+    Example:
+        >>> list(values_of(StepReport("labels", 1, 9, 0, 0.5, {"cross_entropy": 0.5}, {}, {}, 0.1, 100.0, 1.0)))
+        ['labels/loss', 'labels/term/cross_entropy', 'labels/lr', 'labels/rate']
+    """
+    parts = {"term": report.terms, "gradient_norm": report.gradient_norms, "parameter_norm": report.parameter_norms}
+    named = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    found = {"loss": report.loss, **named, "lr": report.lr, "rate": report.rate}
+    return {f"{report.stage}/{name}": value for name, value in found.items()}
+
+
+class TensorBoard:
+    """A tracker that writes TensorBoard's event files; ``tensorboard --logdir FOLDER`` shows them.
+
+    A run that is resumed from its checkpoint passes once more through the steps after it: what a name holds already,
+    up to its last step, is not written again. Every report is on disk before the loop goes on.
+
+    Args:
+        folder: Where the files go; nothing is made before the first report.
+        resume: Go on after what the folder holds.
+
+    Raises:
+        LimbeckError: If the extra ``tensorboard`` is not installed, the folder is a file, or it holds events and
+            `resume` is False.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resume: bool = False) -> None:
+        self.folder = Path(folder)
+        self._writer: Any = None
+        self._last: dict[str, int] | None = None
+        _check_installed()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LimbeckError(f"{self.folder} is a file; TensorBoard needs a folder.")
+        if not resume and self._files():
+            raise LimbeckError(
+                f"{self.folder} already holds events: two runs would be drawn as one. Give another folder, or go on "
+                "after them with TensorBoard(..., resume=True)."
+            )
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Write what is new, and wait until it is on disk."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if self._last is None:
+            self._last = self._written()
+        new = {name: value for name, value in values.items() if step > self._last.get(name, -1)}
+        if not new:
+            return
+        if self._writer is None:
+            self._writer = _made(SummaryWriter, self.folder)
+        for name, value in new.items():
+            self._writer.add_scalar(name, value, step)
+            self._last[name] = step
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file; the next `log` opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("events.out.tfevents.*")) if self.folder.is_dir() else []
+
+    def _written(self) -> dict[str, int]:
+        """The last step of every name in the folder; what a kill cut off at the end of a file does not count."""
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+        last: dict[str, int] = {}
+        for path in self._files():
+            for event in EventFileLoader(str(path)).Load():
+                for value in event.summary.value:
+                    last[value.tag] = max(int(event.step), last.get(value.tag, -1))
+        return last
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("tensorboard") is None:
+        raise LimbeckError("TensorBoard is not installed; type pip install 'limbeck[tensorboard]'.")
+
+
+def _made(writer: Any, folder: Path) -> Any:
+    try:
+        return writer(str(folder))
+    except OSError as error:
+        raise LimbeckError(f"{folder} cannot be written to: {error.strerror or error}.") from error

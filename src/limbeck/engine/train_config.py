@@ -1,0 +1,150 @@
+"""`TrainConfig`: the settings that a run keeps fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from limbeck.data import Loader
+from limbeck.errors import LimbeckError
+from limbeck.recipe import Optimizer, Stage
+from limbeck.recipe.optimizer import check_optimizer
+from limbeck.tap import Adaptor
+from limbeck.teachers import Reads, read_inputs
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+else:
+    Fabric = Any  # two seconds to import; so type hints can be read without
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run holds fixed for all its stages; a stage's own choices come first.
+
+    Attributes:
+        optimiser: How parameters move.
+        epochs: How many passes a stage takes that says nothing; or `steps`.
+        steps: How many optimiser steps a stage takes that says nothing.
+        accumulate: Micro-batches to one optimiser step; the mean is over all of them.
+        reads: The way from a batch to inputs, for every side that declares none.
+        adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
+            that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
+            ``Live(model, adaptor=...)``.
+        seed: What all random numbers of the run start from.
+        log_every: Optimiser steps between reports.
+        checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.
+        parameter_norms: Whether reports hold gradient norms at the parameters too (about 1.8 steps' time each).
+        workers: How many processes run the branches of ``a | b``; None means one for each core.
+        precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
+        rehearsal: Whether every stage takes only a first step and, where it would come to the end of an epoch, one on
+            as few examples as the last batch of an epoch holds.
+    """
+
+    optimiser: Optimizer = field(default_factory=Optimizer)
+    epochs: int | None = None
+    steps: int | None = None
+    accumulate: int = 1
+    reads: Reads = read_inputs
+    adaptor: Adaptor | Mapping[str, Adaptor] | None = None
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_seconds: float = 30.0
+    parameter_norms: bool = False
+    workers: int | None = None
+    precision: str = "32-true"
+    rehearsal: bool = False
+
+    def __post_init__(self) -> None:
+        counts = {
+            "accumulate": self.accumulate,
+            "log_every": self.log_every,
+            "epochs": self.epochs,
+            "steps": self.steps,
+        }
+        for name, value in {**counts, "workers": self.workers}.items():
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        if self.epochs is not None and self.steps is not None:
+            raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
+        check_optimizer(self.optimiser)
+        given = self.adaptor or {}
+        for adaptor in given.values() if isinstance(given, Mapping) else [given]:
+            if not callable(adaptor):
+                raise LimbeckError(
+                    "adaptor is a function of a model's output that returns its logits, or a mapping of such functions "
+                    f"by the models' names; got {adaptor!r}. Type adaptor=lambda output: ..."
+                )
+        if not self.checkpoint_seconds >= 0:
+            raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
+
+    def length(self, stage: Stage, source: Loader) -> int:
+        """How many optimiser steps `stage` takes on `source`; an epoch's last step may be on fewer micro-batches.
+
+        Raises:
+            LimbeckError: If neither the stage nor the run says how long.
+        """
+        if stage.steps is not None:
+            return stage.steps
+        epochs = stage.epochs if stage.epochs is not None else self.epochs
+        if epochs is not None:
+            return epochs * math.ceil(len(source) / self.accumulate)
+        if self.steps is not None:
+            return self.steps
+        raise LimbeckError(
+            "How long should the stage last? Give it epochs=... or steps=..., or give them to distill()."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        kept = ("epochs", "steps", "accumulate", "seed", "precision")
+        return {"optimiser": self.optimiser.describe(), **{name: getattr(self, name) for name in kept}}
+
+
+def open_fabric(
+    *, precision: str = "32-true", devices: int | str = "auto", strategy: str = "auto", accelerator: str = "auto"
+) -> Fabric:
+    """Lightning Fabric for one device or many, launched.
+
+    Raises:
+        LimbeckError: If Fabric refuses the combination; its own words are kept.
+    """
+    fabric = _fabric(precision, devices, strategy, accelerator)
+    fabric.launch()
+    return fabric
+
+
+def is_first_rank(*, devices: int | str = "auto", strategy: str = "auto") -> bool:
+    """Whether this process is the first of those that run together on so many devices, also before their launch.
+
+    A run on one device is alone, whatever number a scheduler gives its process: `srun -n 8` of it are eight runs.
+
+    Raises:
+        LimbeckError: If Fabric refuses the combination; its own words are kept.
+    """
+    from lightning_fabric.strategies import ParallelStrategy
+
+    parallel = _fabric("32-true", devices, strategy, "auto").strategy
+    if not isinstance(parallel, ParallelStrategy) or parallel.cluster_environment is None:
+        return True
+    cluster = parallel.cluster_environment
+    # Before the launch Fabric's own environment knows its local rank alone; a scheduler's knows the global one.
+    return cluster.global_rank() == cluster.node_rank() == cluster.local_rank() == 0
+
+
+def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str) -> Fabric:
+    from lightning_fabric import Fabric as LightningFabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    wanted: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
+    if devices == "auto" and strategy == "auto":
+        # One process unless asked for more: on the CPU "auto" means one, on several GPUs it would mean all of them.
+        wanted["devices"] = 1
+    # One device is one process: Fabric would refuse some of a scheduler's variables, which are not about this run.
+    alone = strategy == "auto" and str(wanted["devices"]) == "1"
+    try:
+        return LightningFabric(**wanted, plugins=[LightningEnvironment()] if alone else None)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise LimbeckError(f"This machine cannot run {wanted}: {error}") from error

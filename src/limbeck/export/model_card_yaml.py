@@ -1,0 +1,103 @@
+"""YAML front matter of a model card, and escaped text."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from limbeck.data import DataSplits
+from limbeck.data.builtin_datasets import PUBLISHED
+from limbeck.errors import printable
+from limbeck.export.exported_run import ExportedRun
+from limbeck.export.finished_run import FinishedRun
+from limbeck.job import plain_name
+from limbeck.models.hub import LibraryModel
+
+_MARKS = re.compile(r"([\\`*\[\]<>|&])")
+
+
+def escape_markdown(text: Any) -> str:
+    r"""Any text as Markdown that shows it: one line, its marks escaped.
+
+    Example:
+        >>> print(prose("<b>|`x`"))
+        \<b\>\|\`x\`
+    """
+    return _MARKS.sub(r"\\\1", printable(" ".join(str(text).split())))
+
+
+def quoted(text: Any) -> str:
+    r"""A name from data in quotes, with every space and line break that it has, as Markdown that shows it.
+
+    Example:
+        >>> print(quoted(" Private"), quoted("a*b"))
+        " Private" "a\*b"
+    """
+    return _MARKS.sub(r"\\\1", printable(json.dumps(str(text), ensure_ascii=False)))
+
+
+_LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
+
+
+def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to: str, licence: str | None) -> str:
+    """The YAML between two lines ``---``: licence, library, task, tags, data, and the accuracy as a ``model-index``.
+
+    Args:
+        done: The run.
+        data: Its data.
+        found: What was exported.
+        to: The format.
+        licence: Of the weights; ``unknown`` where nobody has said it, a value that the hub knows.
+    """
+    import yaml
+
+    task, hub = task_of(done), _hub_name(data)
+    told: dict[str, Any] = {"license": licence or "unknown", "library_name": _LIBRARIES[to]}
+    if task is not None:
+        told["pipeline_tag"] = task
+    by = done.method
+    named = [plain_name(by.name).rpartition(":")[2]] if by is not None else []
+    told["tags"] = ["knowledge-distillation", "limbeck", *named, *(["int8"] if to == "int8" else [])]
+    if hub is not None:
+        told["datasets"] = [hub]
+    told["metrics"] = ["accuracy"]
+    library = LibraryModel.parse(done.job.student.model)
+    if library is not None and library.library == "hf" and not Path(library.name).exists():
+        told["base_model"] = library.name
+    told["model-index"] = [_index(done, data, found, task or "other", hub)]
+    # YAML takes marks of direction for letters.
+    return f"---\n{printable(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))}---"
+
+
+def task_of(done: FinishedRun) -> str | None:
+    """The hub's name for what the student does; None where nothing tells."""
+    reads, shape = done.told.get("reads") or {}, done.told.get("input_shape") or ()
+    if done.told.get("encoding"):
+        return "tabular-classification"
+    if "ForSequenceClassification" in str(done.made.get("class")):
+        return "text-classification"
+    if reads.get("reads") == "pixels" or len(shape) == 3:
+        return "image-classification"
+    return None
+
+
+def _index(done: FinishedRun, data: DataSplits, found: ExportedRun, task: str, hub: str | None) -> dict[str, Any]:
+    named = plain_name(data.name)
+    return {
+        "name": f"{plain_name(done.job.student.model)} on {named}",
+        "results": [
+            {
+                "task": {"type": task},
+                "dataset": {"name": named, "type": hub or named, "split": "test"},
+                "metrics": [{"type": "accuracy", "name": "Accuracy", "value": round(found.accuracy_after, 6)}],
+            }
+        ],
+    }
+
+
+def _hub_name(data: DataSplits) -> str | None:
+    """What the hub calls the data, if it has them."""
+    known = PUBLISHED.get(data.name)
+    return None if known is None else known.hub[0]

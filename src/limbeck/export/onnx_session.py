@@ -1,0 +1,151 @@
+"""ONNX files run on batches, without log output."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.batch import Inputs
+from limbeck.errors import DataError, LimbeckError
+
+
+@contextmanager
+def silence_logging() -> Iterator[None]:
+    """A block in which nothing is logged, warned of or printed by Python code: exporters dump whole graphs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+CHUNK = 250
+
+"""How many examples are asked at a time."""
+
+
+def import_onnxruntime(module: str, *, wanted: str) -> ModuleType:
+    """A library of the extra ``export``.
+
+    Raises:
+        LimbeckError: If it is not installed, with the line to type.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or module.partition(".")[0] != error.name.partition(".")[0]:
+            raise
+        raise LimbeckError(f"{wanted} needs {error.name}; type: pip install 'limbeck[export]'") from error
+
+
+def open_session(model: str | Path | bytes, *, threads: int | None = None) -> Any:
+    """An onnxruntime session on the CPU, of one thread for each of PyTorch's unless you say how many.
+
+    Raises:
+        DataError: If there is no such file, or it is no ONNX model.
+    """
+    runtime = import_onnxruntime("onnxruntime", wanted="Running an ONNX file")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+    settings.log_severity_level = 3  # warnings about the graph are not for whoever reads the terminal
+    try:
+        return runtime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # its exceptions share no type but this one
+        what = "The model" if isinstance(model, bytes) else str(model)
+        raise DataError(f"{what} cannot be opened by onnxruntime: {_line(error)}") from error
+
+
+def predict_onnx(model: str | Path, inputs: Inputs | Iterable[Inputs]) -> Tensor:
+    """The logits that an ONNX file gives, on the CPU, a few hundred examples at a time.
+
+    Args:
+        model: The file.
+        inputs: A tensor, a tuple of tensors, or tensors by name, each with the examples first; or batches of these.
+
+    Raises:
+        LimbeckError: If onnxruntime is not installed (extra ``export``), or the file does not take these inputs.
+
+    Example:
+        >>> # predict_onnx("export/model.onnx", images).argmax(-1)
+    """
+    session = open_session(model)
+    parts = [inputs] if isinstance(inputs, (Tensor, tuple, Mapping)) else inputs
+    return torch.cat([torch.from_numpy(run(session, some)[0]) for part in parts for some in chunks(part)])
+
+
+def run(session: Any, inputs: Inputs) -> list[np.ndarray]:
+    """Every output of a session for one batch."""
+    try:
+        return session.run(None, input_feed(session, inputs))
+    except Exception as error:
+        raise LimbeckError(f"onnxruntime could not run the model: {_line(error)}") from error
+
+
+def input_feed(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    """The inputs of a session by name: a mapping by its keys, anything else in order."""
+    names = [found.name for found in session.get_inputs()]
+    values = _values(inputs)
+    given = values if isinstance(values, Mapping) else dict(zip(names, values, strict=False))
+    if set(names) - set(given):
+        raise LimbeckError(f"The ONNX model reads {', '.join(names)}; it was given {', '.join(given) or 'nothing'}.")
+    return {name: given[name].detach().cpu().contiguous().numpy() for name in names}
+
+
+def chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
+    """The same inputs, so many examples at a time."""
+    count = length(inputs)
+    return [part(inputs, slice(start, start + size)) for start in range(0, count, size)]
+
+
+def part(inputs: Inputs, rows: slice) -> Any:
+    """Some of the examples."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    if isinstance(inputs, Mapping):
+        return {name: tensor[rows] for name, tensor in inputs.items()}
+    return tuple(tensor[rows] for tensor in inputs)
+
+
+def length(inputs: Inputs) -> int:
+    """How many examples there are.
+
+    Raises:
+        DataError: If there are none, or the inputs are no tensors.
+    """
+    tensors = tensor_list(inputs)
+    if not tensors or not all(isinstance(one, Tensor) and one.ndim for one in tensors):
+        raise DataError("The inputs of a model that is exported are tensors with the examples first.")
+    if not len(tensors[0]):
+        raise DataError("There is no example among the inputs, so nothing can be checked on them.")
+    return len(tensors[0])
+
+
+def tensor_list(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The tensors of which inputs are made, in their order."""
+    return tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(_values(inputs))
+
+
+def _values(inputs: Inputs) -> Any:
+    return inputs if isinstance(inputs, Mapping) else [inputs] if isinstance(inputs, Tensor) else list(inputs)
+
+
+def _line(error: Exception) -> str:
+    """A library's error as one line of bearable length."""
+    said = " ".join(str(error).split())
+    return (said if len(said) < 300 else said[:297] + "...").rstrip(".") + "."

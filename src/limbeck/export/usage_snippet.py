@@ -1,0 +1,101 @@
+"""The lines that open an exported student."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from limbeck.export.finished_run import FinishedRun
+from limbeck.job import opening_code
+from limbeck.models import UserFile
+
+_TABLE = (
+    "# columns: name -> values as they stand in the table, without spaces around them; NaN or '' for none",
+    "types = {'tensor(float)': np.float32, 'tensor(double)': np.float64, 'tensor(string)': object}",
+    "inputs = {",
+    "    i.name: np.array(columns[i.name], dtype=types[i.type]).reshape(-1, 1) for i in session.get_inputs()",
+    "}",
+    "(logits,) = session.run(None, inputs)",
+)
+_ASKED = "logits = student(reads(limbeck.Batch(examples)))"
+
+
+def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
+    """A few lines of Python that open an export and ask it one question; they run in its folder.
+
+    Args:
+        done: The run.
+        to: The format.
+        raw: Whether an ONNX file reads the data's own examples.
+        file: The ONNX file's name.
+    """
+    if to == "folder":
+        return _limbeck(done)
+    kind = str(done.made.get("class", "AutoModel")).rpartition(".")[2]
+    return _transformers(kind) if to == "hf" else _onnx(done, raw=raw, file=file)
+
+
+def _limbeck(done: FinishedRun) -> str:
+    model, file = {"model": done.job.student.model, **done.job.student.arguments}, None
+    own = UserFile.parse(done.job.student.model)
+    if own is not None:
+        model["model"], file = f"{own.file.name}:{own.function}", own.file
+    opened = opening_code(done.student, model, shown=".", place=done.folder, file=file)
+    lines = [opened[0], *opened[1:-1], *([""] if len(opened) < 3 else []), opened[-1]]
+    kind = (done.told.get("reads") or {}).get("reads")
+    if str(done.made.get("class")).startswith("transformers."):
+        if "ForSequenceClassification" in str(done.made["class"]):
+            asked = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
+            return "\n".join([*lines, "reads = limbeck.preprocess_of('.')", asked])
+        if kind != "pixels":
+            return "\n".join([*lines, "logits = student(**inputs).logits"])
+        return "\n".join([*lines, "reads = limbeck.preprocess_of('.')", f"{_ASKED}.logits"])
+    asks = ["reads = limbeck.preprocess_of('.')", _ASKED] if kind else ["logits = student(inputs)"]
+    return "\n".join([*lines, *asks])
+
+
+def _transformers(kind: str) -> str:
+    names, lines, inputs = kind, [f"student = {kind}.from_pretrained('.')"], "inputs"
+    if "ForSequenceClassification" in kind:
+        names = f"AutoTokenizer, {kind}"
+        lines = ["tokenizer = AutoTokenizer.from_pretrained('.')", *lines, "# texts: a list"]
+        inputs = "tokenizer(texts, padding=True, truncation=True, return_tensors='pt')"
+    return "\n".join([f"from transformers import {names}", "", *lines, f"logits = student(**{inputs}).logits"])
+
+
+def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
+    reads = done.told.get("reads") or {}
+    lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
+    if raw and done.told.get("encoding"):
+        return "\n".join([*lines, *_TABLE, *_answers(done)])
+    if raw:
+        lines.append("inputs = examples  # as the data hold them: no normalisation, it is in the file")
+    elif reads.get("reads") == "pixels":
+        lines += _pixels(reads)
+    else:
+        lines.append("inputs = examples.astype(np.float32)  # as the network reads them")
+    lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
+    return "\n".join([*lines, *_answers(done)])
+
+
+def _answers(done: FinishedRun) -> list[str]:
+    names = done.told.get("class_names")
+    if not names or len(names) > 20:
+        return []
+    return [f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]"]
+
+
+def _pixels(reads: dict[str, Any]) -> list[str]:
+    """The normalisation in numpy, for whoever has no limbeck."""
+    lines = ["pixels = images.astype(np.float32)  # [n, h, w] or with a channel axis"]
+    if reads.get("channels_last"):
+        lines.append("pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels")
+    if reads.get("channel", True):
+        lines.append("pixels = pixels[:, None] if pixels.ndim == 3 else pixels")
+    many = len(reads["mean"]) > 1
+    mean, std = ((_column(reads[name]) if many else repr(reads[name][0])) for name in ("mean", "std"))
+    return [*lines, f"inputs = ((pixels * {reads['scale']!r} - {mean}) / {std}).astype(np.float32)"]
+
+
+def _column(values: list[float]) -> str:
+    return f"np.array({values!r})[:, None, None]"

@@ -1,0 +1,88 @@
+"""Values of f-divergences near equality, as sums of terms that are never negative."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+HIGHEST = 60.0
+"""Nats by which a class may be likelier for the student than for the teacher: its share is then a product that
+float32 holds, as the smallest normal number times exp(60) is still nothing beside 1."""
+
+_SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
+
+
+class Terms(ABC):
+    """A divergence ``sum_c p_c f(d_c)`` with ``d = log(q / p)``, f convex, ``f(0) = f'(0) = 0``.
+
+    Every term is 0 or more, so that the sum of rounded terms is so too: written with logarithms of p and q, terms of
+    both signs cancel, and near equality rounding is all that is left.
+    """
+
+    series: tuple[float, ...]
+    """The factors of ``d^2, d^3, ..., d^7`` in f."""
+    small: float = 0.1
+    """Below which value terms of both signs cancel too much."""
+
+    @abstractmethod
+    def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
+        """``f(d)`` where d is not small."""
+
+
+def near(dtype: torch.dtype) -> float:
+    """Up to which log-ratio a series of six terms is better than a formula whose terms cancel."""
+    return 0.25 if dtype == torch.float32 else 0.004
+
+
+def sum_of_terms(
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], temperature: float, of: Terms
+) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+    """The divergence of each row (without T^2), and in which rows it can be found like this.
+
+    It cannot where one side alone is -inf in a column, where logits are NaN, or so far apart that a ratio overflows.
+    """
+    masked = (student == -torch.inf) & (teacher == -torch.inf)
+    ratio = ((student - teacher) / temperature).masked_fill(masked, 0.0)
+    live = (teacher / temperature).masked_fill(masked, torch.finfo(teacher.dtype).min / 4)
+    p = torch.softmax(live, -1).masked_fill(masked, 0.0)
+    mean = (p * ratio).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
+    ratio = (ratio - mean).masked_fill(masked, 0.0)
+    known = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < HIGHEST) & (mean.squeeze(-1).abs() < _SHIFT)
+    ratio = torch.where(known.unsqueeze(-1), ratio, torch.zeros_like(ratio))
+    p = torch.where(known.unsqueeze(-1), p, torch.zeros_like(p))
+    rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
+    # The mean of the ratio is 0 now, so that the normaliser is 1 + rise; what rounding left is of second order.
+    d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
+    term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
+    return (p * term.clamp_min(0.0)).sum(-1), known
+
+
+def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:
+    """``series[0] d^2 + series[1] d^3 + ...``."""
+    found = torch.full_like(d, series[-1])
+    for factor in series[-2::-1]:
+        found = found * d + factor
+    return found * d * d
+
+
+def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
+    """`powers`, in place."""
+    torch.mul(d, series[-1], out=out)
+    for factor in series[-2:0:-1]:
+        out.add_(factor).mul_(d)
+    return out.add_(series[0]).mul_(d).mul_(d)
+
+
+def cumulants(share: float) -> tuple[float, ...]:
+    """The derivatives at 0 of ``log(1 - share + share exp(d))``, second to seventh, over ``share (1 - share)``."""
+    s, c = share * (1 - share), 1 - 2 * share
+    return 1.0, c, 1 - 6 * s, c * (1 - 12 * s), 1 - 30 * s + 120 * s * s, c * (1 - 60 * s + 360 * s * s)
+
+
+EXPONENTIAL = tuple(1 / math.factorial(k) for k in range(2, 8))
+"""Of ``exp(d) - 1 - d``."""

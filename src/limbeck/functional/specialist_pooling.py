@@ -1,0 +1,235 @@
+"""Pooling of a generalist's and specialists' distributions into one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.functional.closed_form import log_softmax
+
+FLOOR = -600.0  # nats; its exponential, and the quotient of two such, are still float64
+
+_TOLERANCE = 1e-10  # how far one step may still move a probability
+
+_CYCLES = 200
+
+
+class Problem(ABC):
+    """One row's sums: of what is known of each class, and of each dustbin; a convex function of q to be minimised."""
+
+    def __init__(self, known: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
+        self.known, self.dustbin, self.active, self.special = known, dustbin, active, special
+        self.count = 1 + active.sum(-1, keepdim=True)
+
+    def rows(self, index: Tensor) -> Problem:
+        """The same of some rows."""
+        return type(self)(self.known[index], self.dustbin[index], self.active[index], self.special)
+
+    def outside(self, q: Tensor) -> Tensor:
+        """The mass of q that falls into each dustbin."""
+        return (q @ (1 - self.special).T).clamp_min(1e-300)
+
+    @abstractmethod
+    def start(self) -> Tensor:
+        """Where to begin; log q."""
+
+    @abstractmethod
+    def step(self, log_q: Tensor) -> Tensor:
+        """A log q that is nowhere worse."""
+
+    @abstractmethod
+    def value(self, log_q: Tensor) -> Tensor:
+        """What is minimised, up to a constant."""
+
+
+class Arithmetic(Problem):
+    """KL(p, q), summed: `known` and `dustbin` hold sums of probabilities. Its step is that of EM."""
+
+    def start(self) -> Tensor:
+        """Where to begin."""
+        # In the generalist's proportions outside, which makes the first step exact where one specialist is active.
+        return (self.known / self.known.sum(-1, keepdim=True)).log()
+
+    def step(self, log_q: Tensor) -> Tensor:
+        """A log q that is nowhere worse."""
+        q = log_q.exp()
+        share = self.active * self.dustbin / self.outside(q)
+        return ((self.known + q * (share @ (1 - self.special))) / self.count).log()
+
+    def value(self, log_q: Tensor) -> Tensor:
+        """What is minimised, up to a constant."""
+        by_dustbin = self.active * self.dustbin * self.outside(log_q.exp()).log()
+        return -(self.known * log_q).sum(-1) - by_dustbin.sum(-1)
+
+
+class Geometric(Problem):
+    """KL(q, p), summed: `known` and `dustbin` hold sums of log-probabilities. Its step is that of mirror descent."""
+
+    def start(self) -> Tensor:
+        """Where to begin."""
+        return torch.log_softmax(self.known / self.count, -1)
+
+    def step(self, log_q: Tensor) -> Tensor:
+        """A log q that is nowhere worse."""
+        off = self.active * (self.outside(log_q.exp()).log() - self.dustbin)
+        lumped = self.active @ (1 - self.special)
+        return torch.log_softmax((lumped * log_q + self.known - off @ (1 - self.special)) / self.count, -1)
+
+    def value(self, log_q: Tensor) -> Tensor:
+        """What is minimised, up to a constant."""
+        q = log_q.exp()
+        s = self.outside(q)
+        knowing = 1 + self.active @ self.special
+        return (q * (knowing * log_q - self.known)).sum(-1) + (self.active * s * (s.log() - self.dustbin)).sum(-1)
+
+
+def newton_solve(problem: Problem) -> Tensor:
+    """The log q of every row; rows leave as they converge, so that no answer depends on its neighbours."""
+    found = problem.start()
+    left = torch.arange(len(found), device=found.device)
+    for _ in range(_CYCLES):
+        part, log_q = problem.rows(left), found[left]
+        found[left], moved = _cycle(part, log_q)
+        left = left[moved > _TOLERANCE]
+        if not len(left):
+            break
+    return log_softmax(found)
+
+
+def _cycle(problem: Problem, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Two steps, then the extrapolation that they suggest, if it is better; and how far a plain step still moves."""
+    one = problem.step(log_q)
+    two = problem.step(one)
+    q, change = two.exp(), one - log_q
+    bend = two - one - change
+    ratio = (q * change.square()).sum(-1, keepdim=True) / (q * bend.square()).sum(-1, keepdim=True).clamp_min(1e-300)
+    reach = ratio.sqrt().clamp(1.0, 1e6)
+    far = torch.log_softmax(log_q + 2 * reach * change + reach.square() * bend, -1).clamp_min(FLOOR)
+    three = problem.step(far)
+    better = problem.value(three) < problem.value(two)
+    return torch.where(better.unsqueeze(-1), three, two), (q - one.exp()).abs().amax(-1)
+
+
+MEANS = ("arithmetic", "geometric")
+
+
+def pooled(
+    generalist: Float[Tensor, "batch classes"],
+    specialists: Float[Tensor, "batch specialists classes"],
+    special: Bool[Tensor, "specialists classes"],
+    active: Bool[Tensor, "batch specialists"],
+    *,
+    mean: str = "arithmetic",
+) -> Float[Tensor, "batch classes"]:
+    r"""The distribution q that is nearest to the generalist's and to those of the active specialists, in nats.
+
+    With :math:`p^g` the generalist's distribution, :math:`p^m` that of specialist m over its classes :math:`S^m` and a
+    dustbin, :math:`\tilde q^m` the same of q (its mass outside :math:`S^m` summed into the dustbin), and A the active
+    specialists, q minimises
+
+    * ``"arithmetic"``: :math:`KL(p^g \| q) + \sum_{m \in A} KL(p^m \| \tilde q^m)`, the paper's;
+    * ``"geometric"``: :math:`KL(q \| p^g) + \sum_{m \in A} KL(\tilde q^m \| p^m)`, the other way round.
+
+    Where every specialist knows every class, q is the mean of that name. Where none is active, it is the generalist's
+    row, bit for bit.
+
+    The first is the maximum likelihood of counts of which some are known by their dustbin alone, so that
+    expectation-maximisation never goes uphill: :math:`q_c \leftarrow (p^g_c + \sum_m t^m_c) / (1 + |A|)` with
+    :math:`t^m_c = p^m_c` for c in :math:`S^m`, else :math:`p^m_{dustbin} q_c / \sum_{c' \notin S^m} q_{c'}`. The second
+    goes down by mirror descent with step :math:`1 / (1 + |A|)`. Both are accelerated by squared extrapolation, which is
+    taken only where it is lower still, and stop for each row once a plain step moves no probability by more than 1e-10,
+    or after 600 steps.
+
+    Args:
+        generalist: Log-probabilities.
+        specialists: Log-probabilities of each specialist over all classes; how it spreads what is outside its own is
+            not read.
+        special: Which classes each specialist knows.
+        active: Which specialists are asked for each example; what the others say is not read.
+        mean: Which way round.
+
+    Returns:
+        log q, in the generalist's dtype. Computed in float64, with probabilities of less than exp(-600) raised to that,
+        so that it is finite wherever a specialist is active.
+
+    Raises:
+        LimbeckError: If `mean` is neither, or the shapes do not match.
+
+    Example:
+        >>> g, s = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[[0.2, 0.6, 0.2]]])
+        >>> everything, asked = torch.tensor([[True, True, True]]), torch.tensor([[True]])
+        >>> pooled(g.log(), s.log(), everything, asked).exp()
+        tensor([[0.3500, 0.4500, 0.2000]])
+
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.4 (the problem). Dempster, Laird and Rubin,
+    1977, J. R. Stat. Soc. B 39 (its solution). Varadhan and Roland, 2008, Scand. J. Stat. 35 (the acceleration).
+    """
+    if specialists.shape[:2] != active.shape or special.shape != specialists.shape[1:]:
+        raise LimbeckError(
+            f"specialists {tuple(specialists.shape)} is [batch, specialists, classes]; active {tuple(active.shape)} "
+            f"and special {tuple(special.shape)} do not match it."
+        )
+    pool = Pool(generalist, special, mean=mean)
+    for number in range(len(special)):
+        rows = active[:, number].nonzero()[:, 0]
+        pool.add(number, rows, specialists[rows, number])
+    return pool.log_q()
+
+
+class Pool:
+    """What a generalist, and the specialists asked so far, say of a batch: `add` each, then read `log_q`.
+
+    It keeps sums over specialists, never ``[batch, specialists, classes]``.
+
+    Args:
+        generalist: Log-probabilities.
+        special: Which classes each specialist knows.
+        mean: As in `pooled`.
+
+    Raises:
+        UnknownNameError: If `mean` is neither.
+    """
+
+    def __init__(
+        self,
+        generalist: Float[Tensor, "batch classes"],
+        special: Bool[Tensor, "specialists classes"],
+        *,
+        mean: str = "arithmetic",
+    ) -> None:
+        if mean not in MEANS:
+            raise unknown("mean", mean, MEANS)
+        self._generalist = generalist
+        self._linear = mean == "arithmetic"
+        self._special = special.to(generalist.device)
+        first = generalist.double().clamp_min(FLOOR)
+        self._known = first.exp() if self._linear else first
+        self._dustbin = first.new_zeros(len(generalist), len(special))
+        self._active = torch.zeros_like(self._dustbin, dtype=torch.bool)
+
+    def add(self, number: int, rows: Int[Tensor, " rows"], log_p: Float[Tensor, "rows classes"]) -> None:
+        """Specialist `number` says this of these rows of the batch: log-probabilities over all classes."""
+        if not len(rows):
+            return
+        own = self._special[number]
+        wide = log_p.double().clamp_min(FLOOR)
+        dustbin = torch.logsumexp(wide.masked_fill(own, -torch.inf), -1).clamp_min(FLOOR)
+        known = (wide.exp() if self._linear else wide).masked_fill(~own, 0.0)
+        self._known.index_add_(0, rows, known)
+        self._dustbin[rows, number] = dustbin.exp() if self._linear else dustbin
+        self._active[rows, number] = True
+
+    def log_q(self) -> Float[Tensor, "batch classes"]:
+        """The logarithm of the pooled distribution; the generalist's own row where nobody was added."""
+        rows = self._active.any(-1).nonzero()[:, 0]
+        if not len(rows):
+            return self._generalist
+        kind = Arithmetic if self._linear else Geometric
+        problem = kind(self._known[rows], self._dustbin[rows], self._active[rows].double(), self._special.double())
+        found = self._generalist.clone()
+        found[rows] = newton_solve(problem).to(found.dtype)
+        return found

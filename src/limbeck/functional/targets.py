@@ -1,0 +1,288 @@
+"""Losses for regression targets and for several labels at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.functional.blockwise import AT_ONCE, buffer, graph_is_kept, inside_transform
+from limbeck.functional.divergence import kl_divergence
+from limbeck.functional.kernel import kernel
+from limbeck.functional.validation import validates_pair, validates_student
+
+General = Callable[[Tensor, Tensor, float], Tensor]
+
+"""Student, teacher, temperature -> the divergence of any logits, as differentiable operations."""
+
+_NEAR = {torch.float32: 0.1, torch.float64: 0.002}
+
+"""Up to which difference of logits a series of four terms is better than a formula that cancels."""
+
+_CLOSE = 0.3
+
+"""Of differences of logits, the root of their mean square: above, rounding is about 1e-6 of the mean of the values."""
+
+_SAMPLE = 1 << 12
+
+"""Differences from which their mean square is found."""
+
+_BITS = {torch.float32: (torch.int32, -(1 << 31)), torch.float64: (torch.int64, -(1 << 63))}
+
+"""Integers of the same size, and the bit that is the sign."""
+
+_FEW = 1 << 15
+
+"""Numbers for which new memory costs less than views of what is kept."""
+
+
+def binary_divergence(student: Tensor, teacher: Tensor, temperature: float, general: General) -> Tensor:
+    """T^2 KL(p || q) for each number; infinite logits are left to `general`, and other devices."""
+    if student.device.type == "cpu" and not torch.compiler.is_compiling() and student.numel():
+        try:
+            found: Tensor = _Binary.apply(student, teacher, temperature, general)
+            return found
+        except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
+            if not inside_transform(student, teacher):
+                raise
+    return general(student, teacher, temperature)
+
+
+class _Binary(torch.autograd.Function):
+    """The value, and beside it the slope, which the same numbers give: the backward pass only scales."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, general: General) -> Tensor:
+        ctx.temperature, ctx.general = temperature, general
+        value = torch.empty(student.numel(), dtype=student.dtype)
+        slope = torch.empty_like(value) if student.requires_grad else None
+        z, v = student.reshape(-1), teacher.reshape(-1)
+        if len(z) <= AT_ONCE:  # views cost as much as some arithmetic on a small batch
+            _fill(z, v, temperature, value, slope)
+        else:
+            for part in _parts(len(z)):
+                _fill(z[part], v[part], temperature, value[part], None if slope is None else slope[part])
+        ctx.plain = math.isfinite(float(value.sum()))
+        if not ctx.plain:
+            at = (~value.isfinite()).nonzero()[:, 0]
+            value[at] = general(z[at], v[at], temperature)
+        ctx.save_for_backward(student, teacher, None if slope is None else slope.view(student.shape))
+        return value.view(student.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        student, teacher, slope = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        graph = torch.is_grad_enabled()
+        if graph or wanted[1] or not ctx.plain:
+            with torch.enable_grad():
+                sides = [side if need else side.detach() for side, need in zip((student, teacher), wanted, strict=True)]
+                asked = [side for side, need in zip(sides, wanted, strict=True) if need]
+                value = ctx.general(*sides, ctx.temperature)
+                found = iter(torch.autograd.grad(value, asked, grad, create_graph=graph))
+            return *(next(found) if need else None for need in wanted), None, None  # type: ignore[return-value]
+        return torch.mul(slope, grad, out=None if graph_is_kept(grad) else slope), None, None, None
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
+
+
+def _fill(z: Tensor, v: Tensor, temperature: float, value: Tensor, slope: Tensor | None) -> None:
+    """With answers turned so that p is at most a half, as 1 - p would else lose what p has gained.
+
+    Then ``q / p = exp(x) / (1 + w)`` with ``w = p (exp(x) - 1)``, the divergence is ``log(1 + w) - p x``, and the slope
+    ``q - p = w (1 - p) / (1 + w)``.
+    """
+    a, b = (None, None) if len(z) < _FEW else (buffer(number, z.dtype, len(z)) for number in range(2))
+    bits, sign_bit = _BITS[z.dtype]
+    # Signs are bits: a comparison, or a product with a sign, takes longer.
+    v_bits, b_bits = v.view(bits), None if b is None else b.view(bits)
+    x = torch.sub(v, z, out=a)
+    close = _spread(x) <= _CLOSE * temperature
+    x.view(bits).bitwise_xor_(torch.bitwise_and(v_bits, sign_bit, out=b_bits))
+    below = torch.bitwise_or(v_bits, sign_bit, out=b_bits).view(v.dtype)  # -|v|
+    p = (below if temperature == 1 else below.mul_(1 / temperature)).sigmoid_()
+    w = torch.empty_like(x) if slope is None else slope
+    if close:
+        torch.expm1(x if temperature == 1 else x.mul_(1 / temperature), out=w).mul_(p)
+        torch.log1p(w, out=value).addcmul_(p, x, value=-1)
+        _mend(p, x, value)
+    else:  # Of a fifth of expm1's time; it leaves 6e-8 p of rounding where x is small.
+        torch.exp2(x.mul_(math.log2(math.e) / temperature), out=w).sub_(1).mul_(p)
+        torch.log1p(w, out=value).addcmul_(p, x, value=-math.log(2)).clamp_min_(0.0)
+    if slope is not None:
+        slope.div_(torch.add(w, 1, out=a)).mul_(p.sub_(1))
+        slope.view(bits).bitwise_xor_(torch.bitwise_and(v_bits, sign_bit, out=b_bits))
+        if temperature != 1:
+            slope.mul_(temperature)
+    if temperature != 1:
+        value.mul_(temperature**2)
+
+
+def _spread(x: Tensor) -> float:
+    """The root mean square of numbers, from a sample where there are many."""
+    step = len(x) // _SAMPLE
+    some = x[::step] if step > 1 else x
+    return float(torch.linalg.vector_norm(some)) / math.sqrt(len(some))
+
+
+def _mend(p: Tensor, x: Tensor, value: Tensor) -> None:
+    """Values by the series, where x is small; x is used up."""
+    # Comparisons are slow on a CPU; a threshold that gives numbers is not.
+    far = torch.hardshrink(x, _NEAR[x.dtype])
+    x.sub_(far)
+    value.mul_(far.sign_().square_()).add_(_series(p, x))
+
+
+def _series(p: Tensor, x: Tensor) -> Tensor:
+    """``log(1 - p + p exp(x)) - p x`` for small x, from the cumulants of an answer that is yes with probability p."""
+    y = torch.mul(p, -2).add_(1).mul_(x)
+    square = x * x
+    found = torch.mul(y, 3 / 120, out=x).add_(3 / 48)
+    found.mul_(y).add_(1 / 6).sub_(square, alpha=1 / 60)
+    found.mul_(y).add_(1 / 2).sub_(square, alpha=1 / 48)
+    found.mul_(square).mul_(p)
+    return found.addcmul_(found, p, value=-1)
+
+
+_IGNORED = -100
+
+Answers: TypeAlias = Float[Tensor, "*outputs"] | Integer[Tensor, "*outputs"] | Bool[Tensor, "*outputs"]
+
+"""Yes or no, or the probability of a yes, for each output."""
+
+
+@kernel(per="output")
+@validates_student
+def target_squared_error(
+    student: Float[Tensor, "*outputs"], *, targets: Float[Tensor, "*outputs"]
+) -> Float[Tensor, "*outputs"]:
+    """The squared error of the student's numbers: ``(f - y)^2``, one value for each output of each example.
+
+    Its unit is that of the targets, squared. A target that is NaN is unknown: the value and its gradient are 0 there,
+    and the mean that a `Loss` takes is over the others, as in `limbeck.metrics.mse`. In float32 it overflows for
+    differences above 1e19.
+
+    Args:
+        student: What the student says.
+        targets: What it should say, ``Batch.extra["targets"]``.
+
+    Raises:
+        LimbeckError: If the shapes differ, or targets are whole numbers: then nothing says which are unknown.
+
+    Example:
+        >>> import torch
+        >>> target_squared_error(torch.tensor([[1.0, 2.0]]), targets=torch.tensor([[3.0, float("nan")]]))
+        tensor([[4., 0.]])
+    """
+    _check_shapes(student, targets)
+    if not targets.is_floating_point():
+        raise LimbeckError(
+            f"target_squared_error() wants targets that are floating-point numbers, NaN where unknown; these are "
+            f"{str(targets.dtype).removeprefix('torch.')}: targets.float()."
+        )
+    unknown = targets.isnan()
+    return (student - targets.masked_fill(unknown, 0.0)).masked_fill(unknown, 0.0).square()
+
+
+@kernel(per="output")
+@validates_student
+def binary_cross_entropy(student: Float[Tensor, "*outputs"], *, targets: Answers) -> Float[Tensor, "*outputs"]:
+    """Independent yes-or-no answers: ``-y log s(z) - (1 - y) log s(-z)`` in nats, s the logistic function.
+
+    One value for each output of each example: for several labels at once. y is 1 for yes and 0 for no, or the
+    probability of a yes. It is unknown where it is -100 in whole numbers, or NaN in floating-point ones: the value and
+    its gradient are 0 there, and the mean that a `Loss` takes is over the others, as in `limbeck.metrics.binary_nll`.
+
+    Args:
+        student: Logits of the student, one for each label.
+        targets: The answers, ``Batch.extra["targets"]``.
+
+    Raises:
+        LimbeckError: If the shapes differ, or (on the CPU) a known answer is not from 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> binary_cross_entropy(torch.tensor([[0.0, 3.0]]), targets=torch.tensor([[1, -100]]))
+        tensor([[0.6931, 0.0000]])
+    """
+    _check_shapes(student, targets)
+    unknown = ~known_targets(targets)
+    answers = targets.to(student.dtype).masked_fill(unknown, 0.5)
+    _check_answers(answers)
+    return F.binary_cross_entropy_with_logits(student, answers, reduction="none").masked_fill(unknown, 0.0)
+
+
+@kernel(per="output")
+@validates_pair
+def binary_kl_divergence(
+    student: Float[Tensor, "*outputs"], teacher: Float[Tensor, "*outputs"], *, temperature: float = 1.0
+) -> Float[Tensor, "*outputs"]:
+    """KL(p || q) between independent yes-or-no answers, times T^2, in nats, one value for each label of each example.
+
+    ``p = s(v / T)`` of the teacher and ``q = s(z / T)`` of the student, s the logistic function:
+    ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))``. It is `kl_divergence` between the two-class logits ``(z, 0)`` and
+    ``(v, 0)``, and keeps its limits: exactly 0, with a gradient of 0, where both are equal.
+
+    Args:
+        student: Logits z of the student, one for each label.
+        teacher: Logits v of the teacher.
+        temperature: T.
+
+    Raises:
+        LimbeckError: If the shapes differ, or the temperature is not above 0.
+
+    Example:
+        >>> import torch
+        >>> binary_kl_divergence(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
+        tensor([[0.1109, 0.0000]])
+
+    Source: Yang et al., Multi-Label Knowledge Distillation, 2023, arXiv:2308.06453, the multi-label logits loss, here
+    with a temperature.
+    """
+    return binary_divergence(student, teacher, temperature, _of_two_classes)
+
+
+def _of_two_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    both = (torch.stack((side, torch.zeros_like(side)), -1) for side in (student, teacher))
+    return kl_divergence(*both, temperature=temperature)
+
+
+def _check_answers(answers: Tensor) -> None:
+    """Refuse what is no probability; where asking would wait for a device, or inside a transform, nothing is asked."""
+    if answers.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = (answers < 0) | (answers > 1)
+    try:
+        if not bool(wrong.any()):
+            return
+    except RuntimeError:  # inside vmap, which cannot answer
+        if not inside_transform(wrong):
+            raise
+        return
+    raise LimbeckError(
+        "binary_cross_entropy() wants targets from 0 (no) to 1 (yes), -100 or NaN where unknown; got "
+        f"{answers[wrong][0].item():g}."
+    )
+
+
+def known_targets(targets: Tensor) -> Tensor:
+    """Where a target counts: it is not NaN, and in whole numbers not -100."""
+    if targets.dtype == torch.bool:
+        return torch.ones_like(targets)
+    return ~targets.isnan() if targets.is_floating_point() else targets != _IGNORED
+
+
+def _check_shapes(student: Tensor, targets: Tensor) -> None:
+    if student.shape != targets.shape:
+        raise LimbeckError(
+            f"targets of shape {tuple(targets.shape)} do not match outputs of shape {tuple(student.shape)}: there is "
+            "one target for each output (a single column: targets.unsqueeze(1))."
+        )

@@ -1,0 +1,30 @@
+"""Heads kept alike on all processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from limbeck.losses.distributed import rank_device, world_size
+
+
+def begin_alike(heads: nn.Module) -> None:
+    """Give all processes the heads of the first."""
+    if world_size() > 1:
+        for tensor in heads.state_dict().values():
+            sent = tensor.to(rank_device())
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
+
+
+def average_gradients(heads: nn.Module) -> None:
+    """Average the heads' gradients over all processes, as strategies do those of the model that they wrap."""
+    if world_size() == 1:
+        return
+    for parameter in heads.parameters():
+        if parameter.requires_grad:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found = own.to(rank_device())
+            dist.all_reduce(found)
+            parameter.grad = (found / world_size()).to(parameter.device)

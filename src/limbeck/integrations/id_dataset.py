@@ -1,0 +1,110 @@
+"""limbeck's data as a torch data set with example ids, and batches from other loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from limbeck.batch import Batch
+from limbeck.data import Dataset
+from limbeck.data.tokenizer import token_batch
+from limbeck.data.torch_loader import batch_from
+from limbeck.errors import DataError
+
+
+@final
+class IdDataset(TorchDataset[dict[str, Any]]):
+    """Examples as a data set of rows, each a mapping with ``id`` and ``labels``: for a Trainer or a DataLoader.
+
+    It knows what it holds, so that a teacher's answers can be kept for it and found again (`CachedTeacher`), here or
+    in a job.
+
+    Args:
+        examples: The examples, such as `TextDataset`.
+
+    Example:
+        >>> from limbeck.data import ArrayDataset
+        >>> row = Rows(ArrayDataset({"x": torch.zeros(3, 2)}, torch.tensor([0, 1, 1])))[2]
+        >>> sorted(row), row["id"]
+        (['id', 'labels', 'x'], 2)
+    """
+
+    has_ids = True
+
+    def __init__(self, examples: Dataset) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        batch = self.examples.take(torch.tensor([place]))
+        inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {"inputs": batch.inputs}
+        row = {name: column[0] for name, column in inputs.items()}
+        if batch.labels is not None:
+            row["labels"] = batch.labels[0] if batch.labels.ndim > 1 else int(batch.labels[0])
+        return {**row, "id": int(batch.id[0])} if batch.id is not None else row
+
+    @property
+    def fixed(self) -> bool:
+        """As the examples are."""
+        return self.examples.fixed
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the examples."""
+        return self.examples.fingerprint
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """All of them."""
+        return len(self.examples)
+
+
+def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows that are alike, stacked; for texts give a DataCollatorWithPadding instead."""
+    return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+
+
+def stream_of(data: Any) -> Any:
+    """What a teacher may know of a loop's data set: itself where it says, a `datasets.Dataset` with a column ``id``."""
+    if getattr(data, "has_ids", False):
+        return data
+    mark = getattr(data, "_fingerprint", None)
+    if isinstance(mark, str) and "id" in (getattr(data, "column_names", None) or ()):
+        return _Marked(mark, len(data))
+    return None
+
+
+@final
+class _Marked:
+    """A `datasets.Dataset`, by the fingerprint that the library gives it."""
+
+    has_ids = True
+
+    def __init__(self, mark: str, size: int) -> None:
+        self.fingerprint = mark
+        self.examples_per_epoch: int | None = size
+
+
+def batch_of(item: Any, *, shifted: bool = False) -> Batch:
+    """One item of a loop as a batch: padding is masked out, and labels may be those of the next token.
+
+    Args:
+        item: A mapping with ``labels`` (and ``id``), ``(inputs, labels)``, or a `Batch`, which is returned as it is.
+        shifted: Whether position t of the labels is compared with logits at t - 1, as causal language models do inside.
+
+    Raises:
+        DataError: If the item is none of these.
+    """
+    batch = batch_from(dict(item) if isinstance(item, Mapping) else item)
+    if isinstance(item, Batch):
+        return batch
+    if isinstance(batch.inputs, Mapping) and set(batch.inputs) == {"inputs"}:
+        batch = batch._replace(inputs=batch.inputs["inputs"])
+    if shifted and batch.labels is not None and batch.labels.ndim != 2:
+        raise DataError(f"A language model's labels are [batch, tokens]; got {list(batch.labels.shape)}.")
+    return token_batch(batch, shifted=shifted)

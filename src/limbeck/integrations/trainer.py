@@ -1,0 +1,188 @@
+"""`DistillTrainer`: a transformers.Trainer that distills."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from limbeck.atomic_io import replacing
+from limbeck.batch import Batch, Progress
+from limbeck.data.tokenizer import shifts
+from limbeck.engine.rng import fork_rng
+from limbeck.errors import LimbeckError
+from limbeck.integrations.distillation_loss import DistillationLoss
+from limbeck.integrations.heads import begin_alike
+from limbeck.integrations.id_dataset import batch_of, stream_of
+from limbeck.losses import Objective
+
+HEADS = "limbeck_heads.safetensors"
+
+
+class DistillTrainer(Trainer):
+    """A `transformers.Trainer` whose loss is an objective of limbeck, taught by a teacher of limbeck.
+
+    Everything else is the Trainer's own: arguments, callbacks, schedules, checkpoints, evaluation. In evaluation the
+    loss is the model's own, on labels, so that it can be held against a Trainer without a teacher, which then need not
+    answer. Means are over what counts in all batches of a step, on all processes, so gradients do not depend on
+    ``gradient_accumulation_steps``. Padding (``attention_mask``) counts in no loss between hidden states; of causal
+    language models the labels are shifted, as the model itself does. What distils stays out of the saved model; heads
+    that learn are in checkpoints (``max_grad_norm`` is over the student's parameters alone).
+
+    Args:
+        *args: The Trainer's.
+        objective: What is minimised.
+        teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. `CachedTeacher` needs
+        rows with
+            an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
+        **kwargs: The Trainer's.
+
+    Raises:
+        LimbeckError: If what `DistillationLoss` says is wrong, there is no training data, or the arguments ask for a
+        loss of the
+            Trainer's own (``label_smoothing_factor``, ``compute_loss_func``).
+
+    Example:
+        >>> # objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=2.0)
+        >>> # trainer = DistillTrainer(student, arguments, objective=objective, teacher=teacher, train_dataset=rows,
+        >>> #                          data_collator=DataCollatorWithPadding(tokenizer))
+        >>> # trainer.train()
+    """
+
+    # The loss is divided by what counts in the whole step, so that the Trainer must not divide once more.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, objective: Objective, teacher: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._check_losses()
+        # What versions before `loss_is_scaled_for_ga` look at.
+        self.model_accepts_loss_kwargs = True
+        self._counts: dict[str, float] | None = None
+        self._shifted = shifts(self.model)
+        with fork_rng():
+            example = self._example()
+        student: Any = self.model
+        self.tutor = DistillationLoss(
+            student, objective, teacher, example=example, source=stream_of(self.train_dataset),
+            accumulate=self.args.gradient_accumulation_steps,
+        )  # fmt: skip
+        if self._heads():
+            self.add_callback(_Heads(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer does; the teacher is open for so long."""
+        with self.tutor.block():
+            return super().train(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The objective in training, the model's own loss in evaluation."""
+        if not model.training:
+            return super().compute_loss(model, _without_id(inputs), return_outputs, num_items_in_batch=None, **kwargs)
+        seen: list[Any] = []
+        batch, counts = self._batch(inputs), self._counts if num_items_in_batch is not None else None
+        with self.tutor.block():
+            handle = model.register_forward_hook(lambda module, given, output: seen.append(output))
+            try:
+                loss = self.tutor.loss(batch, progress=self._progress(), counts=counts, model=model)
+            finally:
+                handle.remove()
+        return (loss, seen[-1]) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer does; a model knows nothing of ids."""
+        return super().prediction_step(model, _without_id(inputs), *args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The batches of one step, and over how many values each term is averaged."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # Between two steps the Trainer clears the gradients of the model, and of nothing else.
+        self.tutor.objective.zero_grad(set_to_none=True)
+        self._counts = self.tutor.counts([self._batch(sample) for sample in samples])
+        return samples, max(int(max(self._counts.values(), default=1)), 1)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The Trainer's own, with the heads in it."""
+        optimiser = super().create_optimizer(*args, **kwargs)
+        known = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        fresh = [p for p in self.tutor.objective.parameters() if p.requires_grad and id(p) not in known]
+        if fresh:
+            optimiser.add_param_group({"params": fresh})
+        return optimiser
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint) / HEADS
+        if self._heads() and file.is_file():
+            self.tutor.objective.load_state_dict(load_file(file))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list({*(self._signature_columns or ()), "id"})  # type: ignore[assignment]
+
+    def _batch(self, inputs: Any) -> Batch:
+        return batch_of(inputs, shifted=self._shifted)
+
+    def _progress(self) -> Progress:
+        return Progress(self.state.global_step, max(self.state.max_steps, 1), int(self.state.epoch or 0))
+
+    def _heads(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.tutor.objective.state_dict().items()}
+
+    def _example(self) -> Batch:
+        """A first batch, made as the Trainer's loader makes it."""
+        if self.train_dataset is None:
+            raise LimbeckError(
+                "A DistillTrainer needs train_dataset=: its first batch shows whether teacher and student fit."
+            )
+        loader = self.get_train_dataloader()
+        inputs: Any = self._prepare_inputs(next(iter(loader)))
+        return self._batch(inputs)
+
+    def _check_losses(self) -> None:
+        for name, given in (
+            ("label_smoothing_factor", self.args.label_smoothing_factor),
+            ("compute_loss_func", self.compute_loss_func),
+        ):
+            if given:
+                raise LimbeckError(
+                    f"{name}={given!r} asks for a loss of the Trainer's own, and this one minimises objective=: say it "
+                    "there, such as Loss(label_smoothing, smoothing=0.1)."
+                )
+
+
+def _without_id(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: column for name, column in inputs.items() if name != "id"}
+
+
+class _Heads(TrainerCallback):
+    """Keeps the heads that learn beside each checkpoint of the model, and alike on all processes."""
+
+    def __init__(self, trainer: DistillTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step."""
+        begin_alike(self._trainer.tutor.objective)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After the last backward pass of a step: accelerate averages the gradients of the model, and no others."""
+        self._trainer.tutor.average_heads()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a checkpoint was written."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            with replacing(folder / HEADS) as partial:
+                save_file(self._trainer._heads(), partial)

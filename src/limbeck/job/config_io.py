@@ -1,0 +1,292 @@
+"""A job read from a file and flags, and written back."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.atomic_io import is_file
+from limbeck.checksums import is_as_written, json_text, signed
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown
+from limbeck.job.budget import ArmBudget, Budget
+from limbeck.job.paths import PLACES, inside, read_places, resolved, shared_job, with_absolute_paths
+from limbeck.job.run_layout import method_arms
+from limbeck.job.schema import CacheSettings, Job, TeacherSettings
+from limbeck.job.validation import MOST_BYTES, check_bounds
+
+_SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
+"""What pydantic adds to a place: which of the kinds that a value may have it was held to be."""
+
+
+def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) -> dict[str, Any]:
+    """The mapping in a job file; relative paths in it stay as they are written.
+
+    In a run's folder ``.places.json`` says where they lie, so that the job means the same in every working folder.
+
+    Args:
+        path: The file.
+        as_shown: Leave a run's paths as they stand in the file, for what is handed on.
+        edited: Whether it goes unsaid that it is another one than limbeck wrote.
+
+    Raises:
+        LimbeckError: If the file is missing, is not YAML, or holds no mapping.
+    """
+    file = Path(path)
+    if not is_file(file):
+        raise LimbeckError(
+            f"There is no job file {str(path)!r}. `limbeck distill --print-job ...` writes one from flags."
+        )
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise LimbeckError(f"{path} has {file.stat().st_size / 1e6:.1f} MB; a job file is a page of text.")
+        text = file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise LimbeckError(f"{path} cannot be read: {error}.") from error
+    if not edited and is_as_written(text) is False:
+        warnings.warn(f"{path} was edited or damaged after limbeck wrote it.", LimbeckWarning, stacklevel=2)
+    found = _values(text, who=str(path))
+    if not isinstance(found, dict):
+        raise LimbeckError(
+            f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
+        )
+    job = {str(key): value for key, value in found.items()}
+    return job if as_shown or file.name not in _WITH_PLACES else resolved(job, read_places(file.parent))
+
+
+_WITH_PLACES = ("job.yaml", "best.yaml")
+"""What runs and searches call the jobs that they write."""
+
+
+def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
+    """The job in a run's folder, as limbeck wrote it there.
+
+    Args:
+        folder: The run's.
+        as_shown: As for `read_job`.
+
+    Raises:
+        LimbeckError: If it is missing, was edited, or is damaged.
+    """
+    file = folder / "job.yaml"
+    found = read_job(file, as_shown=as_shown, edited=True)
+    if is_as_written(file.read_text(encoding="utf-8")) is False:
+        raise DataError(
+            f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
+            "remove that line, and the first, which speaks of it."
+        )
+    return found
+
+
+def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """`job` with each ``key.path=value`` set in it; values are read as YAML.
+
+    Raises:
+        LimbeckError: If a setting is not written ``key=value``.
+
+    Example:
+        >>> with_settings({"student": "mlp"}, ["student.hidden=[8, 8]", "budget.epochs=3"])
+        {'student': {'model': 'mlp', 'hidden': [8, 8]}, 'budget': {'epochs': 3}}
+    """
+    found: dict[str, Any] = dict(job)
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
+        value = _values(text, who=f"--set {key}: {text!r}")
+        _set(found, _keys(found, key), value, said=setting)
+    return found
+
+
+def make_job(found: Mapping[str, Any]) -> Job:
+    """A checked job.
+
+    Raises:
+        LimbeckError: If a key is unknown (the nearest is named), missing, or its value makes no sense.
+    """
+    from pydantic import ValidationError
+
+    check_bounds(found, "The job")
+    _check_needed(found)
+    try:
+        return Job.model_validate(dict(found))
+    except ValidationError as error:
+        raise _sentence(error) from error
+    # Of a value whose kind nobody thought of.
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise LimbeckError(f"The job has a value that makes no sense: {type(error).__name__}, {error}.") from error
+
+
+def job_text(job: Job) -> str:
+    """The job as a file, with every value that was left to its default."""
+    return _text(_dumped(job))
+
+
+def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
+    """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
+    shown, places = shared_job(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
+    return {PLACES: json_text(places), "job.yaml": signed(_text(shown))}
+
+
+def search_job_texts(best: Job, folder: Path, *, left: Sequence[str]) -> dict[str, str]:
+    """The files in which a search's folder keeps the job that it found: ``.places.json`` and ``best.yaml``.
+
+    Args:
+        best: The job.
+        folder: The search's.
+        left: Keys that are left to whoever runs it.
+    """
+    shown, places = shared_job(_dumped(best), _dumped(with_absolute_paths(best)), {})
+    shown = {key: value for key, value in shown.items() if key not in left}
+    places = {name: one for name, one in places.items() if name.split(".")[0] in shown}
+    return {PLACES: json_text(inside(places, folder)), "best.yaml": signed(_text(shown))}
+
+
+def _dumped(job: Job) -> dict[str, Any]:
+    return {**job.model_dump(mode="json"), "arms": list(job.arms)}
+
+
+def _text(dumped: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(dict(dumped), sort_keys=False, allow_unicode=True)
+
+
+def _values(text: str, *, who: str) -> Any:
+    """What YAML 1.2 reads: 1e-3 is a number, as people mean it, where YAML 1.1 reads a string."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Safe as its parent; the resolvers that are changed stay its own. A date is a text: no job has any."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, several in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
+    try:
+        found = yaml.load(text, Loader=Loader)
+        check_bounds(found, who if len(who) < 200 else f"{who[:200]}...")
+        return found
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
+        raise LimbeckError(f"{who} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    # Values that look like numbers, and are none, reach Python's own functions.
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
+
+
+def _keys(found: Mapping[str, Any], text: str) -> list[str]:
+    """``first.second.third`` in parts; the name of an arm, in which dots may stand, is one."""
+    first, _, rest = text.partition(".")
+    arms = _arm_places(found) if first in ("methods", "budgets") else {}
+    arm = max((arm for arm in arms if f"{rest}.".startswith(f"{arm}.")), key=len, default=None)
+    if arm is None:
+        return text.split(".")
+    inner = rest[len(arm) + 1 :]
+    return [first, arm, *(inner.split(".") if inner else ())]
+
+
+def _arm_places(found: Mapping[str, Any]) -> dict[str, int]:
+    """Where in a job's list of methods the method of each arm stands; a path that is written out names the first."""
+    methods = found.get("methods")
+    names = [_named(one) for one in methods] if isinstance(methods, (list, tuple)) else []
+    places = {arm: place for place, arm in enumerate(method_arms(names))}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return places
+
+
+def _named(method: Any) -> str:
+    return str(method.get("name", "hinton") if isinstance(method, Mapping) else method)
+
+
+def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> None:
+    first, rest = keys[0], keys[1:]
+    if not rest:
+        found[first] = value
+        return
+    inner = found.get(first)
+    if first == "methods" and isinstance(inner, (list, tuple)):
+        found[first] = _set_in_one(inner, rest, value, said=said)
+        return
+    if isinstance(inner, str):
+        inner = {"name" if first in ("method", "data") else "model": inner}
+    if inner is not None and not isinstance(inner, Mapping):
+        raise LimbeckError(f"--set {said}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
+    inner = dict(inner or {})
+    _set(inner, rest, value, said=said)
+    found[first] = inner
+
+
+def _check_needed(found: Mapping[str, Any]) -> None:
+    for key in found:
+        if key not in Job.model_fields:
+            near = nearest(str(key), Job.model_fields)
+            raise unknown("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
+    for key in ("data", "teacher", "student"):
+        if found.get(key) is None:
+            raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")
+
+
+def _sentence(error: Any) -> LimbeckError:
+    """The first of pydantic's complaints, as one sentence with the nearest right key."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
+    where = ".".join(place) or "the job"
+    if first["type"] == "extra_forbidden":
+        fields = _fields(place)
+        near = nearest(place[-1], fields)
+        meant = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
+        return LimbeckError(f"Unknown key {where!r} in the job.{meant} Known: {', '.join(sorted(fields))}.")
+    value = first.get("input")
+    said = str(first["msg"]).removeprefix("Value error, ")
+    return LimbeckError(
+        f"{where}: {said[0].lower() + said[1:]}; got {value!r}. {_flag(place, _example(place))}".rstrip()
+    )
+
+
+def _example(place: list[str]) -> str:
+    """A value of a key that makes sense: its default, where it has one."""
+    fields = {
+        (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): CacheSettings.model_fields,
+        ("teacher",): TeacherSettings.model_fields, ("teacher", "train"): Budget.model_fields,
+    }.get(tuple(place[:-1]), {})  # fmt: skip
+    default = getattr(fields.get(place[-1]) if place else None, "default", None)
+    return str(default) if isinstance(default, (int, float, str)) and not isinstance(default, bool) else "..."
+
+
+def _flag(place: list[str], value: str = "...") -> str:
+    """What to type for a key; an item of a list is set with its list."""
+    keys = [part for part in place if not part.isdecimal()]
+    return f"Type --set {'.'.join(keys)}={value}, or say it in the job file." if keys else ""
+
+
+def _fields(place: list[str]) -> list[str]:
+    if place[-2:-1] in (["budget"], ["train"]):
+        return list(Budget.model_fields)
+    if place[0] == "budgets" and len(place) > 2:
+        return list(ArmBudget.model_fields)
+    if place[0] == "cache" and len(place) > 1:
+        return list(CacheSettings.model_fields)
+    return list(TeacherSettings.model_fields if place[0] == "teacher" else Job.model_fields)
+
+
+def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, said: str) -> list[Any]:
+    """``methods.NAME.KEY=VALUE``: a key of the method of that name."""
+    named = _arm_places({"methods": methods})
+    if keys[0] not in named or len(keys) < 2:
+        raise LimbeckError(
+            f"--set {said}: of several methods say which, and which key of it: methods.NAME.KEY=VALUE, where NAME is "
+            f"one of {', '.join(named)}."
+        )
+    place = named[keys[0]]
+    one = methods[place]
+    changed = dict(one) if isinstance(one, Mapping) else {"name": one}
+    _set(changed, keys[1:], value, said=said)
+    return [*methods[:place], changed, *methods[place + 1 :]]

@@ -1,0 +1,179 @@
+"""Which student to ship, from a run's result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple
+
+from limbeck.teachers.chance import chance_of
+
+_ALONE, _SHUFFLED = "student alone", "shuffled teacher"
+
+
+class Recommendation(NamedTuple):
+    """Which student to ship.
+
+    Attributes:
+        arm: Whose lies in the run's ``student/``; None where no arm was taught.
+        ready: Whether it should be shipped at all: one that does not beat guessing should not.
+        why: In a sentence.
+        others: The arms that are shown to be neither better nor worse, so that theirs may be shipped as well.
+    """
+
+    arm: str | None
+    ready: bool
+    why: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """Whose student to ship, in a few words: every one that is not shown to be worse."""
+        if self.arm is None or not self.ready:
+            return "Nothing yet"
+        *first, last = (self.arm, *self.others)
+        return f"{', '.join(first)} or {last}" if first else last
+
+    @property
+    def sentence(self) -> str:
+        """The same for people."""
+        if self.arm is None or not self.ready:
+            return f"Nothing to ship yet. {self.why}"
+        lies = f" `student/` holds that of {self.arm}." if self.others else ""
+        return f"To ship: {self.answer}. {self.why}{lies}"
+
+
+def recommend(result: Mapping[str, Any]) -> Recommendation:
+    """The arm whose student a result speaks for.
+
+    That is the method that was judged, unless a control that needs no teacher is surely better. Where nothing is shown
+    either way, either may be shipped, and the answer names both: what is not shown to help is not shown to be worse.
+
+    Args:
+        result: What a job came to, with ``verdict``, ``arms`` and ``data``.
+    """
+    found = _preferred(result)
+    guesses = None if found.arm is None else _no_better_than_guessing(result, found.arm)
+    return found if guesses is None else Recommendation(found.arm, False, guesses)
+
+
+def suggestions_of(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
+    """Likely reasons for a verdict that is no clear yes, each with its evidence and what to type; none in old results.
+
+    Args:
+        result: What a job came to.
+        folder: Where it lies now: the commands are about it.
+    """
+    verdict = result.get("verdict")
+    given = verdict.get("advice") if isinstance(verdict, Mapping) else None
+    then = str(result.get("run"))
+    found = []
+    for one in given if isinstance(given, list) else ():
+        if isinstance(one, Mapping) and all(isinstance(one.get(key), str) for key in ("why", "evidence")):
+            typed = one.get("type")
+            typed = _moved(typed, then, str(folder)) if isinstance(typed, str) else None
+            found.append({"why": one["why"], "evidence": one["evidence"], "type": typed})
+    return found
+
+
+def _moved(command: str, then: str, now: str) -> str:
+    """A command about the run that lay at `then`, for where it lies now."""
+    for name in ("/job.yaml", ""):
+        before, after = f" {quote(then + name)} ", f" {quote(now + name)} "
+        if before in f"{command} ":
+            return f"{command} ".replace(before, after, 1).rstrip()
+    return command
+
+
+def rivals(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
+    better, equal = [], []
+    against = verdict.get("against")
+    for name, found in (against if isinstance(against, Mapping) else {}).items():
+        interval = interval_of(found)
+        if interval is not None and interval[1] < 0:
+            better.append(str(name))
+        elif interval is not None and interval[0] <= 0:
+            equal.append(str(name))
+    return better, equal
+
+
+def interval_of(found: Any) -> tuple[float, float] | None:
+    """The interval in a verdict, if there is one."""
+    given = found.get("interval") if isinstance(found, Mapping) else None
+    if isinstance(given, (list, tuple)) and len(given) == 2 and all(isinstance(end, (int, float)) for end in given):
+        return float(given[0]), float(given[1])
+    return None
+
+
+def _preferred(result: Mapping[str, Any]) -> Recommendation:
+    verdict, arms = result.get("verdict") or {}, result.get("arms") or {}
+    judged = _judged(verdict, arms)
+    if judged is None:
+        return Recommendation(None, False, "There is no distilled student in this run.")
+    better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in rivals(verdict))
+    interval = interval_of(verdict)
+    if better:
+        beaten = interval is not None and interval[1] < 0 and _ALONE in arms
+        rest = (*better[1:], *([_ALONE] if beaten else []))
+        why = f"Both beat {judged}, and need no teacher." if rest else f"It beats {judged}, and needs no teacher."
+        return Recommendation(better[0], True, why, rest)
+    if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
+        return Recommendation(judged, True, "There is no student alone to compare it with.")
+    if interval is None:
+        return Recommendation(
+            judged, True, f"{_one_of(arms[judged])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
+        )
+    if interval[1] < 0:
+        return Recommendation(_ALONE, True, f"It beats {judged}, and needs no teacher.")
+    if interval[0] <= 0:
+        which = "either" if not equal else "any"
+        return Recommendation(judged, True, f"It is not shown that {which} of them is better.", (_ALONE, *equal))
+    shown = f"{judged} is shown to be better than the {_ALONE}"
+    if equal:
+        return Recommendation(judged, True, f"{shown}, but not than {' and '.join(equal)}.", tuple(equal))
+    return Recommendation(judged, True, f"{shown}.")
+
+
+def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
+    """The controls that might be shipped, where no control has an interval."""
+    return [str(name) for name in verdict.get("against") or () if name != _SHUFFLED and name in arms]
+
+
+def _one_of(row: Any) -> str:
+    """What there is one of where a verdict has no interval, by the judged arm's row."""
+    accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
+    values = accuracy.get("values") if isinstance(accuracy, Mapping) else None
+    return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
+
+
+def _judged(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:
+    named = verdict.get("arm")
+    if named in arms:
+        return str(named)
+    roles = {name: row.get("role") for name, row in arms.items() if isinstance(row, Mapping)}
+    return next((str(name) for name, role in roles.items() if role == "method"), None)
+
+
+def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
+    """What there is to say of a student that has learnt nothing; None of any other, or where it is not known."""
+    row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
+    accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
+    found = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
+    classes, examples, most = data.get("classes"), data.get("test"), _most_frequent(data)
+    if not isinstance(found, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
+        return None
+    if classes < 2 or found == 1 or found > (chance := chance_of(classes, examples, most_frequent=most)).reach:
+        return None
+    return (
+        f"{arm} is right about {100 * found:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "
+        "or more weights."
+    )
+
+
+def _most_frequent(data: Mapping[str, Any]) -> float:
+    """The share of the most frequent class of the test data; 0 where an older result does not say."""
+    shares = data.get("most_frequent")
+    found = shares.get("test") if isinstance(shares, Mapping) else None
+    return float(found) if isinstance(found, (int, float)) else 0.0

@@ -1,0 +1,93 @@
+"""A kernel with its settings, and what it reads of student, teacher and batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from limbeck.batch import Progress
+from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.functional import check_hyper
+from limbeck.partial_logits import PartialLogits, default_temperature
+from limbeck.schedule import Schedule
+
+Kernel = Callable[..., Tensor]
+FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
+_PLACES = 101  # at which a schedule is read off
+TENSORS = FROM_BATCH | {"student", "teacher"}
+
+
+class BoundKernel:
+    """A kernel with its hyper-parameters set: what it reads, what one of its values stands for.
+
+    Args:
+        kernel: A function declared with ``@kernel(per=...)``.
+        hyper: Its hyper-parameters, each a value or a `Schedule`.
+
+    Raises:
+        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, lacks a hyper-parameter, or
+            is given one out of range.
+        UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
+    """
+
+    def __init__(self, kernel: Kernel, hyper: Mapping[str, Any]) -> None:
+        self.name = getattr(kernel, "__name__", type(kernel).__name__)
+        self.per = self._declared_per(kernel)
+        self.reads, accepted = self._parameters(kernel)
+        self.hyper = dict(hyper)
+        self.function = kernel
+        """The kernel itself."""
+        for given in hyper:
+            if given not in accepted:
+                raise unknown(f"hyper-parameter of {self.name}()", given, accepted)
+        absent = [key for key, required in accepted.items() if required and key not in hyper]
+        check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
+        if absent:
+            raise LimbeckError(f"{self.name}() needs a value for {', '.join(absent)}: Loss(..., {absent[0]}=...).")
+
+    def __call__(self, tensors: Mapping[str, Tensor | PartialLogits], progress: Progress) -> Tensor:
+        """The kernel's unreduced values, with every schedule read off at `progress`."""
+        hyper = {k: v(progress) if isinstance(v, Schedule) else v for k, v in self.hyper.items()}
+        teacher = tensors.get("teacher")
+        if isinstance(teacher, PartialLogits):
+            return teacher.compare(self.function, cast(Tensor, tensors["student"]), **hyper)
+        return self.function(**tensors, **hyper)
+
+    @property
+    def temperatures(self) -> frozenset[float]:
+        """The kernel's temperature: its value, its default, or all that a schedule comes to; 1 where it has none."""
+        given = self.hyper.get("temperature", default_temperature(self.function))
+        if isinstance(given, Schedule):
+            return frozenset(float(given(Progress(step, _PLACES))) for step in range(_PLACES))
+        return frozenset({float(given)})
+
+    def __repr__(self) -> str:
+        return ", ".join([self.name, *(f"{k}={v!r}" for k, v in self.hyper.items())])
+
+    def _declared_per(self, kernel: Kernel) -> str:
+        per = getattr(kernel, "per", None)
+        if per is None:
+            raise LimbeckError(
+                f"{self.name}() does not say what one of its values stands for; "
+                'put @kernel(per="example") (or "position", "output", "pair", "batch") above it.'
+            )
+        return cast(str, per)
+
+    def _parameters(self, kernel: Kernel) -> tuple[set[str], dict[str, bool]]:
+        """The tensors it reads, and its hyper-parameters with whether each must be given."""
+        found = inspect.signature(kernel).parameters
+        strange = [n for n, p in found.items() if p.kind is not p.KEYWORD_ONLY and n not in TENSORS]
+        if strange or not set(found) & TENSORS:
+            near = nearest(strange[0], TENSORS) if strange else None
+            raise LimbeckError(
+                f"{self.name}({', '.join(found)}): a kernel's tensors are named student, teacher, labels, targets, "
+                "mask, id"
+                + (f"; {strange[0]!r} is none of them" if strange else "")
+                + (f" (did you mean {near!r}?)" if near else "")
+                + ", and its hyper-parameters are keyword-only."
+            )
+        hyper = {n: p.default is p.empty for n, p in found.items() if n not in TENSORS}
+        return set(found) & TENSORS, hyper

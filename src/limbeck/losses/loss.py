@@ -1,0 +1,284 @@
+"""`Loss`: a kernel as something to minimize."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
+from limbeck.errors import LimbeckError, one_for_each_class
+from limbeck.functional import Head
+from limbeck.functional.targets import known_targets
+from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel
+from limbeck.losses.distributed import all_gather, all_reduce_sum
+from limbeck.losses.objective import LossTerm
+from limbeck.losses.state import memory_kept
+from limbeck.partial_logits import PartialLogits
+
+
+class Loss(LossTerm):
+    """A kernel lifted into an objective: where to listen in student and teacher, and which head to put between.
+
+    The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``targets`` (the column of
+    that name in ``Batch.extra``), ``mask``, ``id``; every other one is a hyper-parameter. Its values are summed where
+    they count (``mask`` is true, the label is not -100, the target is known), and the count is known from the batch
+    alone, so that means do not depend on how a batch was split. A kernel that compares examples with each other sees
+    those of all ranks, and none that is masked.
+
+    Args:
+        kernel: A function declared with ``@kernel(per=...)``.
+        student: The address to read in the student.
+        teacher: The address to read in the teacher.
+        head: A module between the student's tensor and the kernel; a `Head` takes its shape from the first batch.
+        classes: Which dimension of the logits holds the classes; it is moved last.
+        name: What the term is called; by default the kernel's name, with the address where it is not ``logits``.
+        **hyper: The kernel's hyper-parameters, each a value or a `Schedule`.
+
+    Raises:
+        LimbeckError: If the kernel declares no ``per``.
+        UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
+
+    Example:
+        >>> from limbeck.functional import cross_entropy, kl_divergence
+        >>> objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0)
+        >>> sorted(objective.named_leaves())
+        ['cross_entropy', 'kl_divergence']
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        student: str = LOGITS,
+        teacher: str = LOGITS,
+        head: nn.Module | None = None,
+        classes: int = -1,
+        name: str | None = None,
+        **hyper: Any,
+    ) -> None:
+        super().__init__()
+        self.kernel = BoundKernel(kernel, hyper)
+        self.per = self.kernel.per
+        self.head = head
+        self.addresses = (student, teacher)
+        self.classes = classes
+        self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
+        reads_logits = "teacher" in self.kernel.reads and teacher == LOGITS
+        self.own_temperatures = self.kernel.temperatures if reads_logits else frozenset()
+        self._positions = self._outputs = self._rank = 1
+        self._whole = self.per == "example"
+
+    @property
+    def reads(self) -> Requirements:
+        """What the kernel's parameters name."""
+        return Requirements(
+            frozenset({self.addresses[0]} if "student" in self.kernel.reads else ()),
+            frozenset({self.addresses[1]} if "teacher" in self.kernel.reads else ()),
+            frozenset(self.kernel.reads & {"labels", "targets", "id"}),
+        )
+
+    def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
+        """The sum of what counts, over how many values, for one batch."""
+        tensors = self._tensors(student, teacher, batch)
+        if self._compares:
+            return self._compared(tensors, progress)
+        valid = self._valid(batch)
+        if valid is not None and isinstance(taught := tensors.get("teacher"), Tensor):
+            tensors["teacher"] = zero_where_masked(taught, valid)
+        values = self.kernel(tensors, progress)
+        expected = self._number(valid, batch)
+        where = None if valid is None else self._aligned(valid, values)
+        if valid is None or valid.ndim == 1 < values.ndim:
+            self._check_number(values, batch.size * self._positions)
+        if where is not None and expected != values.numel():  # most batches have every label
+            values = values.masked_fill(~where, 0.0)
+        return Term(values.sum(), expected)
+
+    def count(self, batch: Batch) -> float:
+        """How many values count in `batch`: known from labels and mask, before anything is computed."""
+        if self._compares:
+            keep = self._kept(batch)
+            return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
+        return self._number(self._valid(batch), batch)
+
+    def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Loss:
+        """A copy that knows how many positions an example has here; it shares kernel and head, which gets its shape."""
+        if isinstance(self.head, Head):
+            self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
+        with memory_kept(self.head):
+            tensors = self._tensors(student, teacher, batch)
+        labels, shown = tensors.get("labels"), tensors.get("student")
+        if labels is not None and shown is not None and labels.shape == shown.shape:
+            raise one_for_each_class(labels.shape)
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        try:
+            with memory_kept(self.kernel.function):  # a first look is no step
+                values = self.kernel(tensors, Progress())
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
+        rank = {"batch": 0, "example": 1, "pair": 2}.get(self.per, values.ndim)
+        if values.ndim != rank:
+            raise LimbeckError(
+                f"{self.name} declares one value per {self.per} but yields shape {tuple(values.shape)} for {shapes}."
+            )
+        self._check_places(values, batch, shapes)
+        # One answer to a whole text, whose mask says which of its tokens are padding.
+        fitted = copy.copy(self)  # shallow: its parameters, buffers and modules are this one's
+        vars(fitted).pop("_named_leaves", None)  # a cache, which holds the loss that was copied
+        fitted._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
+        fitted._rank = values.ndim
+        fitted._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
+        several = self.per in ("position", "output")
+        fitted._positions = max(values.numel() // max(batch.size, 1), 1) if several else 1
+        return fitted
+
+    def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
+        """Refuse values at other places than the labels': classes that are not where they were looked for."""
+        labels = batch.labels
+        if labels is None or self.per != "position" or self.addresses[0] != LOGITS:
+            return
+        if values.ndim > 1 and labels.ndim == values.ndim and values.shape != labels.shape:
+            raise LimbeckError(
+                f"{self.name} yields values of shape {tuple(values.shape)} for {shapes}, but labels have "
+                f"{tuple(labels.shape)}: the classes are not in dimension {self.classes}. For maps: classes=1."
+            )
+
+    @property
+    def _compares(self) -> bool:
+        """Whether it compares examples with each other."""
+        return self.per in ("pair", "batch")
+
+    def _compared(self, tensors: dict[str, Tensor], progress: Progress) -> Term:
+        first = next(iter(tensors.values()))
+        count = self._comparisons(len(first))
+        if not count:
+            # A mean over no example is no number; the sum of none of them is a zero that is connected.
+            return Term(tensors.get("student", first).sum() * 0.0, 0.0)
+        values = self.kernel(tensors, progress)
+        self._check_number(values, count)
+        return Term(values.sum(), count)
+
+    def _number(self, valid: Tensor | None, batch: Batch) -> float:
+        """How many values count where `valid` is true."""
+        if valid is None:
+            return float(batch.size * self._positions)
+        if valid.ndim == 1:
+            return float(valid.sum()) * self._positions
+        return float(valid.sum()) * (self._outputs if valid.ndim < self._rank else 1)
+
+    def _comparisons(self, examples: float | int) -> float:
+        """How many values there are for so many examples."""
+        return float(examples**2 if self.per == "pair" else min(examples, 1))
+
+    def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "student" in self.kernel.reads:
+            shown = student[self.addresses[0]]
+            found["student"] = self._moved(shown if self.head is None else self.head(shown))
+        if "teacher" in self.kernel.reads:
+            found["teacher"] = self._taught(teacher)
+        for name in self.kernel.reads & FROM_BATCH:
+            value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
+            if value is None and name == "mask":
+                continue
+            if value is None:
+                raise LimbeckError(f"{self.name} reads {name}, and {_lack(name, batch)}")
+            found[name] = value
+        if not self._compares:
+            return found
+        keep = self._kept(batch)
+        # In one order on all ranks, which wait for each other at every tensor.
+        return {name: all_gather(found[name] if keep is None else found[name][keep]) for name in sorted(found)}
+
+    def _taught(self, teacher: Outputs) -> Tensor | PartialLogits:
+        """What the teacher shows; a part of its answer, whose classes are last already, if the kernel can take it."""
+        partial = teacher.partial.get(self.addresses[1])
+        if partial is None:
+            return self._moved(teacher[self.addresses[1]])
+        why = partial.unsound(self.kernel.function)
+        if why:
+            raise LimbeckError(why)
+        return partial
+
+    def _taught_like(self, teacher: Outputs) -> Tensor:
+        """A tensor of the shape of what the teacher shows."""
+        partial = teacher.partial.get(self.addresses[1])
+        if partial is None:
+            return teacher[self.addresses[1]]
+        return torch.zeros((), device=partial.device).expand(partial.shape).movedim(-1, self.classes)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        try:
+            return tensor if self.classes == -1 else tensor.movedim(self.classes, -1)
+        except IndexError as error:
+            raise LimbeckError(
+                f"{self.name} looks for the classes in dimension {self.classes}, and there is no dimension "
+                f"{self.classes} in shape {tuple(tensor.shape)}; give another classes=."
+            ) from error
+
+    def _kept(self, batch: Batch) -> Tensor | None:
+        """Which examples a comparison may see, or None for all."""
+        return None if batch.mask is None else _any(batch.mask.bool())
+
+    def _valid(self, batch: Batch) -> Tensor | None:
+        """Where a value counts, or None for everywhere."""
+        valid = None if batch.mask is None else self._per_value(batch.mask.bool())
+        for counts in self._known(batch):
+            valid = counts if valid is None else counts & self._aligned(valid, counts)
+        return valid
+
+    def _known(self, batch: Batch) -> Iterator[Tensor]:
+        """Where there is what a value is compared with."""
+        if "labels" in self.kernel.reads and batch.labels is not None:
+            yield self._per_value(batch.labels != IGNORED)
+        if "targets" in self.kernel.reads:
+            known = known_targets(batch.extra["targets"])
+            yield known if self.per == "output" else self._per_value(known)
+
+    def _per_value(self, where: Tensor) -> Tensor:
+        return _any(where) if self._whole else where
+
+    def _aligned(self, valid: Tensor, values: Tensor) -> Tensor:
+        rows = valid.ndim == 1 or (self.per == "output" and valid.ndim == values.ndim - 1)
+        if rows and valid.ndim < values.ndim and valid.shape == values.shape[: valid.ndim]:
+            valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim)).expand(values.shape)
+        if valid.shape != values.shape:
+            raise LimbeckError(
+                f"{self.name} yields values of shape {tuple(values.shape)}, but labels or mask have "
+                f"{tuple(valid.shape)}; they must agree (classes= says which dimension holds the classes)."
+            )
+        return valid
+
+    def _check_number(self, values: Tensor, expected: float | int) -> None:
+        if values.numel() != expected:
+            raise LimbeckError(
+                f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
+                "number of positions changes between batches, so say which of them count, with Batch.mask: "
+                "from a loader, Loader(..., adapt=lambda item: Batch(..., mask=...))."
+            )
+
+    def __repr__(self) -> str:
+        student, teacher = self.addresses
+        places = "" if student == teacher == LOGITS else f", student={student!r}, teacher={teacher!r}"
+        return f"Loss({self.kernel!r}{places})"
+
+
+def _lack(name: str, batch: Batch) -> str:
+    """Why a batch has no such tensor, and what to do."""
+    if name == "labels" and batch.mixed:
+        return (
+            "this source mixes two examples in one (mix=), which no single label is right for: learn from the "
+            "teacher's answers alone, as hinton(..., labels=False) does, or leave mix= out."
+        )
+    if name == "targets":
+        return 'this source gives none: Arrays(inputs, extra={"targets": ...}).'
+    return "this source gives none."
+
+
+def _any(where: Tensor) -> Tensor:
+    """For each example, whether any of its positions counts."""
+    return where.flatten(1).any(1) if where.ndim > 1 else where

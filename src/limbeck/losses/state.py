@@ -1,0 +1,196 @@
+"""State of losses between steps (buffers, counters, queues), saved and restored around a probe."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""What every module has: its hooks, parameters and parts, which are no memory."""
+
+_LARGEST = 2**28  # bytes; what is larger is data that a kernel was given, and to copy them would double them
+
+
+@contextmanager
+def memory_kept(*losses: Any) -> Iterator[None]:
+    """A block after which losses remember what they remembered before it.
+
+    That is the buffers and attributes of modules, and what a kernel closes over, is bound to or is: numbers, tensors,
+    generators, and lists, dicts, sets and queues of these. They are the same objects afterwards, as others may hold
+    them too. Parameters and global variables are left as they are.
+
+    Args:
+        *losses: Objectives, heads, kernels.
+
+    Example:
+        >>> class Counts(nn.Module):
+        ...     steps = 0
+        >>> loss = Counts()
+        >>> with memory_kept(loss):
+        ...     loss.steps += 1
+        >>> loss.steps
+        0
+    """
+    kept = _Kept()
+    for loss in losses:
+        kept.add(loss)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for restore in kept.restores:
+                restore()
+
+
+class _Kept:
+    """How everything that was met is brought back to what it is now."""
+
+    def __init__(self) -> None:
+        self.restores: list[Callable[[], Any]] = []
+        self._met: dict[int, Any] = {}  # holds what it met, so that nothing else gets its id
+
+    def add(self, value: Any) -> None:
+        if value is None or isinstance(value, (bool, int, float, str, type, ModuleType)) or id(value) in self._met:
+            return
+        self._met[id(value)] = value
+        for kinds, keep in _KEEP.items():
+            if isinstance(value, kinds):
+                keep(self, value)
+                return
+        if isinstance(getattr(value, "__dict__", None), dict):
+            self._attributes(vars(value))
+
+    def _module(self, module: nn.Module) -> None:
+        for child in module.children():
+            self.add(child)
+        built = _structure(module)
+        if any(is_lazy(tensor) for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            return
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                self._tensor(buffer)
+            self.restores.append(functools.partial(_rebind, module, name, buffer, built))
+        own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+        self._values(own.values())
+        self.restores.append(lambda: _restore_attributes(vars(module), own, _structure(module) == built))
+
+    def _tensor(self, tensor: Tensor) -> None:
+        if tensor.is_meta or is_lazy(tensor) or isinstance(tensor, nn.Parameter):
+            return
+        before = tensor.detach().clone()
+        self.restores.append(lambda: tensor.detach().copy_(before) if _differs(tensor, before) else None)
+
+    def _small_tensor(self, tensor: Tensor) -> None:
+        if tensor.numel() * tensor.element_size() <= _LARGEST:
+            self._tensor(tensor)
+
+    def _array(self, array: np.ndarray) -> None:
+        if array.nbytes > _LARGEST:
+            return
+        before = array.copy()
+        self.restores.append(lambda: np.copyto(array, before) if array.flags.writeable else None)
+
+    def _list(self, held: list[Any] | deque[Any]) -> None:
+        before = list(held)
+        self._values(before)
+        self.restores.append(lambda: _refill(held, held.extend, before))
+
+    def _dict(self, held: dict[Any, Any]) -> None:
+        before = dict(held)
+        self._values(before.values())
+        self.restores.append(lambda: _refill(held, held.update, before))
+
+    def _set(self, held: set[Any]) -> None:
+        before = set(held)
+        self.restores.append(lambda: _refill(held, held.update, before))
+
+    def _function(self, function: FunctionType) -> None:
+        self.add(getattr(function, "__wrapped__", None))
+        self.add(function.__defaults__)
+        for cell in function.__closure__ or ():
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+            self.add(value)
+            self.restores.append(functools.partial(setattr, cell, "cell_contents", value))
+
+    def _attributes(self, attributes: dict[str, Any]) -> None:
+        before = dict(attributes)
+        self._values(before.values())
+        self.restores.append(lambda: _restore_attributes(attributes, before, True))
+
+    def _values(self, values: Any) -> None:
+        for value in values:
+            self.add(value)
+
+    def _partial(self, given: functools.partial[Any]) -> None:
+        self._values((given.func, *given.args, *given.keywords.values()))
+
+    def _method(self, method: MethodType) -> None:
+        self._values((method.__self__, method.__func__))
+
+    def _generator(self, generator: torch.Generator) -> None:
+        self.restores.append(functools.partial(generator.set_state, generator.get_state()))
+
+    def _random(self, generator: random.Random) -> None:
+        self.restores.append(functools.partial(generator.setstate, generator.getstate()))
+
+    def _numpy_random(self, generator: np.random.Generator) -> None:
+        before = generator.bit_generator.state
+        self.restores.append(lambda: setattr(generator.bit_generator, "state", before))
+
+
+_KEEP: dict[Any, Callable[[_Kept, Any], None]] = {
+    nn.Module: _Kept._module,
+    Tensor: _Kept._small_tensor,
+    np.ndarray: _Kept._array,
+    (list, deque): _Kept._list,
+    dict: _Kept._dict,
+    set: _Kept._set,
+    tuple: _Kept._values,
+    FunctionType: _Kept._function,
+    MethodType: _Kept._method,
+    functools.partial: _Kept._partial,
+    torch.Generator: _Kept._generator,
+    random.Random: _Kept._random,
+    np.random.Generator: _Kept._numpy_random,
+}
+
+
+def _refill(held: Any, fill: Callable[[Any], None], before: Any) -> None:
+    held.clear()
+    fill(before)
+
+
+def _structure(module: nn.Module) -> list[tuple[str, int]]:
+    """Which parameters and parts a module has: one that has just built itself stays built."""
+    return [(name, id(part)) for name, part in (*module._parameters.items(), *module._modules.items())]
+
+
+def _rebind(module: nn.Module, name: str, buffer: Tensor | None, built: list[tuple[str, int]]) -> None:
+    if _structure(module) == built:
+        module._buffers[name] = buffer
+
+
+def _restore_attributes(attributes: dict[str, Any], before: dict[str, Any], wanted: bool) -> None:
+    if not wanted:
+        return
+    for name in set(attributes) - set(before) - _OF_TORCH:
+        del attributes[name]
+    attributes.update(before)
+
+
+def _differs(tensor: Tensor, before: Tensor) -> bool:
+    """Whether a tensor was written to; what was not is left alone, as a graph may hold it."""
+    return tensor.shape == before.shape and not torch.equal(tensor, before)

@@ -1,0 +1,158 @@
+"""Calibration: expected calibration error, Brier score, entropy, confidence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.metrics.memoize import confidence_of, probability_of, row_sums
+from limbeck.metrics.metric import Metric, mean_of_all, metric, summed
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.validation import labels_of, valid_rows
+
+BINS = 15
+"""How many bins of equal width the calibration errors have."""
+
+
+class Reliability(NamedTuple):
+    """What a reliability diagram shows: bin m holds the rows whose confidence lies in ``(edges[m], edges[m + 1]]``.
+
+    Attributes:
+        edges: From 0 to 1, one more than there are bins.
+        counts: Rows in each bin.
+        confidence: The mean of the largest probability in each bin; nan in an empty one.
+        accuracy: How often its class is the label's, in each bin; nan in an empty one.
+    """
+
+    edges: Float[Tensor, " edges"]
+    counts: Int[Tensor, " bins"]
+    confidence: Float[Tensor, " bins"]
+    accuracy: Float[Tensor, " bins"]
+
+
+def reliability(predictions: Predictions, *, bins: int = BINS) -> Reliability:
+    """Confidence and accuracy by bins of confidence: the bins of `ece`.
+
+    ``ece = sum_m counts_m / n |accuracy_m - confidence_m|``, and `mce` is the greatest of these gaps.
+
+    Args:
+        predictions: With labels; rows without one are left out.
+        bins: How many, of equal width.
+
+    Raises:
+        LimbeckError: If there are no labels, or `bins` is below 1.
+
+    Example:
+        >>> found = reliability(Predictions(torch.zeros(4, 2), labels=torch.tensor([0, 0, 0, 1])), bins=2)
+        >>> found.counts.tolist(), found.confidence.tolist(), found.accuracy.tolist()
+        ([4, 0], [0.5, nan], [0.75, nan])
+
+    Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
+    """
+    if bins < 1:
+        raise LimbeckError(f"reliability needs at least one bin; got bins={bins}.")
+    return _binned(valid_rows(predictions, "reliability", ("labels",)), bins)
+
+
+@metric(unit="fraction", higher_is_better=False, needs=("labels",))
+def ece(predictions: Predictions) -> Metric:
+    """The expected calibration error: ``sum_m |B_m| / n * |acc(B_m) - conf(B_m)|`` over 15 bins of equal width.
+
+    The confidence is the largest probability; bin m holds ``((m - 1) / 15, m / 15]``. It is no mean of rows: the totals
+    of two sets of predictions do not add up to the total of both.
+
+    Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
+
+    Example:
+        >>> ece(Predictions(torch.zeros(4, 2), labels=torch.tensor([0, 0, 1, 1]))).value
+        0.0
+    """
+    return Metric(float(_surplus(predictions).abs().sum()), len(predictions.student))
+
+
+@metric(unit="fraction", higher_is_better=False, needs=("labels",))
+def mce(predictions: Predictions) -> Metric:
+    """The maximum calibration error: ``max_m |acc(B_m) - conf(B_m)|`` over the bins of `ece`.
+
+    It too is no mean of rows. A bin with few rows decides it as readily as one with many: read it beside `reliability`.
+
+    Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
+
+    Example:
+        >>> mce(Predictions(torch.zeros(4, 2), labels=torch.tensor([0, 0, 0, 1]))).value
+        0.25
+    """
+    sizes = torch.bincount(_bins(predictions, BINS), minlength=BINS)
+    gaps = _surplus(predictions).abs() / sizes.clamp(min=1)
+    return mean_of_all(float(gaps.max()), len(predictions.student))
+
+
+@metric(unit="squared probability", higher_is_better=False, needs=("labels",))
+def brier(predictions: Predictions) -> Metric:
+    """The Brier score ``sum_c (q_c - [c = y])^2``: from 0 to 2, and for two classes twice the one of a single class.
+
+    A proper score: it is least, in expectation, for the true probabilities. Unlike `nll` it is bounded.
+
+    Source: Brier, Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78, 1950.
+
+    Example:
+        >>> brier(Predictions(torch.zeros(1, 2), labels=torch.tensor([1]))).value
+        0.5
+    """
+    own, squares = probability_of(predictions.student, labels_of(predictions)), row_sums(predictions.student).squares
+    # (1 - q_y)^2 apart from the other classes, which are 0 where the student is sure and right.
+    return summed((1 - own).square() + (squares - own.square()).clamp(min=0))
+
+
+@metric(unit="nats", higher_is_better=None, needs=())
+def entropy(predictions: Predictions) -> Metric:
+    """The entropy ``-sum_c q_c log q_c`` of the student's distribution: 0 where it is sure, ``log C`` where it is not.
+
+    Example:
+        >>> round(entropy(Predictions(torch.zeros(1, 2))).value, 4)
+        0.6931
+    """
+    return summed(row_sums(predictions.student).entropy)
+
+
+@metric(unit="probability", higher_is_better=None, needs=())
+def confidence(predictions: Predictions) -> Metric:
+    """The largest probability of the student's: above its `accuracy`, it is too sure on the whole.
+
+    Example:
+        >>> confidence(Predictions(torch.zeros(1, 2))).value
+        0.5
+    """
+    return summed(confidence_of(predictions.student))
+
+
+def _bins(predictions: Predictions, bins: int) -> Int[Tensor, " n"]:
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    return torch.bucketize(confidence_of(predictions.student), edges)
+
+
+def _right(predictions: Predictions) -> Float[Tensor, " n"]:
+    return (predictions.student.argmax(1) == labels_of(predictions)).double()
+
+
+def _surplus(predictions: Predictions) -> Float[Tensor, " bins"]:
+    """By bin, the sum of confidence less correctness."""
+    surplus = confidence_of(predictions.student) - _right(predictions)
+    return torch.zeros(BINS, dtype=torch.float64).index_add(0, _bins(predictions, BINS), surplus)
+
+
+def _binned(predictions: Predictions, bins: int) -> Reliability:
+    place = _bins(predictions, bins)
+    counts = torch.bincount(place, minlength=bins)
+    zero = torch.zeros(bins, dtype=torch.float64)
+    sure, right = confidence_of(predictions.student), _right(predictions)
+    return Reliability(
+        torch.linspace(0, 1, bins + 1, dtype=torch.float64),
+        counts,
+        zero.index_add(0, place, sure) / counts,
+        zero.index_add(0, place, right) / counts,
+    )

@@ -1,0 +1,218 @@
+"""Centered kernel alignment (CKA) between the layers of two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.batch import Batch, Inputs
+from limbeck.errors import DataError, LimbeckError
+from limbeck.metrics.predictions import as_batches
+from limbeck.models.size_and_hash import unwrap_compiled
+from limbeck.tap import FrozenParameters, Tapped, call
+
+Reading = Callable[[Batch], Inputs]
+
+
+def named_layers(model: nn.Module, batch: Batch, reads: Reading) -> dict[str, int]:
+    """The layers with a matrix or kernel of weights by name, and how many numbers each gives for an example.
+
+    Those alone that a forward pass calls, and that give one row for each example: an embedding of positions gives one
+    for all, and the projection inside ``nn.MultiheadAttention`` is read without being called.
+
+    Args:
+        model: Any module, on its device; asked once, in eval mode, without gradient.
+        batch: Some examples, two at least.
+        reads: The model's way from a batch to its inputs.
+
+    Raises:
+        LimbeckError: If there are no such layers.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> named_layers(model, Batch(torch.zeros(5, 3)), lambda batch: batch.inputs)
+        {'0': 8, '2': 2}
+    """
+    found: dict[str, int] = {}
+    named = [(name, module) for name, module in unwrap_compiled(model).named_modules() if name and _is_layer(module)]
+    with ExitStack() as stack:
+        for name, module in named:
+            stack.callback(module.register_forward_hook(_noting(found, name, batch.size)).remove)
+        stack.enter_context(FrozenParameters(model))
+        with torch.no_grad():
+            call(model, reads(batch.to(device_of(model))))
+    if not found:
+        raise LimbeckError(f"{type(model).__name__} has no layers with weights; name some: student_layers=['layer1'].")
+    return {name: found[name] for name, _ in named if name in found}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters lie."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return any(p.ndim > 1 for p in module.parameters(recurse=False)) and not list(module.children())
+
+
+def _noting(found: dict[str, int], name: str, rows: int) -> Callable[..., None]:
+    def note(module: nn.Module, arguments: Any, output: Any) -> None:
+        shown = output[0] if isinstance(output, (tuple, list)) and output else output
+        if isinstance(shown, Tensor) and shown.ndim and len(shown) == rows:
+            found[name] = shown[0].numel()
+
+    return note
+
+
+_FEWEST = 4
+
+"""Examples that the unbiased estimate needs."""
+
+
+class LayerCKA(NamedTuple):
+    """The similarity of every layer of a student to every layer of a teacher.
+
+    Attributes:
+        student_layers: Addresses, the rows of `values`.
+        teacher_layers: Addresses, the columns.
+        values: From about 0, nothing in common, to 1, the same but for rotation and scale; nan for a constant layer.
+        examples: How many examples were seen.
+    """
+
+    student_layers: tuple[str, ...]
+    teacher_layers: tuple[str, ...]
+    values: Float[Tensor, "student teacher"]
+    examples: int
+
+
+def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."], *, debiased: bool = True) -> float:
+    """The centred kernel alignment of two sets of features of the same examples, with linear kernels.
+
+    ``HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`` with ``K = x x'`` and ``L = y y'``. It does not change when features
+    are rotated, shifted or scaled. Where features are many and examples few, the plain form is far from 0 for features
+    that have nothing in common; the debiased one is 0 there in expectation, and may be a little below.
+
+    It holds two matrices of n times n numbers in float64; `layer_cka` needs no more than a batch.
+
+    Args:
+        x: Features, one row an example; all further dimensions are flattened.
+        y: Others, for the same examples in the same order.
+        debiased: Whether HSIC is the unbiased estimate, which needs four examples, or the plain one.
+
+    Returns:
+        The similarity; nan if one of them is the same for all examples.
+
+    Raises:
+        LimbeckError: If the numbers of examples differ, or there are too few.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0], [3.0, 5.0], [4.0, 4.0], [1.0, 7.0]])
+        >>> round(linear_cka(x, 3 * x.flip(1) + 1), 6)
+        1.0
+
+    Source: Kornblith, Norouzi, Lee and Hinton, Similarity of Neural Network Representations Revisited, 2019,
+    arXiv:1905.00414; debiased: Song et al., Feature Selection via Dependence Maximization, 2012.
+    """
+    fewest = _FEWEST if debiased else 2
+    if len(x) != len(y) or len(x) < fewest:
+        raise LimbeckError(
+            f"linear_cka compares features of the same examples, at least {fewest}; got {len(x)} and {len(y)}."
+        )
+    centred = torch.stack([_centred(part, debiased=debiased) for part in (x, y)])
+    return float(_alignment(centred @ centred.T, 1)[0, 0])
+
+
+def layer_cka(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Any,
+    *,
+    student_layers: Sequence[str] | None = None,
+    teacher_layers: Sequence[str] | None = None,
+    student_reads: Reading = lambda batch: batch.inputs,
+    teacher_reads: Reading = lambda batch: batch.inputs,
+) -> LayerCKA:
+    """The debiased linear CKA of every layer of the student with every layer of the teacher, over batches.
+
+    Unbiased HSICs of batches are summed before they are divided, so that the result does not depend on the size of
+    the batches, save by noise, and no more than one batch is held. Batches of fewer than four examples are left out.
+    Both models answer in eval mode, without gradient, and nothing of the hooks stays in them.
+
+    Args:
+        student: Any module, on its device.
+        teacher: Another.
+        data: Batches, `Dataset`, ``(inputs, labels)`` or a source, as for `predict`.
+        student_layers: Addresses, as in a `Tapped`; by default every layer with a matrix or kernel of weights that
+            gives one row for each example, whose outputs are the pre-activations.
+        teacher_layers: The same, of the teacher.
+        student_reads: The student's way from a batch to its inputs.
+        teacher_reads: The teacher's.
+
+    Raises:
+        MissingSignalError: If an address is no module, or one that is not called.
+        DataError: If no batch has four examples.
+        LimbeckError: If a model has no layers with weights and none were named.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> layer_cka(model, model, torch.randn(20, 3)).values.diagonal().round(decimals=6)
+        tensor([1., 1.], dtype=torch.float64)
+
+    Source: Nguyen, Raghu and Kornblith, Do Wide and Deep Networks Learn the Same Things?, 2020, arXiv:2010.15327.
+    """
+    batches = (batch for batch in as_batches(data) if batch.size >= _FEWEST)
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"layer_cka needs a batch of at least {_FEWEST} examples; there was none.")
+    mine = tuple(student_layers or named_layers(student, first, student_reads))
+    theirs = tuple(teacher_layers or named_layers(teacher, first, teacher_reads))
+    total, examples = torch.zeros(len(mine) + len(theirs), len(mine) + len(theirs), dtype=torch.float64), 0
+    with (
+        FrozenParameters(student),
+        FrozenParameters(teacher),
+        Tapped(student, mine) as left,
+        Tapped(teacher, theirs) as right,
+    ):
+        for batch in chain([first], batches):
+            shown = _features(left, mine, batch, student_reads) + _features(right, theirs, batch, teacher_reads)
+            centred = torch.stack([_centred(part, debiased=True) for part in shown])
+            total += centred @ centred.T / (batch.size * (batch.size - 3))
+            examples += batch.size
+    return LayerCKA(mine, theirs, _alignment(total, len(mine)), examples)
+
+
+def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, reads: Reading) -> list[Tensor]:
+    with torch.no_grad():
+        signal = tapped(reads(batch.to(device_of(tapped.model))))
+    for layer in layers:
+        if len(signal[layer]) != batch.size:
+            raise DataError(f"{layer!r} gives {list(signal[layer].shape)} for {batch.size} examples: not one row each.")
+    return [signal[layer] for layer in layers]
+
+
+def _centred(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tensor, " n_times_n"]:
+    """The centred matrix of inner products, flat: products of two of these are HSICs, up to a factor of n."""
+    flat = (
+        features.detach().flatten(1).double().cpu() if features.ndim > 1 else features.detach().double().cpu()[:, None]
+    )
+    flat = flat - flat.mean(0)
+    gram, n = flat @ flat.T, len(flat)
+    if not debiased:
+        return gram.flatten()
+    gram.fill_diagonal_(0.0)
+    rows = gram.sum(1) / (n - 2)
+    gram = gram - rows[:, None] - rows[None, :] + rows.sum() / (n - 1)
+    return gram.fill_diagonal_(0.0).flatten()
+
+
+def _alignment(products: Float[Tensor, "layers layers"], students: int) -> Float[Tensor, "student teacher"]:
+    own = products.diagonal()
+    # A constant layer has no variance but that of rounding.
+    own = torch.where(own > 1e-24 * own.max().clamp(min=1e-300), own, torch.nan)
+    return products[:students, students:] / (own[:students, None] * own[None, students:]).sqrt()

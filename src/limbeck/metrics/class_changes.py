@@ -1,0 +1,155 @@
+"""Classes that a student gained or lost, with false discoveries controlled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.metrics.distributions import binomial_cdf, false_discovery_rates, t_sf
+from limbeck.metrics.memoize import predicted_class
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.validation import labels_of, valid_rows
+
+
+class ClassChange(NamedTuple):
+    """What became of one class.
+
+    Attributes:
+        label: The class.
+        examples: How many there are of it.
+        before: Its accuracy before, the mean over seeds.
+        after: Its accuracy after.
+        gained: Examples that are right more often after than before (over seeds).
+        lost: Examples that are right less often.
+        p_value: How likely so great a change is where there is none; nan for a class without examples.
+        adjusted: The least false-discovery rate at which it is called changed (Benjamini and Hochberg).
+        changed: Whether it is called changed at the rate that was asked for.
+    """
+
+    label: int
+    examples: int
+    before: float
+    after: float
+    gained: int
+    lost: int
+    p_value: float
+    adjusted: float
+    changed: bool
+
+    @property
+    def difference(self) -> float:
+        """The accuracy after, less that before."""
+        return self.after - self.before
+
+
+def class_changes(
+    before: Predictions | Sequence[Predictions], after: Predictions | Sequence[Predictions], *, rate: float = 0.05
+) -> list[ClassChange]:
+    """The accuracy of every class before and after, and which differences are more than chance.
+
+    For one pair of predictions, the test of a class is McNemar's, exact: of the examples on which the two differ, as
+    many should be won as lost. It speaks of these two models, on further examples. For several, paired by seed, an
+    example counts as won or lost by its sum over seeds (a sign test), and a paired t test over seeds comes beside it:
+    the larger of the two p-values holds, so that a class is called changed only if neither the choice of examples nor
+    that of seeds explains it. Then it speaks of the two ways to train. Over classes, the expected share of false calls
+    among all calls is held at `rate` (Benjamini and Hochberg's procedure).
+
+    Args:
+        before: Labelled predictions of one model, or of one for each seed.
+        after: Those of the other, for the same examples in the same order; the same number of seeds, in their order.
+        rate: The false-discovery rate, between 0 and 1.
+
+    Returns:
+        One entry for each class, in their order.
+
+    Raises:
+        LimbeckError: If there are no labels, the two are not about the same examples, their numbers differ, or `rate`
+            is not between 0 and 1.
+
+    Example:
+        >>> labels = torch.zeros(20, dtype=torch.int64)
+        >>> wrong, right = torch.tensor([[0.0, 1.0]] * 20), torch.tensor([[1.0, 0.0]] * 20)
+        >>> [(change.difference, change.changed) for change in
+        ...     class_changes(Predictions(wrong, labels=labels), Predictions(right, labels=labels))]
+        [(1.0, True), (nan, False)]
+
+    Source: McNemar, Psychometrika 12, 1947; Benjamini and Hochberg, Controlling the False Discovery Rate, 1995. That
+    distillation changes many classes: Mohammadshahi and Ioannou, What is Left After Distillation?, 2024,
+    arXiv:2410.08407.
+    """
+    if not 0.0 < rate < 1.0:
+        raise LimbeckError(f"class_changes(rate={rate}): the false-discovery rate lies between 0 and 1, such as 0.05.")
+    first, second = _several(before), _several(after)
+    labels, classes = _common(first, second)
+    won, lost, by_seed = _flips(_right(first), _right(second), labels, classes)
+    sizes = torch.bincount(labels, minlength=classes)
+    p = _p_values(won, lost, by_seed / sizes[:, None]).masked_fill(sizes == 0, torch.nan)
+    adjusted = _adjusted(p)
+    rates = [_accuracy(_right(each), labels, sizes) for each in (first, second)]
+    columns = [sizes, *rates, won, lost, p, adjusted, adjusted <= rate]
+    return [ClassChange(*row) for row in zip(range(classes), *(column.tolist() for column in columns), strict=True)]
+
+
+def _several(given: Predictions | Sequence[Predictions]) -> list[Predictions]:
+    found = [given] if isinstance(given, Predictions) else list(given)
+    return [valid_rows(one, "class_changes", ("labels",)) for one in found]
+
+
+def _common(first: list[Predictions], second: list[Predictions]) -> tuple[Tensor, int]:
+    if len(first) != len(second) or not first:
+        raise LimbeckError(
+            f"class_changes pairs predictions seed by seed; got {len(first)} before and {len(second)} after."
+        )
+    labels, classes = labels_of(first[0]), first[0].student.shape[1]
+    for one in (*first, *second):
+        if not torch.equal(labels_of(one), labels) or one.student.shape[1] != classes:
+            raise LimbeckError("class_changes compares predictions for the same examples; their labels differ.")
+    return labels, classes
+
+
+def _right(predictions: list[Predictions]) -> Float[Tensor, "seeds n"]:
+    return torch.stack([(predicted_class(one.student) == labels_of(one)).double() for one in predictions])
+
+
+def _accuracy(right: Float[Tensor, "seeds n"], labels: Tensor, sizes: Tensor) -> Float[Tensor, " classes"]:
+    return torch.zeros(len(sizes), dtype=torch.float64).index_add(0, labels, right.mean(0)) / sizes
+
+
+def _flips(
+    before: Float[Tensor, "seeds n"], after: Float[Tensor, "seeds n"], labels: Tensor, classes: int
+) -> tuple[Tensor, Tensor, Float[Tensor, "classes seeds"]]:
+    """Examples won and lost by class, and the right ones more by class and seed."""
+    change = after - before
+    net = change.sum(0)
+    won, lost = (torch.bincount(labels[side], minlength=classes) for side in (net > 0, net < 0))
+    by_seed = torch.zeros(classes, len(change), dtype=torch.float64).index_add(0, labels, change.T)
+    return won, lost, by_seed
+
+
+def _p_values(won: Tensor, lost: Tensor, by_seed: Float[Tensor, "classes seeds"]) -> Float[Tensor, " classes"]:
+    of_examples = torch.from_numpy(2 * binomial_cdf(torch.minimum(won, lost).numpy(), (won + lost).numpy())).clamp(
+        max=1
+    )
+    return torch.maximum(of_examples, _paired_t(by_seed)) if by_seed.shape[1] > 1 else of_examples
+
+
+def _paired_t(by_seed: Float[Tensor, "classes seeds"]) -> Float[Tensor, " classes"]:
+    """Two-sided; where all seeds agree to the last example, the test of the examples has the word."""
+    seeds = by_seed.shape[1]
+    error = by_seed.std(1) / seeds**0.5
+    ratio = by_seed.mean(1).abs() / error
+    p = torch.from_numpy(2 * t_sf(ratio.numpy(), seeds - 1))
+    return torch.where(by_seed.std(1) > 1e-12, p, (by_seed.mean(1).abs() < 1e-12).double())
+
+
+def _adjusted(p: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
+    there = ~p.isnan()
+    if bool(there.any()):
+        p = p.clone()
+        p[there] = torch.from_numpy(false_discovery_rates(p[there].numpy()))
+    return p

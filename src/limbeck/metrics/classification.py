@@ -1,0 +1,131 @@
+"""Accuracy, top-5 accuracy and negative log-likelihood, and `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from limbeck.errors import unknown
+from limbeck.metrics.calibration import brier, confidence, ece, entropy, mce
+from limbeck.metrics.fidelity import (
+    agreement,
+    agreement_where_teacher_wrong,
+    confidence_deviation,
+    confidence_slope,
+    kl_to_teacher,
+    relative_calibration,
+    reverse_kl_to_teacher,
+)
+from limbeck.metrics.groups import worst_class_accuracy
+from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
+from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
+from limbeck.metrics.multi_label import MULTI_LABEL_MEASURES, MultiLabel
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.regression import REGRESSION_MEASURES, Estimates
+from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
+
+
+@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+def accuracy(predictions: Predictions) -> Metric:
+    """How often the largest logit is the label's; of equal logits the first counts, and a row with a NaN is wrong.
+
+    Example:
+        >>> accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).value
+        0.5
+    """
+    return fraction(predicted_class(predictions.student) == labels_of(predictions))
+
+
+def correctness(predictions: Predictions) -> Bool[Tensor, " labelled"]:
+    """Which of the rows that have a label are right, as `accuracy` counts them.
+
+    Raises:
+        LimbeckError: If there are no labels.
+
+    Example:
+        >>> correctness(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
+        [True, False]
+    """
+    counting = valid_rows(predictions, "correctness", ("labels",))
+    return predicted_class(counting.student) == labels_of(counting)
+
+
+@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+def top5(predictions: Predictions) -> Metric:
+    """How often the label's logit is among the five largest; of five classes or fewer, every one is.
+
+    Of equal logits the earlier class ranks higher, and a row with a NaN is wrong, as in `accuracy`.
+    """
+    above = by_rows(_ranked_above, predictions.student, labels_of(predictions))
+    return fraction((above < 5) & (predicted_class(predictions.student) >= 0))
+
+
+def _ranked_above(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """How many classes rank higher than the label's."""
+    own = student.gather(1, labels[:, None])
+    earlier = torch.arange(student.shape[1]) < labels[:, None]
+    return ((student > own) | ((student == own) & earlier)).sum(1)
+
+
+@metric(unit="nats", higher_is_better=False, needs=("labels",))
+def nll(predictions: Predictions) -> Metric:
+    """The negative log-likelihood ``-log q_y`` of the labels; infinite where a label's logit is -inf.
+
+    Example:
+        >>> round(nll(Predictions(torch.zeros(1, 2), labels=torch.tensor([1]))).value, 4)
+        0.6931
+    """
+    return summed(by_rows(_log_losses, predictions.student, labels_of(predictions)))
+
+
+def _log_losses(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return F.cross_entropy(student.double(), labels, reduction="none")
+
+
+MEASURES: dict[str, MetricFunction] = {
+    function.__name__: function
+    for function in (
+        accuracy, top5, nll, brier, ece, mce, confidence, entropy, worst_class_accuracy,
+        agreement, agreement_where_teacher_wrong, kl_to_teacher, reverse_kl_to_teacher,
+        confidence_slope, confidence_deviation, relative_calibration,
+    )
+}  # fmt: skip
+"""Every measure of a classifier by name: of its answers to each example, one class is right."""
+
+
+def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
+    """The measures with these names; what they have in common is computed once, and some rows at a time.
+
+    So the memory that it takes beside the predictions does not grow with the number of classes times that of rows.
+
+    Args:
+        predictions: `Predictions`, whose measures are `MEASURES`; or `Estimates` (`REGRESSION_MEASURES`), or
+            `MultiLabel` (`MULTI_LABEL_MEASURES`).
+        names: Which.
+
+    Raises:
+        UnknownNameError: If there is no such measure; the nearest is offered.
+        LimbeckError: If one needs labels or a teacher that are not there.
+
+    Example:
+        >>> evaluate(Predictions(torch.eye(3), labels=torch.arange(3)), ["accuracy"])["accuracy"].value
+        1.0
+    """
+    wanted, table = list(names), _table(predictions)
+    for name in wanted:
+        if name not in table:
+            raise unknown("measure", name, table)
+    counting = labeled_rows(predictions) if isinstance(predictions, Predictions) else predictions
+    with shared_cache():
+        return {name: table[name](counting) for name in wanted}
+
+
+def _table(predictions: Any) -> dict[str, MetricFunction]:
+    if isinstance(predictions, Estimates):
+        return REGRESSION_MEASURES
+    return MULTI_LABEL_MEASURES if isinstance(predictions, MultiLabel) else MEASURES

@@ -1,0 +1,304 @@
+"""Image corruptions, and the accuracy that models keep under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from limbeck.batch import Batch, Inputs
+from limbeck.data.transforms.color import restore_dtype, to_float
+from limbeck.data.transforms.validation import check_pixels
+from limbeck.errors import LimbeckError, unknown
+from limbeck.functional.counter_rng import counter_uniform
+from limbeck.metrics.classification import accuracy
+from limbeck.metrics.metric import Metric
+from limbeck.metrics.predictions import as_batches, predict
+from limbeck.tap import Adaptor
+
+Images = Float[Tensor, "batch c h w"]
+
+Draw = Callable[[int], Float[Tensor, "batch draws"]]
+
+"""So many uniform numbers for each image."""
+
+
+class Corruption(NamedTuple):
+    """One way to go bad.
+
+    Attributes:
+        function: Images from 0 to 1, a strength and random numbers -> images; what leaves 0 to 1 is cut off.
+        strengths: For severities 1 to 5.
+    """
+
+    function: Callable[[Images, float, Draw], Images]
+    strengths: tuple[float, float, float, float, float]
+
+
+def corrupt(
+    images: Shaped[Tensor, " batch *image"],
+    name: str,
+    severity: int,
+    *,
+    id: Int[Tensor, " batch"] | None = None,
+    seed: int = 0,
+) -> Shaped[Tensor, " batch *image"]:
+    """Images gone bad in one way: a pure function of the images, their ids, the severity and the seed.
+
+    Args:
+        images: Bytes, or floats from 0 to 1: ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or three.
+        name: One of `CORRUPTIONS`.
+        severity: From 1, mild, to 5. Noise and place are the same at all severities, only stronger.
+        id: Which examples these are; their noise depends on it alone. Their places in the batch where None.
+        seed: Another gives other noise.
+
+    Returns:
+        Images of the same shape and type.
+
+    Raises:
+        UnknownNameError: If there is no such corruption; the nearest is named.
+        LimbeckError: If `severity` is not 1, 2, 3, 4 or 5.
+        DataError: If these are no images.
+
+    Example:
+        >>> corrupt(torch.full((1, 2, 2), 100, dtype=torch.uint8), "brightness", 3).flatten().tolist()
+        [138, 138, 138, 138]
+
+    Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
+    2019, arXiv:1903.12261. Strengths are those of their CIFAR-10-C, made for 32 pixels a side. Here brightness is added
+    to every channel (there to the value in HSV), and occlusion is our own.
+    """
+    if name not in CORRUPTIONS:
+        raise unknown("corruption", name, CORRUPTIONS)
+    if severity not in (1, 2, 3, 4, 5):
+        raise LimbeckError(f"corrupt(severity={severity!r}): severities are 1, 2, 3, 4 and 5.")
+    check_pixels(images, who=f"The corruption {name}")
+    who = torch.arange(len(images)) if id is None else id
+
+    def draw(count: int) -> Tensor:
+        same = torch.zeros_like(who)
+        return counter_uniform(who, same, seed=seed, draws=count, stream=f"corruption/{name}").to(images.device)
+
+    function, strengths = CORRUPTIONS[name]
+    pixels, top = to_float(images)
+    return restore_dtype(function(pixels / top, strengths[severity - 1], draw).clamp(0.0, 1.0) * top, images)
+
+
+def _gaussian_noise(images: Images, strength: float, draw: Draw) -> Images:
+    return images + strength * _normal(images, draw)
+
+
+def _speckle_noise(images: Images, strength: float, draw: Draw) -> Images:
+    return images + images * strength * _normal(images, draw)
+
+
+def _impulse_noise(images: Images, strength: float, draw: Draw) -> Images:
+    number = draw(images[0].numel()).view(images.shape)
+    dark = torch.where(number < strength / 2, 0.0, images)
+    return torch.where(number >= 1 - strength / 2, 1.0, dark)
+
+
+def _gaussian_blur(images: Images, strength: float, draw: Draw) -> Images:
+    # The width is meant for 32 pixels; on larger images it grows with them, or nobody would see it.
+    sigma = strength * max(1.0, min(images.shape[2:]) / 32)
+    reach = int(4 * sigma + 0.5)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2).to(images.dtype)
+    bell = (bell / bell.sum()).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (reach, reach, reach, reach), mode="replicate")
+    across = F.conv2d(padded, bell, groups=images.shape[1])
+    return F.conv2d(across, bell.transpose(2, 3), groups=images.shape[1])
+
+
+def _contrast(images: Images, strength: float, draw: Draw) -> Images:
+    mean = images.mean((2, 3), keepdim=True)
+    return (images - mean) * strength + mean
+
+
+def _brightness(images: Images, strength: float, draw: Draw) -> Images:
+    return images + strength
+
+
+def _pixelate(images: Images, strength: float, draw: Draw) -> Images:
+    height, width = (_cells(side, strength).to(images) for side in images.shape[2:])
+    return height @ images @ width.T
+
+
+def _cells(side: int, share: float) -> Float[Tensor, "side side"]:
+    """Row x takes the mean over the pixels of x's cell, of ``side * share`` cells of about the same width."""
+    cell = ((torch.arange(side) + 0.5) * (max(1, int(side * share)) / side)).long()
+    together = (cell[:, None] == cell[None, :]).double()
+    return together / together.sum(1, keepdim=True)
+
+
+def _occlusion(images: Images, strength: float, draw: Draw) -> Images:
+    """A grey square, its side a part of the shorter side, somewhere in the image."""
+    height, width = images.shape[2:]
+    side = max(1, round(strength * min(height, width)))
+    place = draw(2).double()
+    top, left = (place[:, 0] * (height - side + 1)).long(), (place[:, 1] * (width - side + 1)).long()
+    down, right = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+    rows = (down >= top[:, None]) & (down < top[:, None] + side)
+    columns = (right >= left[:, None]) & (right < left[:, None] + side)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], 0.5, images)
+
+
+def _normal(images: Images, draw: Draw) -> Images:
+    # Half a step up, so that no number is 0, of which the quantile is infinite.
+    uniform = draw(images[0].numel()).double() + 2.0**-25
+    return torch.special.ndtri(uniform).to(images.dtype).view(images.shape)
+
+
+CORRUPTIONS: dict[str, Corruption] = {
+    "gaussian_noise": Corruption(_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
+    "speckle_noise": Corruption(_speckle_noise, (0.06, 0.10, 0.12, 0.16, 0.20)),
+    "impulse_noise": Corruption(_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    "gaussian_blur": Corruption(_gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1.0)),
+    "contrast": Corruption(_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": Corruption(_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
+    "pixelate": Corruption(_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
+    "occlusion": Corruption(_occlusion, (0.15, 0.2, 0.25, 0.3, 0.4)),
+}
+
+"""Every corruption by name."""
+
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+class Robustness(NamedTuple):
+    """Accuracy on images as they are, and gone bad.
+
+    Attributes:
+        clean: On the images themselves.
+        corrupted: By corruption, and by severity in that.
+    """
+
+    clean: Metric
+    corrupted: Mapping[str, Mapping[int, Metric]]
+
+    @property
+    def mean(self) -> float:
+        """The mean accuracy over corruptions and severities."""
+        values = [found.value for row in self.corrupted.values() for found in row.values()]
+        return sum(values) / len(values)
+
+    @property
+    def by_corruption(self) -> dict[str, float]:
+        """The mean accuracy over severities, by corruption."""
+        return {name: sum(m.value for m in row.values()) / len(row) for name, row in self.corrupted.items()}
+
+
+class CorruptedPredictor(NamedTuple):
+    """A model, and how it is asked.
+
+    Attributes:
+        model: Any module or teacher, as for `predict`.
+        reads: Its way from a batch to its inputs.
+        adaptor: Raw output -> logits, for strange outputs.
+    """
+
+    model: Any
+    reads: Callable[[Batch], Inputs] | None = None
+    adaptor: Adaptor | None = None
+
+
+def robustness(
+    model: Any,
+    data: Any,
+    *,
+    corruptions: Iterable[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    reads: Callable[[Batch], Inputs] | None = None,
+    adaptor: Adaptor | None = None,
+    seed: int = 0,
+) -> Robustness:
+    """The accuracy of a model on images that went bad in several ways, each at several severities.
+
+    The data are read once. Noise is a pure function of an example's id and the seed, so that models are compared on
+    the very same images; where batches have no ids, it is the place in the data that counts.
+
+    Args:
+        model: Any module or teacher, as for `predict`.
+        data: Labelled images, raw: bytes, or floats from 0 to 1; `reads` sees them after they went bad.
+        corruptions: Names of `CORRUPTIONS`; all of them where None.
+        severities: Of 1 to 5.
+        reads: The model's way from a batch to its inputs: standardising, for example.
+        adaptor: Raw output -> logits, for strange outputs.
+        seed: Of the noise.
+
+    Raises:
+        UnknownNameError: If there is no such corruption.
+        LimbeckError: If no corruption or severity is asked for, or there are no labels.
+        DataError: If the inputs are no images.
+
+    Example:
+        >>> images, labels = torch.rand(4, 8, 8), torch.tensor([0, 1, 0, 1])
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        >>> robustness(model, (images, labels), corruptions=["contrast"], severities=[5]).clean.count
+        4
+
+    Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
+    2019, arXiv:1903.12261.
+    """
+    asked = {"model": CorruptedPredictor(model, reads, adaptor)}
+    return robustness_of(asked, data, corruptions=corruptions, severities=severities, seed=seed)["model"]
+
+
+def robustness_of(
+    models: Mapping[str, CorruptedPredictor],
+    data: Any,
+    *,
+    corruptions: Iterable[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+) -> dict[str, Robustness]:
+    """`robustness` of several models on the very same images, each of which goes bad once for all of them.
+
+    Args:
+        models: By name.
+        data: As for `robustness`.
+        corruptions: As there.
+        severities: As there.
+        seed: As there.
+
+    Raises:
+        LimbeckError: As there.
+    """
+    names = list(CORRUPTIONS if corruptions is None else corruptions)
+    _check(names, severities)
+    nothing, seen = Metric(0.0, 0), 0
+    clean = dict.fromkeys(models, nothing)
+    found = {who: {name: dict.fromkeys(severities, nothing) for name in names} for who in models}
+    for batch in as_batches(data):
+        ids = torch.arange(seen, seen + batch.size) if batch.id is None else batch.id
+        seen += batch.size
+        clean = {who: _sum(clean[who], _right(one, batch)) for who, one in models.items()}
+        for name in names:
+            for severity in severities:
+                worse: Tensor = corrupt(batch.inputs, name, severity, id=ids, seed=seed)
+                bad = batch._replace(inputs=worse)
+                for who, one in models.items():
+                    found[who][name][severity] = _sum(found[who][name][severity], _right(one, bad))
+    return {who: Robustness(clean[who], found[who]) for who in models}
+
+
+def _right(asked: CorruptedPredictor, batch: Batch) -> Metric:
+    return accuracy(predict(asked.model, [batch], reads=asked.reads, adaptor=asked.adaptor))
+
+
+def _check(names: list[str], severities: Sequence[int]) -> None:
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise unknown("corruption", name, CORRUPTIONS)
+    if not names or not severities or set(severities) - set(SEVERITIES):
+        raise LimbeckError(
+            f"robustness needs at least one corruption and severities of 1 to 5; got {names} and {list(severities)}."
+        )
+
+
+def _sum(first: Metric, second: Metric) -> Metric:
+    return Metric(first.total + second.total, first.count + second.count)

@@ -1,0 +1,117 @@
+"""How closely a student follows its teacher: agreement, divergences, confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.metrics.confidence_deviation import deviations_of
+from limbeck.metrics.memoize import by_rows, predicted_class, probability_of
+from limbeck.metrics.metric import Metric, fraction, mean_of_all, metric, summed
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.validation import labels_of, teacher_of
+
+
+@metric(unit="fraction", higher_is_better=True, needs=("teacher",))
+def agreement(predictions: Predictions) -> Metric:
+    """How often student and teacher have their largest logit in the same class: top-1 agreement, the plainest fidelity.
+
+    Source: Stanton, Izmailov, Kirichenko, Alemi and Wilson, Does Knowledge Distillation Really Work?, 2021,
+    arXiv:2106.05945.
+    """
+    said = predicted_class(predictions.student)
+    return fraction((said == predicted_class(teacher_of(predictions))) & (said >= 0))
+
+
+@metric(unit="fraction", higher_is_better=None, needs=("teacher", "labels"))
+def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
+    """Of the rows that the teacher gets wrong, how often the student says the same: the errors that were handed on.
+
+    High is faithful, low is lucky. Agreement on rows that both get right says little, as any two good models agree
+    there. nan for a teacher without errors.
+
+    Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945; Lukasik et al., Teacher's
+    pet, 2021, arXiv:2106.10494, on errors that a student amplifies.
+    """
+    said = predicted_class(teacher_of(predictions))
+    wrong = (said != labels_of(predictions)) & (said >= 0)
+    return fraction(predicted_class(predictions.student)[wrong] == said[wrong])
+
+
+@metric(unit="nats", higher_is_better=False, needs=("teacher",))
+def kl_to_teacher(predictions: Predictions) -> Metric:
+    """The divergence ``KL(p || q)`` of the student's distribution q from the teacher's p, at temperature 1.
+
+    Zero where they are equal; infinite where the student rules out a class that the teacher does not.
+
+    Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945.
+    """
+    from limbeck.functional import kl_divergence
+
+    return summed(
+        by_rows(lambda s, t: kl_divergence(s.double(), t.double()), predictions.student, teacher_of(predictions))
+    )
+
+
+@metric(unit="nats", higher_is_better=False, needs=("teacher",))
+def reverse_kl_to_teacher(predictions: Predictions) -> Metric:
+    """The divergence ``KL(q || p)`` of the teacher's distribution p from the student's q, at temperature 1.
+
+    Large where the student holds likely what the teacher all but rules out; `kl_to_teacher` is large where it misses
+    what the teacher holds likely.
+    """
+    from limbeck.functional import reverse_kl
+
+    return summed(
+        by_rows(lambda s, t: reverse_kl(s.double(), t.double()), predictions.student, teacher_of(predictions))
+    )
+
+
+@metric(unit="ratio", higher_is_better=None, needs=("teacher",))
+def confidence_slope(predictions: Predictions) -> Metric:
+    """The slope of the student's log-odds on the teacher's, in the teacher's class: above 1 it exaggerates confidence.
+
+    With k the teacher's class, X and Y the log-odds of ``p_k`` and ``q_k``: ``cov(X, Y) / var(X)``, least squares. 1
+    for a student that is its teacher, T for one whose logits are T times the teacher's and has two classes. It is no
+    mean of rows; nan where the X are all equal. `deviations` gives the points of its scatter plot.
+
+    Source: Nagarajan, Menon, Bhojanapalli, Mobahi and Kumar, On student-teacher deviations in distillation, 2023,
+    arXiv:2301.12923.
+    """
+    found = deviations_of(predictions)
+    return mean_of_all(found.slope, len(found.rows))
+
+
+@metric(unit="nats", higher_is_better=None, needs=("teacher",))
+def confidence_deviation(predictions: Predictions) -> Metric:
+    """The student's log-odds of the teacher's class less the teacher's own: below 0, it is less sure of it.
+
+    Rows on which either is infinitely sure are left out.
+
+    Source: Nagarajan et al., On student-teacher deviations in distillation, 2023, arXiv:2301.12923.
+    """
+    found = deviations_of(predictions)
+    return summed(found.student - found.teacher)
+
+
+@metric(unit="probability", higher_is_better=False, needs=("teacher",))
+def relative_calibration(predictions: Predictions) -> Metric:
+    """How far the student's confidence is from the teacher's: ``|q_k - p_k|``, k the teacher's class.
+
+    It is the paper's gap at radius 0; `confidence_gap` looks for the largest within a radius of each input.
+
+    Source: Lamb, Brunel, Dvijotham, Kumar, Torr and Eiras, Faithful Knowledge Distillation, 2023, arXiv:2306.04431.
+    """
+    k = teacher_of(predictions).argmax(1)
+    return summed((probability_of(predictions.student, k) - probability_of(teacher_of(predictions), k)).abs())
+
+
+def _in_double(divergence: Callable[..., Tensor], predictions: Predictions) -> Float[Tensor, " n"]:
+    found: Tensor = by_rows(
+        lambda student, teacher: divergence(student.double(), teacher.double()),
+        predictions.student,
+        teacher_of(predictions),
+    )
+    return found

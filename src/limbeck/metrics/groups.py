@@ -1,0 +1,147 @@
+"""Accuracy per class and per group of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.batch import IGNORED
+from limbeck.errors import LimbeckError
+from limbeck.metrics.memoize import predicted_class
+from limbeck.metrics.metric import Metric, metric
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.validation import labels_of, valid_rows
+
+
+class Group(NamedTuple):
+    """A group of examples, and how often their class is found.
+
+    Attributes:
+        name: The group, as it was given; a class's number where groups are classes.
+        accuracy: Right ones, of how many.
+    """
+
+    name: Hashable
+    accuracy: Metric
+
+
+def confusion_matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
+    """How many examples of each class (row) the student takes for each class (column).
+
+    A row of logits with a NaN says no class, and stands in no column.
+
+    Raises:
+        LimbeckError: If there are no labels.
+
+    Example:
+        >>> confusion_matrix(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
+        [[1, 1], [0, 0]]
+    """
+    return _confusions(valid_rows(predictions, "confusion_matrix", ("labels",)))
+
+
+def class_accuracy(predictions: Predictions) -> Float[Tensor, " classes"]:
+    """How often the examples of each class are found; nan for a class without examples.
+
+    Example:
+        >>> class_accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
+        [0.5, nan]
+    """
+    right, of = _right(valid_rows(predictions, "class_accuracy", ("labels",)))
+    return right.double() / of
+
+
+def group_accuracy(
+    predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[Hashable] | None = None
+) -> list[Group]:
+    """How often the examples of each group are found, the worst group first.
+
+    Args:
+        predictions: With labels; rows without one are left out.
+        groups: Which group each row belongs to: whole numbers or names, one a row, in the rows' order. None takes the
+            classes, by label.
+
+    Raises:
+        LimbeckError: If there are no labels, or not one group for each row.
+
+    Example:
+        >>> shown = Predictions(torch.eye(3), labels=torch.tensor([0, 1, 0]))
+        >>> group_accuracy(shown, ["town", "town", "country"])
+        [Group(name='country', accuracy=Measure(0, over 1 rows)), Group(name='town', accuracy=Measure(1, over 2 rows))]
+
+    Source: Lukasik, Bhojanapalli, Menon and Kumar, Teacher's pet: understanding and mitigating biases in distillation,
+    2021, arXiv:2106.10494.
+    """
+    if groups is None:
+        return _by_class(valid_rows(predictions, "group_accuracy", ("labels",)))
+    given = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+    if len(given) != len(predictions.student):
+        raise LimbeckError(f"group_accuracy needs a group for each row: {len(predictions.student)}; got {len(given)}.")
+    if predictions.labels is not None:
+        kept = (predictions.labels != IGNORED).tolist()
+        given = [group for group, keep in zip(given, kept, strict=True) if keep]
+    counting = valid_rows(predictions, "group_accuracy", ("labels",))
+    names = list(dict.fromkeys(given))
+    number = {name: place for place, name in enumerate(names)}
+    place = torch.tensor([number[group] for group in given], dtype=torch.int64)
+    right = (predicted_class(counting.student) == labels_of(counting)).long()
+    sizes, rights = (
+        torch.bincount(place, minlength=len(names)),
+        torch.zeros(len(names)).long().index_add(0, place, right),
+    )
+    return _sorted([Group(*one) for one in zip(names, map(Metric, rights.tolist(), sizes.tolist()), strict=True)])
+
+
+def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[Hashable] | None = None) -> Group:
+    """The group with the lowest accuracy; of equal ones, that with the most examples.
+
+    Raises:
+        LimbeckError: If there are no labels, not one group for each row, or no row that counts.
+    """
+    found = group_accuracy(predictions, groups)
+    if not found:
+        raise LimbeckError("worst_group needs at least one row with a label.")
+    return found[0]
+
+
+@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+def worst_class_accuracy(predictions: Predictions) -> Metric:
+    """The accuracy in the class where it is lowest, of the classes that have examples; it counts that class's alone.
+
+    It is no mean of rows. A class with few examples is the worst by chance: `class_changes` says which differ.
+
+    Source: Lukasik et al., Teacher's pet, 2021, arXiv:2106.10494.
+
+    Example:
+        >>> worst_class_accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).value
+        0.5
+    """
+    found = _by_class(predictions)
+    return found[0].accuracy if found else Metric(0.0, 0)
+
+
+def _by_class(predictions: Predictions) -> list[Group]:
+    pairs = enumerate(zip(*(count.tolist() for count in _right(predictions)), strict=True))
+    return _sorted([Group(name, Metric(float(right), size)) for name, (right, size) in pairs if size])
+
+
+def _right(predictions: Predictions) -> tuple[Int[Tensor, " classes"], Int[Tensor, " classes"]]:
+    """Of each class how many examples are found, and how many there are."""
+    labels, classes = labels_of(predictions), predictions.student.shape[1]
+    right = labels[predicted_class(predictions.student) == labels]
+    return torch.bincount(right, minlength=classes), torch.bincount(labels, minlength=classes)
+
+
+def _confusions(predictions: Predictions) -> Int[Tensor, "classes classes"]:
+    classes = predictions.student.shape[1]
+    said = predicted_class(predictions.student)
+    both = (labels_of(predictions) * classes + said)[said >= 0]
+    return torch.bincount(both, minlength=classes * classes).view(classes, classes)
+
+
+def _sorted(groups: list[Group]) -> list[Group]:
+    return sorted(groups, key=lambda group: (group.accuracy.value, -group.accuracy.count))

@@ -1,0 +1,138 @@
+"""Intermediate results that several metrics share, computed once and block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+T = TypeVar("T")
+_Known = dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]]
+_AT_ONCE = 1 << 19
+"""Logits that are looked at together: four megabytes in float64."""
+
+_KNOWN: ContextVar[_Known | None] = ContextVar("limbeck_measured", default=None)
+
+
+@contextmanager
+def shared_cache() -> Iterator[None]:
+    """A block within which what several measures need of the same tensors is computed once."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+class RowSums(NamedTuple):
+    """What measures need of each row's softmax, in float64.
+
+    Attributes:
+        largest: The largest probability.
+        entropy: ``-sum_c q_c log q_c``, in nats.
+        squares: ``sum_c q_c^2``.
+    """
+
+    largest: Float[Tensor, " n"]
+    entropy: Float[Tensor, " n"]
+    squares: Float[Tensor, " n"]
+
+
+def by_rows(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """A function that takes each row by itself, asked of some rows at a time: a tensor, or several, of one row each.
+
+    What it makes on the way, in float64, is then never as large as the logits of a large test set.
+    """
+    count = len(tensors[0])
+    size = max(1, _AT_ONCE // max(tensors[0][:1].numel(), 1))
+    first = function(*(tensor[:size] for tensor in tensors))
+    if count <= size:
+        return first
+    # Written into place: small tensors that stay between large ones that go would leave holes in the memory.
+    whole = [part.new_empty(count) for part in _columns(first)]
+    for start in range(0, count, size):
+        found = first if start == 0 else function(*(tensor[start : start + size] for tensor in tensors))
+        for into, part in zip(whole, _columns(found), strict=True):
+            into[start : start + size] = part
+    return whole[0] if isinstance(first, Tensor) else type(first)(*whole)
+
+
+def _columns(found: Any) -> tuple[Tensor, ...]:
+    return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def row_sums(logits: Float[Tensor, "n classes"]) -> RowSums:
+    """Of each row's softmax; within `shared` it is computed once for a tensor."""
+    return cached(_row_sums, logits)
+
+
+def probability_of(logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The probability of one class a row, in float64."""
+    found: Tensor = by_rows(lambda rows, at: _softmax(rows).gather(1, at[:, None])[:, 0], logits, classes)
+    return found
+
+
+def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
+    """The largest probability of each row, in float64."""
+    return row_sums(logits).largest
+
+
+def predicted_class(logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
+    """The class with the largest logit, of equal ones the first; -1 for a row with a NaN, which says no class."""
+    return cached(_chosen, logits)
+
+
+def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tensor, " n"]:
+    """``log(q_k / (1 - q_k))`` of one class k a row, in float64: k's logit less the logsumexp of the others.
+
+    Example:
+        >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
+        tensor([2.], dtype=torch.float64)
+    """
+    found: Tensor = by_rows(_log_odds, logits, classes)
+    return found
+
+
+def cached(function: Callable[..., T], *tensors: Tensor) -> T:
+    """A function of these tensors; within `shared` it is called once for them."""
+    known = _KNOWN.get()
+    if known is None:
+        return function(*tensors)
+    key = (function, *map(id, tensors))
+    if key not in known:
+        # The tensors are kept too: while they live, no others have their ids.
+        known[key] = (tensors, function(*tensors))
+    found: T = known[key][1]
+    return found
+
+
+def _log_odds(logits: Tensor, classes: Tensor) -> Tensor:
+    wide, own = logits.double(), classes[:, None]
+    others = wide.scatter(1, own, -torch.inf).logsumexp(1)
+    return wide.gather(1, own)[:, 0] - others
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.double().softmax(1)
+
+
+def _row_sums(logits: Tensor) -> RowSums:
+    found: RowSums = by_rows(_sums_of_some, logits)
+    return found
+
+
+def _sums_of_some(logits: Tensor) -> RowSums:
+    q = _softmax(logits)
+    # Of no class at all there is no largest probability, and no row to have one.
+    return RowSums(q.amax(1), torch.special.entr(q).sum(1), q.square().sum(1))
+
+
+def _chosen(logits: Tensor) -> Tensor:
+    # NaN counts as the largest: without this a student of nothing but NaN is right wherever the label is 0.
+    found: Tensor = by_rows(lambda rows: rows.argmax(1).masked_fill(rows.isnan().any(1), -1), logits)
+    return found

@@ -1,0 +1,134 @@
+"""Metrics of regression: errors against the targets and against the teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from limbeck.errors import LimbeckError
+from limbeck.metrics.metric import Metric, MetricFunction, mean_of_all, metric, summed
+from limbeck.metrics.validation import Needed, require_fields, valid_rows
+
+
+class Estimates(NamedTuple):
+    """What a student of numbers says: one row an example, one column a quantity.
+
+    Attributes:
+        student: Its estimates.
+        teacher: The teacher's.
+        targets: What they should be; NaN where that is not known, and such values count nowhere.
+        variance: The variance that the student gives for each estimate, above 0, for `gaussian_nll`.
+    """
+
+    student: Float[Tensor, "n outputs"]
+    teacher: Float[Tensor, "n outputs"] | None = None
+    targets: Float[Tensor, "n outputs"] | None = None
+    variance: Float[Tensor, "n outputs"] | None = None
+
+
+@valid_rows.register
+def _(estimates: Estimates, name: str, needs: tuple[Needed, ...]) -> Estimates:
+    require_fields(estimates, name, needs)
+    for part in needs:
+        shape = getattr(estimates, part).shape
+        if shape != estimates.student.shape or len(shape) != 2:
+            raise LimbeckError(
+                f"The measure {name!r} needs {part} of the student's shape, [examples, outputs]; the student has "
+                f"{list(estimates.student.shape)}, {part} {list(shape)}."
+            )
+    if "variance" in needs and not bool((cast(Tensor, estimates.variance) > 0).all()):
+        raise LimbeckError(f"The measure {name!r} needs a variance above 0 for every estimate.")
+    return estimates
+
+
+@metric(unit="squared unit of the targets", higher_is_better=False, needs=("targets",))
+def mse(estimates: Estimates) -> Metric:
+    """The mean squared error, over every known target of every output.
+
+    Example:
+        >>> import torch
+        >>> mse(Estimates(torch.zeros(2, 1), targets=torch.tensor([[1.0], [3.0]]))).value
+        5.0
+    """
+    return summed(_errors(estimates).square())
+
+
+@metric(unit="unit of the targets", higher_is_better=False, needs=("targets",))
+def mae(estimates: Estimates) -> Metric:
+    """The mean absolute error, over every known target of every output.
+
+    Example:
+        >>> import torch
+        >>> mae(Estimates(torch.zeros(2, 1), targets=torch.tensor([[1.0], [3.0]]))).value
+        2.0
+    """
+    return summed(_errors(estimates).abs())
+
+
+@metric(unit="fraction", higher_is_better=True, needs=("targets",))
+def r2(estimates: Estimates) -> Metric:
+    """The share of the targets' variance that is explained: ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
+
+    Of several outputs, the mean of theirs; outputs without a known target are left out. For targets that are all the
+    same it is 1 where the estimates are they, else 0, as in scikit-learn. It is no mean of rows.
+
+    Example:
+        >>> import torch
+        >>> r2(Estimates(torch.tensor([[1.0], [3.0]]), targets=torch.tensor([[1.0], [3.0]]))).value
+        1.0
+    """
+    known = _known(estimates)
+    targets = cast(Tensor, estimates.targets).double()
+    values = [
+        _explained(estimates.student[rows, output].double(), targets[rows, output])
+        for output, rows in enumerate(known.unbind(1))
+        if bool(rows.any())
+    ]
+    return mean_of_all(sum(values) / len(values) if values else math.nan, int(known.sum()))
+
+
+@metric(unit="nats", higher_is_better=False, needs=("targets", "variance"))
+def gaussian_nll(estimates: Estimates) -> Metric:
+    """The negative log-likelihood of the targets under a normal distribution with the student's mean and variance.
+
+    ``(log(2 pi v) + (y - f)^2 / v) / 2``, over every known target.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(1, 1)
+        >>> round(gaussian_nll(Estimates(one, targets=one, variance=one)).value, 4)
+        0.9189
+    """
+    variance = cast(Tensor, estimates.variance).double()[_known(estimates)]
+    return summed(0.5 * ((2 * math.pi * variance).log() + _errors(estimates).square() / variance))
+
+
+@metric(unit="squared unit of the targets", higher_is_better=False, needs=("teacher",))
+def mse_to_teacher(estimates: Estimates) -> Metric:
+    """The mean squared difference from the teacher's estimates: 0 for a student that is its teacher."""
+    return summed((estimates.student.double() - cast(Tensor, estimates.teacher).double()).square())
+
+
+REGRESSION_MEASURES: dict[str, MetricFunction] = {
+    function.__name__: function for function in (mse, mae, r2, gaussian_nll, mse_to_teacher)
+}
+"""Every measure of estimates by name."""
+
+
+def _known(estimates: Estimates) -> Bool[Tensor, "n outputs"]:
+    return ~cast(Tensor, estimates.targets).isnan()
+
+
+def _errors(estimates: Estimates) -> Float[Tensor, " known"]:
+    known = _known(estimates)
+    return estimates.student.double()[known] - cast(Tensor, estimates.targets).double()[known]
+
+
+def _explained(found: Float[Tensor, " n"], targets: Float[Tensor, " n"]) -> float:
+    left, whole = (found - targets).square().sum(), (targets - targets.mean()).square().sum()
+    if float(whole) == 0.0:
+        return float(left == 0.0)
+    return float(1 - left / whole)

@@ -1,0 +1,98 @@
+"""Metrics from a function in a user's Python file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.metrics.classification import MEASURES
+from limbeck.metrics.metric import Metric
+from limbeck.metrics.predictions import Predictions
+from limbeck.metrics.validation import labeled_rows
+from limbeck.models import UserFile
+
+_ARGUMENTS = ("labels", "predicted", "probabilities", "logits", "teacher_logits", "predictions")
+
+
+def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], float]]:
+    """The metrics that ``my.py:function`` names mean, by the function's name.
+
+    A function asks for what it needs by the names of its arguments: ``labels`` (class numbers ``[n]``), ``predicted``
+    (the class of the largest logit, ``[n]``), ``probabilities`` and ``logits`` (``[n, classes]``), ``teacher_logits``,
+    or ``predictions`` (`Predictions`). All are CPU tensors of the rows that have a label; scikit-learn's metrics take
+    them as they are. It returns a number, or a `Metric`.
+
+    Raises:
+        LimbeckError: If a file or function is missing, an argument is none of these, or two metrics have one name.
+    """
+    opened: dict[str, Callable[[Predictions], float]] = {}
+    for name in names:
+        own = UserFile.parse(name)
+        if own is None or own.weights is not None:
+            raise LimbeckError(
+                f"The metric {name!r} names no function of a Python file: type metrics=[my.py:function]. "
+                f"Measured anyway: {', '.join(MEASURES)}."
+            )
+        if own.function in MEASURES or own.function in opened:
+            raise LimbeckError(f"There is a metric {own.function!r} already; give the function of {name} another name.")
+        function = own.load()
+        for argument in inspect.signature(function).parameters.values():
+            open_ended = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
+            if argument.name not in _ARGUMENTS and argument.default is argument.empty and not open_ended:
+                raise unknown(f"argument of the metric {name}", argument.name, _ARGUMENTS)
+        opened[own.function] = _Metric(name, function)
+    return opened
+
+
+def evaluate_metrics(
+    metrics: Mapping[str, Callable[[Predictions], float]], predictions: Predictions
+) -> dict[str, float]:
+    """The value of each metric.
+
+    Raises:
+        LimbeckError: If one fails, or gives no number.
+    """
+    return {name: metric(predictions) for name, metric in metrics.items()}
+
+
+class _Metric:
+    """One function, called with what it asks for."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._name, self._function = name, function
+        parameters = inspect.signature(function).parameters
+        self._wanted = [one for one in _ARGUMENTS if one in parameters]
+
+    def __call__(self, predictions: Predictions) -> float:
+        # In memory of their own: a function that changes what it gets would change the data and all other measures.
+        student, *others = predictions
+        copies = labeled_rows(Predictions(student.clone(), *(None if one is None else one.clone() for one in others)))
+        given = {name: _argument(name, copies) for name in self._wanted}
+        try:
+            value = self._function(**given)
+        except Exception as error:  # whatever a person's function raises
+            raise LimbeckError(f"The metric {self._name} failed: {type(error).__name__}: {error}") from error
+        if isinstance(value, Metric):
+            return value.value
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise LimbeckError(
+                f"The metric {self._name} returned a {type(value).__name__}; it has to return a number."
+            ) from error
+
+
+def _argument(name: str, predictions: Predictions) -> Any:
+    if name == "predictions":
+        return predictions
+    if name == "labels":
+        return predictions.labels
+    if name == "predicted":
+        return predictions.student.argmax(1)
+    if name == "probabilities":
+        return torch.softmax(predictions.student.double(), 1)
+    return predictions.teacher if name == "teacher_logits" else predictions.student

@@ -1,0 +1,89 @@
+"""The model that a name on the command line stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models.folder import is_student_folder, load, loads_without_code, read_config
+from limbeck.models.hf_folder import is_hf_folder
+from limbeck.models.hub import LibraryModel, open_library
+from limbeck.models.reference import build, fit_arguments, reference_names, seeded
+from limbeck.models.user_file import UserFile
+
+
+def open_model(
+    name: str,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    seed: int | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """The model that a name means.
+
+    * a reference network (`reference_names`), built from `arguments` and from what the data give (`fit_arguments`);
+    * ``my.py:build``: the function ``build`` in that file, called with `arguments`; ``input_shape`` and ``classes`` are
+      passed on where it has arguments of these names. Only this file is run, as a module of its own;
+    * ``my.py:build@weights.safetensors`` (or ``@folder``): the same, with weights;
+    * a student folder that `save` wrote;
+    * ``timm:NAME`` and ``hf:NAME``, with the library's trained weights unless ``pretrained=False``: see `open_timm` and
+      `open_hf`;
+    * ``timm:NAME@weights.safetensors`` and ``hf:NAME@weights.safetensors`` (or ``@folder``): the same, with weights of
+      your own.
+
+    Args:
+        name: As above.
+        input_shape: Shape of one example of the data, without the batch.
+        classes: How many classes the labels have.
+        seed: Of new weights; the global generator is left as it was. None draws from the global generator.
+        **arguments: What the network, function or library takes.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        UnknownNameError: If the name means nothing; the nearest is offered.
+        LimbeckError: If the model cannot be opened; the sentence says why and what to type.
+
+    Example:
+        >>> open_model("mlp", input_shape=(1, 8, 8), classes=10, hidden=[32]).classifier
+        Linear(in_features=32, out_features=10, bias=True)
+    """
+    with seeded(seed):
+        if name in reference_names():
+            return build(name, **{**_fitting(name, input_shape, classes), **arguments})
+        if own := UserFile.parse(name):
+            return own.open(input_shape=input_shape, classes=classes, arguments=arguments)
+        if library := LibraryModel.parse(name):
+            return open_library(library, input_shape=input_shape, classes=classes, arguments=arguments)
+        return _open_folder(name, arguments)
+
+
+def _fitting(name: str, input_shape: tuple[int, ...] | None, classes: int | None) -> dict[str, int]:
+    if input_shape is not None and classes is not None:
+        return fit_arguments(name, input_shape, classes)
+    return {} if classes is None else {"classes": classes}
+
+
+def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
+    path = Path(name)
+    if path.is_dir():
+        if is_hf_folder(path):
+            raise LimbeckError(f"{name} is a folder of transformers; type hf:{name}")
+        if is_student_folder(path) and not loads_without_code(config := read_config(path)):
+            made = config["model"].get("class")
+            raise LimbeckError(
+                f"{name} holds the weights of {made}, a class of your own, whose code no folder holds; "
+                f"name the function that builds it: my.py:build@{name}"
+            )
+        if arguments:
+            raise LimbeckError(f"{name} is a student folder, which takes no arguments; got {', '.join(arguments)}.")
+        return load(path)
+    if path.is_file():
+        raise LimbeckError(f"{name} is a file of weights; say what they belong to: my.py:build@{name}")
+    then = "Or type my.py:build, my.py:build@weights.safetensors, a student folder, timm:NAME or hf:NAME."
+    raise unknown("model", name, reference_names(), then=then)

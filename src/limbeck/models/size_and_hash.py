@@ -1,0 +1,144 @@
+"""Number of parameters, bytes, and fingerprints of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The SHA-256 of everything that a model's state holds: equal for equal weights, wherever they lie.
+
+    It reads names, dtypes, shapes and bytes of the parameters and persistent buffers, in the order of their names: the
+    order in which layers were added, the device and the training flags do not count. Of a state that holds more than
+    tensors, as a quantised model's or one with ``get_extra_state`` does, the plain values and containers are read too.
+
+    Raises:
+        LimbeckError: If the state holds a tensor without data, or an object that has no plain values.
+
+    Example:
+        >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+        >>> _ = b.load_state_dict(a.state_dict())
+        >>> fingerprint(a) == fingerprint(b)
+        True
+    """
+    return state_fingerprint(unwrap_compiled(model).state_dict())
+
+
+def state_fingerprint(state: Mapping[str, Any]) -> str:
+    """`fingerprint` of tensors, and of plain values, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        _read_into(digest, name, state[name])
+    return digest.hexdigest()
+
+
+def _read_into(digest: Any, name: str, value: Any) -> None:
+    """Add a part of a state. Each ends in a byte that it cannot hold, so that no two states read alike."""
+    if isinstance(value, Tensor) and not value.is_meta:
+        tensor = value.detach().cpu()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        if tensor.is_quantized:
+            _read_into(digest, "scale", _scales(tensor))
+            tensor = tensor.int_repr()
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        _read_into(digest, name, torch.from_numpy(np.ascontiguousarray(value)))
+    elif isinstance(value, Mapping):
+        digest.update(f"{name}\0mapping of {len(value)}\0".encode())
+        for key in sorted(value, key=repr):
+            _read_into(digest, repr(key), value[key])
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        digest.update(f"{name}\0{type(value).__name__} of {len(value)}\0".encode())
+        for part in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
+            _read_into(digest, "", part)
+    elif isinstance(value, (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, np.generic)):
+        digest.update(f"{name}\0{type(value).__name__}\0{value!r}\0".encode())
+    elif not isinstance(value, Tensor) and _vars_of(value) is not None:
+        digest.update(f"{name}\0{type(value).__qualname__}\0".encode())
+        _read_into(digest, "", _vars_of(value))
+    else:
+        raise LimbeckError(_more_than_tensors("A model", name, value))
+
+
+def _vars_of(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object; None where it keeps its state elsewhere."""
+    found = getattr(value, "__dict__", None)
+    return dict(found) if isinstance(found, dict) and not callable(value) else None
+
+
+def _scales(tensor: Tensor) -> list[Any]:
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return [tensor.q_scale(), tensor.q_zero_point()]
+    return [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points(), tensor.q_per_channel_axis()]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers can be trained or are frozen as parameters; shared ones count once.
+
+    Example:
+        >>> count_parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(p.numel() for p in model.parameters())
+
+
+def size_in_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and persistent buffers; shared ones count once.
+
+    Example:
+        >>> size_in_bytes(nn.Linear(3, 2))
+        32
+    """
+    return sum(t.numel() * t.element_size() for t in untie_state(tensors_of(model))[0].values())
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and persistent buffers by name, detached, not copied.
+
+    Raises:
+        LimbeckError: If the state holds something else than tensors with data.
+    """
+    state = unwrap_compiled(model).state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.is_meta:
+            raise LimbeckError(_more_than_tensors(type(model).__name__, name, value))
+    return dict(state)
+
+
+def _more_than_tensors(model: str, name: str, value: Any) -> str:
+    what = "a tensor without data (meta)" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    return f"{model}.state_dict() holds {what} at {name!r}; only tensors can be saved or hashed."
+
+
+def unwrap_compiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` was given, where `model` is what it gave: the same weights, under their names.
+
+    Example:
+        >>> plain = nn.Linear(2, 2)
+        >>> uncompiled(torch.compile(plain)) is uncompiled(plain) is plain
+        True
+    """
+    found = getattr(model, "_orig_mod", model)
+    return found if isinstance(found, nn.Module) else model
+
+
+def untie_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A state with each shared tensor once, under the first of its names, and the other names with what they repeat."""
+    first: dict[tuple[object, ...], str] = {}
+    tied: dict[str, str] = {}
+    for name in sorted(state):
+        tensor = state[name]
+        # Tensors that are empty or without data all have the address 0.
+        if tensor.numel() and not tensor.is_meta:
+            where = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            if (kept := first.setdefault(where, name)) != name:
+                tied[name] = kept
+    return {name: tensor for name, tensor in state.items() if name not in tied}, tied

@@ -1,0 +1,142 @@
+"""A model built by a function in a user's Python file."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from limbeck.consent import check_consent
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models.arguments import accepted_arguments, check_arguments
+from limbeck.models.folder import call_builder
+from limbeck.models.user_module import module_name
+from limbeck.models.weights import load_weights
+
+_NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)(?:@(?P<weights>.+))?")
+
+
+class UserFile(NamedTuple):
+    """A name of the form ``my.py:build`` or ``my.py:build@weights.safetensors``."""
+
+    file: Path
+    function: str
+    weights: Path | None
+
+    @classmethod
+    def parse(cls, name: str) -> UserFile | None:
+        """Read a name as a person writes it; None if it is of another form.
+
+        Raises:
+            LimbeckError: If it names a Python file and no function.
+
+        Example:
+            >>> UserFile.parse("my.py:build@best.safetensors").function
+            'build'
+        """
+        if found := _NAMED.fullmatch(name):
+            weights = found["weights"]
+            return cls(Path(found["file"]), found["function"], Path(weights) if weights else None)
+        if re.search(r"\.py(:|@|$)", name):
+            raise LimbeckError(f"{name!r} names a Python file, but not the function in it; type my.py:build.")
+        return None
+
+    def open(self, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: dict[str, Any]) -> nn.Module:
+        """Run the file, call the function, and load the weights where some are named.
+
+        Args:
+            input_shape: Shape of one example; passed on where known, if the function has an argument of that name.
+            classes: How many classes; passed on likewise.
+            arguments: Passed on, all of them.
+
+        Raises:
+            LimbeckError: If the file or function is missing, the file fails, an argument does not fit, or the function
+                returns something else than a module.
+        """
+        who = f"{self.file}:{self.function}"
+        function = self.load()
+        from_data = {"input_shape": input_shape, "classes": classes}
+        known = accepted_arguments(function)
+        given = {**{n: v for n, v in from_data.items() if n in known and v is not None}, **arguments}
+        check_arguments(who, function, given)
+        try:
+            model = call_builder(function, who, **given)
+        except LimbeckError:
+            raise
+        # As for the file itself.
+        except Exception as error:
+            raise LimbeckError(_failure(self.file, error)) from error
+        return load_weights(model, self.weights) if self.weights else model
+
+    def load(self) -> Callable[..., Any]:
+        """Run the file and give the function that is named; its module is found under ``__globals__``.
+
+        Raises:
+            LimbeckError: If the file or function is missing, the file fails, or nobody consented to its being run.
+        """
+        if not self.file.is_file():
+            raise LimbeckError(f"There is no file {self.file} (looked in {Path.cwd()}).")
+        check_consent(self.file, self.function)
+        module = _executed(self.file)
+        mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
+        if self.function not in mine:
+            own = [n for n, v in mine.items() if getattr(v, "__module__", None) == module.__name__]
+            raise unknown(f"function in {self.file}", self.function, own)
+        function: Callable[..., Any] = mine[self.function]
+        return function
+
+
+def _executed(file: Path) -> ModuleType:
+    name = module_name(file)
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LimbeckError(f"{file} cannot be read as a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look themselves up here.
+    sys.modules[name] = module
+    _let_import_neighbors(file)
+    try:
+        spec.loader.exec_module(module)
+    # Whatever a person's file raises, the sentence says where in the file.
+    except Exception as error:
+        del sys.modules[name]
+        raise LimbeckError(_failure(file, error)) from error
+    return module
+
+
+_FOLDERS: list[str] = []
+"""What was added to ``sys.path``: the folders of the files that were run, the latest first."""
+
+
+def _let_import_neighbors(file: Path) -> None:
+    """Let a file import what lies beside it, as it may when it is run by itself.
+
+    The folder stands after all others in ``sys.path``, so that no neighbor hides an installed module, and it stays
+    there, because a function may import only when it is called. A neighbor of the same name that a file in another
+    folder has imported is forgotten here: that file holds on to its own.
+    """
+    folder = str(file.resolve().parent)
+    others = [one for one in _FOLDERS if one != folder]
+    for name, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if place and str(Path(place).parent) in others and (Path(folder) / f"{name}.py").is_file():
+            del sys.modules[name]
+    sys.path[:] = [one for one in sys.path if one not in _FOLDERS]
+    _FOLDERS[:] = others if folder in sys.path else [folder, *others]
+    sys.path.extend(_FOLDERS)
+
+
+def _failure(file: Path, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{file} imports {error.name!r}, which is not found; install it, or add its folder to PYTHONPATH."
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+    return f"{file} failed at line {line}: {type(error).__name__}: {error}."

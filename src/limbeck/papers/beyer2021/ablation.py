@@ -1,0 +1,146 @@
+"""Ways of asking the teacher, and training length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from limbeck.data import Dataset, DataSplits, ShuffledLoader, load_data, subsample
+from limbeck.engine import distill
+from limbeck.methods import make
+from limbeck.metrics import predict
+from limbeck.models import Cnn, seeded
+from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teachers_reads
+from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
+from limbeck.papers.subset import fewer, renumbered
+from limbeck.recipe import Optimizer, Recipe
+from limbeck.teachers import ModelTeacher
+
+TRANSFER = 1000
+"""Training images that the students learn from, as few as the paper's flowers; the teacher has seen them all."""
+_QUICK = (4000, 500, 1000)
+_TEACHER_EPOCHS = 20
+LENGTHS = {"short": 30, "long": 300}
+"""Epochs."""
+_PER_SECOND = 1800
+_WEIGHTS = "weights.safetensors"
+_OPTIMISER = Optimizer(name="adamw", lr=2e-3, warmup=0.05, options={"weight_decay": 1e-4})
+
+
+@cache
+def fashion(quick: bool) -> DataSplits:
+    """Fashion-MNIST; at quick scale a few thousand of it."""
+    whole = load_data("fashion_mnist")
+    return fewer(whole, train=_QUICK[0], test=_QUICK[2]) if quick else whole
+
+
+def transfer(quick: bool) -> Dataset:
+    """What students learn from: the same few images for all."""
+    return renumbered(subsample(fashion(quick).train, _QUICK[1] if quick else TRANSFER, seed=1))
+
+
+def network(widths: Sequence[int], seed: int) -> nn.Module:
+    """Plain convolutions; laid out as bfloat16 on a CPU likes it."""
+    with seeded(seed):
+        net: Any = Cnn(channels=1, classes=10, widths=list(widths), size=28)
+    laid_out: nn.Module = net.to(memory_format=torch.channels_last)
+    return laid_out
+
+
+def _teacher() -> nn.Module:
+    return network([32, 64, 128], 0)
+
+
+def teach(desk: TaskFolder, *, quick: bool) -> Figures:
+    """The teacher, on crops of all training images."""
+    net = _teacher()
+    source = stream(fashion(quick).train, "consistent", 0)
+    _run(desk, net, make("supervised"), source, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
+    return {"accuracy": _accuracy(_shown(net, quick), quick)}
+
+
+def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) -> Figures:
+    """One student, taught in one of the ways; no label is read."""
+    teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
+    teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
+    asked = ModelTeacher(teacher, reads=teachers_reads(examples, way, seed))
+    recipe = make("function_matching", teacher=asked)
+    _run(desk, student, recipe, stream(examples, way, seed), seed=seed, epochs=epochs)
+    shown, taught = _shown(student, quick), _shown(teacher, quick)
+    divergence = torch.nn.functional.kl_div(
+        shown.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return {"accuracy": _accuracy(shown, quick), "kl": float(divergence)}
+
+
+def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, source: ShuffledLoader, *, seed: int, epochs: int) -> None:
+    distill(
+        net, recipe, source, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimiser=_OPTIMISER,
+        reads=PIXELS, precision="bf16-mixed", accelerator="cpu", log_every=100, checkpoint_seconds=60.0, workers=1,
+    ).finish()  # fmt: skip
+
+
+def _shown(net: nn.Module, quick: bool) -> Tensor:
+    return predict(net, ShuffledLoader(fashion(quick).test, batch_size=500, shuffle=False), reads=PIXELS).student
+
+
+def _accuracy(shown: Tensor, quick: bool) -> float:
+    labels = torch.as_tensor(fashion(quick).test.labels)
+    return 100 * float((shown.argmax(-1) == labels).double().mean())
+
+
+def _name(way: str, length: str, seed: int) -> str:
+    return f"matching/{way.replace(' ', '-')}/{length}/seed-{seed}"
+
+
+def _epochs(scale: ExperimentScale, length: str) -> int:
+    return scale.pick(LENGTHS[length] // 10, LENGTHS[length])
+
+
+def _tasks(scale: ExperimentScale) -> list[Task]:
+    quick, size = scale.quick, scale.pick(_QUICK[1], TRANSFER)
+    seconds = scale.pick(2 * _QUICK[0], _TEACHER_EPOCHS * 60_000) / 2000
+    tasks = [Task("matching/teacher", partial(teach, quick=quick), (), seconds)]
+    for seed in scale.seeds:
+        for way in WAYS:
+            for length in LENGTHS:
+                epochs = _epochs(scale, length)
+                work = partial(study, way=way, seed=seed, epochs=epochs, quick=quick)
+                tasks.append(
+                    Task(_name(way, length, seed), work, ("matching/teacher",), 2 + epochs * size / _PER_SECOND)
+                )
+    return tasks
+
+
+def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
+    rows = [Row("the teacher, test accuracy", [found["matching/teacher"]["accuracy"]], "%", lower_is_better=False)]
+    for length in LENGTHS:
+        for way in WAYS:
+            figures = [found[_name(way, length, seed)] for seed in scale.seeds]
+            name = f"{way}, {_epochs(scale, length)} epochs"
+            rows.append(Row(name, [one["accuracy"] for one in figures], "%", lower_is_better=False))
+            rows.append(Row("  KL from the teacher on test images", [one["kl"] for one in figures], "nats"))
+    return [*rows, *_order(scale, found)]
+
+
+def _order(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
+    """How far function matching is ahead of each other way when trained for long, as in the paper's figure."""
+    best = [found[_name(WAYS[-1], "long", seed)]["accuracy"] for seed in scale.seeds]
+    rows = []
+    for way in WAYS[:-1]:
+        others = [found[_name(way, "long", seed)]["accuracy"] for seed in scale.seeds]
+        ahead = [a - b for a, b in zip(best, others, strict=True)]
+        name = f"function matching over {way}, when trained for long"
+        rows.append(Row(name, ahead, "points", lower_is_better=False, aim=0.01, note="paper: ahead"))
+    return rows
+
+
+MATCHING = Experiment(
+    "matching", "Which way of asking a teacher is best, and does it depend on patience?", _tasks, _rows
+)

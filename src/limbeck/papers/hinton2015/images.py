@@ -1,0 +1,44 @@
+"""Images, network and optimizers of the specialists."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from limbeck.data import Chain, Dataset, DataSplits, Flip, RandomShift, ShuffledLoader, load_data
+from limbeck.models import Cnn, seeded
+from limbeck.papers.subset import fewer
+from limbeck.recipe import Optimizer
+
+CLASSES = 100
+BATCH = 64
+QUICK = (3000, 1000)
+"""Training and test examples at quick scale."""
+_MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+GENERALIST = Optimizer(name="sgd", lr=0.05, warmup=0.05, options=_MOMENTUM)
+FURTHER = Optimizer(name="sgd", lr=0.05, options=_MOMENTUM)
+"""From trained weights on: for specialists, and for the generalist that is trained on."""
+
+
+@cache
+def pictures(quick: bool) -> DataSplits:
+    """CIFAR-100, or what there is of it; at quick scale a few thousand."""
+    whole = load_data("cifar100")
+    return fewer(whole, train=QUICK[0], test=QUICK[1]) if quick else whole
+
+
+def network(seed: int) -> nn.Module:
+    """Three convolutions, too few to learn a hundred classes by heart; laid out as bfloat16 on a CPU likes it."""
+    with seeded(seed):
+        net: Any = Cnn(channels=3, classes=CLASSES, widths=[16, 32, 64], size=32)
+    laid_out: nn.Module = net.to(memory_format=torch.channels_last)
+    return laid_out
+
+
+def source(examples: Dataset, seed: int) -> ShuffledLoader:
+    """Shifted by up to four pixels, and mirrored half of the time."""
+    view = Chain(RandomShift(4, seed=seed), Flip(seed=seed))
+    return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=view)

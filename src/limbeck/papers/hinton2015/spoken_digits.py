@@ -1,0 +1,119 @@
+"""Spoken digits as log-Mel frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.signal import resample_poly
+
+from limbeck.data.builtin_datasets import data_folders
+from limbeck.data.npz import read_arrays
+from limbeck.errors import DataError, LimbeckError
+
+FILE = "fsdd_8k.npz"
+RATE = 8000
+"""Samples a second."""
+COEFFICIENTS = 40
+_ARRAYS = ("waveform", "offsets", "label", "take", "is_test")
+_FULL_SCALE = 32768.0
+_SHORTEST = RATE * 25 // 1000
+
+
+class Spoken(NamedTuple):
+    """Clips of one spoken digit each.
+
+    Attributes:
+        waveform: All clips end to end, in int16.
+        offsets: Where each clip begins in it, and where the last one ends.
+        digits: What is said in each clip.
+        take: Which of a speaker's recordings of that digit it is.
+        is_test: Whether the clip belongs to the test part.
+    """
+
+    waveform: np.ndarray
+    offsets: np.ndarray
+    digits: np.ndarray
+    take: np.ndarray
+    is_test: np.ndarray
+
+    def clip(self, number: int) -> np.ndarray:
+        """The samples of one clip, from -1 to 1."""
+        begin, end = self.offsets[number], self.offsets[number + 1]
+        return self.waveform[begin:end].astype(np.float32) / _FULL_SCALE
+
+
+def read_spoken(folder: str | Path | None = None) -> Spoken:
+    """The Free Spoken Digit Dataset, from ``fsdd_8k.npz`` in `folder`, or where `LIMBECK_DATA` says, or in ``./data``.
+
+    Raises:
+        DataError: If the file is nowhere, saying what to put where, or holds something else.
+    """
+    places = data_folders(folder)
+    for place in places:
+        if (place / FILE).is_file():
+            return _checked(place / FILE)
+    raise DataError(
+        f"The spoken digits are not on this machine: put {FILE} into {places[0]}/ (or set LIMBECK_DATA to its folder), "
+        "the Free Spoken Digit Dataset with the arrays waveform (int16, 8 kHz, all clips end to end), "
+        "offsets [clips + 1], label [clips], take [clips] and is_test [clips]."
+    )
+
+
+def _checked(path: Path) -> Spoken:
+    arrays = read_arrays(path)
+    lacking = [name for name in _ARRAYS if name not in arrays]
+    if lacking:
+        raise DataError(f"{path} has no array {lacking[0]!r}; it needs {', '.join(_ARRAYS)}.")
+    found = Spoken(*(arrays[name] for name in _ARRAYS))
+    clips = len(found.offsets) - 1
+    if found.waveform.dtype != np.int16 or {len(a) for a in (found.digits, found.take, found.is_test)} != {clips}:
+        raise DataError(
+            f"{path}: waveform is {found.waveform.dtype}, and label, take, is_test have the lengths "
+            f"{len(found.digits)}, {len(found.take)}, {len(found.is_test)}; expected int16, and {clips} of each."
+        )
+    lengths = np.diff(found.offsets)
+    if clips < 1 or found.offsets[0] < 0 or found.offsets[-1] > len(found.waveform) or lengths.min() < _SHORTEST:
+        raise DataError(f"{path}: offsets must rise by at least {_SHORTEST} samples (25 ms) within the waveform.")
+    if found.digits.max() > 9:
+        raise DataError(f"{path}: label holds {found.digits.max()}; expected digits from 0 to 9.")
+    return found
+
+
+def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames 40"]:
+    """Log energies of 40 Mel filters in windows of 25 ms, one every 10 ms, as Kaldi computes them, without dither.
+
+    Args:
+        samples: A clip at 8 kHz, from -1 to 1, of at least 25 ms.
+
+    Raises:
+        LimbeckError: If kaldi-native-fbank is not installed.
+
+    Example:
+        >>> log_mel(np.zeros(8000, np.float32)).shape
+        (98, 40)
+    """
+    try:
+        import kaldi_native_fbank as kaldi
+    except ImportError as error:
+        raise LimbeckError(
+            "Log-Mel coefficients need kaldi-native-fbank; type pip install 'limbeck[speech]'."
+        ) from error
+    options = kaldi.FbankOptions()
+    options.frame_opts.samp_freq = RATE
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = COEFFICIENTS
+    bank = kaldi.OnlineFbank(options)
+    bank.accept_waveform(RATE, samples)
+    bank.input_finished()
+    return np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+
+
+def spoken_faster(samples: Float[np.ndarray, " samples"], tenths: int) -> Float[np.ndarray, " fewer"]:
+    """The clip at so many tenths of its speed, pitch and all.
+
+    Source: Ko, Peddinti, Povey and Khudanpur, Audio augmentation for speech recognition, Interspeech 2015.
+    """
+    return samples if tenths == 10 else resample_poly(samples, 10, tenths).astype(np.float32)

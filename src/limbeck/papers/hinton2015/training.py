@@ -1,0 +1,152 @@
+"""Training of one teacher and one student of the MNIST experiments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from limbeck.data import Dataset, RandomShift, ShuffledLoader, Subset
+from limbeck.engine import distill
+from limbeck.functional import prior_bias
+from limbeck.methods import make
+from limbeck.models import add_bias
+from limbeck.papers.experiment import Figures, TaskFolder
+from limbeck.papers.hinton2015.digits import (
+    BATCH,
+    CLASSES,
+    PRECISION,
+    READS,
+    STUDENT,
+    TEACHER,
+    digits,
+    errors,
+    labels_of,
+    logits,
+    network,
+)
+from limbeck.recipe import Optimizer, Recipe
+from limbeck.teachers import PrecomputedTeacher
+
+_ANSWERS = "answers.safetensors"
+_TEACHER_BATCH = 256
+
+
+def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
+    """The paper's teacher: two layers of 1200 units, dropout, weight constraints, inputs jittered by up to two pixels.
+
+    It answers the training images, unjittered, once, for all students.
+    """
+    data = digits(quick)
+    net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
+    source = ShuffledLoader(data.train, batch_size=_TEACHER_BATCH, seed=seed, augment=RandomShift(2, seed=seed))
+    _train(desk, net, make("supervised"), source, seed=seed, epochs=6 if quick else 150, optimiser=TEACHER)
+    answers, shown = logits(net, data.train), logits(net, data.test)
+    save_file({"train": answers, "test": shown}, desk.folder / _ANSWERS)
+    return {"errors": errors(shown, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
+
+
+@dataclass(frozen=True)
+class MnistTraining:
+    """How a student learns.
+
+    Attributes:
+        units: In each of its two hidden layers.
+        epochs: Passes over its transfer set.
+        temperature: T of the soft targets.
+        weight: The share of the soft targets; the labels have the rest.
+        teacher: The task whose answers it learns from; None for a student that learns from labels alone.
+        only: The classes in its transfer set; None for all.
+        free: The classes whose bias is put right afterwards, by their share of the training data.
+        batch: Examples in a batch.
+    """
+
+    units: int = 800
+    epochs: int = 60
+    temperature: float = 20.0
+    weight: float = 0.5
+    teacher: str | None = None
+    only: tuple[int, ...] | None = None
+    free: tuple[int, ...] = ()
+    batch: int = BATCH
+
+
+def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) -> Figures:
+    """One student: trained, tested, and, where a class was missing, tested again with its bias put right."""
+    data = digits(quick)
+    net = network(lesson.units, seed=seed)
+    transfer = data.train if lesson.only is None else only(data.train, lesson.only)
+    recipe = make("supervised")
+    if lesson.teacher is not None:
+        answers = load_file(desk.of(lesson.teacher) / _ANSWERS)["train"]
+        recipe = make(
+            "hinton",
+            teacher=PrecomputedTeacher(answers),
+            temperature=lesson.temperature,
+            weight=lesson.weight,
+            labels=lesson.weight < 1,
+        )
+    source = ShuffledLoader(transfer, batch_size=lesson.batch, seed=seed)
+    _train(desk, net, recipe, source, seed=seed, epochs=lesson.epochs, optimiser=STUDENT)
+    labels = labels_of(data.test)
+    figures: dict[str, Any] = _counted(logits(net, data.test), labels)
+    if lesson.free:
+        bias = _missing_bias(net, data.train, lesson.free)
+        corrected = _counted(logits(add_bias(net, bias), data.test), labels)
+        figures |= {f"corrected_{name}": value for name, value in corrected.items()}
+        figures["bias"] = {str(c): round(float(bias[c]), 3) for c in lesson.free}
+    return figures
+
+
+def only(examples: Dataset, classes: tuple[int, ...]) -> Subset:
+    """The examples of some classes."""
+    labels = labels_of(examples)
+    return Subset(examples, torch.isin(labels, torch.tensor(classes)).nonzero().squeeze(1))
+
+
+def _missing_bias(net: nn.Module, probe: Dataset, classes: tuple[int, ...]) -> Tensor:
+    """No label is read, nor any test image: what the probe lends is how often classes occur, and its images."""
+    prior = torch.bincount(labels_of(probe), minlength=CLASSES).double() / len(probe)
+    moved = torch.zeros(CLASSES, dtype=torch.bool)
+    moved[list(classes)] = True
+    return prior_bias(logits(net, probe), prior, classes=moved)
+
+
+def _counted(shown: Tensor, labels: Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = {"errors": errors(shown, labels)}
+    for digit in range(CLASSES):
+        of_it = labels == digit
+        found[f"errors_on_{digit}"] = errors(shown[of_it], labels[of_it])
+    found["error_percent"] = 100 * found["errors"] / len(labels)
+    return found
+
+
+def _train(
+    desk: TaskFolder,
+    net: nn.Module,
+    recipe: Recipe,
+    source: ShuffledLoader,
+    *,
+    seed: int,
+    epochs: int,
+    optimiser: Optimizer,
+) -> None:
+    distill(
+        net,
+        recipe,
+        source,
+        out=desk.folder / "run",
+        resume=True,
+        seed=seed,
+        epochs=epochs,
+        optimiser=optimiser,
+        reads=READS,
+        precision=PRECISION,
+        accelerator="cpu",
+        log_every=100,
+        checkpoint_seconds=60.0,
+        workers=1,
+    ).finish()

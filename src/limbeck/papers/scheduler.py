@@ -1,0 +1,181 @@
+"""Tasks run side by side, and resumed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from limbeck.atomic_io import alone
+from limbeck.errors import LimbeckError
+from limbeck.papers.experiment import RESULT, Figures, Task
+from limbeck.papers.task_hash import task_hash
+from limbeck.papers.worker import do, settle
+
+_POLL = 1.0  # seconds between looks at how far tasks have come
+
+
+class Event(NamedTuple):
+    """What happened on the floor.
+
+    Attributes:
+        kind: ``begun``, ``done``, or ``tick`` about once a second.
+        task: The task's name; empty for a tick.
+        figures: What it found, when it is done.
+        seconds: How long it took.
+        left: Seconds that all that is left will take, about.
+    """
+
+    kind: str
+    task: str
+    figures: Figures
+    seconds: float
+    left: float
+
+
+Watch = Callable[[Event], None]
+
+
+class Scheduler:
+    """Runs tasks in processes of one thread each; what is done is kept in the folder, and never done again.
+
+    Args:
+        root: The folder of the reproduction.
+        workers: How many tasks run at a time.
+        slowness: Finds the seconds that this machine takes for one second of a task's own estimate; asked once, and
+            only if something is left to do.
+    """
+
+    def __init__(self, root: Path, *, workers: int, slowness: Callable[[], float] = lambda: 1.0) -> None:
+        self.root = root
+        self.workers = workers
+        self._slowness = cache(slowness)
+        self._spent: dict[str, tuple[float, float]] = {}  # task -> seconds, estimate
+
+    def estimate(self, tasks: Mapping[str, Task]) -> float:
+        """Seconds that the tasks that are not done will take, at least as long as the longest chain of them."""
+        stamps = task_hash(tasks)
+        left = {name: task for name, task in tasks.items() if self._found(name, stamps[name]) is None}
+        if not left:
+            return 0.0
+        return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *_chains(left).values())
+
+    def run(self, tasks: Mapping[str, Task], watch: Watch) -> dict[str, Figures]:
+        """Do all that is left, the longest chain first; the figures of all tasks by name.
+
+        Raises:
+            LimbeckError: If a task fails (what others have done is kept), or another process is at work in the folder.
+        """
+        found = self._kept(tasks)
+        if len(found) < len(tasks):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with alone(self.root):
+                found = self._kept(tasks)  # by now another process may have done some
+                self._work(tasks, found, watch)
+        return found
+
+    def _kept(self, tasks: Mapping[str, Task]) -> dict[str, Figures]:
+        found: dict[str, Figures] = {}
+        for name, stamp in task_hash(tasks).items():
+            if (kept := self._found(name, stamp)) is not None:
+                found[name] = kept["figures"]
+                self._spent[name] = (kept["seconds"], tasks[name].seconds)
+        return found
+
+    def _work(self, tasks: Mapping[str, Task], found: dict[str, Figures], watch: Watch) -> None:
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=settle)
+        try:
+            for event in self._events(pool, tasks, task_hash(tasks), found):
+                watch(event)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _events(
+        self,
+        pool: ProcessPoolExecutor,
+        tasks: Mapping[str, Task],
+        stamps: Mapping[str, str],
+        found: dict[str, Figures],
+    ) -> Iterator[Event]:
+        chains = _chains(tasks)
+        running: dict[Future[dict[str, Any]], Task] = {}
+        while len(found) < len(tasks):
+            busy = {task.name for task in running.values()}
+            ready = [
+                t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.needs) <= set(found)
+            ]
+            for task in sorted(ready, key=lambda t: -chains[t.name])[: self.workers - len(running)]:
+                running[pool.submit(do, self.root, task, stamps[task.name])] = task
+                yield Event("begun", task.name, {}, 0.0, self._left(tasks, found, running))
+            done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = running.pop(future)
+                result = _result(future, task)
+                found[task.name] = result["figures"]
+                self._spent[task.name] = (result["seconds"], task.seconds)
+                left = self._left(tasks, found, running)
+                yield Event("done", task.name, result["figures"], result["seconds"], left)
+            yield Event("tick", "", {}, 0.0, self._left(tasks, found, running))
+
+    def _left(self, tasks: Mapping[str, Task], found: Mapping[str, Figures], running: Mapping[Any, Task]) -> float:
+        begun = {task.name: _fraction(self.root / task.name) for task in running.values()}
+        still = {n: t.seconds * (1 - begun.get(n, 0.0)) for n, t in tasks.items() if n not in found}
+        return self._pace() * max(sum(still.values()) / self.workers, *still.values()) if still else 0.0
+
+    def _pace(self) -> float:
+        """Seconds of this machine to one of the estimates: by what is done, once that is more than a minute."""
+        spent = sum(seconds for seconds, _ in self._spent.values())
+        planned = sum(estimate for _, estimate in self._spent.values())
+        return spent / planned if spent > 60 and planned > 0 else self._slowness()
+
+    def _found(self, name: str, stamp: str) -> dict[str, Any] | None:
+        """What was kept of a task, if it was the same task and its file is whole."""
+        try:
+            found: Any = json.loads((self.root / name / RESULT).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.get("stamp") == stamp else None
+
+
+def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        if error.__cause__ is not None:  # a bug whose error could not be taken out of its pickle
+            raise
+        raise LimbeckError(
+            f"{task.name}: its process was killed, perhaps for want of memory (then give --workers 1); what is done is "
+            "kept, and the same command goes on."
+        ) from error
+
+
+def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
+    """How long each task and the longest chain of those that wait for it take together."""
+    chains: dict[str, float] = {}
+    for name in reversed(list(tasks)):
+        after = [chains[n] for n, task in tasks.items() if name in task.needs and n in chains]
+        chains[name] = tasks[name].seconds + max(after, default=0.0)
+    return chains
+
+
+def _fraction(folder: Path) -> float:
+    """How far a task's training has come, by the last line of its metrics."""
+    file = folder / "run" / "metrics.jsonl"
+    try:
+        with file.open("rb") as lines:
+            lines.seek(max(0, file.stat().st_size - 4096))
+            last = json.loads(lines.read().splitlines()[-1])
+        return min(last["step"] / last["steps"], 1.0)
+    except (OSError, IndexError, ValueError, KeyError, ZeroDivisionError):
+        return 0.0

@@ -1,0 +1,48 @@
+"""The hash of a task."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from limbeck.papers.experiment import Task
+
+
+def task_hash(tasks: Mapping[str, Task]) -> dict[str, str]:
+    """A hash of each task's function, settings, code, and of the tasks that it needs; in the order of `tasks`.
+
+    Its code are the files of the experiment's own package that its function's file takes functions or classes from, one
+    after the other: settings stand there as constants too. The rest of limbeck, and the data, are not in it.
+    """
+    stamps: dict[str, str] = {}
+    for name, task in tasks.items():
+        function, settings = getattr(task.work, "func", task.work), getattr(task.work, "keywords", {})
+        first = getattr(task.work, "args", ()) or ""
+        text = f"{function.__module__}.{function.__qualname__} {first}{settings} {[stamps[n] for n in task.needs]}"
+        stamps[name] = hashlib.sha256(f"{text} {code(function.__module__)}".encode()).hexdigest()
+    return stamps
+
+
+def code(module: str) -> str:
+    """A hash of a module's file, and of those of its own package that it takes functions or classes from."""
+    package, found, left = module.rpartition(".")[0], set[str](), [module]
+    while left:
+        name = left.pop()
+        if name not in found and name in sys.modules:
+            found.add(name)
+            left += [other for other in _used(sys.modules[name]) if other.rpartition(".")[0] == package]
+    return hashlib.sha256(b"".join(_text(sys.modules[name]) for name in sorted(found))).hexdigest()
+
+
+def _used(module: ModuleType) -> set[str]:
+    values = vars(module).values()
+    return {value.__module__ for value in values if inspect.isfunction(value) or inspect.isclass(value)}
+
+
+def _text(module: ModuleType) -> bytes:
+    file = getattr(module, "__file__", None)
+    return Path(file).read_bytes() if file is not None and Path(file).is_file() else b""

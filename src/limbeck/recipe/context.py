@@ -1,0 +1,42 @@
+"""What a function in a recipe can ask of the run: loader, preprocessing, device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from limbeck.data import Loader
+from limbeck.errors import LimbeckError
+from limbeck.recipe.stages import Models
+from limbeck.teachers import Reads
+
+
+class RunContext(NamedTuple):
+    """What a run was given.
+
+    Attributes:
+        source: Where its batches come from; only look (``source.batches(0, 0)``, ``source.peek()``), for its position
+            is the run's.
+        reads: The way from a batch to inputs, for every side that declares none.
+        device: Where its models learn.
+    """
+
+    source: Loader
+    reads: Reads
+    device: torch.device
+
+
+def run_context(models: Models) -> RunContext:
+    """What the run of these models was given, for a function in a recipe that needs more than models: K-means, say.
+
+    Raises:
+        LimbeckError: If they are no run's models.
+    """
+    found = getattr(models, "held", None)
+    if not isinstance(found, RunContext):
+        raise LimbeckError(
+            f"This part of the recipe asks for the data of its run, and a {type(models).__name__} of models has none; "
+            "let distill() run the recipe."
+        )
+    return found

@@ -1,0 +1,149 @@
+"""`Optimizer`: which optimizer a stage uses, its schedule and its parameter groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from limbeck.errors import LimbeckError, unknown
+
+Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+_KNOWN = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD, "rmsprop": torch.optim.RMSprop}
+
+# One fused kernel a step instead of a handful of small ones a parameter; the mathematics is the same.
+_FUSED = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Which optimiser, how its learning rate runs over a stage, and where gradients are clipped.
+
+    The learning rate at step t of n is ``lr * min(1, (t + 1) / w) * d(x)``, with w warm-up steps and x from 0 to 1 over
+    the steps after them: ``d = 1`` for ``"constant"``, ``(1 + cos(pi x)) / 2`` for ``"cosine"``, ``1 - x`` for
+    ``"linear"``. At the last step, t = n - 1, x is ``1 - 1 / (n - w)``: the last step still moves something, and a rate
+    of 0 would be that of step n, which is not taken. It is a pure function of the step, so a resumed run needs no state
+    for it.
+
+    Attributes:
+        name: ``adam``, ``adamw``, ``sgd``, ``rmsprop``, or a function parameters -> `torch.optim.Optimizer`, whose
+            groups' own learning rates are then scaled.
+        lr: The peak learning rate.
+        warmup: The warm-up, as a fraction of the stage (below 1) or a whole number of steps.
+        decay: How the learning rate falls after it.
+        clip: The greatest norm of the whole gradient; None leaves it as it is.
+        options: Further arguments of the optimiser: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
+
+    Raises:
+        LimbeckError: If a value makes no sense.
+        UnknownNameError: If the name or an option is unknown; the nearest is named.
+    """
+
+    name: str | Make = "adamw"
+    lr: float = 1e-3
+    warmup: float | int = 0
+    decay: Literal["constant", "cosine", "linear"] = "cosine"
+    clip: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise LimbeckError(f"lr must be a positive number; got {self.lr}.")
+        if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1 and self.warmup != int(self.warmup)):
+            raise LimbeckError(f"warmup is a fraction below 1, or a whole number of steps; got {self.warmup}.")
+        if self.decay not in ("constant", "cosine", "linear"):
+            raise unknown("decay", self.decay, ["constant", "cosine", "linear"])
+        if self.clip is not None and not self.clip > 0:
+            raise LimbeckError(f"clip is the greatest norm of the gradient, above 0; got {self.clip}.")
+        if isinstance(self.name, str) and self.name not in _KNOWN:
+            raise unknown("optimiser", self.name, _KNOWN, then="Or give a function parameters -> torch optimiser.")
+        if isinstance(self.name, str):
+            self._check_options(self.name)
+        elif self.options:
+            raise LimbeckError("options belong to an optimiser that is named; a function sets its own.")
+
+    def make(self, parameters: Iterable[nn.Parameter], *, sparse: bool = False) -> torch.optim.Optimizer:
+        """The torch optimiser for `parameters`; `sparse` says that some have sparse gradients, which few can use.
+
+        Raises:
+            LimbeckError: If gradients are sparse and the optimiser, one that is named, cannot use them.
+        """
+        if not isinstance(self.name, str):
+            return self.name(parameters)
+        if sparse and self.name != "sgd":
+            raise LimbeckError(
+                f"An embedding with sparse=True gives sparse gradients, and {self.name} cannot use them. "
+                'Give the embedding sparse=False, or use Optimiser("sgd", lr=...).'
+            )
+        moved, options = list(parameters), dict(self.options)
+        sharded = any(hasattr(parameter, "to_local") for parameter in moved)
+        if self.name in _FUSED and not sharded and not sparse and not {"fused", "foreach"} & set(options):
+            options["fused"] = True
+        return _KNOWN[self.name](moved, lr=self.lr, **options)
+
+    def scale(self, step: int, steps: int) -> float:
+        """What the peak learning rate is multiplied by at `step` (from 0) of `steps`."""
+        warm = self.warmup * steps if isinstance(self.warmup, float) and self.warmup < 1 else float(self.warmup)
+        rise = min(1.0, (step + 1) / warm) if warm > 0 else 1.0
+        x = min(max((step - warm) / max(steps - warm, 1.0), 0.0), 1.0)
+        fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * x)), "linear": 1.0 - x}[self.decay]
+        return rise * fall
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says of it."""
+        name = self.name if isinstance(self.name, str) else getattr(self.name, "__name__", "function")
+        shape = {"lr": self.lr, "warmup": self.warmup, "decay": self.decay, "clip": self.clip}
+        return {"name": name, **shape, "options": dict(self.options)}
+
+    def _check_options(self, name: str) -> None:
+        import inspect
+
+        accepted = set(inspect.signature(_KNOWN[name]).parameters) - {"params", "lr"}
+        for option in self.options:
+            if option not in accepted:
+                raise unknown(f"option of {name}", option, accepted)
+
+
+_NAMED = ("adam", "adamw", "sgd", "rmsprop")
+
+
+def check_optimizer(given: Any) -> None:
+    """Refuse what is no `Optimizer`; None stands for the run's.
+
+    Raises:
+        LimbeckError: With the line that makes one of it.
+
+    Example:
+        >>> check_optimizer("adam")
+        Traceback (most recent call last):
+        ...
+        limbeck.errors.LimbeckError: optimiser is 'adam', a name; type optimiser=Optimiser('adam', lr=0.001).
+    """
+    if given is None or isinstance(given, Optimizer):
+        return
+    kind = type(given).__name__
+    if isinstance(given, str):
+        raise LimbeckError(f"optimiser is {given!r}, a name; type optimiser=Optimiser({given!r}, lr=0.001).")
+    if isinstance(given, torch.optim.Optimizer):
+        lr = float(given.param_groups[0].get("lr", 0.001))
+        named = f"optimiser=Optimiser({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in _NAMED else ""
+        raise LimbeckError(
+            f"optimiser is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
+            f"beside the student. Type {named}"
+            f"optimiser=Optimiser(lambda parameters: torch.optim.{kind}(parameters, ...))."
+        )
+    if callable(given):
+        name = getattr(given, "__name__", kind)
+        raise LimbeckError(f"optimiser is a function, {name}; type optimiser=Optimiser({name}).")
+    raise LimbeckError(f"optimiser is a {kind}; type optimiser=Optimiser('adamw', lr=0.001).")
+
+
+def optimizer_hint(name: str) -> str:
+    """What to type for an argument that an `Optimizer` takes and a run does not; nothing for any other."""
+    known = [field.name for field in fields(Optimizer) if field.name != "name"]
+    return f"Type optimiser=Optimiser({name}=...)." if name in known else ""

@@ -1,0 +1,205 @@
+"""Examples where teacher and student disagree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.batch import Batch
+from limbeck.data import DataSplits, load_data, silenced
+from limbeck.data.builtin_datasets import PUBLISHED, data_folders
+from limbeck.errors import LimbeckError
+from limbeck.job import read_job
+from limbeck.report.html import note, section
+from limbeck.report.markup import Markup, data_uri, tag
+from limbeck.report.predictions import Disagreement, disagreements
+from limbeck.report.run_data import RunData
+
+_LONGEST = 280
+
+_COLUMNS = 8
+
+_SIDE = 96
+
+
+class ExampleView:
+    """The test examples of a run, loaded when the first is asked for.
+
+    Attributes:
+        why: Why no example can be shown; empty where they can.
+    """
+
+    def __init__(self, evidence: RunData, loaded: dict[str, DataSplits | str]) -> None:
+        self.why = ""
+        self._data = _data_of(evidence, loaded)
+        if isinstance(self._data, str):
+            self.why = f"The examples themselves cannot be shown: {self._data}"
+
+    def example(self, row: int) -> Markup | None:
+        """The test example at this place; None where it cannot be shown."""
+        if isinstance(self._data, str):
+            return None
+        try:
+            batch = self._data.test.take(torch.tensor([row]))
+        except (LimbeckError, OSError) as error:
+            return tag("p", f"It cannot be read: {error}", class_="quiet")
+        return example_view(batch, self._data)
+
+
+def example_view(batch: Batch, data: DataSplits) -> Markup:
+    """One example: a picture for pixels, a text for words, else a row of its first columns."""
+    for value in (batch.extra or {}).values():
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
+            return _text(value[0])
+    inputs = batch.inputs
+    if isinstance(inputs, Tensor) and (pixels := _pixels(inputs[0], _top(data))) is not None:
+        return _picture(pixels, f"test example {int(batch.id[0])}" if batch.id is not None else "test example")
+    raw = (batch.extra or {}).get("raw")
+    if data.encoding is not None and isinstance(raw, Tensor):
+        return _row({column.name: _cell(column, float(value)) for column, value in
+                     zip(data.encoding.columns, raw[0], strict=True)})  # fmt: skip
+    return _row(_values(inputs))
+
+
+def _text(text: str) -> Markup:
+    return tag("blockquote", text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def _top(data: DataSplits) -> float:
+    """The byte that is white: 255, or 16 for pictures of 17 shades."""
+    scale = getattr(data.reads, "scale", None)
+    return 1 / scale if isinstance(scale, float) and 0 < scale <= 1 else 255.0
+
+
+def _pixels(tensor: Tensor, top: float) -> np.ndarray | None:
+    """Bytes ``[h, w]`` or ``[h, w, 3]``; None if these are no pixels."""
+    if tensor.ndim not in (2, 3) or min(tensor.shape[-2:]) < 4 or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3)):
+        return None
+    values = tensor.double()
+    if tensor.dtype == torch.uint8:
+        values = values / top
+    else:
+        low, high = values.min(), values.max()
+        values = (values - low) / (high - low).clamp(min=1e-12)
+    pixels = (255 * values.clamp(0, 1)).round().byte().numpy()
+    if pixels.ndim == 3:
+        pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    step = max(1, max(pixels.shape[:2]) // _SIDE)
+    return np.asarray(pixels[::step, ::step])
+
+
+def _picture(pixels: np.ndarray, alt: str) -> Markup:
+    height, width = pixels.shape[:2]
+    return tag("img", src=data_uri(pixels), alt=alt, width=width, height=height, class_="pixels")
+
+
+def _cell(column: Any, value: float) -> str:
+    """What a table held: a number, or a category's name."""
+    values = getattr(column, "values", None)
+    if math.isnan(value):
+        return "other" if values is not None else "missing"
+    return f"{value:.6g}" if values is None else str(values[int(value)])
+
+
+def _values(inputs: Any) -> dict[str, str]:
+    if isinstance(inputs, Mapping):
+        return {str(name): _value(value[0]) for name, value in inputs.items()}
+    parts = inputs if isinstance(inputs, tuple) else (inputs,)
+    flat = [value for part in parts for value in part[0].reshape(-1)[: _COLUMNS + 1]]
+    return {str(place): _value(value) for place, value in enumerate(flat)}
+
+
+def _row(values: Mapping[str, str]) -> Markup:
+    cells = [tag("div", tag("dt", name), tag("dd", value)) for name, value in list(values.items())[:_COLUMNS]]
+    more = tag("div", tag("dt", "and more")) if len(values) > _COLUMNS else None
+    return tag("dl", cells, more, class_="row")
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return f"{float(value):.4g}"
+    text = " ".join(str(one) for one in value.reshape(-1)[:12].tolist()) if isinstance(value, Tensor) else str(value)
+    return text[:_LONGEST]
+
+
+def _data_of(evidence: RunData, loaded: dict[str, DataSplits | str]) -> DataSplits | str:
+    """The run's data set, each loaded once for all runs of a page; or why there is none."""
+    spec = evidence.job.get("data")
+    if spec:
+        spec = read_job(evidence.folder / "job.yaml").get("data")  # the page says it as it was typed, not where it lies
+    if not spec:
+        return "its job names no data."
+    key = repr(spec)
+    if key not in loaded:
+        try:
+            with silenced():
+                loaded[key] = "it is not on this machine." if _far(spec) else load_data(spec)
+        except (LimbeckError, OSError, ValueError, ImportError) as error:
+            loaded[key] = str(error)
+    data = loaded[key]
+    if isinstance(data, str):
+        return data
+    labels = data.test.labels
+    if evidence.labels is None or labels is None or not torch.equal(labels.reshape(-1).long(), evidence.labels):
+        return "the data set has changed since this run: its test labels are others."
+    return data
+
+
+def _far(spec: Any) -> bool:
+    """Whether it would be looked for on the hub: a report fetches nothing."""
+    name, folder = (spec.get("name"), spec.get("folder")) if isinstance(spec, Mapping) else (spec, None)
+    if name not in PUBLISHED:
+        return str(name).startswith("hf:")
+    stems = [stem for stem in (name, PUBLISHED[name].subset) if stem]
+    return not any((place / f"{stem}.npz").is_file() for place in data_folders(folder) for stem in stems)
+
+
+_MOST = 8
+
+
+def examples_section(evidence: RunData, shown: ExampleView, *, prefix: str = "") -> Markup:
+    """Some of the examples on which they part, by who is right, shown as what they are."""
+    title = "Where teacher and student part"
+    found = disagreements(evidence, most=_MOST)
+    if not found:
+        return section(f"{prefix}examples", title, note("Not known: this run kept no predictions of both."))
+    names = evidence.classes
+    groups = [_group(title, rows, names, shown) for title, rows in found.items()]
+    why = note(shown.why) if shown.why else None
+    said = f"{evidence.shown_student}; those first on which both are surest of their own class."
+    return section(f"{prefix}examples", title, tag("p", said), why, groups)
+
+
+def _group(title: str, rows: list[Disagreement], names: tuple[str, ...], shown: ExampleView) -> Markup:
+    if not rows:
+        return tag("div", tag("h3", title), tag("p", "None."))
+    return tag("div", tag("h3", title), tag("ul", (_card(row, names, shown) for row in rows), class_="cards"))
+
+
+def _card(row: Disagreement, names: tuple[str, ...], shown: ExampleView) -> Markup:
+    said = [
+        tag("tr", tag("th", who, scope="row"),
+            tag("td", _named(names, named), class_="right" if named == row.label else "wrong"),
+            tag("td", f"{100 * sure:.0f} %", class_="number"))
+        for who, (named, sure) in row.said.items()
+    ]  # fmt: skip
+    return tag(
+        "li",
+        shown.example(row.row),
+        tag(
+            "p",
+            "is ",
+            tag("strong", _named(names, row.label)),
+            tag("span", f" · test example {row.row}", class_="quiet"),
+        ),
+        tag("table", tag("tbody", said), class_="said"),
+    )
+
+
+def _named(names: tuple[str, ...], number: int) -> str:
+    return names[number] if number < len(names) else str(number)

@@ -1,9 +1,0 @@
-"""Which experiments does Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, have?"""
-
-from limbeck.reproduce.hinton2015.confusions import CONFUSIONS
-from limbeck.reproduce.hinton2015.mnist import MNIST, OMIT3, ONLY78, TEMPERATURE
-from limbeck.reproduce.hinton2015.regulariser import REGULARISER
-from limbeck.reproduce.hinton2015.speech import SPEECH
-
-TITLE = "Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531"
-EXPERIMENTS = (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARISER, SPEECH, CONFUSIONS)

@@ -1,0 +1,130 @@
+"""`MovingAverage`: an average of the student's own past weights as a teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import LimbeckError, unknown
+from limbeck.models import fingerprint
+from limbeck.tap import Adaptor, Tapped
+from limbeck.teachers.model import Mode, checked_mode, teacher_mode
+from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, name_of
+
+
+class MovingAverage(Teacher):
+    r"""An exponential moving average of a model that is learning.
+
+    After step t (from 1) each parameter becomes :math:`\theta'_t = \alpha_t \theta'_{t-1} + (1 - \alpha_t) \theta_t`
+    with :math:`\alpha_t = \min(1 - 1/(t + 1), decay)`: a true average at first, so that it forgets where it began.
+    Buffers that are numbers (BatchNorm's running statistics) are copied from the model, unless `mode` is ``"train"``,
+    where the average keeps its own.
+
+    Args:
+        decay: The limit of alpha, in [0, 1); 0 is the model itself.
+        of: The name of the model it follows.
+        into: The name of the run's model that holds the average, so that a recipe can ship it; it begins with the
+            weights that this model has. None keeps the average out of the run's models.
+        mode: ``"train"`` where the teacher's own dropout is wanted as noise, as in the paper.
+        reads: Its own way from a batch to its inputs.
+
+    Raises:
+        LimbeckError: If `decay` is not in [0, 1).
+
+    Source: Tarvainen and Valpola, Mean teachers are better role models, 2017, arXiv:1703.01780, section 2.
+    """
+
+    changes = True
+
+    def __init__(
+        self,
+        *,
+        decay: float = 0.999,
+        of: str = "student",
+        into: str | None = None,
+        mode: Mode = "eval",
+        reads: Reads | None = None,
+    ) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise LimbeckError(f"decay must be at least 0 and below 1; got {decay}.")
+        self.decay = decay
+        self.of = of
+        self.into = into
+        self.mode = checked_mode(mode)
+        self._reads = reads
+        self._steps = 0
+        self._followed: nn.Module | None = None
+        self._average: nn.Module | None = None
+        self._adaptor: Adaptor | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The model that it follows, and the one that it lives in."""
+        return frozenset({self.of} if self.into is None else {self.of, self.into})
+
+    def bind(self, models: Mapping[str, nn.Module]) -> None:
+        """Find the model it follows, and begin as a copy of it, whatever was averaged in an earlier stage or run."""
+        for name in (self.of, self.into):
+            if name is not None and name not in models:
+                raise unknown("model", name, models)
+        self._followed = models[self.of]
+        self._adaptor = adaptor_of(models, self.of if self.into is None else self.into)
+        self._average = self._copy() if self.into is None else models[self.into]
+        self._steps = 0
+
+    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+        """As a live model does."""
+        tapped = Tapped(self.model, needs, adaptor=self._adaptor)
+        return teacher_mode(tapped, device=device, reads=self._reads or reads, mode=self.mode)
+
+    @property
+    def model(self) -> nn.Module:
+        """The average."""
+        if self._average is None:
+            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+        return self._average
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move a little towards the model."""
+        self._steps += 1
+        alpha = min(1.0 - 1.0 / (self._steps + 1), self.decay)
+        followed = self._following()
+        for mine, theirs in zip(self.model.parameters(), followed.parameters(), strict=True):
+            mine.lerp_(theirs.to(mine.dtype), 1.0 - alpha)
+        if self.mode == "eval":
+            for kept, current in zip(self.model.buffers(), followed.buffers(), strict=True):
+                kept.copy_(current)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the average as it is now."""
+        return fingerprint(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many steps it has seen."""
+        return {"steps": self._steps, "model": dict(self.model.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._steps = int(state["steps"])
+        tensors: Mapping[str, Tensor] = state["model"]
+        self.model.load_state_dict(dict(tensors))
+
+    def describe(self) -> dict[str, Any]:
+        """What it follows and how slowly."""
+        own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
+        return {"teacher": "MovingAverage", **own, "reads": name_of(self._reads)}
+
+    def _copy(self) -> nn.Module:
+        return copy.deepcopy(self._following()).requires_grad_(False)
+
+    def _following(self) -> nn.Module:
+        if self._followed is None:
+            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+        return self._followed

@@ -1,0 +1,65 @@
+"""`check_transform`: laws of transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.batch import Inputs, input_rows
+from limbeck.data import Transform
+from limbeck.testing.law import require
+
+_OF = "views"
+
+
+def check_transform(view: Transform, inputs: Inputs) -> None:
+    """Check a view against every law that applies to it, on some inputs.
+
+    The laws: it has a fingerprint, which stays; the same (id, view) gives the same inputs, to the bit, whatever else is
+    in the batch, in whatever order; it leaves the inputs that it was given as they are; and it neither reads nor moves
+    PyTorch's random numbers.
+
+    Args:
+        view: The view.
+        inputs: What a model would be called with, for at least two examples.
+
+    Raises:
+        AssertionError: With a sentence that says which law is broken.
+
+    Example:
+        >>> from limbeck.data import Crop
+        >>> check_transform(Crop(), torch.rand(4, 3, 8, 8))
+    """
+    mark = view.fingerprint
+    require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_OF)
+    count = len(next(iter(_parts(inputs))))
+    require(count > 1, "one example shows too little: give at least two", of="this check")
+    id, number = torch.arange(count) * 3 + 1, torch.arange(count) % 2
+    before, state = [part.clone() for part in _parts(inputs)], torch.get_rng_state()
+    found = view(inputs, id, number)
+    require(_same(before, _parts(inputs)), "it writes into the inputs", of=_OF)
+    require(torch.equal(torch.get_rng_state(), state), "it draws PyTorch's random numbers: use counter_uniform", of=_OF)
+    torch.rand(1)
+    require(_same(_parts(view(inputs, id, number)), _parts(found)), "it is not the same the second time", of=_OF)
+    for part, what in (
+        (torch.arange(count).flip(0), "the order of the batch"),
+        (torch.arange(count)[1::2], "what else is in the batch"),
+        (torch.tensor([count - 1]), "what else is in the batch"),
+    ):
+        again = view(input_rows(inputs, part), id[part], number[part])
+        require(_same(_parts(again), _parts(input_rows(found, part))), f"it depends on {what}", of=_OF)
+    require(view.fingerprint == mark, "its fingerprint changes while it is used", of=_OF)
+
+
+def _parts(inputs: Any) -> list[Tensor]:
+    """The tensors that inputs consist of."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+
+
+def _same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
+    pairs = zip(mine, theirs, strict=False)
+    return len(mine) == len(theirs) and all(one.dtype == two.dtype and torch.equal(one, two) for one, two in pairs)

@@ -1,0 +1,70 @@
+"""Does the page about measures say the truth: every one has a row, with its unit and its direction?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import limbeck.metrics
+from limbeck.metrics import CORRUPTIONS, MEASURES, MULTI_LABEL_MEASURES, REGRESSION_MEASURES, MetricFunction
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "measures.md").read_text()
+ROWS = {
+    cells[0].strip("` "): [cell.strip() for cell in cells[1:]]
+    for cells in (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `"))
+}
+ALL = {**MEASURES, **REGRESSION_MEASURES, **MULTI_LABEL_MEASURES}
+ARROWS = {True: "↑", False: "↓", None: "·"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_measure_has_a_row_with_its_unit_and_direction(name):
+    unit, better, formula, *_, when = ROWS[name]
+    assert (unit, better) == (ALL[name].unit, ARROWS[ALL[name].higher_is_better])
+    assert formula
+    assert when
+
+
+def test_every_row_is_something_that_there_is():
+    for names in ROWS:
+        for name in re.findall(r"\w+", names):
+            assert name in ALL or hasattr(limbeck.metrics, name), name
+
+
+def test_every_public_function_is_on_the_page():
+    aside = {"evaluate", "predict", "predict_with_teacher", "keep_tensors", "kept_tensors", "measure", "answer_latency"}
+    for name in limbeck.metrics.__all__:
+        thing = getattr(limbeck.metrics, name)
+        if callable(thing) and not isinstance(thing, type) and name not in aside:
+            assert f"`{name}`" in PAGE, name
+    assert all(name in PAGE for name in CORRUPTIONS)
+
+
+def code_of(part):
+    return part.split("```python\n")[1].split("```")[0]
+
+
+def test_the_first_lines_run():
+    model = torch.nn.Linear(3, 2)
+    found = {"student": model, "teacher": model, "data": (torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 0]))}
+    exec(code_of(PAGE), found)
+    assert found["evaluate"](found["predictions"], ["agreement"])["agreement"].value == 1.0
+
+
+def test_the_regressor_s_lines_run_and_teach():
+    found: dict[str, object] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(code_of(PAGE.split("## Of estimates")[1].split("\n\n", 1)[1]), found)
+    assert limbeck.metrics.evaluate(found["said"], {"r2": REGRESSION_MEASURES["r2"]})["r2"].value > 0.8
+
+
+def test_the_measure_of_one_s_own_runs():
+    found: dict[str, object] = {}
+    exec(code_of(PAGE.split("## A measure of your own")[1]), found)
+    margin = found["margin"]
+    assert isinstance(margin, MetricFunction)
+    assert margin(limbeck.metrics.Predictions(torch.tensor([[3.0, 1.0]]))).value == 2.0

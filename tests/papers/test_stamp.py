@@ -1,0 +1,65 @@
+"""Is a task another one when its code, its settings or what it needs are others?"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import partial
+
+import pytest
+
+from limbeck.papers import Task
+from limbeck.papers.experiment import merged
+from limbeck.papers.task_hash import code, task_hash
+
+FILES = {
+    "__init__": "",
+    "work": "from papers2015.net import build\ndef do(desk, *, seed):\n    return {'n': build(seed)}\n",
+    "net": "from papers2015.sizes import wide\nWIDTH = 3\ndef build(seed):\n    return wide(WIDTH)\n",
+    "sizes": "def wide(n):\n    return 2 * n\n",
+    "other": "def rest():\n    return 0\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "papers2015"
+    folder.mkdir()
+    for name, text in FILES.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("papers2015")]:
+        del sys.modules[name]
+
+
+def stamp(seed: int = 0, before: int = 0) -> str:
+    do = importlib.import_module("papers2015.work").do
+    tasks = [Task("first", partial(do, seed=before)), Task("second", partial(do, seed=seed), needs=("first",))]
+    return task_hash(merged(tasks))["second"]
+
+
+def test_settings_and_needs_are_part_of_it(package):
+    assert stamp() == stamp()
+    assert len({stamp(), stamp(seed=1), stamp(before=1)}) == 3
+
+
+@pytest.mark.parametrize("name", ["work", "net", "sizes"])
+def test_so_is_the_code_that_it_takes_functions_from(package, name):
+    before = stamp()
+    file = package / f"{name}.py"
+    file.write_text(file.read_text().replace("3", "4") + "# another\n")
+    assert stamp() != before
+
+
+def test_the_code_of_others_is_not(package):
+    before = stamp()
+    importlib.import_module("papers2015.other")
+    (package / "other.py").write_text("def rest():\n    return 1\n")
+    assert stamp() == before
+
+
+def test_the_digits_are_those_of_the_digits_alone():
+    from limbeck.papers.hinton2015 import speech, training
+
+    assert code(training.__name__) != code(speech.__name__)
