@@ -1,6 +1,6 @@
 """A random forest teaches a small network on a table with gaps: 500 rows have an answer, 3,000 have none.
 
-The forest reads raw columns, the network standardised and one-hot ones; both come from one file. Rows without an answer
+The forest reads raw columns, the network standardized and one-hot ones; both come from one file. Rows without an answer
 (an empty cell in the target column) teach the network what the forest thinks of them.
 """
 
@@ -41,7 +41,7 @@ def whole(examples: lb.ArrayDataset) -> lb.Batch:
 
 def trained(stage: lb.Stage, train: lb.ArrayDataset, seed: int) -> torch.nn.Module:
     network = lb.build("mlp", seed=seed, inputs=whole(train).inputs.shape[1], hidden=[32], classes=2)
-    budget = {"epochs": 40, "batch_size": 512, "seed": seed, "optimiser": lb.Optimizer(lr=1e-2)}
+    budget = {"epochs": 40, "batch_size": 512, "seed": seed, "optimizer": lb.Optimizer(lr=1e-2)}
     return lb.distill(network, stage, train, **budget).finish().student
 
 

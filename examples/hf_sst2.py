@@ -1,6 +1,6 @@
 """A Hugging Face classifier of six layers teaches one of two, which begins as two of its layers: SST-2, some minutes.
 
-The teacher learns from 67,349 labelled phrases, the students from 6,920 whole sentences: from labels (alone), or from
+The teacher learns from 67,349 labeled phrases, the students from 6,920 whole sentences: from labels (alone), or from
 the teacher's answers too. One student that is alone begins anew, one with the layers that the distilled ones have too.
 Needs the extra hf, and SST-2 in the folder that LIMBECK_DATA names. Nothing is downloaded: the tokenizer is trained
 from the texts, the teacher from a configuration. What comes out opens with stock transformers. docs/huggingface.md has
@@ -33,8 +33,8 @@ def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClas
 
 def trained(model, stage: lb.Stage, train, epochs: int, batch_size: int = 32):
     began = time.perf_counter()
-    optimiser = lb.Optimizer(lr=1e-3, warmup=0.1, clip=1.0)
-    lb.distill(model, stage, train, epochs=epochs, batch_size=batch_size, optimiser=optimiser).finish()
+    optimizer = lb.Optimizer(lr=1e-3, warmup=0.1, clip=1.0)
+    lb.distill(model, stage, train, epochs=epochs, batch_size=batch_size, optimizer=optimizer).finish()
     return time.perf_counter() - began
 
 

@@ -20,7 +20,7 @@ def network(width: int) -> nn.Module:
 
 def fit(model: nn.Module, objective, teacher=None) -> float:
     module = DistillModule(
-        model, objective, teacher, example=next(iter(train)), optimiser=lb.Optimizer(lr=1e-2, decay="constant")
+        model, objective, teacher, example=next(iter(train)), optimizer=lb.Optimizer(lr=1e-2, decay="constant")
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = lightning.Trainer(max_epochs=30, enable_model_summary=False, **quiet)

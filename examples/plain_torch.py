@@ -23,14 +23,14 @@ def accuracy(model: nn.Module) -> float:
 
 
 def fit(model: nn.Module, loss_of, epochs: int) -> None:
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(epochs):
         for rows in torch.randperm(1000).split(64):
             x, y = inputs[train][rows], labels[train][rows]
             loss = loss_of(model(x), x, y)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
 
 
 def soft_targets(logits, x, y, temperature=4.0):

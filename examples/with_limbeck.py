@@ -20,22 +20,22 @@ def network(width: int) -> nn.Module:
 
 def own_loop(student: nn.Module, teacher: nn.Module, epochs: int) -> None:
     """The loop of plain_torch.py: limbeck gives the loss, the rest is as you have it."""
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
     tutor = lb.DistillationLoss(student, soft_targets, teacher)
     for _ in range(epochs):
         for rows in torch.randperm(1000).split(64):
             x, y = train[0][rows], train[1][rows]
             output = tutor((x, y))  # .loss, .logits and .terms of one forward pass
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             output.loss.backward()
-            optimiser.step()
+            optimizer.step()
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
     teacher, student, other = network(256), network(8), network(8)
     # A run: metrics, checkpoints, checks and the schedule come with it.
-    budget = {"epochs": 30, "batch_size": 64, "optimiser": lb.Optimizer(lr=1e-2, decay="constant")}
+    budget = {"epochs": 30, "batch_size": 64, "optimizer": lb.Optimizer(lr=1e-2, decay="constant")}
     lb.distill(teacher, lb.Stage(lb.Loss(cross_entropy)), train, **budget).finish()
     lb.distill(student, lb.Stage(soft_targets, teacher=teacher), train, **budget).finish()
     own_loop(other, teacher, epochs=30)

@@ -28,7 +28,7 @@ CLAIMS = {
     "squared_error": Claim(K.squared_error, divergence=True, logits=False, largest=1e15),
     "state_squared_error": Claim(K.state_squared_error, divergence=True, logits=False, largest=1e15),
     "logit_squared_error": Claim(K.logit_squared_error, divergence=True, largest=1e15),
-    "logit_squared_error plain": Claim(K.logit_squared_error, divergence=True, largest=1e15, hyper={"centred": False}),
+    "logit_squared_error plain": Claim(K.logit_squared_error, divergence=True, largest=1e15, hyper={"centered": False}),
     "probability_squared_error": Claim(K.probability_squared_error, divergence=True, hyper={"temperature": 2.0}),
     "target_squared_error": Claim(K.target_squared_error, logits=False, largest=1e15),
     "binary_cross_entropy": Claim(K.binary_cross_entropy, logits=False),

@@ -20,16 +20,16 @@ CLASSES = 4
 
 
 def points(count: int = 120, *, seed: int = 0, scale: float = 1.0) -> ArrayDataset:
-    """Points about four centres."""
+    """Points about four centers."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
-    centres = 3.0 * torch.eye(CLASSES, 6)
-    inputs = (centres[labels] + torch.randn(count, 6, generator=draw) - 0.5) / 1.3
+    centers = 3.0 * torch.eye(CLASSES, 6)
+    inputs = (centers[labels] + torch.randn(count, 6, generator=draw) - 0.5) / 1.3
     return ArrayDataset(scale * inputs, labels)
 
 
 class Sure(nn.Module):
-    """A network that knows the centres; `order` is how it counts the classes."""
+    """A network that knows the centers; `order` is how it counts the classes."""
 
     def __init__(self, order: tuple[int, ...] = (0, 1, 2, 3)) -> None:
         super().__init__()

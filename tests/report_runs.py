@@ -58,7 +58,7 @@ def planted_run(
     data = pictured(folder / "pictures.npz", labels, names) if pictures else "nowhere.npz"
     job = {"data": str(data), "teacher": {"model": "cnn"}, "student": {"model": "mlp", "hidden": [16]}, "seeds": seeds,
            "method": {"name": "hinton", "temperature": 4.0, "weight": 0.9}, "budget": {"epochs": 20, "batch_size": 64,
-           "optimiser": "adamw", "lr": 0.001}, "development": 0.1}  # fmt: skip
+           "optimizer": "adamw", "lr": 0.001}, "development": 0.1}  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False))
     result = {
         "arms": rows, "verdict": verdict(rows, judged), "seconds": 412.5, "run": str(folder), "seeds": seeds,
@@ -126,7 +126,7 @@ def training(arm, skill, draw):
 
 
 def pictured(path, labels, names):
-    """Grey pictures, one bright bar for each class, in the order of the labels."""
+    """Gray pictures, one bright bar for each class, in the order of the labels."""
     n = len(labels)
     pictures = np.random.default_rng(1).integers(0, 60, (n, 12, 12)).astype(np.uint8)
     for i, label in enumerate(labels.tolist()):

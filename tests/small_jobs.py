@@ -18,13 +18,13 @@ ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 
 
 def blobs(path: Path, *, classes: int = 5, train: int = 150, test: int = 60, size: int = 6, seed: int = 0) -> Path:
-    """An .npz of grey pictures, one bright spot for each class, that a small network learns in two epochs."""
+    """An .npz of gray pictures, one bright spot for each class, that a small network learns in two epochs."""
     draw = np.random.default_rng(seed)
-    centres = np.random.default_rng(0).integers(0, 2, (classes, size, size)) * 160
+    centers = np.random.default_rng(0).integers(0, 2, (classes, size, size)) * 160
 
     def part(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(count) % classes
-        pictures = centres[labels] + draw.normal(40, 70, (count, size, size))
+        pictures = centers[labels] + draw.normal(40, 70, (count, size, size))
         return pictures.clip(0, 255).astype(np.uint8), labels
 
     (x_train, y_train), (x_test, y_test) = part(train), part(test)

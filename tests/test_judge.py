@@ -162,7 +162,7 @@ def test_the_page_stands_for_itself(tmp_path):
     assert "&lt;b&gt;mine" in page
     assert "Yes: it is worth it" in page
     assert "<script" not in page
-    stored = json.loads((tmp_path / "judged" / "judgement.json").read_text())
+    stored = json.loads((tmp_path / "judged" / "judgment.json").read_text())
     assert stored["verdict"]["helps"] is True
 
 
@@ -262,14 +262,14 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     predictions, labels = arms(student_alone=0.7, distilled=0.9)
     out = tmp_path / "judged"
     found = lb.judge(predictions, labels, out=out)
-    before = (out / "judgement.json").read_bytes()
+    before = (out / "judgment.json").read_bytes()
     for again in (lambda: lb.judge(predictions, labels, out=out), lambda: found.write(out)):
         with pytest.raises(LimbeckError, match="out="):
             again()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(LimbeckError, match="out="):
         lb.judge(predictions, labels, out=tmp_path / "file")
-    assert (out / "judgement.json").read_bytes() == before
+    assert (out / "judgment.json").read_bytes() == before
 
 
 def test_scores_have_no_direction_of_their_own():

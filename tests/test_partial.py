@@ -173,7 +173,7 @@ def test_a_kernel_that_cannot_be_served_is_refused_at_once(name, refused):
         name
     ]
     for one in refused:
-        with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantised'"):
+        with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantized'"):
             Loss(one).fit(student, teacher, Batch(None, id=torch.arange(5)))
         assert make_encoding(name, classes=9, **NAMES[name]).unsound(one)
 

@@ -53,7 +53,7 @@ class Outputs(dict[str, Tensor]):
             kept = type(self.partial[address]).__name__
             raise MissingSignalError(
                 f"At {address!r} this teacher shows a part of its answer alone ({kept}), which only losses can read: "
-                "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantised' "
+                "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantized' "
                 "(1 byte a class), 'float16' or 'float32', or ask the teacher itself."
             )
         raise missing(address, self)
@@ -137,7 +137,7 @@ class Term(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a stage has come: `step` of `steps` optimiser steps, in `epoch` (a count from 0)."""
+    """How far a stage has come: `step` of `steps` optimizer steps, in `epoch` (a count from 0)."""
 
     step: int = 0
     steps: int = 1

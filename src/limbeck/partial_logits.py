@@ -178,7 +178,7 @@ class TopKLogits(PartialLogits):
         return (
             f"{_name(kernel)} cannot be computed from the top k of a teacher's classes: it is not declared a "
             "divergence between two softmaxes (@kernel(divergence=True)), so it needs every class by itself. Store "
-            "all of them: the encoding 'quantised' (1 byte a class), 'float16' or 'float32'."
+            "all of them: the encoding 'quantized' (1 byte a class), 'float16' or 'float32'."
         )
 
     @property
@@ -242,7 +242,7 @@ class SampledLogits(PartialLogits):
         if temperature * FINE[-1] < 1:
             raise LimbeckError(
                 f"Sampled answers know what all classes weigh at temperatures of {1 / FINE[-1]} and above; got "
-                f"{temperature!r}. Take a higher one, or store 'top-k' or 'quantised'."
+                f"{temperature!r}. Take a higher one, or store 'top-k' or 'quantized'."
             )
         check_power(self.power, temperature)
         weights, entropy = self.weights(temperature), self.entropy(temperature)
@@ -258,7 +258,7 @@ class SampledLogits(PartialLogits):
         return (
             f"{_name(kernel)} cannot be computed from sampled classes: it is not linear in the teacher's "
             "probabilities, so an average over samples would be biased; kl_divergence is, and can be. Or store the "
-            f"encoding {other}'quantised', 'float16' or 'float32'."
+            f"encoding {other}'quantized', 'float16' or 'float32'."
         )
 
     @property
@@ -277,7 +277,7 @@ def unknown_rest(temperature: float, grid: Sequence[float]) -> LimbeckError:
     return LimbeckError(
         f"The top-k answers know what all other classes weigh at temperatures of {known}, and not at {temperature:g}: "
         f"keep it, in a new store, with encoding={{'name': 'top-k', 'k': ..., 'temperatures': [{temperature:g}]}} (a "
-        "store that a stage makes keeps its losses' own); or store 'quantised', which serves every temperature."
+        "store that a stage makes keeps its losses' own); or store 'quantized', which serves every temperature."
     )
 
 

@@ -24,7 +24,7 @@ def test_a_peer_pulls_as_the_kernel_does(name):
     (ours,) = torch.autograd.grad(case.ours(student, teacher, labels).mean(), student)
     for peer in case.peers.values():
         (theirs,) = torch.autograd.grad(peer(student, teacher, labels).mean(), student)
-        if name.endswith("centred"):  # what the peer does not take off
+        if name.endswith("centered"):  # what the peer does not take off
             theirs = theirs - theirs.mean(1, keepdim=True)
         torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm())
 

@@ -23,7 +23,7 @@ def build(folder, ids, views=-1, column=None, shard_bytes=1 << 20):
     return Store(folder)
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16", "quantised"])
+@pytest.mark.parametrize("encoding", ["float32", "float16", "bfloat16", "quantized"])
 @pytest.mark.parametrize("column", [{}, {"positions": (3,)}, {"positions": (), "shape": (5, 1)}])
 def test_a_look_finds_what_the_store_reads_to_the_bit(tmp_path, encoding, column):
     store = build(tmp_path / "s", torch.randperm(30), column=Column(make_encoding(encoding, classes=5), **column))

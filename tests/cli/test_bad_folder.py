@@ -69,7 +69,7 @@ class TestLoss:
     def test_one_that_is_no_number_stops_the_job(self, here, workers):
         blobs(here / "blobs.npz")
         job = small_job("blobs.npz", teacher={"model": "mlp", "hidden": [32], "train": {"epochs": 3, "lr": 0.01}})
-        job_file(here / "job.yaml", {**job, "budget": {"optimiser": "sgd", "lr": 1e30, "warmup": 0}})
+        job_file(here / "job.yaml", {**job, "budget": {"optimizer": "sgd", "lr": 1e30, "warmup": 0}})
         ended = typed("distill", "job.yaml", "--set", f"workers={workers}", "--out", "run", cwd=here)
         refused(Typed(ended.code, "", ended.err), "nan", "learning rate")
         assert (here / "run" / "teacher" / "student" / "config.json").exists()

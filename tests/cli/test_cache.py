@@ -34,7 +34,7 @@ def test_what_it_would_take_is_told_before_it_is_paid_for(here, limbeck, taught)
     by_name = {one["encoding"]["name"]: one for one in told["estimates"]}
     assert by_name["float32"]["bytes"] == 5 * 4 + 16
     assert by_name["float32"]["error"] == 0.0
-    assert 0 < by_name["float16"]["error"] < by_name["quantised"]["error"] < 1e-3
+    assert 0 < by_name["float16"]["error"] < by_name["quantized"]["error"] < 1e-3
     assert all(one["total"] == 3 * 135 * one["bytes"] for one in told["estimates"])
     shown = limbeck("cache", "info", *taught)
     assert "135 answers" in shown.out

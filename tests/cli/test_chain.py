@@ -43,7 +43,7 @@ def test_flags_take_the_teacher_of_a_file_away_with_its_arguments(limbeck, done,
 
 
 def measured_elsewhere(here):
-    """A teacher that was trained on the same pictures, halved and normalised in its own way."""
+    """A teacher that was trained on the same pictures, halved and normalized in its own way."""
     data = load_data(blobs(here / "blobs.npz"))
     reads = {"reads": "pixels", "mean": [0.9], "std": [0.02], "scale": 1 / 255, "channels_last": False, "channel": True}
     whole = data.train.take(torch.arange(len(data.train)))

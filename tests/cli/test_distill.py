@@ -159,10 +159,10 @@ def test_a_table_is_learnt_from_its_target_column(here, limbeck):
     draw = np.random.default_rng(0)
     with open(here / "rows.csv", "w", newline="") as opened:
         table = csv.writer(opened)
-        table.writerow(["width", "colour", "kind"])
+        table.writerow(["width", "color", "kind"])
         for _ in range(200):
-            width, colour = draw.uniform(), draw.choice(["red", "green"])
-            table.writerow([f"{width:.3f}", colour, "big" if width + (colour == "red") > 0.8 else "small"])
+            width, color = draw.uniform(), draw.choice(["red", "green"])
+            table.writerow([f"{width:.3f}", color, "big" if width + (color == "red") > 0.8 else "small"])
     settings = ["data.target=kind", "teacher.hidden=[16]", "student.hidden=[4]", "budget.epochs=4", "budget.lr=0.02"]
     words = [word for setting in settings for word in ("--set", setting)]
     ended = limbeck("distill", "--data", "rows.csv", "--teacher", "mlp", "--student", "mlp", *words, "--json")
@@ -229,7 +229,7 @@ def limbeck_load(path):
 
 @pytest.mark.parametrize(
     "setting",
-    ["precision=bf16-mixed", "budget.accumulate=2", "budget.clip=0.01", "budget.shift=1", "budget.optimiser=sgd",
+    ["precision=bf16-mixed", "budget.accumulate=2", "budget.clip=0.01", "budget.shift=1", "budget.optimizer=sgd",
      "budget.decay=constant", "budget.warmup=5", "budget.options={weight_decay: 5.0}", "method.temperature=1",
      "method.weight=0.1", "teacher.mean=arithmetic", "teacher.train.lr=0.003"],
 )  # fmt: skip

@@ -24,7 +24,7 @@ def job(tmp_path):
     data = lb.load_data(tmp_path / "a.csv", target="y", class_names=["low", "mid", "high"])
     teacher = build("mlp", inputs=2, classes=3, hidden=[16], seed=0)
     learn = lb.Stage(lb.Loss(lb.functional.cross_entropy), epochs=12)
-    lb.distill(teacher, learn, data.train, batch_size=16, accelerator="cpu", optimiser=lb.Optimizer(lr=0.05)).finish()
+    lb.distill(teacher, learn, data.train, batch_size=16, accelerator="cpu", optimizer=lb.Optimizer(lr=0.05)).finish()
     lb.save(teacher, tmp_path / "teacher", metadata={"class_names": order})
     spec = {"name": str(tmp_path / "a.csv"), "target": "y"}
     return small_job(spec, teacher=str(tmp_path / "teacher"), seeds=1, arms=["distilled"], out=str(tmp_path / "run"))

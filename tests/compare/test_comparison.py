@@ -265,7 +265,7 @@ def test_a_method_without_a_teacher_is_set_beside_no_shuffled_one():
         assert list(found["against"]) == controls
 
 
-def test_without_labelled_development_data_nothing_is_said_to_be_chosen_by_them():
+def test_without_labeled_development_data_nothing_is_said_to_be_chosen_by_them():
     job = make_job({**small_job("digits"), "methods": ["hinton", "mutual"], "arms": ["student alone", "distilled"]})
     none = [(0.9, float("nan"))] * 2
     found = verdict_of(job, outcomes({"student alone": none, "hinton": none, "mutual": none}), examples=100)
@@ -292,10 +292,10 @@ def test_a_method_that_trains_for_longer_is_not_praised_without_a_word(tmp_path)
     result = run_job(job)
     arms = result["arms"]
     assert arms["distilled"]["steps"] == 2 * arms["student alone"]["steps"]
-    assert "It took 2.0 times as many optimiser steps" in result["verdict"]["sentence"]
+    assert "It took 2.0 times as many optimizer steps" in result["verdict"]["sentence"]
     plain = run_job(job.model_copy(update={"method": make_job(small_job("digits")).method, "out": None}))
     assert plain["arms"]["distilled"]["steps"] == plain["arms"]["student alone"]["steps"] == 2 * -(-135 // 16)
-    assert "optimiser steps" not in plain["verdict"]["sentence"]
+    assert "optimizer steps" not in plain["verdict"]["sentence"]
 
 
 def test_many_methods_are_not_each_given_a_chance_of_their_own():

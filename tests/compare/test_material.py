@@ -106,7 +106,7 @@ def test_the_budget_is_the_engines(material):
     budget = Budget(epochs=7, accumulate=3, lr=0.5, warmup=4, decay="linear", clip=2, options={"weight_decay": 0.1})
     setting = setting_of(job, budget, material, seed=5)
     assert (setting.epochs, setting.accumulate, setting.seed, setting.precision) == (7, 3, 5, "bf16-mixed")
-    made = setting.optimiser
+    made = setting.optimizer
     assert (made.name, made.lr, made.warmup, made.decay, made.clip) == ("adamw", 0.5, 4, "linear", 2)
     assert made.options == {"weight_decay": 0.1}
 
@@ -121,7 +121,7 @@ def logits_with(accuracy, count=1000, classes=10):
 
 def test_a_teacher_at_chance_is_refused():
     logits, examples = logits_with(0.1)
-    with pytest.raises(LimbeckError, match=r"1000 .* is 10\.0 %.*gives 10\.0 %.*normalisation.*check=false"):
+    with pytest.raises(LimbeckError, match=r"1000 .* is 10\.0 %.*gives 10\.0 %.*normalization.*check=false"):
         check_teacher(logits, examples, classes=10, loaded=True)
     with pytest.raises(LimbeckError, match=r"teacher\.train\.epochs"):
         check_teacher(logits, examples, classes=10, loaded=False)

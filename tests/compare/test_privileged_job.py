@@ -34,7 +34,7 @@ def saved(data, column, width):
     """A teacher that learnt from the column, and says so."""
     train = lb.load_data(data).train
     teacher = lb.build("mlp", inputs=width, classes=3, hidden=[16], seed=0)
-    stage = lb.Stage(lb.Loss(cross_entropy), optimiser=lb.Optimizer(lr=0.02), epochs=15)
+    stage = lb.Stage(lb.Loss(cross_entropy), optimizer=lb.Optimizer(lr=0.02), epochs=15)
     lb.distill(teacher, stage, train, reads=SelectColumn(column)).finish()
     folder = data.parent / f"teacher-{column}"
     return str(lb.save(teacher, folder, metadata={"reads": SelectColumn(column).to_dict()}))

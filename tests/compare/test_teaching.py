@@ -54,7 +54,7 @@ def test_it_learns_with_its_own_budget_or_the_students(asked, tmp_path):
         train_teacher(models, job, material, out, lambda kind, what: None)
         assert not torch.equal(before, models["member-0"].classifier.weight)
     settings = [json.loads((out / "teacher" / "run.json").read_text())["setting"] for out in (own, students)]
-    assert [(s["epochs"], s["optimiser"]["lr"]) for s in settings] == [(5, 0.5), (2, 0.01)]
+    assert [(s["epochs"], s["optimizer"]["lr"]) for s in settings] == [(5, 0.5), (2, 0.01)]
 
 
 def test_a_person_is_told(asked):

@@ -92,7 +92,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
     for arm in ARMS:
         setting = json.loads((tmp_path / "run" / "arms" / arm.replace(" ", "-") / "seed-0" / "run.json").read_text())
         assert setting["setting"]["epochs"] == best.budget_of(arm).epochs
-        assert setting["setting"]["optimiser"]["lr"] == pytest.approx(best.budget_of(arm).lr)
+        assert setting["setting"]["optimizer"]["lr"] == pytest.approx(best.budget_of(arm).lr)
     kept = read_search(tmp_path / "run")
     assert {arm: list(row.accuracies) for arm, row in kept.arms.items()} == {
         arm: row["accuracies"] for arm, row in result["arms"].items()
@@ -153,7 +153,7 @@ def test_side_by_side_is_one_after_another(job):
 
 def test_a_trial_that_diverges_is_the_worst_and_ends_nothing(job):
     teacher = {"model": "mlp", "hidden": [32], "train": {"epochs": 2, "lr": 0.01, "batch_size": 16}}
-    budget = {"epochs": 1, "lr": 0.01, "batch_size": 16, "optimiser": "sgd"}
+    budget = {"epochs": 1, "lr": 0.01, "batch_size": 16, "optimizer": "sgd"}
     asked = job(arms=["student alone", "distilled"], teacher=teacher, budget=budget)
     found = tune(asked, trials=2, ranges={"lr": SearchRange(0.01, 1e38, log=True)})
     for row in found["arms"].values():

@@ -29,7 +29,7 @@ def _draws(ids: int = 20_000, views: int = 1, draws: int = 1, **more) -> torch.T
     return counter_uniform(id, view, seed=0, draws=draws, **more)
 
 
-def test_mix_is_the_finaliser_of_splitmix64():
+def test_mix_is_the_finalizer_of_splitmix64():
     # The published generator, seeded with 0, yields mix(1 g), mix(2 g), ...
     step = torch.tensor(0x9E3779B97F4A7C15 - (1 << 64))
     found = [int(mix(step * n)) & WORD for n in (1, 2, 3)]
@@ -66,7 +66,7 @@ def test_mean_and_histogram_are_those_of_a_uniform_variable():
     assert stats.chisquare(low_bits.bincount(minlength=256).numpy()).pvalue > 1e-3
 
 
-def test_neighbouring_ids_views_draws_seeds_and_streams_are_uncorrelated():
+def test_neighboring_ids_views_draws_seeds_and_streams_are_uncorrelated():
     grid = _draws(5000, views=4, draws=2).view(4, 5000, 2).double()
     other_seed = counter_uniform(torch.arange(5000), torch.zeros(5000, dtype=torch.int64), seed=1, draws=1).double()
     other_stream = _draws(5000, stream="other").double()

@@ -63,7 +63,7 @@ def test_a_split_is_disjoint_whole_deterministic_and_stratified(labels, fraction
         assert abs(int((held.labels == label).sum()) - share) < 1
 
 
-def test_seeds_give_other_parts_and_unlabelled_sets_split_too():
+def test_seeds_give_other_parts_and_unlabeled_sets_split_too():
     whole = _examples(None, n=100)
     parts = {tuple(split(whole, fraction=0.3, seed=seed)[1].ids.tolist()) for seed in range(5)}
     assert len(parts) == 5

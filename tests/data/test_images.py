@@ -19,7 +19,7 @@ def _picture(path, shape=(4, 6), *, seed=0):
     return torch.from_numpy(pixels)
 
 
-def test_grey_pictures_are_their_pixels(tmp_path):
+def test_gray_pictures_are_their_pixels(tmp_path):
     pixels = {
         name: _picture(tmp_path / name, seed=seed)
         for seed, name in enumerate(["dog/b.png", "cat/z.bmp", "dog/a.PNG", "cat/y.webp"])
@@ -39,13 +39,13 @@ def test_grey_pictures_are_their_pixels(tmp_path):
     assert batch.labels.tolist() == [1, 0]
 
 
-def test_colour_pictures_have_channels_first(tmp_path):
+def test_color_pictures_have_channels_first(tmp_path):
     pixels = _picture(tmp_path / "a/1.png", (4, 6, 3))
     data = ImageFolder(tmp_path)
     assert data.channels == 3
     assert torch.equal(data.take(torch.tensor([0])).inputs[0], pixels.permute(2, 0, 1))
-    grey = ImageFolder(tmp_path, channels=1).take(torch.tensor([0])).inputs
-    assert grey.shape == (1, 4, 6)
+    gray = ImageFolder(tmp_path, channels=1).take(torch.tensor([0])).inputs
+    assert gray.shape == (1, 4, 6)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "webp"])

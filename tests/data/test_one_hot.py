@@ -42,7 +42,7 @@ def test_what_to_type_works():
     student = nn.Linear(4, 3)
     mover = Optimizer("adam", lr=0.3)
     data = ArrayDataset(torch.eye(4)[Y], extra={"soft": SOFT})
-    distill(student, Stage(Loss(kl_divergence), teacher=teacher, optimiser=mover, epochs=200), data).finish()
+    distill(student, Stage(Loss(kl_divergence), teacher=teacher, optimizer=mover, epochs=200), data).finish()
     assert torch.allclose(student(torch.eye(4)[Y]).softmax(-1), SOFT, atol=0.01)
 
 

@@ -99,12 +99,12 @@ def test_floating_point_pixels_are_refused(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_one_picture_in_colour_makes_all_of_them_so(tmp_path):
+def test_one_picture_in_color_makes_all_of_them_so(tmp_path):
     put(tmp_path / "a/1.png")
     put(tmp_path / "a/2.png", np.stack([RAMP, RAMP.T, RAMP], 2))
     images = ImageFolder(tmp_path)
     assert images.channels == 3
-    assert any("1 of 2 pictures" in note and "grey: 1" in note for note in images.notes)
+    assert any("1 of 2 pictures" in note and "gray: 1" in note for note in images.notes)
 
 
 def sideways():
@@ -135,7 +135,7 @@ def test_what_is_converted_is_told(tmp_path, kind):
     assert any(words in note and note.startswith("1 of 1") for note in images.notes), images.notes
 
 
-def test_black_and_white_is_grey(tmp_path):
+def test_black_and_white_is_gray(tmp_path):
     put(tmp_path / "a/1.png", Image.fromarray(RAMP > 99))
     found = ImageFolder(tmp_path).take(torch.tensor([0])).inputs[0]
     assert found.equal(torch.from_numpy(RAMP > 99) * torch.tensor(255, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""Are pixels standardised exactly, cheaply, and without touching the batch?"""
+"""Are pixels standardized exactly, cheaply, and without touching the batch?"""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from limbeck.batch import Batch
 from limbeck.data import Identity, NormalizeImages, SelectColumn, preprocess_from_dict
 from limbeck.errors import DataError, LimbeckError
 
-GREY = NormalizeImages(mean=(0.1307,), std=(0.3081,))
-COLOUR = NormalizeImages(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+GRAY = NormalizeImages(mean=(0.1307,), std=(0.3081,))
+COLOR = NormalizeImages(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
-def test_grey_pixels_are_the_formula():
+def test_gray_pixels_are_the_formula():
     images = torch.arange(256, dtype=torch.uint8).view(4, 8, 8)
     expected = (images.double() / 255 - 0.1307) / 0.3081
-    found = GREY(Batch(images))
+    found = GRAY(Batch(images))
     assert found.shape == (4, 1, 8, 8)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found[:, 0].double(), expected, rtol=0, atol=2e-6)
 
 
-def test_colour_pixels_are_the_formula_whichever_axis_holds_the_channels():
+def test_color_pixels_are_the_formula_whichever_axis_holds_the_channels():
     first = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (COLOUR.mean, COLOUR.std))
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (COLOR.mean, COLOR.std))
     expected = (first.double() / 255 - mean) / std
-    torch.testing.assert_close(COLOUR(Batch(first)).double(), expected, rtol=0, atol=2e-6)
-    last = NormalizeImages(COLOUR.mean, COLOUR.std, channels_last=True)(Batch(first.permute(0, 2, 3, 1).contiguous()))
-    assert torch.equal(last, COLOUR(Batch(first)))
+    torch.testing.assert_close(COLOR(Batch(first)).double(), expected, rtol=0, atol=2e-6)
+    last = NormalizeImages(COLOR.mean, COLOR.std, channels_last=True)(Batch(first.permute(0, 2, 3, 1).contiguous()))
+    assert torch.equal(last, COLOR(Batch(first)))
     assert last.is_contiguous()
 
 
@@ -49,11 +49,11 @@ def test_the_channel_axis_can_be_left_out():
 @pytest.mark.parametrize(
     ("reads", "inputs", "sentence"),
     [
-        (GREY, torch.zeros(2, 3), r"\[2, 3\]"),
-        (GREY, (torch.zeros(2, 3, 3),), "got tuple"),
-        (GREY, torch.zeros(2, 3, 4, 4), "1 channels, the images have 3"),
-        (COLOUR, torch.zeros(2, 4, 4, 3), "channels_last=True"),
-        (COLOUR, torch.zeros(2, 4, 4), "3 channels, the images have 1"),
+        (GRAY, torch.zeros(2, 3), r"\[2, 3\]"),
+        (GRAY, (torch.zeros(2, 3, 3),), "got tuple"),
+        (GRAY, torch.zeros(2, 3, 4, 4), "1 channels, the images have 3"),
+        (COLOR, torch.zeros(2, 4, 4, 3), "channels_last=True"),
+        (COLOR, torch.zeros(2, 4, 4), "3 channels, the images have 1"),
     ],
 )
 def test_other_inputs_get_a_sentence(reads, inputs, sentence):
@@ -86,7 +86,7 @@ def test_a_field_is_a_column_and_a_wrong_name_is_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "reads", [GREY, COLOUR, NormalizeImages((0.1,), (0.2,), 1 / 16, True, False), SelectColumn("raw"), Identity()]
+    "reads", [GRAY, COLOR, NormalizeImages((0.1,), (0.2,), 1 / 16, True, False), SelectColumn("raw"), Identity()]
 )
 def test_reads_survive_json(reads):
     again = preprocess_from_dict(json.loads(json.dumps(reads.to_dict())))
@@ -108,7 +108,7 @@ def test_pixels_are_cheap():
         start = time.perf_counter()
         images.to(torch.float32)
         between = time.perf_counter()
-        GREY(batch)
+        GRAY(batch)
         times.append((time.perf_counter() - between, between - start))
     # A machine under load is slow at everything: the bare cast says how slow.
     ours, cast = (sorted(column)[20] for column in zip(*times, strict=True))

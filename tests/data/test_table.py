@@ -1,4 +1,4 @@
-"""Do tables become standardised numbers, and a test table the same ones?"""
+"""Do tables become standardized numbers, and a test table the same ones?"""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pyarrow import csv, parquet  # noqa: E402
 
 TRAIN = {
     "age": [20, 30, None, 50],
-    "colour": ["red", "blue", None, "red"],
+    "color": ["red", "blue", None, "red"],
     "flag": [True, False, True, True],
     "flat": [7.0, 7.0, 7.0, 7.0],
     "kind": ["cat", "dog", None, "cat"],
 }
-TEST = {"colour": ["green", "red"], "age": [None, 40], "flat": [8.0, 7.0], "flag": [False, True], "kind": ["dog", None]}
+TEST = {"color": ["green", "red"], "age": [None, 40], "flat": [8.0, 7.0], "flag": [False, True], "kind": ["dog", None]}
 
 
 def _write(path, columns):
@@ -49,9 +49,9 @@ def test_features_are_those_worked_out_by_hand(tmp_path, suffix):
     assert encoding.features == (
         "age",
         "age missing",
-        "colour=blue",
-        "colour=red",
-        "colour other",
+        "color=blue",
+        "color=red",
+        "color other",
         "flag=false",
         "flag=true",
         "flag other",
@@ -105,7 +105,7 @@ def test_dictionaries_are_names(tmp_path):
 
 def test_a_column_missing_throughout_a_test_table_is_missing(tmp_path):
     _, encoding = read_table(_write(tmp_path / "a.csv", TRAIN), target="kind")
-    empty = {**TEST, "age": pa.nulls(2), "colour": pa.nulls(2)}
+    empty = {**TEST, "age": pa.nulls(2), "color": pa.nulls(2)}
     data, _ = read_table(_write(tmp_path / "b.parquet", empty), target="kind", encoding=encoding)
     assert _all(data).inputs[:, :5].tolist() == [[0, 1, 0, 0, 1]] * 2
 

@@ -1,4 +1,4 @@
-"""Are texts tokenised once, padded rightly, and known by name?"""
+"""Are texts tokenized once, padded rightly, and known by name?"""
 
 from __future__ import annotations
 

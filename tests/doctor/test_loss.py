@@ -110,11 +110,11 @@ def test_a_loss_that_looks_at_the_whole_batch_is_found():
 
 
 def test_batch_statistics_of_micro_batches_are_said():
-    def normalised():
+    def normalized():
         return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
 
-    assert found("split batch", learner=normalised).state == "ok"
-    one = found("split batch", learner=normalised, setting=TrainConfig(epochs=2, accumulate=2))
+    assert found("split batch", learner=normalized).state == "ok"
+    one = found("split batch", learner=normalized, setting=TrainConfig(epochs=2, accumulate=2))
     assert one.state == "look"
     assert "BatchNorm" in one.sentence
 

@@ -44,7 +44,7 @@ def test_labels_classes_and_names_agree(state, changed, words):
 
 @pytest.mark.parametrize(
     ("state", "scale", "words"),
-    [("look", 200.0, "normalised"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
+    [("look", 200.0, "normalized"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
 )
 def test_inputs_are_of_a_usual_size(state, scale, words):
     one = data_checks.check_inputs(patient(reads=lambda batch: scale * batch.inputs))
@@ -122,7 +122,7 @@ class Mixing(Sure):
 
 
 @pytest.mark.parametrize("kind", [Drawing, Mixing])
-def test_a_teacher_whose_answer_depends_on_its_neighbours_or_on_luck(kind):
+def test_a_teacher_whose_answer_depends_on_its_neighbors_or_on_luck(kind):
     assert teacher_checks.check_deterministic(patient()).state == "ok"
     one = teacher_checks.check_deterministic(patient(network=kind()))
     assert one.state == "wrong"

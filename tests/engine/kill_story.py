@@ -41,17 +41,17 @@ def frozen_past(models: Any) -> Stage:
     """A stage made from what the student is when it begins: taken up in its midst, it must be made from the same."""
     teacher = ModelTeacher(copy.deepcopy(models["student"]))
     objective = Loss(cross_entropy) + (1.0 + torch.rand(()).item()) * Loss(kl_divergence)
-    return Stage(objective, teacher=teacher, epochs=4, optimiser=SGD, name="third")
+    return Stage(objective, teacher=teacher, epochs=4, optimizer=SGD, name="third")
 
 
 def recipe() -> Recipe:
     """Three stages: heads that two of them share, a moving average on data of its own, one that a function makes."""
-    first = everything(network(seed=7), epochs=4, optimiser=SGD, name="first")
+    first = everything(network(seed=7), epochs=4, optimizer=SGD, name="first")
     second = Stage(
         ramp(1.0) * Loss(kl_divergence, temperature=2.0) + first.objective,
         teacher=MovingAverage(decay=0.9),
         epochs=4,
-        optimiser=Optimizer("adam", warmup=3, clip=1.0),
+        optimizer=Optimizer("adam", warmup=3, clip=1.0),
         source=source(24, seed=3),
         name="second",
     )

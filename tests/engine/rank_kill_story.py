@@ -51,7 +51,7 @@ def train(rank: int, out: Path, name: str, last: int | None) -> None:
     fabric = open_fabric(accelerator="cpu", devices=RANKS, strategy="ddp")
     setting: dict[str, Any] = {"batch_size": 8, "epochs": 2, "log_every": 1, "checkpoint_seconds": 0.0}
     run = distill(
-        models(name), recipe(name), (arrays(32).inputs, arrays(32).labels), optimiser=SGD, out=out, resume=True,
+        models(name), recipe(name), (arrays(32).inputs, arrays(32).labels), optimizer=SGD, out=out, resume=True,
         fabric=fabric, **setting,
     )  # fmt: skip
     for number, _ in enumerate(run, start=1):

@@ -60,7 +60,7 @@ def uneven(fabric: Any, out: Path) -> Run:
 
 def clipped(fabric: Any, out: Path) -> Run:
     plan = Optimizer("adam", clip=0.05, warmup=2)
-    stage = everything(double(hidden=6, seed=7), epochs=2, optimiser=plan)
+    stage = everything(double(hidden=6, seed=7), epochs=2, optimizer=plan)
     return distill(double(), stage, data(uneven=False), fabric=fabric, **SETTING)
 
 
@@ -110,7 +110,7 @@ class Bank(nn.Module):
         self.rows[id] = 0.5 * self.rows[id] + teacher
         return (student - self.rows[id].clone()).square().mean(-1)
 
-    def centred(self, student, teacher):
+    def centered(self, student, teacher):
         self.mean.mul_(0.9).add_(teacher.mean(0), alpha=0.1)
         return (student - teacher + self.mean.clone()).square().mean()
 
@@ -123,7 +123,7 @@ def remembering(fabric: Any, out: Path) -> Run:
         with pytest.raises(LimbeckError, match="rows"):
             distill(double(), Stage(apart, teacher=double(seed=1), epochs=1), data(), fabric=fabric).finish()
         assert not bank.rows.any()
-    whole = Loss(kernel(per="batch")(bank.centred), head=bank)
+    whole = Loss(kernel(per="batch")(bank.centered), head=bank)
     return distill(double(), Stage(whole, teacher=double(seed=1), epochs=2), data(), fabric=fabric, **SETTING)
 
 
@@ -169,7 +169,7 @@ def keep_from_writing() -> None:
     run_folder.save = run_folder.write_json = run_module.write_checkpoint = refused
 
 
-SETTING: dict[str, Any] = {"optimiser": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}
+SETTING: dict[str, Any] = {"optimizer": SGD, "log_every": 1, "parameter_norms": True, "checkpoint_seconds": 0.0}
 SCENARIOS: dict[str, Callable[[Any, Path], Run]] = {
     f.__name__: f for f in (uneven, clipped, accumulated, lower_only, compared, peers, averaged, remembering, on_disk)
 }

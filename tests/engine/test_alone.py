@@ -32,7 +32,7 @@ with alone(Path(sys.argv[1])):
 
 
 def run(out: Path, **options):
-    stage = Stage(Loss(cross_entropy), epochs=2, optimiser=SGD)
+    stage = Stage(Loss(cross_entropy), epochs=2, optimizer=SGD)
     return distill(network(), stage, source(), out=out, log_every=1, **options)
 
 
@@ -105,7 +105,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
 
 def test_a_branch_is_alone_in_its_own_folder(tmp_path):
     def both(**options):
-        parts = [Stage(Loss(cross_entropy), trains=name, epochs=1, optimiser=SGD) for name in "ab"]
+        parts = [Stage(Loss(cross_entropy), trains=name, epochs=1, optimizer=SGD) for name in "ab"]
         models = {"a": network(), "b": network(seed=1)}
         return distill(models, Recipe(parts[0] | parts[1]), source(), out=tmp_path / "run", workers=1, **options)
 

@@ -166,4 +166,4 @@ def test_one_channel_of_maps():
 def test_one_logit_that_can_learn():
     learn(plain(1), plain(1), Loss(binary_kl_divergence), X)
     learn(plain(1), plain(1), Loss(squared_error), X)
-    learn(plain(1), plain(1), Loss(logit_squared_error, centred=False), X)
+    learn(plain(1), plain(1), Loss(logit_squared_error, centered=False), X)

@@ -21,7 +21,7 @@ CE = Loss(cross_entropy)
 
 
 def member(name: str, **options) -> Stage:
-    return Stage(Loss(cross_entropy), trains=name, optimiser=SGD, **{"epochs": 2, **options})
+    return Stage(Loss(cross_entropy), trains=name, optimizer=SGD, **{"epochs": 2, **options})
 
 
 def models() -> dict[str, nn.Module]:
@@ -34,8 +34,8 @@ def said(run) -> list[tuple]:
 
 def recipe() -> Recipe:
     """Two branches, of which one asks the other's model, then a stage that learns from both."""
-    asks = Stage(CE + Loss(kl_divergence), teacher="a", trains="b", epochs=1, optimiser=SGD)
-    return (member("a") | asks) >> Stage(CE + Loss(kl_divergence), teacher="b", epochs=1, optimiser=SGD)
+    asks = Stage(CE + Loss(kl_divergence), teacher="a", trains="b", epochs=1, optimizer=SGD)
+    return (member("a") | asks) >> Stage(CE + Loss(kl_divergence), teacher="b", epochs=1, optimizer=SGD)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def test_the_order_of_branches_does_not_matter_to_their_models():
 
 def test_a_branch_does_not_see_what_another_has_learnt():
     before = copy.deepcopy(models()["a"])
-    asks = Stage(Loss(kl_divergence), teacher="a", trains="b", epochs=1, optimiser=SGD)
+    asks = Stage(Loss(kl_divergence), teacher="a", trains="b", epochs=1, optimizer=SGD)
     run = distill(models(), Recipe(member("a") | asks), source(), workers=1).finish()
     plain = {"b": network(seed=2), "x": network(seed=9)}
-    own = Stage(Loss(kl_divergence), teacher=before, trains="b", epochs=1, optimiser=SGD)
+    own = Stage(Loss(kl_divergence), teacher=before, trains="b", epochs=1, optimizer=SGD)
     other = distill(plain, Recipe(member("x") | own), source(), workers=1).finish()
     assert torch.equal(weights(run.models["b"]), weights(other.models["b"]))
 

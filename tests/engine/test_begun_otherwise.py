@@ -19,7 +19,7 @@ from limbeck.teachers import ModelTeacher
 
 def begun(out, stage, **options):
     """A run that is left after its first report."""
-    for report in distill(network(), stage, source(), out=out, log_every=1, optimiser=SGD, **options):
+    for report in distill(network(), stage, source(), out=out, log_every=1, optimizer=SGD, **options):
         if report.step == 1:
             break
 
@@ -39,7 +39,7 @@ def test_another_kind_of_head(tmp_path, stages):
     begun(tmp_path, recipe(Projector()))
     taken_up = distill(
         network(), recipe(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), source(), out=tmp_path, log_every=1,
-        optimiser=SGD, resume=True,
+        optimizer=SGD, resume=True,
     )  # fmt: skip
     with pytest.raises(LimbeckError, match=r"The checkpoint is of another recipe than this one, in stage .*one"):
         taken_up.finish()
@@ -217,4 +217,4 @@ def test_a_checkpoint_without_the_words_that_say_whose_it_is(tmp_path):
     begun(tmp_path, stage)
     (tmp_path / "run.json").unlink()
     with pytest.raises(DataError, match=r"run\.json is missing"):
-        distill(network(), stage, source(), out=tmp_path, log_every=1, optimiser=SGD, resume=True)
+        distill(network(), stage, source(), out=tmp_path, log_every=1, optimizer=SGD, resume=True)

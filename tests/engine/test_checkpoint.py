@@ -58,14 +58,14 @@ def test_tied_and_strided_tensors_come_back(tmp_path):
         assert torch.equal(found[key], value), key
 
 
-def test_an_optimiser_s_state_comes_back(tmp_path):
+def test_an_optimizer_s_state_comes_back(tmp_path):
     model = network()
     for name in ("adam", "sgd", "rmsprop"):
-        optimiser = Optimizer(name).make(model.parameters())
+        optimizer = Optimizer(name).make(model.parameters())
         model(torch.randn(4, 5)).sum().backward()
-        optimiser.step()
-        write_checkpoint(tmp_path / "c", optimiser.state_dict())
-        assert same(read_checkpoint(tmp_path / "c"), optimiser.state_dict())
+        optimizer.step()
+        write_checkpoint(tmp_path / "c", optimizer.state_dict())
+        assert same(read_checkpoint(tmp_path / "c"), optimizer.state_dict())
 
 
 def test_what_cannot_be_stored_is_said():
@@ -181,9 +181,9 @@ def test_lines_after_the_checkpoint_are_written_once(run):
         ({"stage": Stage(CE, epochs=2)}, r"another run than this one: recipe.0.objective"),
         ({"stage": everything(epochs=3)}, r"another run than this one: recipe.0.epochs was 2 and is 3"),
         ({"batch_size": 4}, r"stage of 8 steps; this one has 16"),
-        ({"stage": everything(epochs=2, optimiser=SGD)}, r"another run than this one: recipe.0.optimiser"),
+        ({"stage": everything(epochs=2, optimizer=SGD)}, r"another run than this one: recipe.0.optimizer"),
     ],
-    ids=["student", "objective", "epochs", "batch size", "optimiser"],
+    ids=["student", "objective", "epochs", "batch size", "optimizer"],
 )
 def test_taken_up_with_something_else(run, changed, sentence):
     with pytest.raises(LimbeckError, match=sentence):
@@ -237,9 +237,9 @@ class Stateful:
 
 @pytest.mark.parametrize("at", [1, 3, 4, 6])
 def test_a_loader_with_a_state_is_taken_up(tmp_path, at):
-    whole = distill(network(), Stage(CE, epochs=2, optimiser=SGD), Stateful()).finish()
-    for report in distill(network(), Stage(CE, epochs=2, optimiser=SGD), Stateful(), out=tmp_path / "run", log_every=1):
+    whole = distill(network(), Stage(CE, epochs=2, optimizer=SGD), Stateful()).finish()
+    for report in distill(network(), Stage(CE, epochs=2, optimizer=SGD), Stateful(), out=tmp_path / "run", log_every=1):
         if report.step == at:
             break
-    again = distill(network(), Stage(CE, epochs=2, optimiser=SGD), Stateful(), out=tmp_path / "run", resume=True)
+    again = distill(network(), Stage(CE, epochs=2, optimizer=SGD), Stateful(), out=tmp_path / "run", resume=True)
     assert torch.equal(weights(again.finish().student), weights(whole.student))

@@ -58,7 +58,7 @@ def test_nothing_is_left_after_break(pair):
 def test_nothing_is_left_after_an_error_while_it_is_handled(pair):
     """Also where the traceback, and so the frames of the run, are still alive."""
     explode = Optimizer("sgd", lr=1e30)
-    run = distill(pair[0], everything(pair[1], epochs=9, optimiser=explode), source(), log_every=1)
+    run = distill(pair[0], everything(pair[1], epochs=9, optimizer=explode), source(), log_every=1)
     with pytest.raises(LimbeckError, match=r"The loss became|no number") as kept:
         run.finish()
     assert kept.traceback
@@ -89,13 +89,13 @@ def test_parameters_that_a_stage_cannot_reach_stay_and_may_learn_again():
     """The hint of FitNets reaches only the lower layer; the upper ones rest, and learn in the next stage."""
     student = network().double()
     before = {key: value.clone() for key, value in student.state_dict().items()}
-    lower = Stage(hint(), teacher=network(hidden=6, seed=7).double(), epochs=1, optimiser=SGD)
+    lower = Stage(hint(), teacher=network(hidden=6, seed=7).double(), epochs=1, optimizer=SGD)
     data = ShuffledLoader(arrays(30, dtype=torch.float64), batch_size=8)
     distill(student, lower, data).finish()
     assert not torch.equal(student[0].weight, before["0.weight"])
     assert torch.equal(student[4].weight, before["4.weight"])
     assert all(parameter.requires_grad for parameter in student.parameters())
-    distill(student, Stage(CE, epochs=1, optimiser=SGD), data).finish()
+    distill(student, Stage(CE, epochs=1, optimizer=SGD), data).finish()
     assert not torch.equal(student[4].weight, before["4.weight"])
 
 
@@ -115,7 +115,7 @@ def test_a_parameter_that_only_later_batches_reach_learns_all_the_same():
     student = Forked()
     before = weights(student.other)
     data = ShuffledLoader(arrays_of(inputs), batch_size=8, shuffle=False)
-    distill(student, Stage(CE, epochs=1, optimiser=SGD), data).finish()
+    distill(student, Stage(CE, epochs=1, optimizer=SGD), data).finish()
     assert not torch.equal(weights(student.other), before)
 
 

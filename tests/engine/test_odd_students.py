@@ -65,7 +65,7 @@ def test_inputs_under_names_train_as_a_tuple_does(as_loader):
     for inputs in (tuple(pairs()), pairs()):
         data = [Batch(inputs, labels=labels)] if as_loader else (inputs, labels)
         student = Takes()
-        distill(student, Stage(CE, epochs=2), data, optimiser=SGD, batch_size=4).finish()
+        distill(student, Stage(CE, epochs=2), data, optimizer=SGD, batch_size=4).finish()
         found.append(weights(student))
     assert torch.equal(*found)
 
@@ -89,7 +89,7 @@ def test_a_compiled_student_is_kept_as_the_module_that_was_compiled(tmp_path):
     for compiled in (False, True):
         student, out = network(norm=True), tmp_path / str(compiled)
         given = torch.compile(student, backend=backend) if compiled else student
-        stage = Stage(CE + hint() + Loss(kl_divergence), teacher=teacher(), epochs=2, optimiser=SGD)
+        stage = Stage(CE + hint() + Loss(kl_divergence), teacher=teacher(), epochs=2, optimizer=SGD)
         run = distill(given, stage, source(), out=out, log_every=2)
         for _ in run:
             break
@@ -108,7 +108,7 @@ def test_a_compiled_teacher_shows_its_inside():
     for compiled in (False, True):
         asked = torch.compile(teacher(), backend="eager") if compiled else teacher()
         student = network()
-        stage = Stage(CE + hint(), teacher=asked, epochs=1, optimiser=SGD)
+        stage = Stage(CE + hint(), teacher=asked, epochs=1, optimizer=SGD)
         distill(student, stage, source()).finish()
         found.append((weights(student), stage.describe()["teacher"]["fingerprint"]))
     torch.testing.assert_close(found[0][0], found[1][0])
@@ -127,7 +127,7 @@ def test_a_batch_norm_that_was_frozen_stays_so():
     """Also after its caller has asked the whole model something between two reports."""
     student = at_rest(network(norm=True))
     before = weights(student[1])
-    for _ in distill(student, Stage(CE, epochs=2), source(), log_every=1, optimiser=SGD):
+    for _ in distill(student, Stage(CE, epochs=2), source(), log_every=1, optimizer=SGD):
         assert not student[1].training
         assert student.training
         student.eval()(torch.zeros(2, 5))
@@ -144,7 +144,7 @@ def test_a_model_that_was_only_asked_trains_as_a_whole(sleeping):
     else:
         student[1].eval()
     before = student[1].running_mean.clone()
-    distill(student, Stage(CE, epochs=1), source(), optimiser=SGD).finish()
+    distill(student, Stage(CE, epochs=1), source(), optimizer=SGD).finish()
     assert not torch.equal(student[1].running_mean, before)
     assert not student[1].training
 
@@ -166,7 +166,7 @@ def test_a_last_batch_of_one_is_taken_where_it_can_be(case):
     student = at_rest(student) if case == "a norm at rest" else student
     data = ShuffledLoader(arrays(9), batch_size=4, drop_last=case == "dropped")
     stage = Stage(CE, steps=2) if case == "too short to meet it" else Stage(CE, epochs=2)
-    assert distill(student, stage, data, optimiser=SGD).finish().finished
+    assert distill(student, stage, data, optimizer=SGD).finish().finished
 
 
 def test_a_single_example_that_nobody_could_foresee():
@@ -184,7 +184,7 @@ def test_sparse_embeddings(name, kind):
     torch.manual_seed(0)
     student = nn.Sequential(kind(7, 4, sparse=True), nn.Flatten(), nn.LazyLinear(3))
     tokens = torch.randint(7, (12, 2), generator=torch.Generator().manual_seed(0))
-    run = distill(student, Stage(CE, epochs=2), (tokens, torch.arange(12) % 3), optimiser=Optimizer(name, lr=0.1))
+    run = distill(student, Stage(CE, epochs=2), (tokens, torch.arange(12) % 3), optimizer=Optimizer(name, lr=0.1))
     if name == "sgd":
         assert run.finish().finished
     else:
@@ -219,7 +219,7 @@ def test_a_model_that_changes_its_inputs_in_place_changes_nobody_elses(who):
         teacher = Centered(7, in_place=in_place and who != "student")
         batches = [Batch(inputs.clone(), labels=labels) for inputs, labels in given]
         both = 0.5 * CE + 0.5 * Loss(kl_divergence)
-        run = distill(student, Stage(both, teacher=teacher, epochs=2), batches, optimiser=SGD).finish()
+        run = distill(student, Stage(both, teacher=teacher, epochs=2), batches, optimizer=SGD).finish()
         return weights(run.student)
 
     draw = torch.Generator().manual_seed(1)

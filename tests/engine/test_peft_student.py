@@ -51,7 +51,7 @@ def begun(student, **more):
     )
     soft = 0.5 * lb.Loss(cross_entropy) + 0.5 * lb.Loss(kl_divergence) + 0.1 * hidden
     return lb.distill(
-        student, lb.Stage(soft, teacher=bert(1)), texts(), epochs=2, batch_size=4, log_every=1, optimiser=ADAM, **more
+        student, lb.Stage(soft, teacher=bert(1)), texts(), epochs=2, batch_size=4, log_every=1, optimizer=ADAM, **more
     )
 
 

@@ -35,10 +35,10 @@ def brute_force(student: nn.Module, teacher: nn.Module) -> tuple[dict[str, float
     """The norms of 0.3 ce and 0.7 kl at the student's logits and at its parameters, by hand, on 12 examples."""
     batch = arrays(12, uneven=True, dtype=torch.float64).take(torch.arange(12))
     z, v = student(batch.inputs), teacher(batch.inputs).detach()
-    labelled = (batch.labels >= 0) & batch.mask
+    labeled = (batch.labels >= 0) & batch.mask
     kl = (torch.softmax(v / 3, -1) * (torch.log_softmax(v / 3, -1) - torch.log_softmax(z / 3, -1))).sum(-1) * 9
     losses = {
-        "cross_entropy": 0.3 * torch.nn.functional.cross_entropy(z[labelled], batch.labels[labelled]),
+        "cross_entropy": 0.3 * torch.nn.functional.cross_entropy(z[labeled], batch.labels[labeled]),
         "kl_divergence": 0.7 * kl[batch.mask].mean(),
     }
     outputs = {name: float(torch.autograd.grad(loss, z, retain_graph=True)[0].norm()) for name, loss in losses.items()}
@@ -77,7 +77,7 @@ def test_norms_do_not_disturb_the_step():
     found = []
     for norms in (False, True):
         student = network(dropout=0.3)
-        distill(student, everything(epochs=2), source(), log_every=1, parameter_norms=norms, optimiser=SGD).finish()
+        distill(student, everything(epochs=2), source(), log_every=1, parameter_norms=norms, optimizer=SGD).finish()
         found.append(weights(student))
     assert torch.equal(*found)
 
@@ -96,14 +96,14 @@ def test_means_are_over_all_steps_since_the_last_report():
     student, teacher = network().double(), network(seed=7, hidden=6).double()
     z, v = student(data.take(torch.arange(30)).inputs), teacher(data.take(torch.arange(30)).inputs)
     batch = data.take(torch.arange(30))
-    labelled = (batch.labels >= 0) & batch.mask
+    labeled = (batch.labels >= 0) & batch.mask
     stage = Stage(CE + Loss(kl_divergence), teacher=teacher, epochs=1)
     plan = Optimizer("sgd", lr=1e-12)
     report = (
-        distill(student, stage, ShuffledLoader(data, batch_size=7), optimiser=plan, log_every=100).finish().history[0]
+        distill(student, stage, ShuffledLoader(data, batch_size=7), optimizer=plan, log_every=100).finish().history[0]
     )
     assert report.step == 5
-    ce = torch.nn.functional.cross_entropy(z[labelled], batch.labels[labelled])
+    ce = torch.nn.functional.cross_entropy(z[labeled], batch.labels[labeled])
     assert report.terms["cross_entropy"] == pytest.approx(ce.item(), rel=1e-6)
     assert report.terms["kl_divergence"] == pytest.approx(kl_divergence(z, v)[batch.mask].mean().item(), rel=1e-6)
 
@@ -154,13 +154,13 @@ def test_no_budget_is_one_sentence():
 
 def test_learning_rates_are_exact():
     plan = Optimizer("sgd", lr=0.4, warmup=3, decay="cosine")
-    run = distill(network(), Stage(CE, steps=12, optimiser=plan), source(), log_every=1).finish()
+    run = distill(network(), Stage(CE, steps=12, optimizer=plan), source(), log_every=1).finish()
     for t, report in enumerate(run.history):
         wanted = 0.4 * min(1, (t + 1) / 3) * 0.5 * (1 + math.cos(math.pi * max(t - 3, 0) / 9))
         assert report.lr == pytest.approx(wanted, abs=1e-15)
 
 
-def test_a_user_s_optimiser_keeps_its_groups_own_rates():
+def test_a_user_s_optimizer_keeps_its_groups_own_rates():
     def make(parameters):
         mine = list(parameters)
         return torch.optim.SGD([{"params": mine[:1], "lr": 0.5}, {"params": mine[1:], "lr": 0.1}])
@@ -173,7 +173,7 @@ def test_a_user_s_optimiser_keeps_its_groups_own_rates():
         for parameter, rate in zip(plain.parameters(), [0.5, 0.1, 0.1, 0.1], strict=True):
             parameter -= rate * 0.5 * parameter.grad
     data = ShuffledLoader(arrays(12, dtype=torch.float64), batch_size=12, shuffle=False)
-    distill(student, Stage(CE, steps=1, optimiser=Optimizer(make, warmup=2)), data).finish()
+    distill(student, Stage(CE, steps=1, optimizer=Optimizer(make, warmup=2)), data).finish()
     assert float((weights(student) - weights(plain)).abs().max()) < 1e-14
 
 
@@ -182,7 +182,7 @@ def test_the_gradient_is_clipped_as_a_whole():
     for clip in (None, 1e-3):
         student, before = network().double(), network().double()
         plan = Optimizer("sgd", lr=1.0, decay="constant", clip=clip)
-        distill(student, Stage(100.0 * CE, steps=1, optimiser=plan), whole(), log_every=1).finish()
+        distill(student, Stage(100.0 * CE, steps=1, optimizer=plan), whole(), log_every=1).finish()
         moved = float((weights(student) - weights(before)).norm())
         assert moved > 0.1 if clip is None else moved == pytest.approx(1e-3, rel=1e-2)
 
@@ -236,7 +236,7 @@ def test_kernels_see_float32_under_bfloat16():
 def test_bfloat16_learns_nearly_what_float32_does():
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        run = distill(network(), everything(epochs=10), source(64), optimiser=SGD, precision=precision).finish()
+        run = distill(network(), everything(epochs=10), source(64), optimizer=SGD, precision=precision).finish()
         losses[precision] = run.history[-1].loss
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.1)
 

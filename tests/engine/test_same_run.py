@@ -37,7 +37,7 @@ def stopped(out):
     ("change", "field"),
     [
         ({"temperature": 3.0}, "recipe.0.objective"),
-        ({"optimiser": Optimizer(lr=0.5)}, "setting.optimiser.lr"),
+        ({"optimizer": Optimizer(lr=0.5)}, "setting.optimizer.lr"),
         ({"seed": 1}, "setting.seed"),
         ({"scale": 2.0}, "data"),
     ],

@@ -29,7 +29,7 @@ def test_gradients_that_were_left_behind_do_not_enter_the_first_step():
     clean, dirty = network(), network()
     dirty(INPUTS).pow(2).sum().backward()
     for model in (clean, dirty):
-        distill(model, Stage(Loss(cross_entropy), steps=1, optimiser=SGD), (INPUTS, LABELS)).finish()
+        distill(model, Stage(Loss(cross_entropy), steps=1, optimizer=SGD), (INPUTS, LABELS)).finish()
     assert torch.equal(clean.weight, dirty.weight)
 
 

@@ -19,7 +19,7 @@ from lightning_fabric.strategies import FSDPStrategy, ModelParallelStrategy
 from limbeck.engine import distill
 from limbeck.functional import Projector, cross_entropy, kl_divergence, squared_error
 from limbeck.losses import Loss
-from limbeck.recipe import Optimiser, Stage
+from limbeck.recipe import Optimizer, Stage
 
 
 class CpuFsdp(FSDPStrategy):
@@ -56,7 +56,7 @@ if __name__ == "__main__":
     objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0) + hint
     run = distill(
         student, Stage(objective, teacher=teacher, epochs=3), (inputs, labels), batch_size=20, fabric=fabric, out=out,
-        log_every=4, checkpoint_seconds=0.0, optimiser=Optimiser(lr=1e-2, clip=1.0),
+        log_every=4, checkpoint_seconds=0.0, optimizer=Optimizer(lr=1e-2, clip=1.0),
     )
     for number, _ in enumerate(run):
         if broken == "broken" and number == 1:

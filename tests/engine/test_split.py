@@ -26,7 +26,7 @@ def learn(
 ) -> tuple[torch.Tensor, Any]:
     """The weights after a run on `data`, student's and heads', and its last report."""
     student, stage = network().to(dtype), everything(network(hidden=6, seed=7).to(dtype))
-    setting = {"optimiser": SGD, "log_every": 1, **setting}
+    setting = {"optimizer": SGD, "log_every": 1, **setting}
     run = distill(student, stage, data, accumulate=accumulate, **setting).finish()
     return weights(student, stage.objective), run.history[-1]
 
@@ -93,10 +93,10 @@ def test_the_step_is_the_one_a_person_would_write():
     student, teacher = network().double(), network(hidden=6, seed=7).double()
     plain = copy.deepcopy(student)
     batch = data.take(torch.arange(12))
-    labelled = batch.labels >= 0
-    labelled &= batch.mask
+    labeled = batch.labels >= 0
+    labeled &= batch.mask
     z, v = plain(batch.inputs), teacher(batch.inputs).detach()
-    ce = torch.nn.functional.cross_entropy(z[labelled], batch.labels[labelled])
+    ce = torch.nn.functional.cross_entropy(z[labeled], batch.labels[labeled])
     kl = (torch.softmax(v / 3, -1) * (torch.log_softmax(v / 3, -1) - torch.log_softmax(z / 3, -1))).sum(-1) * 9
     (0.3 * ce + 0.7 * kl[batch.mask].mean()).backward()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_the_step_is_the_one_a_person_would_write():
             parameter -= 0.1 * parameter.grad
     stage = Stage(0.3 * Loss(cross_entropy) + 0.7 * Loss(kl_divergence, temperature=3.0), teacher=teacher, steps=1)
     plan = Optimizer("sgd", lr=0.1, decay="constant")
-    distill(student, stage, whole(12, 4), accumulate=3, optimiser=plan).finish()
+    distill(student, stage, whole(12, 4), accumulate=3, optimizer=plan).finish()
     assert float((weights(student) - weights(plain)).abs().max()) < 1e-14
 
 
@@ -127,7 +127,7 @@ def test_positions_count_one_by_one(accumulate):
             Stage(objective, teacher=teacher, steps=3),
             ShuffledLoader(data, batch_size=size, shuffle=False),
             accumulate=window,
-            optimiser=SGD,
+            optimizer=SGD,
         )
         run.finish()
         found.append(weights(student))
@@ -140,7 +140,7 @@ def test_a_window_in_which_nothing_counts_moves_nothing():
     student = network()
     plan = Optimizer("sgd", lr=0.1, decay="constant")
     seen = []
-    for report in distill(student, Stage(Loss(cross_entropy), epochs=1), data, optimiser=plan, log_every=1):
+    for report in distill(student, Stage(Loss(cross_entropy), epochs=1), data, optimizer=plan, log_every=1):
         seen.append((weights(student), report))
     assert torch.equal(seen[0][0], seen[1][0])
     assert seen[1][1].loss == 0.0
@@ -170,7 +170,7 @@ def test_batch_statistics_are_the_exception():
     found = []
     for size, window in ((12, 1), (4, 3)):
         student = network(norm=True).double()
-        stage = Stage(Loss(cross_entropy), steps=1, optimiser=SGD)
+        stage = Stage(Loss(cross_entropy), steps=1, optimizer=SGD)
         distill(student, stage, whole(12, size), accumulate=window).finish()
         found.append(weights(student))
     assert float((found[0] - found[1]).abs().max()) > 1e-6
@@ -195,7 +195,7 @@ def test_one_loss_object_serves_two_stages_of_other_shapes():
                 teacher=ModelTeacher(linear(0), reads=reads),
                 reads=reads,
                 epochs=2,
-                optimiser=SGD,
+                optimizer=SGD,
             )
             for name, reads in ways.items()
         )

@@ -58,7 +58,7 @@ def test_a_student_that_is_no_number_never_replaces_the_last_good_one(tmp_path):
     out = tmp_path / "run"
     explode = Optimizer("sgd", lr=1e30)
     run = distill(
-        network(), Stage(CE, epochs=9), source(), out=out, optimiser=explode, log_every=50, checkpoint_seconds=0.0
+        network(), Stage(CE, epochs=9), source(), out=out, optimizer=explode, log_every=50, checkpoint_seconds=0.0
     )
     with pytest.raises(LimbeckError, match=r"no number any more|The loss became"):
         run.finish()
@@ -109,7 +109,7 @@ def test_a_stand_in_of_another_kind_gives_way(tmp_path):
 
 def test_a_loop_that_is_left_keeps_the_last_good_student(tmp_path):
     explode = Optimizer("sgd", lr=1e39, decay="constant", warmup=0)
-    for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimiser=explode, log_every=1):
+    for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimizer=explode, log_every=1):
         break
     assert bool(weights(load(tmp_path / "run" / "student", build=network)).isfinite().all())
 

@@ -1,4 +1,4 @@
-"""Do stages joined by & alternate on one batch, each by its own optimiser?"""
+"""Do stages joined by & alternate on one batch, each by its own optimizer?"""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_second_stage_sees_what_the_first_has_just_learnt():
                 for parameter, gradient in zip(hand[mine].parameters(), gradients, strict=True):
                     parameter -= 0.1 * gradient
     both = Stage(objective(), trains="one", teacher="two", steps=2) & Stage(objective(), trains="two", teacher="one")
-    distill(models, both, ShuffledLoader(data, batch_size=8, shuffle=False), optimiser=PLAIN).finish()
+    distill(models, both, ShuffledLoader(data, batch_size=8, shuffle=False), optimizer=PLAIN).finish()
     for name, model in models.items():
         assert float((weights(model) - weights(hand[name])).abs().max()) < 1e-13
 
@@ -84,10 +84,10 @@ def test_a_peer_may_answer_in_train_mode_and_its_statistics_are_its_own():
     assert int(models["two"][1].num_batches_tracked) == 3
 
 
-def test_each_has_its_own_optimiser_and_terms():
+def test_each_has_its_own_optimizer_and_terms():
     models = {"one": network(seed=1), "two": network(seed=1)}
-    both = Stage(Loss(cross_entropy), trains="one", optimiser=PLAIN, epochs=1) & Stage(
-        2.0 * Loss(cross_entropy), trains="two", optimiser=Optimizer("adam", lr=0.01)
+    both = Stage(Loss(cross_entropy), trains="one", optimizer=PLAIN, epochs=1) & Stage(
+        2.0 * Loss(cross_entropy), trains="two", optimizer=Optimizer("adam", lr=0.01)
     )
     report = distill(models, both, source(30), log_every=1).finish().history[0]
     assert set(report.terms) == {"one/cross_entropy", "two/cross_entropy"}
@@ -99,14 +99,14 @@ def test_each_has_its_own_optimiser_and_terms():
 def test_an_average_of_a_tapped_model_listens_to_nobody():
     """The second stage's teacher copies the first's student; no hook may come along in the copy."""
     average = MovingAverage(decay=0.5, of="one")
-    first = Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimiser=SGD)
-    second = Stage(Loss(kl_divergence), trains="two", teacher=average, optimiser=SGD)
+    first = Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD)
+    second = Stage(Loss(kl_divergence), trains="two", teacher=average, optimizer=SGD)
     models = {"one": network(seed=1), "two": network(seed=2)}
     distill(models, first & second, source(30)).finish()
     assert hooks([average.model]) == 0
     alone = {"one": network(seed=1)}
     distill(
-        alone, Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimiser=SGD), source(30)
+        alone, Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD), source(30)
     ).finish()
     assert torch.equal(weights(models["one"]), weights(alone["one"]))
 
@@ -159,8 +159,8 @@ def test_a_graph_through_another_student_leaves_no_gradient_in_its_step(order, a
     for together in (False, True):
         student = network(seed=1)
         passing = Passing(student)
-        learns = Stage(Loss(cross_entropy), trains="student", steps=4, optimiser=PLAIN)
-        passes = Stage(-1.0 * Loss(cross_entropy), trains="passing", steps=4, optimiser=PLAIN)
+        learns = Stage(Loss(cross_entropy), trains="student", steps=4, optimizer=PLAIN)
+        passes = Stage(-1.0 * Loss(cross_entropy), trains="passing", steps=4, optimizer=PLAIN)
         group = learns if not together else learns & passes if order == "after" else passes & learns
         models = {"student": student, "passing": passing}
         run = distill(models, group, source(), accumulate=accumulate)

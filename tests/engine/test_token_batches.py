@@ -44,7 +44,7 @@ class Tagger(nn.Module):
         return TaggerOutput(self.classifier(shown + shown.sum(1, keepdim=True)))
 
 
-def collated(width: int | None, *, labelled: bool = True) -> list[dict[str, Tensor]]:
+def collated(width: int | None, *, labeled: bool = True) -> list[dict[str, Tensor]]:
     """Three batches of two sentences, each padded to `width`, or to the longer of the two."""
     draw = torch.Generator().manual_seed(0)
     sentences = [torch.randint(1, WORDS, (length,), generator=draw) for length in LENGTHS]
@@ -56,7 +56,7 @@ def collated(width: int | None, *, labelled: bool = True) -> list[dict[str, Tens
         for row, (sentence, tag) in enumerate(zip(sentences[first : first + 2], tags[first : first + 2], strict=True)):
             ids[row, : len(sentence)], labels[row, : len(tag)] = sentence, tag
         item = {"input_ids": ids, "attention_mask": (ids > 0).long()}
-        items.append({**item, "labels": labels} if labelled else item)
+        items.append({**item, "labels": labels} if labeled else item)
     return items
 
 
@@ -67,16 +67,16 @@ def counted(item: dict[str, Tensor]) -> Batch:
 
 def learnt(items: list[dict[str, Tensor]], objective: Any) -> tuple[Tensor, float]:
     student = Tagger(0)
-    stage = Stage(objective, teacher=Tagger(1), optimiser=SGD, epochs=2)
+    stage = Stage(objective, teacher=Tagger(1), optimizer=SGD, epochs=2)
     run = distill(student, stage, TorchLoader(items, adapt=counted)).finish()
     return nn.utils.parameters_to_vector(student.parameters()).detach(), run.history[-1].loss
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_how_wide_the_padding_is_changes_nothing(labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_how_wide_the_padding_is_changes_nothing(labeled):
     objective = Loss(kl_divergence, temperature=2.0)
-    objective = 0.5 * objective + 0.5 * Loss(cross_entropy) if labelled else objective
-    found, wanted = (learnt(collated(width, labelled=labelled), objective) for width in (9, None))
+    objective = 0.5 * objective + 0.5 * Loss(cross_entropy) if labeled else objective
+    found, wanted = (learnt(collated(width, labeled=labeled), objective) for width in (9, None))
     assert torch.allclose(found[0], wanted[0], atol=1e-6)
     assert found[1] == pytest.approx(wanted[1], rel=1e-5)
 
@@ -84,16 +84,16 @@ def test_how_wide_the_padding_is_changes_nothing(labelled):
 def test_an_attention_mask_alone_leaves_the_padding_out():
     def learnt_from(data: Any) -> Tensor:
         student = Tagger(0)
-        distill(student, Stage(Loss(kl_divergence), teacher=Tagger(1), optimiser=SGD, epochs=2), data).finish()
+        distill(student, Stage(Loss(kl_divergence), teacher=Tagger(1), optimizer=SGD, epochs=2), data).finish()
         return nn.utils.parameters_to_vector(student.parameters()).detach()
 
-    wanted = learnt_from(TorchLoader(collated(None, labelled=False), adapt=counted))
-    assert torch.allclose(learnt_from(collated(9, labelled=False)), wanted, atol=1e-6)
+    wanted = learnt_from(TorchLoader(collated(None, labeled=False), adapt=counted))
+    assert torch.allclose(learnt_from(collated(9, labeled=False)), wanted, atol=1e-6)
 
 
 def test_without_any_mask_uneven_widths_are_refused():
     stage = Stage(Loss(kl_divergence), teacher=nn.Embedding(WORDS, CLASSES), epochs=1)
-    items = [item["input_ids"] for item in collated(None, labelled=False)]
+    items = [item["input_ids"] for item in collated(None, labeled=False)]
     with pytest.raises(LimbeckError, match=r"say which of them count, with Batch\.mask.*Loader\(\.\.\., adapt="):
         distill(nn.Embedding(WORDS, CLASSES), stage, items).finish()
 

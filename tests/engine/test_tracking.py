@@ -33,7 +33,7 @@ class Heard:
 
 def run_of(out=None, *, resume=False, epochs=3, **setting):
     first = Stage(Loss(cross_entropy), epochs=1, name="first")
-    options = {"optimiser": SGD, "log_every": 1, "checkpoint_seconds": 0.0, **setting}
+    options = {"optimizer": SGD, "log_every": 1, "checkpoint_seconds": 0.0, **setting}
     return distill(
         network(), first >> everything(epochs=epochs - 1, name="second"), source(), out=out, resume=resume, **options
     )

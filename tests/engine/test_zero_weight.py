@@ -35,9 +35,9 @@ def test_a_term_of_weight_zero_adds_nothing(weight, value):
     loss.backward()
     assert (float(loss.detach()), float(at.grad)) == (4.0, 2.0)
     student = network()
-    run = distill(student, Stage(CE + weight * Loss(infinite), epochs=1), source(), optimiser=SGD, log_every=1).finish()
+    run = distill(student, Stage(CE + weight * Loss(infinite), epochs=1), source(), optimizer=SGD, log_every=1).finish()
     alone = network()
-    distill(alone, Stage(CE, epochs=1), source(), optimiser=SGD).finish()
+    distill(alone, Stage(CE, epochs=1), source(), optimizer=SGD).finish()
     assert torch.equal(weights(student), weights(alone))
     assert all(math.isfinite(report.loss) for report in run.history)
     assert all(report.gradient_norms["infinite"] == 0.0 for report in run.history)
@@ -50,7 +50,7 @@ def test_nothing_but_weights_of_zero_is_zero():
     assert float(loss.detach()) == 0.0
     student = network()
     before = weights(student)
-    distill(student, Stage(0.0 * CE, epochs=1), source(), optimiser=SGD).finish()
+    distill(student, Stage(0.0 * CE, epochs=1), source(), optimizer=SGD).finish()
     assert torch.equal(weights(student), before)
 
 
@@ -67,7 +67,7 @@ def test_weights_are_continuous_at_zero(plan):
     for weight in (0.0, 1e-30):
         torch.manual_seed(0)
         student, head = network(), hint()
-        stage = Stage(CE + weight * head, teacher=network(hidden=6, seed=7), epochs=2, optimiser=plan)
+        stage = Stage(CE + weight * head, teacher=network(hidden=6, seed=7), epochs=2, optimizer=plan)
         distill(student, stage, source()).finish()
         found.append(weights(student, head))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-9)
@@ -79,6 +79,6 @@ def test_what_no_term_reaches_is_left_alone():
     before = weights(student["spare"])
     plan = Optimizer("adamw", lr=0.1, options={"weight_decay": 0.5})
     distill(
-        student, Stage(CE + ramp(1.0) * Loss(cross_entropy, name="more"), epochs=1, optimiser=plan), source()
+        student, Stage(CE + ramp(1.0) * Loss(cross_entropy, name="more"), epochs=1, optimizer=plan), source()
     ).finish()
     assert torch.equal(weights(student["spare"]), before)

@@ -50,8 +50,8 @@ def test_no_path_of_this_machine(done, exports):
         assert str(done.parent) not in front(found)[1]
 
 
-def test_a_licence(done, tmp_path):
-    told, text = front(export_run(done, to="folder", out=tmp_path / "licensed", licence="apache-2.0"))
+def test_a_license(done, tmp_path):
+    told, text = front(export_run(done, to="folder", out=tmp_path / "licensed", license="apache-2.0"))
     assert told["license"] == "apache-2.0"
     assert "apache-2.0, as whoever exported it said" in text
 
@@ -59,7 +59,7 @@ def test_a_licence(done, tmp_path):
 def test_budget_and_steps_where_all_arms_have_the_same(exports):
     _, text = front(exports["folder"])
     assert "\n* Budget of every arm: 2 epochs" in text
-    assert re.search(r"\n\* Optimiser steps: [\d,]+ for every arm\.", text)
+    assert re.search(r"\n\* Optimizer steps: [\d,]+ for every arm\.", text)
     assert "Settings:" not in text
     assert re.search(r"\n\* This folder, [\d,]+ bytes\.", text)
     assert "partial" not in text
@@ -70,7 +70,7 @@ def test_budgets_steps_and_a_search_where_arms_differ(tmp_path):
     planted_search(run, tried={"student alone": 3, "distilled": 3}, used=False)
     _, text = front(export_run(run, to="folder"))
     assert re.search(r"\n\* Budget: 2 epochs, .*; in place of that, distilled: epochs 1\.", text)
-    steps = re.search(r"\n\* Optimiser steps: student alone (\d+); distilled (\d+)\.", text)
+    steps = re.search(r"\n\* Optimizer steps: student alone (\d+); distilled (\d+)\.", text)
     assert int(steps[1]) == 2 * int(steps[2])
     assert "* Settings: Equal effort: 3 settings tried for every arm, the baselines too" in text
     assert "Not all that was found was used: student alone ran with lr 0.01 in place of 0.00" in text

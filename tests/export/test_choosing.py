@@ -76,7 +76,7 @@ def test_a_way_that_fails_does_not_stop_the_others(network, tmp_path, monkeypatc
 
     def write(self, path, *, method, symmetric):
         if method == "entropy":
-            raise LimbeckError("onnxruntime could not quantise model.onnx: autodetected range is not finite.")
+            raise LimbeckError("onnxruntime could not quantize model.onnx: autodetected range is not finite.")
         return real(self, path, method=method, symmetric=symmetric)
 
     monkeypatch.setattr(Quantizer, "write", write)

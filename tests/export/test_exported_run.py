@@ -70,7 +70,7 @@ def test_raw_examples(done, tmp_path):
     found = export_run(done, to="onnx", out=tmp_path / "raw", raw=True)
     assert found.accuracy_after == found.accuracy_before
     told, text = front(found)
-    assert "normalises by itself" in text
+    assert "normalizes by itself" in text
     assert told["library_name"] == "onnx"
 
 

@@ -1,4 +1,4 @@
-"""Is a quantised file smaller, and nearly as good, however it was calibrated?"""
+"""Is a quantized file smaller, and nearly as good, however it was calibrated?"""
 
 from __future__ import annotations
 

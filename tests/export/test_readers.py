@@ -117,7 +117,7 @@ def test_raw_inputs_are_the_columns_and_the_cards_code_fills_them(adults, tmp_pa
     assert kinds == {name: f"tensor({kind})" for name, kind in wanted.items()}
     text = (tmp_path / "out" / "README.md").read_text()
     assert '"Gov", "Private", "a, \\\\"b\\\\"", other' in text
-    assert "normalises by itself" not in text
+    assert "normalizes by itself" not in text
     rows = list(csv.DictReader(io.StringIO(NEW)))
     rows[3]["flag"] = "true"  # that yes means true is known to read.py alone
     columns = {name: [row[name].strip() for row in rows] for name in kinds}

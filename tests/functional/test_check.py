@@ -50,6 +50,6 @@ def test_nothing_is_broadcast(k):
 
 
 def test_hyper_parameters_can_be_checked_before_there_are_tensors():
-    check_hyper(temperature=4, mixture=0.0, skew=1.0, smoothing=0.5, centred=True)
+    check_hyper(temperature=4, mixture=0.0, skew=1.0, smoothing=0.5, centered=True)
     with pytest.raises(LimbeckError, match="mixture"):
         check_hyper(temperature=4.0, mixture=2.0)

@@ -33,23 +33,23 @@ def test_logit_squared_error_is_half_the_variance_of_the_difference():
     student, teacher = drawn(6, 7)
     difference = student - teacher
     torch.testing.assert_close(logit_squared_error(student, teacher), difference.var(-1, correction=0) / 2)
-    plain = logit_squared_error(student, teacher, centred=False)
+    plain = logit_squared_error(student, teacher, centered=False)
     torch.testing.assert_close(plain, difference.square().mean(-1) / 2)
 
 
 def test_logit_squared_error_has_the_gradient_that_hinton_gives():
     student, teacher = (logits - logits.mean(-1, keepdim=True) for logits in drawn(6, 7))
     student.requires_grad_()
-    for centred in (True, False):
-        value = logit_squared_error(student, teacher, centred=centred)
+    for centered in (True, False):
+        value = logit_squared_error(student, teacher, centered=centered)
         (slope,) = torch.autograd.grad(value.sum(), student)
         torch.testing.assert_close(slope, (student - teacher).detach() / 7)
 
 
-def test_only_the_centred_error_ignores_a_constant():
+def test_only_the_centered_error_ignores_a_constant():
     student, teacher = drawn(6, 7)
     torch.testing.assert_close(logit_squared_error(student + 5, teacher), logit_squared_error(student, teacher))
-    plain = logit_squared_error(student, student + 5, centred=False)
+    plain = logit_squared_error(student, student + 5, centered=False)
     torch.testing.assert_close(plain, torch.full_like(plain, 12.5))
 
 
@@ -73,13 +73,13 @@ def test_probability_squared_error_settles_at_high_temperature():
     torch.testing.assert_close(hotter, 2 * logit_squared_error(student, teacher) / 49, rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_masked_in_one_alone_is_infinite_for_logits_with_finite_gradients(centred):
+@pytest.mark.parametrize("centered", [True, False])
+def test_masked_in_one_alone_is_infinite_for_logits_with_finite_gradients(centered):
     student, teacher = drawn(3, 4)
     student[0, 1] = teacher[1, 1] = -INF
     student[2] = teacher[2] = -INF
     student.requires_grad_()
-    value = logit_squared_error(student, teacher, centred=centred)
+    value = logit_squared_error(student, teacher, centered=centered)
     assert value.tolist() == [INF, INF, 0.0]
     (slope,) = torch.autograd.grad(value.sum(), student)
     assert slope.isfinite().all()

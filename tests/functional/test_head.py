@@ -44,16 +44,16 @@ def test_it_is_linear_with_bias():
 def test_it_can_learn_a_linear_map_exactly():
     x, wanted = torch.randn(32, 6), torch.randn(32, 6) @ torch.randn(6, 3)
     head = shaped((32, 6), (32, 3))
-    optimiser = torch.optim.LBFGS(head.parameters(), max_iter=100)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100)
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = (head(x) - wanted).square().mean()
         loss.backward()
         return loss
 
     before = closure().item()
-    optimiser.step(closure)
+    optimizer.step(closure)
     least = (torch.linalg.lstsq(torch.cat([x, torch.ones(32, 1)], 1), wanted).solution,)
     best = (torch.cat([x, torch.ones(32, 1)], 1) @ least[0] - wanted).square().mean().item()
     assert best * (1 - 1e-5) <= closure().item() < min(before, best * 1.01)

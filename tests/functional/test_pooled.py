@@ -47,7 +47,7 @@ def test_specialists_that_know_everything_give_the_arithmetic_mean():
     torch.testing.assert_close(pooled(generalist, others, everything, active).exp(), wanted, rtol=0, atol=1e-12)
 
 
-def test_the_other_way_round_they_give_the_normalised_geometric_mean():
+def test_the_other_way_round_they_give_the_normalized_geometric_mean():
     generalist, others, _, active = instance()
     everything = torch.ones(4, 9, dtype=torch.bool)
     total = generalist + (others * active.unsqueeze(-1)).sum(1)
@@ -72,15 +72,15 @@ def test_where_nobody_is_active_it_is_the_generalist_bit_for_bit(mean):
 def test_it_is_as_low_as_gradient_descent_gets(mean, seed):
     given = instance(seed=seed)
     z = given[0].clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([z], lr=1.0, max_iter=2000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([z], lr=1.0, max_iter=2000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = objective(z.log_softmax(-1), *given, mean).sum()
         loss.backward()
         return loss
 
-    optimiser.step(closure)
+    optimizer.step(closure)
     found = pooled(*given, mean=mean)
     mine = objective(found, *given, mean)
     brute = objective(z.detach().log_softmax(-1), *given, mean)

@@ -191,12 +191,12 @@ def test_which_kernels_are_declared_divergences():
 
 
 def test_what_is_no_divergence_cannot_be_declared_one():
-    def labelled(student, teacher, *, labels):
+    def labeled(student, teacher, *, labels):
         return student[..., 0]
 
     with pytest.raises(
-        LimbeckError, match=r"labelled\(labels, student, teacher\) per position is declared a divergence"
+        LimbeckError, match=r"labeled\(labels, student, teacher\) per position is declared a divergence"
     ):
-        kernel(per="position", divergence=True)(labelled)
+        kernel(per="position", divergence=True)(labeled)
     with pytest.raises(LimbeckError, match=r"per batch is declared a divergence"):
         kernel(per="batch", divergence=True)(lambda student, teacher: student)

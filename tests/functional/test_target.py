@@ -130,7 +130,7 @@ def test_what_a_regressor_knows_is_worth_more_than_noisy_targets():
         with torch.random.fork_rng():
             student = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 1))
         stage = Stage(objective, teacher=Waves(), epochs=60)
-        distill(student, stage, data, batch_size=64, optimiser=Optimizer(lr=1e-2)).finish()
+        distill(student, stage, data, batch_size=64, optimizer=Optimizer(lr=1e-2)).finish()
         errors.append(mse(Estimates(predict(student, ArrayDataset(fresh)).student, targets=Waves()(fresh))).value)
     assert errors[1] < 0.5 * errors[0]
 
@@ -185,6 +185,6 @@ def test_steps_are_the_same_however_a_batch_is_split_and_wherever_targets_are_un
             student = nn.Linear(4, 3).double()
         data = ShuffledLoader(ArrayDataset(inputs, extra={"targets": targets}), batch_size=batch_size, shuffle=False)
         stage = Stage(Loss(target_squared_error), epochs=3)
-        distill(student, stage, data, accumulate=accumulate, optimiser=Optimizer(lr=0.1), precision="64-true").finish()
+        distill(student, stage, data, accumulate=accumulate, optimizer=Optimizer(lr=0.1), precision="64-true").finish()
         found.append(student.weight.detach())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)

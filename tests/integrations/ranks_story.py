@@ -37,7 +37,7 @@ def gram(student, teacher):
 
 
 def losses(kind: str, hidden: lb.Objective) -> lb.Objective:
-    """Terms with counts of their own: labelled examples, examples, positions; or pairs of the whole batch."""
+    """Terms with counts of their own: labeled examples, examples, positions; or pairs of the whole batch."""
     soft = 0.3 * Loss(cross_entropy) + 0.7 * Loss(kl_divergence, temperature=2.0)
     return soft + hidden if kind == MIXED else soft + 0.1 * Loss(gram) + 0.5 * Loss(spread)
 
@@ -114,13 +114,13 @@ def fitted(folder: Path, processes: int, kind: str, accumulate: int) -> dict[str
         chosen = losses(kind, 0.5 * Loss(squared_error, student="0", teacher="1", head=lb.Projector()))
         module = DistillModule(
             student, chosen, teacher, example=data.take(torch.arange(8)), accumulate=accumulate,
-            optimiser=lb.Optimizer("sgd", lr=0.1, warmup=1, clip=0.5),
+            optimizer=lb.Optimizer("sgd", lr=0.1, warmup=1, clip=0.5),
         )  # fmt: skip
     loader = DataLoader(IdDataset(data), batch_sampler=Dealt(processes), collate_fn=collate)
     said: list[float] = []
 
     class Listening(lightning.Callback):
-        """Writes down what is logged after each step of the optimiser, and each look at development data."""
+        """Writes down what is logged after each step of the optimizer, and each look at development data."""
 
         taken = 0
 

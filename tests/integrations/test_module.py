@@ -1,4 +1,4 @@
-"""Does a LightningModule that distils minimise what limbeck's engine does?"""
+"""Does a LightningModule that distils minimize what limbeck's engine does?"""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_one_batch_has_the_loss_and_gradient_of_the_engine():
 @pytest.mark.parametrize("missing", [False, True])
 def test_it_trains_as_the_engine_does_however_a_step_is_split(missing):
     data = examples(missing=missing)
-    optimiser = lb.Optimizer("sgd", lr=0.1, warmup=1, clip=0.5)
+    optimizer = lb.Optimizer("sgd", lr=0.1, warmup=1, clip=0.5)
     expected = net(0)
     source = lb.ShuffledLoader(data, batch_size=16, shuffle=False)
-    lb.distill(expected, lb.Stage(objective(), teacher=net(1)), source, epochs=2, optimiser=optimiser).finish()
+    lb.distill(expected, lb.Stage(objective(), teacher=net(1)), source, epochs=2, optimizer=optimizer).finish()
     for size, accumulate in ((16, 1), (4, 4)):
         student = net(0)
         module = DistillModule(
-            student, objective(), net(1), example=example(data), optimiser=optimiser, accumulate=accumulate
+            student, objective(), net(1), example=example(data), optimizer=optimizer, accumulate=accumulate
         )
         trainer = fit(module, data, size)
         assert trainer.global_step == 4
@@ -99,9 +99,9 @@ def test_the_teacher_is_no_part_of_it_and_heads_are():
 def test_schedulers_of_ones_own_are_stepped():
     class Own(DistillModule):
         def configure_optimizers(self):
-            optimiser = torch.optim.SGD(self.parameters(), lr=1.0)
-            by_step = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
-            return {"optimizer": optimiser, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            by_step = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": by_step, "interval": "step"}}
 
     trainer = fit(Own(net(0), objective(), net(1), example=example(examples())), examples(), 8)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5**6)

@@ -32,18 +32,18 @@ loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True)
 teacher = nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
 student = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 average = torch.optim.swa_utils.AveragedModel(student)
-optimiser = torch.optim.AdamW(student.parameters(), lr=1e-2)
-schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 3 * len(loader))
+optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3 * len(loader))
 for epoch in range(3):
     right = 0
     for images, labels in loader:
         with torch.autocast("cpu", torch.bfloat16):
             logits = student(images)
             loss = F.cross_entropy(logits, labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         average.update_parameters(student)
         right += (logits.argmax(-1) == labels).sum().item()

@@ -1,4 +1,4 @@
-"""Does a transformers.Trainer that distils minimise what limbeck's engine does?"""
+"""Does a transformers.Trainer that distils minimize what limbeck's engine does?"""
 
 from __future__ import annotations
 

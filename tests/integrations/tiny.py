@@ -55,6 +55,6 @@ def engine_loss(student, chosen, teacher, batch):
         return Still(found, lr=1.0)
 
     stage = lb.Stage(chosen, teacher=teacher, steps=1)
-    run = lb.distill(student, stage, [batch], optimiser=lb.Optimizer(frozen), log_every=1)
+    run = lb.distill(student, stage, [batch], optimizer=lb.Optimizer(frozen), log_every=1)
     run.finish()
     return run.history[-1].loss, dict(seen)

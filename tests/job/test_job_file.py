@@ -136,8 +136,8 @@ def test_a_number_of_steps_or_a_fraction_of_them_warms_up():
         Budget(warmup=2.5).made()
 
 
-def test_every_key_of_a_budget_reaches_the_optimiser_or_the_run():
-    made = Budget(optimiser="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).made()
+def test_every_key_of_a_budget_reaches_the_optimizer_or_the_run():
+    made = Budget(optimizer="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).made()
     assert (made.name, made.lr, made.decay, made.clip, made.options) == ("sgd", 0.3, "constant", 2.0, {"momentum": 0.9})
 
 

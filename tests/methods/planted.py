@@ -32,10 +32,10 @@ class Planted:
 
     def learn(self, recipe, *, seed: int = 0, epochs: int = 60, labels=None, student=None, **setting):
         data = ArrayDataset(self.x, self.labels if labels is None else labels)
-        optimiser = Optimizer("adam", lr=5e-3)
+        optimizer = Optimizer("adam", lr=5e-3)
         return distill(
             student or self.student(seed), recipe, data,
-            batch_size=40, epochs=epochs, seed=seed, optimiser=optimiser, log_every=10**6, **setting,
+            batch_size=40, epochs=epochs, seed=seed, optimizer=optimizer, log_every=10**6, **setting,
         ).finish()  # fmt: skip
 
     def accuracy(self, model: nn.Module) -> float:

@@ -42,9 +42,9 @@ def test_the_second_stage_moves_all_of_it(planted):
 
 
 def test_the_hint_is_learnt(planted):
-    optimiser = Optimizer("adam", lr=1e-2)
+    optimizer = Optimizer("adam", lr=1e-2)
     recipe = Recipe(next(fitnets(planted).stages()))
-    run = distill(planted.student(), recipe, planted.x, epochs=60, log_every=1, optimiser=optimiser)
+    run = distill(planted.student(), recipe, planted.x, epochs=60, log_every=1, optimizer=optimizer)
     losses = [report.loss for report in run]
     assert losses[-1] < 0.5 * losses[0]
 

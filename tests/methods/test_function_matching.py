@@ -44,7 +44,7 @@ def weights(model):
 
 def learnt(stream, recipe):
     student = Seeing(1)
-    return distill(student, recipe, stream, epochs=3, optimiser=Optimizer("sgd", lr=0.1)).finish().student, student
+    return distill(student, recipe, stream, epochs=3, optimizer=Optimizer("sgd", lr=0.1)).finish().student, student
 
 
 def test_teacher_and_student_see_the_same_mixtures_and_each_once():

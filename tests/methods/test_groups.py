@@ -25,9 +25,9 @@ def digits():
 
 def generalist(digits, seed):
     network = build("mlp", inputs=64, classes=10, hidden=[64], seed=seed)
-    optimiser = Optimizer("adam", lr=2e-3)
+    optimizer = Optimizer("adam", lr=2e-3)
     distill(
-        network, make("supervised"), digits.train, epochs=8, batch_size=64, seed=seed, optimiser=optimiser,
+        network, make("supervised"), digits.train, epochs=8, batch_size=64, seed=seed, optimizer=optimizer,
         reads=digits.reads, log_every=10**6,
     ).finish()  # fmt: skip
     return network.eval()

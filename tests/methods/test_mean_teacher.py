@@ -31,8 +31,8 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
     source = ShuffledLoader(ArrayDataset(planted.x, labels), batch_size=40, seed=4)
     batches = list(source)
     recipe = make("mean_teacher", decay=0.6, weight=20.0, ramp_up=0.5)
-    run = distill(ours, recipe, source, optimiser=Optimizer("sgd", lr=0.1, decay="constant"), epochs=1).finish()
-    optimiser = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    run = distill(ours, recipe, source, optimizer=Optimizer("sgd", lr=0.1, decay="constant"), epochs=1).finish()
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
     for step, batch in enumerate(batches):
         rise = min(step / (len(batches) - 1) / 0.5, 1.0)
         weight = 20.0 * torch.exp(torch.tensor(-5.0 * (1 - rise) ** 2))
@@ -40,9 +40,9 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
         with torch.no_grad():
             target = average(batch.inputs).softmax(-1)
         loss = F.cross_entropy(logits, batch.labels) + weight * F.mse_loss(logits.softmax(-1), target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         alpha = min(1 - 1 / (step + 2), 0.6)
         with torch.no_grad():
             for mine, now in zip(average.parameters(), theirs.parameters(), strict=True):
@@ -76,14 +76,14 @@ def learn(recipe, seed):
     student = build("mlp", inputs=80, classes=4, hidden=[32], input_dropout=0.5, seed=seed)
     run = distill(
         student, recipe, ArrayDataset(x, few), batch_size=400, epochs=200, seed=seed,
-        optimiser=Optimizer("adam", lr=1e-2), log_every=10**6,
+        optimizer=Optimizer("adam", lr=1e-2), log_every=10**6,
     ).finish()  # fmt: skip
     with torch.no_grad():
         return float((run.student.eval()(test).argmax(-1) == truth).float().mean())
 
 
-def test_two_labels_a_class_go_further_with_unlabelled_examples():
-    """Unlabelled examples say which words go together; the labelled eight know few of them."""
+def test_two_labels_a_class_go_further_with_unlabeled_examples():
+    """Unlabeled examples say which words go together; the labeled eight know few of them."""
     for seed in range(2):
         alone = learn(make("supervised"), seed)
         averaged = learn(make("mean_teacher", weight=5.0, decay=0.9), seed)

@@ -29,16 +29,16 @@ def distance(planted, mine, other):
 
 def by_hand(models, batches, lr):
     """Algorithm 1 of the paper: the peer learns from the student as it is after its step."""
-    optimisers = {name: torch.optim.SGD(model.parameters(), lr=lr) for name, model in models.items()}
+    optimizers = {name: torch.optim.SGD(model.parameters(), lr=lr) for name, model in models.items()}
     for batch in batches:
         for name, other in (("student", "peer"), ("peer", "student")):
             own = models[name](batch.inputs).log_softmax(-1)
             with torch.no_grad():
                 p = models[other](batch.inputs).log_softmax(-1)
             loss = F.nll_loss(own, batch.labels) + F.kl_div(own, p, reduction="batchmean", log_target=True)
-            optimisers[name].zero_grad()
+            optimizers[name].zero_grad()
             loss.backward()
-            optimisers[name].step()
+            optimizers[name].step()
 
 
 def test_it_is_the_paper_s_algorithm_step_by_step():
@@ -46,8 +46,8 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
     ours, theirs = peers(planted), peers(planted)
     source = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=4)
     batches = [batch for _ in range(2) for batch in source]
-    optimiser = Optimizer("sgd", lr=0.1, decay="constant")
-    distill(ours, make("mutual"), source, optimiser=optimiser, epochs=2).finish()
+    optimizer = Optimizer("sgd", lr=0.1, decay="constant")
+    distill(ours, make("mutual"), source, optimizer=optimizer, epochs=2).finish()
     by_hand(theirs, batches, 0.1)
     for name in ours:
         for mine, hand in zip(ours[name].parameters(), theirs[name].parameters(), strict=True):
@@ -57,8 +57,8 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
 def test_peers_that_are_equal_part_because_the_second_sees_the_first_s_step():
     planted = Planted()
     models = {"student": planted.student(1), "peer": planted.student(1)}
-    optimiser = Optimizer("sgd", lr=0.1)
-    distill(models, make("mutual"), (planted.x, planted.labels), optimiser=optimiser, steps=1).finish()
+    optimizer = Optimizer("sgd", lr=0.1)
+    distill(models, make("mutual"), (planted.x, planted.labels), optimizer=optimizer, steps=1).finish()
     assert not same_weights(weights(models["student"]), weights(models["peer"]))
     apart = (models["student"].classifier.weight - models["peer"].classifier.weight).detach().abs().max()
     assert float(apart) < 1e-2

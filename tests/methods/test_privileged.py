@@ -55,8 +55,8 @@ class World:
 def logistic(features, recipe, x, s, y, seed):
     model = reinitialize(nn.Linear(features, 2), seed=seed)
     data = ArrayDataset(x, y, extra={"privileged": s})
-    optimiser = Optimizer("adam", lr=0.1)
-    distill(model, recipe, data, batch_size=len(x), steps=120, optimiser=optimiser, log_every=10**6).finish()
+    optimizer = Optimizer("adam", lr=0.1)
+    distill(model, recipe, data, batch_size=len(x), steps=120, optimizer=optimizer, log_every=10**6).finish()
     return model
 
 

@@ -39,9 +39,9 @@ def test_weight_0_is_the_student_alone_bit_for_bit(planted):
 
 def test_weight_1_is_soft_targets_alone_bit_for_bit(planted):
     mine = value_and_gradient(make("hinton", teacher=planted.truth, weight=1.0))
-    unlabelled = value_and_gradient(make("hinton", teacher=planted.truth, weight=1.0, labels=False), labels=False)
-    assert torch.equal(mine[0], unlabelled[0])
-    assert torch.equal(mine[1], unlabelled[1])
+    unlabeled = value_and_gradient(make("hinton", teacher=planted.truth, weight=1.0, labels=False), labels=False)
+    assert torch.equal(mine[0], unlabeled[0])
+    assert torch.equal(mine[1], unlabeled[1])
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
@@ -54,9 +54,9 @@ def test_the_weight_is_continuous_at_its_ends(planted, end):
     torch.testing.assert_close(near[1], at[1], rtol=0, atol=1e-6)
 
 
-def test_a_high_temperature_is_matching_centred_logits(planted):
+def test_a_high_temperature_is_matching_centered_logits(planted):
     """The difference falls as 1/T, as the paper's expansion says."""
-    matching = make("logit_matching", teacher=planted.truth, centred=True)
+    matching = make("logit_matching", teacher=planted.truth, centered=True)
     _, matched, z, v = value_and_gradient(matching, labels=False, dtype=torch.float64)
     difference = z - v
     torch.testing.assert_close(matched, (difference - difference.mean(-1, keepdim=True)) / 5 / 8)

@@ -17,7 +17,7 @@ from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.functional import cross_entropy
 from limbeck.methods import make
 from limbeck.methods.groups import confusion_groups
-from limbeck.methods.specialising import combined, training
+from limbeck.methods.specialist_training import combined, training
 from limbeck.models import build
 from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.teachers import Ensemble, ModelTeacher, TeacherRef
@@ -69,12 +69,12 @@ def test_a_specialist_begins_exactly_as_its_generalist_and_the_generalist_stays(
 
 def test_each_learns_from_half_special_data_by_its_own_objective(planted):
     data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=3)
-    stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimiser=Optimizer("sgd")).stages())
+    stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimizer=Optimizer("sgd")).stages())
     assert [stage.trains for stage in stages] == ["specialist-1", "specialist-2"]
     for stage, group in zip(stages, GROUPS, strict=True):
         assert isinstance(stage.source, SpecialistLoader)
         assert stage.source.special == tuple(group)
-        assert (stage.source.batch_size, stage.epochs, stage.optimiser.name) == (40, 5, "sgd")
+        assert (stage.source.batch_size, stage.epochs, stage.optimizer.name) == (40, 5, "sgd")
         assert set(stage.objective.named_leaves()) == {"dustbin_cross_entropy", "rest_kl"}
     seeds = {stage.source.seed for stage in stages}
     for seed in (0, 1):
@@ -110,14 +110,14 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
     draw = torch.Generator().manual_seed(0)
     (x, labels), (test, truth) = clouds(2000, draw), clouds(4000, draw)
     generalist = build("mlp", inputs=3, classes=8, hidden=[32], seed=0)
-    optimiser = Optimizer("adam", lr=5e-3)
-    distill(generalist, make("supervised"), (x, labels), epochs=6, optimiser=optimiser, log_every=10**6).finish()
+    optimizer = Optimizer("adam", lr=5e-3)
+    distill(generalist, make("supervised"), (x, labels), epochs=6, optimizer=optimizer, log_every=10**6).finish()
     source = ShuffledLoader(ArrayDataset(x, labels), batch_size=64)
     groups = confusion_groups(generalist, source, clusters=4, size=2)
     assert groups == ((0, 1), (2, 3), (4, 5), (6, 7))
     run = distill(
         {"generalist": generalist}, training("generalist", groups, source, epochs=15), source,
-        optimiser=optimiser, log_every=10**6, workers=1,
+        optimizer=optimizer, log_every=10**6, workers=1,
     ).finish()  # fmt: skip
     together = combined("generalist", groups, source)
     nll = {}
@@ -149,7 +149,7 @@ def test_groups_training_and_the_student_s_lessons_in_one_run(planted):
 
 def test_specialists_that_do_not_move_teach_what_their_generalist_does(planted):
     """The combination of a generalist with copies of itself is itself, corrected for nothing."""
-    still = recipe(planted, optimiser={"name": "sgd", "lr": 1e-30}, groups=[[0, 1], [2, 3]])
+    still = recipe(planted, optimizer={"name": "sgd", "lr": 1e-30}, groups=[[0, 1], [2, 3]])
     data = (torch.randn(80, 10), torch.arange(80) % 4)
     ours = distill(planted.student(), still, data, epochs=2, batch_size=20, workers=1).finish()
     theirs = distill(planted.student(), make("hinton", teacher=planted.truth), data, epochs=2, batch_size=20).finish()
@@ -204,8 +204,8 @@ def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(pl
     data = ShuffledLoader(ArrayDataset(planted.x, half), batch_size=40)
     stage = next(training(planted.truth, GROUPS, data, epochs=1).stages())
     assert torch.equal(stage.source.classes, torch.where(half == -100, said, half))
-    unlabelled = ShuffledLoader(ArrayDataset(planted.x), batch_size=40)
-    stage = next(training(planted.truth, GROUPS, unlabelled, epochs=1).stages())
+    unlabeled = ShuffledLoader(ArrayDataset(planted.x), batch_size=40)
+    stage = next(training(planted.truth, GROUPS, unlabeled, epochs=1).stages())
     assert torch.equal(stage.source.classes, said)
     run = learn(planted, recipe(planted, labels=False), labels=None)
     assert set(run.history[-1].terms) == {"kl_divergence"}

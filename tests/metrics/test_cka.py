@@ -16,7 +16,7 @@ from limbeck.models import build
 
 
 def by_definition(x, y, *, debiased):
-    """HSIC with the centring matrix written out, or Song et al.'s unbiased estimate term by term."""
+    """HSIC with the centering matrix written out, or Song et al.'s unbiased estimate term by term."""
     n = len(x)
 
     def hsic(k, m):

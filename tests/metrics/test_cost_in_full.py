@@ -26,7 +26,7 @@ KNOWN = {
     "linear": (nn.Linear(7, 5), (7,), 35),
     "convolution": (nn.Conv2d(3, 8, 3, padding=1, stride=2), (3, 10, 10), 5 * 5 * 8 * 3 * 9),
     "grouped": (nn.Conv1d(4, 8, 3, groups=2), (4, 12), 10 * 8 * 2 * 3),
-    "normalised": (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU()), (4,), 24),
+    "normalized": (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU()), (4,), 24),
     "recurrent": (nn.LSTM(6, 7, batch_first=True), (5, 6), 5 * 4 * 7 * (6 + 7)),
     "gated": (nn.GRU(6, 7, batch_first=True), (5, 6), 5 * 3 * 7 * (6 + 7)),
     # Queries, keys, values and the way out; the feed-forward part; scores and their sums.

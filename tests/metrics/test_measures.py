@@ -119,7 +119,7 @@ def test_calibration_of_the_certain():
     assert ece(Predictions(certain, labels=torch.tensor([0, 1]))).value == 0.5
 
 
-def test_calibration_puts_certainty_with_its_neighbours():
+def test_calibration_puts_certainty_with_its_neighbors():
     """A probability of exactly 1 lies in the last bin, with 0.95: one is too sure, the other not sure enough."""
     logits = torch.tensor([[0.0, -INF], [math.log(0.95), math.log(0.05)]])
     assert ece(Predictions(logits, labels=torch.tensor([0, 1]))).value == pytest.approx(abs(0 + 0.95) / 2, rel=1e-6)

@@ -134,7 +134,7 @@ class Strange(nn.Module):
         return {"scores": x}
 
 
-def test_a_batch_without_labels_among_labelled_ones_has_none_known():
+def test_a_batch_without_labels_among_labeled_ones_has_none_known():
     x = torch.rand(6, 3)
     found = predict(nn.Linear(3, 4), [Batch(x[:2], labels=torch.tensor([1, 2])), Batch(x[2:])])
     assert found.labels.tolist() == [1, 2, *[IGNORED] * 4]

@@ -62,15 +62,15 @@ def test_the_more_severe_the_further_from_the_image(name):
 
 
 def test_noise_has_the_strength_that_is_published():
-    grey = torch.full((50, 32, 32), 0.5)
+    gray = torch.full((50, 32, 32), 0.5)
     for severity, sigma in enumerate((0.04, 0.06, 0.08, 0.09, 0.10), start=1):
-        off = corrupt(grey, "gaussian_noise", severity) - 0.5
+        off = corrupt(gray, "gaussian_noise", severity) - 0.5
         assert float(off.std()) == pytest.approx(sigma, rel=0.02)
         assert float(off.mean()) == pytest.approx(0.0, abs=0.002)
-    salted = corrupt(grey, "impulse_noise", 5)
+    salted = corrupt(gray, "impulse_noise", 5)
     assert float((salted == 0).float().mean()) == pytest.approx(0.035, abs=0.004)
     assert float((salted == 1).float().mean()) == pytest.approx(0.035, abs=0.004)
-    assert float((corrupt(0.5 * grey, "speckle_noise", 5) - 0.25).std()) == pytest.approx(0.25 * 0.2, rel=0.02)
+    assert float((corrupt(0.5 * gray, "speckle_noise", 5) - 0.25).std()) == pytest.approx(0.25 * 0.2, rel=0.02)
 
 
 def test_light_by_hand():
@@ -106,7 +106,7 @@ def test_flat_images_stay_flat():
         assert torch.allclose(corrupt(flat, name, 4), flat, atol=1e-6)
 
 
-def test_occlusion_is_one_grey_square():
+def test_occlusion_is_one_gray_square():
     images = torch.zeros(40, 3, 20, 20)
     found = corrupt(images, "occlusion", 5)
     assert ((found == 0.5).sum((1, 2, 3)) == 3 * 8 * 8).all()

@@ -97,7 +97,7 @@ def test_seed_decides_and_leaves_the_generator():
     assert fingerprint(a) == fingerprint(b) != fingerprint(c)
 
 
-def test_a_parameter_that_cannot_be_initialised_is_named():
+def test_a_parameter_that_cannot_be_initialized_is_named():
     model = Scaled()
     before = fingerprint(model)
     with pytest.raises(LimbeckError, match=r"'inner\.1\.scale' belongs to a Module.*function that builds the model"):

@@ -102,11 +102,11 @@ def test_networks_learn(name):
     labels = (images[:, 0, :4].sum((1, 2)) > images[:, 0, 4:].sum((1, 2))).long()
     extra = {"mlp": {"hidden": [32]}, "cnn": {"widths": [8, 16]}, "resnet8": {"width": 8}}[name]
     model = build(name, **fit_arguments(name, (1, 8, 8), 2), **extra)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
-        optimiser.step()
+        optimizer.step()
     assert (model(images).argmax(1) == labels).float().mean() > 0.95
 
 

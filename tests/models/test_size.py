@@ -149,15 +149,15 @@ def test_state_that_is_more_than_tensors_counts(one, same, other):
     assert found[0] == found[1] != found[2]
 
 
-def test_a_quantised_model_is_told_by_its_weights_and_scales():
-    def quantised(seed: int) -> nn.Module:
+def test_a_quantized_model_is_told_by_its_weights_and_scales():
+    def quantized(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         return torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = [fingerprint(quantised(seed)) for seed in (0, 0, 1)]
+        found = [fingerprint(quantized(seed)) for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]
 
 

@@ -17,7 +17,7 @@ QUICK = ExperimentScale("quick", (0,))
 
 @pytest.fixture
 def small(monkeypatch):
-    """A hundred colours, each in a few noisy pictures; neighbours are easily confused."""
+    """A hundred colors, each in a few noisy pictures; neighbors are easily confused."""
     labels = torch.arange(400) % 100
     shades = torch.stack([labels % 10, labels // 10, (labels * 7) % 10], 1).float() * 25
     images = (shades[:, :, None, None] + 20 * torch.rand(400, 3, 32, 32)).byte()

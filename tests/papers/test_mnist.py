@@ -70,13 +70,13 @@ def test_the_same_seed_gives_the_same_student_and_another_task_none_of_it(taught
 
 def test_no_unit_has_longer_incoming_weights_than_three():
     layer = torch.nn.Linear(4, 2)
-    optimiser = constrained_sgd(layer.parameters())
+    optimizer = constrained_sgd(layer.parameters())
     with torch.no_grad():
         layer.weight[0] = 10.0
         layer.weight[1] = 0.1
         layer.bias.fill_(9.0)
     layer.weight.grad, layer.bias.grad = torch.zeros(2, 4), torch.zeros(2)
-    optimiser.step()
+    optimizer.step()
     assert layer.weight.norm(dim=1).tolist() == pytest.approx([3.0, 0.2])
     assert layer.bias.tolist() == [9.0, 9.0]
 

@@ -235,7 +235,7 @@ def small(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.usefixtures("data", "small")
 def test_both_experiments_from_frames_to_rows(tmp_path):
-    tasks = merged([*speech.SPEECH.tasks(QUICK), *regularizer.REGULARISER.tasks(QUICK)])
+    tasks = merged([*speech.SPEECH.tasks(QUICK), *regularizer.REGULARIZER.tasks(QUICK)])
     assert sum(name.startswith("speech/member") for name in tasks) == 2
     root = tmp_path / "out"
     found = {name: do(root, task) for name, task in tasks.items()}
@@ -245,8 +245,8 @@ def test_both_experiments_from_frames_to_rows(tmp_path):
     share = rows["share of the ensemble's gain in frame accuracy that one model keeps"]
     assert share.paper == pytest.approx(86.36, abs=0.01)
     assert all(row.paper is None for row in rows.values() if row is not share)
-    rows = {row.name: row for row in regularizer.REGULARISER.rows(QUICK, found)}
-    hard, soft = found["regulariser/hard/seed-0"], found["regulariser/soft/seed-0"]
+    rows = {row.name: row for row in regularizer.REGULARIZER.rows(QUICK, found)}
+    hard, soft = found["regularizer/hard/seed-0"], found["regularizer/soft/seed-0"]
     gain = soft["test_frame_accuracy"] - hard["stopped_test_frame_accuracy"]
     assert rows["gain of soft targets, test"].values == [gain]
     assert hard["stopped_dev_frame_accuracy"] >= hard["dev_frame_accuracy"] > 100 / 30
@@ -271,17 +271,17 @@ def test_soft_targets_must_win_in_every_seed():
     for seed, gain in ((0, 5.0), (1, -0.5)):
         hard = {"stopped_epoch": 3, "stopped_train_frame_accuracy": 90.0, "stopped_test_frame_accuracy": 50.0}
         found[f"speech/member-0/seed-{seed}"] = {"train_frame_accuracy": 95.0, "test_frame_accuracy": 88.0}
-        found[f"regulariser/hard/seed-{seed}"] = hard | {"train_frame_accuracy": 99.0, "test_frame_accuracy": 49.0}
-        found[f"regulariser/soft/seed-{seed}"] = {"train_frame_accuracy": 97.0, "test_frame_accuracy": 50.0 + gain}
-    least = regularizer.REGULARISER.rows(scale, found)[-1]
+        found[f"regularizer/hard/seed-{seed}"] = hard | {"train_frame_accuracy": 99.0, "test_frame_accuracy": 49.0}
+        found[f"regularizer/soft/seed-{seed}"] = {"train_frame_accuracy": 97.0, "test_frame_accuracy": 50.0 + gain}
+    least = regularizer.REGULARIZER.rows(scale, found)[-1]
     assert least.values == [-0.5]
     assert least.met is False
 
 
 def test_a_task_that_was_stopped_comes_to_the_same_answer(data, small, tmp_path):
     del data, small
-    tasks = merged(regularizer.REGULARISER.tasks(QUICK))
-    hard = tasks["regulariser/hard/seed-0"]
+    tasks = merged(regularizer.REGULARIZER.tasks(QUICK))
+    hard = tasks["regularizer/hard/seed-0"]
     root = tmp_path / "out"
     do(root, tasks[speech.FRAMES])
     whole = do(root, hard)

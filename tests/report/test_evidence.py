@@ -43,7 +43,7 @@ def test_what_is_there_is_read(run):
     assert len({arm.style for arm in found.arms.values()}) == 6
 
 
-def test_the_arm_of_the_verdict_has_its_own_colour(run):
+def test_the_arm_of_the_verdict_has_its_own_color(run):
     changed(run, lambda result: result["verdict"].update(arm="fitnets"))
     found = read_run(run)
     assert found.judged == "fitnets"

@@ -259,7 +259,7 @@ def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_
         ("flaot16", r"Did you mean 'float16'\?"),
         ("top-k", "needs k"),
         ({"name": "top-k", "kk": 3}, r"Did you mean 'k'\?"),
-        ({"name": "quantised", "bits": 99}, "99"),
+        ({"name": "quantized", "bits": 99}, "99"),
         ({"k": 3}, "a mapping with one"),
     ],
 )

@@ -134,7 +134,7 @@ def test_a_store_of_the_top_k_keeps_the_rest_at_its_losses_temperatures(temperat
 def test_a_temperature_that_moves_wants_another_encoding(tmp_path):
     rising = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=CachedTeacher(
         network(1), tmp_path, encoding=TOP))  # fmt: skip
-    with pytest.raises(LimbeckError, match="quantised"):
+    with pytest.raises(LimbeckError, match="quantized"):
         distill(network(), rising, source())
     exact = CachedTeacher(network(1), tmp_path, encoding={**TOP, "bits": 32})
     stage = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=exact)

@@ -26,10 +26,10 @@ class Naming(nn.Module):
         return 5.0 * x.roll(int(self.turn), 1)
 
 
-def data(count=240, *, unlabelled=0):
+def data(count=240, *, unlabeled=0):
     labels = torch.arange(count) % 4
     inputs = torch.eye(4)[labels]
-    labels[:unlabelled] = -100
+    labels[:unlabeled] = -100
     return ArrayDataset(inputs, labels)
 
 
@@ -64,7 +64,7 @@ def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("turn", "examples"),
-    [(0, data()), (1, data(80)), (1, ArrayDataset(torch.eye(4).repeat(60, 1))), (1, data(240, unlabelled=150))],
+    [(0, data()), (1, data(80)), (1, ArrayDataset(torch.eye(4).repeat(60, 1))), (1, data(240, unlabeled=150))],
     ids=["right", "few", "no labels", "few labels"],
 )
 def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples):

@@ -27,7 +27,7 @@ class Casts(TorchDispatchMode):
 
 
 class OwnUse(nn.Module):
-    """It normalises a layer's weight before using it."""
+    """It normalizes a layer's weight before using it."""
 
     def __init__(self):
         super().__init__()

@@ -87,15 +87,15 @@ def test_a_specialist_that_is_still_its_generalist_changes_nothing():
 
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
 def test_oversampling_shifts_the_dustbin_s_log_odds_by_its_logarithm(mean):
-    """Undone by the factor, a specialist that favours its own classes is its generalist once more."""
+    """Undone by the factor, a specialist that favors its own classes is its generalist once more."""
     generalist = people()[0]
-    favoured = [Said(generalist.logits.clone()) for _ in GROUPS]
+    favored = [Said(generalist.logits.clone()) for _ in GROUPS]
     factors = [7.0, 0.25]
-    for said, group, factor in zip(favoured, GROUPS, factors, strict=True):
+    for said, group, factor in zip(favored, GROUPS, factors, strict=True):
         said.logits[:, group] += math.log(factor)
-    found = ask(Specialists(generalist, favoured, GROUPS, mean=mean, oversampling=factors))
+    found = ask(Specialists(generalist, favored, GROUPS, mean=mean, oversampling=factors))
     torch.testing.assert_close(found, generalist.logits, rtol=0, atol=1e-8)
-    assert not torch.allclose(ask(Specialists(generalist, favoured, GROUPS, mean=mean)), generalist.logits, atol=0.1)
+    assert not torch.allclose(ask(Specialists(generalist, favored, GROUPS, mean=mean)), generalist.logits, atol=0.1)
 
 
 def test_a_head_of_its_own_says_the_same_as_the_whole_head():

@@ -136,7 +136,7 @@ def _soft(teacher: Teacher) -> Recipe:
 def _blocks(work: Work, recipe: Recipe, scale: Scale, blocks: int) -> Iterator[float]:
     run = distill(
         work.student(), recipe, work.source(), log_every=scale.block, accelerator="cpu", steps=scale.block * blocks,
-        optimiser=Optimizer(lr=1e-3),
+        optimizer=Optimizer(lr=1e-3),
     )  # fmt: skip
     for report in run:
         yield report.loss

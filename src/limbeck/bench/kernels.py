@@ -102,8 +102,8 @@ CASES: Mapping[str, Case] = {
     "binary_kl_divergence": Case(
         lambda s, t, _: K.binary_kl_divergence(s, t), {"binary_cross_entropy_with_logits": binary_with_soft_targets}
     ),
-    "logit_squared_error": Case(lambda s, t, _: K.logit_squared_error(s, t, centred=False), _SQUARES),
-    "logit_squared_error, centred": Case(lambda s, t, _: K.logit_squared_error(s, t), _SQUARES),
+    "logit_squared_error": Case(lambda s, t, _: K.logit_squared_error(s, t, centered=False), _SQUARES),
+    "logit_squared_error, centered": Case(lambda s, t, _: K.logit_squared_error(s, t), _SQUARES),
     "squared_error": Case(lambda s, t, _: K.squared_error(s, t), _SQUARES),
     "state_squared_error": Case(lambda s, t, _: K.state_squared_error(s, t), _SQUARES),
     "label_smoothing": Case(

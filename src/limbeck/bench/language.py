@@ -83,17 +83,17 @@ class _Model(nn.Module):
 def _trained(train: Tensor, held: Tensor, classes: int, rows: int) -> Tensor:
     with seeded(0):
         model = _Model(classes)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     draw = torch.Generator().manual_seed(0)
     reach = torch.arange(_CONTEXT + 1)
     for step in range(_STEPS):
         window = train[torch.randint(len(train) - _CONTEXT, (_BATCH, 1), generator=draw) + reach]
         loss = F.cross_entropy(model(window[:, :-1]), window[:, -1])
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / _STEPS)
-        optimiser.step()
+        optimizer.step()
     context = held[torch.randint(len(held) - _CONTEXT, (rows, 1), generator=draw) + reach[:-1]]
     with torch.no_grad():
         return torch.cat([model(part) for part in context.split(250)])

@@ -25,16 +25,16 @@ def model_optimizer_blocks(work: Work, plan: Plan, student: nn.Module, order: Or
     """Train a student that Model-Optimizer has converted."""
     model = _converted(student, work.teacher)
     # The teacher's parameters are among the model's by now.
-    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PEAK, fused=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PEAK, fused=True)
     total = torch.zeros(())
     for step, (inputs, labels) in enumerate(batches(work, order), start=1):
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.mixed):
             loss: Tensor = model.compute_kd_loss(student_loss=F.cross_entropy(model(inputs), labels))
         loss.backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = PEAK * 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         total += loss.detach()
         if step % plan.block == 0:
             yield float(total / plan.block)

@@ -19,7 +19,7 @@ def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None
     ``0.1 CE + 0.9 T^2 KL(teacher || student)`` at T = 4, AdamW (fused), half a cosine wave of learning rate. The batch
     is gathered in each step; the sums of both terms stay tensors and are read once a block.
     """
-    teacher, optimiser = work.teacher, torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
+    teacher, optimizer = work.teacher, torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
     total = torch.zeros(2)
     for step, (inputs, labels) in enumerate(batches(work, order), start=1):
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.mixed):
@@ -28,10 +28,10 @@ def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None
             shown = student(inputs)
         hard, soft = losses(shown.float(), taught.float(), labels)
         ((1 - WEIGHT) * hard + WEIGHT * soft).backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = PEAK * 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         total += torch.stack((hard.detach(), soft.detach()))
         if step % plan.block == 0:
             hard_mean, soft_mean = (total / plan.block).tolist()

@@ -97,7 +97,7 @@ def identical_to_live(folder: Path) -> bool:
         torch.manual_seed(0)
         stage = Stage(Loss(kl_divergence, temperature=4.0), teacher=teacher, epochs=3)
         stream = ShuffledLoader(work.examples, batch_size=128)
-        run = distill(work.student(), stage, stream, accelerator="cpu", optimiser=Optimizer(lr=1e-3)).finish()
+        run = distill(work.student(), stage, stream, accelerator="cpu", optimizer=Optimizer(lr=1e-3)).finish()
         return nn.utils.parameters_to_vector(run.student.parameters()).detach()
 
     live = student(_Whole(work.teacher, 128))

@@ -25,8 +25,8 @@ def textbrewer_blocks(work: Work, plan: Plan, student: nn.Module, order: Order |
     """Train with TextBrewer's own loop, a block to a call of ``train``."""
     from textbrewer import DistillationConfig, TrainingConfig
 
-    optimiser = torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda t: 0.5 * (1 + math.cos(math.pi * t / plan.steps)))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=PEAK, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / plan.steps)))
     losses: list[Tensor] = []
     with tempfile.TemporaryDirectory() as folder:
         training = TrainingConfig(ckpt_steps=plan.steps, output_dir=folder, device="cpu")
@@ -34,11 +34,11 @@ def textbrewer_blocks(work: Work, plan: Plan, student: nn.Module, order: Order |
             temperature=TEMPERATURE, kd_loss_type="ce", kd_loss_weight=WEIGHT * TEMPERATURE**2,
             hard_label_weight=1 - WEIGHT,
         )  # fmt: skip
-        distiller = _distiller(training, distilling, _Labelled(work.teacher), _Labelled(student), losses)
+        distiller = _distiller(training, distilling, _Labeled(work.teacher), _Labeled(student), losses)
         stream = _Endless(batches(work, order))
         with distiller:
             for _ in range(plan.steps // plan.block):
-                distiller.train(optimiser, stream, num_steps=plan.block, scheduler=schedule)
+                distiller.train(optimizer, stream, num_steps=plan.block, scheduler=schedule)
                 yield float(torch.stack(losses).mean())
                 losses.clear()
 
@@ -53,7 +53,7 @@ class _Endless:
         return self._stream
 
 
-class _Labelled(nn.Module):
+class _Labeled(nn.Module):
     """A model that is called with the whole batch, as TextBrewer calls one."""
 
     def __init__(self, model: nn.Module) -> None:

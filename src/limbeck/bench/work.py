@@ -116,7 +116,7 @@ class Plan:
     """How long a loop runs, and in what precision.
 
     Attributes:
-        steps: Optimiser steps, over which the learning rate falls to zero.
+        steps: Optimizer steps, over which the learning rate falls to zero.
         block: Steps between two yields, at which the loss is read.
         precision: ``float32``, or ``bfloat16`` for autocast around both forward passes.
 

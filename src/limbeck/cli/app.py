@@ -186,9 +186,9 @@ def export(
     arm: Annotated[str | None, typer.Option(help="Whose student: 'student alone', ...; by default the best.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Put normalisation, or a table's encoding, into the ONNX file.")
+        bool, typer.Option("--raw", help="Put normalization, or a table's encoding, into the ONNX file.")
     ] = False,
-    licence: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
+    license: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Of int8: minmax, entropy or percentile; by default the best of them.")
     ] = None,
@@ -197,7 +197,7 @@ def export(
     """Ship a run's student: written, opened again, compared on test data, with a model card beside it."""
     from limbeck.cli.export import run_export
 
-    run_export(run, to=to, arm=arm, out=out, raw=raw, licence=licence, calibration=calibration, as_json=as_json)
+    run_export(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration, as_json=as_json)
 
 
 @app.command()

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def run_export(
-    run: str, *, to: str, arm: str | None, out: str | None, raw: bool, licence: str | None, calibration: str | None,
+    run: str, *, to: str, arm: str | None, out: str | None, raw: bool, license: str | None, calibration: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Export a run's student; notes go to standard error."""
     from limbeck.export import export_run
 
-    found = export_run(run, to=to, arm=arm, out=out, raw=raw, licence=licence, calibration=calibration)
+    found = export_run(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration)
     if as_json:
         print(json.dumps(found.to_dict(), allow_nan=False))
     else:

@@ -71,11 +71,11 @@ class Outcome(NamedTuple):
         measures: On the test data.
         development: The accuracy on development data.
         seconds: Of training and judging; None for a run that was taken up again.
-        steps: Optimiser steps of all its stages, a resumed part included; None where nobody counted.
+        steps: Optimizer steps of all its stages, a resumed part included; None where nobody counted.
         combined: The teacher that the method has put together itself, if it has.
         parameters: Of the model that it ships; None where nobody counted.
         cost: Of that model, where it is not built like the job's student; of the first seed alone.
-        correct: Which labelled test examples its student gets right; None where that is not known.
+        correct: Which labeled test examples its student gets right; None where that is not known.
         reports: How many lines its ``metrics.jsonl`` has, so that a lost one is noticed; None where nobody counted.
     """
 

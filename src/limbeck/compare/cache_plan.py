@@ -101,7 +101,7 @@ def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tens
 
 
 def _choices(classes: int, asked: str | Mapping[str, Any]) -> list[Encoding]:
-    every = [make_encoding(name, classes=classes) for name in ("float32", "float16", "quantised")]
+    every = [make_encoding(name, classes=classes) for name in ("float32", "float16", "quantized")]
     top = [make_encoding("top-k", classes=classes, k=k) for k in _KEPT if k <= classes // 2]
     drawn = [make_encoding("sampled", classes=classes, draws=k) for k in _KEPT if k <= classes // 2][:2]
     own = encoding(asked, classes=classes)

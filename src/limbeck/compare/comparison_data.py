@@ -110,7 +110,7 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
 def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
     """The budget as the engine wants it."""
     return TrainConfig(
-        optimiser=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate, reads=material.data.reads,
+        optimizer=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate, reads=material.data.reads,
         seed=seed, precision=job.precision, workers=workers,
     )  # fmt: skip
 

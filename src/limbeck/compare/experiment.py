@@ -130,7 +130,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
         ask_all(job, material, teacher, tell)
     runs = _runs(job, teacher, out, smoothing)
     outcomes = [_seen(one, tell) for one in _outcomes(runs, job, material, teacher, answers, out, tell)]
-    verdict = verdict_of(job, outcomes, examples=_labelled(material))
+    verdict = verdict_of(job, outcomes, examples=_labeled(material))
     rows = arms_rows(job, material, outcomes, answers, models, smoothing=smoothing)
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out))
     advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material)})
@@ -273,7 +273,7 @@ def _passed_on(watch: Watch, run: ArmRun, report: StepReport) -> None:
     watch("report", (f"{run.arm}, seed {run.seed}", report))
 
 
-def _labelled(material: ComparisonData) -> int:
+def _labeled(material: ComparisonData) -> int:
     labels = material.data.test.labels
     return 0 if labels is None else int((labels != IGNORED).sum())
 

@@ -46,7 +46,7 @@ def mean_entropy(logits: Float[Tensor, "n classes"]) -> float:
 def smoothing_of(entropy: float, classes: int) -> float:
     r"""The s at which a smoothed label, :math:`(1 - s) 1[c = y] + s / C`, has this entropy.
 
-    A student that learns from such labels is regularised as one that learns from the teacher is, and is taught nothing
+    A student that learns from such labels is regularized as one that learns from the teacher is, and is taught nothing
     by it.
 
     Args:

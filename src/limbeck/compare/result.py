@@ -171,7 +171,7 @@ def _effort(outcomes: Sequence[Outcome], arm: str) -> str:
     ours, theirs = (next((o.steps for o in outcomes if o.arm == one), None) for one in (arm, ALONE))
     if not ours or not theirs or abs(ours / theirs - 1) < _EQUAL:
         return ""
-    return f" It took {ours / theirs:.1f} times as many optimiser steps."
+    return f" It took {ours / theirs:.1f} times as many optimizer steps."
 
 
 def _size(outcomes: Sequence[Outcome], arm: str) -> str:

@@ -126,7 +126,7 @@ def _hot(run: JudgedRun) -> Iterator[Suggestion]:
     typed = None if same > 1 else run.again(f"{run.job.place_of(asked)}.temperature=1")
     yield Suggestion(
         "Few steps at a high temperature train a student too little.",
-        f"{asked.name} had {steps:,} optimiser steps at temperature {temperature:g}.", typed,
+        f"{asked.name} had {steps:,} optimizer steps at temperature {temperature:g}.", typed,
     )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
     """Where there were too few steps for a curve to show whether the loss still falls."""
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
     if steps is not None and steps < 500:
-        yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimiser steps.",
+        yield Suggestion("The student had few steps to learn in.", f"It made {steps:,} optimizer steps.",
                          run.again(_longer(run)))  # fmt: skip
 
 

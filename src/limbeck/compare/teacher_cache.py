@@ -57,7 +57,7 @@ def cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
 
 
 def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
-    """What the stages of all arms minimise that learn from the teacher, as far as that is known before they run."""
+    """What the stages of all arms minimize that learn from the teacher, as far as that is known before they run."""
     found: list[Objective] = []
     for asked in job.learners.values():
         with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method

@@ -129,7 +129,7 @@ def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor
 
 
 def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
-    """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labelled.
+    """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labeled.
 
     Args:
         teacher_logits: Its answers.
@@ -151,7 +151,7 @@ def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, lo
     chance = chance_of(classes, count, most_frequent=most_frequent_share(labels))
     if found <= chance.reach and found < 1.0:  # who is always right is not to blame for few examples
         why = (
-            "Was it trained with another input normalisation or label order?"
+            "Was it trained with another input normalization or label order?"
             if loaded
             else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
         )

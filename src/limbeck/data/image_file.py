@@ -12,8 +12,8 @@ from limbeck.data.damage import DamagedFileError
 from limbeck.errors import DataError, LimbeckError
 
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Pillow's modes of grey pictures with more than 8 bits a pixel; older versions of Pillow open 16 bits as ``I``."""
-GREY = ("1", "L", "LA", "La", *WIDE)
+"""Pillow's modes of gray pictures with more than 8 bits a pixel; older versions of Pillow open 16 bits as ``I``."""
+GRAY = ("1", "L", "LA", "La", *WIDE)
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
@@ -69,7 +69,7 @@ def decode(path: Path, *, size: tuple[int, int], channels: int, bit_depth: int) 
     Args:
         path: The file.
         size: Height and width in pixels, to which it is resized (bilinear) where it has others.
-        channels: 1 for grey, 3 for red, green, blue.
+        channels: 1 for gray, 3 for red, green, blue.
         bit_depth: How many bits a pixel of more than 8 bits uses: the greatest value, ``2^bit_depth - 1``, becomes 255.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.data.damage import raise_damaged
 from limbeck.data.dataset import Dataset
-from limbeck.data.image_file import GREY, WIDE, Header, check_whole, decode, open_pillow, read_header, value_range
+from limbeck.data.image_file import GRAY, WIDE, Header, check_whole, decode, open_pillow, read_header, value_range
 from limbeck.data.image_folder_files import (
     SUFFIXES,
     class_folders,
@@ -47,7 +47,7 @@ class ImageFolder(Dataset):
         folder: The folder with one folder for each class.
         size: Height and width in pixels, to which every picture is resized (bilinear); None means they are all the
             same, which is checked here, from the files' headers.
-        channels: 1 for grey, 3 for red, green, blue; None takes 1 where every picture is grey, else 3.
+        channels: 1 for gray, 3 for red, green, blue; None takes 1 where every picture is gray, else 3.
         class_names: The classes by number, where another set has fixed them (a test folder); else the sorted folders.
         bit_depth: How many bits pixels of more than 8 bits use, 8 to 16: the value ``2^bit_depth - 1`` becomes 255.
             None takes the least that holds every value in these pictures.
@@ -83,7 +83,7 @@ class ImageFolder(Dataset):
         self._num_workers = default_num_workers() if num_workers is None else num_workers
         headers = _each(self.paths, read_header)
         self.size = size or _common_size(self.paths, headers)
-        self.channels = channels or (1 if all(header.mode in GREY for header in headers) else 3)
+        self.channels = channels or (1 if all(header.mode in GRAY for header in headers) else 3)
         self.bit_depth = self._depth(headers) if bit_depth is None else bit_depth
         self.notes = (
             *notes_on_files(files),
@@ -187,7 +187,7 @@ class ImageFolder(Dataset):
 
 def _check_options(size: tuple[int, int] | None, channels: int | None, depth: int | None, workers: int | None) -> None:
     if channels not in (None, 1, 3):
-        raise LimbeckError(f"channels={channels} is neither 1 (grey) nor 3 (red, green, blue).")
+        raise LimbeckError(f"channels={channels} is neither 1 (gray) nor 3 (red, green, blue).")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise LimbeckError(f"size={size} is not a height and a width in pixels.")
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or not 8 <= depth <= 16):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from limbeck.data.image_file import GREY, WIDE, Header
+from limbeck.data.image_file import GRAY, WIDE, Header
 from limbeck.errors import DataError
 
 SUFFIXES = (
@@ -137,7 +137,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 _KINDS = {
-    "1": "black and white", "L": "grey", "LA": "grey with alpha", "P": "palette", "PA": "palette with alpha",
+    "1": "black and white", "L": "gray", "LA": "gray with alpha", "P": "palette", "PA": "palette with alpha",
     "RGB": "RGB", "RGBA": "RGBA",
 }  # fmt: skip
 
@@ -179,10 +179,10 @@ def notes_on_pictures(
         yield f"{_of(wide, total)} have more than 8 bits a pixel: their {bit_depth} bits are scaled to 8."
     if upper := sum(header.upper_bits for header in headers):
         yield f"{_of(upper, total)} have 16 bits a channel, of which the upper 8 are read."
-    own = GREY if channels == 1 else ("RGB",)
+    own = GRAY if channels == 1 else ("RGB",)
     if other := Counter({mode: count for mode, count in modes.items() if mode not in own}):
         kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count:,}" for mode, count in other.most_common())
-        yield f"{_of(other.total(), total)} are converted to {'grey' if channels == 1 else 'RGB'} ({kinds})."
+        yield f"{_of(other.total(), total)} are converted to {'gray' if channels == 1 else 'RGB'} ({kinds})."
     if transparent := sum(header.transparent for header in headers):
         yield f"{_of(transparent, total)} have transparency, which is left out."
     if frames := sum(header.frames for header in headers):

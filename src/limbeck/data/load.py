@@ -352,7 +352,7 @@ def _folder(name: str, options: DataOptions) -> DataSplits:
     parts = {"train": train, "development": found.development, "test": test}
     sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}
     height, width = found.train.size
-    facts = {"size": f"{height}x{width} pixels, {'grey' if found.train.channels == 1 else 'RGB'}"}
+    facts = {"size": f"{height}x{width} pixels, {'gray' if found.train.channels == 1 else 'RGB'}"}
     summary = summarize(
         "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
         facts=facts, notes=found.notes,
@@ -406,7 +406,7 @@ def _held_out(count: int) -> str:
 
 
 def _measured(train: Dataset, *, scale: float) -> NormalizeImages | Identity:
-    """How images are standardised: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
+    """How images are standardized: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
     some = subsample(train, 2000, seed=0)
     try:
         found = measure_pixels(some)

@@ -25,7 +25,7 @@ class DataOptions:
         ignore: Columns to leave out.
         groups: The column, or array, that says which group an example belongs to.
         size: Height and width of pictures, in pixels.
-        channels: Of pictures: 1 for grey, 3 for red, green, blue.
+        channels: Of pictures: 1 for gray, 3 for red, green, blue.
         bit_depth: Of pictures that hold numbers of more than 8 bits.
         num_workers: How many threads decode pictures.
         channels_last: Whether images in arrays lie as ``[n, h, w, c]``.
@@ -172,7 +172,7 @@ def _yes_or_no(option: str, value: Any) -> bool:
 
 def _channels(option: str, value: Any) -> int:
     if (found := _whole(value)) not in (1, 3):
-        raise LimbeckError(f"channels={value!r} is neither 1 (grey) nor 3 (red, green, blue).")
+        raise LimbeckError(f"channels={value!r} is neither 1 (gray) nor 3 (red, green, blue).")
     return found
 
 

@@ -64,7 +64,7 @@ class SelectColumn:
 
 @dataclass(frozen=True)
 class NormalizeImages:
-    """Images standardised per channel: ``(scale * pixel - mean) / std``, as float32 ``[batch, c, h, w]``.
+    """Images standardized per channel: ``(scale * pixel - mean) / std``, as float32 ``[batch, c, h, w]``.
 
     Reads ``[batch, h, w]`` and ``[batch, c, h, w]``, or ``[batch, h, w, c]`` with `channels_last`, of any number type.
 
@@ -73,7 +73,7 @@ class NormalizeImages:
         std: One number for each channel, after scaling.
         scale: What a pixel is multiplied by first: 1/255 for bytes, 1 for floats that are in [0, 1] already.
         channels_last: The channels of 4-dimensional inputs come last.
-        channel: Give ``[batch, h, w]`` a channel axis; False leaves grey images ``[batch, h, w]``.
+        channel: Give ``[batch, h, w]`` a channel axis; False leaves gray images ``[batch, h, w]``.
 
     Raises:
         LimbeckError: If mean and std differ in length or are empty, or std or scale is not positive.
@@ -101,7 +101,7 @@ class NormalizeImages:
             )
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The standardised images; the batch itself is not changed.
+        """The standardized images; the batch itself is not changed.
 
         Raises:
             DataError: If the inputs are not images with the channels that mean and std are for.

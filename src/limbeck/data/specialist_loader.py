@@ -38,7 +38,7 @@ class SpecialistLoader(Loader):
             labels. An example that has none (-100) is left out.
 
     Attributes:
-        oversampling: The factor by which special examples are favoured over the rest: their odds in a batch (1, as they
+        oversampling: The factor by which special examples are favored over the rest: their odds in a batch (1, as they
             are one half) over their odds in the data. By Bayes' rule, what learns from these batches gives a special
             class odds against the rest that are too large by this factor, whatever the example: adding its logarithm to
             the logit of the rest makes them right. It is below 1 where most of the data are special.

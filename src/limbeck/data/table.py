@@ -101,7 +101,7 @@ def read_table(
 ) -> tuple[ArrayDataset, TableEncoding]:
     """The rows of a table as examples, and how they were turned into numbers.
 
-    Inputs are float32 ``[n, features]``: numbers standardised, names (texts, true/false) one feature each and one for
+    Inputs are float32 ``[n, features]``: numbers standardized, names (texts, true/false) one feature each and one for
     any other; missing numbers become the mean, told by a further feature where the training part has any. The values
     before that are kept for trees: ``extra["raw"]`` is float32 ``[n, columns]`` in the order of the training table,
     with NaN for what is missing and the number of the name (sorted) for names.

@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers: standardised for a network, as it is for a tree.
+    """A column of numbers: standardized for a network, as it is for a tree.
 
     Attributes:
         name: The column.
@@ -34,7 +34,7 @@ class NumberColumn:
         return (self.name, f"{self.name} missing") if self.missing else (self.name,)
 
     def encode(self, values: Float[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows features"]:
-        """Standardised values, and the indicator if there is one; NaN is a missing value."""
+        """Standardized values, and the indicator if there is one; NaN is a missing value."""
         absent = np.isnan(values)
         scaled = np.where(absent, 0.0, (values - self.mean) / self.std)
         return np.stack([scaled, absent] if self.missing else [scaled], 1).astype(np.float32)

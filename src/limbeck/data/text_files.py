@@ -25,7 +25,7 @@ from limbeck.errors import DataError, LimbeckError, nearest
 
 
 class LabeledTexts(NamedTuple):
-    """Texts and what each was labelled with.
+    """Texts and what each was labeled with.
 
     Attributes:
         texts: The texts.

@@ -20,12 +20,12 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
 _MAX_LENGTH = 128
 
-_AT_ONCE = 10_000  # texts tokenised in one call, so that memory stays bounded
+_AT_ONCE = 10_000  # texts tokenized in one call, so that memory stays bounded
 
 
 @final
 class TextDataset(Dataset):
-    """Texts as token ids: tokenised once, here, and padded to the longest of a batch.
+    """Texts as token ids: tokenized once, here, and padded to the longest of a batch.
 
     A batch's inputs are a mapping, so that a model is called ``m(input_ids=..., attention_mask=...)``: what the
     tokenizer gives (``model_input_names``), int64 ``[batch, tokens]``. ``Batch.mask`` is true at a text's own tokens,
@@ -83,7 +83,7 @@ class TextDataset(Dataset):
         for name, column in (("pairs", self.pairs), ("labels", self._labels)):
             if column is not None and len(column) != len(self.texts):
                 raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
-        self._columns, self._starts, self._lengths, self._cut = _tokenised(
+        self._columns, self._starts, self._lengths, self._cut = _tokenized(
             tokenizer, self.texts, self.pairs, most, end=tokenizer.eos_token_id if add_eos_token else None
         )  # fmt: skip
         if max_length is None and self._cut:
@@ -150,7 +150,7 @@ def _checked(what: str, texts: Sequence[str]) -> list[str]:
     return found
 
 
-def _tokenised(
+def _tokenized(
     tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int, *, end: int | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
     """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""

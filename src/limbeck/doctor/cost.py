@@ -32,7 +32,7 @@ class Pace(NamedTuple):
     Attributes:
         place: The arm, and which part of its recipe.
         seconds: Of one step.
-        bytes: What a step holds: weights, gradients, the optimiser's state, and what is kept for the way back.
+        bytes: What a step holds: weights, gradients, the optimizer's state, and what is kept for the way back.
         steps: How many the job takes of them, in all its runs.
         abreast: How many of these runs go at a time.
     """
@@ -92,9 +92,9 @@ def _kept(step: Callable[[], None]) -> int:
 
 
 def _held(learner: StageTrainer) -> int:
-    """Bytes of a student's weights, their gradients, and the optimiser's state."""
+    """Bytes of a student's weights, their gradients, and the optimizer's state."""
     learning = sum(p.numel() * p.element_size() for p in learner.model.parameters() if p.requires_grad)
-    state = learner.optimiser.state_dict()["state"].values()
+    state = learner.optimizer.state_dict()["state"].values()
     tensors = [one for kept in state for one in kept.values() if isinstance(one, Tensor)]
     return size_in_bytes(learner.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
 

@@ -67,7 +67,7 @@ def check_inputs(patient: CheckContext) -> Finding:
     mean, std = float(numbers.mean()), float(numbers.std())
     value, shown = {"mean": mean, "std": std}, f"{mean + 0.0:.2g} ± {std:.2g}" if abs(mean) > 5e-3 else f"0 ± {std:.2g}"
     if abs(mean) > _FAR or std > _WIDE:
-        said = "Numbers far from 0 teach slowly, if at all: are they normalised (data.mean, data.std, or reads)?"
+        said = "Numbers far from 0 teach slowly, if at all: are they normalized (data.mean, data.std, or reads)?"
     elif std < _NARROW:
         said = "The inputs are all but constant: are they divided twice?"
     else:

@@ -95,7 +95,7 @@ def check_split_batches(opened: StageContext) -> Finding | None:
         isinstance(one, nn.modules.batchnorm._BatchNorm) for one in opened.tapped.modules()
     ):
         return warn(
-            SPLIT_BATCHES, off, "The loss is the same, but the student's BatchNorm normalises over each micro-batch of "
+            SPLIT_BATCHES, off, "The loss is the same, but the student's BatchNorm normalizes over each micro-batch of "
             f"accumulate={opened.accumulate} by itself.", shown, rank=off,
         )  # fmt: skip
     return passed(
@@ -113,7 +113,7 @@ def _off(whole: float, parts: float) -> float:
 
 
 def _loss(opened: StageContext, parts: list[Tensor]) -> tuple[float, Tensor]:
-    """What is minimised over all parts, and its gradient at all that learns, as the engine accumulates it."""
+    """What is minimized over all parts, and its gradient at all that learns, as the engine accumulates it."""
     pieces = [opened.batch.rows(rows) for rows in parts]
     counts = _counts(opened, pieces)
     total, slope = 0.0, None

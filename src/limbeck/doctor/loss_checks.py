@@ -41,10 +41,10 @@ def _cross_entropy(student: Tensor, teacher: Tensor | None, labels: Tensor) -> T
     return torch.where(labels == IGNORED, 0.0, -picked.log())
 
 
-def _logits(student: Tensor, teacher: Tensor, labels: Tensor | None, *, centred: bool = True) -> Tensor:
+def _logits(student: Tensor, teacher: Tensor, labels: Tensor | None, *, centered: bool = True) -> Tensor:
     difference = student - teacher
-    centre = difference.mean(-1, keepdim=True) if centred else 0.0
-    return ((difference - centre) ** 2).mean(-1) / 2
+    center = difference.mean(-1, keepdim=True) if centered else 0.0
+    return ((difference - center) ** 2).mean(-1) / 2
 
 
 def _probabilities(student: Tensor, teacher: Tensor, labels: Tensor | None, *, temperature: float = 1.0) -> Tensor:

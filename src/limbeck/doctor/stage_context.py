@@ -56,7 +56,7 @@ class StageContext:
 
     @property
     def objective(self) -> Objective:
-        """What the stage minimises."""
+        """What the stage minimizes."""
         return self.stage.objective
 
     def shown(self) -> Outputs:

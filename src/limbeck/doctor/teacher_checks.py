@@ -53,7 +53,7 @@ def check_accuracy(patient: CheckContext) -> Finding:
         return fail(
             ACCURACY,
             accuracy,
-            f"{shown} {beside} Was it trained with another input normalisation or other labels?",
+            f"{shown} {beside} Was it trained with another input normalization or other labels?",
             shown,
         )
     return passed(ACCURACY, accuracy, f"Right {beside}", shown)
@@ -101,7 +101,7 @@ def check_deterministic(patient: CheckContext) -> Finding:
         return fail(
             STEADY, agreement,
             f"Asked twice about the same examples, beside others, the teacher gives other answers (up to "
-            f"{100 * apart:.2g} % of their spread apart): it draws at random, or normalises by the batch, also in eval "
+            f"{100 * apart:.2g} % of their spread apart): it draws at random, or normalizes by the batch, also in eval "
             "mode.", f"{100 * agreement:.0f} % agree",
         )  # fmt: skip
     return passed(

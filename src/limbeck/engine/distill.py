@@ -50,7 +50,7 @@ def distill(
         fabric: A launched Fabric of your own, in place of the three before.
         metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table, `reads`
             and the shape of an example are there where `data` are examples that have them.
-        **setting: The fields of `TrainConfig`: optimiser, epochs, steps, accumulate, reads, adaptor, seed, log_every,
+        **setting: The fields of `TrainConfig`: optimizer, epochs, steps, accumulate, reads, adaptor, seed, log_every,
             precision, ...
 
     Returns:

@@ -44,8 +44,8 @@ def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def whole_state(pupil: Any, optimiser: Any) -> dict[str, Any]:
-    """The student's, the heads' and the optimiser's whole state, on every rank, which must all ask at the same time."""
+def whole_state(pupil: Any, optimizer: Any) -> dict[str, Any]:
+    """The student's, the heads' and the optimizer's whole state, on every rank, which must all ask at the same time."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
         get_model_state_dict,
@@ -53,16 +53,16 @@ def whole_state(pupil: Any, optimiser: Any) -> dict[str, Any]:
     )
 
     wanted = StateDictOptions(full_state_dict=True)
-    module, plain = pupil._forward_module, optimiser.optimizer
+    module, plain = pupil._forward_module, optimizer.optimizer
     tensors = get_model_state_dict(module, options=wanted)
     return {
         "student": _under(_STUDENT, tensors),
         "heads": _under(_HEADS, tensors),
-        "optimiser": get_optimizer_state_dict(module, plain, options=wanted),
+        "optimizer": get_optimizer_state_dict(module, plain, options=wanted),
     }
 
 
-def load_whole_state(pupil: Any, optimiser: Any, state: Mapping[str, Any]) -> None:
+def load_whole_state(pupil: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Spread a whole state over the ranks again; every rank holds it when it asks."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -71,13 +71,13 @@ def load_whole_state(pupil: Any, optimiser: Any, state: Mapping[str, Any]) -> No
     )
 
     given = StateDictOptions(full_state_dict=True)
-    module, plain = pupil._forward_module, optimiser.optimizer
+    module, plain = pupil._forward_module, optimizer.optimizer
     tensors = {
         **{_STUDENT + name: value for name, value in state["student"].items()},
         **{_HEADS + name: value for name, value in state["heads"].items()},
     }
     set_model_state_dict(module, tensors, options=given)
-    set_optimizer_state_dict(module, plain, state["optimiser"], options=given)
+    set_optimizer_state_dict(module, plain, state["optimizer"], options=given)
 
 
 def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

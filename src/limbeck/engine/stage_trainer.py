@@ -30,7 +30,7 @@ from limbeck.teachers import Answer, Reads, adaptor_of
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
-    """One stage's student, teacher, heads and optimiser, open for the length of a block.
+    """One stage's student, teacher, heads and optimizer, open for the length of a block.
 
     Args:
         stage: What is learnt, from whom.
@@ -66,7 +66,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._batch = batch
         self._labels = batch.labels if labels is None else labels
         self._single = single
-        self._plan = stage.optimiser or setting.optimiser
+        self._plan = stage.optimizer or setting.optimizer
         if stage.teacher is not None:
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
             stage.teacher.bind(models)
@@ -113,9 +113,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.pupil: Any = self._fabric.setup_module(pupil)
         self._ask = unwrap_for_call(self.pupil, self._fabric)
         self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
-        optimiser = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
-        self._peaks = [group["lr"] for group in optimiser.param_groups]
-        self.optimiser: Any = self._fabric.setup_optimizers(optimiser)
+        optimizer = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self.optimizer: Any = self._fabric.setup_optimizers(optimizer)
 
     def _called(self) -> nn.Module:
         """The model as it is called: compiled, if it was given so and is not taken apart."""
@@ -169,7 +169,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         return zlib.crc32(f"{self._setting.seed} {self.stage.trains} {self.stage.name}".encode())
 
     def step(self, window: Sequence[Batch], progress: Progress, *, measure: bool) -> None:
-        """One optimiser step on all the micro-batches of `window`."""
+        """One optimizer step on all the micro-batches of `window`."""
         if not self.model.training or any(module.training for module in self._resting):
             self._wake()
         # Another stage's graph may pass through this model: what that left there is not this stage's gradient. And
@@ -178,12 +178,12 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         alone = len(window) == 1 and self._fabric.world_size == 1
         counts = None if alone else self._counts(window)
         for last, batch in enumerate(window, start=1 - len(window)):
-            with self._unsynchronised(last != 0):
+            with self._unsynchronized(last != 0):
                 self._backward(batch, progress, counts, measure=measure)
         self._set_lr(progress)
         if self._plan.clip is not None:
-            self._fabric.clip_gradients(self.pupil, self.optimiser, max_norm=self._plan.clip)
-        self.optimiser.step()
+            self._fabric.clip_gradients(self.pupil, self.optimizer, max_norm=self._plan.clip)
+        self.optimizer.step()
         broadcast_buffers(self._inner, self._fabric)
         self.tally.steps += 1
         if self.stage.teacher is not None:
@@ -229,21 +229,21 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             for name, total in zip(counts, summed.tolist(), strict=True)
         }
 
-    def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
+    def _unsynchronized(self, wanted: bool) -> AbstractContextManager[Any]:
         if wanted and self._fabric.world_size > 1:
             return self._fabric.no_backward_sync(self.pupil)
         return nullcontext()
 
     def _set_lr(self, progress: Progress) -> None:
         scale = self._plan.scale(progress.step, progress.steps)
-        for group, peak in zip(self.optimiser.param_groups, self._peaks, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * scale
-        self.lr = self.optimiser.param_groups[0]["lr"]
+        self.lr = self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the models: heads, optimiser, and a teacher that changes."""
+        """What a checkpoint needs besides the models: heads, optimizer, and a teacher that changes."""
         teacher = self.stage.teacher
-        found = {"heads": dict(self._objective.state_dict()), "optimiser": self.optimiser.state_dict()}
+        found = {"heads": dict(self._objective.state_dict()), "optimizer": self.optimizer.state_dict()}
         if self._sharded:
             found = self.gather()
         return {
@@ -256,7 +256,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
         if not self._sharded:
             return {}
-        found = whole_state(self.pupil, self.optimiser)
+        found = whole_state(self.pupil, self.optimizer)
         self._models[self.stage.trains].load_state_dict(found["student"])
         self._objective.load_state_dict(found["heads"])
         return found
@@ -270,20 +270,20 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint held."""
         if self._sharded:
-            load_whole_state(self.pupil, self.optimiser, state)
+            load_whole_state(self.pupil, self.optimizer, state)
         else:
             self._objective.load_state_dict(state["heads"])
-            _check_options(self.optimiser.param_groups, state["optimiser"]["param_groups"])
-            self.optimiser.load_state_dict(to_device(state["optimiser"], self._fabric.device))
+            _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])
+            self.optimizer.load_state_dict(to_device(state["optimizer"], self._fabric.device))
         self.tally.load_state_dict(to_device(state["tally"], self._fabric.device))
         if self.stage.teacher is not None and state["teacher"]:
             self.stage.teacher.load_state_dict(state["teacher"])
 
 
 def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
-    """Raise if these are the parameter groups of another optimiser: torch would take its options over unseen."""
+    """Raise if these are the parameter groups of another optimizer: torch would take its options over unseen."""
     if [set(group) for group in mine] != [set(group) for group in saved]:
-        raise ValueError("the optimiser is another one.")
+        raise ValueError("the optimizer is another one.")
 
 
 def heads_of(stage: Stage) -> list[nn.Module]:

@@ -65,14 +65,14 @@ class Tally:
 
 
 class StepReport(NamedTuple):
-    """How a stage stood at one optimiser step; means are over the steps since the last report.
+    """How a stage stood at one optimizer step; means are over the steps since the last report.
 
     Attributes:
         stage: The stage's name.
-        step: Optimiser steps taken in this stage; `steps` is how many it will take.
-        steps: How many optimiser steps the stage takes.
+        step: Optimizer steps taken in this stage; `steps` is how many it will take.
+        steps: How many optimizer steps the stage takes.
         epoch: Passes over the source begun in this stage, from 0.
-        loss: The number that is minimised.
+        loss: The number that is minimized.
         terms: The unweighted mean of every term, in its own unit.
         gradient_norms: The norm of each weighted term's gradient at the student's outputs, at this step.
         parameter_norms: The same at the student's parameters, where asked for.
@@ -134,7 +134,7 @@ def environment() -> dict[str, Any]:
 
 
 def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finished: bool, path: Path | None) -> str:
-    """A run in one line: how far it is, what it minimises, which models it has, where it is kept."""
+    """A run in one line: how far it is, what it minimizes, which models it has, where it is kept."""
     last = history[-1] if history else None
     loss = "" if last is None else f", loss {last.loss:.4g}"
     begun = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
@@ -153,7 +153,7 @@ def check_finite(report: StepReport) -> None:
     blamed = [name for name, mean in report.terms.items() if not math.isfinite(mean)] or list(report.terms)
     raise DivergedError(
         f"The loss became {report.loss} in stage {report.stage!r} by step {report.step} ({', '.join(blamed)}). "
-        "The student on disk is the last good one. Try a lower learning rate, optimiser clip=1.0, or check that the "
+        "The student on disk is the last good one. Try a lower learning rate, optimizer clip=1.0, or check that the "
         "teacher's logits are finite where the student's are."
     )
 
@@ -168,7 +168,7 @@ def check_weights(name: str, model: nn.Module) -> None:
         if not is_lazy(parameter) and not bool(torch.isfinite(parameter).all()):
             raise DivergedError(
                 f"The model {name!r} is no number any more: {path} holds NaN or infinity. The student on disk is the "
-                "last good one. Try a lower learning rate, or optimiser clip=1.0."
+                "last good one. Try a lower learning rate, or optimizer clip=1.0."
             )
 
 

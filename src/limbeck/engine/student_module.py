@@ -61,7 +61,7 @@ class StudentWithLoss(nn.Module):
         self.parameter_gradients: dict[str, Tensor] = {}
 
     def forward(self, inputs: Inputs, lesson: StepInputs) -> Tensor:
-        """The number to minimise for one batch."""
+        """The number to minimize for one batch."""
         shown = self.tapped(inputs)
         terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
         counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}

@@ -18,7 +18,7 @@ class Tracker(Protocol):
     """Where numbers go that people watch: TensorBoard, or a service of your own."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, as they stood after so many optimiser steps of the stage that begins each name."""
+        """Numbers by name, as they stood after so many optimizer steps of the stage that begins each name."""
 
     def close(self) -> None:
         """Nothing comes any more, for now: a run that is iterated again logs again."""

@@ -25,16 +25,16 @@ class TrainConfig:
     """What a run holds fixed for all its stages; a stage's own choices come first.
 
     Attributes:
-        optimiser: How parameters move.
+        optimizer: How parameters move.
         epochs: How many passes a stage takes that says nothing; or `steps`.
-        steps: How many optimiser steps a stage takes that says nothing.
-        accumulate: Micro-batches to one optimiser step; the mean is over all of them.
+        steps: How many optimizer steps a stage takes that says nothing.
+        accumulate: Micro-batches to one optimizer step; the mean is over all of them.
         reads: The way from a batch to inputs, for every side that declares none.
         adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
             that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
             ``Live(model, adaptor=...)``.
         seed: What all random numbers of the run start from.
-        log_every: Optimiser steps between reports.
+        log_every: Optimizer steps between reports.
         checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.
         parameter_norms: Whether reports hold gradient norms at the parameters too (about 1.8 steps' time each).
         workers: How many processes run the branches of ``a | b``; None means one for each core.
@@ -43,7 +43,7 @@ class TrainConfig:
             as few examples as the last batch of an epoch holds.
     """
 
-    optimiser: Optimizer = field(default_factory=Optimizer)
+    optimizer: Optimizer = field(default_factory=Optimizer)
     epochs: int | None = None
     steps: int | None = None
     accumulate: int = 1
@@ -69,7 +69,7 @@ class TrainConfig:
                 raise LimbeckError(f"{name} must be a whole number of at least 1; got {value!r}.")
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
-        check_optimizer(self.optimiser)
+        check_optimizer(self.optimizer)
         given = self.adaptor or {}
         for adaptor in given.values() if isinstance(given, Mapping) else [given]:
             if not callable(adaptor):
@@ -81,7 +81,7 @@ class TrainConfig:
             raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
 
     def length(self, stage: Stage, source: Loader) -> int:
-        """How many optimiser steps `stage` takes on `source`; an epoch's last step may be on fewer micro-batches.
+        """How many optimizer steps `stage` takes on `source`; an epoch's last step may be on fewer micro-batches.
 
         Raises:
             LimbeckError: If neither the stage nor the run says how long.
@@ -100,7 +100,7 @@ class TrainConfig:
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
         kept = ("epochs", "steps", "accumulate", "seed", "precision")
-        return {"optimiser": self.optimiser.describe(), **{name: getattr(self, name) for name in kept}}
+        return {"optimizer": self.optimizer.describe(), **{name: getattr(self, name) for name in kept}}
 
 
 def open_fabric(

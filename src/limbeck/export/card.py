@@ -32,12 +32,12 @@ def model_card(
     *,
     to: str,
     raw: bool = False,
-    licence: str | None = None,
+    license: str | None = None,
     reader: Reader | None = None,
 ) -> str:
     """The ``README.md`` of an export: a Hugging Face model card.
 
-    Its front matter is YAML (licence, tags, data, accuracy on the test data); below stand the verdict, how to open the
+    Its front matter is YAML (license, tags, data, accuracy on the test data); below stand the verdict, how to open the
     student, what it reads, how it was judged, and BibTeX of exactly what was used.
 
     Args:
@@ -46,13 +46,13 @@ def model_card(
         found: What was exported.
         to: The format.
         raw: Whether an ONNX file reads the data's own examples.
-        licence: Of the weights; ``unknown`` where nobody has said it.
+        license: Of the weights; ``unknown`` where nobody has said it.
         reader: What ``read.py`` beside it is made of, if there is one.
     """
     student, by = plain_name(done.job.student.model), done.method
     how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
     parts = [
-        front_matter(done, data, found, to=to, licence=licence),
+        front_matter(done, data, found, to=to, license=license),
         f"# {escape_markdown(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
         f"## How to open it\n\n{_reader(reader)}"
@@ -60,7 +60,7 @@ def model_card(
         + " ".join(_read(done, raw=raw)),
         "## This file\n\n" + "\n".join(f"* {line}" for line in _export(found, to)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
-        f"## Licence\n\n{_licence(done, data, licence)}",
+        f"## License\n\n{_license(done, data, license)}",
         f"## Cite\n\n```bibtex\n{bibtex(citations(done, to=to))}```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -143,12 +143,12 @@ def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
         yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table,"
         yield "without spaces around its values."
     elif raw and reads and reads.get("reads") == "pixels":
-        yield "The file normalises by itself."
+        yield "The file normalizes by itself."
     elif raw:
-        yield "The file takes examples as the data hold them: they were not normalised."
+        yield "The file takes examples as the data hold them: they were not normalized."
     elif reads and reads.get("reads") == "pixels":
         yield (
-            f"Pixels are multiplied by {reads['scale']:.6g}, then standardised with mean {_list(reads['mean'])} and "
+            f"Pixels are multiplied by {reads['scale']:.6g}, then standardized with mean {_list(reads['mean'])} and "
             f"std {_list(reads['std'])}{', channels last' * bool(reads.get('channels_last'))}."
         )
     if encoding := done.told.get("encoding"):
@@ -225,14 +225,14 @@ def _effort(done: FinishedRun) -> Iterator[str]:
     asked = {arm: {"role": "method" if arm in job.learners else "control"} for arm in job.competitors}
     rows = done.result.get("arms") or asked
     own = own_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
-    by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimiser} at {budget.lr:g}"
+    by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimizer} at {budget.lr:g}"
     if own:
         apart = "; ".join(escape_markdown(f"{arm}: {said}") for arm, said in own.items())
         yield f"Budget: {by_steps}; in place of that, {apart}."
     else:
         yield f"Budget of every arm: {by_steps}."
     if steps := format_steps(rows):
-        yield f"Optimiser steps: {escape_markdown(steps)}."
+        yield f"Optimizer steps: {escape_markdown(steps)}."
     try:
         search = read_search(done.folder)
     except DataError:
@@ -254,11 +254,11 @@ def _arguments(given: Mapping[str, Any]) -> str:
     return f" ({said})" if given else ""
 
 
-def _licence(done: FinishedRun, data: DataSplits, licence: str | None) -> str:
+def _license(done: FinishedRun, data: DataSplits, license: str | None) -> str:
     teacher, named = escape_markdown(plain_name(done.job.teacher.model)), escape_markdown(plain_name(data.name))
-    if licence is not None:
-        return f"{licence}, as whoever exported it said. The teacher ({teacher}) and the data ({named}) have their own."
+    if license is not None:
+        return f"{license}, as whoever exported it said. The teacher ({teacher}) and the data ({named}) have their own."
     return (
-        "Nobody has said a licence for these weights: write one into the first lines of this card, or export with "
-        f"--license. They learnt from the teacher {teacher} and the data {named}, whose licences count."
+        "Nobody has said a license for these weights: write one into the first lines of this card, or export with "
+        f"--license. They learnt from the teacher {teacher} and the data {named}, whose licenses count."
     )

@@ -78,7 +78,7 @@ def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
 
 def citations(done: FinishedRun, *, to: str | None = None) -> list[Citation]:
     """`cite` for a run that is open; with what an export in the format `to` adds."""
-    extra = [Citation("static 8-bit quantisation", bibtex_entries.INT8)] if to == "int8" else []
+    extra = [Citation("static 8-bit quantization", bibtex_entries.INT8)] if to == "int8" else []
     return _merged((*_used(done), *extra))
 
 

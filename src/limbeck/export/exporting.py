@@ -36,7 +36,7 @@ def export_run(
     arm: str | None = None,
     out: str | Path | None = None,
     raw: bool = False,
-    licence: str | None = None,
+    license: str | None = None,
     calibration: str | None = None,
     trust: bool = False,
 ) -> ExportedRun:
@@ -48,9 +48,9 @@ def export_run(
         arm: Whose student, ``student alone`` for one; by default the one that the run ships.
         out: A folder that is new or empty; ``RUN/export/TO`` by default, ``TO-ARM`` where an arm is named. It appears
             whole or not at all.
-        raw: Whether the way that the data are read (normalisation; the encoding of a table, whose columns then are
+        raw: Whether the way that the data are read (normalization; the encoding of a table, whose columns then are
             inputs by their names) becomes a part of an ONNX file.
-        licence: What the card says of the weights' licence, such as ``apache-2.0``.
+        license: What the card says of the weights' license, such as ``apache-2.0``.
         calibration: How 8 bits are calibrated, ``minmax``, ``entropy`` or ``percentile``; if None, what does best on
             the run's development data.
         trust: Whether Python files that the run's job names (``my.py:build``) may be run, to build the student anew:
@@ -71,7 +71,7 @@ def export_run(
         raise unknown("format", to, FORMATS)
     check_calibration(calibration, to)
     with reading("export_run", trust=trust):
-        return _export(open_finished(run, arm=arm), to, arm, out, raw, licence, calibration)
+        return _export(open_finished(run, arm=arm), to, arm, out, raw, license, calibration)
 
 
 def _export(
@@ -80,7 +80,7 @@ def _export(
     arm: str | None,
     out: str | Path | None,
     raw: bool,
-    licence: str | None,
+    license: str | None,
     calibration: str | None,
 ) -> ExportedRun:
     place = to if arm is None else f"{to}-{arm.replace(' ', '-')}"
@@ -104,7 +104,7 @@ def _export(
         reader = reader_of(to, done.made, done.told, texts=data.tokenizer is not None)
         if reader is not None:
             write_parts(reader, work, done.told)
-        card = model_card(done, data, found, to=to, raw=raw, licence=licence, reader=reader)
+        card = model_card(done, data, found, to=to, raw=raw, license=license, reader=reader)
         write_text(without_places(card, done.folder), work / "README.md")
         os.replace(work, target)
     except BaseException:

@@ -69,7 +69,7 @@ class ExportRequest(NamedTuple):
 
     @property
     def reads_in_file(self) -> bool:
-        """Whether normalisation is exported together with the network; a table's encoding is put before it later."""
+        """Whether normalization is exported together with the network; a table's encoding is put before it later."""
         return self.raw and self.encoding is None
 
 
@@ -136,7 +136,7 @@ def write_int8(asked: ExportRequest, out: Path) -> ExportedFile:
 
 
 def _plain_onnx(asked: ExportRequest, file: Path) -> Parity:
-    """The network, with the normalisation of pixels where that is asked for."""
+    """The network, with the normalization of pixels where that is asked for."""
     reads = asked.reads if asked.reads_in_file else None
     return to_onnx(asked.student, asked.inputs(asked.test, CHECKED), file, reads=reads, metadata=asked.metadata)
 

@@ -29,7 +29,7 @@ CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def ranges_of(model: Path, calibration: Inputs, method: str, operations: Sequence[str], work: Path) -> Any:
-    """Each activation's lowest and highest value by one of `CALIBRATIONS`, as onnxruntime's quantiser takes them.
+    """Each activation's lowest and highest value by one of `CALIBRATIONS`, as onnxruntime's quantizer takes them.
 
     Args:
         model: The file, its shapes inferred.
@@ -73,7 +73,7 @@ _FEWEST = 16
 def to_int8(
     model: str | Path, calibration: Inputs, path: str | Path, *, method: str = "minmax", symmetric: bool = True
 ) -> Path:
-    """Quantise an ONNX file statically: weights by channel, activations by tensor, both 8-bit integers with a sign.
+    """Quantize an ONNX file statically: weights by channel, activations by tensor, both 8-bit integers with a sign.
 
     The file holds pairs of QuantizeLinear and DequantizeLinear nodes (QDQ), which onnxruntime fuses into integer
     kernels; inputs and outputs stay float32. Judge it by its accuracy, not by how far its logits move: `choose_int8`
@@ -85,7 +85,7 @@ def to_int8(
         path: The file to write.
         method: Which range of an activation 8 bits are spread over. ``minmax``: all values that it takes on
             `calibration`. ``percentile``: all but the ten-thousandth part at the ends. ``entropy``: the range whose
-            quantised distribution is nearest in KL to the true one. What lies outside is held at the edge.
+            quantized distribution is nearest in KL to the true one. What lies outside is held at the edge.
         symmetric: Whether zero is in the middle of that range; else both ends are met, which gives an activation that
             is never negative twice as many levels.
 
@@ -94,7 +94,7 @@ def to_int8(
 
     Raises:
         LimbeckError: If the extra ``export`` is missing, there are fewer than 16 examples, there is no such method, or
-            onnxruntime cannot quantise the model; the reason is given.
+            onnxruntime cannot quantize the model; the reason is given.
 
     Example:
         >>> # to_onnx(student, images, "model.onnx"); to_int8("model.onnx", images, "model_int8.onnx")
@@ -114,16 +114,16 @@ def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer
         LimbeckError: As `to_int8` does.
     """
     for module in ("onnx", "onnxruntime"):
-        _ = import_onnxruntime(module, wanted="Quantising")
+        _ = import_onnxruntime(module, wanted="Quantizing")
     if length(calibration) < _FEWEST:
-        raise DataError(f"Static quantisation needs {_FEWEST} real examples or more; got {length(calibration)}.")
+        raise DataError(f"Static quantization needs {_FEWEST} real examples or more; got {length(calibration)}.")
     with tempfile.TemporaryDirectory() as work:
         yield Quantizer(Path(model), calibration, Path(work))
 
 
 @final
 class Quantizer:
-    """A float32 ONNX model that is to be written in 8 bits; `quantiser` opens one."""
+    """A float32 ONNX model that is to be written in 8 bits; `quantizer` opens one."""
 
     def __init__(self, model: Path, calibration: Inputs, work: Path) -> None:
         self._model, self._calibration, self._work = model, calibration, work
@@ -136,26 +136,26 @@ class Quantizer:
             quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
             self._proto = load_model_with_shape_infer(self._prepared)
             # The float32 file is read once: what is written in the end says of itself what it says.
-            self._told = import_onnxruntime("onnx", wanted="Quantising").load(str(model)).metadata_props
+            self._told = import_onnxruntime("onnx", wanted="Quantizing").load(str(model)).metadata_props
 
     def write(self, path: Path, *, method: str, symmetric: bool) -> Path:
         """Write the model in 8 bits, in one way.
 
         Raises:
-            LimbeckError: If there is no such method, or onnxruntime cannot quantise the model.
+            LimbeckError: If there is no such method, or onnxruntime cannot quantize the model.
         """
         if method not in CALIBRATIONS:
             raise unknown("calibration", method, CALIBRATIONS)
         with _saying(self._model):
-            found = strip_debug(self._quantised(method, symmetric=symmetric))
+            found = strip_debug(self._quantized(method, symmetric=symmetric))
         del found.metadata_props[:]
         found.metadata_props.extend(self._told)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            import_onnxruntime("onnx", wanted="Quantising").save(found, partial)
+            import_onnxruntime("onnx", wanted="Quantizing").save(found, partial)
         return path
 
-    def _quantised(self, method: str, *, symmetric: bool) -> Any:
+    def _quantized(self, method: str, *, symmetric: bool) -> Any:
         from onnxruntime.quantization import QDQQuantizer, QuantType
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
@@ -174,10 +174,10 @@ class Quantizer:
 
 @contextmanager
 def _saying(model: Path) -> Iterator[None]:
-    """A block of onnxruntime's quantiser, silent, whose errors become one sentence."""
+    """A block of onnxruntime's quantizer, silent, whose errors become one sentence."""
     try:
         with silence_logging():
             yield
     except Exception as error:  # its exceptions share no type but this one
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise LimbeckError(f"onnxruntime could not quantise {model.name}: {said.rstrip('.')}.") from error
+        raise LimbeckError(f"onnxruntime could not quantize {model.name}: {said.rstrip('.')}.") from error

@@ -41,20 +41,20 @@ def quoted(text: Any) -> str:
 _LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
 
 
-def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to: str, licence: str | None) -> str:
-    """The YAML between two lines ``---``: licence, library, task, tags, data, and the accuracy as a ``model-index``.
+def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to: str, license: str | None) -> str:
+    """The YAML between two lines ``---``: license, library, task, tags, data, and the accuracy as a ``model-index``.
 
     Args:
         done: The run.
         data: Its data.
         found: What was exported.
         to: The format.
-        licence: Of the weights; ``unknown`` where nobody has said it, a value that the hub knows.
+        license: Of the weights; ``unknown`` where nobody has said it, a value that the hub knows.
     """
     import yaml
 
     task, hub = task_of(done), _hub_name(data)
-    told: dict[str, Any] = {"license": licence or "unknown", "library_name": _LIBRARIES[to]}
+    told: dict[str, Any] = {"license": license or "unknown", "library_name": _LIBRARIES[to]}
     if task is not None:
         told["pipeline_tag"] = task
     by = done.method

@@ -117,7 +117,7 @@ def _are_double(inputs: Inputs) -> bool:
 def strip_debug(proto: Any) -> Any:
     """The same model without what only a debugger reads: stack traces, names of Python scopes, inferred shapes.
 
-    The shapes have to go: they contradict what the quantiser writes.
+    The shapes have to go: they contradict what the quantizer writes.
     """
     for held in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
         del held.metadata_props[:]

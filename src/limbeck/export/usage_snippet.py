@@ -69,7 +69,7 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
     if raw and done.told.get("encoding"):
         return "\n".join([*lines, *_TABLE, *_answers(done)])
     if raw:
-        lines.append("inputs = examples  # as the data hold them: no normalisation, it is in the file")
+        lines.append("inputs = examples  # as the data hold them: no normalization, it is in the file")
     elif reads.get("reads") == "pixels":
         lines += _pixels(reads)
     else:
@@ -86,7 +86,7 @@ def _answers(done: FinishedRun) -> list[str]:
 
 
 def _pixels(reads: dict[str, Any]) -> list[str]:
-    """The normalisation in numpy, for whoever has no limbeck."""
+    """The normalization in numpy, for whoever has no limbeck."""
     lines = ["pixels = images.astype(np.float32)  # [n, h, w] or with a channel axis"]
     if reads.get("channels_last"):
         lines.append("pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels")

@@ -31,7 +31,7 @@ def counter_uniform(
     """Uniform numbers in [0, 1), a pure function of (id, view, seed, stream) and the number of the draw.
 
     ``h = mix(mix(id + k) + view)``, and draw ``d`` is the top 24 bits of ``mix(h + (d + 1) g)``, where ``mix`` is the
-    finaliser of splitmix64, ``g`` its increment, and ``k`` the first 64 bits of SHA-256 of the seed and the stream.
+    finalizer of splitmix64, ``g`` its increment, and ``k`` the first 64 bits of SHA-256 of the seed and the stream.
     The arithmetic is that of 64-bit integers, so every device gives the same bits, and an example gets the same numbers
     whatever batch, order or process it is met in.
 
@@ -77,7 +77,7 @@ def key(seed: int, stream: str) -> int:
 
 
 def mix(value: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """The finaliser of splitmix64, a bijection of 64-bit integers in which every bit moves half of the others."""
+    """The finalizer of splitmix64, a bijection of 64-bit integers in which every bit moves half of the others."""
     value = (value ^ _shifted(value, 30)) * _FIRST
     value = (value ^ _shifted(value, 27)) * _SECOND
     return value ^ _shifted(value, 31)

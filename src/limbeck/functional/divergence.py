@@ -137,7 +137,7 @@ class _KullbackLeibler(Form, Terms, Quick):
             self._fill_far(rows, x)
 
     def _fill_far(self, rows: Rows, x: Tensor) -> None:
-        """Normalisers from the likeliest class of each side: its probability is all that its logit lacks."""
+        """Normalizers from the likeliest class of each side: its probability is all that its logit lacks."""
         # Of as few buffers as there can be, because what the caches hold decides.
         q = softmax_into(rows.student, rows.scale, rows.buffers[2] if rows.by_student is None else rows.by_student)
         p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])

@@ -24,11 +24,11 @@ def mean_of_squares(student: Tensor, teacher: Tensor, dims: int) -> Tensor:
     """The mean of ``(student - teacher)^2`` over the last `dims` dimensions."""
     if dims > 1:
         student, teacher = student.flatten(-dims), teacher.flatten(-dims)
-    found = ordinary_sum_of_squares(student, teacher, 1 / max(1, student.shape[-1]), centred=False)
+    found = ordinary_sum_of_squares(student, teacher, 1 / max(1, student.shape[-1]), centered=False)
     return squares(student - teacher).mean(-1) if found is None else found
 
 
-def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, centred: bool) -> Tensor | None:
+def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, centered: bool) -> Tensor | None:
     """``factor * sum((student - teacher)^2)`` over the last dimension, perhaps of differences less their mean.
 
     None where it is not finite, on an accelerator, where asking would wait, and inside vmap and torch.compile.
@@ -36,11 +36,11 @@ def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, 
     if student.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     try:
-        if not centred and student.numel() < _FEW:
+        if not centered and student.numel() < _FEW:
             value = F.mse_loss(student, teacher, reduction="none").mean(-1)
             value = value if factor * student.shape[-1] == 1 else value * (factor * student.shape[-1])
         else:
-            value = _Squares.apply(student, teacher, factor, centred)
+            value = _Squares.apply(student, teacher, factor, centered)
         return value if math.isfinite(float(value.detach().sum())) else None
     except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
         if not inside_transform(student, teacher):
@@ -52,11 +52,11 @@ class _Squares(torch.autograd.Function):
     """The difference is kept: the backward pass only scales it."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, factor: float, centred: bool) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, factor: float, centered: bool) -> Tensor:
         difference = student - teacher
-        if centred:
+        if centered:
             difference.sub_(difference.mean(-1, keepdim=True))
-        ctx.factor, ctx.centred = factor, centred
+        ctx.factor, ctx.centered = factor, centered
         ctx.save_for_backward(student, teacher, difference)
         return torch.linalg.vector_norm(difference, dim=-1).square_().mul_(factor)
 
@@ -67,7 +67,7 @@ class _Squares(torch.autograd.Function):
         scale = grad.unsqueeze(-1) * (2 * ctx.factor)
         if torch.is_grad_enabled():
             difference = student - teacher
-            if ctx.centred:
+            if ctx.centered:
                 difference = difference - difference.mean(-1, keepdim=True)
             slope = difference * scale
         else:
@@ -105,13 +105,13 @@ def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "b
 @kernel(per="position")
 @validates_pair
 def logit_squared_error(
-    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, centred: bool = True
+    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, centered: bool = True
 ) -> Float[Tensor, "*batch"]:
     """Half the mean squared difference of logits over classes: what T^2 KL becomes as T grows.
 
-    ``1 / (2 C) sum_c (z_c - v_c)^2``, z of the student and v of the teacher. If `centred`, the mean over classes of
+    ``1 / (2 C) sum_c (z_c - v_c)^2``, z of the student and v of the teacher. If `centered`, the mean over classes of
     ``z - v`` is taken off first, as a constant added to a row of logits changes no probability; then it is the limit of
-    `kl_divergence` (T^2 included) for temperature to infinity. Its gradient in z is ``(z - v) / C``, centred.
+    `kl_divergence` (T^2 included) for temperature to infinity. Its gradient in z is ``(z - v) / C``, centered.
 
     C counts the columns that are not -inf in both; those contribute 0. A column that is -inf in one alone makes it
     infinite. In float32 it overflows for differences above 1e19.
@@ -119,7 +119,7 @@ def logit_squared_error(
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        centred: Whether a constant added to a row is left out of account.
+        centered: Whether a constant added to a row is left out of account.
 
     Raises:
         LimbeckError: If the shapes differ.
@@ -129,17 +129,17 @@ def logit_squared_error(
         >>> logit_squared_error(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
         tensor([0.5000])
 
-    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.1; not centred: Ba and Caruana, Do Deep Nets
+    Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 2.1; not centered: Ba and Caruana, Do Deep Nets
         Really Need to be Deep?, 2013, arXiv:1312.6184.
     """
-    value = ordinary_sum_of_squares(student, teacher, 0.5 / max(1, student.shape[-1]), centred=centred)
+    value = ordinary_sum_of_squares(student, teacher, 0.5 / max(1, student.shape[-1]), centered=centered)
     if value is not None:
         return value
     both, one = _masked(student, teacher)
     classes = (~both).sum(-1, keepdim=True).clamp_min(1)
     off = both | one
     difference = student.masked_fill(off, 0.0) - teacher.masked_fill(off, 0.0)
-    if centred:
+    if centered:
         difference = (difference - difference.sum(-1, keepdim=True) / classes).masked_fill(off, 0.0)
     value = 0.5 * squares(difference).sum(-1) / classes.squeeze(-1)
     return value.masked_fill(one.any(-1), torch.inf)

@@ -81,7 +81,7 @@ class Projector(Head):
         if self.map is None:
             raise LimbeckError(
                 "This Projector has no parameters yet. Call shape(student_signal, teacher_signal) first, and hand its "
-                "parameters to the optimiser after that."
+                "parameters to the optimizer after that."
             )
         return self.map(student.to(self.map.weight.dtype))  # type: ignore[arg-type]
 

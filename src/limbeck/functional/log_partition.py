@@ -78,7 +78,7 @@ def interpolated(
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     r""":math:`g(\beta)` and :math:`g'(\beta)` at any :math:`\beta`, from their values on the same grid.
 
-    Exact on the grid; between, the cubic that has values and slopes of both neighbours, in :math:`\log(\beta + 0.3)`,
+    Exact on the grid; between, the cubic that has values and slopes of both neighbors, in :math:`\log(\beta + 0.3)`,
     in which g bends evenly, held between the tangents and the chord, where every convex function lies; above the
     last, the tangent there, which is below g. Where there is no class it is -inf, with slope 0.
     """

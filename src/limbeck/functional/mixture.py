@@ -196,7 +196,7 @@ def gkd_jensen_shannon(
     mixture: float = 0.5,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    """The generalised Jensen-Shannon divergence as the GKD paper writes it, times T^2; it vanishes at both ends.
+    """The generalized Jensen-Shannon divergence as the GKD paper writes it, times T^2; it vanishes at both ends.
 
     ``T^2 [b KL(p || m) + (1 - b) KL(q || m)]`` with ``m = b p + (1 - b) q`` and b the `mixture`, in nats. It is
     `jensen_shannon` times ``b (1 - b)``: exactly 0 at b = 0 and at b = 1, where nothing is learned, and at 0.01 a

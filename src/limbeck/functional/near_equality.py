@@ -56,7 +56,7 @@ def sum_of_terms(
     ratio = torch.where(known.unsqueeze(-1), ratio, torch.zeros_like(ratio))
     p = torch.where(known.unsqueeze(-1), p, torch.zeros_like(p))
     rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
-    # The mean of the ratio is 0 now, so that the normaliser is 1 + rise; what rounding left is of second order.
+    # The mean of the ratio is 0 now, so that the normalizer is 1 + rise; what rounding left is of second order.
     d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
     term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
     return (p * term.clamp_min(0.0)).sum(-1), known

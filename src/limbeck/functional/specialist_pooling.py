@@ -19,7 +19,7 @@ _CYCLES = 200
 
 
 class Problem(ABC):
-    """One row's sums: of what is known of each class, and of each dustbin; a convex function of q to be minimised."""
+    """One row's sums: of what is known of each class, and of each dustbin; a convex function of q to be minimized."""
 
     def __init__(self, known: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
         self.known, self.dustbin, self.active, self.special = known, dustbin, active, special
@@ -43,7 +43,7 @@ class Problem(ABC):
 
     @abstractmethod
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimised, up to a constant."""
+        """What is minimized, up to a constant."""
 
 
 class Arithmetic(Problem):
@@ -61,7 +61,7 @@ class Arithmetic(Problem):
         return ((self.known + q * (share @ (1 - self.special))) / self.count).log()
 
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimised, up to a constant."""
+        """What is minimized, up to a constant."""
         by_dustbin = self.active * self.dustbin * self.outside(log_q.exp()).log()
         return -(self.known * log_q).sum(-1) - by_dustbin.sum(-1)
 
@@ -80,7 +80,7 @@ class Geometric(Problem):
         return torch.log_softmax((lumped * log_q + self.known - off @ (1 - self.special)) / self.count, -1)
 
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimised, up to a constant."""
+        """What is minimized, up to a constant."""
         q = log_q.exp()
         s = self.outside(q)
         knowing = 1 + self.active @ self.special
@@ -88,7 +88,7 @@ class Geometric(Problem):
 
 
 def newton_solve(problem: Problem) -> Tensor:
-    """The log q of every row; rows leave as they converge, so that no answer depends on its neighbours."""
+    """The log q of every row; rows leave as they converge, so that no answer depends on its neighbors."""
     found = problem.start()
     left = torch.arange(len(found), device=found.device)
     for _ in range(_CYCLES):
@@ -129,7 +129,7 @@ def pooled(
 
     With :math:`p^g` the generalist's distribution, :math:`p^m` that of specialist m over its classes :math:`S^m` and a
     dustbin, :math:`\tilde q^m` the same of q (its mass outside :math:`S^m` summed into the dustbin), and A the active
-    specialists, q minimises
+    specialists, q minimizes
 
     * ``"arithmetic"``: :math:`KL(p^g \| q) + \sum_{m \in A} KL(p^m \| \tilde q^m)`, the paper's;
     * ``"geometric"``: :math:`KL(q \| p^g) + \sum_{m \in A} KL(\tilde q^m \| p^m)`, the other way round.
@@ -138,7 +138,7 @@ def pooled(
     row, bit for bit.
 
     The first is the maximum likelihood of counts of which some are known by their dustbin alone, so that
-    expectation-maximisation never goes uphill: :math:`q_c \leftarrow (p^g_c + \sum_m t^m_c) / (1 + |A|)` with
+    expectation-maximization never goes uphill: :math:`q_c \leftarrow (p^g_c + \sum_m t^m_c) / (1 + |A|)` with
     :math:`t^m_c = p^m_c` for c in :math:`S^m`, else :math:`p^m_{dustbin} q_c / \sum_{c' \notin S^m} q_{c'}`. The second
     goes down by mirror descent with step :math:`1 / (1 + |A|)`. Both are accelerated by squared extrapolation, which is
     taken only where it is lower still, and stop for each row once a plain step moves no probability by more than 1e-10,

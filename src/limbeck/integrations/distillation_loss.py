@@ -32,7 +32,7 @@ class DistillationOutput(NamedTuple):
     """What one batch gave.
 
     Attributes:
-        loss: The number to minimise, connected to the student and to the heads.
+        loss: The number to minimize, connected to the student and to the heads.
         logits: The student's, ``[batch, classes]`` or with positions, of the forward pass that the loss is of; in its
             graph, so detach them for a metric.
         terms: Each term's mean over what counts in this batch, without its weight, by name; detached, in its loss's
@@ -54,16 +54,16 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
 
     Args:
         student: The model that learns, in the mode that the loop has put it in.
-        objective: What is minimised.
+        objective: What is minimized.
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. None if none is read.
-        example: Any batch of the data; needed where heads learn, whose shape it gives before an optimiser asks for
+        example: Any batch of the data; needed where heads learn, whose shape it gives before an optimizer asks for
             their parameters (``tutor.objective.parameters()``).
         source: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
         fingerprint.
         reads: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
         adapt: What the loop's loader gives -> `Batch`, for what `__call__` does not know.
-        accumulate: How many batches go to one step of the optimiser.
+        accumulate: How many batches go to one step of the optimizer.
 
     Raises:
         LimbeckError: If the teacher changes while the student learns, cannot answer, or has other classes; if labels
@@ -122,7 +122,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
 
     @property
     def objective(self) -> Objective:
-        """What is minimised; its heads learn too."""
+        """What is minimized; its heads learn too."""
         return self.stage.objective
 
     @property
@@ -237,7 +237,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
     def average_heads(self) -> None:
         """Average the heads' gradients over all processes, where a strategy wraps the student alone.
 
-        Call it after the last ``backward`` of a step and before the optimiser's; on one process it does nothing.
+        Call it after the last ``backward`` of a step and before the optimizer's; on one process it does nothing.
         """
         average_gradients(self.objective)
 

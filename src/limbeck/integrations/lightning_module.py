@@ -21,20 +21,20 @@ from limbeck.teachers import Reads, Stream, read_inputs
 
 
 class DistillModule(LightningModule):
-    """A `LightningModule` whose training step minimises an objective of limbeck, taught by a teacher of limbeck.
+    """A `LightningModule` whose training step minimizes an objective of limbeck, taught by a teacher of limbeck.
 
     The student is ``module.student``, the heads are in ``module.objective``; the teacher is no part of the module, so
-    it is in no checkpoint, in no optimiser, and never in training mode. Several batches go to one step by
+    it is in no checkpoint, in no optimizer, and never in training mode. Several batches go to one step by
     ``accumulate=`` here, not by the Trainer's ``accumulate_grad_batches``, which divides by the number of batches
-    whatever is in them: so the module steps its optimiser itself (Lightning's manual optimisation), and schedulers that
+    whatever is in them: so the module steps its optimizer itself (Lightning's manual optimization), and schedulers that
     ``configure_optimizers`` returns. Validation logs ``val_accuracy``.
 
     Args:
         student: The model that learns.
-        objective: What is minimised.
+        objective: What is minimized.
         teacher: A `Teacher`, or what becomes one; None if none is read.
         example: Any batch of the data, as the loader gives it.
-        optimiser: How parameters move; override ``configure_optimizers`` for any other way.
+        optimizer: How parameters move; override ``configure_optimizers`` for any other way.
         accumulate: How many batches go to one step.
         source: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
         reads: The way from a batch to inputs.
@@ -55,7 +55,7 @@ class DistillModule(LightningModule):
         teacher: Any = None,
         *,
         example: Any,
-        optimiser: Optimizer | None = None,
+        optimizer: Optimizer | None = None,
         accumulate: int = 1,
         source: Stream | None = None,
         reads: Reads = read_inputs,
@@ -67,7 +67,7 @@ class DistillModule(LightningModule):
         self.automatic_optimization = False
         self.student = student
         self.objective = objective
-        self.optimiser = optimiser or Optimizer()
+        self.optimizer = optimizer or Optimizer()
         self.accumulate = accumulate
         self._shifted = shifts(student)
         self.tutor = DistillationLoss(
@@ -111,8 +111,8 @@ class DistillModule(LightningModule):
         self.log("val_accuracy", share, prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """`optimiser` for student and heads; its schedule is followed step by step, as the engine does."""
-        made = self.optimiser.make([p for p in self.parameters() if p.requires_grad])
+        """`optimizer` for student and heads; its schedule is followed step by step, as the engine does."""
+        made = self.optimizer.make([p for p in self.parameters() if p.requires_grad])
         self._peaks = [group["lr"] for group in made.param_groups]
         return made
 
@@ -125,13 +125,13 @@ class DistillModule(LightningModule):
         self._schedule("epoch")
 
     def _step(self, progress: Progress) -> None:
-        optimiser: Any = self.optimizers()
-        for group, peak in zip(optimiser.param_groups, self._peaks or [], strict=False):
-            group["lr"] = peak * self.optimiser.scale(progress.step, progress.steps)
-        if self.optimiser.clip is not None:
-            self.clip_gradients(optimiser, gradient_clip_val=self.optimiser.clip, gradient_clip_algorithm="norm")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer: Any = self.optimizers()
+        for group, peak in zip(optimizer.param_groups, self._peaks or [], strict=False):
+            group["lr"] = peak * self.optimizer.scale(progress.step, progress.steps)
+        if self.optimizer.clip is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=self.optimizer.clip, gradient_clip_algorithm="norm")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         self._schedule("step")
 
     def _schedule(self, interval: str) -> None:

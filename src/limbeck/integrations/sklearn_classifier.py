@@ -121,7 +121,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
     """A small network that learns from a big classifier: a scikit-learn estimator like any other.
 
     ``fit`` fits the teacher, unless it is fitted already, and distils it into the student by limbeck's own engine. The
-    teacher reads the columns as they are, the student standardised ones. Minimised is
+    teacher reads the columns as they are, the student standardized ones. Minimized is
     ``(1 - w) CE(labels) + w T^2 KL(teacher || student)`` (`limbeck.methods.hinton`), or `objective`.
 
     A clone is not fitted, and neither is its teacher: to keep one that is fitted through ``clone``,
@@ -136,7 +136,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         hidden: The widths of the default student's layers.
         temperature: T.
         weight: w, the teacher's share, from 0 to 1.
-        objective: What is minimised instead; then `temperature` and `weight` say nothing.
+        objective: What is minimized instead; then `temperature` and `weight` say nothing.
         epochs: Passes over the data.
         batch_size: Examples to a step.
         lr: The peak learning rate of AdamW.
@@ -146,7 +146,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: The labels.
         teacher_: The teacher, fitted.
-        student_: The student: a plain module that reads standardised columns.
+        student_: The student: a plain module that reads standardized columns.
         mean_: What is taken off each column before the student reads it.
         scale_: What it is then divided by.
         n_features_in_: How many columns there are.
@@ -200,7 +200,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         self.mean_, spread = rows.mean(0), rows.std(0)
         self.scale_ = np.where(spread > 0, spread, 1.0)
-        data = ArrayDataset(self._standardised(rows), codes, extra={"raw": rows})
+        data = ArrayDataset(self._standardized(rows), codes, extra={"raw": rows})
         given = RandomForestClassifier() if self.teacher is None else self.teacher
         if not isinstance(given, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
             self._rehearse(data, rows.shape[1])
@@ -214,7 +214,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         seed = int(random.randint(2**31 - 1))
         run = distill(
             self._new_student(rows.shape[1], seed), self._recipe(teacher), data, seed=seed,
-            epochs=self.epochs, batch_size=self.batch_size, optimiser=Optimizer(lr=self.lr), accelerator="cpu",
+            epochs=self.epochs, batch_size=self.batch_size, optimizer=Optimizer(lr=self.lr), accelerator="cpu",
         )  # fmt: skip
         self.student_ = run.finish().student.eval()
         return self
@@ -225,7 +225,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         Run(
             {"student": self._new_student(features, 0)}, Recipe(self._recipe(guess)),
             ShuffledLoader(data, batch_size=self.batch_size),
-            setting=TrainConfig(epochs=self.epochs, optimiser=Optimizer(lr=self.lr), rehearsal=True),
+            setting=TrainConfig(epochs=self.epochs, optimizer=Optimizer(lr=self.lr), rehearsal=True),
             fabric=open_fabric(accelerator="cpu"),
         ).finish()  # fmt: skip
 
@@ -234,7 +234,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         with FrozenParameters(self.student_), torch.no_grad():
-            logits = logits_of(self.student_(self._standardised(rows)))
+            logits = logits_of(self.student_(self._standardized(rows)))
         found: np.ndarray = logits.double().softmax(-1).numpy()
         return found
 
@@ -244,7 +244,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         found: np.ndarray = self.classes_[likeliest]
         return found
 
-    def _standardised(self, rows: np.ndarray) -> torch.Tensor:
+    def _standardized(self, rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(((rows - self.mean_) / self.scale_).astype(np.float32))
 
     def _recipe(self, teacher: Teacher) -> Part:

@@ -36,7 +36,7 @@ class DistillTrainer(Trainer):
 
     Args:
         *args: The Trainer's.
-        objective: What is minimised.
+        objective: What is minimized.
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. `CachedTeacher` needs
         rows with
             an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
@@ -114,12 +114,12 @@ class DistillTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's own, with the heads in it."""
-        optimiser = super().create_optimizer(*args, **kwargs)
-        known = {id(p) for group in optimiser.param_groups for p in group["params"]}
+        optimizer = super().create_optimizer(*args, **kwargs)
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         fresh = [p for p in self.tutor.objective.parameters() if p.requires_grad and id(p) not in known]
         if fresh:
-            optimiser.add_param_group({"params": fresh})
-        return optimiser
+            optimizer.add_param_group({"params": fresh})
+        return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -157,7 +157,7 @@ class DistillTrainer(Trainer):
         ):
             if given:
                 raise LimbeckError(
-                    f"{name}={given!r} asks for a loss of the Trainer's own, and this one minimises objective=: say it "
+                    f"{name}={given!r} asks for a loss of the Trainer's own, and this one minimizes objective=: say it "
                     "there, such as Loss(label_smoothing, smoothing=0.1)."
                 )
 

@@ -40,7 +40,7 @@ def own_budgets(
 
 
 def format_steps(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """For how many optimiser steps the arms learnt: one number, or one for each arm; None where it was not kept.
+    """For how many optimizer steps the arms learnt: one number, or one for each arm; None where it was not kept.
 
     Example:
         >>> format_steps({"student alone": {"steps": 300}, "hinton": {"steps": 1200}})
@@ -66,7 +66,7 @@ class Budget(Strict):
     Attributes:
         epochs: Passes over the training data.
         batch_size: Examples to one micro-batch, on all devices together.
-        accumulate: Micro-batches to one optimiser step.
+        accumulate: Micro-batches to one optimizer step.
         drop_last: Leave out the last batch of an epoch where it holds fewer examples: for models that cannot train on
             so few, such as one with BatchNorm on a single example.
         shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
@@ -74,12 +74,12 @@ class Budget(Strict):
             ``rand_augment``, ``resized_crop``), ``{name: options}``, or a list of these.
         mix: What mixes each image with another of the set: ``mixup``, ``cut_mix``, or ``{name: options}``. A mixture
             has no label, so it is for the arm that is distilled; what learns labels sees the same views unmixed.
-        optimiser: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
+        optimizer: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
         lr: The peak learning rate.
         warmup: A fraction of the whole (below 1) or a number of steps.
         decay: ``cosine``, ``linear`` or ``constant``.
         clip: The greatest norm of the whole gradient.
-        options: Further arguments of the optimiser, such as ``weight_decay`` or ``momentum``.
+        options: Further arguments of the optimizer, such as ``weight_decay`` or ``momentum``.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -89,7 +89,7 @@ class Budget(Strict):
     shift: int = Field(default=0, ge=0)
     augment: str | dict[str, Any] | list[Any] | None = None
     mix: str | dict[str, Any] | None = None
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     lr: float = Field(default=1e-3, gt=0)
     warmup: float = Field(default=0.05, ge=0)
     decay: Literal["cosine", "linear", "constant"] = "cosine"
@@ -97,14 +97,14 @@ class Budget(Strict):
     options: dict[str, Any] = {}
 
     def made(self) -> Optimizer:
-        """The optimiser as the engine wants it.
+        """The optimizer as the engine wants it.
 
         Raises:
             LimbeckError: If its name or an option is unknown.
         """
         whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
         return Optimizer(
-            self.optimiser, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
+            self.optimizer, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
         )
 
     @property

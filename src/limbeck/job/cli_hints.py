@@ -12,7 +12,7 @@ def add_flag_hint(error: LimbeckError, place: str, names: Iterable[str] = ()) ->
     """The same error, said of a part of the job, with the flag to type.
 
     Args:
-        error: What a model, a method or an optimiser said, which knows nothing of jobs.
+        error: What a model, a method or an optimizer said, which knows nothing of jobs.
         place: The part of the job: ``teacher``, ``method``, ``teacher.train``, ...
         names: The keys of that part; the first that the error speaks of is the flag's.
 

@@ -53,7 +53,7 @@ def judge(
             chosen on the test data, which the interval pays for.
         higher_is_better: For a function of one's own, and for ``score``.
         title: What the page is called.
-        out: A new or empty folder for the page and ``judgement.json``; see `Judgment.write`.
+        out: A new or empty folder for the page and ``judgment.json``; see `Judgment.write`.
 
     Raises:
         LimbeckError: If an arm is missing or no text names it, one has another number of seeds than the baseline or

@@ -125,7 +125,7 @@ class Judgment:
         return found
 
     def write(self, folder: str | Path) -> Path:
-        """Write ``judgement.json`` and the page ``report.html`` into a folder, and give the page's path.
+        """Write ``judgment.json`` and the page ``report.html`` into a folder, and give the page's path.
 
         Args:
             folder: One that is new or empty.
@@ -134,14 +134,14 @@ class Judgment:
             LimbeckError: If it holds something.
         """
         from limbeck.atomic_io import write_text
-        from limbeck.judging.page import judgement_page
+        from limbeck.judging.page import judgment_page
 
         place = Path(folder)
         page = place / "report.html"
         check_new(place)
         place.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(self.as_dict(), indent=2), place / "judgement.json")
-        write_text(judgement_page(self), page)
+        write_text(json.dumps(self.as_dict(), indent=2), place / "judgment.json")
+        write_text(judgment_page(self), page)
         return page
 
 

@@ -18,7 +18,7 @@ from limbeck.report.summary_text import Headline
 _STYLES = {"method": 0, "baseline": 1, "control": 2, "teacher": 3}
 
 
-def judgement_page(found: Judgment) -> str:
+def judgment_page(found: Judgment) -> str:
     """The page's text: whole in itself, without a script or a request."""
     top = tag(
         "section", banner(_headline(found)), _differences(found),

@@ -19,10 +19,10 @@ Weigh = Callable[[Progress], float]
 
 
 class Objective(nn.Module, ABC):
-    """What a stage minimises. Objectives add and scale, and what comes out is an objective.
+    """What a stage minimizes. Objectives add and scale, and what comes out is an objective.
 
     Written ``0.1 * a + ramp(0.9) * b``: the weight first.
-    Called with what the student and the teacher showed, it gives named `Term`s. The number that is minimised is
+    Called with what the student and the teacher showed, it gives named `Term`s. The number that is minimized is
     ``sum of weight * total / count``, with counts taken from the batches of the whole accumulation window.
     It is a module only because heads learn.
     """
@@ -131,7 +131,7 @@ class LossTerm(Objective, ABC):
 
 
 class Sum(Objective):
-    """Two or more objectives, minimised together."""
+    """Two or more objectives, minimized together."""
 
     def __init__(self, *parts: Objective) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def fit(objective: Objective, student: Outputs, teacher: Outputs, batch: Batch) 
 
 
 def weighted_loss(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
-    """The number that is minimised: ``sum of weight * total / count``; a term of which nothing counts adds zero.
+    """The number that is minimized: ``sum of weight * total / count``; a term of which nothing counts adds zero.
 
     So does one of weight 0, also where it is infinite or no number, and then it is not in the graph.
 

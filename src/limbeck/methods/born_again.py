@@ -43,9 +43,9 @@ def born_again(
     labels: bool = True,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Generation k minimises :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})`; generation 0 is the teacher.
+    r"""Generation k minimizes :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})`; generation 0 is the teacher.
 
-    The first generation is the run's student; each later one has the same architecture, newly initialised, and is
+    The first generation is the run's student; each later one has the same architecture, newly initialized, and is
     called ``generation-2``, ``generation-3``, ... The last is shipped. With one generation it is `hinton`.
 
     Args:

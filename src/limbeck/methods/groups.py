@@ -38,7 +38,7 @@ def confusion_groups(
     """Groups of classes that a generalist often predicts together, one for each specialist; no labels are read.
 
     K-means on the columns of the covariance matrix of its predicted probabilities; the `size` classes whose columns are
-    nearest to a centre are a group. So groups may overlap, and a class may be in none: the generalist answers for it.
+    nearest to a center are a group. So groups may overlap, and a class may be in none: the generalist answers for it.
 
     Args:
         generalist: A teacher, or anything that becomes one.
@@ -49,7 +49,7 @@ def confusion_groups(
         scaled: Each class in units of its own standard deviation, which makes it the correlation matrix. False is the
             paper's covariance: there the variance of a class, which is large where it is rarely confused, outweighs all
             else in its column, and the nearest columns are those of the few classes with the least.
-        cover: Put each class that would be in no group into the group whose centre is nearest, beyond its `size`, as
+        cover: Put each class that would be in no group into the group whose center is nearest, beyond its `size`, as
             long as that leaves a class for the dustbin.
         seed: Of K-means.
         reads: The way from a batch to inputs, for a generalist that declares none.
@@ -128,12 +128,12 @@ def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int,
 
 
 def _distances(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """How far each class's column is from each centre of K-means, [clusters, classes]."""
+    """How far each class's column is from each center of K-means, [clusters, classes]."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # Classes that are predicted alike make fewer distinct columns than clusters, and then two groups equal.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        centres = KMeans(clusters, n_init=10, random_state=seed).fit(columns).cluster_centers_
-    return np.linalg.norm(centres[:, None] - columns[None], axis=-1)
+        centers = KMeans(clusters, n_init=10, random_state=seed).fit(columns).cluster_centers_
+    return np.linalg.norm(centers[:, None] - columns[None], axis=-1)

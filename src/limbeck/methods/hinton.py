@@ -18,7 +18,7 @@ CARD = MethodCard(
     arxiv="1503.02531",
     venue="NIPS 2014 Deep Learning Workshop",
     claim="The student matches the teacher's softened predictions, and a little the labels.",
-    when="First, and as the yardstick for anything else: it needs only logits, and works with unlabelled data. The "
+    when="First, and as the yardstick for anything else: it needs only logits, and works with unlabeled data. The "
     "paper gives T per experiment (20 for wide students on MNIST, 2.5 to 4 for 30 units a layer, 2 for speech) "
     'and says that "a considerably lower weight" on the labels is best: choose both on development data.',
     defaults={"temperature": 4.0, "weight": 0.9, "labels": True, "loss": "kl_divergence", "classes": -1},

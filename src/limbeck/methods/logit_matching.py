@@ -17,9 +17,9 @@ CARD = MethodCard(
     arxiv="1312.6184",
     venue="NIPS 2014",
     claim="The student regresses the teacher's logits, without labels and without a temperature.",
-    when="Where the student can follow the teacher closely and there are many, perhaps unlabelled, inputs. A small "
+    when="Where the student can follow the teacher closely and there are many, perhaps unlabeled, inputs. A small "
     "student spends itself on logits of classes that hardly matter: use hinton with a moderate temperature there.",
-    defaults={"centred": False},
+    defaults={"centered": False},
     bibtex="""@inproceedings{ba2014deep,
   title = {Do Deep Nets Really Need to be Deep?},
   author = {Ba, Jimmy and Caruana, Rich},
@@ -39,19 +39,19 @@ CARD = MethodCard(
 )
 
 
-def logit_matching(teacher: Any, *, centred: bool = False, epochs: int | None = None) -> Recipe:
+def logit_matching(teacher: Any, *, centered: bool = False, epochs: int | None = None) -> Recipe:
     r"""Regression on logits: :math:`\frac{1}{2C} \sum_c (z_c - v_c)^2`, z of the student and v of the teacher.
 
     The paper's loss is C times this (a sum over classes, not a mean), which is another learning rate for plain gradient
-    descent and the same thing for Adam. With `centred` it is the limit of `hinton` without labels for T to infinity.
+    descent and the same thing for Adam. With `centered` it is the limit of `hinton` without labels for T to infinity.
 
     Args:
         teacher: Who teaches.
-        centred: Whether the mean over classes is taken off the difference first: a constant added to all logits of an
+        centered: Whether the mean over classes is taken off the difference first: a constant added to all logits of an
             example changes no probability. The paper does not.
         epochs: Passes over the data; the run's budget by default.
 
     Source: Ba and Caruana, 2013, arXiv:1312.6184.
     """
-    objective = Loss(logit_squared_error, centred=centred)
+    objective = Loss(logit_squared_error, centered=centered)
     return Recipe(Stage(objective, teacher=teacher, epochs=epochs, name="logit_matching"))

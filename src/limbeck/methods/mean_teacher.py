@@ -49,7 +49,7 @@ def mean_teacher(
     mode, so that its own dropout is the noise; :math:`w(t) = w e^{-5 (1 - t / t_r)^2}` until :math:`t_r`, then w. The
     run's model ``average`` is shipped.
 
-    The first term is the mean over the labelled examples; the authors' code divides their sum by the number of all
+    The first term is the mean over the labeled examples; the authors' code divides their sum by the number of all
     examples. With a fraction f of labels their objective is f times this one at a weight of w / f.
 
     Args:

@@ -33,12 +33,12 @@ CARD = MethodCard(
 
 
 def mutual(*, temperature: float = 1.0, weight: float = 1.0, epochs: int | None = None) -> Recipe:
-    r"""Each of two peers minimises :math:`-\log q_y + w T^2 KL(p \| q)`, p the other's distribution.
+    r"""Each of two peers minimizes :math:`-\log q_y + w T^2 KL(p \| q)`, p the other's distribution.
 
     On every batch the student steps first, and the peer then learns from the student as it is after that step, as in
     the paper's algorithm 1. Both answer in training mode, as in the paper. The student is shipped.
 
-    The run's model ``peer`` is the second; where there is none, it is the student's architecture, newly initialised.
+    The run's model ``peer`` is the second; where there is none, it is the student's architecture, newly initialized.
 
     Args:
         temperature: T, above 0; the paper does not soften.

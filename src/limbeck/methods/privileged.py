@@ -69,7 +69,7 @@ def privileged(
     labels: bool = True,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Generalised distillation: :math:`(1 - \lambda) (-\log q_y) + \lambda KL(p \| q)`, in nats.
+    r"""Generalized distillation: :math:`(1 - \lambda) (-\log q_y) + \lambda KL(p \| q)`, in nats.
 
     :math:`p = softmax(f_t(x^*) / T)` of the teacher on privileged inputs, :math:`q = softmax(f(x))` of the student on
     its own. Where both read the same and T is 1 it is `hinton`; at lambda = 0 it is `supervised`.

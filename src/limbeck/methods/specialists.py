@@ -13,7 +13,7 @@ from limbeck.functional.specialist_pooling import MEANS
 from limbeck.methods.groups import confusion_groups
 from limbeck.methods.hinton import CARD as HINTON
 from limbeck.methods.hinton import hinton
-from limbeck.methods.specialising import combined, generalist_of, training
+from limbeck.methods.specialist_training import combined, generalist_of, training
 from limbeck.methods.support import check_count, check_weight
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, run_context
 from limbeck.teachers import Groups, Teacher, check_groups
@@ -24,7 +24,7 @@ CARD = replace(
     claim="Copies of the teacher become specialists for classes that it confuses; all together teach the student.",
     when="Where there are many classes and a single big model is the best there is: specialists train apart, each on a "
     "small part of the data. Compare with the generalist trained on for as many steps, and with an ensemble of equal "
-    "cost. Few classes leave little to specialise in.",
+    "cost. Few classes leave little to specialize in.",
     defaults={
         "clusters": None,
         "size": None,
@@ -33,7 +33,7 @@ CARD = replace(
         "active": 1,
         "mean": "arithmetic",
         "soft": 0.0,
-        "optimiser": None,
+        "optimizer": None,
         "specialist_epochs": None,
         "temperature": 4.0,
         "weight": 0.9,
@@ -52,7 +52,7 @@ def specialists(
     active: int = 1,
     mean: str = "arithmetic",
     soft: float = 0.0,
-    optimiser: Optimizer | Mapping[str, Any] | None = None,
+    optimizer: Optimizer | Mapping[str, Any] | None = None,
     specialist_epochs: int | None = None,
     temperature: float = 4.0,
     weight: float = 0.9,
@@ -66,7 +66,7 @@ def specialists(
        from data of which one half are of its own classes :math:`S^m`, the cross-entropy over :math:`S^m` and a dustbin.
     3. `hinton`, with `Specialists` for its teacher, each dustbin's logit corrected for the oversampling.
 
-    To stop before 3, and for the combined teacher alone, see `limbeck.methods.specialising`.
+    To stop before 3, and for the combined teacher alone, see `limbeck.methods.specialist_training`.
 
     Args:
         teacher: The generalist: one network.
@@ -76,10 +76,10 @@ def specialists(
         cover: Whether each class must be in a group; otherwise the generalist answers for those in none, and a warning
             says which these are. `groups` of your own must then hold each class themselves.
         active: How many of the generalist's first guesses are looked at for specialists to ask; n in the paper.
-        mean: Which way round the divergences go that the combined answer minimises; see `Specialists`.
+        mean: Which way round the divergences go that the combined answer minimizes; see `Specialists`.
         soft: The weight, in a specialist's objective, of the generalist's soft targets for the classes that are not
             special; the paper's remedy for overfitting. 0 leaves them out.
-        optimiser: How the specialists learn; the run's by default. They begin from trained weights, so a lower learning
+        optimizer: How the specialists learn; the run's by default. They begin from trained weights, so a lower learning
             rate may be right. A mapping holds the fields of `Optimizer`.
         specialist_epochs: Passes of each specialist over its own data; by default as many as `epochs`.
         temperature: T of the last stage, above 0.
@@ -105,7 +105,7 @@ def specialists(
         )
     final = hinton(teacher, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
     plan = _Plan(
-        generalist_of(teacher), groups, (clusters, size), cover, soft, _optimiser(optimiser),
+        generalist_of(teacher), groups, (clusters, size), cover, soft, _optimizer(optimizer),
         epochs if specialist_epochs is None else specialist_epochs, {"active": active, "mean": mean}, final,
     )  # fmt: skip
     return Recipe(plan)
@@ -120,7 +120,7 @@ class _Plan:
     wanted: tuple[int | None, int | None]
     cover: bool
     soft: float
-    optimiser: Optimizer | None
+    optimizer: Optimizer | None
     epochs: int | None
     asked: dict[str, Any]
     final: Recipe
@@ -131,7 +131,7 @@ class _Plan:
         self.generalist.bind(models)
         groups = self._grouped(ours)
         apart = training(
-            self.generalist, groups, ours.source, held=ours, soft=self.soft, optimiser=self.optimiser,
+            self.generalist, groups, ours.source, held=ours, soft=self.soft, optimizer=self.optimizer,
             epochs=self.epochs,
         )  # fmt: skip
         together = combined(self.generalist, groups, ours.source, held=ours, **self.asked)
@@ -147,7 +147,7 @@ class _Plan:
             "wanted": list(self.wanted),
             "cover": self.cover,
             "soft": self.soft,
-            "optimiser": None if self.optimiser is None else self.optimiser.describe(),
+            "optimizer": None if self.optimizer is None else self.optimizer.describe(),
             "epochs": self.epochs,
             "asked": self.asked,
             "final": [stage.describe() for stage in self.final.stages()],
@@ -180,10 +180,10 @@ class _Plan:
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
 
 
-def _optimiser(given: Any) -> Optimizer | None:
+def _optimizer(given: Any) -> Optimizer | None:
     if not isinstance(given, Mapping):
         return given
     try:
         return Optimizer(**given)
     except TypeError as error:
-        raise LimbeckError(f"optimiser={dict(given)!r} is no optimiser: {error}.") from error
+        raise LimbeckError(f"optimizer={dict(given)!r} is no optimizer: {error}.") from error

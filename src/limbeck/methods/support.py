@@ -64,7 +64,7 @@ def _is_number(value: Any) -> bool:
 
 @final
 class FreshCopy:
-    """A maker of a model like another of the run, newly initialised; the run asks it before anything is paid for.
+    """A maker of a model like another of the run, newly initialized; the run asks it before anything is paid for.
 
     Args:
         of: The name of the model whose architecture it has.
@@ -85,7 +85,7 @@ class FreshCopy:
         """Refuse a model that cannot be made anew, where it is there already.
 
         Raises:
-            LimbeckError: If one of its modules cannot initialise itself; it is named.
+            LimbeckError: If one of its modules cannot initialize itself; it is named.
         """
         if self.of in models:
             check_fresh(models[self.of])

@@ -92,7 +92,7 @@ class LayerCKA(NamedTuple):
 
 
 def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."], *, debiased: bool = True) -> float:
-    """The centred kernel alignment of two sets of features of the same examples, with linear kernels.
+    """The centered kernel alignment of two sets of features of the same examples, with linear kernels.
 
     ``HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`` with ``K = x x'`` and ``L = y y'``. It does not change when features
     are rotated, shifted or scaled. Where features are many and examples few, the plain form is far from 0 for features
@@ -124,8 +124,8 @@ def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."], *, debiased
         raise LimbeckError(
             f"linear_cka compares features of the same examples, at least {fewest}; got {len(x)} and {len(y)}."
         )
-    centred = torch.stack([_centred(part, debiased=debiased) for part in (x, y)])
-    return float(_alignment(centred @ centred.T, 1)[0, 0])
+    centered = torch.stack([_centered(part, debiased=debiased) for part in (x, y)])
+    return float(_alignment(centered @ centered.T, 1)[0, 0])
 
 
 def layer_cka(
@@ -181,8 +181,8 @@ def layer_cka(
     ):
         for batch in chain([first], batches):
             shown = _features(left, mine, batch, student_reads) + _features(right, theirs, batch, teacher_reads)
-            centred = torch.stack([_centred(part, debiased=True) for part in shown])
-            total += centred @ centred.T / (batch.size * (batch.size - 3))
+            centered = torch.stack([_centered(part, debiased=True) for part in shown])
+            total += centered @ centered.T / (batch.size * (batch.size - 3))
             examples += batch.size
     return LayerCKA(mine, theirs, _alignment(total, len(mine)), examples)
 
@@ -196,8 +196,8 @@ def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, reads: Read
     return [signal[layer] for layer in layers]
 
 
-def _centred(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tensor, " n_times_n"]:
-    """The centred matrix of inner products, flat: products of two of these are HSICs, up to a factor of n."""
+def _centered(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tensor, " n_times_n"]:
+    """The centered matrix of inner products, flat: products of two of these are HSICs, up to a factor of n."""
     flat = (
         features.detach().flatten(1).double().cpu() if features.ndim > 1 else features.detach().double().cpu()[:, None]
     )

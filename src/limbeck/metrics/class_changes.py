@@ -60,7 +60,7 @@ def class_changes(
     among all calls is held at `rate` (Benjamini and Hochberg's procedure).
 
     Args:
-        before: Labelled predictions of one model, or of one for each seed.
+        before: Labeled predictions of one model, or of one for each seed.
         after: Those of the other, for the same examples in the same order; the same number of seeds, in their order.
         rate: The false-discovery rate, between 0 and 1.
 

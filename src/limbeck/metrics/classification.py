@@ -41,7 +41,7 @@ def accuracy(predictions: Predictions) -> Metric:
     return fraction(predicted_class(predictions.student) == labels_of(predictions))
 
 
-def correctness(predictions: Predictions) -> Bool[Tensor, " labelled"]:
+def correctness(predictions: Predictions) -> Bool[Tensor, " labeled"]:
     """Which of the rows that have a label are right, as `accuracy` counts them.
 
     Raises:

@@ -21,7 +21,7 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
     """Multiply-adds of one example's forward pass: half the floating-point operations of PyTorch's own counter.
 
     It counts matrix products, convolutions and attention, which are nearly all there is; sums, activations, norms,
-    bilinear layers and quantised kernels are not counted. Fused kernels (recurrent layers, attention) are taken apart
+    bilinear layers and quantized kernels are not counted. Fused kernels (recurrent layers, attention) are taken apart
     meanwhile, so that they count. Training flags and every setting are put back.
 
     Args:

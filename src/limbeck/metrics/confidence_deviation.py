@@ -18,7 +18,7 @@ class Deviations(NamedTuple):
     """A scatter plot of student on teacher, one point a row, and its least-squares line.
 
     Attributes:
-        rows: Which rows of the predictions the points are: labelled ones, on which both log-odds are finite.
+        rows: Which rows of the predictions the points are: labeled ones, on which both log-odds are finite.
         classes: The teacher's class k of each.
         teacher: X, the teacher's log-odds ``log(p_k / (1 - p_k))``.
         student: Y, the student's log-odds of the same class.
@@ -27,7 +27,7 @@ class Deviations(NamedTuple):
         least_sure: The mean of Y - X over the tenth of the rows on which the teacher is least sure; below 0, the
             student underfits what the teacher found hard.
         most_sure: The same over the tenth on which it is surest.
-        left_out: Labelled rows without a point, as one of the log-odds is infinite.
+        left_out: Labeled rows without a point, as one of the log-odds is infinite.
     """
 
     rows: Int[Tensor, " points"]

@@ -135,7 +135,7 @@ def _cells(side: int, share: float) -> Float[Tensor, "side side"]:
 
 
 def _occlusion(images: Images, strength: float, draw: Draw) -> Images:
-    """A grey square, its side a part of the shorter side, somewhere in the image."""
+    """A gray square, its side a part of the shorter side, somewhere in the image."""
     height, width = images.shape[2:]
     side = max(1, round(strength * min(height, width)))
     place = draw(2).double()
@@ -223,10 +223,10 @@ def robustness(
 
     Args:
         model: Any module or teacher, as for `predict`.
-        data: Labelled images, raw: bytes, or floats from 0 to 1; `reads` sees them after they went bad.
+        data: Labeled images, raw: bytes, or floats from 0 to 1; `reads` sees them after they went bad.
         corruptions: Names of `CORRUPTIONS`; all of them where None.
         severities: Of 1 to 5.
-        reads: The model's way from a batch to its inputs: standardising, for example.
+        reads: The model's way from a batch to its inputs: standardizing, for example.
         adaptor: Raw output -> logits, for strange outputs.
         seed: Of the noise.
 

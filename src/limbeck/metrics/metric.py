@@ -49,7 +49,7 @@ def metric(
 ) -> Callable[[Callable[[Any], Metric]], MetricFunction]:
     """Declare a measure: its unit, which way is better, and what it needs beside the student's answers.
 
-    The decorated function sees only rows that count: where labels are known at all, rows labelled -100 are left out of
+    The decorated function sees only rows that count: where labels are known at all, rows labeled -100 are left out of
     every measure. It is called only if what it needs is there and fits.
 
     Args:

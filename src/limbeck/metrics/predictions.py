@@ -247,16 +247,16 @@ def _gathered(parts: Iterable[Predictions]) -> Predictions:
         raise DataError(
             "There is no example to predict: the source yielded no batch, or its mask leaves out everything."
         )
-    return Predictions(torch.cat(student), _joined(teacher), _labelled(labels, student))
+    return Predictions(torch.cat(student), _joined(teacher), _labeled(labels, student))
 
 
 def _joined(parts: list[Any]) -> Tensor | None:
     return None if any(part is None for part in parts) else torch.cat(parts)
 
 
-def _labelled(parts: list[Any], student: list[Tensor]) -> Tensor | None:
+def _labeled(parts: list[Any], student: list[Tensor]) -> Tensor | None:
     if all(part is None for part in parts):
         return None
-    # A batch without labels among labelled ones is one in which none is known.
+    # A batch without labels among labeled ones is one in which none is known.
     none = [torch.full((len(rows),), IGNORED) for rows in student]
     return torch.cat([unknown if part is None else part for part, unknown in zip(parts, none, strict=True)])

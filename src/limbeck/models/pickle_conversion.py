@@ -170,7 +170,7 @@ def _read_weights_only(path: Path) -> Any:
 
 
 def _what_is_wrong(error: Exception) -> str:
-    """In our own words: PyTorch's are long, coloured for a terminal, and advise to load the file unsafely."""
+    """In our own words: PyTorch's are long, colored for a terminal, and advise to load the file unsafely."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"holds more than weights: it names {found[1]}, which would be code to run"
     if "zip archive" in str(error) or isinstance(error, EOFError):
@@ -202,7 +202,7 @@ def _unwrapped(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
 def _states(content: Any, place: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every mapping of tensors by name in a file, with the keys that lead to it, joined by dots."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        return  # an optimiser's state is by number
+        return  # an optimizer's state is by number
     if content and all(isinstance(value, Tensor) for value in content.values()):
         yield place, dict(content)
     elif depth:

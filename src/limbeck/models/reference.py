@@ -40,7 +40,7 @@ def reference_names() -> list[str]:
 
 
 def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Module:
-    """A newly initialised reference network.
+    """A newly initialized reference network.
 
     Args:
         name: One of `reference_names()`.

@@ -13,9 +13,9 @@ from limbeck.models.reference import build, seeded, spec_of
 
 
 def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
-    """The same architecture, newly initialised; the original is left as it was.
+    """The same architecture, newly initialized; the original is left as it was.
 
-    A reference network is built once more. Any other module is copied, and every submodule that can initialise itself
+    A reference network is built once more. Any other module is copied, and every submodule that can initialize itself
     (``reset_parameters``, as PyTorch's own layers can) does so, the inner ones first, as in their constructors. Device,
     dtypes, ``requires_grad`` and training flags are those of the original.
 
@@ -27,7 +27,7 @@ def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
         A module that shares nothing with `model`.
 
     Raises:
-        LimbeckError: If a parameter belongs to a module that cannot initialise itself; it is named.
+        LimbeckError: If a parameter belongs to a module that cannot initialize itself; it is named.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -51,7 +51,7 @@ def check_fresh(model: nn.Module) -> None:
     """Refuse a model that cannot be made anew; nothing is made.
 
     Raises:
-        LimbeckError: If a parameter belongs to a module that cannot initialise itself; it is named.
+        LimbeckError: If a parameter belongs to a module that cannot initialize itself; it is named.
     """
     if spec_of(model) is not None:
         return
@@ -60,7 +60,7 @@ def check_fresh(model: nn.Module) -> None:
         if own is not None and _reset(module) is None:
             address = f"{path}.{own}" if path else own
             raise LimbeckError(
-                f"The parameter {address!r} belongs to a {type(module).__name__}, which cannot initialise itself "
+                f"The parameter {address!r} belongs to a {type(module).__name__}, which cannot initialize itself "
                 "(it has no reset_parameters()); pass a function that builds the model instead, or add that method."
             )
 

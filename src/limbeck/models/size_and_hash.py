@@ -18,7 +18,7 @@ def fingerprint(model: nn.Module) -> str:
 
     It reads names, dtypes, shapes and bytes of the parameters and persistent buffers, in the order of their names: the
     order in which layers were added, the device and the training flags do not count. Of a state that holds more than
-    tensors, as a quantised model's or one with ``get_extra_state`` does, the plain values and containers are read too.
+    tensors, as a quantized model's or one with ``get_extra_state`` does, the plain values and containers are read too.
 
     Raises:
         LimbeckError: If the state holds a tensor without data, or an object that has no plain values.

@@ -28,7 +28,7 @@ def slowness() -> float:
 
 def _times() -> list[float]:
     net = nn.Sequential(nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 10))
-    optimiser = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
     inputs, labels = torch.zeros(256, 784), torch.zeros(256, dtype=torch.int64)
     times = []
     for _ in range(_STEPS):
@@ -36,7 +36,7 @@ def _times() -> list[float]:
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(inputs)
         nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         times.append(time.perf_counter() - began)
     return times

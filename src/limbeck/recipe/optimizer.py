@@ -22,7 +22,7 @@ _FUSED = ("adam", "adamw", "sgd")
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which optimiser, how its learning rate runs over a stage, and where gradients are clipped.
+    """Which optimizer, how its learning rate runs over a stage, and where gradients are clipped.
 
     The learning rate at step t of n is ``lr * min(1, (t + 1) / w) * d(x)``, with w warm-up steps and x from 0 to 1 over
     the steps after them: ``d = 1`` for ``"constant"``, ``(1 + cos(pi x)) / 2`` for ``"cosine"``, ``1 - x`` for
@@ -37,7 +37,7 @@ class Optimizer:
         warmup: The warm-up, as a fraction of the stage (below 1) or a whole number of steps.
         decay: How the learning rate falls after it.
         clip: The greatest norm of the whole gradient; None leaves it as it is.
-        options: Further arguments of the optimiser: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
+        options: Further arguments of the optimizer: ``{"weight_decay": 1e-4, "momentum": 0.9}``.
 
     Raises:
         LimbeckError: If a value makes no sense.
@@ -61,24 +61,24 @@ class Optimizer:
         if self.clip is not None and not self.clip > 0:
             raise LimbeckError(f"clip is the greatest norm of the gradient, above 0; got {self.clip}.")
         if isinstance(self.name, str) and self.name not in _KNOWN:
-            raise unknown("optimiser", self.name, _KNOWN, then="Or give a function parameters -> torch optimiser.")
+            raise unknown("optimizer", self.name, _KNOWN, then="Or give a function parameters -> torch optimizer.")
         if isinstance(self.name, str):
             self._check_options(self.name)
         elif self.options:
-            raise LimbeckError("options belong to an optimiser that is named; a function sets its own.")
+            raise LimbeckError("options belong to an optimizer that is named; a function sets its own.")
 
     def make(self, parameters: Iterable[nn.Parameter], *, sparse: bool = False) -> torch.optim.Optimizer:
-        """The torch optimiser for `parameters`; `sparse` says that some have sparse gradients, which few can use.
+        """The torch optimizer for `parameters`; `sparse` says that some have sparse gradients, which few can use.
 
         Raises:
-            LimbeckError: If gradients are sparse and the optimiser, one that is named, cannot use them.
+            LimbeckError: If gradients are sparse and the optimizer, one that is named, cannot use them.
         """
         if not isinstance(self.name, str):
             return self.name(parameters)
         if sparse and self.name != "sgd":
             raise LimbeckError(
                 f"An embedding with sparse=True gives sparse gradients, and {self.name} cannot use them. "
-                'Give the embedding sparse=False, or use Optimiser("sgd", lr=...).'
+                'Give the embedding sparse=False, or use Optimizer("sgd", lr=...).'
             )
         moved, options = list(parameters), dict(self.options)
         sharded = any(hasattr(parameter, "to_local") for parameter in moved)
@@ -122,28 +122,28 @@ def check_optimizer(given: Any) -> None:
         >>> check_optimizer("adam")
         Traceback (most recent call last):
         ...
-        limbeck.errors.LimbeckError: optimiser is 'adam', a name; type optimiser=Optimiser('adam', lr=0.001).
+        limbeck.errors.LimbeckError: optimizer is 'adam', a name; type optimizer=Optimizer('adam', lr=0.001).
     """
     if given is None or isinstance(given, Optimizer):
         return
     kind = type(given).__name__
     if isinstance(given, str):
-        raise LimbeckError(f"optimiser is {given!r}, a name; type optimiser=Optimiser({given!r}, lr=0.001).")
+        raise LimbeckError(f"optimizer is {given!r}, a name; type optimizer=Optimizer({given!r}, lr=0.001).")
     if isinstance(given, torch.optim.Optimizer):
         lr = float(given.param_groups[0].get("lr", 0.001))
-        named = f"optimiser=Optimiser({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in _NAMED else ""
+        named = f"optimizer=Optimizer({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in _NAMED else ""
         raise LimbeckError(
-            f"optimiser is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
+            f"optimizer is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
             f"beside the student. Type {named}"
-            f"optimiser=Optimiser(lambda parameters: torch.optim.{kind}(parameters, ...))."
+            f"optimizer=Optimizer(lambda parameters: torch.optim.{kind}(parameters, ...))."
         )
     if callable(given):
         name = getattr(given, "__name__", kind)
-        raise LimbeckError(f"optimiser is a function, {name}; type optimiser=Optimiser({name}).")
-    raise LimbeckError(f"optimiser is a {kind}; type optimiser=Optimiser('adamw', lr=0.001).")
+        raise LimbeckError(f"optimizer is a function, {name}; type optimizer=Optimizer({name}).")
+    raise LimbeckError(f"optimizer is a {kind}; type optimizer=Optimizer('adamw', lr=0.001).")
 
 
 def optimizer_hint(name: str) -> str:
     """What to type for an argument that an `Optimizer` takes and a run does not; nothing for any other."""
     known = [field.name for field in fields(Optimizer) if field.name != "name"]
-    return f"Type optimiser=Optimiser({name}=...)." if name in known else ""
+    return f"Type optimizer=Optimizer({name}=...)." if name in known else ""

@@ -26,7 +26,7 @@ class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are ope
     """A piece of a recipe. Parts compose, and what comes out is a `Recipe`.
 
     * ``a >> b``: first a, then b; either may be a function of the models so far that returns a part;
-    * ``a & b``: alternating on one batch, each with its own optimiser;
+    * ``a & b``: alternating on one batch, each with its own optimizer;
     * ``a | b``: independent of each other, in processes where cores allow.
     """
 
@@ -51,14 +51,14 @@ class Stage(Part):
     """One model learns from one teacher, by one objective, for so long.
 
     Attributes:
-        objective: What is minimised.
+        objective: What is minimized.
         trains: The name of the model that learns.
         teacher: A `Teacher`, or anything that becomes one: a module, an estimator, the name of a model of the run.
             None where the objective reads no teacher.
-        optimiser: How its parameters move; the run's by default.
+        optimizer: How its parameters move; the run's by default.
         source: Where its batches come from; the run's by default.
         epochs: For how many passes over the source; this or `steps`, or the run's budget.
-        steps: For how many optimiser steps.
+        steps: For how many optimizer steps.
         reads: The student's way from a batch to its inputs; the run's by default.
         name: What the stage is called in progress and metrics.
 
@@ -70,7 +70,7 @@ class Stage(Part):
     objective: Objective
     trains: str = "student"
     teacher: Any = None
-    optimiser: Optimizer | None = None
+    optimizer: Optimizer | None = None
     source: Loader | None = None
     epochs: int | None = None
     steps: int | None = None
@@ -80,8 +80,8 @@ class Stage(Part):
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
             found = getattr(self.objective, "__name__", type(self.objective).__name__)
-            raise LimbeckError(f"A stage minimises an objective, not {found}; lift a kernel with Loss({found}).")
-        check_optimizer(self.optimiser)
+            raise LimbeckError(f"A stage minimizes an objective, not {found}; lift a kernel with Loss({found}).")
+        check_optimizer(self.optimizer)
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         for unit, amount in (("epochs", self.epochs), ("steps", self.steps)):
@@ -104,7 +104,7 @@ class Stage(Part):
             "objective": repr(self.objective),
             "trains": self.trains,
             "teacher": self.teacher.describe() if self.teacher is not None else None,
-            "optimiser": self.optimiser.describe() if self.optimiser else None,
+            "optimizer": self.optimizer.describe() if self.optimizer else None,
             "source": self.source.fingerprint if self.source is not None else None,
             "epochs": self.epochs,
             "steps": self.steps,
@@ -113,7 +113,7 @@ class Stage(Part):
 
 @dataclass(frozen=True)
 class JointStages(Part):
-    """Stages that alternate on one batch, each with its own optimiser: peers, discriminators."""
+    """Stages that alternate on one batch, each with its own optimizer: peers, discriminators."""
 
     stages: tuple[Stage, ...]
 

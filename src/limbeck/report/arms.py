@@ -39,7 +39,7 @@ class ArmRow(NamedTuple):
     Attributes:
         name: What it is called.
         role: ``teacher``, ``member``, ``control`` or ``method``.
-        style: Its colour and shape in every figure.
+        style: Its color and shape in every figure.
         accuracy: On the test data.
         development: On the development data; without values where it was not kept.
         row: All that the result says of it.
@@ -63,7 +63,7 @@ class ArmRow(NamedTuple):
 
 
 def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dict[str, ArmRow]:
-    """Every competitor of a result; the one that the verdict is about has a colour that no other has."""
+    """Every competitor of a result; the one that the verdict is about has a color that no other has."""
     found: dict[str, ArmRow] = {}
     methods = 0
     for name, row in rows.items():

@@ -116,7 +116,7 @@ def frame(plot: Plot, *, x_label: str, y_label: str, x_text: Callable[[Number], 
 def mark(
     style: int, x: Number, y: Number, *, size: Number = 5.0, title: str | None = None, class_: str = "mark"
 ) -> Markup:
-    """A mark whose shape, like its colour, tells the arm: nobody needs to see colours to read a figure."""
+    """A mark whose shape, like its color, tells the arm: nobody needs to see colors to read a figure."""
     shape = _SHAPES[style % len(_SHAPES)]
     inside = tag("title", title) if title else None
     css = f"{class_} s{style % STYLES}"
@@ -128,7 +128,7 @@ def mark(
 
 STYLES = 12
 
-"""How many colours there are; beyond them they come round again."""
+"""How many colors there are; beyond them they come round again."""
 
 _SHAPES: tuple[tuple[tuple[Number, Number], ...] | None, ...] = (
     ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),

@@ -14,7 +14,7 @@ from limbeck.errors import DataError
 
 Curve = list[tuple[float, float]]
 Curves = Mapping[str, list[Curve]]
-"""Term -> one curve for each seed, of (optimiser step, value)."""
+"""Term -> one curve for each seed, of (optimizer step, value)."""
 
 POINTS = 160
 """A curve is thinned to about so many points, each the mean of those it stands for."""
@@ -101,7 +101,7 @@ def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
 
 
 def downsample(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:
-    """The curve with at most so many points: means of neighbours, so that noise is shown as its middle.
+    """The curve with at most so many points: means of neighbors, so that noise is shown as its middle.
 
     Example:
         >>> thinned([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)], points=2)

@@ -28,7 +28,7 @@ def figure(title: str, drawing: Markup, caption: Any, *more: Any, wide: bool = F
 
 
 def legend(entries: Iterable[tuple[str, int | Markup]]) -> Markup:
-    """Which colour and shape is whose: an arm's style, or a mark around (8, 8)."""
+    """Which color and shape is whose: an arm's style, or a mark around (8, 8)."""
     return tag(
         "ul",
         (

@@ -94,7 +94,7 @@ def _safe(text: str, *, quote: bool) -> str:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    r"""A PNG file of bytes ``[height, width]`` (grey) or ``[height, width, 3 | 4]`` (red, green, blue, opacity).
+    r"""A PNG file of bytes ``[height, width]`` (gray) or ``[height, width, 3 | 4]`` (red, green, blue, opacity).
 
     Example:
         >>> png(np.zeros((2, 2), dtype=np.uint8))[:4]

@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckWarning
 from limbeck.partial_logits import TopKLogits
 
 _FEWEST, _ENOUGH = 100, 1000
-"""Labelled examples: on fewer nothing can be said, and on so many enough was seen."""
+"""Labeled examples: on fewer nothing can be said, and on so many enough was seen."""
 
 
 class Chance(NamedTuple):
@@ -111,7 +111,7 @@ class ChanceCheck:
         if found <= chance.reach and found < 1.0:  # data of one class say nothing of who is always right
             sentence = (
                 f"The teacher is right about {100 * found:.1f} % of {self._seen:,} examples, and {chance.sentence}: "
-                "its answers may not be worth keeping. Was it trained with another input normalisation (reads=) or "
+                "its answers may not be worth keeping. Was it trained with another input normalization (reads=) or "
                 "label order?"
             )
             warnings.warn(sentence, LimbeckWarning, stacklevel=3)

@@ -27,7 +27,7 @@ class Ensemble(Teacher):
     * ``"arithmetic"``: the answer :math:`v` is such that :math:`softmax(v / T) = \sum_m w_m p_m`, exactly, at the
       `temperature` T given here; use the temperature of the loss. At another temperature it is an approximation,
       because softening and averaging do not commute.
-    * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalised geometric mean at every temperature.
+    * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalized geometric mean at every temperature.
 
     One member gives that member's distribution. A row of nothing but -inf is no distribution: the arithmetic mean is
     over the other members, and where there is none the answer is that row. Only ``logits`` can be read.
@@ -61,7 +61,7 @@ class Ensemble(Teacher):
         self.mean = mean
         self._looked_at = False
         self.temperature = temperature
-        self.weights = _normalised(weights, len(self.members))
+        self.weights = _normalized(weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
 
     @property
@@ -158,7 +158,7 @@ def _logits(answer: Answer, batch: Batch) -> Tensor:
     return answer(batch)[LOGITS]
 
 
-def _normalised(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
+def _normalized(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
     if weights is None:
         return (1.0 / members,) * members
     if len(weights) != members or min(weights) < 0 or not math.isfinite(sum(weights)) or sum(weights) == 0:

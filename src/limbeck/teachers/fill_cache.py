@@ -33,7 +33,7 @@ def fill_cache(
     """Ask about every example of a source, in as many views, whatever the store does not hold yet.
 
     Stopped at any time, it goes on where it was, save for what was not yet on disk. Answers that were damaged meanwhile
-    are dropped, with a warning, and asked again. A teacher that is no better than chance on the labelled ones is said
+    are dropped, with a warning, and asked again. A teacher that is no better than chance on the labeled ones is said
     to be so, after a thousand of them.
 
     Args:

@@ -22,7 +22,7 @@ class ShuffledTeacher(Teacher):
 
     Its answers are as soft and as many as the teacher's, and say nothing of the example that they are given for. As
     batches are shuffled, an example gets another's answer in every epoch. What a student gains from it, it gains from
-    being regularised, not from being taught. A batch of one gets its own answer.
+    being regularized, not from being taught. A batch of one gets its own answer.
 
     Args:
         teacher: Whatever teaches: a module, a teacher, an estimator, ...

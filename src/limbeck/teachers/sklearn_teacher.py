@@ -26,14 +26,14 @@ class SklearnTeacher(Teacher):
     It answers on the CPU from rows of numbers: inputs of more dimensions are flattened to ``[batch, features]``.
 
     **Say what it was fitted on** wherever the student reads something else: without `reads` it is asked about what the
-    student reads. A forest that was fitted on bytes answers about standardised pixels as well, and the number of
+    student reads. A forest that was fitted on bytes answers about standardized pixels as well, and the number of
     features tells nobody: ``Scikit(forest, reads=lambda batch: batch.inputs)`` asks it about the bytes. A job compares
     a teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
 
     Args:
         estimator: A fitted classifier whose classes are whole numbers 0, 1, 2, ... (a class that it never saw gets
             the floor).
-        reads: Its own way from a batch to its rows: raw columns, where the student reads standardised ones.
+        reads: Its own way from a batch to its rows: raw columns, where the student reads standardized ones.
         floor: The least probability, above 0 and below 1 / classes.
         classes: How many classes there are, where the estimator has not seen them all.
 

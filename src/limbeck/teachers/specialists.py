@@ -126,9 +126,9 @@ class Specialists(Teacher):
         members: The specialists, each likewise.
         groups: The classes that each specialist knows: ``[[3, 5, 8], [4, 9]]``. They may overlap.
         active: How many of the generalist's first guesses are looked at; n in the paper, which uses 1.
-        mean: ``"arithmetic"`` minimises KL(p, q), as in the paper; ``"geometric"`` KL(q, p). Where every specialist
+        mean: ``"arithmetic"`` minimizes KL(p, q), as in the paper; ``"geometric"`` KL(q, p). Where every specialist
             knows every class, q would be the mean of that name.
-        oversampling: For each specialist the factor by which its training favoured its own classes over the rest, such
+        oversampling: For each specialist the factor by which its training favored its own classes over the rest, such
             as `limbeck.data.SpecialistLoader.oversampling`; 1 by default, for specialists that saw the true
             proportions.
 

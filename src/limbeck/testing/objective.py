@@ -102,10 +102,10 @@ def check_left_out(case: Case) -> None:
     later = _part(case, slice(middle, None))
     out = torch.arange(batch.size) < middle
     masked = batch._replace(mask=~out.reshape(-1, *[1] * (batch.labels.ndim - 1)).expand_as(batch.labels))
-    unlabelled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
+    unlabeled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
     _compare(objective(student, teacher, masked, _WHERE), later, "what the mask takes out still counts in")
     read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.reads.batch}
-    found = objective(student, teacher, unlabelled, _WHERE)
+    found = objective(student, teacher, unlabeled, _WHERE)
     _compare({n: t for n, t in found.items() if n in read}, later, "an example without a label still counts in")
 
 

@@ -10,7 +10,7 @@ from limbeck.cache.encodings import encoding, encoding_names, kl_error, make_enc
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.functional import logit_squared_error, reverse_kl
 
-DENSE = ["float32", "float16", "bfloat16", "quantised"]
+DENSE = ["float32", "float16", "bfloat16", "quantized"]
 LARGEST = torch.finfo(torch.float32).max
 
 
@@ -62,26 +62,26 @@ def test_a_mask_of_minus_1e9_does_not_blur_the_others(name):
     masked = logits.clone()
     masked[:, 150:] = -1e9
     error = kl_error(make_encoding(name, classes=200), masked)
-    assert 0 <= error < {"float32": 1e-12, "float16": 1e-6, "bfloat16": 1e-2, "quantised": 1e-3}[name]
+    assert 0 <= error < {"float32": 1e-12, "float16": 1e-6, "bfloat16": 1e-2, "quantized": 1e-3}[name]
 
 
 @pytest.mark.parametrize("name", DENSE)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
 def test_errors(name, temperature):
     error = kl_error(make_encoding(name, classes=1000), posterior_logits(200, 1000), temperature=temperature)
-    bars = {"float32": 1e-12, "float16": 2e-7, "bfloat16": 5e-3, "quantised": 2e-4}
+    bars = {"float32": 1e-12, "float16": 2e-7, "bfloat16": 5e-3, "quantized": 2e-4}
     assert 0 <= error < bars[name]
 
 
 def test_more_bits_are_closer():
     logits = posterior_logits(200, 1000)
-    errors = [kl_error(make_encoding("quantised", classes=1000, bits=bits), logits) for bits in range(3, 13)]
+    errors = [kl_error(make_encoding("quantized", classes=1000, bits=bits), logits) for bits in range(3, 13)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-6 < errors[5]
 
 
 def test_equal_logits_stay_equal():
-    found = again(make_encoding("quantised", classes=5), torch.full((2, 5), 3.25))
+    found = again(make_encoding("quantized", classes=5), torch.full((2, 5), 3.25))
     assert torch.equal(found, torch.full((2, 5), 3.25))
 
 
@@ -118,7 +118,7 @@ def test_float64_logits_that_no_float32_holds():
 # Names.
 
 
-@pytest.mark.parametrize("spec", ["float32", {"name": "quantised", "bits": 6}, {"name": "top-k", "k": 3, "bits": 7}])
+@pytest.mark.parametrize("spec", ["float32", {"name": "quantized", "bits": 6}, {"name": "top-k", "k": 3, "bits": 7}])
 def test_a_spec_makes_the_same_again(spec):
     one = encoding(spec, classes=9)
     other = encoding(one.spec, classes=9)
@@ -126,7 +126,7 @@ def test_a_spec_makes_the_same_again(spec):
 
 
 def test_every_name():
-    assert encoding_names() == ["bfloat16", "float16", "float32", "quantised", "sampled", "top-k"]
+    assert encoding_names() == ["bfloat16", "float16", "float32", "quantized", "sampled", "top-k"]
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -147,7 +147,7 @@ def test_wrong_names_and_parameters():
         make_encoding("float32", classes=2.5)
     for bits in (1, 17, 8.0, True):
         with pytest.raises(LimbeckError, match=rf"bits \(or 32, for float32\) is a whole number.*got {bits}"):
-            make_encoding("quantised", classes=5, bits=bits)
+            make_encoding("quantized", classes=5, bits=bits)
     with pytest.raises(LimbeckError, match="An encoding is a name, or a mapping with one"):
         encoding({"k": 3}, classes=5)
 

@@ -34,7 +34,7 @@ def words():
 
 
 def test_the_error_is_the_divergence_of_what_is_read_back(pictures):
-    one = make_encoding("quantised", classes=1000, bits=5)
+    one = make_encoding("quantized", classes=1000, bits=5)
     p = pictures.double().log_softmax(-1)
     q = one.decode(encoded(one, pictures)).double().log_softmax(-1)
     assert kl_error(one, pictures) == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-6)

@@ -203,10 +203,10 @@ def test_jitter(shape, dtype, amounts):
     images = pictures(shape, dtype)
     jitter = ColorJitter(*amounts)
     found = jitter(images, IDS, VIEWS)
-    for number, (bright, contrast, colour, turns) in enumerate(jitter.amounts(IDS, VIEWS).tolist()):
+    for number, (bright, contrast, color, turns) in enumerate(jitter.amounts(IDS, VIEWS).tolist()):
         plane = np.clip(planes(images[number]) * bright, 0, 1)
         plane = mix(plane, luma(plane).mean(), contrast)
-        plane = mix(plane, luma(plane), colour)
+        plane = mix(plane, luma(plane), color)
         close(found[number], turned(plane, turns))
 
 
@@ -237,7 +237,7 @@ def auto_contrast(plane):
     return out
 
 
-def equalise(plane):
+def equalize(plane):
     """Pillow's: as many pixels in each step as 1/255 of all but the lightest."""
     out = plane.copy()
     for channel in range(len(plane)):
@@ -281,14 +281,14 @@ def by_hand(name, plane, up, strength):
     return {
         "identity": lambda: plane,
         "auto-contrast": lambda: auto_contrast(plane),
-        "equalise": lambda: equalise(plane),
+        "equalize": lambda: equalize(plane),
         "rotate": lambda: moved(
             plane,
             lambda x, y: (math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y),
         ),
-        "solarise": lambda: np.where(plane * 255 >= 256 * (1 - strength) - 1e-4, 1 - plane, plane),
-        "colour": lambda: mix(plane, luma(plane), factor),
-        "posterise": lambda: plane if bits == 8 else (np.rint(plane * 255) // 2 ** (8 - bits)) * 2 ** (8 - bits) / 255,
+        "solarize": lambda: np.where(plane * 255 >= 256 * (1 - strength) - 1e-4, 1 - plane, plane),
+        "color": lambda: mix(plane, luma(plane), factor),
+        "posterize": lambda: plane if bits == 8 else (np.rint(plane * 255) // 2 ** (8 - bits)) * 2 ** (8 - bits) / 255,
         "contrast": lambda: mix(plane, luma(plane).mean(), factor),
         "brightness": lambda: np.clip(plane * factor, 0, 1),
         "sharpness": lambda: sharpened(plane, factor),
@@ -312,20 +312,20 @@ def test_operation(name, channels, dtype, strength):
     assert found.dtype == dtype
     for number in range(8):
         close(found[number], by_hand(name, planes(images[number]), bool(up[number]), strength))
-    if strength == 0 and name not in ("auto-contrast", "equalise"):
+    if strength == 0 and name not in ("auto-contrast", "equalize"):
         torch.testing.assert_close(found, images, atol=1e-6, rtol=0)
-    if dtype == torch.uint8 and strength == 0 and name not in ("auto-contrast", "equalise"):
+    if dtype == torch.uint8 and strength == 0 and name not in ("auto-contrast", "equalize"):
         assert torch.equal(found, images)
 
 
-def test_equalise_is_pillows():
+def test_equalize_is_pillows():
     pillow = pytest.importorskip("PIL.ImageOps", reason="Pillow is not installed")
     from PIL import Image
 
     images = pictures((5, 1, 40, 40))
     images[1] = images[1] // 8
     images[2, :, :30] = 7
-    found = OPERATIONS["equalise"](images, torch.ones(5, dtype=torch.bool), 0.5)
+    found = OPERATIONS["equalize"](images, torch.ones(5, dtype=torch.bool), 0.5)
     for number in range(5):
         wanted = np.asarray(pillow.equalize(Image.fromarray(images[number, 0].numpy())))
         np.testing.assert_array_equal(found[number, 0].numpy(), wanted)

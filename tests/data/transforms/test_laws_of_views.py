@@ -37,9 +37,9 @@ def name(view) -> str:
     return view.fingerprint if isinstance(view, Transform) else str(view)
 
 
-def pictures(kind="colour", dtype=torch.uint8, *, n=40, side=9):
+def pictures(kind="color", dtype=torch.uint8, *, n=40, side=9):
     """Whole numbers of a fixed sequence, so that no version of a random generator can change them."""
-    shape = (n, 3, side, side) if kind == "colour" else (n, 1, side, side) if kind == "one" else (n, side, side)
+    shape = (n, 3, side, side) if kind == "color" else (n, 1, side, side) if kind == "one" else (n, side, side)
     count = torch.Size(shape).numel()
     values = (torch.arange(count) * 2654435761 % 2**32) >> 24
     images = values.view(shape).to(torch.uint8)
@@ -47,7 +47,7 @@ def pictures(kind="colour", dtype=torch.uint8, *, n=40, side=9):
 
 
 @pytest.mark.parametrize("view", ALL, ids=name)
-@pytest.mark.parametrize("kind", ["colour", "grey", "one"])
+@pytest.mark.parametrize("kind", ["color", "gray", "one"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16])
 def test_the_batch_does_not_matter_nor_its_order_nor_its_size(view, kind, dtype):
     images = pictures(kind, dtype)
@@ -91,7 +91,7 @@ def test_nobodys_random_numbers_are_read_or_moved(view):
 
 
 @pytest.mark.parametrize("view", IDENTITIES, ids=name)
-@pytest.mark.parametrize("kind", ["colour", "grey"])
+@pytest.mark.parametrize("kind", ["color", "gray"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
 def test_what_does_nothing_gives_the_images_back_to_the_bit(view, kind, dtype):
     images = pictures(kind, dtype)

@@ -46,9 +46,9 @@ def test_a_loss_that_reads_labels_is_told_why_there_are_none_and_what_to_do(mix)
         distill(network(), hinton(network()), source(mix=mix), epochs=1).finish()
     with pytest.raises(LimbeckError, match=words):
         distill(network(), Stage(Loss(cross_entropy)), source(mix=mix, augment=None), epochs=1).finish()
-    unlabelled = ShuffledLoader(ArrayDataset(IMAGES), batch_size=8)
+    unlabeled = ShuffledLoader(ArrayDataset(IMAGES), batch_size=8)
     with pytest.raises(LimbeckError, match=r"cross_entropy reads labels, and this source gives none\."):
-        distill(network(), Stage(Loss(cross_entropy)), unlabelled, epochs=1).finish()
+        distill(network(), Stage(Loss(cross_entropy)), unlabeled, epochs=1).finish()
 
 
 def test_specialists_refuse_mixtures_before_anything_is_trained():

@@ -123,7 +123,7 @@ class Quantized(_Dense):
         bits: 2 to 16, or 32.
     """
 
-    name: ClassVar[str] = "quantised"
+    name: ClassVar[str] = "quantized"
 
     def __init__(self, *, classes: int, bits: int = 8) -> None:
         super().__init__(classes=classes)

@@ -21,7 +21,7 @@ def posterior_logits(
 ) -> Float[Tensor, "rows classes"]:
     r"""Exact log-posteriors (up to a constant) of classes that come in groups, seen through noise.
 
-    Class c lies at :math:`\mu_c`, its group's centre plus 0.7 times a standard normal vector, in 32 dimensions. A row
+    Class c lies at :math:`\mu_c`, its group's center plus 0.7 times a standard normal vector, in 32 dimensions. A row
     draws its class with probability :math:`\propto (c + 1)^{-zipf}`, sees :math:`x = \mu_c + \sigma \epsilon` with
     :math:`\log \sigma` normal around ``log(noise)`` with deviation 0.4, and holds :math:`\log \pi_c + (x^T \mu_c -
     |\mu_c|^2 / 2) / \sigma^2`. So some rows are sure and some are not, similar classes get similar logits, and with

@@ -28,7 +28,7 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
     """An encoding by name.
 
     Args:
-        name: ``float32``, ``float16``, ``bfloat16``, ``quantised``, ``top-k`` or ``sampled``.
+        name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k`` or ``sampled``.
         classes: How many logits a row has.
         **parameters: The encoding's own: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
 

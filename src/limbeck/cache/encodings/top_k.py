@@ -28,7 +28,7 @@ class TopClasses(Encoding):
     `temperatures`, with its slope (float16), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each) and
     the values (`Depths`). Where `bits` is 32 all is float32, and the rest is kept at so many temperatures that it is
     right to 5e-5 at any T of 0.5 and above. The kept logits are moved together so that they weigh what they weighed
-    before rounding: kept mass and rest are exact at T = 1, and nothing is renormalised over k.
+    before rounding: kept mass and rest are exact at T = 1, and nothing is renormalized over k.
 
     Args:
         classes: How many logits a row has.
@@ -46,7 +46,7 @@ class TopClasses(Encoding):
         self.k = check_integer("k", k, 1)
         if self.k > classes:
             raise LimbeckError(
-                f"k={k} of {classes} classes: there are no more. For all of them: 'quantised' or 'float16'."
+                f"k={k} of {classes} classes: there are no more. For all of them: 'quantized' or 'float16'."
             )
         self.bits = checked_bits(bits)
         self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
@@ -120,7 +120,7 @@ def _checked_temperatures(given: Any) -> tuple[float, ...]:
     if len(found) > MOST_TEMPERATURES:
         raise LimbeckError(
             f"A top-k record keeps the rest at {MOST_TEMPERATURES} temperatures more at most, and these are "
-            f"{len(found)}: where the temperature moves, store 'quantised', which serves every one."
+            f"{len(found)}: where the temperature moves, store 'quantized', which serves every one."
         )
     return found
 

@@ -139,7 +139,7 @@ def _check_development(material: ComparisonData) -> None:
     """Refuse development data that cannot tell one setting from another.
 
     Raises:
-        LimbeckError: If fewer than two of them are labelled.
+        LimbeckError: If fewer than two of them are labeled.
     """
     labels = material.development.labels
     count = 0 if labels is None else int((labels != IGNORED).sum())

@@ -49,16 +49,16 @@ def brightened(pixels: Levels, factor: Tensor, top: float) -> Levels:
 
 
 def contrasted(pixels: Levels, factor: Tensor, top: float) -> Levels:
-    """A blend with the mean of the image in grey."""
-    return blend(pixels, _mean(grey(pixels)), factor, top)
+    """A blend with the mean of the image in gray."""
+    return blend(pixels, _mean(gray(pixels)), factor, top)
 
 
 def saturated(pixels: Levels, factor: Tensor, top: float) -> Levels:
-    """A blend with the image in grey; an image of one channel stays."""
-    return pixels if pixels.shape[1] == 1 else blend(pixels, grey(pixels), factor, top)
+    """A blend with the image in gray; an image of one channel stays."""
+    return pixels if pixels.shape[1] == 1 else blend(pixels, gray(pixels), factor, top)
 
 
-def grey(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
+def gray(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
     """The luma of ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue."""
     if pixels.shape[1] == 1:
         return pixels
@@ -67,7 +67,7 @@ def grey(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
 
 
 def rotated_hue(pixels: Levels, turns: Tensor) -> Levels:
-    """The hue of every pixel moved by a part of the whole circle; lightness and chroma stay; grey stays grey."""
+    """The hue of every pixel moved by a part of the whole circle; lightness and chroma stay; gray stays gray."""
     if pixels.shape[1] == 1:
         return pixels
     high, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
@@ -109,7 +109,7 @@ def auto_contrast(images: Images) -> Images:
     return torch.where(high > low, level.to(torch.uint8), images)
 
 
-def equalised(images: Images) -> Images:
+def equalized(images: Images) -> Images:
     """Each channel with its levels spread so that each is about as frequent, as Pillow does it; in 256 levels."""
     flat = levels(images).flatten(2).flatten(0, 1).long()
     count = torch.zeros(len(flat), 256, dtype=torch.int64, device=flat.device).scatter_add_(
@@ -123,12 +123,12 @@ def equalised(images: Images) -> Images:
     return torch.where((step > 0).view(*images.shape[:2], 1, 1), like(found, images), images)
 
 
-def posterised(images: Images, bits: int) -> Images:
+def posterized(images: Images, bits: int) -> Images:
     """Only the first `bits` of each byte; with 8, the images themselves."""
     return images if bits == 8 else like(levels(images) & (256 - (1 << (8 - bits))), images)
 
 
-def solarised(images: Images, strength: float) -> Images:
+def solarized(images: Images, strength: float) -> Images:
     """What is at or above ``256 (1 - strength)`` in bytes turned to its negative; at 0, nothing."""
     threshold = 256 * (1 - strength)
     if images.dtype == torch.uint8:
@@ -169,10 +169,10 @@ class ColorJitter:
     r"""Images whose brightness, contrast, saturation and hue are moved, in this order, each by a random amount.
 
     The first three are blends :math:`f x + (1 - f) y`, with :math:`f \sim U(\max(0, 1 - a), 1 + a)`, with black, with
-    the image's mean in grey, and with the image in grey; hue is turned by a part :math:`U(-a, a)` of its circle. What
+    the image's mean in gray, and with the image in gray; hue is turned by a part :math:`U(-a, a)` of its circle. What
     leaves the range of pixels is cut off; bytes are rounded once, at the end. Images are ``[batch, h, w]`` or
     ``[batch, c, h, w]`` with one channel or red, green, blue: bytes, or floats from 0 to 1. An image of one channel has
-    no colour, so the last two leave it as it is; and what is 0 is left out.
+    no color, so the last two leave it as it is; and what is 0 is left out.
 
     Attributes:
         brightness: How far the factor goes from 1.
@@ -221,12 +221,12 @@ class ColorJitter:
         """The images, of the same shape and type.
 
         Raises:
-            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in grey or in colour.
+            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in gray or in color.
         """
         check_pixels(inputs, who="ColorJitter")
-        bright, contrast, colour, turn = self.amounts(id, view).unbind(1)
+        bright, contrast, color, turn = self.amounts(id, view).unbind(1)
         pixels, top = to_float(inputs)
         pixels = brightened(pixels, bright, top) if self.brightness else pixels
         pixels = contrasted(pixels, contrast, top) if self.contrast else pixels
-        pixels = saturated(pixels, colour, top) if self.saturation else pixels
+        pixels = saturated(pixels, color, top) if self.saturation else pixels
         return restore_dtype(rotated_hue(pixels, turn) if self.hue else pixels, inputs)

@@ -14,12 +14,12 @@ from limbeck.data.transforms.color import (
     auto_contrast,
     brightened,
     contrasted,
-    equalised,
-    posterised,
+    equalized,
+    posterized,
     restore_dtype,
     saturated,
     sharpened,
-    solarised,
+    solarized,
     to_float,
 )
 from limbeck.data.transforms.geometry import Matrix, turn, warped
@@ -38,12 +38,12 @@ _MOST = 30
 class RandAugment:
     """Images after `n` operations each, drawn with equal chance from fourteen, one after the other.
 
-    Identity, auto-contrast, equalise, rotate (30 degrees), solarise, colour, posterise (to 4 bits), contrast,
+    Identity, auto-contrast, equalize, rotate (30 degrees), solarize, color, posterize (to 4 bits), contrast,
     brightness, sharpness (factors 0.1 and 1.9), shear x and y (0.3), translate x and y (150/331 of the side): in
     brackets how far they go at magnitude 30, of which `magnitude` is a part; what has two directions takes either. At
-    magnitude 0 all but auto-contrast and equalise leave the image as it is. What moves takes the nearest pixel and
+    magnitude 0 all but auto-contrast and equalize leave the image as it is. What moves takes the nearest pixel and
     leaves black behind. Images are ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or red, green, blue:
-    bytes, or floats from 0 to 1 (which equalise and posterise bring to 256 levels).
+    bytes, or floats from 0 to 1 (which equalize and posterize bring to 256 levels).
 
     Attributes:
         n: How many operations.
@@ -87,7 +87,7 @@ class RandAugment:
         """The images, of the same shape and type.
 
         Raises:
-            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in grey or in colour.
+            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in gray or in color.
         """
         check_pixels(inputs, who="RandAugment")
         images = inputs.clone() if inputs.ndim == 4 else inputs.unsqueeze(1).clone()
@@ -118,28 +118,28 @@ def _auto_contrast(images: Images, up: Tensor, strength: float) -> Images:
     return auto_contrast(images)
 
 
-def _equalise(images: Images, up: Tensor, strength: float) -> Images:
+def _equalize(images: Images, up: Tensor, strength: float) -> Images:
     del up, strength
-    return equalised(images)
+    return equalized(images)
 
 
 def _rotate(images: Images, up: Tensor, strength: float) -> Images:
     return warped(images, up, turn(30 * strength), turn(-30 * strength))
 
 
-def _solarise(images: Images, up: Tensor, strength: float) -> Images:
+def _solarize(images: Images, up: Tensor, strength: float) -> Images:
     del up
-    return solarised(images, strength)
+    return solarized(images, strength)
 
 
-def _colour(images: Images, up: Tensor, strength: float) -> Images:
+def _color(images: Images, up: Tensor, strength: float) -> Images:
     pixels, top = to_float(images)
     return restore_dtype(saturated(pixels, _factor(up, strength), top), images)
 
 
-def _posterise(images: Images, up: Tensor, strength: float) -> Images:
+def _posterize(images: Images, up: Tensor, strength: float) -> Images:
     del up
-    return posterised(images, 8 - round(4 * strength))
+    return posterized(images, 8 - round(4 * strength))
 
 
 def _contrast(images: Images, up: Tensor, strength: float) -> Images:
@@ -178,11 +178,11 @@ OPERATIONS: MappingProxyType[str, Operation] = MappingProxyType(
     {
         "identity": _identity,
         "auto-contrast": _auto_contrast,
-        "equalise": _equalise,
+        "equalize": _equalize,
         "rotate": _rotate,
-        "solarise": _solarise,
-        "colour": _colour,
-        "posterise": _posterise,
+        "solarize": _solarize,
+        "color": _color,
+        "posterize": _posterize,
         "contrast": _contrast,
         "brightness": _brightness,
         "sharpness": _sharpness,

@@ -101,7 +101,7 @@ def check_pixels(images: Tensor, *, who: str) -> None:
     """
     check_images(images, who=who)
     if images.ndim == 4 and images.shape[1] not in (1, 3):
-        raise DataError(f"{who} wants grey or red, green, blue images; these have {images.shape[1]} channels.")
+        raise DataError(f"{who} wants gray or red, green, blue images; these have {images.shape[1]} channels.")
     if images.dtype == torch.uint8:
         return
     check_weighable(images, who=who)
@@ -109,7 +109,7 @@ def check_pixels(images: Tensor, *, who: str) -> None:
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"{who} wants bytes, or floats from 0 to 1; these go from {low:g} to {high:g}. Scale them before, and "
-            "standardise after it: reads=lb.NormalizeImages(mean=..., std=..., scale=1)."
+            "standardize after it: reads=lb.NormalizeImages(mean=..., std=..., scale=1)."
         )
 
 

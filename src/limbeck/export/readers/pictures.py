@@ -30,13 +30,13 @@ def picture(path: Path, wanted: list[int]) -> np.ndarray:
     """A file's pixels, of the size that the student was trained on: ``[h, w]``, or ``[3, h, w]``."""
     from PIL import Image
 
-    grey = len(wanted) < 3 or wanted[0] == 1
+    gray = len(wanted) < 3 or wanted[0] == 1
     with Image.open(path) as file:
         if file.mode[0] in "IF":  # convert() would clip every value above 255
             raise SystemExit(f"{path} has more than 8 bits a pixel: save it with 8, scaled as the training data were.")
-        opened = file.convert("L" if grey else "RGB")
+        opened = file.convert("L" if gray else "RGB")
     height, width = wanted[-2:] if len(wanted) > 1 else (opened.height, opened.width)
     if opened.size != (width, height):
         opened = opened.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(opened, dtype=np.uint8)
-    return pixels if grey else pixels.transpose(2, 0, 1)
+    return pixels if gray else pixels.transpose(2, 0, 1)

@@ -119,7 +119,7 @@ def numbers(column: dict[str, Any], cells: list[str]) -> np.ndarray:
 
 
 def encoded(column: dict[str, Any], values: np.ndarray) -> np.ndarray:
-    """A column as the student reads it: a 1 at a name's place, or a standardised number and whether it is missing."""
+    """A column as the student reads it: a 1 at a name's place, or a standardized number and whether it is missing."""
     if column["kind"] == "category":
         places = {name: place for place, name in enumerate(column["values"])}
         other = len(places)

@@ -29,7 +29,7 @@ LENGTHS = {"short": 30, "long": 300}
 """Epochs."""
 _PER_SECOND = 1800
 _WEIGHTS = "weights.safetensors"
-_OPTIMISER = Optimizer(name="adamw", lr=2e-3, warmup=0.05, options={"weight_decay": 1e-4})
+_OPTIMIZER = Optimizer(name="adamw", lr=2e-3, warmup=0.05, options={"weight_decay": 1e-4})
 
 
 @cache
@@ -81,7 +81,7 @@ def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) ->
 
 def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, source: ShuffledLoader, *, seed: int, epochs: int) -> None:
     distill(
-        net, recipe, source, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimiser=_OPTIMISER,
+        net, recipe, source, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimizer=_OPTIMIZER,
         reads=PIXELS, precision="bf16-mixed", accelerator="cpu", log_every=100, checkpoint_seconds=60.0, workers=1,
     ).finish()  # fmt: skip
 

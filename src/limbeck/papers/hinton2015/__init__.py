@@ -2,8 +2,8 @@
 
 from limbeck.papers.hinton2015.confusions import CONFUSIONS
 from limbeck.papers.hinton2015.mnist import MNIST, OMIT3, ONLY78, TEMPERATURE
-from limbeck.papers.hinton2015.regularizer import REGULARISER
+from limbeck.papers.hinton2015.regularizer import REGULARIZER
 from limbeck.papers.hinton2015.speech import SPEECH
 
 TITLE = "Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531"
-EXPERIMENTS = (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARISER, SPEECH, CONFUSIONS)
+EXPERIMENTS = (MNIST, TEMPERATURE, OMIT3, ONLY78, REGULARIZER, SPEECH, CONFUSIONS)

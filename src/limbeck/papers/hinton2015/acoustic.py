@@ -77,7 +77,7 @@ def train(
         resume=True,
         seed=seed,
         epochs=epochs,
-        optimiser=Optimizer("adamw", lr=_LR[batch] if lr is None else lr, warmup=0.05, options={"weight_decay": 0.01}),
+        optimizer=Optimizer("adamw", lr=_LR[batch] if lr is None else lr, warmup=0.05, options={"weight_decay": 0.01}),
         precision="bf16-mixed",
         accelerator="cpu",
         log_every=len(source),

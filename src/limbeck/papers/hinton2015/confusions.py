@@ -16,7 +16,7 @@ from limbeck.data import Dataset, DataSplits, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.methods.groups import confusion_groups
-from limbeck.methods.specialising import combined, training
+from limbeck.methods.specialist_training import combined, training
 from limbeck.metrics import predict
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
 from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, network, pictures, source
@@ -51,10 +51,10 @@ def train_on(desk: TaskFolder, *, seed: int, examples: int, quick: bool) -> Figu
 
 
 def _taught(
-    desk: TaskFolder, net: nn.Module, examples: int, data: DataSplits, optimiser: Optimizer, *, seed: int
+    desk: TaskFolder, net: nn.Module, examples: int, data: DataSplits, optimizer: Optimizer, *, seed: int
 ) -> Figures:
     stream, steps = source(data.train, seed), examples // BATCH
-    _run(desk, {"student": net}, make("supervised"), stream, data, seed=seed, optimiser=optimiser, steps=steps)
+    _run(desk, {"student": net}, make("supervised"), stream, data, seed=seed, optimizer=optimizer, steps=steps)
     return _kept(desk, net, data)
 
 
@@ -67,7 +67,7 @@ def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) 
     unseen = ShuffledLoader(data.train, batch_size=500, shuffle=False)
     groups = confusion_groups(generalist, unseen, clusters=SPECIALISTS, size=SIZE, reads=data.reads, seed=seed)
     recipe = training(generalist, groups, stream, epochs=epochs)
-    models = _run(desk, {"generalist": net}, recipe, stream, data, seed=seed, optimiser=FURTHER)
+    models = _run(desk, {"generalist": net}, recipe, stream, data, seed=seed, optimizer=FURTHER)
     together = combined(generalist, groups, stream, active=_ACTIVE)
     together.bind(models)
     return _judged(together, groups, data)

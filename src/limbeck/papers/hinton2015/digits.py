@@ -44,9 +44,9 @@ def constrained_sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer
     unit's incoming weights bounded, and lets the learning rate begin high.
     """
     moved = list(parameters)
-    optimiser = torch.optim.SGD(moved, lr=0.1, momentum=0.9, nesterov=True, fused=True)
-    optimiser.register_step_post_hook(lambda *_: _constrain([p for p in moved if p.ndim == 2]))
-    return optimiser
+    optimizer = torch.optim.SGD(moved, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    optimizer.register_step_post_hook(lambda *_: _constrain([p for p in moved if p.ndim == 2]))
+    return optimizer
 
 
 @torch.no_grad()

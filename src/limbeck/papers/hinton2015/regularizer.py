@@ -24,7 +24,7 @@ from limbeck.papers.hinton2015.states import CLASSES
 FRACTION = 0.03
 _BATCH = 256
 _BEST = "best"
-_HARD, _SOFT = "regulariser/hard/seed-{}", "regulariser/soft/seed-{}"
+_HARD, _SOFT = "regularizer/hard/seed-{}", "regularizer/soft/seed-{}"
 _SECONDS_PER_EPOCH = 0.13
 """Of the frames of 3 % of the clips, at one speed."""
 _DEV_SECONDS = 0.38
@@ -126,6 +126,6 @@ def _both(name: str, figures: Sequence[Figures], which: str, paper: str) -> list
     ]
 
 
-REGULARISER = Experiment(
-    "regulariser", "Do soft targets keep a network from overfitting 3 % of the data?", _tasks, _rows
+REGULARIZER = Experiment(
+    "regularizer", "Do soft targets keep a network from overfitting 3 % of the data?", _tasks, _rows
 )

@@ -26,7 +26,7 @@ _PAPER_SHARE = 100 * (60.8 - 58.9) / (61.1 - 58.9)
 
 
 def member(number: int, seed: int) -> str:
-    """The task of one of an ensemble's members; member 0 of a seed is also the baseline of `regulariser`."""
+    """The task of one of an ensemble's members; member 0 of a seed is also the baseline of `regularizer`."""
     return f"speech/member-{number}/seed-{seed}"
 
 

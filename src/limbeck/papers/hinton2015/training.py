@@ -43,7 +43,7 @@ def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
     data = digits(quick)
     net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
     source = ShuffledLoader(data.train, batch_size=_TEACHER_BATCH, seed=seed, augment=RandomShift(2, seed=seed))
-    _train(desk, net, make("supervised"), source, seed=seed, epochs=6 if quick else 150, optimiser=TEACHER)
+    _train(desk, net, make("supervised"), source, seed=seed, epochs=6 if quick else 150, optimizer=TEACHER)
     answers, shown = logits(net, data.train), logits(net, data.test)
     save_file({"train": answers, "test": shown}, desk.folder / _ANSWERS)
     return {"errors": errors(shown, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
@@ -90,7 +90,7 @@ def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) ->
             labels=lesson.weight < 1,
         )
     source = ShuffledLoader(transfer, batch_size=lesson.batch, seed=seed)
-    _train(desk, net, recipe, source, seed=seed, epochs=lesson.epochs, optimiser=STUDENT)
+    _train(desk, net, recipe, source, seed=seed, epochs=lesson.epochs, optimizer=STUDENT)
     labels = labels_of(data.test)
     figures: dict[str, Any] = _counted(logits(net, data.test), labels)
     if lesson.free:
@@ -132,7 +132,7 @@ def _train(
     *,
     seed: int,
     epochs: int,
-    optimiser: Optimizer,
+    optimizer: Optimizer,
 ) -> None:
     distill(
         net,
@@ -142,7 +142,7 @@ def _train(
         resume=True,
         seed=seed,
         epochs=epochs,
-        optimiser=optimiser,
+        optimizer=optimizer,
         reads=READS,
         precision=PRECISION,
         accelerator="cpu",

@@ -105,7 +105,7 @@ def confusion_figure(rates: Matrix, names: Sequence[str], *, top: float, who: st
 
 
 def change_figure(change: Matrix, names: Sequence[str], *, top: float) -> Markup:
-    """How each of those rates changed: more errors in one colour, fewer in another.
+    """How each of those rates changed: more errors in one color, fewer in another.
 
     Args:
         change: Rates after less those before.
@@ -178,7 +178,7 @@ def _words(names: Sequence[str], cell: float, top: float, *, leaning: bool) -> l
     return [*rows, *columns]
 
 
-_COLOURS = {"error": (194, 65, 12), "more": (194, 65, 12), "fewer": (11, 103, 168)}
+_COLORS = {"error": (194, 65, 12), "more": (194, 65, 12), "fewer": (11, 103, 168)}
 
 
 def _picture(values: Matrix, shade: Any, side: float, top: float) -> Markup:
@@ -188,9 +188,9 @@ def _picture(values: Matrix, shade: Any, side: float, top: float) -> Markup:
     for i, j in zip(*np.nonzero(values), strict=True):
         share, kind = shade(float(values[i, j]))
         if i != j:
-            pixels[i, j] = (*_COLOURS[kind], round(255 * max(share, 0.06)))
+            pixels[i, j] = (*_COLORS[kind], round(255 * max(share, 0.06)))
         elif kind != "error":
-            pixels[i, j] = (*_COLOURS["fewer" if kind == "more" else "more"], round(255 * max(share, 0.06)))
+            pixels[i, j] = (*_COLORS["fewer" if kind == "more" else "more"], round(255 * max(share, 0.06)))
     return tag("image", href=data_uri(pixels), x=_LEFT, y=top, width=side, height=side, class_="pixels")
 
 

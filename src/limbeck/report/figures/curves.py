@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT = 520.0, 280.0
 
 
 def training_figure(term: str, arms: Mapping[str, ArmRow], curves: Mapping[str, Sequence[Curve]]) -> Markup:
-    """One term against optimiser steps: a thin line for every seed, a thick one for each arm's mean.
+    """One term against optimizer steps: a thin line for every seed, a thick one for each arm's mean.
 
     Args:
         term: The term's name.
@@ -42,7 +42,7 @@ def training_figure(term: str, arms: Mapping[str, ArmRow], curves: Mapping[str, 
     ]  # fmt: skip
     said = "; ".join(f"{name} ends at {_end(found):.3g}" for name, found in curves.items())
     return svg(
-        frame(plot, x_label="optimiser steps", y_label="mean of the term", x_text=lambda v: f"{v:,.0f}",
+        frame(plot, x_label="optimizer steps", y_label="mean of the term", x_text=lambda v: f"{v:,.0f}",
               y_text=lambda v: f"{v:g}"),
         drawn, ends, width=_WIDTH, height=_HEIGHT, label=f"The term {term} while training. {said}.",
     )  # fmt: skip

@@ -119,7 +119,7 @@ class Decline(NamedTuple):
 
     Attributes:
         name: The arm.
-        style: Its colour and shape.
+        style: Its color and shape.
         means: From severity 0, the images as they are, upward.
         stds: Each one's standard deviation over the seeds; None where there is but one seed.
     """

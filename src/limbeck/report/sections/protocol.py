@@ -95,7 +95,7 @@ def _effort(evidence: RunData) -> Iterator[tuple[str, str]]:
     yield from ((f"budget of {name}", f"{said}; else as above") for name, said in own.items())
     steps = format_steps(rows)
     if steps is not None:
-        yield "optimiser steps", steps
+        yield "optimizer steps", steps
 
 
 def _surroundings(evidence: RunData) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Is what was given as an optimiser taken, or refused with the line to type?"""
+"""Is what was given as an optimizer taken, or refused with the line to type?"""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ DATA = (torch.zeros(4, 3), torch.arange(4) % 2)
 
 
 @pytest.mark.parametrize("argument", ["lr", "warmup", "decay", "clip", "options"])
-def test_what_belongs_to_the_optimiser_says_where_it_goes(argument):
-    with pytest.raises(UnknownNameError, match=rf"{argument}'.*Type optimiser=Optimiser\({argument}=\.\.\.\)"):
+def test_what_belongs_to_the_optimizer_says_where_it_goes(argument):
+    with pytest.raises(UnknownNameError, match=rf"{argument}'.*Type optimizer=Optimizer\({argument}=\.\.\.\)"):
         distill(nn.Linear(3, 2), STAGE, DATA, **{argument: 0.1})
 
 
 WRONG = [
     (
         lambda: torch.optim.Adam(nn.Linear(3, 2).parameters(), lr=0.02),
-        r"torch\.optim\.Adam that is made.*Optimiser\('adam', lr=0\.02\).*lambda parameters: torch\.optim\.Adam",
+        r"torch\.optim\.Adam that is made.*Optimizer\('adam', lr=0\.02\).*lambda parameters: torch\.optim\.Adam",
     ),
     (
         lambda: torch.optim.Adagrad(nn.Linear(3, 2).parameters()),
-        r"student\. Type optimiser=Optimiser\(lambda parameters: torch\.optim\.Adagrad",
+        r"student\. Type optimizer=Optimizer\(lambda parameters: torch\.optim\.Adagrad",
     ),
-    (lambda: torch.optim.SGD, r"a function, SGD; type optimiser=Optimiser\(SGD\)"),
-    (lambda: "adam", r"Optimiser\('adam', lr=0\.001\)"),
-    (lambda: 0.1, r"a float; type optimiser=Optimiser\("),
+    (lambda: torch.optim.SGD, r"a function, SGD; type optimizer=Optimizer\(SGD\)"),
+    (lambda: "adam", r"Optimizer\('adam', lr=0\.001\)"),
+    (lambda: 0.1, r"a float; type optimizer=Optimizer\("),
 ]
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("made", "sentence"), WRONG)
-def test_what_is_no_optimiser_is_refused_with_the_line_to_type(made, sentence):
+def test_what_is_no_optimizer_is_refused_with_the_line_to_type(made, sentence):
     with pytest.raises(LimbeckError, match=sentence):
         check_optimizer(made())
     with pytest.raises(LimbeckError, match=sentence):
-        distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made())
+        distill(nn.Linear(3, 2), STAGE, DATA, optimizer=made())
     with pytest.raises(LimbeckError, match=sentence):
-        Stage(Loss(cross_entropy), optimiser=made())
+        Stage(Loss(cross_entropy), optimizer=made())
 
 
 def test_the_line_to_type_works():
     made = Optimizer(lambda parameters: torch.optim.Adam(parameters, lr=0.02))
-    assert distill(nn.Linear(3, 2), STAGE, DATA, optimiser=made).finish().finished
-    assert TrainConfig(optimiser=Optimizer("adam", lr=0.02)).optimiser.lr == 0.02
+    assert distill(nn.Linear(3, 2), STAGE, DATA, optimizer=made).finish().finished
+    assert TrainConfig(optimizer=Optimizer("adam", lr=0.02)).optimizer.lr == 0.02

@@ -1,4 +1,4 @@
-"""Do parameters move as the optimiser says?"""
+"""Do parameters move as the optimizer says?"""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_each_moves_as_torch_s_own(name):
     ]
     x = torch.randn(5, 3)
     for _ in range(3):
-        for model, optimiser in pairs:
-            optimiser.zero_grad()
+        for model, optimizer in pairs:
+            optimizer.zero_grad()
             model(x).square().sum().backward()
-            optimiser.step()
+            optimizer.step()
     assert torch.allclose(mine.weight, theirs.weight, atol=1e-7)
 
 
-def test_a_function_makes_any_optimiser():
+def test_a_function_makes_any_optimizer():
     plan = Optimizer(lambda parameters: torch.optim.SGD(parameters, lr=7.0))
     assert plan.make(nn.Linear(2, 2).parameters()).param_groups[0]["lr"] == 7.0
     assert plan.describe()["name"] == "<lambda>"

@@ -1,4 +1,4 @@
-"""How are copies of a generalist trained for groups of classes, each on its own half-special data?"""
+"""Training copies of a generalist for groups of classes, each on its own half-special data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def training(
     *,
     held: RunContext | None = None,
     soft: float = 0.0,
-    optimiser: Optimizer | None = None,
+    optimizer: Optimizer | None = None,
     epochs: int | None = None,
 ) -> Recipe:
     """The first half of `limbeck.methods.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
@@ -52,7 +52,7 @@ def training(
         data: Where the examples come from.
         held: What the run holds; by default the models read the inputs of a batch, on the CPU.
         soft: The weight of the generalist's soft targets for the classes that are not special.
-        optimiser: How the specialists' parameters move; the run's by default.
+        optimizer: How the specialists' parameters move; the run's by default.
         epochs: Passes of each over its own data; the run's budget by default.
 
     Raises:
@@ -68,7 +68,7 @@ def training(
             objective = objective + soft * Loss(rest_kl, special=source.special)
         branches.append(
             Stage(
-                objective, trains=_name(number), teacher=generalist if soft else None, optimiser=optimiser,
+                objective, trains=_name(number), teacher=generalist if soft else None, optimizer=optimizer,
                 source=source, epochs=epochs, reads=reads, name=f"training {_name(number)}",
             )
         )  # fmt: skip
