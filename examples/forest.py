@@ -60,7 +60,7 @@ if __name__ == "__main__":
     alone = lb.Stage(lb.Loss(cross_entropy))
     taught = lb.Stage(
         0.1 * lb.Loss(cross_entropy) + 0.9 * lb.Loss(kl_divergence),
-        teacher=lb.SklearnTeacher(forest, reads=SelectColumn("raw")),
+        teacher=lb.SklearnTeacher(forest, preprocess=SelectColumn("raw")),
     )
     for name, stage in {"network alone": alone, "network distilled": taught}.items():
         scores = [accuracy(predict(trained(stage, train, seed), [test])).value for seed in range(3)]

@@ -74,7 +74,7 @@ def patient(
     )  # fmt: skip
     whole: dict[str, Any] = {
         "arms": (arm,), "teacher": teacher, "networks": {"teacher": network}, "trained": True, "train": train,
-        "development": points(80, seed=1), "classes": CLASSES, "class_names": None, "reads": lambda b: b.inputs,
+        "development": points(80, seed=1), "classes": CLASSES, "class_names": None, "preprocess": lambda b: b.inputs,
         "fabric": open_fabric(accelerator="cpu"),
     }  # fmt: skip
     return CheckContext(**{**whole, **changes})

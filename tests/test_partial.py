@@ -261,7 +261,7 @@ class Kept(Teacher):
     def __init__(self, name: str = "top-k", *, bad: bool = False) -> None:
         self.name, self.bad = name, bad
 
-    def prepare(self, needs, *, device, reads):
+    def prepare(self, needs, *, device, preprocess):
         for address in needs - {"logits"}:
             raise missing(address, ["logits"])
         return nullcontext(self._answer)
@@ -283,7 +283,7 @@ def test_a_teacher_of_partial_answers_keeps_the_laws():
 
 def test_an_ensemble_of_partial_answers_says_that_it_cannot():
     opened = Ensemble(Kept(), Kept()).prepare(
-        frozenset({"logits"}), device=torch.device("cpu"), reads=lambda batch: batch.inputs
+        frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda batch: batch.inputs
     )
     told = pytest.raises(MissingSignalError, match="this teacher shows a part of its answer alone")
     with opened as answer, told:

@@ -72,7 +72,7 @@ class Batch(NamedTuple):
     """One batch of examples, as a source yields it.
 
     Attributes:
-        inputs: What the models are called with, unless a side ``reads`` something else from the batch.
+        inputs: What the models are called with, unless a side ``preprocess`` something else from the batch.
         id: Which examples these are, ``int64 [batch]``, unique within the source; None where the source cannot tell.
         view: Which augmented view of each example this is, ``int64 [batch]``; None means the examples themselves.
         labels: Class indices ``int64 [batch]`` or ``[batch, *positions]``; `IGNORED` (-100) where there is none.

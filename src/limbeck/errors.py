@@ -156,5 +156,5 @@ def one_for_each_class(shape: Iterable[int]) -> DataError:
     return DataError(
         f"labels of shape {list(shape)} hold a number for each class, and labels are class indices. One-hot labels: "
         "type labels.argmax(-1). Probabilities p are a teacher's: type lb.ArrayDataset(inputs, extra={'soft': p}) and "
-        "teacher=lb.ModelTeacher(nn.Identity(), reads=lambda batch: batch.extra['soft'].log())."
+        "teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log())."
     )

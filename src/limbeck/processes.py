@@ -63,9 +63,9 @@ def _end_with(parent: int) -> None:
     comes when the parent's thread ends that started the process, which is too early.
     """
 
-    def watch() -> None:
+    def callback() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=callback, daemon=True).start()

@@ -9,7 +9,7 @@ from limbeck.cache import Column, Keys, Location, Store, TeacherProvenance, make
 
 CLASSES = 5
 COLUMN = Column(make_encoding("float32", classes=CLASSES))
-ORIGIN = TeacherProvenance("teacher", "data", None, "reads", "float32", {"logits": COLUMN.spec})
+ORIGIN = TeacherProvenance("teacher", "data", None, "preprocess", "float32", {"logits": COLUMN.spec})
 
 
 def answers(ids, view=-1):

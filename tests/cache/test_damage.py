@@ -225,7 +225,7 @@ def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
 # --- what a store is not for ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["teacher", "data", "views", "reads", "precision"])
+@pytest.mark.parametrize("field", ["teacher", "data", "views", "preprocess", "precision"])
 def test_another_origin_is_refused_by_its_field(tmp_path, field):
     filled(tmp_path / "s")
     other, had = replace(ORIGIN, **{field: "other"}), getattr(ORIGIN, field) or "no augmentation"

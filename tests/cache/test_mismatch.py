@@ -23,7 +23,7 @@ def reading(*ways):
 
 
 def pixels(mean):
-    return {"reads": "pixels", "mean": [mean], "std": [0.25], "scale": 1 / 255, "channels_last": False}
+    return {"preprocess": "pixels", "mean": [mean], "std": [0.25], "scale": 1 / 255, "channels_last": False}
 
 
 def test_another_folder_comes_first_and_removing_says_what_it_costs():
@@ -33,14 +33,14 @@ def test_another_folder_comes_first_and_removing_says_what_it_costs():
 
 
 def test_ways_of_reading_show_the_piece_that_differs():
-    told = said("reads", reading(pixels(0.5)), reading(pixels(0.286)))
+    told = said("preprocess", reading(pixels(0.5)), reading(pixels(0.286)))
     assert "it has pixels with mean=[0.5], and this run has pixels with mean=[0.286]." in told
-    told = said("reads", reading(None), reading(pixels(0.5)))
+    told = said("preprocess", reading(None), reading(pixels(0.5)))
     assert "it has the inputs as they are, and this run has pixels with mean=[0.5], std=[0.25]" in told
-    told = said("reads", reading(None), reading(None, pixels(0.5)))
+    told = said("preprocess", reading(None), reading(None, pixels(0.5)))
     assert "it has no way of the teacher's own, and this run has the teacher's own pixels with mean=[0.5]" in told
-    told = said("reads", reading("my.reads 0123456789abcdef"), reading("my.reads fedcba9876543210"))
-    assert "my.reads 01234567, and this run has my.reads fedcba98" in told
+    told = said("preprocess", reading("my.preprocess 0123456789abcdef"), reading("my.preprocess fedcba9876543210"))
+    assert "my.preprocess 01234567, and this run has my.preprocess fedcba98" in told
     assert "of the same name: its code, or a value that it holds, is another" in told
 
 

@@ -66,13 +66,13 @@ class TestData:
         assert not (here / "run").exists()
 
     @pytest.mark.parametrize(
-        ("reads", "said"),
+        ("preprocess", "said"),
         [("lambda batch: 1 / 0", "division"), ("lambda batch: None", "None"), ("lambda: 0", "argument")],
     )
-    def test_own_reads_that_fail(self, limbeck, here, job, reads, said):
+    def test_own_reads_that_fail(self, limbeck, here, job, preprocess, said):
         (here / "own.py").write_text(
             "import torch\n\n\ndef load():\n    part = torch.randn(40, 3), torch.arange(40) % 2\n"
-            f"    return {{'train': part, 'test': part, 'reads': {reads}}}\n"
+            f"    return {{'train': part, 'test': part, 'reads': {preprocess}}}\n"
         )
         refused(limbeck("distill", job, "--data", "own.py:load", "--out", "run"), "reads of own.py:load", said)
         assert not (here / "run").exists()

@@ -45,28 +45,35 @@ def test_flags_take_the_teacher_of_a_file_away_with_its_arguments(limbeck, done,
 def measured_elsewhere(here):
     """A teacher that was trained on the same pictures, halved and normalized in its own way."""
     data = load_data(blobs(here / "blobs.npz"))
-    reads = {"reads": "pixels", "mean": [0.9], "std": [0.02], "scale": 1 / 255, "channels_last": False, "channel": True}
+    preprocess = {
+        "preprocess": "pixels",
+        "mean": [0.9],
+        "std": [0.02],
+        "scale": 1 / 255,
+        "channels_last": False,
+        "channel": True,
+    }
     whole = data.train.take(torch.arange(len(data.train)))
-    inputs = preprocess_from_dict(reads)(whole).flatten(1).double()
+    inputs = preprocess_from_dict(preprocess)(whole).flatten(1).double()
     # A linear teacher in closed form, on what its own reads give.
     padded = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], 1)
     targets = torch.nn.functional.one_hot(whole.labels, 5).double() * 8 - 4
     found = torch.linalg.lstsq(padded, targets, driver="gelsd").solution.float()
     net = build("mlp", inputs=36, classes=5, hidden=[], seed=0)
     net.load_state_dict({"classifier.weight": found[:-1].T, "classifier.bias": found[-1]})
-    save(net, here / "t", metadata={"reads": reads, "class_names": list(data.class_names)})
-    return reads
+    save(net, here / "t", metadata={"preprocess": preprocess, "class_names": list(data.class_names)})
+    return preprocess
 
 
 def test_a_teacher_reads_the_data_as_it_did_when_it_was_trained(limbeck, here):
-    reads = measured_elsewhere(here)
-    ours = load_data(here / "blobs.npz").reads.to_dict()
-    assert ours != reads
+    preprocess = measured_elsewhere(here)
+    ours = load_data(here / "blobs.npz").preprocess.to_dict()
+    assert ours != preprocess
     job = job_file(here / "job.yaml", small_job("blobs.npz", teacher="t", seeds=1))
     ended = limbeck("distill", job, "--out", "run", "--json")
     assert ended.code == 0, ended.err
     assert ended.result["arms"]["teacher"]["accuracy"]["mean"] > 0.95
-    assert read_config(here / "run" / "student")["metadata"]["reads"] == ours
+    assert read_config(here / "run" / "student")["metadata"]["preprocess"] == ours
     recipe = json.loads((here / "run" / "arms" / "distilled" / "seed-0" / "run.json").read_text())["recipe"]
     assert recipe[0]["teacher"]["teacher"] == "Live"
     # The same weights without a word on how to read come to nothing in the data's own way.
@@ -85,7 +92,7 @@ def limbeck_load(path):
 
 
 def test_weights_in_a_folder_with_my_own_function_bring_their_reads(limbeck, here):
-    reads = measured_elsewhere(here)
+    preprocess = measured_elsewhere(here)
     (here / "my.py").write_text(
         "from limbeck.models import build as make\n\n\n"
         "def build():\n    return make('mlp', inputs=36, classes=5, hidden=[])\n"
@@ -94,7 +101,7 @@ def test_weights_in_a_folder_with_my_own_function_bring_their_reads(limbeck, her
     ended = limbeck("distill", job, "--json")
     assert ended.code == 0, ended.err
     assert ended.result["arms"]["teacher"]["accuracy"]["mean"] > 0.95
-    assert reads["mean"] == [0.9]
+    assert preprocess["mean"] == [0.9]
 
 
 def test_bare_weights_are_read_in_the_datas_way(limbeck, here, done):
@@ -132,7 +139,7 @@ def test_the_check_of_the_teacher_sees_development_data_alone(here):
     told = []
     result = lb.run_job(
         lb.make_job(small_job(here / "turned.npz", seeds=1, arms=["teacher", "distilled"])),
-        watch=lambda kind, what: told.append(what) if kind == "say" else None,
+        callback=lambda kind, what: told.append(what) if kind == "say" else None,
     )
     assert result["teacher_development_accuracy"] > 0.9
     assert result["arms"]["teacher"]["accuracy"]["mean"] < 0.1

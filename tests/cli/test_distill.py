@@ -67,10 +67,10 @@ def test_the_folder_holds_job_metrics_result_and_student(done):
 
 def scored(student, data):
     """A student's test accuracy, by its own word on how it reads."""
-    reads = preprocess_from_dict(read_config(student)["metadata"]["reads"])
+    preprocess = preprocess_from_dict(read_config(student)["metadata"]["preprocess"])
     batch = data.test.take(torch.arange(len(data.test)))
     with torch.no_grad():
-        return (limbeck.load(student)(reads(batch)).argmax(1) == batch.labels).double().mean().item()
+        return (limbeck.load(student)(preprocess(batch)).argmax(1) == batch.labels).double().mean().item()
 
 
 def test_the_student_opens_in_one_line_and_predicts_what_the_result_says(done):

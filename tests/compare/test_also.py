@@ -30,7 +30,7 @@ def run(folder, data, **changes):
     said = []
     asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups"], **changes})
     job = make_job({**asked_for, "out": str(folder)})
-    result = run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    result = run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
     return result, said, folder
 
 
@@ -63,8 +63,8 @@ def test_layers_are_those_of_the_students_that_lie_on_disk(done):
     assert found["examples"] == 60
     assert list(found["arms"]) == ["student alone", "distilled"]
     for arm, row in found["arms"].items():
-        ours = [layer_cka(student(folder, arm, seed), teacher, data.test, student_reads=data.reads,
-                          teacher_reads=data.reads) for seed in (0, 1)]  # fmt: skip
+        ours = [layer_cka(student(folder, arm, seed), teacher, data.test, student_preprocess=data.preprocess,
+                          teacher_preprocess=data.preprocess) for seed in (0, 1)]  # fmt: skip
         assert row["student_layers"] == list(ours[0].student_layers)
         assert found["teacher_layers"] == list(ours[0].teacher_layers)
         assert torch.allclose(torch.tensor(row["values"]).double(), (ours[0].values + ours[1].values) / 2, atol=1e-6)
@@ -103,7 +103,7 @@ def test_bad_images_are_those_that_the_library_makes(done):
     result, _, folder = done
     data = load_data(str(folder.parent / "blobs.npz"))
     for arm, seed in (("student alone", 0), ("distilled", 1)):
-        ours = robustness(student(folder, arm, seed), data.test, reads=data.reads)
+        ours = robustness(student(folder, arm, seed), data.test, preprocess=data.preprocess)
         shown = result["corruptions"]["arms"][arm]["by"]
         for name, levels in ours.corrupted.items():
             assert [level["values"][seed] for level in shown[name]] == [one.value for one in levels.values()]
@@ -169,8 +169,8 @@ def test_what_is_read_of_digits_is_what_their_students_read():
     batch = shown.batches[0]
     assert float(batch.inputs.max()) == 1.0
     whole = material.data.test.take(batch.id)
-    torch.testing.assert_close(shown.reads(batch), material.data.reads(whole))
-    torch.testing.assert_close(shown.teacher(batch), material.data.reads(whole))
+    torch.testing.assert_close(shown.preprocess(batch), material.data.preprocess(whole))
+    torch.testing.assert_close(shown.teacher(batch), material.data.preprocess(whole))
 
 
 def test_large_pictures_are_fewer_and_small_sets_whole():
@@ -240,7 +240,7 @@ def refused(tmp_path, data, **changes):
     said = []
     job = make_job(small_job(data, **{"also": ["corruptions"], "out": str(tmp_path / "run"), **changes}))
     with pytest.raises(LimbeckError) as error:
-        run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+        run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
     assert not any("Training" in one for one in said)
     assert not (tmp_path / "run").exists()
     return str(error.value)
@@ -269,7 +269,7 @@ def test_groups_that_are_names_of_examples_are_refused(tmp_path):
 
 def test_a_teacher_that_reads_something_else_has_no_bad_images():
     job = make_job(small_job("digits", also="corruptions", out="run"))
-    teacher = ModelTeacher(torch.nn.Identity(), reads=SelectColumn("privileged"))
+    teacher = ModelTeacher(torch.nn.Identity(), preprocess=SelectColumn("privileged"))
     with pytest.raises(LimbeckError, match="the teacher reads other inputs"):
         check_also(
             MetricContext(job, load_comparison_data(job), teacher, {"teacher": teacher.model}), lambda kind, what: None

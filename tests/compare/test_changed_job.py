@@ -34,7 +34,7 @@ def stopped(tmp_path_factory):
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        lb.run_job(make_job(asked), watch=fail)
+        lb.run_job(make_job(asked), callback=fail)
     return folder / "run", asked
 
 
@@ -52,7 +52,7 @@ def test_what_does_not_depend_on_a_setting_is_kept_and_the_rest_is_as_in_a_new_r
     before = {name: contents(folder / name) for name in ("teacher", "arms/student-alone")}
     said = []
     result = lb.run_job(
-        settings(folder, "method.temperature=2.0"), change=True, watch=lambda kind, what: said.append((kind, what))
+        settings(folder, "method.temperature=2.0"), change=True, callback=lambda kind, what: said.append((kind, what))
     )
     assert {name: contents(folder / name) for name in before} == before
     assert any(kind == "say" and "method.temperature" in what and "distilled" in what for kind, what in said)

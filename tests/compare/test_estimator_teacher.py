@@ -54,7 +54,9 @@ def job_of(tmp_path, function, **changes):
 
 def test_the_job_fits_it_and_judges_it_like_any_teacher(tmp_path):
     said = []
-    result = run_job(job_of(tmp_path, "forest"), watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    result = run_job(
+        job_of(tmp_path, "forest"), callback=lambda kind, what: said.append(what) if kind == "say" else None
+    )
     assert any("Fitting the teacher: RandomForestClassifier" in line for line in said)
     teacher = result["arms"]["teacher"]
     assert teacher["accuracy"]["mean"] > 0.6
@@ -109,7 +111,7 @@ def test_a_card_says_why_a_size_is_missing(tmp_path):
 def test_one_that_was_fitted_is_asked_as_it_is(tmp_path):
     job = job_of(tmp_path, "fitted", teacher={"model": f"{tmp_path / 'trees.py'}:fitted", "check": False})
     said = []
-    run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
     assert any("fitted RandomForestClassifier" in line for line in said)
 
 

@@ -98,7 +98,7 @@ def test_predictions_are_asked_in_order_whatever_the_batches(material):
     logits = ask(ModelTeacher(net), material.data.test, material)
     batch = material.data.test.take(torch.arange(60))
     with torch.no_grad():
-        assert torch.allclose(logits, net(material.data.reads(batch)), atol=1e-6)
+        assert torch.allclose(logits, net(material.data.preprocess(batch)), atol=1e-6)
 
 
 def test_the_budget_is_the_engines(material):

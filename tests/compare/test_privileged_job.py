@@ -35,9 +35,9 @@ def saved(data, column, width):
     train = lb.load_data(data).train
     teacher = lb.build("mlp", inputs=width, classes=3, hidden=[16], seed=0)
     stage = lb.Stage(lb.Loss(cross_entropy), optimizer=lb.Optimizer(lr=0.02), epochs=15)
-    lb.distill(teacher, stage, train, reads=SelectColumn(column)).finish()
+    lb.distill(teacher, stage, train, preprocess=SelectColumn(column)).finish()
     folder = data.parent / f"teacher-{column}"
-    return str(lb.save(teacher, folder, metadata={"reads": SelectColumn(column).to_dict()}))
+    return str(lb.save(teacher, folder, metadata={"preprocess": SelectColumn(column).to_dict()}))
 
 
 def job(data, teacher, **method):
@@ -61,5 +61,5 @@ def test_one_that_says_what_it_reads_is_asked_and_judged_on_that(data):
 
 def test_one_whose_inputs_have_another_shape_is_refused_before_anything_is_paid_for(data):
     with pytest.raises(LimbeckError, match=r"refuses inputs of shape 6.*reads inputs of its own.*use Python"):
-        lb.run_job(job(data, saved(data, "narrow", 3), reads="narrow"))
+        lb.run_job(job(data, saved(data, "narrow", 3), preprocess="narrow"))
     assert not (data.parent / "run").exists()

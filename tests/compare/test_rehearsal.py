@@ -147,7 +147,7 @@ def test_a_job_in_a_true_precision_works_throughout(data, tmp_path, precision):
     changes = {"arms": ["teacher", "student alone", "distilled"], "seeds": 1, "out": str(tmp_path / "run")}
     result = lb.run_job(make_job(small_job(data, precision=precision, **changes)))
     student, material = lb.load(tmp_path / "run" / "student"), load_comparison_data(make_job(small_job(data)))
-    shown = lb.metrics.predict(student, material.data.test, reads=material.data.reads)
+    shown = lb.metrics.predict(student, material.data.test, preprocess=material.data.preprocess)
     width = {"64-true": 8, "bf16-true": 2}[precision]
     assert next(student.parameters()).element_size() == width
     assert result["arms"]["distilled"]["megabytes"] == pytest.approx(

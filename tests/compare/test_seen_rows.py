@@ -51,7 +51,7 @@ def test_it_is_told_and_stands_in_the_result_and_on_the_page(tmp_path, one_part,
     run = tmp_path / "run"
     asked = small_job(one_part, teacher={"model": saved, "check": False}, seeds=1, arms=["student alone", "distilled"])
     result = run_job(
-        make_job({**asked, "out": str(run)}), watch=lambda kind, what: told.append(what) if kind == "say" else None
+        make_job({**asked, "out": str(run)}), callback=lambda kind, what: told.append(what) if kind == "say" else None
     )
     sentence = result["teacher_may_have_seen"]["sentence"]
     assert result["teacher_may_have_seen"]["parts"] == ["development", "test"]

@@ -48,17 +48,17 @@ def asked(rows, **changes):
 def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(rows, tmp_path):
     said = []
     job = asked(rows, out=str(tmp_path / "run"))
-    result = lb.run_job(job, watch=lambda kind, what: said.append(what) if kind == "say" else None)
+    result = lb.run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
     assert "Student: layers 0, 2 of the teacher's 4 (from 0), with which every arm begins." in said
     assert set(result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
     # The shipped student opens with nothing but its folder, reads texts, and speaks the data's names.
-    student, reads = lb.load(tmp_path / "run" / "student"), lb.preprocess_of(tmp_path / "run" / "student")
+    student, preprocess = lb.load(tmp_path / "run" / "student"), lb.preprocess_of(tmp_path / "run" / "student")
     assert len(student.bert.encoder.layer) == 2
-    logits = student(**reads(lb.Batch(["a dull film by them", "a fine film"]))).logits
+    logits = student(**preprocess(lb.Batch(["a dull film by them", "a fine film"]))).logits
     data = load_comparison_data(job).data
     batch = data.test.take(torch.arange(4))
     texts = batch.extra["text"]
-    assert torch.equal(student(**reads(lb.Batch(texts))).logits, student(**reads(batch)).logits)
+    assert torch.equal(student(**preprocess(lb.Batch(texts))).logits, student(**preprocess(batch)).logits)
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "student")
     words = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / "student")
     again = opened(**words(["a dull film by them", "a fine film"], padding=True, return_tensors="pt")).logits
@@ -69,7 +69,7 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
         found = export_run(tmp_path / "run", to=to)
         assert found.accuracy_after == found.accuracy_before
         shipped, asks = lb.load(found.path), lb.preprocess_of(found.path)
-        assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**reads(lb.Batch(texts))).logits)
+        assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**preprocess(lb.Batch(texts))).logits)
 
 
 def test_arms_and_seeds_share_the_teacher_s_layers_and_a_new_head_is_the_seed_s(rows):

@@ -29,7 +29,7 @@ def test_one_network_teaches_alone(asked):
     _, _, teacher, models = asked()
     assert isinstance(teacher, ModelTeacher)
     assert teacher.model is models["member-0"]
-    assert teacher.reads is None, "it reads what the student reads, once for both"
+    assert teacher.preprocess is None, "it reads what the student reads, once for both"
 
 
 @pytest.mark.parametrize("mean", ["geometric", "arithmetic"])

@@ -26,14 +26,14 @@ def test_channels_last_are_put_first(tmp_path, dtype, channels):
     scale = 255 if dtype[0] == "f" else 1
     data = load_data(saved(tmp_path / "a.npz", (PIXELS[..., :channels] / scale).astype(dtype)))
     batch = data.train.take(torch.arange(4))
-    shape = tuple(data.reads(batch).shape[1:])
+    shape = tuple(data.preprocess(batch).shape[1:])
     assert shape == (channels, 10, 10)
     open_model("resnet8", input_shape=shape, classes=3)
     assert "height, width, channels" in data.note
     wanted = torch.from_numpy(np.ascontiguousarray(FIRST[batch.id.numpy()][:, :channels]))
     found = batch.inputs.reshape(wanted.shape)
     assert (found.double() * scale - wanted.double()).abs().max() < 0.2
-    assert isinstance(data.reads, NormalizeImages) == (dtype[0] != "f")
+    assert isinstance(data.preprocess, NormalizeImages) == (dtype[0] != "f")
 
 
 def test_channels_first_are_left(tmp_path):

@@ -47,11 +47,11 @@ def test_digits_are_797_and_1000_in_the_shares_of_the_whole():
     assert int(counts.max()) <= 104
     images = data.train.take(torch.arange(797))
     assert (images.inputs.dtype, int(images.inputs.max())) == (torch.uint8, 16)
-    read = data.reads(images)
+    read = data.preprocess(images)
     assert read.shape == (797, 1, 8, 8)
     assert abs(float(read.mean())) < 1e-3
     assert abs(float(read.std()) - 1) < 1e-3
-    assert data.reads.scale == 1 / 16
+    assert data.preprocess.scale == 1 / 16
 
 
 def test_digits_are_the_same_ones_on_every_call():
@@ -75,8 +75,8 @@ def test_published_sets_are_found_in_their_places(elsewhere, monkeypatch, name, 
         monkeypatch.setenv("LIMBECK_DATA", str(folder))
     data = load_data(name, **({"folder": folder} if place == "folder" else {}))
     assert (len(data.train), len(data.test), len(data.class_names)) == (30, 20, 10)
-    assert isinstance(data.reads, NormalizeImages)
-    assert data.reads(data.train.take(torch.arange(3))).shape == (3, *read)
+    assert isinstance(data.preprocess, NormalizeImages)
+    assert data.preprocess(data.train.take(torch.arange(3))).shape == (3, *read)
     assert f"{name}.npz" in data.note
 
 
@@ -127,7 +127,7 @@ def test_the_hub_is_asked_last(elsewhere, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", _Hub("datasets"))
     data = load_data("cifar10")
     assert (len(data.train), len(data.test)) == (12, 5)
-    assert data.reads(data.train.take(torch.arange(2))).shape == (2, 3, 32, 32)
+    assert data.preprocess(data.train.take(torch.arange(2))).shape == (2, 3, 32, 32)
     assert "hub" in data.note
     with pytest.raises(DataError, match=r"could not be downloaded \(no network\)"):
         load_data("mnist")
@@ -137,7 +137,7 @@ def test_an_npz_by_path(tmp_path):
     np.savez(tmp_path / "a.npz", **_parts((8, 8, 3), classes=3))
     data = load_data(tmp_path / "a.npz")
     assert (len(data.train), len(data.test)) == (30, 20)
-    read = data.reads(data.train.take(torch.arange(30)))
+    read = data.preprocess(data.train.take(torch.arange(30)))
     assert read.shape == (30, 3, 8, 8)
     torch.testing.assert_close(read.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(read.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
@@ -149,7 +149,7 @@ def test_an_npz_without_a_test_part_is_split(tmp_path):
     data = load_data(str(tmp_path / "a.npz"))
     assert (len(data.train), len(data.test)) == (40, 10)
     assert "10 examples (20%) were held out" in data.note
-    assert isinstance(data.reads, Identity)
+    assert isinstance(data.preprocess, Identity)
     assert not set(data.train.ids.tolist()) & set(data.test.ids.tolist())
     assert data.fingerprint == load_data(str(tmp_path / "a.npz")).fingerprint
 
@@ -168,13 +168,13 @@ def test_a_folder_of_pictures_with_and_without_a_test_part(tmp_path):
     _folder(tmp_path / "one", names)
     data = load_data(tmp_path / "one")
     assert (len(data.train), len(data.test)) == (8, 2)
-    assert data.reads(data.train.take(torch.arange(8))).shape == (8, 3, 4, 6)
+    assert data.preprocess(data.train.take(torch.arange(8))).shape == (8, 3, 4, 6)
     _folder(tmp_path / "two/train", names)
     _folder(tmp_path / "two/test", ["dog/1.png"], seed=50)
     data = load_data({"name": tmp_path / "two", "size": [8, 8], "channels": 1})
     assert (len(data.train), len(data.test)) == (10, 1)
     assert data.test.labels.tolist() == [1]
-    assert data.reads(data.test.take(torch.tensor([0]))).shape == (1, 1, 8, 8)
+    assert data.preprocess(data.test.take(torch.tensor([0]))).shape == (1, 1, 8, 8)
 
 
 def test_an_npz_may_bring_a_development_part_and_what_is_not_read_is_said(tmp_path):
@@ -215,7 +215,7 @@ def test_tables_with_and_without_a_test_part(tmp_path):
     assert data.encoding.target == "y"
     data = load_data({"name": str(tmp_path / "train.csv"), "target": "y", "test": str(tmp_path / "test.csv")})
     assert (len(data.train), len(data.test)) == (40, 40)
-    assert data.reads(data.test.take(torch.arange(2))).shape == (2, 1)
+    assert data.preprocess(data.test.take(torch.arange(2))).shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_the_real_mnist(real_data):
     source = ShuffledLoader(data.train, batch_size=256, seed=0)
     total, square, ids = 0.0, 0.0, []
     for batch in source:
-        read = data.reads(batch)
+        read = data.preprocess(batch)
         total, square = total + float(read.double().sum()), square + float(read.double().square().sum())
         ids.append(batch.id)
     count = 60_000 * 784
@@ -258,7 +258,7 @@ def test_the_real_cifar100_subset(real_data):
     data = load_data("cifar100", folder=real_data)
     assert (len(data.train), len(data.test), len(data.class_names)) == (16_000, 5_000, 100)
     batch = data.train.take(torch.arange(0, 16_000, 8))
-    read = data.reads(batch)
+    read = data.preprocess(batch)
     assert float(read.mean((0, 2, 3)).abs().max()) < 0.05
     assert int(batch.extra["coarse"].max()) == 19
 

@@ -31,14 +31,14 @@ SOFT = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7], [0.0, 1.0, 0.0]])[Y]
     ids=["arrays", "loader", "mapping"],
 )
 def test_they_are_refused_with_what_to_type(labels, held):
-    with pytest.raises(DataError, match=r"hold a number for each class.*labels\.argmax\(-1\).*reads=lambda batch"):
+    with pytest.raises(DataError, match=r"hold a number for each class.*labels\.argmax\(-1\).*preprocess=lambda batch"):
         distill(nn.Linear(4, 3), Stage(Loss(cross_entropy), epochs=1), held(labels)).finish()
 
 
 def test_what_to_type_works():
     stage = Stage(Loss(cross_entropy), epochs=1)
     assert distill(nn.Linear(4, 3), stage, (X, ONE_HOT.argmax(-1))).finish().finished
-    teacher = ModelTeacher(nn.Identity(), reads=lambda batch: batch.extra["soft"].log())
+    teacher = ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra["soft"].log())
     student = nn.Linear(4, 3)
     mover = Optimizer("adam", lr=0.3)
     data = ArrayDataset(torch.eye(4)[Y], extra={"soft": SOFT})

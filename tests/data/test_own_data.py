@@ -82,7 +82,7 @@ def test_a_mapping_says_development_names_and_reads(file):
     assert len(data.development) == 8
     assert data.class_names == ("no", "yes")
     batch = data.test.take(torch.arange(2))
-    assert data.reads(batch).equal(2 * batch.inputs)
+    assert data.preprocess(batch).equal(2 * batch.inputs)
 
 
 def test_options_are_its_arguments_and_a_missing_test_part_is_held_out(file):

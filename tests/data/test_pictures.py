@@ -245,6 +245,6 @@ def test_options_that_make_no_sense_are_refused(tmp_path, options):
 def test_what_is_decoded_does_not_depend_on_the_threads(tmp_path):
     parts(tmp_path, "train", "test", count=20)
     alone, several = load_data(tmp_path, num_workers=0), load_data(tmp_path, num_workers=3)
-    assert alone.reads == several.reads
+    assert alone.preprocess == several.preprocess
     assert alone.fingerprint == several.fingerprint
     assert several.train.num_workers == 3

@@ -47,7 +47,7 @@ def test_the_channel_axis_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    ("reads", "inputs", "sentence"),
+    ("preprocess", "inputs", "sentence"),
     [
         (GRAY, torch.zeros(2, 3), r"\[2, 3\]"),
         (GRAY, (torch.zeros(2, 3, 3),), "got tuple"),
@@ -56,9 +56,9 @@ def test_the_channel_axis_can_be_left_out():
         (COLOR, torch.zeros(2, 4, 4), "3 channels, the images have 1"),
     ],
 )
-def test_other_inputs_get_a_sentence(reads, inputs, sentence):
+def test_other_inputs_get_a_sentence(preprocess, inputs, sentence):
     with pytest.raises(DataError, match=sentence):
-        reads(Batch(inputs))
+        preprocess(Batch(inputs))
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_a_field_is_a_column_and_a_wrong_name_is_answered_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "reads", [GRAY, COLOR, NormalizeImages((0.1,), (0.2,), 1 / 16, True, False), SelectColumn("raw"), Identity()]
+    "preprocess", [GRAY, COLOR, NormalizeImages((0.1,), (0.2,), 1 / 16, True, False), SelectColumn("raw"), Identity()]
 )
-def test_reads_survive_json(reads):
-    again = preprocess_from_dict(json.loads(json.dumps(reads.to_dict())))
-    assert again == reads
+def test_reads_survive_json(preprocess):
+    again = preprocess_from_dict(json.loads(json.dumps(preprocess.to_dict())))
+    assert again == preprocess
 
 
 def test_unknown_reads_are_refused():
     with pytest.raises(LimbeckError, match="Did you mean 'pixels'"):
-        preprocess_from_dict({"reads": "pixel"})
+        preprocess_from_dict({"preprocess": "pixel"})
     with pytest.raises(LimbeckError, match="no field reads"):
-        preprocess_from_dict({"reads": "field", "nam": "x"})
+        preprocess_from_dict({"preprocess": "field", "nam": "x"})
 
 
 def test_pixels_are_cheap():

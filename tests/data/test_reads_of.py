@@ -12,10 +12,14 @@ from limbeck.models import build, save
 
 
 def test_the_reads_come_back_and_take_raw_pixels(tmp_path):
-    reads = NormalizeImages(mean=(0.5,), std=(0.25,))
-    save(build("mlp", inputs=16, hidden=[4], classes=2), tmp_path / "student", metadata={"reads": reads.to_dict()})
+    preprocess = NormalizeImages(mean=(0.5,), std=(0.25,))
+    save(
+        build("mlp", inputs=16, hidden=[4], classes=2),
+        tmp_path / "student",
+        metadata={"preprocess": preprocess.to_dict()},
+    )
     images = torch.randint(0, 256, (3, 4, 4), dtype=torch.uint8)
-    assert torch.equal(preprocess_of(tmp_path / "student")(Batch(images)), reads(Batch(images)))
+    assert torch.equal(preprocess_of(tmp_path / "student")(Batch(images)), preprocess(Batch(images)))
 
 
 def test_a_folder_that_does_not_say_is_refused(tmp_path):

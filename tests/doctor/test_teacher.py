@@ -47,7 +47,7 @@ def test_labels_classes_and_names_agree(state, changed, words):
     [("look", 200.0, "normalized"), ("look", 1e-5, "constant"), ("wrong", float("inf"), "infinite")],
 )
 def test_inputs_are_of_a_usual_size(state, scale, words):
-    one = data_checks.check_inputs(patient(reads=lambda batch: scale * batch.inputs))
+    one = data_checks.check_inputs(patient(preprocess=lambda batch: scale * batch.inputs))
     assert one.state == state
     assert words in one.sentence
 
@@ -142,8 +142,8 @@ class Counting(Sure):
 class Leaking(ModelTeacher):
     """A teacher that somebody wrote without a thought of gradients."""
 
-    def prepare(self, needs, *, device, reads):
-        return nullcontext(lambda batch: Outputs(logits=self.model(reads(batch))))
+    def prepare(self, needs, *, device, preprocess):
+        return nullcontext(lambda batch: Outputs(logits=self.model(preprocess(batch))))
 
 
 def test_what_moves_in_the_teacher_is_named():
@@ -185,30 +185,32 @@ def test_stored_answers_are_the_teachers_own(tmp_path):
     assert kept_answers.check_stored_outputs(patient()) is None, "a job without a store"
     network = Scaled()
     kept = stored(tmp_path, network)
-    reads = patient().reads
+    preprocess = patient().preprocess
     one = kept_answers.check_stored_outputs(patient(network=network, stored=kept))
     assert (one.state, one.value) == ("ok", None), "none is there yet"
-    for _, _done in zip(range(3), fill_cache(*kept, reads=reads), strict=False):
+    for _, _done in zip(range(3), fill_cache(*kept, preprocess=preprocess), strict=False):
         pass
-    lacking = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
+    lacking = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert lacking.state == "look"
     assert lacking.value == 120 - 48
-    for _ in fill_cache(*kept, reads=reads):
+    for _ in fill_cache(*kept, preprocess=preprocess):
         pass
-    whole = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
+    whole = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert (whole.state, whole.value) == ("ok", 1.0)
     assert (
-        kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads, trained=False)).state
+        kept_answers.check_stored_outputs(
+            patient(network=network, stored=kept, preprocess=preprocess, trained=False)
+        ).state
         == "look"
     )
     network.scale = 1.5
-    stale = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
+    stale = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert stale.state == "wrong"
     assert "build it again" in stale.sentence
     network.scale = 1.0
     with torch.no_grad():
         network.inner.weight.add_(0.1)
-    other = kept_answers.check_stored_outputs(patient(network=network, stored=kept, reads=reads))
+    other = kept_answers.check_stored_outputs(patient(network=network, stored=kept, preprocess=preprocess))
     assert other.state == "wrong"
     assert "teacher" in other.sentence
 

@@ -61,8 +61,8 @@ def stage(**options):
     return Stage(Loss(cross_entropy), epochs=1, **options)
 
 
-def taught(reads):
-    return Stage(Loss(squared_error), teacher=ModelTeacher(network(seed=7), reads=reads), epochs=1)
+def taught(preprocess):
+    return Stage(Loss(squared_error), teacher=ModelTeacher(network(seed=7), preprocess=preprocess), epochs=1)
 
 
 def one(models):
@@ -74,10 +74,14 @@ def other(models):
 
 
 CASES = {
-    "the stage's reads": (lambda: stage(reads=plain), lambda: stage(reads=doubled), "recipe.0.reads"),
-    "reads or none": (lambda: stage(), lambda: stage(reads=plain), "recipe.0.reads"),
-    "a partial": (lambda: stage(reads=plain), lambda: stage(reads=functools.partial(scaled, by=2)), "recipe.0.reads"),
-    "the teacher's reads": (lambda: taught(plain), lambda: taught(doubled), "recipe.0.teacher.reads"),
+    "the stage's reads": (lambda: stage(preprocess=plain), lambda: stage(preprocess=doubled), "recipe.0.preprocess"),
+    "reads or none": (lambda: stage(), lambda: stage(preprocess=plain), "recipe.0.preprocess"),
+    "a partial": (
+        lambda: stage(preprocess=plain),
+        lambda: stage(preprocess=functools.partial(scaled, by=2)),
+        "recipe.0.preprocess",
+    ),
+    "the teacher's reads": (lambda: taught(plain), lambda: taught(doubled), "recipe.0.teacher.preprocess"),
     "a function": (lambda: stage() >> one, lambda: stage() >> other, "functions.parts.1"),
     "a function in a branch": (
         lambda: Recipe(stage() | (one >> stage(trains="b")), makes={"b": network}),
@@ -103,11 +107,11 @@ def test_another_function(tmp_path, case):
 
 
 def test_the_run_s_own_reads(tmp_path):
-    distill(network(), stage(), source(), out=tmp_path, reads=plain)._touched = True
+    distill(network(), stage(), source(), out=tmp_path, preprocess=plain)._touched = True
     said = json.loads((tmp_path / "run.json").read_text())
-    assert said["setting"]["reads"] == f"{__name__}.plain"
-    with pytest.raises(LimbeckError, match=r"setting.reads was '.*\.plain' and is '.*\.doubled'"):
-        distill(network(), stage(), source(), out=tmp_path, reads=doubled, resume=True)
+    assert said["setting"]["preprocess"] == f"{__name__}.plain"
+    with pytest.raises(LimbeckError, match=r"setting.preprocess was '.*\.plain' and is '.*\.doubled'"):
+        distill(network(), stage(), source(), out=tmp_path, preprocess=doubled, resume=True)
 
 
 def weighed(models, weight=1.0):
@@ -162,7 +166,7 @@ SETTINGS = {
     "a maker": (lambda w: Recipe(stage(), makes={"b": functools.partial(wide, hidden=w)}), "makes b"),
     "what is shipped": (lambda w: Recipe(stage(), ship=functools.partial(lambda m, w: m["student"], w=w)), "ship"),
     "a kernel": (kernel_of, "loss own"),
-    "the stage's reads": (lambda w: stage(reads=functools.partial(scaled, by=w)), "stage 0 reads"),
+    "the stage's reads": (lambda w: stage(preprocess=functools.partial(scaled, by=w)), "stage 0 reads"),
     "the teacher's reads": (lambda w: taught(functools.partial(scaled, by=w)), "teacher reads"),
 }
 

@@ -77,11 +77,11 @@ def test_a_teacher_that_nobody_reads_is_not_asked():
 def test_reads_are_asked_once_for_a_batch_that_both_sides_read():
     calls = []
 
-    def reads(batch: Batch) -> torch.Tensor:
+    def preprocess(batch: Batch) -> torch.Tensor:
         calls.append(1)
         return batch.inputs * 2
 
-    distill(network(), Stage(KL, teacher=network(seed=3), steps=3), source(), reads=reads).finish()
+    distill(network(), Stage(KL, teacher=network(seed=3), steps=3), source(), preprocess=preprocess).finish()
     assert len(calls) == 4
 
 
@@ -93,10 +93,12 @@ def test_each_side_reads_its_own():
         torch.arange(30) % 3,
         extra={"small": torch.randn(30, 5, generator=draw), "secret": torch.randn(30, 2, generator=draw)},
     )
-    teacher = ModelTeacher(nn.Linear(2, 3), reads=lambda batch: batch.extra["secret"])
-    stage = Stage(CE + KL, teacher=teacher, epochs=1, reads=lambda batch: batch.extra["small"])
+    teacher = ModelTeacher(nn.Linear(2, 3), preprocess=lambda batch: batch.extra["secret"])
+    stage = Stage(CE + KL, teacher=teacher, epochs=1, preprocess=lambda batch: batch.extra["small"])
     assert distill(network(), stage, data).finish().finished
-    assert distill(network(), Stage(CE, epochs=1), data, reads=lambda batch: batch.extra["small"]).finish().finished
+    assert (
+        distill(network(), Stage(CE, epochs=1), data, preprocess=lambda batch: batch.extra["small"]).finish().finished
+    )
 
 
 def test_an_estimator_teaches_a_network():

@@ -193,10 +193,10 @@ def test_bytes_that_a_network_refuses_name_the_reads_that_they_need():
     for teacher in (None, make()):
         objective = CE if teacher is None else KL
         stage = Stage(objective, teacher=teacher, epochs=1)
-        with pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"):
+        with pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.Pixels"):
             distill(make(), stage, ArrayDataset(pixels, labels)).finish()
         with (
             DistillationLoss(make(), objective, teacher) as tutor,
-            pytest.raises(LimbeckError, match=r"data\.reads.*lb\.Pixels"),
+            pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.Pixels"),
         ):
             tutor((pixels, labels))

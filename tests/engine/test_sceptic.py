@@ -36,13 +36,15 @@ def test_gradients_that_were_left_behind_do_not_enter_the_first_step():
 def test_a_run_that_stopped_inside_a_step_does_not_go_on_from_there():
     calls = []
 
-    def reads(batch):
+    def preprocess(batch):
         calls.append(batch)
         if len(calls) == 5:
             raise RuntimeError("planted")
         return batch.inputs
 
-    run = distill(network(), Stage(Loss(cross_entropy), epochs=2), (INPUTS, LABELS), batch_size=8, reads=reads)
+    run = distill(
+        network(), Stage(Loss(cross_entropy), epochs=2), (INPUTS, LABELS), batch_size=8, preprocess=preprocess
+    )
     with pytest.raises(RuntimeError, match="planted"):
         run.finish()
     with pytest.raises(LimbeckError, match="middle of a step"):

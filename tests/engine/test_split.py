@@ -192,12 +192,12 @@ def test_one_loss_object_serves_two_stages_of_other_shapes():
             Stage(
                 losses[name],
                 trains=name,
-                teacher=ModelTeacher(linear(0), reads=reads),
-                reads=reads,
+                teacher=ModelTeacher(linear(0), preprocess=preprocess),
+                preprocess=preprocess,
                 epochs=2,
                 optimizer=SGD,
             )
-            for name, reads in ways.items()
+            for name, preprocess in ways.items()
         )
         distill(models, Recipe(a & b, ship="texts"), ShuffledLoader(ArrayDataset(inputs), batch_size=4)).finish()
         return weights(*models.values())

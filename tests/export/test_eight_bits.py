@@ -145,7 +145,7 @@ def test_neither_calibration_nor_choice_sees_test_data(done, tmp_path, monkeypat
     ((calibration, held_out, labels),) = seen
 
     def inputs(examples):
-        return {row.numpy().tobytes() for row in data.reads(examples.take(torch.arange(len(examples))))}
+        return {row.numpy().tobytes() for row in data.preprocess(examples.take(torch.arange(len(examples))))}
 
     assert {row.numpy().tobytes() for row in calibration} == inputs(train)
     assert {row.numpy().tobytes() for row in held_out} == inputs(development)

@@ -51,9 +51,9 @@ def test_8_bits_are_smaller(exports):
 def test_the_code_in_the_card_runs(done, exports, monkeypatch):
     """In the export's folder, with the data's own images: it gives the student's answers."""
     images = np.load(done.parent / "blobs.npz")["x_test"]
-    student, reads = lb.load(done / "student"), lb.preprocess_of(done / "student")
+    student, preprocess = lb.load(done / "student"), lb.preprocess_of(done / "student")
     with torch.no_grad():
-        ours = student(reads(lb.Batch(torch.from_numpy(images)))).numpy()
+        ours = student(preprocess(lb.Batch(torch.from_numpy(images)))).numpy()
     for name, found in exports.items():
         folder, (_, text) = (found.path if name == "folder" else found.path.parent), front(found)
         code = text.split("```python\n")[1].split("```")[0]

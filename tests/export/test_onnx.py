@@ -83,11 +83,11 @@ def test_tensors_by_name_and_of_any_length(tmp_path):
 
 
 def test_reading_can_be_a_part_of_the_file(tmp_path):
-    model, reads = lb.build("mlp", inputs=16, classes=3, hidden=[5], seed=0), NormalizeImages((0.2,), (0.4,))
+    model, preprocess = lb.build("mlp", inputs=16, classes=3, hidden=[5], seed=0), NormalizeImages((0.2,), (0.4,))
     images = torch.randint(0, 256, (40, 4, 4), dtype=torch.uint8)
-    to_onnx(model, images, tmp_path / "model.onnx", reads=reads)
+    to_onnx(model, images, tmp_path / "model.onnx", preprocess=preprocess)
     with torch.no_grad():
-        ours = model(reads(Batch(images)))
+        ours = model(preprocess(Batch(images)))
     torch.testing.assert_close(predict_onnx(tmp_path / "model.onnx", images), ours, atol=1e-5, rtol=0)
 
 

@@ -173,7 +173,7 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
     student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
     run = lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), rest, out=tmp_path / "run").finish()
     assert lb.encoding_of(tmp_path / "run" / "student") == encoding
-    assert lb.preprocess_of(tmp_path / "run" / "student").to_dict() == {"reads": "unchanged"}
+    assert lb.preprocess_of(tmp_path / "run" / "student").to_dict() == {"preprocess": "unchanged"}
     inputs = data.take(torch.arange(50)).inputs
     expected = predicted(adults, tmp_path / "run" / "student", adults / "new.csv")
     to_onnx(run.student, inputs, tmp_path / "onnx" / "model.onnx")
@@ -198,9 +198,9 @@ def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
     np.save(tmp_path / "some.npy", images)
     Image.fromarray(images[0]).save(tmp_path / "one.png")
     export_run(done, to=to, raw=raw, out=tmp_path / "out")
-    student, reads = lb.load(done / "student"), lb.preprocess_of(done / "student")
+    student, preprocess = lb.load(done / "student"), lb.preprocess_of(done / "student")
     with torch.no_grad():
-        expected = student(reads(lb.Batch(torch.from_numpy(images)))).softmax(1).numpy()
+        expected = student(preprocess(lb.Batch(torch.from_numpy(images)))).softmax(1).numpy()
     _, said, found = answers(tmp_path / "out", tmp_path / "some.npy", tmp_path / "one.png", how="--all")
     np.testing.assert_allclose(found, np.concatenate([expected, expected[:1]]), atol=1e-5)
     assert said[-1] == said[0]
@@ -214,13 +214,13 @@ def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
 def test_convolutions_in_plain_pytorch(tmp_path, name, shape, arguments):
     net = lb.build(name, seed=0, **arguments)
     images = torch.randint(0, 256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    reads = lb.NormalizeImages((0.4,) * shape[0], (0.2,) * shape[0], scale=1 / 255)
-    net.train()(reads(lb.Batch(images)))  # so that running statistics are no zeros and ones
-    told = {"reads": reads.to_dict(), "input_shape": list(shape)}
+    preprocess = lb.NormalizeImages((0.4,) * shape[0], (0.2,) * shape[0], scale=1 / 255)
+    net.train()(preprocess(lb.Batch(images)))  # so that running statistics are no zeros and ones
+    told = {"preprocess": preprocess.to_dict(), "input_shape": list(shape)}
     write_reader(lb.save(net.eval(), tmp_path / "student", metadata=told))
     np.save(tmp_path / "some.npy", images.numpy())
     with torch.no_grad():
-        expected = net(reads(lb.Batch(images))).numpy()
+        expected = net(preprocess(lb.Batch(images))).numpy()
     names, _, logits = answers(tmp_path / "student", tmp_path / "some.npy")
     assert names == ["0", "1", "2"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)

@@ -28,7 +28,7 @@ def generalist(digits, seed):
     optimizer = Optimizer("adam", lr=2e-3)
     distill(
         network, make("supervised"), digits.train, epochs=8, batch_size=64, seed=seed, optimizer=optimizer,
-        reads=digits.reads, log_every=10**6,
+        preprocess=digits.preprocess, log_every=10**6,
     ).finish()  # fmt: skip
     return network.eval()
 
@@ -49,7 +49,7 @@ def errors_inside(network, groups, digits):
     """The share of a network's errors on the test data whose two classes stand in one group."""
     batch = digits.test.take(torch.arange(len(digits.test)))
     with torch.no_grad():
-        said = network(digits.reads(batch)).argmax(-1)
+        said = network(digits.preprocess(batch)).argmax(-1)
     wrong = said != batch.labels
     pairs = [tuple(sorted(pair)) for pair in zip(said[wrong].tolist(), batch.labels[wrong].tolist(), strict=True)]
     return sum(pair in together(groups) for pair in pairs) / len(pairs)
@@ -61,7 +61,9 @@ def test_groups_on_digits_hold_the_confusions_that_are_known(digits):
     for seed in range(3):
         network = generalist(digits, seed)
         for scaled in (True, False):
-            groups = confusion_groups(network, digits.train, clusters=4, size=3, scaled=scaled, reads=digits.reads)
+            groups = confusion_groups(
+                network, digits.train, clusters=4, size=3, scaled=scaled, preprocess=digits.preprocess
+            )
             inside[scaled] += errors_inside(network, groups, digits) / 3
             covered[scaled] += len(set().union(*groups)) / 3
             if scaled:
@@ -77,7 +79,7 @@ def test_groups_on_digits_hold_the_confusions_that_are_known(digits):
 
 def test_no_label_is_read_and_one_seed_gives_one_answer(digits):
     network = generalist(digits, 0)
-    x = digits.reads(digits.train.take(torch.arange(400)))
+    x = digits.preprocess(digits.train.take(torch.arange(400)))
     found = [confusion_groups(network, data, clusters=4, size=3, seed=5) for data in (x, (x, torch.full((400,), -100)))]
     assert found[0] == found[1] == confusion_groups(network, [x[:200], x[200:]], clusters=4, size=3, seed=5)
 
@@ -94,7 +96,7 @@ def test_any_teacher_can_be_the_generalist(digits):
 
 def test_groups_may_overlap_and_leave_classes_out_unless_all_must_be_covered(digits):
     network = generalist(digits, 0)
-    ask = {"clusters": 2, "size": 3, "reads": digits.reads}
+    ask = {"clusters": 2, "size": 3, "preprocess": digits.preprocess}
     few = confusion_groups(network, digits.train, **ask)
     assert len(set().union(*few)) <= 6
     covered = confusion_groups(network, digits.train, **ask, cover=True)
@@ -103,7 +105,7 @@ def test_groups_may_overlap_and_leave_classes_out_unless_all_must_be_covered(dig
 
 
 def test_left_to_itself_it_makes_as_many_as_hold_each_class_a_little_more_than_once(digits):
-    groups = confusion_groups(generalist(digits, 0), digits.train, reads=digits.reads)
+    groups = confusion_groups(generalist(digits, 0), digits.train, preprocess=digits.preprocess)
     assert (len(groups), {len(group) for group in groups}) == (5, {3})
 
 

@@ -56,7 +56,7 @@ def test_an_unknown_method_gets_the_nearest_name():
         ("born_again", "generation", "generations"),
         ("mutual", "weigth", "weight"),
         ("mean_teacher", "rampup", "ramp_up"),
-        ("privileged", "read", "reads"),
+        ("privileged", "read", "preprocess"),
         ("supervised", "epoch", "epochs"),
     ],
 )

@@ -131,16 +131,16 @@ def test_the_teacher_reads_its_own_column_and_the_student_its_inputs():
     planted = Planted()
     s = planted.x[:, :3] * 2
     teacher = nn.Linear(3, 4)
-    run = learn(planted, make("privileged", teacher=teacher, reads="facts"), facts=s)
-    by_function = learn(planted, make("privileged", teacher=teacher, reads=lambda b: b.inputs[:, :3] * 2))
+    run = learn(planted, make("privileged", teacher=teacher, preprocess="facts"), facts=s)
+    by_function = learn(planted, make("privileged", teacher=teacher, preprocess=lambda b: b.inputs[:, :3] * 2))
     assert same_weights(weights(run.student), weights(by_function.student))
 
 
 def test_an_ensemble_may_be_privileged_and_a_teacher_keeps_reads_of_its_own():
     planted = Planted()
     teacher = nn.Linear(3, 4)
-    first = make("privileged", teacher=Ensemble(teacher, mean="geometric"), reads="facts")
-    own = make("privileged", teacher=ModelTeacher(teacher, reads=lambda b: b.extra["facts"]), reads="other")
+    first = make("privileged", teacher=Ensemble(teacher, mean="geometric"), preprocess="facts")
+    own = make("privileged", teacher=ModelTeacher(teacher, preprocess=lambda b: b.extra["facts"]), preprocess="other")
     facts = planted.x[:, :3]
     one, two = (learn(planted, recipe, facts=facts, other=planted.x) for recipe in (first, own))
     for mine, other in zip(one.student.parameters(), two.student.parameters(), strict=True):
@@ -150,4 +150,4 @@ def test_an_ensemble_may_be_privileged_and_a_teacher_keeps_reads_of_its_own():
 def test_a_column_that_is_not_there_is_named_with_the_nearest():
     planted = Planted()
     with pytest.raises(DataError, match="Did you mean 'privileged'"):
-        learn(planted, make("privileged", teacher=planted.truth, reads="priviliged"), privileged=planted.x)
+        learn(planted, make("privileged", teacher=planted.truth, preprocess="priviliged"), privileged=planted.x)

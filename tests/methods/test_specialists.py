@@ -125,7 +125,9 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
         together.oversampling = factors
         together.bind(run.models)
         batch = ArrayDataset(test, truth).take(torch.arange(len(test)))
-        with together.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
+        with together.prepare(
+            frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs
+        ) as answer:
             logits = answer(batch)["logits"]
         nll[name] = float(cross_entropy(logits, labels=truth).mean())
     with torch.no_grad():
@@ -191,9 +193,9 @@ def test_a_folder_of_other_groups_is_not_taken_up(planted, tmp_path):
 
 def test_a_generalist_of_the_run_has_reads_of_its_own_too(planted):
     data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
-    named = TeacherRef("generalist", reads=lambda b: b.inputs)
+    named = TeacherRef("generalist", preprocess=lambda b: b.inputs)
     stage = next(training(named, GROUPS, data, epochs=1).stages())
-    assert stage.reads is named.reads
+    assert stage.preprocess is named.preprocess
 
 
 def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(planted):
@@ -213,7 +215,7 @@ def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(pl
 
 def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(planted):
     wide = torch.cat([planted.x, planted.x], 1)
-    live = ModelTeacher(planted.truth, reads=lambda b: b.inputs[:, :10])
+    live = ModelTeacher(planted.truth, preprocess=lambda b: b.inputs[:, :10])
     data = ArrayDataset(wide, planted.labels)
     with pytest.warns(LimbeckWarning):
         run = distill(

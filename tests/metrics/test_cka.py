@@ -108,7 +108,7 @@ def test_addresses_reads_and_no_trace():
     names = [name for name, module in student.named_modules() if isinstance(module, nn.Conv2d)]
     found = layer_cka(
         student, nn.Sequential(teacher), (images, torch.zeros(12).long()), student_layers=names[:1],
-        teacher_layers=["0"], teacher_reads=lambda batch: batch.inputs.flatten(1),
+        teacher_layers=["0"], teacher_preprocess=lambda batch: batch.inputs.flatten(1),
     )  # fmt: skip
     assert found.values.shape == (1, 1)
     assert student.training

@@ -58,7 +58,7 @@ def test_flags_come_back_after_an_error():
 
 def test_reads_give_the_model_its_own_inputs():
     model, x = nn.Linear(3, 4), torch.rand(6, 3)
-    found = predict(model, [Batch("unread", id=torch.arange(6), extra={"x": x})], reads=lambda b: b.extra["x"])
+    found = predict(model, [Batch("unread", id=torch.arange(6), extra={"x": x})], preprocess=lambda b: b.extra["x"])
     assert torch.allclose(found.student, model(x).detach())
 
 
@@ -85,7 +85,7 @@ def test_a_teacher_is_asked_as_a_model_is():
     with torch.no_grad():
         assert torch.allclose(found.student, (first(x) + second.eval()(x)) / 2, atol=1e-6)
     assert torch.equal(found.labels, labels)
-    doubled = predict(ModelTeacher(first), x, reads=lambda batch: 2 * batch.inputs)
+    doubled = predict(ModelTeacher(first), x, preprocess=lambda batch: 2 * batch.inputs)
     assert torch.allclose(doubled.student, first(2 * x), atol=1e-6)
 
 

@@ -150,7 +150,9 @@ def test_a_corruption_that_changes_nothing_leaves_the_accuracy_as_it_is(monkeypa
     monkeypatch.setitem(CORRUPTIONS, "nothing", Corruption(lambda images, strength, draw: images, (0.0,) * 5))
     images, labels = (torch.rand(50, 8, 8) * 255).to(torch.uint8), torch.randint(2, (50,))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    found = robustness(model, ArrayDataset(images, labels), corruptions=["nothing"], reads=lambda b: b.inputs / 255)
+    found = robustness(
+        model, ArrayDataset(images, labels), corruptions=["nothing"], preprocess=lambda b: b.inputs / 255
+    )
     assert 0 < found.clean.value < 1
     assert set(found.corrupted["nothing"].values()) == {found.clean}
     assert found.mean == pytest.approx(found.clean.value)
@@ -159,25 +161,29 @@ def test_a_corruption_that_changes_nothing_leaves_the_accuracy_as_it_is(monkeypa
 def test_models_side_by_side_are_each_model_alone():
     images, labels = torch.rand(30, 8, 8), torch.randint(2, (30,))
     models = {name: nn.Sequential(nn.Flatten(), nn.Linear(64, 2)) for name in "ab"}
-    reads = {"a": lambda batch: batch.inputs - 0.5, "b": None}
+    preprocess = {"a": lambda batch: batch.inputs - 0.5, "b": None}
     options = {"corruptions": ["impulse_noise", "contrast"], "severities": [1, 4]}
     found = robustness_of(
-        {name: CorruptedPredictor(model, reads[name]) for name, model in models.items()}, (images, labels), **options
+        {name: CorruptedPredictor(model, preprocess[name]) for name, model in models.items()},
+        (images, labels),
+        **options,
     )
     for name, model in models.items():
-        assert found[name] == robustness(model, (images, labels), reads=reads[name], **options)
+        assert found[name] == robustness(model, (images, labels), preprocess=preprocess[name], **options)
     assert found["a"] != found["b"]
 
 
 def test_the_model_reads_what_went_bad():
     seen = []
 
-    def reads(batch):
+    def preprocess(batch):
         seen.append(batch.inputs.float().mean())
         return batch.inputs.float() / 255
 
     images = torch.full((2, 4, 4), 100, dtype=torch.uint8)
-    robustness(Mean(), (images, torch.tensor([0, 1])), corruptions=["brightness"], severities=[5], reads=reads)
+    robustness(
+        Mean(), (images, torch.tensor([0, 1])), corruptions=["brightness"], severities=[5], preprocess=preprocess
+    )
     assert [float(one) for one in seen] == [100.0, pytest.approx(100 + 0.3 * 255, abs=0.51)]
 
 

@@ -9,7 +9,7 @@ import limbeck as lb
 from limbeck.engine.checkpoint import write_checkpoint
 from limbeck.functional import cross_entropy
 
-TOLD = {"class_names": ["é", 'a "b"\n\x01'], "reads": {"reads": "unchanged"}, "epoch": 3}
+TOLD = {"class_names": ["é", 'a "b"\n\x01'], "preprocess": {"preprocess": "unchanged"}, "epoch": 3}
 
 
 def written(folder):

@@ -219,7 +219,7 @@ def test_wrong_types_in_an_untrusted_configuration_are_refused_without_shape_che
 @pytest.mark.soak
 def test_no_harmed_student_is_read_as_good(tmp_path):
     """Its answers to raw pixels, what it reads, and what its classes are called."""
-    told = {"class_names": ["benign", "malign"], "reads": lb.NormalizeImages((0.5,), (0.25,)).to_dict()}
+    told = {"class_names": ["benign", "malign"], "preprocess": lb.NormalizeImages((0.5,), (0.25,)).to_dict()}
     lb.save(lb.build("mlp", inputs=4, classes=2, hidden=[4], dropout=0.25, seed=0), tmp_path / "s", metadata=told)
     pictures = lb.Batch(torch.arange(16, dtype=torch.uint8).reshape(4, 2, 2) * 15)
 

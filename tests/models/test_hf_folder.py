@@ -47,7 +47,7 @@ def test_a_saved_student_opens_without_build(tmp_path, make):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    again = load(save(model, tmp_path / "s", metadata={"reads": {"reads": "unchanged"}}))
+    again = load(save(model, tmp_path / "s", metadata={"preprocess": {"preprocess": "unchanged"}}))
     assert torch.equal(torch.rand(1), expected)
     assert type(again) is type(model)
     assert fingerprint(again) == fingerprint(model)

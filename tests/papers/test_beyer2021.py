@@ -10,7 +10,7 @@ import torch
 from limbeck.data import ArrayDataset, DataSplits
 from limbeck.papers import ExperimentScale, TaskFolder
 from limbeck.papers.beyer2021 import ablation
-from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teachers_reads, views
+from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teacher_preprocess, views
 
 QUICK = ExperimentScale("quick", (0,))
 
@@ -25,7 +25,7 @@ def test_the_teacher_sees_what_the_way_says(way):
     data = examples()
     source = stream(data, way, seed=3)
     for batch in source.batches(2, 0):
-        theirs, mine = teachers_reads(data, way, 3)(batch), PIXELS(batch)
+        theirs, mine = teacher_preprocess(data, way, 3)(batch), PIXELS(batch)
         alone = PIXELS(batch._replace(inputs=data.take(batch.id).inputs))
         crop = PIXELS(batch._replace(inputs=views(3)(data.take(batch.id).inputs, batch.id, batch.view)))
         assert theirs.shape == mine.shape
@@ -38,8 +38,8 @@ def test_the_teacher_sees_what_the_way_says(way):
 def test_independent_noise_is_another_crop_of_the_same_picture():
     data = examples()
     batch = stream(data, "independent noise", seed=3).peek()
-    theirs = teachers_reads(data, "independent noise", 3)(batch)
-    again = teachers_reads(data, "independent noise", 3)(batch.rows(torch.arange(batch.size).flip(0)))
+    theirs = teacher_preprocess(data, "independent noise", 3)(batch)
+    again = teacher_preprocess(data, "independent noise", 3)(batch.rows(torch.arange(batch.size).flip(0)))
     assert torch.equal(theirs.flip(0), again)
     other = PIXELS(batch._replace(inputs=views(1003)(data.take(batch.id).inputs, batch.id, batch.view)))
     assert torch.equal(theirs, other)

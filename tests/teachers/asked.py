@@ -39,11 +39,11 @@ def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shu
     return ShuffledLoader(examples(count), batch_size=batch_size, seed=seed, **how)
 
 
-def ask(teacher, stream, *, epochs=(0,), needs=("logits",), reads=unchanged):
+def ask(teacher, stream, *, epochs=(0,), needs=("logits",), preprocess=unchanged):
     """The answers of some epochs by (view, example)."""
     found = {}
-    teacher.expect(stream, reads)
-    with teacher.prepare(frozenset(needs), device=CPU, reads=reads) as answer:
+    teacher.expect(stream, preprocess)
+    with teacher.prepare(frozenset(needs), device=CPU, preprocess=preprocess) as answer:
         for epoch in epochs:
             for batch in stream.batches(epoch, 0):
                 shown = answer(batch)

@@ -87,7 +87,7 @@ def test_it_answers_with_the_average_and_without_gradient():
     teacher = MovingAverage(decay=0.5)
     teacher.bind({"student": model})
     x = torch.randn(4, 3)
-    with teacher.prepare(frozenset({"logits"}), device=CPU, reads=lambda b: b.inputs) as answer:
+    with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs) as answer:
         before = answer(Batch(x))["logits"]
         nn.init.zeros_(model.weight)
         nn.init.zeros_(model.bias)
@@ -140,6 +140,6 @@ def test_an_unknown_model_names_the_nearest():
 
 def test_before_a_run_binds_it_there_is_no_average():
     with pytest.raises(LimbeckError, match=r"begins when a run binds it"):
-        MovingAverage().prepare(frozenset(), device=CPU, reads=lambda b: b.inputs)
+        MovingAverage().prepare(frozenset(), device=CPU, preprocess=lambda b: b.inputs)
     with pytest.raises(LimbeckError, match=r"begins when a run binds it"):
         MovingAverage().after_step()

@@ -125,9 +125,9 @@ def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
     net = Counting()
     kept = CachedTeacher(net, tmp_path / "s", addresses=["body"])
     kept.expect(source(), unchanged)
-    with kept.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
+    with kept.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
         answer(next(source().batches(0, 0)))
-    assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(), reads=unchanged))) == 3
+    assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(), preprocess=unchanged))) == 3
     found = ask(CachedTeacher(None, tmp_path / "s"), source(), needs=("logits", "body"))
     with torch.no_grad():
         whole = net.body(examples().take(torch.arange(24)).inputs.flatten(1))
@@ -135,7 +135,7 @@ def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
 
 
 def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path):
-    list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), source(), reads=read_inputs))
+    list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), source(), preprocess=read_inputs))
     stage = Stage(Loss(kl_divergence), teacher=Counting(), epochs=1)
     hint = make("fitnets", teacher=CachedTeacher(Counting(), tmp_path / "s"), hint="body", guided="1")
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 4))
@@ -166,7 +166,11 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
         ask(CachedTeacher(None, tmp_path / "s"), source())
     assert "head.safetensors is damaged" in str(check_head(Store(tmp_path / "s")))
-    list(fill_cache(CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), source(), reads=unchanged))
+    list(
+        fill_cache(
+            CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), source(), preprocess=unchanged
+        )
+    )
     assert check_head(Store(tmp_path / "s")) is None
     assert ask(CachedTeacher(None, tmp_path / "s"), source()).keys() == live.keys()
 
@@ -187,14 +191,16 @@ class AtOnce:
             yield batch
 
 
-@pytest.mark.parametrize("who", ["reads", "asks"])
+@pytest.mark.parametrize("who", ["preprocess", "asks"])
 def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
     net = Counting()
     stream = source(shuffle=False)
-    list(fill_cache(CachedTeacher(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), reads=unchanged))
+    list(
+        fill_cache(CachedTeacher(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), preprocess=unchanged)
+    )
 
     def finish():
-        list(fill_cache(CachedTeacher(net, tmp_path / "all"), stream, reads=unchanged))
+        list(fill_cache(CachedTeacher(net, tmp_path / "all"), stream, preprocess=unchanged))
 
     net.asked.clear()
     teacher = CachedTeacher(net if who == "asks" else None, tmp_path / "all")
@@ -207,8 +213,10 @@ def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
     net, stream = Counting(), source(shuffle=False)
     teacher = CachedTeacher(net, tmp_path / "s")
     teacher.expect(stream, unchanged)
-    opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
-    list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged))  # before the first has asked anything
+    opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
+    list(
+        fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged)
+    )  # before the first has asked anything
     with opened as answer:
         for batch in stream.batches(0, 0):
             assert answer(batch)["logits"].shape == (8, 4)
@@ -283,12 +291,12 @@ def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     net, stream = Counting(), source()
     teacher = CachedTeacher(net, tmp_path / "s")
     teacher.expect(stream, unchanged)
-    opened = teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged)
+    opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
     with pytest.raises(KeyboardInterrupt), opened as answer:
         interrupted(answer, stream)
     assert len(Store(tmp_path / "s")) == 16
     net.asked.clear()
-    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged)) == [8, 16, 24]
+    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged)) == [8, 16, 24]
     assert len(net.asked) == 1
     assert len(Store(tmp_path / "s")) == 24
 

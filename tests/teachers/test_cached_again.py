@@ -15,14 +15,14 @@ from teachers.asked import CPU, Counting, examples, source, unchanged
 
 def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
     net, stream = Counting(), source(augment=RandomShift(1), shuffle=False)
-    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, views=2))[-1] == 48
+    assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, views=2))[-1] == 48
     keys = Store(tmp_path / "s").keys
     assert (keys.id == np.tile(np.arange(24), 2)).all()
     assert (keys.view == np.repeat([0, 1], 24)).all()
     again = verify_cache(
         CachedTeacher(net, tmp_path / "s"),
         source(augment=RandomShift(1), seed=9),
-        reads=unchanged,
+        preprocess=unchanged,
         sample=6,
         views=(1,),
         device=CPU,
@@ -33,14 +33,14 @@ def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tm
     with torch.no_grad():
         net.out.weight += 0.5 * torch.randn_like(net.out.weight)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=6, device=CPU)
+        verify_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, sample=6, device=CPU)
     with pytest.raises(LimbeckError, match="views=0"):
-        list(fill_cache(CachedTeacher(net, tmp_path / "t"), stream, reads=unchanged, views=0))
+        list(fill_cache(CachedTeacher(net, tmp_path / "t"), stream, preprocess=unchanged, views=0))
 
 
 def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
     net = Counting()
-    list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(augment=RandomShift(1)), reads=unchanged, views=4))
+    list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(augment=RandomShift(1)), preprocess=unchanged, views=4))
     seen = []
 
     class Watched(ShuffledLoader):
@@ -51,7 +51,9 @@ def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
     def views(**seed):
         seen.clear()
         stream = Watched(examples(), batch_size=8, augment=RandomShift(1))
-        verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=24, views=range(4), **seed)
+        verify_cache(
+            CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, sample=24, views=range(4), **seed
+        )
         return list(seen)
 
     assert views(seed=1) == views(seed=1)
@@ -63,13 +65,15 @@ def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
 def test_any_view_and_any_encoding_can_be_asked_again(tmp_path, how):
     net = Counting()
     list(
-        fill_cache(CachedTeacher(net, tmp_path / "s", **how), source(augment=RandomShift(1)), reads=unchanged, views=3)
+        fill_cache(
+            CachedTeacher(net, tmp_path / "s", **how), source(augment=RandomShift(1)), preprocess=unchanged, views=3
+        )
     )
 
     def again():
         stream = source(augment=RandomShift(1), seed=9)
         return verify_cache(
-            CachedTeacher(net, tmp_path / "s", **how), stream, reads=unchanged, sample=24, views=range(3)
+            CachedTeacher(net, tmp_path / "s", **how), stream, preprocess=unchanged, sample=24, views=range(3)
         )
 
     found = again()

@@ -119,7 +119,7 @@ def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
         assert not source.fixed
         teacher = CachedTeacher(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
         teacher.expect(source, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
+        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
             answer(next(source.batches(0, 0)))
             batch = next(source.batches(1, 0))
             with warnings.catch_warnings(record=True) as said:

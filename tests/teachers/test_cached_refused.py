@@ -35,7 +35,7 @@ def other_teacher(net):
         ("data", lambda net: (net, ShuffledLoader(examples(25), batch_size=8), {})),
         ("data", lambda net: (net, ShuffledLoader(Subset(examples(), torch.arange(11)), batch_size=8), {})),
         ("views", lambda net: (net, source(augment=RandomShift(1)), {})),
-        ("reads", lambda net: (ModelTeacher(net, reads=SelectColumn("raw")), source(), {})),
+        ("preprocess", lambda net: (ModelTeacher(net, preprocess=SelectColumn("raw")), source(), {})),
         ("encoding of logits", lambda net: (net, source(), {"encoding": "float32"})),
     ],
 )
@@ -102,12 +102,12 @@ def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_pa
 def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
     net, (one, other) = Counting(), ways
     for _ in range(2):
-        ask(CachedTeacher(net, tmp_path / "s"), source(), reads=one)
-        ask(CachedTeacher(ModelTeacher(net, reads=one), tmp_path / "own"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=one)
+        ask(CachedTeacher(ModelTeacher(net, preprocess=one), tmp_path / "own"), source())
     with pytest.raises(LimbeckError, match=r"\(reads\)"):
-        ask(CachedTeacher(net, tmp_path / "s"), source(), reads=other)
+        ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=other)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        ask(CachedTeacher(ModelTeacher(net, reads=other), tmp_path / "own"), source())
+        ask(CachedTeacher(ModelTeacher(net, preprocess=other), tmp_path / "own"), source())
 
 
 def test_another_precision_is_refused(tmp_path):
@@ -119,7 +119,7 @@ def test_another_precision_is_refused(tmp_path):
 
 def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
     net = Counting()
-    ask(CachedTeacher(net, tmp_path / "s"), source(), reads=read_inputs)
+    ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=read_inputs)
     first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
     second = Stage(Loss(kl_divergence), teacher=CachedTeacher(other_teacher(net), tmp_path / "s"), epochs=1)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
@@ -148,4 +148,4 @@ def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
     teacher = CachedTeacher(net, tmp_path / "s")
     ask(teacher, source())
     with pytest.raises(LimbeckError, match="belong to the examples of one source"):
-        predict(teacher, source(), reads=unchanged)
+        predict(teacher, source(), preprocess=unchanged)

@@ -40,11 +40,11 @@ def test_texts_of_differing_lengths_can_be_asked_again(tmp_path):
     words, lengths, padded = texts()
     net = Words()
     whole = ShuffledLoader(ArrayDataset(words), batch_size=2, shuffle=False)
-    list(fill_cache(CachedTeacher(net, tmp_path / "s"), Changed(whole, padded), reads=unchanged))
+    list(fill_cache(CachedTeacher(net, tmp_path / "s"), Changed(whole, padded), preprocess=unchanged))
 
     def again(change=padded, stream=whole):
         stream = Changed(stream, change)
-        return verify_cache(CachedTeacher(net, tmp_path / "s"), stream, reads=unchanged, sample=6)
+        return verify_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, sample=6)
 
     found = again()
     assert (found.answers, found.identical, found.same) == (6, 1.0, True)
@@ -73,7 +73,7 @@ def test_texts_are_kept_without_their_padding(tmp_path):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=2, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding="float32")
         teacher.expect(stream, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer:
+        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
             for batch in stream.batches(0, 0):
                 shown = answer(batch)["logits"]
                 assert shown.shape[:2] == batch.mask.shape
@@ -107,7 +107,7 @@ def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=size, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding=spec)
         teacher.expect(stream, unchanged)
-        with teacher.prepare(frozenset({"logits"}), device=CPU, reads=unchanged) as answer, torch.no_grad():
+        with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
             for batch in stream.batches(0, 0):
                 shown = answer(batch)
                 wanted = net(batch.inputs)[batch.mask]
@@ -137,5 +137,5 @@ def test_a_text_that_is_all_padding_may_be_answered_with_nan(tmp_path):
     stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=1, shuffle=False), one_by_one)
     teacher = CachedTeacher(Nothing(), tmp_path / "s")
     with pytest.raises(LimbeckError, match="NaN"):  # text 4 is one word long, and counts
-        list(fill_cache(teacher, stream, reads=unchanged))
+        list(fill_cache(teacher, stream, preprocess=unchanged))
     assert 3 in Store(tmp_path / "s").keys.id

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def asked(teacher, batch, needs=("logits",)):
-    with teacher.prepare(frozenset(needs), device=CPU, reads=read_inputs) as answer:
+    with teacher.prepare(frozenset(needs), device=CPU, preprocess=read_inputs) as answer:
         return answer(batch)
 
 
@@ -42,7 +42,7 @@ def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path)
     displaced = ShuffledTeacher(CachedTeacher(net, tmp_path / "s", encoding="float32"))
     for _ in range(2):
         displaced.expect(source, read_inputs)
-        with displaced.prepare(frozenset({"logits"}), device=CPU, reads=read_inputs) as answer, torch.no_grad():
+        with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
             for batch in source.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
     with pytest.raises(LimbeckError, match="Displaced cannot be kept"):

@@ -94,7 +94,7 @@ def test_it_answers_a_batch():
     members = [nn.Linear(3, 4), nn.Linear(3, 4)]
     batch = Batch(torch.randn(5, 3))
     with Ensemble(*members, mean="geometric").prepare(
-        frozenset({"logits"}), device=CPU, reads=lambda b: b.inputs
+        frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs
     ) as answer:
         found = answer(batch)["logits"]
     assert not found.requires_grad
@@ -128,7 +128,7 @@ def test_a_temperature_that_is_none(temperature):
 
 def test_only_logits_can_be_averaged():
     with pytest.raises(MissingSignalError, match=r"'layer1'.*an ensemble"):
-        ensemble(2).prepare(frozenset({"logits", "layer1"}), device=CPU, reads=lambda b: b.inputs)
+        ensemble(2).prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
 
 
 def test_a_member_that_cannot_teach():

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 def answer(teacher: PrecomputedTeacher, batch: Batch, *addresses: str):
     needs = frozenset(addresses or ("logits",))
-    with teacher.prepare(needs, device=CPU, reads=lambda b: b.inputs) as ask:
+    with teacher.prepare(needs, device=CPU, preprocess=lambda b: b.inputs) as ask:
         return ask(batch)
 
 
@@ -96,7 +96,7 @@ def test_its_fingerprint_is_that_of_its_answers():
 def test_no_gradient_flows_into_what_was_recorded():
     answers = torch.randn(3, 2, requires_grad=True)
     with PrecomputedTeacher(answers).prepare(
-        frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs
+        frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs
     ) as answer:
         assert not answer(Batch(torch.zeros(1, 4), id=torch.tensor([1])))["logits"].requires_grad
 

@@ -39,7 +39,7 @@ def people(batch=30, *, seed=0, dtype=torch.float64):
 
 def ask(teacher, batch=30, **columns):
     numbers = torch.arange(batch, dtype=torch.float64)[:, None]
-    with teacher.prepare(frozenset({"logits"}), device=CPU, reads=lambda b: b.inputs) as answer:
+    with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs) as answer:
         return answer(Batch(numbers, **columns))["logits"]
 
 
@@ -142,10 +142,10 @@ def test_autocast_changes_nothing_in_how_answers_are_pooled():
 def test_whatever_a_batch_holds_goes_along():
     """Inputs in a mapping, further columns, ids: a member's own reads may want any of them."""
     generalist, *members = people()
-    reads = [ModelTeacher(member, reads=lambda b: b.extra["numbers"]["n"]) for member in members]
+    preprocess = [ModelTeacher(member, preprocess=lambda b: b.extra["numbers"]["n"]) for member in members]
     numbers = torch.arange(30.0)[:, None]
-    with Specialists(generalist, reads, GROUPS).prepare(
-        frozenset({"logits"}), device=CPU, reads=lambda b: b.inputs["x"]
+    with Specialists(generalist, preprocess, GROUPS).prepare(
+        frozenset({"logits"}), device=CPU, preprocess=lambda b: b.inputs["x"]
     ) as answer:
         found = answer(Batch({"x": numbers}, id=torch.arange(30), extra={"numbers": {"n": numbers}}))["logits"]
     torch.testing.assert_close(found, ask(Specialists(generalist, members, GROUPS)))
@@ -240,7 +240,7 @@ def test_logits_that_fit_neither():
 def test_only_logits_can_be_read():
     teacher = Specialists(nn.Linear(3, 6), [nn.Linear(3, 6), nn.Linear(3, 6)], GROUPS)
     with pytest.raises(MissingSignalError, match=r"'layer1'.*specialists"):
-        teacher.prepare(frozenset({"logits", "layer1"}), device=CPU, reads=lambda b: b.inputs)
+        teacher.prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
 
 
 @pytest.mark.parametrize("giant", [1e3, 1e6, 1e30])

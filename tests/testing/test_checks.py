@@ -62,7 +62,7 @@ def test_positions_pass_too():
 
 class Hungry(Loss):
     @property
-    def reads(self):
+    def preprocess(self):
         return Requirements(frozenset({"logits"}))
 
 
@@ -152,16 +152,16 @@ class Own(Teacher):
         self.broken = broken
         self.asked = itertools.count()
 
-    def prepare(self, needs, *, device, reads):
+    def prepare(self, needs, *, device, preprocess):
         if needs != {"logits"} and "accepts" not in self.broken:
             raise MissingSignalError("only logits")
-        return self.opened(reads)
+        return self.opened(preprocess)
 
     @contextmanager
-    def opened(self, reads):
+    def opened(self, preprocess):
         if "flags" in self.broken:
             self.model.train()
-        yield lambda batch: Outputs({self.broken.get("address", "logits"): self.logits(reads(batch))})
+        yield lambda batch: Outputs({self.broken.get("address", "logits"): self.logits(preprocess(batch))})
 
     def logits(self, inputs):
         if "rows" in self.broken:

@@ -82,7 +82,7 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         say("building a store, beside the teacher's forward passes alone")
         found["build_over_teacher_forward"] = _building(work, folder)
         say(f"reading 256 of {size.rows:,} rows at random, beside numpy")
-        found["gather_over_memmap"] = gather_over_memmap(folder, rows=size.rows, reads=size.gathers)
+        found["gather_over_memmap"] = gather_over_memmap(folder, rows=size.rows, preprocess=size.gathers)
         say(f"flipping {size.flips:,} bytes, one at a time")
         found["corruptions_read_as_good"] = corruptions_read_as_good(folder, flips=size.flips)
         say("a student of stored float32 answers beside the live teacher's")
@@ -157,7 +157,7 @@ def _building(work: Work, folder: Path) -> float:
 
 
 def _asking(teacher: Teacher, source: ShuffledLoader) -> Iterator[int]:
-    with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=read_inputs) as answer:
+    with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=read_inputs) as answer:
         for batch in source.batches(0, 0):
             answer(batch)
             yield batch.size

@@ -22,10 +22,10 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.recipe import Optimizer, Stage
-from limbeck.teachers import Answer, CachedTeacher, ModelTeacher, Reads, Teacher, predict_padded
+from limbeck.teachers import Answer, CachedTeacher, ModelTeacher, Preprocess, Teacher, predict_padded
 
 
-def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
+def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
     """How many times as fast as numpy a store hands out 256 of its rows at random.
 
     Reads in turn: by ids through the store, and the same rows of a `numpy.memmap` of the same bytes.
@@ -40,7 +40,7 @@ def gather_over_memmap(folder: Path, *, rows: int, reads: int) -> float:
     records.tofile(folder / "plain.bin")
     plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
     store = Store(folder / "gather")
-    wanted = [rng.integers(0, rows, 256) for _ in range(reads)]
+    wanted = [rng.integers(0, rows, 256) for _ in range(preprocess)]
     for ids in islice(wanted, 200):  # the shard is checked at its first touch; and both are in the page cache
         store.records(store.rows(ids, -1), "logits"), plain[ids]
     ours, theirs = [], []
@@ -72,12 +72,12 @@ def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
         harmed = bytearray(kept)
         harmed[rng.integers(len(kept))] ^= int(rng.integers(1, 256))
         path.write_bytes(harmed)
-        good += _reads(place, ids.numpy())
+        good += _preprocess(place, ids.numpy())
         path.write_bytes(kept)
     return good
 
 
-def _reads(place: Path, ids: np.ndarray) -> bool:
+def _preprocess(place: Path, ids: np.ndarray) -> bool:
     try:
         store = Store(place)
         store.read(store.rows(ids, -1), "logits")
@@ -111,9 +111,11 @@ class _Whole(Teacher):
     def __init__(self, model: nn.Module, size: int) -> None:
         self._live, self._size = ModelTeacher(model), size
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """As the live teacher does."""
-        return self._answering(self._live.prepare(needs, device=device, reads=reads))
+        return self._answering(self._live.prepare(needs, device=device, preprocess=preprocess))
 
     @contextmanager
     def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:

@@ -16,13 +16,13 @@ _FIELDS = {
     "data": "data set (data)",
     "views": "way of making views (views)",
     "teacher": "teacher (teacher)",
-    "reads": "way of reading a batch (reads)",
+    "preprocess": "way of reading a batch (reads)",
     "precision": "precision (precision)",
     "answers": "set of addresses (answers)",
 }
 _LONGEST = 120
 _HASH = re.compile(r"[0-9a-f]{64}")
-_UNCHANGED = {"reads": "unchanged"}
+_UNCHANGED = {"preprocess": "unchanged"}
 About = Mapping[str, Any]
 
 
@@ -37,7 +37,7 @@ def find_mismatch(
         found: The field that differs, here and there.
         about: What the manifest of the run's own store would say.
     """
-    shown = {"data": _data, "views": _views, "teacher": _teachers, "reads": _readings}.get(found.field, _values)
+    shown = {"data": _data, "views": _views, "teacher": _teachers, "preprocess": _readings}.get(found.field, _values)
     told = shown(found.stored, found.wanted, manifest.about, about or {})
     count = sum(shard.examples for shard in manifest.shards)
     return LimbeckError(
@@ -130,7 +130,7 @@ def _parted(stored: Any, wanted: Any) -> tuple[str, str]:
     """Two values: of two mappings of one kind the entries that differ, of two long texts the piece."""
     if not isinstance(stored, Mapping) or not isinstance(wanted, Mapping):
         return _apart(*(_spelled(one, one) if isinstance(one, Mapping) else str(one or "") for one in (stored, wanted)))
-    if any(stored.get(key) != wanted.get(key) for key in ("name", "reads")):
+    if any(stored.get(key) != wanted.get(key) for key in ("name", "preprocess")):
         return _spelled(stored, stored), _spelled(wanted, wanted)
     return _spelled(stored, _without(stored, wanted)), _spelled(wanted, _without(wanted, stored))
 
@@ -142,8 +142,12 @@ def _without(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
 def _spelled(whole: Mapping[str, Any], shown: Mapping[str, Any]) -> str:
     if whole == _UNCHANGED:
         return "the inputs as they are"
-    kind = str(whole.get("name") if "reads" not in whole else whole["reads"]) if {"name", "reads"} & {*whole} else ""
-    rest = ", ".join(f"{key}={value}" for key, value in shown.items() if key != "reads" and value != kind)
+    kind = (
+        str(whole.get("name") if "preprocess" not in whole else whole["preprocess"])
+        if {"name", "preprocess"} & {*whole}
+        else ""
+    )
+    rest = ", ".join(f"{key}={value}" for key, value in shown.items() if key != "preprocess" and value != kind)
     return f"{kind} with {rest}" if kind and rest else kind or rest
 
 

@@ -40,7 +40,7 @@ class TeacherProvenance:
         teacher: The fingerprint of the teacher.
         data: The fingerprint of the examples that it was asked about.
         views: The fingerprint of what made views of them; None for the examples themselves.
-        reads: How it reads a batch.
+        preprocess: How it reads a batch.
         precision: The type that it computed in.
         answers: For each address, how what was shown there is kept; see `Column`.
     """
@@ -48,7 +48,7 @@ class TeacherProvenance:
     teacher: str
     data: str
     views: str | None
-    reads: str | None
+    preprocess: str | None
     precision: str
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -57,7 +57,7 @@ class TeacherProvenance:
 
         A store may hold more addresses than a run reads.
         """
-        for name in ("data", "views", "reads", "teacher", "precision"):
+        for name in ("data", "views", "preprocess", "teacher", "precision"):
             stored, other = getattr(self, name), getattr(wanted, name)
             if stored != other:
                 return ManifestDifference(name, stored, other)
@@ -156,7 +156,7 @@ def _check_types(found: Manifest) -> None:
     maps = (found.about, origin.answers, *(origin.answers.values() if isinstance(origin.answers, Mapping) else ()))
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a text is none")
-    if not all(text is None or isinstance(text, str) for text in (origin.views, origin.reads)):
+    if not all(text is None or isinstance(text, str) for text in (origin.views, origin.preprocess)):
         raise ValueError("a text is none")
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**63 for count in counts):
         raise ValueError("a count is none")

@@ -29,10 +29,10 @@ def run_build(path: str | None, flags: Flags, settings: Sequence[str], *, as_jso
     """Build a job's store, or go on building it."""
     job = _job(path, flags, settings)
     try:
-        with ProgressCallback(to_error=as_json) as watch:
+        with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare.build_cache import build
 
-            store = build(job, watch=watch)
+            store = build(job, callback=callback)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on where it stopped; what is done is kept.", file=sys.stderr)
         sys.exit(130)

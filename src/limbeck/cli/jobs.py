@@ -148,10 +148,10 @@ def _what_else(folder: Path) -> str:
 
 def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None:
     try:
-        with ProgressCallback(to_error=as_json) as watch:
+        with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare import run_job
 
-            result = run_job(job, watch=watch, resume=resume, change=change)
+            result = run_job(job, callback=callback, resume=resume, change=change)
     except KeyboardInterrupt:
         # Said here: typer turns Ctrl-C into a silent exit.
         print(_left_behind(job), file=sys.stderr)

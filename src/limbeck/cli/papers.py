@@ -32,8 +32,8 @@ def run_reproduce(
     whole = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
     print_message(f"{whole.paper.title}\n{_plan(whole)}\n", to_error=as_json)
     try:
-        with _Shown(whole.seconds, to_error=as_json) as watch:
-            result = whole.run(watch)
+        with _Shown(whole.seconds, to_error=as_json) as callback:
+            result = whole.run(callback)
     except KeyboardInterrupt:
         print(
             f"Interrupted. The same command goes on where it stopped; what is done is in {whole.folder}.",

@@ -47,7 +47,7 @@ class ProgressLines:
             self._thread.join()
 
     def update(self, kind: str, what: Any) -> None:
-        """Take an event of `limbeck.compare.run_job`; see `limbeck.compare.teacher_training.Watch` for the kinds."""
+        """Take an event of `limbeck.compare.run_job`; see `limbeck.compare.teacher_training.Callback` for the kinds."""
         if kind == "say":
             # The sentence itself is printed by the caller.
             self._remember(str(what), printed=True)

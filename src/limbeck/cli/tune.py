@@ -22,10 +22,10 @@ def run_tune(
     """Search every arm's settings; show what was found, and what to type next."""
     job = _job(path, flags, settings)
     try:
-        with ProgressCallback(to_error=as_json) as watch:
+        with ProgressCallback(to_error=as_json) as callback:
             from limbeck.compare.tuning import read_ranges, tune
 
-            result = tune(job, trials=trials, ranges=read_ranges(list(ranges)), watch=watch)
+            result = tune(job, trials=trials, ranges=read_ranges(list(ranges)), callback=callback)
     except KeyboardInterrupt:
         print(
             f"Interrupted. The trials so far are kept: the same command goes on, with --out {quote(str(job.out))}.",

@@ -19,7 +19,7 @@ from limbeck.compare.specialist_teacher import Combined, combined_in
 from limbeck.compare.student_cost import ShippedCost, structure_of
 from limbeck.compare.teacher_cache import with_cache
 from limbeck.compare.trackers import with_trackers
-from limbeck.data import Reads
+from limbeck.data import Preprocess
 from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, add_flag_hint, plain_name, train_loader
@@ -138,10 +138,10 @@ def _displaced(stage: Stage) -> Stage:
 
 def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
     """What the student's ``config.json`` says besides: how to feed it, and what its outputs mean."""
-    reads = material.data.reads
+    preprocess = material.data.preprocess
     return {
         "class_names": list(material.data.class_names or ()) or None,
-        "reads": reads.to_dict() if isinstance(reads, Reads) else None,
+        "preprocess": preprocess.to_dict() if isinstance(preprocess, Preprocess) else None,
         "encoding": material.data.encoding.to_dict() if material.data.encoding is not None else None,
         "input_shape": list(material.input_shape),
         "classes": material.classes,
@@ -156,7 +156,7 @@ def run_arm(
     material: ComparisonData,
     teacher: Teacher,
     answers: Tensor,
-    watch: Callable[[StepReport], None] | None = None,
+    callback: Callable[[StepReport], None] | None = None,
 ) -> Outcome:
     """Train the arm and judge its student on the test data, once.
 
@@ -165,7 +165,7 @@ def run_arm(
         material: The data.
         teacher: Who teaches the distilled arm.
         answers: The teacher's logits for the test data, asked once for all arms.
-        watch: Told every report.
+        callback: Told every report.
     """
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
@@ -173,11 +173,11 @@ def run_arm(
     taken: dict[str, int] = {}
     for report in with_trackers(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
         taken[report.stage] = report.step
-        if watch is not None:
-            watch(report)
-    reads = material.data.reads
-    test = predict(run.student, eval_batches(material.data.test), reads=reads)._replace(teacher=answers)
-    development = predict(run.student, eval_batches(material.development), reads=reads)
+        if callback is not None:
+            callback(report)
+    preprocess = material.data.preprocess
+    test = predict(run.student, eval_batches(material.data.test), preprocess=preprocess)._replace(teacher=answers)
+    development = predict(run.student, eval_batches(material.development), preprocess=preprocess)
     if arm.out is not None and is_rank_zero(arm.job):
         save_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
     known = measure_student(development, ("accuracy",))["accuracy"]

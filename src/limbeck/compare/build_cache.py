@@ -9,7 +9,7 @@ from limbeck.compare.arms import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
 from limbeck.compare.estimator import EstimatorModule
 from limbeck.compare.teacher_cache import cached, folder_of, views_of, with_cache
-from limbeck.compare.teacher_training import Watch, has_weights, open_teacher
+from limbeck.compare.teacher_training import Callback, has_weights, open_teacher
 from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
@@ -17,37 +17,37 @@ from limbeck.job import CacheSettings, Job, train_loader
 from limbeck.teachers import CacheVerification, Teacher, fill_cache, verify_cache
 
 
-def build(job: Job, *, watch: Watch) -> Store:
+def build(job: Job, *, callback: Callback) -> Store:
     """Ask the job's teacher about all its training data, in every view that its arms will see.
 
     Stopped at any time, it goes on where it was.
 
     Args:
         job: What is asked; without ``cache`` it is the default one.
-        watch: Told ``("answers", (done, all))`` after each batch.
+        callback: Told ``("answers", (done, all))`` after each batch.
 
     Raises:
         LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
     """
     material, teacher = load_data_and_teacher(job)
-    ask_all(job, material, teacher, watch)
+    ask_all(job, material, teacher, callback)
     return Store(folder_of(job))
 
 
-def ask_all(job: Job, material: ComparisonData, teacher: Teacher, watch: Watch) -> None:
+def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Callback) -> None:
     """Ask a teacher that has learnt what it is to teach about everything that the arms will see."""
     views, where = views_of(job), folder_of(job)
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill_cache(
-        cached(job, teacher, where), source_of(job, material), reads=material.data.reads, views=views,
+        cached(job, teacher, where), source_of(job, material), preprocess=material.data.preprocess, views=views,
         device=fabric.device,
     )  # fmt: skip
     lacking = _lacking(job, material, where)
     with fabric.autocast():
         for number, done in enumerate(filling):
             if not number:  # a store that is refused has been refused by now
-                watch("say", _asking(len(material.train), views, lacking, where))
-            watch("answers", (done, views * len(material.train)))
+                callback("say", _asking(len(material.train), views, lacking, where))
+            callback("answers", (done, views * len(material.train)))
 
 
 def _asking(examples: int, views: int, lacking: int, where: str) -> str:
@@ -79,9 +79,9 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
         source = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
         for stage in recipe_of(job, arm, asked).stages():
             if stage.teacher is asked and (needs := stage.objective.needs.teacher):
-                reads = stage.reads or material.data.reads
-                asked.expect(source, reads)
-                asked.prepare(needs, device=torch.device("cpu"), reads=reads)
+                preprocess = stage.preprocess or material.data.preprocess
+                asked.expect(source, preprocess)
+                asked.prepare(needs, device=torch.device("cpu"), preprocess=preprocess)
 
 
 def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
@@ -91,7 +91,7 @@ def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
     source = source_of(job, material, shuffled=seed)
     with fabric.autocast():
         return verify_cache(
-            cached(job, teacher, folder_of(job)), source, reads=material.data.reads, sample=sample,
+            cached(job, teacher, folder_of(job)), source, preprocess=material.data.preprocess, sample=sample,
             views=range(views_of(job)), seed=seed, device=fabric.device,
         )  # fmt: skip
 

@@ -78,11 +78,11 @@ def plan(job: Job) -> Plan:
 def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:
     """Some answers, and the seconds that one of them took."""
     fabric = open_fabric(precision=job.precision, devices=1)
-    reads, device = material.data.reads, fabric.device
+    preprocess, device = material.data.preprocess, fabric.device
     found = list[Tensor]()
     with (
         fabric.autocast(),
-        teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer,
+        teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer,
     ):
         batches = source_of(job, material, shuffled=0).batches(0, 0)
         first = next(batches)

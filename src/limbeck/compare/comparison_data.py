@@ -53,7 +53,7 @@ def load_comparison_data(job: Job) -> ComparisonData:
     train, development = train_and_development(job, data)
     for part, examples in {"training": train, "development": development, "test": data.test}.items():
         _check_read(data, part, examples)
-    first = data.reads(train.take(torch.tensor([0])))
+    first = data.preprocess(train.take(torch.tensor([0])))
     # What a model is called with by names, such as token ids and their mask, has no one shape.
     shape = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
     classes = len(data.class_names) if data.class_names else _classes(data.train)
@@ -89,7 +89,7 @@ def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
     """Let lazy layers draw their weights now: a model is saved, copied and counted before it is trained."""
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         try:
-            predict(model, material.development.take(torch.tensor([0])), reads=material.data.reads)
+            predict(model, material.development.take(torch.tensor([0])), preprocess=material.data.preprocess)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise LimbeckError(f"{who} has lazy layers, and its first call failed: {error}") from error
 
@@ -110,7 +110,8 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
 def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
     """The budget as the engine wants it."""
     return TrainConfig(
-        optimizer=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate, reads=material.data.reads,
+        optimizer=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate,
+        preprocess=material.data.preprocess,
         seed=seed, precision=job.precision, workers=workers,
     )  # fmt: skip
 
@@ -133,9 +134,9 @@ def _classes(examples: Dataset) -> int:
 
 
 def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
-    """Refuse examples that the data's own ``reads`` cannot read: it may be a person's function."""
+    """Refuse examples that the data's own ``preprocess`` cannot read: it may be a person's function."""
     try:
-        read = data.reads(examples.take(torch.tensor([0])))
+        read = data.preprocess(examples.take(torch.tensor([0])))
     except LimbeckError:
         raise
     except Exception as error:  # whatever a person's function raises

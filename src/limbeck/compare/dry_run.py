@@ -97,8 +97,8 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         )
     with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):
         test = material.data.test.select(torch.arange(min(_FEW, len(material.data.test))))
-        predict(run.student, eval_batches(test), reads=material.data.reads)
-        cost_in_full(run.student.cpu(), material.data.reads(eval_batches(test)[0]), batches=(1,), repeats=1)
+        predict(run.student, eval_batches(test), preprocess=material.data.preprocess)
+        cost_in_full(run.student.cpu(), material.data.preprocess(eval_batches(test)[0]), batches=(1,), repeats=1)
 
 
 def _rehearsed(

@@ -124,7 +124,7 @@ def _pickled_bytes(estimator: Any) -> int | None:
 
 def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData) -> int:
     batches = eval_batches(examples)
-    inputs = torch.cat([torch.as_tensor(material.data.reads(batch)).flatten(1) for batch in batches])
+    inputs = torch.cat([torch.as_tensor(material.data.preprocess(batch)).flatten(1) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
     known = labels != IGNORED
     try:

@@ -44,7 +44,7 @@ from limbeck.compare.select_student import leave_student, ship
 from limbeck.compare.student_init import describe_layers
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher_training import (
-    Watch,
+    Callback,
     ask,
     check_teacher,
     describe_accuracy,
@@ -68,13 +68,13 @@ _ANSWERS = "teacher/answers.safetensors"
 
 
 def run_job(
-    job: Job, *, watch: Watch = lambda kind, what: None, resume: bool = False, change: bool = False
+    job: Job, *, callback: Callback = lambda kind, what: None, resume: bool = False, change: bool = False
 ) -> dict[str, Any]:
     """Do what a job asks: teacher, arms, seeds, verdict; everything is left in the job's folder.
 
     Args:
         job: What is asked.
-        watch: Told what happens meanwhile.
+        callback: Told what happens meanwhile.
         resume: Take up a folder that holds this job; arms that are done are not run again.
         change: Take up a folder that holds this job with other settings. What does not depend on them is kept, the
             trained teacher above all; arms that do are run again.
@@ -89,10 +89,10 @@ def run_job(
     with ExitStack() as stack:
         job, changes = changed_job(job) if change else (job, None)
         out = checked_folder(job, resume=resume or change, changed=change)
-        return _done(job, watch, out, stack, changes)
+        return _done(job, callback, out, stack, changes)
 
 
-def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: Changes | None) -> dict[str, Any]:
+def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, changes: Changes | None) -> dict[str, Any]:
     began = time.perf_counter()
     new = out is not None and not out.exists()
     if out is not None and not new:
@@ -100,7 +100,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     job.check_own_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    tell: Watch = watch if is_rank_zero(job) else lambda kind, what: None
+    tell: Callback = callback if is_rank_zero(job) else lambda kind, what: None
     material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
     tell("say", "\n".join((_described(material), *lines_of(material.data))))
@@ -156,7 +156,7 @@ def _done(job: Job, watch: Watch, out: Path | None, stack: ExitStack, changes: C
     return result
 
 
-def _seen(outcome: Outcome, tell: Watch) -> Outcome:
+def _seen(outcome: Outcome, tell: Callback) -> Outcome:
     """The outcome, once it was told."""
     tell("arm", outcome)
     # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
@@ -193,7 +193,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 
 def _judge_teacher(
-    job: Job, teacher: Teacher, material: ComparisonData, out: Path | None, watch: Watch, answers: Tensor
+    job: Job, teacher: Teacher, material: ComparisonData, out: Path | None, callback: Callback, answers: Tensor
 ) -> float:
     logits = ask(teacher, material.development, material)
     if out is not None and is_rank_zero(job):
@@ -203,7 +203,7 @@ def _judge_teacher(
     if not job.teacher.check:
         return measure_student(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    watch("say", describe_accuracy(found, material.development.labels))
+    callback("say", describe_accuracy(found, material.development.labels))
     return found
 
 
@@ -232,15 +232,15 @@ def _outcomes(
     teacher: Teacher,
     answers: Tensor,
     out: Path | None,
-    watch: Watch,
+    callback: Callback,
 ) -> Iterator[Outcome]:
     wanted = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
     found = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in wanted]
     done = {(outcome.arm, outcome.seed) for outcome in found}
     left = [run for run in runs if (run.arm, run.seed) not in done]
-    watch("plan", len(found) + len(left))
+    callback("plan", len(found) + len(left))
     yield from (with_correct(one, out, material.data.test.labels) for one in found)
-    for outcome in _run_all(left, job.workers, material, teacher, answers, watch):
+    for outcome in _run_all(left, job.workers, material, teacher, answers, callback):
         append_outcome(job, out, outcome)
         yield outcome
 
@@ -260,17 +260,17 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
 
 
 def _run_all(
-    runs: list[ArmRun], workers: int, material: ComparisonData, teacher: Teacher, answers: Tensor, watch: Watch
+    runs: list[ArmRun], workers: int, material: ComparisonData, teacher: Teacher, answers: Tensor, callback: Callback
 ) -> Iterator[Outcome]:
     if workers == 1 or len(runs) < 2:
         for run in runs:
-            yield run_arm(run, material, teacher, answers, partial(_passed_on, watch, run))
+            yield run_arm(run, material, teacher, answers, partial(_passed_on, callback, run))
         return
     yield from run_in_processes(run_arm, [(run, material, teacher, answers) for run in runs], workers=workers)
 
 
-def _passed_on(watch: Watch, run: ArmRun, report: StepReport) -> None:
-    watch("report", (f"{run.arm}, seed {run.seed}", report))
+def _passed_on(callback: Callback, run: ArmRun, report: StepReport) -> None:
+    callback("report", (f"{run.arm}, seed {run.seed}", report))
 
 
 def _labeled(material: ComparisonData) -> int:

@@ -24,12 +24,12 @@ def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = 
         LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
     """
     student = student_of(job, material, seed=0, teacher=teacher).eval()
-    first = material.data.reads(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
+    first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
     shape = "x".join(map(str, material.input_shape))
     with torch.no_grad():
         logits = answered(partial(_logits, student, first), f"The student {job.student.model}", shape)
         for part, examples in judged_parts(material).items():
-            read = material.data.reads(examples.take(torch.tensor([0])))
+            read = material.data.preprocess(examples.take(torch.tensor([0])))
             ask = partial(_logits, student, read)
             answered(ask, f"The student {job.student.model}", shape_in(part, read))
     check_classes(logits, f"The student {job.student.model}", material.classes)

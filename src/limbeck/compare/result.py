@@ -61,7 +61,7 @@ def arms_rows(
         smoothing: Of the labels of the arm "label smoothing".
     """
     table: dict[str, Any] = {}
-    sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
+    sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
     student = student_of(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
     plain = ShippedCost.measure(student, material)
@@ -134,7 +134,7 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> d
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
-    shown = predict(member, eval_batches(material.data.test), reads=material.data.reads)
+    shown = predict(member, eval_batches(material.data.test), preprocess=material.data.preprocess)
     return measure_student(shown._replace(teacher=answers), metrics=job.metrics)
 
 

@@ -72,7 +72,7 @@ def open_check_context(
         stored = cached(job, teacher, folder_of(job)), source_of(job, material, shuffled=0)
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
-        material.classes, material.data.class_names, material.data.reads, fabric,
+        material.classes, material.data.class_names, material.data.preprocess, fabric,
         min(job.workers, os.cpu_count() or 1), stored, views_of(job),
     )  # fmt: skip
 

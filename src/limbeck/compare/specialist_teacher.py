@@ -53,14 +53,14 @@ def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined
         return None
     teacher = found[-1]
     teacher.bind(run.models)
-    reads, test = material.data.reads, material.data.test
-    shown = predict(teacher, eval_batches(test), reads=reads)._replace(teacher=answers)
+    preprocess, test = material.data.preprocess, material.data.test
+    shown = predict(teacher, eval_batches(test), preprocess=preprocess)._replace(teacher=answers)
     measures = {name: one.value for name, one in evaluate(shown, MEASURES).items()}
     networks = [network for member in (teacher.generalist, *teacher.members) for network in _networks(member, run)]
     sample = test.take(torch.arange(min(64, len(test))))
     return Combined(
         measures, sum(map(count_parameters, networks)), sum(map(size_in_bytes, networks)) / 1e6,
-        answer_latency(teacher, sample, reads=reads),
+        answer_latency(teacher, sample, preprocess=preprocess),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class ShippedCost(NamedTuple):
     @staticmethod
     def measure(model: nn.Module, material: ComparisonData) -> ShippedCost:
         """Time the model on test examples, as they lie in the data; it is moved to the CPU."""
-        sample = material.data.reads(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
+        sample = material.data.preprocess(material.data.test.take(torch.arange(min(64, len(material.data.test)))))
         cost = cost_of(model.cpu(), sample)
         return ShippedCost(
             cost.parameters, cost.megabytes, cost.milliseconds, cost_in_full(model, sample).as_dict()

@@ -17,7 +17,7 @@ from limbeck.compare.comparison_data import ComparisonData, eval_batches, new_mo
 from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estimator
 from limbeck.compare.model_checks import answered, check_classes, judged_parts, shape_in
 from limbeck.compare.trackers import with_trackers
-from limbeck.data import Dataset, DataSplits, Reads, holds_tokenizer, open_tokenizer, preprocess_from_dict
+from limbeck.data import Dataset, DataSplits, Preprocess, holds_tokenizer, open_tokenizer, preprocess_from_dict
 from limbeck.engine import Run, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
@@ -34,7 +34,7 @@ from limbeck.tap import FrozenParameters, call, logits_of
 from limbeck.teachers import Ensemble, ModelTeacher, Teacher
 from limbeck.teachers.chance import chance_of, most_frequent_share
 
-Watch = Callable[[str, Any], None]
+Callback = Callable[[str, Any], None]
 """Told what happens.
 
 ``("say", text)``; ``("files", (done, all))`` while pictures are decoded; ``("members", how many)`` before an
@@ -68,35 +68,35 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
             ) from error
         return module.teacher, {"member-0": module}
     check_names(asked, models["member-0"], material.data)
-    reads = _own_reads(asked, material.data)
+    preprocess = _own_preprocess(asked, material.data)
     _check_tokenizer(asked, material.data)
-    _check_reads(job, reads)
-    members = [ModelTeacher(model, reads=reads) for model in models.values()]
+    _check_preprocess(job, preprocess)
+    members = [ModelTeacher(model, preprocess=preprocess) for model in models.values()]
     teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
     first = material.train.select(torch.tensor([0]))
     shape, who = "x".join(map(str, material.input_shape)), f"The teacher {asked.model}"
     check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
-    if reads is not None:
-        _check_own(job, next(iter(models.values())), reads, material)
+    if preprocess is not None:
+        _check_own(job, next(iter(models.values())), preprocess, material)
     for part, examples in judged_parts(material).items():
         one = examples.select(torch.tensor([0]))
-        shape = shape_in(part, material.data.reads(one.take(torch.tensor([0]))))
+        shape = shape_in(part, material.data.preprocess(one.take(torch.tensor([0]))))
         answered(partial(ask, teacher, one, material), who, shape)
     return teacher, models
 
 
 def train_teacher(
-    models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, watch: Watch
+    models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, callback: Callback
 ) -> None:
     """Train a teacher that does not come with weights; a killed run takes its training up again."""
     if has_weights(job.teacher):
-        watch("say", f"Teacher loaded from {job.teacher.model}.")
+        callback("say", f"Teacher loaded from {job.teacher.model}.")
         return
     if isinstance(module := models.get("member-0"), EstimatorModule):
         if module.fitted:
-            watch("say", f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}.")
+            callback("say", f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}.")
         else:
-            watch("say", f"Fitting the teacher: {type(module.teacher.estimator).__name__}.")
+            callback("say", f"Fitting the teacher: {type(module.teacher.estimator).__name__}.")
             fit_estimator(module, job.teacher.model, material)
         return
     budget = job.teacher.train or job.budget
@@ -107,11 +107,11 @@ def train_teacher(
         out=out / "teacher" if out else None, resume=True,
     )  # fmt: skip
     done = "The teacher was trained before" if run.finished else "Training the teacher"
-    watch("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
+    callback("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
     if len(models) > 1:
-        watch("members", len(models))
+        callback("members", len(models))
     for report in with_trackers(run, job, "teacher"):
-        watch("report", ("teacher", report))
+        callback("report", ("teacher", report))
 
 
 def teachers_recipe(members: Sequence[str]) -> Recipe:
@@ -124,7 +124,9 @@ def teachers_recipe(members: Sequence[str]) -> Recipe:
 
 def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor:
     """The teacher's logits for every example, in order, on the CPU."""
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=material.data.reads) as answer:
+    with teacher.prepare(
+        frozenset({LOGITS}), device=torch.device("cpu"), preprocess=material.data.preprocess
+    ) as answer:
         return torch.cat([answer(batch)[LOGITS].float() for batch in eval_batches(examples)])
 
 
@@ -186,22 +188,22 @@ def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -
         )
 
 
-def _check_reads(job: Job, own: Reads | None) -> None:
+def _check_preprocess(job: Job, own: Preprocess | None) -> None:
     """Refuse a teacher that would be trained on other inputs than those that it teaches from.
 
     Raises:
         LimbeckError: Saying what to type instead.
     """
-    if own is None and "reads" in method(job.method.name).parameters:
+    if own is None and "preprocess" in method(job.method.name).parameters:
         raise LimbeckError(
             f"The method {job.method.name} has a teacher that reads inputs of its own, and a job trains its teacher on "
-            "the student's inputs. Train it in Python with reads=lb.data.Field('privileged'), save it with "
+            "the student's inputs. Train it in Python with preprocess=lb.data.Field('privileged'), save it with "
             "lb.save(teacher, 'teacher', metadata={'reads': {'reads': 'field', 'name': 'privileged'}}), and type "
             "--teacher teacher."
         )
 
 
-def _check_own(job: Job, model: nn.Module, own: Reads, material: ComparisonData) -> None:
+def _check_own(job: Job, model: nn.Module, own: Preprocess, material: ComparisonData) -> None:
     """Refuse a teacher whose own inputs the test data lack, or that cannot be timed on the student's.
 
     Raises:
@@ -213,7 +215,9 @@ def _check_own(job: Job, model: nn.Module, own: Reads, material: ComparisonData)
     try:
         with torch.no_grad(), FrozenParameters(model):
             answered(
-                lambda: logits_of(call(model, material.data.reads(first))), f"The teacher {job.teacher.model}", shape
+                lambda: logits_of(call(model, material.data.preprocess(first))),
+                f"The teacher {job.teacher.model}",
+                shape,
             )
     except LimbeckError as error:
         raise LimbeckError(
@@ -239,7 +243,7 @@ def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
         )
 
 
-def _own_reads(teacher: TeacherSettings, data: DataSplits) -> Reads | None:
+def _own_preprocess(teacher: TeacherSettings, data: DataSplits) -> Preprocess | None:
     """How a saved teacher reads a batch, where that is not how the data would have it."""
     library = LibraryModel.parse(teacher.model)
     folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
@@ -247,5 +251,5 @@ def _own_reads(teacher: TeacherSettings, data: DataSplits) -> Reads | None:
     if not is_student_folder(folder):
         return None
     told = read_config(folder)["metadata"]
-    found = preprocess_from_dict(told["reads"]) if told.get("reads") else None
-    return None if found == data.reads else found
+    found = preprocess_from_dict(told["preprocess"]) if told.get("preprocess") else None
+    return None if found == data.preprocess else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher_training import Watch
+from limbeck.compare.teacher_training import Callback
 from limbeck.data import Dataset, Subset, counter_order, verify
 from limbeck.doctor import Finding, fail, passed, warn
 from limbeck.errors import DataError
@@ -15,12 +15,12 @@ _MANY = 2000
 _CHUNK = 256
 
 
-def verify_files(material: ComparisonData, watch: Watch) -> None:
+def verify_files(material: ComparisonData, callback: Callback) -> None:
     """Decode what is learnt from, chosen by and tested with, where it lies in files.
 
     Args:
         material: The data.
-        watch: Told before, meanwhile (``("files", (done, of))``) and after.
+        callback: Told before, meanwhile (``("files", (done, of))``) and after.
 
     Raises:
         DataError: If some are damaged: how many, and the first of them.
@@ -29,10 +29,10 @@ def verify_files(material: ComparisonData, watch: Watch) -> None:
     count, began = sum(map(len, parts)), time.perf_counter()
     if count > _MANY:
         threads = f"data.num_workers={parts[0].num_workers}"
-        watch("say", f"Decoding all {count:,} pictures once, as a damaged one would stop the job later ({threads}).")
-    verify(parts, progress=lambda done, of: watch("files", (done, of)))
+        callback("say", f"Decoding all {count:,} pictures once, as a damaged one would stop the job later ({threads}).")
+    verify(parts, progress=lambda done, of: callback("files", (done, of)))
     if count:
-        watch("say", f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s).")
+        callback("say", f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s).")
 
 
 def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None:

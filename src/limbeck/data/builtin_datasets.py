@@ -44,7 +44,7 @@ class Published:
     subset: str | None = None
 
     @property
-    def reads(self) -> NormalizeImages:
+    def preprocess(self) -> NormalizeImages:
         """How a model reads the images."""
         return NormalizeImages(self.mean, self.std)
 

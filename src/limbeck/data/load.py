@@ -57,7 +57,7 @@ class DataSplits:
         name: What it was loaded as.
         train: The training part.
         test: The test part.
-        reads: Batch -> what a model is called with.
+        preprocess: Batch -> what a model is called with.
         class_names: The classes, by number; None where nobody has said them.
         encoding: How a table was turned into numbers; None for anything else.
         tokenizer: How texts were turned into numbers; None for anything else.
@@ -71,7 +71,7 @@ class DataSplits:
     name: str
     train: Dataset
     test: Dataset
-    reads: Callable[[Batch], Inputs]
+    preprocess: Callable[[Batch], Inputs]
     class_names: tuple[str, ...] | None
     encoding: TableEncoding | None = None
     note: str = ""
@@ -104,8 +104,8 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
       the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
     * ``my.py:load``, a function of your own that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
-      or `ArrayDataset`; or a mapping of these with ``development``, ``class_names`` and ``reads``; or a `DataSplits`.
-      All other options are its arguments;
+      or `ArrayDataset`; or a mapping of these with ``development``, ``class_names`` and ``preprocess``; or a
+      `DataSplits`. All other options are its arguments;
     * ``FILE.jsonl``, ``FILE.jsonl.gz``: lines of JSON with a text and a label each.
 
     Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
@@ -234,7 +234,11 @@ def _kind(data: DataSplits) -> str:
     if data.encoding is not None:
         return "table"
     return (
-        "texts" if data.tokenizer is not None else "pictures" if isinstance(data.reads, NormalizeImages) else "arrays"
+        "texts"
+        if data.tokenizer is not None
+        else "pictures"
+        if isinstance(data.preprocess, NormalizeImages)
+        else "arrays"
     )
 
 
@@ -271,9 +275,10 @@ def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
             f"{name} returned a {type(made).__name__} with parts; return a limbeck.data.DataSplits or (train, test)."
         )
     train, test, note = _parts(made.train, made.test)
-    reads = made.reads or _measured(train, scale=1 / 255)
+    preprocess = made.preprocess or _measured(train, scale=1 / 255)
     return DataSplits(
-        name, train, test, reads, made.class_names, note=note, development=made.development, held_out=made.test is None
+        name, train, test, preprocess, made.class_names, note=note, development=made.development,
+        held_out=made.test is None
     )  # fmt: skip
 
 
@@ -306,7 +311,7 @@ def _copied(part: Dataset) -> ArrayDataset:
 
 def _published(name: str, options: DataOptions) -> DataSplits:
     train, test, note = load_published(name, options.folder)
-    return DataSplits(name, train, test, PUBLISHED[name].reads, train.class_names, note=note)
+    return DataSplits(name, train, test, PUBLISHED[name].preprocess, train.class_names, note=note)
 
 
 def _npz(name: str, options: DataOptions) -> DataSplits:
@@ -322,9 +327,9 @@ def _npz(name: str, options: DataOptions) -> DataSplits:
     notes = (*renamed, *matched, *notes, *unread_arrays(path, arrays))
     note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
-    reads = _measured(train, scale=1 / 255)
+    preprocess = _measured(train, scale=1 / 255)
     return DataSplits(
-        name, train, test, reads, train.class_names, note=note, groups=options.groups, development=development,
+        name, train, test, preprocess, train.class_names, note=note, groups=options.groups, development=development,
         held_out=held is None,
     )  # fmt: skip
 
@@ -357,9 +362,9 @@ def _folder(name: str, options: DataOptions) -> DataSplits:
         "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
         facts=facts, notes=found.notes,
     )  # fmt: skip
-    reads = _measured(train, scale=1 / 255)
+    preprocess = _measured(train, scale=1 / 255)
     return DataSplits(
-        name, train, test, reads, train.class_names, note=note, development=found.development, summary=summary,
+        name, train, test, preprocess, train.class_names, note=note, development=found.development, summary=summary,
         held_out=found.test is None,
     )  # fmt: skip
 

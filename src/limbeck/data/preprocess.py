@@ -31,7 +31,7 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return {"reads": "unchanged"}
+        return {"preprocess": "unchanged"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SelectColumn:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return {"reads": "field", "name": self.name}
+        return {"preprocess": "field", "name": self.name}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class NormalizeImages:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         own = {"mean": list(self.mean), "std": list(self.std), "scale": self.scale}
-        return {"reads": "pixels", **own, "channels_last": self.channels_last, "channel": self.channel}
+        return {"preprocess": "pixels", **own, "channels_last": self.channels_last, "channel": self.channel}
 
     def _channels_first(self, images: Any) -> Tensor:
         if not isinstance(images, Tensor) or images.ndim not in (3, 4):
@@ -137,10 +137,10 @@ class NormalizeImages:
         return images
 
 
-Reads = Identity | SelectColumn | NormalizeImages
+Preprocess = Identity | SelectColumn | NormalizeImages
 
 
-def preprocess_from_dict(found: Mapping[str, Any]) -> Reads:
+def preprocess_from_dict(found: Mapping[str, Any]) -> Preprocess:
     """What `to_dict` of one of the reads was called on.
 
     Raises:
@@ -150,13 +150,17 @@ def preprocess_from_dict(found: Mapping[str, Any]) -> Reads:
         >>> preprocess_from_dict(SelectColumn("raw").to_dict())
         Field(name='raw')
     """
-    kinds: dict[str, Callable[..., Reads]] = {"unchanged": Identity, "field": SelectColumn, "pixels": NormalizeImages}
+    kinds: dict[str, Callable[..., Preprocess]] = {
+        "unchanged": Identity,
+        "field": SelectColumn,
+        "pixels": NormalizeImages,
+    }
     if not isinstance(found, Mapping):
-        raise LimbeckError(f"Reads are a mapping such as {{'reads': 'unchanged'}}; got {found!r}.")
-    kind = str(found.get("reads"))
+        raise LimbeckError(f"Reads are a mapping such as {{'preprocess': 'unchanged'}}; got {found!r}.")
+    kind = str(found.get("preprocess"))
     if kind not in kinds:
-        raise unknown("reads", kind, kinds)
-    entries = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "reads"}
+        raise unknown("preprocess", kind, kinds)
+    entries = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "preprocess"}
     try:
         return kinds[kind](**entries)
     except (TypeError, ValueError, AttributeError) as error:
@@ -175,14 +179,14 @@ def preprocess_of(folder: str | Path) -> Callable[[Batch], Inputs]:
         LimbeckError: If the folder is no student's, or nobody recorded how it reads.
 
     Example:
-        >>> # student, reads = limbeck.load("runs/demo/student"), limbeck.preprocess_of("runs/demo/student")
-        >>> # student(reads(limbeck.Batch(images)))
+        >>> # student, preprocess = limbeck.load("runs/demo/student"), limbeck.preprocess_of("runs/demo/student")
+        >>> # student(preprocess(limbeck.Batch(images)))
     """
     if holds_tokenizer(folder):
         from limbeck.data.texts import TokenizeOnRead
 
         return TokenizeOnRead(open_tokenizer(folder))
-    found = read_config(folder).get("metadata", {}).get("reads")
+    found = read_config(folder).get("metadata", {}).get("preprocess")
     if not found:
         raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")
     return preprocess_from_dict(found)

@@ -198,7 +198,7 @@ def _count_cut(tokenizer: Any, given: list[list[str]], found: Any, max_length: i
 
 @dataclass(frozen=True)
 class TokenizeOnRead:
-    """Texts as they are, cut into tokens as in training: ``student(**reads(limbeck.Batch(["a fine film"])))``.
+    """Texts as they are, cut into tokens as in training: ``student(**preprocess(limbeck.Batch(["a fine film"])))``.
 
     A batch that holds tokens already, as in training, is read unchanged.
 
@@ -207,8 +207,8 @@ class TokenizeOnRead:
 
     Example:
         >>> from limbeck.data import train_tokenizer
-        >>> reads = TokenizeOnRead(train_tokenizer(["a fine film", "dull"], vocabulary=40))
-        >>> reads(Batch(["dull", "a fine film"]))["attention_mask"].tolist()
+        >>> preprocess = TokenizeOnRead(train_tokenizer(["a fine film", "dull"], vocabulary=40))
+        >>> preprocess(Batch(["dull", "a fine film"]))["attention_mask"].tolist()
         [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     """
 

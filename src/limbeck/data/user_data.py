@@ -17,7 +17,7 @@ from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
 
-_KEYS = ("train", "test", "development", "class_names", "reads")
+_KEYS = ("train", "test", "development", "class_names", "preprocess")
 _WAYS = (
     "It has to return a pair (train, test), or a mapping with train, test, development, class_names and reads; each "
     "part is (inputs, labels), a torch Dataset of such pairs, or lb.ArrayDataset. A limbeck.data.DataSplits works too."
@@ -32,14 +32,14 @@ class OwnParts(NamedTuple):
         test: What is judged on; None has some of `train` held out.
         development: What choices are made on; None has some of `train` carved off.
         class_names: The classes, by number.
-        reads: Batch -> what a model is called with; None where inputs are used as they are.
+        preprocess: Batch -> what a model is called with; None where inputs are used as they are.
     """
 
     train: Dataset
     test: Dataset | None
     development: Dataset | None
     class_names: tuple[str, ...] | None
-    reads: Callable[..., Any] | None
+    preprocess: Callable[..., Any] | None
 
 
 def call_own_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
@@ -80,7 +80,7 @@ def _parts(who: str, made: Mapping[str, Any]) -> OwnParts:
     names = None if names is None else tuple(str(name) for name in names)
     train, test, development = (_examples(who, key, made.get(key)) for key in ("train", "test", "development"))
     own_names = getattr(train, "class_names", None)
-    return OwnParts(train, test, development, names or own_names, made.get("reads"))  # type: ignore[arg-type]
+    return OwnParts(train, test, development, names or own_names, made.get("preprocess"))  # type: ignore[arg-type]
 
 
 def _examples(who: str, part: str, given: Any) -> Dataset | None:

@@ -12,7 +12,7 @@ from limbeck.batch import Batch
 from limbeck.data import Dataset, Loader, ShuffledLoader, counter_order
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.recipe import Recipe
-from limbeck.teachers import CachedTeacher, Reads, Teacher
+from limbeck.teachers import CachedTeacher, Preprocess, Teacher
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class CheckContext:
         development: What choices are made on.
         classes: How many there are.
         class_names: What the data call them.
-        reads: The way from a batch to inputs.
+        preprocess: The way from a batch to inputs.
         fabric: Device and precision.
         side_by_side: How many runs go at a time.
         stored: The teacher with the answers that are kept of it, and what they are answers to.
@@ -72,7 +72,7 @@ class CheckContext:
     development: Dataset
     classes: int
     class_names: tuple[str, ...] | None
-    reads: Reads
+    preprocess: Preprocess
     fabric: Fabric
     side_by_side: int = 1
     stored: tuple[CachedTeacher, ShuffledLoader] | None = None

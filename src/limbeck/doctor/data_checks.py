@@ -57,7 +57,7 @@ _FAR, _WIDE, _NARROW = 5.0, 20.0, 1e-3
 
 def check_inputs(patient: CheckContext) -> Finding:
     """Finite, and neither far from 0 nor all but constant, as a model reads them."""
-    found = list(_floating(patient.reads(draw_examples(patient.train, _SIZE))))
+    found = list(_floating(patient.preprocess(draw_examples(patient.train, _SIZE))))
     if not found:
         return passed(INPUTS, None, "The models read whole numbers, such as token ids.")
     numbers = torch.cat([tensor.detach().double().flatten() for tensor in found])

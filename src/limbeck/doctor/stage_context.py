@@ -121,7 +121,7 @@ def workshop_of(arm: CheckedArm, fabric: Fabric) -> RunModels:
     """An arm's models, new, as its run would hold them."""
     setting = arm.setting
     models = RunModels(arm.models(), arm.recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
-    models.held = RunContext(arm.source, setting.reads, fabric.device)
+    models.held = RunContext(arm.source, setting.preprocess, fabric.device)
     return models
 
 
@@ -142,20 +142,22 @@ def open_stage(
     source, setting = stage.source or arm.source, arm.setting
     source.bind(models)
     batch = source.peek().to(fabric.device)
-    reads = cached_per_batch(stage.reads or setting.reads)
+    preprocess = cached_per_batch(stage.preprocess or setting.preprocess)
     model = models[stage.trains].to(fabric.device)
     with ExitStack() as stack:
-        answer = _answering(stack, stage, models, source, reads, fabric)
+        answer = _answering(stack, stage, models, source, preprocess, fabric)
         stack.enter_context(FrozenParameters(model, mode="train"))
         called = Tapped(model, stage.objective.needs.student, adaptor=adaptor_of(models, stage.trains))
         tapped = stack.enter_context(called)
         labels = getattr(getattr(source, "examples", None), "labels", None)
         with buffers_kept([model]), fabric.autocast():
-            inputs = reads(batch)
+            inputs = preprocess(batch)
             fitted, reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
             taught = answer(batch)
             if arm.last == 1:  # a BatchNorm cannot train on one example
-                check_single(stage, tapped, reads(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device))))
+                check_single(
+                    stage, tapped, preprocess(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device)))
+                )
         known = learnt and isinstance(stage.teacher, Teacher) and not (stage.teacher.names or stage.teacher.changes)
         yield StageContext(
             place, replace(stage, objective=fitted), tapped, batch, inputs, taught, Progress(1, 3), frozenset(reached),
@@ -164,12 +166,12 @@ def open_stage(
 
 
 def _answering(
-    stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], source: Any, reads: Any, fabric: Fabric
+    stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], source: Any, preprocess: Any, fabric: Fabric
 ) -> Any:
     teacher, needs = stage.teacher, stage.objective.needs.teacher
     if teacher is None or not needs:
         return lambda batch: Outputs()
     teacher.bind(models)
-    teacher.expect(source, reads)
+    teacher.expect(source, preprocess)
     teacher.serve(stage.objective.temperatures)
-    return stack.enter_context(teacher.prepare(needs, device=fabric.device, reads=reads))
+    return stack.enter_context(teacher.prepare(needs, device=fabric.device, preprocess=preprocess))

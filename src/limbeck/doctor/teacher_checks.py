@@ -65,7 +65,7 @@ def _asked(patient: CheckContext) -> tuple[Tensor, Tensor]:
     part = ShuffledLoader(patient.development, batch_size=_SIZE, shuffle=True)
     said, known = list[Tensor](), list[Tensor]()
     until = time.perf_counter() + _SECONDS
-    prepared = patient.teacher.prepare(frozenset({LOGITS}), device=patient.device, reads=patient.reads)
+    prepared = patient.teacher.prepare(frozenset({LOGITS}), device=patient.device, preprocess=patient.preprocess)
     with torch.no_grad(), prepared as answer, patient.fabric.autocast():
         for batch in part.batches(0, 0):
             if sum(map(len, said)) >= count or (said and time.perf_counter() > until) or batch.labels is None:
@@ -84,7 +84,7 @@ _SIZE_STILLNESS = 64
 def check_deterministic(patient: CheckContext) -> Finding:
     """Asked again about a part of the same examples, the teacher gives the same classes and nearly the same numbers."""
     batch = draw_examples(patient.train, _SIZE_STILLNESS).to(patient.device)
-    prepared = patient.teacher.prepare(frozenset({LOGITS}), device=patient.device, reads=patient.reads)
+    prepared = patient.teacher.prepare(frozenset({LOGITS}), device=patient.device, preprocess=patient.preprocess)
     half = torch.arange(max(batch.size // 2, 1), device=patient.device)
     with torch.no_grad(), prepared as answer, patient.fabric.autocast():
         whole = answer(batch)[LOGITS][: len(half)].double()
@@ -179,7 +179,7 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
             f"There is a store at {cached.where}, and the teacher whose it may be has yet to learn.",
         )
     try:
-        cached.expect(source, patient.reads)  # refuses one that was made for something else
+        cached.expect(source, patient.preprocess)  # refuses one that was made for something else
         lacking = _lacking(cached, patient)
         if lacking:
             return warn(
@@ -195,7 +195,12 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
 def _compared(cached: CachedTeacher, source: ShuffledLoader, patient: CheckContext) -> Finding:
     with patient.fabric.autocast():
         again = verify_cache(
-            cached, source, reads=patient.reads, sample=_SAMPLE, views=range(patient.views), device=patient.device
+            cached,
+            source,
+            preprocess=patient.preprocess,
+            sample=_SAMPLE,
+            views=range(patient.views),
+            device=patient.device,
         )
     shown = f"{100 * again.identical:.0f} % identical"
     if not again.same:

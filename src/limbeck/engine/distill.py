@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.data import Dataset, Identity, Loader, NormalizeImages, Reads, as_loader
+from limbeck.data import Dataset, Identity, Loader, NormalizeImages, Preprocess, as_loader
 from limbeck.engine.run import Run
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import unknown
@@ -48,7 +48,8 @@ def distill(
         strategy: Fabric's name: ``ddp``, ``fsdp``, ...
         accelerator: ``cpu``, ``cuda``, ... or ``auto``.
         fabric: A launched Fabric of your own, in place of the three before.
-        metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table, `reads`
+        metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table,
+        `preprocess`
             and the shape of an example are there where `data` are examples that have them.
         **setting: The fields of `TrainConfig`: optimizer, epochs, steps, accumulate, reads, adaptor, seed, log_every,
             precision, ...
@@ -87,19 +88,19 @@ def distill(
         fabric=ready,
         out=out,
         resume=resume,
-        metadata={**_known(source, fixed.reads), **(metadata or {})},
+        metadata={**_known(source, fixed.preprocess), **(metadata or {})},
     )
 
 
-def _known(source: Loader, reads: Any) -> dict[str, Any]:
+def _known(source: Loader, preprocess: Any) -> dict[str, Any]:
     """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
     examples = getattr(source, "examples", None)
     if not isinstance(examples, Dataset):
         return {}
-    told = Identity() if reads is read_inputs else reads
+    told = Identity() if preprocess is read_inputs else preprocess
     found: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}
     found["encoding"] = None if examples.encoding is None else examples.encoding.to_dict()
-    found["reads"] = told.to_dict() if isinstance(told, Reads) else None
+    found["preprocess"] = told.to_dict() if isinstance(told, Preprocess) else None
     first = examples.take(torch.tensor([0])).inputs
     if isinstance(told, Identity) and isinstance(first, torch.Tensor):
         found["input_shape"] = list(first.shape[1:])

@@ -60,7 +60,7 @@ def _check(
             Tapped(models.made[stage.trains], stage.objective.needs.student)
         needs = stage.objective.needs.teacher
         if stage.teacher is not None and needs and not stage.teacher.names:
-            reads = stage.reads or setting.reads
-            stage.teacher.expect(source, reads)
+            preprocess = stage.preprocess or setting.preprocess
+            stage.teacher.expect(source, preprocess)
             stage.teacher.serve(stage.objective.temperatures)
-            stage.teacher.prepare(needs, device=torch.device("cpu"), reads=reads)
+            stage.teacher.prepare(needs, device=torch.device("cpu"), preprocess=preprocess)

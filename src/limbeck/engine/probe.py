@@ -87,7 +87,8 @@ def _taught(stage: Stage, answer: Answer, batch: Batch) -> Outputs:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise LimbeckError(
             f"The teacher of {stage.trains!r} ({type(stage.teacher).__name__}) cannot answer a batch whose inputs are "
-            f"{_described(batch.inputs)}: {first_line(error)} If it wants other inputs, give it reads=... of its own."
+            f"{_described(batch.inputs)}: {first_line(error)} If it wants other inputs, give it preprocess=... "
+            f"of its own."
             f"{_of_bytes(batch.inputs)}"
         ) from error
 
@@ -108,14 +109,19 @@ def _of_bytes(inputs: Inputs) -> str:
     if not any(isinstance(one, Tensor) and one.dtype == torch.uint8 for one in given):
         return ""
     return (
-        " Its inputs are bytes, as pictures are stored, and most networks read numbers: give reads=data.reads of "
-        "data = lb.load_data(...), or reads=lb.NormalizeImages(mean=..., std=...)."
+        " Its inputs are bytes, as pictures are stored, and most networks read numbers: "
+        "give preprocess=data.preprocess of data = lb.load_data(...), "
+        "or preprocess=lb.NormalizeImages(mean=..., std=...)."
     )
 
 
 def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
-        own = "labels" in leaf.reads.batch and leaf.reads.student == {LOGITS} and getattr(leaf, "head", None) is None
+        own = (
+            "labels" in leaf.preprocess.batch
+            and leaf.preprocess.student == {LOGITS}
+            and getattr(leaf, "head", None) is None
+        )
         if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
             continue
         place = getattr(leaf, "classes", -1)
@@ -130,7 +136,7 @@ def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
 
 def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
-    if not any("labels" in leaf.reads.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
+    if not any("labels" in leaf.preprocess.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
         return
     if are_inputs(batch.labels, inputs):
         raise LimbeckError(

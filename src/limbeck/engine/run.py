@@ -67,7 +67,7 @@ class Run:
         self._source = source
         self._setting = setting
         self._fabric = fabric
-        self.models.held = RunContext(source, setting.reads, fabric.device)
+        self.models.held = RunContext(source, setting.preprocess, fabric.device)
         self._course = RecipeRunner(recipe, self.models, seed=setting.seed)
         preflight_check(self._course, self.models, source, setting)
         self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)

@@ -23,8 +23,8 @@ from limbeck.teachers.teacher import name_of
 
 def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[str, Any]:
     """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
-    stages = [{**stage.describe(), "reads": name_of(stage.reads)} for stage in recipe.stages()]
-    fixed = {**setting.describe(), "reads": name_of(setting.reads)}
+    stages = [{**stage.describe(), "preprocess": name_of(stage.preprocess)} for stage in recipe.stages()]
+    fixed = {**setting.describe(), "preprocess": name_of(setting.preprocess)}
     contents = {place: found for place, function in _held(recipe, setting) if (found := _content(function)) is not None}
     return {
         "recipe": stages,
@@ -62,7 +62,7 @@ def _named(part: Callable[..., Any]) -> Any:
 
 def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
     """All functions that a run was given, each under a place."""
-    yield "reads", setting.reads
+    yield "preprocess", setting.preprocess
     adaptors = setting.adaptor if isinstance(setting.adaptor, Mapping) else {"": setting.adaptor}
     yield from ((f"adaptor {name}".strip(), adaptor) for name, adaptor in adaptors.items())
     parts: list[Any] = []
@@ -71,8 +71,8 @@ def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
     yield from ((f"makes {name}", maker) for name, maker in recipe.makes.items())
     yield "ship", None if isinstance(recipe.ship, str) else recipe.ship
     for number, stage in enumerate(recipe.stages()):
-        yield f"stage {number} reads", stage.reads
-        for name in ("reads", "adaptor"):
+        yield f"stage {number} reads", stage.preprocess
+        for name in ("preprocess", "adaptor"):
             yield f"stage {number} teacher {name}", getattr(stage.teacher, name, None)
         for name, (leaf, _) in stage.objective.named_leaves().items():
             yield f"stage {number} loss {name}", getattr(getattr(leaf, "kernel", None), "function", None)

@@ -26,7 +26,7 @@ from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers import Answer, Reads, adaptor_of
+from limbeck.teachers import Answer, Preprocess, adaptor_of
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
@@ -100,7 +100,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         adaptor = adaptor_of(self._models, stage.trains)
         self._resting = frozen_eval_modules(self.model)
         self._tapped = Tapped(self._called(), stage.objective.needs.student, adaptor=adaptor)
-        self._reads = cached_per_batch(stage.reads or self._setting.reads)
+        self._preprocess = cached_per_batch(stage.preprocess or self._setting.preprocess)
         self._answer = self._opened_teacher(stack)
         stack.enter_context(FrozenParameters(self.model, mode="train"))
         self._wake()
@@ -131,9 +131,11 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
         if teacher is None or not needs:
             return lambda batch: Outputs()
-        teacher.expect(self._source, self.stage.reads or self._setting.reads)
+        teacher.expect(self._source, self.stage.preprocess or self._setting.preprocess)
         teacher.serve(self.stage.objective.temperatures)
-        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self._fabric.device, reads=self._reads))
+        answer: Answer = stack.enter_context(
+            teacher.prepare(needs, device=self._fabric.device, preprocess=self._preprocess)
+        )
         if not self._shares:
             return answer
 
@@ -155,11 +157,11 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         looked_at = [*existing.values(), *self._networks]
         with fork_rng(seed_all(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
             found = probe(
-                self.stage, self._tapped, self._answer, batch, self._reads(batch), self._labels,
+                self.stage, self._tapped, self._answer, batch, self._preprocess(batch), self._labels,
                 still=self._networks, tried=differs_across_ranks(self.stage, self._fabric), judged=self._alone,
             )  # fmt: skip
             if self._single:
-                check_single(self.stage, self._tapped, self._reads(shard_batch(batch, 0, batch.size)))
+                check_single(self.stage, self._tapped, self._preprocess(shard_batch(batch, 0, batch.size)))
         for key, value in _tensors(before):
             value.copy_(kept[key])
         return found
@@ -201,7 +203,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         parameters = measure and self._setting.parameter_norms
         lesson = StepInputs(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
-            loss = self._ask(self._reads(batch), lesson)
+            loss = self._ask(self._preprocess(batch), lesson)
         self._fabric.backward(loss)
         self.tally.add(loss.detach(), self._inner.terms, batch.size)
         if measure:
@@ -292,13 +294,13 @@ def heads_of(stage: Stage) -> list[nn.Module]:
     return [head for head in found if isinstance(head, nn.Module)]
 
 
-def cached_per_batch(reads: Reads) -> Reads:
+def cached_per_batch(preprocess: Preprocess) -> Preprocess:
     """The same function, asked once for a batch although student and teacher both read it."""
     kept: list[Any] = [None, None]
 
     def read(batch: Batch) -> Any:
         if kept[0] is not batch:
-            kept[:] = [batch, reads(batch)]
+            kept[:] = [batch, preprocess(batch)]
         return kept[1]
 
     return read

@@ -12,7 +12,7 @@ from limbeck.errors import LimbeckError
 from limbeck.recipe import Optimizer, Stage
 from limbeck.recipe.optimizer import check_optimizer
 from limbeck.tap import Adaptor
-from limbeck.teachers import Reads, read_inputs
+from limbeck.teachers import Preprocess, read_inputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,7 +29,7 @@ class TrainConfig:
         epochs: How many passes a stage takes that says nothing; or `steps`.
         steps: How many optimizer steps a stage takes that says nothing.
         accumulate: Micro-batches to one optimizer step; the mean is over all of them.
-        reads: The way from a batch to inputs, for every side that declares none.
+        preprocess: The way from a batch to inputs, for every side that declares none.
         adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
             that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
             ``Live(model, adaptor=...)``.
@@ -47,7 +47,7 @@ class TrainConfig:
     epochs: int | None = None
     steps: int | None = None
     accumulate: int = 1
-    reads: Reads = read_inputs
+    preprocess: Preprocess = read_inputs
     adaptor: Adaptor | Mapping[str, Adaptor] | None = None
     seed: int = 0
     log_every: int = 50

@@ -135,21 +135,22 @@ def _number(value: Any, digits: int, scale: float = 1.0) -> str:
 
 
 def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
-    shape, reads, names = (done.told.get(name) for name in ("input_shape", "reads", "class_names"))
+    shape, preprocess, names = (done.told.get(name) for name in ("input_shape", "preprocess", "class_names"))
     if shape and not (raw and done.told.get("encoding")):
         yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
     table = done.told.get("encoding")
     if raw and table:
         yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table,"
         yield "without spaces around its values."
-    elif raw and reads and reads.get("reads") == "pixels":
+    elif raw and preprocess and preprocess.get("preprocess") == "pixels":
         yield "The file normalizes by itself."
     elif raw:
         yield "The file takes examples as the data hold them: they were not normalized."
-    elif reads and reads.get("reads") == "pixels":
+    elif preprocess and preprocess.get("preprocess") == "pixels":
         yield (
-            f"Pixels are multiplied by {reads['scale']:.6g}, then standardized with mean {_list(reads['mean'])} and "
-            f"std {_list(reads['std'])}{', channels last' * bool(reads.get('channels_last'))}."
+            f"Pixels are multiplied by {preprocess['scale']:.6g}, then standardized with mean "
+            f"{_list(preprocess['mean'])} and "
+            f"std {_list(preprocess['std'])}{', channels last' * bool(preprocess.get('channels_last'))}."
         )
     if encoding := done.told.get("encoding"):
         columns = "; ".join(_column(column) for column in encoding["columns"])

@@ -89,14 +89,14 @@ def _export(
         raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
     data = done.data()
     student = shipped_student(done, data)
-    check_format(to, student, raw=raw, reads=data.reads, texts=data.tokenizer is not None)
+    check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
     train, development = train_and_development(done.job, data)
     asked = ExportRequest(
-        student, data.test, train, development, data.reads, raw, _metadata(done),
+        student, data.test, train, development, data.preprocess, raw, _metadata(done),
         _tokenizer(done, data) if to == "hf" else data.tokenizer,
         tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
     )  # fmt: skip
-    before = accuracy(predict(student, data.test, reads=data.reads)).value
+    before = accuracy(predict(student, data.test, preprocess=data.preprocess)).value
     work = new_partial_folder(target)
     try:
         written = FORMATS[to](asked, work)

@@ -161,7 +161,7 @@ def shipped_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     """
     if loads_without_code(read_config(run.student)):
         return load(run.student)
-    first = data.reads(data.test.take(torch.tensor([0])))
+    first = data.preprocess(data.test.take(torch.tensor([0])))
     shape = tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None
     classes = run.result.get("data", {}).get("classes") or (len(data.class_names) if data.class_names else None)
 
@@ -203,7 +203,7 @@ def _shipped_by(
     train, _ = train_and_development(job, data)
     # A maker may look at the run's data, for the shapes of what it builds.
     source = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-    models.held = RunContext(source, data.reads, torch.device("cpu"))
+    models.held = RunContext(source, data.preprocess, torch.device("cpu"))
     if isinstance(recipe.ship, str):
         return models[recipe.ship]
     return RecipeRunner(recipe, models, seed=0).shipped()
@@ -212,9 +212,9 @@ def _shipped_by(
 def _teacher(job: Job, opened: Callable[[ModelSettings], nn.Module]) -> Teacher:
     """The job's teacher, without the weights that it has learnt in the run."""
     folder = Path(job.teacher.model.rpartition("@")[2])
-    told = read_config(folder)["metadata"].get("reads") if is_student_folder(folder) else None
+    told = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None
     members = [
-        ModelTeacher(opened(job.teacher), reads=preprocess_from_dict(told) if told else None)
+        ModelTeacher(opened(job.teacher), preprocess=preprocess_from_dict(told) if told else None)
         for _ in range(job.teacher.members)
     ]
     return members[0] if len(members) == 1 else Ensemble(*members, mean=job.teacher.mean)

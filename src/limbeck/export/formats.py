@@ -40,7 +40,7 @@ class ExportRequest(NamedTuple):
         test: The test examples; the first thousand are compared, all are judged.
         train: Training examples, for calibration.
         development: Examples carved from the training data, for choosing how to calibrate.
-        reads: The student's way from a batch to its inputs.
+        preprocess: The student's way from a batch to its inputs.
         raw: Whether that way is to be a part of an ONNX file.
         metadata: What is written beside or into it.
         tokenizer: What a folder needs besides to read texts.
@@ -52,7 +52,7 @@ class ExportRequest(NamedTuple):
     test: Dataset
     train: Dataset
     development: Dataset
-    reads: Callable[[Batch], Inputs]
+    preprocess: Callable[[Batch], Inputs]
     raw: bool
     metadata: Mapping[str, Any]
     tokenizer: Any = None
@@ -65,7 +65,7 @@ class ExportRequest(NamedTuple):
 
     def given(self, batch: Batch) -> Inputs:
         """What a file is given for a batch; of a table, encoded."""
-        return batch.inputs if self.reads_in_file else self.reads(batch)
+        return batch.inputs if self.reads_in_file else self.preprocess(batch)
 
     @property
     def reads_in_file(self) -> bool:
@@ -137,8 +137,10 @@ def write_int8(asked: ExportRequest, out: Path) -> ExportedFile:
 
 def _plain_onnx(asked: ExportRequest, file: Path) -> Parity:
     """The network, with the normalization of pixels where that is asked for."""
-    reads = asked.reads if asked.reads_in_file else None
-    return to_onnx(asked.student, asked.inputs(asked.test, CHECKED), file, reads=reads, metadata=asked.metadata)
+    preprocess = asked.preprocess if asked.reads_in_file else None
+    return to_onnx(
+        asked.student, asked.inputs(asked.test, CHECKED), file, preprocess=preprocess, metadata=asked.metadata
+    )
 
 
 def _finished_onnx(
@@ -159,7 +161,7 @@ def _finished_onnx(
             f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
         )
     worst = parity._replace(max_difference=max(parity.max_difference, apart))
-    return ExportedFile(file, worst, lambda batch: answer(asked.reads(batch)), eight)
+    return ExportedFile(file, worst, lambda batch: answer(asked.preprocess(batch)), eight)
 
 
 def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
@@ -196,7 +198,7 @@ def check_calibration(calibration: str | None, to: str) -> None:
 
 
 def check_format(
-    to: str, student: nn.Module, *, raw: bool, reads: Callable[[Batch], Inputs], texts: bool = False
+    to: str, student: nn.Module, *, raw: bool, preprocess: Callable[[Batch], Inputs], texts: bool = False
 ) -> None:
     """Refuse early what a format cannot be.
 
@@ -213,9 +215,10 @@ def check_format(
                 "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "
                 "file reads texts by tokenizer.json."
             )
-        if raw and not isinstance(reads, (NormalizeImages, Identity)):
+        if raw and not isinstance(preprocess, (NormalizeImages, Identity)):
             raise LimbeckError(
-                f"--raw puts the way that pixels or a table are read into the file; these data are read by {reads}."
+                f"--raw puts the way that pixels or a table are read into the file; these data are read by "
+                f"{preprocess}."
             )
     elif raw:
         raise LimbeckError(f"--raw is for --to onnx and int8; a {to} holds the module alone.")
@@ -243,6 +246,6 @@ def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
 
     def answer(batch: Batch) -> Tensor:
         with torch.no_grad(), FrozenParameters(again):
-            return logits_of(call(again, asked.reads(batch))).float()
+            return logits_of(call(again, asked.preprocess(batch))).float()
 
     return ExportedFile(out, Parity(worst, length(inputs)), answer)

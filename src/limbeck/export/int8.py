@@ -45,9 +45,9 @@ def ranges_of(model: Path, calibration: Inputs, method: str, operations: Sequenc
         model, list(operations), augmented_model_path=str(work / f"{method}.onnx"),
         calibrate_method=CalibrationMethod[named], extra_options={"symmetric": False, **options},
     )  # fmt: skip
-    reads = open_session(model)
+    preprocess = open_session(model)
     for some in chunks(calibration):  # all activations of what is collected at once lie in memory
-        calibrator.collect_data(_reader(input_feed(reads, some)))
+        calibrator.collect_data(_reader(input_feed(preprocess, some)))
     return calibrator.compute_data()
 
 

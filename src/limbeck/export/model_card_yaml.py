@@ -73,12 +73,12 @@ def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to:
 
 def task_of(done: FinishedRun) -> str | None:
     """The hub's name for what the student does; None where nothing tells."""
-    reads, shape = done.told.get("reads") or {}, done.told.get("input_shape") or ()
+    preprocess, shape = done.told.get("preprocess") or {}, done.told.get("input_shape") or ()
     if done.told.get("encoding"):
         return "tabular-classification"
     if "ForSequenceClassification" in str(done.made.get("class")):
         return "text-classification"
-    if reads.get("reads") == "pixels" or len(shape) == 3:
+    if preprocess.get("preprocess") == "pixels" or len(shape) == 3:
         return "image-classification"
     return None
 

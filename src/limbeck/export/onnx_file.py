@@ -36,7 +36,7 @@ def to_onnx(
     inputs: Inputs,
     path: str | Path,
     *,
-    reads: Callable[[Batch], Inputs] | None = None,
+    preprocess: Callable[[Batch], Inputs] | None = None,
     metadata: Mapping[str, Any] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Parity:
@@ -50,7 +50,8 @@ def to_onnx(
         model: Any module whose output has logits, and whose code has no branch that depends on values.
         inputs: Real examples, a tensor, a tuple, or tensors by name, as the model is called: a thousand are enough.
         path: The file; its folder is made.
-        reads: The way from a batch to the model's inputs, to be a part of the file: `inputs` are then those of the data
+        preprocess: The way from a batch to the model's inputs, to be a part of the file: `inputs` are then those of
+        the data
             (raw pixels). Without it, whoever runs the file has to read examples in the same way.
         metadata: JSON values that are written into the file, such as the class names; by default what is known of a
             model that was loaded, or trained by `limbeck.distill`.
@@ -75,12 +76,12 @@ def to_onnx(
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
     plain = exportable(
-        model, reads, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
+        model, preprocess, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
     )
     program = _exported(plain, inputs)
     proto = strip_debug(program.model_proto)
     told = description_of(unwrap_compiled(model)) if metadata is None else metadata
-    write_metadata(proto, {"limbeck": {**told, "reads_included": reads is not None}})
+    write_metadata(proto, {"limbeck": {**told, "reads_included": preprocess is not None}})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -90,7 +91,7 @@ def to_onnx(
 
 def exportable(
     model: nn.Module,
-    reads: Callable[[Batch], Inputs] | None = None,
+    preprocess: Callable[[Batch], Inputs] | None = None,
     *,
     names: tuple[str, ...] = (),
     double: bool = False,
@@ -104,7 +105,7 @@ def exportable(
     other = {torch.float16, torch.bfloat16} | (set() if double else {torch.float64})
     if any(p.dtype in other for p in plain.parameters()):
         plain = plain.float()
-    return _Reading(plain, reads) if reads is not None else _Logits(plain, names)
+    return _Reading(plain, preprocess) if preprocess is not None else _Logits(plain, names)
 
 
 def _are_double(inputs: Inputs) -> bool:
@@ -152,12 +153,12 @@ class _Logits(nn.Module):
 class _Reading(nn.Module):
     """A model's logits for examples as the data hold them."""
 
-    def __init__(self, model: nn.Module, reads: Callable[[Batch], Inputs]) -> None:
+    def __init__(self, model: nn.Module, preprocess: Callable[[Batch], Inputs]) -> None:
         super().__init__()
-        self.model, self.reads = model, reads
+        self.model, self.preprocess = model, preprocess
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return logits_of(call(self.model, self.reads(Batch(inputs[0]))))
+        return logits_of(call(self.model, self.preprocess(Batch(inputs[0]))))
 
 
 def _exported(plain: nn.Module, inputs: Inputs) -> Any:

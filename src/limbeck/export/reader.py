@@ -113,7 +113,7 @@ def write_parts(reader: Reader, folder: Path, told: Mapping[str, Any]) -> None:
     )
     body = "\n\n\n".join(source.body for source in sources)
     if reader.backend == "huggingface":
-        known = {name: told[name] for name in ("reads", "input_shape") if told.get(name)}
+        known = {name: told[name] for name in ("preprocess", "input_shape") if told.get(name)}
         body = body.replace("TOLD: dict[str, Any] = {}", f"TOLD: dict[str, Any] = {known!r}")
     layout = "" if reader.kind == "pictures" else ", layout=True"
     last = f'if __name__ == "__main__":\n    main(open_student, read_inputs{layout})\n'

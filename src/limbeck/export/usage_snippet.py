@@ -42,7 +42,7 @@ def _limbeck(done: FinishedRun) -> str:
         model["model"], file = f"{own.file.name}:{own.function}", own.file
     opened = opening_code(done.student, model, shown=".", place=done.folder, file=file)
     lines = [opened[0], *opened[1:-1], *([""] if len(opened) < 3 else []), opened[-1]]
-    kind = (done.told.get("reads") or {}).get("reads")
+    kind = (done.told.get("preprocess") or {}).get("preprocess")
     if str(done.made.get("class")).startswith("transformers."):
         if "ForSequenceClassification" in str(done.made["class"]):
             asked = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
@@ -64,14 +64,14 @@ def _transformers(kind: str) -> str:
 
 
 def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
-    reads = done.told.get("reads") or {}
+    preprocess = done.told.get("preprocess") or {}
     lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
     if raw and done.told.get("encoding"):
         return "\n".join([*lines, *_TABLE, *_answers(done)])
     if raw:
         lines.append("inputs = examples  # as the data hold them: no normalization, it is in the file")
-    elif reads.get("reads") == "pixels":
-        lines += _pixels(reads)
+    elif preprocess.get("preprocess") == "pixels":
+        lines += _pixels(preprocess)
     else:
         lines.append("inputs = examples.astype(np.float32)  # as the network reads them")
     lines.append("(logits,) = session.run(None, {session.get_inputs()[0].name: inputs})")
@@ -85,16 +85,16 @@ def _answers(done: FinishedRun) -> list[str]:
     return [f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]"]
 
 
-def _pixels(reads: dict[str, Any]) -> list[str]:
+def _pixels(preprocess: dict[str, Any]) -> list[str]:
     """The normalization in numpy, for whoever has no limbeck."""
     lines = ["pixels = images.astype(np.float32)  # [n, h, w] or with a channel axis"]
-    if reads.get("channels_last"):
+    if preprocess.get("channels_last"):
         lines.append("pixels = pixels.transpose(0, 3, 1, 2) if pixels.ndim == 4 else pixels")
-    if reads.get("channel", True):
+    if preprocess.get("channel", True):
         lines.append("pixels = pixels[:, None] if pixels.ndim == 3 else pixels")
-    many = len(reads["mean"]) > 1
-    mean, std = ((_column(reads[name]) if many else repr(reads[name][0])) for name in ("mean", "std"))
-    return [*lines, f"inputs = ((pixels * {reads['scale']!r} - {mean}) / {std}).astype(np.float32)"]
+    many = len(preprocess["mean"]) > 1
+    mean, std = ((_column(preprocess[name]) if many else repr(preprocess[name][0])) for name in ("mean", "std"))
+    return [*lines, f"inputs = ((pixels * {preprocess['scale']!r} - {mean}) / {std}).astype(np.float32)"]
 
 
 def _column(values: list[float]) -> str:

@@ -25,7 +25,7 @@ from limbeck.losses import Objective
 from limbeck.losses.distributed import all_reduce_sum, world_size
 from limbeck.recipe import Stage
 from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers import Answer, Reads, Stream, read_inputs
+from limbeck.teachers import Answer, Preprocess, Stream, read_inputs
 
 
 class DistillationOutput(NamedTuple):
@@ -60,7 +60,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             their parameters (``tutor.objective.parameters()``).
         source: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
         fingerprint.
-        reads: The way from a batch to inputs.
+        preprocess: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
         adapt: What the loop's loader gives -> `Batch`, for what `__call__` does not know.
         accumulate: How many batches go to one step of the optimizer.
@@ -90,7 +90,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         *,
         example: Any = None,
         source: Stream | None = None,
-        reads: Reads = read_inputs,
+        preprocess: Preprocess = read_inputs,
         adaptor: Adaptor | None = None,
         adapt: Callable[[Any], Batch] | None = None,
         accumulate: int = 1,
@@ -99,7 +99,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self.stage = Stage(objective, teacher=teacher)
         self.student = student
         self.source: Any = source
-        self.reads = reads
+        self.preprocess = preprocess
         self.adaptor = adaptor
         self.adapt = adapt
         self._shifted = shifts(student)
@@ -219,7 +219,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             shown: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: shown.append(signal[LOGITS]))
             pupil = StudentWithLoss(tapped, self.objective, reached=self._reached or ())
-            loss: Tensor = pupil(self.reads(batch), StepInputs(taught, batch, progress or Progress(), counts))
+            loss: Tensor = pupil(self.preprocess(batch), StepInputs(taught, batch, progress or Progress(), counts))
         terms = {name: term.total / (float(term.count) or 1.0) for name, term in pupil.terms.items()}
         return DistillationOutput(loss, shown[-1], terms)
 
@@ -253,9 +253,9 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher, needs = self.stage.teacher, self.objective.needs.teacher
         if teacher is None or not needs:
             return lambda batch: Outputs()
-        teacher.expect(self.source or Unknown(), self.reads)
+        teacher.expect(self.source or Unknown(), self.preprocess)
         teacher.serve(self.objective.temperatures)
-        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self.device, reads=self.reads))
+        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self.device, preprocess=self.preprocess))
         return answer
 
     def _fit(self, batch: Batch) -> None:
@@ -264,7 +264,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         kept = buffers_kept([self.student, *self._networks])
         try:
             with fork_rng(), kept, FrozenParameters(self.student, mode="train"), tapped:
-                inputs = self.reads(batch)
+                inputs = self.preprocess(batch)
                 found = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
             self.stage, self._reached = replace(self.stage, objective=found.objective), found.reached
         finally:

@@ -17,7 +17,7 @@ from limbeck.integrations.id_dataset import batch_of
 from limbeck.losses import Objective
 from limbeck.recipe import Optimizer
 from limbeck.tap import Adaptor, call, logits_of
-from limbeck.teachers import Reads, Stream, read_inputs
+from limbeck.teachers import Preprocess, Stream, read_inputs
 
 
 class DistillModule(LightningModule):
@@ -37,7 +37,7 @@ class DistillModule(LightningModule):
         optimizer: How parameters move; override ``configure_optimizers`` for any other way.
         accumulate: How many batches go to one step.
         source: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
-        reads: The way from a batch to inputs.
+        preprocess: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
 
     Raises:
@@ -58,7 +58,7 @@ class DistillModule(LightningModule):
         optimizer: Optimizer | None = None,
         accumulate: int = 1,
         source: Stream | None = None,
-        reads: Reads = read_inputs,
+        preprocess: Preprocess = read_inputs,
         adaptor: Adaptor | None = None,
     ) -> None:
         super().__init__()
@@ -71,7 +71,8 @@ class DistillModule(LightningModule):
         self.accumulate = accumulate
         self._shifted = shifts(student)
         self.tutor = DistillationLoss(
-            student, objective, teacher, example=self._batch(example), source=source, reads=reads, adaptor=adaptor,
+            student, objective, teacher, example=self._batch(example), source=source, preprocess=preprocess,
+            adaptor=adaptor,
             accumulate=accumulate,
         )  # fmt: skip
         self._window: list[Batch] = []
@@ -103,7 +104,7 @@ class DistillModule(LightningModule):
         given = self._batch(batch)
         if given.labels is None:
             raise LimbeckError("Validation counts right answers, and these batches have no labels.")
-        logits = logits_of(call(self.student, self.tutor.reads(given)), self.tutor.adaptor)
+        logits = logits_of(call(self.student, self.tutor.preprocess(given)), self.tutor.adaptor)
         known = given.labels != IGNORED
         right = (logits.argmax(-1) == given.labels)[known].float()
         # Also where no label is known: all processes must take part in what is summed over them.

@@ -47,7 +47,7 @@ def teacher_of(
     if isinstance(given, Teacher):
         return given, given
     if isinstance(given, nn.Module):
-        return given, ModelTeacher(given, reads=_raw)
+        return given, ModelTeacher(given, preprocess=_raw)
     name = type(given).__name__
     if not hasattr(given, "predict_proba"):
         raise LimbeckError(
@@ -59,7 +59,9 @@ def teacher_of(
     fitted = given if _is_fitted(given) else _seeded(clone(given), random).fit(rows, labels)
     _check(fitted, name, rows.shape[1], classes)
     places = np.searchsorted(classes, fitted.classes_)
-    return fitted, SklearnTeacher(NumberedClassifier(fitted, places), reads=SelectColumn("raw"), classes=len(classes))
+    return fitted, SklearnTeacher(
+        NumberedClassifier(fitted, places), preprocess=SelectColumn("raw"), classes=len(classes)
+    )
 
 
 @final

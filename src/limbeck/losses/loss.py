@@ -67,18 +67,18 @@ class Loss(LossTerm):
         self.addresses = (student, teacher)
         self.classes = classes
         self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
-        reads_logits = "teacher" in self.kernel.reads and teacher == LOGITS
+        reads_logits = "teacher" in self.kernel.preprocess and teacher == LOGITS
         self.own_temperatures = self.kernel.temperatures if reads_logits else frozenset()
         self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
 
     @property
-    def reads(self) -> Requirements:
+    def preprocess(self) -> Requirements:
         """What the kernel's parameters name."""
         return Requirements(
-            frozenset({self.addresses[0]} if "student" in self.kernel.reads else ()),
-            frozenset({self.addresses[1]} if "teacher" in self.kernel.reads else ()),
-            frozenset(self.kernel.reads & {"labels", "targets", "id"}),
+            frozenset({self.addresses[0]} if "student" in self.kernel.preprocess else ()),
+            frozenset({self.addresses[1]} if "teacher" in self.kernel.preprocess else ()),
+            frozenset(self.kernel.preprocess & {"labels", "targets", "id"}),
         )
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
@@ -176,12 +176,12 @@ class Loss(LossTerm):
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if "student" in self.kernel.reads:
+        if "student" in self.kernel.preprocess:
             shown = student[self.addresses[0]]
             found["student"] = self._moved(shown if self.head is None else self.head(shown))
-        if "teacher" in self.kernel.reads:
+        if "teacher" in self.kernel.preprocess:
             found["teacher"] = self._taught(teacher)
-        for name in self.kernel.reads & FROM_BATCH:
+        for name in self.kernel.preprocess & FROM_BATCH:
             value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
             if value is None and name == "mask":
                 continue
@@ -233,9 +233,9 @@ class Loss(LossTerm):
 
     def _known(self, batch: Batch) -> Iterator[Tensor]:
         """Where there is what a value is compared with."""
-        if "labels" in self.kernel.reads and batch.labels is not None:
+        if "labels" in self.kernel.preprocess and batch.labels is not None:
             yield self._per_value(batch.labels != IGNORED)
-        if "targets" in self.kernel.reads:
+        if "targets" in self.kernel.preprocess:
             known = known_targets(batch.extra["targets"])
             yield known if self.per == "output" else self._per_value(known)
 

@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
         """What it reads in student, teacher and batch; also at weight zero, so that weights are continuous."""
         needs = Requirements()
         for leaf, _ in self.leaves():
-            needs = needs | leaf.reads
+            needs = needs | leaf.preprocess
         return needs
 
     @property
@@ -110,7 +110,7 @@ class LossTerm(Objective, ABC):
 
     @property
     @abstractmethod
-    def reads(self) -> Requirements:
+    def preprocess(self) -> Requirements:
         """What it reads in the student, the teacher and the batch."""
 
     @abstractmethod

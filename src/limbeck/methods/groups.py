@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Inputs
 from limbeck.errors import DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
-from limbeck.teachers import Groups, Reads, as_teacher
+from limbeck.teachers import Groups, Preprocess, as_teacher
 
 _CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def confusion_groups(
     scaled: bool = True,
     cover: bool = False,
     seed: int = 0,
-    reads: Reads = _inputs,
+    preprocess: Preprocess = _inputs,
     device: torch.device = _CPU,
 ) -> Groups:
     """Groups of classes that a generalist often predicts together, one for each specialist; no labels are read.
@@ -52,7 +52,7 @@ def confusion_groups(
         cover: Put each class that would be in no group into the group whose center is nearest, beyond its `size`, as
             long as that leaves a class for the dustbin.
         seed: Of K-means.
-        reads: The way from a batch to inputs, for a generalist that declares none.
+        preprocess: The way from a batch to inputs, for a generalist that declares none.
         device: Where the generalist is asked.
 
     Returns:
@@ -69,7 +69,7 @@ def confusion_groups(
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.2.
     """
-    matrix = prediction_covariance(generalist, data, reads=reads, device=device).numpy()
+    matrix = prediction_covariance(generalist, data, preprocess=preprocess, device=device).numpy()
     size, clusters = _checked(len(matrix), size, clusters)
     if scaled:
         deviation = np.sqrt(np.diag(matrix).clip(1e-30))
@@ -85,7 +85,7 @@ def confusion_groups(
 
 
 def prediction_covariance(
-    generalist: Any, data: Any, *, reads: Reads = _inputs, device: torch.device = _CPU
+    generalist: Any, data: Any, *, preprocess: Preprocess = _inputs, device: torch.device = _CPU
 ) -> Float[Tensor, "classes classes"]:
     """The covariance matrix over examples of the probabilities that a model gives the classes, in float64.
 
@@ -97,7 +97,7 @@ def prediction_covariance(
     """
     teacher = as_teacher(generalist)
     count, first, second = 0, torch.zeros(()), torch.zeros(())
-    with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
+    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
         for batch in as_batches(data):
             logits = answer(batch.to(device))[LOGITS].double()
             if logits.ndim != 2:

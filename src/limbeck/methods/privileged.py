@@ -16,7 +16,7 @@ from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Answer, Reads, Stream, Teacher, as_teacher
+from limbeck.teachers import Answer, Preprocess, Stream, Teacher, as_teacher
 
 CARD = MethodCard(
     name="privileged",
@@ -29,7 +29,7 @@ CARD = MethodCard(
     when="Where better inputs exist at training time only: other sensors, cleaner copies, later facts. It helps where "
     "they tell about the label itself; where they only clean the student's own inputs, the paper finds no gain. The "
     "student's softmax is not tempered, the teacher's alone is, and there is no T²: the paper's formula.",
-    defaults={"reads": "privileged", "temperature": 1.0, "weight": 1.0, "labels": True},
+    defaults={"preprocess": "privileged", "temperature": 1.0, "weight": 1.0, "labels": True},
     bibtex="""@inproceedings{lopezpaz2016unifying,
   title = {Unifying distillation and privileged information},
   author = {Lopez-Paz, David and Bottou, L{\\'e}on and Sch{\\"o}lkopf, Bernhard and Vapnik, Vladimir},
@@ -63,7 +63,7 @@ def one_sided_kl(
 def privileged(
     teacher: Any,
     *,
-    reads: str | Reads = "privileged",
+    preprocess: str | Preprocess = "privileged",
     temperature: float = 1.0,
     weight: float = 1.0,
     labels: bool = True,
@@ -76,8 +76,9 @@ def privileged(
 
     Args:
         teacher: Who teaches.
-        reads: What the teacher reads: the name of a further column of the batch (``Batch.extra``), or a function of
-            the batch. A `Teacher` that declares its own ``reads`` keeps them.
+        preprocess: What the teacher reads: the name of a further column of the batch (``Batch.extra``), or a function
+        of
+            the batch. A `Teacher` that declares its own ``preprocess`` keeps them.
         temperature: T of the teacher, above 0; 1 in the paper's synthetic experiments.
         weight: lambda, the share of the teacher, from 0 to 1; 1 in the paper's synthetic experiments.
         labels: Whether the labels are read; False leaves their term out.
@@ -93,7 +94,7 @@ def privileged(
     objective: Objective = weight * Loss(one_sided_kl, temperature=temperature)
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy)
-    seeing = Seeing(as_teacher(teacher), SelectColumn(reads) if isinstance(reads, str) else reads)
+    seeing = Seeing(as_teacher(teacher), SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess)
     return Recipe(Stage(objective, teacher=seeing, epochs=epochs, name="privileged"))
 
 
@@ -101,9 +102,9 @@ def privileged(
 class Seeing(Teacher):
     """A teacher that reads something else in the batch than the stage does, unless it declares its own reads."""
 
-    def __init__(self, teacher: Teacher, reads: Reads) -> None:
+    def __init__(self, teacher: Teacher, preprocess: Preprocess) -> None:
         self.teacher = teacher
-        self.reads = reads
+        self.preprocess = preprocess
         self.changes = teacher.changes
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
@@ -115,14 +116,16 @@ class Seeing(Teacher):
         """Whether the teacher is."""
         return self.teacher.steady
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """The teacher is told, with the reads of its own in place of the stage's."""
-        del reads
-        self.teacher.expect(source, self.reads)
+        del preprocess
+        self.teacher.expect(source, self.preprocess)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """As the teacher does, with the reads of its own in place of the stage's."""
-        return self.teacher.prepare(needs, device=device, reads=self.reads)
+        return self.teacher.prepare(needs, device=device, preprocess=self.preprocess)
 
     @property
     def fingerprint(self) -> str:
@@ -143,4 +146,4 @@ class Seeing(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """The teacher's, and what it reads."""
-        return {**self.teacher.describe(), "reads": getattr(self.reads, "__name__", repr(self.reads))}
+        return {**self.teacher.describe(), "preprocess": getattr(self.preprocess, "__name__", repr(self.preprocess))}

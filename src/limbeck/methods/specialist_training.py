@@ -21,7 +21,7 @@ from limbeck.tap import Adaptor
 from limbeck.teachers import (
     CachedTeacher,
     ModelTeacher,
-    Reads,
+    Preprocess,
     Specialists,
     Teacher,
     TeacherRef,
@@ -59,7 +59,7 @@ def training(
         LimbeckError: If the teacher is no single network, the data are no set of examples, or `soft` is negative.
     """
     check_weight(soft=soft)
-    generalist, reads = _network(teacher)
+    generalist, preprocess = _network(teacher)
     sources = half_special(generalist, groups, data, held=held)
     branches = []
     for number, source in enumerate(sources, 1):
@@ -69,7 +69,7 @@ def training(
         branches.append(
             Stage(
                 objective, trains=_name(number), teacher=generalist if soft else None, optimizer=optimizer,
-                source=source, epochs=epochs, reads=reads, name=f"training {_name(number)}",
+                source=source, epochs=epochs, preprocess=preprocess, name=f"training {_name(number)}",
             )
         )  # fmt: skip
     whole = Recipe(branches[0])
@@ -100,9 +100,9 @@ def combined(
         active: As in `Specialists`.
         mean: As in `Specialists`.
     """
-    generalist, reads = _network(teacher)
+    generalist, preprocess = _network(teacher)
     sources = half_special(generalist, groups, data, held=held)
-    members = [TeacherRef(_name(number), reads=reads) for number in range(1, len(sources) + 1)]
+    members = [TeacherRef(_name(number), preprocess=preprocess) for number in range(1, len(sources) + 1)]
     factors = [source.oversampling for source in sources]
     own = [source.special for source in sources]
     return Specialists(generalist, members, own, active=active, mean=mean, oversampling=factors)
@@ -148,8 +148,10 @@ def _classes(generalist: Teacher, examples: Dataset, held: RunContext | None) ->
     if not len(left):
         return found
     part = ShuffledLoader(examples.select(left), batch_size=256, shuffle=False)
-    reads, device = (held.reads, held.device) if held is not None else (lambda b: b.inputs, torch.device("cpu"))
-    with generalist.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
+    preprocess, device = (
+        (held.preprocess, held.device) if held is not None else (lambda b: b.inputs, torch.device("cpu"))
+    )
+    with generalist.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
         said = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
     found[left] = torch.cat(said)
     return found
@@ -179,7 +181,7 @@ def generalist_of(teacher: Any) -> Teacher:
     return found.inner if isinstance(found, CachedTeacher) and found.inner is not None else found
 
 
-def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Reads | None]:
+def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Preprocess | None]:
     """The generalist and how it reads a batch, once it is known to be a single network."""
     generalist = generalist_of(teacher)
     if not isinstance(generalist, (ModelTeacher, TeacherRef)):
@@ -187,7 +189,7 @@ def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Reads | None]:
             f"Specialists begin as copies of their generalist, and {type(generalist).__name__} is no single network; "
             "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."
         )
-    return generalist, generalist.reads
+    return generalist, generalist.preprocess
 
 
 def _name(number: int) -> str:

@@ -157,10 +157,11 @@ class _Plan:
         if self.groups is None:
             clusters, size = self.wanted
             groups = confusion_groups(
-                self.generalist, ours.source, clusters=clusters, size=size, cover=self.cover, reads=ours.reads,
+                self.generalist, ours.source, clusters=clusters, size=size, cover=self.cover,
+                preprocess=ours.preprocess,
                 device=ours.device,
             )  # fmt: skip
-        with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, reads=ours.reads) as answer:
+        with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, preprocess=ours.preprocess) as answer:
             classes = answer(ours.source.peek().to(ours.device))[LOGITS].shape[-1]
         names = getattr(getattr(ours.source, "examples", None), "class_names", None)
         if self.groups is not None:

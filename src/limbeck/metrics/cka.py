@@ -20,7 +20,7 @@ from limbeck.tap import FrozenParameters, Tapped, call
 Reading = Callable[[Batch], Inputs]
 
 
-def named_layers(model: nn.Module, batch: Batch, reads: Reading) -> dict[str, int]:
+def named_layers(model: nn.Module, batch: Batch, preprocess: Reading) -> dict[str, int]:
     """The layers with a matrix or kernel of weights by name, and how many numbers each gives for an example.
 
     Those alone that a forward pass calls, and that give one row for each example: an embedding of positions gives one
@@ -29,7 +29,7 @@ def named_layers(model: nn.Module, batch: Batch, reads: Reading) -> dict[str, in
     Args:
         model: Any module, on its device; asked once, in eval mode, without gradient.
         batch: Some examples, two at least.
-        reads: The model's way from a batch to its inputs.
+        preprocess: The model's way from a batch to its inputs.
 
     Raises:
         LimbeckError: If there are no such layers.
@@ -46,7 +46,7 @@ def named_layers(model: nn.Module, batch: Batch, reads: Reading) -> dict[str, in
             stack.callback(module.register_forward_hook(_noting(found, name, batch.size)).remove)
         stack.enter_context(FrozenParameters(model))
         with torch.no_grad():
-            call(model, reads(batch.to(device_of(model))))
+            call(model, preprocess(batch.to(device_of(model))))
     if not found:
         raise LimbeckError(f"{type(model).__name__} has no layers with weights; name some: student_layers=['layer1'].")
     return {name: found[name] for name, _ in named if name in found}
@@ -135,8 +135,8 @@ def layer_cka(
     *,
     student_layers: Sequence[str] | None = None,
     teacher_layers: Sequence[str] | None = None,
-    student_reads: Reading = lambda batch: batch.inputs,
-    teacher_reads: Reading = lambda batch: batch.inputs,
+    student_preprocess: Reading = lambda batch: batch.inputs,
+    teacher_preprocess: Reading = lambda batch: batch.inputs,
 ) -> LayerCKA:
     """The debiased linear CKA of every layer of the student with every layer of the teacher, over batches.
 
@@ -151,8 +151,8 @@ def layer_cka(
         student_layers: Addresses, as in a `Tapped`; by default every layer with a matrix or kernel of weights that
             gives one row for each example, whose outputs are the pre-activations.
         teacher_layers: The same, of the teacher.
-        student_reads: The student's way from a batch to its inputs.
-        teacher_reads: The teacher's.
+        student_preprocess: The student's way from a batch to its inputs.
+        teacher_preprocess: The teacher's.
 
     Raises:
         MissingSignalError: If an address is no module, or one that is not called.
@@ -170,8 +170,8 @@ def layer_cka(
     first = next(batches, None)
     if first is None:
         raise DataError(f"layer_cka needs a batch of at least {_FEWEST} examples; there was none.")
-    mine = tuple(student_layers or named_layers(student, first, student_reads))
-    theirs = tuple(teacher_layers or named_layers(teacher, first, teacher_reads))
+    mine = tuple(student_layers or named_layers(student, first, student_preprocess))
+    theirs = tuple(teacher_layers or named_layers(teacher, first, teacher_preprocess))
     total, examples = torch.zeros(len(mine) + len(theirs), len(mine) + len(theirs), dtype=torch.float64), 0
     with (
         FrozenParameters(student),
@@ -180,16 +180,18 @@ def layer_cka(
         Tapped(teacher, theirs) as right,
     ):
         for batch in chain([first], batches):
-            shown = _features(left, mine, batch, student_reads) + _features(right, theirs, batch, teacher_reads)
+            shown = _features(left, mine, batch, student_preprocess) + _features(
+                right, theirs, batch, teacher_preprocess
+            )
             centered = torch.stack([_centered(part, debiased=True) for part in shown])
             total += centered @ centered.T / (batch.size * (batch.size - 3))
             examples += batch.size
     return LayerCKA(mine, theirs, _alignment(total, len(mine)), examples)
 
 
-def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, reads: Reading) -> list[Tensor]:
+def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, preprocess: Reading) -> list[Tensor]:
     with torch.no_grad():
-        signal = tapped(reads(batch.to(device_of(tapped.model))))
+        signal = tapped(preprocess(batch.to(device_of(tapped.model))))
     for layer in layers:
         if len(signal[layer]) != batch.size:
             raise DataError(f"{layer!r} gives {list(signal[layer].shape)} for {batch.size} examples: not one row each.")

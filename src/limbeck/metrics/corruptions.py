@@ -197,12 +197,12 @@ class CorruptedPredictor(NamedTuple):
 
     Attributes:
         model: Any module or teacher, as for `predict`.
-        reads: Its way from a batch to its inputs.
+        preprocess: Its way from a batch to its inputs.
         adaptor: Raw output -> logits, for strange outputs.
     """
 
     model: Any
-    reads: Callable[[Batch], Inputs] | None = None
+    preprocess: Callable[[Batch], Inputs] | None = None
     adaptor: Adaptor | None = None
 
 
@@ -212,7 +212,7 @@ def robustness(
     *,
     corruptions: Iterable[str] | None = None,
     severities: Sequence[int] = SEVERITIES,
-    reads: Callable[[Batch], Inputs] | None = None,
+    preprocess: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
     seed: int = 0,
 ) -> Robustness:
@@ -223,10 +223,10 @@ def robustness(
 
     Args:
         model: Any module or teacher, as for `predict`.
-        data: Labeled images, raw: bytes, or floats from 0 to 1; `reads` sees them after they went bad.
+        data: Labeled images, raw: bytes, or floats from 0 to 1; `preprocess` sees them after they went bad.
         corruptions: Names of `CORRUPTIONS`; all of them where None.
         severities: Of 1 to 5.
-        reads: The model's way from a batch to its inputs: standardizing, for example.
+        preprocess: The model's way from a batch to its inputs: standardizing, for example.
         adaptor: Raw output -> logits, for strange outputs.
         seed: Of the noise.
 
@@ -244,7 +244,7 @@ def robustness(
     Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
     2019, arXiv:1903.12261.
     """
-    asked = {"model": CorruptedPredictor(model, reads, adaptor)}
+    asked = {"model": CorruptedPredictor(model, preprocess, adaptor)}
     return robustness_of(asked, data, corruptions=corruptions, severities=severities, seed=seed)["model"]
 
 
@@ -287,7 +287,7 @@ def robustness_of(
 
 
 def _right(asked: CorruptedPredictor, batch: Batch) -> Metric:
-    return accuracy(predict(asked.model, [batch], reads=asked.reads, adaptor=asked.adaptor))
+    return accuracy(predict(asked.model, [batch], preprocess=asked.preprocess, adaptor=asked.adaptor))
 
 
 def _check(names: list[str], severities: Sequence[int]) -> None:

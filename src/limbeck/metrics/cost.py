@@ -20,7 +20,7 @@ from limbeck.models import count_parameters, size_in_bytes
 from limbeck.models.safetensors_io import write_weights
 from limbeck.models.size_and_hash import tensors_of
 from limbeck.tap import FrozenParameters, call
-from limbeck.teachers import Reads, Teacher
+from limbeck.teachers import Preprocess, Teacher
 
 WARM_UP = 3
 
@@ -77,14 +77,19 @@ def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
 
 
 def answer_latency(
-    teacher: Teacher, batch: Batch, *, reads: Reads = lambda batch: batch.inputs, repeats: int = 30, threads: int = 1
+    teacher: Teacher,
+    batch: Batch,
+    *,
+    preprocess: Preprocess = lambda batch: batch.inputs,
+    repeats: int = 30,
+    threads: int = 1,
 ) -> float:
     """Milliseconds that a teacher takes to answer one example with its logits, on the CPU; taken as in `latency`.
 
     Args:
         teacher: Any teacher, bound to its models: an ensemble, specialists, an estimator.
         batch: What it is asked.
-        reads: The way from the batch to inputs, for a teacher that declares none.
+        preprocess: The way from the batch to inputs, for a teacher that declares none.
         repeats: How many answers are timed.
         threads: CPU threads of PyTorch meanwhile.
 
@@ -104,7 +109,7 @@ def answer_latency(
             "answer_latency needs repeats, threads and examples of at least 1; "
             f"got {repeats}, {threads} and {batch.size}."
         )
-    prepared = teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=reads)
+    prepared = teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=preprocess)
     with on_threads(threads), prepared as answer:
         seconds = []
         for _ in range(WARM_UP + repeats):

@@ -109,7 +109,7 @@ def predict(
     model: Any,
     data: Any,
     *,
-    reads: Callable[[Batch], Inputs] | None = None,
+    preprocess: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
     classes: int = -1,
 ) -> Predictions:
@@ -123,7 +123,7 @@ def predict(
             be measured as a model is: it answers on the CPU, and its modules are moved there.
         data: Batches, one or many; or `Dataset`, ``(inputs, labels)`` or inputs, in their order; a DataLoader; or a
             `Loader`, for one epoch in its order. Read once.
-        reads: The model's way from a batch to its inputs; ``batch.inputs`` where None, or the teacher's own.
+        preprocess: The model's way from a batch to its inputs; ``batch.inputs`` where None, or the teacher's own.
         adaptor: Raw output -> logits, for strange outputs of a module.
         classes: Which dimension of the logits holds the classes: 1 for maps ``[batch, classes, height, width]``, whose
             labels and mask are ``[batch, height, width]``.
@@ -138,7 +138,7 @@ def predict(
         >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
         torch.Size([4, 3])
     """
-    with _asked(model, reads, adaptor) as logits, torch.no_grad():
+    with _asked(model, preprocess, adaptor) as logits, torch.no_grad():
         return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data, model))
 
 
@@ -147,7 +147,7 @@ def predict_with_teacher(
     answer: Callable[[Batch], Outputs],
     data: Any,
     *,
-    reads: Callable[[Batch], Inputs] | None = None,
+    preprocess: Callable[[Batch], Inputs] | None = None,
     adaptor: Adaptor | None = None,
     classes: int = -1,
 ) -> Predictions:
@@ -157,7 +157,7 @@ def predict_with_teacher(
         model: The student.
         answer: What a prepared teacher is: batch -> signal. It is called without gradient.
         data: As for `predict`.
-        reads: The student's way from a batch to its inputs.
+        preprocess: The student's way from a batch to its inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
         classes: Which dimension of the student's and the teacher's logits holds the classes.
 
@@ -167,34 +167,38 @@ def predict_with_teacher(
     """
     with FrozenParameters(model), torch.no_grad():
         return _gathered(
-            _rows(_last(_answered(model, batch, reads, adaptor), classes), _last(answer(batch)[LOGITS], classes), batch)
+            _rows(
+                _last(_answered(model, batch, preprocess, adaptor), classes),
+                _last(answer(batch)[LOGITS], classes),
+                batch,
+            )
             for batch in as_batches(data, model)
         )
 
 
 @contextmanager
 def _asked(
-    model: Any, reads: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
+    model: Any, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Iterator[Callable[[Batch], Tensor]]:
     """A block within which a module, or a teacher, gives its logits for a batch."""
     if isinstance(model, nn.Module):
         with FrozenParameters(model):
-            yield lambda batch: _answered(model, batch, reads, adaptor)
+            yield lambda batch: _answered(model, batch, preprocess, adaptor)
         return
     teacher = as_teacher(model)
     if adaptor is not None:
         raise LimbeckError("adaptor= is for a module's output; a teacher has its own: Live(module, adaptor=...).")
-    inputs = reads or (lambda batch: batch.inputs)
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=inputs) as answer:
+    inputs = preprocess or (lambda batch: batch.inputs)
+    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=inputs) as answer:
         yield lambda batch: answer(batch)[LOGITS]
 
 
 def _answered(
-    model: nn.Module, batch: Batch, reads: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
+    model: nn.Module, batch: Batch, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Tensor:
     device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     moved = batch.to(device)
-    return logits_of(call(model, moved.inputs if reads is None else reads(moved)), adaptor)
+    return logits_of(call(model, moved.inputs if preprocess is None else preprocess(moved)), adaptor)
 
 
 def _last(logits: Tensor, classes: int) -> Tensor:

@@ -95,16 +95,16 @@ class Reproduction:
         """About how long what is left takes on this machine."""
         return self._floor.estimate(self.tasks)
 
-    def run(self, watch: Callable[[Event], None] = lambda _: None) -> dict[str, Any]:
+    def run(self, callback: Callable[[Event], None] = lambda _: None) -> dict[str, Any]:
         """Do what is left, and make the table.
 
         Args:
-            watch: Told what happens.
+            callback: Told what happens.
 
         Returns:
             ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``; rows as `Row.as_json` has them.
         """
-        found = self._floor.run(self.tasks, watch)
+        found = self._floor.run(self.tasks, callback)
         shown = {
             name: {"title": one.title, "rows": [row.as_json() for row in _rows(one, self.scale, found)]}
             for name, one in self.experiments.items()

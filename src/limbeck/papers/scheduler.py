@@ -37,7 +37,7 @@ class Event(NamedTuple):
     left: float
 
 
-Watch = Callable[[Event], None]
+Callback = Callable[[Event], None]
 
 
 class Scheduler:
@@ -64,7 +64,7 @@ class Scheduler:
             return 0.0
         return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *_chains(left).values())
 
-    def run(self, tasks: Mapping[str, Task], watch: Watch) -> dict[str, Figures]:
+    def run(self, tasks: Mapping[str, Task], callback: Callback) -> dict[str, Figures]:
         """Do all that is left, the longest chain first; the figures of all tasks by name.
 
         Raises:
@@ -75,7 +75,7 @@ class Scheduler:
             self.root.mkdir(parents=True, exist_ok=True)
             with alone(self.root):
                 found = self._kept(tasks)  # by now another process may have done some
-                self._work(tasks, found, watch)
+                self._work(tasks, found, callback)
         return found
 
     def _kept(self, tasks: Mapping[str, Task]) -> dict[str, Figures]:
@@ -86,12 +86,12 @@ class Scheduler:
                 self._spent[name] = (kept["seconds"], tasks[name].seconds)
         return found
 
-    def _work(self, tasks: Mapping[str, Task], found: dict[str, Figures], watch: Watch) -> None:
+    def _work(self, tasks: Mapping[str, Task], found: dict[str, Figures], callback: Callback) -> None:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=settle)
         try:
             for event in self._events(pool, tasks, task_hash(tasks), found):
-                watch(event)
+                callback(event)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()

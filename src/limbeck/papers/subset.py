@@ -10,7 +10,7 @@ from limbeck.data import ArrayDataset, Dataset, DataSplits, subsample
 def fewer(data: DataSplits, *, train: int, test: int) -> DataSplits:
     """The same few examples of a data set each time, as data of their own: numbered from 0, in memory."""
     first, second = renumbered(subsample(data.train, train, seed=0)), renumbered(subsample(data.test, test, seed=0))
-    return DataSplits(data.name, first, second, data.reads, data.class_names)
+    return DataSplits(data.name, first, second, data.preprocess, data.class_names)
 
 
 def renumbered(part: Dataset) -> ArrayDataset:

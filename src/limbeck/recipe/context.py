@@ -9,7 +9,7 @@ import torch
 from limbeck.data import Loader
 from limbeck.errors import LimbeckError
 from limbeck.recipe.stages import Models
-from limbeck.teachers import Reads
+from limbeck.teachers import Preprocess
 
 
 class RunContext(NamedTuple):
@@ -18,12 +18,12 @@ class RunContext(NamedTuple):
     Attributes:
         source: Where its batches come from; only look (``source.batches(0, 0)``, ``source.peek()``), for its position
             is the run's.
-        reads: The way from a batch to inputs, for every side that declares none.
+        preprocess: The way from a batch to inputs, for every side that declares none.
         device: Where its models learn.
     """
 
     source: Loader
-    reads: Reads
+    preprocess: Preprocess
     device: torch.device
 
 

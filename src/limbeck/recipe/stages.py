@@ -13,7 +13,7 @@ from limbeck.data import Loader
 from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
 from limbeck.recipe.optimizer import Optimizer, check_optimizer
-from limbeck.teachers import Reads, Teacher, as_teacher
+from limbeck.teachers import Preprocess, Teacher, as_teacher
 
 Models = Mapping[str, nn.Module]
 Maker = Callable[[Models], nn.Module]
@@ -59,7 +59,7 @@ class Stage(Part):
         source: Where its batches come from; the run's by default.
         epochs: For how many passes over the source; this or `steps`, or the run's budget.
         steps: For how many optimizer steps.
-        reads: The student's way from a batch to its inputs; the run's by default.
+        preprocess: The student's way from a batch to its inputs; the run's by default.
         name: What the stage is called in progress and metrics.
 
     Raises:
@@ -74,7 +74,7 @@ class Stage(Part):
     source: Loader | None = None
     epochs: int | None = None
     steps: int | None = None
-    reads: Reads | None = None
+    preprocess: Preprocess | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from limbeck.teachers.precomputed import PrecomputedTeacher
 from limbeck.teachers.shuffled import ShuffledTeacher
 from limbeck.teachers.sklearn_teacher import SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher, adaptor_of, read_inputs
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher, adaptor_of, read_inputs
 from limbeck.teachers.verify_cache import CacheVerification, verify_cache
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "ModelTeacher",
     "MovingAverage",
     "PrecomputedTeacher",
-    "Reads",
+    "Preprocess",
     "ShuffledTeacher",
     "SklearnTeacher",
     "Specialists",

@@ -165,7 +165,8 @@ def explain_first_batch_error(teacher: Teacher, batch: Batch) -> Iterator[None]:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise LimbeckError(
             f"The teacher ({type(teacher).__name__}) cannot answer a batch of {kind or type(inputs).__name__}: {said}. "
-            "Give reads=, the way from a batch to its inputs, to fill_cache(), distill() or ModelTeacher(): data.reads "
+            "Give preprocess=, the way from a batch to its inputs, to fill_cache(), distill() or "
+            "ModelTeacher(): data.preprocess "
             'of a data set, lb.preprocess_of("teacher") of a student\'s folder, '
             "lb.NormalizeImages(mean=..., std=...) of bytes."
         ) from error

@@ -37,7 +37,7 @@ from limbeck.teachers.cache_request import (
 )
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 from limbeck.teachers.output_layer import FILE, describe_head, load_head, query_addresses
-from limbeck.teachers.teacher import Answer, Reads, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Teacher
 
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]
@@ -51,14 +51,20 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         place: Where the store is, or will be.
         question: What is wanted of it.
         device: Where the answers are wanted.
-        reads: The stage's way from a batch to inputs.
+        preprocess: The stage's way from a batch to inputs.
     """
 
     def __init__(
-        self, teacher: Teacher | None, place: Location, question: CacheRequest, *, device: torch.device, reads: Reads
+        self,
+        teacher: Teacher | None,
+        place: Location,
+        question: CacheRequest,
+        *,
+        device: torch.device,
+        preprocess: Preprocess,
     ) -> None:
         self._teacher, self._place, self._question = teacher, place, question
-        self._device, self._reads = device, reads
+        self._device, self._preprocess = device, preprocess
         self._stack = ExitStack()
         self._live: Answer | None = None
         self._writer: Writer | None = None
@@ -242,7 +248,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         if self._live is None:
             wanted = query_addresses(self._kept | {LOGITS}, self._question.head)
             self._live = self._stack.enter_context(
-                self._teacher.prepare(wanted, device=self._device, reads=self._reads)
+                self._teacher.prepare(wanted, device=self._device, preprocess=self._preprocess)
             )
         return self._live
 

@@ -23,7 +23,7 @@ from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.output_layer import head_of, query_addresses
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
 
 _OPEN = {"sampled": "power", "top-k": "temperatures"}
 """What in an encoding depends on the temperatures at which it will be read, and is chosen by them where left out."""
@@ -63,9 +63,9 @@ class CachedTeacher(Teacher):
         >>> import tempfile
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> source = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
-        >>> teacher, reads = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
-        >>> teacher.expect(source, reads)
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=reads) as answer:
+        >>> teacher, preprocess = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
+        >>> teacher.expect(source, preprocess)
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=preprocess) as answer:
         ...     answer(source.peek())["logits"].shape
         torch.Size([3, 4])
     """
@@ -96,7 +96,7 @@ class CachedTeacher(Teacher):
         self.through = through
         self.inner = inner
         self._addresses = frozenset(addresses)
-        self._expected: tuple[Stream, Reads, _Known | None] | None = None
+        self._expected: tuple[Stream, Preprocess, _Known | None] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -108,7 +108,7 @@ class CachedTeacher(Teacher):
         if self.inner is not None:
             self.inner.bind(models)
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """What the answers will belong to.
 
         Raises:
@@ -120,14 +120,16 @@ class CachedTeacher(Teacher):
                 "examples, or Shuffled(examples, batch_size=...)."
             )
         # A model of the run may not exist yet.
-        known = None if self.names else self._checked(Location(self.where), source, reads)
-        self._expected = source, reads, known
+        known = None if self.names else self._checked(Location(self.where), source, preprocess)
+        self._expected = source, preprocess, known
 
     def serve(self, temperatures: frozenset[float]) -> None:
         """What a new store of sampled classes is drawn for, unless its ``power`` was given."""
         self._temperatures |= temperatures
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """The store must hold these addresses, or the teacher must be able to give them."""
         if self._expected is None:
             raise LimbeckError(
@@ -141,13 +143,15 @@ class CachedTeacher(Teacher):
         if self.inner is not None:
             head = None if self.through is None else head_of(self.inner, self.through)
             self.inner.expect(source, asked)
-            self.inner.prepare(query_addresses(needs, head), device=device, reads=reads)  # raises what it cannot
+            self.inner.prepare(
+                query_addresses(needs, head), device=device, preprocess=preprocess
+            )  # raises what it cannot
         question = CacheRequest(
             needs, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
             looks=not getattr(source, "fixed", False),
         )  # fmt: skip
-        return CacheSession(self.inner, place, question, device=device, reads=reads)
+        return CacheSession(self.inner, place, question, device=device, preprocess=preprocess)
 
     @property
     def fingerprint(self) -> str:
@@ -161,7 +165,7 @@ class CachedTeacher(Teacher):
         who = None if self.inner is None else self.inner.describe()
         return {"teacher": "CachedTeacher", "of": who, "encoding": self.encoding, "through": self.through}
 
-    def _checked(self, place: Location, source: Stream, reads: Reads) -> _Known:
+    def _checked(self, place: Location, source: Stream, preprocess: Preprocess) -> _Known:
         """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
         manifest = find_manifest(place)
         if manifest is None and self.inner is None:
@@ -173,7 +177,7 @@ class CachedTeacher(Teacher):
             teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
             views=views,
-            reads=_reading(reads, described) if self.inner is not None else stored.reads,  # type: ignore[union-attr]
+            preprocess=_reading(preprocess, described) if self.inner is not None else stored.preprocess,  # type: ignore[union-attr]
             precision="" if stored is None else stored.precision,
         )
         if manifest is not None and (found := manifest.origin.difference(wanted)) is not None:
@@ -242,8 +246,8 @@ def _with_rest(
     return whole
 
 
-def _reading(reads: Reads, described: Mapping[str, Any] | None) -> str:
-    return json.dumps([code_fingerprint(reads), *_reads_in(described)])
+def _reading(preprocess: Preprocess, described: Mapping[str, Any] | None) -> str:
+    return json.dumps([code_fingerprint(preprocess), *_reads_in(described)])
 
 
 def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -273,8 +277,8 @@ def source_fingerprints(source: Stream) -> tuple[str, str | None]:
 def _reads_in(described: Any) -> list[Any]:
     """How the networks that a teacher is made of read a batch, those that have a way of their own."""
     if isinstance(described, Mapping):
-        own = [described["reads"]] if described.get("reads") is not None else []
-        return own + [found for key, part in described.items() if key != "reads" for found in _reads_in(part)]
+        own = [described["preprocess"]] if described.get("preprocess") is not None else []
+        return own + [found for key, part in described.items() if key != "preprocess" for found in _reads_in(part)]
     if isinstance(described, (list, tuple)):
         return [found for part in described for found in _reads_in(part)]
     return []

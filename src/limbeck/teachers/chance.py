@@ -111,7 +111,8 @@ class ChanceCheck:
         if found <= chance.reach and found < 1.0:  # data of one class say nothing of who is always right
             sentence = (
                 f"The teacher is right about {100 * found:.1f} % of {self._seen:,} examples, and {chance.sentence}: "
-                "its answers may not be worth keeping. Was it trained with another input normalization (reads=) or "
+                "its answers may not be worth keeping. Was it trained with another input normalization "
+                "(preprocess=) or "
                 "label order?"
             )
             warnings.warn(sentence, LimbeckWarning, stacklevel=3)

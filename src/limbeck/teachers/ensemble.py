@@ -16,7 +16,7 @@ from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError, unknown
 from limbeck.functional.validation import are_probabilities
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
 
 
 class Ensemble(Teacher):
@@ -79,16 +79,18 @@ class Ensemble(Teacher):
         """Whether all of them are."""
         return all(one.steady for one in self.members)
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self.members:
-            one.expect(source, reads)
+            one.expect(source, preprocess)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """Every member must give ``logits``; nothing else can be averaged."""
         for address in needs - {LOGITS}:
             raise missing(address, [LOGITS], who="an ensemble (its members' insides have nothing in common)")
-        opened = [member.prepare(frozenset({LOGITS}), device=device, reads=reads) for member in self.members]
+        opened = [member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members]
         return self._answering(opened)
 
     @contextmanager

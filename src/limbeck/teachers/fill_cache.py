@@ -13,7 +13,7 @@ from limbeck.errors import LimbeckError
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.chance import ChanceCheck
 from limbeck.teachers.output_layer import head_of, repair_head
-from limbeck.teachers.teacher import Reads, Stream, read_inputs
+from limbeck.teachers.teacher import Preprocess, Stream, read_inputs
 
 _CPU = torch.device("cpu")
 
@@ -28,7 +28,12 @@ class Epochs(Stream, Protocol):
 
 
 def fill_cache(
-    teacher: CachedTeacher, source: Epochs, *, reads: Reads = read_inputs, views: int = 1, device: torch.device = _CPU
+    teacher: CachedTeacher,
+    source: Epochs,
+    *,
+    preprocess: Preprocess = read_inputs,
+    views: int = 1,
+    device: torch.device = _CPU,
 ) -> Iterator[int]:
     """Ask about every example of a source, in as many views, whatever the store does not hold yet.
 
@@ -39,7 +44,7 @@ def fill_cache(
     Args:
         teacher: Who answers, and where the answers are kept.
         source: The examples.
-        reads: The way from a batch to inputs.
+        preprocess: The way from a batch to inputs.
         views: How many views of each; the first epochs of the source.
         device: Where the teacher runs.
 
@@ -50,10 +55,10 @@ def fill_cache(
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
     done, tried = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
-    teacher.expect(source, reads)
+    teacher.expect(source, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), head_of(teacher.inner, teacher.through))
-    with teacher.prepare(frozenset({LOGITS}), device=device, reads=reads) as answer:
+    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
         for view in range(views):
             for batch in source.batches(view, 0):
                 tried.see(batch, answer(batch.to(device)))

@@ -16,7 +16,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
 from limbeck.teachers.fingerprints import code_fingerprint, layers_of
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, describe_preprocess
+from limbeck.teachers.teacher import Answer, Preprocess, Teacher, adaptor_of, describe_preprocess
 
 # Their forward hands weight and bias to one operation that autocast runs in the narrow type, and to nothing else.
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -109,29 +109,36 @@ class ModelTeacher(Teacher):
 
     Args:
         model: Any module.
-        reads: Its own way from a batch to its inputs; by default the stage's.
+        preprocess: Its own way from a batch to its inputs; by default the stage's.
         mode: ``"train"`` only where a paper wants the teacher's dropout or batch statistics; it is recorded.
         adaptor: Raw output -> logits, for strange outputs.
 
     Example:
         >>> teacher = ModelTeacher(nn.Linear(2, 3))
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
-        ...     answer(Batch(torch.zeros(5, 2)))["logits"].shape
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
+        answer: ...     answer(Batch(torch.zeros(5, 2)))["logits"].shape
         torch.Size([5, 3])
     """
 
     def __init__(
-        self, model: nn.Module, *, reads: Reads | None = None, mode: Mode = "eval", adaptor: Adaptor | None = None
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocess | None = None,
+        mode: Mode = "eval",
+        adaptor: Adaptor | None = None,
     ) -> None:
         self.model = model
-        self.reads = reads
+        self.preprocess = preprocess
         self.mode = checked_mode(mode)
         self.adaptor = adaptor
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """Check every address now; hooks and eval mode last for the block."""
         tapped = Tapped(self.model, needs, adaptor=self.adaptor)
-        return teacher_mode(tapped, device=device, reads=self.reads or reads, mode=self.mode, still=True)
+        return teacher_mode(tapped, device=device, preprocess=self.preprocess or preprocess, mode=self.mode, still=True)
 
     @property
     def steady(self) -> bool:
@@ -140,14 +147,18 @@ class ModelTeacher(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its weights, of what its layers are, and of its own `reads` and `adaptor`."""
-        own = [layers_of(self.model), code_fingerprint(self.reads), code_fingerprint(self.adaptor)]
+        """The hash of its weights, of what its layers are, and of its own `preprocess` and `adaptor`."""
+        own = [layers_of(self.model), code_fingerprint(self.preprocess), code_fingerprint(self.adaptor)]
         return hashlib.sha256(f"{fingerprint(self.model)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Its class, mode and the hash of its weights."""
         name = type(self.model).__name__
-        own = {"mode": self.mode, "reads": describe_preprocess(self.reads), "fingerprint": fingerprint(self.model)}
+        own = {
+            "mode": self.mode,
+            "preprocess": describe_preprocess(self.preprocess),
+            "fingerprint": fingerprint(self.model),
+        }
         return {"teacher": "ModelTeacher", "model": name, **own}
 
 
@@ -157,13 +168,13 @@ class TeacherRef(Teacher):
     Args:
         name: The model's name in the run.
         mode: ``"train"`` for a peer whose training-mode answers the paper uses.
-        reads: Its own way from a batch to its inputs.
+        preprocess: Its own way from a batch to its inputs.
     """
 
-    def __init__(self, name: str, *, mode: Mode = "eval", reads: Reads | None = None) -> None:
+    def __init__(self, name: str, *, mode: Mode = "eval", preprocess: Preprocess | None = None) -> None:
         self.name = name
         self.mode = checked_mode(mode)
-        self.reads = reads
+        self.preprocess = preprocess
         self._live: ModelTeacher | None = None
 
     @property
@@ -178,11 +189,13 @@ class TeacherRef(Teacher):
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
         adaptor = adaptor_of(models, self.name)
-        self._live = ModelTeacher(models[self.name], mode=self.mode, reads=self.reads, adaptor=adaptor)
+        self._live = ModelTeacher(models[self.name], mode=self.mode, preprocess=self.preprocess, adaptor=adaptor)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """As the live model does."""
-        return self._bound().prepare(needs, device=device, reads=reads)
+        return self._bound().prepare(needs, device=device, preprocess=preprocess)
 
     @property
     def steady(self) -> bool:
@@ -196,7 +209,12 @@ class TeacherRef(Teacher):
 
     def describe(self) -> dict[str, Any]:
         """Its name and mode."""
-        return {"teacher": "TeacherRef", "name": self.name, "mode": self.mode, "reads": describe_preprocess(self.reads)}
+        return {
+            "teacher": "TeacherRef",
+            "name": self.name,
+            "mode": self.mode,
+            "preprocess": describe_preprocess(self.preprocess),
+        }
 
     @property
     def bound(self) -> ModelTeacher:
@@ -213,7 +231,7 @@ class TeacherRef(Teacher):
 
 @contextmanager
 def teacher_mode(
-    tapped: Tapped, *, device: torch.device, reads: Reads, mode: Mode, still: bool = False
+    tapped: Tapped, *, device: torch.device, preprocess: Preprocess, mode: Mode, still: bool = False
 ) -> Iterator[Answer]:
     """A block within which a tapped model answers without gradient; `still`: its running statistics do not move."""
     model = tapped.model.to(device)
@@ -229,7 +247,7 @@ def teacher_mode(
         )
         kept = buffers_kept([model]) if still and wanted else nullcontext()
         with awake, kept, torch.no_grad():
-            return ask(reads(batch))
+            return ask(preprocess(batch))
 
     with ExitStack() as stack:
         stack.enter_context(FrozenParameters(model, mode=mode))

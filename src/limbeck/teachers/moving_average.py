@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.model import Mode, checked_mode, teacher_mode
-from limbeck.teachers.teacher import Answer, Reads, Teacher, adaptor_of, name_of
+from limbeck.teachers.teacher import Answer, Preprocess, Teacher, adaptor_of, name_of
 
 
 class MovingAverage(Teacher):
@@ -31,7 +31,7 @@ class MovingAverage(Teacher):
         into: The name of the run's model that holds the average, so that a recipe can ship it; it begins with the
             weights that this model has. None keeps the average out of the run's models.
         mode: ``"train"`` where the teacher's own dropout is wanted as noise, as in the paper.
-        reads: Its own way from a batch to its inputs.
+        preprocess: Its own way from a batch to its inputs.
 
     Raises:
         LimbeckError: If `decay` is not in [0, 1).
@@ -48,7 +48,7 @@ class MovingAverage(Teacher):
         of: str = "student",
         into: str | None = None,
         mode: Mode = "eval",
-        reads: Reads | None = None,
+        preprocess: Preprocess | None = None,
     ) -> None:
         if not 0.0 <= decay < 1.0:
             raise LimbeckError(f"decay must be at least 0 and below 1; got {decay}.")
@@ -56,7 +56,7 @@ class MovingAverage(Teacher):
         self.of = of
         self.into = into
         self.mode = checked_mode(mode)
-        self._reads = reads
+        self._preprocess = preprocess
         self._steps = 0
         self._followed: nn.Module | None = None
         self._average: nn.Module | None = None
@@ -77,10 +77,12 @@ class MovingAverage(Teacher):
         self._average = self._copy() if self.into is None else models[self.into]
         self._steps = 0
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """As a live model does."""
         tapped = Tapped(self.model, needs, adaptor=self._adaptor)
-        return teacher_mode(tapped, device=device, reads=self._reads or reads, mode=self.mode)
+        return teacher_mode(tapped, device=device, preprocess=self._preprocess or preprocess, mode=self.mode)
 
     @property
     def model(self) -> nn.Module:
@@ -119,7 +121,7 @@ class MovingAverage(Teacher):
     def describe(self) -> dict[str, Any]:
         """What it follows and how slowly."""
         own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
-        return {"teacher": "MovingAverage", **own, "reads": name_of(self._reads)}
+        return {"teacher": "MovingAverage", **own, "preprocess": name_of(self._preprocess)}
 
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self._following()).requires_grad_(False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import Marks, input_marks, marks_differ
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
 
 
 @final
@@ -38,8 +38,8 @@ class PrecomputedTeacher(Teacher):
     Example:
         >>> teacher = PrecomputedTeacher(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
         >>> batch = Batch(torch.zeros(1, 4), id=torch.tensor([1]))
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
-        ...     answer(batch)["logits"]
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
+        answer: ...     answer(batch)["logits"]
         tensor([[2., 3.]])
     """
 
@@ -61,14 +61,16 @@ class PrecomputedTeacher(Teacher):
         self._examples = next(iter(lengths.values()))
         self._looks = False
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """Whether the source may hand out other inputs under the same ids, for which no answer was recorded."""
-        del reads
+        del preprocess
         self._looks = not getattr(source, "fixed", False)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """Only what was recorded can be read."""
-        del reads  # the answers are there already
+        del preprocess  # the answers are there already
         for address in needs:
             if address not in self._answers:
                 raise missing(address, self._answers, who="the recorded answers")

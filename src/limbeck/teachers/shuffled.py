@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
 
 
 @final
@@ -31,8 +31,8 @@ class ShuffledTeacher(Teacher):
         >>> from limbeck.teachers import ModelTeacher
         >>> from limbeck.batch import Batch
         >>> displaced = ShuffledTeacher(ModelTeacher(nn.Identity()))
-        >>> with displaced.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as ask:
-        ...     ask(Batch(torch.eye(3)))["logits"].argmax(1)
+        >>> with displaced.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
+        ask: ...     ask(Batch(torch.eye(3)))["logits"].argmax(1)
         tensor([1, 2, 0])
     """
 
@@ -54,7 +54,7 @@ class ShuffledTeacher(Teacher):
         """No: which answer an example gets depends on its batch."""
         return False
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """As the teacher does.
 
         Raises:
@@ -62,15 +62,17 @@ class ShuffledTeacher(Teacher):
         """
         if getattr(source, "batch_size", None) == 1:
             raise LimbeckError("A displaced teacher answers about the next example of a batch: batches need two.")
-        self.inner.expect(source, reads)
+        self.inner.expect(source, preprocess)
 
     def serve(self, temperatures: frozenset[float]) -> None:
         """As the teacher does."""
         self.inner.serve(temperatures)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """As the teacher does."""
-        return self._answering(self.inner.prepare(needs, device=device, reads=reads))
+        return self._answering(self.inner.prepare(needs, device=device, preprocess=preprocess))
 
     @contextmanager
     def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:

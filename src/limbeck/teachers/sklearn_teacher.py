@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Outputs, missing
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.teacher import Answer, Reads, Teacher, name_of
+from limbeck.teachers.teacher import Answer, Preprocess, Teacher, name_of
 
 
 class SklearnTeacher(Teacher):
@@ -25,15 +25,15 @@ class SklearnTeacher(Teacher):
     match: a probability below `floor` is raised to it and the row is scaled to sum to one again; the floor is recorded.
     It answers on the CPU from rows of numbers: inputs of more dimensions are flattened to ``[batch, features]``.
 
-    **Say what it was fitted on** wherever the student reads something else: without `reads` it is asked about what the
-    student reads. A forest that was fitted on bytes answers about standardized pixels as well, and the number of
-    features tells nobody: ``Scikit(forest, reads=lambda batch: batch.inputs)`` asks it about the bytes. A job compares
-    a teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
+    **Say what it was fitted on** wherever the student reads something else: without `preprocess` it is asked about
+    what the student reads. A forest that was fitted on bytes answers about standardized pixels as well, and the number
+    of features tells nobody: ``Scikit(forest, preprocess=lambda batch: batch.inputs)`` asks it about the bytes. A job
+    compares a teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
 
     Args:
         estimator: A fitted classifier whose classes are whole numbers 0, 1, 2, ... (a class that it never saw gets
             the floor).
-        reads: Its own way from a batch to its rows: raw columns, where the student reads standardized ones.
+        preprocess: Its own way from a batch to its rows: raw columns, where the student reads standardized ones.
         floor: The least probability, above 0 and below 1 / classes.
         classes: How many classes there are, where the estimator has not seen them all.
 
@@ -42,7 +42,7 @@ class SklearnTeacher(Teacher):
     """
 
     def __init__(
-        self, estimator: Any, *, reads: Reads | None = None, floor: float = 1e-6, classes: int | None = None
+        self, estimator: Any, *, preprocess: Preprocess | None = None, floor: float = 1e-6, classes: int | None = None
     ) -> None:
         name = type(estimator).__name__
         if not hasattr(estimator, "predict_proba"):
@@ -58,7 +58,7 @@ class SklearnTeacher(Teacher):
         if not 0.0 < floor < 1.0 / self.classes:
             raise LimbeckError(f"floor must be above 0 and below 1/{self.classes}; got {floor}.")
         self.estimator = estimator
-        self.reads = reads
+        self.preprocess = preprocess
         self.floor = floor
 
     def read_classes(self) -> None:
@@ -69,15 +69,17 @@ class SklearnTeacher(Teacher):
         """
         self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """It has ``logits`` and nothing else."""
         for address in needs - {LOGITS}:
             raise missing(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
-        return self._answering(device, self.reads or reads)
+        return self._answering(device, self.preprocess or preprocess)
 
     @contextmanager
-    def _answering(self, device: torch.device, reads: Reads) -> Iterator[Answer]:
-        yield lambda batch: Outputs(logits=self.log_probabilities(reads(batch)).to(device))
+    def _answering(self, device: torch.device, preprocess: Preprocess) -> Iterator[Answer]:
+        yield lambda batch: Outputs(logits=self.log_probabilities(preprocess(batch)).to(device))
 
     def log_probabilities(self, rows: Any) -> Tensor:
         """Rows -> log-probabilities ``[batch, classes]`` in nats, float32; the floor is raised before scaling."""
@@ -90,14 +92,14 @@ class SklearnTeacher(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the fitted estimator, the floor and its own `reads`."""
-        own = f"{self.floor!r} {code_fingerprint(self.reads)}"
+        """The hash of the fitted estimator, the floor and its own `preprocess`."""
+        own = f"{self.floor!r} {code_fingerprint(self.preprocess)}"
         return hashlib.sha256(pickle.dumps(self.estimator) + own.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""
         name = type(self.estimator).__name__
-        own = {"floor": self.floor, "reads": name_of(self.reads), "fingerprint": self.fingerprint}
+        own = {"floor": self.floor, "preprocess": name_of(self.preprocess), "fingerprint": self.fingerprint}
         return {"teacher": "SklearnTeacher", "estimator": name, **own}
 
 

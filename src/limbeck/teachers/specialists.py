@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.functional.closed_form import log_softmax, nonzero_mask
 from limbeck.functional.specialist_pooling import MEANS, Pool
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Reads, Stream, Teacher
+from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -139,8 +139,8 @@ class Specialists(Teacher):
 
     Example:
         >>> teacher = Specialists(nn.Linear(4, 5), [nn.Linear(4, 5), nn.Linear(4, 3)], [[0, 1, 2], [3, 4]])
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
-        ...     answer(Batch(torch.zeros(6, 4)))["logits"].shape
+        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
+        answer: ...     answer(Batch(torch.zeros(6, 4)))["logits"].shape
         torch.Size([6, 5])
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531, section 5.
@@ -192,16 +192,20 @@ class Specialists(Teacher):
         """Whether all of them are."""
         return all(one.steady for one in self._all)
 
-    def expect(self, source: Stream, reads: Reads) -> None:
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self._all:
-            one.expect(source, reads)
+            one.expect(source, preprocess)
 
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """All must give ``logits``; nothing else can be pooled."""
         for address in needs - {LOGITS}:
             raise missing(address, [LOGITS], who="specialists (their insides have nothing in common)")
-        return self._answering([one.prepare(frozenset({LOGITS}), device=device, reads=reads) for one in self._all])
+        return self._answering(
+            [one.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for one in self._all]
+        )
 
     @contextmanager
     def _answering(self, opened: list[AbstractContextManager[Answer]]) -> Iterator[Answer]:

@@ -16,7 +16,7 @@ from limbeck.models.user_module import plain_name
 from limbeck.tap import Adaptor
 
 Answer = Callable[[Batch], Outputs]
-Reads = Callable[[Batch], Inputs]
+Preprocess = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
 
 
@@ -59,14 +59,14 @@ def name_of(function: Callable[..., Any] | None) -> str | None:
     return plain_name(f"{named.__module__}.{named.__qualname__}")
 
 
-def describe_preprocess(reads: Reads | None) -> str | None:
+def describe_preprocess(preprocess: Preprocess | None) -> str | None:
     """How a record tells one way of reading a batch from another: by its values where it has any, else by its name."""
-    if reads is read_inputs:
-        reads = None
-    values: Callable[[], Any] | None = getattr(reads, "to_dict", None)
-    if values is not None and values() == {"reads": "unchanged"}:  # which is the same
+    if preprocess is read_inputs:
+        preprocess = None
+    values: Callable[[], Any] | None = getattr(preprocess, "to_dict", None)
+    if values is not None and values() == {"preprocess": "unchanged"}:  # which is the same
         return None
-    return name_of(reads) if values is None else json.dumps(values(), sort_keys=True)
+    return name_of(preprocess) if values is None else json.dumps(values(), sort_keys=True)
 
 
 class Teacher(ABC):
@@ -92,12 +92,12 @@ class Teacher(ABC):
         """Whether the same question gets the same answer, whatever else is in the batch: only then can it be kept."""
         return not self.changes
 
-    def expect(self, source: Stream, reads: Reads) -> None:  # noqa: B027
+    def expect(self, source: Stream, preprocess: Preprocess) -> None:  # noqa: B027
         """Told where the batches of the next block will come from, before `prepare`; most teachers need not know.
 
         Args:
             source: Where.
-            reads: The stage's way from a batch to inputs.
+            preprocess: The stage's way from a batch to inputs.
 
         Raises:
             LimbeckError: If it has no answers for these.
@@ -107,13 +107,15 @@ class Teacher(ABC):
         """Told at which temperatures losses will read its logits, before `prepare`; most teachers need not know."""
 
     @abstractmethod
-    def prepare(self, needs: frozenset[str], *, device: torch.device, reads: Reads) -> AbstractContextManager[Answer]:
+    def prepare(
+        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+    ) -> AbstractContextManager[Answer]:
         """Raise now if an address in `needs` cannot be given; else a block within which it answers.
 
         Args:
             needs: The addresses that the objective reads in the teacher.
             device: Where the answers are wanted.
-            reads: The stage's way from a batch to inputs, for a teacher that declares none of its own.
+            preprocess: The stage's way from a batch to inputs, for a teacher that declares none of its own.
 
         Raises:
             MissingSignalError: If it cannot give an address; the nearest that it can is named.

@@ -20,7 +20,7 @@ from limbeck.teachers.cache_request import counted_of, predict_padded
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.fill_cache import Epochs
 from limbeck.teachers.output_layer import LastLayer, head_of, query_addresses
-from limbeck.teachers.teacher import Answer, Reads, read_inputs
+from limbeck.teachers.teacher import Answer, Preprocess, read_inputs
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3
@@ -69,7 +69,7 @@ def verify_cache(
     source: Epochs,
     *,
     sample: int,
-    reads: Reads = read_inputs,
+    preprocess: Preprocess = read_inputs,
     views: Sequence[int] = (0,),
     seed: int = 0,
     device: torch.device = _CPU,
@@ -79,7 +79,7 @@ def verify_cache(
     Args:
         teacher: Who answered, and where the answers are kept.
         source: The examples; those that come first are asked about, so one that shuffles is wanted.
-        reads: The way from a batch to inputs.
+        preprocess: The way from a batch to inputs.
         sample: How many, at least.
         views: Which views of them; each batch is of one, drawn at random.
         seed: Another draws other views.
@@ -91,10 +91,12 @@ def verify_cache(
     if teacher.inner is None:
         raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
     store, size = Store(teacher.where), getattr(source, "batch_size", 1)
-    teacher.expect(source, reads)  # raises if the store is another teacher's or data set's
+    teacher.expect(source, preprocess)  # raises if the store is another teacher's or data set's
     head = None if teacher.through is None else head_of(teacher.inner, teacher.through)
     found, asked = list[CacheVerification](), 0
-    with teacher.inner.prepare(query_addresses(frozenset({LOGITS}), head), device=device, reads=reads) as answer:
+    with teacher.inner.prepare(
+        query_addresses(frozenset({LOGITS}), head), device=device, preprocess=preprocess
+    ) as answer:
         for batch in _drawn(source, views, seed):
             if asked >= sample:
                 break

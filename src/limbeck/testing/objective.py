@@ -104,7 +104,7 @@ def check_left_out(case: Case) -> None:
     masked = batch._replace(mask=~out.reshape(-1, *[1] * (batch.labels.ndim - 1)).expand_as(batch.labels))
     unlabeled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
     _compare(objective(student, teacher, masked, _WHERE), later, "what the mask takes out still counts in")
-    read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.reads.batch}
+    read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.preprocess.batch}
     found = objective(student, teacher, unlabeled, _WHERE)
     _compare({n: t for n, t in found.items() if n in read}, later, "an example without a label still counts in")
 

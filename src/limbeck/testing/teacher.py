@@ -22,7 +22,7 @@ def check_teacher(
     *,
     models: Mapping[str, nn.Module] | None = None,
     needs: frozenset[str] = frozenset({LOGITS}),
-    reads: Callable[[Batch], Inputs] = lambda batch: batch.inputs,
+    preprocess: Callable[[Batch], Inputs] = lambda batch: batch.inputs,
 ) -> None:
     """Check a teacher against every law that applies to it.
 
@@ -36,7 +36,7 @@ def check_teacher(
         batch: Any batch of at least two examples whose inputs are a tensor.
         models: The models of the run, for a teacher that speaks for one of them.
         needs: What to ask it for.
-        reads: The way from the batch to inputs, for a teacher that declares none.
+        preprocess: The way from the batch to inputs, for a teacher that declares none.
 
     Raises:
         AssertionError: With a sentence that says which law is broken.
@@ -49,8 +49,8 @@ def check_teacher(
     teacher.bind(known)
     seen = [*known.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
     before, kept, mark = traces(seen), [weights(module) for module in seen], teacher.fingerprint
-    _check_refusal(teacher, reads)
-    with teacher.prepare(needs, device=torch.device("cpu"), reads=reads) as answer:
+    _check_refusal(teacher, preprocess)
+    with teacher.prepare(needs, device=torch.device("cpu"), preprocess=preprocess) as answer:
         _check_answer(answer(batch), batch, needs)
         if teacher.describe().get("mode", "eval") == "eval":
             _check_repeats(answer, batch, needs)
@@ -59,13 +59,13 @@ def check_teacher(
         changed = not all(map(same_weights, map(weights, seen), kept))
         require(not changed, "answering changes a model's weights or buffers", of=_OF)
         require(teacher.fingerprint == mark, "its fingerprint changes by answering", of=_OF)
-    _check_state(teacher, batch, needs, reads)
+    _check_state(teacher, batch, needs, preprocess)
     require_plain(teacher.describe(), of=_OF)
 
 
-def _check_refusal(teacher: Teacher, reads: Callable[[Batch], Inputs]) -> None:
+def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> None:
     try:
-        teacher.prepare(frozenset({"no such address"}), device=torch.device("cpu"), reads=reads)
+        teacher.prepare(frozenset({"no such address"}), device=torch.device("cpu"), preprocess=preprocess)
     except MissingSignalError:
         return
     require(False, "prepare() accepts an address that it cannot give; raise MissingSignalError there", of=_OF)
@@ -96,7 +96,7 @@ def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, needs: froz
             require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)
 
 
-def _check_state(teacher: Teacher, batch: Batch, needs: frozenset[str], reads: Callable[[Batch], Inputs]) -> None:
+def _check_state(teacher: Teacher, batch: Batch, needs: frozenset[str], preprocess: Callable[[Batch], Inputs]) -> None:
     if not teacher.changes:
         require(not teacher.state_dict(), "it has a state and says that it does not change", of=_OF)
         return

@@ -16,7 +16,7 @@ from limbeck.compare.extra_metrics.context import (
     device_of,
     load_student,
     over_seeds,
-    own_reads,
+    own_preprocess,
 )
 from limbeck.data import ShuffledLoader, subsample
 from limbeck.metrics import LayerCKA, layer_cka
@@ -73,13 +73,13 @@ def mean_best_cka(values: Float[Tensor, "student teacher"]) -> float:
 
 
 def _compared(seen: MetricContext, student: nn.Module, teacher: nn.Module, batches: list[Batch]) -> LayerCKA:
-    reads = seen.material.data.reads
-    return layer_cka(student, teacher, batches, student_reads=reads, teacher_reads=_taught_by(seen))
+    preprocess = seen.material.data.preprocess
+    return layer_cka(student, teacher, batches, student_preprocess=preprocess, teacher_preprocess=_taught_by(seen))
 
 
 def _taught_by(seen: MetricContext) -> Reading:
     """The teacher's way from a batch to its inputs."""
-    return own_reads(seen.teacher) or seen.material.data.reads
+    return own_preprocess(seen.teacher) or seen.material.data.preprocess
 
 
 def _first(seen: MetricContext) -> Batch:
@@ -89,8 +89,8 @@ def _first(seen: MetricContext) -> Batch:
 
 def _batch(seen: MetricContext, student: nn.Module, teacher: nn.Module) -> int:
     """So many examples that what all layers give for them fits into memory."""
-    first, reads = _first(seen), seen.material.data.reads
-    layers = [named_layers(student, first, reads), named_layers(teacher, first, _taught_by(seen))]
+    first, preprocess = _first(seen), seen.material.data.preprocess
+    layers = [named_layers(student, first, preprocess), named_layers(teacher, first, _taught_by(seen))]
     return min(_BATCH, max(8, _NUMBERS // sum(sum(found.values()) for found in layers)))
 
 

@@ -18,7 +18,7 @@ from limbeck.export.finished_run import FinishedRun, shipped_student
 from limbeck.job import Job
 from limbeck.models import read_config
 from limbeck.teachers import ModelTeacher, Teacher
-from limbeck.teachers.teacher import Reads
+from limbeck.teachers.teacher import Preprocess
 
 
 class MetricContext(NamedTuple):
@@ -71,6 +71,6 @@ def device_of(job: Job) -> torch.device:
     return open_fabric(precision=job.precision, devices=1).device
 
 
-def own_reads(teacher: Teacher) -> Reads | None:
+def own_preprocess(teacher: Teacher) -> Preprocess | None:
     """How a teacher reads a batch, where that is not how its student does."""
-    return teacher.reads if isinstance(teacher, ModelTeacher) else None
+    return teacher.preprocess if isinstance(teacher, ModelTeacher) else None

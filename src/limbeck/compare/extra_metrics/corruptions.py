@@ -18,7 +18,7 @@ from limbeck.compare.extra_metrics.context import (
     device_of,
     load_student,
     over_seeds,
-    own_reads,
+    own_preprocess,
 )
 from limbeck.data import Identity, NormalizeImages, ShuffledLoader, subsample
 from limbeck.data.transforms.validation import check_pixels
@@ -26,7 +26,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import plain_name
 from limbeck.metrics import CORRUPTIONS, Robustness, paired_difference, predict
 from limbeck.metrics.corruptions import SEVERITIES, CorruptedPredictor, robustness_of
-from limbeck.teachers.teacher import Reads
+from limbeck.teachers.teacher import Preprocess
 
 EXAMPLES = 500
 
@@ -48,13 +48,13 @@ class CorruptibleImages(NamedTuple):
 
     Attributes:
         batches: Bytes, or floats from 0 to 1, with the ids that the examples have in the test data.
-        reads: The student's way to its inputs.
+        preprocess: The student's way to its inputs.
         teacher: The teacher's.
     """
 
     batches: list[Batch]
-    reads: Reads
-    teacher: Reads
+    preprocess: Preprocess
+    teacher: Preprocess
 
     @property
     def examples(self) -> int:
@@ -68,7 +68,7 @@ def pictures_of(seen: MetricContext, most: int = EXAMPLES) -> CorruptibleImages:
     Raises:
         LimbeckError: If they are no pictures, or the teacher reads something else than what goes bad.
     """
-    data, own = seen.material.data, own_reads(seen.teacher)
+    data, own = seen.material.data, own_preprocess(seen.teacher)
     first = data.test.take(torch.tensor([0])).inputs
     if not isinstance(first, Tensor) or first.ndim not in (3, 4):
         raise LimbeckError(
@@ -78,7 +78,7 @@ def pictures_of(seen: MetricContext, most: int = EXAMPLES) -> CorruptibleImages:
         raise LimbeckError(f"corruptions change what the student reads, and the teacher reads other inputs. {_LEAVE}")
     count = min(most, EXAMPLES, max(_FEWEST, _PIXELS // first.numel()))
     batches = list(ShuffledLoader(subsample(data.test, count, 0), batch_size=_BATCH, shuffle=False))
-    found = _from_zero_to_one(CorruptibleImages(batches, data.reads, own or data.reads))
+    found = _from_zero_to_one(CorruptibleImages(batches, data.preprocess, own or data.preprocess))
     for batch in found.batches:
         check_pixels(batch.inputs, who="corruptions")
     return found
@@ -86,15 +86,17 @@ def pictures_of(seen: MetricContext, most: int = EXAMPLES) -> CorruptibleImages:
 
 def _from_zero_to_one(found: CorruptibleImages) -> CorruptibleImages:
     """The same, as floats where bytes do not mean 0 to 255: those of scikit-learn's digits end at 16."""
-    scale = found.reads.scale if isinstance(found.reads, NormalizeImages) else 1 / 255
+    scale = found.preprocess.scale if isinstance(found.preprocess, NormalizeImages) else 1 / 255
     if found.batches[0].inputs.is_floating_point() or abs(255 * scale - 1) < 1e-6:
         return found
     batches = [batch._replace(inputs=(batch.inputs.float() * scale).clamp(0, 1)) for batch in found.batches]
-    return CorruptibleImages(batches, _scaled(found.reads, scale), _scaled(found.teacher, scale))
+    return CorruptibleImages(batches, _scaled(found.preprocess, scale), _scaled(found.teacher, scale))
 
 
-def _scaled(reads: Reads, scale: float) -> Reads:
-    return replace(reads, scale=reads.scale / scale) if isinstance(reads, NormalizeImages) else reads
+def _scaled(preprocess: Preprocess, scale: float) -> Preprocess:
+    return (
+        replace(preprocess, scale=preprocess.scale / scale) if isinstance(preprocess, NormalizeImages) else preprocess
+    )
 
 
 def _told(inputs: object) -> str:
@@ -121,12 +123,12 @@ def check_corruptions(seen: MetricContext, student: nn.Module) -> str:
     shown = pictures_of(seen)
     first = shown.batches[0]
     few = [first.rows(torch.arange(min(first.size, max(10, _TRIED // first.inputs[0].numel()))))]
-    asked = {"student": CorruptedPredictor(student, shown.reads), **_teacher(seen, shown)}
+    asked = {"student": CorruptedPredictor(student, shown.preprocess), **_teacher(seen, shown)}
     began = time.perf_counter()
     _ = robustness_of(asked, few, severities=[3])
     middle = time.perf_counter()
     for _name in CORRUPTIONS:
-        _ = predict(student, few, reads=shown.reads)
+        _ = predict(student, few, preprocess=shown.preprocess)
     once, again = middle - began, time.perf_counter() - middle
     more = len(arms_to_measure(seen.job, "")) * seen.job.seeds - 1
     seconds = (once + more * again) * len(SEVERITIES) * shown.examples / few[0].size
@@ -137,7 +139,10 @@ def corruptions_of(seen: MetricContext) -> dict[str, Any]:
     """The accuracy of teacher and students under every corruption at every severity, on the very same images."""
     job, shown = seen.job, pictures_of(seen)
     asked = {
-        arm: [CorruptedPredictor(load_student(job, seen.material, arm, seed), shown.reads) for seed in range(job.seeds)]
+        arm: [
+            CorruptedPredictor(load_student(job, seen.material, arm, seed), shown.preprocess)
+            for seed in range(job.seeds)
+        ]
         for arm in arms_to_measure(job, seen.judged)
     }
     both = {name: [one] for name, one in _teacher(seen, shown).items()} | asked

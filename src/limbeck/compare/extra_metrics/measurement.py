@@ -11,7 +11,7 @@ from limbeck.compare.extra_metrics.context import MetricContext
 from limbeck.compare.extra_metrics.corruptions import check_corruptions, corruptions_of
 from limbeck.compare.extra_metrics.groups import GroupsError, check_groups, groups_of
 from limbeck.compare.rank_zero import is_rank_zero
-from limbeck.compare.teacher_training import Watch
+from limbeck.compare.teacher_training import Callback
 from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
 
@@ -23,12 +23,12 @@ _MEASURED: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
 """By the name that a job gives it, which is the result's key too."""
 
 
-def check_also(seen: MetricContext, watch: Watch) -> None:
+def check_also(seen: MetricContext, callback: Callback) -> None:
     """Try what a job wants measured besides on models that have learnt nothing, and say what it will take.
 
     Args:
         seen: The job before anything is paid for.
-        watch: Told what will be measured, and on how much.
+        callback: Told what will be measured, and on how much.
 
     Raises:
         LimbeckError: If the data, or the models, are not of the kind that can be measured so, or nobody keeps the
@@ -47,22 +47,22 @@ def check_also(seen: MetricContext, watch: Watch) -> None:
         raise
     except LimbeckError as error:
         raise LimbeckError(f"also: {error}") from error
-    watch("say", f"Besides, at the end: {'; '.join(said)}.")
+    callback("say", f"Besides, at the end: {'; '.join(said)}.")
 
 
-def measure_extra(seen: MetricContext, watch: Watch) -> dict[str, Any]:
+def measure_extra(seen: MetricContext, callback: Callback) -> dict[str, Any]:
     """What a job wants measured besides, by name; of what fails now the sentence that says why.
 
     Everything is trained and paid for by now, so nothing that goes wrong here may take the result away.
 
     Args:
         seen: The job, all arms of which are done.
-        watch: Told when it begins.
+        callback: Told when it begins.
     """
     names = requested_metrics(seen.job.also, seen.material.data) if is_rank_zero(seen.job) else ()
     found: dict[str, Any] = {}
     for name in names:
-        watch("say", f"Measuring besides: {name}.")
+        callback("say", f"Measuring besides: {name}.")
         try:
             found[name] = _MEASURED[name](seen)
         except Exception as error:  # a device that is full, a disk that is gone: the students are trained all the same

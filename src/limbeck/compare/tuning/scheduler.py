@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher_training import Watch
+from limbeck.compare.teacher_training import Callback
 from limbeck.compare.tuning.results import place_of
 from limbeck.compare.tuning.sampler import propose
 from limbeck.compare.tuning.search_space import Space, Values
@@ -20,7 +20,7 @@ from limbeck.teachers import Teacher
 
 def all_trials(
     job: Job, spaces: Mapping[str, Space], starts: Mapping[str, Values], trials: int, out: Path,
-    material: ComparisonData, teacher: Teacher, watch: Watch,
+    material: ComparisonData, teacher: Teacher, callback: Callback,
 ) -> dict[str, list[Trial]]:  # fmt: skip
     """Every arm's trials, those that an earlier go has kept among them.
 
@@ -32,31 +32,35 @@ def all_trials(
         out: The search's folder.
         material: The data, without their test part.
         teacher: Who teaches.
-        watch: Told of every trial.
+        callback: Told of every trial.
     """
     searches = {
         arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
     }
     found = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
-    watch("trials", trials * len(spaces))
+    callback("trials", trials * len(spaces))
     for arm, done in found.items():
         for trial in done:
-            watch("trial", (arm, trial))
-    for arm, trial in _run_all(job, searches, found, trials, watch):
+            callback("trial", (arm, trial))
+    for arm, trial in _run_all(job, searches, found, trials, callback):
         found[arm].append(trial)
-        watch("trial", (arm, trial))
+        callback("trial", (arm, trial))
     return found
 
 
 def _run_all(
-    job: Job, searches: Mapping[str, Callable[..., Trial]], found: Mapping[str, list[Trial]], trials: int, watch: Watch
+    job: Job,
+    searches: Mapping[str, Callable[..., Trial]],
+    found: Mapping[str, list[Trial]],
+    trials: int,
+    callback: Callback,
 ) -> Iterator[tuple[str, Trial]]:
     if job.workers == 1:
         # Trial by trial, so that every arm of a search that was stopped has had as many.
         for number in range(trials):
             for arm, search in searches.items():
                 if len(found[arm]) == number:
-                    yield arm, search(found[arm], partial(_passed_on, watch, arm, number))
+                    yield arm, search(found[arm], partial(_passed_on, callback, arm, number))
         return
     each = [(arm, search, found[arm], trials) for arm, search in searches.items()]
     for arm, more in run_in_processes(_rest, each, workers=job.workers):
@@ -74,11 +78,11 @@ def _rest(arm: str, search: Callable[..., Trial], done: list[Trial], trials: int
 
 def _next(
     job: Job, arm: str, space: Space, start: Values, place: Path, material: ComparisonData, teacher: Teacher,
-    done: list[Trial], watch: Callable[[StepReport], None] | None,
+    done: list[Trial], callback: Callable[[StepReport], None] | None,
 ) -> Trial:  # fmt: skip
     values = propose(arm, space, start, done)
-    return run_trial(job, arm, len(done), values, place, material, teacher, watch)
+    return run_trial(job, arm, len(done), values, place, material, teacher, callback)
 
 
-def _passed_on(watch: Watch, arm: str, number: int, report: StepReport) -> None:
-    watch("report", (f"{arm}, trial {number}", report))
+def _passed_on(callback: Callback, arm: str, number: int, report: StepReport) -> None:
+    callback("report", (f"{arm}, trial {number}", report))

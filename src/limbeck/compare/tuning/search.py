@@ -15,7 +15,7 @@ from limbeck.compare.dry_run import dry_run
 from limbeck.compare.matched_label_smoothing import matched_smoothing
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
 from limbeck.compare.teacher_training import (
-    Watch,
+    Callback,
     ask,
     check_teacher,
     describe_accuracy,
@@ -50,7 +50,7 @@ def tune(
     *,
     trials: int = 20,
     ranges: Mapping[str, SearchRange | Ends] | None = None,
-    watch: Watch = lambda kind, what: None,
+    callback: Callback = lambda kind, what: None,
 ) -> dict[str, Any]:
     """Choose every arm's settings on development data: so many trials for each, the baselines too.
 
@@ -63,7 +63,7 @@ def tune(
         job: What is asked; its ``out`` is the search's folder.
         trials: How many settings each arm tries, the job's own among them.
         ranges: Between which values a parameter is searched, by its name, in place of the usual ones.
-        watch: Told what happens meanwhile.
+        callback: Told what happens meanwhile.
 
     Returns:
         What was found, of JSON values: ``arms`` by name with the trials, the best of them and the cost; ``best``, the
@@ -83,20 +83,20 @@ def tune(
     teacher, models = open_teacher(job, material)
     check_ends(job, made, teacher)
     dry_run(job, material, teacher, models)
-    verify_files(material, watch)
+    verify_files(material, callback)
     out.mkdir(parents=True, exist_ok=True)
-    watch("say", _said(job, material, trials))
+    callback("say", _said(job, material, trials))
     with lock_folder(job, out):
         asked = time.perf_counter()
-        train_teacher(models, job, material, out, watch)
-        taught = _judge(job, teacher, material, watch)
+        train_teacher(models, job, material, out, callback)
+        taught = _judge(job, teacher, material, callback)
         taught["seconds"] = round(time.perf_counter() - asked, 3)
         smoothing = matched_smoothing(job, teacher, material)
         spaces = spaces_of(job, made, smoothing=smoothing)
         claim_place(job, spaces, out)
         starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
-        _build_answers(job, spaces, material, teacher, watch)
-        found = all_trials(job, spaces, starts, trials, out, material, teacher, watch)
+        _build_answers(job, spaces, material, teacher, callback)
+        found = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
         for name, text in job_files(job, best_job(job, found, out), out).items():
             write(out / name, text)
         result = to_json_safe(result_of(job, material, spaces, found, taught, out))
@@ -150,17 +150,17 @@ def _check_development(material: ComparisonData) -> None:
         )
 
 
-def _judge(job: Job, teacher: Teacher, material: ComparisonData, watch: Watch) -> dict[str, Any]:
+def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callback) -> dict[str, Any]:
     if not job.teacher.check:
         return {"accuracy": None}
     logits = ask(teacher, material.development, material)
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    watch("say", describe_accuracy(found, material.development.labels))
+    callback("say", describe_accuracy(found, material.development.labels))
     return {"accuracy": found}
 
 
 def _build_answers(
-    job: Job, spaces: Mapping[str, Space], material: ComparisonData, teacher: Teacher, watch: Watch
+    job: Job, spaces: Mapping[str, Space], material: ComparisonData, teacher: Teacher, callback: Callback
 ) -> None:  # fmt: skip
     """Side by side, processes could not add to one store."""
     if job.cache is None or job.workers == 1:
@@ -169,4 +169,4 @@ def _build_answers(
     for arm, space in spaces.items():
         if "epochs" in space:
             longest = with_values(longest, arm, {"epochs": int(space["epochs"].high)})
-    ask_all(longest, material, teacher, watch)
+    ask_all(longest, material, teacher, callback)

@@ -51,7 +51,7 @@ class Trial(NamedTuple):
 
 def run_trial(
     job: Job, arm: str, number: int, values: Values, place: Path, material: ComparisonData, teacher: Teacher,
-    watch: Callable[[StepReport], None] | None = None,
+    callback: Callable[[StepReport], None] | None = None,
 ) -> Trial:  # fmt: skip
     """Train the arm's student with these values and judge it on development data.
 
@@ -65,7 +65,7 @@ def run_trial(
         place: The arm's folder; the run's own is inside, and goes when the trial is done.
         material: The data, without their test part.
         teacher: Who teaches.
-        watch: Told every report.
+        callback: Told every report.
     """
     given = with_values(job, arm, values)
     folder = place / f"trial-{number}-{_digest(values)}"
@@ -76,9 +76,9 @@ def run_trial(
     found: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
     try:
         for report in with_trackers(run, given, f"{arm.replace(' ', '-')}/trial-{number}"):
-            if watch is not None:
-                watch(report)
-        answers = predict(run.student, eval_batches(material.development), reads=material.data.reads)
+            if callback is not None:
+                callback(report)
+        answers = predict(run.student, eval_batches(material.development), preprocess=material.data.preprocess)
         found |= measure_student(answers, ("accuracy", "nll"))
     except DivergedError:
         pass

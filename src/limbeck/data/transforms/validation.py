@@ -109,7 +109,7 @@ def check_pixels(images: Tensor, *, who: str) -> None:
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"{who} wants bytes, or floats from 0 to 1; these go from {low:g} to {high:g}. Scale them before, and "
-            "standardize after it: reads=lb.NormalizeImages(mean=..., std=..., scale=1)."
+            "standardize after it: preprocess=lb.NormalizeImages(mean=..., std=..., scale=1)."
         )
 
 

@@ -14,16 +14,16 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
     found = np.concatenate([np.load(p) if p.suffix == ".npy" else picture(p, wanted)[None] for p in paths])
     if told.get("reads_included"):  # bytes as the data hold them
         return found[:, None] if shape is not None and found.ndim == len(shape) - 1 else found
-    reads = told.get("reads") or {}
-    if reads.get("reads") != "pixels":
+    preprocess = told.get("preprocess") or {}
+    if preprocess.get("preprocess") != "pixels":
         return found.astype(np.float32)
-    if reads.get("channels_last") and found.ndim == 4:
+    if preprocess.get("channels_last") and found.ndim == 4:
         found = found.transpose(0, 3, 1, 2)
-    if found.ndim == 3 and (reads.get("channel", True) or len(reads["mean"]) > 1):
+    if found.ndim == 3 and (preprocess.get("channel", True) or len(preprocess["mean"]) > 1):
         found = found[:, None]
     flat = found.ndim == 3
-    mean, std = (reads[name][0] if flat else np.array(reads[name])[:, None, None] for name in ("mean", "std"))
-    return ((found * reads["scale"] - mean) / std).astype(np.float32)
+    mean, std = (preprocess[name][0] if flat else np.array(preprocess[name])[:, None, None] for name in ("mean", "std"))
+    return ((found * preprocess["scale"] - mean) / std).astype(np.float32)
 
 
 def picture(path: Path, wanted: list[int]) -> np.ndarray:

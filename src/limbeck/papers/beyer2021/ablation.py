@@ -15,7 +15,7 @@ from limbeck.engine import distill
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Cnn, seeded
-from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teachers_reads
+from limbeck.papers.beyer2021.teacher_views import PIXELS, WAYS, stream, teacher_preprocess
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
 from limbeck.papers.subset import fewer, renumbered
 from limbeck.recipe import Optimizer, Recipe
@@ -69,7 +69,7 @@ def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) ->
     """One student, taught in one of the ways; no label is read."""
     teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
     teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
-    asked = ModelTeacher(teacher, reads=teachers_reads(examples, way, seed))
+    asked = ModelTeacher(teacher, preprocess=teacher_preprocess(examples, way, seed))
     recipe = make("function_matching", teacher=asked)
     _run(desk, student, recipe, stream(examples, way, seed), seed=seed, epochs=epochs)
     shown, taught = _shown(student, quick), _shown(teacher, quick)
@@ -82,12 +82,12 @@ def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) ->
 def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, source: ShuffledLoader, *, seed: int, epochs: int) -> None:
     distill(
         net, recipe, source, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimizer=_OPTIMIZER,
-        reads=PIXELS, precision="bf16-mixed", accelerator="cpu", log_every=100, checkpoint_seconds=60.0, workers=1,
+        preprocess=PIXELS, precision="bf16-mixed", accelerator="cpu", log_every=100, checkpoint_seconds=60.0, workers=1,
     ).finish()  # fmt: skip
 
 
 def _shown(net: nn.Module, quick: bool) -> Tensor:
-    return predict(net, ShuffledLoader(fashion(quick).test, batch_size=500, shuffle=False), reads=PIXELS).student
+    return predict(net, ShuffledLoader(fashion(quick).test, batch_size=500, shuffle=False), preprocess=PIXELS).student
 
 
 def _accuracy(shown: Tensor, quick: bool) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.batch import Batch, Inputs
 from limbeck.data import Chain, Crop, Dataset, Flip, Mixup, NormalizeImages, ShuffledLoader, Transform
 from limbeck.errors import DataError
-from limbeck.teachers import Reads
+from limbeck.teachers import Preprocess
 
 BATCH = 64
 PIXELS = NormalizeImages((0.286,), (0.353,))
@@ -29,7 +29,7 @@ def stream(examples: Dataset, way: str, seed: int) -> ShuffledLoader:
     return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=views(seed), mix=mix)
 
 
-def teachers_reads(examples: Dataset, way: str, seed: int) -> Reads:
+def teacher_preprocess(examples: Dataset, way: str, seed: int) -> Preprocess:
     """What the teacher sees of it."""
     if way == "fixed targets":
         return Original(examples)

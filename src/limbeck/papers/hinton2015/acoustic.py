@@ -62,9 +62,9 @@ def train(
     epochs: int,
     batch: int = _BATCH,
     lr: float | None = None,
-    watch: Callable[[Run], Any] = lambda run: None,
+    callback: Callable[[Run], Any] = lambda run: None,
 ) -> None:
-    """Train `net`, or go on where that was interrupted; `watch` is called after each epoch.
+    """Train `net`, or go on where that was interrupted; `callback` is called after each epoch.
 
     `lr` is 0.001 for batches of 256 and 0.002 for batches of 512, if it is not given.
     """
@@ -85,14 +85,14 @@ def train(
         workers=1,
     )
     for _ in run:
-        watch(run)
+        callback(run)
 
 
 def soft_targets(model: nn.Module | Teacher, examples: Dataset) -> Float[Tensor, "frames classes"]:
     """The logits for every example, in their order."""
     source = ShuffledLoader(examples, batch_size=_ASKED, shuffle=False)
     teacher = as_teacher(model)
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=lambda b: b.inputs) as answer:
+    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as answer:
         return torch.cat([answer(batch)[LOGITS].float() for batch in source.batches(0, 0)])
 
 

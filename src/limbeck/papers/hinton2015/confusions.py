@@ -65,7 +65,9 @@ def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) 
     net.eval()
     generalist, stream = ModelTeacher(net), source(data.train, seed)
     unseen = ShuffledLoader(data.train, batch_size=500, shuffle=False)
-    groups = confusion_groups(generalist, unseen, clusters=SPECIALISTS, size=SIZE, reads=data.reads, seed=seed)
+    groups = confusion_groups(
+        generalist, unseen, clusters=SPECIALISTS, size=SIZE, preprocess=data.preprocess, seed=seed
+    )
     recipe = training(generalist, groups, stream, epochs=epochs)
     models = _run(desk, {"generalist": net}, recipe, stream, data, seed=seed, optimizer=FURTHER)
     together = combined(generalist, groups, stream, active=_ACTIVE)
@@ -82,14 +84,15 @@ def _run(
     **setting: Any,
 ) -> Any:
     run = distill(
-        models, recipe, stream, out=desk.folder / "run", resume=True, reads=data.reads, precision="bf16-mixed",
+        models, recipe, stream, out=desk.folder / "run", resume=True, preprocess=data.preprocess,
+        precision="bf16-mixed",
         accelerator="cpu", log_every=50, checkpoint_seconds=60.0, workers=1, **setting,
     )  # fmt: skip
     return run.finish().models
 
 
 def _kept(desk: TaskFolder, net: nn.Module, data: DataSplits) -> Figures:
-    shown = predict(net, _whole(data.test), reads=data.reads).student
+    shown = predict(net, _whole(data.test), preprocess=data.preprocess).student
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
     save_file({"test": shown}, desk.folder / _SHOWN)
     return {"accuracy": _accuracy(shown, _labels(data))}
@@ -125,7 +128,7 @@ def _judged(together: Specialists, groups: Groups, data: DataSplits) -> Figures:
 
 def _asked(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
     """Its logits for the test part, and the milliseconds that an example took, read and answered."""
-    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), reads=data.reads) as answer:
+    with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=data.preprocess) as answer:
         began = time.perf_counter()
         shown = torch.cat([answer(batch)[LOGITS].float() for batch in _whole(data.test)])
         return shown, 1000 * (time.perf_counter() - began) / len(shown)

@@ -54,7 +54,7 @@ def overfit(desk: TaskFolder, *, seed: int, epochs: int) -> Figures:
         if accuracy > _accuracy_of(best):
             save(net, best, metadata={"dev_frame_accuracy": accuracy, "epoch": run.history[-1].epoch + 1})
 
-    train(desk, net, make("supervised"), examples, seed=seed, epochs=epochs, batch=_BATCH, watch=keep)
+    train(desk, net, make("supervised"), examples, seed=seed, epochs=epochs, batch=_BATCH, callback=keep)
     found: dict[str, Any] = dict(judge_model(net, desk.of(FRAMES), train=examples))
     stopped = judge_model(load(best), desk.of(FRAMES), train=examples)
     found |= {f"stopped_{name}": value for name, value in stopped.items()}

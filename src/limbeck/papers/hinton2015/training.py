@@ -143,7 +143,7 @@ def _train(
         seed=seed,
         epochs=epochs,
         optimizer=optimizer,
-        reads=READS,
+        preprocess=READS,
         precision=PRECISION,
         accelerator="cpu",
         log_every=100,

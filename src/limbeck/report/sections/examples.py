@@ -72,7 +72,7 @@ def _text(text: str) -> Markup:
 
 def _top(data: DataSplits) -> float:
     """The byte that is white: 255, or 16 for pictures of 17 shades."""
-    scale = getattr(data.reads, "scale", None)
+    scale = getattr(data.preprocess, "scale", None)
     return 1 / scale if isinstance(scale, float) and 0 < scale <= 1 else 255.0
 
 
