@@ -60,7 +60,7 @@ def student() -> nn.Module:
 
 
 def patient(
-    *, network: nn.Module | None = None, recipe: Recipe | None = None, learner: Any = student, teacher: Any = None,
+    *, network: nn.Module | None = None, recipe: Recipe | None = None, trainer: Any = student, teacher: Any = None,
     data: ArrayDataset | None = None, setting: TrainConfig | None = None, **changes: Any,
 ) -> CheckContext:  # fmt: skip
     """A sound job, but for what is changed."""
@@ -69,7 +69,7 @@ def patient(
     train = data or points()
     source = ShuffledLoader(train, batch_size=16)
     arm = CheckedArm(
-        "distilled", lambda: {"student": learner()}, recipe or hinton_of(teacher), source,
+        "distilled", lambda: {"student": trainer()}, recipe or hinton_of(teacher), source,
         setting or TrainConfig(epochs=2),
     )  # fmt: skip
     whole: dict[str, Any] = {

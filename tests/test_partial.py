@@ -175,14 +175,14 @@ def test_a_kernel_that_cannot_be_served_is_refused_at_once(name, refused):
     for one in refused:
         with pytest.raises(LimbeckError, match=rf"{one.__name__} cannot be computed {other}.*'quantized'"):
             Loss(one).fit(student, teacher, Batch(None, id=torch.arange(5)))
-        assert make_encoding(name, classes=9, **NAMES[name]).unsound(one)
+        assert make_encoding(name, classes=9, **NAMES[name]).invalid_reason(one)
 
 
 @both
 def test_what_reads_no_teacher_or_is_declared_is_sound(name):
     one = make_encoding(name, classes=9, **NAMES[name])
-    assert one.unsound(K.kl_divergence) is None
-    assert one.unsound(K.cross_entropy) is None
+    assert one.invalid_reason(K.kl_divergence) is None
+    assert one.invalid_reason(K.cross_entropy) is None
 
 
 def test_a_kernel_of_ones_own_may_declare_itself():
@@ -261,8 +261,8 @@ class Kept(Teacher):
     def __init__(self, name: str = "top-k", *, bad: bool = False) -> None:
         self.name, self.bad = name, bad
 
-    def prepare(self, needs, *, device, preprocess):
-        for address in needs - {"logits"}:
+    def prepare(self, requires, *, device, preprocess):
+        for address in requires - {"logits"}:
             raise missing(address, ["logits"])
         return nullcontext(self._answer)
 

@@ -47,12 +47,13 @@ class PartialLogits(ABC):
         """The kernel's values, one for each row of the student's logits.
 
         Raises:
-            LimbeckError: If the student's logits are not of the same rows and classes, or the kernel is `unsound` here.
+            LimbeckError: If the student's logits are not of the same rows and classes, or the kernel is
+            `invalid_reason` here.
         """
 
     @classmethod
     @abstractmethod
-    def unsound(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel) -> str | None:
         """Why a kernel cannot be computed from answers of this kind, and what to store instead; None where it can."""
 
     @property
@@ -85,7 +86,7 @@ class PartialLogits(ABC):
         return f"{type(self).__name__}({list(self.shape)})"
 
     def _check(self, student: Tensor, kernel: Kernel) -> None:
-        why = self.unsound(kernel)
+        why = self.invalid_reason(kernel)
         if why:
             raise LimbeckError(why)
         if student.shape != self.shape:
@@ -171,7 +172,7 @@ class TopKLogits(PartialLogits):
         return kernel(coarse_logits(student, self.ids, temperature=temperature), self.coarse(temperature), **hyper)
 
     @classmethod
-    def unsound(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel) -> str | None:
         """Only divergences between two softmaxes keep their meaning when classes are merged."""
         if getattr(kernel, "divergence", False) or not _reads_teacher(kernel):
             return None
@@ -250,7 +251,7 @@ class SampledLogits(PartialLogits):
         return estimate(student, ids=self.ids, weights=weights, entropy=entropy, **hyper)
 
     @classmethod
-    def unsound(cls, kernel: Kernel) -> str | None:
+    def invalid_reason(cls, kernel: Kernel) -> str | None:
         """Only what is linear in the teacher's probabilities can be estimated without bias."""
         if getattr(kernel, "sampled", None) is not None or not _reads_teacher(kernel):
             return None

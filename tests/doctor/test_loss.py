@@ -113,8 +113,8 @@ def test_batch_statistics_of_micro_batches_are_said():
     def normalized():
         return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4))
 
-    assert found("split batch", learner=normalized).state == "ok"
-    one = found("split batch", learner=normalized, setting=TrainConfig(epochs=2, accumulate=2))
+    assert found("split batch", trainer=normalized).state == "ok"
+    one = found("split batch", trainer=normalized, setting=TrainConfig(epochs=2, accumulate=2))
     assert one.state == "look"
     assert "BatchNorm" in one.sentence
 
@@ -137,7 +137,7 @@ class Half(nn.Module):
 
 def test_parameters_that_never_learn_are_named():
     assert found("unused parameters").value == {"distilled": 0}
-    one = found("unused parameters", learner=Half)
+    one = found("unused parameters", trainer=Half)
     assert one.state == "look"
     assert one.value == {"distilled": 2}
     assert "forgotten.weight" in one.sentence
@@ -147,7 +147,7 @@ def test_parameters_that_never_learn_are_named():
         model.forgotten.requires_grad_(False)
         return model
 
-    assert found("unused parameters", learner=rested).state == "ok"
+    assert found("unused parameters", trainer=rested).state == "ok"
 
 
 def test_what_a_first_stage_does_not_reach_a_later_one_may():

@@ -106,9 +106,9 @@ def test_a_row_of_nan_is_no_answer_of_a_teacher():
 
     told = teacher_checks.check_accuracy(patient(network=Broken()))
     assert (told.state, told.value) == ("wrong", 0.0)
-    steady = teacher_checks.check_deterministic(patient(network=Broken()))
-    assert steady.state == "wrong"
-    assert "NaN for 32 of 32 examples" in steady.sentence
+    is_deterministic = teacher_checks.check_deterministic(patient(network=Broken()))
+    assert is_deterministic.state == "wrong"
+    assert "NaN for 32 of 32 examples" in is_deterministic.sentence
 
 
 class Drawing(Sure):
@@ -142,7 +142,7 @@ class Counting(Sure):
 class Leaking(ModelTeacher):
     """A teacher that somebody wrote without a thought of gradients."""
 
-    def prepare(self, needs, *, device, preprocess):
+    def prepare(self, requires, *, device, preprocess):
         return nullcontext(lambda batch: Outputs(logits=self.model(preprocess(batch))))
 
 
@@ -162,7 +162,7 @@ def test_a_gradient_in_the_teacher_is_found():
 
 def test_layers_that_teacher_and_student_share_are_found():
     network = Sure()
-    one = found("teacher untouched", network=network, learner=lambda: nn.Sequential(nn.Identity(), network.inner))
+    one = found("teacher untouched", network=network, trainer=lambda: nn.Sequential(nn.Identity(), network.inner))
     assert one.state == "wrong"
     assert "teacher and student alike" in one.sentence
 

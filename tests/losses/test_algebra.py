@@ -92,10 +92,10 @@ def test_what_composes_is_an_objective(parts):
 
 def test_needs_add_whatever_the_weight(parts):
     a, b, c = parts
-    assert (a + b).needs == a.needs | b.needs
-    assert (a + 0 * (b + ramp(1.0) * c)).needs == a.needs | b.needs | c.needs
-    assert a.needs == Requirements(frozenset({"logits"}), frozenset(), frozenset({"labels"}))
-    assert c.needs == Requirements(frozenset({"hidden"}), frozenset({"hint"}), frozenset())
+    assert (a + b).requires == a.requires | b.requires
+    assert (a + 0 * (b + ramp(1.0) * c)).requires == a.requires | b.requires | c.requires
+    assert a.requires == Requirements(frozenset({"logits"}), frozenset(), frozenset({"labels"}))
+    assert c.requires == Requirements(frozenset({"hidden"}), frozenset({"hint"}), frozenset())
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
@@ -250,7 +250,7 @@ def test_a_hyper_parameter_without_default_must_be_given():
 
     with pytest.raises(LimbeckError, match=r"needs a value for margin: Loss\(\.\.\., margin="):
         Loss(gap)
-    assert Loss(gap, margin=0.1).needs.student == {"logits"}
+    assert Loss(gap, margin=0.1).requires.student == {"logits"}
 
 
 def test_the_sum_of_a_list_is_an_objective():

@@ -215,7 +215,7 @@ def test_totals_of_many_rows_are_exact():
 
 
 def test_units_and_directions_are_declared():
-    declared = {name: (f.unit, f.higher_is_better, f.needs) for name, f in MEASURES.items()}
+    declared = {name: (f.unit, f.higher_is_better, f.requires) for name, f in MEASURES.items()}
     assert declared == {
         "accuracy": ("fraction", True, ("labels",)),
         "top5": ("fraction", True, ("labels",)),
@@ -240,8 +240,8 @@ def test_units_and_directions_are_declared():
 
 def test_what_is_lacking_is_said():
     logits = torch.zeros(2, 3)
-    for name in (name for name in MEASURES if MEASURES[name].needs):
-        lacking = MEASURES[name].needs[0]
+    for name in (name for name in MEASURES if MEASURES[name].requires):
+        lacking = MEASURES[name].requires[0]
         with pytest.raises(LimbeckError, match=f"'{name}' needs {lacking}"):
             MEASURES[name](Predictions(logits))
     with pytest.raises(LimbeckError, match="student has 3, the teacher 4"):
@@ -269,7 +269,7 @@ def test_a_student_of_no_numbers_is_never_right():
 
 
 def test_a_measure_of_ones_own():
-    @metric(unit="nats", higher_is_better=False, needs=())
+    @metric(unit="nats", higher_is_better=False, requires=())
     def margin(predictions):
         """The largest logit less the second."""
         first, second = predictions.student.topk(2).values.unbind(1)

@@ -22,7 +22,7 @@ from waiting import within
 
 SUM = merged(
     [
-        Task("sum", partial(count, number=1, after=("a", "b/c")), needs=("a", "b/c"), seconds=2),
+        Task("sum", partial(count, number=1, after=("a", "b/c")), requires=("a", "b/c"), seconds=2),
         Task("a", partial(count, number=10), seconds=1),
         Task("b/c", partial(count, number=100), seconds=3),
     ]
@@ -83,7 +83,7 @@ def test_the_estimate_is_the_longest_chain_or_the_work_of_all(tmp_path):
 
 
 def test_a_task_that_cannot_be_done_says_why_and_keeps_what_others_did(tmp_path):
-    tasks = merged([SUM["a"], Task("broken", refuse, needs=("a",))])
+    tasks = merged([SUM["a"], Task("broken", refuse, requires=("a",))])
     with pytest.raises(LimbeckError, match="broken: the data are not there"):
         Scheduler(tmp_path, workers=1).run(tasks, lambda _: None)
     assert (tmp_path / "a" / "result.json").is_file()
@@ -97,9 +97,9 @@ def test_a_process_that_is_killed_is_told_of_in_a_sentence(tmp_path):
 
 def test_a_need_that_is_no_task_and_a_circle_are_refused():
     with pytest.raises(LimbeckError, match="'b', which is no task"):
-        merged([Task("a", nap, needs=("b",))])
+        merged([Task("a", nap, requires=("b",))])
     with pytest.raises(LimbeckError, match="a -> b -> a"):
-        merged([Task("a", nap, needs=("b",)), Task("b", nap, needs=("a",))])
+        merged([Task("a", nap, requires=("b",)), Task("b", nap, requires=("a",))])
 
 
 _STAY = """

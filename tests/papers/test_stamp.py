@@ -35,7 +35,7 @@ def package(tmp_path, monkeypatch):
 
 def stamp(seed: int = 0, before: int = 0) -> str:
     do = importlib.import_module("papers2015.work").do
-    tasks = [Task("first", partial(do, seed=before)), Task("second", partial(do, seed=seed), needs=("first",))]
+    tasks = [Task("first", partial(do, seed=before)), Task("second", partial(do, seed=seed), requires=("first",))]
     return task_hash(merged(tasks))["second"]
 
 

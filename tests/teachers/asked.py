@@ -39,17 +39,17 @@ def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> Shu
     return ShuffledLoader(examples(count), batch_size=batch_size, seed=seed, **how)
 
 
-def ask(teacher, stream, *, epochs=(0,), needs=("logits",), preprocess=unchanged):
+def ask(teacher, stream, *, epochs=(0,), requires=("logits",), preprocess=unchanged):
     """The answers of some epochs by (view, example)."""
     found = {}
-    teacher.expect(stream, preprocess)
-    with teacher.prepare(frozenset(needs), device=CPU, preprocess=preprocess) as answer:
+    teacher.attach_loader(stream, preprocess)
+    with teacher.prepare(frozenset(requires), device=CPU, preprocess=preprocess) as answer:
         for epoch in epochs:
             for batch in stream.batches(epoch, 0):
                 shown = answer(batch)
                 views = [None] * batch.size if batch.view is None else batch.view.tolist()
                 for place, (id, view) in enumerate(zip(batch.id.tolist(), views, strict=True)):
-                    found[view, id] = {address: shown[address][place] for address in needs}
+                    found[view, id] = {address: shown[address][place] for address in requires}
     return found
 
 

@@ -92,12 +92,12 @@ def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
     for key in live:
         torch.testing.assert_close(kept[key]["logits"], live[key]["logits"])
     for _ in range(2):
-        shown = ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), needs=("logits", "body"))
+        shown = ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), requires=("logits", "body"))
         assert shown[None, 3]["body"].shape == (8,)
-    hint = ask(ModelTeacher(nets[0]), source(), needs=("body",))[None, 3]
+    hint = ask(ModelTeacher(nets[0]), source(), requires=("body",))[None, 3]
     torch.testing.assert_close(shown[None, 3]["body"], hint["body"], atol=2e-3, rtol=2e-3)
     with pytest.raises(LimbeckError, match=r"another set of addresses \(answers\)"):
-        ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), needs=("out:in",))
+        ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), requires=("out:in",))
 
 
 def hinted(teacher, stream):
@@ -124,11 +124,11 @@ def test_all_stages_addresses_are_asked_at_once(tmp_path):
 def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
     net = Counting()
     kept = CachedTeacher(net, tmp_path / "s", addresses=["body"])
-    kept.expect(source(), unchanged)
+    kept.attach_loader(source(), unchanged)
     with kept.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
         answer(next(source().batches(0, 0)))
     assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(), preprocess=unchanged))) == 3
-    found = ask(CachedTeacher(None, tmp_path / "s"), source(), needs=("logits", "body"))
+    found = ask(CachedTeacher(None, tmp_path / "s"), source(), requires=("logits", "body"))
     with torch.no_grad():
         whole = net.body(examples().take(torch.arange(24)).inputs.flatten(1))
     torch.testing.assert_close(torch.stack([found[None, i]["body"] for i in range(24)]), whole, rtol=0, atol=2e-3)
@@ -212,7 +212,7 @@ def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
 def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
     net, stream = Counting(), source(shuffle=False)
     teacher = CachedTeacher(net, tmp_path / "s")
-    teacher.expect(stream, unchanged)
+    teacher.attach_loader(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
     list(
         fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged)
@@ -290,7 +290,7 @@ def interrupted(answer, stream):
 def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
     net, stream = Counting(), source()
     teacher = CachedTeacher(net, tmp_path / "s")
-    teacher.expect(stream, unchanged)
+    teacher.attach_loader(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
     with pytest.raises(KeyboardInterrupt), opened as answer:
         interrupted(answer, stream)

@@ -118,7 +118,7 @@ def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
         source = ShuffledLoader(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
         assert not source.fixed
         teacher = CachedTeacher(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
-        teacher.expect(source, unchanged)
+        teacher.attach_loader(source, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
             answer(next(source.batches(0, 0)))
             batch = next(source.batches(1, 0))

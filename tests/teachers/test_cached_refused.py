@@ -140,7 +140,7 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
     with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
         ask(CachedTeacher(None, tmp_path / "none"), source())
     with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
-        ask(CachedTeacher(Counting(), tmp_path), source(), needs=("bodi",))
+        ask(CachedTeacher(Counting(), tmp_path), source(), requires=("bodi",))
 
 
 def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):

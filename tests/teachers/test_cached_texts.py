@@ -72,7 +72,7 @@ def test_texts_are_kept_without_their_padding(tmp_path):
     for seed in range(3):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=2, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding="float32")
-        teacher.expect(stream, unchanged)
+        teacher.attach_loader(stream, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
             for batch in stream.batches(0, 0):
                 shown = answer(batch)["logits"]
@@ -106,7 +106,7 @@ def test_it_does_not_matter_where_the_padding_is(side, encoding, tmp_path):
     for size, seed in ((2, 0), (3, 1), (6, 2)):
         stream = Changed(ShuffledLoader(ArrayDataset(words), batch_size=size, seed=seed), padded)
         teacher = CachedTeacher(net, tmp_path / "s", encoding=spec)
-        teacher.expect(stream, unchanged)
+        teacher.attach_loader(stream, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
             for batch in stream.batches(0, 0):
                 shown = answer(batch)

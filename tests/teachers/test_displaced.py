@@ -14,8 +14,8 @@ from limbeck.teachers import CachedTeacher, read_inputs
 CPU = torch.device("cpu")
 
 
-def asked(teacher, batch, needs=("logits",)):
-    with teacher.prepare(frozenset(needs), device=CPU, preprocess=read_inputs) as answer:
+def asked(teacher, batch, requires=("logits",)):
+    with teacher.prepare(frozenset(requires), device=CPU, preprocess=read_inputs) as answer:
         return answer(batch)
 
 
@@ -41,7 +41,7 @@ def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path)
     net, source = nn.Linear(4, 3), ShuffledLoader(ArrayDataset(torch.randn(12, 4)), batch_size=4)
     displaced = ShuffledTeacher(CachedTeacher(net, tmp_path / "s", encoding="float32"))
     for _ in range(2):
-        displaced.expect(source, read_inputs)
+        displaced.attach_loader(source, read_inputs)
         with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
             for batch in source.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
@@ -61,6 +61,6 @@ def test_it_is_bound_hashed_and_described_as_what_it_is():
 
 def test_batches_of_one_are_refused():
     with pytest.raises(LimbeckError, match="batches need two"):
-        ShuffledTeacher(nn.Linear(4, 3)).expect(
+        ShuffledTeacher(nn.Linear(4, 3)).attach_loader(
             ShuffledLoader(ArrayDataset(torch.zeros(3, 4)), batch_size=1), read_inputs
         )

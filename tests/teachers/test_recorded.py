@@ -19,8 +19,8 @@ CPU = torch.device("cpu")
 
 
 def answer(teacher: PrecomputedTeacher, batch: Batch, *addresses: str):
-    needs = frozenset(addresses or ("logits",))
-    with teacher.prepare(needs, device=CPU, preprocess=lambda b: b.inputs) as ask:
+    requires = frozenset(addresses or ("logits",))
+    with teacher.prepare(requires, device=CPU, preprocess=lambda b: b.inputs) as ask:
         return ask(batch)
 
 

@@ -104,7 +104,7 @@ class Infinite(Loss):
         (Deaf(cross_entropy), "does not depend on what the student shows"),
         (Infinite(cross_entropy), "cross_entropy is inf"),
     ],
-    ids=["needs", "count", "split", "mask", "reach", "finite"],
+    ids=["requires", "count", "split", "mask", "reach", "finite"],
 )
 def test_broken_objectives_are_caught(objective, sentence):
     with breaks(sentence):
@@ -141,7 +141,7 @@ def test_right_teachers_pass(teacher):
 
 def test_a_teacher_with_an_inside_passes():
     teacher = ModelTeacher(nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 3)))
-    check_teacher(teacher, BATCH, needs=frozenset({"logits", "0", "1:in"}))
+    check_teacher(teacher, BATCH, requires=frozenset({"logits", "0", "1:in"}))
 
 
 class Own(Teacher):
@@ -152,8 +152,8 @@ class Own(Teacher):
         self.broken = broken
         self.asked = itertools.count()
 
-    def prepare(self, needs, *, device, preprocess):
-        if needs != {"logits"} and "accepts" not in self.broken:
+    def prepare(self, requires, *, device, preprocess):
+        if requires != {"logits"} and "accepts" not in self.broken:
             raise MissingSignalError("only logits")
         return self.opened(preprocess)
 

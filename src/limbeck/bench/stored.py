@@ -112,10 +112,10 @@ class _Whole(Teacher):
         self._live, self._size = ModelTeacher(model), size
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """As the live teacher does."""
-        return self._answering(self._live.prepare(needs, device=device, preprocess=preprocess))
+        return self._answering(self._live.prepare(requires, device=device, preprocess=preprocess))
 
     @contextmanager
     def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:

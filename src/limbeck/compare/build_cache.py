@@ -78,10 +78,10 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
         asked = with_cache(job, teacher)
         source = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
         for stage in recipe_of(job, arm, asked).stages():
-            if stage.teacher is asked and (needs := stage.objective.needs.teacher):
+            if stage.teacher is asked and (requires := stage.objective.requires.teacher):
                 preprocess = stage.preprocess or material.data.preprocess
-                asked.expect(source, preprocess)
-                asked.prepare(needs, device=torch.device("cpu"), preprocess=preprocess)
+                asked.attach_loader(source, preprocess)
+                asked.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
 
 
 def check(job: Job, *, sample: int, seed: int) -> CacheVerification:

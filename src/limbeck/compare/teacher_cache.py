@@ -50,7 +50,7 @@ def cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
     """The teacher, in front of it a store that keeps what the methods of all arms read."""
     cache = job.cache or CacheSettings()
     objectives = _objectives_of(job, teacher)
-    addresses = frozenset().union(*(objective.needs.teacher for objective in objectives))
+    addresses = frozenset().union(*(objective.requires.teacher for objective in objectives))
     store = CachedTeacher(teacher, where, encoding=cache.encoding, through=cache.through, addresses=addresses)
     store.serve(frozenset().union(*(objective.temperatures for objective in objectives)))
     return store

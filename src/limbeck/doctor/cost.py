@@ -49,16 +49,16 @@ def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module
     source = group.stages[0].source or arm.source
     source.bind(models)
     with ExitStack() as stack:
-        learners = [stack.enter_context(_learner(stage, arm, models, patient, source)) for stage in group.stages]
+        learners = [stack.enter_context(_trainer(stage, arm, models, patient, source)) for stage in group.stages]
 
         def step(window: list[Batch]) -> None:
-            for learner in learners:
-                learner.step([batch.to(patient.device) for batch in window], Progress(), measure=False)
+            for trainer in learners:
+                trainer.step([batch.to(patient.device) for batch in window], Progress(), measure=False)
 
         windows = _windows(source, arm.setting.accumulate)
         kept = _kept(lambda: step(next(windows)[:1]))
         seconds = list(_timed(windows, step, patient))
-        held = kept + sum(_held(learner) for learner in learners)
+        held = kept + sum(_held(trainer) for trainer in learners)
     if any(stage.teacher is not None for stage in group.stages):
         held += sum(map(size_in_bytes, patient.networks.values()))
     stage = check_lengths(group.stages)
@@ -70,7 +70,7 @@ def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module
     return Pace(place_of(arm, stage), statistics.median(seconds), held, total, abreast)
 
 
-def _learner(
+def _trainer(
     stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext, source: Loader
 ) -> AbstractContextManager[StageTrainer]:
     batch = source.peek().to(patient.device)
@@ -91,12 +91,12 @@ def _kept(step: Callable[[], None]) -> int:
     return sum(sizes.values())
 
 
-def _held(learner: StageTrainer) -> int:
+def _held(trainer: StageTrainer) -> int:
     """Bytes of a student's weights, their gradients, and the optimizer's state."""
-    learning = sum(p.numel() * p.element_size() for p in learner.model.parameters() if p.requires_grad)
-    state = learner.optimizer.state_dict()["state"].values()
+    learning = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    state = trainer.optimizer.state_dict()["state"].values()
     tensors = [one for kept in state for one in kept.values() if isinstance(one, Tensor)]
-    return size_in_bytes(learner.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
+    return size_in_bytes(trainer.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
 
 
 def _windows(source: Loader, size: int) -> Iterator[list[Batch]]:

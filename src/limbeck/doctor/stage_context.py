@@ -70,11 +70,11 @@ class StageContext:
 
     def gradients(self, taught: Outputs) -> dict[str, Tensor]:
         """Each term's weighted gradient at all that learns, in one row, had the teacher shown this."""
-        pupil = StudentWithLoss(self.tapped, self.objective, reached=self.reached)
+        student_with_loss = StudentWithLoss(self.tapped, self.objective, reached=self.reached)
         lesson = StepInputs(taught, self.batch, self.progress, None, measure_parameters=True)
         with self.fabric.autocast():
-            pupil(self.inputs, lesson)
-        return pupil.parameter_gradients
+            student_with_loss(self.inputs, lesson)
+        return student_with_loss.parameter_gradients
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def open_stage(
     with ExitStack() as stack:
         answer = _answering(stack, stage, models, source, preprocess, fabric)
         stack.enter_context(FrozenParameters(model, mode="train"))
-        called = Tapped(model, stage.objective.needs.student, adaptor=adaptor_of(models, stage.trains))
+        called = Tapped(model, stage.objective.requires.student, adaptor=adaptor_of(models, stage.trains))
         tapped = stack.enter_context(called)
         labels = getattr(getattr(source, "examples", None), "labels", None)
         with buffers_kept([model]), fabric.autocast():
@@ -168,10 +168,10 @@ def open_stage(
 def _answering(
     stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], source: Any, preprocess: Any, fabric: Fabric
 ) -> Any:
-    teacher, needs = stage.teacher, stage.objective.needs.teacher
-    if teacher is None or not needs:
+    teacher, requires = stage.teacher, stage.objective.requires.teacher
+    if teacher is None or not requires:
         return lambda batch: Outputs()
     teacher.bind(models)
-    teacher.expect(source, preprocess)
+    teacher.attach_loader(source, preprocess)
     teacher.serve(stage.objective.temperatures)
-    return stack.enter_context(teacher.prepare(needs, device=fabric.device, preprocess=preprocess))
+    return stack.enter_context(teacher.prepare(requires, device=fabric.device, preprocess=preprocess))

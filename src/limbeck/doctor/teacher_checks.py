@@ -179,7 +179,7 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
             f"There is a store at {cached.where}, and the teacher whose it may be has yet to learn.",
         )
     try:
-        cached.expect(source, patient.preprocess)  # refuses one that was made for something else
+        cached.attach_loader(source, patient.preprocess)  # refuses one that was made for something else
         lacking = _lacking(cached, patient)
         if lacking:
             return warn(

@@ -44,7 +44,7 @@ def copy_for_sharding(model: nn.Module, stage: Stage) -> nn.Module:
     return copy.deepcopy(model)
 
 
-def whole_state(pupil: Any, optimizer: Any) -> dict[str, Any]:
+def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
     """The student's, the heads' and the optimizer's whole state, on every rank, which must all ask at the same time."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -53,7 +53,7 @@ def whole_state(pupil: Any, optimizer: Any) -> dict[str, Any]:
     )
 
     wanted = StateDictOptions(full_state_dict=True)
-    module, plain = pupil._forward_module, optimizer.optimizer
+    module, plain = student_with_loss._forward_module, optimizer.optimizer
     tensors = get_model_state_dict(module, options=wanted)
     return {
         "student": _under(_STUDENT, tensors),
@@ -62,7 +62,7 @@ def whole_state(pupil: Any, optimizer: Any) -> dict[str, Any]:
     }
 
 
-def load_whole_state(pupil: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
+def load_whole_state(student_with_loss: Any, optimizer: Any, state: Mapping[str, Any]) -> None:
     """Spread a whole state over the ranks again; every rank holds it when it asks."""
     from torch.distributed.checkpoint.state_dict import (
         StateDictOptions,
@@ -71,7 +71,7 @@ def load_whole_state(pupil: Any, optimizer: Any, state: Mapping[str, Any]) -> No
     )
 
     given = StateDictOptions(full_state_dict=True)
-    module, plain = pupil._forward_module, optimizer.optimizer
+    module, plain = student_with_loss._forward_module, optimizer.optimizer
     tensors = {
         **{_STUDENT + name: value for name, value in state["student"].items()},
         **{_HEADS + name: value for name, value in state["heads"].items()},

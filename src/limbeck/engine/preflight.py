@@ -57,10 +57,10 @@ def _check(
         if stage.trains in models.made:
             if stage.teacher is not None and not stage.teacher.names:
                 check_shared(stage, models.made[stage.trains], networks_of(stage.teacher))
-            Tapped(models.made[stage.trains], stage.objective.needs.student)
-        needs = stage.objective.needs.teacher
-        if stage.teacher is not None and needs and not stage.teacher.names:
+            Tapped(models.made[stage.trains], stage.objective.requires.student)
+        requires = stage.objective.requires.teacher
+        if stage.teacher is not None and requires and not stage.teacher.names:
             preprocess = stage.preprocess or setting.preprocess
-            stage.teacher.expect(source, preprocess)
+            stage.teacher.attach_loader(source, preprocess)
             stage.teacher.serve(stage.objective.temperatures)
-            stage.teacher.prepare(needs, device=torch.device("cpu"), preprocess=preprocess)
+            stage.teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)

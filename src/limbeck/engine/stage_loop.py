@@ -77,10 +77,10 @@ class StageLoop:
         and told whether the step was one to report. `heads` are the states of heads that learnt before.
         """
         with ExitStack() as stack:
-            for learner in self.learners:
-                stack.enter_context(learner)
+            for trainer in self.learners:
+                stack.enter_context(trainer)
                 with self._as_it_began():
-                    learner.load_heads(heads)
+                    trainer.load_heads(heads)
             if state is not None:
                 self._load(state)
             began = time.perf_counter() - self.seconds
@@ -91,8 +91,8 @@ class StageLoop:
                     logged = self._take_step(window)
                     self.seconds = time.perf_counter() - began
                     if logged:
-                        for learner in self.learners:
-                            learner.gather()
+                        for trainer in self.learners:
+                            trainer.gather()
                         yield self._report(time.perf_counter() - since)
                         since = time.perf_counter()
                         began = since - self.seconds
@@ -106,9 +106,9 @@ class StageLoop:
         progress = Progress(self.step, self.steps, self.epoch)
         logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
         last = self._setting.rehearsal and self.step == 1
-        for learner in self.learners:
-            with _explained(learner.stage.trains, window) if last else nullcontext():
-                learner.step(window, progress, measure=logged)
+        for trainer in self.learners:
+            with _explained(trainer.stage.trains, window) if last else nullcontext():
+                trainer.step(window, progress, measure=logged)
         self.step += 1
         return logged
 
@@ -165,9 +165,9 @@ class StageLoop:
         loss, examples = 0.0, 0.0
         # A rank's loss is scaled up by the number of ranks, because strategies average gradients over them.
         world = self._fabric.world_size
-        for learner in self.learners:
-            prefix = f"{learner.stage.trains}/" if many else ""
-            tally = learner.tally
+        for trainer in self.learners:
+            prefix = f"{trainer.stage.trains}/" if many else ""
+            tally = trainer.tally
             sums = self._summed([tally.loss if tally.loss is not None else torch.zeros(()), *tally.totals.values()])
             counts = self._summed(
                 [torch.tensor(float(c), dtype=torch.float64) for c in (tally.examples, *tally.counts.values())]
@@ -208,7 +208,7 @@ class StageLoop:
             "epoch": self.epoch + self._ahead,
             "seconds": self.seconds,
             "source": self.source.state_dict() if self.source.resumable else None,
-            "learners": [learner.state_dict() for learner in self.learners],
+            "learners": [trainer.state_dict() for trainer in self.learners],
         }
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -221,8 +221,8 @@ class StageLoop:
         if state["source"] is not None:
             self.source.load_state_dict(state["source"])
         with self._as_it_began():
-            for learner, saved in zip(self.learners, state["learners"], strict=True):
-                learner.load_state_dict(saved)
+            for trainer, saved in zip(self.learners, state["learners"], strict=True):
+                trainer.load_state_dict(saved)
 
     @contextmanager
     def _as_it_began(self) -> Iterator[None]:

@@ -99,7 +99,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
         adaptor = adaptor_of(self._models, stage.trains)
         self._resting = frozen_eval_modules(self.model)
-        self._tapped = Tapped(self._called(), stage.objective.needs.student, adaptor=adaptor)
+        self._tapped = Tapped(self._called(), stage.objective.requires.student, adaptor=adaptor)
         self._preprocess = cached_per_batch(stage.preprocess or self._setting.preprocess)
         self._answer = self._opened_teacher(stack)
         stack.enter_context(FrozenParameters(self.model, mode="train"))
@@ -109,11 +109,13 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         if self._fabric.world_size > 1:
             stack.enter_context(freeze_except(StudentWithLoss(self._tapped, self._objective), reached))
         objective = copy.deepcopy(self._objective) if self._sharded else self._objective
-        self._inner = pupil = StudentWithLoss(self._tapped, objective, reached=() if self._sharded else reached)
-        self.pupil: Any = self._fabric.setup_module(pupil)
-        self._ask = unwrap_for_call(self.pupil, self._fabric)
-        self._learning = [p for p in self.pupil.parameters() if p.requires_grad]
-        optimizer = self._plan.make(self._learning, sparse=has_sparse_gradients(self.pupil))
+        self._inner = student_with_loss = StudentWithLoss(
+            self._tapped, objective, reached=() if self._sharded else reached
+        )
+        self.student_with_loss: Any = self._fabric.setup_module(student_with_loss)
+        self._ask = unwrap_for_call(self.student_with_loss, self._fabric)
+        self._learning = [p for p in self.student_with_loss.parameters() if p.requires_grad]
+        optimizer = self._plan.make(self._learning, sparse=has_sparse_gradients(self.student_with_loss))
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self.optimizer: Any = self._fabric.setup_optimizers(optimizer)
 
@@ -128,13 +130,13 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             module.training = False
 
     def _opened_teacher(self, stack: ExitStack) -> Answer:
-        teacher, needs = self.stage.teacher, self.stage.objective.needs.teacher
-        if teacher is None or not needs:
+        teacher, requires = self.stage.teacher, self.stage.objective.requires.teacher
+        if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.expect(self._source, self.stage.preprocess or self._setting.preprocess)
+        teacher.attach_loader(self._source, self.stage.preprocess or self._setting.preprocess)
         teacher.serve(self.stage.objective.temperatures)
         answer: Answer = stack.enter_context(
-            teacher.prepare(needs, device=self._fabric.device, preprocess=self._preprocess)
+            teacher.prepare(requires, device=self._fabric.device, preprocess=self._preprocess)
         )
         if not self._shares:
             return answer
@@ -184,7 +186,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
                 self._backward(batch, progress, counts, measure=measure)
         self._set_lr(progress)
         if self._plan.clip is not None:
-            self._fabric.clip_gradients(self.pupil, self.optimizer, max_norm=self._plan.clip)
+            self._fabric.clip_gradients(self.student_with_loss, self.optimizer, max_norm=self._plan.clip)
         self.optimizer.step()
         broadcast_buffers(self._inner, self._fabric)
         self.tally.steps += 1
@@ -233,7 +235,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def _unsynchronized(self, wanted: bool) -> AbstractContextManager[Any]:
         if wanted and self._fabric.world_size > 1:
-            return self._fabric.no_backward_sync(self.pupil)
+            return self._fabric.no_backward_sync(self.student_with_loss)
         return nullcontext()
 
     def _set_lr(self, progress: Progress) -> None:
@@ -258,7 +260,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
         if not self._sharded:
             return {}
-        found = whole_state(self.pupil, self.optimizer)
+        found = whole_state(self.student_with_loss, self.optimizer)
         self._models[self.stage.trains].load_state_dict(found["student"])
         self._objective.load_state_dict(found["heads"])
         return found
@@ -272,7 +274,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what a checkpoint held."""
         if self._sharded:
-            load_whole_state(self.pupil, self.optimizer, state)
+            load_whole_state(self.student_with_loss, self.optimizer, state)
         else:
             self._objective.load_state_dict(state["heads"])
             _check_options(self.optimizer.param_groups, state["optimizer"]["param_groups"])

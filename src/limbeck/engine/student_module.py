@@ -76,7 +76,7 @@ class StudentWithLoss(nn.Module):
         return loss
 
 
-def unwrap_for_call(pupil: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs], Tensor]:
+def unwrap_for_call(student_with_loss: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs], Tensor]:
     """How a pupil that Fabric has set up is called: past Fabric's wrapper where that would only open autocast.
 
     The wrapper walks through every argument, which beside a small model costs as much as a layer. And it casts inputs
@@ -87,11 +87,11 @@ def unwrap_for_call(pupil: Any, fabric: Fabric) -> Callable[[Inputs, StepInputs]
 
     alone = isinstance(fabric.strategy, SingleDeviceStrategy)
     if not alone or type(fabric.strategy.precision) not in (Precision, MixedPrecision):
-        return pupil
+        return student_with_loss
 
     def ask(inputs: Inputs, lesson: StepInputs) -> Tensor:
         with fabric.autocast():
-            loss: Tensor = pupil.module(inputs, lesson)
+            loss: Tensor = student_with_loss.module(inputs, lesson)
         return loss
 
     return ask

@@ -81,7 +81,7 @@ def _reader(reader: Reader | None) -> str:
         return ""
     what = {"table": "raw rows", "pictures": "pictures or arrays (`.npy`)", "texts": "texts"}[reader.kind]
     return (
-        f"`read.py` answers {what} without limbeck; it needs {reader.needs}:\n\n```\n{reader.command}\n```\n\n"
+        f"`read.py` answers {what} without limbeck; it needs {reader.requires}:\n\n```\n{reader.command}\n```\n\n"
         "In a program:\n\n"
     )
 

@@ -109,8 +109,8 @@ def _comment(text: str) -> str:
 
 def _used(done: FinishedRun) -> Iterator[Citation]:
     job = done.job
-    for learner in job.learners.values():
-        yield _of_method(learner.name)
+    for trainer in job.learners.values():
+        yield _of_method(trainer.name)
     if "label smoothing" in job.arms:
         yield Citation("the arm 'label smoothing'", method("label_smoothing").card.bibtex)
     name = job.data if isinstance(job.data, str) else str(job.data.get("name"))

@@ -31,7 +31,7 @@ class Reader(NamedTuple):
     backend: str
 
     @property
-    def needs(self) -> str:
+    def requires(self) -> str:
         """The packages that it needs, in words."""
         more = {"pictures": ", and Pillow for files of pictures", "texts": ", and tokenizers"}
         return _BACKENDS[self.backend] + more.get(self.kind, "")
@@ -108,7 +108,7 @@ def write_parts(reader: Reader, folder: Path, told: Mapping[str, Any]) -> None:
     sources = [_source(name) for name in (reader.kind, reader.backend, "command")]
     imports = sorted({line for source in sources for line in source.imports}, key=lambda line: (line[0] == "f", line))
     docstring = (
-        f'"""Answers raw examples with the student in this folder; needs {reader.needs}, and not limbeck.\n\n'
+        f'"""Answers raw examples with the student in this folder; needs {reader.requires}, and not limbeck.\n\n'
         f'    {reader.command}\n\nprints the answer to each and its probability; --all those of all classes.\n"""'
     )
     body = "\n\n\n".join(source.body for source in sources)

@@ -214,13 +214,15 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         taught = self._answer(batch)
         if counts is None and world_size() > 1:
             counts = self.counts([batch])
-        with Tapped(model or self.student, self.objective.needs.student, adaptor=self.adaptor) as tapped:
+        with Tapped(model or self.student, self.objective.requires.student, adaptor=self.adaptor) as tapped:
             tapped.changes_inputs = self._changes_inputs
             shown: list[Tensor] = []
             tapped.register_forward_hook(lambda _, __, signal: shown.append(signal[LOGITS]))
-            pupil = StudentWithLoss(tapped, self.objective, reached=self._reached or ())
-            loss: Tensor = pupil(self.preprocess(batch), StepInputs(taught, batch, progress or Progress(), counts))
-        terms = {name: term.total / (float(term.count) or 1.0) for name, term in pupil.terms.items()}
+            student_with_loss = StudentWithLoss(tapped, self.objective, reached=self._reached or ())
+            loss: Tensor = student_with_loss(
+                self.preprocess(batch), StepInputs(taught, batch, progress or Progress(), counts)
+            )
+        terms = {name: term.total / (float(term.count) or 1.0) for name, term in student_with_loss.terms.items()}
         return DistillationOutput(loss, shown[-1], terms)
 
     def loss(
@@ -250,17 +252,17 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             )
 
     def _opened_teacher(self, stack: ExitStack) -> Answer:
-        teacher, needs = self.stage.teacher, self.objective.needs.teacher
-        if teacher is None or not needs:
+        teacher, requires = self.stage.teacher, self.objective.requires.teacher
+        if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.expect(self.source or Unknown(), self.preprocess)
+        teacher.attach_loader(self.source or Unknown(), self.preprocess)
         teacher.serve(self.objective.temperatures)
-        answer: Answer = stack.enter_context(teacher.prepare(needs, device=self.device, preprocess=self.preprocess))
+        answer: Answer = stack.enter_context(teacher.prepare(requires, device=self.device, preprocess=self.preprocess))
         return answer
 
     def _fit(self, batch: Batch) -> None:
         """Probe the student, and keep the objective that is fitted to the batch."""
-        tapped = Tapped(self.student, self.objective.needs.student, adaptor=self.adaptor)
+        tapped = Tapped(self.student, self.objective.requires.student, adaptor=self.adaptor)
         kept = buffers_kept([self.student, *self._networks])
         try:
             with fork_rng(), kept, FrozenParameters(self.student, mode="train"), tapped:

@@ -199,7 +199,7 @@ class Loss(LossTerm):
         partial = teacher.partial.get(self.addresses[1])
         if partial is None:
             return self._moved(teacher[self.addresses[1]])
-        why = partial.unsound(self.kernel.function)
+        why = partial.invalid_reason(self.kernel.function)
         if why:
             raise LimbeckError(why)
         return partial

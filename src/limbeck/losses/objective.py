@@ -32,12 +32,12 @@ class Objective(nn.Module, ABC):
         """Every single loss in it with its weight, in the order written."""
 
     @property
-    def needs(self) -> Requirements:
+    def requires(self) -> Requirements:
         """What it reads in student, teacher and batch; also at weight zero, so that weights are continuous."""
-        needs = Requirements()
+        requires = Requirements()
         for leaf, _ in self.leaves():
-            needs = needs | leaf.preprocess
-        return needs
+            requires = requires | leaf.preprocess
+        return requires
 
     @property
     def temperatures(self) -> frozenset[float]:

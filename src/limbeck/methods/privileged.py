@@ -112,20 +112,20 @@ class Seeing(Teacher):
         self.teacher.bind(models)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether the teacher is."""
-        return self.teacher.steady
+        return self.teacher.is_deterministic
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """The teacher is told, with the reads of its own in place of the stage's."""
         del preprocess
-        self.teacher.expect(source, self.preprocess)
+        self.teacher.attach_loader(source, self.preprocess)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """As the teacher does, with the reads of its own in place of the stage's."""
-        return self.teacher.prepare(needs, device=device, preprocess=self.preprocess)
+        return self.teacher.prepare(requires, device=device, preprocess=self.preprocess)
 
     @property
     def fingerprint(self) -> str:

@@ -58,7 +58,7 @@ def reliability(predictions: Predictions, *, bins: int = BINS) -> Reliability:
     return _binned(valid_rows(predictions, "reliability", ("labels",)), bins)
 
 
-@metric(unit="fraction", higher_is_better=False, needs=("labels",))
+@metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def ece(predictions: Predictions) -> Metric:
     """The expected calibration error: ``sum_m |B_m| / n * |acc(B_m) - conf(B_m)|`` over 15 bins of equal width.
 
@@ -74,7 +74,7 @@ def ece(predictions: Predictions) -> Metric:
     return Metric(float(_surplus(predictions).abs().sum()), len(predictions.student))
 
 
-@metric(unit="fraction", higher_is_better=False, needs=("labels",))
+@metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def mce(predictions: Predictions) -> Metric:
     """The maximum calibration error: ``max_m |acc(B_m) - conf(B_m)|`` over the bins of `ece`.
 
@@ -91,7 +91,7 @@ def mce(predictions: Predictions) -> Metric:
     return mean_of_all(float(gaps.max()), len(predictions.student))
 
 
-@metric(unit="squared probability", higher_is_better=False, needs=("labels",))
+@metric(unit="squared probability", higher_is_better=False, requires=("labels",))
 def brier(predictions: Predictions) -> Metric:
     """The Brier score ``sum_c (q_c - [c = y])^2``: from 0 to 2, and for two classes twice the one of a single class.
 
@@ -108,7 +108,7 @@ def brier(predictions: Predictions) -> Metric:
     return summed((1 - own).square() + (squares - own.square()).clamp(min=0))
 
 
-@metric(unit="nats", higher_is_better=None, needs=())
+@metric(unit="nats", higher_is_better=None, requires=())
 def entropy(predictions: Predictions) -> Metric:
     """The entropy ``-sum_c q_c log q_c`` of the student's distribution: 0 where it is sure, ``log C`` where it is not.
 
@@ -119,7 +119,7 @@ def entropy(predictions: Predictions) -> Metric:
     return summed(row_sums(predictions.student).entropy)
 
 
-@metric(unit="probability", higher_is_better=None, needs=())
+@metric(unit="probability", higher_is_better=None, requires=())
 def confidence(predictions: Predictions) -> Metric:
     """The largest probability of the student's: above its `accuracy`, it is too sure on the whole.
 

@@ -30,7 +30,7 @@ from limbeck.metrics.regression import REGRESSION_MEASURES, Estimates
 from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def accuracy(predictions: Predictions) -> Metric:
     """How often the largest logit is the label's; of equal logits the first counts, and a row with a NaN is wrong.
 
@@ -55,7 +55,7 @@ def correctness(predictions: Predictions) -> Bool[Tensor, " labeled"]:
     return predicted_class(counting.student) == labels_of(counting)
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def top5(predictions: Predictions) -> Metric:
     """How often the label's logit is among the five largest; of five classes or fewer, every one is.
 
@@ -72,7 +72,7 @@ def _ranked_above(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
     return ((student > own) | ((student == own) & earlier)).sum(1)
 
 
-@metric(unit="nats", higher_is_better=False, needs=("labels",))
+@metric(unit="nats", higher_is_better=False, requires=("labels",))
 def nll(predictions: Predictions) -> Metric:
     """The negative log-likelihood ``-log q_y`` of the labels; infinite where a label's logit is -inf.
 

@@ -14,7 +14,7 @@ from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.validation import labels_of, teacher_of
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("teacher",))
+@metric(unit="fraction", higher_is_better=True, requires=("teacher",))
 def agreement(predictions: Predictions) -> Metric:
     """How often student and teacher have their largest logit in the same class: top-1 agreement, the plainest fidelity.
 
@@ -25,7 +25,7 @@ def agreement(predictions: Predictions) -> Metric:
     return fraction((said == predicted_class(teacher_of(predictions))) & (said >= 0))
 
 
-@metric(unit="fraction", higher_is_better=None, needs=("teacher", "labels"))
+@metric(unit="fraction", higher_is_better=None, requires=("teacher", "labels"))
 def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
     """Of the rows that the teacher gets wrong, how often the student says the same: the errors that were handed on.
 
@@ -40,7 +40,7 @@ def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
     return fraction(predicted_class(predictions.student)[wrong] == said[wrong])
 
 
-@metric(unit="nats", higher_is_better=False, needs=("teacher",))
+@metric(unit="nats", higher_is_better=False, requires=("teacher",))
 def kl_to_teacher(predictions: Predictions) -> Metric:
     """The divergence ``KL(p || q)`` of the student's distribution q from the teacher's p, at temperature 1.
 
@@ -55,7 +55,7 @@ def kl_to_teacher(predictions: Predictions) -> Metric:
     )
 
 
-@metric(unit="nats", higher_is_better=False, needs=("teacher",))
+@metric(unit="nats", higher_is_better=False, requires=("teacher",))
 def reverse_kl_to_teacher(predictions: Predictions) -> Metric:
     """The divergence ``KL(q || p)`` of the teacher's distribution p from the student's q, at temperature 1.
 
@@ -69,7 +69,7 @@ def reverse_kl_to_teacher(predictions: Predictions) -> Metric:
     )
 
 
-@metric(unit="ratio", higher_is_better=None, needs=("teacher",))
+@metric(unit="ratio", higher_is_better=None, requires=("teacher",))
 def confidence_slope(predictions: Predictions) -> Metric:
     """The slope of the student's log-odds on the teacher's, in the teacher's class: above 1 it exaggerates confidence.
 
@@ -84,7 +84,7 @@ def confidence_slope(predictions: Predictions) -> Metric:
     return mean_of_all(found.slope, len(found.rows))
 
 
-@metric(unit="nats", higher_is_better=None, needs=("teacher",))
+@metric(unit="nats", higher_is_better=None, requires=("teacher",))
 def confidence_deviation(predictions: Predictions) -> Metric:
     """The student's log-odds of the teacher's class less the teacher's own: below 0, it is less sure of it.
 
@@ -96,7 +96,7 @@ def confidence_deviation(predictions: Predictions) -> Metric:
     return summed(found.student - found.teacher)
 
 
-@metric(unit="probability", higher_is_better=False, needs=("teacher",))
+@metric(unit="probability", higher_is_better=False, requires=("teacher",))
 def relative_calibration(predictions: Predictions) -> Metric:
     """How far the student's confidence is from the teacher's: ``|q_k - p_k|``, k the teacher's class.
 

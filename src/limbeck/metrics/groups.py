@@ -108,7 +108,7 @@ def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[H
     return found[0]
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def worst_class_accuracy(predictions: Predictions) -> Metric:
     """The accuracy in the class where it is lowest, of the classes that have examples; it counts that class's alone.
 

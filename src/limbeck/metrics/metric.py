@@ -38,14 +38,14 @@ class MetricFunction(Protocol):
     __name__: str
     unit: str
     higher_is_better: bool | None
-    needs: tuple[Needed, ...]
+    requires: tuple[Needed, ...]
 
     def __call__(self, predictions: Any) -> Metric:
         """The measure of these predictions."""
 
 
 def metric(
-    *, unit: str, higher_is_better: bool | None, needs: tuple[Needed, ...]
+    *, unit: str, higher_is_better: bool | None, requires: tuple[Needed, ...]
 ) -> Callable[[Callable[[Any], Metric]], MetricFunction]:
     """Declare a measure: its unit, which way is better, and what it needs beside the student's answers.
 
@@ -55,7 +55,7 @@ def metric(
     Args:
         unit: ``fraction``, ``nats``, ...
         higher_is_better: Whether more is better; None for what only describes, such as the entropy.
-        needs: ``labels``, ``teacher`` or both; for regression ``targets``, ``teacher``, ``variance``.
+        requires: ``labels``, ``teacher`` or both; for regression ``targets``, ``teacher``, ``variance``.
 
     Returns:
         A decorator; the decorated function raises a `LimbeckError` that says what is lacking or does not fit.
@@ -64,10 +64,10 @@ def metric(
     def decorate(function: Callable[[Any], Metric]) -> MetricFunction:
         @functools.wraps(function)
         def measured(predictions: Any) -> Metric:
-            return function(valid_rows(predictions, cast(MetricFunction, function).__name__, needs))
+            return function(valid_rows(predictions, cast(MetricFunction, function).__name__, requires))
 
         found = cast(MetricFunction, measured)
-        found.unit, found.higher_is_better, found.needs = unit, higher_is_better, needs
+        found.unit, found.higher_is_better, found.requires = unit, higher_is_better, requires
         return found
 
     return decorate

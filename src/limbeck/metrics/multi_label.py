@@ -30,16 +30,16 @@ class MultiLabel(NamedTuple):
 
 
 @valid_rows.register
-def _(answers: MultiLabel, name: str, needs: tuple[Needed, ...]) -> MultiLabel:
-    require_fields(answers, name, needs)
-    for part in needs:
+def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabel:
+    require_fields(answers, name, requires)
+    for part in requires:
         shape = getattr(answers, part).shape
         if shape != answers.student.shape or len(shape) != 2:
             raise LimbeckError(
                 f"The measure {name!r} needs {part} of the student's shape, [examples, labels]; the student has "
                 f"{list(answers.student.shape)}, {part} {list(shape)}."
             )
-    if "labels" in needs and answers.labels is not None:
+    if "labels" in requires and answers.labels is not None:
         labels = answers.labels.long()
         wrong = labels[(labels != 0) & (labels != 1) & (labels != IGNORED)]
         if len(wrong):
@@ -50,7 +50,7 @@ def _(answers: MultiLabel, name: str, needs: tuple[Needed, ...]) -> MultiLabel:
     return answers
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def mean_average_precision(answers: MultiLabel) -> Metric:
     """The mean over labels of the area under precision and recall, as a step function (average precision).
 
@@ -75,7 +75,7 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
     return Metric(sum(found), len(found))
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def f1_micro(answers: MultiLabel) -> Metric:
     """``2 TP / (2 TP + FP + FN)`` over all answers together: total and count are its two sides.
 
@@ -89,7 +89,7 @@ def f1_micro(answers: MultiLabel) -> Metric:
     return Metric(float(2 * hits), int(2 * hits + misses))
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("labels",))
+@metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def f1_macro(answers: MultiLabel) -> Metric:
     """The mean over labels of each one's F1; labels of which no yes is said or true are left out, and not counted."""
     hits, misses = _hits(answers)
@@ -97,7 +97,7 @@ def f1_macro(answers: MultiLabel) -> Metric:
     return summed((2 * hits / (2 * hits + misses))[there])
 
 
-@metric(unit="fraction", higher_is_better=False, needs=("labels",))
+@metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def hamming(answers: MultiLabel) -> Metric:
     """The share of all known answers that are wrong (Hamming loss).
 
@@ -109,7 +109,7 @@ def hamming(answers: MultiLabel) -> Metric:
     return fraction(((answers.student > 0) != (labels == 1))[labels != IGNORED])
 
 
-@metric(unit="nats", higher_is_better=False, needs=("labels",))
+@metric(unit="nats", higher_is_better=False, requires=("labels",))
 def binary_nll(answers: MultiLabel) -> Metric:
     """The negative log-likelihood of each known answer, each label a coin of its own: ``-log sigmoid(z)`` of a yes.
 
@@ -122,7 +122,7 @@ def binary_nll(answers: MultiLabel) -> Metric:
     return summed(F.softplus(signed, threshold=50.0)[labels != IGNORED])
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("teacher",))
+@metric(unit="fraction", higher_is_better=True, requires=("teacher",))
 def answer_agreement(answers: MultiLabel) -> Metric:
     """The share of answers, yes or no, in which student and teacher agree."""
     return fraction((answers.student > 0) == (cast(Tensor, answers.teacher) > 0))

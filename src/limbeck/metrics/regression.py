@@ -30,21 +30,21 @@ class Estimates(NamedTuple):
 
 
 @valid_rows.register
-def _(estimates: Estimates, name: str, needs: tuple[Needed, ...]) -> Estimates:
-    require_fields(estimates, name, needs)
-    for part in needs:
+def _(estimates: Estimates, name: str, requires: tuple[Needed, ...]) -> Estimates:
+    require_fields(estimates, name, requires)
+    for part in requires:
         shape = getattr(estimates, part).shape
         if shape != estimates.student.shape or len(shape) != 2:
             raise LimbeckError(
                 f"The measure {name!r} needs {part} of the student's shape, [examples, outputs]; the student has "
                 f"{list(estimates.student.shape)}, {part} {list(shape)}."
             )
-    if "variance" in needs and not bool((cast(Tensor, estimates.variance) > 0).all()):
+    if "variance" in requires and not bool((cast(Tensor, estimates.variance) > 0).all()):
         raise LimbeckError(f"The measure {name!r} needs a variance above 0 for every estimate.")
     return estimates
 
 
-@metric(unit="squared unit of the targets", higher_is_better=False, needs=("targets",))
+@metric(unit="squared unit of the targets", higher_is_better=False, requires=("targets",))
 def mse(estimates: Estimates) -> Metric:
     """The mean squared error, over every known target of every output.
 
@@ -56,7 +56,7 @@ def mse(estimates: Estimates) -> Metric:
     return summed(_errors(estimates).square())
 
 
-@metric(unit="unit of the targets", higher_is_better=False, needs=("targets",))
+@metric(unit="unit of the targets", higher_is_better=False, requires=("targets",))
 def mae(estimates: Estimates) -> Metric:
     """The mean absolute error, over every known target of every output.
 
@@ -68,7 +68,7 @@ def mae(estimates: Estimates) -> Metric:
     return summed(_errors(estimates).abs())
 
 
-@metric(unit="fraction", higher_is_better=True, needs=("targets",))
+@metric(unit="fraction", higher_is_better=True, requires=("targets",))
 def r2(estimates: Estimates) -> Metric:
     """The share of the targets' variance that is explained: ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
 
@@ -90,7 +90,7 @@ def r2(estimates: Estimates) -> Metric:
     return mean_of_all(sum(values) / len(values) if values else math.nan, int(known.sum()))
 
 
-@metric(unit="nats", higher_is_better=False, needs=("targets", "variance"))
+@metric(unit="nats", higher_is_better=False, requires=("targets", "variance"))
 def gaussian_nll(estimates: Estimates) -> Metric:
     """The negative log-likelihood of the targets under a normal distribution with the student's mean and variance.
 
@@ -106,7 +106,7 @@ def gaussian_nll(estimates: Estimates) -> Metric:
     return summed(0.5 * ((2 * math.pi * variance).log() + _errors(estimates).square() / variance))
 
 
-@metric(unit="squared unit of the targets", higher_is_better=False, needs=("teacher",))
+@metric(unit="squared unit of the targets", higher_is_better=False, requires=("teacher",))
 def mse_to_teacher(estimates: Estimates) -> Metric:
     """The mean squared difference from the teacher's estimates: 0 for a student that is its teacher."""
     return summed((estimates.student.double() - cast(Tensor, estimates.teacher).double()).square())

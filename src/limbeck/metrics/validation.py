@@ -17,7 +17,7 @@ Needed = Literal["labels", "teacher", "targets", "variance"]
 
 
 @singledispatch
-def valid_rows(predictions: Any, name: str, needs: tuple[Needed, ...]) -> Any:
+def valid_rows(predictions: Any, name: str, requires: tuple[Needed, ...]) -> Any:
     """The rows that count, if they hold what the measure `name` needs; the very same tensors where all rows count.
 
     Raises:
@@ -30,16 +30,16 @@ def valid_rows(predictions: Any, name: str, needs: tuple[Needed, ...]) -> Any:
 
 
 @valid_rows.register
-def _(predictions: Predictions, name: str, needs: tuple[Needed, ...]) -> Predictions:
+def _(predictions: Predictions, name: str, requires: tuple[Needed, ...]) -> Predictions:
     student, teacher, labels = predictions
-    require_fields(predictions, name, needs)
-    if "teacher" in needs and teacher is not None and teacher.shape != student.shape:
+    require_fields(predictions, name, requires)
+    if "teacher" in requires and teacher is not None and teacher.shape != student.shape:
         check_rows(name, len(student), teacher=teacher)
         raise LimbeckError(
             f"The measure {name!r} compares the same classes: the student has {student.shape[1]}, "
             f"the teacher {teacher.shape[1]}."
         )
-    if "labels" in needs and labels is not None:
+    if "labels" in requires and labels is not None:
         check_rows(name, len(student), labels=labels)
         wrong = labels[((labels < 0) & (labels != IGNORED)) | (labels >= student.shape[1])]
         if len(wrong):
@@ -58,13 +58,13 @@ def labeled_rows(predictions: Predictions) -> Predictions:
     return Predictions(student[counts], None if teacher is None else teacher[counts], labels[counts])
 
 
-def require_fields(predictions: Any, name: str, needs: Iterable[Needed]) -> None:
+def require_fields(predictions: Any, name: str, requires: Iterable[Needed]) -> None:
     """Refuse predictions that lack what a measure needs.
 
     Raises:
         LimbeckError: Saying what.
     """
-    for needed in needs:
+    for needed in requires:
         if getattr(predictions, needed, None) is None:
             raise LimbeckError(f"The measure {name!r} needs {needed}, and these predictions have none.")
 

@@ -110,13 +110,13 @@ class Task:
         work: What to do, given a `TaskFolder`; it can be pickled (a function of a module, or a partial of one), and it
         keeps
             what others need in its folder.
-        needs: Names of tasks that must be done before.
+        requires: Names of tasks that must be done before.
         seconds: About how long it takes on the machine that `limbeck.papers.machine_speed` was written on.
     """
 
     name: str
     work: Callable[[TaskFolder], Figures]
-    needs: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     seconds: float | int = 1.0
 
 
@@ -151,7 +151,7 @@ def merged(tasks: Sequence[Task]) -> dict[str, Task]:
             raise LimbeckError(f"The tasks {' -> '.join((*above, name))} need each other.")
         if name not in known:
             raise LimbeckError(f"The task {above[-1]!r} needs {name!r}, which is no task.")
-        for need in known[name].needs:
+        for need in known[name].requires:
             if need not in done:
                 add(need, (*above, name))
         done[name] = known[name]

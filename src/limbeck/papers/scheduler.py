@@ -111,7 +111,7 @@ class Scheduler:
         while len(found) < len(tasks):
             busy = {task.name for task in running.values()}
             ready = [
-                t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.needs) <= set(found)
+                t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.requires) <= set(found)
             ]
             for task in sorted(ready, key=lambda t: -chains[t.name])[: self.workers - len(running)]:
                 running[pool.submit(do, self.root, task, stamps[task.name])] = task
@@ -164,7 +164,7 @@ def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
     """How long each task and the longest chain of those that wait for it take together."""
     chains: dict[str, float] = {}
     for name in reversed(list(tasks)):
-        after = [chains[n] for n, task in tasks.items() if name in task.needs and n in chains]
+        after = [chains[n] for n, task in tasks.items() if name in task.requires and n in chains]
         chains[name] = tasks[name].seconds + max(after, default=0.0)
     return chains
 

@@ -22,7 +22,7 @@ def task_hash(tasks: Mapping[str, Task]) -> dict[str, str]:
     for name, task in tasks.items():
         function, settings = getattr(task.work, "func", task.work), getattr(task.work, "keywords", {})
         first = getattr(task.work, "args", ()) or ""
-        text = f"{function.__module__}.{function.__qualname__} {first}{settings} {[stamps[n] for n in task.needs]}"
+        text = f"{function.__module__}.{function.__qualname__} {first}{settings} {[stamps[n] for n in task.requires]}"
         stamps[name] = hashlib.sha256(f"{text} {code(function.__module__)}".encode()).hexdigest()
     return stamps
 

@@ -89,8 +89,8 @@ class Stage(Part):
                 raise LimbeckError(f"A stage lasts a whole number of epochs or steps; got {unit}={amount!r}.")
             if amount is not None and amount < 1:
                 raise LimbeckError(f"A stage lasts at least one step; got {unit}={amount}.")
-        if self.teacher is None and self.objective.needs.teacher:
-            wanted = ", ".join(sorted(self.objective.needs.teacher))
+        if self.teacher is None and self.objective.requires.teacher:
+            wanted = ", ".join(sorted(self.objective.requires.teacher))
             raise LimbeckError(
                 f"The objective reads {wanted} in a teacher, and the stage has none: Stage(..., teacher=...)."
             )

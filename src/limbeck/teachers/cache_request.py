@@ -63,7 +63,7 @@ class CacheRequest(NamedTuple):
     """What a stage wants of a store.
 
     Attributes:
-        needs: The addresses.
+        requires: The addresses.
         also: Further ones that a new store is to keep: those of other stages.
         origin: What the answers must belong to; its precision and encodings are known when the first is there.
         encoding: How logits are kept.
@@ -75,7 +75,7 @@ class CacheRequest(NamedTuple):
         looks: Whether answers are held against the inputs: a source may hand out other ones under the same ids.
     """
 
-    needs: frozenset[str]
+    requires: frozenset[str]
     also: frozenset[str]
     origin: TeacherProvenance
     encoding: Mapping[str, Any]
@@ -89,12 +89,12 @@ class CacheRequest(NamedTuple):
     @property
     def read(self) -> frozenset[str]:
         """The addresses that are read in the store."""
-        return stored_addresses(self.needs, self.head)
+        return stored_addresses(self.requires, self.head)
 
     @property
     def kept(self) -> frozenset[str]:
         """The addresses that a new store keeps."""
-        return stored_addresses(self.needs | self.also, self.head)
+        return stored_addresses(self.requires | self.also, self.head)
 
     def column(self, address: str, shown: Tensor, counted: Tensor | None) -> Column:
         """How answers like this one are laid out.

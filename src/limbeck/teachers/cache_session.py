@@ -124,9 +124,9 @@ class CacheSession(AbstractContextManager["CacheSession"]):
     def _shown(self, found: Mapping[str, Any]) -> Outputs:
         moved = {address: answer.to(self._device) for address, answer in found.items()}
         head = self._question.head
-        if head is not None and LOGITS in self._question.needs:
+        if head is not None and LOGITS in self._question.requires:
             moved[LOGITS] = head.logits(moved[head.address].float())
-        return Outputs.of({address: moved[address] for address in self._question.needs})
+        return Outputs.of({address: moved[address] for address in self._question.requires})
 
     def _look(self, store: Store) -> None:
         """Whether the store holds what the run asks for, as it does."""
@@ -137,7 +137,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
             raise self._refused(store, "last layer (through)", found or "none", wanted or "none")
         if not self._question.read <= {*store.columns}:
             held = {*store.columns} | ({LOGITS} if told is not None else set())
-            raise self._refused(store, "answers", ", ".join(sorted(held)), ", ".join(sorted(self._question.needs)))
+            raise self._refused(store, "answers", ", ".join(sorted(held)), ", ".join(sorted(self._question.requires)))
         for address in self._question.read if self._teacher is not None else ():
             stored = store.columns[address].encoding
             wanted_here = self._question.encoding_at(address, stored.classes)
@@ -212,11 +212,11 @@ class CacheSession(AbstractContextManager["CacheSession"]):
                 f"{said}. {where} For a source like this take the teacher itself.", LimbeckWarning, stacklevel=2
             )
         shown = predict_padded(self._opened(batch), batch, self._question.batch_size)
-        head, needs = self._question.head, self._question.needs
+        head, requires = self._question.head, self._question.requires
         found = dict(shown)
-        if head is not None and LOGITS in needs and LOGITS not in found:
+        if head is not None and LOGITS in requires and LOGITS not in found:
             found[LOGITS] = head.logits(found[head.address].float())
-        return Outputs({address: found[address].to(self._device) for address in needs})
+        return Outputs({address: found[address].to(self._device) for address in requires})
 
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
         """Add what is new to the store, each answer once."""

@@ -64,7 +64,7 @@ class CachedTeacher(Teacher):
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
         >>> source = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
         >>> teacher, preprocess = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
-        >>> teacher.expect(source, preprocess)
+        >>> teacher.attach_loader(source, preprocess)
         >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=preprocess) as answer:
         ...     answer(source.peek())["logits"].shape
         torch.Size([3, 4])
@@ -82,7 +82,7 @@ class CachedTeacher(Teacher):
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         inner = None if teacher is None else as_teacher(teacher)
-        if inner is not None and not inner.steady:
+        if inner is not None and not inner.is_deterministic:
             why = "it changes while the student learns" if inner.changes else "it is in training mode"
             raise LimbeckError(
                 f"The answers of this {type(inner).__name__} cannot be kept, because {why}: the same question has "
@@ -108,7 +108,7 @@ class CachedTeacher(Teacher):
         if self.inner is not None:
             self.inner.bind(models)
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """What the answers will belong to.
 
         Raises:
@@ -128,26 +128,26 @@ class CachedTeacher(Teacher):
         self._temperatures |= temperatures
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """The store must hold these addresses, or the teacher must be able to give them."""
         if self._expected is None:
             raise LimbeckError(
                 f"The answers in {self.where} belong to the examples of one source, and nobody said where these "
-                "batches come from: call teacher.expect(source, reads) first; or ask the teacher itself, live."
+                "batches come from: call teacher.attach_loader(source, reads) first; or ask the teacher itself, live."
             )
         (source, asked, known), self._expected = self._expected, None
-        self._addresses |= needs  # a run prepares all its stages before it asks for the first
+        self._addresses |= requires  # a run prepares all its stages before it asks for the first
         place, head = Location(self.where), None
         origin, described = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
             head = None if self.through is None else head_of(self.inner, self.through)
-            self.inner.expect(source, asked)
+            self.inner.attach_loader(source, asked)
             self.inner.prepare(
-                query_addresses(needs, head), device=device, preprocess=preprocess
+                query_addresses(requires, head), device=device, preprocess=preprocess
             )  # raises what it cannot
         question = CacheRequest(
-            needs, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
+            requires, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
             looks=not getattr(source, "fixed", False),
         )  # fmt: skip

@@ -75,20 +75,20 @@ class Ensemble(Teacher):
             member.bind(models)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether all of them are."""
-        return all(one.steady for one in self.members)
+        return all(one.is_deterministic for one in self.members)
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self.members:
-            one.expect(source, preprocess)
+            one.attach_loader(source, preprocess)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """Every member must give ``logits``; nothing else can be averaged."""
-        for address in needs - {LOGITS}:
+        for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who="an ensemble (its members' insides have nothing in common)")
         opened = [member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members]
         return self._answering(opened)

@@ -55,7 +55,7 @@ def fill_cache(
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
     done, tried = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
-    teacher.expect(source, preprocess)
+    teacher.attach_loader(source, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), head_of(teacher.inner, teacher.through))
     with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:

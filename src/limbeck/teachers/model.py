@@ -134,14 +134,14 @@ class ModelTeacher(Teacher):
         self.adaptor = adaptor
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """Check every address now; hooks and eval mode last for the block."""
-        tapped = Tapped(self.model, needs, adaptor=self.adaptor)
+        tapped = Tapped(self.model, requires, adaptor=self.adaptor)
         return teacher_mode(tapped, device=device, preprocess=self.preprocess or preprocess, mode=self.mode, still=True)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether it is in eval mode."""
         return self.mode == "eval"
 
@@ -192,13 +192,13 @@ class TeacherRef(Teacher):
         self._live = ModelTeacher(models[self.name], mode=self.mode, preprocess=self.preprocess, adaptor=adaptor)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """As the live model does."""
-        return self._bound().prepare(needs, device=device, preprocess=preprocess)
+        return self._bound().prepare(requires, device=device, preprocess=preprocess)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether it is in eval mode."""
         return self.mode == "eval"
 

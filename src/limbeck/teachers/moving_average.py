@@ -78,10 +78,10 @@ class MovingAverage(Teacher):
         self._steps = 0
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """As a live model does."""
-        tapped = Tapped(self.model, needs, adaptor=self._adaptor)
+        tapped = Tapped(self.model, requires, adaptor=self._adaptor)
         return teacher_mode(tapped, device=device, preprocess=self._preprocess or preprocess, mode=self.mode)
 
     @property

@@ -53,16 +53,16 @@ class LastLayer(NamedTuple):
             )
 
 
-def query_addresses(needs: frozenset[str], head: LastLayer | None) -> frozenset[str]:
+def query_addresses(requires: frozenset[str], head: LastLayer | None) -> frozenset[str]:
     """The addresses that a teacher is asked at where these are needed."""
-    return needs if head is None else needs | {head.address}
+    return requires if head is None else requires | {head.address}
 
 
-def stored_addresses(needs: frozenset[str], head: LastLayer | None) -> frozenset[str]:
+def stored_addresses(requires: frozenset[str], head: LastLayer | None) -> frozenset[str]:
     """The addresses that are kept where these are needed."""
-    if head is None or LOGITS not in needs:
-        return needs
-    return (needs - {LOGITS}) | {head.address}
+    if head is None or LOGITS not in requires:
+        return requires
+    return (requires - {LOGITS}) | {head.address}
 
 
 def head_of(teacher: Teacher, name: str) -> LastLayer:

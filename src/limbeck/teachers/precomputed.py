@@ -61,20 +61,20 @@ class PrecomputedTeacher(Teacher):
         self._examples = next(iter(lengths.values()))
         self._looks = False
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """Whether the source may hand out other inputs under the same ids, for which no answer was recorded."""
         del preprocess
         self._looks = not getattr(source, "fixed", False)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """Only what was recorded can be read."""
         del preprocess  # the answers are there already
-        for address in needs:
+        for address in requires:
             if address not in self._answers:
                 raise missing(address, self._answers, who="the recorded answers")
-        return self._answering({address: self._answers[address].to(device) for address in needs})
+        return self._answering({address: self._answers[address].to(device) for address in requires})
 
     @contextmanager
     def _answering(self, answers: Mapping[str, Tensor]) -> Iterator[Answer]:

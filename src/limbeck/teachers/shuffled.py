@@ -50,11 +50,11 @@ class ShuffledTeacher(Teacher):
         self.inner.bind(models)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """No: which answer an example gets depends on its batch."""
         return False
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """As the teacher does.
 
         Raises:
@@ -62,17 +62,17 @@ class ShuffledTeacher(Teacher):
         """
         if getattr(source, "batch_size", None) == 1:
             raise LimbeckError("A displaced teacher answers about the next example of a batch: batches need two.")
-        self.inner.expect(source, preprocess)
+        self.inner.attach_loader(source, preprocess)
 
     def serve(self, temperatures: frozenset[float]) -> None:
         """As the teacher does."""
         self.inner.serve(temperatures)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """As the teacher does."""
-        return self._answering(self.inner.prepare(needs, device=device, preprocess=preprocess))
+        return self._answering(self.inner.prepare(requires, device=device, preprocess=preprocess))
 
     @contextmanager
     def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:

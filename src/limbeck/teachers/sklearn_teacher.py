@@ -70,10 +70,10 @@ class SklearnTeacher(Teacher):
         self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """It has ``logits`` and nothing else."""
-        for address in needs - {LOGITS}:
+        for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
         return self._answering(device, self.preprocess or preprocess)
 

@@ -188,20 +188,20 @@ class Specialists(Teacher):
             one.bind(models)
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether all of them are."""
-        return all(one.steady for one in self._all)
+        return all(one.is_deterministic for one in self._all)
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self._all:
-            one.expect(source, preprocess)
+            one.attach_loader(source, preprocess)
 
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
         """All must give ``logits``; nothing else can be pooled."""
-        for address in needs - {LOGITS}:
+        for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who="specialists (their insides have nothing in common)")
         return self._answering(
             [one.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for one in self._all]

@@ -88,11 +88,11 @@ class Teacher(ABC):
         """Find the models of the run that it speaks for; called before `prepare`."""
 
     @property
-    def steady(self) -> bool:
+    def is_deterministic(self) -> bool:
         """Whether the same question gets the same answer, whatever else is in the batch: only then can it be kept."""
         return not self.changes
 
-    def expect(self, source: Stream, preprocess: Preprocess) -> None:  # noqa: B027
+    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:  # noqa: B027
         """Told where the batches of the next block will come from, before `prepare`; most teachers need not know.
 
         Args:
@@ -108,12 +108,12 @@ class Teacher(ABC):
 
     @abstractmethod
     def prepare(
-        self, needs: frozenset[str], *, device: torch.device, preprocess: Preprocess
+        self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[Answer]:
-        """Raise now if an address in `needs` cannot be given; else a block within which it answers.
+        """Raise now if an address in `requires` cannot be given; else a block within which it answers.
 
         Args:
-            needs: The addresses that the objective reads in the teacher.
+            requires: The addresses that the objective reads in the teacher.
             device: Where the answers are wanted.
             preprocess: The stage's way from a batch to inputs, for a teacher that declares none of its own.
 

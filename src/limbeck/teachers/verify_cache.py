@@ -91,7 +91,7 @@ def verify_cache(
     if teacher.inner is None:
         raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
     store, size = Store(teacher.where), getattr(source, "batch_size", 1)
-    teacher.expect(source, preprocess)  # raises if the store is another teacher's or data set's
+    teacher.attach_loader(source, preprocess)  # raises if the store is another teacher's or data set's
     head = None if teacher.through is None else head_of(teacher.inner, teacher.through)
     found, asked = list[CacheVerification](), 0
     with teacher.inner.prepare(

@@ -43,9 +43,9 @@ def check_objective(
         >>> check_objective(0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=4.0))
     """
     draw = torch.Generator().manual_seed(0)
-    needs = objective.needs
-    student = student if student is not None else _signal(needs.student, draw)
-    teacher = teacher if teacher is not None else _signal(needs.teacher, draw)
+    requires = objective.requires
+    student = student if student is not None else _signal(requires.student, draw)
+    teacher = teacher if teacher is not None else _signal(requires.teacher, draw)
     batch = batch if batch is not None else _batch(draw)
     with torch.random.fork_rng(devices=[]):
         objective = fit(objective, student, teacher, batch)
@@ -54,20 +54,20 @@ def check_objective(
 
 
 def check_needs(case: Case) -> None:
-    """It reads no more than `needs` says."""
+    """It reads no more than `requires` says."""
     objective, student, teacher, batch = case
-    needs = objective.needs
+    requires = objective.requires
     fewer = batch._replace(
-        labels=batch.labels if "labels" in needs.batch else None, id=batch.id if "id" in needs.batch else None
+        labels=batch.labels if "labels" in requires.batch else None, id=batch.id if "id" in requires.batch else None
     )
     less = [
         Outputs({a: s[a] for a in wanted if a in s})
-        for s, wanted in ((student, needs.student), (teacher, needs.teacher))
+        for s, wanted in ((student, requires.student), (teacher, requires.teacher))
     ]
     try:
         objective(less[0], less[1], fewer, _WHERE)
     except (LimbeckError, AttributeError, TypeError) as error:
-        require(False, f"it reads more than its needs {tuple(map(sorted, needs))} ({error})", of=_OF)
+        require(False, f"it reads more than its needs {tuple(map(sorted, requires))} ({error})", of=_OF)
 
 
 def check_counts(case: Case) -> None:
@@ -120,7 +120,7 @@ def check_algebra(case: Case) -> None:
     require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
     require_close(value(objective + 0.5 * objective), 1.5 * once, "objectives do not add", of=_OF)
     require_close(value(0.0 * objective), torch.zeros_like(once), "0 * objective is not zero", of=_OF)
-    require((0.0 * objective).needs == objective.needs, "at weight zero it needs something else", of=_OF)
+    require((0.0 * objective).requires == objective.requires, "at weight zero it needs something else", of=_OF)
 
 
 def check_reach(case: Case) -> None:

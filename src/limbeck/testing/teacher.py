@@ -21,7 +21,7 @@ def check_teacher(
     batch: Batch,
     *,
     models: Mapping[str, nn.Module] | None = None,
-    needs: frozenset[str] = frozenset({LOGITS}),
+    requires: frozenset[str] = frozenset({LOGITS}),
     preprocess: Callable[[Batch], Inputs] = lambda batch: batch.inputs,
 ) -> None:
     """Check a teacher against every law that applies to it.
@@ -35,7 +35,7 @@ def check_teacher(
         teacher: The teacher.
         batch: Any batch of at least two examples whose inputs are a tensor.
         models: The models of the run, for a teacher that speaks for one of them.
-        needs: What to ask it for.
+        requires: What to ask it for.
         preprocess: The way from the batch to inputs, for a teacher that declares none.
 
     Raises:
@@ -50,16 +50,16 @@ def check_teacher(
     seen = [*known.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
     before, kept, mark = traces(seen), [weights(module) for module in seen], teacher.fingerprint
     _check_refusal(teacher, preprocess)
-    with teacher.prepare(needs, device=torch.device("cpu"), preprocess=preprocess) as answer:
-        _check_answer(answer(batch), batch, needs)
+    with teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess) as answer:
+        _check_answer(answer(batch), batch, requires)
         if teacher.describe().get("mode", "eval") == "eval":
-            _check_repeats(answer, batch, needs)
+            _check_repeats(answer, batch, requires)
     require(traces(seen) == before, "it leaves hooks, flags or keys in a model", of=_OF)
     if teacher.describe().get("mode", "eval") == "eval":
         changed = not all(map(same_weights, map(weights, seen), kept))
         require(not changed, "answering changes a model's weights or buffers", of=_OF)
         require(teacher.fingerprint == mark, "its fingerprint changes by answering", of=_OF)
-    _check_state(teacher, batch, needs, preprocess)
+    _check_state(teacher, batch, requires, preprocess)
     require_plain(teacher.describe(), of=_OF)
 
 
@@ -71,8 +71,8 @@ def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> N
     require(False, "prepare() accepts an address that it cannot give; raise MissingSignalError there", of=_OF)
 
 
-def _check_answer(signal: Outputs, batch: Batch, needs: frozenset[str]) -> None:
-    for address in needs:
+def _check_answer(signal: Outputs, batch: Batch, requires: frozenset[str]) -> None:
+    for address in requires:
         require(address in signal or address in signal.partial, f"it does not answer with {address!r}", of=_OF)
         for tensor in _held(signal, address):
             require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
@@ -86,17 +86,19 @@ def _held(signal: Outputs, address: str) -> tuple[Tensor, ...]:
     return (signal[address],) if partial is None else partial.tensors
 
 
-def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, needs: frozenset[str]) -> None:
+def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, requires: frozenset[str]) -> None:
     once, twice = answer(batch), answer(batch)
     part = answer(rows(batch, slice(max(batch.size // 2, 1))))
-    for address in needs:
+    for address in requires:
         for first, second, alone in zip(*(_held(one, address) for one in (once, twice, part)), strict=True):
             require(torch.equal(first, second), f"{address!r} is not the same when asked twice", of=_OF)
             broken = f"{address!r} of an example depends on the other examples of the batch"
             require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)
 
 
-def _check_state(teacher: Teacher, batch: Batch, needs: frozenset[str], preprocess: Callable[[Batch], Inputs]) -> None:
+def _check_state(
+    teacher: Teacher, batch: Batch, requires: frozenset[str], preprocess: Callable[[Batch], Inputs]
+) -> None:
     if not teacher.changes:
         require(not teacher.state_dict(), "it has a state and says that it does not change", of=_OF)
         return

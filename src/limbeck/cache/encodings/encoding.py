@@ -83,9 +83,9 @@ class Encoding(ABC):
         """All that it depends on but the number of classes, for a manifest."""
         return {"name": self.name, **self.parameters}
 
-    def unsound(self, kernel: Callable[..., Tensor]) -> str | None:
+    def invalid_reason(self, kernel: Callable[..., Tensor]) -> str | None:
         """Why a kernel cannot be computed from what this decodes to, in a sentence; None where it can."""
-        return None if self.partial is None else self.partial.unsound(kernel)
+        return None if self.partial is None else self.partial.invalid_reason(kernel)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.spec.items())})"

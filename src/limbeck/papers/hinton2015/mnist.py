@@ -36,8 +36,8 @@ def _study(scale: ExperimentScale, name: str, lesson: MnistTraining, seed: int, 
     """The task of one student; `share` is the part of the training images that it sees."""
     examples = scale.pick(6000, 60_000) / 60_000
     seconds = 1 + lesson.epochs * _SECONDS_PER_EPOCH[lesson.units] * share * examples
-    needs = () if lesson.teacher is None else (lesson.teacher,)
-    return Task(name, partial(study, lesson=lesson, seed=seed, quick=scale.quick), needs, seconds)
+    requires = () if lesson.teacher is None else (lesson.teacher,)
+    return Task(name, partial(study, lesson=lesson, seed=seed, quick=scale.quick), requires, seconds)
 
 
 # --- soft targets ---------------------------------------------------------------------------------------------------
