@@ -147,7 +147,8 @@ class CachedTeacher(Teacher):
                 query_addresses(requires, head), device=device, preprocess=preprocess
             )  # raises what it cannot
         question = CacheRequest(
-            requires, self._addresses, origin, self._encoding(place), self.classes, head, getattr(source, "batch_size", 1),
+            requires, self._addresses, origin, self._encoding(place), self.classes, head,
+            getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
             looks=not getattr(source, "fixed", False),
         )  # fmt: skip
