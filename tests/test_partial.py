@@ -7,9 +7,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from store.encodings.records import again
 from torch import Tensor, nn
 
+from cache.encodings.records import again
 from limbeck import functional as K
 from limbeck.batch import Batch, Outputs, Progress, missing
 from limbeck.cache.encodings import make_encoding

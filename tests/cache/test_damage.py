@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from store.stored import CLASSES, ORIGIN, add, answers, filled, read
 
+from cache.stored import CLASSES, ORIGIN, add, answers, filled, read
 from limbeck import atomic_io
 from limbeck.cache import Column, Location, Manifest, Shard, Store, make_encoding, repair, writing
 from limbeck.errors import DataError, LimbeckError
@@ -76,7 +76,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from limbeck.cache import Place, writing
-from store.stored import ORIGIN, add
+from cache.stored import ORIGIN, add
 with writing(Place(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
     for first in range(0, 10**6, 3):
         add(writer, range(first, first + 3))

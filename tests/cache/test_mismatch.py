@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from store.stored import ORIGIN
 
+from cache.stored import ORIGIN
 from limbeck.cache import Location, Manifest, ManifestDifference, Shard, find_mismatch
 
 ONE, OTHER = "1a2b3c4d" * 8, "9f8e7d6c" * 8

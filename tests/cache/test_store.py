@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from store.stored import CLASSES, COLUMN, ORIGIN, add, answers, filled, read
 
+from cache.stored import CLASSES, COLUMN, ORIGIN, add, answers, filled, read
 from limbeck.cache import Column, Keys, Location, Store, make_encoding, writing
 from limbeck.cache.index import Index
 from limbeck.errors import LimbeckError

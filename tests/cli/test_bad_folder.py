@@ -50,7 +50,7 @@ class TestFolder:
         def full(*_, **__):
             raise OSError(28, "No space left on device", "runs")
 
-        monkeypatch.setattr(experiment, "note", full)
+        monkeypatch.setattr(experiment, "append_outcome", full)
         refused(limbeck("distill", job, "--seeds", 1), "No space left")
 
     def test_one_that_cannot_be_resumed_says_what_goes_on_instead(self, limbeck, done, here):

@@ -21,7 +21,7 @@ import sys
 from functools import partial
 import limbeck.compare.comparison_data as material
 from limbeck.cli import main
-material.Setting = partial(material.Setting, checkpoint_seconds=0.0, log_every=5)
+material.TrainConfig = partial(material.TrainConfig, checkpoint_seconds=0.0, log_every=5)
 if __name__ == "__main__":
     main(sys.argv[1:])
 """

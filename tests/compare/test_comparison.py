@@ -193,12 +193,12 @@ def test_a_folder_that_another_run_took_meanwhile_is_left_alone(tmp_path, monkey
     rehearse, before = experiment.dry_run, {}
 
     def slow(*given):
-        monkeypatch.setattr(experiment, "rehearse", rehearse)
+        monkeypatch.setattr(experiment, "dry_run", rehearse)
         run_job(first)
         before.update(contents(tmp_path / "run"))
         rehearse(*given)
 
-    monkeypatch.setattr(experiment, "rehearse", slow)
+    monkeypatch.setattr(experiment, "dry_run", slow)
     with pytest.raises(LimbeckError, match=r"another has taken it: give another --out"):
         run_job(second)
     assert contents(tmp_path / "run") == before

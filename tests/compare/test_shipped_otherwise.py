@@ -22,8 +22,8 @@ import torch
 from torch import nn
 import limbeck as lb
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.recipe import held
-from limbeck.teachers import Named, as_teacher
+from limbeck.recipe import run_context
+from limbeck.teachers import TeacherRef, as_teacher
 
 
 class Borrowing(nn.Module):
@@ -42,9 +42,9 @@ def simkd(teacher, *, tail=["classifier"], weight: float = 1.0):
     """What SimKD ships: the student under the teacher's classifier. It asks the run for an example."""
 
     def whole(models):
-        ours = held(models)
+        ours = run_context(models)
         live = as_teacher(teacher)
-        live = getattr(live, "bound", live) if isinstance(live, Named) else live
+        live = getattr(live, "bound", live) if isinstance(live, TeacherRef) else live
         shown = models["student"].layer1(ours.preprocess(ours.source.peek().to(ours.device)).flatten(1))
         return Borrowing(models["student"], shown.shape[1], live.model.get_submodule(tail[0]))
 

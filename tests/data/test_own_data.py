@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 import limbeck as lb
-from limbeck.data import DataSet
+from limbeck.data import DataSplits
 
 def rows(n, seed):
     draw = torch.Generator().manual_seed(seed)
@@ -35,7 +35,7 @@ def train_alone():
 
 def whole():
     train, test = (lb.ArrayDataset(*part) for part in pair())
-    return DataSet("inner", train, test, lambda batch: batch.inputs, ("no", "yes"))
+    return DataSplits("inner", train, test, lambda batch: batch.inputs, ("no", "yes"))
 
 def typo():
     return {"train": rows(40, 0), "tets": rows(12, 1)}

@@ -40,7 +40,7 @@ def plant(monkeypatch, name, **how):
         session = real(file, **more)
         return Planted(session, **how) if file.name == name else session
 
-    monkeypatch.setattr(formats, "opened", opened)
+    monkeypatch.setattr(formats, "open_session", opened)
 
 
 def notes(done, tmp_path):

@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from bridges.tiny import bert, texts
 
 import limbeck as lb
+from integrations.tiny import bert, texts
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, include_encoding, predict_onnx, to_folder, to_onnx, write_reader
 from limbeck.functional import cross_entropy

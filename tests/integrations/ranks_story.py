@@ -14,10 +14,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
-from bridges.tiny import bert, texts
 from torch.utils.data import DataLoader, Sampler
 
 import limbeck as lb
+from integrations.tiny import bert, texts
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error, state_squared_error
 from limbeck.integrations import DistillModule, DistillTrainer, IdDataset, collate
 from limbeck.losses import Loss

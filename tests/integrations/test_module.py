@@ -13,9 +13,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lightning = pytest.importorskip("lightning", reason="lightning is not installed (extra lightning)")
 
-from bridges.tiny import engine_loss, gradients, objective
-
 import limbeck as lb
+from integrations.tiny import engine_loss, gradients, objective
 from limbeck.errors import LimbeckError
 from limbeck.functional import squared_error
 from limbeck.integrations import DistillModule, IdDataset, collate

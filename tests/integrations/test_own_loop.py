@@ -9,12 +9,12 @@ import sys
 
 import pytest
 import torch
-from bridges.tiny import bert, engine_loss, gradients, objective, texts
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import limbeck as lb
+from integrations.tiny import bert, engine_loss, gradients, objective, texts
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, squared_error
 from limbeck.integrations import DistillationLoss

@@ -9,9 +9,8 @@ import torch
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
-from bridges.tiny import bert, engine_loss, gradients, objective, texts  # noqa: E402
-
 import limbeck as lb  # noqa: E402
+from integrations.tiny import bert, engine_loss, gradients, objective, texts  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.functional import cross_entropy, kl_divergence, state_squared_error  # noqa: E402
 from limbeck.integrations import DistillTrainer, IdDataset, batch_of  # noqa: E402

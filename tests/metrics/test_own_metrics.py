@@ -10,7 +10,7 @@ from limbeck.metrics import Predictions, evaluate, evaluate_metrics, open_metric
 
 FILE = """
 from sklearn.metrics import balanced_accuracy_score
-from limbeck.metrics import Measure
+from limbeck.metrics import Metric
 
 def balanced(labels, predicted):
     return balanced_accuracy_score(labels, predicted)
@@ -22,7 +22,7 @@ def likelihood(probabilities, labels):
     return -probabilities.gather(1, labels[:, None]).log().mean()
 
 def whole(predictions):
-    return Measure(3.0, 2)
+    return Metric(3.0, 2)
 
 def text(labels):
     return "high"

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from reproduce.floor_tasks import count, die, nap, refuse, stumble
 
 from limbeck.errors import LimbeckError
 from limbeck.papers import Task
 from limbeck.papers.experiment import merged
 from limbeck.papers.scheduler import Scheduler, task_hash
+from papers.floor_tasks import count, die, nap, refuse, stumble
 from waiting import within
 
 SUM = merged(
@@ -107,10 +107,10 @@ import sys
 from functools import partial
 from pathlib import Path
 from limbeck.papers import Task
-from limbeck.papers.scheduler import Floor, stamped
-from reproduce.floor_tasks import stay
+from limbeck.papers.scheduler import Scheduler, task_hash
+from papers.floor_tasks import stay
 
-Floor(Path(sys.argv[1]), workers=1).run({"stays": Task("stays", partial(stay, seconds=120))}, lambda _: None)
+Scheduler(Path(sys.argv[1]), workers=1).run({"stays": Task("stays", partial(stay, seconds=120))}, lambda _: None)
 """
 
 

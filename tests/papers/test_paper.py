@@ -8,7 +8,6 @@ from functools import partial
 from types import ModuleType
 
 import pytest
-from reproduce.floor_tasks import count
 
 from limbeck.cli import main
 from limbeck.errors import LimbeckError, UnknownNameError
@@ -18,6 +17,7 @@ from limbeck.papers.experiment import merged
 from limbeck.papers.reproduction import PAPERS
 from limbeck.papers.task_hash import task_hash
 from limbeck.report import paper_markdown
+from papers.floor_tasks import count
 
 
 def tasks(scale: ExperimentScale) -> list[Task]:

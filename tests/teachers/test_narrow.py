@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck.tap import Tapped
-from limbeck.teachers import model
+from limbeck.teachers.model import LowPrecisionCopy
 
 
 class Casts(TorchDispatchMode):
@@ -65,7 +65,7 @@ def asked(model, inputs):
 @pytest.fixture
 def opened():
     model = network()
-    ask = model.LowPrecisionCopy(Tapped(model))
+    ask = LowPrecisionCopy(Tapped(model))
     asked(ask, torch.randn(6, 12))
     return model, ask
 
@@ -126,7 +126,7 @@ def test_whoever_listens_in_the_module_is_told(opened):
 
 def test_without_autocast_nothing_is_narrow(opened):
     model, _ = opened
-    ask = model.LowPrecisionCopy(Tapped(model))
+    ask = LowPrecisionCopy(Tapped(model))
     with torch.no_grad():
         inputs = torch.randn(6, 12)
         assert torch.equal(ask(inputs)["logits"], model(inputs))
@@ -144,7 +144,7 @@ def test_full_precision_comes_back_after_autocast(opened):
 @pytest.mark.parametrize("make", [OwnUse, Outside, Uncopied, lambda: nn.Flatten()])
 def test_a_module_that_cannot_be_narrow_answers_as_it_is(make):
     model = make().eval()
-    ask = model.LowPrecisionCopy(Tapped(model))
+    ask = LowPrecisionCopy(Tapped(model))
     for _ in range(2):
         inputs = torch.randn(6, 12)
         assert torch.equal(asked(ask, inputs)["logits"], asked(model, inputs))
@@ -153,14 +153,14 @@ def test_a_module_that_cannot_be_narrow_answers_as_it_is(make):
 
 def test_a_tapped_model_a_large_one_and_inference_tensors_stay_as_they_are(monkeypatch):
     with Tapped(network(), ["1.2"]) as tapped:
-        ask = model.LowPrecisionCopy(tapped)
+        ask = LowPrecisionCopy(tapped)
         assert set(asked(ask, torch.randn(6, 12))) == {"1.2", "logits"}
         assert ask._narrow is None
     with torch.inference_mode():
-        ask = model.LowPrecisionCopy(Tapped(network()))
+        ask = LowPrecisionCopy(Tapped(network()))
     asked(ask, torch.randn(6, 12))
     assert ask._narrow is None
     monkeypatch.setattr(model, "_LIMIT", 10)
-    ask = model.LowPrecisionCopy(Tapped(network()))
+    ask = LowPrecisionCopy(Tapped(network()))
     asked(ask, torch.randn(6, 12))
     assert ask._narrow is None

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from store.encodings.records import encoded
 
+from cache.encodings.records import encoded
 from limbeck.cache.encodings import (
     error_table,
     float16_record_bytes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from store.encodings.records import encoded
 
+from cache.encodings.records import encoded
 from limbeck.cache.encodings import make_encoding
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
