@@ -7,7 +7,7 @@ import json
 import pytest
 
 from limbeck.bench import bench_cache
-from limbeck.bench.cache import Scale
+from limbeck.bench.cache import CacheScale
 from limbeck.bench.language import word_answers
 from limbeck.bench.stored import corruptions_read_as_good, identical_to_live
 from limbeck.cache import Store
@@ -21,7 +21,7 @@ def test_every_figure_that_has_a_bar_is_there(monkeypatch):
     monkeypatch.setattr("limbeck.bench.cache.FORWARDS", 2)
     monkeypatch.setattr("limbeck.bench.language.data_folders", lambda folder: [])
     monkeypatch.setattr("limbeck.bench.coded._KS", (8, 100))
-    found = bench_cache(scale=Scale(steps=2, block=1, gathers=3, rows=300, flips=5, examples=512))
+    found = bench_cache(scale=CacheScale(steps=2, block=1, gathers=3, rows=300, flips=5, examples=512))
     assert set(CACHE_BARS) <= set(found)
     assert found["identical_to_live"] is True
     assert found["corruptions_read_as_good"] == 0
@@ -43,7 +43,7 @@ def test_a_student_of_other_answers_would_be_found_out(monkeypatch, tmp_path):
 
 def test_sizes_make_sense():
     with pytest.raises(LimbeckError, match="rows must be at least 1"):
-        Scale(rows=0)
+        CacheScale(rows=0)
 
 
 def test_a_model_of_words_is_trained_where_the_text_is():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from limbeck.bench import coverage
-from limbeck.bench.coverage import Arms, Scale, bench_coverage
+from limbeck.bench.coverage import Arms, CoverageScale, bench_coverage
 from limbeck.cli.benches import COVERAGE_BARS, run_coverage_bench
 from limbeck.errors import LimbeckError
 from limbeck.metrics import paired_difference
 
-SMALL = Scale(simulations=3, examples=(50,), seeds=(2, 3), methods=(1, 2), development=(10,))
+SMALL = CoverageScale(simulations=3, examples=(50,), seeds=(2, 3), methods=(1, 2), development=(10,))
 
 
 def test_it_has_a_row_for_each_size_and_the_worst_of_them():
@@ -59,4 +59,4 @@ def test_it_speaks_json_and_prints_a_table(monkeypatch, capsys):
 
 def test_a_single_seed_has_nothing_to_cover():
     with pytest.raises(LimbeckError, match="2 seeds"):
-        Scale(seeds=(1,))
+        CoverageScale(seeds=(1,))

@@ -12,11 +12,11 @@ import pytest
 
 from limbeck.bench import bench_judging
 from limbeck.bench.clock import clocked
-from limbeck.bench.judging import Scale, _measured, _page
+from limbeck.bench.judging import JudgingScale, _measured, _page
 from limbeck.cli.benches import JUDGING_BARS, run_judging_bench
 from limbeck.errors import LimbeckError
 
-SMALL = Scale(train=400, test=60, epochs=3, seeds=1, shown=60, shown_seeds=1, runs=2, repeats=1)
+SMALL = JudgingScale(train=400, test=60, epochs=3, seeds=1, shown=60, shown_seeds=1, runs=2, repeats=1)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_page_that_cannot_be_made_is_no_figure(tmp_path):
 
 def test_sizes_make_sense():
     with pytest.raises(LimbeckError, match="runs must be at least 1"):
-        Scale(runs=0)
+        JudgingScale(runs=0)
 
 
 def test_what_misses_its_bar_is_said(monkeypatch, capsys):

@@ -32,7 +32,7 @@ FORWARDS = 20
 
 
 @dataclass(frozen=True)
-class Scale:
+class CacheScale:
     """How big the benchmark is; the defaults are those of the figures in the documentation.
 
     Attributes:
@@ -55,7 +55,7 @@ class Scale:
         check_counts(self)
 
 
-def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def bench_cache(*, scale: CacheScale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Time a student with stored answers beside one with none and one with a live teacher; and try the store's checks.
 
     All loops run in one process, block by block in turn.
@@ -73,7 +73,7 @@ def bench_cache(*, scale: Scale | None = None, say: Callable[[str], None] = lamb
         of ``flips``; ``identical_to_live``: whether a student of stored float32 answers has the same weights to the
         bit; ``milliseconds``: of each loop's step; and what `encoding_figures` finds.
     """
-    size = scale or Scale()
+    size = scale or CacheScale()
     with _scratch() as folder:
         work = make_work(Sizes(examples=size.examples))
         found: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def _teacher(work: Work) -> Ensemble:
     return Ensemble(*(Network(size.inputs, size.student, size.classes).eval() for _ in range(FORWARDS)))
 
 
-def _steps(work: Work, scale: Scale, folder: Path) -> dict[str, Any]:
+def _steps(work: Work, scale: CacheScale, folder: Path) -> dict[str, Any]:
     teacher = _teacher(work)
     cached = CachedTeacher(teacher, folder / "steps")
     for _ in fill_cache(cached, work.source()):
@@ -133,7 +133,7 @@ def _soft(teacher: Teacher) -> Recipe:
     return make("hinton", teacher=teacher)
 
 
-def _blocks(work: Work, recipe: Recipe, scale: Scale, blocks: int) -> Iterator[float]:
+def _blocks(work: Work, recipe: Recipe, scale: CacheScale, blocks: int) -> Iterator[float]:
     run = distill(
         work.student(), recipe, work.source(), log_every=scale.block, accelerator="cpu", steps=scale.block * blocks,
         optimizer=Optimizer(lr=1e-3),

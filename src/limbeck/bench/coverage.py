@@ -53,7 +53,7 @@ ARMS: Mapping[str, Arms] = {
 
 
 @dataclass(frozen=True)
-class Scale:
+class CoverageScale:
     """How much is drawn.
 
     Attributes:
@@ -76,7 +76,9 @@ class Scale:
             raise LimbeckError(f"A coverage bench draws at least once, with 2 seeds or more; got {self}.")
 
 
-def bench_coverage(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def bench_coverage(
+    *, scale: CoverageScale | None = None, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Simulate test sets and seeds, and count how often what is said of them is true.
 
     Args:
@@ -89,7 +91,7 @@ def bench_coverage(*, scale: Scale | None = None, say: Callable[[str], None] = l
         methods that do nothing and each size of the development set by which the best is chosen, with the share of
         verdicts that say that distilling helped. ``least_coverage``, ``most_false_alarms``: the worst of each.
     """
-    size = scale or Scale()
+    size = scale or CoverageScale()
     coverage: list[dict[str, Any]] = []
     alarms: list[dict[str, Any]] = []
     for number, name in enumerate(ARMS):

@@ -33,7 +33,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Scale:
+class JudgingScale:
     """How big the benchmark is; the defaults are those of the figures in the documentation.
 
     Attributes:
@@ -60,7 +60,7 @@ class Scale:
         check_counts(self)
 
 
-def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def bench_judging(*, scale: JudgingScale | None = None, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Time what a comparison's measures add to it, and a page about ten comparisons.
 
     A real comparison of small convolutional networks runs in this process, two methods and three controls, and every
@@ -81,7 +81,7 @@ def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = la
     Raises:
         LimbeckError: If the page cannot be made.
     """
-    size = scale or Scale()
+    size = scale or JudgingScale()
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
     try:
         say(f"a comparison of five arms with {size.seeds} seeds, on {size.train:,} pictures, every measure timed")
@@ -95,7 +95,7 @@ def bench_judging(*, scale: Scale | None = None, say: Callable[[str], None] = la
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measured(folder: Path, size: Scale) -> dict[str, Any]:
+def _measured(folder: Path, size: JudgingScale) -> dict[str, Any]:
     asked = _comparison(
         folder, train=size.train, test=size.test, seeds=size.seeds, student={"model": "cnn", "widths": [8, 16]},
         teacher={"model": "cnn", "widths": [16, 32], "check": False},
@@ -113,7 +113,7 @@ def _measured(folder: Path, size: Scale) -> dict[str, Any]:
     }
 
 
-def _judged(folder: Path, size: Scale) -> Path:
+def _judged(folder: Path, size: JudgingScale) -> Path:
     asked = _comparison(
         folder, train=min(3000, 10 * size.shown), test=size.shown, seeds=size.shown_seeds,
         student={"model": "mlp", "hidden": [16]}, teacher={"model": "mlp", "hidden": [64], "check": False},
@@ -131,7 +131,7 @@ def _comparison(folder: Path, *, train: int, test: int, **asked: Any) -> Job:
     })  # fmt: skip
 
 
-def _reported(run: Path, folder: Path, size: Scale) -> dict[str, Any]:
+def _reported(run: Path, folder: Path, size: JudgingScale) -> dict[str, Any]:
     copies = [shutil.copytree(run, folder / f"run-{number}") for number in range(size.runs)]
     page = folder / "report.html"
     _ = _page(copies, page)  # what is read for the first time is read from the disk

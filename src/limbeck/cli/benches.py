@@ -91,9 +91,11 @@ COVERAGE_BARS: Mapping[str, tuple[str, float]] = {
 def run_coverage_bench(*, as_json: bool, simulations: int) -> None:
     """Simulate verdicts, and print how often they are true."""
     from limbeck.bench import bench_coverage
-    from limbeck.bench.coverage import Scale
+    from limbeck.bench.coverage import CoverageScale
 
-    result = bench_coverage(scale=Scale(simulations=simulations), say=lambda text: print_message(text, to_error=True))
+    result = bench_coverage(
+        scale=CoverageScale(simulations=simulations), say=lambda text: print_message(text, to_error=True)
+    )
     console = _shown(result, COVERAGE_BARS, as_json=as_json)
     if console is None:
         return

@@ -19,7 +19,7 @@ from limbeck.errors import LimbeckError
 
 if TYPE_CHECKING:
     from limbeck.cache import Store
-    from limbeck.compare.cache_plan import Plan
+    from limbeck.compare.cache_plan import CachePlan
     from limbeck.job import Job
 
 Flags = Mapping[str, Any]
@@ -175,7 +175,7 @@ def _show_store(store: Store, *, as_json: bool) -> None:
     )
 
 
-def _show_plan(plan: Plan, store: Store | None, *, as_json: bool) -> None:
+def _show_plan(plan: CachePlan, store: Store | None, *, as_json: bool) -> None:
     if as_json:
         there = None if store is None else _facts(store)
         print(json.dumps({**plan._asdict(), "estimates": [_as_json(one) for one in plan.estimates], "store": there}))
@@ -202,7 +202,7 @@ def _show_plan(plan: Plan, store: Store | None, *, as_json: bool) -> None:
     print(f"cache.encoding=float16{_part_of(plan)}.")
 
 
-def _part_of(plan: Plan) -> str:
+def _part_of(plan: CachePlan) -> str:
     """How one encoding that keeps a part of the classes is typed, where there is any in the table."""
     tops = [one.encoding for one in plan.estimates if one.encoding["name"] == "top-k"]
     if not tops:

@@ -204,7 +204,7 @@ def _bars() -> Any:
 
     from limbeck.cli.terminal import make_console
 
-    class Terms(ProgressColumn):
+    class TermsColumn(ProgressColumn):
         """What is left of the line; the other columns keep their width."""
 
         def render(self, task: Any) -> Text:
@@ -219,7 +219,7 @@ def _bars() -> Any:
         TextColumn("{task.percentage:>3.0f}%", table_column=fixed()),
         TextColumn("{task.fields[rate]}", table_column=fixed(), justify="right"),
         TimeRemainingColumn(compact=True, table_column=fixed()),
-        Terms(),
+        TermsColumn(),
         console=make_console(stderr=True),
         transient=True,
         # Lines for a file or a pipe go there, not above the bars.

@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     error: float
 
 
-class Plan(NamedTuple):
+class CachePlan(NamedTuple):
     """What keeping a teacher's answers would take.
 
     Attributes:
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     estimates: list[Estimate]
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Job) -> CachePlan:
     """Ask the teacher about a few examples, and say what all would take, before anything is paid for.
 
     Raises:
@@ -72,7 +72,7 @@ def plan(job: Job) -> Plan:
         Estimate(one.spec, size := one.width * each + 16, size * answers, kl_error(one, rows))
         for one in _choices(logits.shape[-1], (job.cache or CacheSettings()).encoding)
     ]
-    return Plan(answers, views_of(job), pace * answers, len(logits), estimates)
+    return CachePlan(answers, views_of(job), pace * answers, len(logits), estimates)
 
 
 def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tensor, float]:

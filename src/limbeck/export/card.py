@@ -11,7 +11,7 @@ from limbeck.export.cite import bibtex, citations
 from limbeck.export.exported_run import ExportedRun
 from limbeck.export.finished_run import FinishedRun
 from limbeck.export.model_card_yaml import escape_markdown, front_matter, quoted
-from limbeck.export.reader import Reader
+from limbeck.export.reader import ReaderScript
 from limbeck.export.usage_snippet import usage_snippet
 from limbeck.job import (
     format_steps,
@@ -33,7 +33,7 @@ def model_card(
     to: str,
     raw: bool = False,
     license: str | None = None,
-    reader: Reader | None = None,
+    reader: ReaderScript | None = None,
 ) -> str:
     """The ``README.md`` of an export: a Hugging Face model card.
 
@@ -75,7 +75,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
     return "\n".join(said) or "The run was not judged against a control."
 
 
-def _reader(reader: Reader | None) -> str:
+def _reader(reader: ReaderScript | None) -> str:
     """How raw examples are answered by ``read.py``, above the code for programs."""
     if reader is None:
         return ""

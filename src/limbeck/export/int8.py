@@ -55,7 +55,7 @@ def _reader(batch: Mapping[str, np.ndarray]) -> Any:
     """One batch as onnxruntime's calibration wants it: the batch, then None."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):
+    class OneBatchReader(CalibrationDataReader):
         """Hands out a batch once."""
 
         def __init__(self) -> None:
@@ -64,7 +64,7 @@ def _reader(batch: Mapping[str, np.ndarray]) -> Any:
         def get_next(self) -> Mapping[str, np.ndarray] | None:
             return next(self._left, None)
 
-    return Reader()
+    return OneBatchReader()
 
 
 _FEWEST = 16

@@ -19,7 +19,7 @@ _BACKENDS = {"onnx": "numpy and onnxruntime", "reference": "torch and safetensor
 _KINDS = {"table": "rows.csv", "pictures": "picture.png", "texts": "texts.csv"}
 
 
-class Reader(NamedTuple):
+class ReaderScript(NamedTuple):
     """Which parts a ``read.py`` is made of.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reader(NamedTuple):
         return f"python {READER} {_KINDS[self.kind]}"
 
 
-def reader_of(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, texts: bool) -> Reader | None:
+def reader_of(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, texts: bool) -> ReaderScript | None:
     """The reader for an export; None for a class of the person's own in a folder, whose code the folder lacks.
 
     Args:
@@ -58,7 +58,7 @@ def reader_of(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, text
         backend = "huggingface"
     else:
         backend = "reference" if "name" in made else ""
-    return Reader(kind, backend) if kind and backend else None
+    return ReaderScript(kind, backend) if kind and backend else None
 
 
 def write_reader(path: str | Path) -> Path:
@@ -97,7 +97,7 @@ def write_reader(path: str | Path) -> Path:
     return folder / READER
 
 
-def write_parts(reader: Reader, folder: Path, told: Mapping[str, Any]) -> None:
+def write_parts(reader: ReaderScript, folder: Path, told: Mapping[str, Any]) -> None:
     """Write ``read.py`` into the folder of an export.
 
     Args:

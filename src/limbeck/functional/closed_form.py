@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.functional.blockwise import Quick, graph_is_kept, in_blocks, inside_transform
-from limbeck.functional.near_equality import Terms, sum_of_terms
+from limbeck.functional.near_equality import SeriesTerms, sum_of_terms
 
 _REGISTER = 16  # float32 values
 _SANE = 1e18  # its square is a float32, and differences of tempered logits are
@@ -216,7 +216,7 @@ def _in_general(
     """The same on every device, for any logits."""
     pair = _compare(student, teacher, temperature)
     value, *slopes = form(pair, *wanted)
-    if isinstance(form, Terms):
+    if isinstance(form, SeriesTerms):
         value = _never_negative(value, student, teacher, temperature, form)
     value = _scaled_up(value, temperature, form.factor)
     if not pair.tame:
@@ -224,7 +224,7 @@ def _in_general(
     return Divergence(value, *slopes)
 
 
-def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: Terms) -> Tensor:
+def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: SeriesTerms) -> Tensor:
     """The value, where it is small as a sum of terms that are 0 or more: what rounding leaves of others may be less."""
     small = value < form.small
     if student.device.type == "cpu" and not torch.compiler.is_compiling():

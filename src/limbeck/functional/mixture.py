@@ -14,7 +14,7 @@ from limbeck.functional.blockwise import Quick, Rows, softmax_into, through_soft
 from limbeck.functional.closed_form import Divergence, Form, Pair, divergence, through_softmax
 from limbeck.functional.divergence import KULLBACK_LEIBLER
 from limbeck.functional.kernel import kernel
-from limbeck.functional.near_equality import Terms, cumulants, near, powers
+from limbeck.functional.near_equality import SeriesTerms, cumulants, near, powers
 from limbeck.functional.validation import validates_pair
 
 _NEAR = 0.05
@@ -31,7 +31,7 @@ _NEARLY_ALL = 0.9
 
 
 @final
-class JensenShannon(Form, Terms):
+class JensenShannon(Form, SeriesTerms):
     """``weight_p KL(p || m) + weight_q KL(q || m)`` with ``m = b p + (1 - b) q``.
 
     The weights stand as b to 1 - b: the terms in dm then cancel, and the slopes are this short. A weight is applied
@@ -62,7 +62,7 @@ class JensenShannon(Form, Terms):
 
 
 @final
-class Skew(Form, Terms, Quick):
+class Skew(Form, SeriesTerms, Quick):
     """``KL(p || a p + (1 - a) q)``."""
 
     def __init__(self, skew: float) -> None:

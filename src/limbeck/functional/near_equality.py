@@ -17,7 +17,7 @@ float32 holds, as the smallest normal number times exp(60) is still nothing besi
 _SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
 
 
-class Terms(ABC):
+class SeriesTerms(ABC):
     """A divergence ``sum_c p_c f(d_c)`` with ``d = log(q / p)``, f convex, ``f(0) = f'(0) = 0``.
 
     Every term is 0 or more, so that the sum of rounded terms is so too: written with logarithms of p and q, terms of
@@ -40,7 +40,10 @@ def near(dtype: torch.dtype) -> float:
 
 
 def sum_of_terms(
-    student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], temperature: float, of: Terms
+    student: Float[Tensor, "*batch classes"],
+    teacher: Float[Tensor, "*batch classes"],
+    temperature: float,
+    of: SeriesTerms,
 ) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
     """The divergence of each row (without T^2), and in which rows it can be found like this.
 

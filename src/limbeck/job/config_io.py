@@ -159,16 +159,16 @@ def _values(text: str, *, who: str) -> Any:
     """What YAML 1.2 reads: 1e-3 is a number, as people mean it, where YAML 1.1 reads a string."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class JobYamlLoader(yaml.SafeLoader):
         """Safe as its parent; the resolvers that are changed stay its own. A date is a text: no job has any."""
 
-    Loader.yaml_implicit_resolvers = {
+    JobYamlLoader.yaml_implicit_resolvers = {
         first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
         for first, several in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
+    JobYamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
     try:
-        found = yaml.load(text, Loader=Loader)
+        found = yaml.load(text, Loader=JobYamlLoader)
         check_bounds(found, who if len(who) < 200 else f"{who[:200]}...")
         return found
     except yaml.YAMLError as error:
