@@ -12,7 +12,7 @@ from torch import nn
 import limbeck as lb
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
-from limbeck.models import class_names_in, class_names_of, first_moved, match_order
+from limbeck.models import find_first_moved, get_class_names, match_order, read_class_names
 from limbeck.models.description import describe_model
 
 
@@ -30,30 +30,30 @@ def named(*names):
     ],
 )  # fmt: skip
 def test_names_that_are_numbers_alone_say_nothing(names, said):
-    assert class_names_of(named(*names)) == (names if said else None)
+    assert get_class_names(named(*names)) == (names if said else None)
 
 
 def test_names_come_from_a_configuration_a_description_or_a_folder(tmp_path):
-    assert class_names_of(describe_model(nn.Linear(2, 2), {"class_names": ["b", "a"]})) == ("b", "a")
+    assert get_class_names(describe_model(nn.Linear(2, 2), {"class_names": ["b", "a"]})) == ("b", "a")
     lb.save(
         lb.models.build("mlp", inputs=2, classes=2, hidden=[2]), tmp_path / "a", metadata={"class_names": ["b", "a"]}
     )
-    assert class_names_in(tmp_path / "a") == ("b", "a")
+    assert read_class_names(tmp_path / "a") == ("b", "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b/config.json").write_text(json.dumps({"architectures": ["X"], "id2label": {"1": "a", "0": "b"}}))
-    assert class_names_in(tmp_path / "b") == ("b", "a")
+    assert read_class_names(tmp_path / "b") == ("b", "a")
     for damaged in ("[]", "{", '{"id2label": {"x": 1}}', '{"id2label": 5}'):
         (tmp_path / "b/config.json").write_text(damaged)
-        assert class_names_in(tmp_path / "b") is None
-    assert class_names_in(tmp_path / "nowhere") is None
+        assert read_class_names(tmp_path / "b") is None
+    assert read_class_names(tmp_path / "nowhere") is None
 
 
 def test_names_are_matched_whatever_their_case():
     assert match_order(["Refund", "block_card"], ["block card", "refund"]) == ("block_card", "Refund")
     assert match_order(["a", "b"], ["a", "c"]) is None
     assert match_order(["a", "A"], ["a", "b"]) is None
-    assert first_moved(["neg", "pos"], ["negative", "positive"]) is None
-    assert first_moved(["a", "b", "c"], ["A", "c", "b"]) == (1, "b", "c")
+    assert find_first_moved(["neg", "pos"], ["negative", "positive"]) is None
+    assert find_first_moved(["a", "b", "c"], ["A", "c", "b"]) == (1, "b", "c")
 
 
 def test_two_models_with_other_orders_are_refused_where_their_logits_are_compared():

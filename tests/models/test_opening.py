@@ -16,7 +16,7 @@ from torch import nn
 from limbeck.compare.teacher_training import has_weights
 from limbeck.errors import DataError, LimbeckError, UnknownNameError
 from limbeck.job import TeacherSettings
-from limbeck.models import build, fingerprint, load, open_model, read_config, save, spec_of
+from limbeck.models import build, fingerprint, get_model_spec, load, open_model, read_config, save
 from limbeck.models.hub import LibraryModel
 from limbeck.models.user_module import module_name
 
@@ -69,7 +69,7 @@ def file(tmp_path):
 
 def test_reference_names_take_what_the_data_give():
     model = open_model("cnn", input_shape=(1, 8, 8), classes=10, widths=[4])
-    assert spec_of(model).arguments == {"channels": 1, "classes": 10, "widths": [4], "size": 8, "dropout": 0.0}
+    assert get_model_spec(model).arguments == {"channels": 1, "classes": 10, "widths": [4], "size": 8, "dropout": 0.0}
     assert open_model("mlp", inputs=5, classes=2, hidden=[3]).classifier.out_features == 2
     assert open_model("mlp", input_shape=(4,), classes=2, hidden=[], inputs=9).classifier.in_features == 9
     with pytest.raises(LimbeckError, match=r"mlp needs inputs=..., classes=..., hidden=..."):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError
-from limbeck.models import Cnn, Mlp, ModelSpec, build, count_parameters, fit_arguments, reference_names, spec_of
+from limbeck.models import Cnn, Mlp, ModelSpec, build, count_parameters, fit_arguments, get_model_spec, reference_names
 from limbeck.models.resnet import DEPTHS, Block
 from limbeck.tap import Tapped
 
@@ -113,30 +113,30 @@ def test_networks_learn(name):
 @pytest.mark.parametrize("name", SAMPLES)
 def test_specification_builds_the_same_network(name):
     model = build(name, seed=3, **SAMPLES[name])
-    spec = spec_of(model)
+    spec = get_model_spec(model)
     assert spec == ModelSpec(name, SAMPLES[name])
     assert json.loads(json.dumps(spec.arguments)) == spec.arguments
     assert repr(build(spec.name, **spec.arguments)) == repr(model)
-    assert spec_of(copy.deepcopy(model)) == spec
+    assert get_model_spec(copy.deepcopy(model)) == spec
 
 
 def test_specification_is_gone_once_a_layer_is_exchanged():
     model = build("mlp", **SAMPLES["mlp"])
     model.layer1[2] = nn.GELU()
-    assert spec_of(model) is None
+    assert get_model_spec(model) is None
     model = build("cnn", **SAMPLES["cnn"])
     model.classifier = nn.Linear(model.classifier.in_features, 99)
-    assert spec_of(model) is None
+    assert get_model_spec(model) is None
     model = build("cnn", **SAMPLES["cnn"])
     model.scale = nn.Parameter(torch.ones(1))
-    assert spec_of(model) is None
-    assert spec_of(nn.Linear(2, 2)) is None
+    assert get_model_spec(model) is None
+    assert get_model_spec(nn.Linear(2, 2)) is None
 
 
 def test_specification_cannot_be_written_to():
     model = build("mlp", **SAMPLES["mlp"])
-    spec_of(model).arguments["classes"] = 99
-    assert spec_of(model).arguments["classes"] == 3
+    get_model_spec(model).arguments["classes"] = 99
+    assert get_model_spec(model).arguments["classes"] == 3
 
 
 def test_seed_decides_the_weights_and_leaves_the_generator():
@@ -154,7 +154,7 @@ def test_asking_for_a_specification_draws_nothing():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    spec_of(model)
+    get_model_spec(model)
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -12,7 +12,7 @@ from limbeck.batch import Batch, Outputs
 from limbeck.data import ArrayDataset, Mixup, ShuffledLoader
 from limbeck.errors import LimbeckWarning
 from limbeck.teachers import CachedTeacher, fill_cache
-from limbeck.teachers.chance import ChanceCheck, chance_of
+from limbeck.teachers.chance import ChanceCheck, compute_chance
 
 
 class Naming(nn.Module):
@@ -47,9 +47,9 @@ def test_a_teacher_of_another_label_order_is_noticed(tmp_path, how):
 def test_a_row_of_nan_is_right_about_nothing():
     tried, labels = ChanceCheck(), torch.zeros(200, dtype=torch.int64)
     batch = Batch(torch.zeros(200, 1), torch.arange(200), labels=labels)
-    tried.see(batch, Outputs(logits=torch.full((200, 2), torch.nan)))
+    tried.update(batch, Outputs(logits=torch.full((200, 2), torch.nan)))
     with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 200 examples"):
-        tried.tell()
+        tried.warn_if_not_better()
 
 
 def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
@@ -84,11 +84,11 @@ def test_one_that_is_no_better_than_the_most_frequent_class_is_noticed(accuracy)
     right = (torch.arange(200) * 61) % 200 < 200 * accuracy
     said = torch.nn.functional.one_hot(torch.where(right, labels, 1 - labels), 2).float()
     for part in torch.arange(200).chunk(3):
-        tried.see(Batch(torch.zeros(len(part), 1), part, labels=labels[part]), Outputs(logits=said[part]))
+        tried.update(Batch(torch.zeros(len(part), 1), part, labels=labels[part]), Outputs(logits=said[part]))
     with pytest.warns(LimbeckWarning, match=r"most frequent class gives 75\.0 %"):
-        tried.tell()
+        tried.warn_if_not_better()
 
 
 def test_chance_and_how_far_luck_reaches():
-    assert chance_of(4, 300).share == 0.25
-    assert chance_of(4, 300).reach == pytest.approx(0.30)
+    assert compute_chance(4, 300).share == 0.25
+    assert compute_chance(4, 300).reach == pytest.approx(0.30)

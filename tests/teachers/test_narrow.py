@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck.tap import Tapped
+from limbeck.teachers import model as model_module
 from limbeck.teachers.model import LowPrecisionCopy
 
 
@@ -160,7 +161,7 @@ def test_a_tapped_model_a_large_one_and_inference_tensors_stay_as_they_are(monke
         ask = LowPrecisionCopy(Tapped(network()))
     asked(ask, torch.randn(6, 12))
     assert ask._narrow is None
-    monkeypatch.setattr(model, "_LIMIT", 10)
+    monkeypatch.setattr(model_module, "_LIMIT", 10)
     ask = LowPrecisionCopy(Tapped(network()))
     asked(ask, torch.randn(6, 12))
     assert ask._narrow is None

@@ -22,7 +22,7 @@ from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.recipe import Optimizer, Stage
-from limbeck.teachers import Answer, CachedTeacher, ModelTeacher, Preprocess, Teacher, predict_padded
+from limbeck.teachers import CachedTeacher, ModelTeacher, Preprocess, Teacher, TeacherFn, predict_padded
 
 
 def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
@@ -113,12 +113,12 @@ class _Whole(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """As the live teacher does."""
         return self._answering(self._live.prepare(requires, device=device, preprocess=preprocess))
 
     @contextmanager
-    def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:
+    def _answering(self, opened: AbstractContextManager[TeacherFn]) -> Iterator[TeacherFn]:
         with opened as answer:
             yield lambda batch: predict_padded(answer, batch, self._size)
 

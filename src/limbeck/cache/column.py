@@ -105,7 +105,7 @@ class Column:
         if counted is None:
             raise self._other(())
         lengths = counted.sum(1)
-        return self.decode(records[places(lengths.cumsum() - lengths, counted).reshape(-1)], counted.shape)
+        return self.decode(records[record_indices(lengths.cumsum() - lengths, counted).reshape(-1)], counted.shape)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def places(first: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:
+def record_indices(first: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Where the records of some examples' positions are; what does not count gets that of the last that did.
 
     Args:

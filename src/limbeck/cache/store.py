@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.cache.column import Column, places
+from limbeck.cache.column import Column, record_indices
 from limbeck.cache.index import Index
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import FILE, Manifest, Shard
@@ -38,7 +38,7 @@ class Store:
     """
 
     def __init__(self, where: str | os.PathLike[str] | Location) -> None:
-        self.place = where if isinstance(where, Location) else Location(where)
+        self.location = where if isinstance(where, Location) else Location(where)
         self._guard = threading.Lock()
         self._mapped: dict[Shard, MappedShard] = {}
         self.refresh()
@@ -49,15 +49,15 @@ class Store:
         Raises:
             DataError: If there is none any more, or it is another store's.
         """
-        manifest = find_manifest(self.place)
+        manifest = find_manifest(self.location)
         if manifest is None:
-            raise DataError(f"There is no store of answers at {self.place.name}: it has no {FILE}.")
+            raise DataError(f"There is no store of answers at {self.location.name}: it has no {FILE}.")
         before: Manifest | None = self.__dict__.get("manifest")
         if before is not None and before.origin != manifest.origin:
-            raise DataError(f"The store at {self.place.name} was replaced by another one while it was read.")
+            raise DataError(f"The store at {self.location.name} was replaced by another one while it was read.")
         with self._guard:
             self.manifest: Manifest = manifest
-            self._shards = [self._mapped.setdefault(s, MappedShard(self.place, s)) for s in manifest.shards]
+            self._shards = [self._mapped.setdefault(s, MappedShard(self.location, s)) for s in manifest.shards]
             for name in ("keys", "_index", "_starts", "_lengths", "_first", "columns"):
                 self.__dict__.pop(name, None)
 
@@ -76,7 +76,7 @@ class Store:
         try:
             return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
         except LimbeckError as error:  # of a checksum that somebody made again, or a later version
-            raise DataError(f"{self.place.name}/{FILE} is damaged: {error}") from error
+            raise DataError(f"{self.location.name}/{FILE} is damaged: {error}") from error
 
     def rows(self, id: Ids, view: Ids | int) -> NDArray[np.int64]:
         """Where the answers are, for `read`; -1 where there is none."""
@@ -103,11 +103,11 @@ class Store:
             counted = np.arange(int(own.max())) < own[:, None]
         elif (counted.sum(1) != own).any():
             raise LimbeckError(
-                f"The store at {self.place.name} holds answers of other lengths than the examples have now, as of "
+                f"The store at {self.location.name} holds answers of other lengths than the examples have now, as of "
                 "another mask: build another store."
             )
         shard = np.searchsorted(self._starts, rows, side="right") - 1
-        found = self._gathered_at(places(first, counted).reshape(-1), shard.repeat(counted.shape[1]), address)
+        found = self._gathered_at(record_indices(first, counted).reshape(-1), shard.repeat(counted.shape[1]), address)
         return column.decode(found, counted.shape)
 
     def records(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:

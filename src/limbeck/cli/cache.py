@@ -91,7 +91,7 @@ def run_verify(
     if as_json:
         print(json.dumps(found))
     elif not wrong:
-        print(f"{store.place.name}: {len(store):,} answers in {len(store.manifest.shards)} shards, all as written.")
+        print(f"{store.location.name}: {len(store):,} answers in {len(store.manifest.shards)} shards, all as written.")
     if again is not None:
         _judge(again, asked=sample, seed=seed, as_json=as_json)
     if wrong:
@@ -121,11 +121,11 @@ def _plain(number: float) -> float | None:
 def _judge(again: Any, *, asked: int, seed: int | None, as_json: bool) -> None:
     said = f"Asked again about {again.answers} examples (--seed {seed}): "
     said += f"{100 * again.identical:.1f} % identical to the bit"
-    said += "." if again.drawn else f", {again.how_far}."
+    said += "." if again.is_sampled else f", {again.distance_text}."
     if again.answers > asked:
         said += f" The teacher is asked in whole batches: so many hold the {asked} of --sample."
-    if again.drawn:
-        said += f" {again.how_far[0].upper()}{again.how_far[1:]}."
+    if again.is_sampled:
+        said += f" {again.distance_text[0].upper()}{again.distance_text[1:]}."
     if not again.same:
         raise LimbeckError(f"{said} The teacher gives other answers than those that are stored.")
     print_message(said, to_error=as_json)
@@ -150,7 +150,7 @@ def _folder(job: Job | None) -> str:
 def _facts(store: Store) -> dict[str, Any]:
     origin = store.manifest.origin
     return {
-        "store": store.place.name,
+        "store": store.location.name,
         "answers": len(store),
         "examples": store.manifest.about.get("examples"),
         "shards": len(store.manifest.shards),

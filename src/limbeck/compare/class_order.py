@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.data import DataSplits, load_data, silenced
 from limbeck.errors import LimbeckError
 from limbeck.job import Job, TeacherSettings
-from limbeck.models import class_names_in, class_names_of, is_student_folder, match_order
+from limbeck.models import get_class_names, is_student_folder, match_order, read_class_names
 from limbeck.models.hub import LibraryModel
 
 
@@ -32,7 +32,7 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
     with silenced():  # what it warns of stands in the summary, which is printed
         data = load_data(job.data)
         given: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-        theirs = class_names_in(_folder(job.teacher)) if has_weights(job.teacher) else None
+        theirs = read_class_names(_folder(job.teacher)) if has_weights(job.teacher) else None
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None
         if order is None or order == data.class_names or given.get("class_names") or not job.teacher.check:
             return data, False
@@ -59,7 +59,7 @@ def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) ->
     Raises:
         LimbeckError: With the names of both, and what to type.
     """
-    ours, theirs = data.class_names, class_names_of(model) or class_names_in(_folder(teacher))
+    ours, theirs = data.class_names, get_class_names(model) or read_class_names(_folder(teacher))
     if not (ours and theirs and teacher.check) or len(ours) != len(theirs) or not has_weights(teacher):
         return
     order = match_order(ours, theirs)

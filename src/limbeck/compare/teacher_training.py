@@ -32,7 +32,7 @@ from limbeck.models.hub import LibraryModel
 from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters, call, logits_of
 from limbeck.teachers import Ensemble, ModelTeacher, Teacher
-from limbeck.teachers.chance import chance_of, most_frequent_share
+from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 Callback = Callable[[str, Any], None]
 """Told what happens.
@@ -150,7 +150,7 @@ def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, lo
     if loaded and labels.ndim == 1:
         _check_renamed(teacher_logits, labels, found, classes)
     count = int((labels != IGNORED).sum())
-    chance = chance_of(classes, count, most_frequent=most_frequent_share(labels))
+    chance = compute_chance(classes, count, most_frequent=most_frequent_share(labels))
     if found <= chance.reach and found < 1.0:  # who is always right is not to blame for few examples
         why = (
             "Was it trained with another input normalization or label order?"
@@ -179,7 +179,7 @@ def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -
     known = labels != IGNORED
     guesses, truth = predicted_class(logits)[known], labels[known]
     better, order = renamed_accuracy(guesses, truth, classes)
-    if is_misordered(found, better, truth, chance_of(classes, len(truth)).reach):
+    if is_misordered(found, better, truth, compute_chance(classes, len(truth)).reach):
         raise LimbeckError(
             f"The teacher's accuracy on {len(truth)} development examples is {100 * found:.1f} %, and with its classes "
             f"in another order it would be {100 * better:.1f} %: its label order is not that of the data ("

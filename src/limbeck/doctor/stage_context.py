@@ -21,7 +21,7 @@ from limbeck.engine.train_config import Fabric
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, RunContext, Stage
 from limbeck.tap import FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers import Teacher, adaptor_of
+from limbeck.teachers import Teacher, get_adaptor
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def open_stage(
     with ExitStack() as stack:
         answer = _answering(stack, stage, models, source, preprocess, fabric)
         stack.enter_context(FrozenParameters(model, mode="train"))
-        called = Tapped(model, stage.objective.requires.student, adaptor=adaptor_of(models, stage.trains))
+        called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
         tapped = stack.enter_context(called)
         labels = getattr(getattr(source, "examples", None), "labels", None)
         with buffers_kept([model]), fabric.autocast():

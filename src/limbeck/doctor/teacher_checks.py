@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError
 from limbeck.metrics.class_order import is_misordered, misorder_message, renamed_accuracy
 from limbeck.metrics.memoize import predicted_class
 from limbeck.teachers import CachedTeacher, predict_padded, verify_cache
-from limbeck.teachers.chance import chance_of, most_frequent_share
+from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 ACCURACY = "teacher's accuracy"
 
@@ -38,7 +38,7 @@ def check_accuracy(patient: CheckContext) -> Finding:
         return warn(ACCURACY, None, "Not known: no development example has one label.")
     said, known = _asked(patient)
     accuracy, most = float((said == known).double().mean()), most_frequent_share(known)
-    chance = chance_of(patient.classes, len(known), most_frequent=most)
+    chance = compute_chance(patient.classes, len(known), most_frequent=most)
     shown = f"{100 * accuracy:.1f} %"
     beside = f"on {len(known):,} development examples; chance gives {100 * chance.share:.1f} %, "
     beside += f"always answering the most frequent class {100 * most:.1f} %."
@@ -206,10 +206,12 @@ def _compared(cached: CachedTeacher, source: ShuffledLoader, patient: CheckConte
     if not again.same:
         return fail(
             STORED_OUTPUTS, again.identical,
-            f"Of {again.answers} answers {shown} ({again.how_far}): teacher, device or a library are other ones than "
-            f"when they were stored. Delete {cached.where} and build it again.", shown,
+            f"Of {again.answers} outputs {shown} ({again.distance_text}): the teacher, the device or a library has "
+            f"changed since they were stored. Delete {cached.where} and build it again.", shown,
         )  # fmt: skip
-    return passed(STORED_OUTPUTS, again.identical, f"{again.answers} of them were asked again: {again.how_far}.", shown)
+    return passed(
+        STORED_OUTPUTS, again.identical, f"{again.answers} of them were computed again: {again.distance_text}.", shown
+    )
 
 
 def _lacking(cached: CachedTeacher, patient: CheckContext) -> int:

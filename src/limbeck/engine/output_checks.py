@@ -13,7 +13,7 @@ from limbeck.batch import LOGITS, Inputs, Outputs, Progress
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.validation import are_probabilities
 from limbeck.losses import Loss, LossTerm
-from limbeck.models.class_names import class_names_of, first_moved
+from limbeck.models.class_names import find_first_moved, get_class_names
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, call, logits_of
 
@@ -30,10 +30,10 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
         LOGITS in leaf.preprocess.student and LOGITS in leaf.preprocess.teacher and getattr(leaf, "head", None) is None
         for leaf, _ in stage.objective.leaves()
     )
-    ours = class_names_of(student) if compared else None
+    ours = get_class_names(student) if compared else None
     for network in networks if ours is not None else ():
-        theirs = class_names_of(network)
-        moved = first_moved(ours, theirs) if ours and theirs and len(ours) == len(theirs) else None
+        theirs = get_class_names(network)
+        moved = find_first_moved(ours, theirs) if ours and theirs and len(ours) == len(theirs) else None
         if moved is not None:
             place, mine, its = moved
             raise LimbeckError(

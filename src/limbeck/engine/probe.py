@@ -18,7 +18,7 @@ from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.losses import Objective, fit, memory_kept
 from limbeck.recipe import Stage
 from limbeck.tap import Tapped
-from limbeck.teachers import Answer
+from limbeck.teachers import TeacherFn
 
 
 class Probe(NamedTuple):
@@ -36,7 +36,7 @@ class Probe(NamedTuple):
 def probe(
     stage: Stage,
     tapped: Tapped,
-    answer: Answer,
+    answer: TeacherFn,
     batch: Batch,
     inputs: Inputs,
     labels: Tensor | None,
@@ -81,7 +81,7 @@ def probe(
         return Probe(objective, _reached(stage, terms, candidates))
 
 
-def _taught(stage: Stage, answer: Answer, batch: Batch) -> Outputs:
+def _taught(stage: Stage, answer: TeacherFn, batch: Batch) -> Outputs:
     try:
         return answer(batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -18,13 +18,13 @@ from limbeck.engine.train_config import TrainConfig
 from limbeck.errors import LimbeckError
 from limbeck.recipe import JointStages, ParallelStages, Recipe
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.teacher import name_of
+from limbeck.teachers.teacher import get_function_name
 
 
 def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[str, Any]:
     """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
-    stages = [{**stage.describe(), "preprocess": name_of(stage.preprocess)} for stage in recipe.stages()]
-    fixed = {**setting.describe(), "preprocess": name_of(setting.preprocess)}
+    stages = [{**stage.describe(), "preprocess": get_function_name(stage.preprocess)} for stage in recipe.stages()]
+    fixed = {**setting.describe(), "preprocess": get_function_name(setting.preprocess)}
     contents = {place: found for place, function in _held(recipe, setting) if (found := _content(function)) is not None}
     return {
         "recipe": stages,
@@ -37,8 +37,8 @@ def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[s
 
 def _functions(recipe: Recipe) -> dict[str, Any]:
     """The functions in a recipe by name, where they stand."""
-    makes = {name: name_of(maker) for name, maker in recipe.makes.items()}
-    ship = recipe.ship if isinstance(recipe.ship, str) else name_of(recipe.ship)
+    makes = {name: get_function_name(maker) for name, maker in recipe.makes.items()}
+    ship = recipe.ship if isinstance(recipe.ship, str) else get_function_name(recipe.ship)
     return {"parts": _places(recipe, _named), "makes": makes, "ship": ship}
 
 
@@ -57,7 +57,7 @@ def _places(recipe: Recipe, of: Callable[[Callable[..., Any]], Any]) -> list[Any
 
 def _named(part: Callable[..., Any]) -> Any:
     says: Callable[[], Any] | None = getattr(part, "describe", None)
-    return name_of(part) if says is None else says()
+    return get_function_name(part) if says is None else says()
 
 
 def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
@@ -97,7 +97,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
-    return name_of(value) if callable(value) else type(value).__name__
+    return get_function_name(value) if callable(value) else type(value).__name__
 
 
 def state_dict(models: RunModels, course: RecipeRunner, source: Loader) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
 from limbeck.tap import FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers import Answer, Preprocess, adaptor_of
+from limbeck.teachers import Preprocess, TeacherFn, get_adaptor
 
 
 class StageTrainer(AbstractContextManager["StageTrainer"]):
@@ -97,7 +97,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         whole = self._models[stage.trains]
         self._sharded = is_sharded(self._fabric)
         self.model = (copy_for_sharding(whole, stage) if self._sharded else whole).to(device)
-        adaptor = adaptor_of(self._models, stage.trains)
+        adaptor = get_adaptor(self._models, stage.trains)
         self._resting = frozen_eval_modules(self.model)
         self._tapped = Tapped(self._called(), stage.objective.requires.student, adaptor=adaptor)
         self._preprocess = cached_per_batch(stage.preprocess or self._setting.preprocess)
@@ -129,13 +129,13 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         for module in self._resting:
             module.training = False
 
-    def _opened_teacher(self, stack: ExitStack) -> Answer:
+    def _opened_teacher(self, stack: ExitStack) -> TeacherFn:
         teacher, requires = self.stage.teacher, self.stage.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
         teacher.attach_loader(self._source, self.stage.preprocess or self._setting.preprocess)
         teacher.serve(self.stage.objective.temperatures)
-        answer: Answer = stack.enter_context(
+        answer: TeacherFn = stack.enter_context(
             teacher.prepare(requires, device=self._fabric.device, preprocess=self._preprocess)
         )
         if not self._shares:

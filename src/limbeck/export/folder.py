@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.atomic_io import new_partial_folder
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import silence_logging
-from limbeck.models import description_of, fingerprint, read_config, save
+from limbeck.models import fingerprint, get_description, read_config, save
 from limbeck.models.adapters import merge_adapters
 from limbeck.models.size_and_hash import unwrap_compiled
 
@@ -69,7 +69,7 @@ def to_hf(
     Example:
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
     """
-    class_names = class_names or description_of(unwrap_compiled(model)).get("class_names")
+    class_names = class_names or get_description(unwrap_compiled(model)).get("class_names")
     given = unwrap_compiled(model)
     merged = merge_adapters(given)
     check_hf(merged)

@@ -17,7 +17,7 @@ from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import import_onnxruntime, length, part, silence_logging, tensor_list
 from limbeck.export.parity import Parity, compare_outputs
-from limbeck.models import description_of, size_in_bytes
+from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.tap import call, logits_of
 
@@ -80,7 +80,7 @@ def to_onnx(
     )
     program = _exported(plain, inputs)
     proto = strip_debug(program.model_proto)
-    told = description_of(unwrap_compiled(model)) if metadata is None else metadata
+    told = get_description(unwrap_compiled(model)) if metadata is None else metadata
     write_metadata(proto, {"limbeck": {**told, "reads_included": preprocess is not None}})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from limbeck.losses import Objective
 from limbeck.losses.distributed import all_reduce_sum, world_size
 from limbeck.recipe import Stage
 from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers import Answer, Preprocess, Stream, read_inputs
+from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
 
 
 class DistillationOutput(NamedTuple):
@@ -251,13 +251,15 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
                 "not keep or save; run it by lb.distill, or give a teacher that is fixed."
             )
 
-    def _opened_teacher(self, stack: ExitStack) -> Answer:
+    def _opened_teacher(self, stack: ExitStack) -> TeacherFn:
         teacher, requires = self.stage.teacher, self.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
         teacher.attach_loader(self.source or Unknown(), self.preprocess)
         teacher.serve(self.objective.temperatures)
-        answer: Answer = stack.enter_context(teacher.prepare(requires, device=self.device, preprocess=self.preprocess))
+        answer: TeacherFn = stack.enter_context(
+            teacher.prepare(requires, device=self.device, preprocess=self.preprocess)
+        )
         return answer
 
     def _fit(self, batch: Batch) -> None:

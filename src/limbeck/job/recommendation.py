@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
-from limbeck.teachers.chance import chance_of
+from limbeck.teachers.chance import compute_chance
 
 _ALONE, _SHUFFLED = "student alone", "shuffled teacher"
 
@@ -164,7 +164,7 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     classes, examples, most = data.get("classes"), data.get("test"), _most_frequent(data)
     if not isinstance(found, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
         return None
-    if classes < 2 or found == 1 or found > (chance := chance_of(classes, examples, most_frequent=most)).reach:
+    if classes < 2 or found == 1 or found > (chance := compute_chance(classes, examples, most_frequent=most)).reach:
         return None
     return (
         f"{arm} is right about {100 * found:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "

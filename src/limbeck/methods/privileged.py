@@ -16,7 +16,7 @@ from limbeck.losses import Loss, Objective
 from limbeck.methods.card import MethodCard, SearchRange
 from limbeck.methods.support import check_share
 from limbeck.recipe import Recipe, Stage
-from limbeck.teachers import Answer, Preprocess, Stream, Teacher, as_teacher
+from limbeck.teachers import Preprocess, Stream, Teacher, TeacherFn, as_teacher
 
 CARD = MethodCard(
     name="privileged",
@@ -123,7 +123,7 @@ class Seeing(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """As the teacher does, with the reads of its own in place of the stage's."""
         return self.teacher.prepare(requires, device=device, preprocess=self.preprocess)
 

@@ -25,9 +25,9 @@ from limbeck.teachers import (
     Specialists,
     Teacher,
     TeacherRef,
-    adaptor_of,
     as_teacher,
     check_groups,
+    get_adaptor,
 )
 
 
@@ -172,7 +172,7 @@ class _Copy:
     def adaptor(self, models: Models) -> Adaptor | None:
         """Its outputs are read as the generalist's."""
         one = self.generalist
-        return one.adaptor if isinstance(one, ModelTeacher) else adaptor_of(models, one.name)
+        return one.adaptor if isinstance(one, ModelTeacher) else get_adaptor(models, one.name)
 
 
 def generalist_of(teacher: Any) -> Teacher:

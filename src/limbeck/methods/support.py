@@ -16,7 +16,7 @@ from limbeck.losses import Loss
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
 from limbeck.tap import Adaptor
-from limbeck.teachers import adaptor_of
+from limbeck.teachers import get_adaptor
 
 
 def check_share(**values: Any) -> None:
@@ -79,7 +79,7 @@ class FreshCopy:
 
     def adaptor(self, models: Models) -> Adaptor | None:
         """Its outputs are read as those of the model that it is like."""
-        return adaptor_of(models, self.of)
+        return get_adaptor(models, self.of)
 
     def check(self, models: Models) -> None:
         """Refuse a model that cannot be made anew, where it is there already.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from limbeck.models.arguments import ModelSpec
-from limbeck.models.class_names import class_names_in, class_names_of, first_moved, match_order
+from limbeck.models.class_names import find_first_moved, get_class_names, match_order, read_class_names
 from limbeck.models.cnn import Cnn
-from limbeck.models.description import describe_model, description_of
+from limbeck.models.description import describe_model, get_description
 from limbeck.models.folder import (
     NoModuleError,
     OtherModelError,
@@ -22,7 +22,7 @@ from limbeck.models.mlp import Mlp
 from limbeck.models.open_model import open_model
 from limbeck.models.output_bias import add_bias
 from limbeck.models.pickle_conversion import convert_pickle
-from limbeck.models.reference import build, fit_arguments, reference_names, seeded, spec_of
+from limbeck.models.reference import build, fit_arguments, get_model_spec, reference_names, seeded
 from limbeck.models.reinitialize import check_fresh, reinitialize
 from limbeck.models.resnet import ResNet
 from limbeck.models.size_and_hash import count_parameters, fingerprint, size_in_bytes
@@ -41,15 +41,15 @@ __all__ = [
     "build",
     "check_fresh",
     "chosen_layers",
-    "class_names_in",
-    "class_names_of",
     "convert_pickle",
     "count_parameters",
     "describe_model",
-    "description_of",
+    "find_first_moved",
     "fingerprint",
-    "first_moved",
     "fit_arguments",
+    "get_class_names",
+    "get_description",
+    "get_model_spec",
     "is_hf_folder",
     "is_student_folder",
     "is_transformers",
@@ -62,6 +62,7 @@ __all__ = [
     "open_hf",
     "open_model",
     "open_timm",
+    "read_class_names",
     "read_config",
     "reference_names",
     "reinitialize",
@@ -69,5 +70,4 @@ __all__ = [
     "seeded",
     "shallow",
     "size_in_bytes",
-    "spec_of",
 ]

@@ -10,28 +10,28 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.models.description import description_of
+from limbeck.models.description import get_description
 from limbeck.models.folder import is_student_folder, read_config
 from limbeck.models.size_and_hash import unwrap_compiled
 
 _NAMELESS = re.compile(r"(?i)label[_ ]?\d+|class[_ ]?\d+|\d+")
 
 
-def class_names_of(model: nn.Module) -> tuple[str, ...] | None:
+def get_class_names(model: nn.Module) -> tuple[str, ...] | None:
     """What a model calls its outputs, in their order; None where it does not say, or says only their numbers.
 
     A model of transformers says it in ``config.id2label``, one that `limbeck.load` opened in its folder's metadata.
 
     Example:
-        >>> class_names_of(nn.Linear(2, 2)) is None
+        >>> get_class_names(nn.Linear(2, 2)) is None
         True
     """
     plain = unwrap_compiled(model)
-    names = description_of(plain).get("class_names") or _labels(getattr(plain, "config", None))
+    names = get_description(plain).get("class_names") or _labels(getattr(plain, "config", None))
     return _telling(names)
 
 
-def class_names_in(folder: str | Path) -> tuple[str, ...] | None:
+def read_class_names(folder: str | Path) -> tuple[str, ...] | None:
     """The same of the model in a folder, without opening it; None for what is no folder of a model."""
     path = Path(folder)
     try:
@@ -58,11 +58,11 @@ def match_order(ours: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...] |
     return tuple(mine[name] for name in its)
 
 
-def first_moved(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str, str] | None:
+def find_first_moved(ours: Sequence[str], theirs: Sequence[str]) -> tuple[int, str, str] | None:
     """The first class that two call by different names though both know one of these: its number, and the two names.
 
     Example:
-        >>> first_moved(["negative", "positive"], ["positive", "negative"])
+        >>> find_first_moved(["negative", "positive"], ["positive", "negative"])
         (0, 'negative', 'positive')
     """
     mine, its = [_folded(name) for name in ours], [_folded(name) for name in theirs]

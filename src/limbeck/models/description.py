@@ -15,13 +15,13 @@ def describe_model(model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
     """Keep with a model what a student folder's metadata say, so that exports of it say the same.
 
     Example:
-        >>> description_of(describe_model(nn.Linear(2, 2), {"class_names": ["no", "yes"]}))
+        >>> get_description(describe_model(nn.Linear(2, 2), {"class_names": ["no", "yes"]}))
         {'class_names': ['no', 'yes']}
     """
     _DESCRIPTIONS[model] = dict(metadata)
     return model
 
 
-def description_of(model: nn.Module) -> dict[str, Any]:
+def get_description(model: nn.Module) -> dict[str, Any]:
     """What `describe_model` was told; empty where it was told nothing."""
     return dict(_DESCRIPTIONS.get(model, {}))

@@ -16,9 +16,9 @@ from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
 from limbeck.models.arguments import ModelSpec
-from limbeck.models.description import describe_model, description_of
+from limbeck.models.description import describe_model, get_description
 from limbeck.models.hf_folder import hf_description, hf_outline, is_hf_folder, open_hf_folder
-from limbeck.models.reference import build_on_meta, reference_names, spec_of
+from limbeck.models.reference import build_on_meta, get_model_spec, reference_names
 from limbeck.models.safetensors_io import read_header, write_weights
 from limbeck.models.size_and_hash import tensors_of, unwrap_compiled
 from limbeck.models.user_module import plain_name
@@ -80,9 +80,9 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
             or the state holds something else than tensors, or an adapter cannot be merged.
     """
     given = unwrap_compiled(model)
-    metadata = description_of(given) if metadata is None else metadata
+    metadata = get_description(given) if metadata is None else metadata
     model = merge_adapters(given)
-    folder, spec = Path(folder), spec_of(model)
+    folder, spec = Path(folder), get_model_spec(model)
     made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
     told = json.loads(_json_text(dict(metadata)))
     config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}

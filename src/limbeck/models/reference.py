@@ -48,7 +48,7 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
         **arguments: What the network takes; all are JSON values.
 
     Returns:
-        The network; `spec_of` tells how it was made.
+        The network; `get_model_spec` tells how it was made.
 
     Raises:
         UnknownNameError: If there is no such network; the nearest name is offered.
@@ -64,13 +64,13 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
         return reference.network(**reference.fixed, **arguments)
 
 
-def spec_of(model: nn.Module) -> ModelSpec | None:
+def get_model_spec(model: nn.Module) -> ModelSpec | None:
     """How a reference network was made; None for any other module, and for one whose layers were changed since.
 
     Copies keep it: the specification follows from the module itself.
 
     Example:
-        >>> spec_of(build("resnet8", channels=1, classes=10)).name
+        >>> get_model_spec(build("resnet8", channels=1, classes=10)).name
         'resnet8'
     """
     if type(model) not in {reference.network for reference in _REFERENCES.values()}:

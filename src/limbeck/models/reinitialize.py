@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.errors import LimbeckError
-from limbeck.models.reference import build, seeded, spec_of
+from limbeck.models.reference import build, get_model_spec, seeded
 
 
 def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
@@ -35,7 +35,7 @@ def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
         False
     """
     check_fresh(model)
-    spec = spec_of(model)
+    spec = get_model_spec(model)
     twin = copy.deepcopy(model)
     if spec is not None:
         twin.load_state_dict(build(spec.name, seed=seed, **spec.arguments).state_dict())
@@ -53,7 +53,7 @@ def check_fresh(model: nn.Module) -> None:
     Raises:
         LimbeckError: If a parameter belongs to a module that cannot initialize itself; it is named.
     """
-    if spec_of(model) is not None:
+    if get_model_spec(model) is not None:
         return
     for path, module in model.named_modules():
         own = next((name for name, _ in module.named_parameters(recurse=False)), None)

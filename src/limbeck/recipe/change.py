@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.recipe.stages import JointStages, Models, ParallelStages, Part, Recipe, Stage
-from limbeck.teachers.teacher import name_of
+from limbeck.teachers.teacher import get_function_name
 
 
 def change_stages(recipe: Recipe, change: Callable[[Stage], Stage]) -> Recipe:
@@ -64,4 +64,4 @@ class _ChangedLater:
     def describe(self) -> Any:
         """What the function says of itself, or its name."""
         says: Callable[[], Any] | None = getattr(self.function, "describe", None)
-        return name_of(self.function) if says is None else says()
+        return get_function_name(self.function) if says is None else says()

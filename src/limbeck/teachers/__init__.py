@@ -11,11 +11,10 @@ from limbeck.teachers.precomputed import PrecomputedTeacher
 from limbeck.teachers.shuffled import ShuffledTeacher
 from limbeck.teachers.sklearn_teacher import SklearnTeacher
 from limbeck.teachers.specialists import Groups, Specialists, check_groups, special_classes
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher, adaptor_of, read_inputs
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn, get_adaptor, read_inputs
 from limbeck.teachers.verify_cache import CacheVerification, verify_cache
 
 __all__ = [
-    "Answer",
     "CacheVerification",
     "CachedTeacher",
     "Ensemble",
@@ -29,11 +28,12 @@ __all__ = [
     "Specialists",
     "Stream",
     "Teacher",
+    "TeacherFn",
     "TeacherRef",
-    "adaptor_of",
     "as_teacher",
     "check_groups",
     "fill_cache",
+    "get_adaptor",
     "predict_padded",
     "read_inputs",
     "special_classes",

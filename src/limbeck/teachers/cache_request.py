@@ -16,25 +16,25 @@ from limbeck.batch import LOGITS, Batch, Outputs
 from limbeck.cache import Column, Encoding, Keys, TeacherProvenance, encoding
 from limbeck.errors import LimbeckError
 from limbeck.teachers.output_layer import LastLayer, stored_addresses
-from limbeck.teachers.teacher import Answer, Teacher
+from limbeck.teachers.teacher import Teacher, TeacherFn
 
 _ITSELF = -1  # the view's number where an example is not augmented
 
 
-def view_of(batch: Batch) -> NDArray[np.int64] | int:
+def view_numbers(batch: Batch) -> NDArray[np.int64] | int:
     """Which views a batch holds."""
     return _ITSELF if batch.view is None else batch.view.cpu().numpy()
 
 
-def keys_of(batch: Batch) -> Keys:
+def batch_keys(batch: Batch) -> Keys:
     """Which answers a batch needs."""
-    lengths, view = lengths_of(batch), view_of(batch)
+    lengths, view = count_positions(batch), view_numbers(batch)
     id = batch.id.cpu().numpy() if batch.id is not None else np.empty(0, np.int64)
     views = np.full(len(id), view) if isinstance(view, int) else view
     return Keys(id, views, None if lengths is None else lengths.numpy())
 
 
-def counted_of(batch: Batch) -> Tensor | None:
+def stored_positions(batch: Batch) -> Tensor | None:
     """Which positions of each example are kept, ``bool [batch, positions]``: those that count, and one where none does.
 
     So it does not matter on which side a text is padded, or beside which longer one it stood.
@@ -50,9 +50,9 @@ def counted_of(batch: Batch) -> Tensor | None:
     return counted
 
 
-def lengths_of(batch: Batch) -> Tensor | None:
+def count_positions(batch: Batch) -> Tensor | None:
     """How many positions of each example are kept."""
-    counted = counted_of(batch)
+    counted = stored_positions(batch)
     return None if counted is None else counted.sum(1)
 
 
@@ -129,7 +129,7 @@ class CacheRequest(NamedTuple):
         return address == LOGITS or (self.head is not None and address == self.head.address)
 
 
-def predict_padded(answer: Answer, batch: Batch, size: int) -> Outputs:
+def predict_padded(answer: TeacherFn, batch: Batch, size: int) -> Outputs:
     """The answers to a batch, asked in one of at least `size` examples.
 
     A smaller batch, such as an epoch's last, is filled up with its own examples: the last bits of a matrix product

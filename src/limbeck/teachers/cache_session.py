@@ -29,15 +29,15 @@ from limbeck.cache import (
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.teachers.cache_request import (
     CacheRequest,
-    counted_of,
+    batch_keys,
     explain_first_batch_error,
-    keys_of,
     predict_padded,
-    view_of,
+    stored_positions,
+    view_numbers,
 )
 from limbeck.teachers.fingerprints import input_marks, marks_differ
 from limbeck.teachers.output_layer import FILE, describe_head, load_head, query_addresses
-from limbeck.teachers.teacher import Answer, Preprocess, Teacher
+from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn
 
 Rows = NDArray[np.int64]
 Records = Mapping[str, NDArray[np.uint8]]
@@ -66,7 +66,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         self._teacher, self._place, self._question = teacher, place, question
         self._device, self._preprocess = device, preprocess
         self._stack = ExitStack()
-        self._live: Answer | None = None
+        self._live: TeacherFn | None = None
         self._writer: Writer | None = None
         self._checked = self._warned = False
         self._tables: dict[str, DecodedTable] | None = None
@@ -97,9 +97,9 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         looks = self._question.looks
         if batch.view is None and not looks and (known := self._known(self._store, batch.id)) is not None:
             return self._shown(known)
-        rows = self._store.rows(batch.id.cpu().numpy(), view_of(batch))
+        rows = self._store.rows(batch.id.cpu().numpy(), view_numbers(batch))
         if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
-            rows = self._again().rows(batch.id.cpu().numpy(), view_of(batch))
+            rows = self._again().rows(batch.id.cpu().numpy(), view_numbers(batch))
         if looks and (others := self._others(self._store, rows, batch)).any():
             return self._asked_alone(batch, int(others.sum()))
         return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
@@ -118,7 +118,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         return whole if len(whole) == len(known) else None
 
     def _read(self, store: Store, rows: Rows, batch: Batch) -> Outputs:
-        counted = _array(counted_of(batch))
+        counted = _array(stored_positions(batch))
         return self._shown({address: store.read(rows, address, counted=counted) for address in self._question.read})
 
     def _shown(self, found: Mapping[str, Any]) -> Outputs:
@@ -165,7 +165,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
 
     def _asked(self, batch: Batch, rows: Rows | None) -> Outputs:
         """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
-        keys, counted = keys_of(batch), counted_of(batch)
+        keys, counted = batch_keys(batch), stored_positions(batch)
         if self._question.looks:
             keys = keys._replace(marks=input_marks(batch))
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
@@ -232,7 +232,7 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         marks = None if keys.marks is None else keys.marks[new]
         self._writing().append(Keys(keys.id[new], keys.view[new], counts, marks), own)
 
-    def _opened(self, batch: Batch) -> Answer:
+    def _opened(self, batch: Batch) -> TeacherFn:
         """The teacher, opened the first time."""
         if self._teacher is None:
             raise LimbeckError(

@@ -22,8 +22,8 @@ from limbeck.teachers.cache_request import CacheRequest
 from limbeck.teachers.cache_session import CacheSession
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.output_layer import head_of, query_addresses
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
+from limbeck.teachers.output_layer import find_last_layer, query_addresses
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 _OPEN = {"sampled": "power", "top-k": "temperatures"}
 """What in an encoding depends on the temperatures at which it will be read, and is chosen by them where left out."""
@@ -129,7 +129,7 @@ class CachedTeacher(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """The store must hold these addresses, or the teacher must be able to give them."""
         if self._expected is None:
             raise LimbeckError(
@@ -141,7 +141,7 @@ class CachedTeacher(Teacher):
         place, head = Location(self.where), None
         origin, described = self._checked(place, source, asked) if known is None else known
         if self.inner is not None:
-            head = None if self.through is None else head_of(self.inner, self.through)
+            head = None if self.through is None else find_last_layer(self.inner, self.through)
             self.inner.attach_loader(source, asked)
             self.inner.prepare(
                 query_addresses(requires, head), device=device, preprocess=preprocess

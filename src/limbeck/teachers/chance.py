@@ -39,7 +39,7 @@ class Chance(NamedTuple):
         return f"chance alone gives {100 * self.share:.1f} %, up to {100 * self.reach:.1f} % on so few"
 
 
-def chance_of(classes: int, examples: int, *, most_frequent: float = 0.0) -> Chance:
+def compute_chance(classes: int, examples: int, *, most_frequent: float = 0.0) -> Chance:
     """What guessing gives on so many examples.
 
     Args:
@@ -48,9 +48,9 @@ def chance_of(classes: int, examples: int, *, most_frequent: float = 0.0) -> Cha
         most_frequent: The share of the most frequent class among them.
 
     Example:
-        >>> round(chance_of(10, 900).reach, 6)
+        >>> round(compute_chance(10, 900).reach, 6)
         0.12
-        >>> chance_of(2, 900, most_frequent=0.76).reach
+        >>> compute_chance(2, 900, most_frequent=0.76).reach
         0.76
     """
     share = 1.0 / classes
@@ -82,7 +82,7 @@ class ChanceCheck:
         self._counts = torch.zeros(0, dtype=torch.long)
         self._said = False
 
-    def see(self, batch: Batch, answer: Outputs) -> None:
+    def update(self, batch: Batch, answer: Outputs) -> None:
         """One batch more; an answer of which too little was kept, or a batch without labels, counts for nothing."""
         if self._seen >= _ENOUGH or batch.labels is None or batch.mixed or batch.labels.is_floating_point():
             return
@@ -99,15 +99,15 @@ class ChanceCheck:
         counts = labels[known].cpu().bincount(minlength=max(self._classes, len(self._counts)))
         self._counts = counts.index_add(0, torch.arange(len(self._counts)), self._counts)
         if self._seen >= _ENOUGH:
-            self.tell()
+            self.warn_if_not_better()
 
-    def tell(self) -> None:
+    def warn_if_not_better(self) -> None:
         """Warn, if it is not done already and enough was seen."""
         if self._said or self._seen < _FEWEST:
             return
         self._said = True
         found, most = self._right / self._seen, float(self._counts.max()) / self._seen
-        chance = chance_of(self._classes, self._seen, most_frequent=most)
+        chance = compute_chance(self._classes, self._seen, most_frequent=most)
         if found <= chance.reach and found < 1.0:  # data of one class say nothing of who is always right
             sentence = (
                 f"The teacher is right about {100 * found:.1f} % of {self._seen:,} examples, and {chance.sentence}: "

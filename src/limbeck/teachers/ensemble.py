@@ -16,7 +16,7 @@ from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError, unknown
 from limbeck.functional.validation import are_probabilities
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 
 class Ensemble(Teacher):
@@ -86,7 +86,7 @@ class Ensemble(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """Every member must give ``logits``; nothing else can be averaged."""
         for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who="an ensemble (its members' insides have nothing in common)")
@@ -94,7 +94,7 @@ class Ensemble(Teacher):
         return self._answering(opened)
 
     @contextmanager
-    def _answering(self, opened: list[AbstractContextManager[Answer]]) -> Iterator[Answer]:
+    def _answering(self, opened: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
         with ExitStack() as stack:
             answers = [stack.enter_context(member) for member in opened]
             yield lambda batch: Outputs(logits=self.combine([_logits(answer, batch) for answer in answers]))
@@ -156,7 +156,7 @@ class Ensemble(Teacher):
         }
 
 
-def _logits(answer: Answer, batch: Batch) -> Tensor:
+def _logits(answer: TeacherFn, batch: Batch) -> Tensor:
     return answer(batch)[LOGITS]
 
 

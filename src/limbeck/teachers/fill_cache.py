@@ -12,7 +12,7 @@ from limbeck.cache import Location, repair
 from limbeck.errors import LimbeckError
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.chance import ChanceCheck
-from limbeck.teachers.output_layer import head_of, repair_head
+from limbeck.teachers.output_layer import find_last_layer, repair_head
 from limbeck.teachers.teacher import Preprocess, Stream, read_inputs
 
 _CPU = torch.device("cpu")
@@ -53,15 +53,15 @@ def fill_cache(
     """
     if views < 1:
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
-    done, tried = 0, ChanceCheck(classes=teacher.classes)
+    done, chance = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
     teacher.attach_loader(source, preprocess)
     if teacher.through is not None and teacher.inner is not None:
-        repair_head(Location(teacher.where), head_of(teacher.inner, teacher.through))
+        repair_head(Location(teacher.where), find_last_layer(teacher.inner, teacher.through))
     with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
         for view in range(views):
             for batch in source.batches(view, 0):
-                tried.see(batch, answer(batch.to(device)))
+                chance.update(batch, answer(batch.to(device)))
                 done += batch.size
                 yield done
-        tried.tell()
+        chance.warn_if_not_better()

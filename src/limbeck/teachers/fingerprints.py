@@ -18,12 +18,12 @@ from limbeck.batch import Batch
 from limbeck.functional.counter_rng import mix
 from limbeck.models import fingerprint
 from limbeck.models.size_and_hash import state_fingerprint
-from limbeck.teachers.teacher import Teacher, describe_preprocess, name_of
+from limbeck.teachers.teacher import Teacher, describe_preprocess, get_function_name
 
 _PLAIN = (bool, int, float, str)
 
 
-def layers_of(model: nn.Module) -> str:
+def hash_layers(model: nn.Module) -> str:
     """SHA-256 of what a network's layers are: their names, their kinds, and what they print of themselves.
 
     Two networks with the same weights may answer differently: a ``ReLU`` and a ``Tanh`` have none.
@@ -51,7 +51,7 @@ def code_fingerprint(function: Any, *, weights: bool = True) -> str | None:
     if function is None or describe_preprocess(function) is None or hasattr(function, "to_dict"):
         return describe_preprocess(function)
     held = hashlib.sha256(_Content(weights).of(function).encode()).hexdigest()
-    return f"{name_of(function)} {held[:16]}"
+    return f"{get_function_name(function)} {held[:16]}"
 
 
 class _Content:
@@ -86,7 +86,7 @@ class _Content:
         if isinstance(value, Tensor):
             learns = value.requires_grad and not self._weights
             return f"{list(value.shape)}" if learns else state_fingerprint({"value": value})
-        return f"{fingerprint(value) if self._weights else type(value).__qualname__} {layers_of(value)}"
+        return f"{fingerprint(value) if self._weights else type(value).__qualname__} {hash_layers(value)}"
 
     def _function(self, function: Any) -> str:
         inside = (function.__defaults__, function.__kwdefaults__, *(_cell(one) for one in function.__closure__ or ()))

@@ -15,8 +15,8 @@ from limbeck.batch import Batch, Inputs, Outputs
 from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
-from limbeck.teachers.fingerprints import code_fingerprint, layers_of
-from limbeck.teachers.teacher import Answer, Preprocess, Teacher, adaptor_of, describe_preprocess
+from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
+from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, describe_preprocess, get_adaptor
 
 # Their forward hands weight and bias to one operation that autocast runs in the narrow type, and to nothing else.
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -135,7 +135,7 @@ class ModelTeacher(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """Check every address now; hooks and eval mode last for the block."""
         tapped = Tapped(self.model, requires, adaptor=self.adaptor)
         return teacher_mode(tapped, device=device, preprocess=self.preprocess or preprocess, mode=self.mode, still=True)
@@ -148,7 +148,7 @@ class ModelTeacher(Teacher):
     @property
     def fingerprint(self) -> str:
         """The hash of its weights, of what its layers are, and of its own `preprocess` and `adaptor`."""
-        own = [layers_of(self.model), code_fingerprint(self.preprocess), code_fingerprint(self.adaptor)]
+        own = [hash_layers(self.model), code_fingerprint(self.preprocess), code_fingerprint(self.adaptor)]
         return hashlib.sha256(f"{fingerprint(self.model)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
@@ -188,12 +188,12 @@ class TeacherRef(Teacher):
             raise unknown(
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
-        adaptor = adaptor_of(models, self.name)
+        adaptor = get_adaptor(models, self.name)
         self._live = ModelTeacher(models[self.name], mode=self.mode, preprocess=self.preprocess, adaptor=adaptor)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """As the live model does."""
         return self._bound().prepare(requires, device=device, preprocess=preprocess)
 
@@ -232,7 +232,7 @@ class TeacherRef(Teacher):
 @contextmanager
 def teacher_mode(
     tapped: Tapped, *, device: torch.device, preprocess: Preprocess, mode: Mode, still: bool = False
-) -> Iterator[Answer]:
+) -> Iterator[TeacherFn]:
     """A block within which a tapped model answers without gradient; `still`: its running statistics do not move."""
     model = tapped.model.to(device)
     ask = LowPrecisionCopy(tapped) if still and mode == "eval" else tapped

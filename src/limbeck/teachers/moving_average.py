@@ -14,7 +14,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.model import Mode, checked_mode, teacher_mode
-from limbeck.teachers.teacher import Answer, Preprocess, Teacher, adaptor_of, name_of
+from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_adaptor, get_function_name
 
 
 class MovingAverage(Teacher):
@@ -73,13 +73,13 @@ class MovingAverage(Teacher):
             if name is not None and name not in models:
                 raise unknown("model", name, models)
         self._followed = models[self.of]
-        self._adaptor = adaptor_of(models, self.of if self.into is None else self.into)
+        self._adaptor = get_adaptor(models, self.of if self.into is None else self.into)
         self._average = self._copy() if self.into is None else models[self.into]
         self._steps = 0
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """As a live model does."""
         tapped = Tapped(self.model, requires, adaptor=self._adaptor)
         return teacher_mode(tapped, device=device, preprocess=self._preprocess or preprocess, mode=self.mode)
@@ -121,7 +121,7 @@ class MovingAverage(Teacher):
     def describe(self) -> dict[str, Any]:
         """What it follows and how slowly."""
         own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
-        return {"teacher": "MovingAverage", **own, "preprocess": name_of(self._preprocess)}
+        return {"teacher": "MovingAverage", **own, "preprocess": get_function_name(self._preprocess)}
 
     def _copy(self) -> nn.Module:
         return copy.deepcopy(self._following()).requires_grad_(False)

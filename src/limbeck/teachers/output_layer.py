@@ -65,7 +65,7 @@ def stored_addresses(requires: frozenset[str], head: LastLayer | None) -> frozen
     return (requires - {LOGITS}) | {head.address}
 
 
-def head_of(teacher: Teacher, name: str) -> LastLayer:
+def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
     """The last layer of a teacher that is one network.
 
     Raises:
@@ -100,7 +100,7 @@ def check_head(store: Store) -> DataError | None:
     """What is wrong with the layer in a store, if there is to be one."""
     told = store.manifest.about.get("head")
     try:
-        _ = None if told is None else load_head(store.place, told)
+        _ = None if told is None else load_head(store.location, told)
     except DataError as error:
         return error
     return None

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Batch, Outputs, missing
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import Marks, input_marks, marks_differ
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 
 @final
@@ -68,7 +68,7 @@ class PrecomputedTeacher(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """Only what was recorded can be read."""
         del preprocess  # the answers are there already
         for address in requires:
@@ -77,7 +77,7 @@ class PrecomputedTeacher(Teacher):
         return self._answering({address: self._answers[address].to(device) for address in requires})
 
     @contextmanager
-    def _answering(self, answers: Mapping[str, Tensor]) -> Iterator[Answer]:
+    def _answering(self, answers: Mapping[str, Tensor]) -> Iterator[TeacherFn]:
         seen = np.zeros((self._examples if self._looks else 0, 2), np.int64)
 
         def answer(batch: Batch) -> Outputs:

@@ -13,7 +13,7 @@ from torch import nn
 from limbeck.batch import Batch, Outputs
 from limbeck.errors import LimbeckError
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 
 @final
@@ -70,12 +70,12 @@ class ShuffledTeacher(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """As the teacher does."""
         return self._answering(self.inner.prepare(requires, device=device, preprocess=preprocess))
 
     @contextmanager
-    def _answering(self, opened: AbstractContextManager[Answer]) -> Iterator[Answer]:
+    def _answering(self, opened: AbstractContextManager[TeacherFn]) -> Iterator[TeacherFn]:
         with opened as answer:
 
             def displaced(batch: Batch) -> Outputs:

@@ -15,7 +15,7 @@ from torch import Tensor
 from limbeck.batch import LOGITS, Outputs, missing
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import code_fingerprint
-from limbeck.teachers.teacher import Answer, Preprocess, Teacher, name_of
+from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_function_name
 
 
 class SklearnTeacher(Teacher):
@@ -71,14 +71,14 @@ class SklearnTeacher(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """It has ``logits`` and nothing else."""
         for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
         return self._answering(device, self.preprocess or preprocess)
 
     @contextmanager
-    def _answering(self, device: torch.device, preprocess: Preprocess) -> Iterator[Answer]:
+    def _answering(self, device: torch.device, preprocess: Preprocess) -> Iterator[TeacherFn]:
         yield lambda batch: Outputs(logits=self.log_probabilities(preprocess(batch)).to(device))
 
     def log_probabilities(self, rows: Any) -> Tensor:
@@ -99,7 +99,7 @@ class SklearnTeacher(Teacher):
     def describe(self) -> dict[str, Any]:
         """Its class and its floor."""
         name = type(self.estimator).__name__
-        own = {"floor": self.floor, "preprocess": name_of(self.preprocess), "fingerprint": self.fingerprint}
+        own = {"floor": self.floor, "preprocess": get_function_name(self.preprocess), "fingerprint": self.fingerprint}
         return {"teacher": "SklearnTeacher", "estimator": name, **own}
 
 

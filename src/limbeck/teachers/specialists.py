@@ -18,7 +18,7 @@ from limbeck.errors import LimbeckError, unknown
 from limbeck.functional.closed_form import log_softmax, nonzero_mask
 from limbeck.functional.specialist_pooling import MEANS, Pool
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.teacher import Answer, Preprocess, Stream, Teacher
+from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -199,7 +199,7 @@ class Specialists(Teacher):
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """All must give ``logits``; nothing else can be pooled."""
         for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who="specialists (their insides have nothing in common)")
@@ -208,12 +208,12 @@ class Specialists(Teacher):
         )
 
     @contextmanager
-    def _answering(self, opened: list[AbstractContextManager[Answer]]) -> Iterator[Answer]:
+    def _answering(self, opened: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
         with ExitStack() as stack:
             generalist, *members = [stack.enter_context(one) for one in opened]
             yield lambda batch: Outputs(logits=self._pooled(generalist(batch)[LOGITS], members, batch))
 
-    def _pooled(self, shown: Tensor, members: Sequence[Answer], batch: Batch) -> Tensor:
+    def _pooled(self, shown: Tensor, members: Sequence[TeacherFn], batch: Batch) -> Tensor:
         logits = shown if shown.is_floating_point() and shown.element_size() >= 4 else shown.float()
         self._check(logits)
         special = special_classes(self.groups, logits.shape[-1]).to(logits.device)

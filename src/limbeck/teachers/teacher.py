@@ -15,7 +15,7 @@ from limbeck.batch import Batch, Inputs, Outputs
 from limbeck.models.user_module import plain_name
 from limbeck.tap import Adaptor
 
-Answer = Callable[[Batch], Outputs]
+TeacherFn = Callable[[Batch], Outputs]
 Preprocess = Callable[[Batch], Inputs]
 """A pure function from the batch to one side's own inputs."""
 
@@ -42,15 +42,15 @@ class Stream(Protocol):
         ...
 
 
-def name_of(function: Callable[..., Any] | None) -> str | None:
+def get_function_name(function: Callable[..., Any] | None) -> str | None:
     """How a record names a function: by its module and name, of an object that is called by its class's.
 
     A file that a person named is called by its own name, wherever it lies. What a closure or a partial holds is not
     said: two of them with the same name are taken for the same.
 
     Example:
-        >>> name_of(name_of)
-        'limbeck.teachers.teacher.name_of'
+        >>> get_function_name(get_function_name)
+        'limbeck.teachers.teacher.get_function_name'
     """
     if function is None:
         return None
@@ -66,7 +66,7 @@ def describe_preprocess(preprocess: Preprocess | None) -> str | None:
     values: Callable[[], Any] | None = getattr(preprocess, "to_dict", None)
     if values is not None and values() == {"preprocess": "unchanged"}:  # which is the same
         return None
-    return name_of(preprocess) if values is None else json.dumps(values(), sort_keys=True)
+    return get_function_name(preprocess) if values is None else json.dumps(values(), sort_keys=True)
 
 
 class Teacher(ABC):
@@ -109,7 +109,7 @@ class Teacher(ABC):
     @abstractmethod
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
-    ) -> AbstractContextManager[Answer]:
+    ) -> AbstractContextManager[TeacherFn]:
         """Raise now if an address in `requires` cannot be given; else a block within which it answers.
 
         Args:
@@ -141,7 +141,7 @@ class Teacher(ABC):
         return {"teacher": type(self).__name__}
 
 
-def adaptor_of(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
+def get_adaptor(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
     """What a run was told of one of its models' outputs; a plain mapping of models was told nothing."""
     found: Callable[[str], Adaptor | None] | None = getattr(models, "adaptor", None)
     return None if found is None else found(name)

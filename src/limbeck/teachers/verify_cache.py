@@ -16,11 +16,11 @@ from limbeck.cache import Store
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence
 from limbeck.partial_logits import TopKLogits
-from limbeck.teachers.cache_request import counted_of, predict_padded
+from limbeck.teachers.cache_request import predict_padded, stored_positions
 from limbeck.teachers.cached import CachedTeacher
 from limbeck.teachers.fill_cache import Epochs
-from limbeck.teachers.output_layer import LastLayer, head_of, query_addresses
-from limbeck.teachers.teacher import Answer, Preprocess, read_inputs
+from limbeck.teachers.output_layer import LastLayer, find_last_layer, query_addresses
+from limbeck.teachers.teacher import Preprocess, TeacherFn, read_inputs
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3
@@ -46,20 +46,20 @@ class CacheVerification(NamedTuple):
     bytes: float
 
     @property
-    def drawn(self) -> bool:
+    def is_sampled(self) -> bool:
         """Whether what is kept are classes drawn at random, of which no distance is known."""
         return math.isnan(self.divergence)
 
     @property
     def same(self) -> bool:
         """Whether they are the same answers, up to the last bits, which a batch of another size moves."""
-        near = self.bytes >= _SAME if self.drawn else self.divergence <= _DIFFERENT
+        near = self.bytes >= _SAME if self.is_sampled else self.divergence <= _DIFFERENT
         return self.identical == 1 or near
 
     @property
-    def how_far(self) -> str:
+    def distance_text(self) -> str:
         """The distance in words."""
-        if self.drawn:
+        if self.is_sampled:
             return f"what is kept is drawn, so that bytes are compared: {100 * self.bytes:.1f} % are the same"
         return f"mean KL {self.divergence:.2g} nats"
 
@@ -92,7 +92,7 @@ def verify_cache(
         raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
     store, size = Store(teacher.where), getattr(source, "batch_size", 1)
     teacher.attach_loader(source, preprocess)  # raises if the store is another teacher's or data set's
-    head = None if teacher.through is None else head_of(teacher.inner, teacher.through)
+    head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
     found, asked = list[CacheVerification](), 0
     with teacher.inner.prepare(
         query_addresses(frozenset({LOGITS}), head), device=device, preprocess=preprocess
@@ -118,18 +118,18 @@ def _drawn(source: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
         number += 1
 
 
-def _compared(store: Store, answer: Answer, batch: Batch, size: int, head: LastLayer | None) -> CacheVerification:
+def _compared(store: Store, answer: TeacherFn, batch: Batch, size: int, head: LastLayer | None) -> CacheVerification:
     """A batch's answers now beside those that are stored."""
     address = LOGITS if head is None else head.address
     column = store.columns.get(address)
     if column is None:
-        raise LimbeckError(f"The store at {store.place.name} keeps no logits, by which answers could be compared.")
+        raise LimbeckError(f"The cache at {store.location.name} holds no logits to compare.")
     id = batch.id if batch.id is not None else torch.empty(0, dtype=torch.int64)
     view = torch.full_like(id, -1) if batch.view is None else batch.view
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
-        raise LimbeckError(f"The store at {store.place.name} lacks answers: finish it with limbeck cache build.")
-    shown, counted = predict_padded(answer, batch, size)[address], counted_of(batch)
+        raise LimbeckError(f"The store at {store.location.name} lacks answers: finish it with limbeck cache build.")
+    shown, counted = predict_padded(answer, batch, size)[address], stored_positions(batch)
     now, (kept, counts) = (
         column.encode(shown, id=id.cpu(), view=view.cpu(), counted=counted),
         store.spans(rows, address),
@@ -138,7 +138,8 @@ def _compared(store: Store, answer: Answer, batch: Batch, size: int, head: LastL
         counted is not None and column.positions is None and (counted.sum(1).numpy() != counts).any()
     ):
         raise LimbeckError(
-            f"The store at {store.place.name} holds answers of other lengths than the examples have now: build another."
+            f"The outputs in the cache at {store.location.name} have other lengths than the examples have now. "
+            "Build another cache."
         )
     read = [column.decode(records, (len(records),)) for records in (now, kept)]
     if head is not None:
