@@ -1,27 +1,38 @@
-"""`Judgment`: scores, differences and the verdict of judged arms."""
+"""`Judgment`: scores, differences and verdict of the compared arms, and the page that shows them."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError
+from limbeck.job import rivals
+from limbeck.report.figures import DifferenceRow, differences_figure
+from limbeck.report.html import figure, section, table
+from limbeck.report.markup import Markup, join, tag
+from limbeck.report.numbers import listed
+from limbeck.report.page import page_document
+from limbeck.report.row_layout import both
+from limbeck.report.sections.headline import banner
+from limbeck.report.summary_text import Headline
 
 Role = Literal["baseline", "control", "method", "teacher"]
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """One arm's score on the test examples.
+    """The scores of one arm on the test examples.
 
     Attributes:
         role: ``baseline``, ``control``, ``method`` or ``teacher``.
-        mean: Over seeds and examples, in the metric's unit.
-        values: The mean over examples of each seed.
-        std: The standard deviation over seeds, which ± shows everywhere in limbeck; None with one seed.
+        mean: The mean over seeds and examples, in the unit of the metric.
+        values: For each seed the mean over examples.
+        std: The standard deviation over seeds, which limbeck shows after ± everywhere; None with one seed.
     """
 
     role: Role
@@ -32,13 +43,14 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The chosen method beside another arm, in the metric's unit; what is positive is better.
+    """The difference between two arms, in the unit of the metric; positive values are better.
 
     Attributes:
-        gain: The mean over paired seeds and examples; of an error it is by how much it fell.
-        interval: Its 95 % interval over seeds and test examples; None with one seed.
-        p: Two-sided, for as many methods as there were; below 0.05 exactly where zero lies outside the interval.
-        sentence: The same for people.
+        gain: The mean difference over paired seeds and examples. For an error this is the reduction.
+        interval: The 95 % interval over seeds and test examples; None with one seed.
+        p: The two-sided p-value, corrected for the number of methods. It is below 0.05 exactly if zero lies outside
+            the interval.
+        sentence: The result as a sentence.
     """
 
     gain: float
@@ -48,27 +60,28 @@ class Comparison:
 
     @property
     def helps(self) -> bool | None:
-        """Whether the whole interval lies above zero; None where there is none."""
+        """Whether the whole interval lies above zero; None if there is no interval."""
         return None if self.interval is None else self.interval[0] > 0
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """Whether a method is worth it, judged from predictions.
+    """Whether a method is better than the baseline, computed from predictions.
 
     Attributes:
-        metric: Its name.
-        percent: Whether the metric is a fraction that is read in percent.
-        higher_is_better: Which way the metric is better.
-        seeds: How many paired runs each arm has.
-        examples: How many test examples count.
-        arm: The method that is judged: the only one, or the best of several.
-        chosen_on: ``development data`` or ``the test data``, which the interval then pays for; empty for a single one.
-        arms: Every arm's scores by name.
-        verdict: The method beside the baseline.
-        against: The method beside each control.
-        methods: Every method beside the baseline.
-        title: What the page is called.
+        metric: The name of the metric.
+        percent: Whether the metric is a fraction that is shown in percent.
+        higher_is_better: Whether higher values of the metric are better.
+        seeds: The number of paired runs of each arm.
+        examples: The number of test examples that count.
+        arm: The method of the verdict: the only one, or the best of several.
+        chosen_on: ``development data`` or ``the test data``; empty if there is one method. The interval allows for the
+            choice.
+        arms: The scores of every arm by name.
+        verdict: The difference between the method and the baseline.
+        against: The difference between the method and each control.
+        methods: The difference between every method and the baseline.
+        title: The title of the page.
     """
 
     metric: str
@@ -86,72 +99,154 @@ class Judgment:
 
     @property
     def helps(self) -> bool | None:
-        """Whether the method is better than the baseline, beyond chance; None where one seed cannot tell."""
+        """Whether the method is better than the baseline beyond chance; None with one seed."""
         return self.verdict.helps
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The verdict's interval."""
+        """The interval of the verdict."""
         return self.verdict.interval
 
     @property
     def sentence(self) -> str:
-        """The verdict for people."""
+        """The verdict as a sentence."""
         return self.verdict.sentence
 
     def __str__(self) -> str:
-        lines = [f"{name}: {self.show(one.mean)}" + self._spread(one) for name, one in self.arms.items()]
-        said = [self.sentence, *(one.sentence for one in self.against.values())]
-        return "\n".join([*lines, "", *said])
+        lines = [f"{name}: {self.show(arm.mean)}" + self._format_std(arm) for name, arm in self.arms.items()]
+        return "\n".join([*lines, "", self.sentence, *(control.sentence for control in self.against.values())])
 
     def show(self, value: float, *, signed: bool = False) -> str:
-        """A value in the metric's unit, as people read it."""
+        """Format a value with the unit of the metric."""
         sign = "+" if signed else ""
         return f"{100 * value:{sign}.2f}{' points' if signed else ' %'}" if self.percent else f"{value:{sign}.4g}"
 
-    def _spread(self, arm: ArmScores) -> str:
+    def _format_std(self, arm: ArmScores) -> str:
         if arm.std is None:
             return " (one seed)"
         return f" ± {100 * arm.std:.2f}" if self.percent else f" ± {arm.std:.2g}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        found = asdict(self)
-        for one, made in (
-            (found["verdict"], self.verdict),
-            *zip(found["against"].values(), self.against.values(), strict=True),
-        ):
-            one["helps"] = made.helps
-        return found
+        """Convert to JSON values."""
+        values = asdict(self)
+        # asdict drops properties
+        values["verdict"]["helps"] = self.verdict.helps
+        for name, control in self.against.items():
+            values["against"][name]["helps"] = control.helps
+        return values
 
     def write(self, folder: str | Path) -> Path:
-        """Write ``judgment.json`` and the page ``report.html`` into a folder, and give the page's path.
+        """Write ``judgment.json`` and the page ``report.html`` into a folder, and return the path of the page.
 
         Args:
-            folder: One that is new or empty.
+            folder: A new or empty folder.
 
         Raises:
-            LimbeckError: If it holds something.
+            LimbeckError: If the folder is not empty.
         """
-        from limbeck.atomic_io import write_text
-        from limbeck.judging.page import judgment_page
-
-        place = Path(folder)
-        page = place / "report.html"
-        check_new(place)
-        place.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(self.as_dict(), indent=2), place / "judgment.json")
+        path = Path(folder)
+        page = path / "report.html"
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(self.as_dict(), indent=2), path / "judgment.json")
         write_text(judgment_page(self), page)
         return page
 
 
 def check_new(folder: Path) -> None:
-    """Refuse to write into a folder that holds something.
+    """Check that a folder is new or empty.
 
     Raises:
-        LimbeckError: If it does, or is a file.
+        LimbeckError: If it is not, or is a file.
     """
     if folder.is_file():
         raise LimbeckError(f"{folder} is a file; out= is a folder that is new or empty.")
     if folder.exists() and any(folder.iterdir()):
-        raise LimbeckError(f"{folder} already holds something, which is left alone; choose another with out=.")
+        raise LimbeckError(f"{folder} is not empty. Nothing was changed in it; choose another folder with out=.")
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+_STYLES = {"method": 0, "baseline": 1, "control": 2, "teacher": 3}
+
+
+def judgment_page(judgment: Judgment) -> str:
+    """The page as self-contained HTML, without scripts or external files."""
+    top = tag(
+        "section", banner(_headline(judgment)), _differences(judgment),
+        tag("ul", (tag("li", control.sentence) for control in judgment.against.values()), class_="sentences"),
+        id="verdict", aria_label="Verdict", class_="top",
+    )  # fmt: skip
+    main = tag("main", join(top, _arms(judgment), _interval_note(judgment)))
+    return page_document(judgment.title, judgment.title, main)
+
+
+def _headline(judgment: Judgment) -> Headline:
+    interval, sentence = judgment.interval, judgment.sentence
+    if interval is None:
+        return Headline("unsure", "Unknown: one seed" if judgment.seeds == 1 else "Unknown: one test example", sentence)
+    if interval[1] < 0:
+        return Headline("no", f"No: {judgment.arm} is worse", sentence)
+    if interval[0] <= 0:
+        return Headline("unsure", "Not shown to be worth it", sentence)
+    better, equal = rivals(
+        {"against": {name: {"interval": control.interval} for name, control in judgment.against.items()}}
+    )
+    if better:
+        return Headline("unsure", f"It helps, but {listed(better)} does better", sentence)
+    if equal:
+        return Headline("unsure", f"It helps, but {listed(equal)} may do as well", sentence)
+    return Headline("yes", "Yes: it is worth it", sentence)
+
+
+def _differences(judgment: Judgment) -> Markup:
+    baseline = next(name for name, arm in judgment.arms.items() if arm.role == "baseline")
+    rows = [(f"over {baseline}", judgment.verdict, "baseline")]
+    rows += [(f"over {name}", comparison, "control") for name, comparison in judgment.against.items()]
+    rows += [
+        (f"{name} over {baseline}", comparison, "method")
+        for name, comparison in judgment.methods.items()
+        if name != judgment.arm
+    ]
+    factor = 100.0 if judgment.percent else _unit_factor([comparison for _, comparison, _ in rows])
+    bars = [DifferenceRow(name, _STYLES[role], *_scaled(comparison, factor)) for name, comparison, role in rows]
+    metric = judgment.metric.replace("_", " ")
+    unit = f"points of {metric}" if judgment.percent else f"{metric}{'' if factor == 1 else f' x {factor:g}'}"
+    caption = f"Right of zero is better. Bars are 95 % intervals over {judgment.seeds} paired seeds and test examples."
+    drawing = both(differences_figure, bars, worse="worse", better="better", axis=f"{unit} on test data")
+    return figure(f"{judgment.arm} compared with each arm", drawing, caption, wide=True)
+
+
+def _scaled(comparison: Comparison, factor: float) -> tuple[float, tuple[float, float] | None]:
+    """Gain and interval in the unit of the figure, which itself multiplies by 100 (fractions to points)."""
+    by = factor / 100.0
+    interval = comparison.interval
+    return by * comparison.gain, None if interval is None else (by * interval[0], by * interval[1])
+
+
+def _unit_factor(comparisons: list[Comparison]) -> float:
+    """The power of ten that scales the differences to between 1 and 100, so that two decimals are enough."""
+    ends = [abs(end) for comparison in comparisons for end in (comparison.gain, *(comparison.interval or ()))]
+    largest = max(ends, default=0.0)
+    return 1.0 if not largest else 10.0 ** -math.floor(math.log10(largest) - 0.5)
+
+
+def _arms(judgment: Judgment) -> Markup:
+    metric = judgment.metric.replace("_", " ")
+    rows = [
+        (name, arm.role, judgment.show(arm.mean), "-" if arm.std is None else judgment.show(arm.std), len(arm.values))
+        for name, arm in judgment.arms.items()
+    ]
+    caption = f"{metric} on {judgment.examples:,} test examples; ± is the standard deviation over seeds"
+    return section("arms", "The arms", table(caption, ("arm", "role", metric, "±", "seeds"), rows, words=2))
+
+
+def _interval_note(judgment: Judgment) -> Markup:
+    choice = (
+        f" The method was chosen on {judgment.chosen_on}; the intervals allow for that." if judgment.chosen_on else ""
+    )
+    return section(
+        "meaning", "What the interval means",
+        tag("p", "In 95 of 100 such experiments it contains the true difference, for other seeds and other test "
+            "examples of the same kind. It is valid for this teacher and this training data." + choice),
+    )  # fmt: skip
