@@ -28,27 +28,27 @@ def build(folder, ids, views=-1, column=None, shard_bytes=1 << 20):
 def test_a_look_finds_what_the_store_reads_to_the_bit(tmp_path, encoding, column):
     store = build(tmp_path / "s", torch.randperm(30), column=Column(make_encoding(encoding, classes=5), **column))
     table, ids = DecodedTable.of(store, "logits"), torch.tensor([7, 0, 29, 7])
-    assert torch.equal(table.look(ids), store.read(store.rows(ids.numpy(), -1), "logits"))
+    assert torch.equal(table.look_up(ids), store.read(store.rows(ids.numpy(), -1), "logits"))
 
 
 def test_it_may_be_of_many_files(tmp_path):
     store = build(tmp_path / "s", range(30), shard_bytes=100)
     assert len(store.manifest.shards) > 3
-    assert torch.equal(DecodedTable.of(store, "logits").look(torch.arange(30)), store.read(np.arange(30), "logits"))
+    assert torch.equal(DecodedTable.of(store, "logits").look_up(torch.arange(30)), store.read(np.arange(30), "logits"))
 
 
 @pytest.mark.parametrize("ids", [[3], [1, 10], [-1], [2, 1_000_000]])
 def test_what_is_not_held_is_not_made_up(tmp_path, ids):
     table = DecodedTable.of(build(tmp_path / "s", [0, 1, 2, 5, 9]), "logits")
-    assert table.look(torch.tensor([0, 5, 9])) is not None
-    assert table.look(torch.tensor(ids)) is None
+    assert table.look_up(torch.tensor([0, 5, 9])) is not None
+    assert table.look_up(torch.tensor(ids)) is None
 
 
 @pytest.mark.parametrize("ids", [[3], [-1]])
 def test_nor_where_none_is_missing_between(tmp_path, ids):
     table = DecodedTable.of(build(tmp_path / "s", [0, 1, 2]), "logits")
-    assert table.look(torch.tensor([2, 0])) is not None
-    assert table.look(torch.tensor(ids)) is None
+    assert table.look_up(torch.tensor([2, 0])) is not None
+    assert table.look_up(torch.tensor(ids)) is None
 
 
 def test_views_parts_and_giants_have_none(tmp_path):

@@ -80,7 +80,7 @@ def test_answers_belong_to_views(tmp_path):
     inputs = stream.augment(stream.examples.take(torch.tensor([7])).inputs, torch.tensor([7]), torch.tensor([4]))
     with torch.no_grad():
         torch.testing.assert_close(again[4, 7]["logits"], net(inputs)[0])
-    with pytest.raises(LimbeckError, match="lacks answers to some of these views, and there is no teacher to ask"):
+    with pytest.raises(LimbeckError, match="there is no teacher"):
         ask(CachedTeacher(None, tmp_path / "s"), stream, epochs=(2,))
 
 
@@ -225,7 +225,7 @@ def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
 
 def test_one_number_for_each_example_is_refused(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
-    with pytest.raises(LimbeckError, match=r"one number for each example, and what is kept is \[batch, classes\]"):
+    with pytest.raises(LimbeckError, match=r"\[batch, classes\]"):
         ask(CachedTeacher(net, tmp_path / "s"), source())
 
 
@@ -303,7 +303,7 @@ def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
 
 def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
     pictures = ShuffledLoader(ArrayDataset(torch.zeros(8, 4, 4, dtype=torch.uint8), torch.arange(8) % 4), batch_size=4)
-    said = r"Live\) cannot answer a batch of uint8 \[4, 4, 4\]: .*reads="
+    said = r"ModelTeacher.*uint8 \[4, 4, 4\].*preprocess="
     with pytest.raises(LimbeckError, match=said):
         list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), pictures))
     stage = Stage(Loss(kl_divergence), teacher=CachedTeacher(Counting(), tmp_path / "s"), epochs=1)

@@ -93,7 +93,7 @@ class Column:
             return found.reshape(*leading, *inner, found.shape[-1]).movedim(-1, self.axis)
         return found.reshape(*leading, *inner)
 
-    def spread(self, records: NDArray[np.uint8], counted: NDArray[np.bool_] | None) -> Any:
+    def decode_examples(self, records: NDArray[np.uint8], counted: NDArray[np.bool_] | None) -> Any:
         """The answers that these records hold, example after example.
 
         Args:

@@ -241,7 +241,7 @@ class DecodedTable:
             lines[torch.from_numpy(held)] = answers
         return DecodedTable(lines, None if held.all() else torch.from_numpy(held))
 
-    def look(self, id: Tensor) -> Tensor | None:
+    def look_up(self, id: Tensor) -> Tensor | None:
         """The answers to these examples; None where one of them is not held."""
         at = id.cpu()  # an accelerator does not survive an id out of range
         try:

@@ -18,16 +18,16 @@ from limbeck.errors import LimbeckError
 from limbeck.teachers.output_layer import LastLayer, stored_addresses
 from limbeck.teachers.teacher import Teacher, TeacherFn
 
-_ITSELF = -1  # the view's number where an example is not augmented
+_ITSELF = -1  # the view number of an example that is not augmented
 
 
 def view_numbers(batch: Batch) -> NDArray[np.int64] | int:
-    """Which views a batch holds."""
+    """The view number of each example in a batch; -1 for examples that are not augmented."""
     return _ITSELF if batch.view is None else batch.view.cpu().numpy()
 
 
 def batch_keys(batch: Batch) -> Keys:
-    """Which answers a batch needs."""
+    """The keys under which a batch's outputs are stored."""
     lengths, view = count_positions(batch), view_numbers(batch)
     id = batch.id.cpu().numpy() if batch.id is not None else np.empty(0, np.int64)
     views = np.full(len(id), view) if isinstance(view, int) else view
@@ -35,9 +35,10 @@ def batch_keys(batch: Batch) -> Keys:
 
 
 def stored_positions(batch: Batch) -> Tensor | None:
-    """Which positions of each example are kept, ``bool [batch, positions]``: those that count, and one where none does.
+    """Which positions of each example are stored, ``bool [batch, positions]``.
 
-    So it does not matter on which side a text is padded, or beside which longer one it stood.
+    These are the positions that the mask keeps. An example without any stores its first position. The result does not
+    depend on the side of the padding or on the length of the other texts in the batch.
     """
     if batch.mask is None or batch.mask.ndim < 2:
         return None
@@ -51,7 +52,7 @@ def stored_positions(batch: Batch) -> Tensor | None:
 
 
 def count_positions(batch: Batch) -> Tensor | None:
-    """How many positions of each example are kept."""
+    """How many positions of each example are stored."""
     counted = stored_positions(batch)
     return None if counted is None else counted.sum(1)
 
@@ -60,23 +61,24 @@ _FEATURES = "float16"
 
 
 class CacheRequest(NamedTuple):
-    """What a stage wants of a store.
+    """What a stage needs from a cache.
 
     Attributes:
-        requires: The addresses.
-        also: Further ones that a new store is to keep: those of other stages.
-        origin: What the answers must belong to; its precision and encodings are known when the first is there.
-        encoding: How logits are kept.
-        classes: Which dimension of them holds the classes.
-        head: The layer whose inputs are kept in their place.
-        batch_size: In batches of which size the teacher is asked.
-        about: What a new store says of itself.
-        shard_bytes: How big its files grow.
-        looks: Whether answers are held against the inputs: a source may hand out other ones under the same ids.
+        requires: The addresses that the stage reads.
+        extra: Further addresses that a new cache stores, for other stages.
+        origin: What the outputs must belong to. Its precision and encodings are set at the first batch.
+        encoding: How logits are stored.
+        classes: The dimension of the logits that holds the classes.
+        head: The layer whose inputs are stored in place of the logits.
+        batch_size: The batch size in which the teacher is run.
+        about: The description that a new cache gets in its manifest.
+        shard_bytes: The size of a shard in bytes.
+        checks_inputs: Whether inputs are compared with those that were stored. A loader that may return other inputs
+            under the same ids needs this.
     """
 
     requires: frozenset[str]
-    also: frozenset[str]
+    extra: frozenset[str]
     origin: TeacherProvenance
     encoding: Mapping[str, Any]
     classes: int
@@ -84,76 +86,76 @@ class CacheRequest(NamedTuple):
     batch_size: int
     about: Mapping[str, Any]
     shard_bytes: int
-    looks: bool = False
+    checks_inputs: bool = False
 
     @property
     def read(self) -> frozenset[str]:
-        """The addresses that are read in the store."""
+        """The addresses that are read from the cache."""
         return stored_addresses(self.requires, self.head)
 
     @property
-    def kept(self) -> frozenset[str]:
-        """The addresses that a new store keeps."""
-        return stored_addresses(self.requires | self.also, self.head)
+    def stored(self) -> frozenset[str]:
+        """The addresses that a new cache stores."""
+        return stored_addresses(self.requires | self.extra, self.head)
 
-    def column(self, address: str, shown: Tensor, counted: Tensor | None) -> Column:
-        """How answers like this one are laid out.
+    def column(self, address: str, outputs: Tensor, counted: Tensor | None) -> Column:
+        """The layout of outputs like these.
 
         Args:
-            address: Where it was shown.
-            shown: The answer to a batch.
-            counted: Which positions of each example count, where that differs.
+            address: The address of the outputs.
+            outputs: The teacher's outputs for a batch.
+            counted: Which positions of each example count, where that differs between examples.
 
         Raises:
-            LimbeckError: If it is one number for each example, or lacks the dimension of the classes.
+            LimbeckError: If there is one number for each example, or the dimension of the classes does not exist.
         """
         axis = self.classes if address == LOGITS else -1
-        if not -shown.ndim <= axis < shown.ndim:
-            raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(shown.shape)}.")
-        if shown.ndim < 2:
-            raise LimbeckError(f"At {address!r} is one number for each example, and what is kept is [batch, classes].")
-        shape = shown.movedim(axis, -1).shape
+        if not -outputs.ndim <= axis < outputs.ndim:
+            raise LimbeckError(f"classes={axis} is no dimension of logits of the shape {list(outputs.shape)}.")
+        if outputs.ndim < 2:
+            raise LimbeckError(f"At {address!r} there is one number for each example; a cache needs [batch, classes].")
+        shape = outputs.movedim(axis, -1).shape
         own = self.encoding_at(address, shape[-1])
         if counted is not None and len(shape) > 2:
             return Column(own, None, tuple(shape[2:-1]), axis)
         if not self._is_encoded(address):
-            whole = tuple(shown.shape[1:])
+            whole = tuple(outputs.shape[1:])
             return Column(self.encoding_at(address, math.prod(whole)), (), (), -1, whole)
         return Column(own, tuple(shape[1:-1]), (), axis)
 
     def encoding_at(self, address: str, classes: int) -> Encoding:
-        """How one row is kept there: logits, or what stands for them, as was asked for; features as float16."""
+        """The encoding of one row: the chosen one for logits (or the head's inputs), float16 for features."""
         return encoding(self.encoding if self._is_encoded(address) else _FEATURES, classes=classes)
 
     def _is_encoded(self, address: str) -> bool:
         return address == LOGITS or (self.head is not None and address == self.head.address)
 
 
-def predict_padded(answer: TeacherFn, batch: Batch, size: int) -> Outputs:
-    """The answers to a batch, asked in one of at least `size` examples.
+def predict_padded(teacher_fn: TeacherFn, batch: Batch, size: int) -> Outputs:
+    """The teacher's outputs for a batch, computed in a batch of at least `size` examples.
 
-    A smaller batch, such as an epoch's last, is filled up with its own examples: the last bits of a matrix product
-    depend on how many rows it has, and an answer that is kept should not depend on where its example stood. (On a CPU,
-    in batches of fewer than eight examples, they may depend on the place in the batch as well.)
+    A smaller batch, such as the last one of an epoch, is padded with its own examples. The last bits of a matrix
+    product depend on the number of rows, and a stored output should not depend on the batch that the example was in.
+    (On a CPU, in batches of fewer than eight examples, they may also depend on the position in the batch.)
 
     Args:
-        answer: The open teacher.
+        teacher_fn: The function that `Teacher.prepare` returned.
         batch: The examples.
-        size: How many examples other batches have.
+        size: The size of the other batches.
     """
     if batch.size >= size:
-        return answer(batch)
-    filled = batch.rows(torch.arange(size, device=_device(batch)) % batch.size)
-    shown = answer(filled)
-    return Outputs({address: tensor[: batch.size] for address, tensor in shown.items()})
+        return teacher_fn(batch)
+    padded = batch.rows(torch.arange(size, device=_device(batch)) % batch.size)
+    outputs = teacher_fn(padded)
+    return Outputs({address: tensor[: batch.size] for address, tensor in outputs.items()})
 
 
 @contextmanager
 def explain_first_batch_error(teacher: Teacher, batch: Batch) -> Iterator[None]:
-    """A block in which what a network raises about its first batch becomes a sentence that says what to give.
+    """A context that turns an error of the network on its first batch into one that says what to change.
 
     Raises:
-        LimbeckError: In place of it.
+        LimbeckError: In place of the network's error.
     """
     try:
         yield
@@ -162,13 +164,13 @@ def explain_first_batch_error(teacher: Teacher, batch: Batch) -> Iterator[None]:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         inputs = batch.inputs
         kind = f"{str(inputs.dtype).removeprefix('torch.')} {[*inputs.shape]}" if isinstance(inputs, Tensor) else ""
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        message = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise LimbeckError(
-            f"The teacher ({type(teacher).__name__}) cannot answer a batch of {kind or type(inputs).__name__}: {said}. "
-            "Give preprocess=, the way from a batch to its inputs, to fill_cache(), distill() or "
-            "ModelTeacher(): data.preprocess "
-            'of a data set, lb.preprocess_of("teacher") of a student\'s folder, '
-            "lb.NormalizeImages(mean=..., std=...) of bytes."
+            f"The teacher ({type(teacher).__name__}) cannot be run on a batch of {kind or type(inputs).__name__}: "
+            f"{message}. Pass preprocess=, the function from a batch to the teacher's inputs, to fill_cache(), "
+            "distill() or ModelTeacher(). Examples are data.preprocess of a data set, "
+            'lb.preprocess_of("teacher") of a student\'s folder, and '
+            "lb.NormalizeImages(mean=..., std=...) for bytes."
         ) from error
 
 

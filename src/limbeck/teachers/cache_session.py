@@ -1,4 +1,4 @@
-"""One training session over a cache: batches answered from disk, missing outputs computed and stored."""
+"""One training session with a cache: outputs read from disk, missing ones computed and stored."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ Records = Mapping[str, NDArray[np.uint8]]
 
 
 class CacheSession(AbstractContextManager["CacheSession"]):
-    """A store, open for a stage, and behind it the teacher, which is opened when it is first needed.
+    """A cache that is open for one stage. The teacher behind it is opened when an output is missing.
 
     Args:
-        teacher: Who is asked what the store does not hold; None if nobody can be.
-        place: Where the store is, or will be.
-        question: What is wanted of it.
-        device: Where the answers are wanted.
-        preprocess: The stage's way from a batch to inputs.
+        teacher: The teacher that computes missing outputs; None to use only what is stored.
+        location: The location of the cache.
+        request: What the stage needs.
+        device: The device on which the outputs are returned.
+        preprocess: The stage's function from a batch to inputs.
     """
 
     def __init__(
         self,
         teacher: Teacher | None,
-        place: Location,
-        question: CacheRequest,
+        location: Location,
+        request: CacheRequest,
         *,
         device: torch.device,
         preprocess: Preprocess,
     ) -> None:
-        self._teacher, self._place, self._question = teacher, place, question
+        self._teacher, self._location, self._request = teacher, location, request
         self._device, self._preprocess = device, preprocess
         self._stack = ExitStack()
-        self._live: TeacherFn | None = None
+        self._teacher_fn: TeacherFn | None = None
         self._writer: Writer | None = None
         self._checked = self._warned = False
         self._tables: dict[str, DecodedTable] | None = None
-        self._store = Store(place) if find_manifest(place) is not None else None
+        self._store = Store(location) if find_manifest(location) is not None else None
         if self._store is not None:
-            self._look(self._store)
+            self._check_contents(self._store)
 
     def __enter__(self) -> CacheSession:
         self._stack.__enter__()
@@ -82,144 +82,147 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         self._stack.__exit__(*raised)
 
     def __call__(self, batch: Batch) -> Outputs:
-        """The answers to a batch.
+        """The outputs for a batch.
 
         Raises:
-            LimbeckError: If they are not kept and cannot be asked; if they cannot be written down.
-            DataError: If those that are kept are damaged.
+            LimbeckError: If outputs are missing and cannot be computed, or cannot be written.
+            DataError: If the stored outputs are damaged.
         """
         if batch.id is None:
-            raise LimbeckError("A cached teacher finds its answers by the ids of examples, and the batch has none.")
+            raise LimbeckError("A cached teacher looks up outputs by example id, and this batch has no ids.")
         if self._store is None:
-            return self._asked(batch, None)
+            return self._compute(batch, None)
         if not self._checked:
-            self._check(self._store)
-        looks = self._question.looks
-        if batch.view is None and not looks and (known := self._known(self._store, batch.id)) is not None:
-            return self._shown(known)
+            self._check_precision(self._store)
+        checks = self._request.checks_inputs
+        if batch.view is None and not checks and (cached := self._look_up(self._store, batch.id)) is not None:
+            return self._to_outputs(cached)
         rows = self._store.rows(batch.id.cpu().numpy(), view_numbers(batch))
         if self._writer is None and len(rows) and rows.min() < 0:  # another process may have added them meanwhile
-            rows = self._again().rows(batch.id.cpu().numpy(), view_numbers(batch))
-        if looks and (others := self._others(self._store, rows, batch)).any():
-            return self._asked_alone(batch, int(others.sum()))
-        return self._asked(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
+            rows = self._refresh().rows(batch.id.cpu().numpy(), view_numbers(batch))
+        if checks and (changed := self._changed_inputs(self._store, rows, batch)).any():
+            return self._compute_unstored(batch, int(changed.sum()))
+        return self._compute(batch, rows) if len(rows) and rows.min() < 0 else self._read(self._store, rows, batch)
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- stored outputs ---------------------------------------------------------------------------------------------
 
-    def _known(self, store: Store, id: Tensor) -> dict[str, Tensor] | None:
-        """The answers to these examples, if all lie decoded in memory."""
+    def _look_up(self, store: Store, id: Tensor) -> dict[str, Tensor] | None:
+        """The outputs for these examples; None unless all of them are decoded in memory."""
         if self._tables is None:
-            found = {address: DecodedTable.of(store, address) for address in self._question.read}
-            self._tables = {address: table for address, table in found.items() if table is not None}
-        if len(self._tables) < len(self._question.read):
+            tables = {address: DecodedTable.of(store, address) for address in self._request.read}
+            self._tables = {address: table for address, table in tables.items() if table is not None}
+        if len(self._tables) < len(self._request.read):
             return None
-        known = {address: table.look(id) for address, table in self._tables.items()}
-        whole = {address: answers for address, answers in known.items() if answers is not None}
-        return whole if len(whole) == len(known) else None
+        results = {address: table.look_up(id) for address, table in self._tables.items()}
+        complete = {address: outputs for address, outputs in results.items() if outputs is not None}
+        return complete if len(complete) == len(results) else None
 
     def _read(self, store: Store, rows: Rows, batch: Batch) -> Outputs:
         counted = _array(stored_positions(batch))
-        return self._shown({address: store.read(rows, address, counted=counted) for address in self._question.read})
+        return self._to_outputs({a: store.read(rows, a, counted=counted) for a in self._request.read})
 
-    def _shown(self, found: Mapping[str, Any]) -> Outputs:
-        moved = {address: answer.to(self._device) for address, answer in found.items()}
-        head = self._question.head
-        if head is not None and LOGITS in self._question.requires:
+    def _to_outputs(self, decoded: Mapping[str, Any]) -> Outputs:
+        moved = {address: tensor.to(self._device) for address, tensor in decoded.items()}
+        head = self._request.head
+        if head is not None and LOGITS in self._request.requires:
             moved[LOGITS] = head.logits(moved[head.address].float())
-        return Outputs.of({address: moved[address] for address in self._question.requires})
+        return Outputs.of({address: moved[address] for address in self._request.requires})
 
-    def _look(self, store: Store) -> None:
-        """Whether the store holds what the run asks for, as it does."""
-        told, head = store.manifest.about.get("head"), self._question.head
+    def _check_contents(self, store: Store) -> None:
+        """Check that the cache holds what the run needs, in the same encodings."""
+        description, head = store.manifest.about.get("head"), self._request.head
         if self._teacher is None:
-            self._question = self._question._replace(head=None if told is None else load_head(self._place, told))
-        elif (found := (told or {}).get("address")) != (wanted := None if head is None else head.address):
-            raise self._refused(store, "last layer (through)", found or "none", wanted or "none")
-        if not self._question.read <= {*store.columns}:
-            held = {*store.columns} | ({LOGITS} if told is not None else set())
-            raise self._refused(store, "answers", ", ".join(sorted(held)), ", ".join(sorted(self._question.requires)))
-        for address in self._question.read if self._teacher is not None else ():
-            stored = store.columns[address].encoding
-            wanted_here = self._question.encoding_at(address, stored.classes)
-            if stored.spec != wanted_here.spec:
-                raise self._refused(store, f"encoding of {address}", stored.spec, wanted_here.spec)
+            stored_head = None if description is None else load_head(self._location, description)
+            self._request = self._request._replace(head=stored_head)
+        elif (stored := (description or {}).get("address")) != (own := None if head is None else head.address):
+            raise self._mismatch(store, "last layer (through)", stored or "none", own or "none")
+        if not self._request.read <= {*store.columns}:
+            available = {*store.columns} | ({LOGITS} if description is not None else set())
+            required = ", ".join(sorted(self._request.requires))
+            raise self._mismatch(store, "answers", ", ".join(sorted(available)), required)
+        for address in self._request.read if self._teacher is not None else ():
+            encoding = store.columns[address].encoding
+            requested = self._request.encoding_at(address, encoding.classes)
+            if encoding.spec != requested.spec:
+                raise self._mismatch(store, f"encoding of {address}", encoding.spec, requested.spec)
 
-    def _check(self, store: Store) -> None:
-        """Whether the store is what the run asks for, as far as only its first answer shows."""
+    def _check_precision(self, store: Store) -> None:
+        """Check the precision, which is known only within the training loop, where autocast is active."""
         precision = store.manifest.origin.precision
         if self._teacher is not None and precision != self._precision():
-            raise self._refused(store, "precision", precision, self._precision())
+            raise self._mismatch(store, "precision", precision, self._precision())
         self._checked = True
 
-    def _refused(self, store: Store, field: str, stored: Any, wanted: Any) -> LimbeckError:
-        return find_mismatch(
-            self._place, store.manifest, ManifestDifference(field, stored, wanted), about=self._question.about
-        )
+    def _mismatch(self, store: Store, field: str, stored: Any, requested: Any) -> LimbeckError:
+        difference = ManifestDifference(field, stored, requested)
+        return find_mismatch(self._location, store.manifest, difference, about=self._request.about)
 
-    def _others(self, store: Store, rows: Rows, batch: Batch) -> NDArray[np.bool_]:
-        """Which examples have other inputs than when they were answered."""
-        kept = store.keys.marked()[np.maximum(rows, 0)] if len(store) else np.zeros((len(rows), 2), np.int64)
-        return marks_differ(input_marks(batch), kept) & (rows >= 0)
+    def _changed_inputs(self, store: Store, rows: Rows, batch: Batch) -> NDArray[np.bool_]:
+        """Which examples have other inputs than when their outputs were stored."""
+        before = store.keys.marked()[np.maximum(rows, 0)] if len(store) else np.zeros((len(rows), 2), np.int64)
+        return marks_differ(input_marks(batch), before) & (rows >= 0)
 
-    # --- what is asked ----------------------------------------------------------------------------------------------
+    # --- computed outputs -------------------------------------------------------------------------------------------
 
-    def _asked(self, batch: Batch, rows: Rows | None) -> Outputs:
-        """Ask the teacher; what was not kept is kept now, and comes back as it will from the store."""
+    def _compute(self, batch: Batch, rows: Rows | None) -> Outputs:
+        """Run the teacher, store what is missing, and return the outputs as the cache will return them later."""
         keys, counted = batch_keys(batch), stored_positions(batch)
-        if self._question.looks:
+        if self._request.checks_inputs:
             keys = keys._replace(marks=input_marks(batch))
         new = np.ones(len(keys.id), bool) if rows is None else rows < 0
         if self._writer is not None and not (new := new & ~self._writer.holds(keys.id, keys.view)).any():
-            # Everything was answered, and some of it is in no file yet: an epoch has come round.
+            # All outputs were computed, and some of them are not in a file yet: a new epoch has begun.
             self._writer.seal()
-            self._again()
+            self._refresh()
             return self(batch)
-        answer = self._opened(batch)
+        teacher_fn = self._open_teacher(batch)
         with (
             explain_first_batch_error(self._teacher, batch) if self._writer is None and self._teacher else nullcontext()
         ):
-            shown = predict_padded(answer, batch, self._question.batch_size)
-        if batch.mask is not None:  # NaN cannot be kept, and what nobody reads need not be refused
-            shown = Outputs({address: zero_where_masked(one, batch.mask.bool()) for address, one in shown.items()})
+            outputs = predict_padded(teacher_fn, batch, self._request.batch_size)
+        if batch.mask is not None:  # NaN cannot be stored, and masked positions are never read
+            mask = batch.mask.bool()
+            outputs = Outputs({address: zero_where_masked(tensor, mask) for address, tensor in outputs.items()})
         if self._writer is None:
-            self._begin(shown, counted)
-            new = new & (self._begun().rows(keys.id, keys.view) < 0)  # of two that began at once, one was first
-        columns = self._begun().columns
+            self._open_writer(outputs, counted)
+            new = new & (self._require_store().rows(keys.id, keys.view) < 0)  # another process may have been first
+        columns = self._require_store().columns
         ids, views = torch.from_numpy(keys.id), torch.from_numpy(keys.view)
         records = {
-            address: column.encode(shown[address], id=ids, view=views, counted=counted)
+            address: column.encode(outputs[address], id=ids, view=views, counted=counted)
             for address, column in columns.items()
         }
         self._append(keys, records, columns, new)
-        return self._shown({a: columns[a].spread(records[a], _array(counted)) for a in self._question.read})
+        return self._to_outputs(
+            {a: columns[a].decode_examples(records[a], _array(counted)) for a in self._request.read}
+        )
 
-    def _asked_alone(self, batch: Batch, others: int) -> Outputs:
-        """The teacher's answer, which is not kept: under the same ids stand other inputs than were answered.
+    def _compute_unstored(self, batch: Batch, changed: int) -> Outputs:
+        """The teacher's outputs for a batch whose inputs changed under the same ids; they are not stored.
 
         Raises:
             LimbeckError: If there is no teacher.
         """
-        said = (
-            f"{others} of {batch.size} examples have other inputs than when their answers were kept at "
-            f"{self._place.name}: the source hands out other ones under the same ids"
+        message = (
+            f"{changed} of {batch.size} examples have other inputs than when their outputs were stored at "
+            f"{self._location.name}: the loader returns other inputs under the same ids"
         )
         if self._teacher is None:
-            raise LimbeckError(f"{said}, and there is no teacher to ask. Give the teacher, or the data of the store.")
+            raise LimbeckError(f"{message}, and there is no teacher. Pass the teacher, or the data of this cache.")
         if not self._warned:
             self._warned = True
-            where = "Such batches are asked live, and nothing of them is kept."
-            warnings.warn(
-                f"{said}. {where} For a source like this take the teacher itself.", LimbeckWarning, stacklevel=2
+            then = (
+                "The outputs for such batches are computed and not stored. With such a loader, use the teacher itself."
             )
-        shown = predict_padded(self._opened(batch), batch, self._question.batch_size)
-        head, requires = self._question.head, self._question.requires
-        found = dict(shown)
-        if head is not None and LOGITS in requires and LOGITS not in found:
-            found[LOGITS] = head.logits(found[head.address].float())
-        return Outputs({address: found[address].to(self._device) for address in requires})
+            warnings.warn(f"{message}. {then}", LimbeckWarning, stacklevel=2)
+        outputs = dict(predict_padded(self._open_teacher(batch), batch, self._request.batch_size))
+        head, requires = self._request.head, self._request.requires
+        if head is not None and LOGITS in requires and LOGITS not in outputs:
+            outputs[LOGITS] = head.logits(outputs[head.address].float())
+        return Outputs({address: outputs[address].to(self._device) for address in requires})
 
     def _append(self, keys: Keys, records: Records, columns: Mapping[str, Column], new: NDArray[np.bool_]) -> None:
-        """Add what is new to the store, each answer once."""
+        """Add new outputs to the cache, each of them once."""
         _, first = np.unique(np.stack([keys.id, keys.view]), axis=1, return_index=True)
         once = np.zeros(len(keys.id), bool)
         once[first] = True
@@ -230,74 +233,74 @@ class CacheSession(AbstractContextManager["CacheSession"]):
         own = {a: rows[each if columns[a].positions is None else new] for a, rows in records.items()}
         counts = None if keys.positions is None else keys.positions[new]
         marks = None if keys.marks is None else keys.marks[new]
-        self._writing().append(Keys(keys.id[new], keys.view[new], counts, marks), own)
+        self._require_writer().append(Keys(keys.id[new], keys.view[new], counts, marks), own)
 
-    def _opened(self, batch: Batch) -> TeacherFn:
-        """The teacher, opened the first time."""
+    def _open_teacher(self, batch: Batch) -> TeacherFn:
+        """The teacher's function; the first call opens the teacher."""
         if self._teacher is None:
             raise LimbeckError(
-                f"The store at {self._place.name} lacks answers to some of these views, and there is no teacher to "
-                f"ask: it holds {len(self._begun())} answers. Build the rest with limbeck cache build, or give the "
+                f"The cache at {self._location.name} lacks outputs for some views, and there is no teacher. It "
+                f"holds {len(self._require_store())} outputs. Build the rest with limbeck cache build, or pass the "
                 "teacher."
             )
         if _several_processes():
             raise LimbeckError(
-                f"The store at {self._place.name} lacks answers, and several processes cannot add to it at once: build "
-                "it first, with limbeck cache build."
+                f"The cache at {self._location.name} lacks outputs, and several processes cannot write to it at once. "
+                "Build it first, with limbeck cache build."
             )
-        if self._live is None:
-            wanted = query_addresses(self._kept | {LOGITS}, self._question.head)
-            self._live = self._stack.enter_context(
-                self._teacher.prepare(wanted, device=self._device, preprocess=self._preprocess)
+        if self._teacher_fn is None:
+            addresses = query_addresses(self._stored_addresses | {LOGITS}, self._request.head)
+            self._teacher_fn = self._stack.enter_context(
+                self._teacher.prepare(addresses, device=self._device, preprocess=self._preprocess)
             )
-        return self._live
+        return self._teacher_fn
 
-    def _begin(self, shown: Outputs, counted: Tensor | None) -> None:
-        """Open the store for writing; the first answer says how answers are laid out."""
-        if self._question.head is not None:
-            self._question.head.check(shown)
-        origin = replace(self._question.origin, precision=self._precision(), answers=self._laid_out(shown, counted))
-        about, files = dict(self._question.about), dict[str, bytes]()
-        if self._question.head is not None:
-            about["head"], files[FILE] = describe_head(self._question.head)
-        opened = writing(self._place, origin, about=about, files=files, shard_bytes=self._question.shard_bytes)
-        self._writer = self._stack.enter_context(opened)
-        self._store, self._tables = Store(self._place), None
-        if not {*self._store.columns} <= {*shown}:  # of two that began at once, the other keeps more
-            raise self._refused(
-                self._store, "answers", ", ".join(sorted(self._store.columns)), ", ".join(sorted(shown))
+    def _open_writer(self, outputs: Outputs, counted: Tensor | None) -> None:
+        """Open the cache for writing; the first outputs decide the layout."""
+        if self._request.head is not None:
+            self._request.head.check(outputs)
+        origin = replace(self._request.origin, precision=self._precision(), answers=self._layout(outputs, counted))
+        about, files = dict(self._request.about), dict[str, bytes]()
+        if self._request.head is not None:
+            about["head"], files[FILE] = describe_head(self._request.head)
+        context = writing(self._location, origin, about=about, files=files, shard_bytes=self._request.shard_bytes)
+        self._writer = self._stack.enter_context(context)
+        self._store, self._tables = Store(self._location), None
+        if not {*self._store.columns} <= {*outputs}:  # another process may have begun it with more addresses
+            raise self._mismatch(
+                self._store, "answers", ", ".join(sorted(self._store.columns)), ", ".join(sorted(outputs))
             )
 
     @property
-    def _kept(self) -> frozenset[str]:
-        """The addresses of the store: all that it has, once it is there."""
-        return self._question.kept if self._store is None else frozenset(self._store.columns)
+    def _stored_addresses(self) -> frozenset[str]:
+        """The addresses of the cache; those that it will have, while there is none."""
+        return self._request.stored if self._store is None else frozenset(self._store.columns)
 
-    def _laid_out(self, shown: Outputs, counted: Tensor | None) -> dict[str, dict[str, Any]]:
-        """How the answers at each address are kept."""
+    def _layout(self, outputs: Outputs, counted: Tensor | None) -> dict[str, dict[str, Any]]:
+        """The layout of the outputs at each address."""
         if self._store is not None:
             return {address: column.spec for address, column in self._store.columns.items()}
-        return {address: self._question.column(address, shown[address], counted).spec for address in self._kept}
+        return {a: self._request.column(a, outputs[a], counted).spec for a in self._stored_addresses}
 
     def _precision(self) -> str:
         kind = self._device.type
         narrow = torch.is_autocast_enabled(kind)
         return str(torch.get_autocast_dtype(kind) if narrow else torch.float32).removeprefix("torch.")
 
-    def _again(self) -> Store:
-        """The store as it is now."""
-        store, self._tables = self._begun(), None
+    def _refresh(self) -> Store:
+        """The cache as it is now."""
+        store, self._tables = self._require_store(), None
         store.refresh()
         return store
 
-    def _begun(self) -> Store:
+    def _require_store(self) -> Store:
         if self._store is None:
-            raise LimbeckError(f"There is no store of answers at {self._place.name}.")
+            raise LimbeckError(f"There is no cache at {self._location.name}.")
         return self._store
 
-    def _writing(self) -> Writer:
+    def _require_writer(self) -> Writer:
         if self._writer is None:
-            raise LimbeckError(f"The store at {self._place.name} is not open for writing.")
+            raise LimbeckError(f"The cache at {self._location.name} is not open for writing.")
         return self._writer
 
 

@@ -150,7 +150,7 @@ class CachedTeacher(Teacher):
             requires, self._addresses, origin, self._encoding(place), self.classes, head,
             getattr(source, "batch_size", 1),
             _about(source, described), self.shard_bytes,
-            looks=not getattr(source, "fixed", False),
+            checks_inputs=not getattr(source, "fixed", False),
         )  # fmt: skip
         return CacheSession(self.inner, place, question, device=device, preprocess=preprocess)
 
