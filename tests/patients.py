@@ -67,9 +67,9 @@ def patient(
     network = network or Sure()
     teacher = as_teacher(teacher or ModelTeacher(network))
     train = data or points()
-    source = ShuffledLoader(train, batch_size=16)
+    loader = ShuffledLoader(train, batch_size=16)
     arm = CheckedArm(
-        "distilled", lambda: {"student": trainer()}, recipe or hinton_of(teacher), source,
+        "distilled", lambda: {"student": trainer()}, recipe or hinton_of(teacher), loader,
         setting or TrainConfig(epochs=2),
     )  # fmt: skip
     whole: dict[str, Any] = {

@@ -134,6 +134,6 @@ def taught_network(folder: Path) -> tuple[Any, Any]:
 
     data = lb.load_data(str(blobs(folder / "data.npz")))
     net = build("mlp", inputs=36, classes=5, hidden=[16], seed=0)
-    source = lb.ShuffledLoader(data.train, batch_size=32)
-    lb.distill(net, lb.methods.make("supervised"), source, epochs=10, preprocess=data.preprocess).finish()
+    loader = lb.ShuffledLoader(data.train, batch_size=32)
+    lb.distill(net, lb.methods.make("supervised"), loader, epochs=10, preprocess=data.preprocess).finish()
     return net, data

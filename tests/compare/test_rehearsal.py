@@ -63,9 +63,9 @@ def sizes_in(recipe, makes=None, *, examples=20, **setting):
     seen = []
     student = nn.Linear(3, 2)
     student.register_forward_hook(lambda module, given, out: seen.append(len(given[0])) if out.requires_grad else None)
-    source = lb.ShuffledLoader(lb.ArrayDataset(torch.randn(examples, 3), torch.arange(examples) % 2), batch_size=8)
+    loader = lb.ShuffledLoader(lb.ArrayDataset(torch.randn(examples, 3), torch.arange(examples) % 2), batch_size=8)
     setting = TrainConfig(epochs=2, log_every=1, rehearsal=True, **setting)
-    run = Run({"student": student}, Recipe(recipe, makes=makes), source, setting=setting, fabric=open_fabric()).finish()
+    run = Run({"student": student}, Recipe(recipe, makes=makes), loader, setting=setting, fabric=open_fabric()).finish()
     return [report.step for report in run.history], seen
 
 

@@ -45,7 +45,7 @@ def simkd(teacher, *, tail=["classifier"], weight: float = 1.0):
         ours = run_context(models)
         live = as_teacher(teacher)
         live = getattr(live, "bound", live) if isinstance(live, TeacherRef) else live
-        shown = models["student"].layer1(ours.preprocess(ours.source.peek().to(ours.device)).flatten(1))
+        shown = models["student"].layer1(ours.preprocess(ours.loader.peek().to(ours.device)).flatten(1))
         return Borrowing(models["student"], shown.shape[1], live.model.get_submodule(tail[0]))
 
     objective = lb.Loss(cross_entropy) + weight * lb.Loss(kl_divergence)

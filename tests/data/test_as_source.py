@@ -16,10 +16,10 @@ X, Y = torch.zeros(10, 4, 4), torch.arange(10) % 2
     "data", [ArrayDataset(X, Y), X, X.numpy(), (X, Y), (X.numpy(), Y.tolist()), {"x": X, "labels": Y}, ((X, X), Y)]
 )
 def test_examples_and_arrays_are_shuffled(data):
-    source = as_loader(data, batch_size=4, seed=7)
-    assert isinstance(source, ShuffledLoader)
-    assert (source.batch_size, source.seed, source.shuffle, len(source)) == (4, 7, True, 3)
-    labels = source.peek().labels
+    loader = as_loader(data, batch_size=4, seed=7)
+    assert isinstance(loader, ShuffledLoader)
+    assert (loader.batch_size, loader.seed, loader.shuffle, len(loader)) == (4, 7, True, 3)
+    labels = loader.peek().labels
     assert labels is None or set(labels.tolist()) <= {0, 1}
 
 
@@ -30,8 +30,8 @@ def test_labels_are_taken_from_a_mapping():
 
 
 def test_options_reach_the_source():
-    source = as_loader(X, batch_size=4, shuffle=False, drop_last=True, augment=RandomShift(1))
-    assert (source.shuffle, source.drop_last, source.augment) == (False, True, RandomShift(1))
+    loader = as_loader(X, batch_size=4, shuffle=False, drop_last=True, augment=RandomShift(1))
+    assert (loader.shuffle, loader.drop_last, loader.augment) == (False, True, RandomShift(1))
     mixing = as_loader(X, batch_size=4, mix=Mixup(), views=3)
     assert (mixing.mix, mixing.views) == (Mixup(), 3)
 
@@ -42,8 +42,8 @@ def test_loaders_and_lists_of_batches_are_read_as_they_are():
 
 
 def test_a_source_is_returned():
-    source = ShuffledLoader(ArrayDataset(X), batch_size=2)
-    assert as_loader(source, batch_size=4) is source
+    loader = ShuffledLoader(ArrayDataset(X), batch_size=2)
+    assert as_loader(loader, batch_size=4) is loader
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.testing import check_loader
 
 
-def source(n=100, classes=10, special=(3, 7), **options):
+def make_loader(n=100, classes=10, special=(3, 7), **options):
     data = ArrayDataset(torch.arange(n), torch.arange(n) % classes)
     return SpecialistLoader(data, special, **{"batch_size": 8, **options})
 
@@ -37,7 +37,7 @@ def test_it_keeps_every_law_of_sources_and_every_even_batch_is_half_special(n, c
 
 
 def test_each_special_example_comes_once_an_epoch_and_the_rest_are_others_in_every_epoch():
-    found = source()
+    found = make_loader()
     rests = []
     for _ in range(3):
         ids = torch.cat([batch.id for batch in found])
@@ -49,7 +49,7 @@ def test_each_special_example_comes_once_an_epoch_and_the_rest_are_others_in_eve
 
 
 def test_where_most_are_special_these_are_drawn():
-    found = source(special=tuple(range(8)))
+    found = make_loader(special=tuple(range(8)))
     ids = torch.cat([batch.id for batch in found])
     assert sorted(i for i in ids.tolist() if i % 10 > 7) == [i for i in range(100) if i % 10 > 7]
     assert found.examples_per_epoch == len(ids) == 40
@@ -57,7 +57,7 @@ def test_where_most_are_special_these_are_drawn():
 
 
 def test_seeds_differ_and_one_seed_is_one_order():
-    orders = [tuple(source(seed=seed).order(epoch).tolist()) for seed in (0, 1, 0) for epoch in (0, 1)]
+    orders = [tuple(make_loader(seed=seed).order(epoch).tolist()) for seed in (0, 1, 0) for epoch in (0, 1)]
     assert orders[:2] == orders[4:]
     assert len(set(orders)) == 4
 
@@ -129,9 +129,9 @@ def test_only_so_many_views_are_handed_out():
 @pytest.mark.usefixtures("unchecked")
 def test_what_makes_no_views_is_refused():
     with pytest.raises(LimbeckError, match="views=0"):
-        source(views=0)
+        make_loader(views=0)
     with pytest.raises(LimbeckError, match="Shift, a class"):
-        source(augment=RandomShift)
+        make_loader(augment=RandomShift)
 
 
 def test_the_fingerprint_is_that_of_examples_classes_and_view():
@@ -165,7 +165,7 @@ def test_what_cannot_be_halved(labels, special, sentence):
 
 def test_a_batch_holds_a_positive_number():
     with pytest.raises(LimbeckError, match="batch_size"):
-        source(batch_size=0)
+        make_loader(batch_size=0)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -41,14 +41,14 @@ class Stateful:
 
 
 def test_a_data_loader_gives_its_own_batches():
-    source = TorchLoader(DataLoader(TensorDataset(X, Y), batch_size=4))
-    batches = list(source)
+    loader = TorchLoader(DataLoader(TensorDataset(X, Y), batch_size=4))
+    batches = list(loader)
     assert torch.equal(torch.cat([b.inputs for b in batches]), X)
     assert torch.equal(torch.cat([b.labels for b in batches]), Y)
-    assert len(source) == 3
-    assert source.examples_per_epoch == 10
-    assert not source.has_ids
-    assert not source.resumable
+    assert len(loader) == 3
+    assert loader.examples_per_epoch == 10
+    assert not loader.has_ids
+    assert not loader.resumable
     assert TorchLoader(DataLoader(TensorDataset(X), batch_size=4, drop_last=True)).examples_per_epoch == 8
 
 
@@ -57,9 +57,9 @@ def test_torchs_seed_governs_a_shuffling_loader():
     torch.manual_seed(5)
     bare = [[x for x, _ in new()] for _ in range(2)]
     torch.manual_seed(5)
-    source = TorchLoader(new())
+    loader = TorchLoader(new())
     torch.manual_seed(5)
-    read = [[b.inputs for b in source], [b.inputs for b in TorchLoader(new())]]
+    read = [[b.inputs for b in loader], [b.inputs for b in TorchLoader(new())]]
     assert all(torch.equal(a, b) for one, two in zip(bare, read, strict=True) for a, b in zip(one, two, strict=True))
 
 
@@ -92,9 +92,9 @@ def test_an_item_becomes_a_batch(item, inputs, labels):
 
 
 def test_ids_and_texts_of_a_mapping_find_their_place():
-    source = TorchLoader([{"x": X, "id": torch.arange(10), "text": ["t"] * 10}])
-    assert source.has_ids
-    batch = next(iter(source))
+    loader = TorchLoader([{"x": X, "id": torch.arange(10), "text": ["t"] * 10}])
+    assert loader.has_ids
+    batch = next(iter(loader))
     assert batch.id.tolist() == list(range(10))
     assert set(batch.inputs) == {"x"}
     assert batch.extra == {"text": ["t"] * 10}
@@ -120,42 +120,42 @@ def test_an_item_that_could_mean_several_things_is_shown(item, shown):
 
 
 def test_adapt_is_the_way_in_for_anything_else():
-    source = TorchLoader([(X, Y, Y > 0)], adapt=lambda item: Batch(item[0], labels=item[1], mask=item[2]))
-    assert torch.equal(next(iter(source)).mask, Y > 0)
+    loader = TorchLoader([(X, Y, Y > 0)], adapt=lambda item: Batch(item[0], labels=item[1], mask=item[2]))
+    assert torch.equal(next(iter(loader)).mask, Y > 0)
     with pytest.raises(DataError, match=r"must return a limbeck.Batch; it returned Tensor"):
         list(TorchLoader([X], adapt=lambda item: item))
 
 
 def test_peeking_loses_and_repeats_nothing():
-    source = TorchLoader([torch.tensor([n]) for n in range(3)])
-    assert source.peek().inputs.tolist() == [0]
-    assert [b.inputs.item() for b in source] == [0, 1, 2]
-    assert source.peek().inputs.tolist() == [0]
-    assert [b.inputs.item() for b in source] == [0, 1, 2]
+    loader = TorchLoader([torch.tensor([n]) for n in range(3)])
+    assert loader.peek().inputs.tolist() == [0]
+    assert [b.inputs.item() for b in loader] == [0, 1, 2]
+    assert loader.peek().inputs.tolist() == [0]
+    assert [b.inputs.item() for b in loader] == [0, 1, 2]
 
 
 def test_an_iterator_left_early_goes_on_where_it_was():
-    source = TorchLoader([torch.tensor([n]) for n in range(4)])
-    for batch in source:
+    loader = TorchLoader([torch.tensor([n]) for n in range(4)])
+    for batch in loader:
         if batch.inputs.item() == 1:
             break
-    assert source.peek().inputs.item() == 2
-    assert [b.inputs.item() for b in source] == [2, 3]
-    assert [b.inputs.item() for b in source] == [0, 1, 2, 3]
+    assert loader.peek().inputs.item() == 2
+    assert [b.inputs.item() for b in loader] == [2, 3]
+    assert [b.inputs.item() for b in loader] == [0, 1, 2, 3]
 
 
 def test_peeking_after_the_last_batch_is_the_next_epoch():
-    source = TorchLoader([torch.tensor([n]) for n in range(2)])
-    for batch in source:
+    loader = TorchLoader([torch.tensor([n]) for n in range(2)])
+    for batch in loader:
         if batch.inputs.item() == 1:
             break
-    assert source.peek().inputs.item() == 0
-    assert [b.inputs.item() for b in source] == [0, 1]
+    assert loader.peek().inputs.item() == 0
+    assert [b.inputs.item() for b in loader] == [0, 1]
 
 
 def test_without_a_state_it_cannot_be_resumed_and_says_the_way_out():
-    source = TorchLoader(DataLoader(TensorDataset(X, Y)))
-    for ask in (source.state_dict, lambda: source.load_state_dict({"epoch": 0, "batch": 0})):
+    loader = TorchLoader(DataLoader(TensorDataset(X, Y)))
+    for ask in (loader.state_dict, lambda: loader.load_state_dict({"epoch": 0, "batch": 0})):
         with pytest.raises(LimbeckError, match=r"DataLoader cannot be resumed.*lb.ArrayDataset"):
             ask()
 
@@ -163,15 +163,15 @@ def test_without_a_state_it_cannot_be_resumed_and_says_the_way_out():
 @pytest.mark.parametrize("stop", [0, 1, 3, 4])
 @pytest.mark.parametrize("peek", [False, True])
 def test_a_loader_with_a_state_continues_exactly(stop, peek):
-    source = TorchLoader(Stateful())
-    assert source.resumable
+    loader = TorchLoader(Stateful())
+    assert loader.resumable
     if stop:
-        for used, _ in enumerate(source, start=1):
+        for used, _ in enumerate(loader, start=1):
             if used == stop:
                 break
     if peek and stop < 4:
-        source.peek()
-    state = source.state_dict()
+        loader.peek()
+    state = loader.state_dict()
     assert (state["epoch"], state["batch"]) == (0, stop)
     restored = TorchLoader(Stateful())
     restored.load_state_dict(state)
@@ -180,13 +180,13 @@ def test_a_loader_with_a_state_continues_exactly(stop, peek):
 
 
 def test_the_start_of_an_epoch_needs_no_state_of_the_loader():
-    source = TorchLoader(Stateful())
-    next(iter(source))
-    source.load_state_dict({"epoch": 3, "batch": 0})
-    assert [int(b.inputs[0]) for b in source] == [1, 2, 3, 4]
-    assert source.state_dict()["epoch"] == 4
+    loader = TorchLoader(Stateful())
+    next(iter(loader))
+    loader.load_state_dict({"epoch": 3, "batch": 0})
+    assert [int(b.inputs[0]) for b in loader] == [1, 2, 3, 4]
+    assert loader.state_dict()["epoch"] == 4
     with pytest.raises(LimbeckError, match="inside an epoch"):
-        source.load_state_dict({"epoch": 3, "batch": 1})
+        loader.load_state_dict({"epoch": 3, "batch": 1})
 
 
 def test_a_length_is_needed():

@@ -98,10 +98,10 @@ def test_no_more_than_two_for_each_thread_are_made_ahead():
 
 @pytest.mark.parametrize("num_workers", [0, 1, 4])
 def test_batches_do_not_depend_on_the_number_of_threads(num_workers):
-    def source(count):
+    def make_loader(count):
         return ShuffledLoader(Slow(), batch_size=4, seed=3, augment=Crop(1), mix=Mixup(), views=2, num_workers=count)
 
-    expected, found = source(0), source(num_workers)
+    expected, found = make_loader(0), make_loader(num_workers)
     for _ in range(3):
         assert same(list(expected), list(found))
 
@@ -109,24 +109,24 @@ def test_batches_do_not_depend_on_the_number_of_threads(num_workers):
 @pytest.mark.parametrize("left", [1, 3, 6])
 def test_a_source_goes_on_in_the_middle_of_an_epoch_exactly(left):
     whole = list(ShuffledLoader(Slow(), batch_size=4, augment=Crop(1)))
-    source = ShuffledLoader(Slow(), batch_size=4, augment=Crop(1), num_workers=3)
+    loader = ShuffledLoader(Slow(), batch_size=4, augment=Crop(1), num_workers=3)
     begun = []
-    for batch in source:
+    for batch in loader:
         begun.append(batch)
         if len(begun) == left:
             break
     assert not alive()
-    assert source.state_dict() == {"epoch": 0, "batch": left}
+    assert loader.state_dict() == {"epoch": 0, "batch": left}
     again = ShuffledLoader(Slow(), batch_size=4, augment=Crop(1), num_workers=2)
-    again.load_state_dict(source.state_dict())
-    if left < len(source):
+    again.load_state_dict(loader.state_dict())
+    if left < len(loader):
         assert torch.equal(again.peek().id, whole[left].id)
     assert same(begun + list(again), whole)
 
 
 def test_an_error_comes_in_its_turn_as_it_is():
-    source = ShuffledLoader(Slow(broken=17), batch_size=4, shuffle=False, num_workers=3)
-    batches = iter(source)
+    loader = ShuffledLoader(Slow(broken=17), batch_size=4, shuffle=False, num_workers=3)
+    batches = iter(loader)
     taken = [next(batches) for _ in range(4)]
     with pytest.raises(DataError, match=r"^number 17 is broken$"):
         next(batches)

@@ -27,14 +27,14 @@ def _ids(batches) -> list[list[int]]:
 @property_test
 @given(n=st.integers(1, 40), size=st.integers(1, 50), seed=st.integers(-9, 9), epochs=st.integers(1, 3))
 def test_an_epoch_is_every_example_once_and_a_pure_function_of_seed_and_epoch(n, size, seed, epochs):
-    source, again = (ShuffledLoader(_data(n), batch_size=size, seed=seed) for _ in range(2))
+    loader, again = (ShuffledLoader(_data(n), batch_size=size, seed=seed) for _ in range(2))
     for epoch in range(epochs):
-        found = _ids(source)
+        found = _ids(loader)
         assert sorted(chain(*found)) == list(range(n))
-        assert len(found) == len(source)
+        assert len(found) == len(loader)
         again.load_state_dict({"epoch": epoch, "batch": 0})
         assert _ids(again) == found
-    assert source.state_dict() == {"epoch": epochs, "batch": 0}
+    assert loader.state_dict() == {"epoch": epochs, "batch": 0}
 
 
 @property_test
@@ -42,16 +42,16 @@ def test_an_epoch_is_every_example_once_and_a_pure_function_of_seed_and_epoch(n,
 def test_an_interrupted_and_restored_source_gives_exactly_the_remaining_batches(n, size, stop, augmented):
     data = ArrayDataset(torch.arange(n * 9).view(n, 3, 3), torch.arange(n) % 3)
     new = lambda: ShuffledLoader(data, batch_size=size, seed=1, augment=RandomShift(1) if augmented else None)  # noqa: E731
-    whole = [batch for source in [new()] for _ in range(3) for batch in source]
-    source, state, used = new(), None, 0
+    whole = [batch for loader in [new()] for _ in range(3) for batch in loader]
+    loader, state, used = new(), None, 0
     for _ in range(3):
-        for _batch in source:
+        for _batch in loader:
             used += 1
             if used == stop:
                 break
         if used == stop:
             break
-    state = copy.deepcopy(source.state_dict())
+    state = copy.deepcopy(loader.state_dict())
     restored = new()
     restored.load_state_dict(state)
     rest = [batch for _ in range(3 - state["epoch"]) for batch in restored]
@@ -64,30 +64,30 @@ def test_an_interrupted_and_restored_source_gives_exactly_the_remaining_batches(
 
 
 def test_a_state_taken_while_a_batch_is_used_counts_it():
-    source = ShuffledLoader(_data(5), batch_size=2)
-    seen = [source.state_dict() for _ in source]
+    loader = ShuffledLoader(_data(5), batch_size=2)
+    seen = [loader.state_dict() for _ in loader]
     assert seen == [{"epoch": 0, "batch": n} for n in (1, 2, 3)]
-    source.load_state_dict(seen[-1])
-    assert list(source) == []
-    assert source.state_dict() == {"epoch": 1, "batch": 0}
+    loader.load_state_dict(seen[-1])
+    assert list(loader) == []
+    assert loader.state_dict() == {"epoch": 1, "batch": 0}
 
 
 def test_an_iterator_left_early_is_continued():
-    source = ShuffledLoader(_data(9), batch_size=2, seed=5)
-    first = _ids([next(iter(source))])
-    assert sorted(chain(*first, *_ids(source))) == list(range(9))
+    loader = ShuffledLoader(_data(9), batch_size=2, seed=5)
+    first = _ids([next(iter(loader))])
+    assert sorted(chain(*first, *_ids(loader))) == list(range(9))
 
 
 def test_peeking_uses_nothing_up():
-    source = ShuffledLoader(_data(4), batch_size=2)
-    seen = _ids([source.peek(), source.peek()])
+    loader = ShuffledLoader(_data(4), batch_size=2)
+    seen = _ids([loader.peek(), loader.peek()])
     assert seen[0] == seen[1]
-    assert source.state_dict() == {"epoch": 0, "batch": 0}
-    assert _ids(source)[0] == seen[0]
-    source.load_state_dict({"epoch": 0, "batch": 2})
-    at_end = _ids([source.peek()])
-    assert list(source) == []
-    assert _ids(source)[0] == at_end[0]
+    assert loader.state_dict() == {"epoch": 0, "batch": 0}
+    assert _ids(loader)[0] == seen[0]
+    loader.load_state_dict({"epoch": 0, "batch": 2})
+    at_end = _ids([loader.peek()])
+    assert list(loader) == []
+    assert _ids(loader)[0] == at_end[0]
 
 
 def test_sizes():
@@ -111,8 +111,8 @@ def test_seeds_and_epochs_give_other_orders():
 
 def test_global_random_numbers_are_neither_read_nor_moved():
     before = torch.get_rng_state()
-    source = ShuffledLoader(_data(20), batch_size=3)
-    one = _ids(source)
+    loader = ShuffledLoader(_data(20), batch_size=3)
+    one = _ids(loader)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     assert _ids(ShuffledLoader(_data(20), batch_size=3)) == one
@@ -121,9 +121,9 @@ def test_global_random_numbers_are_neither_read_nor_moved():
 def test_a_view_is_that_of_the_epoch():
     images = torch.randint(0, 256, (7, 6, 6), dtype=torch.uint8)
     shift = RandomShift(2, seed=3)
-    source = ShuffledLoader(ArrayDataset(images), batch_size=4, augment=shift)
+    loader = ShuffledLoader(ArrayDataset(images), batch_size=4, augment=shift)
     for epoch in range(3):
-        for batch in source:
+        for batch in loader:
             assert batch.view.tolist() == [epoch] * batch.size
             assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
 
@@ -134,10 +134,10 @@ def test_only_so_many_views_are_handed_out_and_a_restored_source_knows_which(vie
     images = torch.arange(6 * 25).view(6, 5, 5)
     shift = RandomShift(2)
     new = lambda: ShuffledLoader(ArrayDataset(images), batch_size=4, augment=shift, views=views)  # noqa: E731
-    source, found = new(), []
+    loader, found = new(), []
     for epoch in range(epochs):
         assert sorted(chain(*(batch.id.tolist() for batch in new().batches(epoch, 0)))) == list(range(6))
-        for batch in source:
+        for batch in loader:
             assert batch.view.tolist() == [epoch % views] * batch.size
             assert torch.equal(batch.inputs, shift(images[batch.id], batch.id, batch.view))
             found.append(batch)

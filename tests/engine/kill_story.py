@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from engine.stories import SGD, everything, network, source
+from engine.stories import SGD, everything, make_loader, network
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
@@ -52,7 +52,7 @@ def recipe() -> Recipe:
         teacher=MovingAverage(decay=0.9),
         epochs=4,
         optimizer=Optimizer("adam", warmup=3, clip=1.0),
-        source=source(24, seed=3),
+        loader=make_loader(24, seed=3),
         name="second",
     )
     return Recipe(first >> second >> frozen_past)
@@ -62,7 +62,7 @@ def train(out: Path) -> None:
     """One life: the whole run, or what is left of it."""
     torch.set_num_threads(1)
     setting = {"log_every": 2, "checkpoint_seconds": 0.0, "parameter_norms": True}
-    distill(student(), recipe(), source(30), out=out, resume=True, **setting).finish()
+    distill(student(), recipe(), make_loader(30), out=out, resume=True, **setting).finish()
 
 
 def life(out: Path) -> int:

@@ -42,7 +42,7 @@ def arrays(rows: int = 30, *, seed: int = 0, uneven: bool = False, dtype: torch.
     return ArrayDataset(inputs, labels, mask=mask)
 
 
-def source(rows: int = 30, *, batch_size: int = 8, shuffle: bool = True, **options: Any) -> ShuffledLoader:
+def make_loader(rows: int = 30, *, batch_size: int = 8, shuffle: bool = True, **options: Any) -> ShuffledLoader:
     """A source of those examples."""
     return ShuffledLoader(arrays(rows, **options), batch_size=batch_size, shuffle=shuffle)
 

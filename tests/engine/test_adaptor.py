@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.stories import network, source, weights
+from engine.stories import make_loader, network, weights
 from limbeck.engine import TrainConfig, distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
@@ -42,15 +42,15 @@ def taught(teacher: Any = None) -> Stage:
 
 def test_a_strange_student_learns_as_a_plain_one():
     plain, strange = network(), Strange(network())
-    distill(plain, taught(), source()).finish()
-    distill(strange, taught(), source(), adaptor=main_scores).finish()
+    distill(plain, taught(), make_loader()).finish()
+    distill(strange, taught(), make_loader(), adaptor=main_scores).finish()
     assert torch.equal(weights(plain), weights(strange))
 
 
 def test_an_adaptor_may_give_a_dict_with_logits():
     plain, strange = network(), Strange(network())
-    distill(plain, taught(), source()).finish()
-    distill(strange, taught(), source(), adaptor=lambda out: {"logits": main_scores(out)}).finish()
+    distill(plain, taught(), make_loader()).finish()
+    distill(strange, taught(), make_loader(), adaptor=lambda out: {"logits": main_scores(out)}).finish()
     assert torch.equal(weights(plain), weights(strange))
 
 
@@ -66,7 +66,7 @@ def test_an_adaptor_may_give_a_dict_with_logits():
 )
 def test_every_model_of_the_run_is_read_through_it(recipe):
     plain, strange = network(dropout=0.2), Strange(network(dropout=0.2))
-    runs = [distill(plain, recipe(), source()), distill(strange, recipe(), source(), adaptor=main_scores)]
+    runs = [distill(plain, recipe(), make_loader()), distill(strange, recipe(), make_loader(), adaptor=main_scores)]
     first, second = (weights(run.finish().student) for run in runs)
     assert torch.equal(first, second)
 
@@ -74,8 +74,8 @@ def test_every_model_of_the_run_is_read_through_it(recipe):
 def test_each_model_may_have_its_own():
     plain = {"student": network(), "peer": network(seed=1)}
     mixed = {"student": Strange(network()), "peer": network(seed=1)}
-    distill(plain, make("mutual", epochs=1), source()).finish()
-    distill(mixed, make("mutual", epochs=1), source(), adaptor={"student": main_scores}).finish()
+    distill(plain, make("mutual", epochs=1), make_loader()).finish()
+    distill(mixed, make("mutual", epochs=1), make_loader(), adaptor={"student": main_scores}).finish()
     assert torch.equal(weights(*plain.values()), weights(*mixed.values()))
 
 
@@ -83,34 +83,36 @@ def test_branches_know_it_too():
     models = {name: Strange(network(seed=seed)) for seed, name in enumerate("ab")}
     recipe = Stage(Loss(cross_entropy), trains="a", epochs=1) | Stage(Loss(cross_entropy), trains="b", epochs=1)
     before = weights(*models.values())
-    distill(models, recipe, source(), adaptor=main_scores, workers=1).finish()
+    distill(models, recipe, make_loader(), adaptor=main_scores, workers=1).finish()
     assert not torch.equal(before, weights(*models.values()))
 
 
 def test_without_one_the_sentence_says_what_to_type():
     with pytest.raises(MissingSignalError, match=r"dict with \['scores'\].*distill\(\.\.\., adaptor="):
-        distill(Strange(network()), taught(), source()).finish()
+        distill(Strange(network()), taught(), make_loader()).finish()
 
 
 def test_one_that_fails_is_said_in_a_sentence():
     with pytest.raises(MissingSignalError, match=r"adaptor.*KeyError.*'logit'.*dict with \['scores'\]"):
-        distill(Strange(network()), taught(), source(), adaptor=lambda out: out["logit"]).finish()
+        distill(Strange(network()), taught(), make_loader(), adaptor=lambda out: out["logit"]).finish()
 
 
 def test_one_for_a_model_that_there_is_not():
     with pytest.raises(UnknownNameError, match="Did you mean 'student'"):
-        distill(network(), taught(), source(), adaptor={"studnt": main_scores})
+        distill(network(), taught(), make_loader(), adaptor={"studnt": main_scores})
     made = Recipe(
         Stage(Loss(cross_entropy), trains="other", epochs=1),
         makes={"other": lambda models: reinitialize(models["student"])},
     )
-    distill(Strange(network()), made, source(), adaptor={"other": main_scores}).finish()
+    distill(Strange(network()), made, make_loader(), adaptor={"other": main_scores}).finish()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_model_made_of_another_is_read_like_that_one(workers):
     for recipe in (make("born_again", teacher=network(seed=7), generations=2), make("mutual")):
-        run = distill(Strange(network()), recipe, source(), adaptor={"student": main_scores}, epochs=1, workers=workers)
+        run = distill(
+            Strange(network()), recipe, make_loader(), adaptor={"student": main_scores}, epochs=1, workers=workers
+        )
         assert run.finish().finished
 
 
@@ -118,11 +120,11 @@ def test_a_model_made_of_another_is_read_like_that_one(workers):
 def test_specialists_are_read_like_their_generalist(workers):
     groups, big = [[0, 1], [1, 2]], Strange(network(seed=7))
     by_itself = make("specialists", teacher=ModelTeacher(big, adaptor=main_scores), groups=groups, soft=0.5)
-    assert distill(network(), by_itself, source(), epochs=1, workers=workers).finish().finished
+    assert distill(network(), by_itself, make_loader(), epochs=1, workers=workers).finish().finished
     named = make("specialists", teacher="big", groups=groups, soft=0.5)
     told = {"big": main_scores}
     assert (
-        distill({"student": network(), "big": big}, named, source(), adaptor=told, epochs=1, workers=workers)
+        distill({"student": network(), "big": big}, named, make_loader(), adaptor=told, epochs=1, workers=workers)
         .finish()
         .finished
     )
@@ -136,11 +138,11 @@ def test_one_that_is_no_function():
 
 def test_its_predictions_are_measured_through_it():
     plain, strange = network(), Strange(network())
-    batches = [source().peek()]
+    batches = [make_loader().peek()]
     assert torch.equal(predict(plain, batches).student, predict(strange, batches, adaptor=main_scores).student)
 
 
 def test_a_method_by_name_needs_nothing_else():
     strange = Strange(network())
     recipe = make("hinton", teacher=network(hidden=6, seed=7))
-    assert distill(strange, recipe, source(), adaptor=main_scores, epochs=1).finish().finished
+    assert distill(strange, recipe, make_loader(), adaptor=main_scores, epochs=1).finish().finished

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.stories import SGD, network, source, weights
+from engine.stories import SGD, make_loader, network, weights
 from limbeck.atomic_io import alone
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
@@ -33,7 +33,7 @@ with alone(Path(sys.argv[1])):
 
 def run(out: Path, **options):
     stage = Stage(Loss(cross_entropy), epochs=2, optimizer=SGD)
-    return distill(network(), stage, source(), out=out, log_every=1, **options)
+    return distill(network(), stage, make_loader(), out=out, log_every=1, **options)
 
 
 def test_two_runs_of_one_process_do_not_share_a_folder(tmp_path):
@@ -107,7 +107,7 @@ def test_a_branch_is_alone_in_its_own_folder(tmp_path):
     def both(**options):
         parts = [Stage(Loss(cross_entropy), trains=name, epochs=1, optimizer=SGD) for name in "ab"]
         models = {"a": network(), "b": network(seed=1)}
-        return distill(models, Recipe(parts[0] | parts[1]), source(), out=tmp_path / "run", workers=1, **options)
+        return distill(models, Recipe(parts[0] | parts[1]), make_loader(), out=tmp_path / "run", workers=1, **options)
 
     (tmp_path / "run" / "branches" / "0-1").mkdir(parents=True)
     with alone(tmp_path / "run" / "branches" / "0-1"), pytest.raises(LimbeckError, match="0-1 is being run already"):
@@ -117,14 +117,14 @@ def test_a_branch_is_alone_in_its_own_folder(tmp_path):
 
 BRANCHES = """
 import sys
-from engine.stories import network, source
+from engine.stories import network, make_loader
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
 
 a, b = (Stage(Loss(cross_entropy), trains=name, steps=10_000_000) for name in "ab")
-distill({"a": network(), "b": network()}, a | b, source(), out=sys.argv[1], workers=2).finish()
+distill({"a": network(), "b": network()}, a | b, make_loader(), out=sys.argv[1], workers=2).finish()
 """
 
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from torch import nn
 
-from engine.stories import SGD, network, source
+from engine.stories import SGD, make_loader, network
 from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
 from limbeck.functional import Projector, cross_entropy, kernel, squared_error
@@ -19,7 +19,7 @@ from limbeck.teachers import ModelTeacher
 
 def begun(out, stage, **options):
     """A run that is left after its first report."""
-    for report in distill(network(), stage, source(), out=out, log_every=1, optimizer=SGD, **options):
+    for report in distill(network(), stage, make_loader(), out=out, log_every=1, optimizer=SGD, **options):
         if report.step == 1:
             break
 
@@ -38,7 +38,7 @@ def test_another_kind_of_head(tmp_path, stages):
 
     begun(tmp_path, recipe(Projector()))
     taken_up = distill(
-        network(), recipe(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), source(), out=tmp_path, log_every=1,
+        network(), recipe(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), make_loader(), out=tmp_path, log_every=1,
         optimizer=SGD, resume=True,
     )  # fmt: skip
     with pytest.raises(LimbeckError, match=r"The checkpoint is of another recipe than this one, in stage .*one"):
@@ -100,18 +100,18 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_another_function(tmp_path, case):
     first, second, field = CASES[case]
-    distill(network(), first(), source(), out=tmp_path)._touched = True
-    distill(network(), first(), source(), out=tmp_path, resume=True)._touched = True
+    distill(network(), first(), make_loader(), out=tmp_path)._touched = True
+    distill(network(), first(), make_loader(), out=tmp_path, resume=True)._touched = True
     with pytest.raises(LimbeckError, match=f"begun by another run than this one: {field} was"):
-        distill(network(), second(), source(), out=tmp_path, resume=True)
+        distill(network(), second(), make_loader(), out=tmp_path, resume=True)
 
 
 def test_the_run_s_own_reads(tmp_path):
-    distill(network(), stage(), source(), out=tmp_path, preprocess=plain)._touched = True
+    distill(network(), stage(), make_loader(), out=tmp_path, preprocess=plain)._touched = True
     said = json.loads((tmp_path / "run.json").read_text())
     assert said["setting"]["preprocess"] == f"{__name__}.plain"
     with pytest.raises(LimbeckError, match=r"setting.preprocess was '.*\.plain' and is '.*\.doubled'"):
-        distill(network(), stage(), source(), out=tmp_path, preprocess=doubled, resume=True)
+        distill(network(), stage(), make_loader(), out=tmp_path, preprocess=doubled, resume=True)
 
 
 def weighed(models, weight=1.0):
@@ -174,10 +174,10 @@ SETTINGS = {
 @pytest.mark.parametrize("case", SETTINGS)
 def test_the_same_functions_with_other_settings(tmp_path, case):
     make, place = SETTINGS[case]
-    distill(network(), make(0.8), source(), out=tmp_path)._touched = True
-    distill(network(), make(0.8), source(), out=tmp_path, resume=True)._touched = True
+    distill(network(), make(0.8), make_loader(), out=tmp_path)._touched = True
+    distill(network(), make(0.8), make_loader(), out=tmp_path, resume=True)._touched = True
     with pytest.raises(LimbeckError, match=f"begun by another run than this one: contents.*{place}"):
-        distill(network(), make(99), source(), out=tmp_path, resume=True)
+        distill(network(), make(99), make_loader(), out=tmp_path, resume=True)
 
 
 def test_a_function_that_holds_the_student_is_taken_up(tmp_path):
@@ -185,20 +185,20 @@ def test_a_function_that_holds_the_student_is_taken_up(tmp_path):
     student = network()
     function = functools.partial(lambda held, models: stage(), student)
     begun_with = stage() >> function
-    distill(student, begun_with, source(), out=tmp_path)._touched = True
+    distill(student, begun_with, make_loader(), out=tmp_path)._touched = True
     other = network(seed=5)
     again = stage() >> functools.partial(function.func, other)
-    distill(other, again, source(), out=tmp_path, resume=True)._touched = True
+    distill(other, again, make_loader(), out=tmp_path, resume=True)._touched = True
 
 
 def test_an_adaptor_with_other_settings(tmp_path):
     def adaptor(by):
         return lambda output: output * by
 
-    distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(2))._touched = True
-    distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(2), resume=True)._touched = True
+    distill(network(), stage(), make_loader(), out=tmp_path, adaptor=adaptor(2))._touched = True
+    distill(network(), stage(), make_loader(), out=tmp_path, adaptor=adaptor(2), resume=True)._touched = True
     with pytest.raises(LimbeckError, match="adaptor"):
-        distill(network(), stage(), source(), out=tmp_path, adaptor=adaptor(3), resume=True)
+        distill(network(), stage(), make_loader(), out=tmp_path, adaptor=adaptor(3), resume=True)
 
 
 WEIGHT = 0.8
@@ -209,11 +209,11 @@ def by_its_module(models):
 
 
 def test_a_setting_of_its_module(tmp_path, monkeypatch):
-    distill(network(), stage() >> by_its_module, source(), out=tmp_path)._touched = True
-    distill(network(), stage() >> by_its_module, source(), out=tmp_path, resume=True)._touched = True
+    distill(network(), stage() >> by_its_module, make_loader(), out=tmp_path)._touched = True
+    distill(network(), stage() >> by_its_module, make_loader(), out=tmp_path, resume=True)._touched = True
     monkeypatch.setitem(globals(), "WEIGHT", 99.0)
     with pytest.raises(LimbeckError, match="part 0"):
-        distill(network(), stage() >> by_its_module, source(), out=tmp_path, resume=True)
+        distill(network(), stage() >> by_its_module, make_loader(), out=tmp_path, resume=True)
 
 
 def test_a_checkpoint_without_the_words_that_say_whose_it_is(tmp_path):
@@ -221,4 +221,4 @@ def test_a_checkpoint_without_the_words_that_say_whose_it_is(tmp_path):
     begun(tmp_path, stage)
     (tmp_path / "run.json").unlink()
     with pytest.raises(DataError, match=r"run\.json is missing"):
-        distill(network(), stage, source(), out=tmp_path, log_every=1, optimizer=SGD, resume=True)
+        distill(network(), stage, make_loader(), out=tmp_path, log_every=1, optimizer=SGD, resume=True)

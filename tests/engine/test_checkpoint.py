@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from engine.stories import SGD, everything, network, source, weights
+from engine.stories import SGD, everything, make_loader, network, weights
 from limbeck.data import TorchLoader
 from limbeck.engine import distill
 from limbeck.engine.checkpoint import read_checkpoint, write_checkpoint
@@ -79,14 +79,14 @@ def test_what_cannot_be_stored_is_said():
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A run that stopped in its midst."""
-    for report in distill(network(), everything(epochs=2), source(), out=tmp_path / "run", log_every=1):
+    for report in distill(network(), everything(epochs=2), make_loader(), out=tmp_path / "run", log_every=1):
         if report.step == 3:
             break
     return tmp_path / "run"
 
 
 def taken_up(run: Path, student: nn.Module | None = None, stage: Stage | None = None, **options):
-    return distill(student or network(), stage or everything(epochs=2), source(**options), out=run, resume=True)
+    return distill(student or network(), stage or everything(epochs=2), make_loader(**options), out=run, resume=True)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.999])
@@ -130,21 +130,21 @@ def test_a_checkpoint_that_is_missing(tmp_path):
 def test_a_run_in_another_process_ends_as_the_unbroken_one(run, tmp_path):
     """As test_kill does with a kill; here new objects stand for a new process."""
     again = taken_up(run).finish()
-    whole = distill(network(), everything(epochs=2), source(), out=tmp_path / "whole", log_every=50).finish()
+    whole = distill(network(), everything(epochs=2), make_loader(), out=tmp_path / "whole", log_every=50).finish()
     assert torch.equal(weights(again.student), weights(whole.student))
     assert torch.equal(weights(load(run / "student", build=network)), weights(again.student))
 
 
 def test_a_finished_run_taken_up_has_nothing_left(tmp_path):
-    done = distill(network(), everything(epochs=1), source(), out=tmp_path / "run").finish()
-    again = distill(network(seed=5), everything(epochs=1), source(), out=tmp_path / "run", resume=True)
+    done = distill(network(), everything(epochs=1), make_loader(), out=tmp_path / "run").finish()
+    again = distill(network(seed=5), everything(epochs=1), make_loader(), out=tmp_path / "run", resume=True)
     assert again.finished
     assert list(again) == []
     assert torch.equal(weights(again.student), weights(done.student))
 
 
 def test_resume_where_there_is_nothing_begins(tmp_path):
-    run = distill(network(), Stage(CE, epochs=1), source(), out=tmp_path / "run", resume=True).finish()
+    run = distill(network(), Stage(CE, epochs=1), make_loader(), out=tmp_path / "run", resume=True).finish()
     assert run.finished
     assert (tmp_path / "run" / "student" / "config.json").exists()
 
@@ -152,16 +152,16 @@ def test_resume_where_there_is_nothing_begins(tmp_path):
 def test_a_folder_that_holds_a_run_is_left_alone(run):
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(LimbeckError, match=r"already holds a run\. Continue it with `limbeck resume"):
-        distill(network(), everything(epochs=2), source(), out=run)
+        distill(network(), everything(epochs=2), make_loader(), out=run)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again_without_old_reports(tmp_path):
     out = tmp_path / "run"
-    for _ in distill(network(), Stage(CE, epochs=2), source(), out=out, log_every=1):
+    for _ in distill(network(), Stage(CE, epochs=2), make_loader(), out=out, log_every=1):
         break
     (out / "checkpoint.safetensors").unlink()
-    distill(network(), Stage(CE, epochs=2), source(), out=out, log_every=1, resume=True).finish()
+    distill(network(), Stage(CE, epochs=2), make_loader(), out=out, log_every=1, resume=True).finish()
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 9))
 
@@ -169,7 +169,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_without_old_repor
 def test_lines_after_the_checkpoint_are_written_once(run):
     with open(run / "metrics.jsonl", "a") as opened:
         opened.write('{"step": 4}\n{"st')
-    distill(network(), everything(epochs=2), source(), out=run, resume=True, log_every=1).finish()
+    distill(network(), everything(epochs=2), make_loader(), out=run, resume=True, log_every=1).finish()
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 9))
 
@@ -191,25 +191,25 @@ def test_taken_up_with_something_else(run, changed, sentence):
 
 
 def test_a_loader_without_a_state_is_refused_by_name(tmp_path):
-    def loader() -> DataLoader:
+    def make_loader() -> DataLoader:
         return DataLoader(TensorDataset(torch.randn(30, 5), torch.arange(30) % 3), batch_size=8)
 
-    for _ in distill(network(), Stage(CE, epochs=2), loader(), out=tmp_path / "run", log_every=1):
+    for _ in distill(network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", log_every=1):
         break
     with pytest.raises(LimbeckError, match=r"cannot be resumed.*DataLoader"):
-        distill(network(), Stage(CE, epochs=2), loader(), out=tmp_path / "run", resume=True)
+        distill(network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", resume=True)
     load(tmp_path / "run" / "student", build=network)
 
 
 def test_a_stage_on_a_loader_without_a_state_is_refused_too(tmp_path):
     def stage() -> Stage:
         batches = [(torch.randn(4, 5), torch.tensor([0, 1, 2, 0])) for _ in range(4)]
-        return Stage(CE, epochs=2, source=TorchLoader(batches))
+        return Stage(CE, epochs=2, loader=TorchLoader(batches))
 
-    for _ in distill(network(), stage(), source(), out=tmp_path / "run", log_every=1):
+    for _ in distill(network(), stage(), make_loader(), out=tmp_path / "run", log_every=1):
         break
     with pytest.raises(LimbeckError, match=r"cannot be resumed"):
-        distill(network(), stage(), source(), out=tmp_path / "run", resume=True)
+        distill(network(), stage(), make_loader(), out=tmp_path / "run", resume=True)
 
 
 class Stateful:

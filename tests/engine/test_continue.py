@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from engine.stories import SGD, everything, network, source, weights
+from engine.stories import SGD, everything, make_loader, network, weights
 from limbeck.batch import Batch
 from limbeck.data import Loader
 from limbeck.engine import Run, distill
@@ -33,7 +33,7 @@ def story(teacher: nn.Module | None = None, **setting: Any) -> tuple[Run, list[n
     first = everything(teacher, epochs=2, optimizer=SGD, name="first")
     consistency = CE + ramp(1.0) * Loss(kl_divergence, temperature=2.0)
     second = Stage(consistency, teacher=MovingAverage(decay=0.8), epochs=2, optimizer=Optimizer("adam"), name="second")
-    run = distill(student, first >> second, source(30), **{"log_every": 1, **setting})
+    run = distill(student, first >> second, make_loader(30), **{"log_every": 1, **setting})
     return run, [student, first.objective, second.teacher]
 
 
@@ -82,7 +82,7 @@ def test_break_while_accumulating_and_with_rare_reports():
     found = []
     for at in (None, 1, 2):
         student, stage = network(dropout=0.2), everything(epochs=4, optimizer=SGD)
-        run = distill(student, stage, source(30, batch_size=4), accumulate=3, log_every=3)
+        run = distill(student, stage, make_loader(30, batch_size=4), accumulate=3, log_every=3)
         for _ in run:
             if at is not None and len(run.history) == at:
                 break
@@ -123,8 +123,8 @@ def test_a_data_loader_goes_on_too():
 
 def test_the_same_run_twice_is_the_same_run():
     """The same models, recipe and source objects, put back to where they were, give the same bits again."""
-    student, stage, data = network(dropout=0.3), everything(epochs=2, optimizer=SGD), source()
-    average = Stage(CE + Loss(kl_divergence), teacher=MovingAverage(decay=0.8), epochs=1, source=source(16))
+    student, stage, data = network(dropout=0.3), everything(epochs=2, optimizer=SGD), make_loader()
+    average = Stage(CE + Loss(kl_divergence), teacher=MovingAverage(decay=0.8), epochs=1, loader=make_loader(16))
     before = copy.deepcopy(student.state_dict())
     found = []
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_the_run_leaves_the_caller_s_stream_alone(leave):
     seed_all()
     found = [draws()]
     if leave == "error":
-        run = distill(network(), Stage(Loss(kl_divergence), teacher=unfit, epochs=1), source())
+        run = distill(network(), Stage(Loss(kl_divergence), teacher=unfit, epochs=1), make_loader())
     else:
         run, _ = story()
     if leave == "finish":
@@ -202,7 +202,9 @@ def test_seeds_differ_and_are_kept():
 def test_a_new_model_depends_on_the_seed_and_its_name_alone():
     def made(*, before: int, seed: int) -> torch.Tensor:
         recipe = Recipe(Stage(CE, steps=before), Stage(CE, steps=1, trains="b"), makes={"b": lambda m: nn.Linear(5, 3)})
-        run = distill(network(dropout=0.3), recipe, source(), seed=seed, optimizer=Optimizer("sgd", lr=1e-30)).finish()
+        run = distill(
+            network(dropout=0.3), recipe, make_loader(), seed=seed, optimizer=Optimizer("sgd", lr=1e-30)
+        ).finish()
         return weights(run.models["b"])
 
     assert torch.equal(made(before=1, seed=0), made(before=3, seed=0))
@@ -216,7 +218,7 @@ def test_a_ship_that_draws_does_not_change_the_run(tmp_path):
         student = network(dropout=0.5)
         recipe = Recipe(Stage(CE, epochs=2), ship=lambda m: nn.Sequential(m["student"], nn.Linear(3, 3)))
         out = tmp_path / str(seconds)
-        distill(student, recipe, source(), checkpoint_seconds=seconds, out=out, optimizer=SGD).finish()
+        distill(student, recipe, make_loader(), checkpoint_seconds=seconds, out=out, optimizer=SGD).finish()
         found.append(weights(student))
     assert torch.equal(found[0], found[1])
 
@@ -230,7 +232,7 @@ def test_a_head_learns_on_in_the_next_stage():
     teacher = network(hidden=6, seed=7)
     first, second = (Stage(loss, teacher=teacher, epochs=1, optimizer=SGD) for _ in range(2))
     kept = []
-    for report in distill(network(), first >> second, source(), log_every=1):
+    for report in distill(network(), first >> second, make_loader(), log_every=1):
         kept.append((report.step, weights(head)))
     assert len(kept) == 8
     assert len({tuple(w.tolist()) for _, w in kept}) == 8
@@ -242,7 +244,7 @@ def test_a_kill_before_the_stage_of_a_head_can_be_resumed(tmp_path):
     def run_of(out=None, **options):
         first = Stage(CE, epochs=1, name="first")
         again = everything(epochs=1, name="second")
-        return distill(network(), first >> again, source(30), out=out, optimizer=SGD, log_every=1, **options)
+        return distill(network(), first >> again, make_loader(30), out=out, optimizer=SGD, log_every=1, **options)
 
     killed = run_of(tmp_path / "run")
     for report in killed:

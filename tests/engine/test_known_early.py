@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import network, source
+from engine.stories import make_loader, network
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
@@ -32,14 +32,14 @@ class Scaled(nn.Module):
 )
 def test_a_student_that_cannot_be_made_anew_is_refused_when_the_run_is_built(name, given):
     with pytest.raises(LimbeckError, match=r"'scale' belongs to a Scaled.*reset_parameters"):
-        distill(Scaled(), make(name, **given), source(), epochs=1)
+        distill(Scaled(), make(name, **given), make_loader(), epochs=1)
 
 
 def test_where_nothing_is_made_of_it_it_is_welcome():
     born = make("born_again", teacher=network(seed=7), generations=1)
-    assert distill(Scaled(), born, source(), epochs=1).finish().finished
+    assert distill(Scaled(), born, make_loader(), epochs=1).finish().finished
     pair = {"student": Scaled(), "peer": network()}
-    assert distill(pair, make("mutual"), source(), epochs=1).finish().finished
+    assert distill(pair, make("mutual"), make_loader(), epochs=1).finish().finished
 
 
 def brings(models):
@@ -50,6 +50,6 @@ def brings(models):
 def test_what_a_function_ships_is_said_outside():
     first = Stage(Loss(cross_entropy), epochs=1)
     with pytest.raises(LimbeckError, match=r"brings\(models\).*ships 'heir'.*Recipe\(\.\.\., brings, ship='heir'\)"):
-        distill(network(), Recipe(first, brings), source()).finish()
-    run = distill(network(), Recipe(first, brings, ship="heir"), source()).finish()
+        distill(network(), Recipe(first, brings), make_loader()).finish()
+    run = distill(network(), Recipe(first, brings, ship="heir"), make_loader()).finish()
     assert run.student is run.models["heir"]

@@ -68,10 +68,10 @@ def test_a_loop_of_ones_own_agrees():
     report = next(iter(distill(student, Stage(objective, teacher=teacher, steps=1), [item], accelerator="cpu")))
     assert report.loss == pytest.approx(own, rel=1e-5)
     batch = batch_of(item, shifted=True)
-    source = TorchLoader([item])
-    source.bind({"student": student})
-    assert torch.equal(source.peek().labels, batch.labels)
-    assert torch.equal(source.peek().mask, batch.mask)
+    loader = TorchLoader([item])
+    loader.bind({"student": student})
+    assert torch.equal(loader.peek().labels, batch.labels)
+    assert torch.equal(loader.peek().mask, batch.mask)
 
 
 def test_accuracy_is_of_the_next_token():

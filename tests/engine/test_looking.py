@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from engine.stories import arrays, everything, network, source, weights
+from engine.stories import arrays, everything, make_loader, network, weights
 from limbeck.batch import Batch
 from limbeck.data import ArrayDataset, TorchLoader
 from limbeck.engine import distill
@@ -45,7 +45,7 @@ def test_the_first_step_finds_everything_as_the_probe_found_it(kind):
     """The same batch, the same running statistics; and random numbers as if nobody had looked."""
     student = Spy()
     inputs, labels = torch.randn(30, 5), torch.arange(30) % 3
-    data = source() if kind == "arrays" else DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
+    data = make_loader() if kind == "arrays" else DataLoader(TensorDataset(inputs, labels), batch_size=8, shuffle=True)
     distill(student, Stage(CE, steps=2), data).finish()
     probe, first, second = student.seen
     assert torch.equal(probe[0], first[0])
@@ -53,14 +53,14 @@ def test_the_first_step_finds_everything_as_the_probe_found_it(kind):
     assert not torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])
     untouched = Spy()
-    distill(untouched, Stage(CE, steps=1), data if kind == "arrays" else source(), seed=0).finish()
+    distill(untouched, Stage(CE, steps=1), data if kind == "arrays" else make_loader(), seed=0).finish()
     assert torch.equal(untouched.seen[1][2], first[2]) or kind == "loader"
 
 
 def test_a_moving_teacher_is_not_moved_by_the_probe():
     teacher = MovingAverage(decay=0.9, mode="train")
     student = network(norm=True)
-    run = distill(student, Stage(CE + KL, teacher=teacher, steps=1), source())
+    run = distill(student, Stage(CE + KL, teacher=teacher, steps=1), make_loader())
     run.finish()
     assert int(teacher.model[1].num_batches_tracked) == 1
     assert teacher.state_dict()["steps"] == 1
@@ -70,7 +70,7 @@ def test_a_teacher_that_nobody_reads_is_not_asked():
     calls = []
     teacher = nn.Linear(5, 3)
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    distill(network(), Stage(CE, teacher=teacher, epochs=1), source()).finish()
+    distill(network(), Stage(CE, teacher=teacher, epochs=1), make_loader()).finish()
     assert calls == []
 
 
@@ -81,7 +81,7 @@ def test_reads_are_asked_once_for_a_batch_that_both_sides_read():
         calls.append(1)
         return batch.inputs * 2
 
-    distill(network(), Stage(KL, teacher=network(seed=3), steps=3), source(), preprocess=preprocess).finish()
+    distill(network(), Stage(KL, teacher=network(seed=3), steps=3), make_loader(), preprocess=preprocess).finish()
     assert len(calls) == 4
 
 
@@ -131,7 +131,7 @@ def test_tuples_and_mappings_reach_the_models():
 
 def test_a_lazy_student_is_shaped_by_the_probe():
     student = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3))
-    assert distill(student, Stage(CE, epochs=1), source()).finish().finished
+    assert distill(student, Stage(CE, epochs=1), make_loader()).finish().finished
     assert student[0].weight.shape == (4, 5)
 
 
@@ -139,7 +139,7 @@ def test_a_head_s_plain_module_learns():
     head = nn.Linear(8, 6)
     before = weights(head)
     stage = Stage(Loss(squared_error, student="0", teacher="0", head=head), teacher=network(hidden=6, seed=7), epochs=1)
-    distill(network(), stage, source()).finish()
+    distill(network(), stage, make_loader()).finish()
     assert not torch.equal(weights(head), before)
 
 
@@ -148,7 +148,7 @@ def test_nan_becomes_one_sentence_that_names_the_term():
     def broken(student):
         return student.sum(-1) * float(np.nan)
 
-    run = distill(network(), Stage(CE + Loss(broken), epochs=1), source(), log_every=1)
+    run = distill(network(), Stage(CE + Loss(broken), epochs=1), make_loader(), log_every=1)
     with pytest.raises(LimbeckError, match=r"The loss became nan in stage 'student' by step 1 \(broken\)"):
         run.finish()
 
@@ -166,5 +166,5 @@ def test_an_empty_epoch_does_not_hang():
 
 
 def test_everything_at_once_learns():
-    run = distill(network(), everything(epochs=30), source(30), log_every=4).finish()
+    run = distill(network(), everything(epochs=30), make_loader(30), log_every=4).finish()
     assert run.history[-1].loss < run.history[0].loss

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import arrays, network, source
+from engine.stories import arrays, make_loader, network
 from limbeck.batch import Requirements, Term
 from limbeck.engine import distill
 from limbeck.functional import kernel, kl_divergence
@@ -54,7 +54,7 @@ def test_its_state_is_that_of_the_steps_alone():
     head = Remembering()
     loss = Loss(kernel(per="example")(head.contrast), head=head)
     queue, seen = head.queue, head.seen
-    distill(network(), Stage(loss, teacher=network(seed=1), steps=STEPS), source()).finish()
+    distill(network(), Stage(loss, teacher=network(seed=1), steps=STEPS), make_loader()).finish()
     assert head.counts() == [STEPS] * 6
     assert head.queue is queue
     assert head.seen is seen
@@ -96,7 +96,7 @@ def callable_object():
 def test_a_kernel_with_a_memory(make, way):
     counted, count = make()
     if way == "run":
-        distill(network(), Stage(Loss(counted), teacher=network(seed=1), steps=STEPS), source()).finish()
+        distill(network(), Stage(Loss(counted), teacher=network(seed=1), steps=STEPS), make_loader()).finish()
         assert count() == (STEPS, STEPS)
     else:
         with DistillationLoss(network(), Loss(counted), network(seed=1), example=arrays(8).take(torch.arange(8))):
@@ -153,8 +153,8 @@ class Built(nn.Module):
 
 def test_a_head_that_builds_itself_stays_built():
     head = Built()
-    run = distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=1), source())
+    run = distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=1), make_loader())
     run.finish()
     kept = head.layer.weight.clone()
-    distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=3), source()).finish()
+    distill(network(), Stage(Loss(kl_divergence, head=head), teacher=network(seed=1), steps=3), make_loader()).finish()
     assert not torch.equal(kept, head.layer.weight)

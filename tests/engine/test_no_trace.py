@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import SGD, arrays, everything, hint, hooks, network, source, weights
+from engine.stories import SGD, arrays, everything, hint, hooks, make_loader, network, weights
 from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
@@ -45,11 +45,11 @@ def pair() -> Iterator[tuple[nn.Module, nn.Module]]:
 
 
 def test_nothing_is_left_after_finish(pair):
-    distill(pair[0], everything(pair[1], epochs=1), source()).finish()
+    distill(pair[0], everything(pair[1], epochs=1), make_loader()).finish()
 
 
 def test_nothing_is_left_after_break(pair):
-    for _ in distill(pair[0], everything(pair[1], epochs=1), source(), log_every=1):
+    for _ in distill(pair[0], everything(pair[1], epochs=1), make_loader(), log_every=1):
         assert hooks(pair) == 2
         break
     assert hooks(pair) == 0
@@ -58,7 +58,7 @@ def test_nothing_is_left_after_break(pair):
 def test_nothing_is_left_after_an_error_while_it_is_handled(pair):
     """Also where the traceback, and so the frames of the run, are still alive."""
     explode = Optimizer("sgd", lr=1e30)
-    run = distill(pair[0], everything(pair[1], epochs=9, optimizer=explode), source(), log_every=1)
+    run = distill(pair[0], everything(pair[1], epochs=9, optimizer=explode), make_loader(), log_every=1)
     with pytest.raises(LimbeckError, match=r"The loss became|no number") as kept:
         run.finish()
     assert kept.traceback
@@ -67,7 +67,7 @@ def test_nothing_is_left_after_an_error_while_it_is_handled(pair):
 
 
 def test_nothing_is_left_after_an_error_in_the_caller_s_loop(pair):
-    run = distill(pair[0], everything(pair[1], epochs=1), source(), log_every=1)
+    run = distill(pair[0], everything(pair[1], epochs=1), make_loader(), log_every=1)
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
         for _ in run:
             1 / 0  # noqa: B018
@@ -77,10 +77,10 @@ def test_nothing_is_left_after_an_error_in_the_caller_s_loop(pair):
 
 def test_a_frozen_teacher_stays_as_it_was(pair):
     before = copy.deepcopy(pair[1].state_dict())
-    distill(pair[0], everything(pair[1], epochs=1), source()).finish()
+    distill(pair[0], everything(pair[1], epochs=1), make_loader()).finish()
     for mode in ("eval", "train"):
         stage = Stage(Loss(kl_divergence), teacher=ModelTeacher(pair[1], mode=mode), epochs=1)
-        distill(pair[0], stage, source()).finish()
+        distill(pair[0], stage, make_loader()).finish()
     for key, value in pair[1].state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -129,7 +129,7 @@ def arrays_of(inputs: torch.Tensor) -> Any:
 
 
 def test_a_run_that_is_never_used_warns():
-    run = distill(network(), Stage(CE, epochs=1), source())
+    run = distill(network(), Stage(CE, epochs=1), make_loader())
     with pytest.warns(UserWarning, match=r"never run: iterate it, or call \.finish\(\)"):  # noqa: PT031
         del run
         gc.collect()
@@ -138,7 +138,7 @@ def test_a_run_that_is_never_used_warns():
 def test_a_run_that_is_used_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run = distill(network(), Stage(CE, epochs=1), source())
+        run = distill(network(), Stage(CE, epochs=1), make_loader())
         for _ in run:
             break
         del run
@@ -150,12 +150,12 @@ def test_a_run_that_could_not_be_built_does_not_warn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(LimbeckError, match=r"is a file; a run needs a folder"):
-            distill(network(), Stage(CE, epochs=1), source(), out=tmp_path / "run")
+            distill(network(), Stage(CE, epochs=1), make_loader(), out=tmp_path / "run")
         gc.collect()
 
 
 def test_a_finished_run_has_nothing_left_to_say():
-    run = distill(network(), Stage(CE, epochs=1), source()).finish()
+    run = distill(network(), Stage(CE, epochs=1), make_loader()).finish()
     history = list(run.history)
     assert list(run) == []
     assert run.finish().history == history

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engine.stories import SGD, arrays, hint, network, source, weights
+from engine.stories import SGD, arrays, hint, make_loader, network, weights
 from limbeck.batch import Batch
 from limbeck.data import ShuffledLoader, shard_batch
 from limbeck.engine import distill
@@ -90,10 +90,10 @@ def test_a_compiled_student_is_kept_as_the_module_that_was_compiled(tmp_path):
         student, out = network(norm=True), tmp_path / str(compiled)
         given = torch.compile(student, backend=backend) if compiled else student
         stage = Stage(CE + hint() + Loss(kl_divergence), teacher=teacher(), epochs=2, optimizer=SGD)
-        run = distill(given, stage, source(), out=out, log_every=2)
+        run = distill(given, stage, make_loader(), out=out, log_every=2)
         for _ in run:
             break
-        run = distill(given, stage, source(), out=out, log_every=2, resume=True).finish()
+        run = distill(given, stage, make_loader(), out=out, log_every=2, resume=True).finish()
         opened = load(out / "student", build=lambda: network(norm=True))
         assert torch.equal(weights(opened), weights(student))
         assert run.student is student
@@ -109,7 +109,7 @@ def test_a_compiled_teacher_shows_its_inside():
         asked = torch.compile(teacher(), backend="eager") if compiled else teacher()
         student = network()
         stage = Stage(CE + hint(), teacher=asked, epochs=1, optimizer=SGD)
-        distill(student, stage, source()).finish()
+        distill(student, stage, make_loader()).finish()
         found.append((weights(student), stage.describe()["teacher"]["fingerprint"]))
     torch.testing.assert_close(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
@@ -127,7 +127,7 @@ def test_a_batch_norm_that_was_frozen_stays_so():
     """Also after its caller has asked the whole model something between two reports."""
     student = at_rest(network(norm=True))
     before = weights(student[1])
-    for _ in distill(student, Stage(CE, epochs=2), source(), log_every=1, optimizer=SGD):
+    for _ in distill(student, Stage(CE, epochs=2), make_loader(), log_every=1, optimizer=SGD):
         assert not student[1].training
         assert student.training
         student.eval()(torch.zeros(2, 5))
@@ -144,7 +144,7 @@ def test_a_model_that_was_only_asked_trains_as_a_whole(sleeping):
     else:
         student[1].eval()
     before = student[1].running_mean.clone()
-    distill(student, Stage(CE, epochs=1), source(), optimizer=SGD).finish()
+    distill(student, Stage(CE, epochs=1), make_loader(), optimizer=SGD).finish()
     assert not torch.equal(student[1].running_mean, before)
     assert not student[1].training
 
@@ -156,7 +156,7 @@ def test_a_last_batch_of_one_is_refused_before_the_first_step():
     student = network(norm=True)
     before = weights(student)
     with pytest.raises(LimbeckError, match=r"'student' holds a BatchNorm.*drop_last=True"):
-        distill(student, Stage(CE, epochs=1), source(9), log_every=1).finish()
+        distill(student, Stage(CE, epochs=1), make_loader(9), log_every=1).finish()
     assert torch.equal(weights(student), before)
 
 
@@ -242,4 +242,4 @@ def test_a_tutor_leaves_the_loops_batch_as_it_was():
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_gradients_that_are_switched_off_are_said_to_be(off):
     with off(), pytest.raises(LimbeckError, match="switched off"):
-        distill(network(), Stage(CE, epochs=1), source()).finish()
+        distill(network(), Stage(CE, epochs=1), make_loader()).finish()

@@ -30,13 +30,13 @@ def network(seed):
 
 
 def begin(folder, num_workers, out, *, resume=False):
-    source = lb.ShuffledLoader(
+    loader = lb.ShuffledLoader(
         lb.ImageFolder(folder), batch_size=4, augment=lb.Crop(1), views=2, seed=1, num_workers=num_workers
     )
     preprocess = lb.NormalizeImages(mean=(0.5,) * 3, std=(0.25,) * 3)
     teacher = lb.CachedTeacher(lb.ModelTeacher(network(1), preprocess=preprocess), out / "answers")
     return lb.distill(
-        network(0), lb.methods.make("hinton", teacher=teacher), source, epochs=3, preprocess=preprocess, log_every=1,
+        network(0), lb.methods.make("hinton", teacher=teacher), loader, epochs=3, preprocess=preprocess, log_every=1,
         seed=0,
         out=out / "run", resume=resume, checkpoint_seconds=0.0,
     )  # fmt: skip

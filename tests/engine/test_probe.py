@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import hint, hooks, network, source, weights
+from engine.stories import hint, hooks, make_loader, network, weights
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
@@ -64,18 +64,18 @@ def test_a_student_that_refuses_the_inputs(pair):
 
 def test_a_teacher_that_refuses_the_inputs(pair):
     sentence = r"The teacher of 'student' \(Live\) cannot answer.*\(8, 5\).*mat1 and mat2.*reads="
-    refused(pair[0], Stage(KL, teacher=nn.Linear(9, 3), epochs=1), source(), sentence)
+    refused(pair[0], Stage(KL, teacher=nn.Linear(9, 3), epochs=1), make_loader(), sentence)
 
 
 def test_different_class_counts(pair):
     sentence = r"student has 3 .*teacher 4"
-    refused(pair[0], Stage(KL, teacher=nn.Linear(5, 4), epochs=1), source(), sentence)
+    refused(pair[0], Stage(KL, teacher=nn.Linear(5, 4), epochs=1), make_loader(), sentence)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [("9", "0"), ("0", "layer1"), ("0:7", "0")])
 def test_wrong_addresses(pair, student, teacher):
     stage = Stage(Loss(squared_error, student=student, teacher=teacher), teacher=pair[1], epochs=1)
-    refused(pair[0], stage, source(), r"No signal at|one tensor, not several", MissingSignalError)
+    refused(pair[0], stage, make_loader(), r"No signal at|one tensor, not several", MissingSignalError)
 
 
 def test_labels_out_of_range_anywhere_in_the_data(pair):
@@ -105,45 +105,45 @@ def test_pictures_of_labels_are_checked_against_classes_not_width():
 def test_a_term_that_reaches_no_parameter(pair):
     student = network()
     student.requires_grad_(False)
-    refused(student, Stage(CE, epochs=1), source(), r"'cross_entropy' reaches no parameter of 'student'")
+    refused(student, Stage(CE, epochs=1), make_loader(), r"'cross_entropy' reaches no parameter of 'student'")
 
     @kernel(per="example")
     def aside(teacher):
         return teacher.square().mean(-1)
 
-    refused(pair[0], Stage(CE + Loss(aside), teacher=pair[1], epochs=1), source(), r"'aside' reaches no parameter")
+    refused(pair[0], Stage(CE + Loss(aside), teacher=pair[1], epochs=1), make_loader(), r"'aside' reaches no parameter")
 
 
 def test_a_term_of_weight_zero_is_checked_too(pair):
     stage = Stage(CE + 0.0 * Loss(squared_error, student="0", teacher="nowhere"), teacher=pair[1], epochs=1)
-    refused(pair[0], stage, source(), r"No signal at 'nowhere'")
+    refused(pair[0], stage, make_loader(), r"No signal at 'nowhere'")
 
 
 def test_a_hint_without_a_head_where_shapes_differ(pair):
     stage = Stage(Loss(squared_error, student="0", teacher="0"), teacher=pair[1], epochs=1)
-    refused(pair[0], stage, source(), r"student has 8 .*teacher 6.*Projector")
+    refused(pair[0], stage, make_loader(), r"student has 8 .*teacher 6.*Projector")
 
 
 @pytest.mark.parametrize(("given", "near"), [({"trains": "studnet"}, "student"), ({"teacher": "studen"}, "student")])
 def test_unknown_models(pair, given, near):
     stage = Stage(KL, **{"teacher": pair[1], "epochs": 1, **given})
-    refused(pair[0], stage, source(), rf"Unknown model.*Did you mean '{near}'", UnknownNameError)
+    refused(pair[0], stage, make_loader(), rf"Unknown model.*Did you mean '{near}'", UnknownNameError)
 
 
 def test_an_unknown_model_to_ship():
     with pytest.raises(UnknownNameError, match=r"model to ship 'per'.*Did you mean 'peer'"):
-        distill({"student": network(), "peer": network()}, Recipe(Stage(CE, epochs=1), ship="per"), source())
+        distill({"student": network(), "peer": network()}, Recipe(Stage(CE, epochs=1), ship="per"), make_loader())
 
 
 def test_no_model_at_all():
     with pytest.raises(LimbeckError, match=r"at least one model"):
-        distill({}, Stage(CE, epochs=1), source())
+        distill({}, Stage(CE, epochs=1), make_loader())
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_model_that_is_none():
     with pytest.raises(LimbeckError, match=r"'student' is a int, not a torch\.nn\.Module"):
-        distill({"student": 3}, Stage(CE, epochs=1), source())
+        distill({"student": 3}, Stage(CE, epochs=1), make_loader())
 
 
 def test_a_later_stage_s_mistake_is_said_before_the_first_is_paid_for(pair):
@@ -155,11 +155,11 @@ def test_a_later_stage_s_mistake_is_said_before_the_first_is_paid_for(pair):
         (Stage(CE, trains="studnet", epochs=1), r"Unknown model 'studnet'"),
         (Stage(CE), r"How long should the stage last"),
     ]:
-        refused(pair[0], good >> bad, source(), sentence)
+        refused(pair[0], good >> bad, make_loader(), sentence)
 
 
 def test_a_function_that_returns_no_stage():
-    run = distill(network(), Stage(CE, epochs=1) >> (lambda models: 3), source())
+    run = distill(network(), Stage(CE, epochs=1) >> (lambda models: 3), make_loader())
     with pytest.raises(LimbeckError, match=r"<lambda>\(models\) stands in a recipe and must return a stage; it gave 3"):
         run.finish()
 
@@ -168,7 +168,7 @@ def test_a_function_sees_the_finished_models():
     seen = []
     student = network()
     recipe = Stage(CE, epochs=1) >> (lambda models: seen.append(weights(models["student"])) or Stage(CE, epochs=1))
-    kept = [weights(student) for report in distill(student, recipe, source())]
+    kept = [weights(student) for report in distill(student, recipe, make_loader())]
     assert len(kept) == 2
     assert torch.equal(seen[0], kept[0])
 
@@ -182,7 +182,7 @@ def test_makers_wait_for_their_stage():
 
     student = network()
     recipe = Recipe(Stage(CE, epochs=1), Stage(CE, epochs=1, trains="second"), makes={"second": second}, ship="second")
-    kept = [weights(student) for report in distill(student, recipe, source())]
+    kept = [weights(student) for report in distill(student, recipe, make_loader())]
     assert len(order) == 1
     assert torch.equal(order[0], kept[0])
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import SGD, arrays, everything, network, source, weights
+from engine.stories import SGD, arrays, everything, make_loader, network, weights
 from limbeck.data import ArrayDataset, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, UnknownNameError
@@ -77,13 +77,15 @@ def test_norms_do_not_disturb_the_step():
     found = []
     for norms in (False, True):
         student = network(dropout=0.3)
-        distill(student, everything(epochs=2), source(), log_every=1, parameter_norms=norms, optimizer=SGD).finish()
+        distill(
+            student, everything(epochs=2), make_loader(), log_every=1, parameter_norms=norms, optimizer=SGD
+        ).finish()
         found.append(weights(student))
     assert torch.equal(*found)
 
 
 def test_what_is_not_asked_for_is_not_computed():
-    report = distill(network(), Stage(CE, epochs=1), source()).finish().history[-1]
+    report = distill(network(), Stage(CE, epochs=1), make_loader()).finish().history[-1]
     assert report.parameter_norms == {}
 
 
@@ -109,21 +111,21 @@ def test_means_are_over_all_steps_since_the_last_report():
 
 
 def test_the_loss_is_the_weighted_sum_at_its_step():
-    for report in distill(network(), everything(epochs=1), source(), log_every=1):
+    for report in distill(network(), everything(epochs=1), make_loader(), log_every=1):
         fraction = (report.step - 1) / (report.steps - 1)
         mix = {"cross_entropy": 0.3, "kl_divergence": 0.4 + 0.3 * fraction, "squared_error@0": 0.5}
         assert report.loss == pytest.approx(sum(mix[name] * mean for name, mean in report.terms.items()), rel=1e-5)
 
 
 def test_reports_come_every_so_often_and_at_the_end():
-    run = distill(network(), Stage(CE, steps=7), source(), log_every=3).finish()
+    run = distill(network(), Stage(CE, steps=7), make_loader(), log_every=3).finish()
     assert [report.step for report in run.history] == [3, 6, 7]
     assert {report.steps for report in run.history} == {7}
     assert all(report.rate > 0 and report.seconds > 0 for report in run.history)
 
 
 def test_epochs_count_passes_begun():
-    run = distill(network(), Stage(CE, epochs=3), source(16, batch_size=8), log_every=1).finish()
+    run = distill(network(), Stage(CE, epochs=3), make_loader(16, batch_size=8), log_every=1).finish()
     assert [report.epoch for report in run.history] == [0, 0, 1, 1, 2, 2]
 
 
@@ -143,18 +145,18 @@ def test_epochs_count_passes_begun():
     ],
 )
 def test_a_stage_s_own_budget_comes_first(stage, setting, steps):
-    run = distill(network(), Stage(CE, **stage), source(30, batch_size=8), **setting).finish()
+    run = distill(network(), Stage(CE, **stage), make_loader(30, batch_size=8), **setting).finish()
     assert run.history[-1].step == run.history[-1].steps == steps
 
 
 def test_no_budget_is_one_sentence():
     with pytest.raises(LimbeckError, match=r"How long should the stage last\? Give it epochs"):
-        distill(network(), Stage(CE), source()).finish()
+        distill(network(), Stage(CE), make_loader()).finish()
 
 
 def test_learning_rates_are_exact():
     plan = Optimizer("sgd", lr=0.4, warmup=3, decay="cosine")
-    run = distill(network(), Stage(CE, steps=12, optimizer=plan), source(), log_every=1).finish()
+    run = distill(network(), Stage(CE, steps=12, optimizer=plan), make_loader(), log_every=1).finish()
     for t, report in enumerate(run.history):
         wanted = 0.4 * min(1, (t + 1) / 3) * 0.5 * (1 + math.cos(math.pi * max(t - 3, 0) / 9))
         assert report.lr == pytest.approx(wanted, abs=1e-15)
@@ -191,7 +193,7 @@ def test_the_gradient_is_clipped_as_a_whole():
 
 
 def test_metrics_are_json_lines_with_every_term(tmp_path):
-    run = distill(network(), everything(epochs=2), source(), log_every=3, out=tmp_path / "run").finish()
+    run = distill(network(), everything(epochs=2), make_loader(), log_every=3, out=tmp_path / "run").finish()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == len(run.history) == 3
     for line, report in zip(lines, run.history, strict=True):
@@ -203,7 +205,7 @@ def test_metrics_are_json_lines_with_every_term(tmp_path):
 
 
 def test_the_run_is_described(tmp_path):
-    distill(network(), everything(epochs=1), source(), out=tmp_path / "run", seed=5).finish()
+    distill(network(), everything(epochs=1), make_loader(), out=tmp_path / "run", seed=5).finish()
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["setting"]["seed"] == 5
     assert "kl_divergence, temperature=3.0" in described["recipe"][0]["objective"]
@@ -226,7 +228,7 @@ def test_kernels_see_float32_under_bfloat16():
     inner = []
     student[0].register_forward_hook(lambda m, x, out: inner.append(out.dtype))
     stage = Stage(Loss(looking), teacher=network(seed=3), epochs=1)
-    run = distill(student, stage, source(), precision="bf16-mixed", log_every=1).finish()
+    run = distill(student, stage, make_loader(), precision="bf16-mixed", log_every=1).finish()
     assert set(seen) == {torch.float32}
     assert set(inner) == {torch.bfloat16}
     assert all(parameter.dtype == torch.float32 for parameter in student.parameters())
@@ -236,7 +238,7 @@ def test_kernels_see_float32_under_bfloat16():
 def test_bfloat16_learns_nearly_what_float32_does():
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        run = distill(network(), everything(epochs=10), source(64), optimizer=SGD, precision=precision).finish()
+        run = distill(network(), everything(epochs=10), make_loader(64), optimizer=SGD, precision=precision).finish()
         losses[precision] = run.history[-1].loss
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.1)
 
@@ -247,24 +249,24 @@ def test_bfloat16_learns_nearly_what_float32_does():
 @pytest.mark.parametrize("setting", [{"accumulate": 0}, {"log_every": 0}, {"epochs": -1}, {"workers": 0}])
 def test_counts_are_at_least_one(setting):
     with pytest.raises(LimbeckError, match=rf"{next(iter(setting))} must be a whole number of at least 1"):
-        distill(network(), Stage(CE, epochs=1), source(), **setting)
+        distill(network(), Stage(CE, epochs=1), make_loader(), **setting)
 
 
 def test_settings_that_contradict_each_other():
     with pytest.raises(LimbeckError, match=r"epochs or steps, not both"):
-        distill(network(), Stage(CE, epochs=1), source(), epochs=1, steps=1)
+        distill(network(), Stage(CE, epochs=1), make_loader(), epochs=1, steps=1)
     with pytest.raises(LimbeckError, match=r"checkpoint_seconds must be at least 0"):
-        distill(network(), Stage(CE, epochs=1), source(), checkpoint_seconds=-1.0)
+        distill(network(), Stage(CE, epochs=1), make_loader(), checkpoint_seconds=-1.0)
 
 
 def test_an_unknown_argument_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"argument of distill\(\) 'acumulate'. Did you mean 'accumulate'"):
-        distill(network(), Stage(CE, epochs=1), source(), acumulate=2)
+        distill(network(), Stage(CE, epochs=1), make_loader(), acumulate=2)
 
 
 def test_a_precision_that_is_none_keeps_fabric_s_words():
     with pytest.raises(LimbeckError, match=r"This machine cannot run.*bf17"):
-        distill(network(), Stage(CE, epochs=1), source(), precision="bf17")
+        distill(network(), Stage(CE, epochs=1), make_loader(), precision="bf17")
 
 
 def test_a_schedule_reaches_its_end_at_the_last_step():
@@ -275,7 +277,7 @@ def test_a_schedule_reaches_its_end_at_the_last_step():
         seen.append(level)
         return student.square().mean(-1)
 
-    distill(network(), Stage(Loss(watching, level=ramp(1.0)), steps=5), source(), log_every=1).finish()
+    distill(network(), Stage(Loss(watching, level=ramp(1.0)), steps=5), make_loader(), log_every=1).finish()
     assert seen[-5:] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
@@ -288,7 +290,10 @@ def test_a_positional_batch_need_not_be_a_source():
 
 def test_a_run_says_how_far_it_is(tmp_path):
     run = distill(
-        {"student": network(), "peer": network(seed=1)}, Stage(CE, epochs=2), source(12, batch_size=12), log_every=1
+        {"student": network(), "peer": network(seed=1)},
+        Stage(CE, epochs=2),
+        make_loader(12, batch_size=12),
+        log_every=1,
     )
     assert repr(run) == "Run(not begun; models student, peer; in memory alone)"
     first = next(iter(run))
@@ -296,6 +301,6 @@ def test_a_run_says_how_far_it_is(tmp_path):
         f"Run(step 1 of 2 in stage 'student', loss {first.loss:.4g}; models student, peer; in memory alone)"
     )
     assert repr(run.finish()).startswith("Run(finished, loss ")
-    kept = distill(network(), Stage(CE, epochs=1), source(12, batch_size=12), out=tmp_path / "run").finish()
+    kept = distill(network(), Stage(CE, epochs=1), make_loader(12, batch_size=12), out=tmp_path / "run").finish()
     assert repr(kept).endswith(f"; models student; in {tmp_path / 'run'})")
     del run

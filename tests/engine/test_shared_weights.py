@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import arrays, source
+from engine.stories import arrays, make_loader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence, squared_error
@@ -92,9 +92,9 @@ def set_going(student: nn.Module, teacher: object, way: str, *, early: bool) -> 
     if way == "tutor":
         DistillationLoss(student, SOFT, teacher, example=arrays(8).take(torch.arange(8)))
     elif way == "later" and early:
-        distill(student, Stage(Loss(cross_entropy), epochs=1) >> stage, source())
+        distill(student, Stage(Loss(cross_entropy), epochs=1) >> stage, make_loader())
     else:
-        distill(student, stage, source()).finish()
+        distill(student, stage, make_loader()).finish()
 
 
 @pytest.mark.parametrize("make", SHARED)
@@ -119,7 +119,7 @@ def test_a_head_that_is_the_teachers_layer_is_refused():
     teacher = network().eval()
     hint = Loss(squared_error, student="2", teacher="3", head=teacher[3])
     with pytest.raises(LimbeckError, match="are the teacher's own"):
-        distill(network(), Stage(hint, teacher=teacher, steps=1), source())
+        distill(network(), Stage(hint, teacher=teacher, steps=1), make_loader())
 
 
 def test_a_model_that_an_earlier_stage_made_of_the_students_layers_is_refused():
@@ -127,7 +127,7 @@ def test_a_model_that_an_earlier_stage_made_of_the_students_layers_is_refused():
     both = Stage(Loss(cross_entropy), trains="other", steps=1) >> Stage(SOFT, teacher="other", steps=1)
     recipe = Recipe(*both.parts, makes={"other": lambda models: nn.Sequential(*models["student"][:3], nn.Linear(8, 3))})
     with pytest.raises(LimbeckError, match="are the teacher's own"):
-        distill(student, recipe, source()).finish()
+        distill(student, recipe, make_loader()).finish()
 
 
 def frozen_layers(teacher: nn.Sequential) -> nn.Module:
@@ -152,18 +152,18 @@ def test_what_stands_still_may_be_shared(make):
     teacher = network().eval()
     student = make(teacher)
     before = copy.deepcopy(teacher.state_dict())
-    distill(student, Stage(SOFT, teacher=teacher, epochs=2), source()).finish()
+    distill(student, Stage(SOFT, teacher=teacher, epochs=2), make_loader()).finish()
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
 
 
 def test_who_is_named_as_its_own_teacher_is_meant_so():
     for teacher in ("student", MovingAverage(), MovingAverage(into="average")):
         models = {"student": network(), "average": network()}
-        distill(models, Stage(SOFT, teacher=teacher, steps=2), source()).finish()
+        distill(models, Stage(SOFT, teacher=teacher, steps=2), make_loader()).finish()
     trunk = nn.Linear(5, 8)
     peers = {name: nn.Sequential(trunk, nn.ReLU(), nn.Linear(8, 3)) for name in ("one", "two")}
     both = Stage(SOFT, trains="one", teacher="two", steps=2) & Stage(SOFT, trains="two", teacher="one", steps=2)
-    distill(peers, both, source()).finish()
+    distill(peers, both, make_loader()).finish()
 
 
 def test_a_bert_of_the_teachers_layers_is_refused():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import limbeck as lb
-from engine.stories import network, source, weights
+from engine.stories import make_loader, network, weights
 from killing import states_at_kills
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
@@ -27,7 +27,7 @@ CE = Loss(cross_entropy)
 
 def test_the_student_is_on_disk_from_the_start_and_is_the_last_report_s(tmp_path):
     out = tmp_path / "run"
-    run = distill(network(), Stage(CE, epochs=2), source(), out=out, log_every=1, checkpoint_seconds=0.0)
+    run = distill(network(), Stage(CE, epochs=2), make_loader(), out=out, log_every=1, checkpoint_seconds=0.0)
     assert torch.equal(weights(load(out / "student", build=network)), weights(network()))
     previous = weights(run.student)
     for _ in run:
@@ -47,7 +47,7 @@ def test_ctrl_c_leaves_a_student_that_loads(tmp_path):
             return super().forward(x)
 
     student = Interrupting(nn.Linear(5, 3))
-    run = distill(student, Stage(CE, epochs=2), source(), out=tmp_path / "run")
+    run = distill(student, Stage(CE, epochs=2), make_loader(), out=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run.finish()
     kept = load(tmp_path / "run" / "student", build=lambda: nn.Sequential(nn.Linear(5, 3)))
@@ -58,7 +58,7 @@ def test_a_student_that_is_no_number_never_replaces_the_last_good_one(tmp_path):
     out = tmp_path / "run"
     explode = Optimizer("sgd", lr=1e30)
     run = distill(
-        network(), Stage(CE, epochs=9), source(), out=out, optimizer=explode, log_every=50, checkpoint_seconds=0.0
+        network(), Stage(CE, epochs=9), make_loader(), out=out, optimizer=explode, log_every=50, checkpoint_seconds=0.0
     )
     with pytest.raises(LimbeckError, match=r"no number any more|The loss became"):
         run.finish()
@@ -74,7 +74,7 @@ def test_a_model_of_another_kind_may_be_shipped_in_the_end(tmp_path):
         ship="second",
     )
     out = tmp_path / "run"
-    distill({"first": nn.Linear(5, 3)}, recipe, source(), out=out, checkpoint_seconds=0.0).finish()
+    distill({"first": nn.Linear(5, 3)}, recipe, make_loader(), out=out, checkpoint_seconds=0.0).finish()
     kept = load(out / "student", build=lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)))
     assert kept(torch.zeros(1, 5)).shape == (1, 3)
 
@@ -82,7 +82,7 @@ def test_a_model_of_another_kind_may_be_shipped_in_the_end(tmp_path):
 def test_a_function_ships_what_it_builds(tmp_path):
     recipe = Recipe(Stage(CE, epochs=1), ship=lambda models: nn.Sequential(models["student"], nn.Softmax(-1)))
     out = tmp_path / "run"
-    run = distill(network(), recipe, source(), out=out).finish()
+    run = distill(network(), recipe, make_loader(), out=out).finish()
     kept = load(out / "student", build=lambda: nn.Sequential(network(), nn.Softmax(-1)))
     assert torch.equal(weights(kept), weights(run.models["student"]))
 
@@ -90,7 +90,7 @@ def test_a_function_ships_what_it_builds(tmp_path):
 @pytest.mark.parametrize("method", ["mean_teacher", "born_again"])
 def test_a_model_that_is_made_later_has_a_stand_in_on_disk(method, tmp_path):
     recipe = make(method) if method == "mean_teacher" else make(method, teacher=network(seed=7), generations=2)
-    run = distill(network(), recipe, source(), epochs=1, out=tmp_path / "run", log_every=1)
+    run = distill(network(), recipe, make_loader(), epochs=1, out=tmp_path / "run", log_every=1)
     assert torch.equal(weights(load(tmp_path / "run" / "student", build=network)), weights(network()))
     run.finish()
     assert torch.equal(weights(load(tmp_path / "run" / "student", build=network)), weights(run.student))
@@ -102,14 +102,16 @@ def test_a_stand_in_of_another_kind_gives_way(tmp_path):
 
     second = Stage(CE, trains="second", epochs=1)
     recipe = Recipe(Stage(CE, epochs=1) >> second, makes={"second": made}, ship="second")
-    run = distill(network(), recipe, source(), out=tmp_path / "run", checkpoint_seconds=0.0).finish()
+    run = distill(network(), recipe, make_loader(), out=tmp_path / "run", checkpoint_seconds=0.0).finish()
     assert torch.equal(weights(load(tmp_path / "run" / "student", build=lambda: nn.Linear(5, 3))), weights(run.student))
     assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_a_loop_that_is_left_keeps_the_last_good_student(tmp_path):
     explode = Optimizer("sgd", lr=1e39, decay="constant", warmup=0)
-    for _ in distill(network(), Stage(CE, epochs=2), source(), out=tmp_path / "run", optimizer=explode, log_every=1):
+    for _ in distill(
+        network(), Stage(CE, epochs=2), make_loader(), out=tmp_path / "run", optimizer=explode, log_every=1
+    ):
         break
     assert bool(weights(load(tmp_path / "run" / "student", build=network)).isfinite().all())
 
@@ -134,7 +136,7 @@ def test_a_student_opens_after_a_kill_at_any_write(tmp_path, name):
     own = OWN.get(name, {"teacher": mlp(7)} if name in ("hinton", "logit_matching") else {})
     models = {"student": mlp(), "peer": mlp(1)} if name == "mutual" else mlp()
     out, setting = tmp_path / "run", {"epochs": 3, "log_every": 1, "checkpoint_seconds": 0.0}
-    run = distill(models, make(name, **own), source(), out=out, **setting)
+    run = distill(models, make(name, **own), make_loader(), out=out, **setting)
     states = states_at_kills(out, run.finish, tmp_path / "states")
     assert len(states) > 100
     opened = [lb.load(state / "student") for state in states]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import SGD, arrays, hint, hooks, network, source, weights
+from engine.stories import SGD, arrays, hint, hooks, make_loader, network, weights
 from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError, UnknownNameError
@@ -67,7 +67,7 @@ def test_a_peer_learns_in_train_mode_and_answers_in_eval_mode():
     models["one"].eval()
     both = Stage(objective(), trains="one", teacher="two", steps=5) & Stage(objective(), trains="two", teacher="one")
     before = {name: weights(model.norm) for name, model in models.items()}
-    distill(models, both, source(30)).finish()
+    distill(models, both, make_loader(30)).finish()
     for name, model in models.items():
         # One of each is the probe's.
         assert model.calls == {"learns": 6, "answers": 6}
@@ -80,7 +80,7 @@ def test_a_peer_learns_in_train_mode_and_answers_in_eval_mode():
 def test_a_peer_may_answer_in_train_mode_and_its_statistics_are_its_own():
     models = {"one": network(norm=True), "two": network(norm=True, seed=3)}
     one = Stage(objective(), trains="one", teacher=TeacherRef("two", mode="train"), steps=3)
-    distill(models, one & Stage(Loss(cross_entropy), trains="two"), source(30)).finish()
+    distill(models, one & Stage(Loss(cross_entropy), trains="two"), make_loader(30)).finish()
     assert int(models["two"][1].num_batches_tracked) == 3
 
 
@@ -89,7 +89,7 @@ def test_each_has_its_own_optimizer_and_terms():
     both = Stage(Loss(cross_entropy), trains="one", optimizer=PLAIN, epochs=1) & Stage(
         2.0 * Loss(cross_entropy), trains="two", optimizer=Optimizer("adam", lr=0.01)
     )
-    report = distill(models, both, source(30), log_every=1).finish().history[0]
+    report = distill(models, both, make_loader(30), log_every=1).finish().history[0]
     assert set(report.terms) == {"one/cross_entropy", "two/cross_entropy"}
     assert report.loss == pytest.approx(report.terms["one/cross_entropy"] + 2 * report.terms["two/cross_entropy"])
     assert report.stage == "one & two"
@@ -102,11 +102,11 @@ def test_an_average_of_a_tapped_model_listens_to_nobody():
     first = Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD)
     second = Stage(Loss(kl_divergence), trains="two", teacher=average, optimizer=SGD)
     models = {"one": network(seed=1), "two": network(seed=2)}
-    distill(models, first & second, source(30)).finish()
+    distill(models, first & second, make_loader(30)).finish()
     assert hooks([average.model]) == 0
     alone = {"one": network(seed=1)}
     distill(
-        alone, Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD), source(30)
+        alone, Stage(hint(), trains="one", teacher=network(hidden=6, seed=7), steps=4, optimizer=SGD), make_loader(30)
     ).finish()
     assert torch.equal(weights(models["one"]), weights(alone["one"]))
 
@@ -114,7 +114,7 @@ def test_an_average_of_a_tapped_model_listens_to_nobody():
 def test_three_alternate():
     models = {name: network(seed=seed) for seed, name in enumerate("abc")}
     one, two, three = (Stage(objective(), trains=n, teacher=t) for n, t in (("a", "b"), ("b", "c"), ("c", "a")))
-    run = distill(models, one & two & three, source(30), epochs=1, log_every=1).finish()
+    run = distill(models, one & two & three, make_loader(30), epochs=1, log_every=1).finish()
     assert len(run.history) == 4
     assert len(run.history[0].terms) == 6
 
@@ -124,7 +124,7 @@ def test_an_unknown_peer_is_said_before_the_first_step():
     before = weights(*models.values())
     both = Stage(objective(), trains="one", teacher="two", epochs=1) & Stage(objective(), trains="two", teacher="on")
     with pytest.raises(UnknownNameError, match=r"'on'.*Did you mean 'one'"):
-        distill(models, both, source()).finish()
+        distill(models, both, make_loader()).finish()
     assert torch.equal(weights(*models.values()), before)
     assert hooks(models.values()) == 0
 
@@ -134,7 +134,7 @@ def test_a_wrong_address_in_the_second_leaves_nothing_in_the_first():
     flags = [module.training for model in models.values() for module in model.modules()]
     wrong = Stage(Loss(kl_divergence, student="9"), trains="two", teacher="one")
     with pytest.raises(LimbeckError, match=r"No signal at '9'"):
-        distill(models, Stage(hint(), trains="one", teacher=network(seed=7), epochs=1) & wrong, source()).finish()
+        distill(models, Stage(hint(), trains="one", teacher=network(seed=7), epochs=1) & wrong, make_loader()).finish()
     assert hooks(models.values()) == 0
     assert [module.training for model in models.values() for module in model.modules()] == flags
 
@@ -163,7 +163,7 @@ def test_a_graph_through_another_student_leaves_no_gradient_in_its_step(order, a
         passes = Stage(-1.0 * Loss(cross_entropy), trains="passing", steps=4, optimizer=PLAIN)
         group = learns if not together else learns & passes if order == "after" else passes & learns
         models = {"student": student, "passing": passing}
-        run = distill(models, group, source(), accumulate=accumulate)
+        run = distill(models, group, make_loader(), accumulate=accumulate)
         for _ in run:
             pass
         found.append(weights(student))

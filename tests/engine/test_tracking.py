@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 
-from engine.stories import SGD, everything, network, source, weights
+from engine.stories import SGD, everything, make_loader, network, weights
 from limbeck.engine import TensorBoard, Tracker, distill, track
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
@@ -35,7 +35,12 @@ def run_of(out=None, *, resume=False, epochs=3, **setting):
     first = Stage(Loss(cross_entropy), epochs=1, name="first")
     options = {"optimizer": SGD, "log_every": 1, "checkpoint_seconds": 0.0, **setting}
     return distill(
-        network(), first >> everything(epochs=epochs - 1, name="second"), source(), out=out, resume=resume, **options
+        network(),
+        first >> everything(epochs=epochs - 1, name="second"),
+        make_loader(),
+        out=out,
+        resume=resume,
+        **options,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.stories import SGD, hint, network, source, weights
+from engine.stories import SGD, hint, make_loader, network, weights
 from limbeck.batch import Term
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kernel
@@ -35,9 +35,11 @@ def test_a_term_of_weight_zero_adds_nothing(weight, value):
     loss.backward()
     assert (float(loss.detach()), float(at.grad)) == (4.0, 2.0)
     student = network()
-    run = distill(student, Stage(CE + weight * Loss(infinite), epochs=1), source(), optimizer=SGD, log_every=1).finish()
+    run = distill(
+        student, Stage(CE + weight * Loss(infinite), epochs=1), make_loader(), optimizer=SGD, log_every=1
+    ).finish()
     alone = network()
-    distill(alone, Stage(CE, epochs=1), source(), optimizer=SGD).finish()
+    distill(alone, Stage(CE, epochs=1), make_loader(), optimizer=SGD).finish()
     assert torch.equal(weights(student), weights(alone))
     assert all(math.isfinite(report.loss) for report in run.history)
     assert all(report.gradient_norms["infinite"] == 0.0 for report in run.history)
@@ -50,12 +52,12 @@ def test_nothing_but_weights_of_zero_is_zero():
     assert float(loss.detach()) == 0.0
     student = network()
     before = weights(student)
-    distill(student, Stage(0.0 * CE, epochs=1), source(), optimizer=SGD).finish()
+    distill(student, Stage(0.0 * CE, epochs=1), make_loader(), optimizer=SGD).finish()
     assert torch.equal(weights(student), before)
 
 
 def test_the_file_of_reports_stays_json(tmp_path):
-    distill(network(), Stage(CE + 0.0 * Loss(infinite), epochs=1), source(), out=tmp_path / "run").finish()
+    distill(network(), Stage(CE + 0.0 * Loss(infinite), epochs=1), make_loader(), out=tmp_path / "run").finish()
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line, parse_constant=lambda name: 1 / 0)["terms"]["infinite"] is None
 
@@ -68,7 +70,7 @@ def test_weights_are_continuous_at_zero(plan):
         torch.manual_seed(0)
         student, head = network(), hint()
         stage = Stage(CE + weight * head, teacher=network(hidden=6, seed=7), epochs=2, optimizer=plan)
-        distill(student, stage, source()).finish()
+        distill(student, stage, make_loader()).finish()
         found.append(weights(student, head))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-9)
 
@@ -79,6 +81,6 @@ def test_what_no_term_reaches_is_left_alone():
     before = weights(student["spare"])
     plan = Optimizer("adamw", lr=0.1, options={"weight_decay": 0.5})
     distill(
-        student, Stage(CE + ramp(1.0) * Loss(cross_entropy, name="more"), epochs=1, optimizer=plan), source()
+        student, Stage(CE + ramp(1.0) * Loss(cross_entropy, name="more"), epochs=1, optimizer=plan), make_loader()
     ).finish()
     assert torch.equal(weights(student["spare"]), before)

@@ -68,8 +68,8 @@ def test_it_trains_as_the_engine_does_however_a_step_is_split(missing):
     data = examples(missing=missing)
     optimizer = lb.Optimizer("sgd", lr=0.1, warmup=1, clip=0.5)
     expected = net(0)
-    source = lb.ShuffledLoader(data, batch_size=16, shuffle=False)
-    lb.distill(expected, lb.Stage(objective(), teacher=net(1)), source, epochs=2, optimizer=optimizer).finish()
+    loader = lb.ShuffledLoader(data, batch_size=16, shuffle=False)
+    lb.distill(expected, lb.Stage(objective(), teacher=net(1)), loader, epochs=2, optimizer=optimizer).finish()
     for size, accumulate in ((16, 1), (4, 4)):
         student = net(0)
         module = DistillModule(
@@ -110,7 +110,7 @@ def test_kept_answers_are_read_without_the_teacher(tmp_path):
     data, students = examples(), [net(0), net(0)]
     for student, teacher in zip(students, (net(1), None), strict=True):
         kept = lb.CachedTeacher(teacher, tmp_path / "answers", encoding="float32")
-        fit(DistillModule(student, objective(), kept, example=example(data), source=IdDataset(data)), data, 8)
+        fit(DistillModule(student, objective(), kept, example=example(data), loader=IdDataset(data)), data, 8)
     first, second = (student.state_dict() for student in students)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 

@@ -30,7 +30,7 @@ class Seeing(nn.Module):
         return self.out(x.flatten(1))
 
 
-def source(labels=None, **how):
+def make_loader(labels=None, **how):
     x = torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     return ShuffledLoader(ArrayDataset(x, labels), batch_size=8, **how)
 
@@ -49,7 +49,7 @@ def learnt(stream, recipe):
 
 def test_teacher_and_student_see_the_same_mixtures_and_each_once():
     teacher = Seeing(0)
-    _, student = learnt(source(**VIEWS), make("function_matching", teacher=teacher))
+    _, student = learnt(make_loader(**VIEWS), make("function_matching", teacher=teacher))
     trained = student.seen[-6:]
     for mine, theirs in zip(trained, teacher.seen[-6:], strict=True):
         assert torch.equal(mine, theirs)
@@ -59,7 +59,7 @@ def test_teacher_and_student_see_the_same_mixtures_and_each_once():
 def test_labels_are_not_read():
     teacher, ends = Seeing(0), []
     for labels in (None, torch.zeros(16, dtype=torch.int64), torch.randint(3, (16,))):
-        ends.append(weights(learnt(source(labels, **VIEWS), make("function_matching", teacher=teacher))[0]))
+        ends.append(weights(learnt(make_loader(labels, **VIEWS), make("function_matching", teacher=teacher))[0]))
     assert torch.equal(ends[0], ends[1])
     assert torch.equal(ends[0], ends[2])
 
@@ -67,22 +67,22 @@ def test_labels_are_not_read():
 def test_it_is_the_divergence_alone():
     teacher = Seeing(0)
     stage = Stage(Loss(kl_divergence, temperature=2.0), teacher=teacher)
-    plain = weights(learnt(source(**VIEWS), stage)[0])
-    found, _ = learnt(source(**VIEWS), make("function_matching", teacher=teacher, temperature=2.0))
+    plain = weights(learnt(make_loader(**VIEWS), stage)[0])
+    found, _ = learnt(make_loader(**VIEWS), make("function_matching", teacher=teacher, temperature=2.0))
     assert torch.equal(weights(found), plain)
 
 
 def test_a_student_that_is_its_teacher_stays_what_it_is():
     teacher = Seeing(1)
-    found, _ = learnt(source(**VIEWS), make("function_matching", teacher=teacher))
+    found, _ = learnt(make_loader(**VIEWS), make("function_matching", teacher=teacher))
     torch.testing.assert_close(weights(found), weights(teacher), atol=1e-6, rtol=0)
 
 
 def test_a_source_without_views_is_warned_about():
     with pytest.warns(LimbeckWarning, match="hands out the examples themselves"):
-        learnt(source(), make("function_matching", teacher=Seeing(0)))
+        learnt(make_loader(), make("function_matching", teacher=Seeing(0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        learnt(source(augment=Flip()), make("function_matching", teacher=Seeing(0)))
+        learnt(make_loader(augment=Flip()), make("function_matching", teacher=Seeing(0)))
     with pytest.raises(LimbeckError, match="temperature"):
         make("function_matching", teacher=Seeing(0), temperature=0.0)

@@ -39,10 +39,10 @@ def together(groups):
 
 def test_the_covariance_is_that_of_the_predictions():
     logits = torch.randn(50, 6, dtype=torch.float64)
-    source = ShuffledLoader(ArrayDataset(logits), batch_size=7)
-    found = prediction_covariance(nn.Identity(), source)
+    loader = ShuffledLoader(ArrayDataset(logits), batch_size=7)
+    found = prediction_covariance(nn.Identity(), loader)
     torch.testing.assert_close(found, torch.cov(logits.softmax(-1).T, correction=0))
-    assert source.state_dict() == {"epoch": 0, "batch": 0}
+    assert loader.state_dict() == {"epoch": 0, "batch": 0}
 
 
 def errors_inside(network, groups, digits):

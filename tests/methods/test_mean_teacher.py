@@ -28,10 +28,10 @@ def test_it_is_the_paper_s_algorithm_step_by_step():
     ours, theirs, average = planted.student(3), planted.student(3), planted.student(3)
     labels = planted.labels.clone()
     labels[::3] = -100
-    source = ShuffledLoader(ArrayDataset(planted.x, labels), batch_size=40, seed=4)
-    batches = list(source)
+    loader = ShuffledLoader(ArrayDataset(planted.x, labels), batch_size=40, seed=4)
+    batches = list(loader)
     recipe = make("mean_teacher", decay=0.6, weight=20.0, ramp_up=0.5)
-    run = distill(ours, recipe, source, optimizer=Optimizer("sgd", lr=0.1, decay="constant"), epochs=1).finish()
+    run = distill(ours, recipe, loader, optimizer=Optimizer("sgd", lr=0.1, decay="constant"), epochs=1).finish()
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
     for step, batch in enumerate(batches):
         rise = min(step / (len(batches) - 1) / 0.5, 1.0)

@@ -44,10 +44,10 @@ def by_hand(models, batches, lr):
 def test_it_is_the_paper_s_algorithm_step_by_step():
     planted = Planted()
     ours, theirs = peers(planted), peers(planted)
-    source = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=4)
-    batches = [batch for _ in range(2) for batch in source]
+    loader = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=4)
+    batches = [batch for _ in range(2) for batch in loader]
     optimizer = Optimizer("sgd", lr=0.1, decay="constant")
-    distill(ours, make("mutual"), source, optimizer=optimizer, epochs=2).finish()
+    distill(ours, make("mutual"), loader, optimizer=optimizer, epochs=2).finish()
     by_hand(theirs, batches, 0.1)
     for name in ours:
         for mine, hand in zip(ours[name].parameters(), theirs[name].parameters(), strict=True):

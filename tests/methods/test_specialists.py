@@ -72,23 +72,23 @@ def test_each_learns_from_half_special_data_by_its_own_objective(planted):
     stages = list(training(planted.truth, GROUPS, data, epochs=5, soft=0.5, optimizer=Optimizer("sgd")).stages())
     assert [stage.trains for stage in stages] == ["specialist-1", "specialist-2"]
     for stage, group in zip(stages, GROUPS, strict=True):
-        assert isinstance(stage.source, SpecialistLoader)
-        assert stage.source.special == tuple(group)
-        assert (stage.source.batch_size, stage.epochs, stage.optimizer.name) == (40, 5, "sgd")
+        assert isinstance(stage.loader, SpecialistLoader)
+        assert stage.loader.special == tuple(group)
+        assert (stage.loader.batch_size, stage.epochs, stage.optimizer.name) == (40, 5, "sgd")
         assert set(stage.objective.named_leaves()) == {"dustbin_cross_entropy", "rest_kl"}
-    seeds = {stage.source.seed for stage in stages}
+    seeds = {stage.loader.seed for stage in stages}
     for seed in (0, 1):
         data = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40, seed=seed)
-        seeds |= {stage.source.seed for stage in training(planted.truth, GROUPS, data, epochs=5).stages()}
+        seeds |= {stage.loader.seed for stage in training(planted.truth, GROUPS, data, epochs=5).stages()}
     assert len(seeds) == 6
     assert not seeds & set(range(10_000)), "the seeds of other repetitions"
 
 
 def test_the_first_half_alone_gives_the_combined_teacher(planted):
-    source = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
-    run = distill({"student": planted.student()}, training(planted.truth, GROUPS, source, epochs=1), source, workers=1)
+    loader = ShuffledLoader(ArrayDataset(planted.x, planted.labels), batch_size=40)
+    run = distill({"student": planted.student()}, training(planted.truth, GROUPS, loader, epochs=1), loader, workers=1)
     run.finish()
-    together = combined(planted.truth, GROUPS, source, active=2, mean="geometric")
+    together = combined(planted.truth, GROUPS, loader, active=2, mean="geometric")
     together.bind(run.models)
     counts = [int(torch.isin(planted.labels, torch.tensor(group)).sum()) for group in GROUPS]
     assert together.oversampling == pytest.approx([(120 - count) / count for count in counts])
@@ -112,14 +112,14 @@ def test_specialists_answer_better_than_their_generalist_and_say_true_probabilit
     generalist = build("mlp", inputs=3, classes=8, hidden=[32], seed=0)
     optimizer = Optimizer("adam", lr=5e-3)
     distill(generalist, make("supervised"), (x, labels), epochs=6, optimizer=optimizer, log_every=10**6).finish()
-    source = ShuffledLoader(ArrayDataset(x, labels), batch_size=64)
-    groups = confusion_groups(generalist, source, clusters=4, size=2)
+    loader = ShuffledLoader(ArrayDataset(x, labels), batch_size=64)
+    groups = confusion_groups(generalist, loader, clusters=4, size=2)
     assert groups == ((0, 1), (2, 3), (4, 5), (6, 7))
     run = distill(
-        {"generalist": generalist}, training("generalist", groups, source, epochs=15), source,
+        {"generalist": generalist}, training("generalist", groups, loader, epochs=15), loader,
         optimizer=optimizer, log_every=10**6, workers=1,
     ).finish()  # fmt: skip
-    together = combined("generalist", groups, source)
+    together = combined("generalist", groups, loader)
     nll = {}
     for name, factors in (("corrected", together.oversampling), ("as trained", (1.0,) * 4)):
         together.oversampling = factors
@@ -205,10 +205,10 @@ def test_examples_without_a_label_count_as_what_the_generalist_takes_them_for(pl
     half[::2] = -100
     data = ShuffledLoader(ArrayDataset(planted.x, half), batch_size=40)
     stage = next(training(planted.truth, GROUPS, data, epochs=1).stages())
-    assert torch.equal(stage.source.classes, torch.where(half == -100, said, half))
+    assert torch.equal(stage.loader.classes, torch.where(half == -100, said, half))
     unlabeled = ShuffledLoader(ArrayDataset(planted.x), batch_size=40)
     stage = next(training(planted.truth, GROUPS, unlabeled, epochs=1).stages())
-    assert torch.equal(stage.source.classes, said)
+    assert torch.equal(stage.loader.classes, said)
     run = learn(planted, recipe(planted, labels=False), labels=None)
     assert set(run.history[-1].terms) == {"kl_divergence"}
 

@@ -220,10 +220,10 @@ def test_whatever_holds_the_data_is_accepted():
 
 
 def test_one_pass_over_a_source_leaves_it_where_it_was():
-    source = ShuffledLoader(ArrayDataset(torch.rand(7, 3)), batch_size=3)
-    before = source.state_dict()
-    first, second = (predict(nn.Identity(), source).student for _ in range(2))
-    assert source.state_dict() == before
+    loader = ShuffledLoader(ArrayDataset(torch.rand(7, 3)), batch_size=3)
+    before = loader.state_dict()
+    first, second = (predict(nn.Identity(), loader).student for _ in range(2))
+    assert loader.state_dict() == before
     assert torch.equal(first, second)
 
 

@@ -23,8 +23,8 @@ def examples(count: int = 40) -> ArrayDataset:
 @pytest.mark.parametrize("way", WAYS)
 def test_the_teacher_sees_what_the_way_says(way):
     data = examples()
-    source = stream(data, way, seed=3)
-    for batch in source.batches(2, 0):
+    loader = stream(data, way, seed=3)
+    for batch in loader.batches(2, 0):
         theirs, mine = teacher_preprocess(data, way, 3)(batch), PIXELS(batch)
         alone = PIXELS(batch._replace(inputs=data.take(batch.id).inputs))
         crop = PIXELS(batch._replace(inputs=views(3)(data.take(batch.id).inputs, batch.id, batch.view)))

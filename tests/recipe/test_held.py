@@ -25,7 +25,7 @@ def test_a_function_is_given_the_run_s_data_and_leaves_its_position():
 
     def part(models):
         found = run_context(models)
-        seen.append((found.source, found.preprocess, found.device, sum(b.size for b in found.source.batches(0, 0))))
+        seen.append((found.loader, found.preprocess, found.device, sum(b.size for b in found.loader.batches(0, 0))))
         return Stage(Loss(cross_entropy), steps=1)
 
     run = distill(nn.Linear(4, 3), Recipe(part), SOURCE, preprocess=doubled)

@@ -142,10 +142,10 @@ def test_a_teacher_is_coerced():
 
 
 def test_stages_that_alternate_share_source_and_length():
-    source = ShuffledLoader(ArrayDataset(torch.zeros(2, 1)), batch_size=1)
+    loader = ShuffledLoader(ArrayDataset(torch.zeros(2, 1)), batch_size=1)
     with pytest.raises(LimbeckError, match=r"give the source to the first"):
-        A & stage("b", source=source)
-    assert names(stage("a", source=source) & B) == [("&", "a", "b")]
+        A & stage("b", loader=loader)
+    assert names(stage("a", loader=loader) & B) == [("&", "a", "b")]
     with pytest.raises(LimbeckError, match=r"last equally long"):
         stage("a", epochs=1) & stage("b", epochs=2)
     assert names(stage("a", epochs=2) & stage("b", epochs=2)) == [("&", "a", "b")]

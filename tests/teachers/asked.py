@@ -35,7 +35,7 @@ def examples(count: int = 24, seed: int = 0) -> ArrayDataset:
     return ArrayDataset(x, torch.arange(count) % 4)
 
 
-def source(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> ShuffledLoader:
+def make_loader(count: int = 24, *, batch_size: int = 8, seed: int = 0, **how) -> ShuffledLoader:
     return ShuffledLoader(examples(count), batch_size=batch_size, seed=seed, **how)
 
 
@@ -63,11 +63,11 @@ def trained(teacher, stream, **how):
 class Changed:
     """A source, but that each of its epochs is passed through a function."""
 
-    def __init__(self, source, change):
-        self._source, self._change = source, change
+    def __init__(self, loader, change):
+        self._loader, self._change = loader, change
 
     def __getattr__(self, name):
-        return getattr(self._source, name)
+        return getattr(self._loader, name)
 
     def batches(self, epoch, start):
-        return self._change(list(self._source.batches(epoch, start)))
+        return self._change(list(self._loader.batches(epoch, start)))

@@ -16,7 +16,7 @@ from limbeck.recipe import Stage
 from limbeck.teachers import CachedTeacher, fill_cache
 from limbeck.teachers.output_layer import check_head
 from limbeck.teachers.teacher import read_inputs
-from teachers.asked import CPU, Changed, Counting, ask, examples, source, trained, unchanged
+from teachers.asked import CPU, Changed, Counting, ask, examples, make_loader, trained, unchanged
 
 # --- the same, and paid once ----------------------------------------------------------------------------------------
 
@@ -24,22 +24,22 @@ from teachers.asked import CPU, Changed, Counting, ask, examples, source, traine
 @pytest.mark.parametrize("augment", [None, RandomShift(1)])
 def test_a_student_of_the_cache_is_the_live_teachers_to_the_bit(tmp_path, augment):
     net = Counting()
-    live = trained(net, source(augment=augment))
+    live = trained(net, make_loader(augment=augment))
     for _ in range(2):  # asked as it goes, and then read
         assert torch.equal(
-            trained(CachedTeacher(net, tmp_path / "s", encoding="float32"), source(augment=augment)), live
+            trained(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader(augment=augment)), live
         )
-    assert torch.equal(trained(CachedTeacher(None, tmp_path / "s"), source(augment=augment)), live)
+    assert torch.equal(trained(CachedTeacher(None, tmp_path / "s"), make_loader(augment=augment)), live)
 
 
 def test_the_teacher_is_asked_once_about_each_view(tmp_path):
     net = Counting()
     for student in range(3):  # students in other orders, with other batches
-        ask(CachedTeacher(net, tmp_path / "s"), source(seed=student, batch_size=8 + student), epochs=range(3))
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader(seed=student, batch_size=8 + student), epochs=range(3))
         assert net.asked == [8, 8, 8]
     views = Counting()
     for epochs in (2, 3):
-        ask(CachedTeacher(views, tmp_path / "views"), source(augment=RandomShift(1)), epochs=range(epochs))
+        ask(CachedTeacher(views, tmp_path / "views"), make_loader(augment=RandomShift(1)), epochs=range(epochs))
     assert sum(views.asked) == 3 * 24
 
 
@@ -63,16 +63,16 @@ def test_examples_that_come_several_times_are_kept_once_and_in_few_files(tmp_pat
 
 def test_a_last_batch_is_filled_up_so_that_its_answers_have_the_same_bits(tmp_path):
     net = Counting()
-    found = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), source(20))
+    found = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader(20))
     assert net.asked == [8, 8, 8]
     with torch.no_grad():
-        whole = net(source(20).examples.take(torch.arange(8)).inputs)
+        whole = net(make_loader(20).examples.take(torch.arange(8)).inputs)
     for place in range(8):
         assert torch.equal(found[None, place]["logits"], whole[place])
 
 
 def test_answers_belong_to_views(tmp_path):
-    net, stream = Counting(), source(augment=RandomShift(1, seed=5))
+    net, stream = Counting(), make_loader(augment=RandomShift(1, seed=5))
     kept = ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), stream, epochs=(0, 1, 4))
     again = ask(CachedTeacher(None, tmp_path / "s"), stream, epochs=(4, 0))
     for key, answer in again.items():
@@ -87,17 +87,17 @@ def test_answers_belong_to_views(tmp_path):
 def test_several_answer_as_one_and_other_addresses_are_kept_too(tmp_path):
     nets = [Counting(0), Counting(1)]
     both = Ensemble(*nets)
-    kept = ask(CachedTeacher(both, tmp_path / "both", encoding="float32"), source())
-    live = ask(both, source())
+    kept = ask(CachedTeacher(both, tmp_path / "both", encoding="float32"), make_loader())
+    live = ask(both, make_loader())
     for key in live:
         torch.testing.assert_close(kept[key]["logits"], live[key]["logits"])
     for _ in range(2):
-        shown = ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), requires=("logits", "body"))
+        shown = ask(CachedTeacher(nets[0], tmp_path / "hints"), make_loader(), requires=("logits", "body"))
         assert shown[None, 3]["body"].shape == (8,)
-    hint = ask(ModelTeacher(nets[0]), source(), requires=("body",))[None, 3]
+    hint = ask(ModelTeacher(nets[0]), make_loader(), requires=("body",))[None, 3]
     torch.testing.assert_close(shown[None, 3]["body"], hint["body"], atol=2e-3, rtol=2e-3)
     with pytest.raises(LimbeckError, match=r"another set of addresses \(answers\)"):
-        ask(CachedTeacher(nets[0], tmp_path / "hints"), source(), requires=("out:in",))
+        ask(CachedTeacher(nets[0], tmp_path / "hints"), make_loader(), requires=("out:in",))
 
 
 def hinted(teacher, stream):
@@ -111,81 +111,81 @@ def hinted(teacher, stream):
 
 def test_all_stages_addresses_are_asked_at_once(tmp_path):
     net = Counting()
-    first = hinted(CachedTeacher(net, tmp_path / "s", encoding="float32"), source())
+    first = hinted(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader())
     assert net.asked == [8, 8, 8]
     store = Store(tmp_path / "s")
     assert {address: column.encoding.name for address, column in store.columns.items()} == {
         "logits": "float32", "body": "float16",
     }  # fmt: skip
-    assert torch.equal(hinted(CachedTeacher(None, tmp_path / "s"), source()), first)
-    torch.testing.assert_close(first, hinted(ModelTeacher(net), source()), rtol=0, atol=2e-3)
+    assert torch.equal(hinted(CachedTeacher(None, tmp_path / "s"), make_loader()), first)
+    torch.testing.assert_close(first, hinted(ModelTeacher(net), make_loader()), rtol=0, atol=2e-3)
 
 
 def test_who_reads_less_than_a_store_keeps_adds_to_all_of_it(tmp_path):
     net = Counting()
     kept = CachedTeacher(net, tmp_path / "s", addresses=["body"])
-    kept.attach_loader(source(), unchanged)
+    kept.attach_loader(make_loader(), unchanged)
     with kept.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer:
-        answer(next(source().batches(0, 0)))
-    assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(), preprocess=unchanged))) == 3
-    found = ask(CachedTeacher(None, tmp_path / "s"), source(), requires=("logits", "body"))
+        answer(next(make_loader().batches(0, 0)))
+    assert len(list(fill_cache(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=unchanged))) == 3
+    found = ask(CachedTeacher(None, tmp_path / "s"), make_loader(), requires=("logits", "body"))
     with torch.no_grad():
         whole = net.body(examples().take(torch.arange(24)).inputs.flatten(1))
     torch.testing.assert_close(torch.stack([found[None, i]["body"] for i in range(24)]), whole, rtol=0, atol=2e-3)
 
 
 def test_a_hint_that_was_not_kept_is_refused_before_anything_is_trained(tmp_path):
-    list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), source(), preprocess=read_inputs))
+    list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), make_loader(), preprocess=read_inputs))
     stage = Stage(Loss(kl_divergence), teacher=Counting(), epochs=1)
     hint = make("fitnets", teacher=CachedTeacher(Counting(), tmp_path / "s"), hint="body", guided="1")
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 4))
     with pytest.raises(LimbeckError, match=r"\(answers\): it has logits, and this run has body\."):
-        distill(student, stage >> hint, source(), epochs=1)
+        distill(student, stage >> hint, make_loader(), epochs=1)
 
 
 def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     net = Counting()
-    live = ask(ModelTeacher(net), source())
+    live = ask(ModelTeacher(net), make_loader())
     for teacher in (
         CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"),
         CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"),
         CachedTeacher(None, tmp_path / "s"),
     ):
-        for key, answer in ask(teacher, source()).items():
+        for key, answer in ask(teacher, make_loader()).items():
             assert torch.equal(answer["logits"], live[key]["logits"])
     assert Store(tmp_path / "s").columns["out:in"].encoding.classes == 8
     with pytest.raises(LimbeckError, match=r"last layer \(through\)"):
-        ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), source())
+        ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader())
     with pytest.raises(LimbeckError, match="logits are not what the layer 'body' puts out"):
-        ask(CachedTeacher(net, tmp_path / "other", through="body"), source())
+        ask(CachedTeacher(net, tmp_path / "other", through="body"), make_loader())
     with pytest.raises(LimbeckError, match=r"'outt'.*Did you mean 'out'\?"):
-        ask(CachedTeacher(net, tmp_path / "other", through="outt"), source())
+        ask(CachedTeacher(net, tmp_path / "other", through="outt"), make_loader())
     with pytest.raises(LimbeckError, match="is a layer of one network, and a Ensemble is none"):
-        ask(CachedTeacher(Ensemble(net, net), tmp_path / "other", through="out"), source())
+        ask(CachedTeacher(Ensemble(net, net), tmp_path / "other", through="out"), make_loader())
     (tmp_path / "s" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(DataError, match=r"head\.safetensors is damaged"):
-        ask(CachedTeacher(None, tmp_path / "s"), source())
+        ask(CachedTeacher(None, tmp_path / "s"), make_loader())
     assert "head.safetensors is damaged" in str(check_head(Store(tmp_path / "s")))
     list(
         fill_cache(
-            CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), source(), preprocess=unchanged
+            CachedTeacher(net, tmp_path / "s", encoding="float32", through="out"), make_loader(), preprocess=unchanged
         )
     )
     assert check_head(Store(tmp_path / "s")) is None
-    assert ask(CachedTeacher(None, tmp_path / "s"), source()).keys() == live.keys()
+    assert ask(CachedTeacher(None, tmp_path / "s"), make_loader()).keys() == live.keys()
 
 
 class AtOnce:
     """A source, but that something is done before its second batch."""
 
-    def __init__(self, source, act):
-        self._source, self._act = source, act
+    def __init__(self, loader, act):
+        self._loader, self._act = loader, act
 
     def __getattr__(self, name):
-        return getattr(self._source, name)
+        return getattr(self._loader, name)
 
     def batches(self, epoch, start):
-        for number, batch in enumerate(self._source.batches(epoch, start)):
+        for number, batch in enumerate(self._loader.batches(epoch, start)):
             if number == 1:
                 self._act()
             yield batch
@@ -194,7 +194,7 @@ class AtOnce:
 @pytest.mark.parametrize("who", ["preprocess", "asks"])
 def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
     net = Counting()
-    stream = source(shuffle=False)
+    stream = make_loader(shuffle=False)
     list(
         fill_cache(CachedTeacher(net, tmp_path / "all"), Changed(stream, lambda epoch: epoch[:1]), preprocess=unchanged)
     )
@@ -210,7 +210,7 @@ def test_what_another_adds_meanwhile_is_seen_and_not_kept_twice(tmp_path, who):
 
 
 def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
-    net, stream = Counting(), source(shuffle=False)
+    net, stream = Counting(), make_loader(shuffle=False)
     teacher = CachedTeacher(net, tmp_path / "s")
     teacher.attach_loader(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)
@@ -226,7 +226,7 @@ def test_of_two_that_begin_at_once_each_answer_is_kept_once(tmp_path):
 def test_one_number_for_each_example_is_refused(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1), nn.Flatten(0))
     with pytest.raises(LimbeckError, match=r"\[batch, classes\]"):
-        ask(CachedTeacher(net, tmp_path / "s"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader())
 
 
 # --- partial answers ------------------------------------------------------------------------------------------------
@@ -234,21 +234,21 @@ def test_one_number_for_each_example_is_refused(tmp_path):
 
 def test_a_student_of_all_classes_as_top_classes_is_the_live_teachers(tmp_path):
     net, every = Counting(), {"name": "top-k", "k": 4, "bits": 32}
-    live = trained(net, source())
+    live = trained(net, make_loader())
     for number in range(2):
-        found = trained(CachedTeacher(net, tmp_path / "s", encoding=every), source())
+        found = trained(CachedTeacher(net, tmp_path / "s", encoding=every), make_loader())
         torch.testing.assert_close(found, live, atol=1e-4, rtol=1e-3)
-        assert not torch.equal(found, trained(Counting(5), source())), number
-    few = trained(CachedTeacher(net, tmp_path / "few", encoding={"name": "top-k", "k": 1}), source())
+        assert not torch.equal(found, trained(Counting(5), make_loader())), number
+    few = trained(CachedTeacher(net, tmp_path / "few", encoding={"name": "top-k", "k": 1}), make_loader())
     assert (few - live).abs().max() > 1e-4
 
 
 def test_the_more_classes_are_drawn_the_nearer_is_the_student_to_the_live_teachers(tmp_path):
     net, apart = Counting(), []
-    live = trained(net, source())
+    live = trained(net, make_loader())
     for draws in (1, 4096):
         found = trained(
-            CachedTeacher(net, tmp_path / f"{draws}", encoding={"name": "sampled", "draws": draws}), source()
+            CachedTeacher(net, tmp_path / f"{draws}", encoding={"name": "sampled", "draws": draws}), make_loader()
         )
         apart.append(float((found - live).norm()))
     assert apart[1] < apart[0] / 4
@@ -258,7 +258,7 @@ def test_losses_that_part_of_an_answer_cannot_serve_say_why_before_training(tmp_
     teacher = CachedTeacher(Counting(), tmp_path / "s", encoding={"name": "top-k", "k": 2})
     stage = Stage(Loss(logit_squared_error), teacher=teacher, epochs=1)
     with pytest.raises(LimbeckError, match="logit_squared_error cannot be computed from the top k"):
-        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, source()).finish()
+        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), stage, make_loader()).finish()
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def interrupted(answer, stream):
 
 
 def test_what_was_asked_before_an_interruption_is_kept(tmp_path):
-    net, stream = Counting(), source()
+    net, stream = Counting(), make_loader()
     teacher = CachedTeacher(net, tmp_path / "s")
     teacher.attach_loader(stream, unchanged)
     opened = teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged)

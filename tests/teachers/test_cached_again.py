@@ -10,18 +10,18 @@ from limbeck import RandomShift, ShuffledLoader
 from limbeck.cache import Store
 from limbeck.errors import LimbeckError
 from limbeck.teachers import CachedTeacher, fill_cache, verify_cache
-from teachers.asked import CPU, Counting, examples, source, unchanged
+from teachers.asked import CPU, Counting, examples, make_loader, unchanged
 
 
 def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tmp_path):
-    net, stream = Counting(), source(augment=RandomShift(1), shuffle=False)
+    net, stream = Counting(), make_loader(augment=RandomShift(1), shuffle=False)
     assert list(fill_cache(CachedTeacher(net, tmp_path / "s"), stream, preprocess=unchanged, views=2))[-1] == 48
     keys = Store(tmp_path / "s").keys
     assert (keys.id == np.tile(np.arange(24), 2)).all()
     assert (keys.view == np.repeat([0, 1], 24)).all()
     again = verify_cache(
         CachedTeacher(net, tmp_path / "s"),
-        source(augment=RandomShift(1), seed=9),
+        make_loader(augment=RandomShift(1), seed=9),
         preprocess=unchanged,
         sample=6,
         views=(1,),
@@ -40,7 +40,11 @@ def test_filled_answers_are_in_the_order_of_the_source_and_can_be_asked_again(tm
 
 def test_the_views_that_are_asked_about_depend_on_the_seed_alone(tmp_path):
     net = Counting()
-    list(fill_cache(CachedTeacher(net, tmp_path / "s"), source(augment=RandomShift(1)), preprocess=unchanged, views=4))
+    list(
+        fill_cache(
+            CachedTeacher(net, tmp_path / "s"), make_loader(augment=RandomShift(1)), preprocess=unchanged, views=4
+        )
+    )
     seen = []
 
     class Watched(ShuffledLoader):
@@ -66,12 +70,15 @@ def test_any_view_and_any_encoding_can_be_asked_again(tmp_path, how):
     net = Counting()
     list(
         fill_cache(
-            CachedTeacher(net, tmp_path / "s", **how), source(augment=RandomShift(1)), preprocess=unchanged, views=3
+            CachedTeacher(net, tmp_path / "s", **how),
+            make_loader(augment=RandomShift(1)),
+            preprocess=unchanged,
+            views=3,
         )
     )
 
     def again():
-        stream = source(augment=RandomShift(1), seed=9)
+        stream = make_loader(augment=RandomShift(1), seed=9)
         return verify_cache(
             CachedTeacher(net, tmp_path / "s", **how), stream, preprocess=unchanged, sample=24, views=range(3)
         )

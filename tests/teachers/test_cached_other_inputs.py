@@ -54,9 +54,9 @@ class Words(nn.Module):
         return self.out(hidden.mean(1))
 
 
-def losses(teacher, source, kind):
+def losses(teacher, loader, kind):
     stage = Stage(Loss(kl_divergence), teacher=teacher, epochs=3)
-    return [report.loss for report in distill(Words(5, kind=kind), stage, source, log_every=1, accelerator="cpu")]
+    return [report.loss for report in distill(Words(5, kind=kind), stage, loader, log_every=1, accelerator="cpu")]
 
 
 @pytest.mark.parametrize("kind", ["tokens", "fractions", "mapping"])
@@ -115,13 +115,13 @@ class Random(ArrayDataset.__base__):
 def test_examples_of_ones_own_are_looked_at(subset, tmp_path):
     for still in (True, False):
         examples = Random(still=still)
-        source = ShuffledLoader(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
-        assert not source.fixed
+        loader = ShuffledLoader(examples.select(torch.arange(8)) if subset else examples, batch_size=8)
+        assert not loader.fixed
         teacher = CachedTeacher(nn.Linear(4, 3), tmp_path / str(still), encoding="float32")
-        teacher.attach_loader(source, unchanged)
+        teacher.attach_loader(loader, unchanged)
         with teacher.prepare(frozenset({"logits"}), device=CPU, preprocess=unchanged) as answer, torch.no_grad():
-            answer(next(source.batches(0, 0)))
-            batch = next(source.batches(1, 0))
+            answer(next(loader.batches(0, 0)))
+            batch = next(loader.batches(1, 0))
             with warnings.catch_warnings(record=True) as said:
                 warnings.simplefilter("always")
                 shown = answer(batch)["logits"]

@@ -18,7 +18,7 @@ from limbeck.metrics import predict
 from limbeck.recipe import Recipe, Stage
 from limbeck.teachers import CachedTeacher
 from limbeck.teachers.teacher import read_inputs
-from teachers.asked import Counting, ask, examples, source, unchanged
+from teachers.asked import Counting, ask, examples, make_loader, unchanged
 
 
 def other_teacher(net):
@@ -31,17 +31,17 @@ def other_teacher(net):
 @pytest.mark.parametrize(
     ("field", "what"),
     [
-        ("teacher", lambda net: (other_teacher(net), source(), {})),
+        ("teacher", lambda net: (other_teacher(net), make_loader(), {})),
         ("data", lambda net: (net, ShuffledLoader(examples(25), batch_size=8), {})),
         ("data", lambda net: (net, ShuffledLoader(Subset(examples(), torch.arange(11)), batch_size=8), {})),
-        ("views", lambda net: (net, source(augment=RandomShift(1)), {})),
-        ("preprocess", lambda net: (ModelTeacher(net, preprocess=SelectColumn("raw")), source(), {})),
-        ("encoding of logits", lambda net: (net, source(), {"encoding": "float32"})),
+        ("views", lambda net: (net, make_loader(augment=RandomShift(1)), {})),
+        ("preprocess", lambda net: (ModelTeacher(net, preprocess=SelectColumn("raw")), make_loader(), {})),
+        ("encoding of logits", lambda net: (net, make_loader(), {"encoding": "float32"})),
     ],
 )
 def test_a_store_of_something_else_is_refused_by_its_field(tmp_path, field, what):
     net = Counting()
-    ask(CachedTeacher(net, tmp_path / "s"), source())
+    ask(CachedTeacher(net, tmp_path / "s"), make_loader())
     teacher, stream, how = what(net)
     with pytest.raises(LimbeckError, match=rf"made for another .*{field}"):
         ask(CachedTeacher(teacher, tmp_path / "s", **how), stream)
@@ -83,10 +83,10 @@ class Scale:
 def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_path, between, adaptor):
     first = nn.ELU(1.0) if adaptor is None else nn.ReLU()
     for _ in range(2):
-        ask(CachedTeacher(ModelTeacher(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), source())
+        ask(CachedTeacher(ModelTeacher(Sides(first), adaptor=lambda out: out[0]), tmp_path / "s"), make_loader())
     other = ModelTeacher(Sides(between), adaptor=adaptor or (lambda out: out[0]))
     with pytest.raises(LimbeckError, match=r"made for another .*\(teacher\)"):
-        ask(CachedTeacher(other, tmp_path / "s"), source())
+        ask(CachedTeacher(other, tmp_path / "s"), make_loader())
 
 
 @pytest.mark.parametrize(
@@ -102,28 +102,28 @@ def test_a_teacher_of_the_same_weights_that_computes_otherwise_is_another(tmp_pa
 def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
     net, (one, other) = Counting(), ways
     for _ in range(2):
-        ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=one)
-        ask(CachedTeacher(ModelTeacher(net, preprocess=one), tmp_path / "own"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=one)
+        ask(CachedTeacher(ModelTeacher(net, preprocess=one), tmp_path / "own"), make_loader())
     with pytest.raises(LimbeckError, match=r"\(reads\)"):
-        ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=other)
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=other)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        ask(CachedTeacher(ModelTeacher(net, preprocess=other), tmp_path / "own"), source())
+        ask(CachedTeacher(ModelTeacher(net, preprocess=other), tmp_path / "own"), make_loader())
 
 
 def test_another_precision_is_refused(tmp_path):
     net = Counting()
-    ask(CachedTeacher(net, tmp_path / "s"), source())
+    ask(CachedTeacher(net, tmp_path / "s"), make_loader())
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(LimbeckError, match=r"\(precision\): it has float32"):
-        ask(CachedTeacher(net, tmp_path / "s"), source())
+        ask(CachedTeacher(net, tmp_path / "s"), make_loader())
 
 
 def test_a_mismatch_is_found_before_anything_is_trained(tmp_path):
     net = Counting()
-    ask(CachedTeacher(net, tmp_path / "s"), source(), preprocess=read_inputs)
+    ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=read_inputs)
     first = Stage(Loss(kl_divergence), teacher=net, epochs=1)
     second = Stage(Loss(kl_divergence), teacher=CachedTeacher(other_teacher(net), tmp_path / "s"), epochs=1)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
-        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), Recipe(first, second), source())
+        distill(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), Recipe(first, second), make_loader())
 
 
 def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
@@ -138,14 +138,14 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
     with pytest.raises(LimbeckError, match="ids"):
         ask(CachedTeacher(Counting(), tmp_path), TorchLoader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
     with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
-        ask(CachedTeacher(None, tmp_path / "none"), source())
+        ask(CachedTeacher(None, tmp_path / "none"), make_loader())
     with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
-        ask(CachedTeacher(Counting(), tmp_path), source(), requires=("bodi",))
+        ask(CachedTeacher(Counting(), tmp_path), make_loader(), requires=("bodi",))
 
 
 def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
     net = Counting()
     teacher = CachedTeacher(net, tmp_path / "s")
-    ask(teacher, source())
+    ask(teacher, make_loader())
     with pytest.raises(LimbeckError, match="belong to the examples of one source"):
-        predict(teacher, source(), preprocess=unchanged)
+        predict(teacher, make_loader(), preprocess=unchanged)

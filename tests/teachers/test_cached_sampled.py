@@ -22,7 +22,7 @@ from limbeck.teachers import CachedTeacher, ShuffledTeacher, fill_cache
 OPEN = {"name": "sampled", "draws": 20}
 
 
-def source() -> ShuffledLoader:
+def make_loader() -> ShuffledLoader:
     draw = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 6, generator=draw)
     return ShuffledLoader(ArrayDataset(inputs, torch.randint(30, (64,), generator=draw)), batch_size=16)
@@ -46,7 +46,7 @@ def test_a_store_is_drawn_for_the_hottest_temperature_of_its_stage(temperature, 
     stored = CachedTeacher(network(1), tmp_path, encoding=OPEN)
     teacher = ShuffledTeacher(stored) if displaced else stored
     distill(
-        network(), Stage(Loss(kl_divergence, temperature=temperature), teacher=teacher, epochs=1), source()
+        network(), Stage(Loss(kl_divergence, temperature=temperature), teacher=teacher, epochs=1), make_loader()
     ).finish()
     assert powers(tmp_path) == {power}
 
@@ -54,30 +54,32 @@ def test_a_store_is_drawn_for_the_hottest_temperature_of_its_stage(temperature, 
 def test_a_later_stage_counts(tmp_path):
     teacher = CachedTeacher(network(1), tmp_path, encoding=OPEN)
     stages = [Stage(Loss(kl_divergence, temperature=t), teacher=teacher, epochs=1) for t in (1.0, 4.0)]
-    distill(network(), stages[0] >> stages[1], source()).finish()
+    distill(network(), stages[0] >> stages[1], make_loader()).finish()
     assert powers(tmp_path) == {0.25}
 
 
 def test_a_power_that_was_given_stays_and_is_refused_where_it_does_not_serve(tmp_path):
     teacher = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
-    distill(network(), hinton(teacher, temperature=1.4, epochs=1), source()).finish()
+    distill(network(), hinton(teacher, temperature=1.4, epochs=1), make_loader()).finish()
     assert powers(tmp_path) == {1.0}
     with pytest.raises(LimbeckError, match=r"power=1 do not serve temperature=4.*0\.25"):
-        distill(network(), hinton(teacher, temperature=4.0, epochs=1), source())
+        distill(network(), hinton(teacher, temperature=4.0, epochs=1), make_loader())
     again = CachedTeacher(network(1), tmp_path, encoding={**OPEN, "power": 1.0})
     rising = Loss(kl_divergence, temperature=ramp(9.0, start=1.0))
     with pytest.raises(LimbeckError, match="temperature=9"):
-        distill(network(), Stage(rising, teacher=again, epochs=1), source())
+        distill(network(), Stage(rising, teacher=again, epochs=1), make_loader())
 
 
 def test_a_store_that_was_filled_before_is_taken_as_it_is(tmp_path):
     teacher = CachedTeacher(network(1), tmp_path, encoding=OPEN)
-    list(fill_cache(teacher, source()))
+    list(fill_cache(teacher, make_loader()))
     assert powers(tmp_path) == {1.0}
-    distill(network(), hinton(teacher, temperature=1.0, epochs=1), source()).finish()
+    distill(network(), hinton(teacher, temperature=1.0, epochs=1), make_loader()).finish()
     with pytest.raises(LimbeckError, match="power=1 do not serve temperature=4"):
         distill(
-            network(), hinton(CachedTeacher(network(1), tmp_path, encoding=OPEN), temperature=4.0, epochs=1), source()
+            network(),
+            hinton(CachedTeacher(network(1), tmp_path, encoding=OPEN), temperature=4.0, epochs=1),
+            make_loader(),
         )
 
 
@@ -85,7 +87,7 @@ def test_a_run_goes_on_from_its_store(tmp_path):
     def run(resume: bool):
         teacher = CachedTeacher(network(1), tmp_path / "answers", encoding=OPEN)
         recipe = hinton(teacher, temperature=4.0, epochs=2)
-        return distill(network(), recipe, source(), out=tmp_path / "run", resume=resume, log_every=1)
+        return distill(network(), recipe, make_loader(), out=tmp_path / "run", resume=resume, log_every=1)
 
     for report in run(False):
         if report.step == 3:
@@ -122,20 +124,20 @@ def kept(folder) -> list[dict]:
 def test_a_store_of_the_top_k_keeps_the_rest_at_its_losses_temperatures(temperatures, also, tmp_path):
     teacher = CachedTeacher(network(1), tmp_path, encoding=TOP)
     stages = [Stage(Loss(kl_divergence, temperature=t), teacher=teacher, epochs=1) for t in temperatures]
-    distill(network(), Recipe(*stages), source()).finish()
+    distill(network(), Recipe(*stages), make_loader()).finish()
     assert kept(tmp_path)[0].get("temperatures") == also
     again = CachedTeacher(network(1), tmp_path, encoding=TOP)
-    distill(network(), hinton(again, temperature=temperatures[0], epochs=1), source()).finish()
+    distill(network(), hinton(again, temperature=temperatures[0], epochs=1), make_loader()).finish()
     other = CachedTeacher(network(1), tmp_path, encoding=TOP)
     with pytest.raises(LimbeckError, match=r"not at 7.*'temperatures': \[7\]"):
-        distill(network(), hinton(other, temperature=7.0, epochs=1), source())
+        distill(network(), hinton(other, temperature=7.0, epochs=1), make_loader())
 
 
 def test_a_temperature_that_moves_wants_another_encoding(tmp_path):
     rising = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=CachedTeacher(
         network(1), tmp_path, encoding=TOP))  # fmt: skip
     with pytest.raises(LimbeckError, match="quantized"):
-        distill(network(), rising, source())
+        distill(network(), rising, make_loader())
     exact = CachedTeacher(network(1), tmp_path, encoding={**TOP, "bits": 32})
     stage = Stage(Loss(kl_divergence, temperature=ramp(4.0, start=1.0)), epochs=1, teacher=exact)
-    distill(network(), stage, source()).finish()
+    distill(network(), stage, make_loader()).finish()

@@ -38,12 +38,12 @@ def test_also_within_and_of_a_batch_of_one():
 
 
 def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path):
-    net, source = nn.Linear(4, 3), ShuffledLoader(ArrayDataset(torch.randn(12, 4)), batch_size=4)
+    net, loader = nn.Linear(4, 3), ShuffledLoader(ArrayDataset(torch.randn(12, 4)), batch_size=4)
     displaced = ShuffledTeacher(CachedTeacher(net, tmp_path / "s", encoding="float32"))
     for _ in range(2):
-        displaced.attach_loader(source, read_inputs)
+        displaced.attach_loader(loader, read_inputs)
         with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
-            for batch in source.batches(0, 0):
+            for batch in loader.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
     with pytest.raises(LimbeckError, match="Displaced cannot be kept"):
         CachedTeacher(ShuffledTeacher(net), tmp_path / "t")

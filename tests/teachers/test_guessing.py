@@ -34,8 +34,8 @@ def data(count=240, *, unlabeled=0):
 
 
 def filled(tmp_path, turn, examples, **how):
-    source = ShuffledLoader(examples, batch_size=16)
-    return list(fill_cache(CachedTeacher(Naming(turn), tmp_path / "s", **how), source, preprocess=lambda b: b.inputs))
+    loader = ShuffledLoader(examples, batch_size=16)
+    return list(fill_cache(CachedTeacher(Naming(turn), tmp_path / "s", **how), loader, preprocess=lambda b: b.inputs))
 
 
 @pytest.mark.parametrize("how", [{}, {"encoding": {"name": "top-k", "k": 2}}])
@@ -53,10 +53,10 @@ def test_a_row_of_nan_is_right_about_nothing():
 
 
 def test_it_is_said_once_and_before_all_is_paid_for(tmp_path):
-    source = ShuffledLoader(data(4000), batch_size=100)
+    loader = ShuffledLoader(data(4000), batch_size=100)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        for done in fill_cache(CachedTeacher(Naming(1), tmp_path / "s"), source, preprocess=lambda b: b.inputs):
+        for done in fill_cache(CachedTeacher(Naming(1), tmp_path / "s"), loader, preprocess=lambda b: b.inputs):
             if done == 1000:
                 assert [one.category for one in told] == [LimbeckWarning]
     assert len(told) == 1
@@ -73,9 +73,9 @@ def test_nothing_is_said_where_there_is_nothing_to_say(tmp_path, turn, examples)
 
 def test_a_mixture_has_no_label_to_be_right_about(tmp_path):
     pictures = ArrayDataset(torch.rand(240, 1, 2, 2), torch.arange(240) % 4)
-    source = ShuffledLoader(pictures, batch_size=16, mix=Mixup())
+    loader = ShuffledLoader(pictures, batch_size=16, mix=Mixup())
     teacher = CachedTeacher(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), tmp_path / "s")
-    list(fill_cache(teacher, source, preprocess=lambda b: b.inputs))
+    list(fill_cache(teacher, loader, preprocess=lambda b: b.inputs))
 
 
 @pytest.mark.parametrize("accuracy", [0.6, 0.75])

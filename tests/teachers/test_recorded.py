@@ -55,9 +55,9 @@ def test_what_was_never_answered_is_refused():
 
 
 def test_answers_to_the_examples_are_none_to_their_views():
-    source = ShuffledLoader(ArrayDataset(torch.zeros(4, 1, 3, 3)), batch_size=2, augment=RandomShift(1))
+    loader = ShuffledLoader(ArrayDataset(torch.zeros(4, 1, 3, 3)), batch_size=2, augment=RandomShift(1))
     with pytest.raises(LimbeckError, match="augmented views"):
-        answer(PrecomputedTeacher(torch.zeros(4, 2)), source.peek())
+        answer(PrecomputedTeacher(torch.zeros(4, 2)), loader.peek())
 
 
 @pytest.mark.parametrize("given", [{}, torch.zeros(0, 2), {"logits": torch.zeros(3, 2), "layer1": torch.zeros(2)}])

@@ -33,7 +33,7 @@ class Apart(NamedTuple):
 
 def distance(loop: Blocks, work: Work, plan: Plan, *, reference: Blocks = plain_blocks) -> Apart:
     """Run two loops from the same weights on the same batches, and say how far apart they end."""
-    order = work.source().order
+    order = work.make_loader().order
     mine, its = work.student(), work.student()
     my_losses = torch.tensor(list(loop(work, plan, mine, order)))
     its_losses = torch.tensor(list(reference(work, plan, its, order)))

@@ -113,7 +113,7 @@ def _teacher(work: Work) -> Ensemble:
 def _steps(work: Work, scale: CacheScale, folder: Path) -> dict[str, Any]:
     teacher = _teacher(work)
     cached = CachedTeacher(teacher, folder / "steps")
-    for _ in fill_cache(cached, work.source()):
+    for _ in fill_cache(cached, work.make_loader()):
         pass
     rounds = max(scale.steps // scale.block, 1)
     plain, live = (partial(_blocks, work, recipe, scale) for recipe in (make("supervised"), _soft(teacher)))
@@ -135,8 +135,8 @@ def _soft(teacher: Teacher) -> Recipe:
 
 def _blocks(work: Work, recipe: Recipe, scale: CacheScale, blocks: int) -> Iterator[float]:
     run = distill(
-        work.student(), recipe, work.source(), log_every=scale.block, accelerator="cpu", steps=scale.block * blocks,
-        optimizer=Optimizer(lr=1e-3),
+        work.student(), recipe, work.make_loader(), log_every=scale.block, accelerator="cpu",
+        steps=scale.block * blocks, optimizer=Optimizer(lr=1e-3),
     )  # fmt: skip
     for report in run:
         yield report.loss
@@ -144,8 +144,8 @@ def _blocks(work: Work, recipe: Recipe, scale: CacheScale, blocks: int) -> Itera
 
 def _building(work: Work, folder: Path) -> float:
     """The time to build over that of asking alone, batch by batch in turn; what begins and ends a build is in it."""
-    teacher, source = _teacher(work), work.source()
-    loops = {"ask": _asking(teacher, source), "build": fill_cache(CachedTeacher(teacher, folder / "build"), source)}
+    teacher, loader = _teacher(work), work.make_loader()
+    loops = {"ask": _asking(teacher, loader), "build": fill_cache(CachedTeacher(teacher, folder / "build"), loader)}
     times = dict.fromkeys(loops, 0.0)
     while loops:
         for name, loop in list(loops.items()):
@@ -156,8 +156,8 @@ def _building(work: Work, folder: Path) -> float:
     return round(times["build"] / times["ask"], 4)
 
 
-def _asking(teacher: Teacher, source: ShuffledLoader) -> Iterator[int]:
+def _asking(teacher: Teacher, loader: ShuffledLoader) -> Iterator[int]:
     with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=read_inputs) as answer:
-        for batch in source.batches(0, 0):
+        for batch in loader.batches(0, 0):
             answer(batch)
             yield batch.size

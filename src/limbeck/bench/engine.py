@@ -18,6 +18,11 @@ def engine_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | Non
     objective = (1 - WEIGHT) * Loss(cross_entropy) + WEIGHT * Loss(kl_divergence, temperature=TEMPERATURE)
     stage = Stage(objective, teacher=work.teacher, optimizer=Optimizer(lr=PEAK), steps=plan.steps)
     for report in distill(
-        student, stage, work.source(), log_every=plan.block, precision=PRECISIONS[plan.precision], accelerator="cpu"
+        student,
+        stage,
+        work.make_loader(),
+        log_every=plan.block,
+        precision=PRECISIONS[plan.precision],
+        accelerator="cpu",
     ):
         yield report.loss

@@ -162,16 +162,16 @@ def _pictures(place: Path, sizes: PictureSizes) -> ImageFolder:
 
 
 def _folder(sizes: PictureSizes, folder: ImageFolder) -> dict[str, Any]:
-    def source(num_workers: int | None) -> ShuffledLoader:
+    def make_loader(num_workers: int | None) -> ShuffledLoader:
         return ShuffledLoader(folder, batch_size=sizes.batch_size, augment=Flip(), num_workers=num_workers)
 
     loader: Any = DataLoader(_Items(folder), batch_size=sizes.batch_size, shuffle=True, num_workers=2)
     return {
-        "waiting": round(_waiting(source(None), sizes.pause), 4),
-        "waiting_no_workers": round(_waiting(source(0), sizes.pause), 4),
+        "waiting": round(_waiting(make_loader(None), sizes.pause), 4),
+        "waiting_no_workers": round(_waiting(make_loader(0), sizes.pause), 4),
         "waiting_data_loader": round(_waiting(loader, sizes.pause), 4),
-        "num_workers": source(None).num_workers,
-        "same_bits": _same_bits(source),
+        "num_workers": make_loader(None).num_workers,
+        "same_bits": _same_bits(make_loader),
     }
 
 
@@ -199,14 +199,14 @@ def _waiting(batches: Iterable[Any], pause: int) -> float:
     return 1 - computed / (time.perf_counter() - began)
 
 
-def _same_bits(source: Callable[[int | None], ShuffledLoader]) -> float:
+def _same_bits(make_loader: Callable[[int | None], ShuffledLoader]) -> float:
     """The fraction of batches that come out alike: without threads, with several, and taken up in the middle."""
-    half, whole = len(source(0)) // 2, source(3)
+    half, whole = len(make_loader(0)) // 2, make_loader(3)
     begun = [batch for batch, _ in zip(whole, range(half), strict=False)]
-    rest = source(2)
+    rest = make_loader(2)
     rest.load_state_dict({"epoch": 0, "batch": len(begun)})
     found = [*begun, *rest]
-    return sum(_alike(one, other) for one, other in zip(source(0), found, strict=True)) / len(found)
+    return sum(_alike(one, other) for one, other in zip(make_loader(0), found, strict=True)) / len(found)
 
 
 def _alike(one: Batch, other: Batch) -> bool:

@@ -98,7 +98,7 @@ class Work:
         """The data as the engine takes them; they are looked through once."""
         return ArrayDataset(self.inputs, self.labels)
 
-    def source(self) -> ShuffledLoader:
+    def make_loader(self) -> ShuffledLoader:
         """A stream of batches, at its beginning."""
         return ShuffledLoader(self.examples, batch_size=self.sizes.batch, seed=0)
 

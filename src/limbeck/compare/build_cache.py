@@ -39,7 +39,7 @@ def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Call
     views, where = views_of(job), folder_of(job)
     fabric = open_fabric(precision=job.precision, devices=1)
     filling = fill_cache(
-        cached(job, teacher, where), source_of(job, material), preprocess=material.data.preprocess, views=views,
+        cached(job, teacher, where), make_cache_loader(job, material), preprocess=material.data.preprocess, views=views,
         device=fabric.device,
     )  # fmt: skip
     lacking = _lacking(job, material, where)
@@ -76,11 +76,11 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
     """
     for arm in job.learners if job.cache is not None else ():
         asked = with_cache(job, teacher)
-        source = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+        loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
         for stage in recipe_of(job, arm, asked).stages():
             if stage.teacher is asked and (requires := stage.objective.requires.teacher):
                 preprocess = stage.preprocess or material.data.preprocess
-                asked.attach_loader(source, preprocess)
+                asked.attach_loader(loader, preprocess)
                 asked.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
 
 
@@ -88,15 +88,15 @@ def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
     """Ask the job's teacher again about some examples and views, drawn by `seed`, and compare with what is stored."""
     material, teacher = load_data_and_teacher(job)
     fabric = open_fabric(precision=job.precision, devices=1)
-    source = source_of(job, material, shuffled=seed)
+    loader = make_cache_loader(job, material, shuffled=seed)
     with fabric.autocast():
         return verify_cache(
-            cached(job, teacher, folder_of(job)), source, preprocess=material.data.preprocess, sample=sample,
+            cached(job, teacher, folder_of(job)), loader, preprocess=material.data.preprocess, sample=sample,
             views=range(views_of(job)), seed=seed, device=fabric.device,
         )  # fmt: skip
 
 
-def source_of(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
+def make_cache_loader(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
     """What the arms learn from, in the order of the examples, or in a random one."""
     found = train_loader(material.train, job.budget, seed=0, cache=job.cache or CacheSettings(), mixed=True)
     return ShuffledLoader(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.batch import LOGITS
 from limbeck.cache import Encoding, encoding, kl_error, make_encoding
-from limbeck.compare.build_cache import load_data_and_teacher, source_of
+from limbeck.compare.build_cache import load_data_and_teacher, make_cache_loader
 from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.teacher_cache import views_of
 from limbeck.engine import open_fabric
@@ -84,7 +84,7 @@ def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tens
         fabric.autocast(),
         teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer,
     ):
-        batches = source_of(job, material, shuffled=0).batches(0, 0)
+        batches = make_cache_loader(job, material, shuffled=0).batches(0, 0)
         first = next(batches)
         found.append(answer(first.to(device))[LOGITS].float().cpu())  # the first call of a model is not like the others
         began, asked = time.perf_counter(), 0

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from limbeck.compare.arms import is_taught, recipe_of
-from limbeck.compare.build_cache import source_of
+from limbeck.compare.build_cache import make_cache_loader
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data, new_model, setting_of, student_of
 from limbeck.compare.dry_run import rehearse_arms, rehearse_teacher
 from limbeck.compare.estimator import is_estimator
@@ -69,7 +69,7 @@ def open_check_context(
     arms += _arms(job, material, less, teacher)
     stored = None
     if job.cache is not None and (job.cache.folder is not None or job.out is not None):
-        stored = cached(job, teacher, folder_of(job)), source_of(job, material, shuffled=0)
+        stored = cached(job, teacher, folder_of(job)), make_cache_loader(job, material, shuffled=0)
     return CheckContext(
         tuple(arms), teacher, networks, ready, material.train, material.development,
         material.classes, material.data.class_names, material.data.preprocess, fabric,
@@ -82,11 +82,11 @@ def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Tea
         if name == "teacher":
             continue
         budget = job.budget_of(name)
-        source = train_loader(less.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, name))
+        loader = train_loader(less.train, budget, seed=0, cache=job.cache, mixed=is_taught(job, name))
         whole = train_loader(material.train, budget, seed=0)
         yield CheckedArm(
-            name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), source,
-            setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(source),
+            name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), loader,
+            setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
             whole.examples_per_epoch % budget.batch_size, name in job.learners,
         )  # fmt: skip
 
@@ -98,14 +98,14 @@ def _students(job: Job, material: ComparisonData, teacher: Teacher) -> dict[str,
 def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, members: tuple[str, ...]) -> CheckedArm:
     """The teacher's own training, for its time alone."""
     budget = job.teacher.train or job.budget
-    source, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
+    loader, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
 
     def untrained() -> dict[str, nn.Module]:
         return {name: new_model(job.teacher, material, seed=0, who="teacher") for name in members}
 
     return CheckedArm(
-        "teacher", untrained, teachers_recipe(members), source, setting_of(job, budget, material, seed=0), 1,
-        len(whole) / len(source), judged=False, first=True,
+        "teacher", untrained, teachers_recipe(members), loader, setting_of(job, budget, material, seed=0), 1,
+        len(whole) / len(loader), judged=False, first=True,
     )  # fmt: skip
 
 

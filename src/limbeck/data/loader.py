@@ -131,8 +131,8 @@ class ShuffledLoader(Loader):
 
     Example:
         >>> from limbeck.data.arrays import ArrayDataset
-        >>> source = ShuffledLoader(ArrayDataset(torch.arange(5.0)), batch_size=2, seed=0)
-        >>> [batch.size for batch in source], source.state_dict()
+        >>> loader = ShuffledLoader(ArrayDataset(torch.arange(5.0)), batch_size=2, seed=0)
+        >>> [batch.size for batch in loader], loader.state_dict()
         ([2, 2, 1], {'epoch': 1, 'batch': 0})
     """
 

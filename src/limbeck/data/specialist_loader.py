@@ -50,8 +50,8 @@ class SpecialistLoader(Loader):
 
     Example:
         >>> from limbeck.data import ArrayDataset
-        >>> source = SpecialistLoader(ArrayDataset(torch.zeros(8, 2), torch.arange(8) % 4), [3], batch_size=2)
-        >>> [sorted(batch.labels.tolist())[-1] for batch in source], source.oversampling
+        >>> loader = SpecialistLoader(ArrayDataset(torch.zeros(8, 2), torch.arange(8) % 4), [3], batch_size=2)
+        >>> [sorted(batch.labels.tolist())[-1] for batch in loader], loader.oversampling
         ([3, 3], 3.0)
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.3.

@@ -23,7 +23,7 @@ class CheckedArm:
         name: What it is called.
         models: Makes the models that it begins with, thrown away afterwards.
         recipe: How it learns.
-        source: Where its batches come from; a part of the examples is enough to look at.
+        loader: Where its batches come from; a part of the examples is enough to look at.
         setting: What its run holds fixed.
         runs: How many times the job runs it.
         longer: How many times as many batches an epoch of the whole data has.
@@ -35,7 +35,7 @@ class CheckedArm:
     name: str
     models: Callable[[], Mapping[str, nn.Module]]
     recipe: Recipe
-    source: Loader
+    loader: Loader
     setting: TrainConfig
     runs: int = 1
     longer: float = 1.0

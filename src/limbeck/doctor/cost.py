@@ -46,23 +46,23 @@ class Pace(NamedTuple):
 
 def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext) -> Pace:
     """Take a few steps of a group of stages, with models that are thrown away, and time them."""
-    source = group.stages[0].source or arm.source
-    source.bind(models)
+    loader = group.stages[0].loader or arm.loader
+    loader.bind(models)
     with ExitStack() as stack:
-        learners = [stack.enter_context(_trainer(stage, arm, models, patient, source)) for stage in group.stages]
+        learners = [stack.enter_context(_trainer(stage, arm, models, patient, loader)) for stage in group.stages]
 
         def step(window: list[Batch]) -> None:
             for trainer in learners:
                 trainer.step([batch.to(patient.device) for batch in window], Progress(), measure=False)
 
-        windows = _windows(source, arm.setting.accumulate)
+        windows = _windows(loader, arm.setting.accumulate)
         kept = _kept(lambda: step(next(windows)[:1]))
         seconds = list(_timed(windows, step, patient))
         held = kept + sum(_held(trainer) for trainer in learners)
     if any(stage.teacher is not None for stage in group.stages):
         held += sum(map(size_in_bytes, patient.networks.values()))
     stage = check_lengths(group.stages)
-    steps = arm.setting.length(stage, source)
+    steps = arm.setting.length(stage, loader)
     longer = 1.0 if stage.steps is not None else arm.longer
     total = round(steps * longer) * arm.runs * group.repeats
     # The runs of all other arms stand in one queue; those of a teacher are its members.
@@ -71,10 +71,10 @@ def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module
 
 
 def _trainer(
-    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext, source: Loader
+    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext, loader: Loader
 ) -> AbstractContextManager[StageTrainer]:
-    batch = source.peek().to(patient.device)
-    return StageTrainer(stage, models, setting=arm.setting, fabric=patient.fabric, source=source, batch=batch)
+    batch = loader.peek().to(patient.device)
+    return StageTrainer(stage, models, setting=arm.setting, fabric=patient.fabric, loader=loader, batch=batch)
 
 
 def _kept(step: Callable[[], None]) -> int:
@@ -99,11 +99,11 @@ def _held(trainer: StageTrainer) -> int:
     return size_in_bytes(trainer.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
 
 
-def _windows(source: Loader, size: int) -> Iterator[list[Batch]]:
+def _windows(loader: Loader, size: int) -> Iterator[list[Batch]]:
     """The batches of a step, epoch after epoch, without those that are smaller than the first."""
-    epoch, whole = 0, source.peek().size
+    epoch, whole = 0, loader.peek().size
     while True:
-        batches = (batch for batch in source.batches(epoch, 0) if batch.size == whole)
+        batches = (batch for batch in loader.batches(epoch, 0) if batch.size == whole)
         while window := list(islice(batches, size)):
             yield window
         epoch += 1

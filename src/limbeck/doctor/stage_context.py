@@ -121,7 +121,7 @@ def workshop_of(arm: CheckedArm, fabric: Fabric) -> RunModels:
     """An arm's models, new, as its run would hold them."""
     setting = arm.setting
     models = RunModels(arm.models(), arm.recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
-    models.held = RunContext(arm.source, setting.preprocess, fabric.device)
+    models.held = RunContext(arm.loader, setting.preprocess, fabric.device)
     return models
 
 
@@ -139,17 +139,17 @@ def open_stage(
         fabric: Device and precision.
         learnt: Whether the job's teacher has learnt what it teaches.
     """
-    source, setting = stage.source or arm.source, arm.setting
-    source.bind(models)
-    batch = source.peek().to(fabric.device)
+    loader, setting = stage.loader or arm.loader, arm.setting
+    loader.bind(models)
+    batch = loader.peek().to(fabric.device)
     preprocess = cached_per_batch(stage.preprocess or setting.preprocess)
     model = models[stage.trains].to(fabric.device)
     with ExitStack() as stack:
-        answer = _answering(stack, stage, models, source, preprocess, fabric)
+        answer = _answering(stack, stage, models, loader, preprocess, fabric)
         stack.enter_context(FrozenParameters(model, mode="train"))
         called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
         tapped = stack.enter_context(called)
-        labels = getattr(getattr(source, "examples", None), "labels", None)
+        labels = getattr(getattr(loader, "examples", None), "labels", None)
         with buffers_kept([model]), fabric.autocast():
             inputs = preprocess(batch)
             fitted, reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
@@ -166,12 +166,12 @@ def open_stage(
 
 
 def _answering(
-    stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], source: Any, preprocess: Any, fabric: Fabric
+    stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], loader: Any, preprocess: Any, fabric: Fabric
 ) -> Any:
     teacher, requires = stage.teacher, stage.objective.requires.teacher
     if teacher is None or not requires:
         return lambda batch: Outputs()
     teacher.bind(models)
-    teacher.attach_loader(source, preprocess)
+    teacher.attach_loader(loader, preprocess)
     teacher.serve(stage.objective.temperatures)
     return stack.enter_context(teacher.prepare(requires, device=fabric.device, preprocess=preprocess))

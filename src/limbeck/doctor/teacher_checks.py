@@ -169,7 +169,7 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
     """Some answers, drawn at random, beside the live teacher's; None for a job that stores none."""
     if patient.stored is None:
         return None
-    cached, source = patient.stored
+    cached, loader = patient.stored
     if not is_store(cached.where):
         return passed(STORED_OUTPUTS, None, f"There is no store at {cached.where} yet: the job makes it.")
     if not patient.trained:
@@ -179,7 +179,7 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
             f"There is a store at {cached.where}, and the teacher whose it may be has yet to learn.",
         )
     try:
-        cached.attach_loader(source, patient.preprocess)  # refuses one that was made for something else
+        cached.attach_loader(loader, patient.preprocess)  # refuses one that was made for something else
         lacking = _lacking(cached, patient)
         if lacking:
             return warn(
@@ -187,16 +187,16 @@ def check_stored_outputs(patient: CheckContext) -> Finding | None:
                 f"{lacking:,} answers are not in {cached.where} yet, so none was compared: `limbeck cache build` asks "
                 "for them, or the job does as it goes.", f"{lacking:,} lacking",
             )  # fmt: skip
-        return _compared(cached, source, patient)
+        return _compared(cached, loader, patient)
     except LimbeckError as error:
         return fail(STORED_OUTPUTS, None, str(error))
 
 
-def _compared(cached: CachedTeacher, source: ShuffledLoader, patient: CheckContext) -> Finding:
+def _compared(cached: CachedTeacher, loader: ShuffledLoader, patient: CheckContext) -> Finding:
     with patient.fabric.autocast():
         again = verify_cache(
             cached,
-            source,
+            loader,
             preprocess=patient.preprocess,
             sample=_SAMPLE,
             views=range(patient.views),

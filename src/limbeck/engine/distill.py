@@ -76,25 +76,25 @@ def distill(
     models = {"student": student} if isinstance(student, nn.Module) else dict(student)
     whole = recipe if isinstance(recipe, Recipe) else Recipe(recipe)
     _check_adapted(fixed, models, whole)
-    source = as_loader(data, batch_size=batch_size, seed=fixed.seed)
+    loader = as_loader(data, batch_size=batch_size, seed=fixed.seed)
     ready = fabric or open_fabric(
         precision=fixed.precision, devices=devices, strategy=strategy, accelerator=accelerator
     )
     return Run(
         models,
         whole,
-        source,
+        loader,
         setting=fixed,
         fabric=ready,
         out=out,
         resume=resume,
-        metadata={**_known(source, fixed.preprocess), **(metadata or {})},
+        metadata={**_known(loader, fixed.preprocess), **(metadata or {})},
     )
 
 
-def _known(source: Loader, preprocess: Any) -> dict[str, Any]:
+def _known(loader: Loader, preprocess: Any) -> dict[str, Any]:
     """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
-    examples = getattr(source, "examples", None)
+    examples = getattr(loader, "examples", None)
     if not isinstance(examples, Dataset):
         return {}
     told = Identity() if preprocess is read_inputs else preprocess

@@ -40,7 +40,7 @@ class ParallelBranches:
         apart: The branches.
         key: Where they stand in the recipe.
         models: The run's models.
-        source: The run's source; its position is that of before when all are done.
+        loader: The run's source; its position is that of before when all are done.
         setting: What the run holds fixed.
         fabric: The device.
         folder: The run's folder.
@@ -54,7 +54,7 @@ class ParallelBranches:
         apart: ParallelStages,
         key: str,
         models: RunModels,
-        source: Loader,
+        loader: Loader,
         setting: TrainConfig,
         *,
         fabric: Fabric,
@@ -67,7 +67,7 @@ class ParallelBranches:
                 models[name]
         self._key = key
         self._models = models
-        self._source = source
+        self._loader = loader
         self._setting = setting
         # Several processes would fight over one accelerator.
         self._cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
@@ -99,9 +99,9 @@ class ParallelBranches:
         workers = min(self._cores, len(tasks))
         if workers <= 1:
             for task in tasks:
-                yield _in_place(task, made, self._source, setting)
+                yield _in_place(task, made, self._loader, setting)
             return
-        each = [(task, made, self._source, setting) for task in tasks]
+        each = [(task, made, self._loader, setting) for task in tasks]
         yield from run_in_processes(_in_process, each, workers=workers, ordered=True)
 
 
@@ -119,7 +119,7 @@ class _Task:
         self.number = number
         self.folder = folder / "branches" / f"{key}-{number}" if folder is not None else None
 
-    def run(self, models: Mapping[str, nn.Module], source: Loader, setting: TrainConfig) -> tuple[States, StepReport]:
+    def run(self, models: Mapping[str, nn.Module], loader: Loader, setting: TrainConfig) -> tuple[States, StepReport]:
         """Run the branch on one device, and return the states of the models that it trained."""
         from limbeck.engine.run import Run
         from limbeck.engine.train_config import open_fabric
@@ -127,7 +127,7 @@ class _Task:
         seed = derive_seed(setting.seed, f"branch {self.key}-{self.number}")
         fabric = open_fabric(precision=setting.precision, accelerator=self.device)
         run = Run(
-            models, self.branch, source, setting=replace(setting, seed=seed), fabric=fabric,
+            models, self.branch, loader, setting=replace(setting, seed=seed), fabric=fabric,
             out=self.folder, resume=True,
         ).finish()  # fmt: skip
         states = {name: to_device(clone_rng_state(dict(run.models[name].state_dict())), CPU) for name in self.trains}
@@ -135,24 +135,24 @@ class _Task:
 
 
 def _in_place(
-    task: _Task, models: dict[str, nn.Module], source: Loader, setting: TrainConfig
+    task: _Task, models: dict[str, nn.Module], loader: Loader, setting: TrainConfig
 ) -> tuple[_Task, States, StepReport]:
     """As in a process of its own: models and source are as before when it is done."""
     before = {name: clone_rng_state(dict(models[name].state_dict())) for name in task.trains}
-    position = source.state_dict() if source.resumable else None
+    position = loader.state_dict() if loader.resumable else None
     try:
-        states, last = task.run(models, source, setting)
+        states, last = task.run(models, loader, setting)
     finally:
         _load(models, before)
         if position is not None:
-            source.load_state_dict(position)
+            loader.load_state_dict(position)
     return task, states, last
 
 
 def _in_process(
-    task: _Task, models: dict[str, nn.Module], source: Loader, setting: TrainConfig
+    task: _Task, models: dict[str, nn.Module], loader: Loader, setting: TrainConfig
 ) -> tuple[_Task, States, StepReport]:
-    states, last = task.run(models, source, setting)
+    states, last = task.run(models, loader, setting)
     return task, states, last
 
 

@@ -18,7 +18,7 @@ from limbeck.recipe import JointStages, ParallelStages, Stage
 from limbeck.tap import Tapped
 
 
-def preflight_check(course: RecipeRunner, models: RunModels, source: Loader, setting: TrainConfig) -> None:
+def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, setting: TrainConfig) -> None:
     """Look at every stage that is known, also those of later, without running or making anything.
 
     What depends on shapes is left to each stage's probe.
@@ -38,13 +38,13 @@ def preflight_check(course: RecipeRunner, models: RunModels, source: Loader, set
         else:
             groups = [list(part.stages) if isinstance(part, JointStages) else [part]]
         for stages in groups:
-            own = stages[0].source
-            setting.length(check_lengths(stages), source if own is None else own)
-            _check(stages, course, models, setting, source if own is None else own)
+            own = stages[0].loader
+            setting.length(check_lengths(stages), loader if own is None else own)
+            _check(stages, course, models, setting, loader if own is None else own)
 
 
 def _check(
-    stages: Sequence[Stage], course: RecipeRunner, models: RunModels, setting: TrainConfig, source: Loader
+    stages: Sequence[Stage], course: RecipeRunner, models: RunModels, setting: TrainConfig, loader: Loader
 ) -> None:
     for stage in stages:
         objective_check(stage.objective, accumulate=setting.accumulate)
@@ -61,6 +61,6 @@ def _check(
         requires = stage.objective.requires.teacher
         if stage.teacher is not None and requires and not stage.teacher.names:
             preprocess = stage.preprocess or setting.preprocess
-            stage.teacher.attach_loader(source, preprocess)
+            stage.teacher.attach_loader(loader, preprocess)
             stage.teacher.serve(stage.objective.temperatures)
             stage.teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)

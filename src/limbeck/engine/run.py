@@ -51,7 +51,7 @@ class Run:
         self,
         models: Mapping[str, nn.Module],
         recipe: Recipe,
-        source: Loader,
+        loader: Loader,
         *,
         setting: TrainConfig,
         fabric: Fabric,
@@ -64,12 +64,12 @@ class Run:
         self.models: RunModels = RunModels(models, recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
         self.history: list[StepReport] = []
         self.finished = False
-        self._source = source
+        self._loader = loader
         self._setting = setting
         self._fabric = fabric
-        self.models.held = RunContext(source, setting.preprocess, fabric.device)
+        self.models.held = RunContext(loader, setting.preprocess, fabric.device)
         self._course = RecipeRunner(recipe, self.models, seed=setting.seed)
-        preflight_check(self._course, self.models, source, setting)
+        preflight_check(self._course, self.models, loader, setting)
         self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
         if fabric.world_size > 1:
             # Nobody writes before all have looked whether the folder is free.
@@ -85,20 +85,20 @@ class Run:
         self._heads: dict[nn.Module, Any] = {}
         self._going: weakref.ref[Any] | None = None
         self._written = time.perf_counter()
-        reset_to_epoch_start(source, 0)
+        reset_to_epoch_start(loader, 0)
         with self._folder.alone(fabric):
             self._open(resume=resume)
         self._touched = False
 
     def _open(self, *, resume: bool) -> None:
         """Begin, or take up what the folder holds."""
-        source = self._source
+        loader = self._loader
         if resume:
             self._folder.check_same(self._description())
         if resume and self._folder.checkpoint is not None and self._folder.checkpoint.exists():
             self._load(read_checkpoint(self._folder.checkpoint))
-        elif resume and self._folder.started and not source.resumable:
-            raise not_resumable_error(self._folder.path, f"a {type(getattr(source, 'loader', source)).__name__}")
+        elif resume and self._folder.started and not loader.resumable:
+            raise not_resumable_error(self._folder.path, f"a {type(getattr(loader, 'loader', loader)).__name__}")
         else:
             self._begin()
 
@@ -109,7 +109,7 @@ class Run:
             self._folder.describe({**self._description(), "environment": environment()})
 
     def _description(self) -> dict[str, Any]:
-        return describe_run(self.recipe, self._setting, self._source)
+        return describe_run(self.recipe, self._setting, self._loader)
 
     def __repr__(self) -> str:
         return run_summary(tuple(self.models), self.history, finished=self.finished, path=self.path)
@@ -223,7 +223,7 @@ class Run:
                 continue
             state = self._state["stage"] if self._state and self._state["key"] == key else None
             self._loop = loop = start_stage(
-                part, key, self.models, self._source, self._setting, fabric=self._fabric, folder=self._folder,
+                part, key, self.models, self._loader, self._setting, fabric=self._fabric, folder=self._folder,
                 only=len(self.recipe.parts) == 1, begun=state is not None,
             )  # fmt: skip
             self._key = key
@@ -292,7 +292,7 @@ class Run:
             "random": capture(),
             "random_of_other_ranks": self._random_of_ranks[1:],
             "metrics": self._metrics.position,
-            **state_dict(self.models, self._course, self._source),
+            **state_dict(self.models, self._course, self._loader),
         }
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -303,6 +303,6 @@ class Run:
         self.finished = bool(state["finished"])
         self._random = random_of_rank(state, self._fabric) or self._random
         self._heads = load_state_dict(
-            state, self.models, self._course, self._source, device=self._fabric.device, where=self._folder.path
+            state, self.models, self._course, self._loader, device=self._fabric.device, where=self._folder.path
         )
         self._metrics.rewind(int(state["metrics"]))

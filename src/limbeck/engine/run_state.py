@@ -21,7 +21,7 @@ from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import get_function_name
 
 
-def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[str, Any]:
+def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[str, Any]:
     """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
     stages = [{**stage.describe(), "preprocess": get_function_name(stage.preprocess)} for stage in recipe.stages()]
     fixed = {**setting.describe(), "preprocess": get_function_name(setting.preprocess)}
@@ -30,7 +30,7 @@ def describe_run(recipe: Recipe, setting: TrainConfig, source: Loader) -> dict[s
         "recipe": stages,
         "functions": _functions(recipe),
         "setting": fixed,
-        "data": source.fingerprint,
+        "data": loader.fingerprint,
         "contents": contents,
     }
 
@@ -100,11 +100,11 @@ def _plain(value: Any) -> Any:
     return get_function_name(value) if callable(value) else type(value).__name__
 
 
-def state_dict(models: RunModels, course: RecipeRunner, source: Loader) -> dict[str, Any]:
+def state_dict(models: RunModels, course: RecipeRunner, loader: Loader) -> dict[str, Any]:
     """Models, heads, what functions were asked of, and the position in the data, as they are now."""
     return {
-        "exact": source.resumable,
-        "source": source.state_dict() if source.resumable else None,
+        "exact": loader.resumable,
+        "source": loader.state_dict() if loader.resumable else None,
         "models": {name: dict(model.state_dict()) for name, model in models.made.items()},
         "heads": {name: dict(head.state_dict()) for name, head in course.heads().items()},
         "asked": course.asked,
@@ -115,7 +115,7 @@ def load_state_dict(
     state: Mapping[str, Any],
     models: RunModels,
     course: RecipeRunner,
-    source: Loader,
+    loader: Loader,
     *,
     device: torch.device,
     where: Any,
@@ -135,7 +135,7 @@ def load_state_dict(
         course.take_up(state["asked"], load)
         load(state["models"])
         if state["source"] is not None:
-            source.load_state_dict(state["source"])
+            loader.load_state_dict(state["source"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise LimbeckError(
             f"{where} was written by a run of other models or another recipe: {first_line(error)} "

@@ -17,7 +17,7 @@ def start_stage(
     part: Stage | JointStages | ParallelStages,
     key: str,
     models: RunModels,
-    source: Loader,
+    loader: Loader,
     setting: TrainConfig,
     *,
     fabric: Fabric,
@@ -31,7 +31,7 @@ def start_stage(
         part: A stage, several on one batch, or branches.
         key: Where it stands in the recipe.
         models: The run's models.
-        source: The run's source.
+        loader: The run's source.
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
         folder: The run's folder.
@@ -39,23 +39,23 @@ def start_stage(
         begun: Whether it was left in its midst, so that its source stands where it should.
     """
     if isinstance(part, ParallelStages):
-        return ParallelBranches(part, key, models, source, setting, fabric=fabric, folder=folder)
+        return ParallelBranches(part, key, models, loader, setting, fabric=fabric, folder=folder)
     stages = part.stages if isinstance(part, JointStages) else (part,)
     if not begun:
-        _start_epoch(stages, source)
+        _start_epoch(stages, loader)
     name = " & ".join(stage.name or stage.trains for stage in stages)
     return StageLoop(
-        stages, models, source=source, setting=setting, fabric=fabric, name=name if only else f"{key} {name}"
+        stages, models, loader=loader, setting=setting, fabric=fabric, name=name if only else f"{key} {name}"
     )
 
 
-def _start_epoch(stages: Sequence[Stage], run_source: Loader) -> None:
+def _start_epoch(stages: Sequence[Stage], run_loader: Loader) -> None:
     """A new stage begins with a whole epoch: the run's next, or the first of a source of its own."""
-    source = stages[0].source or run_source
-    if not source.resumable:
+    loader = stages[0].loader or run_loader
+    if not loader.resumable:
         return
-    position = source.state_dict()
-    if source is not run_source:
-        reset_to_epoch_start(source, 0)
+    position = loader.state_dict()
+    if loader is not run_loader:
+        reset_to_epoch_start(loader, 0)
     elif position["batch"]:
-        reset_to_epoch_start(source, position["epoch"] + 1)
+        reset_to_epoch_start(loader, position["epoch"] + 1)

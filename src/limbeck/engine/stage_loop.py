@@ -29,7 +29,7 @@ class StageLoop:
     Args:
         stages: The stages; all step once on every window of batches, in this order.
         models: The run's models by name.
-        source: Where batches come from.
+        loader: Where batches come from.
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
         name: What the group is called in reports.
@@ -40,14 +40,14 @@ class StageLoop:
         stages: Sequence[Stage],
         models: Mapping[str, nn.Module],
         *,
-        source: Loader,
+        loader: Loader,
         setting: TrainConfig,
         fabric: Fabric,
         name: str,
     ) -> None:
-        self.source = stages[0].source or source
+        self.loader = stages[0].loader or loader
         self._setting = setting
-        length = setting.length(check_lengths(stages), self.source)
+        length = setting.length(check_lengths(stages), self.loader)
         self._last = self._size_of_last(length)
         self.steps = (2 if self._last else 1) if setting.rehearsal else length
         self.step = 0
@@ -57,14 +57,14 @@ class StageLoop:
         self._empty = 0
         self._name = name
         self._fabric = fabric
-        self.source.bind(models)
+        self.loader.bind(models)
         # A run that is taken up looks where the one before did not, so a look may not use random numbers up. What a
         # loader hands out is kept, and is no look.
-        with nullcontext() if isinstance(self.source, TorchLoader) else fork_rng():
-            first = self._ours(self.source.peek())
-        labels = getattr(getattr(self.source, "examples", None), "labels", None)
+        with nullcontext() if isinstance(self.loader, TorchLoader) else fork_rng():
+            first = self._ours(self.loader.peek())
+        labels = getattr(getattr(self.loader, "examples", None), "labels", None)
         single = 0 < self._last < 2 * fabric.world_size
-        given: dict[str, Any] = {"source": self.source, "batch": first, "single": single}
+        given: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
         given |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
         self.learners = [StageTrainer(stage, models, **given) for stage in stages]
 
@@ -116,7 +116,7 @@ class StageLoop:
         """What is left of the epoch, in groups of `accumulate` micro-batches; the last may hold fewer."""
         window: list[Batch] = []
         any_batch = False
-        for batch in self.source:
+        for batch in self.loader:
             any_batch = True
             window.append(self._ours(batch))
             if len(window) == self._setting.accumulate:
@@ -129,16 +129,16 @@ class StageLoop:
             self._ahead = 0
         # A resumed run may stand at the very end of an epoch; two that are empty mean that nothing will come.
         self._empty = 0 if any_batch else self._empty + 1
-        if self._empty > 1 or not len(self.source):
+        if self._empty > 1 or not len(self.loader):
             raise LimbeckError(
-                f"{type(self.source).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
+                f"{type(self.loader).__name__} gave no batch in epoch {self.epoch}: there is nothing to learn from. "
                 "Can its loader be iterated more than once?"
             )
         self.epoch += 1
 
     def _rehearsed_windows(self) -> Iterator[list[Batch]]:
         """A first step's batches, and then as few examples as the last batch of an epoch holds."""
-        batch = self.source.peek()
+        batch = self.loader.peek()
         yield [self._ours(batch)] * min(self._setting.accumulate, 2)
         if not self._last:
             return
@@ -152,8 +152,8 @@ class StageLoop:
 
     def _size_of_last(self, length: int) -> int:
         """How many examples the last batch of an epoch holds; 0 where it is a full one, not reached, or not known."""
-        examples, size = self.source.examples_per_epoch, getattr(self.source, "batch_size", None)
-        if examples is None or not isinstance(size, int) or length * self._setting.accumulate < len(self.source):
+        examples, size = self.loader.examples_per_epoch, getattr(self.loader, "batch_size", None)
+        if examples is None or not isinstance(size, int) or length * self._setting.accumulate < len(self.loader):
             return 0
         return examples % size
 
@@ -207,7 +207,7 @@ class StageLoop:
             "steps": self.steps,
             "epoch": self.epoch + self._ahead,
             "seconds": self.seconds,
-            "source": self.source.state_dict() if self.source.resumable else None,
+            "source": self.loader.state_dict() if self.loader.resumable else None,
             "learners": [trainer.state_dict() for trainer in self.learners],
         }
 
@@ -219,7 +219,7 @@ class StageLoop:
             )
         self.step, self.epoch, self.seconds = int(state["step"]), int(state["epoch"]), float(state["seconds"])
         if state["source"] is not None:
-            self.source.load_state_dict(state["source"])
+            self.loader.load_state_dict(state["source"])
         with self._as_it_began():
             for trainer, saved in zip(self.learners, state["learners"], strict=True):
                 trainer.load_state_dict(saved)
@@ -253,7 +253,7 @@ def _explained(trains: str, window: Sequence[Batch]) -> Iterator[None]:
         ) from error
 
 
-def reset_to_epoch_start(source: Loader, epoch: int) -> None:
+def reset_to_epoch_start(loader: Loader, epoch: int) -> None:
     """Move a source to the start of an epoch, if it can be moved; a loader's own state stays as it is."""
-    if source.resumable:
-        source.load_state_dict({**source.state_dict(), "epoch": epoch, "batch": 0})
+    if loader.resumable:
+        loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "batch": 0})

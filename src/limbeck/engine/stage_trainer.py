@@ -37,7 +37,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         models: The run's models by name.
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
-        source: Where the stage's batches come from.
+        loader: Where the stage's batches come from.
         batch: Any batch of it, for the probe.
         labels: All labels of the source, where it knows them.
         single: Whether some batch is known to leave a rank a single example.
@@ -51,7 +51,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         *,
         setting: TrainConfig,
         fabric: Fabric,
-        source: Loader,
+        loader: Loader,
         batch: Batch,
         labels: Tensor | None = None,
         single: bool = False,
@@ -62,7 +62,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         self._models = models
         self._setting = setting
         self._fabric = fabric
-        self._source = source
+        self._loader = loader
         self._batch = batch
         self._labels = batch.labels if labels is None else labels
         self._single = single
@@ -133,7 +133,7 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         teacher, requires = self.stage.teacher, self.stage.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.attach_loader(self._source, self.stage.preprocess or self._setting.preprocess)
+        teacher.attach_loader(self._loader, self.stage.preprocess or self._setting.preprocess)
         teacher.serve(self.stage.objective.temperatures)
         answer: TeacherFn = stack.enter_context(
             teacher.prepare(requires, device=self._fabric.device, preprocess=self._preprocess)

@@ -80,8 +80,8 @@ class TrainConfig:
         if not self.checkpoint_seconds >= 0:
             raise LimbeckError(f"checkpoint_seconds must be at least 0; got {self.checkpoint_seconds}.")
 
-    def length(self, stage: Stage, source: Loader) -> int:
-        """How many optimizer steps `stage` takes on `source`; an epoch's last step may be on fewer micro-batches.
+    def length(self, stage: Stage, loader: Loader) -> int:
+        """How many optimizer steps `stage` takes on `loader`; an epoch's last step may be on fewer micro-batches.
 
         Raises:
             LimbeckError: If neither the stage nor the run says how long.
@@ -90,7 +90,7 @@ class TrainConfig:
             return stage.steps
         epochs = stage.epochs if stage.epochs is not None else self.epochs
         if epochs is not None:
-            return epochs * math.ceil(len(source) / self.accumulate)
+            return epochs * math.ceil(len(loader) / self.accumulate)
         if self.steps is not None:
             return self.steps
         raise LimbeckError(

@@ -202,8 +202,8 @@ def _shipped_by(
     models = RunModels({"student": student}, recipe.makes, seed=0)
     train, _ = train_and_development(job, data)
     # A maker may look at the run's data, for the shapes of what it builds.
-    source = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-    models.held = RunContext(source, data.preprocess, torch.device("cpu"))
+    loader = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
+    models.held = RunContext(loader, data.preprocess, torch.device("cpu"))
     if isinstance(recipe.ship, str):
         return models[recipe.ship]
     return RecipeRunner(recipe, models, seed=0).shipped()

@@ -58,7 +58,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. None if none is read.
         example: Any batch of the data; needed where heads learn, whose shape it gives before an optimizer asks for
             their parameters (``tutor.objective.parameters()``).
-        source: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
+        loader: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
         fingerprint.
         preprocess: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
@@ -89,7 +89,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher: Any = None,
         *,
         example: Any = None,
-        source: Stream | None = None,
+        loader: Stream | None = None,
         preprocess: Preprocess = read_inputs,
         adaptor: Adaptor | None = None,
         adapt: Callable[[Any], Batch] | None = None,
@@ -98,7 +98,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         objective_check(objective, accumulate=accumulate)
         self.stage = Stage(objective, teacher=teacher)
         self.student = student
-        self.source: Any = source
+        self.loader: Any = loader
         self.preprocess = preprocess
         self.adaptor = adaptor
         self.adapt = adapt
@@ -255,7 +255,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         teacher, requires = self.stage.teacher, self.objective.requires.teacher
         if teacher is None or not requires:
             return lambda batch: Outputs()
-        teacher.attach_loader(self.source or Unknown(), self.preprocess)
+        teacher.attach_loader(self.loader or Unknown(), self.preprocess)
         teacher.serve(self.objective.temperatures)
         answer: TeacherFn = stack.enter_context(
             teacher.prepare(requires, device=self.device, preprocess=self.preprocess)

@@ -36,7 +36,7 @@ class DistillModule(LightningModule):
         example: Any batch of the data, as the loader gives it.
         optimizer: How parameters move; override ``configure_optimizers`` for any other way.
         accumulate: How many batches go to one step.
-        source: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
+        loader: What a teacher whose answers are kept must know of the data: ``Rows(examples)``.
         preprocess: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
 
@@ -57,7 +57,7 @@ class DistillModule(LightningModule):
         example: Any,
         optimizer: Optimizer | None = None,
         accumulate: int = 1,
-        source: Stream | None = None,
+        loader: Stream | None = None,
         preprocess: Preprocess = read_inputs,
         adaptor: Adaptor | None = None,
     ) -> None:
@@ -71,7 +71,7 @@ class DistillModule(LightningModule):
         self.accumulate = accumulate
         self._shifted = shifts(student)
         self.tutor = DistillationLoss(
-            student, objective, teacher, example=self._batch(example), source=source, preprocess=preprocess,
+            student, objective, teacher, example=self._batch(example), loader=loader, preprocess=preprocess,
             adaptor=adaptor,
             accumulate=accumulate,
         )  # fmt: skip

@@ -68,7 +68,7 @@ class DistillTrainer(Trainer):
             example = self._example()
         student: Any = self.model
         self.tutor = DistillationLoss(
-            student, objective, teacher, example=example, source=stream_of(self.train_dataset),
+            student, objective, teacher, example=example, loader=stream_of(self.train_dataset),
             accumulate=self.args.gradient_accumulation_steps,
         )  # fmt: skip
         if self._heads():

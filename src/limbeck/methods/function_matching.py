@@ -76,10 +76,10 @@ class _Looked:
 
     def __call__(self, models: Models) -> Recipe:
         """The stage as it is."""
-        source = run_context(models).source
-        if getattr(source, "augment", None) is None and getattr(source, "mix", None) is None:
+        loader = run_context(models).loader
+        if getattr(loader, "augment", None) is None and getattr(loader, "mix", None) is None:
             warnings.warn(
-                f"function_matching is about views, and this {type(source).__name__} hands out the examples "
+                f"function_matching is about views, and this {type(loader).__name__} hands out the examples "
                 "themselves: the student will know the teacher's answers to these by heart. In Python: Shuffled(..., "
                 "augment=Chain(Crop(padding=4), Flip()), mix=Mixup()); in a job: --set 'budget.augment=[crop, flip]' "
                 "--set budget.mix=mixup.",

@@ -116,10 +116,10 @@ class Seeing(Teacher):
         """Whether the teacher is."""
         return self.teacher.is_deterministic
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """The teacher is told, with the reads of its own in place of the stage's."""
         del preprocess
-        self.teacher.attach_loader(source, self.preprocess)
+        self.teacher.attach_loader(loader, self.preprocess)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess

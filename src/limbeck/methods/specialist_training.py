@@ -60,16 +60,16 @@ def training(
     """
     check_weight(soft=soft)
     generalist, preprocess = _network(teacher)
-    sources = half_special(generalist, groups, data, held=held)
+    loaders = half_special(generalist, groups, data, held=held)
     branches = []
-    for number, source in enumerate(sources, 1):
-        objective: Objective = Loss(dustbin_cross_entropy, special=source.special)
+    for number, loader in enumerate(loaders, 1):
+        objective: Objective = Loss(dustbin_cross_entropy, special=loader.special)
         if soft:
-            objective = objective + soft * Loss(rest_kl, special=source.special)
+            objective = objective + soft * Loss(rest_kl, special=loader.special)
         branches.append(
             Stage(
                 objective, trains=_name(number), teacher=generalist if soft else None, optimizer=optimizer,
-                source=source, epochs=epochs, preprocess=preprocess, name=f"training {_name(number)}",
+                loader=loader, epochs=epochs, preprocess=preprocess, name=f"training {_name(number)}",
             )
         )  # fmt: skip
     whole = Recipe(branches[0])
@@ -101,10 +101,10 @@ def combined(
         mean: As in `Specialists`.
     """
     generalist, preprocess = _network(teacher)
-    sources = half_special(generalist, groups, data, held=held)
-    members = [TeacherRef(_name(number), preprocess=preprocess) for number in range(1, len(sources) + 1)]
-    factors = [source.oversampling for source in sources]
-    own = [source.special for source in sources]
+    loaders = half_special(generalist, groups, data, held=held)
+    members = [TeacherRef(_name(number), preprocess=preprocess) for number in range(1, len(loaders) + 1)]
+    factors = [loader.oversampling for loader in loaders]
+    own = [loader.special for loader in loaders]
     return Specialists(generalist, members, own, active=active, mean=mean, oversampling=factors)
 
 

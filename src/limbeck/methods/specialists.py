@@ -131,10 +131,10 @@ class _Plan:
         self.generalist.bind(models)
         groups = self._grouped(ours)
         apart = training(
-            self.generalist, groups, ours.source, held=ours, soft=self.soft, optimizer=self.optimizer,
+            self.generalist, groups, ours.loader, held=ours, soft=self.soft, optimizer=self.optimizer,
             epochs=self.epochs,
         )  # fmt: skip
-        together = combined(self.generalist, groups, ours.source, held=ours, **self.asked)
+        together = combined(self.generalist, groups, ours.loader, held=ours, **self.asked)
         lessons = [replace(stage, teacher=together, name="distilling specialists") for stage in self.final.stages()]
         return Recipe(*apart.parts, *lessons, makes=apart.makes)
 
@@ -157,13 +157,13 @@ class _Plan:
         if self.groups is None:
             clusters, size = self.wanted
             groups = confusion_groups(
-                self.generalist, ours.source, clusters=clusters, size=size, cover=self.cover,
+                self.generalist, ours.loader, clusters=clusters, size=size, cover=self.cover,
                 preprocess=ours.preprocess,
                 device=ours.device,
             )  # fmt: skip
         with self.generalist.prepare(frozenset({LOGITS}), device=ours.device, preprocess=ours.preprocess) as answer:
-            classes = answer(ours.source.peek().to(ours.device))[LOGITS].shape[-1]
-        names = getattr(getattr(ours.source, "examples", None), "class_names", None)
+            classes = answer(ours.loader.peek().to(ours.device))[LOGITS].shape[-1]
+        names = getattr(getattr(ours.loader, "examples", None), "class_names", None)
         if self.groups is not None:
             groups = check_groups(self.groups, classes=classes, class_names=names)
         left = sorted(set(range(classes)) - set().union(*groups))

@@ -80,13 +80,13 @@ def _is_batches(data: Any) -> bool:
     return isinstance(data, Iterable)
 
 
-def _epoch(source: Loader, model: Any) -> Iterable[Batch]:
-    if isinstance(source, TorchLoader):
+def _epoch(loader: Loader, model: Any) -> Iterable[Batch]:
+    if isinstance(loader, TorchLoader):
         # A loader goes on where it was left; another one around the same batches begins anew.
-        anew = TorchLoader(source.loader, adapt=source.adapt)
+        anew = TorchLoader(loader.loader, adapt=loader.adapt)
         anew.bind({} if model is None else {"model": model})
         return anew
-    return source.batches(0, 0) if source.resumable else source
+    return loader.batches(0, 0) if loader.resumable else loader
 
 
 class Predictions(NamedTuple):

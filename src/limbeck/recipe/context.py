@@ -16,13 +16,13 @@ class RunContext(NamedTuple):
     """What a run was given.
 
     Attributes:
-        source: Where its batches come from; only look (``source.batches(0, 0)``, ``source.peek()``), for its position
+        loader: Where its batches come from; only look (``loader.batches(0, 0)``, ``loader.peek()``), for its position
             is the run's.
         preprocess: The way from a batch to inputs, for every side that declares none.
         device: Where its models learn.
     """
 
-    source: Loader
+    loader: Loader
     preprocess: Preprocess
     device: torch.device
 

@@ -56,7 +56,7 @@ class Stage(Part):
         teacher: A `Teacher`, or anything that becomes one: a module, an estimator, the name of a model of the run.
             None where the objective reads no teacher.
         optimizer: How its parameters move; the run's by default.
-        source: Where its batches come from; the run's by default.
+        loader: Where its batches come from; the run's by default.
         epochs: For how many passes over the source; this or `steps`, or the run's budget.
         steps: For how many optimizer steps.
         preprocess: The student's way from a batch to its inputs; the run's by default.
@@ -71,7 +71,7 @@ class Stage(Part):
     trains: str = "student"
     teacher: Any = None
     optimizer: Optimizer | None = None
-    source: Loader | None = None
+    loader: Loader | None = None
     epochs: int | None = None
     steps: int | None = None
     preprocess: Preprocess | None = None
@@ -105,7 +105,7 @@ class Stage(Part):
             "trains": self.trains,
             "teacher": self.teacher.describe() if self.teacher is not None else None,
             "optimizer": self.optimizer.describe() if self.optimizer else None,
-            "source": self.source.fingerprint if self.source is not None else None,
+            "source": self.loader.fingerprint if self.loader is not None else None,
             "epochs": self.epochs,
             "steps": self.steps,
         }
@@ -118,7 +118,7 @@ class JointStages(Part):
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
-        if any(stage.source is not None for stage in self.stages[1:]):
+        if any(stage.loader is not None for stage in self.stages[1:]):
             raise LimbeckError("Stages joined by & see the same batches; give the source to the first of them.")
         lengths = {(stage.epochs, stage.steps) for stage in self.stages} - {(None, None)}
         if len(lengths) > 1:

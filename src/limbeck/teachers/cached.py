@@ -62,11 +62,11 @@ class CachedTeacher(Teacher):
     Example:
         >>> import tempfile
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
-        >>> source = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
+        >>> loader = ShuffledLoader(ArrayDataset(torch.randn(6, 2)), batch_size=3)
         >>> teacher, preprocess = CachedTeacher(nn.Linear(2, 4), tempfile.mkdtemp()), lambda batch: batch.inputs
-        >>> teacher.attach_loader(source, preprocess)
+        >>> teacher.attach_loader(loader, preprocess)
         >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=preprocess) as answer:
-        ...     answer(source.peek())["logits"].shape
+        ...     answer(loader.peek())["logits"].shape
         torch.Size([3, 4])
     """
 
@@ -108,20 +108,20 @@ class CachedTeacher(Teacher):
         if self.inner is not None:
             self.inner.bind(models)
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """What the answers will belong to.
 
         Raises:
             LimbeckError: If the store was made for something else, or the source has no ids.
         """
-        if not source.has_ids:
+        if not loader.has_ids:
             raise LimbeckError(
-                f"A {type(source).__name__} gives its examples no ids, by which answers are found again: give arrays, "
+                f"A {type(loader).__name__} gives its examples no ids, by which answers are found again: give arrays, "
                 "examples, or Shuffled(examples, batch_size=...)."
             )
         # A model of the run may not exist yet.
-        known = None if self.names else self._checked(Location(self.where), source, preprocess)
-        self._expected = source, preprocess, known
+        known = None if self.names else self._checked(Location(self.where), loader, preprocess)
+        self._expected = loader, preprocess, known
 
     def serve(self, temperatures: frozenset[float]) -> None:
         """What a new store of sampled classes is drawn for, unless its ``power`` was given."""
@@ -136,21 +136,21 @@ class CachedTeacher(Teacher):
                 f"The answers in {self.where} belong to the examples of one source, and nobody said where these "
                 "batches come from: call teacher.attach_loader(source, reads) first; or ask the teacher itself, live."
             )
-        (source, asked, known), self._expected = self._expected, None
+        (loader, asked, known), self._expected = self._expected, None
         self._addresses |= requires  # a run prepares all its stages before it asks for the first
         place, head = Location(self.where), None
-        origin, described = self._checked(place, source, asked) if known is None else known
+        origin, described = self._checked(place, loader, asked) if known is None else known
         if self.inner is not None:
             head = None if self.through is None else find_last_layer(self.inner, self.through)
-            self.inner.attach_loader(source, asked)
+            self.inner.attach_loader(loader, asked)
             self.inner.prepare(
                 query_addresses(requires, head), device=device, preprocess=preprocess
             )  # raises what it cannot
         question = CacheRequest(
             requires, self._addresses, origin, self._encoding(place), self.classes, head,
-            getattr(source, "batch_size", 1),
-            _about(source, described), self.shard_bytes,
-            checks_inputs=not getattr(source, "fixed", False),
+            getattr(loader, "batch_size", 1),
+            _about(loader, described), self.shard_bytes,
+            checks_inputs=not getattr(loader, "fixed", False),
         )  # fmt: skip
         return CacheSession(self.inner, place, question, device=device, preprocess=preprocess)
 
@@ -166,14 +166,14 @@ class CachedTeacher(Teacher):
         who = None if self.inner is None else self.inner.describe()
         return {"teacher": "CachedTeacher", "of": who, "encoding": self.encoding, "through": self.through}
 
-    def _checked(self, place: Location, source: Stream, preprocess: Preprocess) -> _Known:
+    def _checked(self, place: Location, loader: Stream, preprocess: Preprocess) -> _Known:
         """What the answers belong to, once the store is known to be of it, as far as can be seen before it is asked."""
         manifest = find_manifest(place)
         if manifest is None and self.inner is None:
             raise LimbeckError(f"There is no store of answers at {place.name}, and no teacher to ask.")
         stored = None if manifest is None else manifest.origin
         described = None if self.inner is None else self.inner.describe()
-        data, views = source_fingerprints(source)
+        data, views = loader_fingerprints(loader)
         wanted = TeacherProvenance(
             teacher=self.inner.fingerprint if self.inner is not None else stored.teacher,  # type: ignore[union-attr]
             data=data,
@@ -182,7 +182,7 @@ class CachedTeacher(Teacher):
             precision="" if stored is None else stored.precision,
         )
         if manifest is not None and (found := manifest.origin.difference(wanted)) is not None:
-            raise find_mismatch(place, manifest, found, about=_about(source, described))
+            raise find_mismatch(place, manifest, found, about=_about(loader, described))
         return _Known(wanted, described)
 
     def _encoding(self, place: Location) -> dict[str, Any]:
@@ -251,28 +251,28 @@ def _reading(preprocess: Preprocess, described: Mapping[str, Any] | None) -> str
     return json.dumps([code_fingerprint(preprocess), *_reads_in(described)])
 
 
-def _about(source: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:
+def _about(loader: Stream, described: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
-        "examples": source.examples_per_epoch,
-        "batch_size": getattr(source, "batch_size", None),
-        "views": _views_in(source),
+        "examples": loader.examples_per_epoch,
+        "batch_size": getattr(loader, "batch_size", None),
+        "views": _views_in(loader),
         "teacher": described,
         "versions": {name: importlib.metadata.version(name) for name in ("limbeck", "torch")},
     }
 
 
-def _views_in(source: Stream) -> str | None:
+def _views_in(loader: Stream) -> str | None:
     """What makes views of the examples, in words; None where nothing does, or it has none."""
-    made = [getattr(getattr(source, name, None), "fingerprint", None) for name in ("augment", "mix")]
+    made = [getattr(getattr(loader, name, None), "fingerprint", None) for name in ("augment", "mix")]
     return " > ".join(str(one) for one in made if one is not None) or None
 
 
-def source_fingerprints(source: Stream) -> tuple[str, str | None]:
+def loader_fingerprints(loader: Stream) -> tuple[str, str | None]:
     """The fingerprints of a source's examples and of what makes views of them; None where nothing does."""
-    examples = getattr(source, "examples", None)
-    if examples is None or examples.fingerprint == source.fingerprint:
-        return source.fingerprint, None
-    return examples.fingerprint, source.fingerprint
+    examples = getattr(loader, "examples", None)
+    if examples is None or examples.fingerprint == loader.fingerprint:
+        return loader.fingerprint, None
+    return examples.fingerprint, loader.fingerprint
 
 
 def _reads_in(described: Any) -> list[Any]:

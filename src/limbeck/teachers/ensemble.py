@@ -79,10 +79,10 @@ class Ensemble(Teacher):
         """Whether all of them are."""
         return all(one.is_deterministic for one in self.members)
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self.members:
-            one.attach_loader(source, preprocess)
+            one.attach_loader(loader, preprocess)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess

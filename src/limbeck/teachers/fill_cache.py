@@ -29,7 +29,7 @@ class Epochs(Stream, Protocol):
 
 def fill_cache(
     teacher: CachedTeacher,
-    source: Epochs,
+    loader: Epochs,
     *,
     preprocess: Preprocess = read_inputs,
     views: int = 1,
@@ -43,7 +43,7 @@ def fill_cache(
 
     Args:
         teacher: Who answers, and where the answers are kept.
-        source: The examples.
+        loader: The examples.
         preprocess: The way from a batch to inputs.
         views: How many views of each; the first epochs of the source.
         device: Where the teacher runs.
@@ -55,12 +55,12 @@ def fill_cache(
         raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
     done, chance = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
-    teacher.attach_loader(source, preprocess)
+    teacher.attach_loader(loader, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), find_last_layer(teacher.inner, teacher.through))
     with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
         for view in range(views):
-            for batch in source.batches(view, 0):
+            for batch in loader.batches(view, 0):
                 chance.update(batch, answer(batch.to(device)))
                 done += batch.size
                 yield done

@@ -61,10 +61,10 @@ class PrecomputedTeacher(Teacher):
         self._examples = next(iter(lengths.values()))
         self._looks = False
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """Whether the source may hand out other inputs under the same ids, for which no answer was recorded."""
         del preprocess
-        self._looks = not getattr(source, "fixed", False)
+        self._looks = not getattr(loader, "fixed", False)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess

@@ -54,15 +54,15 @@ class ShuffledTeacher(Teacher):
         """No: which answer an example gets depends on its batch."""
         return False
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """As the teacher does.
 
         Raises:
             LimbeckError: If batches hold one example each: there is no other to be answered about.
         """
-        if getattr(source, "batch_size", None) == 1:
+        if getattr(loader, "batch_size", None) == 1:
             raise LimbeckError("A displaced teacher answers about the next example of a batch: batches need two.")
-        self.inner.attach_loader(source, preprocess)
+        self.inner.attach_loader(loader, preprocess)
 
     def serve(self, temperatures: frozenset[float]) -> None:
         """As the teacher does."""

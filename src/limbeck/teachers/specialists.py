@@ -192,10 +192,10 @@ class Specialists(Teacher):
         """Whether all of them are."""
         return all(one.is_deterministic for one in self._all)
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
         """All of them are told."""
         for one in self._all:
-            one.attach_loader(source, preprocess)
+            one.attach_loader(loader, preprocess)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess

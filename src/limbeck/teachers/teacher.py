@@ -92,11 +92,11 @@ class Teacher(ABC):
         """Whether the same question gets the same answer, whatever else is in the batch: only then can it be kept."""
         return not self.changes
 
-    def attach_loader(self, source: Stream, preprocess: Preprocess) -> None:  # noqa: B027
+    def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:  # noqa: B027
         """Told where the batches of the next block will come from, before `prepare`; most teachers need not know.
 
         Args:
-            source: Where.
+            loader: Where.
             preprocess: The stage's way from a batch to inputs.
 
         Raises:

@@ -66,7 +66,7 @@ class CacheVerification(NamedTuple):
 
 def verify_cache(
     teacher: CachedTeacher,
-    source: Epochs,
+    loader: Epochs,
     *,
     sample: int,
     preprocess: Preprocess = read_inputs,
@@ -78,7 +78,7 @@ def verify_cache(
 
     Args:
         teacher: Who answered, and where the answers are kept.
-        source: The examples; those that come first are asked about, so one that shuffles is wanted.
+        loader: The examples; those that come first are asked about, so one that shuffles is wanted.
         preprocess: The way from a batch to inputs.
         sample: How many, at least.
         views: Which views of them; each batch is of one, drawn at random.
@@ -90,14 +90,14 @@ def verify_cache(
     """
     if teacher.inner is None:
         raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
-    store, size = Store(teacher.where), getattr(source, "batch_size", 1)
-    teacher.attach_loader(source, preprocess)  # raises if the store is another teacher's or data set's
+    store, size = Store(teacher.where), getattr(loader, "batch_size", 1)
+    teacher.attach_loader(loader, preprocess)  # raises if the store is another teacher's or data set's
     head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
     found, asked = list[CacheVerification](), 0
     with teacher.inner.prepare(
         query_addresses(frozenset({LOGITS}), head), device=device, preprocess=preprocess
     ) as answer:
-        for batch in _drawn(source, views, seed):
+        for batch in _drawn(loader, views, seed):
             if asked >= sample:
                 break
             found.append(_compared(store, answer, batch.to(device), size, head))
@@ -107,13 +107,13 @@ def verify_cache(
     return CacheVerification(asked, *means) if found else CacheVerification(0, 0.0, 0.0, 0.0)
 
 
-def _drawn(source: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
+def _drawn(loader: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
     """The batches of an epoch, each in a view of its own."""
     if len(views) == 1:
-        yield from source.batches(views[0], 0)
+        yield from loader.batches(views[0], 0)
         return
     draw, number = random.Random(seed), 0
-    while (batch := next(source.batches(draw.choice(views), number), None)) is not None:
+    while (batch := next(loader.batches(draw.choice(views), number), None)) is not None:
         yield batch
         number += 1
 

@@ -28,7 +28,7 @@ def pictures(shape=(N, 3, 8, 6), dtype=torch.uint8):
     return images if dtype == torch.uint8 else (images.double() / 255).to(dtype)
 
 
-def source(mix, *, n=N, batch_size=16, labels=True, **options):
+def make_loader(mix, *, n=N, batch_size=16, labels=True, **options):
     data = ArrayDataset(pictures((n, 3, 8, 6)), torch.arange(n) % 7 if labels else None)
     return ShuffledLoader(data, batch_size=batch_size, mix=mix, **options)
 
@@ -74,7 +74,7 @@ def test_partners_are_uniform_over_the_whole_set(mix, size):
 
 
 def test_partners_do_not_come_from_the_batch():
-    small = source(Mixup(), n=400, batch_size=4)
+    small = make_loader(Mixup(), n=400, batch_size=4)
     inside = total = 0
     for batch in small:
         inside += int(torch.isin(batch.extra["partner"], batch.id).sum())
@@ -87,7 +87,7 @@ def test_partners_do_not_come_from_the_batch():
 def test_batch_order_and_size_do_not_matter(mix):
     wanted = {}
     for size, seed in [(16, 0), (5, 0), (40, 3)]:
-        for batch in source(mix, batch_size=size, seed=seed, augment=Chain(Crop(1), Flip())):
+        for batch in make_loader(mix, batch_size=size, seed=seed, augment=Chain(Crop(1), Flip())):
             for row, id in enumerate(batch.id.tolist()):
                 found = (
                     batch.inputs[row].numpy().tobytes(),
@@ -161,7 +161,7 @@ def test_mixup_and_cutmix_of_one_seed_draw_other_numbers():
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_the_partner_is_seen_through_the_same_views(mix):
     augment = Chain(Crop(2), Flip())
-    found = source(mix, augment=augment, views=3)
+    found = make_loader(mix, augment=augment, views=3)
     images = found.examples.take(torch.arange(N)).inputs
     for epoch in range(4):
         for batch in found:
@@ -185,7 +185,7 @@ def test_a_subset_mixes_within_itself():
 
 def test_of_one_example_the_partner_is_itself():
     for mix in MIXES:
-        (batch,) = source(mix, n=1)
+        (batch,) = make_loader(mix, n=1)
         assert batch.extra["partner"].tolist() == [0]
         assert torch.equal(batch.inputs, pictures((1, 3, 8, 6)))
 
@@ -208,18 +208,18 @@ def test_what_is_masked_out_is_in_no_mixture_that_counts():
 
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_a_source_that_mixes_keeps_every_law(mix):
-    check_loader(source(mix, augment=Flip(), batch_size=7))
-    check_loader(source(mix, labels=False, drop_last=True, views=2))
+    check_loader(make_loader(mix, augment=Flip(), batch_size=7))
+    check_loader(make_loader(mix, labels=False, drop_last=True, views=2))
     assert isinstance(mix, BatchMix)
 
 
 def test_fingerprints_tell_every_parameter_apart():
-    plain = source(None)
-    sources = [source(mix, **options) for mix in (None, Mixup(), Mixup(0.3), Mixup(seed=1), CutMix(), CutMix(0.3))
+    plain = make_loader(None)
+    loaders = [make_loader(mix, **options) for mix in (None, Mixup(), Mixup(0.3), Mixup(seed=1), CutMix(), CutMix(0.3))
                for options in ({}, {"augment": Flip()})]  # fmt: skip
-    assert len({one.fingerprint for one in sources}) == len(sources)
-    assert sources[0].fingerprint == plain.fingerprint
-    assert source(Mixup(), views=3).fingerprint == source(Mixup()).fingerprint
+    assert len({one.fingerprint for one in loaders}) == len(loaders)
+    assert loaders[0].fingerprint == plain.fingerprint
+    assert make_loader(Mixup(), views=3).fingerprint == make_loader(Mixup()).fingerprint
     assert Mixup(1).fingerprint == Mixup(1.0).fingerprint
 
 

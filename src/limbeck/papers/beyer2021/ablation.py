@@ -59,8 +59,8 @@ def _teacher() -> nn.Module:
 def teach(desk: TaskFolder, *, quick: bool) -> Figures:
     """The teacher, on crops of all training images."""
     net = _teacher()
-    source = stream(fashion(quick).train, "consistent", 0)
-    _run(desk, net, make("supervised"), source, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
+    loader = stream(fashion(quick).train, "consistent", 0)
+    _run(desk, net, make("supervised"), loader, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
     return {"accuracy": _accuracy(_shown(net, quick), quick)}
 
@@ -79,9 +79,9 @@ def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) ->
     return {"accuracy": _accuracy(shown, quick), "kl": float(divergence)}
 
 
-def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, source: ShuffledLoader, *, seed: int, epochs: int) -> None:
+def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, loader: ShuffledLoader, *, seed: int, epochs: int) -> None:
     distill(
-        net, recipe, source, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimizer=_OPTIMIZER,
+        net, recipe, loader, out=desk.folder / "run", resume=True, seed=seed, epochs=epochs, optimizer=_OPTIMIZER,
         preprocess=PIXELS, precision="bf16-mixed", accelerator="cpu", log_every=100, checkpoint_seconds=60.0, workers=1,
     ).finish()  # fmt: skip
 

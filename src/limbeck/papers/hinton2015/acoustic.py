@@ -68,11 +68,11 @@ def train(
 
     `lr` is 0.001 for batches of 256 and 0.002 for batches of 512, if it is not given.
     """
-    source = ShuffledLoader(examples, batch_size=batch, seed=seed)
+    loader = ShuffledLoader(examples, batch_size=batch, seed=seed)
     run = distill(
         net,
         recipe,
-        source,
+        loader,
         out=desk.folder / RUN,
         resume=True,
         seed=seed,
@@ -80,7 +80,7 @@ def train(
         optimizer=Optimizer("adamw", lr=_LR[batch] if lr is None else lr, warmup=0.05, options={"weight_decay": 0.01}),
         precision="bf16-mixed",
         accelerator="cpu",
-        log_every=len(source),
+        log_every=len(loader),
         checkpoint_seconds=60.0,
         workers=1,
     )
@@ -90,10 +90,10 @@ def train(
 
 def soft_targets(model: nn.Module | Teacher, examples: Dataset) -> Float[Tensor, "frames classes"]:
     """The logits for every example, in their order."""
-    source = ShuffledLoader(examples, batch_size=_ASKED, shuffle=False)
+    loader = ShuffledLoader(examples, batch_size=_ASKED, shuffle=False)
     teacher = as_teacher(model)
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as answer:
-        return torch.cat([answer(batch)[LOGITS].float() for batch in source.batches(0, 0)])
+        return torch.cat([answer(batch)[LOGITS].float() for batch in loader.batches(0, 0)])
 
 
 def frame_accuracy(logits: Float[Tensor, "frames classes"], examples: Dataset) -> float:

@@ -19,7 +19,7 @@ from limbeck.methods.groups import confusion_groups
 from limbeck.methods.specialist_training import combined, training
 from limbeck.metrics import predict
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
-from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, network, pictures, source
+from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, make_loader, network, pictures
 from limbeck.recipe import Optimizer, Recipe
 from limbeck.teachers import Groups, ModelTeacher, Specialists, special_classes
 
@@ -53,7 +53,7 @@ def train_on(desk: TaskFolder, *, seed: int, examples: int, quick: bool) -> Figu
 def _taught(
     desk: TaskFolder, net: nn.Module, examples: int, data: DataSplits, optimizer: Optimizer, *, seed: int
 ) -> Figures:
-    stream, steps = source(data.train, seed), examples // BATCH
+    stream, steps = make_loader(data.train, seed), examples // BATCH
     _run(desk, {"student": net}, make("supervised"), stream, data, seed=seed, optimizer=optimizer, steps=steps)
     return _kept(desk, net, data)
 
@@ -63,7 +63,7 @@ def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) 
     data, net = pictures(quick), network(seed)
     net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
     net.eval()
-    generalist, stream = ModelTeacher(net), source(data.train, seed)
+    generalist, stream = ModelTeacher(net), make_loader(data.train, seed)
     unseen = ShuffledLoader(data.train, batch_size=500, shuffle=False)
     groups = confusion_groups(
         generalist, unseen, clusters=SPECIALISTS, size=SIZE, preprocess=data.preprocess, seed=seed

@@ -62,8 +62,8 @@ STUDENT = Optimizer(name="adam", lr=1e-3, warmup=0.01)
 
 def logits(model: nn.Module, examples: Dataset) -> Tensor:
     """What a model answers to the examples, in their order, in float32."""
-    source = ShuffledLoader(examples, batch_size=2000, shuffle=False)
-    return predict(model, source, preprocess=READS).student
+    loader = ShuffledLoader(examples, batch_size=2000, shuffle=False)
+    return predict(model, loader, preprocess=READS).student
 
 
 def labels_of(examples: Dataset) -> Tensor:

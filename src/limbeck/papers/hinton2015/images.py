@@ -38,7 +38,7 @@ def network(seed: int) -> nn.Module:
     return laid_out
 
 
-def source(examples: Dataset, seed: int) -> ShuffledLoader:
+def make_loader(examples: Dataset, seed: int) -> ShuffledLoader:
     """Shifted by up to four pixels, and mirrored half of the time."""
     view = Chain(RandomShift(4, seed=seed), Flip(seed=seed))
     return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=view)

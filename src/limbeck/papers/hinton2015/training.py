@@ -42,8 +42,8 @@ def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
     """
     data = digits(quick)
     net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
-    source = ShuffledLoader(data.train, batch_size=_TEACHER_BATCH, seed=seed, augment=RandomShift(2, seed=seed))
-    _train(desk, net, make("supervised"), source, seed=seed, epochs=6 if quick else 150, optimizer=TEACHER)
+    loader = ShuffledLoader(data.train, batch_size=_TEACHER_BATCH, seed=seed, augment=RandomShift(2, seed=seed))
+    _train(desk, net, make("supervised"), loader, seed=seed, epochs=6 if quick else 150, optimizer=TEACHER)
     answers, shown = logits(net, data.train), logits(net, data.test)
     save_file({"train": answers, "test": shown}, desk.folder / _ANSWERS)
     return {"errors": errors(shown, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
@@ -89,8 +89,8 @@ def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) ->
             weight=lesson.weight,
             labels=lesson.weight < 1,
         )
-    source = ShuffledLoader(transfer, batch_size=lesson.batch, seed=seed)
-    _train(desk, net, recipe, source, seed=seed, epochs=lesson.epochs, optimizer=STUDENT)
+    loader = ShuffledLoader(transfer, batch_size=lesson.batch, seed=seed)
+    _train(desk, net, recipe, loader, seed=seed, epochs=lesson.epochs, optimizer=STUDENT)
     labels = labels_of(data.test)
     figures: dict[str, Any] = _counted(logits(net, data.test), labels)
     if lesson.free:
@@ -128,7 +128,7 @@ def _train(
     desk: TaskFolder,
     net: nn.Module,
     recipe: Recipe,
-    source: ShuffledLoader,
+    loader: ShuffledLoader,
     *,
     seed: int,
     epochs: int,
@@ -137,7 +137,7 @@ def _train(
     distill(
         net,
         recipe,
-        source,
+        loader,
         out=desk.folder / "run",
         resume=True,
         seed=seed,
