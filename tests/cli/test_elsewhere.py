@@ -13,7 +13,7 @@ OWN = """
 from math import prod
 
 from torch import nn
-from limbeck.methods.hinton import hinton
+from limbeck.methods.logits.hinton import hinton
 
 
 def build(input_shape, classes):

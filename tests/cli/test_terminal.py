@@ -130,9 +130,9 @@ def test_a_card_with_a_list_can_be_typed(limbeck, tmp_path, monkeypatch):
     }
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(
-        "from dataclasses import replace\nfrom limbeck.methods.hinton import CARD\n"
-        f"CARD = replace(CARD, ranges={{}}, defaults={defaults!r})\n\n\n"
-        "def own(teacher, *, tail, name, mean, sure, at):\n    return None\n"
+        "from dataclasses import replace\nfrom limbeck.methods.logits.hinton import CARD\n"
+        f"CARD = replace(CARD, ranges={{}})\n\n\n"
+        f"def own(teacher, *, {', '.join(f'{key}={value!r}' for key, value in defaults.items())}):\n    return None\n"
     )
     ended = limbeck("methods", "own.py:own")
     given = [one for one in settings_in(ended.out) if not one.endswith("=...")]
@@ -151,7 +151,7 @@ def test_a_card(limbeck):
         assert card.bibtex in ended.out
         settings = settings_in(ended.out)
         found = with_settings({}, [word for word in settings if not word.endswith("=...")]).get("method", {})
-        assert found == dict(card.defaults), "what is shown can be typed"
+        assert found == method(name).defaults, "what is shown can be typed"
         needed = [f"method.{key}=..." for key in method(name).required if key != "teacher"]
         assert [word for word in settings if word.endswith("=...")] == needed
 

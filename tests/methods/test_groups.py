@@ -12,7 +12,7 @@ from limbeck.data import ArrayDataset, ShuffledLoader, load_data
 from limbeck.engine import distill
 from limbeck.errors import DataError, LimbeckError
 from limbeck.methods import make
-from limbeck.methods.groups import confusion_groups, prediction_covariance
+from limbeck.methods.teachers.groups import confusion_groups, prediction_covariance
 from limbeck.models import build
 from limbeck.recipe import Optimizer
 from limbeck.teachers import SklearnTeacher

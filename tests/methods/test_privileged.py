@@ -11,7 +11,7 @@ from limbeck.engine import distill
 from limbeck.errors import DataError
 from limbeck.functional import kl_divergence
 from limbeck.methods import make
-from limbeck.methods.privileged import one_sided_kl
+from limbeck.methods.teachers.privileged import one_sided_kl
 from limbeck.models import reinitialize
 from limbeck.recipe import Optimizer
 from limbeck.teachers import Ensemble, ModelTeacher

@@ -16,8 +16,8 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError, LimbeckWarning, UnknownNameError
 from limbeck.functional import cross_entropy
 from limbeck.methods import make
-from limbeck.methods.groups import confusion_groups
-from limbeck.methods.specialist_training import combined, training
+from limbeck.methods.teachers.groups import confusion_groups
+from limbeck.methods.teachers.specialist_training import combined, training
 from limbeck.models import build
 from limbeck.recipe import Optimizer, Recipe, Stage
 from limbeck.teachers import Ensemble, ModelTeacher, TeacherRef

@@ -11,7 +11,7 @@ import torch
 import limbeck.metrics
 from limbeck.metrics import CORRUPTIONS, MEASURES, MULTI_LABEL_MEASURES, REGRESSION_MEASURES, MetricFunction
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "measures.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 ROWS = {
     cells[0].strip("` "): [cell.strip() for cell in cells[1:]]
     for cells in (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `"))

@@ -14,7 +14,7 @@ from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import kl_divergence, reverse_kl
 from limbeck.losses import Loss
-from limbeck.methods.hinton import hinton
+from limbeck.methods.logits.hinton import hinton
 from limbeck.recipe import Recipe, Stage
 from limbeck.schedule import ramp
 from limbeck.teachers import CachedTeacher, ShuffledTeacher, fill_cache

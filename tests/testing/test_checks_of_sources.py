@@ -202,15 +202,12 @@ def test_broken_methods_are_caught(broken, sentence):
         check_method(broken)
 
 
-def test_a_card_that_does_not_tell_the_defaults_is_caught(monkeypatch):
+def test_a_card_without_a_citation_is_caught(monkeypatch):
     from dataclasses import replace
 
-    from limbeck.methods import hinton
+    from limbeck.methods.logits import hinton
 
     whole = hinton.CARD
-    monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, defaults={"temperature": 2.0}))
-    with breaks("its card gives the defaults"):
-        check_method("hinton")
     monkeypatch.setattr(hinton, "CARD", replace(hinton.CARD, bibtex=""))
     with breaks("its card has no bibtex"):
         check_method("hinton")

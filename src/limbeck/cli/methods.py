@@ -11,9 +11,9 @@ def show_methods(*, as_json: bool) -> None:
     """A line for every method."""
     from limbeck.methods import method, names
 
-    cards = {name: method(name).card for name in names()}
+    calls = {name: method(name) for name in names()}
     if as_json:
-        print(json.dumps({name: _fields(card) for name, card in cards.items()}))
+        print(json.dumps({name: _fields(call) for name, call in calls.items()}, default=str))
         return
     from rich.table import Table
 
@@ -22,8 +22,8 @@ def show_methods(*, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("method", "year", "what it does"):
         table.add_column(column)
-    for name, card in cards.items():
-        table.add_row(name, str(card.year), card.claim)
+    for name, call in calls.items():
+        table.add_row(name, str(call.card.year), call.card.claim)
     make_console().print(table)
     make_console().print(
         "\n`limbeck methods NAME` shows one card; `limbeck distill --method NAME` uses it.", highlight=False
@@ -36,7 +36,7 @@ def show_card(name: str, *, as_json: bool) -> None:
 
     found = method(name)
     if as_json:
-        print(json.dumps(_fields(found.card)))
+        print(json.dumps(_fields(found), default=str))
         return
     from limbeck.cli.terminal import make_console
 
@@ -48,7 +48,7 @@ def show_card(name: str, *, as_json: bool) -> None:
     for key in found.required:
         if key != "teacher":
             print(f"  --set method.{key}=...  (needed)")
-    for key, value in card.defaults.items():
+    for key, value in found.defaults.items():
         found_in = card.ranges.get(key)
         told = f"  (limbeck tune: {found_in.low:g} to {found_in.high:g})" if found_in is not None else ""
         print(f"  --set {_setting(key, value)}{told}")
@@ -58,13 +58,13 @@ def show_card(name: str, *, as_json: bool) -> None:
 def _setting(key: str, value: Any) -> str:
     """A setting as a shell takes it: a list is quoted, a number or a plain word is not."""
     plain = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null", "yes", "no")
-    return quote(f"method.{key}={value if plain else json.dumps(value, separators=(',', ':'))}")
+    return quote(f"method.{key}={value if plain else json.dumps(value, separators=(',', ':'), default=str)}")
 
 
-def _fields(card: Any) -> dict[str, Any]:
+def _fields(call: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return asdict(card)
+    return asdict(call.card) | {"defaults": call.defaults}
 
 
 def show_keys(prefix: str, *, as_json: bool) -> None:

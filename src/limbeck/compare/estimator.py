@@ -55,7 +55,7 @@ def open_estimator(made: Any, name: str, material: ComparisonData) -> EstimatorM
         raise LimbeckError(
             f"{name} returned a {type(made).__name__}, which has no predict_proba. A job's teacher is a torch module, "
             "a classifier with probabilities, or a limbeck.SklearnTeacher; "
-            "regression is done in Python, see docs/measures.md."
+            "regression is done in Python, see docs/metrics.md."
         )
     fitted = hasattr(made, "classes_")
     if not fitted:

@@ -22,7 +22,7 @@ from limbeck.data import ArrayDataset, SelectColumn, ShuffledLoader
 from limbeck.engine import Run, TrainConfig, distill, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.losses import Objective
-from limbeck.methods.hinton import hinton
+from limbeck.methods.logits.hinton import hinton
 from limbeck.models import build, seeded
 from limbeck.recipe import Optimizer, Part, Recipe, Stage
 from limbeck.tap import FrozenParameters, logits_of
@@ -124,7 +124,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
 
     ``fit`` fits the teacher, unless it is fitted already, and distils it into the student by limbeck's own engine. The
     teacher reads the columns as they are, the student standardized ones. Minimized is
-    ``(1 - w) CE(labels) + w T^2 KL(teacher || student)`` (`limbeck.methods.hinton`), or `objective`.
+    ``(1 - w) CE(labels) + w T^2 KL(teacher || student)`` (`limbeck.methods.logits.hinton`), or `objective`.
 
     A clone is not fitted, and neither is its teacher: to keep one that is fitted through ``clone``,
     ``GridSearchCV`` and ``cross_val_score``, give ``sklearn.frozen.FrozenEstimator(teacher)``.

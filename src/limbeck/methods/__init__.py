@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import cache
+from importlib import import_module, resources
 from typing import Any
 
 from limbeck.errors import unknown
@@ -12,67 +13,78 @@ from limbeck.recipe import Recipe
 
 __all__ = ["MethodCall", "MethodCard", "make", "method", "names"]
 
-# Each is a file of this folder with a CARD and a function of the same name; nothing is imported until it is asked for.
-_NAMES = (
-    "supervised",
-    "label_smoothing",
-    "hinton",
-    "function_matching",
-    "specialists",
-    "logit_matching",
-    "fitnets",
-    "born_again",
-    "mutual",
-    "mean_teacher",
-    "privileged",
-)
+# The order of the list of methods; a folder that is not named here comes last.
+_FAMILIES = ("controls", "logits", "features", "relations", "online", "teachers", "data", "language")
 
 
 def names() -> tuple[str, ...]:
-    """The methods there are, controls first.
+    """The names of all published methods, controls first.
 
     Example:
         >>> "hinton" in names()
         True
     """
-    return _NAMES
+    return tuple(_modules())
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """Find the module of each method: every file of a family that defines a ``CARD``.
+
+    The files are searched as text. Importing all of them would make `limbeck --help` wait for methods that nobody uses.
+    """
+    folder = resources.files(__name__)
+    families = {item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(("_", "."))}
+    order = [*(name for name in _FAMILIES if name in families), *sorted(families.difference(_FAMILIES))]
+    modules = {}
+    for family in order:
+        for file in sorted((folder / family).iterdir(), key=lambda item: item.name):
+            if file.name.endswith(".py") and "\nCARD = " in file.read_text(encoding="utf-8"):
+                name = file.name.removesuffix(".py")
+                modules[name] = f"{__name__}.{family}.{name}"
+    return modules
 
 
 def method(name: str) -> MethodCall:
-    """One method by name: its card, its function, and what that takes.
+    """Find one method by name.
 
-    ``my.py:pearson`` is a method of your own: a function in a file that returns a `Recipe`, with a ``CARD`` beside it
-    if there is one. The file is run.
+    ``my.py:pearson`` is a function in your own file that returns a `Recipe`. A ``CARD`` in that file is used if there
+    is one. The file is run.
+
+    Returns:
+        The card of the method, its function, and the parameters of the function.
 
     Raises:
-        UnknownNameError: If there is no such method; the nearest is named.
+        UnknownNameError: If there is no such method. The message suggests the nearest name.
 
     Example:
-        >>> method("hinton").card.defaults["temperature"]
+        >>> method("hinton").defaults["temperature"]
         4.0
     """
-    if (own := UserFile.parse(name)) is not None:
-        function = own.load()
+    if (file := UserFile.parse(name)) is not None:
+        function = file.load()
+        # A callable object or a partial has no globals, and so no CARD beside it.
         card = getattr(function, "__globals__", {}).get("CARD")
-        return MethodCall.of(
-            function, card if isinstance(card, MethodCard) else MethodCard.unpublished(own.function, function.__doc__)
-        )
-    if name not in _NAMES:
-        raise unknown("method", name, _NAMES, then="Or one of your own: my.py:function.")
-    file = import_module(f"limbeck.methods.{name}")
-    return MethodCall.of(getattr(file, name), file.CARD)
+        if not isinstance(card, MethodCard):
+            card = MethodCard.unpublished(file.function, function.__doc__)
+        return MethodCall.of(function, card)
+    modules = _modules()
+    if name not in modules:
+        raise unknown("method", name, modules, then="Or a function in your own file: my.py:function.")
+    module = import_module(modules[name])
+    return MethodCall.of(getattr(module, name), module.CARD)
 
 
 def make(name: str, /, **arguments: Any) -> Recipe:
-    """The recipe of one method, from arguments by name; what the command line builds.
+    """Make the recipe of a method, as the command line does.
 
     Args:
         name: One of `names()`.
-        **arguments: ``teacher``, for a method that has one; its hyper-parameters; ``epochs``.
+        **arguments: ``teacher`` for a method that needs one, the hyper-parameters of the method, and ``epochs``.
 
     Raises:
-        UnknownNameError: If there is no such method, or it takes no such argument; the nearest is named.
-        LimbeckError: If an argument is missing, of another type, or out of range.
+        UnknownNameError: If there is no such method or argument. The message suggests the nearest name.
+        LimbeckError: If an argument is missing, has the wrong type, or is out of range.
 
     Example:
         >>> from torch import nn

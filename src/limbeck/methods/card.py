@@ -63,7 +63,6 @@ class MethodCard:
         venue: Where it appeared.
         claim: What it does, in one sentence.
         when: When to use it, and when not.
-        defaults: Every hyper-parameter that has a value of its own; what needs one from you is not among them.
         bibtex: The citation.
         ranges: Between which values `limbeck tune` searches a hyper-parameter; one that is not here stays as it is.
     """
@@ -76,7 +75,6 @@ class MethodCard:
     venue: str
     claim: str
     when: str
-    defaults: Mapping[str, Any]
     bibtex: str
     ranges: Mapping[str, SearchRange] = field(default_factory=dict)
 
@@ -84,7 +82,7 @@ class MethodCard:
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
         """The card of a method that has none yet: its name, and the first line of its docstring."""
         claim = next(iter((text or "").strip().splitlines()), "")
-        return cls(name, name, "", 0, None, "", claim, "", {}, "")
+        return cls(name, name, "", 0, None, "", claim, "", "")
 
 
 _KINDS: dict[Any, str] = {
@@ -120,6 +118,11 @@ class MethodCall:
     def has_teacher(self) -> bool:
         """Whether it learns from a teacher that is given to it."""
         return "teacher" in self.parameters
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each hyper-parameter that has one, without ``epochs``, which is the budget of the run."""
+        return {name: p.default for name, p in self.parameters.items() if p.default is not p.empty and name != "epochs"}
 
     @property
     def required(self) -> tuple[str, ...]:

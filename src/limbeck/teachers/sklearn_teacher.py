@@ -48,7 +48,7 @@ class SklearnTeacher(Teacher):
         if not hasattr(estimator, "predict_proba"):
             raise LimbeckError(
                 f"{name} has no predict_proba, so it cannot give soft targets; use a classifier that has. What "
-                "a regressor predicts teaches as limbeck.PrecomputedTeacher(predictions): see docs/measures.md."
+                "a regressor predicts teaches as limbeck.PrecomputedTeacher(predictions): see docs/metrics.md."
             )
         if not hasattr(estimator, "classes_"):
             raise LimbeckError(f"{name} is not fitted yet: call .fit(rows, labels) first.")

@@ -32,7 +32,7 @@ def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | N
     Both have the addresses ``layer1``, ``layer2``, ``features`` and ``classifier``; the data have labels and the column
     ``privileged``, of the inputs' shape.
 
-    The laws: its card is whole, its defaults are the function's, and its BibTeX is an entry; it does not take arguments
+    The laws: its card is whole, and its BibTeX is an entry; it does not take arguments
     of any name; it returns a recipe whose stages describe themselves; the losses are finite; what is shipped has moved
     from where the student began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook,
     flag or key is left in any model. Of a model that the recipe makes, unlike the student, only hooks are looked for:
@@ -66,7 +66,7 @@ def _method(found: str | Callable[..., Any]) -> MethodCall:
 
 
 def _blank(name: str) -> MethodCard:
-    return MethodCard(name, "", "", 0, None, "", "", "", {}, "")
+    return MethodCard(name, "", "", 0, None, "", "", "", "")
 
 
 def _check_card(one: MethodCall) -> None:
@@ -76,8 +76,6 @@ def _check_card(one: MethodCall) -> None:
     for field in ("name", "title", "authors", "year", "venue", "claim", "when", "bibtex"):
         require(bool(getattr(card, field)), f"its card has no {field}", of=_OF)
     require(card.name == one.make.__name__, f"its card is called {card.name!r}", of=_OF)
-    own = {n: p.default for n, p in one.parameters.items() if p.default is not p.empty and n != "epochs"}
-    require(dict(card.defaults) == own, f"its card gives the defaults {dict(card.defaults)}, and it has {own}", of=_OF)
     require("epochs" in one.parameters, "it has no argument epochs=", of=_OF)
     require_bibtex(card.bibtex)
 

@@ -9,8 +9,8 @@ from torch import nn
 from limbeck import ArrayDataset, Chain, Crop, CutMix, Flip, Loss, Mixup, ShuffledLoader, Stage, distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.methods.hinton import hinton
-from limbeck.methods.specialists import specialists
+from limbeck.methods.logits.hinton import hinton
+from limbeck.methods.teachers.specialists import specialists
 
 IMAGES = (torch.arange(24 * 48) * 2654435761 % 2**32 / 2**32).view(24, 3, 4, 4)
 

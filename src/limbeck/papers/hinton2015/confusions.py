@@ -15,8 +15,8 @@ from limbeck.batch import LOGITS
 from limbeck.data import Dataset, DataSplits, ShuffledLoader
 from limbeck.engine import distill
 from limbeck.methods import make
-from limbeck.methods.groups import confusion_groups
-from limbeck.methods.specialist_training import combined, training
+from limbeck.methods.teachers.groups import confusion_groups
+from limbeck.methods.teachers.specialist_training import combined, training
 from limbeck.metrics import predict
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, TaskFolder
 from limbeck.papers.hinton2015.images import BATCH, CLASSES, FURTHER, GENERALIST, QUICK, make_loader, network, pictures

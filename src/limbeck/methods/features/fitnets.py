@@ -21,7 +21,6 @@ CARD = MethodCard(
     claim="The student's lower half first learns to predict a hidden layer of the teacher; then all of it distils.",
     when="For students that are deep and thin, and hard to train from the output alone. Choose middle layers: a hint "
     "too near the output leaves the student little freedom. Both models' insides must be readable.",
-    defaults={"temperature": 3.0, "weight": 4.0, "final_weight": 1.0, "labels": True, "hint_epochs": None},
     bibtex="""@inproceedings{romero2015fitnets,
   title = {{FitNets}: Hints for Thin Deep Nets},
   author = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo and

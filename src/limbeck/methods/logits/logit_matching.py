@@ -19,7 +19,6 @@ CARD = MethodCard(
     claim="The student regresses the teacher's logits, without labels and without a temperature.",
     when="Where the student can follow the teacher closely and there are many, perhaps unlabeled, inputs. A small "
     "student spends itself on logits of classes that hardly matter: use hinton with a moderate temperature there.",
-    defaults={"centered": False},
     bibtex="""@inproceedings{ba2014deep,
   title = {Do Deep Nets Really Need to be Deep?},
   author = {Ba, Jimmy and Caruana, Rich},

@@ -29,7 +29,6 @@ CARD = MethodCard(
     when="Where better inputs exist at training time only: other sensors, cleaner copies, later facts. It helps where "
     "they tell about the label itself; where they only clean the student's own inputs, the paper finds no gain. The "
     "student's softmax is not tempered, the teacher's alone is, and there is no T²: the paper's formula.",
-    defaults={"preprocess": "privileged", "temperature": 1.0, "weight": 1.0, "labels": True},
     bibtex="""@inproceedings{lopezpaz2016unifying,
   title = {Unifying distillation and privileged information},
   author = {Lopez-Paz, David and Bottou, L{\\'e}on and Sch{\\"o}lkopf, Bernhard and Vapnik, Vladimir},

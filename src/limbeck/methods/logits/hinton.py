@@ -21,7 +21,6 @@ CARD = MethodCard(
     when="First, and as the yardstick for anything else: it needs only logits, and works with unlabeled data. The "
     "paper gives T per experiment (20 for wide students on MNIST, 2.5 to 4 for 30 units a layer, 2 for speech) "
     'and says that "a considerably lower weight" on the labels is best: choose both on development data.',
-    defaults={"temperature": 4.0, "weight": 0.9, "labels": True, "loss": "kl_divergence", "classes": -1},
     bibtex="""@article{hinton2015distilling,
   title = {Distilling the Knowledge in a Neural Network},
   author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},

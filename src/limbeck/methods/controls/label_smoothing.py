@@ -17,7 +17,6 @@ CARD = MethodCard(
     venue="CVPR 2016",
     claim="The labels share a little of their mass evenly with all classes: a control without a teacher.",
     when="Beside every distilled student: soft targets also regularize, and this shows how much of the gain is that.",
-    defaults={"smoothing": 0.1},
     bibtex="""@inproceedings{szegedy2016rethinking,
   title = {Rethinking the Inception Architecture for Computer Vision},
   author = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jonathon and Wojna, Zbigniew},

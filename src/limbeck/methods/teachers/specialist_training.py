@@ -13,8 +13,8 @@ from limbeck.batch import IGNORED, LOGITS
 from limbeck.data import Dataset, Loader, ShuffledLoader, SpecialistLoader
 from limbeck.errors import LimbeckError
 from limbeck.losses import Loss, Objective
-from limbeck.methods.dustbin import dustbin_cross_entropy, rest_kl
 from limbeck.methods.support import check_weight
+from limbeck.methods.teachers.dustbin import dustbin_cross_entropy, rest_kl
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, Stage
 from limbeck.tap import Adaptor
@@ -41,7 +41,7 @@ def training(
     optimizer: Optimizer | None = None,
     epochs: int | None = None,
 ) -> Recipe:
-    """The first half of `limbeck.methods.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
+    """The first half of `limbeck.methods.teachers.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
 
     Each begins as a copy of the generalist and learns from a `SpecialistLoader` of the data by
     `dustbin_cross_entropy`. What is left in the run's models is what `combined` puts together.

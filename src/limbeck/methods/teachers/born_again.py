@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from limbeck.methods.card import MethodCard, SearchRange
-from limbeck.methods.hinton import hinton
+from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import FreshCopy, check_count
 from limbeck.recipe import Recipe
 
@@ -20,7 +20,6 @@ CARD = MethodCard(
     claim="A student like its teacher learns from it, becomes the next teacher, and so on; the last one is shipped.",
     when="Where the model may not shrink and should get better. A generation costs a whole training, and gains "
     "usually fade after the first two or three: compare with a student alone of the same total budget.",
-    defaults={"generations": 3, "temperature": 1.0, "weight": 0.5, "labels": True},
     bibtex="""@inproceedings{furlanello2018born,
   title = {Born-Again Neural Networks},
   author = {Furlanello, Tommaso and Lipton, Zachary C. and Tschannen, Michael and Itti, Laurent and

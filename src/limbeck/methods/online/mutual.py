@@ -19,7 +19,6 @@ CARD = MethodCard(
     claim="Two students learn from the labels and from each other at once; no trained teacher is needed.",
     when="Where there is no teacher and two models can be trained at once. The peer may be another architecture: give "
     'the run models={"student": a, "peer": b}. Compare with a student alone, which costs half as much.',
-    defaults={"temperature": 1.0, "weight": 1.0},
     bibtex="""@inproceedings{zhang2018deep,
   title = {Deep Mutual Learning},
   author = {Zhang, Ying and Xiang, Tao and Hospedales, Timothy M. and Lu, Huchuan},

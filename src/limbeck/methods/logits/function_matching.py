@@ -23,7 +23,6 @@ CARD = MethodCard(
     when="Where the student is to come as near to its teacher as it can and training may take long: the paper trains "
     "for 300 to 10,000 epochs, and gains all the way. Augment strongly and mix (the source does that); store the "
     "answers to as many views as there is room for. On a short schedule compare with hinton and labels.",
-    defaults={"temperature": 1.0, "classes": -1},
     bibtex="""@inproceedings{beyer2022knowledge,
   title = {Knowledge distillation: A good teacher is patient and consistent},
   author = {Beyer, Lucas and Zhai, Xiaohua and Royer, Am\\'elie and Markeeva, Larisa and Anil, Rohan and Kolesnikov,

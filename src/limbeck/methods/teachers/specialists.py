@@ -10,11 +10,11 @@ from typing import Any
 from limbeck.batch import LOGITS
 from limbeck.errors import LimbeckError, LimbeckWarning
 from limbeck.functional.specialist_pooling import MEANS
-from limbeck.methods.groups import confusion_groups
-from limbeck.methods.hinton import CARD as HINTON
-from limbeck.methods.hinton import hinton
-from limbeck.methods.specialist_training import combined, generalist_of, training
+from limbeck.methods.logits.hinton import CARD as HINTON
+from limbeck.methods.logits.hinton import hinton
 from limbeck.methods.support import check_count, check_weight
+from limbeck.methods.teachers.groups import confusion_groups
+from limbeck.methods.teachers.specialist_training import combined, generalist_of, training
 from limbeck.recipe import Models, Optimizer, Recipe, RunContext, run_context
 from limbeck.teachers import Groups, Teacher, check_groups
 
@@ -25,20 +25,6 @@ CARD = replace(
     when="Where there are many classes and a single big model is the best there is: specialists train apart, each on a "
     "small part of the data. Compare with the generalist trained on for as many steps, and with an ensemble of equal "
     "cost. Few classes leave little to specialize in.",
-    defaults={
-        "clusters": None,
-        "size": None,
-        "groups": None,
-        "cover": False,
-        "active": 1,
-        "mean": "arithmetic",
-        "soft": 0.0,
-        "optimizer": None,
-        "specialist_epochs": None,
-        "temperature": 4.0,
-        "weight": 0.9,
-        "labels": True,
-    },
 )
 
 
@@ -66,7 +52,7 @@ def specialists(
        from data of which one half are of its own classes :math:`S^m`, the cross-entropy over :math:`S^m` and a dustbin.
     3. `hinton`, with `Specialists` for its teacher, each dustbin's logit corrected for the oversampling.
 
-    To stop before 3, and for the combined teacher alone, see `limbeck.methods.specialist_training`.
+    To stop before 3, and for the combined teacher alone, see `limbeck.methods.teachers.specialist_training`.
 
     Args:
         teacher: The generalist: one network.

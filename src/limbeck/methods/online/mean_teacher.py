@@ -25,7 +25,6 @@ CARD = MethodCard(
     claim="The student stays consistent, under noise, with a moving average of its own weights; few labels suffice.",
     when="Where most examples have no label (-100). The model needs noise of its own, such as dropout: without any, "
     "student and average hardly differ and there is little to learn from. The average is shipped.",
-    defaults={"decay": 0.999, "weight": 100.0, "ramp_up": 0.27},
     bibtex="""@inproceedings{tarvainen2017mean,
   title = {Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
            learning results},

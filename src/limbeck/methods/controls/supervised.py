@@ -17,7 +17,6 @@ CARD = MethodCard(
     venue="Advances in Neural Information Processing Systems 2",
     claim="The student learns from the labels alone, by the cross-entropy of its softmax: the first control.",
     when="Always, beside a distilled student, with the same budget: what distilling adds is the difference to it.",
-    defaults={},
     bibtex="""@inproceedings{bridle1990training,
   title = {Training Stochastic Model Recognition Algorithms as Networks can Lead to Maximum Mutual Information
            Estimation of Parameters},

@@ -1,0 +1,1 @@
+"""Baselines that use no teacher."""

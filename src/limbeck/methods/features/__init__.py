@@ -1,0 +1,1 @@
+"""Methods that match hidden states of the teacher."""

@@ -1,0 +1,1 @@
+"""Methods that match the logits of the teacher."""

@@ -1,0 +1,1 @@
+"""Methods that train teacher and student at the same time."""

@@ -1,0 +1,1 @@
+"""Methods that make or change the teacher."""
