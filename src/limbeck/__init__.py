@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from limbeck.data import SpecialistLoader as SpecialistLoader
     from limbeck.data import TextDataset as TextDataset
     from limbeck.data import TorchLoader as TorchLoader
-    from limbeck.data import encoding_of as encoding_of
     from limbeck.data import load_data as load_data
-    from limbeck.data import preprocess_of as preprocess_of
+    from limbeck.data import load_encoding as load_encoding
+    from limbeck.data import load_preprocess as load_preprocess
     from limbeck.data import read_npz as read_npz
     from limbeck.data import read_table as read_table
     from limbeck.data import split as split
@@ -92,8 +92,8 @@ _WHERE = {
     "batch": ("Batch", "Outputs", "Progress", "Term"),
     "compare": ("checkup", "run_job", "tune"),
     "data": (
-        "ArrayDataset", "Chain", "ColorJitter", "Crop", "CutMix", "Cutout", "encoding_of", "Flip",
-        "ImageFolder", "load_data", "Loader", "Mixup", "NormalizeImages", "preprocess_of", "RandAugment",
+        "ArrayDataset", "Chain", "ColorJitter", "Crop", "CutMix", "Cutout", "load_encoding", "Flip",
+        "ImageFolder", "load_data", "Loader", "Mixup", "NormalizeImages", "load_preprocess", "RandAugment",
         "RandomShift", "read_npz", "read_table", "ResizedCrop", "ShuffledLoader", "SpecialistLoader", "split",
         "TextDataset", "TorchLoader",
     ),

@@ -52,7 +52,7 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     assert "Student: layers 0, 2 of the teacher's 4 (from 0), with which every arm begins." in said
     assert set(result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
     # The shipped student opens with nothing but its folder, reads texts, and speaks the data's names.
-    student, preprocess = lb.load(tmp_path / "run" / "student"), lb.preprocess_of(tmp_path / "run" / "student")
+    student, preprocess = lb.load(tmp_path / "run" / "student"), lb.load_preprocess(tmp_path / "run" / "student")
     assert len(student.bert.encoder.layer) == 2
     logits = student(**preprocess(lb.Batch(["a dull film by them", "a fine film"]))).logits
     data = load_comparison_data(job).data
@@ -68,7 +68,7 @@ def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(
     for to in ("folder", "hf"):
         found = export_run(tmp_path / "run", to=to)
         assert found.accuracy_after == found.accuracy_before
-        shipped, asks = lb.load(found.path), lb.preprocess_of(found.path)
+        shipped, asks = lb.load(found.path), lb.load_preprocess(found.path)
         assert torch.equal(shipped(**asks(lb.Batch(texts))).logits, student(**preprocess(lb.Batch(texts))).logits)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.data import load_data
-from limbeck.data.options import DataOptions, data_options
+from limbeck.data.options import DataOptions, parse_data_options
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.job import make_job
 
@@ -27,7 +27,7 @@ OPTIONS = tuple(DataOptions.__dataclass_fields__)
     ],
 )  # fmt: skip
 def test_what_people_type_is_understood(option, value, meant):
-    assert getattr(data_options({option: value}), option) == meant
+    assert getattr(parse_data_options({option: value}), option) == meant
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_what_people_type_is_understood(option, value, meant):
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_to_type(option, value):
     with pytest.raises(LimbeckError, match=option):
-        data_options({option: value})
+        parse_data_options({option: value})
     with pytest.raises(LimbeckError, match=option):
         make_job({"data": {"name": "digits", option: value}, "teacher": "mlp", "student": "mlp"})
 
 
 def test_an_unknown_option_has_its_nearest():
     with pytest.raises(UnknownNameError, match="Did you mean 'separator'"):
-        data_options({"seperator": ";"})
+        parse_data_options({"seperator": ";"})
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from limbeck.data import load_data
-from limbeck.data.options import data_options
+from limbeck.data.options import parse_data_options
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
 A = [f"{value:.3f}" for value in np.random.default_rng(0).normal(size=60)]
@@ -133,7 +133,7 @@ def test_the_views_of_newer_arrow_files_are_texts(tmp_path):
 
 def test_a_date_is_a_name_where_yaml_makes_one_of_it():
     day = datetime.date(2020, 1, 2)
-    assert data_options({"target": day, "ignore": [day]}).ignore == ("2020-01-02",)
-    assert data_options({"target": datetime.datetime(2020, 1, 2, 3, 4)}).target == "2020-01-02 03:04:00"
+    assert parse_data_options({"target": day, "ignore": [day]}).ignore == ("2020-01-02",)
+    assert parse_data_options({"target": datetime.datetime(2020, 1, 2, 3, 4)}).target == "2020-01-02 03:04:00"
     with pytest.raises(LimbeckError):
-        data_options({"target": datetime.timedelta(1)})
+        parse_data_options({"target": datetime.timedelta(1)})

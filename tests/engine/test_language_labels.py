@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch
 from limbeck.data import ArrayDataset, TorchLoader
-from limbeck.data.tokenizer import are_inputs, shifts, token_batch
+from limbeck.data.tokenizer import is_causal_lm, labels_are_inputs, token_batch
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
@@ -127,21 +127,21 @@ def test_a_tagger_is_judged_at_the_token_itself():
 
 
 def test_who_shifts():
-    assert shifts(gpt())
-    assert shifts(type("OptimizedModule", (), {"_orig_mod": gpt()})())
-    assert not shifts(nn.Linear(2, 2))
-    assert not shifts(type("T5ForConditionalGeneration", (nn.Module,), {})())
-    assert not shifts(type("XLNetLMHeadModel", (nn.Module,), {})())
+    assert is_causal_lm(gpt())
+    assert is_causal_lm(type("OptimizedModule", (), {"_orig_mod": gpt()})())
+    assert not is_causal_lm(nn.Linear(2, 2))
+    assert not is_causal_lm(type("T5ForConditionalGeneration", (nn.Module,), {})())
+    assert not is_causal_lm(type("XLNetLMHeadModel", (nn.Module,), {})())
 
 
 def test_what_is_no_copy():
     ids = torch.tensor([[1, 2, 3], [4, 4, 4]])
-    assert are_inputs(ids, {"input_ids": ids})
-    assert are_inputs(ids.masked_fill(torch.tensor([[True, False, False]]), IGNORED), {"input_ids": ids})
-    assert not are_inputs(torch.full_like(ids, IGNORED), {"input_ids": ids})
-    assert not are_inputs(ids.roll(1, 1), {"input_ids": ids})
-    assert not are_inputs(ids[1:], {"input_ids": ids[1:]}), "one word over and over is its own next"
-    assert not are_inputs(ids[:, 0], {"input_ids": ids[:, 0]})
+    assert labels_are_inputs(ids, {"input_ids": ids})
+    assert labels_are_inputs(ids.masked_fill(torch.tensor([[True, False, False]]), IGNORED), {"input_ids": ids})
+    assert not labels_are_inputs(torch.full_like(ids, IGNORED), {"input_ids": ids})
+    assert not labels_are_inputs(ids.roll(1, 1), {"input_ids": ids})
+    assert not labels_are_inputs(ids[1:], {"input_ids": ids[1:]}), "one word over and over is its own next"
+    assert not labels_are_inputs(ids[:, 0], {"input_ids": ids[:, 0]})
 
 
 def test_an_encoders_mask_is_not_its_decoders():

@@ -34,7 +34,7 @@ def test_a_folder_is_the_plain_student(done, exports):
     mine, own = lb.load(found.path), lb.load(done / "student")
     assert type(mine).__name__ == "Mlp"
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), own.parameters(), strict=True))
-    assert lb.preprocess_of(found.path) == lb.preprocess_of(done / "student")
+    assert lb.load_preprocess(found.path) == lb.load_preprocess(done / "student")
     assert found.bytes == sum((found.path / name).stat().st_size for name in ("config.json", "model.safetensors"))
 
 
@@ -51,7 +51,7 @@ def test_8_bits_are_smaller(exports):
 def test_the_code_in_the_card_runs(done, exports, monkeypatch):
     """In the export's folder, with the data's own images: it gives the student's answers."""
     images = np.load(done.parent / "blobs.npz")["x_test"]
-    student, preprocess = lb.load(done / "student"), lb.preprocess_of(done / "student")
+    student, preprocess = lb.load(done / "student"), lb.load_preprocess(done / "student")
     with torch.no_grad():
         ours = student(preprocess(lb.Batch(torch.from_numpy(images)))).numpy()
     for name, found in exports.items():

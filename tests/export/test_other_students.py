@@ -45,7 +45,7 @@ def test_heads_that_are_needed_are_shipped(tmp_path):
     assert (5, 12) not in shapes  # the student's own last layer, which nothing asks
     assert found.accuracy_after == found.accuracy_before
     images = torch.from_numpy(np.load(run.parent / "blobs.npz")["x_test"])
-    asked = lb.export.predict_onnx(found.path, lb.preprocess_of(run / "student")(lb.Batch(images)))
+    asked = lb.export.predict_onnx(found.path, lb.load_preprocess(run / "student")(lb.Batch(images)))
     kept = lb.metrics.load_tensors(run / "arms" / "distilled" / "seed-0" / "predictions.safetensors")["test"]
     torch.testing.assert_close(asked, kept, atol=1e-4, rtol=0)
 

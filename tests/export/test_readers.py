@@ -89,7 +89,7 @@ def adults(tmp_path_factory):
 
 def predicted(folder, student, file):
     """Limbeck's own logits, on the documented way."""
-    rows, _ = lb.read_table(file, encoding=lb.encoding_of(student))
+    rows, _ = lb.read_table(file, encoding=lb.load_encoding(student))
     assert (rows.labels == -100).all() or file.name != "new.csv"
     with torch.no_grad():
         return lb.load(student)(rows.take(torch.arange(len(rows))).inputs).numpy()
@@ -152,7 +152,7 @@ def test_rows_are_laid_out_as_the_training_file_unless_it_is_said(tmp_path):
     student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
     lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), data, out=tmp_path / "run").finish()
     folder = tmp_path / "run" / "student"
-    assert lb.encoding_of(folder) == encoding
+    assert lb.load_encoding(folder) == encoding
     write_reader(folder)
     expected = predicted(tmp_path, folder, tmp_path / "train.csv")
     for name, typed in (
@@ -172,8 +172,8 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
     rest, _ = lb.split(data, fraction=0.2, seed=0)
     student = lb.build("mlp", inputs=len(encoding.features), classes=2, hidden=[4], seed=0)
     run = lb.distill(student, lb.Stage(lb.Loss(cross_entropy), epochs=1), rest, out=tmp_path / "run").finish()
-    assert lb.encoding_of(tmp_path / "run" / "student") == encoding
-    assert lb.preprocess_of(tmp_path / "run" / "student").to_dict() == {"preprocess": "unchanged"}
+    assert lb.load_encoding(tmp_path / "run" / "student") == encoding
+    assert lb.load_preprocess(tmp_path / "run" / "student").to_dict() == {"preprocess": "unchanged"}
     inputs = data.take(torch.arange(50)).inputs
     expected = predicted(adults, tmp_path / "run" / "student", adults / "new.csv")
     to_onnx(run.student, inputs, tmp_path / "onnx" / "model.onnx")
@@ -185,7 +185,7 @@ def test_a_student_distilled_in_python_says_what_it_reads(adults, tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert plain.shape == (50, 2)
     to_folder(lb.load(tmp_path / "run" / "student"), tmp_path / "again")
-    assert lb.encoding_of(tmp_path / "again") == encoding
+    assert lb.load_encoding(tmp_path / "again") == encoding
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_arrays_of_pictures_and_files_of_them(done, tmp_path, to, raw):
     np.save(tmp_path / "some.npy", images)
     Image.fromarray(images[0]).save(tmp_path / "one.png")
     export_run(done, to=to, raw=raw, out=tmp_path / "out")
-    student, preprocess = lb.load(done / "student"), lb.preprocess_of(done / "student")
+    student, preprocess = lb.load(done / "student"), lb.load_preprocess(done / "student")
     with torch.no_grad():
         expected = student(preprocess(lb.Batch(torch.from_numpy(images)))).softmax(1).numpy()
     _, said, found = answers(tmp_path / "out", tmp_path / "some.npy", tmp_path / "one.png", how="--all")
@@ -250,6 +250,6 @@ def test_what_cannot_be_read_is_refused(tmp_path, done):
     with pytest.raises(LimbeckError, match="class of your own"):
         write_reader(tmp_path / "own")
     with pytest.raises(LimbeckError, match="encoding of a table"):
-        lb.encoding_of(done / "student")
+        lb.load_encoding(done / "student")
     with pytest.raises(LimbeckError, match="target="):
         lb.read_table(tmp_path / "new.csv")

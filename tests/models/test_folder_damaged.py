@@ -227,6 +227,6 @@ def test_no_harmed_student_is_read_as_good(tmp_path):
         student = lb.load(tmp_path / "s")
         metadata = read_config(tmp_path / "s")["metadata"]
         train = student.train()(torch.ones(4, 4)).shape, [part.p for part in student.modules() if hasattr(part, "p")]
-        return [student.eval()(lb.preprocess_of(tmp_path / "s")(pictures)).tolist(), metadata, train], ""
+        return [student.eval()(lb.load_preprocess(tmp_path / "s")(pictures)).tolist(), metadata, train], ""
 
     assert read_as_good(tmp_path / "s", "*", look, 400) == []

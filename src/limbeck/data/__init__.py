@@ -16,9 +16,9 @@ from limbeck.data.preprocess import (
     NormalizeImages,
     Preprocess,
     SelectColumn,
-    encoding_of,
+    load_encoding,
+    load_preprocess,
     preprocess_from_dict,
-    preprocess_of,
 )
 from limbeck.data.rank_shard import shard_batch
 from limbeck.data.specialist_loader import SpecialistLoader
@@ -76,14 +76,14 @@ __all__ = [
     "as_loader",
     "counter_order",
     "counter_uniform",
-    "encoding_of",
     "holds_tokenizer",
     "load_data",
+    "load_encoding",
+    "load_preprocess",
     "make_mix",
     "make_transform",
     "open_tokenizer",
     "preprocess_from_dict",
-    "preprocess_of",
     "read_npz",
     "read_split_table",
     "read_table",

@@ -15,7 +15,7 @@ from limbeck.data.transform import Transform, check_transform
 from limbeck.errors import DataError, LimbeckError
 
 
-def check_augmented(examples: Dataset, *, augment: Any, mix: Any = None, views: Any = None) -> None:
+def check_augmentation(examples: Dataset, *, augment: Any, mix: Any = None, views: Any = None) -> None:
     """Refuse what makes no views of these examples, and what is no number of views.
 
     Raises:
@@ -29,7 +29,7 @@ def check_augmented(examples: Dataset, *, augment: Any, mix: Any = None, views: 
         raise LimbeckError(f"views={views!r} is no positive number of views; give views=50, or None for one an epoch.")
 
 
-def never_changes(examples: Dataset, augment: Transform | None) -> bool:
+def is_repeatable(examples: Dataset, augment: Transform | None) -> bool:
     """Whether an example, and a view of it, is known to be the same at any time: of those that limbeck makes itself."""
     return examples.fixed and (augment is None or type(augment).__module__.startswith("limbeck."))
 
@@ -55,14 +55,14 @@ def apply_transforms(
     batch = examples.take(index)
     if augment is None and mix is None:
         return batch
-    batch = _seen(examples, batch, augment, number)
+    batch = _transform_batch(examples, batch, augment, number)
     if mix is None:
         return batch
     partners = mix.partners(batch.id, batch.view, size=len(examples))  # type: ignore[arg-type]
-    return apply_mix(batch, _seen(examples, examples.take(partners.cpu()), augment, number), mix)
+    return apply_mix(batch, _transform_batch(examples, examples.take(partners.cpu()), augment, number), mix)
 
 
-def _seen(examples: Dataset, batch: Batch, augment: Transform | None, number: int) -> Batch:
+def _transform_batch(examples: Dataset, batch: Batch, augment: Transform | None, number: int) -> Batch:
     if batch.id is None:
         raise DataError(f"{type(examples).__name__}.take() gave no ids; a view of an example needs its id.")
     view = torch.full_like(batch.id, number)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch, count_rows, input_rows, sequence_like
-from limbeck.data.column_checks import check_finite, column_from, digest, labels_from, tensor_from
+from limbeck.data.column_checks import check_finite, column_from, hash_columns, labels_from, tensor_from
 from limbeck.data.dataset import Dataset
 from limbeck.errors import DataError
 
@@ -68,7 +68,7 @@ class ArrayDataset(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every column's type, shape and bytes, and of the class names."""
-        return digest(("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self._names))
+        return hash_columns(("arrays", type(self._inputs).__name__), *self._columns(), ("class_names", self._names))
 
     @property
     def inputs(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.data.arrays import ArrayDataset
-from limbeck.data.npz import parts_from, read_arrays
+from limbeck.data.npz import read_arrays, split_arrays
 from limbeck.data.preprocess import NormalizeImages
 from limbeck.errors import DataError
 
@@ -20,7 +20,7 @@ _DIGITS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
-class Published:
+class ImageDatasetInfo:
     """What is known of a published set of images.
 
     Attributes:
@@ -49,11 +49,11 @@ class Published:
         return NormalizeImages(self.mean, self.std)
 
 
-PUBLISHED = {
-    "mnist": Published(
+IMAGE_DATASETS = {
+    "mnist": ImageDatasetInfo(
         (28, 28), 10, _DIGITS, (0.1307,), (0.3081,), (60_000, 10_000), ("ylecun/mnist", "image", "label")
     ),
-    "fashion_mnist": Published(
+    "fashion_mnist": ImageDatasetInfo(
         (28, 28),
         10,
         (*_FASHION.split(" "), "Ankle boot"),
@@ -62,7 +62,7 @@ PUBLISHED = {
         (60_000, 10_000),
         ("zalando-datasets/fashion_mnist", "image", "label"),
     ),
-    "cifar10": Published(
+    "cifar10": ImageDatasetInfo(
         (32, 32, 3),
         10,
         tuple(_CIFAR10.split(" ")),
@@ -71,7 +71,7 @@ PUBLISHED = {
         (50_000, 10_000),
         ("uoft-cs/cifar10", "img", "label"),
     ),
-    "cifar100": Published(
+    "cifar100": ImageDatasetInfo(
         (32, 32, 3),
         100,
         None,
@@ -85,7 +85,7 @@ PUBLISHED = {
 """The published sets by name."""
 
 
-def load_published(name: str, folder: str | Path | None = None) -> tuple[ArrayDataset, ArrayDataset, str]:
+def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[ArrayDataset, ArrayDataset, str]:
     """Training part, test part, and a note on where they come from.
 
     Looked for as ``NAME.npz`` in `folder`; without one, in the folder that ``LIMBECK_DATA`` names, then in ``./data``;
@@ -94,7 +94,7 @@ def load_published(name: str, folder: str | Path | None = None) -> tuple[ArrayDa
     Raises:
         DataError: If it is nowhere, saying what to put where; or if the file holds something else.
     """
-    known = PUBLISHED[name]
+    known = IMAGE_DATASETS[name]
     places = data_folders(folder)
     for place in places:
         for stem in (name, known.subset):
@@ -105,7 +105,7 @@ def load_published(name: str, folder: str | Path | None = None) -> tuple[ArrayDa
                 return train, test, f"{part}{path.name}, {len(train)} + {len(test)} examples"
     found = _from_hub(name, known)
     if found is None:
-        raise DataError(_wanted(name, known, places[0]))
+        raise DataError(_missing_message(name, known, places[0]))
     return *found, f"{known.hub[0]} from the Hugging Face hub"
 
 
@@ -124,7 +124,7 @@ def channels_first(images: np.ndarray) -> np.ndarray:
     return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
 
 
-def _from_file(path: Path, known: Published) -> tuple[ArrayDataset, ArrayDataset]:
+def _from_file(path: Path, known: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset]:
     arrays = read_arrays(path)
     for name in ("x_train", "x_test"):
         if name in arrays:
@@ -132,13 +132,13 @@ def _from_file(path: Path, known: Published) -> tuple[ArrayDataset, ArrayDataset
             _check_images(path, name, arrays[name], known)
     names = arrays.get("class_names", known.names)
     arrays["class_names"] = np.array([str(i) for i in range(known.classes)] if names is None else names)
-    train, test = parts_from(path, arrays)
+    train, test = split_arrays(path, arrays)
     if test is None or train.labels is None:
         raise DataError(f"{path} needs x_train, y_train, x_test and y_test; it holds {', '.join(arrays)}.")
     return train, test
 
 
-def _check_images(path: Path, name: str, images: np.ndarray, known: Published) -> None:
+def _check_images(path: Path, name: str, images: np.ndarray, known: ImageDatasetInfo) -> None:
     shape = known.shape if len(known.shape) == 2 else (known.shape[2], *known.shape[:2])
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise DataError(
@@ -146,7 +146,7 @@ def _check_images(path: Path, name: str, images: np.ndarray, known: Published) -
         )
 
 
-def _from_hub(name: str, known: Published) -> tuple[ArrayDataset, ArrayDataset] | None:
+def _from_hub(name: str, known: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset] | None:
     try:
         import datasets
     except ImportError:
@@ -159,13 +159,13 @@ def _from_hub(name: str, known: Published) -> tuple[ArrayDataset, ArrayDataset] 
     return _from_rows(whole["train"], image, label, known), _from_rows(whole["test"], image, label, known)
 
 
-def _from_rows(part: Any, image: str, label: str, known: Published) -> ArrayDataset:
+def _from_rows(part: Any, image: str, label: str, known: ImageDatasetInfo) -> ArrayDataset:
     images = np.stack([np.asarray(picture, dtype=np.uint8) for picture in part[image]])
     names = known.names or getattr(part.features[label], "names", None)
     return ArrayDataset(channels_first(images), np.asarray(part[label]), class_names=names)
 
 
-def _wanted(name: str, known: Published, place: Path) -> str:
+def _missing_message(name: str, known: ImageDatasetInfo, place: Path) -> str:
     size = ", ".join(str(n) for n in known.shape)
     train, test = known.counts
     return (

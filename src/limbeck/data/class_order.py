@@ -19,7 +19,7 @@ def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=_number) if all(math.isfinite(_number(name)) for name in found) else found)
 
 
-def in_order(found: tuple[str, ...], wanted: Sequence[str], *, who: str) -> tuple[str, ...]:
+def order_classes(found: tuple[str, ...], wanted: Sequence[str], *, who: str) -> tuple[str, ...]:
     """The classes in the order that somebody wants, if that is an order of all of them.
 
     Args:

@@ -89,22 +89,22 @@ def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
         if bool(wrong.any()) and found.ndim > 1:
             raise one_for_each_class(found.shape)
         if bool(wrong.any()):
-            raise DataError(f"labels are class indices, whole numbers; {_shown(found, wrong)} is not one.")
+            raise DataError(f"labels are class indices, whole numbers; {_format_first(found, wrong)} is not one.")
     elif found.is_complex():
         raise DataError("labels are class indices, whole numbers; these are complex.")
     found = found.to(torch.int64)
     wrong = (found < 0) & (found != IGNORED)
     if bool(wrong.any()):
-        raise DataError(f"labels are class indices from 0, or -100 for none; {_shown(found, wrong)} is neither.")
+        raise DataError(f"labels are class indices from 0, or -100 for none; {_format_first(found, wrong)} is neither.")
     if classes is not None and bool((wrong := found >= len(classes)).any()):
         raise DataError(
             f"there are {len(classes)} class names, so labels end at {len(classes) - 1}; "
-            f"{_shown(found, wrong)} is above."
+            f"{_format_first(found, wrong)} is above."
         )
     return found
 
 
-def _shown(found: Tensor, wrong: Tensor) -> str:
+def _format_first(found: Tensor, wrong: Tensor) -> str:
     where = wrong.nonzero()[0]
     return f"{found[tuple(where)].item()} in row {int(where[0])}"
 
@@ -132,7 +132,7 @@ def chunks(column: Tensor) -> Iterator[Tensor]:
     yield from column.split(max(_CHUNK // width, 1))
 
 
-def digest(*columns: tuple[str, Any]) -> str:
+def hash_columns(*columns: tuple[str, Any]) -> str:
     """SHA-256, in hex, of named columns: name, type, shape and raw bytes of each; None is a column too."""
     total = hashlib.sha256()
     for name, column in columns:

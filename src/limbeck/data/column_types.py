@@ -155,7 +155,7 @@ def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tup
     return texts, told if words else []
 
 
-def taken_sentence(raw: RawTable, column: ColumnValues) -> str:
+def missing_note(raw: RawTable, column: ColumnValues) -> str:
     """What was taken for a missing value, in words; empty where nothing was."""
     return f"{_listed(column.taken)} taken for missing" if column.taken else ""
 
@@ -350,7 +350,7 @@ _IDENTIFIER = re.compile(
 _ENOUGH = 20  # rows; of fewer, different values in all of them may be chance
 
 
-def left_out_because(column: ColumnValues, *, index: bool) -> str:
+def find_reason_to_skip(column: ColumnValues, *, index: bool) -> str:
     """Why a column is left out of the features: it numbers or names the rows; empty for a feature.
 
     Args:
@@ -370,7 +370,7 @@ def left_out_because(column: ColumnValues, *, index: bool) -> str:
     return ""
 
 
-def counts_up(column: ColumnValues) -> bool:
+def is_row_counter(column: ColumnValues) -> bool:
     """Whether a column of whole numbers goes up by one from row to row, as a row number does."""
     if column.numbers is None or len(column.numbers) < _ENOUGH:
         return False
@@ -378,7 +378,7 @@ def counts_up(column: ColumnValues) -> bool:
     return whole and bool((np.diff(column.numbers) == 1).all())
 
 
-def holds_answer(column: ColumnValues, labels: np.ndarray) -> bool:
+def matches_labels(column: ColumnValues, labels: np.ndarray) -> bool:
     """Whether a column has one value for each class and each class one value, over all labeled rows.
 
     Args:

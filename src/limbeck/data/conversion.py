@@ -77,7 +77,7 @@ def as_loader(
         return data
     if isinstance(data, DataLoader) or _is_batches(data):
         return TorchLoader(data, adapt=adapt)
-    raise DataError(_refusal(data))
+    raise DataError(_unsupported_message(data))
 
 
 def as_dataset(data: Any) -> Dataset | None:
@@ -118,7 +118,7 @@ def _is_batches(data: Any) -> bool:
     return not (isinstance(data, list) and len(data) == 2 and all(_is_array(part) for part in data))
 
 
-def _refusal(data: Any) -> str:
+def _unsupported_message(data: Any) -> str:
     if isinstance(data, str):
         return f"{data!r} is a name, not data; try load_data({data!r}).train."
     if isinstance(data, TorchDataset):

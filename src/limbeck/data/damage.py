@@ -58,12 +58,12 @@ def raise_damaged(failed: Sequence[DataError], count: int) -> None:
     if len(failed) == 1:
         raise failed[0]
     if failed:
-        named = ", ".join(_shown(error) for error in failed[:_NAMED])
+        named = ", ".join(_describe(error) for error in failed[:_NAMED])
         more = f", and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
         raise DataError(
             f"{len(failed):,} of {count:,} pictures cannot be decoded: {named}{more}. Mend them or remove them."
         )
 
 
-def _shown(error: DataError) -> str:
+def _describe(error: DataError) -> str:
     return f"{error.path} ({error.reason})" if isinstance(error, DamagedFileError) else str(error).rstrip(".")

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch
-from limbeck.data.column_checks import digest
+from limbeck.data.column_checks import hash_columns
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.errors import DataError
 from limbeck.functional.counter_rng import counter_order
@@ -146,7 +146,7 @@ class Subset(Dataset):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the whole set's fingerprint and the selected positions."""
-        return digest(("subset", self.whole.fingerprint), ("index", self.index))
+        return hash_columns(("subset", self.whole.fingerprint), ("index", self.index))
 
     @property
     def labels(self) -> Tensor | None:

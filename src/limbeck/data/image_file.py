@@ -54,7 +54,7 @@ def read_header(path: Path) -> Header:
                 _is_cut_to_upper_bits(file),
             )  # fmt: skip
     except _errors(pillow) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
     if mode == "F":
         raise DataError(
             f"The picture {path} holds floating-point numbers (mode F), whose range nobody knows: save it with 8 or 16 "
@@ -80,7 +80,7 @@ def decode(path: Path, *, size: tuple[int, int], channels: int, bit_depth: int) 
         with pillow.open(path) as file:
             picture = _as_bytes(path, file, bit_depth).convert("L" if channels == 1 else "RGB")
     except _errors(pillow) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
     height, width = size
     if picture.size != (width, height):
         picture = picture.resize((width, height), pillow.Resampling.BILINEAR)
@@ -99,7 +99,7 @@ def value_range(path: Path) -> tuple[int, int]:
         with pillow.open(path) as file:
             pixels = np.asarray(file)
     except _errors(pillow) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
     return int(pixels.min()), int(pixels.max())
 
 
@@ -118,10 +118,10 @@ def check_whole(path: Path, *, bit_depth: int) -> None:
         with pillow.open(path) as file:
             _as_bytes(path, file, bit_depth).load()
     except _errors(pillow) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> DamagedFileError:
+def damaged_error(path: Path, error: Exception) -> DamagedFileError:
     """The error of a picture that cannot be decoded."""
     reason = "empty" if path.is_file() and path.stat().st_size == 0 else str(error).split(str(path))[0].strip(" '\"")
     return DamagedFileError(path, reason)

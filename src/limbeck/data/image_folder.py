@@ -24,12 +24,12 @@ from limbeck.data.image_folder_files import (
     find_files,
     notes_on_classes,
     notes_on_files,
-    notes_on_pictures,
+    notes_on_images,
 )
 from limbeck.data.prefetch import check_num_workers, default_num_workers, prefetch
 from limbeck.errors import DataError, LimbeckError
 
-_NEARLY_BLACK = 64
+_MIN_LEVELS = 64
 """Of 16 bits a channel the upper 8 are read: 14 bits or fewer would leave less than this many levels."""
 
 
@@ -81,14 +81,14 @@ class ImageFolder(Dataset):
         self._labels = torch.arange(len(counts)).repeat_interleave(counts)
         _check_classes(self.folder, self._names, files.pictures, fixed=class_names is not None)
         self._num_workers = default_num_workers() if num_workers is None else num_workers
-        headers = _each(self.paths, read_header)
+        headers = _read_headers(self.paths, read_header)
         self.size = size or _common_size(self.paths, headers)
         self.channels = channels or (1 if all(header.mode in GRAY for header in headers) else 3)
         self.bit_depth = self._depth(headers) if bit_depth is None else bit_depth
         self.notes = (
             *notes_on_files(files),
             *notes_on_classes(self._names if class_names is None else ()),
-            *notes_on_pictures(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
+            *notes_on_images(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
         )
         """What a reader should know of how the files were read, in sentences with counts."""
 
@@ -165,7 +165,7 @@ class ImageFolder(Dataset):
         """The bits that the greatest value of all wide pictures needs; 8 where there are none."""
         highest = self._highest([header.mode in WIDE for header in headers])
         several = [header.upper_bits for header in headers]
-        if any(several) and (upper := self._highest(several)) < _NEARLY_BLACK:
+        if any(several) and (upper := self._highest(several)) < _MIN_LEVELS:
             raise DataError(
                 f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}. Only the "
                 "upper 8 bits can be read, so they would be nearly black. Save them with 8 bits a channel; or, if they "
@@ -202,7 +202,7 @@ def _check_classes(folder: Path, names: tuple[str, ...], found: list[list[Path]]
             raise DataError(f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); fill it or remove it.")
 
 
-def _each(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
+def _read_headers(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
     """The header of every picture; all that are damaged are told at once."""
     found, failed, count = [], [], 0
     for path in paths:

@@ -18,7 +18,7 @@ SUFFIXES = (
 
 """The kinds of files that are read as pictures, whatever the case of their letters."""
 
-PARTS = {
+SPLIT_NAMES = {
     "train": ("train", "training", "trn"),
     "development": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing", "tst"),
@@ -26,7 +26,7 @@ PARTS = {
 
 """What the folder of a part may be called, whatever the case of its letters."""
 
-_PART_NAMES = frozenset(name for names in PARTS.values() for name in names)
+_PART_NAMES = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 
 _LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 
@@ -57,15 +57,15 @@ def find_files(folder: Path, names: Iterable[str]) -> Files:
     found = Files()
     for path in _visible(folder):
         if path.is_file():
-            found.loose += _is_picture(path)
-            found.others[path.suffix.lower()] += not _is_picture(path)
+            found.loose += _is_image(path)
+            found.others[path.suffix.lower()] += not _is_image(path)
     for name in names:
         inside = list(_walk(folder / name))
-        pictures = sorted(path for path in inside if _is_picture(path))
+        pictures = sorted(path for path in inside if _is_image(path))
         found.pictures.append(pictures)
         found.nested += sum(path.parent != folder / name for path in pictures)
         found.parted += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in pictures)
-        found.others.update(path.suffix.lower() for path in inside if not _is_picture(path))
+        found.others.update(path.suffix.lower() for path in inside if not _is_image(path))
     return found
 
 
@@ -79,7 +79,7 @@ def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...
         raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
     found = tuple(path.name for path in _visible(folder) if path.is_dir())
     if not found:
-        inside = sum(_is_picture(path) for path in _visible(folder))
+        inside = sum(_is_image(path) for path in _visible(folder))
         has = f"{inside} pictures and no class folders" if inside else "no class folders"
         raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
     if fixed is not None and (strange := sorted(set(found) - set(fixed))):
@@ -96,7 +96,7 @@ def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         DataError: If two folders are called as the same part is, or a folder holds other parts and none to train on.
     """
     inside = [path for path in _visible(folder) if path.is_dir()]
-    known = {name: part for part, names in PARTS.items() for name in names}
+    known = {name: part for part, names in SPLIT_NAMES.items() for name in names}
     found: dict[str, Path] = {}
     for path in inside:
         part = known.get(path.name.lower())
@@ -117,7 +117,7 @@ def count_files(folder: Path) -> int:
     return sum(1 for _ in _walk(folder))
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
@@ -169,7 +169,7 @@ def notes_on_classes(names: Sequence[str]) -> Iterator[str]:
         )
 
 
-def notes_on_pictures(
+def notes_on_images(
     headers: Sequence[Header], *, size: tuple[int, int], channels: int, bit_depth: int
 ) -> Iterator[str]:
     """What is done to pictures that are not of the size, the channels and the bits that come out."""

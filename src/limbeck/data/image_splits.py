@@ -10,7 +10,7 @@ from limbeck.data.image_folder import ImageFolder
 from limbeck.data.image_folder_files import count_files, part_folders
 
 
-class PictureSet(NamedTuple):
+class ImageSplits(NamedTuple):
     """The parts of a folder of pictures.
 
     Attributes:
@@ -28,7 +28,7 @@ class PictureSet(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_pictures(folder: Path, given: Mapping[str, Path] | None = None, /, **options: Any) -> PictureSet:
+def load_image_splits(folder: Path, given: Mapping[str, Path] | None = None, /, **options: Any) -> ImageSplits:
     """The parts of a folder of pictures.
 
     A folder of classes is a training part alone. Of ``train/`` and ``val/`` without ``test/`` the second is the test
@@ -49,7 +49,7 @@ def load_pictures(folder: Path, given: Mapping[str, Path] | None = None, /, **op
         parts = {"train": folder, **parts, **given}
     if not parts:
         whole = ImageFolder(folder, **options)
-        return PictureSet(whole, None, None, {"train": str(folder)}, whole.notes)
+        return ImageSplits(whole, None, None, {"train": str(folder)}, whole.notes)
     train = ImageFolder(parts["train"], **options)
     own = {"size": train.size, "channels": train.channels, "class_names": train.class_names}
     own |= {"bit_depth": train.bit_depth}
@@ -63,4 +63,4 @@ def load_pictures(folder: Path, given: Mapping[str, Path] | None = None, /, **op
     for path in beside:
         notes.append(f"Left out: {path.name}/, which is no part that is known (files in it: {count_files(path):,}).")
     sources = {part: str(parts[part]) for part in read}
-    return PictureSet(train, read.get("development"), read.get("test"), sources, tuple(notes))
+    return ImageSplits(train, read.get("development"), read.get("test"), sources, tuple(notes))

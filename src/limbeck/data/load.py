@@ -15,21 +15,21 @@ import torch
 from limbeck.batch import Batch, Inputs
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.arrow import is_table
-from limbeck.data.builtin_datasets import PUBLISHED, load_published
-from limbeck.data.column_checks import digest
+from limbeck.data.builtin_datasets import IMAGE_DATASETS, load_image_dataset
+from limbeck.data.column_checks import hash_columns
 from limbeck.data.damage import raise_damaged
 from limbeck.data.dataset import Dataset, split, subsample
-from limbeck.data.not_read import check_readable
-from limbeck.data.npz import as_images, parts_from, read_arrays, unread_arrays
-from limbeck.data.npz_labels import number_labels, usual_names
-from limbeck.data.options import DataOptions, data_name, data_options
-from limbeck.data.part_warnings import check_shapes, class_warnings, overlap, scale_warnings
+from limbeck.data.npz import as_images, read_arrays, split_arrays, unread_arrays
+from limbeck.data.npz_labels import number_labels, standardize_names
+from limbeck.data.options import DataOptions, parse_data_name, parse_data_options
+from limbeck.data.part_warnings import check_shapes, class_warnings, find_overlap, scale_warnings
 from limbeck.data.preprocess import Identity, NormalizeImages, measure_pixels
 from limbeck.data.summary import DataSummary, summarize
 from limbeck.data.table import TableForm, read_tables, split_table
 from limbeck.data.table_encoding import TableEncoding
-from limbeck.data.text_files import NAMED as TEXTS
-from limbeck.data.user_data import OwnParts, call_own_loader
+from limbeck.data.text_files import TEXT_DATASETS as TEXTS
+from limbeck.data.unsupported_files import check_readable
+from limbeck.data.user_data import UserDataParts, call_user_loader
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
 from limbeck.models import UserFile
 
@@ -37,9 +37,9 @@ HELD_OUT = 0.2
 """The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
 
 
-_BESIDE = {"val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+_PART_FILES = {"val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 """How the files of the other parts are called that lie beside a training file."""
-_KNOWN = ("digits", *PUBLISHED, *TEXTS)
+_BUILTIN = ("digits", *IMAGE_DATASETS, *TEXTS)
 """Sets whose parts everybody knows: nothing is said of them beside each other."""
 _SHARE = 0.01  # of a part's examples: from so many on that are training examples too, they are told
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
@@ -85,7 +85,7 @@ class DataSplits:
     def fingerprint(self) -> str:
         """SHA-256 of the fingerprints of all parts."""
         more = [] if self.development is None else [("development", self.development.fingerprint)]
-        return digest(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
+        return hash_columns(("train", self.train.fingerprint), ("test", self.test.fingerprint), *more)
 
 
 def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSplits:
@@ -149,52 +149,55 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
     """
     found = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
     found |= options
-    name = data_name(found.pop("name", None))
+    name = parse_data_name(found.pop("name", None))
     if (own := UserFile.parse(name)) is not None:
-        return _told(_own(name, own, found))
-    given = data_options(found)
-    if (inside := _files_in(Path(name), given)) is not None:
-        return replace(_told(_loaded(*inside)), name=name)
-    return _told(_loaded(name, given))
+        return _add_summary(_load_user_data(name, own, found))
+    given = parse_data_options(found)
+    if (inside := _find_split_files(Path(name), given)) is not None:
+        return replace(_add_summary(_load(*inside)), name=name)
+    return _add_summary(_load(name, given))
 
 
-def _files_in(folder: Path, given: DataOptions) -> tuple[str, DataOptions] | None:
+def _find_split_files(folder: Path, given: DataOptions) -> tuple[str, DataOptions] | None:
     """The training file of a folder that holds ``train.csv`` and the like, the other parts as options."""
     for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz"):
         if (folder / f"train{suffix}").is_file():
-            test, val = given.test or _beside(folder, suffix, "test"), given.val or _beside(folder, suffix, "val")
+            test, val = (
+                given.test or _find_part_file(folder, suffix, "test"),
+                given.val or _find_part_file(folder, suffix, "val"),
+            )
             return str(folder / f"train{suffix}"), replace(given, test=test, val=val)
     return None
 
 
-def _beside(folder: Path, suffix: str, part: str) -> str | None:
+def _find_part_file(folder: Path, suffix: str, part: str) -> str | None:
     """The file of another part, by one of the names that it goes by; None where there is none."""
-    files = (folder / f"{name}{suffix}" for name in _BESIDE[part])
+    files = (folder / f"{name}{suffix}" for name in _PART_FILES[part])
     return next((str(file) for file in files if file.is_file()), None)
 
 
-def _loaded(name: str, given: DataOptions) -> DataSplits:
-    load, uses = _loader(name, Path(name), given)
+def _load(name: str, given: DataOptions) -> DataSplits:
+    load, uses = _find_reader(name, Path(name), given)
     for option in given.given:
         if option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
     return load(name, given)
 
 
-def _told(data: DataSplits) -> DataSplits:
+def _add_summary(data: DataSplits) -> DataSplits:
     """The data set with a summary and a note that hold all there is to say; what is likely wrong is warned of."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
     for examples in parts.values():
         if examples is not None and data.class_names is None:
             _check_numbers(data.name, examples.labels)
     summary = data.summary or summarize(
-        _kind(data), {part: examples for part, examples in parts.items() if examples is not None}
+        _data_kind(data), {part: examples for part, examples in parts.items() if examples is not None}
     )
     names = data.class_names
     if names and summary.class_names is None and all(len(part.classes) in (0, len(names)) for part in summary.parts):
         summary = replace(summary, class_names=names)
-    if data.name not in _KNOWN:
-        summary = _held_together(data, summary)
+    if data.name not in _BUILTIN:
+        summary = _compare_parts(data, summary)
     for sentence in summary.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=3)
     said = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]
@@ -203,14 +206,14 @@ def _told(data: DataSplits) -> DataSplits:
     return replace(data, note=". ".join(filter(None, said)), summary=summary)
 
 
-def _held_together(data: DataSplits, summary: DataSummary) -> DataSummary:
+def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
     """The summary with what is to be said of its parts beside each other."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
     there = {name: part for name, part in parts.items() if part is not None}
     notes, warned = list(summary.notes), [*summary.warnings, *class_warnings(summary), *check_shapes(there)]
     if data.encoding is None:
         warned += scale_warnings(there)
-    for name, count, total in overlap(there):
+    for name, count, total in find_overlap(there):
         said = f"{count:,} of {total:,} {name} examples are training examples too"
         if count >= _SHARE * total:
             notes.append(f"{said}: what is measured on them says nothing of new ones.")
@@ -230,7 +233,7 @@ def _check_numbers(name: str, labels: torch.Tensor | None) -> None:
         )
 
 
-def _kind(data: DataSplits) -> str:
+def _data_kind(data: DataSplits) -> str:
     if data.encoding is not None:
         return "table"
     return (
@@ -242,92 +245,92 @@ def _kind(data: DataSplits) -> str:
     )
 
 
-def _loader(
+def _find_reader(
     name: str, path: Path, given: DataOptions
 ) -> tuple[Callable[[str, DataOptions], DataSplits], tuple[str, ...]]:
     if name == "digits":
-        return _digits, ()
-    if name in PUBLISHED:
-        return _published, ("folder",)
+        return _load_digits, ()
+    if name in IMAGE_DATASETS:
+        return _load_image_dataset, ("folder",)
     if name in TEXTS:
-        return _texts, ("folder", *_TEXT_OPTIONS)
+        return _load_texts, ("folder", *_TEXT_OPTIONS)
     if path.name.lower().endswith((".jsonl", ".jsonl.gz")):
-        return _texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
+        return _load_texts, ("text", "target", "test", "val", "charset", "class_names", *_TEXT_OPTIONS)
     if path.suffix.lower() == ".npz":
-        return _npz, ("groups", "channels_last", "class_names")
+        return _load_npz, ("groups", "channels_last", "class_names")
     if is_table(path):
         if given.text is not None:
-            return _texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
-        return _table, (*_TABLE_OPTIONS, "ignore", "groups", "text")
+            return _load_texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
+        return _load_table, (*_TABLE_OPTIONS, "ignore", "groups", "text")
     if name and path.is_dir():
-        return _folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
+        return _load_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
-    raise unknown("data set", name, _KNOWN, then=then)
+    raise unknown("data set", name, _BUILTIN, then=then)
 
 
-def _own(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
-    made = call_own_loader(own, options)
-    if not isinstance(made, OwnParts):
+def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
+    made = call_user_loader(own, options)
+    if not isinstance(made, UserDataParts):
         if isinstance(made, DataSplits):
             return replace(made, name=name)
         raise DataError(
             f"{name} returned a {type(made).__name__} with parts; return a limbeck.data.DataSplits or (train, test)."
         )
-    train, test, note = _parts(made.train, made.test)
-    preprocess = made.preprocess or _measured(train, scale=1 / 255)
+    train, test, note = _add_test_part(made.train, made.test)
+    preprocess = made.preprocess or _fit_normalization(train, scale=1 / 255)
     return DataSplits(
         name, train, test, preprocess, made.class_names, note=note, development=made.development,
         held_out=made.test is None
     )  # fmt: skip
 
 
-def _texts(name: str, options: DataOptions) -> DataSplits:
+def _load_texts(name: str, options: DataOptions) -> DataSplits:
     from limbeck.data.text_files import load_texts
 
     found = load_texts(name, options, held_out=HELD_OUT)
     return DataSplits(
         name, found.train, found.test, Identity(), found.train.class_names,
-        note=found.note or _held_out(len(found.test)), tokenizer=found.tokenizer, development=found.development,
+        note=found.note or _holdout_note(len(found.test)), tokenizer=found.tokenizer, development=found.development,
         summary=found.summary, held_out=not found.note,
     )  # fmt: skip
 
 
-def _digits(name: str, options: DataOptions) -> DataSplits:
+def _load_digits(name: str, options: DataOptions) -> DataSplits:
     from sklearn.datasets import load_digits
 
     found = load_digits()
     names = tuple(str(digit) for digit in found.target_names)
     whole = ArrayDataset(found.images.astype(np.uint8), found.target, class_names=names)
-    train, test = (_copied(part) for part in split(whole, fraction=1000 / 1797, seed=0))
+    train, test = (_copy_arrays(part) for part in split(whole, fraction=1000 / 1797, seed=0))
     note = "scikit-learn's digits (UCI, optical recognition of handwritten digits, the test part)"
-    return DataSplits(name, train, test, _measured(train, scale=1 / 16), names, note=note)
+    return DataSplits(name, train, test, _fit_normalization(train, scale=1 / 16), names, note=note)
 
 
-def _copied(part: Dataset) -> ArrayDataset:
+def _copy_arrays(part: Dataset) -> ArrayDataset:
     rows = part.take(torch.arange(len(part)))
     return ArrayDataset(rows.inputs, rows.labels, class_names=part.class_names)
 
 
-def _published(name: str, options: DataOptions) -> DataSplits:
-    train, test, note = load_published(name, options.folder)
-    return DataSplits(name, train, test, PUBLISHED[name].preprocess, train.class_names, note=note)
+def _load_image_dataset(name: str, options: DataOptions) -> DataSplits:
+    train, test, note = load_image_dataset(name, options.folder)
+    return DataSplits(name, train, test, IMAGE_DATASETS[name].preprocess, train.class_names, note=note)
 
 
-def _npz(name: str, options: DataOptions) -> DataSplits:
+def _load_npz(name: str, options: DataOptions) -> DataSplits:
     path = Path(name)
-    arrays, renamed = usual_names(read_arrays(path))
+    arrays, renamed = standardize_names(read_arrays(path))
     arrays, matched = number_labels(str(path), arrays, options.class_names)
     inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, notes = as_images(inputs, channels_last=options.channels_last)
     whole = {**arrays, **images}
-    given, held = parts_from(path, whole)
-    train, test, note = _parts(given, held)
-    development = parts_from(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
+    given, held = split_arrays(path, whole)
+    train, test, note = _add_test_part(given, held)
+    development = split_arrays(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
     notes = (*renamed, *matched, *notes, *unread_arrays(path, arrays))
     note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
     _check_groups(name, test, options.groups)
-    preprocess = _measured(train, scale=1 / 255)
+    preprocess = _fit_normalization(train, scale=1 / 255)
     return DataSplits(
         name, train, test, preprocess, train.class_names, note=note, groups=options.groups, development=development,
         held_out=held is None,
@@ -347,13 +350,13 @@ def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
         raise DataError(f"groups={groups}: {groups}_test of {name} holds {list(extra[groups].shape[1:])} for each row.")
 
 
-def _folder(name: str, options: DataOptions) -> DataSplits:
-    from limbeck.data.image_splits import load_pictures
+def _load_folder(name: str, options: DataOptions) -> DataSplits:
+    from limbeck.data.image_splits import load_image_splits
 
     chosen = {option: getattr(options, option) for option in ("size", "channels", "bit_depth", "num_workers")}
     given = {part: Path(place) for part, place in (("development", options.val), ("test", options.test)) if place}
-    found = load_pictures(Path(name), given, class_names=options.class_names or None, **chosen)
-    train, test, note = _parts(found.train, found.test)
+    found = load_image_splits(Path(name), given, class_names=options.class_names or None, **chosen)
+    train, test, note = _add_test_part(found.train, found.test)
     parts = {"train": train, "development": found.development, "test": test}
     sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}
     height, width = found.train.size
@@ -362,14 +365,14 @@ def _folder(name: str, options: DataOptions) -> DataSplits:
         "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
         facts=facts, notes=found.notes,
     )  # fmt: skip
-    preprocess = _measured(train, scale=1 / 255)
+    preprocess = _fit_normalization(train, scale=1 / 255)
     return DataSplits(
         name, train, test, preprocess, train.class_names, note=note, development=found.development, summary=summary,
         held_out=found.test is None,
     )  # fmt: skip
 
 
-def _table(name: str, options: DataOptions) -> DataSplits:
+def _load_table(name: str, options: DataOptions) -> DataSplits:
     if options.target is None:
         raise LimbeckError(
             f"target= is missing: which column of {name} holds the classes? "
@@ -384,7 +387,7 @@ def _table(name: str, options: DataOptions) -> DataSplits:
     sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
     if options.test is None:
         found = split_table(name, form, fraction=HELD_OUT, seed=0, groups=groups, others=others)
-        note = _held_out(len(found.parts["test"]))
+        note = _holdout_note(len(found.parts["test"]))
         sources["test"] = f"held out of {sources['train']}: {HELD_OUT:.0%}, stratified, with seed 0"
     else:
         found, note = read_tables(name, others, form, groups=groups), ""
@@ -399,18 +402,18 @@ def _table(name: str, options: DataOptions) -> DataSplits:
     )  # fmt: skip
 
 
-def _parts(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset, str]:
+def _add_test_part(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset, str]:
     if test is not None:
         return train, test, ""
     rest, held = split(train, fraction=HELD_OUT, seed=0)
-    return rest, held, _held_out(len(held))
+    return rest, held, _holdout_note(len(held))
 
 
-def _held_out(count: int) -> str:
+def _holdout_note(count: int) -> str:
     return f"no test part was given: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
 
 
-def _measured(train: Dataset, *, scale: float) -> NormalizeImages | Identity:
+def _fit_normalization(train: Dataset, *, scale: float) -> NormalizeImages | Identity:
     """How images are standardized: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
     some = subsample(train, 2000, seed=0)
     try:

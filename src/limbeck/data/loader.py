@@ -12,9 +12,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from limbeck.batch import Batch
-from limbeck.data.apply_transform import apply_transforms, check_augmented, never_changes, view_number
+from limbeck.data.apply_transform import apply_transforms, check_augmentation, is_repeatable, view_number
 from limbeck.data.batch_mix import BatchMix
-from limbeck.data.column_checks import digest
+from limbeck.data.column_checks import hash_columns
 from limbeck.data.dataset import Dataset
 from limbeck.data.prefetch import check_num_workers, prefetch
 from limbeck.data.transform import Transform
@@ -152,7 +152,7 @@ class ShuffledLoader(Loader):
         super().__init__()
         check_batch_size(batch_size)
         check_num_workers(num_workers)
-        check_augmented(examples, augment=augment, mix=mix, views=views)
+        check_augmentation(examples, augment=augment, mix=mix, views=views)
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
                 f"drop_last leaves no batch: batch_size={batch_size} is above the {len(examples)} examples."
@@ -181,12 +181,12 @@ class ShuffledLoader(Loader):
             return self.examples.fingerprint
         view = None if self.augment is None else self.augment.fingerprint
         mix = [] if self.mix is None else [("mix", self.mix.fingerprint)]
-        return digest(("examples", self.examples.fingerprint), ("view", view), *mix)
+        return hash_columns(("examples", self.examples.fingerprint), ("view", view), *mix)
 
     @property
     def fixed(self) -> bool:  # type: ignore[override]
         """Whether examples and views are limbeck's own, which never change."""
-        return never_changes(self.examples, self.augment)
+        return is_repeatable(self.examples, self.augment)
 
     @property
     def examples_per_epoch(self) -> int:

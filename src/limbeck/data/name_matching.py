@@ -32,7 +32,7 @@ def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
     exact, several = set(known), list(names)
     found = {name: name for name in several if name in exact}
     for form in (str.strip, _folded, _number, _truth):
-        alike = _by(form, known)
+        alike = _group_by_form(form, known)
         for name in several:
             key = form(name)
             if name not in found and key is not None and len(alike.get(key, ())) == 1:
@@ -40,11 +40,11 @@ def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in several if name in found}
 
 
-def written_alike(names: Iterable[str]) -> list[str]:
+def find_similar_names(names: Iterable[str]) -> list[str]:
     """Names that differ by case, spaces or the way an accent is written alone, each group as "'Yes' and 'yes'".
 
     Example:
-        >>> written_alike(["Yes", "yes", "no"])
+        >>> find_similar_names(["Yes", "yes", "no"])
         ["'Yes' and 'yes'"]
     """
     forms: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ def is_number(text: str) -> bool:
     return re.fullmatch(NUMBER[:-1], text) is not None
 
 
-def _by(form: Callable[[str], str | None], known: Sequence[str]) -> dict[str, list[str]]:
+def _group_by_form(form: Callable[[str], str | None], known: Sequence[str]) -> dict[str, list[str]]:
     alike: dict[str, list[str]] = {}
     for name in known:
         if (key := form(name)) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.data.arrays import ArrayDataset
-from limbeck.data.npz_labels import number_labels, usual_names
+from limbeck.data.npz_labels import number_labels, standardize_names
 from limbeck.errors import DataError, LimbeckError, nearest
 
 _CHANNELS = (1, 3, 4)
@@ -131,11 +131,11 @@ def read_npz(
     """
     arrays = read_arrays(path)
     if inputs is None:
-        arrays, _ = number_labels(str(path), usual_names(arrays)[0])
-    return parts_from(Path(path), arrays, inputs=inputs, labels=labels)
+        arrays, _ = number_labels(str(path), standardize_names(arrays)[0])
+    return split_arrays(Path(path), arrays, inputs=inputs, labels=labels)
 
 
-def parts_from(
+def split_arrays(
     path: Path, arrays: dict[str, np.ndarray], *, inputs: str | None = None, labels: str | None = None
 ) -> tuple[ArrayDataset, ArrayDataset | None]:
     """As `read_npz`, from the arrays of the file `path` by name."""
@@ -209,7 +209,7 @@ def _check_sizes(path: Path) -> None:
             for one in file.infolist():
                 total += one.file_size
                 with file.open(one) as opened:
-                    claimed = _claimed(opened)
+                    claimed = _read_declared_size(opened)
                 if claimed > one.file_size:
                     raise DataError(
                         f"{path}: array {one.filename.removesuffix('.npy')!r} is damaged: it claims "
@@ -223,7 +223,7 @@ def _check_sizes(path: Path) -> None:
         return  # whoever reads the arrays says which of them is damaged
 
 
-def _claimed(opened: Any) -> int:
+def _read_declared_size(opened: Any) -> int:
     """How many bytes an array's header says that it has; 0 where it cannot be read, which is said when it is."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:

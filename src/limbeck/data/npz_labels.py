@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from limbeck.batch import IGNORED
-from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.name_matching import match_names
 from limbeck.errors import DataError, one_for_each_class
 
@@ -25,13 +25,13 @@ _PARTS = {
 }
 
 
-def usual_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Arrays under the names that are read, x_train for X_train or train_images, and a sentence that says which.
 
     A name that two arrays would have is given to neither.
 
     Example:
-        >>> sorted(usual_names({"X_train": np.zeros(2), "train_labels": np.zeros(2), "note": np.zeros(1)})[0])
+        >>> sorted(standardize_names({"X_train": np.zeros(2), "train_labels": np.zeros(2), "note": np.zeros(1)})[0])
         ['note', 'x_train', 'y_train']
     """
     meant = {name: _usual(name) for name in arrays}
@@ -79,21 +79,21 @@ def number_labels(
     """
     found = dict(arrays)
     names = _names_in(path, found)
-    labels = {name: _flat(found[name]) for name in _LABELS if name in found}
+    labels = {name: _flatten_column(found[name]) for name in _LABELS if name in found}
     for array in labels.values():
         _check_not_one_hot(array)
-    texts = {name: _decoded(path, name, array) for name, array in labels.items() if array.dtype.kind in "US"}
+    texts = {name: _decode(path, name, array) for name, array in labels.items() if array.dtype.kind in "US"}
     found |= {name: array for name, array in labels.items() if name not in texts}
     if not texts and not order:
         return (found if names is None else {**found, "class_names": np.array(names)}), []
-    known = names or _known(labels, texts)
-    wanted = in_order(known, order, who=path) if names or texts else tuple(order)
+    known = names or _training_classes(labels, texts)
+    wanted = order_classes(known, order, who=path) if names or texts else tuple(order)
     notes = list[str]()
     for name, array in labels.items():
         if name in texts:
-            found[name] = _places(path, name, texts[name], wanted, notes)
+            found[name] = _class_indices(path, name, texts[name], wanted, notes)
         elif wanted != known and array.dtype.kind in "iu":
-            found[name] = _moved(path, name, array, known, wanted)
+            found[name] = _reorder_labels(path, name, array, known, wanted)
     return {**found, "class_names": np.array(wanted)}, notes
 
 
@@ -103,7 +103,7 @@ def _names_in(path: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | 
     array = arrays["class_names"]
     if array.ndim != 1:
         raise DataError(f"{path}: class_names is one name for each class; it has the shape {list(array.shape)}.")
-    names = tuple(_decoded(path, "class_names", array) if array.dtype.kind in "US" else map(str, array.tolist()))
+    names = tuple(_decode(path, "class_names", array) if array.dtype.kind in "US" else map(str, array.tolist()))
     if double := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"{path}: class_names names the class {double!r} twice.")
     return names
@@ -117,12 +117,12 @@ def _check_not_one_hot(array: np.ndarray) -> None:
         raise one_for_each_class(array.shape)
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
+def _flatten_column(array: np.ndarray) -> np.ndarray:
     """Labels in one column as a row of them."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _decoded(path: str, name: str, array: np.ndarray) -> list[str]:
+def _decode(path: str, name: str, array: np.ndarray) -> list[str]:
     if array.ndim != 1:
         raise DataError(f"{path}: the texts in {name} are one class for each example; it has {list(array.shape)}.")
     try:
@@ -132,7 +132,7 @@ def _decoded(path: str, name: str, array: np.ndarray) -> list[str]:
     return [str(text).strip() for text in read.tolist()]
 
 
-def _known(labels: Mapping[str, np.ndarray], texts: Mapping[str, list[str]]) -> tuple[str, ...]:
+def _training_classes(labels: Mapping[str, np.ndarray], texts: Mapping[str, list[str]]) -> tuple[str, ...]:
     """The classes of the training part: its texts, or its numbers as texts."""
     first = next(iter(labels))
     if first in texts:
@@ -142,7 +142,7 @@ def _known(labels: Mapping[str, np.ndarray], texts: Mapping[str, list[str]]) -> 
     return tuple(map(str, range(size)))
 
 
-def _places(path: str, name: str, texts: list[str], known: tuple[str, ...], notes: list[str]) -> np.ndarray:
+def _class_indices(path: str, name: str, texts: list[str], known: tuple[str, ...], notes: list[str]) -> np.ndarray:
     matched = match_names(dict.fromkeys(text for text in texts if text), known)
     if strange := next((text for text in texts if text and text not in matched), None):
         raise DataError(f"{path}: {name} has the class {strange!r}, which is none of {', '.join(known[:12])}.")
@@ -152,7 +152,9 @@ def _places(path: str, name: str, texts: list[str], known: tuple[str, ...], note
     return np.array([places[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
 
 
-def _moved(path: str, name: str, array: np.ndarray, known: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
+def _reorder_labels(
+    path: str, name: str, array: np.ndarray, known: tuple[str, ...], wanted: tuple[str, ...]
+) -> np.ndarray:
     """Numbers of classes that had the order `known`, in the order `wanted`; without names there is nothing to move."""
     if set(known) != set(wanted) & set(known):
         return array

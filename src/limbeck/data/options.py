@@ -66,7 +66,7 @@ class DataOptions:
         return tuple(one.name for one in fields(self) if getattr(self, one.name) not in (None, ()))
 
 
-def data_options(found: Mapping[str, Any]) -> DataOptions:
+def parse_data_options(found: Mapping[str, Any]) -> DataOptions:
     """Options as a person types them, turned into what they mean; YAML makes numbers of names, and one of a list.
 
     Args:
@@ -77,7 +77,7 @@ def data_options(found: Mapping[str, Any]) -> DataOptions:
         LimbeckError: If a value makes no sense for its option, saying what would.
 
     Example:
-        >>> data_options({"size": "16x24", "ignore": "id", "target": 1})  # doctest: +ELLIPSIS
+        >>> parse_data_options({"size": "16x24", "ignore": "id", "target": 1})  # doctest: +ELLIPSIS
         DataOptions(target='1', test=None, val=None, ignore=('id',), groups=None, size=(16, 24), ...)
     """
     for option in found:
@@ -86,7 +86,7 @@ def data_options(found: Mapping[str, Any]) -> DataOptions:
     return DataOptions(**{name: _KINDS[name](name, value) for name, value in found.items() if value is not None})
 
 
-def data_name(value: Any) -> str:
+def parse_data_name(value: Any) -> str:
     """A data set's name, or the path of a file or folder; empty where there is none.
 
     Raises:
@@ -95,7 +95,7 @@ def data_name(value: Any) -> str:
     return "" if value is None or value == "" else _path("name", value)
 
 
-def _refused(option: str, value: Any, wanted: str, example: str) -> LimbeckError:
+def _invalid_option(option: str, value: Any, wanted: str, example: str) -> LimbeckError:
     return LimbeckError(
         f"{option}={value!r} is not {wanted}; give for example {option}={example}. On the command line: --set "
         f"data.{option}={example}"
@@ -108,7 +108,7 @@ def _text(option: str, value: Any) -> str:
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
         quoted = ", with the quotes where YAML would read something else" if isinstance(value, bool) else ""
-        raise _refused(option, value, f"a name{quoted}", "'\"NAME\"'")
+        raise _invalid_option(option, value, f"a name{quoted}", "'\"NAME\"'")
     return _plain(option, value if isinstance(value, str) else str(value))
 
 
@@ -141,14 +141,14 @@ def _is_list(value: Any) -> bool:
 def _count(option: str, value: Any) -> int:
     found = _whole(value)
     if found is None or not 1 <= found <= _LARGEST:
-        raise _refused(option, value, "a positive whole number", _EXAMPLES.get(option, "8"))
+        raise _invalid_option(option, value, "a positive whole number", _EXAMPLES.get(option, "8"))
     return found
 
 
 def _zero_or_more(option: str, value: Any) -> int:
     found = _whole(value)
     if found is None or not 0 <= found <= _MOST_WORKERS:
-        raise _refused(option, value, f"a whole number from 0 to {_MOST_WORKERS}", "2")
+        raise _invalid_option(option, value, f"a whole number from 0 to {_MOST_WORKERS}", "2")
     return found
 
 
@@ -166,7 +166,7 @@ def _whole(value: Any) -> int | None:
 def _yes_or_no(option: str, value: Any) -> bool:
     found = {"true": True, "false": False, "yes": True, "no": False}.get(str(value).strip().lower())
     if found is None:
-        raise _refused(option, value, "true or false", "true")
+        raise _invalid_option(option, value, "true or false", "true")
     return found
 
 
@@ -182,14 +182,14 @@ def _size(option: str, value: Any) -> tuple[int, int]:
     several = list(parts) if _is_list(parts) else [parts]
     numbers = [number for number in map(_whole, several) if number is not None and 1 <= number <= _WIDEST]
     if len(numbers) != len(several) or len(numbers) not in (1, 2):
-        raise _refused(option, value, "a height and a width in pixels", "[224,224]")
+        raise _invalid_option(option, value, "a height and a width in pixels", "[224,224]")
     return numbers[0], numbers[-1]
 
 
 def _separator(option: str, value: Any) -> str:
     named = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}.get(str(value), value)
     if not isinstance(named, str) or len(named) != 1 or not named.isascii() or named in '\n\r"\0':
-        raise _refused(option, value, "one character between columns", "';'")
+        raise _invalid_option(option, value, "one character between columns", "';'")
     return named
 
 
@@ -197,7 +197,9 @@ def _charset(option: str, value: Any) -> str:
     try:
         return codecs.lookup(_text(option, value)).name
     except (LookupError, ValueError, UnicodeError) as error:
-        raise _refused(option, value, "a name for a way to write characters that Python knows", "cp1252") from error
+        raise _invalid_option(
+            option, value, "a name for a way to write characters that Python knows", "cp1252"
+        ) from error
 
 
 _LARGEST, _WIDEST = 10**8, 16_384  # pieces or tokens, and pixels along a side: more are a slip of the keyboard

@@ -14,12 +14,12 @@ from torch import Tensor
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.dataset import Dataset, Subset
 from limbeck.data.image_folder import ImageFolder
-from limbeck.data.name_matching import written_alike
+from limbeck.data.name_matching import find_similar_names
 from limbeck.data.summary import DataSummary
 from limbeck.data.texts import TextDataset
 from limbeck.errors import DataError
 
-_LOOKED_AT = 2000  # rows of each part that a scale is measured on
+_SAMPLE = 2000  # rows of each part that a scale is measured on
 _FAR = 10  # times the training part's standard deviation: no sample is that far from it by chance
 _FEW = 20  # rows: of fewer, means say little
 _MOST_ROWS, _MOST_BYTES = 200_000, 1 << 29  # of a part, above which nobody looks for examples that are in two parts
@@ -29,7 +29,7 @@ _TAIL = 4096  # bytes at a file's end that tell two pictures of one length apart
 
 def class_warnings(summary: DataSummary) -> Iterator[str]:
     """What is likely wrong with the classes: written alike, without an example, or as many as there are examples."""
-    if same := written_alike(summary.class_names or ()):
+    if same := find_similar_names(summary.class_names or ()):
         listed = ", ".join(same[:4])
         yield f"Classes that are written alike are told apart: {listed}. If they are one, write them alike."
     train = next((part for part in summary.parts if part.name == "train" and any(part.classes)), None)
@@ -98,7 +98,7 @@ def scale_warnings(parts: Mapping[str, Dataset]) -> Iterator[str]:
                 )
 
 
-def overlap(parts: Mapping[str, Dataset]) -> Iterator[tuple[str, int, int]]:
+def find_overlap(parts: Mapping[str, Dataset]) -> Iterator[tuple[str, int, int]]:
     """Of each part besides the training part: its name, how many of its examples are training examples, and its size.
 
     Arrays are compared by their bytes, texts as they are, pictures by their files. Parts that are too large to look at
@@ -131,11 +131,11 @@ def _inputs(part: Dataset) -> Iterator[tuple[Any, Tensor]]:
 
 
 def _some(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor[index[:: max(len(index) // _LOOKED_AT, 1)]]
+    return tensor[index[:: max(len(index) // _SAMPLE, 1)]]
 
 
 def _moments(tensor: Tensor) -> tuple[float, float]:
-    some = tensor[:: max(len(tensor) // _LOOKED_AT, 1)].double()
+    some = tensor[:: max(len(tensor) // _SAMPLE, 1)].double()
     return float(some.mean()), float(some.std(correction=0))
 
 

@@ -17,7 +17,7 @@ from limbeck.errors import LimbeckError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_Answer = SimpleQueue[tuple[Any, BaseException | None]]
+_Future = SimpleQueue[tuple[Any, BaseException | None]]
 _PAUSE = 0.005  # seconds
 _MOST_BY_DEFAULT = 4
 _PER_WORKER = 2  # items ahead for each thread, as in PyTorch's DataLoader
@@ -42,7 +42,7 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], *, num_w
     if num_workers == 0:
         yield from map(function, items)
         return
-    left, waiting, workers = iter(items), deque[_Answer](), _Workers(function)
+    left, waiting, workers = iter(items), deque[_Future](), _Workers(function)
     try:
         waiting.extend(workers.ask(item) for item in islice(left, _PER_WORKER * num_workers))
         workers.start(num_workers)
@@ -88,7 +88,7 @@ class _Workers:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
-        self._tasks = deque[tuple[Any, _Answer]]()
+        self._tasks = deque[tuple[Any, _Future]]()
         self._hurry = threading.Event()
         self._ended = False
         self._threads: list[threading.Thread] = []
@@ -112,13 +112,13 @@ class _Workers:
             # PyTorch keeps the number for each thread, and besides the last one that was set, for threads to come.
             torch.set_num_threads(before)
 
-    def ask(self, item: Any) -> _Answer:
+    def ask(self, item: Any) -> _Future:
         """Where the result for an item will be."""
-        answer = _Answer()
+        answer = _Future()
         self._tasks.append((item, answer))
         return answer
 
-    def wait(self, answer: _Answer) -> Any:
+    def wait(self, answer: _Future) -> Any:
         """The result, or the error that was raised in its place."""
         if answer.empty():
             self._hurry.set()

@@ -167,7 +167,7 @@ def preprocess_from_dict(found: Mapping[str, Any]) -> Preprocess:
         raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error
 
 
-def preprocess_of(folder: str | Path) -> Callable[[Batch], Inputs]:
+def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
     """The way from a batch to a student's inputs, as it was when the student was trained.
 
     A folder with a tokenizer holds a student of texts, which reads a list of them.
@@ -179,7 +179,7 @@ def preprocess_of(folder: str | Path) -> Callable[[Batch], Inputs]:
         LimbeckError: If the folder is no student's, or nobody recorded how it reads.
 
     Example:
-        >>> # student, preprocess = limbeck.load("runs/demo/student"), limbeck.preprocess_of("runs/demo/student")
+        >>> # student, preprocess = limbeck.load("runs/demo/student"), limbeck.load_preprocess("runs/demo/student")
         >>> # student(preprocess(limbeck.Batch(images)))
     """
     if holds_tokenizer(folder):
@@ -192,7 +192,7 @@ def preprocess_of(folder: str | Path) -> Callable[[Batch], Inputs]:
     return preprocess_from_dict(found)
 
 
-def encoding_of(folder: str | Path) -> TableEncoding:
+def load_encoding(folder: str | Path) -> TableEncoding:
     """How the table that a student learnt from was turned into numbers, so that new rows are turned into the same ones.
 
     Args:
@@ -203,7 +203,7 @@ def encoding_of(folder: str | Path) -> TableEncoding:
         LimbeckError: If its student did not learn from a table.
 
     Example:
-        >>> # student, encoding = limbeck.load("runs/adult/student"), limbeck.encoding_of("runs/adult/student")
+        >>> # student, encoding = limbeck.load("runs/adult/student"), limbeck.load_encoding("runs/adult/student")
         >>> # rows, _ = limbeck.read_table("new.csv", encoding=encoding)
         >>> # [encoding.class_names[i] for i in student(rows.take(torch.arange(len(rows))).inputs).argmax(1)]
     """

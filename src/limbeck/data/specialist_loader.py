@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import IGNORED, Batch
-from limbeck.data.apply_transform import apply_transforms, check_augmented, never_changes, view_number
-from limbeck.data.column_checks import digest
+from limbeck.data.apply_transform import apply_transforms, check_augmentation, is_repeatable, view_number
+from limbeck.data.column_checks import hash_columns
 from limbeck.data.dataset import Dataset
 from limbeck.data.loader import Loader, check_batch_size
 from limbeck.data.transform import Transform
@@ -70,7 +70,7 @@ class SpecialistLoader(Loader):
     ) -> None:
         super().__init__()
         check_batch_size(batch_size)
-        check_augmented(examples, augment=augment, views=views)
+        check_augmentation(examples, augment=augment, views=views)
         self.examples = examples
         self.special = _special(special)
         self.batch_size = batch_size
@@ -95,14 +95,14 @@ class SpecialistLoader(Loader):
     @property
     def fixed(self) -> bool:  # type: ignore[override]
         """Whether examples and views are limbeck's own, which never change."""
-        return never_changes(self.examples, self.augment)
+        return is_repeatable(self.examples, self.augment)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the examples' fingerprint, their classes, which are special, and the view's."""
         view = None if self.augment is None else self.augment.fingerprint
         whole = ("half special", self.examples.fingerprint)
-        return digest(whole, ("special", sorted(self.special)), ("classes", self.classes), ("view", view))
+        return hash_columns(whole, ("special", sorted(self.special)), ("classes", self.classes), ("view", view))
 
     @property
     def examples_per_epoch(self) -> int:

@@ -13,19 +13,19 @@ import numpy as np
 from limbeck.batch import IGNORED
 from limbeck.data.arrays import ArrayDataset
 from limbeck.data.arrow import RawTable, check_columns, load_table, starts_with_values, trimmed_note
-from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.column_types import (
     ColumnValues,
-    counts_up,
-    holds_answer,
-    left_out_because,
+    find_reason_to_skip,
+    is_row_counter,
+    matches_labels,
+    missing_note,
     read_column,
     read_target,
-    taken_sentence,
 )
 from limbeck.data.dataset import split
-from limbeck.data.known_columns import codes_of, encode_known, labels_of, match_labels
-from limbeck.data.name_matching import is_number, written_alike
+from limbeck.data.match_columns import encode_known, encode_labels, find_codes, match_labels
+from limbeck.data.name_matching import find_similar_names, is_number
 from limbeck.data.summary import ColumnSummary
 from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.errors import DataError, LimbeckWarning
@@ -60,7 +60,7 @@ class TableForm:
 
 
 @dataclass
-class TableNotes:
+class TableReport:
     """What is to be said of a table that was read.
 
     Attributes:
@@ -85,7 +85,7 @@ class TableParts(NamedTuple):
 
     parts: dict[str, ArrayDataset]
     encoding: TableEncoding
-    said: TableNotes
+    said: TableReport
 
 
 def read_table(
@@ -115,7 +115,7 @@ def read_table(
         path: A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
         target: The column of the classes: texts, or whole numbers; by default that of the `encoding`. Rows without one
             have the label -100; so have all rows where an `encoding` is given and the table has no such column.
-        encoding: That of the training part, for a test part or new rows (`encoding_of` gives that of a student's
+        encoding: That of the training part, for a test part or new rows (`load_encoding` gives that of a student's
             folder); None makes one from this table.
         ignore: Columns to leave out, such as identifiers.
         groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
@@ -140,13 +140,13 @@ def read_table(
     if encoding is not None:
         separator, charset = separator or encoding.separator, charset or encoding.charset
     form = TableForm(target.strip(), tuple(one.strip() for one in ignore), tuple(missing), separator, charset)
-    raw, said = form.load(path), TableNotes()
+    raw, said = form.load(path), TableReport()
     if encoding is None:
-        fitted = _Fitted(raw, form, said)
+        fitted = _TrainingTable(raw, form, said)
         encoding = fitted.encoding(slice(None), said)
-        examples = fitted.examples(slice(None), encoding, _groups(raw, groups))
+        examples = fitted.examples(slice(None), encoding, _read_groups(raw, groups))
     else:
-        examples = _known(raw, form, encoding, groups, said)
+        examples = _encode_other_table(raw, form, encoding, groups, said)
     for sentence in said.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
     return examples, encoding
@@ -191,19 +191,19 @@ def split_table(
     others: Mapping[str, str | Path] | None = None,
 ) -> TableParts:
     """As `read_split_table`, with `others` that are read as the rest was, and what is to be said of all."""
-    said = TableNotes()
+    said = TableReport()
     raw = form.load(path)
-    fitted = _Fitted(raw, form, said)
+    fitted = _TrainingTable(raw, form, said)
     rest, held = split(ArrayDataset(np.zeros((raw.table.num_rows, 1)), fitted.labels), fraction=fraction, seed=seed)
     rows = {"train": rest.index.numpy(), "test": held.index.numpy()}
     encoding = fitted.encoding(rows["train"], said)
     fitted.count_unknown(rows["test"], encoding, said)
-    of_groups = _groups(raw, groups)
+    of_groups = _read_groups(raw, groups)
     parts = {
         name: fitted.examples(index, encoding, of_groups if name == "test" else None) for name, index in rows.items()
     }
     for name, other in (others or {}).items():
-        parts[name] = _known(form.load(other), form, encoding, None, said)
+        parts[name] = _encode_other_table(form.load(other), form, encoding, None, said)
     return TableParts(parts, encoding, said)
 
 
@@ -211,26 +211,26 @@ def read_tables(
     path: str | Path, others: Mapping[str, str | Path], form: TableForm, *, groups: str | None = None
 ) -> TableParts:
     """A training table and others that are read as it was, by their names; `groups` are those of ``test``."""
-    said = TableNotes()
+    said = TableReport()
     raw = form.load(path)
-    fitted = _Fitted(raw, form, said)
+    fitted = _TrainingTable(raw, form, said)
     encoding = fitted.encoding(slice(None), said)
     parts = {"train": fitted.examples(slice(None), encoding, None)}
     for name, other in others.items():
-        parts[name] = _known(form.load(other), form, encoding, groups if name == "test" else None, said)
+        parts[name] = _encode_other_table(form.load(other), form, encoding, groups if name == "test" else None, said)
     return TableParts(parts, encoding, said)
 
 
-class _Fitted:
+class _TrainingTable:
     """A training table, its columns read once; what is learnt of them may be learnt from some of the rows."""
 
-    def __init__(self, raw: RawTable, form: TableForm, said: TableNotes) -> None:
+    def __init__(self, raw: RawTable, form: TableForm, said: TableReport) -> None:
         check_columns(raw.path, [form.target, *form.ignore], raw.names)
         self._raw, self._form = raw, form
         self._classes, notes = read_target(raw, form.target, missing=form.missing)
         said.notes += [*trimmed_note(raw), *notes]
         self.class_names = self._names_of_classes()
-        self.labels = labels_of(raw, form.target, self._classes, self.class_names)
+        self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
         self._columns = list[ColumnValues]()
         self._left = dict[str, str]()
         for name in raw.names:
@@ -251,11 +251,11 @@ class _Fitted:
         found = {one for one in self._classes if one is not None}
         if not found:
             raise DataError(f"{self._raw.path}: no row has a value in the target {self._form.target!r}.")
-        return in_order(sorted_classes(found), self._form.class_names, who=str(self._raw.path))
+        return order_classes(sorted_classes(found), self._form.class_names, who=str(self._raw.path))
 
-    def _read(self, name: str, said: TableNotes) -> None:
+    def _read(self, name: str, said: TableReport) -> None:
         column = read_column(self._raw, name, missing=self._form.missing)
-        if why := left_out_because(column, index=name in self._raw.row_index):
+        if why := find_reason_to_skip(column, index=name in self._raw.row_index):
             self._left[name] = why
             said.notes.append(
                 f"{self._raw.path.name}: column {name!r} is left out ({why}); rename it to have it read"
@@ -267,9 +267,9 @@ class _Fitted:
         said.warnings += [column.warning] if column.warning else []
         self._columns.append(column)
 
-    def _leave_counters(self, said: TableNotes) -> None:
+    def _leave_counters(self, said: TableReport) -> None:
         """Leave out what counts the rows, whatever it is called; where nothing else is left, point at it."""
-        counters = {column.name for column in self._columns if counts_up(column)}
+        counters = {column.name for column in self._columns if is_row_counter(column)}
         others = [column for column in self._columns if column.name not in counters]
         self._columns = others or self._columns
         for name in sorted(counters):
@@ -280,7 +280,7 @@ class _Fitted:
             else:
                 said.notes.append(f"{start}; it may be a row number and no feature.")
 
-    def _point_at_oddities(self, said: TableNotes) -> None:
+    def _point_at_oddities(self, said: TableReport) -> None:
         """Say which columns hold the answer, which names are written alike, and that a header may be a row."""
         who, target = self._raw.path.name, self._form.target
         if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
@@ -288,28 +288,28 @@ class _Fitted:
                 f"{who}: is the first row a header? It was read as one: {', '.join(self._raw.names[:6])}."
             )
         for column in self._columns:
-            if holds_answer(column, self.labels):
+            if matches_labels(column, self.labels):
                 said.notes.append(
                     f"{who}: column {column.name!r} tells the target {target!r} by itself, one value for each class. "
                     f"If it is not known before the answer is, leave it out: ignore=[{column.name!r}]."
                 )
-            if column.numbers is None and (same := written_alike(column.names.unique().drop_null().to_pylist())):
+            if column.numbers is None and (same := find_similar_names(column.names.unique().drop_null().to_pylist())):
                 listed = ", ".join(same[:4])
                 said.notes.append(
                     f"{who}: column {column.name!r} has names that are written alike and told apart: {listed}."
                 )
 
-    def encoding(self, rows: Any, said: TableNotes) -> TableEncoding:
+    def encoding(self, rows: Any, said: TableReport) -> TableEncoding:
         """How the table is turned into numbers, learnt from some of its rows."""
         columns = tuple(self._fit(column, rows) for column in self._columns)
         said.columns += self._summaries(rows, columns)
         form = self._form
         return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
 
-    def count_unknown(self, rows: Any, encoding: TableEncoding, said: TableNotes) -> None:
+    def count_unknown(self, rows: Any, encoding: TableEncoding, said: TableReport) -> None:
         """Say which names of the rows that are held out the rest of the table lacks."""
         for column, kind in zip(self._columns, encoding.columns, strict=True):
-            unknown = np.isnan(_coded(column, kind)[rows]) & ~column.missing[rows]
+            unknown = np.isnan(_encode_column(column, kind)[rows]) & ~column.missing[rows]
             if count := int(unknown.sum()):
                 said.notes.append(
                     f"{self._raw.path.name}: {count:,} of {len(unknown):,} test rows have a name in column "
@@ -319,10 +319,11 @@ class _Fitted:
     def examples(self, rows: Any, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
         """Some of the rows, encoded."""
         raw = np.stack(
-            [_coded(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)], 1
+            [_encode_column(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)],
+            1,
         )
         chosen = None if groups is None else [str(one) for one in np.array(groups, dtype=object)[rows]]
-        return _arrays(raw, self.labels[rows], encoding, chosen)
+        return _make_dataset(raw, self.labels[rows], encoding, chosen)
 
     def _fit(self, column: ColumnValues, rows: Any) -> NumberColumn | CategoryColumn:
         if column.numbers is None:
@@ -359,13 +360,13 @@ class _Fitted:
             else:
                 column, kind = fitted[name]
                 values = len(kind.values) if isinstance(kind, CategoryColumn) else None
-                none, taken = int(column.missing[rows].sum()), taken_sentence(self._raw, column)
+                none, taken = int(column.missing[rows].sum()), missing_note(self._raw, column)
                 found.append(ColumnSummary(name, column.kind, none, values, taken))
         return found
 
 
-def _known(
-    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableNotes
+def _encode_other_table(
+    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableReport
 ) -> ArrayDataset:
     """Another table, read as the training part was."""
     # A table to be answered, not learnt from, need not have the column of the answers.
@@ -374,7 +375,7 @@ def _known(
     if encoding.target != form.target:
         raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
     missing = tuple(form.missing) or encoding.missing
-    said.notes += [*trimmed_note(raw), *_unread(raw, form, encoding, groups, said)]
+    said.notes += [*trimmed_note(raw), *_unread_note(raw, form, encoding, groups, said)]
     columns = [encode_known(raw, column, missing, said.notes, said.warnings) for column in encoding.columns]
     labels = np.full(raw.table.num_rows, IGNORED)
     if labeled:
@@ -382,11 +383,13 @@ def _known(
         said.notes += [one for one in notes if one.endswith("counts as no label.")]
         classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
         said.notes += mapped
-        labels = labels_of(raw, form.target, classes, encoding.class_names)
-    return _arrays(np.stack(columns, 1), labels, encoding, _groups(raw, groups))
+        labels = encode_labels(raw, form.target, classes, encoding.class_names)
+    return _make_dataset(np.stack(columns, 1), labels, encoding, _read_groups(raw, groups))
 
 
-def _unread(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableNotes) -> list[str]:
+def _unread_note(
+    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableReport
+) -> list[str]:
     """A sentence about columns that another table has and the training part's features lack."""
     known = {form.target, groups, *form.ignore, *(one.name for one in (*encoding.columns, *said.columns))}
     left = [name for name in raw.names if name not in known]
@@ -396,17 +399,19 @@ def _unread(raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str
     return [f"{raw.path.name}: {len(left)} columns that the training table lacks are left out ({named})."]
 
 
-def _coded(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
-    return codes_of(column.names, kind.values) if isinstance(kind, CategoryColumn) else _numbers_of(column)
+def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
+    return find_codes(column.names, kind.values) if isinstance(kind, CategoryColumn) else _get_numbers(column)
 
 
-def _numbers_of(column: ColumnValues) -> np.ndarray:
+def _get_numbers(column: ColumnValues) -> np.ndarray:
     if column.numbers is None:
         raise DataError(f"column {column.name!r} holds names.")
     return column.numbers
 
 
-def _arrays(raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
+def _make_dataset(
+    raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups: list[str] | None
+) -> ArrayDataset:
     extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
     if groups is not None:
         extra["groups"] = groups
@@ -415,7 +420,7 @@ def _arrays(raw: np.ndarray, labels: np.ndarray, encoding: TableEncoding, groups
     return found
 
 
-def _groups(raw: RawTable, groups: str | None) -> list[str] | None:
+def _read_groups(raw: RawTable, groups: str | None) -> list[str] | None:
     """The group of each row as a text; None where nobody wants any."""
     if groups is None:
         return None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from limbeck.batch import IGNORED
 from limbeck.data.arrow import check_columns, load_table
 from limbeck.data.builtin_datasets import data_folders
-from limbeck.data.class_order import in_order, sorted_classes
+from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.column_types import read_target
 from limbeck.data.dataset import Dataset, split
 from limbeck.data.name_matching import match_names
@@ -40,7 +40,7 @@ class LabeledTexts(NamedTuple):
     source: str
 
 
-NAMED = {"sst2": "glue", "sst2_sentences": "sent"}
+TEXT_DATASETS = {"sst2": "glue", "sst2_sentences": "sent"}
 
 """The Stanford Sentiment Treebank in two classes: GLUE's phrases (67,349 to train), or whole sentences (6,920)."""
 
@@ -56,12 +56,14 @@ def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[Label
     Raises:
         DataError: If they are nowhere, saying what to put where.
     """
-    form = NAMED[name]
+    form = TEXT_DATASETS[name]
     places = data_folders(folder)
     for place in places:
         files = [place / "sst2" / f"{form}_{part}.jsonl.gz" for part in ("train", "test")]
         if all(file.is_file() for file in files):
-            train, test = (_numbered(read_labeled_texts(file, text="text", target="label")) for file in files)
+            train, test = (
+                _number_builtin_labels(read_labeled_texts(file, text="text", target="label")) for file in files
+            )
             note = f"SST-2, {form}_train and {form}_test: {len(train.texts)} + {len(test.texts)} texts"
             return train, test, note + "; the published development part is not used"
     raise DataError(
@@ -92,12 +94,12 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
                 if line.strip():
                     row = json.loads(line)
                     _check_object(row, path, number)
-                    one = _entry(row, text, path, number)
+                    one = _get_entry(row, text, path, number)
                     numbers += not isinstance(one, str)
-                    found.texts.append(_text(one, text, path, number))
-                    label = _bare(row.get(target), bare)
+                    found.texts.append(_check_text(one, text, path, number))
+                    label = _strip_label(row.get(target), bare)
                     without += [(number, row)] if label in (None, "") else []
-                    found.labels.append(None if label in (None, "") else _label(label, target, path, number))
+                    found.labels.append(None if label in (None, "") else _check_label(label, target, path, number))
     except UnicodeDecodeError as error:
         if _begins_in_utf16(path):
             raise DataError(f"{path} begins as a file in UTF-16 does: type --set data.charset=utf-16.") from error
@@ -115,7 +117,7 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
             "read: text=COLUMN, target=COLUMN."
         )
     if len(without) == len(found.texts):
-        _entry(without[0][1], target, path, without[0][0])
+        _get_entry(without[0][1], target, path, without[0][0])
     if without:
         found.notes.append(f"{path.name}: {len(without):,} of {len(found.texts):,} lines have no label {target!r}.")
     if bare:
@@ -137,7 +139,7 @@ def _check_object(row: Any, path: Path, number: int) -> None:
         )
 
 
-def _bare(label: Any, bare: set[str]) -> Any:
+def _strip_label(label: Any, bare: set[str]) -> Any:
     """A label without spaces around it; one that had some is added to `bare`."""
     if not isinstance(label, str) or label == label.strip():
         return label
@@ -150,7 +152,7 @@ def _begins_in_utf16(path: Path) -> bool:
         return file.read(2) in (b"\xff\xfe", b"\xfe\xff")
 
 
-def _numbered(rows: LabeledTexts) -> LabeledTexts:
+def _number_builtin_labels(rows: LabeledTexts) -> LabeledTexts:
     """The rows with labels that are class indices, as in the sets that are known by name."""
     known = set(map(str, range(len(CLASS_NAMES))))
     if strange := [one for one in rows.labels if one not in known]:
@@ -158,16 +160,16 @@ def _numbered(rows: LabeledTexts) -> LabeledTexts:
     return rows._replace(labels=[int(one) for one in rows.labels])
 
 
-def _text(value: Any, key: str, path: Path, number: int) -> str:
+def _check_text(value: Any, key: str, path: Path, number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise DataError(
             f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__} and no text. Say which "
             "columns to read: text=COLUMN, target=COLUMN."
         )
-    return _characters(str(value), key, path, number)
+    return _check_characters(str(value), key, path, number)
 
 
-def _characters(text: str, key: str, path: Path, number: int) -> str:
+def _check_characters(text: str, key: str, path: Path, number: int) -> str:
     """Refuse half of a character: JSON can escape one, and no tokenizer and no file takes it."""
     if any("\ud800" <= one <= "\udfff" for one in text):
         raise DataError(
@@ -177,17 +179,17 @@ def _characters(text: str, key: str, path: Path, number: int) -> str:
     return text
 
 
-def _label(value: Any, key: str, path: Path, number: int) -> str:
+def _check_label(value: Any, key: str, path: Path, number: int) -> str:
     whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
     if (isinstance(value, float) and not whole) or not isinstance(value, (str, int, float)) or value == "":
         raise DataError(
             f"{path}, line {number}: the label {key!r} is {value!r}, no class; give texts or whole numbers. One number "
             "for each class, or a quantity, is a target for Python: see limbeck.distill."
         )
-    return _characters(str(int(value)) if whole else str(value), key, path, number)
+    return _check_characters(str(int(value)) if whole else str(value), key, path, number)
 
 
-def _entry(row: Any, key: str, path: Path, number: int) -> Any:
+def _get_entry(row: Any, key: str, path: Path, number: int) -> Any:
     if isinstance(row, Mapping) and row.get(key) is not None:
         return row[key]
     known = list(row) if isinstance(row, Mapping) else []
@@ -274,10 +276,12 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
             f"vocabulary={options.vocabulary} is for a tokenizer that is trained from the texts; the one in "
             f"{options.tokenizer} has its own. Leave one of the two out."
         )
-    rows, note = _rows(name, options)
-    names = CLASS_NAMES if name in NAMED else _class_names(rows["train"], options.class_names, who=name)
+    rows, note = _read_parts(name, options)
+    names = CLASS_NAMES if name in TEXT_DATASETS else _class_names(rows["train"], options.class_names, who=name)
     notes = list(dict.fromkeys(sentence for part in rows.values() for sentence in part.notes))
-    labels = {part: _numbers(found, names, notes) for part, found in rows.items()} if name not in NAMED else {}
+    labels = (
+        {part: _number_labels(found, names, notes) for part, found in rows.items()} if name not in TEXT_DATASETS else {}
+    )
     used = open_tokenizer(options.tokenizer) if options.tokenizer else None
     asked = options.max_length or MAX_LENGTH
     most = min(asked, getattr(used, "model_max_length", None) or asked)
@@ -294,7 +298,7 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
     if "test" not in parts:
         parts["train"], parts["test"] = split(whole["train"], fraction=held_out, seed=0)
         sources["test"] = f"held out of {sources['train']}: {held_out:.0%}, stratified, with seed 0"
-    notes, warnings = _of_cut(whole, most, notes, chosen=options.max_length is not None)
+    notes, warnings = _cut_notes(whole, most, notes, chosen=options.max_length is not None)
     pieces = f"at most {most}; the vocabulary has {len(used):,}"
     summary = summarize(
         "texts", parts, sources=sources, facts={"tokens": pieces}, notes=notes, warnings=warnings
@@ -302,18 +306,18 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
     return TextParts(parts["train"], parts.get("development"), parts["test"], used, note, summary)
 
 
-def _rows(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
+def _read_parts(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
     """The rows of each part, training first, and where they come from."""
-    if name in NAMED:
+    if name in TEXT_DATASETS:
         train, held, note = read_named_texts(name, options.folder)
         return {"train": train, "test": held}, note
     files = {"train": name, "development": options.val, "test": options.test}
-    rows = {part: _read(file, options) for part, file in files.items() if file is not None}
+    rows = {part: _read_file(file, options) for part, file in files.items() if file is not None}
     note = f"{len(rows['train'].texts)} + {len(rows['test'].texts)} texts" if "test" in rows else ""
     return rows, note
 
 
-def _read(file: str, options: DataOptions) -> LabeledTexts:
+def _read_file(file: str, options: DataOptions) -> LabeledTexts:
     from limbeck.data.arrow import is_table
 
     columns = {"text": options.text or "text", "target": options.target or "label"}
@@ -323,10 +327,10 @@ def _read(file: str, options: DataOptions) -> LabeledTexts:
 
 
 def _class_names(rows: LabeledTexts, wanted: Sequence[str], *, who: str) -> tuple[str, ...]:
-    return in_order(sorted_classes(label for label in rows.labels if label is not None), wanted, who=who)
+    return order_classes(sorted_classes(label for label in rows.labels if label is not None), wanted, who=who)
 
 
-def _numbers(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
+def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
     """The number of each label; what is written otherwise than in the training part is matched, and that is said."""
     from limbeck.errors import DataError
 
@@ -347,7 +351,9 @@ def _numbers(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> li
     return found
 
 
-def _of_cut(parts: dict[str, TextDataset], most: int, notes: list[str], *, chosen: bool) -> tuple[list[str], list[str]]:
+def _cut_notes(
+    parts: dict[str, TextDataset], most: int, notes: list[str], *, chosen: bool
+) -> tuple[list[str], list[str]]:
     """How many texts of each part lost their end: a note, or a warning where nobody chose the limit."""
     warnings = list[str]()
     for name, part in parts.items():

@@ -13,14 +13,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from limbeck.batch import Batch, Inputs
-from limbeck.data.column_checks import digest, labels_from
+from limbeck.data.column_checks import hash_columns, labels_from
 from limbeck.data.dataset import Dataset
 from limbeck.data.tokenizer import check_tokenizer
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
 _MAX_LENGTH = 128
 
-_AT_ONCE = 10_000  # texts tokenized in one call, so that memory stays bounded
+_TOKENIZE_ROWS = 10_000  # texts tokenized in one call, so that memory stays bounded
 
 
 @final
@@ -76,14 +76,14 @@ class TextDataset(Dataset):
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise DataError(f"max_length is how many tokens a text may have, at least 1; got {max_length!r}.")
         self.tokenizer = tokenizer
-        self.texts = _checked("texts", texts)
-        self.pairs = None if pairs is None else _checked("pairs", pairs)
+        self.texts = _check_texts("texts", texts)
+        self.pairs = None if pairs is None else _check_texts("pairs", pairs)
         self._names = None if class_names is None else tuple(str(name) for name in class_names)
         self._labels = None if labels is None else labels_from(labels, classes=self._names)
         for name, column in (("pairs", self.pairs), ("labels", self._labels)):
             if column is not None and len(column) != len(self.texts):
                 raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
-        self._columns, self._starts, self._lengths, self._cut = _tokenized(
+        self._columns, self._starts, self._lengths, self._cut = _tokenize(
             tokenizer, self.texts, self.pairs, most, end=tokenizer.eos_token_id if add_eos_token else None
         )  # fmt: skip
         if max_length is None and self._cut:
@@ -119,7 +119,7 @@ class TextDataset(Dataset):
         """SHA-256 of the token ids, how they are padded, the labels and the class names."""
         padding = (self.tokenizer.padding_side, *(self._fill(name) for name in self._columns))
         own = [("lengths", self._lengths), ("labels", self._labels), ("class_names", self._names)]
-        return digest(("texts", padding), *self._columns.items(), *own)
+        return hash_columns(("texts", padding), *self._columns.items(), *own)
 
     @property
     def labels(self) -> Tensor | None:
@@ -138,7 +138,7 @@ class TextDataset(Dataset):
         )
 
 
-def _checked(what: str, texts: Sequence[str]) -> list[str]:
+def _check_texts(what: str, texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         raise DataError(f"{what} is one text; give a list of them.")
     found = list(texts)
@@ -150,19 +150,19 @@ def _checked(what: str, texts: Sequence[str]) -> list[str]:
     return found
 
 
-def _tokenized(
+def _tokenize(
     tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int, *, end: int | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
     """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""
     columns: dict[str, list[int]] = {}
     lengths: list[int] = []
     cut = 0
-    for start in range(0, len(texts), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for start in range(0, len(texts), _TOKENIZE_ROWS):
+        part = slice(start, start + _TOKENIZE_ROWS)
         given = [texts[part]] if pairs is None else [texts[part], pairs[part]]
         found = tokenizer(*given, truncation=True, max_length=max_length)
         if end is not None:
-            _end(found, end, max_length)
+            _append_end_tokens(found, end, max_length)
         lengths += [len(row) for row in found["input_ids"]]
         cut += _count_cut(tokenizer, given, found, max_length)
         for name in set(found) - {"attention_mask"}:
@@ -175,7 +175,7 @@ def _tokenized(
     return flat, counts.cumsum(0) - counts, counts, cut
 
 
-def _end(found: Any, end: int, most: int) -> None:
+def _append_end_tokens(found: Any, end: int, most: int) -> None:
     """Put the token of a text's end behind each text that has room for it and does not end with it yet."""
     for place, row in enumerate(found["input_ids"]):
         if len(row) < most and row[-1:] != [end]:

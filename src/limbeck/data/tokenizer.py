@@ -18,7 +18,7 @@ from limbeck.errors import DataError, LimbeckError
 _DO_NOT_SHIFT = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")
 
 
-def shifts(model: Any) -> bool:
+def is_causal_lm(model: Any) -> bool:
     """Whether a model compares its answer at a token with the label of the next, as causal language models do.
 
     Example:
@@ -48,16 +48,16 @@ def token_batch(batch: Batch, *, shifted: bool = False) -> Batch:
     """
     if not isinstance(batch.inputs, dict) or batch.mask is not None:
         return batch
-    batch = batch._replace(mask=_own_tokens(batch))
+    batch = batch._replace(mask=_find_mask(batch))
     labels = batch.labels
     if not shifted or labels is None or labels.ndim != 2:
         return batch
-    if not _are_next(labels, batch.inputs.get("input_ids")):
+    if not _labels_are_shifted(labels, batch.inputs.get("input_ids")):
         labels = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1)
     return batch._replace(labels=labels, mask=labels != IGNORED)
 
 
-def are_inputs(labels: Tensor | None, inputs: Any) -> bool:
+def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:
     """Whether labels are nothing but the tokens that a model reads at the same places: it would learn to copy."""
     ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
     if labels is None or labels.ndim != 2 or not isinstance(ids, Tensor) or ids.shape != labels.shape:
@@ -69,7 +69,7 @@ def are_inputs(labels: Tensor | None, inputs: Any) -> bool:
     return bool(moves.any()) and bool((labels == ids.to(labels.device))[known].all())
 
 
-def _own_tokens(batch: Batch) -> Tensor | None:
+def _find_mask(batch: Batch) -> Tensor | None:
     """Where the model's answers stand at tokens that are no padding."""
     inputs = batch.inputs
     decodes = "decoder_input_ids" in inputs
@@ -81,7 +81,7 @@ def _own_tokens(batch: Batch) -> Tensor | None:
     return mask.bool()
 
 
-def _are_next(labels: Tensor, ids: Any) -> bool:
+def _labels_are_shifted(labels: Tensor, ids: Any) -> bool:
     """Whether each label is the token after its place, and not the one at it."""
     if not isinstance(ids, Tensor) or ids.shape != labels.shape:
         return False
@@ -128,7 +128,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     Source: Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units, 2015,
         arXiv:1508.07909.
     """
-    tokenizers, hf = needed("tokenizers"), needed("transformers")
+    tokenizers, hf = import_text_library("tokenizers"), import_text_library("transformers")
     if vocabulary <= len(SPECIAL):
         raise LimbeckError(
             f"vocabulary={vocabulary} leaves no room beside {len(SPECIAL)} special tokens; try vocabulary=8000."
@@ -141,7 +141,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     made.decoder = tokenizers.decoders.Metaspace()
     special = list(SPECIAL.values())
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
-    made.train_from_iterator(_some(texts), trainer)
+    made.train_from_iterator(_check_not_empty(texts), trainer)
     begin, end = ((name, made.token_to_id(name)) for name in (SPECIAL["cls_token"], SPECIAL["sep_token"]))
     made.post_processor = tokenizers.processors.BertProcessing(end, begin)
     names = ["input_ids", "token_type_ids", "attention_mask"]
@@ -157,7 +157,7 @@ def open_tokenizer(folder: str | Path) -> Any:
         LimbeckError: If transformers is not installed (extra ``hf``).
         DataError: If the folder holds none.
     """
-    hf, place = needed("transformers"), Path(folder)
+    hf, place = import_text_library("transformers"), Path(folder)
     if not holds_tokenizer(folder):
         raise DataError(
             f"There is no tokenizer in {folder}: type tokenizer.save_pretrained({str(folder)!r}) where you have it, or "
@@ -214,7 +214,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def needed(module: str) -> ModuleType:
+def import_text_library(module: str) -> ModuleType:
     """A library of the extra ``hf``, or the line that installs it."""
     try:
         return importlib.import_module(module)
@@ -224,7 +224,7 @@ def needed(module: str) -> ModuleType:
         raise LimbeckError(f"Texts need {module}; type: pip install 'limbeck[hf]'") from error
 
 
-def _some(texts: Iterable[str]) -> list[str]:
+def _check_not_empty(texts: Iterable[str]) -> list[str]:
     found = list(texts)
     if not found:
         raise DataError("There is no text to train a tokenizer from.")

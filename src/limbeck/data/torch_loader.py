@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import Batch, sequence_like
-from limbeck.data.column_checks import digest
+from limbeck.data.column_checks import hash_columns
 from limbeck.data.loader import Loader
-from limbeck.data.tokenizer import shifts, token_batch
+from limbeck.data.tokenizer import is_causal_lm, token_batch
 from limbeck.errors import DataError, LimbeckError, one_for_each_class
 
 
@@ -153,7 +153,7 @@ class TorchLoader(Loader):
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Find out whether one of them is a causal language model."""
-        self._shifted = any(shifts(model) for model in getattr(models, "made", models).values())
+        self._shifted = any(is_causal_lm(model) for model in getattr(models, "made", models).values())
 
     @property
     def fingerprint(self) -> str:
@@ -273,4 +273,4 @@ def _length(loader: Any) -> int:
 def _description(loader: Any, size: int) -> str:
     data = getattr(loader, "dataset", None)
     count = len(data) if isinstance(data, Sized) else None
-    return digest(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))
+    return hash_columns(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))

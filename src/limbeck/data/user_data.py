@@ -24,7 +24,7 @@ _WAYS = (
 )
 
 
-class OwnParts(NamedTuple):
+class UserDataParts(NamedTuple):
     """What a function of one's own returned, part by part.
 
     Attributes:
@@ -42,8 +42,8 @@ class OwnParts(NamedTuple):
     preprocess: Callable[..., Any] | None
 
 
-def call_own_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
-    """What the function gives: a `DataSplits`, which is returned as it is, or parts, which become `OwnParts`.
+def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
+    """What the function gives: a `DataSplits`, which is returned as it is, or parts, which become `UserDataParts`.
 
     Args:
         own: The file and the function in it.
@@ -70,7 +70,7 @@ def call_own_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
     return _parts(who, made)
 
 
-def _parts(who: str, made: Mapping[str, Any]) -> OwnParts:
+def _parts(who: str, made: Mapping[str, Any]) -> UserDataParts:
     for key in made:
         if key not in _KEYS:
             raise unknown(f"part of {who}", str(key), _KEYS)
@@ -80,14 +80,14 @@ def _parts(who: str, made: Mapping[str, Any]) -> OwnParts:
     names = None if names is None else tuple(str(name) for name in names)
     train, test, development = (_examples(who, key, made.get(key)) for key in ("train", "test", "development"))
     own_names = getattr(train, "class_names", None)
-    return OwnParts(train, test, development, names or own_names, made.get("preprocess"))  # type: ignore[arg-type]
+    return UserDataParts(train, test, development, names or own_names, made.get("preprocess"))  # type: ignore[arg-type]
 
 
 def _examples(who: str, part: str, given: Any) -> Dataset | None:
     if given is None:
         return None
     if isinstance(given, TorchDataset) and not isinstance(given, IterableDataset):
-        return _stacked(who, part, given)
+        return _stack_items(who, part, given)
     examples = as_dataset(given)
     if examples is None:
         raise DataError(
@@ -97,7 +97,7 @@ def _examples(who: str, part: str, given: Any) -> Dataset | None:
     return examples
 
 
-def _stacked(who: str, part: str, dataset: Any) -> ArrayDataset:
+def _stack_items(who: str, part: str, dataset: Any) -> ArrayDataset:
     """A map-style dataset, read once: every arm and seed then sees the same examples by the same ids."""
     rows = [dataset[i] for i in range(len(dataset))]
     if not rows or not all(isinstance(row, (tuple, list)) and len(row) == 2 for row in rows):

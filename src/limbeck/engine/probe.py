@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
-from limbeck.data.tokenizer import are_inputs
+from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.engine.output_checks import check_answers
 from limbeck.engine.shared_weights import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
@@ -138,7 +138,7 @@ def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) ->
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
     if not any("labels" in leaf.preprocess.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
         return
-    if are_inputs(batch.labels, inputs):
+    if labels_are_inputs(batch.labels, inputs):
         raise LimbeckError(
             f"The labels of {stage.trains!r} are its input_ids, token by token, so it would learn to copy what it has "
             "just read. A language model's label at a token is the next one, labels[:, :-1] = input_ids[:, 1:], and "

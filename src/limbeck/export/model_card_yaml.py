@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data import DataSplits
-from limbeck.data.builtin_datasets import PUBLISHED
+from limbeck.data.builtin_datasets import IMAGE_DATASETS
 from limbeck.errors import printable
 from limbeck.export.exported_run import ExportedRun
 from limbeck.export.finished_run import FinishedRun
@@ -99,5 +99,5 @@ def _index(done: FinishedRun, data: DataSplits, found: ExportedRun, task: str, h
 
 def _hub_name(data: DataSplits) -> str | None:
     """What the hub calls the data, if it has them."""
-    known = PUBLISHED.get(data.name)
+    known = IMAGE_DATASETS.get(data.name)
     return None if known is None else known.hub[0]

@@ -46,11 +46,11 @@ def _limbeck(done: FinishedRun) -> str:
     if str(done.made.get("class")).startswith("transformers."):
         if "ForSequenceClassification" in str(done.made["class"]):
             asked = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
-            return "\n".join([*lines, "reads = limbeck.preprocess_of('.')", asked])
+            return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", asked])
         if kind != "pixels":
             return "\n".join([*lines, "logits = student(**inputs).logits"])
-        return "\n".join([*lines, "reads = limbeck.preprocess_of('.')", f"{_ASKED}.logits"])
-    asks = ["reads = limbeck.preprocess_of('.')", _ASKED] if kind else ["logits = student(inputs)"]
+        return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", f"{_ASKED}.logits"])
+    asks = ["reads = limbeck.load_preprocess('.')", _ASKED] if kind else ["logits = student(inputs)"]
     return "\n".join([*lines, *asks])
 
 

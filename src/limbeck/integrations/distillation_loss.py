@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Outputs, Progress
-from limbeck.data.tokenizer import shifts
+from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.output_checks import check_class_order
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.rng import fork_rng
@@ -102,7 +102,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self.preprocess = preprocess
         self.adaptor = adaptor
         self.adapt = adapt
-        self._shifted = shifts(student)
+        self._shifted = is_causal_lm(student)
         self._closing: Callable[[], Any] | None = None
         self._place: torch.device | None = None
         self._reached: set[nn.Parameter] | None = None

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, Batch, Progress
-from limbeck.data.tokenizer import shifts
+from limbeck.data.tokenizer import is_causal_lm
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
 from limbeck.integrations.id_dataset import batch_of
@@ -69,7 +69,7 @@ class DistillModule(LightningModule):
         self.objective = objective
         self.optimizer = optimizer or Optimizer()
         self.accumulate = accumulate
-        self._shifted = shifts(student)
+        self._shifted = is_causal_lm(student)
         self.tutor = DistillationLoss(
             student, objective, teacher, example=self._batch(example), loader=loader, preprocess=preprocess,
             adaptor=adaptor,

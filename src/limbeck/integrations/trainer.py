@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback
 
 from limbeck.atomic_io import replacing
 from limbeck.batch import Batch, Progress
-from limbeck.data.tokenizer import shifts
+from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.rng import fork_rng
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
@@ -63,7 +63,7 @@ class DistillTrainer(Trainer):
         # What versions before `loss_is_scaled_for_ga` look at.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, float] | None = None
-        self._shifted = shifts(self.model)
+        self._shifted = is_causal_lm(self.model)
         with fork_rng():
             example = self._example()
         student: Any = self.model

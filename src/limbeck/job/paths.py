@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.checksums import read_json
-from limbeck.data.builtin_datasets import PUBLISHED, data_folders
+from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job.budget import Budget
 from limbeck.job.run_layout import shared_path
@@ -96,7 +96,7 @@ def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
             given[key] = str(Path(given[key]).absolute())
     if UserFile.parse(name) is not None:
         given["name"] = _own_file(name)
-    elif name in PUBLISHED:
+    elif name in IMAGE_DATASETS:
         given |= {} if given.get("folder") is not None else _found(name)
     elif name and name != "digits" and Path(name).exists():
         given["name"] = str(Path(name).absolute())
@@ -105,7 +105,7 @@ def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
 
 def _found(name: str) -> dict[str, str]:
     """The folder of the working folder in which a published set lies, if it lies in one."""
-    known = PUBLISHED[name]
+    known = IMAGE_DATASETS[name]
     for place in data_folders():
         if any((place / f"{stem}.npz").is_file() for stem in (name, known.subset) if stem):
             return {} if place.is_absolute() else {"folder": str(place.absolute())}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.cache import validate_encoding
-from limbeck.data.options import data_name, data_options
+from limbeck.data.options import parse_data_name, parse_data_options
 from limbeck.errors import LimbeckError, nearest, unknown
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.cli_hints import add_flag_hint, flag_hint
@@ -183,11 +183,11 @@ class Job(Strict):
     def _typed_data(cls, value: Any) -> Any:
         """Options of the data by their types, before anything is opened."""
         if isinstance(value, dict):
-            name = data_name(value.get("name"))
+            name = parse_data_name(value.get("name"))
             if UserFile.parse(name) is None:  # the options of a function of one's own are its arguments
-                data_options({str(key): one for key, one in value.items() if key != "name"})
+                parse_data_options({str(key): one for key, one in value.items() if key != "name"})
             return {**value, "name": name}
-        return data_name(value) if isinstance(value, str) else value
+        return parse_data_name(value) if isinstance(value, str) else value
 
     @field_validator("student", "teacher", mode="before")
     @classmethod

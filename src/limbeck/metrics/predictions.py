@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs
 from limbeck.data import Loader, TorchLoader, as_loader
-from limbeck.data.tokenizer import shifts, token_batch
+from limbeck.data.tokenizer import is_causal_lm, token_batch
 from limbeck.data.torch_loader import batch_from
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.safetensors_io import read_weights, write_weights
@@ -70,7 +70,7 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
         yield from _epoch(as_loader(data, batch_size=_BATCH_SIZE, shuffle=False), model)
     else:
         for item in data:
-            yield item if isinstance(item, Batch) else token_batch(batch_from(item), shifted=shifts(model))
+            yield item if isinstance(item, Batch) else token_batch(batch_from(item), shifted=is_causal_lm(model))
 
 
 def _is_batches(data: Any) -> bool:

@@ -169,7 +169,7 @@ def explain_first_batch_error(teacher: Teacher, batch: Batch) -> Iterator[None]:
             f"The teacher ({type(teacher).__name__}) cannot be run on a batch of {kind or type(inputs).__name__}: "
             f"{message}. Pass preprocess=, the function from a batch to the teacher's inputs, to fill_cache(), "
             "distill() or ModelTeacher(). Examples are data.preprocess of a data set, "
-            'lb.preprocess_of("teacher") of a student\'s folder, and '
+            'lb.load_preprocess("teacher") of a student\'s folder, and '
             "lb.NormalizeImages(mean=..., std=...) for bytes."
         ) from error
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from limbeck.data import ColorJitter, Crop, Cutout, Flip, RandAugment, ResizedCrop
-from limbeck.data.transforms.geometry import Matrix, _resized_anywhere, resized, turn, warped
+from limbeck.data.transforms.geometry import Matrix, _resize_on_any_device, resize_boxes, rotation_matrix, warp
 from limbeck.data.transforms.rand_augment import OPERATIONS
 
 N = 24
@@ -100,13 +100,13 @@ def test_bytes_are_resized_on_a_processor_as_on_any_device(shape, size):
     images = pictures(shape)
     ids = torch.arange(9)
     boxes = ResizedCrop().boxes(ids, ids, height=shape[2], width=shape[3])
-    found, wanted = resized(images, boxes, size), _resized_anywhere(images, boxes, size)
+    found, wanted = resize_boxes(images, boxes, size), _resize_on_any_device(images, boxes, size)
     assert found.dtype == torch.uint8
     assert found.equal(wanted)
     # Whatever else is in the batch, and however it lies in memory.
-    assert resized(images.flip(0), boxes.flip(0), size).flip(0).equal(wanted)
+    assert resize_boxes(images.flip(0), boxes.flip(0), size).flip(0).equal(wanted)
     last = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    assert resized(last[4:5], boxes[4:5], size).equal(wanted[4:5])
+    assert resize_boxes(last[4:5], boxes[4:5], size).equal(wanted[4:5])
 
 
 def test_boxes_have_the_area_and_shape_that_were_asked_for():
@@ -222,9 +222,9 @@ def test_amounts_are_uniform_within_what_was_asked_for():
 
 def test_a_hue_of_a_third_moves_the_channels_round():
     images = pictures((4, 3, 5, 5), torch.float32)
-    from limbeck.data.transforms.color import rotated_hue
+    from limbeck.data.transforms.color import adjust_hue
 
-    found = rotated_hue(images, torch.full((4,), 1 / 3))
+    found = adjust_hue(images, torch.full((4,), 1 / 3))
     torch.testing.assert_close(found, images.roll(1, 1), atol=2e-6, rtol=0)
 
 
@@ -333,10 +333,10 @@ def test_equalize_is_pillows():
 
 def test_quarter_turns_are_exact():
     images = pictures((3, 2, 9, 9))
-    found = warped(images, torch.tensor([True, False, True]), turn(90.0), turn(-90.0))
+    found = warp(images, torch.tensor([True, False, True]), rotation_matrix(90.0), rotation_matrix(-90.0))
     wanted = [torch.rot90(image, k, (1, 2)) for image, k in zip(images, (1, -1, 1), strict=True)]
     assert torch.equal(found, torch.stack(wanted))
-    assert torch.equal(warped(images, torch.ones(3, dtype=torch.bool), Matrix(), Matrix()), images)
+    assert torch.equal(warp(images, torch.ones(3, dtype=torch.bool), Matrix(), Matrix()), images)
 
 
 @pytest.mark.parametrize("dtype", KINDS)

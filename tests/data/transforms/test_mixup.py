@@ -10,7 +10,7 @@ import torch
 from scipy import special, stats
 
 from limbeck.data import ArrayDataset, BatchMix, Chain, Crop, CutMix, Flip, Mixup, ShuffledLoader
-from limbeck.data.transforms.random_draws import beta_of
+from limbeck.data.transforms.random_draws import sample_beta
 from limbeck.errors import DataError, LimbeckError
 from limbeck.testing import check_loader
 
@@ -48,7 +48,7 @@ def test_ratios_are_from_a_beta_distribution(alpha):
 def test_every_stratum_is_its_own_quantile():
     draws = (torch.arange(65536) + 0.5) / 65536
     for alpha in (0.4, 3.0):
-        found = beta_of(draws, alpha).double().numpy()
+        found = sample_beta(draws, alpha).double().numpy()
         lower = slice(None, 32768)  # a float near 1 has no room for its tail
         wanted = draws[lower].double().numpy()
         np.testing.assert_allclose(stats.beta(alpha, alpha).cdf(found[lower]), wanted, rtol=1e-4)
@@ -58,9 +58,9 @@ def test_every_stratum_is_its_own_quantile():
 
 def test_alpha_one_is_the_draw_itself_and_near_one_is_near_it():
     draws = torch.rand(1000)
-    assert torch.equal(beta_of(draws, 1.0), draws)
-    assert torch.equal(beta_of(draws, 1), draws)
-    assert float((beta_of(draws, 1.0001) - draws).abs().max()) < 1e-4
+    assert torch.equal(sample_beta(draws, 1.0), draws)
+    assert torch.equal(sample_beta(draws, 1), draws)
+    assert float((sample_beta(draws, 1.0001) - draws).abs().max()) < 1e-4
 
 
 @pytest.mark.parametrize("size", [7, 1000, 40_000, 3_000_000])
@@ -310,5 +310,5 @@ def test_another_way_to_find_the_quantiles_gives_the_same_table_to_the_bit(alpha
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     digits, exponent = np.frexp(np.exp(high))
     wanted = np.ldexp(np.round(digits * 65536) / 65536, exponent).astype(np.float32)
-    found = beta_of(torch.from_numpy(middles).float(), alpha)
+    found = sample_beta(torch.from_numpy(middles).float(), alpha)
     np.testing.assert_array_equal(found.numpy(), wanted)

@@ -43,7 +43,7 @@ class Chain:
             raise LimbeckError("A chain needs at least one view: Chain(Shift(4), Flip()).")
         flat = [inner for one in views for inner in (one.given if isinstance(one, Chain) else (one,))]
         object.__setattr__(self, "given", tuple(flat))
-        object.__setattr__(self, "views", tuple(_own_seeds(flat)))
+        object.__setattr__(self, "views", tuple(_separate_seeds(flat)))
 
     @property
     def fingerprint(self) -> str:
@@ -57,7 +57,7 @@ class Chain:
         return inputs
 
 
-def _own_seeds(views: list[Any]) -> list[Any]:
+def _separate_seeds(views: list[Any]) -> list[Any]:
     seen: dict[tuple[type, int], int] = {}
     found = []
     for one in views:

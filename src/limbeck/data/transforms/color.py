@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from limbeck.data.transforms.random_draws import uniform
-from limbeck.data.transforms.validation import Number, check_number, check_pixels, parameters
+from limbeck.data.transforms.validation import Number, check_number, check_pixels, format_fingerprint
 from limbeck.functional.counter_rng import counter_uniform
 
 _FIXED = 1 << 24
@@ -20,7 +20,7 @@ Levels = Float[Tensor, "batch c h w"]
 def to_float(images: Shaped[Tensor, " batch *image"]) -> tuple[Levels, float]:
     """Images as floats ``[batch, c, h, w]`` to compute with, and the value of white: 255 for bytes, 1 for floats."""
     whole = images if images.ndim == 4 else images.unsqueeze(1)
-    return whole.to(torch.float64 if whole.dtype == torch.float64 else torch.float32), white(images)
+    return whole.to(torch.float64 if whole.dtype == torch.float64 else torch.float32), max_value(images)
 
 
 def restore_dtype(pixels: Levels, like: Shaped[Tensor, " batch *image"]) -> Shaped[Tensor, " batch *image"]:
@@ -29,7 +29,7 @@ def restore_dtype(pixels: Levels, like: Shaped[Tensor, " batch *image"]) -> Shap
     return whole.to(like.dtype).view(like.shape)
 
 
-def white(images: Tensor) -> float:
+def max_value(images: Tensor) -> float:
     """The greatest value of a pixel."""
     return 255.0 if images.dtype == torch.uint8 else 1.0
 
@@ -43,22 +43,22 @@ def blend(pixels: Levels, other: Tensor, factor: Tensor, top: float) -> Levels:
     return (pixels * share + other * (1 - share)).clamp(0.0, top)
 
 
-def brightened(pixels: Levels, factor: Tensor, top: float) -> Levels:
+def adjust_brightness(pixels: Levels, factor: Tensor, top: float) -> Levels:
     """Every pixel times the image's factor."""
     return (pixels * factor.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)).clamp(0.0, top)
 
 
-def contrasted(pixels: Levels, factor: Tensor, top: float) -> Levels:
+def adjust_contrast(pixels: Levels, factor: Tensor, top: float) -> Levels:
     """A blend with the mean of the image in gray."""
-    return blend(pixels, _mean(gray(pixels)), factor, top)
+    return blend(pixels, _mean(rgb_to_grayscale(pixels)), factor, top)
 
 
-def saturated(pixels: Levels, factor: Tensor, top: float) -> Levels:
+def adjust_saturation(pixels: Levels, factor: Tensor, top: float) -> Levels:
     """A blend with the image in gray; an image of one channel stays."""
-    return pixels if pixels.shape[1] == 1 else blend(pixels, gray(pixels), factor, top)
+    return pixels if pixels.shape[1] == 1 else blend(pixels, rgb_to_grayscale(pixels), factor, top)
 
 
-def gray(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
+def rgb_to_grayscale(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
     """The luma of ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue."""
     if pixels.shape[1] == 1:
         return pixels
@@ -66,7 +66,7 @@ def gray(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
     return red * 0.299 + green * 0.587 + blue * 0.114
 
 
-def rotated_hue(pixels: Levels, turns: Tensor) -> Levels:
+def adjust_hue(pixels: Levels, turns: Tensor) -> Levels:
     """The hue of every pixel moved by a part of the whole circle; lightness and chroma stay; gray stays gray."""
     if pixels.shape[1] == 1:
         return pixels
@@ -109,9 +109,9 @@ def auto_contrast(images: Images) -> Images:
     return torch.where(high > low, level.to(torch.uint8), images)
 
 
-def equalized(images: Images) -> Images:
+def equalize(images: Images) -> Images:
     """Each channel with its levels spread so that each is about as frequent, as Pillow does it; in 256 levels."""
-    flat = levels(images).flatten(2).flatten(0, 1).long()
+    flat = to_levels(images).flatten(2).flatten(0, 1).long()
     count = torch.zeros(len(flat), 256, dtype=torch.int64, device=flat.device).scatter_add_(
         1, flat, torch.ones_like(flat)
     )
@@ -120,15 +120,15 @@ def equalized(images: Images) -> Images:
     before = count.cumsum(1) - count
     spread = (before + step.div(2, rounding_mode="floor")).div(step.clamp(min=1), rounding_mode="floor").clamp(max=255)
     found = spread.gather(1, flat).view(images.shape)
-    return torch.where((step > 0).view(*images.shape[:2], 1, 1), like(found, images), images)
+    return torch.where((step > 0).view(*images.shape[:2], 1, 1), from_levels(found, images), images)
 
 
-def posterized(images: Images, bits: int) -> Images:
+def posterize(images: Images, bits: int) -> Images:
     """Only the first `bits` of each byte; with 8, the images themselves."""
-    return images if bits == 8 else like(levels(images) & (256 - (1 << (8 - bits))), images)
+    return images if bits == 8 else from_levels(to_levels(images) & (256 - (1 << (8 - bits))), images)
 
 
-def solarized(images: Images, strength: float) -> Images:
+def solarize(images: Images, strength: float) -> Images:
     """What is at or above ``256 (1 - strength)`` in bytes turned to its negative; at 0, nothing."""
     threshold = 256 * (1 - strength)
     if images.dtype == torch.uint8:
@@ -136,7 +136,7 @@ def solarized(images: Images, strength: float) -> Images:
     return torch.where(images * 255 >= threshold, 1 - images, images)
 
 
-def sharpened(images: Images, factor: Tensor) -> Images:
+def adjust_sharpness(images: Images, factor: Tensor) -> Images:
     """A blend with the image smoothed by ``[[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13``; the border stays."""
     if min(images.shape[2:]) < 3:
         return images
@@ -152,12 +152,12 @@ def sharpened(images: Images, factor: Tensor) -> Images:
     return restore_dtype(blend(pixels, smooth, factor, top), images)
 
 
-def levels(images: Images) -> Shaped[Tensor, "batch c h w"]:
+def to_levels(images: Images) -> Shaped[Tensor, "batch c h w"]:
     """The nearest bytes."""
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 
-def like(found: Tensor, images: Images) -> Images:
+def from_levels(found: Tensor, images: Images) -> Images:
     """Levels from 0 to 255 in the images' own type."""
     if images.dtype == torch.uint8:
         return found.to(torch.uint8)
@@ -205,7 +205,7 @@ class ColorJitter:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("jitter/1", self)
+        return format_fingerprint("jitter/1", self)
 
     def amounts(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
         """The three factors and the turn of each image, in float64."""
@@ -226,7 +226,7 @@ class ColorJitter:
         check_pixels(inputs, who="ColorJitter")
         bright, contrast, color, turn = self.amounts(id, view).unbind(1)
         pixels, top = to_float(inputs)
-        pixels = brightened(pixels, bright, top) if self.brightness else pixels
-        pixels = contrasted(pixels, contrast, top) if self.contrast else pixels
-        pixels = saturated(pixels, color, top) if self.saturation else pixels
-        return restore_dtype(rotated_hue(pixels, turn) if self.hue else pixels, inputs)
+        pixels = adjust_brightness(pixels, bright, top) if self.brightness else pixels
+        pixels = adjust_contrast(pixels, contrast, top) if self.contrast else pixels
+        pixels = adjust_saturation(pixels, color, top) if self.saturation else pixels
+        return restore_dtype(adjust_hue(pixels, turn) if self.hue else pixels, inputs)

@@ -11,18 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.data.transform import check_images
-from limbeck.data.transforms.geometry import resized
-from limbeck.data.transforms.random_draws import randint, rows_of, uniform
+from limbeck.data.transforms.geometry import resize_boxes
+from limbeck.data.transforms.random_draws import randint, row_indices, uniform
 from limbeck.data.transforms.validation import (
     Number,
     check_fill,
+    check_mean_exists,
     check_number,
     check_range,
     check_size,
-    check_weighable,
     check_whole,
-    parameters,
-    side,
+    format_fingerprint,
+    height_and_width,
 )
 from limbeck.errors import DataError
 from limbeck.functional.counter_rng import counter_uniform
@@ -65,7 +65,7 @@ class Crop:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("crop/1", self)
+        return format_fingerprint("crop/1", self)
 
     def corners(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, places: tuple[int, int]
@@ -85,7 +85,7 @@ class Crop:
         """
         check_images(inputs, who="Crop")
         check_fill("Crop", self.fill, inputs)
-        height, width = side(self.size, inputs)
+        height, width = height_and_width(self.size, inputs)
         down, right = (
             n + 2 * self.padding - own + 1 for n, own in zip(inputs.shape[-2:], (height, width), strict=True)
         )
@@ -98,7 +98,7 @@ class Crop:
         # Every window, as a view: one indexing step copies the one that each row wants.
         windows = wide.unfold(-2, height, 1).unfold(-2, width, 1)
         top, left = self.corners(id, view, places=(down, right)).to(inputs.device).unbind(1)
-        rows = rows_of(inputs)
+        rows = row_indices(inputs)
         return windows[rows, top, left] if inputs.ndim == 3 else windows[rows, :, top, left]
 
 
@@ -142,7 +142,7 @@ class ResizedCrop:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("resized_crop/1", self)
+        return format_fingerprint("resized_crop/1", self)
 
     def boxes(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
@@ -156,7 +156,7 @@ class ResizedCrop:
         fits = (tall >= 1) & (wide >= 1) & (tall <= height) & (wide <= width)
         first = torch.where(fits, torch.arange(_TRIES), _TRIES).amin(1)
         fallen = first == _TRIES
-        row, first = rows_of(first), first.clamp(max=_TRIES - 1)
+        row, first = row_indices(first), first.clamp(max=_TRIES - 1)
         middle = _middle(height, width, self.ratio)
         tall = torch.where(fallen, middle[0], tall[row, first])
         wide = torch.where(fallen, middle[1], wide[row, first])
@@ -173,10 +173,10 @@ class ResizedCrop:
             DataError: If the inputs are not images of bytes or floats with height and width last.
         """
         check_images(inputs, who="ResizedCrop")
-        check_weighable(inputs, who="ResizedCrop")
+        check_mean_exists(inputs, who="ResizedCrop")
         height, width = inputs.shape[-2:]
         boxes = self.boxes(id, view, height=height, width=width).to(inputs.device)
-        return resized(inputs, boxes, side(self.size, inputs))
+        return resize_boxes(inputs, boxes, height_and_width(self.size, inputs))
 
 
 def _middle(height: int, width: int, ratio: tuple[Number, Number]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.data.transform import check_images
 from limbeck.data.transforms.random_draws import randint
-from limbeck.data.transforms.validation import Number, check_fill, check_number, check_whole, parameters
+from limbeck.data.transforms.validation import Number, check_fill, check_number, check_whole, format_fingerprint
 from limbeck.errors import DataError
 from limbeck.functional.counter_rng import counter_uniform
 
@@ -49,7 +49,7 @@ class Cutout:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("cut_out/1", self)
+        return format_fingerprint("cut_out/1", self)
 
     def covered(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.data.transform import check_images
 from limbeck.data.transforms.random_draws import broadcast_per_image
-from limbeck.data.transforms.validation import Number, check_number, parameters
+from limbeck.data.transforms.validation import Number, check_number, format_fingerprint
 from limbeck.errors import LimbeckError
 from limbeck.functional.counter_rng import counter_uniform
 
@@ -47,7 +47,7 @@ class Flip:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("flip/1", self)
+        return format_fingerprint("flip/1", self)
 
     def flipped(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
         """Which images are swapped."""

@@ -31,19 +31,19 @@ class Matrix(NamedTuple):
     down: float = 0.0
 
 
-def turn(degrees: float) -> Matrix:
+def rotation_matrix(degrees: float) -> Matrix:
     """Counter-clockwise about the middle."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return Matrix(xx=cos, xy=-sin, yx=sin, yy=cos)
 
 
-def warped(images: Images, forth: Bool[Tensor, " batch"], one: Matrix, other: Matrix) -> Images:
+def warp(images: Images, forth: Bool[Tensor, " batch"], one: Matrix, other: Matrix) -> Images:
     """Each image by matrix `one` where `forth` is true, by `other` where not; zeros where nothing was.
 
     Pixels are moved, never mixed: no arithmetic is done with them.
     """
     height, width = images.shape[2:]
-    maps = [_sources(matrix, height, width) for matrix in (other, one)]
+    maps = [_source_pixels(matrix, height, width) for matrix in (other, one)]
     which = forth.long().to(images.device)
     source, inside = (torch.stack(part).to(images.device)[which].unsqueeze(1) for part in zip(*maps, strict=True))
     flat = images.flatten(2)
@@ -51,7 +51,7 @@ def warped(images: Images, forth: Bool[Tensor, " batch"], one: Matrix, other: Ma
     return moved.masked_fill(~inside, 0).view(images.shape)
 
 
-def _sources(matrix: Matrix, height: int, width: int) -> tuple[Int[Tensor, " hw"], Bool[Tensor, " hw"]]:
+def _source_pixels(matrix: Matrix, height: int, width: int) -> tuple[Int[Tensor, " hw"], Bool[Tensor, " hw"]]:
     """For each pixel of an image in rows, where it comes from, and whether that is inside."""
     x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
     y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
@@ -67,7 +67,7 @@ _BITS = 11
 _ONE = 1 << _BITS
 
 
-def resized(
+def resize_boxes(
     images: Shaped[Tensor, " batch *image"], boxes: Int[Tensor, "batch 4"], size: tuple[int, int]
 ) -> Shaped[Tensor, " batch *part"]:
     """Each image's box (top, left, height, width), resized to `size`: bilinear, with the corners of pixels aligned.
@@ -78,11 +78,11 @@ def resized(
     """
     whole = images if images.ndim == 4 else images.unsqueeze(1)
     on_processor = images.device.type == "cpu" and images.dtype == torch.uint8
-    out = _resized_bytes(whole, boxes, size) if on_processor else _resized_anywhere(whole, boxes, size)
+    out = _resize_bytes(whole, boxes, size) if on_processor else _resize_on_any_device(whole, boxes, size)
     return out if images.ndim == 4 else out.squeeze(1)
 
 
-def _resized_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """The same whole numbers, image by image, so that each stays in the processor's cache.
 
     Along an axis, resizing is a product with a sparse matrix of two weights in a row. Rows of the other axis and the
@@ -106,28 +106,30 @@ def _weights(length: int, size: int) -> csr_array:
     """The matrix ``[size, length]`` that resizes an axis, in units of 2⁻¹¹."""
     from scipy.sparse import csr_array
 
-    first, second, weight = (part[0].int().numpy() for part in _places(torch.tensor([0]), torch.tensor([length]), size))
+    first, second, weight = (
+        part[0].int().numpy() for part in _source_positions(torch.tensor([0]), torch.tensor([length]), size)
+    )
     shares = np.stack([_ONE - weight, weight], 1).ravel()
     columns = np.stack([first, second], 1).ravel()
     return csr_array((shares, columns, np.arange(0, 2 * size + 1, 2, dtype=np.int32)), shape=(size, length))
 
 
-def _resized_anywhere(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize_on_any_device(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """All images at once, on any device, bytes or floats."""
     top, left, height, width = boxes.unbind(1)
-    out = _along(_widened(images), *_places(top, height, size[0]), dim=2)
-    out = _along(out, *_places(left, width, size[1]), dim=3)
+    out = _interpolate(_promote_half(images), *_source_positions(top, height, size[0]), dim=2)
+    out = _interpolate(out, *_source_positions(left, width, size[1]), dim=3)
     if images.dtype == torch.uint8:
         out = (out + (1 << (2 * _BITS - 1))) >> (2 * _BITS)
     return out.to(images.dtype)
 
 
-def _widened(images: Tensor) -> Tensor:
+def _promote_half(images: Tensor) -> Tensor:
     """Bytes stay, as their sums are taken in int32; half floats are computed with in float32."""
     return images.float() if images.is_floating_point() and images.dtype.itemsize < 4 else images
 
 
-def _places(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _source_positions(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each of `size` pixels: the two that it lies between, and the weight of the second in units of 2⁻¹¹."""
     step = torch.arange(size, device=start.device)
     # The middle of pixel i, (i + 1/2) length / size - 1/2, within the box.
@@ -138,8 +140,8 @@ def _places(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, T
     return start[:, None] + first, start[:, None] + second, place & (_ONE - 1)
 
 
-def _along(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, *, dim: int) -> Tensor:
-    near, far = _taken(images, first, dim), _taken(images, second, dim)
+def _interpolate(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, *, dim: int) -> Tensor:
+    near, far = _gather_along(images, first, dim), _gather_along(images, second, dim)
     shape = [len(images), 1, -1, 1] if dim == 2 else [len(images), 1, 1, -1]
     if images.is_floating_point():
         share = weight.to(images.dtype).view(shape) * (1 / _ONE)
@@ -148,7 +150,7 @@ def _along(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, *, dim
     return near.int() * (_ONE - share) + far.int() * share
 
 
-def _taken(images: Tensor, places: Tensor, dim: int) -> Tensor:
+def _gather_along(images: Tensor, places: Tensor, dim: int) -> Tensor:
     shape = list(images.shape)
     shape[dim] = places.shape[1]
     index = places[:, None, :, None] if dim == 2 else places[:, None, None, :]

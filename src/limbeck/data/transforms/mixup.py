@@ -10,8 +10,8 @@ from torch import Tensor
 
 from limbeck.data.batch_mix import mix_partners
 from limbeck.data.transform import check_images
-from limbeck.data.transforms.random_draws import beta_of, broadcast_per_image, randint
-from limbeck.data.transforms.validation import Number, check_number, check_weighable, parameters
+from limbeck.data.transforms.random_draws import broadcast_per_image, randint, sample_beta
+from limbeck.data.transforms.validation import Number, check_mean_exists, check_number, format_fingerprint
 from limbeck.functional.counter_rng import counter_uniform
 
 _ONE = 1 << 16
@@ -51,7 +51,7 @@ class Mixup:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("mixup/1", self)
+        return format_fingerprint("mixup/1", self)
 
     def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
         """The position of each example's partner in a set of `size`."""
@@ -60,7 +60,7 @@ class Mixup:
     def ratios(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """λ of each example."""
         draws = counter_uniform(id, view, seed=self.seed, draws=1, stream="mixup ratio")
-        return beta_of(draws.squeeze(1), self.alpha)
+        return sample_beta(draws.squeeze(1), self.alpha)
 
     def blend(
         self,
@@ -74,7 +74,7 @@ class Mixup:
         Raises:
             DataError: If the inputs are neither bytes nor floats.
         """
-        check_weighable(inputs, who="Mixup")
+        check_mean_exists(inputs, who="Mixup")
         ratio = self.ratios(id, view)
         if inputs.dtype == torch.uint8:
             share = broadcast_per_image((ratio.double() * _ONE).round().int(), inputs)
@@ -119,7 +119,7 @@ class CutMix:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("cut_mix/1", self)
+        return format_fingerprint("cut_mix/1", self)
 
     def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
         """The position of each example's partner in a set of `size`."""
@@ -130,7 +130,7 @@ class CutMix:
     ) -> Bool[Tensor, "batch h w"]:
         """Which pixels of each image are its partner's."""
         draws = counter_uniform(id, view, seed=self.seed, draws=3, stream="cutmix box")
-        part = (1.0 - beta_of(draws[:, 0], self.alpha).double()).sqrt()
+        part = (1.0 - sample_beta(draws[:, 0], self.alpha).double()).sqrt()
         sides = []
         for draw, length in zip(draws[:, 1:].unbind(1), (height, width), strict=True):
             size = (part * length).long()

@@ -11,20 +11,20 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from limbeck.data.transforms.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    adjust_sharpness,
     auto_contrast,
-    brightened,
-    contrasted,
-    equalized,
-    posterized,
+    equalize,
+    posterize,
     restore_dtype,
-    saturated,
-    sharpened,
-    solarized,
+    solarize,
     to_float,
 )
-from limbeck.data.transforms.geometry import Matrix, turn, warped
+from limbeck.data.transforms.geometry import Matrix, rotation_matrix, warp
 from limbeck.data.transforms.random_draws import randint
-from limbeck.data.transforms.validation import Number, check_number, check_pixels, check_whole, parameters
+from limbeck.data.transforms.validation import Number, check_number, check_pixels, check_whole, format_fingerprint
 from limbeck.functional.counter_rng import counter_uniform
 
 Images = Shaped[Tensor, "batch c h w"]
@@ -72,7 +72,7 @@ class RandAugment:
     @property
     def fingerprint(self) -> str:
         """Name, version and parameters."""
-        return parameters("rand_augment/1", self)
+        return format_fingerprint("rand_augment/1", self)
 
     def drawn(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
@@ -120,58 +120,58 @@ def _auto_contrast(images: Images, up: Tensor, strength: float) -> Images:
 
 def _equalize(images: Images, up: Tensor, strength: float) -> Images:
     del up, strength
-    return equalized(images)
+    return equalize(images)
 
 
 def _rotate(images: Images, up: Tensor, strength: float) -> Images:
-    return warped(images, up, turn(30 * strength), turn(-30 * strength))
+    return warp(images, up, rotation_matrix(30 * strength), rotation_matrix(-30 * strength))
 
 
 def _solarize(images: Images, up: Tensor, strength: float) -> Images:
     del up
-    return solarized(images, strength)
+    return solarize(images, strength)
 
 
 def _color(images: Images, up: Tensor, strength: float) -> Images:
     pixels, top = to_float(images)
-    return restore_dtype(saturated(pixels, _factor(up, strength), top), images)
+    return restore_dtype(adjust_saturation(pixels, _factor(up, strength), top), images)
 
 
 def _posterize(images: Images, up: Tensor, strength: float) -> Images:
     del up
-    return posterized(images, 8 - round(4 * strength))
+    return posterize(images, 8 - round(4 * strength))
 
 
 def _contrast(images: Images, up: Tensor, strength: float) -> Images:
     pixels, top = to_float(images)
-    return restore_dtype(contrasted(pixels, _factor(up, strength), top), images)
+    return restore_dtype(adjust_contrast(pixels, _factor(up, strength), top), images)
 
 
 def _brightness(images: Images, up: Tensor, strength: float) -> Images:
     pixels, top = to_float(images)
-    return restore_dtype(brightened(pixels, _factor(up, strength), top), images)
+    return restore_dtype(adjust_brightness(pixels, _factor(up, strength), top), images)
 
 
 def _sharpness(images: Images, up: Tensor, strength: float) -> Images:
-    return sharpened(images, _factor(up, strength))
+    return adjust_sharpness(images, _factor(up, strength))
 
 
 def _shear_x(images: Images, up: Tensor, strength: float) -> Images:
-    return warped(images, up, Matrix(xy=0.3 * strength), Matrix(xy=-0.3 * strength))
+    return warp(images, up, Matrix(xy=0.3 * strength), Matrix(xy=-0.3 * strength))
 
 
 def _shear_y(images: Images, up: Tensor, strength: float) -> Images:
-    return warped(images, up, Matrix(yx=0.3 * strength), Matrix(yx=-0.3 * strength))
+    return warp(images, up, Matrix(yx=0.3 * strength), Matrix(yx=-0.3 * strength))
 
 
 def _translate_x(images: Images, up: Tensor, strength: float) -> Images:
     far = int(150 / 331 * images.shape[3] * strength)
-    return warped(images, up, Matrix(right=-far), Matrix(right=far))
+    return warp(images, up, Matrix(right=-far), Matrix(right=far))
 
 
 def _translate_y(images: Images, up: Tensor, strength: float) -> Images:
     far = int(150 / 331 * images.shape[2] * strength)
-    return warped(images, up, Matrix(down=-far), Matrix(down=far))
+    return warp(images, up, Matrix(down=-far), Matrix(down=far))
 
 
 OPERATIONS: MappingProxyType[str, Operation] = MappingProxyType(

@@ -17,7 +17,7 @@ _STRATA = 1 << 16
 _DIGITS = 1 << 16
 
 
-def beta_of(draw: Float[Tensor, " batch"], alpha: Number) -> Float[Tensor, " batch"]:
+def sample_beta(draw: Float[Tensor, " batch"], alpha: Number) -> Float[Tensor, " batch"]:
     r"""Numbers from :math:`Beta(\alpha, \alpha)`, from uniform ones of 24 bits.
 
     At :math:`\alpha = 1` the draws themselves. Otherwise by inverse transform with the first 16 bits of the draw, a
@@ -56,6 +56,6 @@ def broadcast_per_image(value: Shaped[Tensor, " batch"], images: Any) -> Shaped[
     return value.to(images.device).view(-1, *[1] * (images.ndim - 1))
 
 
-def rows_of(images: Tensor) -> Int[Tensor, " batch"]:
+def row_indices(images: Tensor) -> Int[Tensor, " batch"]:
     """The number of each row of the batch."""
     return torch.arange(len(images), device=images.device)

@@ -40,7 +40,7 @@ def make_transform(given: Any, *, seed: int = 0) -> Transform:
 
     Args:
         given: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is a transform of your own: see
-            `limbeck.data.transforms.user_transform.OwnTransform`.
+            `limbeck.data.transforms.user_transform.UserTransform`.
         seed: Of all that have none of their own.
 
     Raises:
@@ -54,7 +54,7 @@ def make_transform(given: Any, *, seed: int = 0) -> Transform:
     several = given if isinstance(given, (list, tuple)) else [given]
     if not several:
         raise LimbeckError("The list of augmentations is empty: name one, such as crop, or leave the list out.")
-    found = [_made("augmentation", one, transform_names(), mix_names(), seed) for one in several]
+    found = [_make("augmentation", one, transform_names(), mix_names(), seed) for one in several]
     return found[0] if len(found) == 1 else Chain(*found)
 
 
@@ -73,14 +73,14 @@ def make_mix(given: Any, *, seed: int = 0) -> BatchMix:
         >>> make_mix({"mixup": {"alpha": 0.2}})
         Mixup(alpha=0.2, seed=0)
     """
-    found: BatchMix = _made("mix", given, mix_names(), transform_names(), seed)
+    found: BatchMix = _make("mix", given, mix_names(), transform_names(), seed)
     return found
 
 
-def _made(
+def _make(
     kind: str, given: Any, known: Mapping[str, Callable[..., Any]], elsewhere: Mapping[str, Any], seed: int
 ) -> Any:
-    name, options = _read(kind, given)
+    name, options = _parse_spec(kind, given)
     if kind == "augmentation" and UserFile.parse(name) is not None:
         chosen = dict(options)
         return open_transform(name, chosen, chosen.pop("seed", seed))
@@ -102,7 +102,7 @@ def _made(
     return known[name](**values)
 
 
-def _read(kind: str, given: Any) -> tuple[str, Mapping[str, Any]]:
+def _parse_spec(kind: str, given: Any) -> tuple[str, Mapping[str, Any]]:
     if isinstance(given, str):
         return given, {}
     if isinstance(given, Mapping) and len(given) == 1:

@@ -21,7 +21,7 @@ from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
 
 
-class OwnTransform:
+class UserTransform:
     """A view of each example made by a function, or a transform object, from a file: ``my.py:noise``.
 
     What the file names may be
@@ -121,14 +121,14 @@ def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: in
     code = hashlib.sha256(own.file.read_bytes()).hexdigest()
     if _takes_example(function, given):
         check_arguments(name, partial(function, None), given)
-        return OwnTransform(name, partial(function, **given), options=given, seed=seed, source=code)
+        return UserTransform(name, partial(function, **given), options=given, seed=seed, source=code)
     check_arguments(name, function, given)
     made = function(**given)
     if hasattr(made, "fingerprint"):
         return made
     if not callable(made):
         raise LimbeckError(f"{name} returned a {type(made).__name__}; it has to return a function of one example.")
-    return OwnTransform(name, made, options=given, seed=seed, source=code)
+    return UserTransform(name, made, options=given, seed=seed, source=code)
 
 
 def _takes_example(function: Callable[..., Any], given: Mapping[str, Any]) -> bool:

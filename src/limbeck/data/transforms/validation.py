@@ -104,7 +104,7 @@ def check_pixels(images: Tensor, *, who: str) -> None:
         raise DataError(f"{who} wants gray or red, green, blue images; these have {images.shape[1]} channels.")
     if images.dtype == torch.uint8:
         return
-    check_weighable(images, who=who)
+    check_mean_exists(images, who=who)
     low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 1.0)
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
@@ -113,7 +113,7 @@ def check_pixels(images: Tensor, *, who: str) -> None:
         )
 
 
-def check_weighable(inputs: Tensor, *, who: str) -> None:
+def check_mean_exists(inputs: Tensor, *, who: str) -> None:
     """Refuse what has no weighted mean: neither bytes nor floats.
 
     Raises:
@@ -127,14 +127,14 @@ def check_weighable(inputs: Tensor, *, who: str) -> None:
         )
 
 
-def side(size: int | tuple[int, int] | None, images: Shaped[Tensor, "*shape"]) -> tuple[int, int]:
+def height_and_width(size: int | tuple[int, int] | None, images: Shaped[Tensor, "*shape"]) -> tuple[int, int]:
     """Height and width that `size` stands for."""
     if size is None:
         return int(images.shape[-2]), int(images.shape[-1])
     return (size, size) if isinstance(size, int) else size
 
 
-def parameters(name: str, view: Any) -> str:
+def format_fingerprint(name: str, view: Any) -> str:
     """A fingerprint: name and version, and every field of the dataclass."""
     return " ".join([name, *(f"{field.name}={_canonical(getattr(view, field.name))}" for field in fields(view))])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data import Dataset
-from limbeck.data.column_checks import digest
+from limbeck.data.column_checks import hash_columns
 from limbeck.errors import DataError
 
 BEFORE, AFTER = 20, 5
@@ -73,7 +73,7 @@ class Windows(Dataset):
     def fingerprint(self) -> str:
         """SHA-256 of frames, labels and the clips' lengths."""
         columns = ("frames", self.frames), ("labels", self._labels), ("lengths", self.lengths)
-        return digest(("windows", [BEFORE, AFTER]), *columns)
+        return hash_columns(("windows", [BEFORE, AFTER]), *columns)
 
     @property
     def labels(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.batch import Batch
 from limbeck.data import DataSplits, load_data, silenced
-from limbeck.data.builtin_datasets import PUBLISHED, data_folders
+from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
 from limbeck.errors import LimbeckError
 from limbeck.job import read_job
 from limbeck.report.html import note, section
@@ -153,9 +153,9 @@ def _data_of(evidence: RunData, loaded: dict[str, DataSplits | str]) -> DataSpli
 def _far(spec: Any) -> bool:
     """Whether it would be looked for on the hub: a report fetches nothing."""
     name, folder = (spec.get("name"), spec.get("folder")) if isinstance(spec, Mapping) else (spec, None)
-    if name not in PUBLISHED:
+    if name not in IMAGE_DATASETS:
         return str(name).startswith("hf:")
-    stems = [stem for stem in (name, PUBLISHED[name].subset) if stem]
+    stems = [stem for stem in (name, IMAGE_DATASETS[name].subset) if stem]
     return not any((place / f"{stem}.npz").is_file() for place in data_folders(folder) for stem in stems)
 
 

@@ -19,7 +19,7 @@ _FAR = 10  # standard deviations of the training part's column: no mean is that 
 _SHARE = 0.1  # of the rows with a value: above, that they are unknown is likely a mistake
 
 
-def codes_of(names: Any, values: Sequence[str]) -> np.ndarray:
+def find_codes(names: Any, values: Sequence[str]) -> np.ndarray:
     """The place of each of Arrow's texts among `values`, as float64; NaN for none of them."""
     import pyarrow as pa
     from pyarrow import compute
@@ -48,8 +48,8 @@ def encode_known(
             warnings.append(f"{raw.path.name}: column {column.name!r} has no value in any row; the training part has.")
         return np.full(raw.table.num_rows, np.nan)
     if isinstance(column, NumberColumn):
-        return _numbers(raw, column, found, notes, warnings)
-    return _names(raw, column, found, notes, warnings)
+        return _encode_numbers(raw, column, found, notes, warnings)
+    return _encode_names(raw, column, found, notes, warnings)
 
 
 def match_labels(
@@ -61,10 +61,10 @@ def match_labels(
     moved = {name: known for name, known in matched.items() if name != known}
     if not moved:
         return classes, []
-    return [matched.get(one, one) if one is not None else None for one in classes], [_said(raw, target, moved)]
+    return [matched.get(one, one) if one is not None else None for one in classes], [_matching_note(raw, target, moved)]
 
 
-def labels_of(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
+def encode_labels(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
     """The number of each row's class, -100 where it has none.
 
     Raises:
@@ -80,7 +80,7 @@ def labels_of(raw: RawTable, target: str, classes: Sequence[str | None], names: 
     return np.array([IGNORED if text is None else places[text] for text in classes], dtype=np.int64)
 
 
-def _numbers(
+def _encode_numbers(
     raw: RawTable, column: NumberColumn, found: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
     if found.numbers is not None:
@@ -88,7 +88,7 @@ def _numbers(
         if found.taken:
             listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(found.taken.items())[:4])
             notes.append(f"{raw.path.name}: column {column.name!r}: {listed} taken for missing.")
-        warnings += _far_off(raw, column, found.numbers)
+        warnings += _check_scale(raw, column, found.numbers)
         return found.numbers
     present = [one for one in found.names.unique().to_pylist() if one is not None]
     if all(one.lower() in PLACEHOLDERS for one in present):
@@ -103,11 +103,11 @@ def _numbers(
             f"{raw.path}: column {column.name!r} held numbers in the training part, here it holds "
             f"{quoted(present[0])}. If that stands for a missing value, say missing=[{quoted(present[0])}]."
         )
-    notes.append(_said(raw, column.name, matched))
-    return codes_of(_renamed(found.names, matched), ("0", "1"))
+    notes.append(_matching_note(raw, column.name, matched))
+    return find_codes(_rename_values(found.names, matched), ("0", "1"))
 
 
-def _far_off(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[str]:
+def _check_scale(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[str]:
     """A sentence if the mean of a column is where no training row's value is likely to be: other units, mostly."""
     present = numbers[~np.isnan(numbers)]
     mean = float(present.mean()) if len(present) else column.mean
@@ -119,15 +119,15 @@ def _far_off(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[s
     ]
 
 
-def _names(
+def _encode_names(
     raw: RawTable, column: CategoryColumn, found: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
     present = [one for one in found.names.unique().to_pylist() if one is not None]
     matched = match_names(present, column.values)
     moved = {name: known for name, known in matched.items() if name != known}
     if moved:
-        notes.append(_said(raw, column.name, moved))
-    codes = codes_of(_renamed(found.names, matched), column.values)
+        notes.append(_matching_note(raw, column.name, moved))
+    codes = find_codes(_rename_values(found.names, matched), column.values)
     rows = int((~found.missing).sum())
     lost = rows - int((~np.isnan(codes)).sum())
     if lost:
@@ -145,7 +145,7 @@ def _names(
     return codes
 
 
-def _renamed(names: Any, matched: dict[str, str]) -> Any:
+def _rename_values(names: Any, matched: dict[str, str]) -> Any:
     """Arrow texts with known names in the place of those that mean them."""
     import pyarrow as pa
     from pyarrow import compute
@@ -154,7 +154,7 @@ def _renamed(names: Any, matched: dict[str, str]) -> Any:
     return pa.array(list(matched.values()), pa.string()).take(place) if matched else names
 
 
-def _said(raw: RawTable, name: str, moved: dict[str, str]) -> str:
+def _matching_note(raw: RawTable, name: str, moved: dict[str, str]) -> str:
     listed = ", ".join(f"{quoted(one)} as {quoted(known)}" for one, known in list(moved.items())[:4])
     more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
     return f"{raw.path.name}: in column {name!r}, {listed}{more} was read, as the training part writes it."
