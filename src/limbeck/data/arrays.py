@@ -92,21 +92,21 @@ class ArrayDataset(Dataset):
 
 def _inputs(inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
-        found: Any = {str(name): tensor_from(column, f"inputs[{name!r}]") for name, column in inputs.items()}
+        columns: Any = {str(name): tensor_from(column, f"inputs[{name!r}]") for name, column in inputs.items()}
     elif isinstance(inputs, tuple):
-        found = sequence_like(inputs, (tensor_from(part, f"inputs[{place}]") for place, part in enumerate(inputs)))
+        columns = sequence_like(inputs, (tensor_from(part, f"inputs[{i}]") for i, part in enumerate(inputs)))
     else:
         return tensor_from(inputs, "inputs")
-    if not found:
+    if not columns:
         raise DataError("inputs is empty; give at least one array.")
-    return found
+    return columns
 
 
 def _named(inputs: Any) -> list[tuple[str, Tensor]]:
     if isinstance(inputs, Mapping):
         return [(f"inputs[{name!r}]", column) for name, column in inputs.items()]
     if isinstance(inputs, tuple):
-        return [(f"inputs[{place}]", column) for place, column in enumerate(inputs)]
+        return [(f"inputs[{i}]", column) for i, column in enumerate(inputs)]
     return [("inputs", inputs)]
 
 

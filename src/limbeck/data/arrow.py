@@ -41,8 +41,8 @@ class RawTable(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The columns, in order."""
-        found: list[str] = self.table.column_names
-        return found
+        columns: list[str] = self.table.column_names
+        return columns
 
 
 def is_table(path: Path) -> bool:
@@ -90,10 +90,10 @@ def _parquet(path: Path) -> RawTable:
     return RawTable(path, table, row_index=tuple(name for name in index if name in table.column_names), typed=True)
 
 
-def _index_columns(told: bytes) -> list[str]:
+def _index_columns(metadata: bytes) -> list[str]:
     """The columns that pandas says are an index of rows; none where it says nothing that can be read."""
     try:
-        return [one for one in json.loads(told)["index_columns"] if isinstance(one, str)]
+        return [name for name in json.loads(metadata)["index_columns"] if isinstance(name, str)]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
 
@@ -112,7 +112,7 @@ def _csv(path: Path, separator: str, charset: str | None) -> RawTable:
         column_types={name: pa.string() for name in names}, strings_can_be_null=True, null_values=[""]
     )
     table = csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
-    columns, kept, trimmed = [], [], []
+    columns, column_names, trimmed = [], [], []
     for name, column in zip(names, table.columns, strict=True):
         short = compute.utf8_trim_whitespace(column)
         if not short.equals(column):
@@ -120,8 +120,10 @@ def _csv(path: Path, separator: str, charset: str | None) -> RawTable:
             short = compute.if_else(compute.equal(short, ""), pa.scalar(None, pa.string()), short)
         if name.strip() or short.null_count < len(short):
             columns.append(short.combine_chunks())
-            kept.append(name.strip())
-    return RawTable(path, pa.table(columns, names=kept), tuple(trimmed), nameless=len(names) - len(kept))
+            column_names.append(name.strip())
+    return RawTable(
+        path, pa.table(columns, names=column_names), tuple(trimmed), nameless=len(names) - len(column_names)
+    )
 
 
 def _check_header(raw: RawTable, separator: str | None) -> None:
@@ -133,7 +135,7 @@ def _check_header(raw: RawTable, separator: str | None) -> None:
         raise DataError(f"{raw.path} has two columns {called}.")
     if raw.table.num_rows == 0 or not names:
         raise DataError(f"{raw.path} has a header and no rows.")
-    other = next((one for one in _SEPARATORS if len(names) == 1 and one in names[0]), None)
+    other = next((character for character in _SEPARATORS if len(names) == 1 and character in names[0]), None)
     if other is not None and separator is None and not raw.typed:
         raise DataError(
             f"{raw.path} has one column, {names[0][:60]!r}: its columns seem to be separated by {_SEPARATORS[other]}. "
@@ -153,16 +155,16 @@ def _hint(path: Path, error: Exception, separator: str, charset: str | None) -> 
         return ""
     if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return " It begins as a file in UTF-16 does: type --set data.charset=utf-16, in Python charset='utf-16'."
-    said = str(error).lower()
-    if charset is None and ("utf8" in said or "utf-8" in said or isinstance(error, UnicodeError)):
+    message = str(error).lower()
+    if charset is None and ("utf8" in message or "utf-8" in message or isinstance(error, UnicodeError)):
         return (
             " It is not written in UTF-8. Files from Excel and from Windows often are in Windows-1252: type --set "
             "data.charset=cp1252, in Python charset='cp1252', or save it as UTF-8."
         )
-    other = max(_SEPARATORS, key=lambda one: begin.partition(b"\n")[0].count(one.encode()))
-    if "expected" in said and "columns" in said and other == separator:
+    other = max(_SEPARATORS, key=lambda character: begin.partition(b"\n")[0].count(character.encode()))
+    if "expected" in message and "columns" in message and other == separator:
         return " A value that holds the separator must stand in quotes; lines before the header must go."
-    if "expected" in said and "columns" in said and begin.partition(b"\n")[0].count(other.encode()):
+    if "expected" in message and "columns" in message and begin.partition(b"\n")[0].count(other.encode()):
         return (
             f" If its columns are separated by {_SEPARATORS[other]}, type --set data.separator={_typed(other)}, in "
             f"Python separator={other!r}; a value that holds the separator must stand in quotes."
@@ -170,7 +172,7 @@ def _hint(path: Path, error: Exception, separator: str, charset: str | None) -> 
     return ""
 
 
-def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> None:
+def check_columns(path: Path, required: Sequence[str], names: Sequence[str]) -> None:
     """Refuse columns that a table lacks.
 
     Raises:
@@ -178,12 +180,12 @@ def check_columns(path: Path, wanted: Sequence[str], names: Sequence[str]) -> No
     """
     from limbeck.errors import nearest
 
-    for name in wanted:
+    for name in required:
         if name not in names:
             near = nearest(name, names)
-            meant = f" Did you mean {near!r}?" if near else ""
+            suggestion = f" Did you mean {near!r}?" if near else ""
             header = "" if near or not starts_with_values(names) else _NO_HEADER
-            raise DataError(f"{path} has no column {name!r}.{meant} It has: {', '.join(names[:40])}.{header}")
+            raise DataError(f"{path} has no column {name!r}.{suggestion} It has: {', '.join(names[:40])}.{header}")
 
 
 def starts_with_values(names: Sequence[str]) -> bool:
@@ -198,18 +200,18 @@ def starts_with_values(names: Sequence[str]) -> bool:
 
 def trimmed_note(raw: RawTable) -> list[str]:
     """A sentence about spaces and empty columns that were removed; none where there were none."""
-    said = (
+    notes = (
         [f"{raw.path.name}: columns with no name and no value are left out ({raw.nameless})."] if raw.nameless else []
     )
     if not raw.trimmed:
-        return said
+        return notes
     named = ", ".join(map(repr, raw.trimmed[:6])) + (", ..." if len(raw.trimmed) > 6 else "")
-    return [*said, f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
+    return [*notes, f"{raw.path.name}: spaces around the values of {len(raw.trimmed)} columns were removed ({named})."]
 
 
 def as_float64(column: Any) -> np.ndarray:
     """Arrow numbers as float64, NaN where they are null."""
     import pyarrow as pa
 
-    found: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    return found
+    numbers: np.ndarray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    return numbers

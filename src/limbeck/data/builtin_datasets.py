@@ -94,19 +94,19 @@ def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[Arr
     Raises:
         DataError: If it is nowhere, saying what to put where; or if the file holds something else.
     """
-    known = IMAGE_DATASETS[name]
-    places = data_folders(folder)
-    for place in places:
-        for stem in (name, known.subset):
-            path = place / f"{stem}.npz"
+    info = IMAGE_DATASETS[name]
+    folders = data_folders(folder)
+    for directory in folders:
+        for stem in (name, info.subset):
+            path = directory / f"{stem}.npz"
             if stem is not None and path.is_file():
-                train, test = _from_file(path, known)
+                train, test = _from_file(path, info)
                 part = f"a subset of {name}: " if stem != name else ""
                 return train, test, f"{part}{path.name}, {len(train)} + {len(test)} examples"
-    found = _from_hub(name, known)
-    if found is None:
-        raise DataError(_missing_message(name, known, places[0]))
-    return *found, f"{known.hub[0]} from the Hugging Face hub"
+    splits = _from_hub(name, info)
+    if splits is None:
+        raise DataError(_missing_message(name, info, folders[0]))
+    return *splits, f"{info.hub[0]} from the Hugging Face hub"
 
 
 def data_folders(folder: str | Path | None = None) -> list[Path]:
@@ -124,52 +124,52 @@ def channels_first(images: np.ndarray) -> np.ndarray:
     return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
 
 
-def _from_file(path: Path, known: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset]:
+def _from_file(path: Path, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset]:
     arrays = read_arrays(path)
     for name in ("x_train", "x_test"):
         if name in arrays:
             arrays[name] = channels_first(arrays[name])
-            _check_images(path, name, arrays[name], known)
-    names = arrays.get("class_names", known.names)
-    arrays["class_names"] = np.array([str(i) for i in range(known.classes)] if names is None else names)
+            _check_images(path, name, arrays[name], info)
+    names = arrays.get("class_names", info.names)
+    arrays["class_names"] = np.array([str(i) for i in range(info.classes)] if names is None else names)
     train, test = split_arrays(path, arrays)
     if test is None or train.labels is None:
         raise DataError(f"{path} needs x_train, y_train, x_test and y_test; it holds {', '.join(arrays)}.")
     return train, test
 
 
-def _check_images(path: Path, name: str, images: np.ndarray, known: ImageDatasetInfo) -> None:
-    shape = known.shape if len(known.shape) == 2 else (known.shape[2], *known.shape[:2])
+def _check_images(path: Path, name: str, images: np.ndarray, info: ImageDatasetInfo) -> None:
+    shape = info.shape if len(info.shape) == 2 else (info.shape[2], *info.shape[:2])
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise DataError(
             f"{path}: {name} is {images.dtype} {list(images.shape)}; expected uint8 [n, {', '.join(map(str, shape))}]."
         )
 
 
-def _from_hub(name: str, known: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset] | None:
+def _from_hub(name: str, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDataset] | None:
     try:
         import datasets
     except ImportError:
         return None
-    path, image, label = known.hub
+    path, image, label = info.hub
     try:
         whole = datasets.load_dataset(path)
     except Exception as error:  # the hub's client has no common type for no network, no such set, no permission
         raise DataError(f"{name} is not on this machine, and {path} could not be downloaded ({error}).") from error
-    return _from_rows(whole["train"], image, label, known), _from_rows(whole["test"], image, label, known)
+    return _from_rows(whole["train"], image, label, info), _from_rows(whole["test"], image, label, info)
 
 
-def _from_rows(part: Any, image: str, label: str, known: ImageDatasetInfo) -> ArrayDataset:
-    images = np.stack([np.asarray(picture, dtype=np.uint8) for picture in part[image]])
-    names = known.names or getattr(part.features[label], "names", None)
+def _from_rows(part: Any, image: str, label: str, info: ImageDatasetInfo) -> ArrayDataset:
+    images = np.stack([np.asarray(image_data, dtype=np.uint8) for image_data in part[image]])
+    names = info.names or getattr(part.features[label], "names", None)
     return ArrayDataset(channels_first(images), np.asarray(part[label]), class_names=names)
 
 
-def _missing_message(name: str, known: ImageDatasetInfo, place: Path) -> str:
-    size = ", ".join(str(n) for n in known.shape)
-    train, test = known.counts
+def _missing_message(name: str, info: ImageDatasetInfo, directory: Path) -> str:
+    size = ", ".join(str(n) for n in info.shape)
+    train, test = info.counts
     return (
-        f"{name} is not on this machine: put {name}.npz into {place}/ (or set LIMBECK_DATA to its folder) with the "
+        f"{name} is not on this machine: put {name}.npz into {directory}/ (or set LIMBECK_DATA to its folder) with the "
         f"uint8 arrays x_train [{train}, {size}], y_train [{train}], x_test [{test}, {size}], y_test [{test}]; "
         "or pip install 'limbeck[hf]' to download it."
     )

@@ -28,17 +28,17 @@ def tensor_from(array: Any, what: str) -> Tensor:
         DataError: If `array` is not a rectangular array of numbers with at least one axis.
     """
     if isinstance(array, Tensor):
-        found = array.detach()
+        tensor = array.detach()
     elif hasattr(array, "__array__"):
-        found = _from_numpy(array if isinstance(array, np.ndarray) else np.asarray(array), what)
+        tensor = _from_numpy(array if isinstance(array, np.ndarray) else np.asarray(array), what)
     else:
         raise DataError(f"{what} is a {type(array).__name__}; give a tensor or a numpy array (numpy.asarray(...)).")
-    if found.ndim == 0:
+    if tensor.ndim == 0:
         raise DataError(f"{what} is a single number; the first axis must count the examples.")
-    if found.layout is not torch.strided:
-        raise DataError(f"{what} is a {found.layout} tensor; give a dense one (x.to_dense()).")
+    if tensor.layout is not torch.strided:
+        raise DataError(f"{what} is a {tensor.layout} tensor; give a dense one (x.to_dense()).")
     # PyTorch has hardly any operations on these types.
-    return found.to(_WIDER[found.dtype]) if found.dtype in _WIDER else found
+    return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
 
 
 def _from_numpy(array: np.ndarray, what: str) -> Tensor:
@@ -83,30 +83,32 @@ def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
     Raises:
         DataError: If a label is not a whole number, is negative other than -100, or is above the last of `classes`.
     """
-    found = tensor_from(np.asarray(array) if isinstance(array, (list, tuple)) else array, "labels")
-    if found.is_floating_point():
-        wrong = ~(torch.isfinite(found) & (found == found.round()))
-        if bool(wrong.any()) and found.ndim > 1:
-            raise one_for_each_class(found.shape)
+    labels = tensor_from(np.asarray(array) if isinstance(array, (list, tuple)) else array, "labels")
+    if labels.is_floating_point():
+        wrong = ~(torch.isfinite(labels) & (labels == labels.round()))
+        if bool(wrong.any()) and labels.ndim > 1:
+            raise one_for_each_class(labels.shape)
         if bool(wrong.any()):
-            raise DataError(f"labels are class indices, whole numbers; {_format_first(found, wrong)} is not one.")
-    elif found.is_complex():
+            raise DataError(f"labels are class indices, whole numbers; {_format_first(labels, wrong)} is not one.")
+    elif labels.is_complex():
         raise DataError("labels are class indices, whole numbers; these are complex.")
-    found = found.to(torch.int64)
-    wrong = (found < 0) & (found != IGNORED)
+    labels = labels.to(torch.int64)
+    wrong = (labels < 0) & (labels != IGNORED)
     if bool(wrong.any()):
-        raise DataError(f"labels are class indices from 0, or -100 for none; {_format_first(found, wrong)} is neither.")
-    if classes is not None and bool((wrong := found >= len(classes)).any()):
+        raise DataError(
+            f"labels are class indices from 0, or -100 for none; {_format_first(labels, wrong)} is neither."
+        )
+    if classes is not None and bool((wrong := labels >= len(classes)).any()):
         raise DataError(
             f"there are {len(classes)} class names, so labels end at {len(classes) - 1}; "
-            f"{_format_first(found, wrong)} is above."
+            f"{_format_first(labels, wrong)} is above."
         )
-    return found
+    return labels
 
 
-def _format_first(found: Tensor, wrong: Tensor) -> str:
+def _format_first(values: Tensor, wrong: Tensor) -> str:
     where = wrong.nonzero()[0]
-    return f"{found[tuple(where)].item()} in row {int(where[0])}"
+    return f"{values[tuple(where)].item()} in row {int(where[0])}"
 
 
 def column_from(array: Any, what: str) -> Tensor | tuple[Any, ...]:

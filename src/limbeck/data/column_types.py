@@ -68,7 +68,7 @@ class ColumnValues:
         kind: ``number``, ``category``, or ``empty`` where no row has a value.
         numbers: float64, NaN where it is missing; None for names.
         names: Arrow texts, null where it is missing; None for numbers.
-        taken: Which texts were taken for a missing value, and in how many rows.
+        missing_counts: Which texts were taken for a missing value, and in how many rows.
         warning: What is likely to be a mistake; empty where nothing is.
     """
 
@@ -76,7 +76,7 @@ class ColumnValues:
     kind: Literal["number", "category", "empty"]
     numbers: np.ndarray | None = None
     names: Any = None
-    taken: Mapping[str, int] = field(default_factory=dict)
+    missing_counts: Mapping[str, int] = field(default_factory=dict)
     warning: str = ""
 
     @property
@@ -84,8 +84,8 @@ class ColumnValues:
         """True in the rows without a value."""
         if self.numbers is not None:
             return np.isnan(self.numbers)
-        found: np.ndarray = self.names.is_null().to_numpy(zero_copy_only=False)
-        return found
+        mask: np.ndarray = self.names.is_null().to_numpy(zero_copy_only=False)
+        return mask
 
 
 def read_column(raw: RawTable, name: str, *, missing: Sequence[str] = (), as_names: bool = False) -> ColumnValues:
@@ -111,8 +111,8 @@ def read_column(raw: RawTable, name: str, *, missing: Sequence[str] = (), as_nam
         if not (types.is_integer(value) or types.is_floating(value) or types.is_decimal(value)):
             raise _unreadable(raw, name, str(kind))
         if value is kind and not as_names:
-            numbers, taken = _without(as_float64(column), missing)
-            return _numbers(raw, name, numbers, taken)
+            numbers, missing_counts = _without(as_float64(column), missing)
+            return _numbers(raw, name, numbers, missing_counts)
         if value is kind:
             column = _plain_texts(column)
     return _texts(raw, name, column.cast("string"), missing, as_names)
@@ -134,30 +134,30 @@ def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tup
         return _whole_texts(raw, name, as_float64(column), missing), []
     if not (types.is_integer(value) or types.is_boolean(value) or types.is_null(value) or _is_text(value)):
         raise _unreadable(raw, name, str(column.type))
-    texts: list[str | None] = [None if one in missing else one for one in column.cast("string").to_pylist()]
+    texts: list[str | None] = [None if text in missing else text for text in column.cast("string").to_pylist()]
     counts = _counts(texts)
-    words = {one for one in counts if one in MISSING}
-    numbers = {one for one in counts if is_number(one)} if not raw.typed else set()
+    words = {text for text in counts if text in MISSING}
+    numbers = {text for text in counts if is_number(text)} if not raw.typed else set()
     if numbers and numbers | words == set(counts):
-        told = [
-            f"{raw.path.name}: {_listed({one: counts[one] for one in words})} in the target {name!r}, whose classes "
+        notes = [
+            f"{raw.path.name}: {_listed({text: counts[text] for text in words})} in the target {name!r}, whose classes "
             "are numbers, counts as no label."
         ]  # fmt: skip
-        return _whole_of(raw, name, [None if one in words else one for one in texts]), told if words else []
-    if (numbers and all(one.lower() in PLACEHOLDERS for one in set(counts) - numbers)) or not numbers:
-        words |= {one for one in set(counts) - numbers if one.lower() in PLACEHOLDERS}
-    if {one.lower() for one in counts} <= {"true", "false"}:
-        return [one if one is None else one.lower() for one in texts], []
-    told = [
-        f"{raw.path.name}: {_listed({one: counts[one] for one in sorted(words)})} in the target {name!r} is a class; "
-        f"if these rows have no label, say missing={sorted(words)}."
+        return _whole_of(raw, name, [None if text in words else text for text in texts]), notes if words else []
+    if (numbers and all(text.lower() in PLACEHOLDERS for text in set(counts) - numbers)) or not numbers:
+        words |= {text for text in set(counts) - numbers if text.lower() in PLACEHOLDERS}
+    if {text.lower() for text in counts} <= {"true", "false"}:
+        return [text if text is None else text.lower() for text in texts], []
+    notes = [
+        f"{raw.path.name}: {_listed({text: counts[text] for text in sorted(words)})} in the target {name!r} is read as "
+        f"a class. If these rows have no label, set missing={sorted(words)}."
     ]  # fmt: skip
-    return texts, told if words else []
+    return texts, notes if words else []
 
 
 def missing_note(raw: RawTable, column: ColumnValues) -> str:
     """What was taken for a missing value, in words; empty where nothing was."""
-    return f"{_listed(column.taken)} taken for missing" if column.taken else ""
+    return f"{_listed(column.missing_counts)} taken for missing" if column.missing_counts else ""
 
 
 def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_names: bool) -> ColumnValues:
@@ -165,46 +165,48 @@ def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_name
 
     nulls = {*missing, *(() if raw.typed else MISSING)}
     counts = _value_counts(texts)
-    taken = {one: count for one, count in counts.items() if one in nulls}
+    missing_counts = {one: count for one, count in counts.items() if one in nulls}
     others = {one: count for one, count in counts.items() if one not in nulls}
     if not counts or not others:
-        return ColumnValues(name, "empty", names=_masked(texts, taken), taken=taken)
+        return ColumnValues(name, "empty", names=_masked(texts, missing_counts), missing_counts=missing_counts)
     if as_names or raw.typed:
-        return _names(raw, name, texts, taken, others)
+        return _names(raw, name, texts, missing_counts, others)
     numbers_are = compute.match_substring_regex(texts, NUMBER)
     numeric = sum(count for one, count in others.items() if is_number(one))
     words = {one: count for one, count in others.items() if not is_number(one)}
     placed = {one: count for one, count in words.items() if one.lower() in PLACEHOLDERS}
     strange = {one: count for one, count in words.items() if one not in placed and one.lower() not in _INFINITE}
     if not numeric:
-        return _names(raw, name, texts, taken, others)
+        return _names(raw, name, texts, missing_counts, others)
     share = sum(strange.values()) / (numeric + sum(strange.values()))
-    several = len(others) - len(words) >= _MANY
-    if strange and not (share <= _FEW and several):
-        found = _names(raw, name, texts, taken, others)
-        said = (
+    is_varied = len(others) - len(words) >= _MANY
+    if strange and not (share <= _FEW and is_varied):
+        category = _names(raw, name, texts, missing_counts, others)
+        warning = (
             f"{raw.path.name}: column {name!r} is read as names, though {numeric:,} of {sum(others.values()):,} values "
             f"are numbers; the others are {_listed(strange)}. If they stand for missing values, say missing=[...]."
         )  # fmt: skip
-        return ColumnValues(name, "category", None, found.names, taken, said if several and share < 0.5 else "")
+        return ColumnValues(
+            name, "category", None, category.names, missing_counts, warning if is_varied and share < 0.5 else ""
+        )
     numbers = np.full(len(texts), np.nan)
-    place = numbers_are.fill_null(False).to_numpy(zero_copy_only=False)
-    numbers[place] = _parsed(texts.filter(numbers_are))
+    is_number_row = numbers_are.fill_null(False).to_numpy(zero_copy_only=False)
+    numbers[is_number_row] = _parsed(texts.filter(numbers_are))
     for one in words:
         if one.lower() in _INFINITE:
             raise _infinite(raw, name, np.array([text == one for text in texts.to_pylist()]))
     numbers, more = _without(numbers, missing)
-    said = ""
+    warning = ""
     if strange:
-        said = (
+        warning = (
             f"{raw.path.name}: column {name!r} holds numbers but for {_listed(strange)}, which counts as missing. If "
             "it is a column of names, leave it out or write it as names throughout."
         )  # fmt: skip
-    return _numbers(raw, name, numbers, {**taken, **placed, **strange, **more}, said)
+    return _numbers(raw, name, numbers, {**missing_counts, **placed, **strange, **more}, warning)
 
 
 def _numbers(
-    raw: RawTable, name: str, numbers: np.ndarray, taken: Mapping[str, int] | None = None, warning: str = ""
+    raw: RawTable, name: str, numbers: np.ndarray, missing_counts: Mapping[str, int] | None = None, warning: str = ""
 ) -> ColumnValues:
     if (wrong := np.isinf(numbers)).any():
         raise _infinite(raw, name, wrong)
@@ -217,38 +219,40 @@ def _numbers(
             f"missing=[{value!r}]."
         )
     kind: Literal["number", "empty"] = "empty" if np.isnan(numbers).all() else "number"
-    return ColumnValues(name, kind, numbers, None, taken or {}, warning)
+    return ColumnValues(name, kind, numbers, None, missing_counts or {}, warning)
 
 
-def _names(raw: RawTable, name: str, texts: Any, taken: dict[str, int], others: dict[str, int]) -> ColumnValues:
+def _names(
+    raw: RawTable, name: str, texts: Any, missing_counts: dict[str, int], others: dict[str, int]
+) -> ColumnValues:
     import pyarrow as pa
     from pyarrow import compute
 
     different = pa.array(list(others), pa.string())
-    values = pa.array([one for one in others if one.lower() not in PLACEHOLDERS], pa.string())
+    values = pa.array([value for value in others if value.lower() not in PLACEHOLDERS], pa.string())
     if len(values) and compute.all(compute.match_substring_regex(values, _DATE)).as_py():
         raise _unreadable(raw, name, f"dates or times, such as {values[0].as_py()}")
-    names = _masked(texts, taken)
-    if {one.lower() for one in others} <= {"true", "false"}:
+    names = _masked(texts, missing_counts)
+    if {value.lower() for value in others} <= {"true", "false"}:
         names = compute.utf8_lower(names)
     like = compute.sum(compute.match_substring_regex(different, _LIKE_NUMBER)).as_py() or 0
     plain = sum(map(is_number, others))
-    said = ""
+    warning = ""
     if len(others) >= _MANY and like >= 0.9 * len(others) and (plain < like or raw.typed):
-        said = (
+        warning = (
             f"{raw.path.name}: column {name!r} is read as {len(others):,} names, and they look like numbers "
             f"({', '.join(map(quoted, list(others)[:3]))}). If they are, write them as numbers: 1234.5."
         )  # fmt: skip
-    return ColumnValues(name, "category", None, names, taken, said)
+    return ColumnValues(name, "category", None, names, missing_counts, warning)
 
 
-def _masked(texts: Any, taken: Iterable[str]) -> Any:
+def _masked(texts: Any, missing_texts: Iterable[str]) -> Any:
     import pyarrow as pa
     from pyarrow import compute
 
-    if not taken:
+    if not missing_texts:
         return texts
-    out = compute.is_in(texts, value_set=pa.array(list(taken), pa.string()))
+    out = compute.is_in(texts, value_set=pa.array(list(missing_texts), pa.string()))
     return compute.if_else(out, pa.scalar(None, pa.string()), texts)
 
 
@@ -263,12 +267,12 @@ def _parsed(texts: Any) -> np.ndarray:
 
 def _without(numbers: np.ndarray, missing: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
     """Numbers that stand for a missing value, such as -999, as NaN."""
-    taken = dict[str, int]()
+    missing_counts = dict[str, int]()
     for word in missing:
         if is_number(word) and (there := numbers == float(word)).any():
-            taken[word] = int(there.sum())
+            missing_counts[word] = int(there.sum())
             numbers = np.where(there, np.nan, numbers)
-    return numbers, taken
+    return numbers, missing_counts
 
 
 def _whole_texts(raw: RawTable, name: str, values: np.ndarray, missing: Sequence[str]) -> list[str | None]:
@@ -304,11 +308,11 @@ def _plain_texts(column: Any) -> Any:
 
 
 def _counts(texts: Iterable[str | None]) -> dict[str, int]:
-    found = dict[str, int]()
+    counts = dict[str, int]()
     for text in texts:
         if text is not None:
-            found[text] = found.get(text, 0) + 1
-    return found
+            counts[text] = counts.get(text, 0) + 1
+    return counts
 
 
 def _value_counts(texts: Any) -> dict[str, int]:
@@ -322,8 +326,8 @@ def quoted(text: str) -> str:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    shown = [f"{quoted(text)} ({count:,} row{'s' * (count != 1)})" for text, count in list(counts.items())[:4]]
-    return ", ".join(shown) + (f" and {len(counts) - 4} more" if len(counts) > 4 else "")
+    entries = [f"{quoted(text)} ({count:,} row{'s' * (count != 1)})" for text, count in list(counts.items())[:4]]
+    return ", ".join(entries) + (f" and {len(counts) - 4} more" if len(counts) > 4 else "")
 
 
 def _infinite(raw: RawTable, name: str, wrong: np.ndarray) -> DataError:
@@ -388,11 +392,11 @@ def matches_labels(column: ColumnValues, labels: np.ndarray) -> bool:
     there = (labels >= 0) & ~column.missing
     values = column.numbers if column.numbers is not None else column.names.to_numpy(zero_copy_only=False)
     chosen, classes = values[there], labels[there]
-    several = set(classes.tolist())
-    if len(several) < 2 or len(chosen) < max(_ENOUGH, 2 * len(several)):
+    class_set = set(classes.tolist())
+    if len(class_set) < 2 or len(chosen) < max(_ENOUGH, 2 * len(class_set)):
         return False
     pairs = set(zip(chosen.tolist(), classes.tolist(), strict=True))
-    return len(pairs) == len(several) == len({value for value, _ in pairs})
+    return len(pairs) == len(class_set) == len({value for value, _ in pairs})
 
 
 def _all_differ(column: ColumnValues) -> int:

@@ -61,13 +61,13 @@ def as_loader(
             raise LimbeckError("adapt= turns the items of a loader into batches; these data are examples, not batches.")
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
         return ShuffledLoader(examples, batch_size=batch_size, seed=seed, views=views, **options)
-    for name, given in (("augment", augment), ("mix", mix), ("views", views)):
-        if given is not None and isinstance(data, Loader):
+    for name, value in (("augment", augment), ("mix", mix), ("views", views)):
+        if value is not None and isinstance(data, Loader):
             raise LimbeckError(
                 f"{name}= is for data that are not in batches yet, and a {type(data).__name__} makes its batches by "
                 f"itself: give {name}= to it, where it is made."
             )
-        if given is not None:
+        if value is not None:
             raise LimbeckError(
                 f"{name}= needs examples with ids; a {type(data).__name__} has none. Give lb.ArrayDataset(...)."
             )

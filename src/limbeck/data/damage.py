@@ -37,15 +37,15 @@ def verify(parts: Iterable[Dataset], *, progress: Callable[[int, int], None] = l
     Raises:
         DataError: If some cannot be read: how many, and the first five.
     """
-    found = [part for part in parts if part.reads_files]
-    total, done = sum(map(len, found)), 0
+    file_parts = [part for part in parts if part.reads_files]
+    total, done = sum(map(len, file_parts)), 0
 
     def count(more: int) -> None:
         nonlocal done
         done += more
         progress(done, total)
 
-    failed = [error for part in found for error in part.find_damaged(torch.arange(len(part)), progress=count)]
+    failed = [error for part in file_parts for error in part.find_damaged(torch.arange(len(part)), progress=count)]
     raise_damaged(failed, total)
 
 

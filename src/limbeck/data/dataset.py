@@ -31,13 +31,13 @@ def stratified_split(labels: Int[Tensor, " n"], count: int, *, seed: int) -> Int
     _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
     share = sizes * count
     quota = share // len(labels)
-    left = int(count - quota.sum())
-    largest = (share % len(labels)).argsort(descending=True, stable=True)[:left]
+    remainder = int(count - quota.sum())
+    largest = (share % len(labels)).argsort(descending=True, stable=True)[:remainder]
     quota[largest] += 1
     shuffled = counter_order(len(labels), seed=seed, epoch=0, stream="stratified")
     grouped = shuffled[which[shuffled].argsort(stable=True)]
-    place = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return grouped[place < quota.repeat_interleave(sizes)].sort().values
+    rank = torch.arange(len(labels)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return grouped[rank < quota.repeat_interleave(sizes)].sort().values
 
 
 class Dataset(ABC):
@@ -199,10 +199,10 @@ def split(examples: Dataset, *, fraction: float, seed: int) -> tuple[Subset, Sub
     if len(examples) < 2:
         raise DataError("One example cannot be split in two.")
     count = min(max(round(fraction * len(examples)), 1), len(examples) - 1)
-    held = stratified_split(_classes(examples), count, seed=seed)
+    holdout = stratified_split(_classes(examples), count, seed=seed)
     rest = torch.ones(len(examples), dtype=torch.bool)
-    rest[held] = False
-    return examples.select(rest.nonzero()[:, 0]), examples.select(held)
+    rest[holdout] = False
+    return examples.select(rest.nonzero()[:, 0]), examples.select(holdout)
 
 
 def subsample(examples: Dataset, n: int, seed: int) -> Subset:

@@ -49,7 +49,7 @@ def read_header(path: Path) -> Header:
     try:
         with pillow.open(path) as file:
             mode = str(file.mode)
-            found = Header(
+            header = Header(
                 (file.height, file.width), mode, _has_frames(file), _is_rotated(file), _is_transparent(file),
                 _is_cut_to_upper_bits(file),
             )  # fmt: skip
@@ -60,7 +60,7 @@ def read_header(path: Path) -> Header:
             f"The picture {path} holds floating-point numbers (mode F), whose range nobody knows: save it with 8 or 16 "
             "bits a pixel, or give arrays: lb.ArrayDataset(images, labels)."
         )
-    return found
+    return header
 
 
 def decode(path: Path, *, size: tuple[int, int], channels: int, bit_depth: int) -> np.ndarray:

@@ -102,8 +102,8 @@ class ImageFolder(Dataset):
             DataError: If a file cannot be decoded.
         """
         read = partial(decode, size=self.size, channels=self.channels, bit_depth=self.bit_depth)
-        pictures = [read(self.paths[i]) for i in index.tolist()]
-        return Batch(torch.from_numpy(np.stack(pictures)), index, None, self._labels[index])
+        images = [read(self.paths[i]) for i in index.tolist()]
+        return Batch(torch.from_numpy(np.stack(images)), index, None, self._labels[index])
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
@@ -164,8 +164,8 @@ class ImageFolder(Dataset):
     def _depth(self, headers: list[Header]) -> int:
         """The bits that the greatest value of all wide pictures needs; 8 where there are none."""
         highest = self._highest([header.mode in WIDE for header in headers])
-        several = [header.upper_bits for header in headers]
-        if any(several) and (upper := self._highest(several)) < _MIN_LEVELS:
+        truncated = [header.upper_bits for header in headers]
+        if any(truncated) and (upper := self._highest(truncated)) < _MIN_LEVELS:
             raise DataError(
                 f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}. Only the "
                 "upper 8 bits can be read, so they would be nearly black. Save them with 8 bits a channel; or, if they "
@@ -195,8 +195,8 @@ def _check_options(size: tuple[int, int] | None, channels: int | None, depth: in
     check_num_workers(workers)
 
 
-def _check_classes(folder: Path, names: tuple[str, ...], found: list[list[Path]], *, fixed: bool) -> None:
-    for name, paths in zip(names, found, strict=True):
+def _check_classes(folder: Path, names: tuple[str, ...], files: list[list[Path]], *, fixed: bool) -> None:
+    for name, paths in zip(names, files, strict=True):
         # A test folder may lack a class that the training folder has.
         if not paths and (not fixed or (folder / name).is_dir()):
             raise DataError(f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); fill it or remove it.")
@@ -204,22 +204,22 @@ def _check_classes(folder: Path, names: tuple[str, ...], found: list[list[Path]]
 
 def _read_headers(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
     """The header of every picture; all that are damaged are told at once."""
-    found, failed, count = [], [], 0
+    headers, failed, count = [], [], 0
     for path in paths:
         count += 1
         try:
-            found.append(read(path))
+            headers.append(read(path))
         except DataError as error:
             failed.append(error)
     raise_damaged(failed, count)
-    return found
+    return headers
 
 
 def _common_size(paths: list[Path], headers: list[Header]) -> tuple[int, int]:
     first = headers[0].size
     for path, header in zip(paths, headers, strict=True):
         if header.size != first:
-            sizes = Counter(one.size for one in headers)
+            sizes = Counter(other.size for other in headers)
             raise DataError(
                 f"{path} is {header.size[0]}x{header.size[1]} pixels and {paths[0].name} is {first[0]}x{first[1]}; "
                 f"give size=({first[0]}, {first[1]}) to resize all of them. The pictures have {len(sizes)} sizes; in a "

@@ -40,33 +40,33 @@ class Files:
     Attributes:
         pictures: The pictures of each class, by path.
         nested: How many of them lie in a folder inside the class's own.
-        parted: How many of them lie in one that is called as a part is: ``cat/test/``.
+        in_part_folders: How many of them lie in one that is called as a part is: ``cat/test/``.
         loose: How many pictures lie beside the class folders, in none of them.
         others: How many files with each suffix are no pictures.
     """
 
     pictures: list[list[Path]] = field(default_factory=list)
     nested: int = 0
-    parted: int = 0
+    in_part_folders: int = 0
     loose: int = 0
     others: Counter[str] = field(default_factory=Counter)
 
 
 def find_files(folder: Path, names: Iterable[str]) -> Files:
     """The files of the classes `names` in `folder`, those in folders inside them too, in the order of their paths."""
-    found = Files()
+    files = Files()
     for path in _visible(folder):
         if path.is_file():
-            found.loose += _is_image(path)
-            found.others[path.suffix.lower()] += not _is_image(path)
+            files.loose += _is_image(path)
+            files.others[path.suffix.lower()] += not _is_image(path)
     for name in names:
         inside = list(_walk(folder / name))
-        pictures = sorted(path for path in inside if _is_image(path))
-        found.pictures.append(pictures)
-        found.nested += sum(path.parent != folder / name for path in pictures)
-        found.parted += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in pictures)
-        found.others.update(path.suffix.lower() for path in inside if not _is_image(path))
-    return found
+        images = sorted(path for path in inside if _is_image(path))
+        files.pictures.append(images)
+        files.nested += sum(path.parent != folder / name for path in images)
+        files.in_part_folders += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in images)
+        files.others.update(path.suffix.lower() for path in inside if not _is_image(path))
+    return files
 
 
 def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -77,14 +77,14 @@ def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
-    found = tuple(path.name for path in _visible(folder) if path.is_dir())
-    if not found:
+    names = tuple(path.name for path in _visible(folder) if path.is_dir())
+    if not names:
         inside = sum(_is_image(path) for path in _visible(folder))
         has = f"{inside} pictures and no class folders" if inside else "no class folders"
         raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
-    if fixed is not None and (strange := sorted(set(found) - set(fixed))):
+    if fixed is not None and (strange := sorted(set(names) - set(fixed))):
         raise DataError(f"{folder} has the class folder {strange[0]!r}, which is none of {', '.join(fixed[:12])}.")
-    return fixed or found
+    return fixed or names
 
 
 def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -96,20 +96,20 @@ def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         DataError: If two folders are called as the same part is, or a folder holds other parts and none to train on.
     """
     inside = [path for path in _visible(folder) if path.is_dir()]
-    known = {name: part for part, names in SPLIT_NAMES.items() for name in names}
-    found: dict[str, Path] = {}
+    parts_by_name = {name: part for part, names in SPLIT_NAMES.items() for name in names}
+    folders: dict[str, Path] = {}
     for path in inside:
-        part = known.get(path.name.lower())
-        if part in found:
-            raise DataError(f"{folder} has {found[part].name}/ and {path.name}/: which is the part {part}? Keep one.")
+        part = parts_by_name.get(path.name.lower())
+        if part in folders:
+            raise DataError(f"{folder} has {folders[part].name}/ and {path.name}/: which is the part {part}? Keep one.")
         if part is not None:
-            found[part] = path
-    if "train" not in found:
-        if found and len(found) == len(inside):
-            listed = " and ".join(f"{path.name}/" for path in found.values())
+            folders[part] = path
+    if "train" not in folders:
+        if folders and len(folders) == len(inside):
+            listed = " and ".join(f"{path.name}/" for path in folders.values())
             raise DataError(f"{folder} has {listed} and no train/: call the part to learn from {folder}/train/.")
         return {}, []
-    return found, [path for path in inside if path not in found.values()]
+    return folders, [path for path in inside if path not in folders.values()]
 
 
 def count_files(folder: Path) -> int:
@@ -128,11 +128,11 @@ def _visible(folder: Path) -> list[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     """Every visible file; links are followed, each folder is gone into once."""
     seen: set[str] = set()
-    for place, inside, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for directory, inside, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
         inside[:] = [] if real in seen else [name for name in inside if not name.startswith(".")]
         if real not in seen:
-            yield from (Path(place, name) for name in files if not name.startswith("."))
+            yield from (Path(directory, name) for name in files if not name.startswith("."))
         seen.add(real)
 
 
@@ -147,10 +147,10 @@ def notes_on_files(files: Files) -> Iterator[str]:
     total = sum(map(len, files.pictures))
     if files.nested:
         yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
-    if files.parted:
+    if files.in_part_folders:
         yield (
-            f"{_of(files.parted, total)} lie in folders called as a part is, inside a class folder, and are no part of "
-            "their own: put the parts outside, train/CLASS and test/CLASS, to have them read so."
+            f"{_of(files.in_part_folders, total)} are in folders named like a split, inside a class folder. They count "
+            "as images of that class. For separate splits use train/CLASS and test/CLASS."
         )
     if files.loose:
         yield f"Left out: {_number(files.loose, 'picture')} beside the class folders."

@@ -28,7 +28,7 @@ class ImageSplits(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load_image_splits(folder: Path, given: Mapping[str, Path] | None = None, /, **options: Any) -> ImageSplits:
+def load_image_splits(folder: Path, folders: Mapping[str, Path] | None = None, /, **options: Any) -> ImageSplits:
     """The parts of a folder of pictures.
 
     A folder of classes is a training part alone. Of ``train/`` and ``val/`` without ``test/`` the second is the test
@@ -37,7 +37,7 @@ def load_image_splits(folder: Path, given: Mapping[str, Path] | None = None, /, 
 
     Args:
         folder: The folder.
-        given: Folders of classes elsewhere that are the parts ``development`` and ``test``.
+        folders: Folders of classes elsewhere that are the parts ``development`` and ``test``.
         **options: Of `ImageFolder`.
 
     Raises:
@@ -45,8 +45,8 @@ def load_image_splits(folder: Path, given: Mapping[str, Path] | None = None, /, 
             is which part.
     """
     parts, beside = part_folders(folder)
-    if given:
-        parts = {"train": folder, **parts, **given}
+    if folders:
+        parts = {"train": folder, **parts, **folders}
     if not parts:
         whole = ImageFolder(folder, **options)
         return ImageSplits(whole, None, None, {"train": str(folder)}, whole.notes)
@@ -55,7 +55,7 @@ def load_image_splits(folder: Path, given: Mapping[str, Path] | None = None, /, 
     own |= {"bit_depth": train.bit_depth}
     read = {"train": train}
     read |= {part: ImageFolder(parts[part], **options | own) for part in ("development", "test") if part in parts}
-    notes = [f"{parts[part].name}/: {said}" for part, images in read.items() for said in images.notes]
+    notes = [f"{parts[part].name}/: {note}" for part, images in read.items() for note in images.notes]
     if "test" not in read and "development" in read:
         read["test"], parts["test"] = read.pop("development"), parts["development"]
         notes.insert(0, f"There is no test/: {parts['test'].name}/ is the test part, and choices are made on a part of "

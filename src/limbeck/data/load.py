@@ -147,26 +147,26 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
         >>> len(digits.train), len(digits.test), len(digits.class_names)
         (797, 1000, 10)
     """
-    found = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
-    found |= options
-    name = parse_data_name(found.pop("name", None))
+    spec = dict(name_or_spec) if isinstance(name_or_spec, Mapping) else {"name": name_or_spec}
+    spec |= options
+    name = parse_data_name(spec.pop("name", None))
     if (own := UserFile.parse(name)) is not None:
-        return _add_summary(_load_user_data(name, own, found))
-    given = parse_data_options(found)
-    if (inside := _find_split_files(Path(name), given)) is not None:
+        return _add_summary(_load_user_data(name, own, spec))
+    settings = parse_data_options(spec)
+    if (inside := _find_split_files(Path(name), settings)) is not None:
         return replace(_add_summary(_load(*inside)), name=name)
-    return _add_summary(_load(name, given))
+    return _add_summary(_load(name, settings))
 
 
-def _find_split_files(folder: Path, given: DataOptions) -> tuple[str, DataOptions] | None:
+def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOptions] | None:
     """The training file of a folder that holds ``train.csv`` and the like, the other parts as options."""
     for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz"):
         if (folder / f"train{suffix}").is_file():
             test, val = (
-                given.test or _find_part_file(folder, suffix, "test"),
-                given.val or _find_part_file(folder, suffix, "val"),
+                options.test or _find_part_file(folder, suffix, "test"),
+                options.val or _find_part_file(folder, suffix, "val"),
             )
-            return str(folder / f"train{suffix}"), replace(given, test=test, val=val)
+            return str(folder / f"train{suffix}"), replace(options, test=test, val=val)
     return None
 
 
@@ -176,12 +176,12 @@ def _find_part_file(folder: Path, suffix: str, part: str) -> str | None:
     return next((str(file) for file in files if file.is_file()), None)
 
 
-def _load(name: str, given: DataOptions) -> DataSplits:
-    load, uses = _find_reader(name, Path(name), given)
-    for option in given.given:
+def _load(name: str, options: DataOptions) -> DataSplits:
+    load, uses = _find_reader(name, Path(name), options)
+    for option in options.option_names:
         if option not in uses:
             raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
-    return load(name, given)
+    return load(name, options)
 
 
 def _add_summary(data: DataSplits) -> DataSplits:
@@ -200,10 +200,10 @@ def _add_summary(data: DataSplits) -> DataSplits:
         summary = _compare_parts(data, summary)
     for sentence in summary.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=3)
-    said = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]
+    sentences = [data.note, *(sentence.rstrip(".") for sentence in (*summary.warnings, *summary.notes))]
     if data.note and not any(part.source for part in summary.parts):
         summary = replace(summary, notes=(f"{data.note.rstrip('.')}.", *summary.notes))
-    return replace(data, note=". ".join(filter(None, said)), summary=summary)
+    return replace(data, note=". ".join(filter(None, sentences)), summary=summary)
 
 
 def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
@@ -214,9 +214,9 @@ def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
     if data.encoding is None:
         warned += scale_warnings(there)
     for name, count, total in find_overlap(there):
-        said = f"{count:,} of {total:,} {name} examples are training examples too"
+        message = f"{count:,} of {total:,} {name} examples are training examples too"
         if count >= _SHARE * total:
-            notes.append(f"{said}: what is measured on them says nothing of new ones.")
+            notes.append(f"{message}: what is measured on them says nothing of new ones.")
     return replace(summary, notes=tuple(dict.fromkeys(notes)), warnings=tuple(dict.fromkeys(warned)))
 
 
@@ -225,10 +225,10 @@ def _check_numbers(name: str, labels: torch.Tensor | None) -> None:
     classes = 0 if labels is None or labels.numel() == 0 else int(labels.max()) + 1
     if labels is None or classes <= _MANY_CLASSES:
         return
-    known = labels.unique().numel()
-    if classes > 10 * known:
+    present = labels.unique().numel()
+    if classes > 10 * present:
         raise DataError(
-            f"The labels of {name} go up to {classes - 1:,} and only {known:,} of these numbers occur. Labels are "
+            f"The labels of {name} go up to {classes - 1:,} and only {present:,} of these numbers occur. Labels are "
             "class numbers from 0 without gaps: type labels = numpy.unique(labels, return_inverse=True)[1]."
         )
 
@@ -246,7 +246,7 @@ def _data_kind(data: DataSplits) -> str:
 
 
 def _find_reader(
-    name: str, path: Path, given: DataOptions
+    name: str, path: Path, options: DataOptions
 ) -> tuple[Callable[[str, DataOptions], DataSplits], tuple[str, ...]]:
     if name == "digits":
         return _load_digits, ()
@@ -259,7 +259,7 @@ def _find_reader(
     if path.suffix.lower() == ".npz":
         return _load_npz, ("groups", "channels_last", "class_names")
     if is_table(path):
-        if given.text is not None:
+        if options.text is not None:
             return _load_texts, ("text", *_TABLE_OPTIONS, *_TEXT_OPTIONS)
         return _load_table, (*_TABLE_OPTIONS, "ignore", "groups", "text")
     if name and path.is_dir():
@@ -270,38 +270,38 @@ def _find_reader(
 
 
 def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
-    made = call_user_loader(own, options)
-    if not isinstance(made, UserDataParts):
-        if isinstance(made, DataSplits):
-            return replace(made, name=name)
+    data = call_user_loader(own, options)
+    if not isinstance(data, UserDataParts):
+        if isinstance(data, DataSplits):
+            return replace(data, name=name)
         raise DataError(
-            f"{name} returned a {type(made).__name__} with parts; return a limbeck.data.DataSplits or (train, test)."
+            f"{name} returned a {type(data).__name__} with parts; return a limbeck.data.DataSplits or (train, test)."
         )
-    train, test, note = _add_test_part(made.train, made.test)
-    preprocess = made.preprocess or _fit_normalization(train, scale=1 / 255)
+    train, test, note = _add_test_part(data.train, data.test)
+    preprocess = data.preprocess or _fit_normalization(train, scale=1 / 255)
     return DataSplits(
-        name, train, test, preprocess, made.class_names, note=note, development=made.development,
-        held_out=made.test is None
+        name, train, test, preprocess, data.class_names, note=note, development=data.development,
+        held_out=data.test is None
     )  # fmt: skip
 
 
 def _load_texts(name: str, options: DataOptions) -> DataSplits:
     from limbeck.data.text_files import load_texts
 
-    found = load_texts(name, options, held_out=HELD_OUT)
+    texts = load_texts(name, options, held_out=HELD_OUT)
     return DataSplits(
-        name, found.train, found.test, Identity(), found.train.class_names,
-        note=found.note or _holdout_note(len(found.test)), tokenizer=found.tokenizer, development=found.development,
-        summary=found.summary, held_out=not found.note,
+        name, texts.train, texts.test, Identity(), texts.train.class_names,
+        note=texts.note or _holdout_note(len(texts.test)), tokenizer=texts.tokenizer, development=texts.development,
+        summary=texts.summary, held_out=not texts.note,
     )  # fmt: skip
 
 
 def _load_digits(name: str, options: DataOptions) -> DataSplits:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    names = tuple(str(digit) for digit in found.target_names)
-    whole = ArrayDataset(found.images.astype(np.uint8), found.target, class_names=names)
+    digits = load_digits()
+    names = tuple(str(digit) for digit in digits.target_names)
+    whole = ArrayDataset(digits.images.astype(np.uint8), digits.target, class_names=names)
     train, test = (_copy_arrays(part) for part in split(whole, fraction=1000 / 1797, seed=0))
     note = "scikit-learn's digits (UCI, optical recognition of handwritten digits, the test part)"
     return DataSplits(name, train, test, _fit_normalization(train, scale=1 / 16), names, note=note)
@@ -324,16 +324,16 @@ def _load_npz(name: str, options: DataOptions) -> DataSplits:
     inputs: dict[str, np.ndarray] = {key: arrays[key] for key in ("x", "x_train", "x_val", "x_test") if key in arrays}
     images, notes = as_images(inputs, channels_last=options.channels_last)
     whole = {**arrays, **images}
-    given, held = split_arrays(path, whole)
-    train, test, note = _add_test_part(given, held)
+    train_part, test_part = split_arrays(path, whole)
+    train, test, note = _add_test_part(train_part, test_part)
     development = split_arrays(path, whole, inputs="x_val", labels="y_val")[0] if "x_val" in whole else None
     notes = (*renamed, *matched, *notes, *unread_arrays(path, arrays))
-    note = ". ".join(filter(None, (note, *(said.rstrip(".") for said in notes))))
+    note = ". ".join(filter(None, (note, *(sentence.rstrip(".") for sentence in notes))))
     _check_groups(name, test, options.groups)
     preprocess = _fit_normalization(train, scale=1 / 255)
     return DataSplits(
         name, train, test, preprocess, train.class_names, note=note, groups=options.groups, development=development,
-        held_out=held is None,
+        held_out=test_part is None,
     )  # fmt: skip
 
 
@@ -354,21 +354,21 @@ def _load_folder(name: str, options: DataOptions) -> DataSplits:
     from limbeck.data.image_splits import load_image_splits
 
     chosen = {option: getattr(options, option) for option in ("size", "channels", "bit_depth", "num_workers")}
-    given = {part: Path(place) for part, place in (("development", options.val), ("test", options.test)) if place}
-    found = load_image_splits(Path(name), given, class_names=options.class_names or None, **chosen)
-    train, test, note = _add_test_part(found.train, found.test)
-    parts = {"train": train, "development": found.development, "test": test}
-    sources = found.sources if found.test is not None else {**found.sources, "test": f"held out ({HELD_OUT:.0%})"}
-    height, width = found.train.size
-    facts = {"size": f"{height}x{width} pixels, {'gray' if found.train.channels == 1 else 'RGB'}"}
+    folders = {part: Path(folder) for part, folder in (("development", options.val), ("test", options.test)) if folder}
+    images = load_image_splits(Path(name), folders, class_names=options.class_names or None, **chosen)
+    train, test, note = _add_test_part(images.train, images.test)
+    parts = {"train": train, "development": images.development, "test": test}
+    sources = images.sources if images.test is not None else {**images.sources, "test": f"held out ({HELD_OUT:.0%})"}
+    height, width = images.train.size
+    facts = {"size": f"{height}x{width} pixels, {'gray' if images.train.channels == 1 else 'RGB'}"}
     summary = summarize(
         "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
-        facts=facts, notes=found.notes,
+        facts=facts, notes=images.notes,
     )  # fmt: skip
     preprocess = _fit_normalization(train, scale=1 / 255)
     return DataSplits(
-        name, train, test, preprocess, train.class_names, note=note, development=found.development, summary=summary,
-        held_out=found.test is None,
+        name, train, test, preprocess, train.class_names, note=note, development=images.development, summary=summary,
+        held_out=images.test is None,
     )  # fmt: skip
 
 
@@ -379,25 +379,25 @@ def _load_table(name: str, options: DataOptions) -> DataSplits:
             "On the command line: --set data.target=COLUMN. Of a table of texts, --set data.text=COLUMN holds them."
         )
     form = TableForm(
-        options.target.strip(), tuple(one.strip() for one in options.ignore), options.missing, options.separator,
+        options.target.strip(), tuple(column.strip() for column in options.ignore), options.missing, options.separator,
         options.charset, options.class_names,
     )  # fmt: skip
     groups = None if options.groups is None else options.groups.strip()
     others = {part: file for part, file in (("development", options.val), ("test", options.test)) if file is not None}
     sources = {"train": Path(name).name, **{part: Path(file).name for part, file in others.items()}}
     if options.test is None:
-        found = split_table(name, form, fraction=HELD_OUT, seed=0, groups=groups, others=others)
-        note = _holdout_note(len(found.parts["test"]))
+        tables = split_table(name, form, fraction=HELD_OUT, seed=0, groups=groups, others=others)
+        note = _holdout_note(len(tables.parts["test"]))
         sources["test"] = f"held out of {sources['train']}: {HELD_OUT:.0%}, stratified, with seed 0"
     else:
-        found, note = read_tables(name, others, form, groups=groups), ""
-    said = found.said
+        tables, note = read_tables(name, others, form, groups=groups), ""
+    report = tables.report
     summary = summarize(
-        "table", found.parts, sources=sources, columns=said.columns, notes=said.notes, warnings=said.warnings
+        "table", tables.parts, sources=sources, columns=report.columns, notes=report.notes, warnings=report.warnings
     )
     return DataSplits(
-        name, found.parts["train"], found.parts["test"], Identity(), found.encoding.class_names, found.encoding, note,
-        groups=None if groups is None else "groups", development=found.parts.get("development"), summary=summary,
+        name, tables.parts["train"], tables.parts["test"], Identity(), tables.encoding.class_names, tables.encoding,
+        note, groups=None if groups is None else "groups", development=tables.parts.get("development"), summary=summary,
         held_out=options.test is None,
     )  # fmt: skip
 
@@ -405,8 +405,8 @@ def _load_table(name: str, options: DataOptions) -> DataSplits:
 def _add_test_part(train: Dataset, test: Dataset | None) -> tuple[Dataset, Dataset, str]:
     if test is not None:
         return train, test, ""
-    rest, held = split(train, fraction=HELD_OUT, seed=0)
-    return rest, held, _holdout_note(len(held))
+    rest, holdout = split(train, fraction=HELD_OUT, seed=0)
+    return rest, holdout, _holdout_note(len(holdout))
 
 
 def _holdout_note(count: int) -> str:
@@ -417,11 +417,11 @@ def _fit_normalization(train: Dataset, *, scale: float) -> NormalizeImages | Ide
     """How images are standardized: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
     some = subsample(train, 2000, seed=0)
     try:
-        found = measure_pixels(some)
+        moments = measure_pixels(some)
     except DataError:
         raise_damaged(train.find_damaged(torch.arange(len(train))), len(train))  # all of them, not the first
         raise
-    if found is None:
+    if moments is None:
         return Identity()
-    mean, std = ((moment * scale).tolist() for moment in found)
+    mean, std = ((moment * scale).tolist() for moment in moments)
     return NormalizeImages(tuple(round(m, 4) for m in mean), tuple(round(s, 4) or 1.0 for s in std), scale=scale)

@@ -42,26 +42,28 @@ def encode_known(
     Raises:
         DataError: If it held numbers and now holds texts, or no value of many is known.
     """
-    found = read_column(raw, column.name, missing=missing, as_names=isinstance(column, CategoryColumn))
-    if found.kind == "empty":
+    values = read_column(raw, column.name, missing=missing, as_names=isinstance(column, CategoryColumn))
+    if values.kind == "empty":
         if raw.table.num_rows >= _ENOUGH:
             warnings.append(f"{raw.path.name}: column {column.name!r} has no value in any row; the training part has.")
         return np.full(raw.table.num_rows, np.nan)
     if isinstance(column, NumberColumn):
-        return _encode_numbers(raw, column, found, notes, warnings)
-    return _encode_names(raw, column, found, notes, warnings)
+        return _encode_numbers(raw, column, values, notes, warnings)
+    return _encode_names(raw, column, values, notes, warnings)
 
 
 def match_labels(
     raw: RawTable, target: str, classes: list[str | None], names: Sequence[str]
 ) -> tuple[list[str | None], list[str]]:
     """The classes by the training part's names, where they are written otherwise; and a sentence that says so."""
-    present = list(dict.fromkeys(one for one in classes if one is not None))
+    present = list(dict.fromkeys(label for label in classes if label is not None))
     matched = match_names(present, names)
-    moved = {name: known for name, known in matched.items() if name != known}
+    moved = {name: class_name for name, class_name in matched.items() if name != class_name}
     if not moved:
         return classes, []
-    return [matched.get(one, one) if one is not None else None for one in classes], [_matching_note(raw, target, moved)]
+    return [matched.get(label, label) if label is not None else None for label in classes], [
+        _matching_note(raw, target, moved)
+    ]
 
 
 def encode_labels(raw: RawTable, target: str, classes: Sequence[str | None], names: Sequence[str]) -> np.ndarray:
@@ -70,28 +72,28 @@ def encode_labels(raw: RawTable, target: str, classes: Sequence[str | None], nam
     Raises:
         DataError: If a class is none of `names`.
     """
-    places = {name: place for place, name in enumerate(names)}
+    numbers = {name: number for number, name in enumerate(names)}
     for row, text in enumerate(classes):
-        if text is not None and text not in places:
-            known = ", ".join(names[:12])
+        if text is not None and text not in numbers:
+            expected = ", ".join(names[:12])
             raise DataError(
-                f"{raw.path}: row {row} has the class {quoted(text)} in {target!r}, which is none of {known}."
+                f"{raw.path}: row {row} has the class {quoted(text)} in {target!r}, which is none of {expected}."
             )
-    return np.array([IGNORED if text is None else places[text] for text in classes], dtype=np.int64)
+    return np.array([IGNORED if text is None else numbers[text] for text in classes], dtype=np.int64)
 
 
 def _encode_numbers(
-    raw: RawTable, column: NumberColumn, found: ColumnValues, notes: list[str], warnings: list[str]
+    raw: RawTable, column: NumberColumn, values: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
-    if found.numbers is not None:
-        warnings += [found.warning] if found.warning else []
-        if found.taken:
-            listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(found.taken.items())[:4])
+    if values.numbers is not None:
+        warnings += [values.warning] if values.warning else []
+        if values.missing_counts:
+            listed = ", ".join(f"{quoted(text)} ({count:,})" for text, count in list(values.missing_counts.items())[:4])
             notes.append(f"{raw.path.name}: column {column.name!r}: {listed} taken for missing.")
-        warnings += _check_scale(raw, column, found.numbers)
-        return found.numbers
-    present = [one for one in found.names.unique().to_pylist() if one is not None]
-    if all(one.lower() in PLACEHOLDERS for one in present):
+        warnings += _check_scale(raw, column, values.numbers)
+        return values.numbers
+    present = [value for value in values.names.unique().to_pylist() if value is not None]
+    if all(value.lower() in PLACEHOLDERS for value in present):
         warnings.append(
             f"{raw.path.name}: column {column.name!r} holds no number in any row, only {quoted(present[0])}."
         )
@@ -104,7 +106,7 @@ def _encode_numbers(
             f"{quoted(present[0])}. If that stands for a missing value, say missing=[{quoted(present[0])}]."
         )
     notes.append(_matching_note(raw, column.name, matched))
-    return find_codes(_rename_values(found.names, matched), ("0", "1"))
+    return find_codes(_rename_values(values.names, matched), ("0", "1"))
 
 
 def _check_scale(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> list[str]:
@@ -120,27 +122,27 @@ def _check_scale(raw: RawTable, column: NumberColumn, numbers: np.ndarray) -> li
 
 
 def _encode_names(
-    raw: RawTable, column: CategoryColumn, found: ColumnValues, notes: list[str], warnings: list[str]
+    raw: RawTable, column: CategoryColumn, values: ColumnValues, notes: list[str], warnings: list[str]
 ) -> np.ndarray:
-    present = [one for one in found.names.unique().to_pylist() if one is not None]
+    present = [value for value in values.names.unique().to_pylist() if value is not None]
     matched = match_names(present, column.values)
-    moved = {name: known for name, known in matched.items() if name != known}
+    moved = {name: expected for name, expected in matched.items() if name != expected}
     if moved:
         notes.append(_matching_note(raw, column.name, moved))
-    codes = find_codes(_rename_values(found.names, matched), column.values)
-    rows = int((~found.missing).sum())
+    codes = find_codes(_rename_values(values.names, matched), column.values)
+    rows = int((~values.missing).sum())
     lost = rows - int((~np.isnan(codes)).sum())
     if lost:
-        strange = ", ".join(quoted(one) for one in present if one not in matched)[:80]
-        known = ", ".join(map(quoted, column.values[:4]))
-        said = f"column {column.name!r} holds {strange} in {lost:,} of {rows:,} rows, which the training part lacks"
+        strange = ", ".join(quoted(value) for value in present if value not in matched)[:80]
+        expected = ", ".join(map(quoted, column.values[:4]))
+        message = f"column {column.name!r} holds {strange} in {lost:,} of {rows:,} rows, which the training part lacks"
         if lost == rows and rows >= _ENOUGH:
             raise DataError(
-                f"{raw.path}: {said} (it has {known}): no row has a known value. Write the values alike in both, or "
-                f"leave the column out with ignore=[{column.name!r}]."
+                f"{raw.path}: {message} (it has {expected}), so no row has a known value. Write the values the same "
+                f"way in both files, or leave the column out with ignore=[{column.name!r}]."
             )
         (warnings if lost >= _SHARE * rows and rows >= _ENOUGH else notes).append(
-            f"{raw.path.name}: {said}; they count as 'other'."
+            f"{raw.path.name}: {message}; they count as 'other'."
         )
     return codes
 
@@ -150,11 +152,11 @@ def _rename_values(names: Any, matched: dict[str, str]) -> Any:
     import pyarrow as pa
     from pyarrow import compute
 
-    place = compute.index_in(names, value_set=pa.array(list(matched), pa.string()))
-    return pa.array(list(matched.values()), pa.string()).take(place) if matched else names
+    index = compute.index_in(names, value_set=pa.array(list(matched), pa.string()))
+    return pa.array(list(matched.values()), pa.string()).take(index) if matched else names
 
 
 def _matching_note(raw: RawTable, name: str, moved: dict[str, str]) -> str:
-    listed = ", ".join(f"{quoted(one)} as {quoted(known)}" for one, known in list(moved.items())[:4])
+    listed = ", ".join(f"{quoted(value)} as {quoted(target)}" for value, target in list(moved.items())[:4])
     more = f" and {len(moved) - 4} more" if len(moved) > 4 else ""
     return f"{raw.path.name}: in column {name!r}, {listed}{more} was read, as the training part writes it."

@@ -12,7 +12,7 @@ _TRUE = frozenset(("true", "t", "yes", "y", "on", "1"))
 _FALSE = frozenset(("false", "f", "no", "n", "off", "0"))
 
 
-def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+def match_names(names: Iterable[str], known_names: Sequence[str]) -> dict[str, str]:
     """Which known name each of `names` means, where that is plain: itself, or the only one that it is like.
 
     Two names are alike if they differ by spaces around them, by the case of their letters, or by the way a number is
@@ -20,7 +20,7 @@ def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
 
     Args:
         names: What a table holds.
-        known: What the training part held.
+        known_names: What the training part held.
 
     Returns:
         name -> known name; what is like none of them, or like several, is left out.
@@ -29,15 +29,15 @@ def match_names(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:
         >>> match_names(["male", "F", "other"], ["Male", "f"])
         {'male': 'Male', 'F': 'f'}
     """
-    exact, several = set(known), list(names)
-    found = {name: name for name in several if name in exact}
+    exact, unmatched = set(known_names), list(names)
+    matches = {name: name for name in unmatched if name in exact}
     for form in (str.strip, _folded, _number, _truth):
-        alike = _group_by_form(form, known)
-        for name in several:
+        alike = _group_by_form(form, known_names)
+        for name in unmatched:
             key = form(name)
-            if name not in found and key is not None and len(alike.get(key, ())) == 1:
-                found[name] = alike[key][0]
-    return {name: found[name] for name in several if name in found}
+            if name not in matches and key is not None and len(alike.get(key, ())) == 1:
+                matches[name] = alike[key][0]
+    return {name: matches[name] for name in unmatched if name in matches}
 
 
 def find_similar_names(names: Iterable[str]) -> list[str]:
@@ -50,7 +50,7 @@ def find_similar_names(names: Iterable[str]) -> list[str]:
     forms: dict[str, list[str]] = {}
     for name in names:
         forms.setdefault(_folded(unicodedata.normalize("NFKC", name)), []).append(name)
-    return [" and ".join(map(ascii, several)) for several in forms.values() if len(several) > 1]
+    return [" and ".join(map(ascii, group)) for group in forms.values() if len(group) > 1]
 
 
 def is_number(text: str) -> bool:
@@ -58,13 +58,13 @@ def is_number(text: str) -> bool:
     return re.fullmatch(NUMBER[:-1], text) is not None
 
 
-def _group_by_form(form: Callable[[str], str | None], known: Sequence[str]) -> dict[str, list[str]]:
+def _group_by_form(form: Callable[[str], str | None], known_names: Sequence[str]) -> dict[str, list[str]]:
     alike: dict[str, list[str]] = {}
-    for name in known:
+    for name in known_names:
         if (key := form(name)) is not None:
             alike.setdefault(key, []).append(name)
     # Yes and no are true and false where there is nothing else that they could be.
-    return alike if form is not _truth or sum(map(len, alike.values())) == len(known) else {}
+    return alike if form is not _truth or sum(map(len, alike.values())) == len(known_names) else {}
 
 
 def _folded(name: str) -> str:

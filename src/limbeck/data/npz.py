@@ -42,26 +42,26 @@ def as_images(
     Raises:
         LimbeckError: If `channels_last` is given and there is no array of four dimensions.
     """
-    found, notes = dict(arrays), list[str]()
-    whole = {name: array for name, array in found.items() if array.ndim == 4}
+    converted, notes = dict(arrays), list[str]()
+    whole = {name: array for name, array in converted.items() if array.ndim == 4}
     if channels_last is not None and not whole:
         raise LimbeckError("channels_last is for images [n, h, w, c], and no array of inputs has four dimensions.")
     for name, array in whole.items():
         last = has_channels_last(array.shape[1:]) if channels_last is None else channels_last
         if last:
-            found[name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+            converted[name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
             shape = "x".join(map(str, array.shape[1:]))
             notes.append(
                 f"{name} holds images of {shape}, read as height, width, channels (data.channels_last=false if not)."
             )
-    notes += _integers_as_bytes(found)
-    for name, array in found.items():
+    notes += _integers_as_bytes(converted)
+    for name, array in converted.items():
         if array.ndim == 4 and array.shape[1] == 1 and array.dtype == np.uint8:
-            found[name] = array[:, 0]  # as `NormalizeImages` reads them
+            converted[name] = array[:, 0]  # as `NormalizeImages` reads them
         if array.dtype.kind == "f":
             # numpy's own default is float64, a network's weights are float32.
-            found[name] = array.astype(np.float32)
-    return found, tuple(notes)
+            converted[name] = array.astype(np.float32)
+    return converted, tuple(notes)
 
 
 def has_channels_last(shape: tuple[int, ...]) -> bool:
@@ -81,26 +81,26 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
     return last in _CHANNELS and first not in _CHANNELS
 
 
-def _integers_as_bytes(found: dict[str, np.ndarray]) -> Iterator[str]:
+def _integers_as_bytes(arrays: dict[str, np.ndarray]) -> Iterator[str]:
     """Make images of whole numbers bytes, in place; a sentence about it."""
-    images = {name: array for name, array in found.items() if _is_image(array) and array.dtype.kind in "iu"}
+    images = {name: array for name, array in arrays.items() if _is_image(array) and array.dtype.kind in "iu"}
     if not any(array.dtype != np.uint8 for array in images.values()):
         return
     low = min(int(array.min()) for array in images.values() if array.size)
     high = max(int(array.max()) for array in images.values() if array.size)
     names, types = " and ".join(images), ", ".join(dict.fromkeys(str(array.dtype) for array in images.values()))
     if low < 0 or high > 65535:
-        found.update({name: array.astype(np.float32) for name, array in images.items()})
+        arrays.update({name: array.astype(np.float32) for name, array in images.items()})
         yield f"The images in {names} are {types} from {low} to {high}, read as float32."
         return
     bits = max(high.bit_length(), 8)
     top = (1 << bits) - 1
     if bits == 8:
-        found.update({name: array.astype(np.uint8) for name, array in images.items()})
+        arrays.update({name: array.astype(np.uint8) for name, array in images.items()})
         yield f"The images in {names} are {types} from {low} to {high}, read as bytes."
         return
     for name, array in images.items():
-        found[name] = ((array.astype(np.int64) * 510 + top) // (2 * top)).astype(np.uint8)
+        arrays[name] = ((array.astype(np.int64) * 510 + top) // (2 * top)).astype(np.uint8)
     yield f"The images in {names} are {types} up to {high}: their {bits} bits are scaled to 8."
 
 
@@ -140,8 +140,8 @@ def split_arrays(
 ) -> tuple[ArrayDataset, ArrayDataset | None]:
     """As `read_npz`, from the arrays of the file `path` by name."""
     if inputs is not None:
-        wanted = [inputs] if labels is None else [inputs, labels]
-        for name in wanted:
+        required = [inputs] if labels is None else [inputs, labels]
+        for name in required:
             _check_named(path, name, arrays)
         return _examples(path, arrays, inputs, labels, part=""), None
     if "x_train" in arrays:
@@ -166,9 +166,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     _check_sizes(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {}
+            arrays = {}
             for name in file.files:
-                found[name] = file[name]
+                arrays[name] = file[name]
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
@@ -180,7 +180,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: array {name!r} does not fit into memory.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError, TypeError) as error:
         raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
-    return found
+    return arrays
 
 
 def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
@@ -192,9 +192,9 @@ def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
             read |= {f"{name}{part}" for name in _extra(arrays, read, part, len(np.atleast_1d(arrays[f"x{part}"])))}
     else:
         read = {"x", "y"}
-    left = [name for name in arrays if name not in read and name != "class_names"]
-    named = ", ".join(left[:8]) + (", ..." if len(left) > 8 else "")
-    return [f"{path.name}: the arrays {named} are not read"] if left else []
+    unread = [name for name in arrays if name not in read and name != "class_names"]
+    named = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
+    return [f"{path.name}: the arrays {named} are not read"] if unread else []
 
 
 def _check_sizes(path: Path) -> None:
@@ -206,14 +206,14 @@ def _check_sizes(path: Path) -> None:
     room, total = _memory(), 0
     try:
         with zipfile.ZipFile(path) as file:
-            for one in file.infolist():
-                total += one.file_size
-                with file.open(one) as opened:
+            for member in file.infolist():
+                total += member.file_size
+                with file.open(member) as opened:
                     claimed = _read_declared_size(opened)
-                if claimed > one.file_size:
+                if claimed > member.file_size:
                     raise DataError(
-                        f"{path}: array {one.filename.removesuffix('.npy')!r} is damaged: it claims "
-                        f"{min(claimed, 10**18):.3g} bytes or more, and has {one.file_size:,}."
+                        f"{path}: array {member.filename.removesuffix('.npy')!r} is damaged: it claims "
+                        f"{min(claimed, 10**18):.3g} bytes or more, and has {member.file_size:,}."
                     )
                 if total > room:
                     raise DataError(
@@ -262,14 +262,14 @@ def check_file(path: Path) -> None:
 def _examples(path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str) -> ArrayDataset:
     if labels is not None and labels not in arrays and part == "_test" and "y_train" in arrays:
         raise DataError(f"{path} has y_train and no y_test; it holds {_listed(arrays)}.")
-    found = arrays.get(labels) if labels is not None else None
+    label_array = arrays.get(labels) if labels is not None else None
     names = arrays.get("class_names")
     try:
         return ArrayDataset(
             arrays[inputs],
-            found,
+            label_array,
             extra=_extra(arrays, {inputs, labels}, part, len(np.atleast_1d(arrays[inputs]))) if part else None,
-            class_names=None if names is None or found is None else [str(name) for name in names],
+            class_names=None if names is None or label_array is None else [str(name) for name in names],
         )
     except DataError as error:
         raise DataError(f"{path}, {inputs} and {labels}: {error}") from error
@@ -283,8 +283,8 @@ def _extra(arrays: dict[str, np.ndarray], used: set[Any], part: str, size: int) 
 def _check_named(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     if name not in arrays:
         near = nearest(name, arrays)
-        meant = f" Did you mean {near!r}?" if near else ""
-        raise DataError(f"{path} has no array {name!r}.{meant} It holds {_listed(arrays)}.")
+        suggestion = f" Did you mean {near!r}?" if near else ""
+        raise DataError(f"{path} has no array {name!r}.{suggestion} It holds {_listed(arrays)}.")
 
 
 def _listed(arrays: dict[str, np.ndarray]) -> str:

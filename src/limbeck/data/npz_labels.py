@@ -34,14 +34,14 @@ def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nd
         >>> sorted(standardize_names({"X_train": np.zeros(2), "train_labels": np.zeros(2), "note": np.zeros(1)})[0])
         ['note', 'x_train', 'y_train']
     """
-    meant = {name: _usual(name) for name in arrays}
-    wanted = [one for one in meant.values() if one is not None]
+    standard_names = {name: _usual(name) for name in arrays}
+    targets = [standard for standard in standard_names.values() if standard is not None]
     renamed = {
-        name: one
-        for name, one in meant.items()
-        if one is not None and one != name and one not in arrays and wanted.count(one) == 1
+        name: standard
+        for name, standard in standard_names.items()
+        if standard is not None and standard != name and standard not in arrays and targets.count(standard) == 1
     }
-    listed = ", ".join(f"{name} as {one}" for name, one in renamed.items())
+    listed = ", ".join(f"{name} as {standard}" for name, standard in renamed.items())
     notes = [f"The arrays {listed} are read."] if renamed else []
     return {renamed.get(name, name): array for name, array in arrays.items()}, notes
 
@@ -77,24 +77,24 @@ def number_labels(
     Raises:
         DataError: If a class of another part is none of the training part's, or names are none.
     """
-    found = dict(arrays)
-    names = _names_in(path, found)
-    labels = {name: _flatten_column(found[name]) for name in _LABELS if name in found}
+    result = dict(arrays)
+    names = _names_in(path, result)
+    labels = {name: _flatten_column(result[name]) for name in _LABELS if name in result}
     for array in labels.values():
         _check_not_one_hot(array)
     texts = {name: _decode(path, name, array) for name, array in labels.items() if array.dtype.kind in "US"}
-    found |= {name: array for name, array in labels.items() if name not in texts}
+    result |= {name: array for name, array in labels.items() if name not in texts}
     if not texts and not order:
-        return (found if names is None else {**found, "class_names": np.array(names)}), []
-    known = names or _training_classes(labels, texts)
-    wanted = order_classes(known, order, who=path) if names or texts else tuple(order)
+        return (result if names is None else {**result, "class_names": np.array(names)}), []
+    classes = names or _training_classes(labels, texts)
+    class_order = order_classes(classes, order, who=path) if names or texts else tuple(order)
     notes = list[str]()
     for name, array in labels.items():
         if name in texts:
-            found[name] = _class_indices(path, name, texts[name], wanted, notes)
-        elif wanted != known and array.dtype.kind in "iu":
-            found[name] = _reorder_labels(path, name, array, known, wanted)
-    return {**found, "class_names": np.array(wanted)}, notes
+            result[name] = _class_indices(path, name, texts[name], class_order, notes)
+        elif class_order != classes and array.dtype.kind in "iu":
+            result[name] = _reorder_labels(path, name, array, classes, class_order)
+    return {**result, "class_names": np.array(class_order)}, notes
 
 
 def _names_in(path: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | None:
@@ -142,23 +142,23 @@ def _training_classes(labels: Mapping[str, np.ndarray], texts: Mapping[str, list
     return tuple(map(str, range(size)))
 
 
-def _class_indices(path: str, name: str, texts: list[str], known: tuple[str, ...], notes: list[str]) -> np.ndarray:
-    matched = match_names(dict.fromkeys(text for text in texts if text), known)
+def _class_indices(path: str, name: str, texts: list[str], classes: tuple[str, ...], notes: list[str]) -> np.ndarray:
+    matched = match_names(dict.fromkeys(text for text in texts if text), classes)
     if strange := next((text for text in texts if text and text not in matched), None):
-        raise DataError(f"{path}: {name} has the class {strange!r}, which is none of {', '.join(known[:12])}.")
-    if moved := [f"{text!r} as {one!r}" for text, one in matched.items() if text != one]:
+        raise DataError(f"{path}: {name} has the class {strange!r}, which is none of {', '.join(classes[:12])}.")
+    if moved := [f"{text!r} as {class_name!r}" for text, class_name in matched.items() if text != class_name]:
         notes.append(f"In {name}, {', '.join(moved[:4])} was read, as the training part writes it.")
-    places = {one: place for place, one in enumerate(known)}
-    return np.array([places[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
+    numbers = {class_name: number for number, class_name in enumerate(classes)}
+    return np.array([numbers[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
 
 
 def _reorder_labels(
-    path: str, name: str, array: np.ndarray, known: tuple[str, ...], wanted: tuple[str, ...]
+    path: str, name: str, array: np.ndarray, old_order: tuple[str, ...], new_order: tuple[str, ...]
 ) -> np.ndarray:
-    """Numbers of classes that had the order `known`, in the order `wanted`; without names there is nothing to move."""
-    if set(known) != set(wanted) & set(known):
+    """Convert labels from `old_order` to `new_order`; labels of unnamed classes stay as they are."""
+    if set(old_order) != set(new_order) & set(old_order):
         return array
-    places = np.array([wanted.index(one) for one in known], dtype=np.int64)
-    if array.size and int(array.max()) >= len(places):
-        raise DataError(f"{path}: {name} goes up to {int(array.max())}, and there are {len(places)} class names.")
-    return np.where(array < 0, array, places[np.maximum(array, 0)])
+    new_numbers = np.array([new_order.index(label) for label in old_order], dtype=np.int64)
+    if array.size and int(array.max()) >= len(new_numbers):
+        raise DataError(f"{path}: {name} goes up to {int(array.max())}, and there are {len(new_numbers)} class names.")
+    return np.where(array < 0, array, new_numbers[np.maximum(array, 0)])

@@ -61,16 +61,16 @@ class DataOptions:
     charset: str | None = None
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def option_names(self) -> tuple[str, ...]:
         """The names of those that were set."""
-        return tuple(one.name for one in fields(self) if getattr(self, one.name) not in (None, ()))
+        return tuple(option.name for option in fields(self) if getattr(self, option.name) not in (None, ()))
 
 
-def parse_data_options(found: Mapping[str, Any]) -> DataOptions:
+def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
     """Options as a person types them, turned into what they mean; YAML makes numbers of names, and one of a list.
 
     Args:
-        found: By name; None stands for an option that is not set.
+        values: By name; None stands for an option that is not set.
 
     Raises:
         UnknownNameError: If there is no such option; the nearest is named.
@@ -80,10 +80,10 @@ def parse_data_options(found: Mapping[str, Any]) -> DataOptions:
         >>> parse_data_options({"size": "16x24", "ignore": "id", "target": 1})  # doctest: +ELLIPSIS
         DataOptions(target='1', test=None, val=None, ignore=('id',), groups=None, size=(16, 24), ...)
     """
-    for option in found:
+    for option in values:
         if option not in _KINDS:
             raise unknown("data option", str(option), ["name", *_KINDS])
-    return DataOptions(**{name: _KINDS[name](name, value) for name, value in found.items() if value is not None})
+    return DataOptions(**{name: _KINDS[name](name, value) for name, value in values.items() if value is not None})
 
 
 def parse_data_name(value: Any) -> str:
@@ -95,9 +95,9 @@ def parse_data_name(value: Any) -> str:
     return "" if value is None or value == "" else _path("name", value)
 
 
-def _invalid_option(option: str, value: Any, wanted: str, example: str) -> LimbeckError:
+def _invalid_option(option: str, value: Any, expected: str, example: str) -> LimbeckError:
     return LimbeckError(
-        f"{option}={value!r} is not {wanted}; give for example {option}={example}. On the command line: --set "
+        f"{option}={value!r} is not {expected}; give for example {option}={example}. On the command line: --set "
         f"data.{option}={example}"
     )
 
@@ -124,14 +124,14 @@ def _path(option: str, value: Any) -> str:
 
 def _texts(option: str, value: Any) -> tuple[str, ...]:
     """Several names; one alone is a list of one."""
-    several = value if _is_list(value) else [value]
-    return tuple(_text(option, one) for one in several)
+    values = value if _is_list(value) else [value]
+    return tuple(_text(option, item) for item in values)
 
 
 def _words(option: str, value: Any) -> tuple[str, ...]:
     """What stands for a missing value: anything that a field of a table can hold."""
-    several = value if _is_list(value) else [value]
-    return tuple(str(one).lower() if isinstance(one, bool) else _text(option, one) for one in several)
+    values = value if _is_list(value) else [value]
+    return tuple(str(item).lower() if isinstance(item, bool) else _text(option, item) for item in values)
 
 
 def _is_list(value: Any) -> bool:
@@ -139,17 +139,17 @@ def _is_list(value: Any) -> bool:
 
 
 def _count(option: str, value: Any) -> int:
-    found = _whole(value)
-    if found is None or not 1 <= found <= _LARGEST:
+    number = _whole(value)
+    if number is None or not 1 <= number <= _LARGEST:
         raise _invalid_option(option, value, "a positive whole number", _EXAMPLES.get(option, "8"))
-    return found
+    return number
 
 
 def _zero_or_more(option: str, value: Any) -> int:
-    found = _whole(value)
-    if found is None or not 0 <= found <= _MOST_WORKERS:
+    number = _whole(value)
+    if number is None or not 0 <= number <= _MOST_WORKERS:
         raise _invalid_option(option, value, f"a whole number from 0 to {_MOST_WORKERS}", "2")
-    return found
+    return number
 
 
 def _whole(value: Any) -> int | None:
@@ -164,24 +164,24 @@ def _whole(value: Any) -> int | None:
 
 
 def _yes_or_no(option: str, value: Any) -> bool:
-    found = {"true": True, "false": False, "yes": True, "no": False}.get(str(value).strip().lower())
-    if found is None:
+    flag = {"true": True, "false": False, "yes": True, "no": False}.get(str(value).strip().lower())
+    if flag is None:
         raise _invalid_option(option, value, "true or false", "true")
-    return found
+    return flag
 
 
 def _channels(option: str, value: Any) -> int:
-    if (found := _whole(value)) not in (1, 3):
+    if (number := _whole(value)) not in (1, 3):
         raise LimbeckError(f"channels={value!r} is neither 1 (gray) nor 3 (red, green, blue).")
-    return found
+    return number
 
 
 def _size(option: str, value: Any) -> tuple[int, int]:
     """Height and width: 224 is both; "16x24" and [16, 24] are one each."""
     parts = re.split(r"[x,\u00d7 ]+", value.strip(" ()[]")) if isinstance(value, str) else value
-    several = list(parts) if _is_list(parts) else [parts]
-    numbers = [number for number in map(_whole, several) if number is not None and 1 <= number <= _WIDEST]
-    if len(numbers) != len(several) or len(numbers) not in (1, 2):
+    sides = list(parts) if _is_list(parts) else [parts]
+    numbers = [number for number in map(_whole, sides) if number is not None and 1 <= number <= _WIDEST]
+    if len(numbers) != len(sides) or len(numbers) not in (1, 2):
         raise _invalid_option(option, value, "a height and a width in pixels", "[224,224]")
     return numbers[0], numbers[-1]
 

@@ -36,13 +36,13 @@ def class_warnings(summary: DataSummary) -> Iterator[str]:
     if train is None:
         return
     names = summary.class_names or tuple(map(str, range(len(train.classes))))
-    lacking = [place for place, count in enumerate(train.classes) if count == 0]
+    lacking = [number for number, count in enumerate(train.classes) if count == 0]
     for part in summary.parts:
-        if strange := [place for place in lacking if part.classes and part.classes[place]]:
-            listed = ", ".join(f"{names[place]} ({part.classes[place]:,})" for place in strange[:8])
+        if strange := [number for number in lacking if part.classes and part.classes[number]]:
+            listed = ", ".join(f"{names[number]} ({part.classes[number]:,})" for number in strange[:8])
             yield f"No training example has these classes, which {part.name} examples have: {listed}."
     if lacking and summary.class_names is None:
-        low = next(place for place, count in enumerate(train.classes) if count)
+        low = next(number for number, count in enumerate(train.classes) if count)
         high = len(names) - 1
         yield (
             f"Labels go from {low} to {high}, and {len(lacking):,} of the {len(names):,} classes from 0 have no "
@@ -62,11 +62,11 @@ def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
     Raises:
         DataError: If one has other features or channels, or other types: bytes in one and fractions in the other.
     """
-    found = {name: dict(_inputs(part)) for name, part in parts.items()}
-    said = []
-    for name, inputs in found.items():
-        for key in set(inputs) & set(found["train"]):
-            ours, theirs = found["train"][key], inputs[key]
+    inputs_by_part = {name: dict(_inputs(part)) for name, part in parts.items()}
+    messages = []
+    for name, inputs in inputs_by_part.items():
+        for key in set(inputs) & set(inputs_by_part["train"]):
+            ours, theirs = inputs_by_part["train"][key], inputs[key]
             if ours.is_floating_point() != theirs.is_floating_point() and ours.ndim > 2:
                 raise DataError(
                     f"The {name} inputs are {_kind(theirs)} and the training inputs {_kind(ours)}: they are on other "
@@ -79,18 +79,18 @@ def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
             columns = ours.ndim == 2 and ours.is_floating_point()
             if columns or ours.ndim != theirs.ndim or (ours.ndim == 4 and ours.shape[1] != theirs.shape[1]):
                 raise DataError(f"{sentence}: one model cannot read both. Give all parts alike.")
-            said.append(f"{sentence}: is that meant?")
-    return said
+            messages.append(f"{sentence}: is that meant?")
+    return messages
 
 
 def scale_warnings(parts: Mapping[str, Dataset]) -> Iterator[str]:
     """Parts whose inputs are on another scale than the training part's: 0 to 255 in one, 0 to 1 in the other."""
-    found = {name: dict(_inputs(part)) for name, part in parts.items()}
-    for name, inputs in found.items():
-        for key in set(inputs) & set(found["train"]) if name != "train" else ():
-            if min(len(inputs[key]), len(found["train"][key])) < _FEW or inputs[key].is_complex():
+    inputs_by_part = {name: dict(_inputs(part)) for name, part in parts.items()}
+    for name, inputs in inputs_by_part.items():
+        for key in set(inputs) & set(inputs_by_part["train"]) if name != "train" else ():
+            if min(len(inputs[key]), len(inputs_by_part["train"][key])) < _FEW or inputs[key].is_complex():
                 continue
-            (mean, std), (other, spread) = _moments(found["train"][key]), _moments(inputs[key])
+            (mean, std), (other, spread) = _moments(inputs_by_part["train"][key]), _moments(inputs[key])
             if std > 0 and (abs(other - mean) > _FAR * std or spread > _FAR * std or spread < std / _FAR):
                 yield (
                     f"The {name} inputs are on another scale than the training inputs: {other:.3g} ± {spread:.2g} "
@@ -124,8 +124,8 @@ def _inputs(part: Dataset) -> Iterator[tuple[Any, Tensor]]:
     if not isinstance(whole, ArrayDataset):
         return
     index = part.index if isinstance(part, Subset) else None
-    several = whole.inputs if isinstance(whole.inputs, Mapping) else {"": whole.inputs}
-    for key, tensor in several.items():
+    arrays = whole.inputs if isinstance(whole.inputs, Mapping) else {"": whole.inputs}
+    for key, tensor in arrays.items():
         if isinstance(tensor, Tensor):
             yield key, tensor if index is None else _some(tensor, index)
 
@@ -176,10 +176,10 @@ def _same_files(ours: Sequence[Path], theirs: Sequence[Path]) -> int:
             continue
         if size not in ends:
             ends[size] = {}
-            for one in lengths[size]:
-                ends[size].setdefault(_end(one), []).append(one)
+            for candidate in lengths[size]:
+                ends[size].setdefault(_end(candidate), []).append(candidate)
         digest = hashlib.sha256(path.read_bytes()).digest() if (same := ends[size].get(_end(path), [])) else b""
-        count += any(hashlib.sha256(one.read_bytes()).digest() == digest for one in same)
+        count += any(hashlib.sha256(candidate.read_bytes()).digest() == digest for candidate in same)
     return count
 
 

@@ -42,13 +42,13 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], *, num_w
     if num_workers == 0:
         yield from map(function, items)
         return
-    left, waiting, workers = iter(items), deque[_Future](), _Workers(function)
+    iterator, waiting, workers = iter(items), deque[_Future](), _Workers(function)
     try:
-        waiting.extend(workers.ask(item) for item in islice(left, _PER_WORKER * num_workers))
+        waiting.extend(workers.ask(item) for item in islice(iterator, _PER_WORKER * num_workers))
         workers.start(num_workers)
         while waiting:
             result = workers.wait(waiting.popleft())
-            waiting.extend(workers.ask(item) for item in islice(left, 1))
+            waiting.extend(workers.ask(item) for item in islice(iterator, 1))
             yield result
             del result  # freed before the next is asked for, and not while a worker has just begun
     finally:

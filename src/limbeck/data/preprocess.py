@@ -52,9 +52,9 @@ class SelectColumn:
         """
         if self.name not in batch.extra:
             near = nearest(self.name, batch.extra)
-            meant = f" Did you mean {near!r}?" if near else ""
-            known = ", ".join(batch.extra) or "none"
-            raise DataError(f"The batch has no extra column {self.name!r}.{meant} It has: {known}.")
+            suggestion = f" Did you mean {near!r}?" if near else ""
+            columns = ", ".join(batch.extra) or "none"
+            raise DataError(f"The batch has no extra column {self.name!r}.{suggestion} It has: {columns}.")
         return batch.extra[self.name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class NormalizeImages:
 Preprocess = Identity | SelectColumn | NormalizeImages
 
 
-def preprocess_from_dict(found: Mapping[str, Any]) -> Preprocess:
+def preprocess_from_dict(config: Mapping[str, Any]) -> Preprocess:
     """What `to_dict` of one of the reads was called on.
 
     Raises:
@@ -155,16 +155,16 @@ def preprocess_from_dict(found: Mapping[str, Any]) -> Preprocess:
         "field": SelectColumn,
         "pixels": NormalizeImages,
     }
-    if not isinstance(found, Mapping):
-        raise LimbeckError(f"Reads are a mapping such as {{'preprocess': 'unchanged'}}; got {found!r}.")
-    kind = str(found.get("preprocess"))
+    if not isinstance(config, Mapping):
+        raise LimbeckError(f"Reads are a mapping such as {{'preprocess': 'unchanged'}}; got {config!r}.")
+    kind = str(config.get("preprocess"))
     if kind not in kinds:
         raise unknown("preprocess", kind, kinds)
-    entries = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items() if name != "preprocess"}
+    entries = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "preprocess"}
     try:
         return kinds[kind](**entries)
     except (TypeError, ValueError, AttributeError) as error:
-        raise LimbeckError(f"These are no {kind} reads: {dict(found)} ({error}).") from error
+        raise LimbeckError(f"These are no {kind} reads: {dict(config)} ({error}).") from error
 
 
 def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
@@ -186,10 +186,10 @@ def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
         from limbeck.data.texts import TokenizeOnRead
 
         return TokenizeOnRead(open_tokenizer(folder))
-    found = read_config(folder).get("metadata", {}).get("preprocess")
-    if not found:
+    config = read_config(folder).get("metadata", {}).get("preprocess")
+    if not config:
         raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")
-    return preprocess_from_dict(found)
+    return preprocess_from_dict(config)
 
 
 def load_encoding(folder: str | Path) -> TableEncoding:
@@ -207,10 +207,10 @@ def load_encoding(folder: str | Path) -> TableEncoding:
         >>> # rows, _ = limbeck.read_table("new.csv", encoding=encoding)
         >>> # [encoding.class_names[i] for i in student(rows.take(torch.arange(len(rows))).inputs).argmax(1)]
     """
-    found = read_config(folder).get("metadata", {}).get("encoding")
-    if not found:
+    config = read_config(folder).get("metadata", {}).get("encoding")
+    if not config:
         raise LimbeckError(f"{folder} holds no encoding of a table: its student learnt from something else.")
-    return TableEncoding.from_dict(found)
+    return TableEncoding.from_dict(config)
 
 
 _AT_A_TIME = 64  # images: two thousand of 224 pixels would take gigabytes in float64

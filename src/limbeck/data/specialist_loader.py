@@ -126,18 +126,18 @@ class SpecialistLoader(Loader):
 
 
 def _classes(examples: Dataset, classes: Tensor | None) -> Tensor:
-    found = examples.labels if classes is None else classes
-    if found is None or not bool((found != IGNORED).any()):
+    labels = examples.labels if classes is None else classes
+    if labels is None or not bool((labels != IGNORED).any()):
         raise DataError("The examples have no labels to tell special classes by; give classes=, one for each example.")
-    if found.shape != (len(examples),):
-        raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(found.shape)}.")
-    return found.to("cpu", torch.int64)
+    if labels.shape != (len(examples),):
+        raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(labels.shape)}.")
+    return labels.to("cpu", torch.int64)
 
 
-def _special(given: Any) -> tuple[int, ...]:
+def _special(classes: Any) -> tuple[int, ...]:
     try:
-        if not any(isinstance(one, bool) for one in given):
-            return tuple(operator.index(one) for one in given)
+        if not any(isinstance(number, bool) for number in classes):
+            return tuple(operator.index(number) for number in classes)
     except TypeError:
         pass
-    raise LimbeckError(f"special is a list of classes, such as [3, 5, 8]; got {given!r}.")
+    raise LimbeckError(f"special is a list of classes, such as [3, 5, 8]; got {classes!r}.")

@@ -81,17 +81,17 @@ class DataSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        found = asdict(self)
-        return {**found, "facts": dict(self.facts)}
+        values = asdict(self)
+        return {**values, "facts": dict(self.facts)}
 
     def lines(self) -> tuple[str, ...]:
         """A small table for people: parts, classes, columns, facts, then the sentences."""
         rows = [*_part_rows(self), *self.facts.items()]
         width = max((len(name) for name, _ in rows), default=0)
-        said = [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
-        said += [f"  {line}" for line in _column_lines(self.columns)]
-        said += [f"  Look: {sentence}" for sentence in self.warnings]
-        return tuple(said + [f"  Note: {sentence}" for sentence in self.notes])
+        output = [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
+        output += [f"  {line}" for line in _column_lines(self.columns)]
+        output += [f"  Look: {sentence}" for sentence in self.warnings]
+        return tuple(output + [f"  Note: {sentence}" for sentence in self.notes])
 
 
 def summarize(
@@ -124,9 +124,9 @@ def summarize(
     """
     names = next((part.class_names for part in parts.values()), None)
     size = len(names) if names else 1 + max((_largest(part) for part in parts.values()), default=-1)
-    made = tuple(_part(name, part, size, (sources or {}).get(name, "")) for name, part in parts.items())
+    summaries = tuple(_part(name, part, size, (sources or {}).get(name, "")) for name, part in parts.items())
     return DataSummary(
-        kind, made, names, tuple(columns), dict(facts or {}), tuple(dict.fromkeys(notes)),
+        kind, summaries, names, tuple(columns), dict(facts or {}), tuple(dict.fromkeys(notes)),
         tuple(dict.fromkeys(warnings)),
     )  # fmt: skip
 
@@ -147,9 +147,9 @@ def _part(name: str, part: Dataset, classes: int, source: str) -> PartSummary:
     if part.labels is None:
         return PartSummary(name, len(part), len(part), (), source)
     labels = part.labels.flatten()
-    known = labels[labels != IGNORED]
-    counts = known.clamp_max(classes).bincount(minlength=classes)[:classes]
-    return PartSummary(name, len(part), len(labels) - len(known), tuple(counts.tolist()), source)
+    labeled = labels[labels != IGNORED]
+    counts = labeled.clamp_max(classes).bincount(minlength=classes)[:classes]
+    return PartSummary(name, len(part), len(labels) - len(labeled), tuple(counts.tolist()), source)
 
 
 def _part_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:
@@ -159,8 +159,8 @@ def _part_rows(summary: DataSummary) -> Iterator[tuple[str, str]]:
         yield part.name, f"{part.rows:,} {what}{none}" + (f": {part.source}" if part.source else "")
     for part in summary.parts:
         if part.classes:
-            several = "" if part.name == "train" else f" in {part.name}"
-            yield f"classes{several}", _class_counts(part.classes, summary.class_names)
+            suffix = "" if part.name == "train" else f" in {part.name}"
+            yield f"classes{suffix}", _class_counts(part.classes, summary.class_names)
 
 
 def _class_counts(counts: tuple[int, ...], names: tuple[str, ...] | None) -> str:
@@ -179,18 +179,22 @@ def _class_counts(counts: tuple[int, ...], names: tuple[str, ...] | None) -> str
 def _column_lines(columns: tuple[ColumnSummary, ...]) -> Iterator[str]:
     if not columns:
         return
-    shown = columns if len(columns) <= _LISTED else [one for one in columns if one.note or one.missing][:_LISTED]
-    if len(shown) < len(columns):
-        kinds = dict.fromkeys(one.kind for one in columns)
-        counts = ", ".join(f"{sum(one.kind == kind for one in columns):,} {kind}" for kind in kinds)
-        yield f"{len(columns)} columns: {counts}" + (", among them" if shown else "")
-    if not shown:
+    visible = (
+        columns
+        if len(columns) <= _LISTED
+        else [column for column in columns if column.note or column.missing][:_LISTED]
+    )
+    if len(visible) < len(columns):
+        kinds = dict.fromkeys(column.kind for column in columns)
+        counts = ", ".join(f"{sum(column.kind == kind for column in columns):,} {kind}" for kind in kinds)
+        yield f"{len(columns)} columns: {counts}" + (", among them" if visible else "")
+    if not visible:
         return
     rows = [("column", "kind", "values", "missing", "")]
-    for one in shown:
-        values = "" if one.values is None else f"{one.values:,}"
-        rows.append((one.name, one.kind, values, f"{one.missing:,}" if one.missing else "", one.note))
-    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+    for column in visible:
+        values = "" if column.values is None else f"{column.values:,}"
+        rows.append((column.name, column.kind, values, f"{column.missing:,}" if column.missing else "", column.note))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
-        left = f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}"
-        yield f"{left}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
+        start = f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}"
+        yield f"{start}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()

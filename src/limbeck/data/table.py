@@ -80,12 +80,12 @@ class TableParts(NamedTuple):
     Attributes:
         parts: The examples of each part by its name.
         encoding: How they were turned into numbers.
-        said: What is to be said of them.
+        report: What is to be said of them.
     """
 
     parts: dict[str, ArrayDataset]
     encoding: TableEncoding
-    said: TableReport
+    report: TableReport
 
 
 def read_table(
@@ -139,15 +139,15 @@ def read_table(
         target = encoding.target
     if encoding is not None:
         separator, charset = separator or encoding.separator, charset or encoding.charset
-    form = TableForm(target.strip(), tuple(one.strip() for one in ignore), tuple(missing), separator, charset)
-    raw, said = form.load(path), TableReport()
+    form = TableForm(target.strip(), tuple(column.strip() for column in ignore), tuple(missing), separator, charset)
+    raw, report = form.load(path), TableReport()
     if encoding is None:
-        fitted = _TrainingTable(raw, form, said)
-        encoding = fitted.encoding(slice(None), said)
+        fitted = _TrainingTable(raw, form, report)
+        encoding = fitted.encoding(slice(None), report)
         examples = fitted.examples(slice(None), encoding, _read_groups(raw, groups))
     else:
-        examples = _encode_other_table(raw, form, encoding, groups, said)
-    for sentence in said.warnings:
+        examples = _encode_other_table(raw, form, encoding, groups, report)
+    for sentence in report.warnings:
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
     return examples, encoding
 
@@ -177,8 +177,8 @@ def read_split_table(
         DataError: As for `read_table`.
     """
     form = TableForm(target, tuple(ignore))
-    found = split_table(path, form, fraction=fraction, seed=seed, groups=groups)
-    return found.parts["train"], found.parts["test"], found.encoding
+    tables = split_table(path, form, fraction=fraction, seed=seed, groups=groups)
+    return tables.parts["train"], tables.parts["test"], tables.encoding
 
 
 def split_table(
@@ -191,83 +191,83 @@ def split_table(
     others: Mapping[str, str | Path] | None = None,
 ) -> TableParts:
     """As `read_split_table`, with `others` that are read as the rest was, and what is to be said of all."""
-    said = TableReport()
+    report = TableReport()
     raw = form.load(path)
-    fitted = _TrainingTable(raw, form, said)
-    rest, held = split(ArrayDataset(np.zeros((raw.table.num_rows, 1)), fitted.labels), fraction=fraction, seed=seed)
-    rows = {"train": rest.index.numpy(), "test": held.index.numpy()}
-    encoding = fitted.encoding(rows["train"], said)
-    fitted.count_unknown(rows["test"], encoding, said)
+    fitted = _TrainingTable(raw, form, report)
+    rest, holdout = split(ArrayDataset(np.zeros((raw.table.num_rows, 1)), fitted.labels), fraction=fraction, seed=seed)
+    rows = {"train": rest.index.numpy(), "test": holdout.index.numpy()}
+    encoding = fitted.encoding(rows["train"], report)
+    fitted.count_unknown(rows["test"], encoding, report)
     of_groups = _read_groups(raw, groups)
     parts = {
         name: fitted.examples(index, encoding, of_groups if name == "test" else None) for name, index in rows.items()
     }
     for name, other in (others or {}).items():
-        parts[name] = _encode_other_table(form.load(other), form, encoding, None, said)
-    return TableParts(parts, encoding, said)
+        parts[name] = _encode_other_table(form.load(other), form, encoding, None, report)
+    return TableParts(parts, encoding, report)
 
 
 def read_tables(
     path: str | Path, others: Mapping[str, str | Path], form: TableForm, *, groups: str | None = None
 ) -> TableParts:
     """A training table and others that are read as it was, by their names; `groups` are those of ``test``."""
-    said = TableReport()
+    report = TableReport()
     raw = form.load(path)
-    fitted = _TrainingTable(raw, form, said)
-    encoding = fitted.encoding(slice(None), said)
+    fitted = _TrainingTable(raw, form, report)
+    encoding = fitted.encoding(slice(None), report)
     parts = {"train": fitted.examples(slice(None), encoding, None)}
     for name, other in others.items():
-        parts[name] = _encode_other_table(form.load(other), form, encoding, groups if name == "test" else None, said)
-    return TableParts(parts, encoding, said)
+        parts[name] = _encode_other_table(form.load(other), form, encoding, groups if name == "test" else None, report)
+    return TableParts(parts, encoding, report)
 
 
 class _TrainingTable:
     """A training table, its columns read once; what is learnt of them may be learnt from some of the rows."""
 
-    def __init__(self, raw: RawTable, form: TableForm, said: TableReport) -> None:
+    def __init__(self, raw: RawTable, form: TableForm, report: TableReport) -> None:
         check_columns(raw.path, [form.target, *form.ignore], raw.names)
         self._raw, self._form = raw, form
         self._classes, notes = read_target(raw, form.target, missing=form.missing)
-        said.notes += [*trimmed_note(raw), *notes]
+        report.notes += [*trimmed_note(raw), *notes]
         self.class_names = self._names_of_classes()
         self.labels = encode_labels(raw, form.target, self._classes, self.class_names)
         self._columns = list[ColumnValues]()
-        self._left = dict[str, str]()
+        self._skipped = dict[str, str]()
         for name in raw.names:
             if name in {form.target, *form.ignore}:
-                self._left[name] = "" if name == form.target else "as you asked"
+                self._skipped[name] = "" if name == form.target else "as you asked"
             else:
-                self._read(name, said)
-        self._leave_counters(said)
-        self._point_at_oddities(said)
+                self._read(name, report)
+        self._leave_counters(report)
+        self._point_at_oddities(report)
         if not self._columns:
-            without = ", ".join(f"{name} ({why})" if why else name for name, why in self._left.items())
+            without = ", ".join(f"{name} ({why})" if why else name for name, why in self._skipped.items())
             raise DataError(
                 f"{raw.path} has no column besides {without} to learn from. If one holds texts to be classified, type "
                 "--set data.text=COLUMN."
             )
 
     def _names_of_classes(self) -> tuple[str, ...]:
-        found = {one for one in self._classes if one is not None}
-        if not found:
+        classes = {name for name in self._classes if name is not None}
+        if not classes:
             raise DataError(f"{self._raw.path}: no row has a value in the target {self._form.target!r}.")
-        return order_classes(sorted_classes(found), self._form.class_names, who=str(self._raw.path))
+        return order_classes(sorted_classes(classes), self._form.class_names, who=str(self._raw.path))
 
-    def _read(self, name: str, said: TableReport) -> None:
+    def _read(self, name: str, report: TableReport) -> None:
         column = read_column(self._raw, name, missing=self._form.missing)
         if why := find_reason_to_skip(column, index=name in self._raw.row_index):
-            self._left[name] = why
-            said.notes.append(
+            self._skipped[name] = why
+            report.notes.append(
                 f"{self._raw.path.name}: column {name!r} is left out ({why}); rename it to have it read"
                 + (", or read it as texts with text=." if "text" in why else ".")
             )
             return
         if column.kind == "empty":
             raise DataError(f"{self._raw.path}: column {name!r} has no values; leave it out with ignore=[{name!r}].")
-        said.warnings += [column.warning] if column.warning else []
+        report.warnings += [column.warning] if column.warning else []
         self._columns.append(column)
 
-    def _leave_counters(self, said: TableReport) -> None:
+    def _leave_counters(self, report: TableReport) -> None:
         """Leave out what counts the rows, whatever it is called; where nothing else is left, point at it."""
         counters = {column.name for column in self._columns if is_row_counter(column)}
         others = [column for column in self._columns if column.name not in counters]
@@ -275,43 +275,45 @@ class _TrainingTable:
         for name in sorted(counters):
             start = f"{self._raw.path.name}: column {name!r} goes up by one from row to row"
             if others:
-                self._left[name] = "row numbers: up by one in every row"
-                said.notes.append(f"{start}, as a row number does, and is left out; shuffle the rows to have it read.")
+                self._skipped[name] = "row numbers: up by one in every row"
+                report.notes.append(
+                    f"{start}, as a row number does, and is left out; shuffle the rows to have it read."
+                )
             else:
-                said.notes.append(f"{start}; it may be a row number and no feature.")
+                report.notes.append(f"{start}; it may be a row number and no feature.")
 
-    def _point_at_oddities(self, said: TableReport) -> None:
+    def _point_at_oddities(self, report: TableReport) -> None:
         """Say which columns hold the answer, which names are written alike, and that a header may be a row."""
         who, target = self._raw.path.name, self._form.target
         if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
-            said.warnings.append(
+            report.warnings.append(
                 f"{who}: is the first row a header? It was read as one: {', '.join(self._raw.names[:6])}."
             )
         for column in self._columns:
             if matches_labels(column, self.labels):
-                said.notes.append(
+                report.notes.append(
                     f"{who}: column {column.name!r} tells the target {target!r} by itself, one value for each class. "
                     f"If it is not known before the answer is, leave it out: ignore=[{column.name!r}]."
                 )
             if column.numbers is None and (same := find_similar_names(column.names.unique().drop_null().to_pylist())):
                 listed = ", ".join(same[:4])
-                said.notes.append(
+                report.notes.append(
                     f"{who}: column {column.name!r} has names that are written alike and told apart: {listed}."
                 )
 
-    def encoding(self, rows: Any, said: TableReport) -> TableEncoding:
+    def encoding(self, rows: Any, report: TableReport) -> TableEncoding:
         """How the table is turned into numbers, learnt from some of its rows."""
         columns = tuple(self._fit(column, rows) for column in self._columns)
-        said.columns += self._summaries(rows, columns)
+        report.columns += self._summaries(rows, columns)
         form = self._form
         return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
 
-    def count_unknown(self, rows: Any, encoding: TableEncoding, said: TableReport) -> None:
+    def count_unknown(self, rows: Any, encoding: TableEncoding, report: TableReport) -> None:
         """Say which names of the rows that are held out the rest of the table lacks."""
         for column, kind in zip(self._columns, encoding.columns, strict=True):
             unknown = np.isnan(_encode_column(column, kind)[rows]) & ~column.missing[rows]
             if count := int(unknown.sum()):
-                said.notes.append(
+                report.notes.append(
                     f"{self._raw.path.name}: {count:,} of {len(unknown):,} test rows have a name in column "
                     f"{column.name!r} that no training row has; they count as 'other'."
                 )
@@ -322,7 +324,7 @@ class _TrainingTable:
             [_encode_column(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)],
             1,
         )
-        chosen = None if groups is None else [str(one) for one in np.array(groups, dtype=object)[rows]]
+        chosen = None if groups is None else [str(group) for group in np.array(groups, dtype=object)[rows]]
         return _make_dataset(raw, self.labels[rows], encoding, chosen)
 
     def _fit(self, column: ColumnValues, rows: Any) -> NumberColumn | CategoryColumn:
@@ -339,7 +341,7 @@ class _TrainingTable:
 
     def _values(self, column: ColumnValues, rows: Any) -> tuple[str, ...]:
         some = column.names if isinstance(rows, slice) else column.names.take(rows)
-        values = tuple(sorted(one for one in some.unique().to_pylist() if one is not None))
+        values = tuple(sorted(value for value in some.unique().to_pylist() if value is not None))
         if len(values) > _MOST:
             raise DataError(
                 f"{self._raw.path}: column {column.name!r} has {len(values)} different texts, more than {_MOST}; leave "
@@ -350,23 +352,23 @@ class _TrainingTable:
 
     def _summaries(self, rows: Any, columns: Sequence[NumberColumn | CategoryColumn]) -> list[ColumnSummary]:
         fitted = {column.name: (column, kind) for column, kind in zip(self._columns, columns, strict=True)}
-        found = list[ColumnSummary]()
+        summaries = list[ColumnSummary]()
         for name in self._raw.names:
             if name == self._form.target:
                 none = int((self.labels[rows] == IGNORED).sum())
-                found.append(ColumnSummary(name, "target", none, len(self.class_names)))
-            elif name in self._left:
-                found.append(ColumnSummary(name, "left out", note=self._left[name]))
+                summaries.append(ColumnSummary(name, "target", none, len(self.class_names)))
+            elif name in self._skipped:
+                summaries.append(ColumnSummary(name, "left out", note=self._skipped[name]))
             else:
                 column, kind = fitted[name]
                 values = len(kind.values) if isinstance(kind, CategoryColumn) else None
-                none, taken = int(column.missing[rows].sum()), missing_note(self._raw, column)
-                found.append(ColumnSummary(name, column.kind, none, values, taken))
-        return found
+                none, note = int(column.missing[rows].sum()), missing_note(self._raw, column)
+                summaries.append(ColumnSummary(name, column.kind, none, values, note))
+        return summaries
 
 
 def _encode_other_table(
-    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableReport
+    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, report: TableReport
 ) -> ArrayDataset:
     """Another table, read as the training part was."""
     # A table to be answered, not learnt from, need not have the column of the answers.
@@ -375,28 +377,33 @@ def _encode_other_table(
     if encoding.target != form.target:
         raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
     missing = tuple(form.missing) or encoding.missing
-    said.notes += [*trimmed_note(raw), *_unread_note(raw, form, encoding, groups, said)]
-    columns = [encode_known(raw, column, missing, said.notes, said.warnings) for column in encoding.columns]
+    report.notes += [*trimmed_note(raw), *_unread_note(raw, form, encoding, groups, report)]
+    columns = [encode_known(raw, column, missing, report.notes, report.warnings) for column in encoding.columns]
     labels = np.full(raw.table.num_rows, IGNORED)
     if labeled:
         classes, notes = read_target(raw, form.target, missing=missing)
-        said.notes += [one for one in notes if one.endswith("counts as no label.")]
+        report.notes += [one for one in notes if one.endswith("counts as no label.")]
         classes, mapped = match_labels(raw, form.target, classes, encoding.class_names)
-        said.notes += mapped
+        report.notes += mapped
         labels = encode_labels(raw, form.target, classes, encoding.class_names)
     return _make_dataset(np.stack(columns, 1), labels, encoding, _read_groups(raw, groups))
 
 
 def _unread_note(
-    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, said: TableReport
+    raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, report: TableReport
 ) -> list[str]:
     """A sentence about columns that another table has and the training part's features lack."""
-    known = {form.target, groups, *form.ignore, *(one.name for one in (*encoding.columns, *said.columns))}
-    left = [name for name in raw.names if name not in known]
-    if not left or not said.columns:
+    expected_names = {
+        form.target,
+        groups,
+        *form.ignore,
+        *(column.name for column in (*encoding.columns, *report.columns)),
+    }
+    extra_columns = [name for name in raw.names if name not in expected_names]
+    if not extra_columns or not report.columns:
         return []
-    named = ", ".join(map(repr, left[:6])) + (", ..." if len(left) > 6 else "")
-    return [f"{raw.path.name}: {len(left)} columns that the training table lacks are left out ({named})."]
+    named = ", ".join(map(repr, extra_columns[:6])) + (", ..." if len(extra_columns) > 6 else "")
+    return [f"{raw.path.name}: {len(extra_columns)} columns that the training table lacks are left out ({named})."]
 
 
 def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
@@ -415,9 +422,9 @@ def _make_dataset(
     extra: dict[str, Any] = {"raw": raw.astype(np.float32)}
     if groups is not None:
         extra["groups"] = groups
-    found = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
-    found.encoding = encoding
-    return found
+    dataset = ArrayDataset(encoding.encode(raw), labels, extra=extra, class_names=encoding.class_names)
+    dataset.encoding = encoding
+    return dataset
 
 
 def _read_groups(raw: RawTable, groups: str | None) -> list[str] | None:

@@ -59,8 +59,8 @@ class CategoryColumn:
 
     def encode(self, codes: Float[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows features"]:
         """One 1 in each row, at the name's place; NaN is "other", the last."""
-        place = np.where(np.isnan(codes), len(self.values), codes).astype(np.int64)
-        return np.eye(len(self.values) + 1, dtype=np.float32)[place]
+        index = np.where(np.isnan(codes), len(self.values), codes).astype(np.int64)
+        return np.eye(len(self.values) + 1, dtype=np.float32)[index]
 
 
 @dataclass(frozen=True)
@@ -90,29 +90,29 @@ class TableEncoding:
 
     def encode(self, raw: Float[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows features"]:
         """The features that a network reads, from the raw matrix that a tree reads."""
-        parts = [column.encode(raw[:, place]) for place, column in enumerate(self.columns)]
+        parts = [column.encode(raw[:, i]) for i, column in enumerate(self.columns)]
         return np.concatenate(parts, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         columns = [{**asdict(column), "kind": _KINDS[type(column)]} for column in self.columns]
         columns = [{k: list(v) if isinstance(v, tuple) else v for k, v in column.items()} for column in columns]
-        found = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
+        values = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
         more = {"missing": list(self.missing), "separator": self.separator, "charset": self.charset}
-        return {**found, **{name: value for name, value in more.items() if value}}
+        return {**values, **{name: value for name, value in more.items() if value}}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> TableEncoding:
+    def from_dict(cls, values: Mapping[str, Any]) -> TableEncoding:
         """What `to_dict` was called on.
 
         Raises:
             LimbeckError: If an entry is missing or unknown.
         """
         try:
-            columns = tuple(_column(entry) for entry in found["columns"])
-            missing = tuple(found.get("missing", ()))
-            layout = (found.get("separator"), found.get("charset"))
-            return cls(found["target"], tuple(found["class_names"]), columns, missing, *layout)
+            columns = tuple(_column(entry) for entry in values["columns"])
+            missing = tuple(values.get("missing", ()))
+            layout = (values.get("separator"), values.get("charset"))
+            return cls(values["target"], tuple(values["class_names"]), columns, missing, *layout)
         except (KeyError, TypeError) as error:
             raise LimbeckError(f"This is no table encoding: {error}.") from error
 
@@ -121,5 +121,5 @@ _KINDS: dict[type, str] = {NumberColumn: "number", CategoryColumn: "category"}
 
 
 def _column(entry: Mapping[str, Any]) -> NumberColumn | CategoryColumn:
-    kind = {name: made for made, name in _KINDS.items()}[entry["kind"]]
+    kind = {name: column_type for column_type, name in _KINDS.items()}[entry["kind"]]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"})

@@ -57,9 +57,9 @@ def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[Label
         DataError: If they are nowhere, saying what to put where.
     """
     form = TEXT_DATASETS[name]
-    places = data_folders(folder)
-    for place in places:
-        files = [place / "sst2" / f"{form}_{part}.jsonl.gz" for part in ("train", "test")]
+    folders = data_folders(folder)
+    for directory in folders:
+        files = [directory / "sst2" / f"{form}_{part}.jsonl.gz" for part in ("train", "test")]
         if all(file.is_file() for file in files):
             train, test = (
                 _number_builtin_labels(read_labeled_texts(file, text="text", target="label")) for file in files
@@ -67,8 +67,8 @@ def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[Label
             note = f"SST-2, {form}_train and {form}_test: {len(train.texts)} + {len(test.texts)} texts"
             return train, test, note + "; the published development part is not used"
     raise DataError(
-        f"{name} is not on this machine: put {form}_train.jsonl.gz and {form}_test.jsonl.gz into {places[0]}/sst2/ (or "
-        'set LIMBECK_DATA to the folder that holds sst2/), rows of {"text": ..., "label": 0 or 1}.'
+        f"{name} is not on this machine: put {form}_train.jsonl.gz and {form}_test.jsonl.gz into {folders[0]}/sst2/, or "
+        'set LIMBECK_DATA to the folder that contains sst2/. Each line is {"text": ..., "label": 0 or 1}.'
     )
 
 
@@ -84,7 +84,7 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
     path, encoding = Path(path), charset or "utf-8-sig"
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
-    found, numbers = LabeledTexts([], [], [], str(path)), 0
+    rows, numbers = LabeledTexts([], [], [], str(path)), 0
     without, bare = list[tuple[int, Any]](), set[str]()
     try:
         with (
@@ -94,12 +94,12 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
                 if line.strip():
                     row = json.loads(line)
                     _check_object(row, path, number)
-                    one = _get_entry(row, text, path, number)
-                    numbers += not isinstance(one, str)
-                    found.texts.append(_check_text(one, text, path, number))
+                    entry = _get_entry(row, text, path, number)
+                    numbers += not isinstance(entry, str)
+                    rows.texts.append(_check_text(entry, text, path, number))
                     label = _strip_label(row.get(target), bare)
                     without += [(number, row)] if label in (None, "") else []
-                    found.labels.append(None if label in (None, "") else _check_label(label, target, path, number))
+                    rows.labels.append(None if label in (None, "") else _check_label(label, target, path, number))
     except UnicodeDecodeError as error:
         if _begins_in_utf16(path):
             raise DataError(f"{path} begins as a file in UTF-16 does: type --set data.charset=utf-16.") from error
@@ -109,26 +109,24 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
         ) from error
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise DataError(f"{path} is damaged: it is not lines of JSON ({error}).") from error
-    if not found.texts:
+    if not rows.texts:
         raise DataError(f"{path} holds no line.")
-    if numbers == len(found.texts):
+    if numbers == len(rows.texts):
         raise DataError(
-            f"{path}: {text!r} holds a number in every line, such as {found.texts[0]}, no texts. Say which columns to "
+            f"{path}: {text!r} holds a number in every line, such as {rows.texts[0]}, no texts. Say which columns to "
             "read: text=COLUMN, target=COLUMN."
         )
-    if len(without) == len(found.texts):
+    if len(without) == len(rows.texts):
         _get_entry(without[0][1], target, path, without[0][0])
     if without:
-        found.notes.append(f"{path.name}: {len(without):,} of {len(found.texts):,} lines have no label {target!r}.")
+        rows.notes.append(f"{path.name}: {len(without):,} of {len(rows.texts):,} lines have no label {target!r}.")
     if bare:
-        found.notes.append(
-            f"{path.name}: spaces around labels were removed ({', '.join(map(repr, sorted(bare)[:4]))})."
-        )
+        rows.notes.append(f"{path.name}: spaces around labels were removed ({', '.join(map(repr, sorted(bare)[:4]))}).")
     if numbers:
-        found.notes.append(
-            f"{path.name}: {numbers:,} of {len(found.texts):,} texts are numbers, and are read as their digits."
+        rows.notes.append(
+            f"{path.name}: {numbers:,} of {len(rows.texts):,} texts are numbers, and are read as their digits."
         )
-    return found
+    return rows
 
 
 def _check_object(row: Any, path: Path, number: int) -> None:
@@ -154,10 +152,10 @@ def _begins_in_utf16(path: Path) -> bool:
 
 def _number_builtin_labels(rows: LabeledTexts) -> LabeledTexts:
     """The rows with labels that are class indices, as in the sets that are known by name."""
-    known = set(map(str, range(len(CLASS_NAMES))))
-    if strange := [one for one in rows.labels if one not in known]:
+    valid = set(map(str, range(len(CLASS_NAMES))))
+    if strange := [label for label in rows.labels if label not in valid]:
         raise DataError(f"{rows.source} has the label {strange[0]!r}, where 0 is negative and 1 is positive.")
-    return rows._replace(labels=[int(one) for one in rows.labels])
+    return rows._replace(labels=[int(label) for label in rows.labels])
 
 
 def _check_text(value: Any, key: str, path: Path, number: int) -> str:
@@ -171,7 +169,7 @@ def _check_text(value: Any, key: str, path: Path, number: int) -> str:
 
 def _check_characters(text: str, key: str, path: Path, number: int) -> str:
     """Refuse half of a character: JSON can escape one, and no tokenizer and no file takes it."""
-    if any("\ud800" <= one <= "\udfff" for one in text):
+    if any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(
             f"{path}, line {number}: {key!r} holds {ascii(text)[:60]}, in which a character is only half there (a lone "
             "surrogate). Mend or remove the line."
@@ -192,12 +190,12 @@ def _check_label(value: Any, key: str, path: Path, number: int) -> str:
 def _get_entry(row: Any, key: str, path: Path, number: int) -> Any:
     if isinstance(row, Mapping) and row.get(key) is not None:
         return row[key]
-    known = list(row) if isinstance(row, Mapping) else []
-    near = None if key in known else nearest(key, known)
-    meant = f" Did you mean {near!r}?" if near else ""
+    keys = list(row) if isinstance(row, Mapping) else []
+    near = None if key in keys else nearest(key, keys)
+    suggestion = f" Did you mean {near!r}?" if near else ""
     raise DataError(
-        f"{path}, line {number}, has no {key!r}.{meant} It has: {', '.join(map(str, known)) or 'no keys'}. Say which "
-        "columns to read: text=COLUMN, target=COLUMN."
+        f"{path}, line {number}, has no {key!r}.{suggestion} It has: {', '.join(map(str, keys)) or 'no keys'}. Set "
+        "the columns to read: text=COLUMN, target=COLUMN."
     )
 
 
@@ -220,13 +218,13 @@ def read_text_table(file: str | Path, options: DataOptions, *, text: str, target
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"{file}: column {text!r} holds {raw.table.schema.field(text).type}, no texts.") from error
     labels, notes = read_target(raw, target, missing=options.missing)
-    if empty := sum(one is None for one in texts):
+    if empty := sum(row_text is None for row_text in texts):
         notes.append(f"{raw.path.name}: {empty:,} rows have an empty text.")
-    if unlabeled := sum(one is None for one in labels):
+    if unlabeled := sum(row_text is None for row_text in labels):
         notes.append(f"{raw.path.name}: {unlabeled:,} rows have no label.")
     if empty == len(texts):
         raise DataError(f"{file}: column {text!r} has no text in any row.")
-    return LabeledTexts([one or "" for one in texts], list(labels), notes, str(file))
+    return LabeledTexts([row_text or "" for row_text in texts], list(labels), notes, str(file))
 
 
 VOCABULARY = 8000
@@ -280,21 +278,21 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
     names = CLASS_NAMES if name in TEXT_DATASETS else _class_names(rows["train"], options.class_names, who=name)
     notes = list(dict.fromkeys(sentence for part in rows.values() for sentence in part.notes))
     labels = (
-        {part: _number_labels(found, names, notes) for part, found in rows.items()} if name not in TEXT_DATASETS else {}
+        {part: _number_labels(texts, names, notes) for part, texts in rows.items()} if name not in TEXT_DATASETS else {}
     )
     used = open_tokenizer(options.tokenizer) if options.tokenizer else None
-    asked = options.max_length or MAX_LENGTH
-    most = min(asked, getattr(used, "model_max_length", None) or asked)
+    limit = options.max_length or MAX_LENGTH
+    most = min(limit, getattr(used, "model_max_length", None) or limit)
     used = used or train_tokenizer(rows["train"].texts, vocabulary=options.vocabulary or VOCABULARY)
     used.model_max_length = most  # who opens it later cuts texts as they are cut here
     whole = {
         part: TextDataset(
-            found.texts, labels.get(part, found.labels), tokenizer=used, max_length=most, class_names=names
+            texts.texts, labels.get(part, texts.labels), tokenizer=used, max_length=most, class_names=names
         )
-        for part, found in rows.items()
+        for part, texts in rows.items()
     }  # fmt: skip
     parts: dict[str, Dataset] = dict(whole)
-    sources = {part: Path(found.source).name for part, found in rows.items() if found.source}
+    sources = {part: Path(texts.source).name for part, texts in rows.items() if texts.source}
     if "test" not in parts:
         parts["train"], parts["test"] = split(whole["train"], fraction=held_out, seed=0)
         sources["test"] = f"held out of {sources['train']}: {held_out:.0%}, stratified, with seed 0"
@@ -309,8 +307,8 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
 def _read_parts(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
     """The rows of each part, training first, and where they come from."""
     if name in TEXT_DATASETS:
-        train, held, note = read_named_texts(name, options.folder)
-        return {"train": train, "test": held}, note
+        train, test, note = read_named_texts(name, options.folder)
+        return {"train": train, "test": test}, note
     files = {"train": name, "development": options.val, "test": options.test}
     rows = {part: _read_file(file, options) for part, file in files.items() if file is not None}
     note = f"{len(rows['train'].texts)} + {len(rows['test'].texts)} texts" if "test" in rows else ""
@@ -326,8 +324,8 @@ def _read_file(file: str, options: DataOptions) -> LabeledTexts:
     return read_labeled_texts(file, charset=options.charset, **columns)
 
 
-def _class_names(rows: LabeledTexts, wanted: Sequence[str], *, who: str) -> tuple[str, ...]:
-    return order_classes(sorted_classes(label for label in rows.labels if label is not None), wanted, who=who)
+def _class_names(rows: LabeledTexts, order: Sequence[str], *, who: str) -> tuple[str, ...]:
+    return order_classes(sorted_classes(label for label in rows.labels if label is not None), order, who=who)
 
 
 def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
@@ -335,20 +333,20 @@ def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str])
     from limbeck.errors import DataError
 
     matched = match_names(dict.fromkeys(label for label in rows.labels if label is not None), names)
-    moved = [f"{label!r} as {known!r}" for label, known in matched.items() if label != known]
+    moved = [f"{label!r} as {class_name!r}" for label, class_name in matched.items() if label != class_name]
     if moved:
         notes.append(
             f"{Path(rows.source).name}: the label {', '.join(moved[:4])} was read, as the training part writes it."
         )
-    places = {name: place for place, name in enumerate(names)}
-    found = list[int]()
+    class_numbers = {name: number for number, name in enumerate(names)}
+    numbers = list[int]()
     for label in rows.labels:
         if label is not None and label not in matched:
             raise DataError(
                 f"{rows.source} has the label {label!r}, which the training part lacks: {', '.join(names[:12])}."
             )
-        found.append(IGNORED if label is None else places[matched[label]])
-    return found
+        numbers.append(IGNORED if label is None else class_numbers[matched[label]])
+    return numbers
 
 
 def _cut_notes(
@@ -358,9 +356,9 @@ def _cut_notes(
     warnings = list[str]()
     for name, part in parts.items():
         if part.cut:
-            said = (
+            message = (
                 f"{part.cut:,} of {len(part):,} texts ({part.cut / len(part):.0%}) of the {name} file are longer than "
                 f"{most} tokens and are cut there; max_length={2 * most} keeps more (--set data.max_length={2 * most})."
             )  # fmt: skip
-            (warnings if not chosen and part.cut >= _MANY_CUT * len(part) else notes).append(said)
+            (warnings if not chosen and part.cut >= _MANY_CUT * len(part) else notes).append(message)
     return notes, warnings

@@ -102,11 +102,11 @@ class TextDataset(Dataset):
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
         """The texts at the positions `index`, padded to the longest of them, on the tokenizer's ``padding_side``."""
-        lengths, places = self._lengths[index], torch.arange(int(self._lengths[index].max()))
+        lengths, positions = self._lengths[index], torch.arange(int(self._lengths[index].max()))
         if self.tokenizer.padding_side == "left":
-            places = places - len(places) + lengths[:, None]
-        mask = (places >= 0) & (places < lengths[:, None])
-        inside = torch.where(mask, places + self._starts[index, None], 0)
+            positions = positions - len(positions) + lengths[:, None]
+        mask = (positions >= 0) & (positions < lengths[:, None])
+        inside = torch.where(mask, positions + self._starts[index, None], 0)
         inputs = {
             name: torch.where(mask, flat[inside].long(), self._fill(name)) for name, flat in self._columns.items()
         }
@@ -141,13 +141,13 @@ class TextDataset(Dataset):
 def _check_texts(what: str, texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         raise DataError(f"{what} is one text; give a list of them.")
-    found = list(texts)
-    if not found:
+    text_list = list(texts)
+    if not text_list:
         raise DataError(f"There are no {what}; a set needs at least one.")
-    for place, text in enumerate(found):
+    for i, text in enumerate(text_list):
         if not isinstance(text, str):
-            raise DataError(f"{what}[{place}] is a {type(text).__name__}, {text!r}, not a text.")
-    return found
+            raise DataError(f"{what}[{i}] is a {type(text).__name__}, {text!r}, not a text.")
+    return text_list
 
 
 def _tokenize(
@@ -159,40 +159,40 @@ def _tokenize(
     cut = 0
     for start in range(0, len(texts), _TOKENIZE_ROWS):
         part = slice(start, start + _TOKENIZE_ROWS)
-        given = [texts[part]] if pairs is None else [texts[part], pairs[part]]
-        found = tokenizer(*given, truncation=True, max_length=max_length)
+        text_columns = [texts[part]] if pairs is None else [texts[part], pairs[part]]
+        encoding = tokenizer(*text_columns, truncation=True, max_length=max_length)
         if end is not None:
-            _append_end_tokens(found, end, max_length)
-        lengths += [len(row) for row in found["input_ids"]]
-        cut += _count_cut(tokenizer, given, found, max_length)
-        for name in set(found) - {"attention_mask"}:
-            columns.setdefault(name, []).extend(number for row in found[name] for number in row)
+            _append_end_tokens(encoding, end, max_length)
+        lengths += [len(row) for row in encoding["input_ids"]]
+        cut += _count_cut(tokenizer, text_columns, encoding, max_length)
+        for name in set(encoding) - {"attention_mask"}:
+            columns.setdefault(name, []).extend(number for row in encoding[name] for number in row)
     counts = torch.tensor(lengths)
     if bool((counts == 0).any()):
-        place = int((counts == 0).nonzero()[0])
-        raise DataError(f"Text {place}, {texts[place]!r}, has no token in it; leave it out.")
+        i = int((counts == 0).nonzero()[0])
+        raise DataError(f"Text {i}, {texts[i]!r}, has no token in it; leave it out.")
     flat = {name: torch.tensor(columns[name], dtype=torch.int32) for name in sorted(columns)}
     return flat, counts.cumsum(0) - counts, counts, cut
 
 
-def _append_end_tokens(found: Any, end: int, most: int) -> None:
+def _append_end_tokens(encoding: Any, end: int, most: int) -> None:
     """Put the token of a text's end behind each text that has room for it and does not end with it yet."""
-    for place, row in enumerate(found["input_ids"]):
+    for i, row in enumerate(encoding["input_ids"]):
         if len(row) < most and row[-1:] != [end]:
-            for name in set(found) - {"attention_mask"}:
-                column = found[name][place]
+            for name in set(encoding) - {"attention_mask"}:
+                column = encoding[name][i]
                 column.append(end if name == "input_ids" else (column or [0])[-1])
 
 
-def _count_cut(tokenizer: Any, given: list[list[str]], found: Any, max_length: int) -> int:
+def _count_cut(tokenizer: Any, text_columns: list[list[str]], encoding: Any, max_length: int) -> int:
     """How many texts were longer than they may be."""
-    full = [place for place, row in enumerate(found["input_ids"]) if len(row) >= max_length]
-    encodings = getattr(found, "encodings", None)
+    full = [i for i, row in enumerate(encoding["input_ids"]) if len(row) >= max_length]
+    encodings = getattr(encoding, "encodings", None)
     if encodings is not None:  # a fast tokenizer keeps what it cut off
-        return sum(bool(encodings[place].overflowing) for place in full)
+        return sum(bool(encodings[i].overflowing) for i in full)
     if not full:
         return 0
-    whole = tokenizer(*([texts[place] for place in full] for texts in given), truncation=False, verbose=False)
+    whole = tokenizer(*([texts[i] for i in full] for texts in text_columns), truncation=False, verbose=False)
     return sum(len(row) > max_length for row in whole["input_ids"])
 
 

@@ -64,9 +64,9 @@ def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:
         return False
     if ids.is_floating_point() or ids.shape[1] < 2:
         return False
-    known = labels != IGNORED
-    moves = (ids[:, 1:] != ids[:, :-1])[known[:, :-1]]
-    return bool(moves.any()) and bool((labels == ids.to(labels.device))[known].all())
+    labeled = labels != IGNORED
+    moves = (ids[:, 1:] != ids[:, :-1])[labeled[:, :-1]]
+    return bool(moves.any()) and bool((labels == ids.to(labels.device))[labeled].all())
 
 
 def _find_mask(batch: Batch) -> Tensor | None:
@@ -85,8 +85,8 @@ def _labels_are_shifted(labels: Tensor, ids: Any) -> bool:
     """Whether each label is the token after its place, and not the one at it."""
     if not isinstance(ids, Tensor) or ids.shape != labels.shape:
         return False
-    known = labels[:, :-1] != IGNORED
-    follows, is_at = (labels[:, :-1] == ids[:, 1:])[known], (labels[:, :-1] == ids[:, :-1])[known]
+    labeled = labels[:, :-1] != IGNORED
+    follows, is_at = (labels[:, :-1] == ids[:, 1:])[labeled], (labels[:, :-1] == ids[:, :-1])[labeled]
     return bool(len(follows)) and bool(follows.all()) and not bool(is_at.all())
 
 
@@ -133,20 +133,20 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
         raise LimbeckError(
             f"vocabulary={vocabulary} leaves no room beside {len(SPECIAL)} special tokens; try vocabulary=8000."
         )
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL["unk_token"]))
-    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL["unk_token"]))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     # Words begin with a mark of their own: with a prefix or suffix of pieces the library's training is not repeatable.
     first, then = tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([first, then])
-    made.decoder = tokenizers.decoders.Metaspace()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([first, then])
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
     special = list(SPECIAL.values())
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
-    made.train_from_iterator(_check_not_empty(texts), trainer)
-    begin, end = ((name, made.token_to_id(name)) for name in (SPECIAL["cls_token"], SPECIAL["sep_token"]))
-    made.post_processor = tokenizers.processors.BertProcessing(end, begin)
+    tokenizer.train_from_iterator(_check_not_empty(texts), trainer)
+    begin, end = ((name, tokenizer.token_to_id(name)) for name in (SPECIAL["cls_token"], SPECIAL["sep_token"]))
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(end, begin)
     names = ["input_ids", "token_type_ids", "attention_mask"]
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=names, model_max_length=max_length, **SPECIAL
+        tokenizer_object=tokenizer, model_input_names=names, model_max_length=max_length, **SPECIAL
     )
 
 
@@ -157,15 +157,15 @@ def open_tokenizer(folder: str | Path) -> Any:
         LimbeckError: If transformers is not installed (extra ``hf``).
         DataError: If the folder holds none.
     """
-    hf, place = import_text_library("transformers"), Path(folder)
+    hf, path = import_text_library("transformers"), Path(folder)
     if not holds_tokenizer(folder):
         raise DataError(
             f"There is no tokenizer in {folder}: type tokenizer.save_pretrained({str(folder)!r}) where you have it, or "
             "leave tokenizer= out, and one is trained from the texts."
         )
-    _check_no_code(place)
+    _check_no_code(path)
     try:
-        return hf.AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+        return hf.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises a plain Exception of a damaged file
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
@@ -180,10 +180,10 @@ def _check_no_code(folder: Path) -> None:
     for name in ("tokenizer_config.json", "config.json"):
         file = folder / name
         try:
-            told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         except (ValueError, RecursionError, OSError) as error:
             raise DataError(f"{file} is damaged: it is not JSON ({error}).") from error
-        named = told.get("auto_map") if isinstance(told, dict) else None
+        named = config.get("auto_map") if isinstance(config, dict) else None
         # A list is an older form, of the tokenizer alone.
         if named and (not isinstance(named, dict) or "AutoTokenizer" in named):
             raise DataError(
@@ -225,7 +225,7 @@ def import_text_library(module: str) -> ModuleType:
 
 
 def _check_not_empty(texts: Iterable[str]) -> list[str]:
-    found = list(texts)
-    if not found:
+    text_list = list(texts)
+    if not text_list:
         raise DataError("There is no text to train a tokenizer from.")
-    return found
+    return text_list

@@ -43,11 +43,13 @@ def batch_from(item: Any) -> Batch:
 
 def _from_mapping(item: Mapping[str, Any]) -> Batch:
     columns = dict(item)
-    found = next((columns.pop(name) for name in ("labels", "label") if columns.get(name) is not None), None)
-    labels = None if found is None else _integers(found)
-    if found is not None and labels is None:
-        _check_soft(None, found)
-        raise DataError(f"labels are class indices, whole numbers; this batch has {describe(found)}. Give adapt=.")
+    label_column = next((columns.pop(name) for name in ("labels", "label") if columns.get(name) is not None), None)
+    labels = None if label_column is None else _integers(label_column)
+    if label_column is not None and labels is None:
+        _check_soft(None, label_column)
+        raise DataError(
+            f"labels are class indices, whole numbers; this batch has {describe(label_column)}. Give adapt=."
+        )
     id = _integers(columns.pop("id")) if _integers(columns.get("id")) is not None else None
     inputs = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
     if not inputs:
@@ -66,14 +68,14 @@ def _check_soft(inputs: Any, labels: Any) -> None:
         or getattr(inputs, "shape", None) == labels.shape
     ):
         return
-    found = torch.as_tensor(labels)
-    if found.is_floating_point() and bool(((found >= 0) & (found <= 1)).all()):
-        raise one_for_each_class(found.shape)
+    tensor = torch.as_tensor(labels)
+    if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
+        raise one_for_each_class(tensor.shape)
 
 
 def _is_inputs(part: Any) -> bool:
     parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, (tuple, list)) else [part]
-    return bool(parts) and all(isinstance(one, (Tensor, np.ndarray)) for one in parts)
+    return bool(parts) and all(isinstance(array, (Tensor, np.ndarray)) for array in parts)
 
 
 def _tensors(part: Any) -> Any:
@@ -85,10 +87,10 @@ def _tensors(part: Any) -> Any:
     return torch.as_tensor(part)
 
 
-def _integers(found: Any) -> Tensor | None:
-    if not isinstance(found, (Tensor, np.ndarray)) or len(found.shape) == 0:
+def _integers(column: Any) -> Tensor | None:
+    if not isinstance(column, (Tensor, np.ndarray)) or len(column.shape) == 0:
         return None
-    tensor = torch.as_tensor(found)
+    tensor = torch.as_tensor(column)
     return None if tensor.is_floating_point() or tensor.is_complex() else tensor.long()
 
 
@@ -101,8 +103,8 @@ def describe(item: Any) -> str:
     if isinstance(item, Mapping):
         return "a mapping {" + ", ".join(f"{k!r}: {describe(v)}" for k, v in list(item.items())[:8]) + "}"
     if isinstance(item, (tuple, list)) and not isinstance(item, Batch):
-        shown = ", ".join(describe(part) for part in item[:6]) + (", ..." if len(item) > 6 else "")
-        return f"a {type(item).__name__} of {len(item)}: ({shown})"
+        listing = ", ".join(describe(part) for part in item[:6]) + (", ..." if len(item) > 6 else "")
+        return f"a {type(item).__name__} of {len(item)}: ({listing})"
     return type(item).__name__
 
 

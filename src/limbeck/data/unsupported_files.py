@@ -43,9 +43,9 @@ def check_readable(name: str, path: Path) -> None:
     looks_like_path = "/" in name or "\\" in name or name.startswith("~") or suffix in {*_WAYS, *SUFFIXES}
     if not looks_like_path or name.startswith("hf:"):
         return
-    beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest(path.name, beside)
-    meant = f" Did you mean {str(path.parent / near)!r}?" if near else ""
-    missing = next((one for one in reversed(path.parents) if not one.exists()), None)
+    suggestion = f" Did you mean {str(path.parent / near)!r}?" if near else ""
+    missing = next((folder for folder in reversed(path.parents) if not folder.exists()), None)
     where = f" There is no folder {missing}." if missing is not None else ""
-    raise DataError(f"There is no folder and no file {name}.{where}{meant}")
+    raise DataError(f"There is no folder and no file {name}.{where}{suggestion}")

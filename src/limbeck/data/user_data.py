@@ -56,42 +56,42 @@ def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
     function = own.load()
     check_arguments(who, function, options)
     try:
-        made = function(**options)
+        result = function(**options)
     except LimbeckError:
         raise
     except Exception as error:  # whatever a person's function raises
         raise LimbeckError(f"The data function {who} failed: {type(error).__name__}: {error}") from error
-    if isinstance(made, tuple) and len(made) == 2:
-        made = {"train": made[0], "test": made[1]}
-    if not isinstance(made, Mapping):
-        if isinstance(getattr(made, "train", None), Dataset) and hasattr(made, "test"):
-            return made
-        raise DataError(f"{who} returned a {type(made).__name__}. {_WAYS}")
-    return _parts(who, made)
+    if isinstance(result, tuple) and len(result) == 2:
+        result = {"train": result[0], "test": result[1]}
+    if not isinstance(result, Mapping):
+        if isinstance(getattr(result, "train", None), Dataset) and hasattr(result, "test"):
+            return result
+        raise DataError(f"{who} returned a {type(result).__name__}. {_WAYS}")
+    return _parts(who, result)
 
 
-def _parts(who: str, made: Mapping[str, Any]) -> UserDataParts:
-    for key in made:
+def _parts(who: str, parts: Mapping[str, Any]) -> UserDataParts:
+    for key in parts:
         if key not in _KEYS:
             raise unknown(f"part of {who}", str(key), _KEYS)
-    if made.get("train") is None:
+    if parts.get("train") is None:
         raise DataError(f"{who} returned no training part. {_WAYS}")
-    names = made.get("class_names")
+    names = parts.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
-    train, test, development = (_examples(who, key, made.get(key)) for key in ("train", "test", "development"))
+    train, test, development = (_examples(who, key, parts.get(key)) for key in ("train", "test", "development"))
     own_names = getattr(train, "class_names", None)
-    return UserDataParts(train, test, development, names or own_names, made.get("preprocess"))  # type: ignore[arg-type]
+    return UserDataParts(train, test, development, names or own_names, parts.get("preprocess"))  # type: ignore[arg-type]
 
 
-def _examples(who: str, part: str, given: Any) -> Dataset | None:
-    if given is None:
+def _examples(who: str, part: str, data: Any) -> Dataset | None:
+    if data is None:
         return None
-    if isinstance(given, TorchDataset) and not isinstance(given, IterableDataset):
-        return _stack_items(who, part, given)
-    examples = as_dataset(given)
+    if isinstance(data, TorchDataset) and not isinstance(data, IterableDataset):
+        return _stack_items(who, part, data)
+    examples = as_dataset(data)
     if examples is None:
         raise DataError(
-            f"The {part} part of {who} is {describe(given)}; inputs and labels are tensors or numpy arrays, and labels "
+            f"The {part} part of {who} is {describe(data)}; inputs and labels are tensors or numpy arrays, and labels "
             f"are class numbers from 0. {_WAYS}"
         )
     return examples

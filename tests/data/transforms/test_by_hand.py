@@ -49,7 +49,7 @@ def test_crop(shape, padding, size, fill):
     height, width = shape[-2:]
     rows, columns = size if isinstance(size, tuple) else (size, size) if size else (height, width)
     places = (height + 2 * padding - rows + 1, width + 2 * padding - columns + 1)
-    for number, (top, left) in enumerate(crop.corners(IDS, VIEWS, places=places).tolist()):
+    for number, (top, left) in enumerate(crop.corners(IDS, VIEWS, counts=places).tolist()):
         for y in range(rows):
             for x in range(columns):
                 down, right = top + y - padding, left + x - padding
@@ -60,7 +60,7 @@ def test_crop(shape, padding, size, fill):
 
 def test_every_place_of_a_crop_is_equally_likely():
     ids = torch.arange(30_000)
-    corners = Crop(2).corners(ids, ids * 0, places=(5, 3))
+    corners = Crop(2).corners(ids, ids * 0, counts=(5, 3))
     for axis, count in enumerate((5, 3)):
         shares = corners[:, axis].bincount().double() / 30_000
         assert len(shares) == count

@@ -20,23 +20,23 @@ def test_each_is_of_what_the_one_before_made():
 
 def test_two_of_one_kind_draw_other_numbers():
     twice = Chain(RandomShift(2), RandomShift(2), RandomShift(2))
-    offsets = [one.offsets(IDS, VIEWS) for one in twice.views]
-    assert twice.views[0] == RandomShift(2)
+    offsets = [one.offsets(IDS, VIEWS) for one in twice.transforms]
+    assert twice.transforms[0] == RandomShift(2)
     for one in range(3):
         for other in range(one):
             assert float((offsets[one] == offsets[other]).double().mean()) < 0.4
     assert not torch.equal(Chain(Flip(), Flip())(IMAGES, IDS, VIEWS), IMAGES)
-    assert Chain(Flip(), Flip(vertical=True)).views[1].seed != 0
+    assert Chain(Flip(), Flip(vertical=True)).transforms[1].seed != 0
 
 
 def test_seeds_that_were_given_are_kept_where_they_differ():
-    assert Chain(RandomShift(2), RandomShift(2, seed=5)).views == (RandomShift(2), RandomShift(2, seed=5))
+    assert Chain(RandomShift(2), RandomShift(2, seed=5)).transforms == (RandomShift(2), RandomShift(2, seed=5))
 
 
 def test_a_chain_in_a_chain_is_one_chain():
     nested = Chain(Chain(Crop(2), Crop(2)), Chain(Crop(2), Flip()))
     assert nested == Chain(Crop(2), Crop(2), Crop(2), Flip())
-    assert len({one.fingerprint for one in nested.views}) == 4
+    assert len({one.fingerprint for one in nested.transforms}) == 4
 
 
 def test_a_view_of_ones_own_is_called_as_it_is():

@@ -68,7 +68,7 @@ def test_another_seed_another_view_and_another_id_are_other_pictures(view):
     zero = torch.zeros_like(IDS)
     first = view(images, IDS, zero)
     other_seed = (
-        Chain(*(replace(one, seed=9) for one in view.views)) if isinstance(view, Chain) else replace(view, seed=9)
+        Chain(*(replace(one, seed=9) for one in view.transforms)) if isinstance(view, Chain) else replace(view, seed=9)
     )
     assert not torch.equal(first, view(images, IDS, zero + 1))
     assert not torch.equal(first, view(images, IDS + 1000, zero))

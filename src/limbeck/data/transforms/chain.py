@@ -33,43 +33,45 @@ class Chain:
         'shift/1 pixels=4 seed=0 > flip/1 probability=0.5 vertical=False seed=0'
     """
 
-    views: tuple[Transform, ...]
-    given: tuple[Transform, ...] = field(compare=False, repr=False)
+    transforms: tuple[Transform, ...]
+    members: tuple[Transform, ...] = field(compare=False, repr=False)
 
-    def __init__(self, *views: Any) -> None:
-        for one in views:
-            check_transform(one, who="Chain")
-        if not views:
+    def __init__(self, *transforms: Any) -> None:
+        for transform in transforms:
+            check_transform(transform, who="Chain")
+        if not transforms:
             raise LimbeckError("A chain needs at least one view: Chain(Shift(4), Flip()).")
-        flat = [inner for one in views for inner in (one.given if isinstance(one, Chain) else (one,))]
-        object.__setattr__(self, "given", tuple(flat))
-        object.__setattr__(self, "views", tuple(_separate_seeds(flat)))
+        flat = list[Any]()
+        for transform in transforms:
+            flat += transform.members if isinstance(transform, Chain) else [transform]
+        object.__setattr__(self, "members", tuple(flat))
+        object.__setattr__(self, "transforms", tuple(_separate_seeds(flat)))
 
     @property
     def fingerprint(self) -> str:
         """Those of all, in order."""
-        return " > ".join(one.fingerprint for one in self.views)
+        return " > ".join(transform.fingerprint for transform in self.transforms)
 
     def __call__(self, inputs: Inputs, id: Tensor, view: Tensor) -> Inputs:
         """The inputs after the last."""
-        for one in self.views:
-            inputs = one(inputs, id, view)
+        for transform in self.transforms:
+            inputs = transform(inputs, id, view)
         return inputs
 
 
-def _separate_seeds(views: list[Any]) -> list[Any]:
+def _separate_seeds(transforms: list[Any]) -> list[Any]:
     seen: dict[tuple[type, int], int] = {}
-    found = []
-    for one in views:
-        seed = getattr(one, "seed", None)
-        if not is_dataclass(one) or isinstance(one, type) or not isinstance(seed, int):
-            found.append(one)
+    seeded = []
+    for transform in transforms:
+        seed = getattr(transform, "seed", None)
+        if not is_dataclass(transform) or isinstance(transform, type) or not isinstance(seed, int):
+            seeded.append(transform)
             continue
-        before = seen.get((type(one), seed), 0)
-        seen[type(one), seed] = before + 1
-        found.append(replace(one, seed=_seed(seed, before)) if before else one)
-    return found
+        before = seen.get((type(transform), seed), 0)
+        seen[type(transform), seed] = before + 1
+        seeded.append(replace(transform, seed=_seed(seed, before)) if before else transform)
+    return seeded
 
 
-def _seed(seed: int, place: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"chain {seed}/{place}".encode()).digest()[:4], "little")
+def _seed(seed: int, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"chain {seed}/{index}".encode()).digest()[:4], "little")

@@ -75,8 +75,8 @@ def adjust_hue(pixels: Levels, turns: Tensor) -> Levels:
     sextant = _sextant(pixels, high, chroma) + (turns.to(pixels.device, pixels.dtype) * 6).view(-1, 1, 1, 1)
     channels = []
     for offset in (5.0, 3.0, 1.0):
-        place = torch.remainder(sextant + offset, 6.0)
-        channels.append(high - chroma * torch.minimum(place, 4.0 - place).clamp(0.0, 1.0))
+        position = torch.remainder(sextant + offset, 6.0)
+        channels.append(high - chroma * torch.minimum(position, 4.0 - position).clamp(0.0, 1.0))
     return torch.cat(channels, 1)
 
 
@@ -119,8 +119,8 @@ def equalize(images: Images) -> Images:
     step = (flat.shape[1] - last).div(255, rounding_mode="floor")
     before = count.cumsum(1) - count
     spread = (before + step.div(2, rounding_mode="floor")).div(step.clamp(min=1), rounding_mode="floor").clamp(max=255)
-    found = spread.gather(1, flat).view(images.shape)
-    return torch.where((step > 0).view(*images.shape[:2], 1, 1), from_levels(found, images), images)
+    level = spread.gather(1, flat).view(images.shape)
+    return torch.where((step > 0).view(*images.shape[:2], 1, 1), from_levels(level, images), images)
 
 
 def posterize(images: Images, bits: int) -> Images:
@@ -157,11 +157,11 @@ def to_levels(images: Images) -> Shaped[Tensor, "batch c h w"]:
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 
-def from_levels(found: Tensor, images: Images) -> Images:
+def from_levels(values: Tensor, images: Images) -> Images:
     """Levels from 0 to 255 in the images' own type."""
     if images.dtype == torch.uint8:
-        return found.to(torch.uint8)
-    return (found.to(torch.promote_types(images.dtype, torch.float32)) * (1 / 255)).to(images.dtype)
+        return values.to(torch.uint8)
+    return (values.to(torch.promote_types(images.dtype, torch.float32)) * (1 / 255)).to(images.dtype)
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ class ColorJitter:
     def amounts(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
         """The three factors and the turn of each image, in float64."""
         draws = counter_uniform(id, view, seed=self.seed, draws=4, stream="jitter").double()
-        for place, far in enumerate((self.brightness, self.contrast, self.saturation)):
-            draws[:, place] = uniform(draws[:, place], max(0.0, 1.0 - far), 1.0 + far)
+        for i, far in enumerate((self.brightness, self.contrast, self.saturation)):
+            draws[:, i] = uniform(draws[:, i], max(0.0, 1.0 - far), 1.0 + far)
         draws[:, 3] = uniform(draws[:, 3], -self.hue, self.hue)
         return draws
 

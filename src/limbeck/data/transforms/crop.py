@@ -68,11 +68,11 @@ class Crop:
         return format_fingerprint("crop/1", self)
 
     def corners(
-        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, places: tuple[int, int]
+        self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, counts: tuple[int, int]
     ) -> Int[Tensor, "batch 2"]:
-        """The top left corner (row, column) of each window, out of so many `places` down and right."""
+        """The top left corner (row, column) of each window, out of so many `counts` down and right."""
         draws = counter_uniform(id, view, seed=self.seed, draws=2, stream="crop")
-        return torch.stack([randint(draw, count) for draw, count in zip(draws.unbind(1), places, strict=True)], 1)
+        return torch.stack([randint(draw, count) for draw, count in zip(draws.unbind(1), counts, strict=True)], 1)
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
@@ -97,9 +97,9 @@ class Crop:
         wide = F.pad(inputs, (self.padding,) * 4, value=self.fill) if self.padding else inputs
         # Every window, as a view: one indexing step copies the one that each row wants.
         windows = wide.unfold(-2, height, 1).unfold(-2, width, 1)
-        top, left = self.corners(id, view, places=(down, right)).to(inputs.device).unbind(1)
+        top, left_edge = self.corners(id, view, counts=(down, right)).to(inputs.device).unbind(1)
         rows = row_indices(inputs)
-        return windows[rows, top, left] if inputs.ndim == 3 else windows[rows, :, top, left]
+        return windows[rows, top, left_edge] if inputs.ndim == 3 else windows[rows, :, top, left_edge]
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class ResizedCrop:
         tall = torch.where(fallen, middle[0], tall[row, first])
         wide = torch.where(fallen, middle[1], wide[row, first])
         top = torch.where(fallen, (height - middle[0]) // 2, randint(draws[:, -2], height - tall + 1))
-        left = torch.where(fallen, (width - middle[1]) // 2, randint(draws[:, -1], width - wide + 1))
-        return torch.stack([top, left, tall, wide], 1)
+        left_edge = torch.where(fallen, (width - middle[1]) // 2, randint(draws[:, -1], width - wide + 1))
+        return torch.stack([top, left_edge, tall, wide], 1)
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]

@@ -59,8 +59,8 @@ class Cutout:
         sides = []
         for draw, length in zip(draws.unbind(1), (height, width), strict=True):
             start = randint(draw, length)[:, None] - self.size // 2
-            place = torch.arange(length, device=id.device)
-            sides.append((place >= start) & (place < start + self.size))
+            position = torch.arange(length, device=id.device)
+            sides.append((position >= start) & (position < start + self.size))
         return sides[0][:, :, None] & sides[1][:, None, :]
 
     def __call__(

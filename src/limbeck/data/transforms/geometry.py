@@ -37,13 +37,13 @@ def rotation_matrix(degrees: float) -> Matrix:
     return Matrix(xx=cos, xy=-sin, yx=sin, yy=cos)
 
 
-def warp(images: Images, forth: Bool[Tensor, " batch"], one: Matrix, other: Matrix) -> Images:
-    """Each image by matrix `one` where `forth` is true, by `other` where not; zeros where nothing was.
+def warp(images: Images, forth: Bool[Tensor, " batch"], forward_matrix: Matrix, backward_matrix: Matrix) -> Images:
+    """Warp each image by `forward_matrix` where `forth` is true, else by `backward_matrix`; empty areas become 0.
 
-    Pixels are moved, never mixed: no arithmetic is done with them.
+    Each output pixel is a copy of the nearest input pixel: values are never interpolated.
     """
     height, width = images.shape[2:]
-    maps = [_source_pixels(matrix, height, width) for matrix in (other, one)]
+    maps = [_source_pixels(matrix, height, width) for matrix in (backward_matrix, forward_matrix)]
     which = forth.long().to(images.device)
     source, inside = (torch.stack(part).to(images.device)[which].unsqueeze(1) for part in zip(*maps, strict=True))
     flat = images.flatten(2)
@@ -90,8 +90,8 @@ def _resize_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tenso
     """
     pixels, channels = images.numpy(), images.shape[1]
     out = np.empty((len(images), channels, *size), dtype=np.uint8)
-    for number, (top, left, height, width) in enumerate(boxes.tolist()):
-        box = pixels[number, :, top : top + height, left : left + width].transpose(2, 0, 1)
+    for number, (top, left_edge, height, width) in enumerate(boxes.tolist()):
+        box = pixels[number, :, top : top + height, left_edge : left_edge + width].transpose(2, 0, 1)
         across = _weights(width, size[1]) @ box.astype(np.int32, order="C").reshape(width, -1)
         turned = across.reshape(size[1], channels, height).transpose(2, 1, 0)
         down = _weights(height, size[0]) @ np.ascontiguousarray(turned).reshape(height, -1)
@@ -116,9 +116,9 @@ def _weights(length: int, size: int) -> csr_array:
 
 def _resize_on_any_device(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """All images at once, on any device, bytes or floats."""
-    top, left, height, width = boxes.unbind(1)
+    top, left_edge, height, width = boxes.unbind(1)
     out = _interpolate(_promote_half(images), *_source_positions(top, height, size[0]), dim=2)
-    out = _interpolate(out, *_source_positions(left, width, size[1]), dim=3)
+    out = _interpolate(out, *_source_positions(left_edge, width, size[1]), dim=3)
     if images.dtype == torch.uint8:
         out = (out + (1 << (2 * _BITS - 1))) >> (2 * _BITS)
     return out.to(images.dtype)
@@ -133,11 +133,11 @@ def _source_positions(start: Tensor, length: Tensor, size: int) -> tuple[Tensor,
     """For each of `size` pixels: the two that it lies between, and the weight of the second in units of 2⁻¹¹."""
     step = torch.arange(size, device=start.device)
     # The middle of pixel i, (i + 1/2) length / size - 1/2, within the box.
-    place = (((2 * step + 1) * length[:, None] - size) * _ONE).div(2 * size, rounding_mode="floor")
-    place = torch.minimum(place.clamp(min=0), (length[:, None] - 1) * _ONE)
-    first = place >> _BITS
+    position = (((2 * step + 1) * length[:, None] - size) * _ONE).div(2 * size, rounding_mode="floor")
+    position = torch.minimum(position.clamp(min=0), (length[:, None] - 1) * _ONE)
+    first = position >> _BITS
     second = torch.minimum(first + 1, length[:, None] - 1)
-    return start[:, None] + first, start[:, None] + second, place & (_ONE - 1)
+    return start[:, None] + first, start[:, None] + second, position & (_ONE - 1)
 
 
 def _interpolate(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, *, dim: int) -> Tensor:
@@ -150,8 +150,8 @@ def _interpolate(images: Tensor, first: Tensor, second: Tensor, weight: Tensor, 
     return near.int() * (_ONE - share) + far.int() * share
 
 
-def _gather_along(images: Tensor, places: Tensor, dim: int) -> Tensor:
+def _gather_along(images: Tensor, positions: Tensor, dim: int) -> Tensor:
     shape = list(images.shape)
-    shape[dim] = places.shape[1]
-    index = places[:, None, :, None] if dim == 2 else places[:, None, None, :]
+    shape[dim] = positions.shape[1]
+    index = positions[:, None, :, None] if dim == 2 else positions[:, None, None, :]
     return images.gather(dim, index.expand(shape))

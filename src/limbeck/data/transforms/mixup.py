@@ -135,8 +135,8 @@ class CutMix:
         for draw, length in zip(draws[:, 1:].unbind(1), (height, width), strict=True):
             size = (part * length).long()
             start = (randint(draw, length) - size.div(2, rounding_mode="floor"))[:, None]
-            place = torch.arange(length, device=id.device)
-            sides.append((place >= start) & (place < start + size[:, None]))
+            position = torch.arange(length, device=id.device)
+            sides.append((position >= start) & (position < start + size[:, None]))
         return sides[0][:, :, None] & sides[1][:, None, :]
 
     def blend(

@@ -94,8 +94,8 @@ class RandAugment:
         which, up = (drawn.cpu() for drawn in self.drawn(id, view))
         for turn_ in range(self.n):
             # Grouped by operation: fourteen calls, however large the batch is.
-            for place, operation in enumerate(OPERATIONS.values()):
-                rows = (which[:, turn_] == place).nonzero()[:, 0]
+            for number, operation in enumerate(OPERATIONS.values()):
+                rows = (which[:, turn_] == number).nonzero()[:, 0]
                 if len(rows):
                     there = rows.to(images.device)
                     images[there] = operation(images[there], up[rows, turn_], self.magnitude / _MOST)

@@ -35,11 +35,11 @@ def mix_names() -> dict[str, Callable[..., BatchMix]]:
     return {"cut_mix": CutMix, "mixup": Mixup}
 
 
-def make_transform(given: Any, *, seed: int = 0) -> Transform:
+def make_transform(spec: Any, *, seed: int = 0) -> Transform:
     """The augmentation that a job names: one, or several in order.
 
     Args:
-        given: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is a transform of your own: see
+        spec: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is a transform of your own: see
             `limbeck.data.transforms.user_transform.UserTransform`.
         seed: Of all that have none of their own.
 
@@ -51,18 +51,18 @@ def make_transform(given: Any, *, seed: int = 0) -> Transform:
         >>> view_of(["crop", {"flip": {"probability": 1}}]).fingerprint
         'crop/1 padding=4 size=None fill=0 seed=0 > flip/1 probability=1 vertical=False seed=0'
     """
-    several = given if isinstance(given, (list, tuple)) else [given]
-    if not several:
+    specs = spec if isinstance(spec, (list, tuple)) else [spec]
+    if not specs:
         raise LimbeckError("The list of augmentations is empty: name one, such as crop, or leave the list out.")
-    found = [_make("augmentation", one, transform_names(), mix_names(), seed) for one in several]
-    return found[0] if len(found) == 1 else Chain(*found)
+    transforms = [_make("augmentation", item, transform_names(), mix_names(), seed) for item in specs]
+    return transforms[0] if len(transforms) == 1 else Chain(*transforms)
 
 
-def make_mix(given: Any, *, seed: int = 0) -> BatchMix:
+def make_mix(spec: Any, *, seed: int = 0) -> BatchMix:
     """The mix that a job names.
 
     Args:
-        given: A name, or ``{name: options}``.
+        spec: A name, or ``{name: options}``.
         seed: Unless it has its own.
 
     Raises:
@@ -73,23 +73,23 @@ def make_mix(given: Any, *, seed: int = 0) -> BatchMix:
         >>> make_mix({"mixup": {"alpha": 0.2}})
         Mixup(alpha=0.2, seed=0)
     """
-    found: BatchMix = _make("mix", given, mix_names(), transform_names(), seed)
-    return found
+    mix: BatchMix = _make("mix", spec, mix_names(), transform_names(), seed)
+    return mix
 
 
 def _make(
-    kind: str, given: Any, known: Mapping[str, Callable[..., Any]], elsewhere: Mapping[str, Any], seed: int
+    kind: str, spec: Any, classes: Mapping[str, Callable[..., Any]], elsewhere: Mapping[str, Any], seed: int
 ) -> Any:
-    name, options = _parse_spec(kind, given)
+    name, options = _parse_spec(kind, spec)
     if kind == "augmentation" and UserFile.parse(name) is not None:
         chosen = dict(options)
         return open_transform(name, chosen, chosen.pop("seed", seed))
     if name in elsewhere:
         other = "mix" if kind == "augmentation" else "augment"
         raise LimbeckError(f"{name} is no {kind}: name it under {other}, such as {other}: {name}.")
-    if name not in known:
-        raise unknown(kind, name, known, then="Or one of your own: my.py:function." * (kind == "augmentation"))
-    parameters: Any = fields(known[name])  # type: ignore[arg-type]
+    if name not in classes:
+        raise unknown(kind, name, classes, then="Or one of your own: my.py:function." * (kind == "augmentation"))
+    parameters: Any = fields(classes[name])  # type: ignore[arg-type]
     for key in options:
         if key not in (names := [field.name for field in parameters]):
             raise unknown(f"option of {name}", str(key), names)
@@ -99,18 +99,18 @@ def _make(
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if isinstance(values.get("seed"), bool) or not isinstance(values.setdefault("seed", seed), int):
         raise LimbeckError(f"seed={values['seed']!r} of {name} is no whole number.")
-    return known[name](**values)
+    return classes[name](**values)
 
 
-def _parse_spec(kind: str, given: Any) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(given, str):
-        return given, {}
-    if isinstance(given, Mapping) and len(given) == 1:
-        name, options = next(iter(given.items()))
+def _parse_spec(kind: str, spec: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        name, options = next(iter(spec.items()))
         if isinstance(options, Mapping):
             return str(name), options
         if options is None:
             return str(name), {}
     alone, whole = ("An augmentation", "{crop: {padding: 4}}") if kind == "augmentation" else ("A mix", _MIXUP)
     name = whole[1:].partition(":")[0]
-    raise LimbeckError(f"{alone} is a name, such as {name}, or a name with options, such as {whole}; got {given!r}.")
+    raise LimbeckError(f"{alone} is a name, such as {name}, or a name with options, such as {whole}; got {spec!r}.")

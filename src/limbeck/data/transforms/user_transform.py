@@ -78,14 +78,14 @@ class UserTransform:
         high, low = (draws * (1 << 24)).long().unbind(1)
         seeds = ((high << 24) + low).tolist()
         with _separate_generators():
-            return torch.stack([self._transformed(one, seed) for one, seed in zip(inputs, seeds, strict=True)])
+            return torch.stack([self._transformed(example, seed) for example, seed in zip(inputs, seeds, strict=True)])
 
     def _transformed(self, example: Tensor, seed: int) -> Tensor:
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % (1 << 32))
         random.seed(seed)
         try:
-            given = self._transform(example.clone())
+            output = self._transform(example.clone())
         except LimbeckError:
             raise
         except Exception as error:  # whatever a person's function raises
@@ -94,10 +94,10 @@ class UserTransform:
                 f"{type(error).__name__}: {error}"
             ) from error
         try:
-            changed = torch.as_tensor(given)
+            changed = torch.as_tensor(output)
         except (TypeError, ValueError, RuntimeError) as error:
             raise LimbeckError(
-                f"The transform {self._name} returned a {type(given).__name__}; it has to return the changed inputs, "
+                f"The transform {self._name} returned a {type(output).__name__}; it has to return the changed inputs, "
                 f"{list(example.shape)} {example.dtype}."
             ) from error
         if changed.shape != example.shape or changed.dtype != example.dtype:
@@ -117,27 +117,27 @@ def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: in
     own = UserFile.parse(name)
     if own is None or own.weights is not None:
         raise LimbeckError(f"{name!r} names no function of a Python file; type my.py:function.")
-    function, given = own.load(), dict(options or {})
+    function, arguments = own.load(), dict(options or {})
     code = hashlib.sha256(own.file.read_bytes()).hexdigest()
-    if _takes_example(function, given):
-        check_arguments(name, partial(function, None), given)
-        return UserTransform(name, partial(function, **given), options=given, seed=seed, source=code)
-    check_arguments(name, function, given)
-    made = function(**given)
-    if hasattr(made, "fingerprint"):
-        return made
-    if not callable(made):
-        raise LimbeckError(f"{name} returned a {type(made).__name__}; it has to return a function of one example.")
-    return UserTransform(name, made, options=given, seed=seed, source=code)
+    if _takes_example(function, arguments):
+        check_arguments(name, partial(function, None), arguments)
+        return UserTransform(name, partial(function, **arguments), options=arguments, seed=seed, source=code)
+    check_arguments(name, function, arguments)
+    transform = function(**arguments)
+    if hasattr(transform, "fingerprint"):
+        return transform
+    if not callable(transform):
+        raise LimbeckError(f"{name} returned a {type(transform).__name__}; it has to return a function of one example.")
+    return UserTransform(name, transform, options=arguments, seed=seed, source=code)
 
 
-def _takes_example(function: Callable[..., Any], given: Mapping[str, Any]) -> bool:
+def _takes_example(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
     """Whether a function is itself the transform: it needs one argument that the options do not give."""
     if inspect.isclass(function):
         return False
     parameters = inspect.signature(function).parameters.values()
     return any(
-        p.default is p.empty and p.name not in given and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        p.default is p.empty and p.name not in arguments and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         for p in parameters
     )
 

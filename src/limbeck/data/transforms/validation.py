@@ -18,7 +18,7 @@ Number = float | int
 
 
 def check_number(
-    who: str, *, least: Number = -math.inf, most: Number = math.inf, above: Number | None = None, **given: Any
+    who: str, *, least: Number = -math.inf, most: Number = math.inf, above: Number | None = None, **values: Any
 ) -> None:
     """Refuse what is no finite number within bounds.
 
@@ -28,19 +28,19 @@ def check_number(
     low = f"above {above:g}" if above is not None else f"{least:g} or more"
     bounds = [low] if above is not None or least > -math.inf else []
     bounds += [f"at most {most:g}"] if most < math.inf else []
-    for name, value in given.items():
+    for name, value in values.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not least <= value <= most or (above is not None and value <= above):
             raise LimbeckError(f"{who}({name}={value!r}): {name} is a number, {' and '.join(bounds) or 'finite'}.")
 
 
-def check_whole(who: str, *, least: int, **given: Any) -> None:
+def check_whole(who: str, *, least: int, **values: Any) -> None:
     """Refuse what is no whole number of at least `least`.
 
     Raises:
         LimbeckError: Saying the value.
     """
-    for name, value in given.items():
+    for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise LimbeckError(f"{who}({name}={value!r}): {name} is a whole number, {least} or more.")
 
@@ -61,13 +61,13 @@ def check_size(who: str, size: Any) -> None:
         )
 
 
-def check_range(who: str, *, above: Number = -math.inf, most: Number = math.inf, **given: Any) -> None:
+def check_range(who: str, *, above: Number = -math.inf, most: Number = math.inf, **values: Any) -> None:
     """Refuse what is no pair of rising numbers within bounds.
 
     Raises:
         LimbeckError: Saying the value.
     """
-    for name, value in given.items():
+    for name, value in values.items():
         pair: Any = value if isinstance(value, tuple) and len(value) == 2 else (None, None)
         for end in pair:
             number = isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end)
@@ -120,9 +120,9 @@ def check_mean_exists(inputs: Tensor, *, who: str) -> None:
         DataError: Saying what they are instead.
     """
     if not isinstance(inputs, Tensor) or not (inputs.dtype == torch.uint8 or inputs.is_floating_point()):
-        found = f"a tensor of {_type(inputs)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+        kind = f"a tensor of {_type(inputs)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
         raise DataError(
-            f"{who} takes weighted means of pixels, so it wants one tensor of bytes or floats; the inputs are {found}. "
+            f"{who} takes weighted means of pixels, so it wants one tensor of bytes or floats; the inputs are {kind}. "
             "Tokens, text and classes have no mean."
         )
 
