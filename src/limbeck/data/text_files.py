@@ -67,8 +67,8 @@ def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[Label
             note = f"SST-2, {form}_train and {form}_test: {len(train.texts)} + {len(test.texts)} texts"
             return train, test, note + "; the published development part is not used"
     raise DataError(
-        f"{name} is not on this machine: put {form}_train.jsonl.gz and {form}_test.jsonl.gz into {folders[0]}/sst2/, or "
-        'set LIMBECK_DATA to the folder that contains sst2/. Each line is {"text": ..., "label": 0 or 1}.'
+        f"{name} is not on this machine: put {form}_train.jsonl.gz and {form}_test.jsonl.gz into {folders[0]}/sst2/, "
+        'or set LIMBECK_DATA to the folder that contains sst2/. Each line is {"text": ..., "label": 0 or 1}.'
     )
 
 
