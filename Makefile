@@ -8,6 +8,8 @@ USER    := $(VENV)/.installed-$(MADE_OF)
 DEV     := $(VENV)/.installed-dev-$(MADE_OF)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+NAME    ?= loop
+
 .PHONY: help demo test soak lint bench clean
 help:            ## these lines
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
@@ -40,8 +42,8 @@ lint: $(DEV)   ## style, types, layers
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(USER)  ## the engine beside a hand-written loop
-	@$(BIN)/limbeck bench loop
+bench: $(USER)  ## figures of a benchmark as JSON: make bench NAME=loop, or cache, judging, coverage, images, kernels
+	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 clean:           ## forget the installation
 	@rm -rf $(VENV)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jaxtyping
 from jaxtyping import install_import_hook
 
-install_import_hook("limbeck", "beartype.beartype").__enter__()
+install_import_hook(["limbeck", "benchmarks"], "beartype.beartype").__enter__()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

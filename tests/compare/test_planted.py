@@ -40,7 +40,7 @@ def verdicts(*, seeds, gain, simulations, examples=EXAMPLES):
 @pytest.mark.parametrize("gain", [0.0, 0.01])
 def test_the_interval_holds_the_difference_on_unseen_data(seeds, examples, gain):
     found = verdicts(seeds=seeds, gain=gain, simulations=150, examples=examples)
-    # 93 % less two standard errors of 150 simulations; `limbeck bench coverage` draws more.
+    # 93 % less two standard errors of 150 simulations; `make bench NAME=coverage` draws more.
     assert np.mean([one.interval[0] <= gain <= one.interval[1] for one in found]) >= 0.89
     assert np.mean([one.difference for one in found]) == pytest.approx(gain, abs=3e-3)
 

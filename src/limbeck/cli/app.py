@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from limbeck.cli.bench import bench
 from limbeck.cli.cache import cache
 from limbeck.cli.options import TRUST, DataName, Json, Out, PrintJob, Settings, TeacherName, consent
 from limbeck.cli.terminal import CommandGroup
@@ -288,7 +287,6 @@ def reproduce(
 
 
 app.add_typer(cache, name="cache")
-app.add_typer(bench, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -35,7 +35,7 @@ PrintJob = Annotated[bool, typer.Option("--print-job", help="Print the job that 
 
 TRUST = "--trust"
 
-_TRAINING = {"demo", "distill", "compare", "tune", "reproduce", "bench"}
+_TRAINING = {"demo", "distill", "compare", "tune", "reproduce"}
 
 """Who gives a job to one of these wants it run. `resume` is none: it is given a folder, which may be anybody's."""
 

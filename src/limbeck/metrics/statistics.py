@@ -78,7 +78,7 @@ def compare_scores(
     *Rounding*: means of n right and wrong answers come in steps of 1/n, so that seeds may agree by rounding alone;
     their standard deviation is never taken to be below that of the rounding of a difference, :math:`\sqrt{1/6}` steps.
 
-    The simulations are `limbeck bench coverage`. An interval speaks of the seeds of these two ways to train, with the
+    The simulations are `make bench NAME=coverage`. An interval speaks of the seeds of these two ways to train, with the
     data and the teacher that they had, and of examples drawn as the test examples were; examples that belong together
     (frames of a film, tokens of a text) are to be one score.
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from limbeck.bench.plain import plain_blocks
-from limbeck.bench.work import Blocks, Plan, Work
+from benchmarks.plain_loop import plain_blocks
+from benchmarks.workload import Blocks, Plan, Work
 from limbeck.errors import LimbeckError
 
 WEIGHTS = 1e-4

@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 
+from benchmarks import ImageSizes, bench_images
+from benchmarks.__main__ import main
+from benchmarks.images import _alike, _waiting
+from benchmarks.tables import BARS
 from limbeck.batch import Batch
-from limbeck.bench import PictureSizes, bench_pictures
-from limbeck.bench.pictures import _alike, _waiting
-from limbeck.cli.benches import PICTURE_BARS, run_picture_bench
 from limbeck.errors import LimbeckError
 
 pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'limbeck[image]'")
@@ -38,13 +39,13 @@ def test_figures_are_what_they_are_called(tmp_path, monkeypatch):
     (tmp_path / "torchvision" / "transforms" / "__init__.py").write_text("")
     (tmp_path / "torchvision" / "transforms" / "v2.py").write_text(PLANTED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = bench_pictures(sizes=PictureSizes(**SMALL))
+    found = bench_images(sizes=ImageSizes(**SMALL))
     assert found["torchvision"].startswith("9.9 ")
     assert found["torchvision_milliseconds"] >= 50
     assert 0 < found["resized_crop_over_torchvision"] < 1
     assert found["same_bits"] == 1.0
     assert all(0 <= found[name] <= 1 for name in ("waiting", "waiting_no_workers", "waiting_data_loader"))
-    assert set(PICTURE_BARS) < set(found)
+    assert set(BARS["images"]) < set(found)
     json.dumps(found)
 
 
@@ -67,17 +68,17 @@ def test_batches_of_other_bits_are_noticed():
 
 def test_an_interpreter_that_is_none_is_refused(tmp_path):
     with pytest.raises(LimbeckError, match="nowhere"):
-        bench_pictures(sizes=PictureSizes(**SMALL), torchvision_python=str(tmp_path / "nowhere"))
+        bench_images(sizes=ImageSizes(**SMALL), torchvision_python=str(tmp_path / "nowhere"))
     with pytest.raises(LimbeckError, match="files"):
-        PictureSizes(files=0)
+        ImageSizes(files=0)
 
 
 def test_without_torchvision_the_rest_is_printed(monkeypatch, capsys):
     lacking = {"resized_crop_over_torchvision": None, "torchvision": "not measured: no module", "waiting": 0.01}
     lacking |= {"same_bits": 1.0, "resized_crop_milliseconds": 0.3, "waiting_no_workers": 0.3, "num_workers": 2}
     lacking |= {"waiting_data_loader": 0.1, "torch": "2.13"}
-    monkeypatch.setattr("limbeck.bench.bench_pictures", lambda **_: lacking)
-    run_picture_bench(as_json=False, torchvision_python=None)
+    monkeypatch.setattr("benchmarks.bench_images", lambda **_: lacking)
+    assert main(["images", "--table"]) == 0
     shown = capsys.readouterr().out
     assert "not measured" in shown
     assert "missed" not in shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.bench.language import token_answers, word_answers
+from benchmarks.language_logits import token_answers, word_answers
 from limbeck.cache import kl_error, make_encoding
 from limbeck.cache.encodings import error_table, float16_record_bytes, float16_top_k_error, matching_top_k
 

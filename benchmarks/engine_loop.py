@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from limbeck.bench.work import PEAK, PRECISIONS, TEMPERATURE, WEIGHT, Order, Plan, Work
+from benchmarks.workload import PEAK, PRECISIONS, TEMPERATURE, WEIGHT, Order, Plan, Work
 from limbeck.engine import distill
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss

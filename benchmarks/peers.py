@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from limbeck.bench.work import PRECISIONS, Blocks
+from benchmarks.workload import PRECISIONS, Blocks
 
-_ABSENT = "not installed: pip install 'limbeck[bench]'"
+_ABSENT = "not installed: pip install -e '.[bench]'"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def _textbrewer() -> Peer:
 
     import textbrewer  # noqa: F401 - raises where it is missing
 
-    from limbeck.bench.textbrewer import NOTE, textbrewer_blocks
+    from benchmarks.textbrewer_loop import NOTE, textbrewer_blocks
 
     return Peer(textbrewer_blocks, version("textbrewer"), NOTE, precisions=("float32",))
 
@@ -55,7 +55,7 @@ def _model_optimizer() -> Peer:
 
     import modelopt.torch.distill  # noqa: F401 - raises where it is missing
 
-    from limbeck.bench.model_optimizer import NOTE, model_optimizer_blocks
+    from benchmarks.model_optimizer_loop import NOTE, model_optimizer_blocks
 
     return Peer(model_optimizer_blocks, version("nvidia-modelopt"), NOTE)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.bench.work import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
+from benchmarks.workload import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
 
 
 def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None = None) -> Iterator[float]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from limbeck.bench.agreement import Apart, check_agreement, distance
-from limbeck.bench.engine import engine_blocks
-from limbeck.bench.interleave import Times, interleave_starts, paired_quartiles, ratio
-from limbeck.bench.peers import find_peers
-from limbeck.bench.plain import plain_blocks
-from limbeck.bench.work import PRECISIONS, Blocks, Plan, Sizes, Work, make_work
+from benchmarks.agreement import Apart, check_agreement, distance
+from benchmarks.engine_loop import engine_blocks
+from benchmarks.interleave import Times, interleave_starts, paired_quartiles, ratio
+from benchmarks.peers import find_peers
+from benchmarks.plain_loop import plain_blocks
+from benchmarks.workload import PRECISIONS, Blocks, Plan, Sizes, Work, make_work
 from limbeck.errors import LimbeckError
 
 _CHECKED = 20

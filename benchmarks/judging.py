@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck.bench.clock import clocked
-from limbeck.bench.work import check_counts
+from benchmarks.clock import clocked
+from benchmarks.workload import check_counts
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import ARMS, Job, make_job

@@ -8,11 +8,20 @@ import math
 import pytest
 import torch
 
-from limbeck.bench import Plan, Sizes, bench_loop, check_agreement, distance, engine_blocks, make_work, plain_blocks
-from limbeck.bench import peers as peers_module
-from limbeck.bench import plain as plain_module
-from limbeck.bench.interleave import interleave, paired_quartiles, ratio
-from limbeck.cli import benches
+from benchmarks import (
+    Plan,
+    Sizes,
+    bench_loop,
+    check_agreement,
+    distance,
+    engine_blocks,
+    make_work,
+    plain_blocks,
+)
+from benchmarks import peers as peers_module
+from benchmarks import plain_loop as plain_module
+from benchmarks.__main__ import main
+from benchmarks.interleave import interleave, paired_quartiles, ratio
 from limbeck.errors import LimbeckError
 
 TINY = Sizes(examples=100, inputs=12, classes=4, teacher=16, student=8, batch=32)
@@ -96,7 +105,7 @@ def test_a_peer_that_is_there_is_timed_and_one_that_is_not_says_why(monkeypatch)
 
     monkeypatch.setattr(peers_module, "_KNOWN", (("there", "somewhere", lambda: there), ("gone", "nowhere", absent)))
     result = bench_loop(steps=2, block=2, sizes=TINY, threads=1)
-    assert result["peers"]["gone"] == {"skipped": "not installed: pip install 'limbeck[bench]'"}
+    assert result["peers"]["gone"] == {"skipped": "not installed: pip install -e '.[bench]'"}
     _is_timed(result["peers"]["there"], there)
     assert result["peers"]["there"]["agreement"]["float32"]["weights"] == 0.0
     assert "there" not in result["milliseconds"]["bfloat16"]
@@ -107,7 +116,7 @@ def test_without_peers_none_is_looked_for():
 
 
 def test_a_peer_that_is_absent_says_what_to_install(monkeypatch):
-    from limbeck.bench import peers
+    from benchmarks import peers
 
     def absent():
         raise ModuleNotFoundError("No module named 'textbrewer'", name="textbrewer")
@@ -119,13 +128,13 @@ def test_a_peer_that_is_absent_says_what_to_install(monkeypatch):
     monkeypatch.setattr(peers, "_KNOWN", known)
     found, skipped = peers.find_peers()
     assert found == {}
-    assert skipped["one"] == "not installed: pip install 'limbeck[bench]'"
+    assert skipped["one"] == "not installed: pip install -e '.[bench]'"
     assert skipped["two"] == "does not import: No module named 'regex'"
 
 
 @pytest.mark.parametrize("peer", ["textbrewer", "model-optimizer"])
 def test_a_peer_that_is_installed_learns_the_same(peer):
-    from limbeck.bench.peers import find_peers
+    from benchmarks.peers import find_peers
 
     found, skipped = find_peers()
     if peer not in found:
@@ -169,12 +178,12 @@ def test_what_makes_no_sense_is_refused(build, named):
 
 
 def test_the_command_prints_a_table_or_one_json_object(monkeypatch, capsys):
-    import limbeck.bench as bench
+    import benchmarks as bench
 
     monkeypatch.setattr(bench, "bench_loop", lambda **given: bench_loop(block=2, sizes=TINY, **given))
-    benches.run_loop_bench(as_json=True, steps=2, threads=1)
+    assert main(["loop", "--steps", "2", "--threads", "1"]) == 0
     assert "ratio_float32" in json.loads(capsys.readouterr().out)
-    benches.run_loop_bench(as_json=False, steps=2, threads=1)
+    assert main(["loop", "--steps", "2", "--threads", "1", "--table"]) == 0
     shown = capsys.readouterr().out
     assert "engine" in shown
-    assert "of 1.05 times the plain loop" in " ".join(shown.split())
+    assert "at most 1.05" in shown

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.bench.plain import batches
-from limbeck.bench.work import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
+from benchmarks.plain_loop import batches
+from benchmarks.workload import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
 
 NOTE = (
     "GeneralDistiller.train(num_steps=block) on batches that are already gathered. Its soft-target loss has no T^2, so "

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.bench.work import Sizes, make_work
+from benchmarks.workload import Sizes, make_work
 from limbeck.cache import Column, Keys, Location, Store, TeacherProvenance, make_encoding, writing
 from limbeck.data import ShuffledLoader
 from limbeck.engine import distill

@@ -6,23 +6,23 @@ import json
 
 import pytest
 
-from limbeck.bench import bench_cache
-from limbeck.bench.cache import CacheScale
-from limbeck.bench.language import word_answers
-from limbeck.bench.stored import corruptions_read_as_good, identical_to_live
+from benchmarks import bench_cache
+from benchmarks.cache import CacheScale
+from benchmarks.cache_checks import corruptions_read_as_good, identical_to_live
+from benchmarks.language_logits import word_answers
+from benchmarks.tables import BARS
 from limbeck.cache import Store
-from limbeck.cli.benches import CACHE_BARS
 from limbeck.data.builtin_datasets import data_folders
 from limbeck.errors import LimbeckError
 
 
 @pytest.mark.slow
 def test_every_figure_that_has_a_bar_is_there(monkeypatch):
-    monkeypatch.setattr("limbeck.bench.cache.FORWARDS", 2)
-    monkeypatch.setattr("limbeck.bench.language.data_folders", lambda folder: [])
-    monkeypatch.setattr("limbeck.bench.coded._KS", (8, 100))
+    monkeypatch.setattr("benchmarks.cache.FORWARDS", 2)
+    monkeypatch.setattr("benchmarks.language_logits.data_folders", lambda folder: [])
+    monkeypatch.setattr("benchmarks.encodings._KS", (8, 100))
     found = bench_cache(scale=CacheScale(steps=2, block=1, gathers=3, rows=300, flips=5, examples=512))
-    assert set(CACHE_BARS) <= set(found)
+    assert set(BARS["cache"]) <= set(found)
     assert found["identical_to_live"] is True
     assert found["corruptions_read_as_good"] == 0
     assert found["bytes_per_record_top100_of_1000"] <= 250

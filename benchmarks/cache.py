@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from limbeck.bench.coded import encoding_figures
-from limbeck.bench.interleave import interleave_starts, paired_quartiles, paired_ratio
-from limbeck.bench.stored import corruptions_read_as_good, gather_over_memmap, identical_to_live
-from limbeck.bench.work import Network, Sizes, Work, check_counts, make_work
+from benchmarks.cache_checks import corruptions_read_as_good, gather_over_memmap, identical_to_live
+from benchmarks.encodings import encoding_figures
+from benchmarks.interleave import interleave_starts, paired_quartiles, paired_ratio
+from benchmarks.workload import Network, Sizes, Work, check_counts, make_work
 from limbeck.data import ShuffledLoader
 from limbeck.engine import distill
 from limbeck.errors import LimbeckWarning

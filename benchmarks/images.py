@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.interleave import paired_quartiles, paired_ratio
+from benchmarks.workload import check_counts
 from limbeck.batch import Batch
-from limbeck.bench.interleave import paired_quartiles, paired_ratio
-from limbeck.bench.work import check_counts
 from limbeck.data import Flip, ImageFolder, ResizedCrop, ShuffledLoader
 from limbeck.errors import LimbeckError
 
 
 @dataclass(frozen=True)
-class PictureSizes:
+class ImageSizes:
     """How big the benchmark is; the defaults are those of the figures in the documentation.
 
     Attributes:
@@ -54,9 +54,9 @@ class PictureSizes:
         check_counts(self)
 
 
-def bench_pictures(
+def bench_images(
     *,
-    sizes: PictureSizes | None = None,
+    sizes: ImageSizes | None = None,
     torchvision_python: str | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def bench_pictures(
     Raises:
         LimbeckError: If Pillow is not installed, or a size is below 1.
     """
-    chosen = sizes or PictureSizes()
+    chosen = sizes or ImageSizes()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,7 +95,7 @@ def bench_pictures(
     return result | {"torch": torch.__version__}
 
 
-def _crops(sizes: PictureSizes, python: str) -> dict[str, Any]:
+def _crops(sizes: ImageSizes, python: str) -> dict[str, Any]:
     images = torch.randint(0, 256, (sizes.images, 3, sizes.height, sizes.width), dtype=torch.uint8)
     crop, ids, own, others = ResizedCrop(sizes.crop), torch.arange(sizes.images), list[float](), list[float]()
     with _torchvision(sizes, python) as (version, peer):
@@ -116,7 +116,7 @@ def _crops(sizes: PictureSizes, python: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _torchvision(sizes: PictureSizes, python: str) -> Iterator[tuple[str, Iterator[float] | None]]:
+def _torchvision(sizes: ImageSizes, python: str) -> Iterator[tuple[str, Iterator[float] | None]]:
     """Torchvision's version and an endless row of the seconds of its passes; why not and None, where there is none."""
     script = str(Path(__file__).with_name("torchvision_crop.py"))
     numbers = [str(number) for number in (sizes.images, sizes.height, sizes.width, sizes.crop)]
@@ -148,7 +148,7 @@ def _passes(ask: Any, answers: Any) -> Iterator[float]:
         yield float(answers.readline())
 
 
-def _pictures(place: Path, sizes: PictureSizes) -> ImageFolder:
+def _pictures(place: Path, sizes: ImageSizes) -> ImageFolder:
     try:
         from PIL import Image
     except ImportError as error:
@@ -161,7 +161,7 @@ def _pictures(place: Path, sizes: PictureSizes) -> ImageFolder:
     return ImageFolder(place)
 
 
-def _folder(sizes: PictureSizes, folder: ImageFolder) -> dict[str, Any]:
+def _folder(sizes: ImageSizes, folder: ImageFolder) -> dict[str, Any]:
     def make_loader(num_workers: int | None) -> ShuffledLoader:
         return ShuffledLoader(folder, batch_size=sizes.batch_size, augment=Flip(), num_workers=num_workers)
 

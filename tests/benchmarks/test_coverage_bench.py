@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from limbeck.bench import coverage
-from limbeck.bench.coverage import Arms, CoverageScale, bench_coverage
-from limbeck.cli.benches import COVERAGE_BARS, run_coverage_bench
+from benchmarks import coverage
+from benchmarks.__main__ import main
+from benchmarks.coverage import Arms, CoverageScale, bench_coverage
+from benchmarks.tables import BARS
 from limbeck.errors import LimbeckError
 from limbeck.metrics import paired_difference
 
@@ -47,11 +48,11 @@ def test_what_is_drawn_is_what_was_planted():
 
 
 def test_it_speaks_json_and_prints_a_table(monkeypatch, capsys):
-    monkeypatch.setattr("limbeck.bench.bench_coverage", lambda scale, say: bench_coverage(scale=SMALL))
-    run_coverage_bench(as_json=True, simulations=3)
+    monkeypatch.setattr("benchmarks.bench_coverage", lambda scale, say: bench_coverage(scale=SMALL))
+    assert main(["coverage", "--simulations", "3"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(COVERAGE_BARS) <= set(found)
-    run_coverage_bench(as_json=False, simulations=3)
+    assert set(BARS["coverage"]) <= set(found)
+    assert main(["coverage", "--table"]) == 0
     printed = capsys.readouterr().out
     assert "least_coverage" in printed
     assert "half_width" in printed

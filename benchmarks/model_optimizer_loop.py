@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.bench.plain import batches
-from limbeck.bench.work import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
+from benchmarks.plain_loop import batches
+from benchmarks.workload import PEAK, TEMPERATURE, WEIGHT, Order, Plan, Work
 
 NOTE = (
     "mtd.convert and compute_kd_loss in a loop written by hand around them, as its guide has it; "

@@ -10,10 +10,11 @@ import types
 
 import pytest
 
-from limbeck.bench import bench_judging
-from limbeck.bench.clock import clocked
-from limbeck.bench.judging import JudgingScale, _measured, _page
-from limbeck.cli.benches import JUDGING_BARS, run_judging_bench
+from benchmarks import bench_judging
+from benchmarks.__main__ import main
+from benchmarks.clock import clocked
+from benchmarks.judging import JudgingScale, _measured, _page
+from benchmarks.tables import BARS
 from limbeck.errors import LimbeckError
 
 SMALL = JudgingScale(train=400, test=60, epochs=3, seeds=1, shown=60, shown_seeds=1, runs=2, repeats=1)
@@ -65,7 +66,7 @@ def test_an_error_is_timed_too_and_all_is_put_back(planted):
 @pytest.mark.slow
 def test_every_figure_that_has_a_bar_is_there():
     found = bench_judging(scale=SMALL)
-    assert set(JUDGING_BARS) <= set(found)
+    assert set(BARS["judging"]) <= set(found)
     assert all(found[f"cpu_seconds_{part}"] > 0 for part in ("predictions", "measures", "costs", "page"))
     spent = sum(found[f"cpu_seconds_{part}"] for part in ("predictions", "measures", "costs"))
     assert found["measures_over_run"] == pytest.approx(spent / (found["cpu_seconds_run"] - spent), rel=0.02)
@@ -105,10 +106,10 @@ def test_what_misses_its_bar_is_said(monkeypatch, capsys):
     found = {"measures_over_run": 0.05, "report_seconds": 7.5, "report_megabytes": 1.7, "cpu_seconds_run": 60.0,
              "cpu_seconds_predictions": 2.0, "cpu_seconds_measures": 0.5, "cpu_seconds_costs": 0.4, "runs": 10,
              "report_seconds_each": [7.4, 7.5, 7.6], "report_cpu_seconds": 3.0, "threads": 1, "torch": "2"}  # fmt: skip
-    monkeypatch.setattr("limbeck.bench.bench_judging", lambda say: found)
-    run_judging_bench(as_json=False)
+    monkeypatch.setattr("benchmarks.bench_judging", lambda say: found)
+    assert main(["judging", "--table"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert lines["report_seconds"].endswith("missed")
     assert lines["measures_over_run"].rstrip().endswith("met")
-    run_judging_bench(as_json=True)
+    assert main(["judging"]) == 0
     assert json.loads(capsys.readouterr().out) == found

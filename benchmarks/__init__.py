@@ -1,0 +1,35 @@
+"""Our speed beside others', measured in one run."""
+
+from benchmarks.agreement import Apart, check_agreement, distance
+from benchmarks.cache import bench_cache
+from benchmarks.coverage import bench_coverage
+from benchmarks.engine_loop import engine_blocks
+from benchmarks.images import ImageSizes, bench_images
+from benchmarks.interleave import Times, interleave
+from benchmarks.judging import bench_judging
+from benchmarks.kernels import bench_kernels
+from benchmarks.loop import bench_loop
+from benchmarks.plain_loop import plain_blocks
+from benchmarks.workload import Blocks, Plan, Sizes, Work, make_work
+
+__all__ = [
+    "Apart",
+    "Blocks",
+    "ImageSizes",
+    "Plan",
+    "Sizes",
+    "Times",
+    "Work",
+    "bench_cache",
+    "bench_coverage",
+    "bench_images",
+    "bench_judging",
+    "bench_kernels",
+    "bench_loop",
+    "check_agreement",
+    "distance",
+    "engine_blocks",
+    "interleave",
+    "make_work",
+    "plain_blocks",
+]

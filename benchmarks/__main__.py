@@ -1,0 +1,102 @@
+"""Command line of the benchmarks: `python -m benchmarks loop`, or `make bench NAME=loop`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import benchmarks
+from benchmarks.coverage import CoverageScale
+from benchmarks.tables import print_tables
+from limbeck.errors import LimbeckError
+
+Say = Callable[[str], None]
+
+
+def run_loop(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """The engine beside a hand-written PyTorch loop of the same mathematics, and beside other toolkits."""
+    return benchmarks.bench_loop(steps=options.steps, threads=options.threads, say=say)
+
+
+def run_cache(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """A cached teacher beside no teacher and beside a model; whether damaged cache files are noticed."""
+    return benchmarks.bench_cache(say=say)
+
+
+def run_judging(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """What the metrics add to the time of a run; the time and size of a report of ten runs."""
+    return benchmarks.bench_judging(say=say)
+
+
+def run_coverage(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """How often a verdict's interval holds the true difference, and how often a useless method "helps"."""
+    return benchmarks.bench_coverage(scale=CoverageScale(simulations=options.simulations), say=say)
+
+
+def run_images(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Random crops beside torchvision's; how long a busy device waits for images to be decoded."""
+    return benchmarks.bench_images(torchvision_python=options.torchvision_python, say=say)
+
+
+def run_kernels(options: argparse.Namespace, say: Say) -> dict[str, Any]:
+    """Losses beside the fastest way to write them in plain PyTorch: time and memory, forward and backward."""
+    if not options.shape:
+        return benchmarks.bench_kernels(say=say)
+    return benchmarks.bench_kernels(shapes=[parse_shape(text) for text in options.shape], features=(), say=say)
+
+
+BENCHMARKS: Mapping[str, Callable[[argparse.Namespace, Say], dict[str, Any]]] = {
+    "loop": run_loop,
+    "cache": run_cache,
+    "judging": run_judging,
+    "coverage": run_coverage,
+    "images": run_images,
+    "kernels": run_kernels,
+}
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Read rows and classes, written 2048x32000."""
+    rows, _, classes = text.partition("x")
+    if not (rows.isdecimal() and classes.isdecimal()):
+        raise LimbeckError(f"--shape is rows x classes, such as 2048x32000; got {text!r}.")
+    return int(rows), int(classes)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser: one command for each benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks; the figures are JSON.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    parsers = {name: commands.add_parser(name, help=run.__doc__) for name, run in BENCHMARKS.items()}
+    for command in parsers.values():
+        command.add_argument("--table", action="store_true", help="Print tables beside the bars instead of JSON.")
+    parsers["loop"].add_argument("--steps", type=int, default=500, help="Timed steps of each loop.")
+    parsers["loop"].add_argument("--threads", type=int, help="CPU threads; PyTorch's choice by default.")
+    parsers["coverage"].add_argument("--simulations", type=int, default=1000, help="Simulations in each row.")
+    parsers["images"].add_argument("--torchvision-python", help="An interpreter that has torchvision.")
+    parsers["kernels"].add_argument(
+        "--shape", action="append", help="Rows and classes instead of the usual ones, 2048x32000; may be repeated."
+    )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one benchmark and print its figures; the exit code is 1 if an argument is wrong."""
+    options = make_parser().parse_args(arguments)
+    try:
+        result = BENCHMARKS[options.name](options, lambda text: print(text, file=sys.stderr, flush=True))
+    except LimbeckError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.table:
+        print_tables(options.name, result)
+    else:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
