@@ -34,15 +34,23 @@ class MissingSignalError(LimbeckError):
 
 
 class UnknownNameError(LimbeckError):
-    """A name that is none of the known ones; the nearest is offered."""
+    """A name that is none of the known ones; the nearest is offered.
+
+    Attributes:
+        argument: The argument whose value is the unknown name; empty where the name is no argument's value.
+    """
+
+    def __init__(self, sentence: str, *, argument: str = "") -> None:
+        super().__init__(sentence)
+        self.argument = argument
 
 
 class ArgumentError(LimbeckError):
-    """An argument of a model that it does not take, that it lacks, or whose value makes no sense.
+    """An argument that is unknown, missing, or has a value that makes no sense.
 
     Attributes:
-        argument: The argument that would mend it, by name; empty where leaving one out does.
-        example: What a value looks like, as a person types it.
+        argument: The name of the argument to change; empty where one has to be left out.
+        example: A value of the argument, as it is typed.
     """
 
     def __init__(self, sentence: str, *, argument: str, example: str = "...") -> None:
@@ -131,10 +139,17 @@ def _shared(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "") -> UnknownNameError:
+def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "", argument: str = "") -> UnknownNameError:
     """An error for a name that is none of `choices`: the name, the nearest, all of them, what to type next.
 
-    Of more than 40 choices the nearest ten are named: the first in the alphabet would help nobody.
+    Of more than 40 choices the nearest ten are named.
+
+    Args:
+        kind: What the name stands for, such as ``method``.
+        name: The unknown name.
+        choices: The known names.
+        then: A sentence to end with.
+        argument: The argument whose value the name is, for the flag on the command line.
 
     Example:
         >>> print(unknown("method", "hintn", ["hinton", "fitnets"]))
@@ -148,7 +163,7 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "") -> 
     else:
         shown = near[:10] or known[:10]
         listed = f"{'Nearest' if near else 'Known'}: {', '.join(shown)}; {len(known):,} names in all."
-    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} {listed}{' ' + then if then else ''}")
+    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} {listed}{' ' + then if then else ''}", argument=argument)
 
 
 def one_for_each_class(shape: Iterable[int]) -> DataError:

@@ -129,15 +129,15 @@ def test_an_unknown_key_names_the_nearest():
 
 
 def test_a_number_of_steps_or_a_fraction_of_them_warms_up():
-    assert Budget(warmup=10).made().warmup == 10
-    assert isinstance(Budget(warmup=10).made().warmup, int)
-    assert Budget(warmup=0.1).made().warmup == 0.1
+    assert Budget(warmup=10).make_optimizer().warmup == 10
+    assert isinstance(Budget(warmup=10).make_optimizer().warmup, int)
+    assert Budget(warmup=0.1).make_optimizer().warmup == 0.1
     with pytest.raises(LimbeckError, match=r"2\.5"):
-        Budget(warmup=2.5).made()
+        Budget(warmup=2.5).make_optimizer()
 
 
 def test_every_key_of_a_budget_reaches_the_optimizer_or_the_run():
-    made = Budget(optimizer="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).made()
+    made = Budget(optimizer="sgd", lr=0.3, decay="constant", clip=2.0, options={"momentum": 0.9}).make_optimizer()
     assert (made.name, made.lr, made.decay, made.clip, made.options) == ("sgd", 0.3, "constant", 2.0, {"momentum": 0.9})
 
 

@@ -82,7 +82,7 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
     except NoModuleError:
         raise
     except LimbeckError as error:
-        raise add_flag_hint(error, who, model.arguments) from error
+        raise add_flag_hint(error, who) from error
 
 
 def _draw_lazy(model: nn.Module, material: ComparisonData, *, who: str) -> None:
@@ -110,7 +110,7 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
 def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
     """The budget as the engine wants it."""
     return TrainConfig(
-        optimizer=budget.made(), epochs=budget.epochs, accumulate=budget.accumulate,
+        optimizer=budget.make_optimizer(), epochs=budget.epochs, accumulate=budget.accumulate,
         preprocess=material.data.preprocess,
         seed=seed, precision=job.precision, workers=workers,
     )  # fmt: skip

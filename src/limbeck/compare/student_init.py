@@ -25,7 +25,7 @@ def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) 
         with seeded(seed):
             made: nn.Module = shallow(teacher.model, **student.arguments)
     except LimbeckError as error:
-        raise add_flag_hint(error, "student", student.arguments) from error
+        raise add_flag_hint(error, "student") from error
     return made
 
 

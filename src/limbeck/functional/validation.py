@@ -11,7 +11,7 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 
 P = ParamSpec("P")
 
@@ -125,4 +125,4 @@ def _checked(name: str, value: Any) -> Any:
 def _number(name: str, value: Any, kind: str, hint: str, fits: Callable[[float], bool]) -> float:
     if isinstance(value, (float, Real)) and math.isfinite(value) and fits(float(value)):
         return float(value)
-    raise LimbeckError(f"{name} is {kind}; got {value!r}. {hint}")
+    raise ArgumentError(f"{name} is {kind}; got {value!r}. {hint}", argument=name)

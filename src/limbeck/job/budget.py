@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.consent import may_run
 from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, UnknownNameError, unknown
 from limbeck.job.cli_hints import flag_hint
 from limbeck.models import UserFile
 from limbeck.recipe import Optimizer
+from limbeck.recipe.optimizer import OPTIMIZERS
 
 
 def own_budgets(
@@ -96,12 +97,14 @@ class Budget(Strict):
     clip: float | None = Field(default=None, gt=0)
     options: dict[str, Any] = {}
 
-    def made(self) -> Optimizer:
-        """The optimizer as the engine wants it.
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer of this budget.
 
         Raises:
             LimbeckError: If its name or an option is unknown.
         """
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown("optimizer", self.optimizer, OPTIMIZERS, argument="optimizer")
         whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
         return Optimizer(
             self.optimizer, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options
@@ -171,4 +174,5 @@ def check_views(budget: Budget, place: str) -> None:
         try:
             making(seed=0)
         except LimbeckError as error:
-            raise type(error)(f"{place}.{key}: {error} {flag_hint(place, key)}") from error
+            kind = UnknownNameError if isinstance(error, UnknownNameError) else LimbeckError
+            raise kind(f"{place}.{key}: {error} {flag_hint(place, key)}") from error

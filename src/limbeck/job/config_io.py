@@ -216,7 +216,7 @@ def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> No
         found[first] = _set_in_one(inner, rest, value, said=said)
         return
     if isinstance(inner, str):
-        inner = {"name" if first in ("method", "data") else "model": inner}
+        inner = {"name" if first in ("method", "data", "encoding") else "model": inner}
     if inner is not None and not isinstance(inner, Mapping):
         raise LimbeckError(f"--set {said}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
     inner = dict(inner or {})

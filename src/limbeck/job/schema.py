@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from limbeck.cache import validate_encoding
 from limbeck.data.options import parse_data_name, parse_data_options
-from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.cli_hints import add_flag_hint, flag_hint
 from limbeck.job.run_layout import ARMS, method_arms
@@ -121,8 +121,11 @@ class CacheSettings(Strict):
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        _ = validate_encoding(value)
+    def _check_encoding(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        try:
+            _ = validate_encoding(value)
+        except (ArgumentError, UnknownNameError) as error:
+            raise add_flag_hint(error, "cache" if error.argument == "encoding" else "cache.encoding") from error
         return value
 
 
@@ -294,7 +297,7 @@ class Job(Strict):
             self._check_shuffled()
         for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
             try:
-                _ = budget.made() if budget is not None else None
+                _ = budget.make_optimizer() if budget is not None else None
             except LimbeckError as error:
                 raise add_flag_hint(error, place, Budget.model_fields) from error
             if budget is not None:
@@ -321,7 +324,7 @@ class Job(Strict):
             check_arguments(SHALLOW, shallow, self.student.arguments, without=("teacher",))
             _check_kinds(self.student.arguments)
         except LimbeckError as error:
-            raise add_flag_hint(error, "student", self.student.arguments) from error
+            raise add_flag_hint(error, "student") from error
 
     def check_own_methods(self) -> None:
         """Look up the methods that are functions in files, which are run; a job does so before it does anything.
@@ -357,10 +360,16 @@ def _check_kinds(shallow: dict[str, Any]) -> None:
     """Refuse layers that are neither a number nor a list, and parts that are neither taken nor new."""
     layers = shallow["layers"]
     if isinstance(layers, bool) or not isinstance(layers, (int, list, tuple)):
-        raise LimbeckError(f"shallow takes layers as how many, such as 2, or which, such as [0, 5]; got {layers!r}.")
+        raise ArgumentError(
+            f"shallow takes layers as how many, such as 2, or which, such as [0, 5]; got {layers!r}.",
+            argument="layers",
+            example="2",
+        )
     for part in ("embeddings", "head"):
         if not isinstance(shallow.get(part, True), bool):
-            raise LimbeckError(f"shallow takes {part} as true (the teacher's) or false (new); got {shallow[part]!r}.")
+            raise ArgumentError(
+                f"shallow takes {part} as true (the teacher's) or false (new); got {shallow[part]!r}.", argument=part
+            )
 
 
 def _called(method: Any) -> Any:

@@ -42,7 +42,7 @@ class BoundKernel:
         """The kernel itself."""
         for given in hyper:
             if given not in accepted:
-                raise unknown(f"hyper-parameter of {self.name}()", given, accepted)
+                raise unknown(f"hyper-parameter of {self.name}()", given, accepted, argument=given)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
         check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
         if absent:

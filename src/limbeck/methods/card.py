@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, get_type_hints
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown
 from limbeck.recipe import Recipe
 
 
@@ -157,7 +157,7 @@ def _fitted(name: str, kind: Any, value: Any) -> Any:
     if kind is float and isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
     if kind in (int, int | None) and isinstance(value, bool):
-        raise LimbeckError(f"{name} is {_KINDS[kind]}; got {value!r}.")
+        raise ArgumentError(f"{name} is {_KINDS[kind]}; got {value!r}.", argument=name)
     if kind in _KINDS and not isinstance(value, kind):
-        raise LimbeckError(f"{name} is {_KINDS[kind]}; got {value!r}.")
+        raise ArgumentError(f"{name} is {_KINDS[kind]}; got {value!r}.", argument=name)
     return value

@@ -11,7 +11,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import ArgumentError, unknown
 from limbeck.losses import Loss
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
@@ -29,11 +29,11 @@ def check_share(**values: Any) -> None:
         >>> check_share(weight=1.2)
         Traceback (most recent call last):
         ...
-        limbeck.errors.LimbeckError: weight is a number from 0 to 1; got 1.2.
+        limbeck.errors.ArgumentError: weight is a number from 0 to 1; got 1.2.
     """
     for name, value in values.items():
         if not (_is_number(value) and 0 <= value <= 1):
-            raise LimbeckError(f"{name} is a number from 0 to 1; got {value!r}.")
+            raise ArgumentError(f"{name} is a number from 0 to 1; got {value!r}.", argument=name)
 
 
 def check_weight(**values: Any) -> None:
@@ -44,7 +44,7 @@ def check_weight(**values: Any) -> None:
     """
     for name, value in values.items():
         if not (_is_number(value) and value >= 0):
-            raise LimbeckError(f"{name} is a finite number of at least 0; got {value!r}.")
+            raise ArgumentError(f"{name} is a finite number of at least 0; got {value!r}.", argument=name)
 
 
 def check_count(**values: Any) -> None:
@@ -55,7 +55,7 @@ def check_count(**values: Any) -> None:
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LimbeckError(f"{name} is a whole number of at least 1; got {value!r}.")
+            raise ArgumentError(f"{name} is a whole number of at least 1; got {value!r}.", argument=name)
 
 
 def _is_number(value: Any) -> bool:
@@ -114,7 +114,9 @@ def named_loss(name: str, *, temperature: float, classes: int = -1) -> Loss:
     kernel = _opened(name)
     takes = inspect.signature(kernel).parameters
     if not set(takes) >= _SIDES:
-        raise LimbeckError(f"The loss {name} compares student and teacher; it takes {', '.join(takes)}.")
+        raise ArgumentError(
+            f"The loss {name} compares student and teacher; it takes {', '.join(takes)}.", argument="loss"
+        )
     hyper: dict[str, Any] = {"temperature": temperature} if "temperature" in takes else {}
     return Loss(kernel, classes=classes, **hyper)
 
@@ -124,7 +126,7 @@ def _opened(name: str) -> Callable[..., Tensor]:
         return own.load()
     known = _known()
     if name not in known:
-        raise unknown("loss", name, known, then="Or one of your own: my.py:function.")
+        raise unknown("loss", name, known, then="Or one of your own: my.py:function.", argument="loss")
     return known[name]
 
 

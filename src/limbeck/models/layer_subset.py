@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 
 
 def shallow(teacher: Any, layers: int | Sequence[int], *, embeddings: bool = True, head: bool = True) -> Any:
@@ -94,16 +94,19 @@ def chosen_layers(layers: int | Sequence[int], depth: int) -> list[int]:
     if isinstance(layers, int):
         if layers < 1 or depth % layers:
             fitting = ", ".join(str(n) for n in range(1, depth) if depth % n == 0) or "1"
-            raise LimbeckError(
-                f"{layers} layers do not divide the teacher's {depth}: take {fitting}, or say which: layers=[0, ...]."
+            raise ArgumentError(
+                f"{layers} layers do not divide the teacher's {depth}: take {fitting}, or say which: layers=[0, ...].",
+                argument="layers",
             )
         return list(range(0, depth, depth // layers))
     chosen = list(layers)
     for layer in chosen:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < depth:
-            raise LimbeckError(f"layers={chosen}: {layer!r} is none of the teacher's, which are 0 to {depth - 1}.")
+            raise ArgumentError(
+                f"layers={chosen}: {layer!r} is none of the teacher's, which are 0 to {depth - 1}.", argument="layers"
+            )
     if not chosen:
-        raise LimbeckError("layers=[] leaves no layer; name at least one.")
+        raise ArgumentError("layers=[] leaves no layer; name at least one.", argument="layers")
     return chosen
 
 

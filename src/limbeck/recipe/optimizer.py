@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -53,19 +53,31 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise LimbeckError(f"lr must be a positive number; got {self.lr}.")
+            raise ArgumentError(f"lr must be a positive number; got {self.lr}.", argument="lr")
         if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1 and self.warmup != int(self.warmup)):
-            raise LimbeckError(f"warmup is a fraction below 1, or a whole number of steps; got {self.warmup}.")
+            raise ArgumentError(
+                f"warmup is a fraction below 1, or a whole number of steps; got {self.warmup}.", argument="warmup"
+            )
         if self.decay not in ("constant", "cosine", "linear"):
-            raise unknown("decay", self.decay, ["constant", "cosine", "linear"])
+            raise unknown("decay", self.decay, ["constant", "cosine", "linear"], argument="decay")
         if self.clip is not None and not self.clip > 0:
-            raise LimbeckError(f"clip is the greatest norm of the gradient, above 0; got {self.clip}.")
+            raise ArgumentError(
+                f"clip is the greatest norm of the gradient, above 0; got {self.clip}.", argument="clip"
+            )
         if isinstance(self.name, str) and self.name not in _KNOWN:
-            raise unknown("optimizer", self.name, _KNOWN, then="Or give a function parameters -> torch optimizer.")
+            raise unknown(
+                "optimizer",
+                self.name,
+                _KNOWN,
+                then="Or give a function parameters -> torch optimizer.",
+                argument="name",
+            )
         if isinstance(self.name, str):
             self._check_options(self.name)
         elif self.options:
-            raise LimbeckError("options belong to an optimizer that is named; a function sets its own.")
+            raise ArgumentError(
+                "options belong to an optimizer that is named; a function sets its own.", argument="options"
+            )
 
     def make(self, parameters: Iterable[nn.Parameter], *, sparse: bool = False) -> torch.optim.Optimizer:
         """The torch optimizer for `parameters`; `sparse` says that some have sparse gradients, which few can use.
@@ -106,10 +118,11 @@ class Optimizer:
         accepted = set(inspect.signature(_KNOWN[name]).parameters) - {"params", "lr"}
         for option in self.options:
             if option not in accepted:
-                raise unknown(f"option of {name}", option, accepted)
+                raise unknown(f"option of {name}", option, accepted, argument="options")
 
 
-_NAMED = ("adam", "adamw", "sgd", "rmsprop")
+OPTIMIZERS = tuple(_KNOWN)
+"""The optimizers that have a name."""
 
 
 def check_optimizer(given: Any) -> None:
@@ -131,7 +144,7 @@ def check_optimizer(given: Any) -> None:
         raise LimbeckError(f"optimizer is {given!r}, a name; type optimizer=Optimizer({given!r}, lr=0.001).")
     if isinstance(given, torch.optim.Optimizer):
         lr = float(given.param_groups[0].get("lr", 0.001))
-        named = f"optimizer=Optimizer({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in _NAMED else ""
+        named = f"optimizer=Optimizer({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in OPTIMIZERS else ""
         raise LimbeckError(
             f"optimizer is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
             f"beside the student. Type {named}"

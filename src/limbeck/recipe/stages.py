@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from limbeck.data import Loader
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.losses import Objective
 from limbeck.recipe.optimizer import Optimizer, check_optimizer
 from limbeck.teachers import Preprocess, Teacher, as_teacher
@@ -86,9 +86,11 @@ class Stage(Part):
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         for unit, amount in (("epochs", self.epochs), ("steps", self.steps)):
             if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int)):
-                raise LimbeckError(f"A stage lasts a whole number of epochs or steps; got {unit}={amount!r}.")
+                raise ArgumentError(
+                    f"A stage lasts a whole number of epochs or steps; got {unit}={amount!r}.", argument=unit
+                )
             if amount is not None and amount < 1:
-                raise LimbeckError(f"A stage lasts at least one step; got {unit}={amount}.")
+                raise ArgumentError(f"A stage lasts at least one step; got {unit}={amount}.", argument=unit)
         if self.teacher is None and self.objective.requires.teacher:
             wanted = ", ".join(sorted(self.objective.requires.teacher))
             raise LimbeckError(

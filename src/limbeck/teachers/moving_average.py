@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.model import Mode, checked_mode, teacher_mode
@@ -51,7 +51,7 @@ class MovingAverage(Teacher):
         preprocess: Preprocess | None = None,
     ) -> None:
         if not 0.0 <= decay < 1.0:
-            raise LimbeckError(f"decay must be at least 0 and below 1; got {decay}.")
+            raise ArgumentError(f"decay must be at least 0 and below 1; got {decay}.", argument="decay", example="0.99")
         self.decay = decay
         self.of = of
         self.into = into

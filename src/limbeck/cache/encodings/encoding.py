@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.partial_logits import PartialLogits, SampledLogits, TopKLogits
 
 Decoded = Tensor | TopKLogits | SampledLogits
@@ -129,7 +129,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
     """A parameter that is a whole number within its range."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         span = f"{least} or more" if most is None else f"from {least} to {most}"
-        raise LimbeckError(f"{name} is a whole number, {span}; got {value!r}.")
+        raise ArgumentError(f"{name} is a whole number, {span}; got {value!r}.", argument=name.split()[0])
     return value
 
 

@@ -10,7 +10,7 @@ from limbeck.cache.encodings.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encodings.encoding import Encoding
 from limbeck.cache.encodings.sampled import SampledClasses
 from limbeck.cache.encodings.top_k import TopClasses
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import ArgumentError, unknown
 
 _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
@@ -41,14 +41,16 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
         213
     """
     if name not in _KNOWN:
-        raise unknown("encoding", str(name), _KNOWN)
+        raise unknown("encoding", str(name), _KNOWN, argument="encoding")
     accepted = {key: one for key, one in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
     for given in parameters:
         if given not in accepted:
-            raise unknown(f"parameter of the encoding {name!r}:", given, accepted)
+            raise unknown(f"parameter of the encoding {name!r}:", given, accepted, argument=given)
     absent = [key for key, one in accepted.items() if one.default is one.empty and key not in parameters]
     if absent:
-        raise LimbeckError(f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.")
+        raise ArgumentError(
+            f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.", argument=absent[0], example="50"
+        )
     return _KNOWN[name](classes=classes, **parameters)
 
 
@@ -65,9 +67,10 @@ def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
     if isinstance(spec, str):
         return make_encoding(spec, classes=classes)
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-        raise LimbeckError(
+        raise ArgumentError(
             f"An encoding is a name, or a mapping with one: {{'name': 'top-k', 'k': 100}}; got {spec!r}. "
-            f"Names: {', '.join(encoding_names())}."
+            f"Names: {', '.join(encoding_names())}.",
+            argument="encoding",
         )
     return make_encoding(spec["name"], classes=classes, **{key: value for key, value in spec.items() if key != "name"})
 

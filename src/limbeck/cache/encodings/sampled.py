@@ -13,7 +13,7 @@ from limbeck.cache.encodings.class_subset import ClassSubset
 from limbeck.cache.encodings.encoding import Encoding, Records, check_integer, chunks, read
 from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths, values
 from limbeck.cache.encodings.top_k import checked_bits
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError
 from limbeck.functional.counter_rng import counter_uniform, key, mix
 from limbeck.functional.log_partition import FINE, log_partition_and_grad
 from limbeck.partial_logits import PartialLogits, SampledLogits
@@ -50,9 +50,11 @@ class SampledClasses(Encoding):
         super().__init__(classes=classes)
         self.draws, self.bits = check_integer("draws", draws, 1), checked_bits(bits)
         if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power <= 2:
-            raise LimbeckError(f"power is a number from 0 to 2, and 1 draws from the teacher itself; got {power!r}.")
+            raise ArgumentError(
+                f"power is a number from 0 to 2, and 1 draws from the teacher itself; got {power!r}.", argument="power"
+            )
         if isinstance(seed, bool) or not isinstance(seed, int):
-            raise LimbeckError(f"seed is a whole number; got {seed!r}.")
+            raise ArgumentError(f"seed is a whole number; got {seed!r}.", argument="seed")
         self.power, self.seed = float(power), seed
         self._ids, self._depths = ClassSubset(draws, classes, repeats=True), Depths(draws, bits)
         self._whole = 4 + 8 * len(FINE)

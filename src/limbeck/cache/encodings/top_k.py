@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.cache.encodings.class_subset import ClassSubset
 from limbeck.cache.encodings.encoding import Encoding, Records, check_integer, chunks, read
 from limbeck.cache.encodings.log_quantization import EXACT, HALF, Depths, floats, log_depths, values
-from limbeck.errors import LimbeckError
+from limbeck.errors import ArgumentError, LimbeckError
 from limbeck.functional.log_partition import COARSE, DENSE, dense_sums, log_partition_and_grad
 from limbeck.partial_logits import PartialLogits, TopKLogits
 
@@ -45,8 +45,9 @@ class TopClasses(Encoding):
         super().__init__(classes=classes)
         self.k = check_integer("k", k, 1)
         if self.k > classes:
-            raise LimbeckError(
-                f"k={k} of {classes} classes: there are no more. For all of them: 'quantized' or 'float16'."
+            raise ArgumentError(
+                f"k={k} of {classes} classes: there are no more. For all of them: 'quantized' or 'float16'.",
+                argument="k",
             )
         self.bits = checked_bits(bits)
         self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
@@ -114,7 +115,11 @@ def _checked_temperatures(given: Any) -> tuple[float, ...]:
     if isinstance(given, (str, int, float)) or not all(
         isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < math.inf for one in given
     ):
-        raise LimbeckError(f"temperatures= is a list of numbers above 0, such as [2.0]; got {given!r}.")
+        raise ArgumentError(
+            f"temperatures= is a list of numbers above 0, such as [2.0]; got {given!r}.",
+            argument="temperatures",
+            example="[2.0]",
+        )
     known = [1 / beta for beta in COARSE if beta]
     found = tuple(sorted({float(one) for one in given} - {float(one) for one in known}))
     if len(found) > MOST_TEMPERATURES:

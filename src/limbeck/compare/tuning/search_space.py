@@ -89,7 +89,7 @@ def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher) ->
             for end in (ranges[name].low, ranges[name].high):
                 tried = with_values(job, arm, {name: end})
                 _ = recipe_of(tried, arm, teacher, smoothing=float(end) if name == "smoothing" else 0.1)
-                _ = tried.budget_of(arm).made()
+                _ = tried.budget_of(arm).make_optimizer()
 
 
 def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:

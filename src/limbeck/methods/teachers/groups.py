@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.batch import LOGITS, Batch, Inputs
-from limbeck.errors import DataError, LimbeckError
+from limbeck.errors import ArgumentError, DataError, LimbeckError
 from limbeck.metrics.predictions import as_batches
 from limbeck.teachers import Groups, Preprocess, as_teacher
 
@@ -115,15 +115,24 @@ def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int,
     number = min(classes, math.ceil(1.25 * classes / max(wanted, 1))) if clusters is None else clusters
     for name, value in (("size", wanted), ("clusters", number)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise LimbeckError(f"{name} is a whole number of at least {2 if name == 'size' else 1}; got {value!r}.")
+            raise ArgumentError(
+                f"{name} is a whole number of at least {2 if name == 'size' else 1}; got {value!r}.", argument=name
+            )
     if wanted < 2:
-        raise LimbeckError("size=1 makes groups of one class, and a specialist tells at least two apart: try size=2.")
+        raise ArgumentError(
+            "size=1 makes groups of one class, and a specialist tells at least two apart: try size=2.",
+            argument="size",
+            example="2",
+        )
     if wanted >= classes:
-        raise LimbeckError(
-            f"size={wanted} of {classes} classes leaves none for a specialist's dustbin; choose at most {classes - 1}."
+        raise ArgumentError(
+            f"size={wanted} of {classes} classes leaves none for a specialist's dustbin; choose at most {classes - 1}.",
+            argument="size",
         )
     if number > classes:
-        raise LimbeckError(f"clusters={number} is more than the {classes} classes that there are to group.")
+        raise ArgumentError(
+            f"clusters={number} is more than the {classes} classes that there are to group.", argument="clusters"
+        )
     return wanted, number
 
 

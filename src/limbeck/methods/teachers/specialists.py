@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.batch import LOGITS
-from limbeck.errors import LimbeckError, LimbeckWarning
+from limbeck.errors import ArgumentError, LimbeckError, LimbeckWarning
 from limbeck.functional.specialist_pooling import MEANS
 from limbeck.methods.logits.hinton import CARD as HINTON
 from limbeck.methods.logits.hinton import hinton
@@ -84,7 +84,7 @@ def specialists(
     check_count(active=active)
     check_weight(soft=soft)
     if mean not in MEANS:
-        raise LimbeckError(f"mean is one of {' and '.join(MEANS)}; got {mean!r}.")
+        raise ArgumentError(f"mean is one of {' and '.join(MEANS)}; got {mean!r}.", argument="mean")
     if groups is not None and (clusters is not None or size is not None):
         raise LimbeckError(
             "groups= says which classes belong together; clusters= and size= are for when it is not given."
@@ -172,5 +172,7 @@ def _optimizer(given: Any) -> Optimizer | None:
         return given
     try:
         return Optimizer(**given)
-    except TypeError as error:
-        raise LimbeckError(f"optimizer={dict(given)!r} is no optimizer: {error}.") from error
+    except (TypeError, LimbeckError) as error:
+        # An argument of the optimizer, such as lr, is no argument of the method.
+        reason = str(error).rstrip(".")
+        raise ArgumentError(f"optimizer={dict(given)!r} is no optimizer: {reason}.", argument="optimizer") from error
