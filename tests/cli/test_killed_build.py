@@ -22,9 +22,9 @@ from functools import partial
 import limbeck.compare.teacher_cache as asking
 from limbeck.cli import main
 from limbeck.atomic_io import partial_of
-from limbeck.cache.location import Place
-asking.Cached = partial(asking.Cached, shard_bytes=1)
-put, seen = Place.put, []
+from limbeck.cache.location import Location
+asking.CachedTeacher = partial(asking.CachedTeacher, shard_bytes=1)
+put, seen = Location.put, []
 def dying(self, file, data):
     seen.append(file)
     if len(seen) == int(sys.argv[1]):
@@ -33,7 +33,7 @@ def dying(self, file, data):
         partial_of(path).write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     put(self, file, data)
-Place.put = dying
+Location.put = dying
 main(sys.argv[2:])
 """
 BUILD = ("--teacher", "teacher", "--data", "data.npz", "--set", "budget.batch_size=32")

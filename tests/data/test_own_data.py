@@ -28,7 +28,7 @@ def datasets():
 
 def mapping():
     return {"train": rows(40, 0), "test": rows(12, 1), "development": rows(8, 2), "class_names": ["no", "yes"],
-            "reads": lambda batch: batch.inputs * 2}
+            "preprocess": lambda batch: batch.inputs * 2}
 
 def train_alone():
     return {"train": rows(40, 0)}

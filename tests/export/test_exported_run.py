@@ -26,7 +26,7 @@ def test_float32_loses_nothing(exports):
     assert exports["onnx"].parity.max_difference < 1e-4
     for name in ("folder", "onnx"):
         assert exports[name].accuracy_after == exports[name].accuracy_before
-        assert exports[name].notes == ()
+        assert all("To ship" in note for note in exports[name].notes), "one seed: which student to ship is open"
 
 
 def test_a_folder_is_the_plain_student(done, exports):

@@ -274,7 +274,10 @@ def test_an_ensemble_is_no_single_network(planted):
 
 def test_batches_that_come_as_they_do_have_no_special_half(planted):
     batches = [(planted.x[:60], planted.labels[:60]), (planted.x[60:], planted.labels[60:])]
-    with pytest.warns(LimbeckWarning), pytest.raises(LimbeckError, match="a Loader hands out batches as they come"):
+    with (
+        pytest.warns(LimbeckWarning),
+        pytest.raises(LimbeckError, match="TorchLoader hands out batches"),
+    ):
         distill(planted.student(), recipe(planted), TorchLoader(batches), epochs=1).finish()
 
 

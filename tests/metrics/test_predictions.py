@@ -99,7 +99,7 @@ def test_a_fitted_classifier_is_asked_and_its_accuracy_is_its_own():
 def test_what_answers_nothing_is_refused_in_a_sentence():
     with pytest.raises(LimbeckError, match=r"A list cannot teach.*Ensemble\(\*members\)"):
         predict([nn.Linear(3, 4)], torch.rand(2, 3))
-    with pytest.raises(LimbeckError, match=r"Live\(module, adaptor=\.\.\.\)"):
+    with pytest.raises(LimbeckError, match=r"ModelTeacher\(module, adaptor=\.\.\.\)"):
         predict(ModelTeacher(nn.Linear(3, 4)), torch.rand(2, 3), adaptor=lambda output: output)
 
 
@@ -117,12 +117,12 @@ def test_positions_become_rows_and_the_mask_leaves_rows_out():
 
 
 def test_outputs_and_inputs_of_every_kind():
-    class Named(nn.Module):
+    class TeacherRef(nn.Module):
         def forward(self, *, a, b):
             return {"logits": (a + b).half()}
 
     a, b = torch.rand(4, 3), torch.rand(4, 3)
-    found = predict(Named(), [Batch({"a": a, "b": b})])
+    found = predict(TeacherRef(), [Batch({"a": a, "b": b})])
     assert found.student.dtype == torch.float32
     assert torch.equal(found.student, (a + b).half().float())
     with pytest.raises(MissingSignalError, match="scores"):

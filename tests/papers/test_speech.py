@@ -298,7 +298,7 @@ def test_a_task_that_was_stopped_comes_to_the_same_answer(data, small, tmp_path)
         return kept(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(regularizer, "asked", stops)
+        patch.setattr(regularizer, "soft_targets", stops)
         with pytest.raises(RuntimeError, match="lights"):
             do(other, hard)
     assert do(other, hard) == whole

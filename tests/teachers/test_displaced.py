@@ -45,7 +45,7 @@ def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path)
         with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
             for batch in loader.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
-    with pytest.raises(LimbeckError, match="Displaced cannot be kept"):
+    with pytest.raises(LimbeckError, match="ShuffledTeacher cannot be kept"):
         CachedTeacher(ShuffledTeacher(net), tmp_path / "t")
 
 

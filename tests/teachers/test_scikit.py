@@ -134,7 +134,7 @@ def test_it_has_no_insides(forest):
 
 
 def test_what_can_teach():
-    assert type(as_teacher("peer")).__name__ == "Named"
-    assert type(as_teacher(nn.Identity())).__name__ == "Live"
+    assert type(as_teacher("peer")).__name__ == "TeacherRef"
+    assert type(as_teacher(nn.Identity())).__name__ == "ModelTeacher"
     given = as_teacher("peer")
     assert as_teacher(given) is given

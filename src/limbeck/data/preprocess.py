@@ -131,7 +131,9 @@ class NormalizeImages:
         channels = images.shape[1] if images.ndim == 4 else 1
         if channels != len(self.mean):
             last = (
-                "" if images.shape[-1] != len(self.mean) else " Do the channels come last? Pixels(channels_last=True)."
+                ""
+                if images.shape[-1] != len(self.mean)
+                else " Do the channels come last? NormalizeImages(channels_last=True)."
             )
             raise DataError(f"Pixels has means for {len(self.mean)} channels, the images have {channels}.{last}")
         return images

@@ -61,10 +61,10 @@ class RandomShift:
 
     def __post_init__(self) -> None:
         if isinstance(self.pixels, bool) or not isinstance(self.pixels, int):
-            raise LimbeckError(f"Shift(pixels={self.pixels!r}): pixels is a whole number, 0 or more.")
+            raise LimbeckError(f"RandomShift(pixels={self.pixels!r}): pixels is a whole number, 0 or more.")
         if self.pixels < 0:
             raise LimbeckError(
-                f"Shift(pixels={self.pixels}) is negative; give the furthest move, for example Shift(2)."
+                f"RandomShift(pixels={self.pixels}) is negative; give the furthest move, for example RandomShift(2)."
             )
 
     @property

@@ -67,7 +67,7 @@ def check_answers(
     for leaf in _softened(stage):
         _check_one_class(stage, leaf, shown)
         if "teacher" in leaf.kernel.preprocess and leaf.addresses[1] == LOGITS and LOGITS in taught:
-            _check_probabilities(leaf, taught[LOGITS], f"The teacher of {stage.trains!r}", "Live(model, ")
+            _check_probabilities(leaf, taught[LOGITS], f"The teacher of {stage.trains!r}", "ModelTeacher(model, ")
         if "student" in leaf.kernel.preprocess:
             _check_probabilities(leaf, shown[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
             if judged:

@@ -197,7 +197,7 @@ def explain_batchnorm_error(stage: Stage) -> Iterator[None]:
             raise
         raise LastBatchError(
             f"The model {stage.trains!r} holds a BatchNorm, which cannot train on one example, and a batch holds no "
-            "more (on each device): use another batch_size, or Shuffled(..., drop_last=True), "
+            "more (on each device): use another batch_size, or ShuffledLoader(..., drop_last=True), "
             f"DataLoader(..., drop_last=True). torch says: {first_line(error)}"
         ) from error
 

@@ -149,5 +149,5 @@ def not_resumable_error(where: Any, what: str) -> LimbeckError:
     """An error for a run that cannot be resumed, for `what` has no position to go on from."""
     return LimbeckError(
         f"{where} cannot be resumed: {what} has no position to go on from. "
-        "Use Shuffled(Arrays(inputs, labels), batch_size=...), or a loader with state_dict()."
+        "Use ShuffledLoader(ArrayDataset(inputs, labels), batch_size=...), or a loader with state_dict()."
     )

@@ -32,7 +32,7 @@ class TrainConfig:
         preprocess: The way from a batch to inputs, for every side that declares none.
         adaptor: Raw output -> logits, or a dict with ``logits``, for the run's own models (those that learn, those
             that the recipe makes, averages of them), or by a model's name. A teacher from outside has its own:
-            ``Live(model, adaptor=...)``.
+            ``ModelTeacher(model, adaptor=...)``.
         seed: What all random numbers of the run start from.
         log_every: Optimizer steps between reports.
         checkpoint_seconds: Least time between checkpoints, in seconds; 0 writes one at every step.

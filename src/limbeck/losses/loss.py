@@ -275,7 +275,7 @@ def _lack(name: str, batch: Batch) -> str:
             "teacher's answers alone, as hinton(..., labels=False) does, or leave mix= out."
         )
     if name == "targets":
-        return 'this source gives none: Arrays(inputs, extra={"targets": ...}).'
+        return 'this source gives none: ArrayDataset(inputs, extra={"targets": ...}).'
     return "this source gives none."
 
 

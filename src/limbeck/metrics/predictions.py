@@ -187,7 +187,9 @@ def _asked(
         return
     teacher = as_teacher(model)
     if adaptor is not None:
-        raise LimbeckError("adaptor= is for a module's output; a teacher has its own: Live(module, adaptor=...).")
+        raise LimbeckError(
+            "adaptor= is for a module's output; a teacher has its own: ModelTeacher(module, adaptor=...)."
+        )
     inputs = preprocess or (lambda batch: batch.inputs)
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=inputs) as answer:
         yield lambda batch: answer(batch)[LOGITS]

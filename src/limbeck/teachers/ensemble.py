@@ -110,7 +110,8 @@ class Ensemble(Teacher):
                 if are_probabilities(member):
                     raise LimbeckError(
                         f"Member {place} of the ensemble answers with probabilities (none is below 0, and each row's "
-                        "sum is 1), not logits: give Live(model, adaptor=lambda output: output.clamp_min(1e-12).log())."
+                        "sum is 1), not logits: give ModelTeacher(model, adaptor=lambda output: "
+                        "output.clamp_min(1e-12).log())."
                     )
         stacked = torch.stack(
             [member.double() if member.dtype == torch.float64 else member.float() for member in logits]

@@ -27,8 +27,9 @@ class SklearnTeacher(Teacher):
 
     **Say what it was fitted on** wherever the student reads something else: without `preprocess` it is asked about
     what the student reads. A forest that was fitted on bytes answers about standardized pixels as well, and the number
-    of features tells nobody: ``Scikit(forest, preprocess=lambda batch: batch.inputs)`` asks it about the bytes. A job
-    compares a teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
+    of features tells nobody: ``SklearnTeacher(forest, preprocess=lambda batch: batch.inputs)`` asks it about the
+    bytes. A job compares a teacher's accuracy with chance before it goes on; `limbeck.distill` and
+    `limbeck.fill_cache` do not.
 
     Args:
         estimator: A fitted classifier whose classes are whole numbers 0, 1, 2, ... (a class that it never saw gets

@@ -35,12 +35,12 @@ def test_it_names_every_view_with_its_defaults():
         pairs = re.findall(r"(\w+)=(\([^)]*\)|[^,]+)", given)
         assert all(getattr(kind, key) == eval(value) for key, value in pairs), name
     assert {
-        "Shift",
+        "RandomShift",
         "Crop",
         "ResizedCrop",
         "Flip",
-        "Jitter",
-        "CutOut",
+        "ColorJitter",
+        "Cutout",
         "RandAugment",
         "Chain",
         "Mixup",

@@ -20,7 +20,7 @@ class Cutout:
     """Images in each of which a square is covered.
 
     Its middle is any pixel with equal chance, so that part of the square may lie outside. Images are ``[batch, h, w]``
-    or ``[batch, c, h, w]``, of any number type. ``CutOut(0)`` covers nothing.
+    or ``[batch, c, h, w]``, of any number type. ``Cutout(0)`` covers nothing.
 
     Attributes:
         size: The square's side, in pixels.
@@ -76,6 +76,6 @@ class Cutout:
         check_fill("Cutout", self.fill, inputs)
         height, width = inputs.shape[-2:]
         if self.size > min(height, width):
-            raise DataError(f"CutOut(size={self.size}) is larger than the images, which are {height}x{width} pixels.")
+            raise DataError(f"Cutout(size={self.size}) is larger than the images, which are {height}x{width} pixels.")
         hidden = self.covered(id, view, height=height, width=width).to(inputs.device)
         return inputs.masked_fill(hidden if inputs.ndim == 3 else hidden.unsqueeze(1), self.fill)

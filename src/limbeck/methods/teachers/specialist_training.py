@@ -120,7 +120,7 @@ def half_special(
     if not isinstance(examples, Dataset):
         raise LimbeckError(
             f"Half of what a specialist learns from are examples of its own classes, and a {type(data).__name__} hands "
-            "out batches as they come: give distill() arrays, examples, or Shuffled(examples, batch_size=...)."
+            "out batches as they come: give distill() arrays, examples, or ShuffledLoader(examples, batch_size=...)."
         )
     if getattr(data, "mix", None) is not None:
         raise LimbeckError(
