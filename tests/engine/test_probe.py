@@ -63,7 +63,7 @@ def test_a_student_that_refuses_the_inputs(pair):
 
 
 def test_a_teacher_that_refuses_the_inputs(pair):
-    sentence = r"The teacher of 'student' \(Live\) cannot answer.*\(8, 5\).*mat1 and mat2.*reads="
+    sentence = r"The teacher of 'student' \(ModelTeacher\) cannot answer.*\(8, 5\).*mat1 and mat2.*preprocess="
     refused(pair[0], Stage(KL, teacher=nn.Linear(9, 3), epochs=1), make_loader(), sentence)
 
 
@@ -193,10 +193,10 @@ def test_bytes_that_a_network_refuses_name_the_reads_that_they_need():
     for teacher in (None, make()):
         objective = CE if teacher is None else KL
         stage = Stage(objective, teacher=teacher, epochs=1)
-        with pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.Pixels"):
+        with pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.NormalizeImages"):
             distill(make(), stage, ArrayDataset(pixels, labels)).finish()
         with (
             DistillationLoss(make(), objective, teacher) as tutor,
-            pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.Pixels"),
+            pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.NormalizeImages"),
         ):
             tutor((pixels, labels))

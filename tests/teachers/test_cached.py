@@ -308,5 +308,5 @@ def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
         list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), pictures))
     stage = Stage(Loss(kl_divergence), teacher=CachedTeacher(Counting(), tmp_path / "s"), epochs=1)
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-    with pytest.raises(LimbeckError, match=r"reads="):
+    with pytest.raises(LimbeckError, match=r"preprocess="):
         distill(student, stage, pictures).finish()
