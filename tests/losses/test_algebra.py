@@ -239,7 +239,7 @@ def test_a_kernel_without_tensors():
     def nothing(*, scale=1.0):
         return torch.tensor(scale)
 
-    with pytest.raises(LimbeckError, match=r"tensors are named"):
+    with pytest.raises(LimbeckError, match=r"the tensors of a kernel"):
         Loss(nothing)
 
 

@@ -106,8 +106,8 @@ def test_each_row_shows_the_figure_that_it_names():
 
 
 def test_the_share_of_the_gain_is_of_means():
-    row = mnist._kept([60.0, 80.0], [140.0, 160.0], [90.0, 90.0])
+    row = mnist._gain_row([60.0, 80.0], [140.0, 160.0], [90.0, 90.0])
     assert row.mean == pytest.approx(100 * (150 - 90) / (150 - 70))
     assert row.paper == pytest.approx(91.1, abs=0.05)
-    assert mnist._kept([100.0], [90.0], [80.0]).mean == 0.0
+    assert mnist._gain_row([100.0], [90.0], [80.0]).mean == 0.0
     assert fmean(row.values) == row.mean

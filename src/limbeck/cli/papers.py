@@ -89,12 +89,14 @@ class _Shown(AbstractContextManager[Any]):
             self._running.append(event.task)
         if event.kind == "done":
             self._running.remove(event.task)
-            told = f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.left)} left)"
+            told = (
+                f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.remaining)} left)"
+            )
             print_message(told, to_error=self._to_error)
         if self._bar is not None:
-            self._all = max(self._all, event.left)
-            about = f"{duration(event.left)} left · {', '.join(self._running)}"
-            self._bar.update(0, completed=1 - event.left / self._all, description=about)
+            self._all = max(self._all, event.remaining)
+            about = f"{duration(event.remaining)} left · {', '.join(self._running)}"
+            self._bar.update(0, completed=1 - event.remaining / self._all, description=about)
 
 
 def _brief(figures: Any) -> str:

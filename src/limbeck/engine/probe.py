@@ -15,7 +15,7 @@ from limbeck.data.tokenizer import labels_are_inputs
 from limbeck.engine.output_checks import check_answers
 from limbeck.engine.shared_weights import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
-from limbeck.losses import Objective, fit, memory_kept
+from limbeck.losses import Objective, fit, preserved_state
 from limbeck.recipe import Stage
 from limbeck.tap import Tapped
 from limbeck.teachers import TeacherFn
@@ -74,7 +74,7 @@ def probe(
     stage.objective.to(shown[LOGITS].device)
     objective = fit(stage.objective, shown, taught, batch)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
-    with memory_kept(objective):  # also while going back: what it remembers may be in the graph
+    with preserved_state(objective):  # also while going back: what it remembers may be in the graph
         terms = objective(shown, taught, batch, Progress())
         if tried is not None:
             tried(objective)

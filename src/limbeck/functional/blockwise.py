@@ -63,11 +63,11 @@ def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
     """`size` numbers of memory, the thread's own; nothing but `number` and `dtype` tells one buffer from another."""
     if size > AT_ONCE:
         return torch.empty(size, dtype=dtype)
-    kept: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("buffers", {})
-    found = kept.get((number, dtype))
-    if found is None or len(found) < size:
-        found = kept[number, dtype] = torch.empty(size, dtype=dtype)
-    return found if len(found) == size else found[:size]
+    buffers: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("buffers", {})
+    memory = buffers.get((number, dtype))
+    if memory is None or len(memory) < size:
+        memory = buffers[number, dtype] = torch.empty(size, dtype=dtype)
+    return memory if len(memory) == size else memory[:size]
 
 
 def release_buffers() -> None:
@@ -92,7 +92,7 @@ def in_blocks(
     """Values (without T^2) and the slopes that are wanted, block by block."""
     shape = student.shape
     value = student.new_empty(shape[:-1])
-    mine, theirs = (torch.empty(shape, dtype=student.dtype) if wanted else None for wanted in wants)
+    mine, theirs = (torch.empty(shape, dtype=student.dtype) if needed else None for needed in wants)
     classes, scale = shape[-1], 1 / temperature
     size = max(1, AT_ONCE // classes)
     count = student.numel() // classes
@@ -110,14 +110,14 @@ def in_blocks(
     return value, mine, theirs
 
 
-def graph_is_kept(grad: Tensor) -> bool:
+def keeps_graph(grad: Tensor) -> bool:
     """Whether what the backward pass saved must stay as it is.
 
     The graph may be walked again, or `grad` stands for several gradients at once (``is_grads_batched=True``), which
     have no place in a tensor of one.
     """
-    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return asked is None or torch.compiler.is_compiling() or bool(asked()) or _is_batched(grad)
+    keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keep_graph is None or torch.compiler.is_compiling() or bool(keep_graph()) or _is_batched(grad)
 
 
 def inside_transform(*tensors: Tensor) -> bool:
@@ -128,7 +128,7 @@ def inside_transform(*tensors: Tensor) -> bool:
     if torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0:
         return True
     traced = torch._C._len_torch_dispatch_stack() > 0
-    return traced or any(_is_batched(one) or type(one) not in _PLAIN for one in tensors)
+    return traced or any(_is_batched(tensor) or type(tensor) not in _PLAIN for tensor in tensors)
 
 
 def _is_batched(tensor: Tensor) -> bool:
@@ -159,5 +159,5 @@ def through_softmax_into(q: Tensor, slope: Tensor, out: Tensor) -> Tensor:
     if q.shape[-1] < _REGISTER:
         mean = (q * slope).sum(-1, keepdim=True)
         return torch.sub(slope, mean, out=out).mul_(q)
-    found: Tensor = torch.ops.aten._softmax_backward_data.out(slope, q, -1, q.dtype, grad_input=out)
-    return found
+    result: Tensor = torch.ops.aten._softmax_backward_data.out(slope, q, -1, q.dtype, grad_input=out)
+    return result

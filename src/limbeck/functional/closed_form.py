@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.functional.blockwise import Quick, graph_is_kept, in_blocks, inside_transform
+from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, keeps_graph
 from limbeck.functional.near_equality import SeriesTerms, sum_of_terms
 
 _REGISTER = 16  # float32 values
@@ -82,10 +82,10 @@ def is_well_scaled(*logits: Tensor, temperature: float = 1.0) -> bool:
     On a CPU asking costs one operation, and guards cost many. False on an accelerator, where asking would wait for all
     that is queued there, and inside vmap and torch.compile, which cannot answer.
     """
-    if torch.compiler.is_compiling() or any(one.device.type != "cpu" for one in logits):
+    if torch.compiler.is_compiling() or any(rows.device.type != "cpu" for rows in logits):
         return False
     try:
-        return all(float(torch.linalg.vector_norm(one.detach())) < _SANE * temperature for one in logits)
+        return all(float(torch.linalg.vector_norm(rows.detach())) < _SANE * temperature for rows in logits)
     except RuntimeError:
         if not inside_transform(*logits):
             raise
@@ -147,25 +147,25 @@ def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tenso
 
     A teacher may say NaN of a row that nobody asked about, as attention over nothing but padding does.
     """
-    found = torch.mul(slope, scale, out=into)
+    product = torch.mul(slope, scale, out=into)
     if scale.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
             if bool(scale.all()):
-                return found
+                return product
         except RuntimeError:  # inside vmap, which cannot answer
             if not inside_transform(scale):
                 raise
-    return found.masked_fill(scale == 0, 0.0)
+    return product.masked_fill(scale == 0, 0.0)
 
 
 def _compare(student: Tensor, teacher: Tensor, temperature: float) -> Pair:
-    known = is_well_scaled(student, teacher, temperature=temperature)
-    found = _known_logarithm if known else _guarded_logarithm
-    log_q, log_p = found(student, temperature), found(teacher, temperature)
-    return Pair(log_q, log_p, log_q.exp(), log_p.exp(), known)
+    tame = is_well_scaled(student, teacher, temperature=temperature)
+    logarithm = _plain_logarithm if tame else _guarded_logarithm
+    log_q, log_p = logarithm(student, temperature), logarithm(teacher, temperature)
+    return Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame)
 
 
-def _known_logarithm(logits: Tensor, temperature: float) -> Tensor:
+def _plain_logarithm(logits: Tensor, temperature: float) -> Tensor:
     return log_softmax(_tempered(logits, temperature))
 
 
@@ -176,46 +176,48 @@ def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
     return log_softmax(nonzero_mask(logits, temperature)).clamp_min(clamp_neg_inf(logits.dtype))
 
 
-def _found(student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]) -> Divergence:
+def _divergence_and_slopes(
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
+) -> Divergence:
     """T^2 D(p, q) and the slopes that are wanted; on a CPU in blocks of rows, where all is ordinary."""
     off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
     if off_cpu or not isinstance(form, Quick) or not student.numel():
-        return _in_general(student, teacher, temperature, form, wanted)
+        return _in_general(student, teacher, temperature, form, needed)
     if form.few is not None and student.numel() < _FEW:
-        few = _of_few(student, teacher, temperature, form, wanted, form.few)
+        few = _of_few(student, teacher, temperature, form, needed, form.few)
         if few is not None:
             return few
-    value, *slopes = in_blocks(student, teacher, temperature, form, wanted)
-    left = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
+    value, *slopes = in_blocks(student, teacher, temperature, form, needed)
+    unusual = None if float(value.sum()) < _LARGE else ~(value < _LARGE)
     value = _scaled_up(value, temperature, form.factor)
-    if left is not None and bool(left.any()):
-        others, *their_slopes = _in_general(student[left], teacher[left], temperature, form, wanted)
-        value = value.masked_scatter(left, others)
+    if unusual is not None and bool(unusual.any()):
+        others, *their_slopes = _in_general(student[unusual], teacher[unusual], temperature, form, needed)
+        value = value.masked_scatter(unusual, others)
         for slope, their_slope in zip(slopes, their_slopes, strict=True):
             if slope is not None and their_slope is not None:
-                slope[left] = their_slope
+                slope[unusual] = their_slope
     return Divergence(value, *slopes)
 
 
 def _of_few(
-    student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool], least: float
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool], least: float
 ) -> Divergence | None:
     """The same for a small batch, where operations cost more than arithmetic; None if a row is near or not ordinary."""
     # Near equality values would be too small, which is known sooner than they are.
     if not float(torch.dist(student, teacher)) > temperature * _APART * math.sqrt(student.numel()):
         return None
-    log_q, log_p = _known_logarithm(student, temperature), _known_logarithm(teacher, temperature)
-    value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *wanted)
+    log_q, log_p = _plain_logarithm(student, temperature), _plain_logarithm(teacher, temperature)
+    value, *slopes = form(Pair(log_q, log_p, log_q.exp(), log_p.exp(), tame=True), *needed)
     low, high = (float(end) for end in value.aminmax())  # NaN if one is
     return Divergence(_scaled_up(value, temperature, form.factor), *slopes) if least <= low and high < _LARGE else None
 
 
 def _in_general(
-    student: Tensor, teacher: Tensor, temperature: float, form: Form, wanted: tuple[bool, bool]
+    student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
 ) -> Divergence:
     """The same on every device, for any logits."""
     pair = _compare(student, teacher, temperature)
-    value, *slopes = form(pair, *wanted)
+    value, *slopes = form(pair, *needed)
     if isinstance(form, SeriesTerms):
         value = _never_negative(value, student, teacher, temperature, form)
     value = _scaled_up(value, temperature, form.factor)
@@ -234,8 +236,8 @@ def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature
         except RuntimeError:  # inside vmap, which cannot answer
             if not inside_transform(small):
                 raise
-    terms, known = sum_of_terms(student, teacher, temperature, form)
-    return torch.where(known & small, terms, value.clamp_min(0.0))
+    terms, valid = sum_of_terms(student, teacher, temperature, form)
+    return torch.where(valid & small, terms, value.clamp_min(0.0))
 
 
 def _scaled_up(value: Tensor, temperature: float, factor: float) -> Tensor:
@@ -276,8 +278,8 @@ class _Transformed(torch.autograd.Function):
         by_student, by_teacher = (tangent is not None for tangent in tangents[:2])
         _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), by_student, by_teacher)
         scale = ctx.temperature * ctx.form.factor
-        found = [_along(*both, scale) for both in zip(slopes, tangents[:2], strict=True)]
-        return found[0] + found[1]  # type: ignore[return-value]
+        changes = [_along(*both, scale) for both in zip(slopes, tangents[:2], strict=True)]
+        return changes[0] + changes[1]  # type: ignore[return-value]
 
 
 class _Direct(torch.autograd.Function):
@@ -289,8 +291,8 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         student, teacher, ctx.temperature, ctx.form = inputs
-        wanted = (student.requires_grad, teacher.requires_grad)
-        value, *slopes = _found(student, teacher, ctx.temperature, ctx.form, wanted)
+        needed = (student.requires_grad, teacher.requires_grad)
+        value, *slopes = _divergence_and_slopes(student, teacher, ctx.temperature, ctx.form, needed)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(student, teacher, *slopes)
         return value
@@ -301,10 +303,10 @@ class _Direct(torch.autograd.Function):
             return None, None, None, None
         student, teacher, *slopes = ctx.saved_tensors
         if torch.is_grad_enabled() or any(
-            wanted and slope is None for wanted, slope in zip(ctx.needs_input_grad[:2], slopes, strict=True)
+            needed and slope is None for needed, slope in zip(ctx.needs_input_grad[:2], slopes, strict=True)
         ):
             return _backwards(ctx, grad, (student, teacher))
-        return _times(ctx, grad, slopes, last=not graph_is_kept(grad))
+        return _times(ctx, grad, slopes, last=not keeps_graph(grad))
 
 
 def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:

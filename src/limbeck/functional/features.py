@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limbeck.functional.blockwise import graph_is_kept, inside_transform
+from limbeck.functional.blockwise import inside_transform, keeps_graph
 from limbeck.functional.closed_form import nonzero_mask, rows_with_infinite_kl, squares
 from limbeck.functional.kernel import kernel
 from limbeck.functional.validation import validates_pair
@@ -24,8 +24,8 @@ def mean_of_squares(student: Tensor, teacher: Tensor, dims: int) -> Tensor:
     """The mean of ``(student - teacher)^2`` over the last `dims` dimensions."""
     if dims > 1:
         student, teacher = student.flatten(-dims), teacher.flatten(-dims)
-    found = ordinary_sum_of_squares(student, teacher, 1 / max(1, student.shape[-1]), centered=False)
-    return squares(student - teacher).mean(-1) if found is None else found
+    mean = ordinary_sum_of_squares(student, teacher, 1 / max(1, student.shape[-1]), centered=False)
+    return squares(student - teacher).mean(-1) if mean is None else mean
 
 
 def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, centered: bool) -> Tensor | None:
@@ -71,7 +71,7 @@ class _Squares(torch.autograd.Function):
                 difference = difference - difference.mean(-1, keepdim=True)
             slope = difference * scale
         else:
-            slope = torch.mul(difference, scale, out=None if graph_is_kept(grad) else difference)
+            slope = torch.mul(difference, scale, out=None if keeps_graph(grad) else difference)
         return slope if by_student else None, -slope if by_teacher else None, None, None
 
 
@@ -135,14 +135,14 @@ def logit_squared_error(
     value = ordinary_sum_of_squares(student, teacher, 0.5 / max(1, student.shape[-1]), centered=centered)
     if value is not None:
         return value
-    both, one = _masked(student, teacher)
+    both, one_sided = _masked(student, teacher)
     classes = (~both).sum(-1, keepdim=True).clamp_min(1)
-    off = both | one
+    off = both | one_sided
     difference = student.masked_fill(off, 0.0) - teacher.masked_fill(off, 0.0)
     if centered:
         difference = (difference - difference.sum(-1, keepdim=True) / classes).masked_fill(off, 0.0)
     value = 0.5 * squares(difference).sum(-1) / classes.squeeze(-1)
-    return value.masked_fill(one.any(-1), torch.inf)
+    return value.masked_fill(one_sided.any(-1), torch.inf)
 
 
 @kernel(per="position")

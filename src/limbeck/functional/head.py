@@ -62,14 +62,14 @@ class Projector(Head):
             LimbeckError: If the signals differ in their number of dimensions or positions, have other than 2, 3 or 4
                 dimensions, the student's map is smaller than the teacher's, or the map is built for other sizes.
         """
-        built = _map(student, teacher)
+        projector = _map(student, teacher)
         if self.map is None:
             wide = torch.float64 if student.dtype == torch.float64 else torch.float32
-            self.map = built.to_empty(device=student.device).to(wide)
+            self.map = projector.to_empty(device=student.device).to(wide)
             self.map.reset_parameters()  # type: ignore[operator]
-        elif repr(built) != repr(self.map):
+        elif repr(projector) != repr(self.map):
             raise LimbeckError(
-                f"This Projector is already built as {self.map} and cannot become {built}. Make a new one."
+                f"This Projector is already built as {self.map} and cannot become {projector}. Make a new one."
             )
 
     def forward(self, student: Float[Tensor, "*student"]) -> Float[Tensor, "*projected"]:

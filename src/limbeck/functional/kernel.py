@@ -88,12 +88,16 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def _check_divergence(function: Callable[..., Tensor], per: Per) -> None:
-    found = set(inspect.signature(function).parameters)
-    if per != "position" or not {"student", "teacher"} <= found or found & {"labels", "targets", "mask", "id"}:
+    parameters = set(inspect.signature(function).parameters)
+    if (
+        per != "position"
+        or not {"student", "teacher"} <= parameters
+        or parameters & {"labels", "targets", "mask", "id"}
+    ):
         name = getattr(function, "__name__", type(function).__name__)
         raise LimbeckError(
-            f"{name}({', '.join(sorted(found))}) per {per} is declared a divergence: that compares student and teacher "
-            "alone, and gives one value per position. Leave out divergence=True."
+            f"{name}({', '.join(sorted(parameters))}) per {per} is declared a divergence. A divergence compares "
+            "only student and teacher, with one value per position. Leave out divergence=True."
         )
 
 

@@ -46,23 +46,23 @@ class _Smoothed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, labels: Tensor, smoothing: float, ignored: int) -> Tensor | None:
         log_q = log_softmax(student)
-        known = labels != ignored
-        all_known = bool(known.all())
-        at = (labels if all_known else labels.masked_fill(~known, 0)).unsqueeze(-1)
+        labeled = labels != ignored
+        all_labeled = bool(labeled.all())
+        at = (labels if all_labeled else labels.masked_fill(~labeled, 0)).unsqueeze(-1)
         value = log_q.gather(-1, at).squeeze(-1).mul_(smoothing - 1)
         value.sub_(log_q.sum(-1), alpha=smoothing / student.shape[-1])
         if not math.isfinite(float(value.sum())):  # every logit is in its row's sum
             return None
-        if not all_known:
-            value.masked_fill_(~known, 0.0)
+        if not all_labeled:
+            value.masked_fill_(~labeled, 0.0)
         ctx.smoothing = smoothing
-        ctx.save_for_backward(student, log_q, at, None if all_known else known)
+        ctx.save_for_backward(student, log_q, at, None if all_labeled else labeled)
         return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-        student, log_q, at, known = ctx.saved_tensors
-        scale = (grad if known is None else grad.masked_fill(~known, 0.0)).unsqueeze(-1)
+        student, log_q, at, labeled = ctx.saved_tensors
+        scale = (grad if labeled is None else grad.masked_fill(~labeled, 0.0)).unsqueeze(-1)
         by_class, by_label = scale * (-ctx.smoothing / student.shape[-1]), scale * (ctx.smoothing - 1)
         if torch.is_grad_enabled() or inside_transform(grad):
             slope = torch.softmax(student, -1) * scale + by_class
@@ -101,8 +101,8 @@ def cross_entropy(
         >>> cross_entropy(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), labels=torch.tensor([1, -100]))
         tensor([0.6931, 0.0000])
     """
-    known = is_well_scaled(student)
-    return _picked(student, log_softmax(student if known else nonzero_mask(student)), labels, known)
+    finite = is_well_scaled(student)
+    return _picked(student, log_softmax(student if finite else nonzero_mask(student)), labels, finite)
 
 
 @kernel(per="position")
@@ -137,10 +137,10 @@ def label_smoothing(
         value = smoothed_cross_entropy(student, labels.long(), smoothing, _IGNORED)
         if value is not None:
             return value
-    known = is_well_scaled(student)
-    log_q = log_softmax(student if known else nonzero_mask(student))
-    by_label = _picked(student, log_q, labels, known)
-    if known:
+    finite = is_well_scaled(student)
+    log_q = log_softmax(student if finite else nonzero_mask(student))
+    by_label = _picked(student, log_q, labels, finite)
+    if finite:
         uniform = -log_q.sum(-1) / student.shape[-1]
     else:
         masked = student == -torch.inf
@@ -150,7 +150,7 @@ def label_smoothing(
     return uniform if smoothing == 1 else (1 - smoothing) * by_label + smoothing * uniform
 
 
-def _picked(student: Tensor, log_q: Tensor, labels: Tensor, known: bool) -> Tensor:
+def _picked(student: Tensor, log_q: Tensor, labels: Tensor, finite: bool) -> Tensor:
     """Minus log_q at the labels; infinite where the student is -inf there, unless it is known to be finite."""
     if labels.shape != log_q.shape[:-1]:
         raise LimbeckError(
@@ -167,7 +167,7 @@ def _picked(student: Tensor, log_q: Tensor, labels: Tensor, known: bool) -> Tens
     except IndexError as error:
         raise _no_class(labels, log_q.shape[-1]) from error
     # -inf was raised to a floor for the sake of gradients; a label there is infinitely unlikely all the same.
-    return value if known else value.masked_fill(_negated(student.detach(), labels) == torch.inf, torch.inf)
+    return value if finite else value.masked_fill(_negated(student.detach(), labels) == torch.inf, torch.inf)
 
 
 def _negated(rows: Tensor, labels: Tensor) -> Tensor:

@@ -48,16 +48,16 @@ def log_partition_and_grad(
     # 1 for a class, 0 for none: numbers, as a comparison costs ten times as much as a subtraction.
     here = (below - _NOTHING).sign_()
     count = here.sum(-1).clamp_min(1.0)
-    found = [(count.log(), torch.linalg.vecdot(below, here) / count)]
+    sums = [(count.log(), torch.linalg.vecdot(below, here) / count)]
     weight = (below * grid[1]).exp_()
     for last, beta in zip(grid[1:], (*grid[2:], None), strict=True):
         total = weight.sum(-1)
         slope = torch.linalg.vecdot(weight, below) / total.clamp_min(torch.finfo(total.dtype).tiny)
-        found.append((total.log(), slope))
+        sums.append((total.log(), slope))
         for _ in range(0 if beta is None else round(math.log2(beta / last))):
             # What is 1e-18 of the largest does not count, and squares below 1e-38 are slow.
             weight.clamp_min_(1e-18).square_()
-    values, slopes = (torch.stack(part, -1) for part in zip(*found, strict=True))
+    values, slopes = (torch.stack(part, -1) for part in zip(*sums, strict=True))
     values = (values + top * values.new_tensor(grid)).masked_fill(none, -torch.inf)
     return torch.stack([values, (slopes + top).masked_fill(none, 0.0)], 1)
 
@@ -67,9 +67,9 @@ def dense_sums(depths: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows 2 n
     wide = depths.double()
     chains = [(0.0, *(step * 2.0**-power for power in reversed(range(7)))) for step in _STEPS]
     chains[0] = (*chains[0], 2.0)
-    found = [log_partition_and_grad(wide, chain) for chain in chains]
+    sums = [log_partition_and_grad(wide, chain) for chain in chains]
     betas = [0.0, *(beta for chain in chains for beta in chain[1:])]
-    whole = torch.cat([found[0][..., :1], *(one[..., 1:] for one in found)], -1)
+    whole = torch.cat([sums[0][..., :1], *(part[..., 1:] for part in sums)], -1)
     return whole[..., [betas.index(beta) for beta in DENSE]].float()
 
 
@@ -83,26 +83,26 @@ def interpolated(
     last, the tangent there, which is below g. Where there is no class it is -inf, with slope 0.
     """
     values, slopes = nodes[..., 0, :], nodes[..., 1, :]
-    place = sum(beta >= node for node in grid) - 1
-    if place == len(grid) - 1 or beta == grid[place]:
-        return values[..., place] + slopes[..., place] * (beta - grid[place]), slopes[..., place]
+    index = sum(beta >= node for node in grid) - 1
+    if index == len(grid) - 1 or beta == grid[index]:
+        return values[..., index] + slopes[..., index] * (beta - grid[index]), slopes[..., index]
     none = values[..., 0] == -torch.inf
-    left, right = (values[..., one].masked_fill(none, 0.0) for one in (place, place + 1))
-    value, slope = _between((left, right), (slopes[..., place], slopes[..., place + 1]), beta, grid[place : place + 2])
+    start, end = (values[..., end_node].masked_fill(none, 0.0) for end_node in (index, index + 1))
+    value, slope = _between((start, end), (slopes[..., index], slopes[..., index + 1]), beta, grid[index : index + 2])
     return value.masked_fill(none, -torch.inf), slope
 
 
 def _between(
     ends: tuple[Tensor, Tensor], slopes: tuple[Tensor, Tensor], beta: float, nodes: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    (left, right), (rise, run), (start, end) = ends, slopes, nodes
+    (low, high), (rise, run), (start, end) = ends, slopes, nodes
     width = math.log((end + _BEND) / (start + _BEND))
     u = math.log((beta + _BEND) / (start + _BEND)) / width
     m, n = rise * (start + _BEND) * width, run * (end + _BEND) * width
-    step = right - left
-    value = left + u * (m + u * (3 * step - 2 * m - n + u * (m + n - 2 * step)))
+    step = high - low
+    value = low + u * (m + u * (3 * step - 2 * m - n + u * (m + n - 2 * step)))
     by_u = m + u * (2 * (3 * step - 2 * m - n) + 3 * u * (m + n - 2 * step))
-    lowest = torch.maximum(left + rise * (beta - start), right + run * (beta - end))
-    chord = left + step * ((beta - start) / (end - start))
+    lowest = torch.maximum(low + rise * (beta - start), high + run * (beta - end))
+    chord = low + step * ((beta - start) / (end - start))
     value = torch.minimum(torch.maximum(value, lowest), torch.maximum(chord, lowest))
     return value, torch.minimum(torch.maximum(by_u / ((beta + _BEND) * width), rise), torch.maximum(rise, run))

@@ -55,22 +55,22 @@ def sum_of_terms(
     p = torch.softmax(live, -1).masked_fill(masked, 0.0)
     mean = (p * ratio).sum(-1, keepdim=True) / p.sum(-1, keepdim=True)
     ratio = (ratio - mean).masked_fill(masked, 0.0)
-    known = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < HIGHEST) & (mean.squeeze(-1).abs() < _SHIFT)
-    ratio = torch.where(known.unsqueeze(-1), ratio, torch.zeros_like(ratio))
-    p = torch.where(known.unsqueeze(-1), p, torch.zeros_like(p))
+    valid = (ratio.isfinite().all(-1)) & (ratio.amax(-1) < HIGHEST) & (mean.squeeze(-1).abs() < _SHIFT)
+    ratio = torch.where(valid.unsqueeze(-1), ratio, torch.zeros_like(ratio))
+    p = torch.where(valid.unsqueeze(-1), p, torch.zeros_like(p))
     rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
     # The mean of the ratio is 0 now, so that the normalizer is 1 + rise; what rounding left is of second order.
     d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
     term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
-    return (p * term.clamp_min(0.0)).sum(-1), known
+    return (p * term.clamp_min(0.0)).sum(-1), valid
 
 
 def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:
     """``series[0] d^2 + series[1] d^3 + ...``."""
-    found = torch.full_like(d, series[-1])
+    total = torch.full_like(d, series[-1])
     for factor in series[-2::-1]:
-        found = found * d + factor
-    return found * d * d
+        total = total * d + factor
+    return total * d * d
 
 
 def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:

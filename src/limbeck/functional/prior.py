@@ -96,9 +96,9 @@ def _height(z: Tensor, bias: Tensor, target: Tensor) -> float:
 
 
 def _checked(logits: Any, prior: Any, classes: Any) -> tuple[Tensor, Tensor]:
-    for name, given in {"logits": logits, "prior": prior, "classes": classes}.items():
-        if given is not None and not isinstance(given, Tensor):
-            raise LimbeckError(f"prior_bias takes tensors; {name} is a {type(given).__name__}.")
+    for name, tensor in {"logits": logits, "prior": prior, "classes": classes}.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise LimbeckError(f"prior_bias takes tensors; {name} is a {type(tensor).__name__}.")
     if logits.ndim != 2 or not len(logits) or prior.shape != logits.shape[1:]:
         raise LimbeckError(
             f"Logits are [examples, classes] with at least one example, and the prior is [classes]; got "

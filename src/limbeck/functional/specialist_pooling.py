@@ -21,13 +21,13 @@ _CYCLES = 200
 class Problem(ABC):
     """One row's sums: of what is known of each class, and of each dustbin; a convex function of q to be minimized."""
 
-    def __init__(self, known: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
-        self.known, self.dustbin, self.active, self.special = known, dustbin, active, special
+    def __init__(self, class_sums: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
+        self.class_sums, self.dustbin, self.active, self.special = class_sums, dustbin, active, special
         self.count = 1 + active.sum(-1, keepdim=True)
 
     def rows(self, index: Tensor) -> Problem:
         """The same of some rows."""
-        return type(self)(self.known[index], self.dustbin[index], self.active[index], self.special)
+        return type(self)(self.class_sums[index], self.dustbin[index], self.active[index], self.special)
 
     def outside(self, q: Tensor) -> Tensor:
         """The mass of q that falls into each dustbin."""
@@ -47,71 +47,71 @@ class Problem(ABC):
 
 
 class Arithmetic(Problem):
-    """KL(p, q), summed: `known` and `dustbin` hold sums of probabilities. Its step is that of EM."""
+    """KL(p, q), summed: `class_sums` and `dustbin` hold sums of probabilities. Its step is that of EM."""
 
     def start(self) -> Tensor:
         """Where to begin."""
         # In the generalist's proportions outside, which makes the first step exact where one specialist is active.
-        return (self.known / self.known.sum(-1, keepdim=True)).log()
+        return (self.class_sums / self.class_sums.sum(-1, keepdim=True)).log()
 
     def step(self, log_q: Tensor) -> Tensor:
         """A log q that is nowhere worse."""
         q = log_q.exp()
         share = self.active * self.dustbin / self.outside(q)
-        return ((self.known + q * (share @ (1 - self.special))) / self.count).log()
+        return ((self.class_sums + q * (share @ (1 - self.special))) / self.count).log()
 
     def value(self, log_q: Tensor) -> Tensor:
         """What is minimized, up to a constant."""
         by_dustbin = self.active * self.dustbin * self.outside(log_q.exp()).log()
-        return -(self.known * log_q).sum(-1) - by_dustbin.sum(-1)
+        return -(self.class_sums * log_q).sum(-1) - by_dustbin.sum(-1)
 
 
 class Geometric(Problem):
-    """KL(q, p), summed: `known` and `dustbin` hold sums of log-probabilities. Its step is that of mirror descent."""
+    """KL(q, p), summed: `class_sums` and `dustbin` hold sums of log-probabilities. The step is mirror descent."""
 
     def start(self) -> Tensor:
         """Where to begin."""
-        return torch.log_softmax(self.known / self.count, -1)
+        return torch.log_softmax(self.class_sums / self.count, -1)
 
     def step(self, log_q: Tensor) -> Tensor:
         """A log q that is nowhere worse."""
         off = self.active * (self.outside(log_q.exp()).log() - self.dustbin)
         lumped = self.active @ (1 - self.special)
-        return torch.log_softmax((lumped * log_q + self.known - off @ (1 - self.special)) / self.count, -1)
+        return torch.log_softmax((lumped * log_q + self.class_sums - off @ (1 - self.special)) / self.count, -1)
 
     def value(self, log_q: Tensor) -> Tensor:
         """What is minimized, up to a constant."""
         q = log_q.exp()
         s = self.outside(q)
         knowing = 1 + self.active @ self.special
-        return (q * (knowing * log_q - self.known)).sum(-1) + (self.active * s * (s.log() - self.dustbin)).sum(-1)
+        return (q * (knowing * log_q - self.class_sums)).sum(-1) + (self.active * s * (s.log() - self.dustbin)).sum(-1)
 
 
 def newton_solve(problem: Problem) -> Tensor:
     """The log q of every row; rows leave as they converge, so that no answer depends on its neighbors."""
-    found = problem.start()
-    left = torch.arange(len(found), device=found.device)
+    log_q_all = problem.start()
+    open_rows = torch.arange(len(log_q_all), device=log_q_all.device)
     for _ in range(_CYCLES):
-        part, log_q = problem.rows(left), found[left]
-        found[left], moved = _cycle(part, log_q)
-        left = left[moved > _TOLERANCE]
-        if not len(left):
+        part, log_q = problem.rows(open_rows), log_q_all[open_rows]
+        log_q_all[open_rows], moved = _cycle(part, log_q)
+        open_rows = open_rows[moved > _TOLERANCE]
+        if not len(open_rows):
             break
-    return log_softmax(found)
+    return log_softmax(log_q_all)
 
 
 def _cycle(problem: Problem, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """Two steps, then the extrapolation that they suggest, if it is better; and how far a plain step still moves."""
-    one = problem.step(log_q)
-    two = problem.step(one)
-    q, change = two.exp(), one - log_q
-    bend = two - one - change
+    first = problem.step(log_q)
+    second = problem.step(first)
+    q, change = second.exp(), first - log_q
+    bend = second - first - change
     ratio = (q * change.square()).sum(-1, keepdim=True) / (q * bend.square()).sum(-1, keepdim=True).clamp_min(1e-300)
     reach = ratio.sqrt().clamp(1.0, 1e6)
     far = torch.log_softmax(log_q + 2 * reach * change + reach.square() * bend, -1).clamp_min(FLOOR)
-    three = problem.step(far)
-    better = problem.value(three) < problem.value(two)
-    return torch.where(better.unsqueeze(-1), three, two), (q - one.exp()).abs().amax(-1)
+    third = problem.step(far)
+    better = problem.value(third) < problem.value(second)
+    return torch.where(better.unsqueeze(-1), third, second), (q - first.exp()).abs().amax(-1)
 
 
 MEANS = ("arithmetic", "geometric")
@@ -207,7 +207,7 @@ class Pool:
         self._linear = mean == "arithmetic"
         self._special = special.to(generalist.device)
         first = generalist.double().clamp_min(FLOOR)
-        self._known = first.exp() if self._linear else first
+        self._class_sums = first.exp() if self._linear else first
         self._dustbin = first.new_zeros(len(generalist), len(special))
         self._active = torch.zeros_like(self._dustbin, dtype=torch.bool)
 
@@ -218,8 +218,8 @@ class Pool:
         own = self._special[number]
         wide = log_p.double().clamp_min(FLOOR)
         dustbin = torch.logsumexp(wide.masked_fill(own, -torch.inf), -1).clamp_min(FLOOR)
-        known = (wide.exp() if self._linear else wide).masked_fill(~own, 0.0)
-        self._known.index_add_(0, rows, known)
+        inside = (wide.exp() if self._linear else wide).masked_fill(~own, 0.0)
+        self._class_sums.index_add_(0, rows, inside)
         self._dustbin[rows, number] = dustbin.exp() if self._linear else dustbin
         self._active[rows, number] = True
 
@@ -229,7 +229,7 @@ class Pool:
         if not len(rows):
             return self._generalist
         kind = Arithmetic if self._linear else Geometric
-        problem = kind(self._known[rows], self._dustbin[rows], self._active[rows].double(), self._special.double())
-        found = self._generalist.clone()
-        found[rows] = newton_solve(problem).to(found.dtype)
-        return found
+        problem = kind(self._class_sums[rows], self._dustbin[rows], self._active[rows].double(), self._special.double())
+        log_q = self._generalist.clone()
+        log_q[rows] = newton_solve(problem).to(log_q.dtype)
+        return log_q

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from limbeck.errors import LimbeckError
-from limbeck.functional.blockwise import AT_ONCE, buffer, graph_is_kept, inside_transform
+from limbeck.functional.blockwise import AT_ONCE, buffer, inside_transform, keeps_graph
 from limbeck.functional.divergence import kl_divergence
 from limbeck.functional.kernel import kernel
 from limbeck.functional.validation import validates_pair, validates_student
@@ -46,8 +46,8 @@ def binary_divergence(student: Tensor, teacher: Tensor, temperature: float, gene
     """T^2 KL(p || q) for each number; infinite logits are left to `general`, and other devices."""
     if student.device.type == "cpu" and not torch.compiler.is_compiling() and student.numel():
         try:
-            found: Tensor = _Binary.apply(student, teacher, temperature, general)
-            return found
+            value: Tensor = _Binary.apply(student, teacher, temperature, general)
+            return value
         except RuntimeError:  # inside vmap, grad, jacrev, ... of torch.func
             if not inside_transform(student, teacher):
                 raise
@@ -78,16 +78,16 @@ class _Binary(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         student, teacher, slope = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
+        needed = ctx.needs_input_grad[:2]
         graph = torch.is_grad_enabled()
-        if graph or wanted[1] or not ctx.plain:
+        if graph or needed[1] or not ctx.plain:
             with torch.enable_grad():
-                sides = [side if need else side.detach() for side, need in zip((student, teacher), wanted, strict=True)]
-                asked = [side for side, need in zip(sides, wanted, strict=True) if need]
+                sides = [side if need else side.detach() for side, need in zip((student, teacher), needed, strict=True)]
+                inputs = [side for side, need in zip(sides, needed, strict=True) if need]
                 value = ctx.general(*sides, ctx.temperature)
-                found = iter(torch.autograd.grad(value, asked, grad, create_graph=graph))
-            return *(next(found) if need else None for need in wanted), None, None  # type: ignore[return-value]
-        return torch.mul(slope, grad, out=None if graph_is_kept(grad) else slope), None, None, None
+                gradients = iter(torch.autograd.grad(value, inputs, grad, create_graph=graph))
+            return *(next(gradients) if need else None for need in needed), None, None  # type: ignore[return-value]
+        return torch.mul(slope, grad, out=None if keeps_graph(grad) else slope), None, None, None
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -145,11 +145,11 @@ def _series(p: Tensor, x: Tensor) -> Tensor:
     """``log(1 - p + p exp(x)) - p x`` for small x, from the cumulants of an answer that is yes with probability p."""
     y = torch.mul(p, -2).add_(1).mul_(x)
     square = x * x
-    found = torch.mul(y, 3 / 120, out=x).add_(3 / 48)
-    found.mul_(y).add_(1 / 6).sub_(square, alpha=1 / 60)
-    found.mul_(y).add_(1 / 2).sub_(square, alpha=1 / 48)
-    found.mul_(square).mul_(p)
-    return found.addcmul_(found, p, value=-1)
+    total = torch.mul(y, 3 / 120, out=x).add_(3 / 48)
+    total.mul_(y).add_(1 / 6).sub_(square, alpha=1 / 60)
+    total.mul_(y).add_(1 / 2).sub_(square, alpha=1 / 48)
+    total.mul_(square).mul_(p)
+    return total.addcmul_(total, p, value=-1)
 
 
 _IGNORED = -100

@@ -114,9 +114,9 @@ def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
 def _checked(name: str, value: Any) -> Any:
     if name == "temperature":
         hint = "Usual values are 1.0 to 20.0."
-        found = _number(name, value, "a finite number above 0", hint, lambda v: v > 0)
+        number = _number(name, value, "a finite number above 0", hint, lambda v: v > 0)
         bounds = f"a finite number above 0, in float32 from {_COLDEST:g} to {_HOTTEST:g}"
-        return _number(name, found, bounds, hint, lambda v: _COLDEST <= v <= _HOTTEST)
+        return _number(name, number, bounds, hint, lambda v: _COLDEST <= v <= _HOTTEST)
     if name in _FRACTIONS:
         return _number(name, value, "a number from 0 to 1", f"It is {_FRACTIONS[name]}.", lambda v: 0 <= v <= 1)
     return value

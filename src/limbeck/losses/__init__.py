@@ -2,6 +2,6 @@
 
 from limbeck.losses.loss import Loss
 from limbeck.losses.objective import LossTerm, Objective, Scaled, Sum, fit, weighted_loss
-from limbeck.losses.state import memory_kept
+from limbeck.losses.state import preserved_state
 
-__all__ = ["Loss", "LossTerm", "Objective", "Scaled", "Sum", "fit", "memory_kept", "weighted_loss"]
+__all__ = ["Loss", "LossTerm", "Objective", "Scaled", "Sum", "fit", "preserved_state", "weighted_loss"]

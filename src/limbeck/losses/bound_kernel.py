@@ -40,9 +40,9 @@ class BoundKernel:
         self.hyper = dict(hyper)
         self.function = kernel
         """The kernel itself."""
-        for given in hyper:
-            if given not in accepted:
-                raise unknown(f"hyper-parameter of {self.name}()", given, accepted, argument=given)
+        for name in hyper:
+            if name not in accepted:
+                raise unknown(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
         check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
         if absent:
@@ -59,10 +59,10 @@ class BoundKernel:
     @property
     def temperatures(self) -> frozenset[float]:
         """The kernel's temperature: its value, its default, or all that a schedule comes to; 1 where it has none."""
-        given = self.hyper.get("temperature", default_temperature(self.function))
-        if isinstance(given, Schedule):
-            return frozenset(float(given(Progress(step, _PLACES))) for step in range(_PLACES))
-        return frozenset({float(given)})
+        temperature = self.hyper.get("temperature", default_temperature(self.function))
+        if isinstance(temperature, Schedule):
+            return frozenset(float(temperature(Progress(step, _PLACES))) for step in range(_PLACES))
+        return frozenset({float(temperature)})
 
     def __repr__(self) -> str:
         return ", ".join([self.name, *(f"{k}={v!r}" for k, v in self.hyper.items())])
@@ -78,16 +78,16 @@ class BoundKernel:
 
     def _parameters(self, kernel: Kernel) -> tuple[set[str], dict[str, bool]]:
         """The tensors it reads, and its hyper-parameters with whether each must be given."""
-        found = inspect.signature(kernel).parameters
-        strange = [n for n, p in found.items() if p.kind is not p.KEYWORD_ONLY and n not in TENSORS]
-        if strange or not set(found) & TENSORS:
+        parameters = inspect.signature(kernel).parameters
+        strange = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n not in TENSORS]
+        if strange or not set(parameters) & TENSORS:
             near = nearest(strange[0], TENSORS) if strange else None
             raise LimbeckError(
-                f"{self.name}({', '.join(found)}): a kernel's tensors are named student, teacher, labels, targets, "
+                f"{self.name}({', '.join(parameters)}): the tensors of a kernel are student, teacher, labels, targets, "
                 "mask, id"
                 + (f"; {strange[0]!r} is none of them" if strange else "")
                 + (f" (did you mean {near!r}?)" if near else "")
                 + ", and its hyper-parameters are keyword-only."
             )
-        hyper = {n: p.default is p.empty for n, p in found.items() if n not in TENSORS}
-        return set(found) & TENSORS, hyper
+        hyper = {n: p.default is p.empty for n, p in parameters.items() if n not in TENSORS}
+        return set(parameters) & TENSORS, hyper

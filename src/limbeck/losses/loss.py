@@ -16,7 +16,7 @@ from limbeck.functional.targets import known_targets
 from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel
 from limbeck.losses.distributed import all_gather, all_reduce_sum
 from limbeck.losses.objective import LossTerm
-from limbeck.losses.state import memory_kept
+from limbeck.losses.state import preserved_state
 from limbeck.partial_logits import PartialLogits
 
 
@@ -101,7 +101,7 @@ class Loss(LossTerm):
     def count(self, batch: Batch) -> float:
         """How many values count in `batch`: known from labels and mask, before anything is computed."""
         if self._compares:
-            keep = self._kept(batch)
+            keep = self._row_mask(batch)
             return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
         return self._number(self._valid(batch), batch)
 
@@ -109,14 +109,14 @@ class Loss(LossTerm):
         """A copy that knows how many positions an example has here; it shares kernel and head, which gets its shape."""
         if isinstance(self.head, Head):
             self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
-        with memory_kept(self.head):
+        with preserved_state(self.head):
             tensors = self._tensors(student, teacher, batch)
-        labels, shown = tensors.get("labels"), tensors.get("student")
-        if labels is not None and shown is not None and labels.shape == shown.shape:
+        labels, outputs = tensors.get("labels"), tensors.get("student")
+        if labels is not None and outputs is not None and labels.shape == outputs.shape:
             raise one_for_each_class(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         try:
-            with memory_kept(self.kernel.function):  # a first look is no step
+            with preserved_state(self.kernel.function):  # a first look is no step
                 values = self.kernel(tensors, Progress())
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
@@ -175,24 +175,24 @@ class Loss(LossTerm):
         return float(examples**2 if self.per == "pair" else min(examples, 1))
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        tensors: dict[str, Any] = {}
         if "student" in self.kernel.preprocess:
-            shown = student[self.addresses[0]]
-            found["student"] = self._moved(shown if self.head is None else self.head(shown))
+            outputs = student[self.addresses[0]]
+            tensors["student"] = self._moved(outputs if self.head is None else self.head(outputs))
         if "teacher" in self.kernel.preprocess:
-            found["teacher"] = self._taught(teacher)
+            tensors["teacher"] = self._taught(teacher)
         for name in self.kernel.preprocess & FROM_BATCH:
             value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
             if value is None and name == "mask":
                 continue
             if value is None:
                 raise LimbeckError(f"{self.name} reads {name}, and {_lack(name, batch)}")
-            found[name] = value
+            tensors[name] = value
         if not self._compares:
-            return found
-        keep = self._kept(batch)
+            return tensors
+        keep = self._row_mask(batch)
         # In one order on all ranks, which wait for each other at every tensor.
-        return {name: all_gather(found[name] if keep is None else found[name][keep]) for name in sorted(found)}
+        return {name: all_gather(tensors[name] if keep is None else tensors[name][keep]) for name in sorted(tensors)}
 
     def _taught(self, teacher: Outputs) -> Tensor | PartialLogits:
         """What the teacher shows; a part of its answer, whose classes are last already, if the kernel can take it."""
@@ -220,24 +220,24 @@ class Loss(LossTerm):
                 f"{self.classes} in shape {tuple(tensor.shape)}; give another classes=."
             ) from error
 
-    def _kept(self, batch: Batch) -> Tensor | None:
+    def _row_mask(self, batch: Batch) -> Tensor | None:
         """Which examples a comparison may see, or None for all."""
         return None if batch.mask is None else _any(batch.mask.bool())
 
     def _valid(self, batch: Batch) -> Tensor | None:
         """Where a value counts, or None for everywhere."""
         valid = None if batch.mask is None else self._per_value(batch.mask.bool())
-        for counts in self._known(batch):
+        for counts in self._target_masks(batch):
             valid = counts if valid is None else counts & self._aligned(valid, counts)
         return valid
 
-    def _known(self, batch: Batch) -> Iterator[Tensor]:
+    def _target_masks(self, batch: Batch) -> Iterator[Tensor]:
         """Where there is what a value is compared with."""
         if "labels" in self.kernel.preprocess and batch.labels is not None:
             yield self._per_value(batch.labels != IGNORED)
         if "targets" in self.kernel.preprocess:
-            known = known_targets(batch.extra["targets"])
-            yield known if self.per == "output" else self._per_value(known)
+            mask = known_targets(batch.extra["targets"])
+            yield mask if self.per == "output" else self._per_value(mask)
 
     def _per_value(self, where: Tensor) -> Tensor:
         return _any(where) if self._whole else where

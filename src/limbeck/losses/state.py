@@ -22,7 +22,7 @@ _LARGEST = 2**28  # bytes; what is larger is data that a kernel was given, and t
 
 
 @contextmanager
-def memory_kept(*losses: Any) -> Iterator[None]:
+def preserved_state(*losses: Any) -> Iterator[None]:
     """A block after which losses remember what they remembered before it.
 
     That is the buffers and attributes of modules, and what a kernel closes over, is bound to or is: numbers, tensors,
@@ -36,23 +36,23 @@ def memory_kept(*losses: Any) -> Iterator[None]:
         >>> class Counts(nn.Module):
         ...     steps = 0
         >>> loss = Counts()
-        >>> with memory_kept(loss):
+        >>> with preserved_state(loss):
         ...     loss.steps += 1
         >>> loss.steps
         0
     """
-    kept = _Kept()
+    memory = _Memory()
     for loss in losses:
-        kept.add(loss)
+        memory.add(loss)
     try:
         yield
     finally:
         with torch.no_grad():
-            for restore in kept.restores:
+            for restore in memory.restores:
                 restore()
 
 
-class _Kept:
+class _Memory:
     """How everything that was met is brought back to what it is now."""
 
     def __init__(self) -> None:
@@ -73,16 +73,16 @@ class _Kept:
     def _module(self, module: nn.Module) -> None:
         for child in module.children():
             self.add(child)
-        built = _structure(module)
+        structure = _structure(module)
         if any(is_lazy(tensor) for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
             return
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 self._tensor(buffer)
-            self.restores.append(functools.partial(_rebind, module, name, buffer, built))
+            self.restores.append(functools.partial(_rebind, module, name, buffer, structure))
         own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
         self._values(own.values())
-        self.restores.append(lambda: _restore_attributes(vars(module), own, _structure(module) == built))
+        self.restores.append(lambda: _restore_attributes(vars(module), own, _structure(module) == structure))
 
     def _tensor(self, tensor: Tensor) -> None:
         if tensor.is_meta or is_lazy(tensor) or isinstance(tensor, nn.Parameter):
@@ -100,19 +100,19 @@ class _Kept:
         before = array.copy()
         self.restores.append(lambda: np.copyto(array, before) if array.flags.writeable else None)
 
-    def _list(self, held: list[Any] | deque[Any]) -> None:
-        before = list(held)
+    def _list(self, items: list[Any] | deque[Any]) -> None:
+        before = list(items)
         self._values(before)
-        self.restores.append(lambda: _refill(held, held.extend, before))
+        self.restores.append(lambda: _refill(items, items.extend, before))
 
-    def _dict(self, held: dict[Any, Any]) -> None:
-        before = dict(held)
+    def _dict(self, mapping: dict[Any, Any]) -> None:
+        before = dict(mapping)
         self._values(before.values())
-        self.restores.append(lambda: _refill(held, held.update, before))
+        self.restores.append(lambda: _refill(mapping, mapping.update, before))
 
-    def _set(self, held: set[Any]) -> None:
-        before = set(held)
-        self.restores.append(lambda: _refill(held, held.update, before))
+    def _set(self, items: set[Any]) -> None:
+        before = set(items)
+        self.restores.append(lambda: _refill(items, items.update, before))
 
     def _function(self, function: FunctionType) -> None:
         self.add(getattr(function, "__wrapped__", None))
@@ -134,8 +134,8 @@ class _Kept:
         for value in values:
             self.add(value)
 
-    def _partial(self, given: functools.partial[Any]) -> None:
-        self._values((given.func, *given.args, *given.keywords.values()))
+    def _partial(self, call: functools.partial[Any]) -> None:
+        self._values((call.func, *call.args, *call.keywords.values()))
 
     def _method(self, method: MethodType) -> None:
         self._values((method.__self__, method.__func__))
@@ -151,25 +151,25 @@ class _Kept:
         self.restores.append(lambda: setattr(generator.bit_generator, "state", before))
 
 
-_KEEP: dict[Any, Callable[[_Kept, Any], None]] = {
-    nn.Module: _Kept._module,
-    Tensor: _Kept._small_tensor,
-    np.ndarray: _Kept._array,
-    (list, deque): _Kept._list,
-    dict: _Kept._dict,
-    set: _Kept._set,
-    tuple: _Kept._values,
-    FunctionType: _Kept._function,
-    MethodType: _Kept._method,
-    functools.partial: _Kept._partial,
-    torch.Generator: _Kept._generator,
-    random.Random: _Kept._random,
-    np.random.Generator: _Kept._numpy_random,
+_KEEP: dict[Any, Callable[[_Memory, Any], None]] = {
+    nn.Module: _Memory._module,
+    Tensor: _Memory._small_tensor,
+    np.ndarray: _Memory._array,
+    (list, deque): _Memory._list,
+    dict: _Memory._dict,
+    set: _Memory._set,
+    tuple: _Memory._values,
+    FunctionType: _Memory._function,
+    MethodType: _Memory._method,
+    functools.partial: _Memory._partial,
+    torch.Generator: _Memory._generator,
+    random.Random: _Memory._random,
+    np.random.Generator: _Memory._numpy_random,
 }
 
 
-def _refill(held: Any, fill: Callable[[Any], None], before: Any) -> None:
-    held.clear()
+def _refill(container: Any, fill: Callable[[Any], None], before: Any) -> None:
+    container.clear()
     fill(before)
 
 
@@ -178,13 +178,13 @@ def _structure(module: nn.Module) -> list[tuple[str, int]]:
     return [(name, id(part)) for name, part in (*module._parameters.items(), *module._modules.items())]
 
 
-def _rebind(module: nn.Module, name: str, buffer: Tensor | None, built: list[tuple[str, int]]) -> None:
-    if _structure(module) == built:
+def _rebind(module: nn.Module, name: str, buffer: Tensor | None, structure: list[tuple[str, int]]) -> None:
+    if _structure(module) == structure:
         module._buffers[name] = buffer
 
 
-def _restore_attributes(attributes: dict[str, Any], before: dict[str, Any], wanted: bool) -> None:
-    if not wanted:
+def _restore_attributes(attributes: dict[str, Any], before: dict[str, Any], restore: bool) -> None:
+    if not restore:
         return
     for name in set(attributes) - set(before) - _OF_TORCH:
         del attributes[name]

@@ -111,8 +111,8 @@ class MethodCall:
     @classmethod
     def of(cls, make: Callable[..., Any], card: MethodCard) -> MethodCall:
         """The method that a function and a card make up."""
-        found = inspect.signature(make).parameters.values()
-        return cls(card, make, {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
+        parameters = inspect.signature(make).parameters.values()
+        return cls(card, make, {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
 
     @property
     def has_teacher(self) -> bool:
@@ -137,10 +137,10 @@ class MethodCall:
             LimbeckError: If one is missing or of another type, or the function returns no recipe.
         """
         name = self.card.name
-        for given in arguments:
-            if given not in self.parameters:
-                then = "It learns without a teacher: leave teacher out." if given == "teacher" else ""
-                raise unknown(f"argument of {name}()", given, self.parameters, then=then)
+        for argument in arguments:
+            if argument not in self.parameters:
+                then = "It learns without a teacher: leave teacher out." if argument == "teacher" else ""
+                raise unknown(f"argument of {name}()", argument, self.parameters, then=then)
         absent = [key for key in self.required if key not in arguments]
         if absent:
             call = ", ".join(f"{key}=..." for key in self.required)

@@ -111,7 +111,7 @@ def named_loss(name: str, *, temperature: float, classes: int = -1) -> Loss:
         >>> named_loss("reverse_kl", temperature=2.0)
         Loss(reverse_kl, temperature=2.0)
     """
-    kernel = _opened(name)
+    kernel = _load_kernel(name)
     takes = inspect.signature(kernel).parameters
     if not set(takes) >= _SIDES:
         raise ArgumentError(
@@ -121,18 +121,18 @@ def named_loss(name: str, *, temperature: float, classes: int = -1) -> Loss:
     return Loss(kernel, classes=classes, **hyper)
 
 
-def _opened(name: str) -> Callable[..., Tensor]:
+def _load_kernel(name: str) -> Callable[..., Tensor]:
     if (own := UserFile.parse(name)) is not None:
         return own.load()
-    known = _known()
-    if name not in known:
-        raise unknown("loss", name, known, then="Or one of your own: my.py:function.", argument="loss")
-    return known[name]
+    kernels = _available_losses()
+    if name not in kernels:
+        raise unknown("loss", name, kernels, then="Or one of your own: my.py:function.", argument="loss")
+    return kernels[name]
 
 
-def _known() -> dict[str, Callable[..., Tensor]]:
+def _available_losses() -> dict[str, Callable[..., Tensor]]:
     """What compares a student with a teacher by itself, and needs no setting but a temperature."""
-    known: dict[str, Callable[..., Any]] = {}
+    kernels: dict[str, Callable[..., Any]] = {}
     for name in functional.__all__:
         function = getattr(functional, name)
         if getattr(function, "per", None) != "position" or function is functional.state_squared_error:
@@ -140,5 +140,5 @@ def _known() -> dict[str, Callable[..., Tensor]]:
         parameters = inspect.signature(function).parameters.values()
         needed = {p.name for p in parameters if p.default is p.empty}
         if _SIDES <= needed <= {*_SIDES, "temperature"}:
-            known[name] = function
-    return known
+            kernels[name] = function
+    return kernels

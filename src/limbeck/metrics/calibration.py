@@ -146,13 +146,13 @@ def _surplus(predictions: Predictions) -> Float[Tensor, " bins"]:
 
 
 def _binned(predictions: Predictions, bins: int) -> Reliability:
-    place = _bins(predictions, bins)
-    counts = torch.bincount(place, minlength=bins)
+    index = _bins(predictions, bins)
+    counts = torch.bincount(index, minlength=bins)
     zero = torch.zeros(bins, dtype=torch.float64)
     sure, right = confidence_of(predictions.student), _right(predictions)
     return Reliability(
         torch.linspace(0, 1, bins + 1, dtype=torch.float64),
         counts,
-        zero.index_add(0, place, sure) / counts,
-        zero.index_add(0, place, right) / counts,
+        zero.index_add(0, index, sure) / counts,
+        zero.index_add(0, index, right) / counts,
     )

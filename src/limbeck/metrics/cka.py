@@ -39,17 +39,17 @@ def named_layers(model: nn.Module, batch: Batch, preprocess: Reading) -> dict[st
         >>> named_layers(model, Batch(torch.zeros(5, 3)), lambda batch: batch.inputs)
         {'0': 8, '2': 2}
     """
-    found: dict[str, int] = {}
+    layers: dict[str, int] = {}
     named = [(name, module) for name, module in unwrap_compiled(model).named_modules() if name and _is_layer(module)]
     with ExitStack() as stack:
         for name, module in named:
-            stack.callback(module.register_forward_hook(_noting(found, name, batch.size)).remove)
+            stack.callback(module.register_forward_hook(_noting(layers, name, batch.size)).remove)
         stack.enter_context(FrozenParameters(model))
         with torch.no_grad():
             call(model, preprocess(batch.to(device_of(model))))
-    if not found:
+    if not layers:
         raise LimbeckError(f"{type(model).__name__} has no layers with weights; name some: student_layers=['layer1'].")
-    return {name: found[name] for name, _ in named if name in found}
+    return {name: layers[name] for name, _ in named if name in layers}
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -61,11 +61,11 @@ def _is_layer(module: nn.Module) -> bool:
     return any(p.ndim > 1 for p in module.parameters(recurse=False)) and not list(module.children())
 
 
-def _noting(found: dict[str, int], name: str, rows: int) -> Callable[..., None]:
+def _noting(layers: dict[str, int], name: str, rows: int) -> Callable[..., None]:
     def note(module: nn.Module, arguments: Any, output: Any) -> None:
-        shown = output[0] if isinstance(output, (tuple, list)) and output else output
-        if isinstance(shown, Tensor) and shown.ndim and len(shown) == rows:
-            found[name] = shown[0].numel()
+        first = output[0] if isinstance(output, (tuple, list)) and output else output
+        if isinstance(first, Tensor) and first.ndim and len(first) == rows:
+            layers[name] = first[0].numel()
 
     return note
 
@@ -176,14 +176,14 @@ def layer_cka(
     with (
         FrozenParameters(student),
         FrozenParameters(teacher),
-        Tapped(student, mine) as left,
-        Tapped(teacher, theirs) as right,
+        Tapped(student, mine) as student_tap,
+        Tapped(teacher, theirs) as teacher_tap,
     ):
         for batch in chain([first], batches):
-            shown = _features(left, mine, batch, student_preprocess) + _features(
-                right, theirs, batch, teacher_preprocess
+            features = _features(student_tap, mine, batch, student_preprocess) + _features(
+                teacher_tap, theirs, batch, teacher_preprocess
             )
-            centered = torch.stack([_centered(part, debiased=True) for part in shown])
+            centered = torch.stack([_centered(part, debiased=True) for part in features])
             total += centered @ centered.T / (batch.size * (batch.size - 3))
             examples += batch.size
     return LayerCKA(mine, theirs, _alignment(total, len(mine)), examples)

@@ -95,9 +95,9 @@ def class_changes(
     return [ClassChange(*row) for row in zip(range(classes), *(column.tolist() for column in columns), strict=True)]
 
 
-def _several(given: Predictions | Sequence[Predictions]) -> list[Predictions]:
-    found = [given] if isinstance(given, Predictions) else list(given)
-    return [valid_rows(one, "class_changes", ("labels",)) for one in found]
+def _several(predictions: Predictions | Sequence[Predictions]) -> list[Predictions]:
+    runs = [predictions] if isinstance(predictions, Predictions) else list(predictions)
+    return [valid_rows(run, "class_changes", ("labels",)) for run in runs]
 
 
 def _common(first: list[Predictions], second: list[Predictions]) -> tuple[Tensor, int]:
@@ -106,14 +106,14 @@ def _common(first: list[Predictions], second: list[Predictions]) -> tuple[Tensor
             f"class_changes pairs predictions seed by seed; got {len(first)} before and {len(second)} after."
         )
     labels, classes = labels_of(first[0]), first[0].student.shape[1]
-    for one in (*first, *second):
-        if not torch.equal(labels_of(one), labels) or one.student.shape[1] != classes:
+    for run in (*first, *second):
+        if not torch.equal(labels_of(run), labels) or run.student.shape[1] != classes:
             raise LimbeckError("class_changes compares predictions for the same examples; their labels differ.")
     return labels, classes
 
 
 def _right(predictions: list[Predictions]) -> Float[Tensor, "seeds n"]:
-    return torch.stack([(predicted_class(one.student) == labels_of(one)).double() for one in predictions])
+    return torch.stack([(predicted_class(run.student) == labels_of(run)).double() for run in predictions])
 
 
 def _accuracy(right: Float[Tensor, "seeds n"], labels: Tensor, sizes: Tensor) -> Float[Tensor, " classes"]:

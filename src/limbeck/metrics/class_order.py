@@ -11,15 +11,15 @@ _GAIN = 0.15
 """A renaming that makes so much more of the answers right is one of the labels, and no chance."""
 
 
-def renamed_accuracy(said: Tensor, known: Tensor, classes: int) -> tuple[float, list[int]]:
+def renamed_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> tuple[float, list[int]]:
     """The accuracy (a fraction) under another naming of the classes, and that naming, theirs -> ours.
 
     The accuracy is that of a naming found on one half of the examples, on the other half: of many classes, the best
     naming of a few answers fits them by luck.
 
     Args:
-        said: The class that was chosen for each example, ``[n]``; a negative number for none.
-        known: The true one, ``[n]``.
+        predicted: The class that was chosen for each example, ``[n]``; a negative number for none.
+        labels: The true one, ``[n]``.
         classes: How many there are.
 
     Example:
@@ -27,28 +27,28 @@ def renamed_accuracy(said: Tensor, known: Tensor, classes: int) -> tuple[float, 
         (1.0, [1, 0])
     """
     # Halves of every class, whatever the order in which the examples lie.
-    order = known.argsort(stable=True)
-    halves = [(said[order][part::2], known[order][part::2]) for part in (0, 1)]
+    order = labels.argsort(stable=True)
+    halves = [(predicted[order][part::2], labels[order][part::2]) for part in (0, 1)]
     right = 0
-    for (theirs, ours), (asked, truth) in zip(halves, reversed(halves), strict=True):
-        there = asked >= 0
-        named = torch.tensor(_best_order(theirs, ours, classes))[asked[there]]
+    for (theirs, ours), (predictions, truth) in zip(halves, reversed(halves), strict=True):
+        there = predictions >= 0
+        named = torch.tensor(_best_order(theirs, ours, classes))[predictions[there]]
         right += int((named == truth[there]).sum())
-    return right / max(len(said), 1), _best_order(said, known, classes)
+    return right / max(len(predicted), 1), _best_order(predicted, labels, classes)
 
 
-def is_misordered(found: float, renamed: float, known: Tensor, reach: float) -> bool:
+def is_misordered(accuracy: float, renamed: float, labels: Tensor, reach: float) -> bool:
     """Whether a renaming mends so much that the labels are numbered differently.
 
     Args:
-        found: The accuracy as it is.
+        accuracy: The accuracy as it is.
         renamed: Of `renamed_accuracy`.
-        known: The true classes: who always says one of them is as right as that one is common, by whatever name.
+        labels: The true classes: who always says one of them is as right as that one is common, by whatever name.
         reach: What chance alone can reach on so many examples.
     """
-    commonest = float(known.bincount().max()) / len(known)
-    error = (max(renamed - found, 0.0) / len(known)) ** 0.5  # of a difference of so many answers that turn right
-    return renamed > max(reach, commonest) + 0.1 and renamed - found > max(_GAIN, 3 * error)
+    commonest = float(labels.bincount().max()) / len(labels)
+    error = (max(renamed - accuracy, 0.0) / len(labels)) ** 0.5  # of a difference of so many answers that turn right
+    return renamed > max(reach, commonest) + 0.1 and renamed - accuracy > max(_GAIN, 3 * error)
 
 
 def misorder_message(order: Sequence[int], names: Sequence[str] | None) -> str:
@@ -60,11 +60,11 @@ def misorder_message(order: Sequence[int], names: Sequence[str] | None) -> str:
     )
 
 
-def _best_order(said: Tensor, known: Tensor, classes: int) -> list[int]:
+def _best_order(predicted: Tensor, labels: Tensor, classes: int) -> list[int]:
     """The naming of the classes under which most answers are right: theirs -> ours."""
     from scipy.optimize import linear_sum_assignment
 
-    there = said >= 0
-    met = torch.bincount((said * classes + known)[there], minlength=classes * classes).view(classes, classes)
+    there = predicted >= 0
+    met = torch.bincount((predicted * classes + labels)[there], minlength=classes * classes).view(classes, classes)
     ours: list[int] = linear_sum_assignment(met.numpy(), maximize=True)[1].tolist()
     return ours

@@ -116,13 +116,13 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
         >>> evaluate(Predictions(torch.eye(3), labels=torch.arange(3)), ["accuracy"])["accuracy"].value
         1.0
     """
-    wanted, table = list(names), _table(predictions)
-    for name in wanted:
+    metrics, table = list(names), _table(predictions)
+    for name in metrics:
         if name not in table:
             raise unknown("measure", name, table)
     counting = labeled_rows(predictions) if isinstance(predictions, Predictions) else predictions
     with shared_cache():
-        return {name: table[name](counting) for name in wanted}
+        return {name: table[name](counting) for name in metrics}
 
 
 def _table(predictions: Any) -> dict[str, MetricFunction]:

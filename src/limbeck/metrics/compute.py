@@ -62,16 +62,18 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
         True
     """
     _size("peak_bytes", inputs)
-    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(inputs)}
+    storage_bytes = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(inputs)
+    }
     for tensor in (*model.parameters(), *model.buffers()):
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     with FrozenParameters(model), torch.no_grad():
         call(model, inputs)  # what is made once and kept is no part of a pass
         peak = (
             _peak_on_cuda(model, inputs, device) if device.type == "cuda" else peak_on_cpu(lambda: call(model, inputs))
         )
-    return sum(held.values()) + peak
+    return sum(storage_bytes.values()) + peak
 
 
 def peak_on_cpu(function: Callable[[], object]) -> int:

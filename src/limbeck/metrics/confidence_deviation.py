@@ -59,10 +59,10 @@ def deviations(predictions: Predictions) -> Deviations:
     Source: Nagarajan, Menon, Bhojanapalli, Mobahi and Kumar, On student-teacher deviations in distillation, 2023,
     arXiv:2301.12923, section 3.
     """
-    found = deviations_of(valid_rows(predictions, "deviations", ("teacher",)))
+    values = deviations_of(valid_rows(predictions, "deviations", ("teacher",)))
     if predictions.labels is None:
-        return found
-    return found._replace(rows=(predictions.labels != IGNORED).nonzero()[:, 0][found.rows])
+        return values
+    return values._replace(rows=(predictions.labels != IGNORED).nonzero()[:, 0][values.rows])
 
 
 def deviations_of(predictions: Predictions) -> Deviations:

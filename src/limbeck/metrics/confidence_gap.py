@@ -107,8 +107,8 @@ def _attacked(
         with torch.enable_grad():
             q, p = (logits_of(call(model, point)).double().softmax(1) for model in (student, teacher))
             gap = (q.gather(1, k[:, None]) - p.gather(1, k[:, None]))[:, 0].abs()
-            found, same = gap.detach(), q.argmax(1) == p.argmax(1)
-            agree, worst = torch.where(found > worst, same, agree), torch.maximum(worst, found)
+            gaps, same = gap.detach(), q.argmax(1) == p.argmax(1)
+            agree, worst = torch.where(gaps > worst, same, agree), torch.maximum(worst, gaps)
             if step < steps and radius:
                 (slope,) = torch.autograd.grad(gap.sum(), point)
                 point = (point + 2.5 * radius / steps * slope.sign()).clamp(low, high)

@@ -138,11 +138,11 @@ def _occlusion(images: Images, strength: float, draw: Draw) -> Images:
     """A gray square, its side a part of the shorter side, somewhere in the image."""
     height, width = images.shape[2:]
     side = max(1, round(strength * min(height, width)))
-    place = draw(2).double()
-    top, left = (place[:, 0] * (height - side + 1)).long(), (place[:, 1] * (width - side + 1)).long()
+    corner = draw(2).double()
+    row, column = (corner[:, 0] * (height - side + 1)).long(), (corner[:, 1] * (width - side + 1)).long()
     down, right = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    rows = (down >= top[:, None]) & (down < top[:, None] + side)
-    columns = (right >= left[:, None]) & (right < left[:, None] + side)
+    rows = (down >= row[:, None]) & (down < row[:, None] + side)
+    columns = (right >= column[:, None]) & (right < column[:, None] + side)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], 0.5, images)
 
 
@@ -183,7 +183,7 @@ class Robustness(NamedTuple):
     @property
     def mean(self) -> float:
         """The mean accuracy over corruptions and severities."""
-        values = [found.value for row in self.corrupted.values() for found in row.values()]
+        values = [accuracy.value for row in self.corrupted.values() for accuracy in row.values()]
         return sum(values) / len(values)
 
     @property
@@ -244,8 +244,8 @@ def robustness(
     Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
     2019, arXiv:1903.12261.
     """
-    asked = {"model": CorruptedPredictor(model, preprocess, adaptor)}
-    return robustness_of(asked, data, corruptions=corruptions, severities=severities, seed=seed)["model"]
+    models = {"model": CorruptedPredictor(model, preprocess, adaptor)}
+    return robustness_of(models, data, corruptions=corruptions, severities=severities, seed=seed)["model"]
 
 
 def robustness_of(
@@ -272,22 +272,22 @@ def robustness_of(
     _check(names, severities)
     nothing, seen = Metric(0.0, 0), 0
     clean = dict.fromkeys(models, nothing)
-    found = {who: {name: dict.fromkeys(severities, nothing) for name in names} for who in models}
+    results = {who: {name: dict.fromkeys(severities, nothing) for name in names} for who in models}
     for batch in as_batches(data):
         ids = torch.arange(seen, seen + batch.size) if batch.id is None else batch.id
         seen += batch.size
-        clean = {who: _sum(clean[who], _right(one, batch)) for who, one in models.items()}
+        clean = {who: _sum(clean[who], _right(model, batch)) for who, model in models.items()}
         for name in names:
             for severity in severities:
                 worse: Tensor = corrupt(batch.inputs, name, severity, id=ids, seed=seed)
                 bad = batch._replace(inputs=worse)
-                for who, one in models.items():
-                    found[who][name][severity] = _sum(found[who][name][severity], _right(one, bad))
-    return {who: Robustness(clean[who], found[who]) for who in models}
+                for who, model in models.items():
+                    results[who][name][severity] = _sum(results[who][name][severity], _right(model, bad))
+    return {who: Robustness(clean[who], results[who]) for who in models}
 
 
-def _right(asked: CorruptedPredictor, batch: Batch) -> Metric:
-    return accuracy(predict(asked.model, [batch], preprocess=asked.preprocess, adaptor=asked.adaptor))
+def _right(model: CorruptedPredictor, batch: Batch) -> Metric:
+    return accuracy(predict(model.model, [batch], preprocess=model.preprocess, adaptor=model.adaptor))
 
 
 def _check(names: list[str], severities: Sequence[int]) -> None:

@@ -198,12 +198,12 @@ class CostInFull(NamedTuple):
 
     def as_dict(self) -> dict[str, int | float]:
         """The same, flat, by names such as ``milliseconds_p95_batch_64``."""
-        found: dict[str, int | float] = {"parameters": self.parameters, "macs": self.macs, "threads": self.threads}
-        found["disk_bytes"] = self.disk_bytes
+        fields: dict[str, int | float] = {"parameters": self.parameters, "macs": self.macs, "threads": self.threads}
+        fields["disk_bytes"] = self.disk_bytes
         for size, (p50, p95) in self.latency.items():
-            found[f"milliseconds_p50_batch_{size}"] = round(p50, 6)
-            found[f"milliseconds_p95_batch_{size}"] = round(p95, 6)
-        return found | {f"peak_bytes_batch_{size}": peak for size, peak in self.peak_bytes.items()}
+            fields[f"milliseconds_p50_batch_{size}"] = round(p50, 6)
+            fields[f"milliseconds_p95_batch_{size}"] = round(p95, 6)
+        return fields | {f"peak_bytes_batch_{size}": peak for size, peak in self.peak_bytes.items()}
 
 
 def cost_in_full(

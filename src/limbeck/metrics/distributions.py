@@ -72,6 +72,6 @@ def false_discovery_rates(p: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(p)
     scaled = p[order] * (len(p) / np.arange(1, len(p) + 1))
-    found = np.empty_like(scaled)
-    found[order] = np.minimum.accumulate(scaled[::-1])[::-1]
-    return np.clip(found, 0.0, 1.0)
+    rates = np.empty_like(scaled)
+    rates[order] = np.minimum.accumulate(scaled[::-1])[::-1]
+    return np.clip(rates, 0.0, 1.0)

@@ -21,8 +21,8 @@ def agreement(predictions: Predictions) -> Metric:
     Source: Stanton, Izmailov, Kirichenko, Alemi and Wilson, Does Knowledge Distillation Really Work?, 2021,
     arXiv:2106.05945.
     """
-    said = predicted_class(predictions.student)
-    return fraction((said == predicted_class(teacher_of(predictions))) & (said >= 0))
+    classes = predicted_class(predictions.student)
+    return fraction((classes == predicted_class(teacher_of(predictions))) & (classes >= 0))
 
 
 @metric(unit="fraction", higher_is_better=None, requires=("teacher", "labels"))
@@ -35,9 +35,9 @@ def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
     Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945; Lukasik et al., Teacher's
     pet, 2021, arXiv:2106.10494, on errors that a student amplifies.
     """
-    said = predicted_class(teacher_of(predictions))
-    wrong = (said != labels_of(predictions)) & (said >= 0)
-    return fraction(predicted_class(predictions.student)[wrong] == said[wrong])
+    classes = predicted_class(teacher_of(predictions))
+    wrong = (classes != labels_of(predictions)) & (classes >= 0)
+    return fraction(predicted_class(predictions.student)[wrong] == classes[wrong])
 
 
 @metric(unit="nats", higher_is_better=False, requires=("teacher",))
@@ -80,8 +80,8 @@ def confidence_slope(predictions: Predictions) -> Metric:
     Source: Nagarajan, Menon, Bhojanapalli, Mobahi and Kumar, On student-teacher deviations in distillation, 2023,
     arXiv:2301.12923.
     """
-    found = deviations_of(predictions)
-    return mean_of_all(found.slope, len(found.rows))
+    deviations = deviations_of(predictions)
+    return mean_of_all(deviations.slope, len(deviations.rows))
 
 
 @metric(unit="nats", higher_is_better=None, requires=("teacher",))
@@ -92,8 +92,8 @@ def confidence_deviation(predictions: Predictions) -> Metric:
 
     Source: Nagarajan et al., On student-teacher deviations in distillation, 2023, arXiv:2301.12923.
     """
-    found = deviations_of(predictions)
-    return summed(found.student - found.teacher)
+    deviations = deviations_of(predictions)
+    return summed(deviations.student - deviations.teacher)
 
 
 @metric(unit="probability", higher_is_better=False, requires=("teacher",))
@@ -109,9 +109,9 @@ def relative_calibration(predictions: Predictions) -> Metric:
 
 
 def _in_double(divergence: Callable[..., Tensor], predictions: Predictions) -> Float[Tensor, " n"]:
-    found: Tensor = by_rows(
+    result: Tensor = by_rows(
         lambda student, teacher: divergence(student.double(), teacher.double()),
         predictions.student,
         teacher_of(predictions),
     )
-    return found
+    return result

@@ -78,22 +78,24 @@ def group_accuracy(
     """
     if groups is None:
         return _by_class(valid_rows(predictions, "group_accuracy", ("labels",)))
-    given = groups.tolist() if isinstance(groups, Tensor) else list(groups)
-    if len(given) != len(predictions.student):
-        raise LimbeckError(f"group_accuracy needs a group for each row: {len(predictions.student)}; got {len(given)}.")
+    names_of_rows = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+    if len(names_of_rows) != len(predictions.student):
+        raise LimbeckError(
+            f"group_accuracy needs a group for each row: {len(predictions.student)}; got {len(names_of_rows)}."
+        )
     if predictions.labels is not None:
-        kept = (predictions.labels != IGNORED).tolist()
-        given = [group for group, keep in zip(given, kept, strict=True) if keep]
+        labeled = (predictions.labels != IGNORED).tolist()
+        names_of_rows = [group for group, keep in zip(names_of_rows, labeled, strict=True) if keep]
     counting = valid_rows(predictions, "group_accuracy", ("labels",))
-    names = list(dict.fromkeys(given))
-    number = {name: place for place, name in enumerate(names)}
-    place = torch.tensor([number[group] for group in given], dtype=torch.int64)
+    names = list(dict.fromkeys(names_of_rows))
+    number = {name: index for index, name in enumerate(names)}
+    index = torch.tensor([number[group] for group in names_of_rows], dtype=torch.int64)
     right = (predicted_class(counting.student) == labels_of(counting)).long()
     sizes, rights = (
-        torch.bincount(place, minlength=len(names)),
-        torch.zeros(len(names)).long().index_add(0, place, right),
+        torch.bincount(index, minlength=len(names)),
+        torch.zeros(len(names)).long().index_add(0, index, right),
     )
-    return _sorted([Group(*one) for one in zip(names, map(Metric, rights.tolist(), sizes.tolist()), strict=True)])
+    return _sorted([Group(*item) for item in zip(names, map(Metric, rights.tolist(), sizes.tolist()), strict=True)])
 
 
 def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[Hashable] | None = None) -> Group:
@@ -102,10 +104,10 @@ def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[H
     Raises:
         LimbeckError: If there are no labels, not one group for each row, or no row that counts.
     """
-    found = group_accuracy(predictions, groups)
-    if not found:
+    groups_by_accuracy = group_accuracy(predictions, groups)
+    if not groups_by_accuracy:
         raise LimbeckError("worst_group needs at least one row with a label.")
-    return found[0]
+    return groups_by_accuracy[0]
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
@@ -120,8 +122,8 @@ def worst_class_accuracy(predictions: Predictions) -> Metric:
         >>> worst_class_accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).value
         0.5
     """
-    found = _by_class(predictions)
-    return found[0].accuracy if found else Metric(0.0, 0)
+    groups = _by_class(predictions)
+    return groups[0].accuracy if groups else Metric(0.0, 0)
 
 
 def _by_class(predictions: Predictions) -> list[Group]:
@@ -138,8 +140,8 @@ def _right(predictions: Predictions) -> tuple[Int[Tensor, " classes"], Int[Tenso
 
 def _confusions(predictions: Predictions) -> Int[Tensor, "classes classes"]:
     classes = predictions.student.shape[1]
-    said = predicted_class(predictions.student)
-    both = (labels_of(predictions) * classes + said)[said >= 0]
+    predicted = predicted_class(predictions.student)
+    both = (labels_of(predictions) * classes + predicted)[predicted >= 0]
     return torch.bincount(both, minlength=classes * classes).view(classes, classes)
 
 

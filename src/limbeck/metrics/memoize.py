@@ -56,14 +56,14 @@ def by_rows(function: Callable[..., Any], *tensors: Tensor) -> Any:
     # Written into place: small tensors that stay between large ones that go would leave holes in the memory.
     whole = [part.new_empty(count) for part in _columns(first)]
     for start in range(0, count, size):
-        found = first if start == 0 else function(*(tensor[start : start + size] for tensor in tensors))
-        for into, part in zip(whole, _columns(found), strict=True):
+        block = first if start == 0 else function(*(tensor[start : start + size] for tensor in tensors))
+        for into, part in zip(whole, _columns(block), strict=True):
             into[start : start + size] = part
     return whole[0] if isinstance(first, Tensor) else type(first)(*whole)
 
 
-def _columns(found: Any) -> tuple[Tensor, ...]:
-    return (found,) if isinstance(found, Tensor) else tuple(found)
+def _columns(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
 def row_sums(logits: Float[Tensor, "n classes"]) -> RowSums:
@@ -73,8 +73,8 @@ def row_sums(logits: Float[Tensor, "n classes"]) -> RowSums:
 
 def probability_of(logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The probability of one class a row, in float64."""
-    found: Tensor = by_rows(lambda rows, at: _softmax(rows).gather(1, at[:, None])[:, 0], logits, classes)
-    return found
+    probabilities: Tensor = by_rows(lambda rows, at: _softmax(rows).gather(1, at[:, None])[:, 0], logits, classes)
+    return probabilities
 
 
 def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
@@ -94,21 +94,21 @@ def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tenso
         >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
         tensor([2.], dtype=torch.float64)
     """
-    found: Tensor = by_rows(_log_odds, logits, classes)
-    return found
+    odds: Tensor = by_rows(_log_odds, logits, classes)
+    return odds
 
 
 def cached(function: Callable[..., T], *tensors: Tensor) -> T:
     """A function of these tensors; within `shared` it is called once for them."""
-    known = _KNOWN.get()
-    if known is None:
+    values = _KNOWN.get()
+    if values is None:
         return function(*tensors)
     key = (function, *map(id, tensors))
-    if key not in known:
+    if key not in values:
         # The tensors are kept too: while they live, no others have their ids.
-        known[key] = (tensors, function(*tensors))
-    found: T = known[key][1]
-    return found
+        values[key] = (tensors, function(*tensors))
+    value: T = values[key][1]
+    return value
 
 
 def _log_odds(logits: Tensor, classes: Tensor) -> Tensor:
@@ -122,8 +122,8 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _row_sums(logits: Tensor) -> RowSums:
-    found: RowSums = by_rows(_sums_of_some, logits)
-    return found
+    sums: RowSums = by_rows(_sums_of_some, logits)
+    return sums
 
 
 def _sums_of_some(logits: Tensor) -> RowSums:
@@ -134,5 +134,5 @@ def _sums_of_some(logits: Tensor) -> RowSums:
 
 def _chosen(logits: Tensor) -> Tensor:
     # NaN counts as the largest: without this a student of nothing but NaN is right wherever the label is 0.
-    found: Tensor = by_rows(lambda rows: rows.argmax(1).masked_fill(rows.isnan().any(1), -1), logits)
-    return found
+    classes: Tensor = by_rows(lambda rows: rows.argmax(1).masked_fill(rows.isnan().any(1), -1), logits)
+    return classes

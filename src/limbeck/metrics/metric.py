@@ -66,9 +66,9 @@ def metric(
         def measured(predictions: Any) -> Metric:
             return function(valid_rows(predictions, cast(MetricFunction, function).__name__, requires))
 
-        found = cast(MetricFunction, measured)
-        found.unit, found.higher_is_better, found.requires = unit, higher_is_better, requires
-        return found
+        declared = cast(MetricFunction, measured)
+        declared.unit, declared.higher_is_better, declared.requires = unit, higher_is_better, requires
+        return declared
 
     return decorate
 

@@ -65,14 +65,14 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
     from sklearn.metrics import average_precision_score
 
     labels = _labels(answers)
-    found = []
+    precisions = []
     for column, truth in zip(answers.student.double().unbind(1), labels.unbind(1), strict=True):
-        known = truth != IGNORED
+        labeled = truth != IGNORED
         if bool((truth == 1).any()):
             # Precision asks for the order alone, and scikit-learn refuses what is infinite.
-            ranks = column[known].unique(return_inverse=True)[1]
-            found.append(float(average_precision_score(truth[known].numpy(), ranks.numpy())))
-    return Metric(sum(found), len(found))
+            ranks = column[labeled].unique(return_inverse=True)[1]
+            precisions.append(float(average_precision_score(truth[labeled].numpy(), ranks.numpy())))
+    return Metric(sum(precisions), len(precisions))
 
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
@@ -141,6 +141,6 @@ def _labels(answers: MultiLabel) -> Int[Tensor, "n labels"]:
 
 def _hits(answers: MultiLabel) -> tuple[Float[Tensor, " labels"], Float[Tensor, " labels"]]:
     """By label, how many true yeses were said, and how many yeses were said or true but not both."""
-    said, true = answers.student > 0, _labels(answers) == 1
-    known = _labels(answers) != IGNORED
-    return (said & true & known).sum(0).double(), ((said ^ true) & known).sum(0).double()
+    predicted, true = answers.student > 0, _labels(answers) == 1
+    labeled = _labels(answers) != IGNORED
+    return (predicted & true & labeled).sum(0).double(), ((predicted ^ true) & labeled).sum(0).double()

@@ -138,7 +138,7 @@ def predict(
         >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
         torch.Size([4, 3])
     """
-    with _asked(model, preprocess, adaptor) as logits, torch.no_grad():
+    with _open_logits(model, preprocess, adaptor) as logits, torch.no_grad():
         return _gathered(_rows(_last(logits(batch), classes), None, batch) for batch in as_batches(data, model))
 
 
@@ -168,7 +168,7 @@ def predict_with_teacher(
     with FrozenParameters(model), torch.no_grad():
         return _gathered(
             _rows(
-                _last(_answered(model, batch, preprocess, adaptor), classes),
+                _last(_model_logits(model, batch, preprocess, adaptor), classes),
                 _last(answer(batch)[LOGITS], classes),
                 batch,
             )
@@ -177,13 +177,13 @@ def predict_with_teacher(
 
 
 @contextmanager
-def _asked(
+def _open_logits(
     model: Any, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Iterator[Callable[[Batch], Tensor]]:
     """A block within which a module, or a teacher, gives its logits for a batch."""
     if isinstance(model, nn.Module):
         with FrozenParameters(model):
-            yield lambda batch: _answered(model, batch, preprocess, adaptor)
+            yield lambda batch: _model_logits(model, batch, preprocess, adaptor)
         return
     teacher = as_teacher(model)
     if adaptor is not None:
@@ -195,7 +195,7 @@ def _asked(
         yield lambda batch: answer(batch)[LOGITS]
 
 
-def _answered(
+def _model_logits(
     model: nn.Module, batch: Batch, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Tensor:
     device = next((p.device for p in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -213,11 +213,11 @@ def _last(logits: Tensor, classes: int) -> Tensor:
 
 def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:
     flat, rows = _flat_logits(student), student.shape[:-1]
-    kept = slice(None) if batch.mask is None else _flat("mask", _of_rows(batch.mask, student), rows).bool()
+    chosen = slice(None) if batch.mask is None else _flat("mask", _of_rows(batch.mask, student), rows).bool()
     return Predictions(
-        flat[kept],
-        None if teacher is None else _flat("teacher's logits", teacher, (*rows, teacher.shape[-1]))[kept],
-        None if batch.labels is None else _flat("labels", batch.labels.cpu(), rows).long()[kept],
+        flat[chosen],
+        None if teacher is None else _flat("teacher's logits", teacher, (*rows, teacher.shape[-1]))[chosen],
+        None if batch.labels is None else _flat("labels", batch.labels.cpu(), rows).long()[chosen],
     )
 
 

@@ -80,14 +80,14 @@ def r2(estimates: Estimates) -> Metric:
         >>> r2(Estimates(torch.tensor([[1.0], [3.0]]), targets=torch.tensor([[1.0], [3.0]]))).value
         1.0
     """
-    known = _known(estimates)
+    finite = _finite_targets(estimates)
     targets = cast(Tensor, estimates.targets).double()
     values = [
         _explained(estimates.student[rows, output].double(), targets[rows, output])
-        for output, rows in enumerate(known.unbind(1))
+        for output, rows in enumerate(finite.unbind(1))
         if bool(rows.any())
     ]
-    return mean_of_all(sum(values) / len(values) if values else math.nan, int(known.sum()))
+    return mean_of_all(sum(values) / len(values) if values else math.nan, int(finite.sum()))
 
 
 @metric(unit="nats", higher_is_better=False, requires=("targets", "variance"))
@@ -102,7 +102,7 @@ def gaussian_nll(estimates: Estimates) -> Metric:
         >>> round(gaussian_nll(Estimates(one, targets=one, variance=one)).value, 4)
         0.9189
     """
-    variance = cast(Tensor, estimates.variance).double()[_known(estimates)]
+    variance = cast(Tensor, estimates.variance).double()[_finite_targets(estimates)]
     return summed(0.5 * ((2 * math.pi * variance).log() + _errors(estimates).square() / variance))
 
 
@@ -118,17 +118,17 @@ REGRESSION_MEASURES: dict[str, MetricFunction] = {
 """Every measure of estimates by name."""
 
 
-def _known(estimates: Estimates) -> Bool[Tensor, "n outputs"]:
+def _finite_targets(estimates: Estimates) -> Bool[Tensor, "n outputs"]:
     return ~cast(Tensor, estimates.targets).isnan()
 
 
 def _errors(estimates: Estimates) -> Float[Tensor, " known"]:
-    known = _known(estimates)
-    return estimates.student.double()[known] - cast(Tensor, estimates.targets).double()[known]
+    finite = _finite_targets(estimates)
+    return estimates.student.double()[finite] - cast(Tensor, estimates.targets).double()[finite]
 
 
-def _explained(found: Float[Tensor, " n"], targets: Float[Tensor, " n"]) -> float:
-    left, whole = (found - targets).square().sum(), (targets - targets.mean()).square().sum()
+def _explained(estimates: Float[Tensor, " n"], targets: Float[Tensor, " n"]) -> float:
+    residual, whole = (estimates - targets).square().sum(), (targets - targets.mean()).square().sum()
     if float(whole) == 0.0:
-        return float(left == 0.0)
-    return float(1 - left / whole)
+        return float(residual == 0.0)
+    return float(1 - residual / whole)

@@ -118,8 +118,8 @@ def compare_scores(
         return Difference(mean, None, None, len(d))
     step = float(np.abs(d).max() or np.ptp([first, second]) or (largest if math.isfinite(largest) else 0.0))
     parts = _parts(d, mean, step)
-    found = _difference(mean, parts, len(d), confidence, comparisons, largest)
-    return found._replace(covers="seeds and test examples", examples=d.shape[1])
+    difference = _difference(mean, parts, len(d), confidence, comparisons, largest)
+    return difference._replace(covers="seeds and test examples", examples=d.shape[1])
 
 
 def interval_parts(
@@ -195,8 +195,8 @@ def compare_accuracies(
     shares = float(np.mean(ours)), float(np.mean(theirs))
     most = (sum(share * (1 - share) for share in shares) + _UNSEEN * step) / examples
     parts = (of_seeds, _Part(most, max(examples - 1, 1)))
-    found = _difference(float(d.mean()), parts, len(d), confidence, comparisons, 1.0)
-    return found._replace(covers="seeds and a bound for test examples", examples=examples)
+    difference = _difference(float(d.mean()), parts, len(d), confidence, comparisons, 1.0)
+    return difference._replace(covers="seeds and a bound for test examples", examples=examples)
 
 
 def paired_difference(
@@ -313,7 +313,7 @@ def _check_scores(ours: np.ndarray, theirs: np.ndarray) -> None:
         )
     for name, scores in (("ours", ours), ("theirs", theirs)):
         if not np.isfinite(scores).all():
-            seed, example = (int(place) for place in np.argwhere(~np.isfinite(scores))[0])
+            seed, example = (int(index) for index in np.argwhere(~np.isfinite(scores))[0])
             raise LimbeckError(
                 f"{name}[{seed}, {example}] is {scores[seed, example]}: a score is a finite number. Leave out the "
                 "examples that have none, in both arms."

@@ -65,15 +65,17 @@ class _Metric:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self._name, self._function = name, function
         parameters = inspect.signature(function).parameters
-        self._wanted = [one for one in _ARGUMENTS if one in parameters]
+        self._parameters = [argument for argument in _ARGUMENTS if argument in parameters]
 
     def __call__(self, predictions: Predictions) -> float:
         # In memory of their own: a function that changes what it gets would change the data and all other measures.
         student, *others = predictions
-        copies = labeled_rows(Predictions(student.clone(), *(None if one is None else one.clone() for one in others)))
-        given = {name: _argument(name, copies) for name in self._wanted}
+        copies = labeled_rows(
+            Predictions(student.clone(), *(None if tensor is None else tensor.clone() for tensor in others))
+        )
+        arguments = {name: _argument(name, copies) for name in self._parameters}
         try:
-            value = self._function(**given)
+            value = self._function(**arguments)
         except Exception as error:  # whatever a person's function raises
             raise LimbeckError(f"The metric {self._name} failed: {type(error).__name__}: {error}") from error
         if isinstance(value, Metric):

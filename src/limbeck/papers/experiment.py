@@ -143,20 +143,20 @@ def merged(tasks: Sequence[Task]) -> dict[str, Task]:
     Raises:
         LimbeckError: If a task needs one that there is not, or tasks need each other in a circle.
     """
-    known = {task.name: task for task in tasks}
+    by_name = {task.name: task for task in tasks}
     done: dict[str, Task] = {}
 
     def add(name: str, above: tuple[str, ...]) -> None:
         if name in above:
             raise LimbeckError(f"The tasks {' -> '.join((*above, name))} need each other.")
-        if name not in known:
+        if name not in by_name:
             raise LimbeckError(f"The task {above[-1]!r} needs {name!r}, which is no task.")
-        for need in known[name].requires:
+        for need in by_name[name].requires:
             if need not in done:
                 add(need, (*above, name))
-        done[name] = known[name]
+        done[name] = by_name[name]
 
-    for name in known:
+    for name in by_name:
         if name not in done:
             add(name, ())
     return done

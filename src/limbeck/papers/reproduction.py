@@ -44,7 +44,7 @@ def paper(name: str) -> Paper:
     if name not in PAPERS:
         raise unknown("paper", name, PAPERS)
     module = import_module(f"limbeck.papers.{name}")
-    return Paper(name, module.TITLE, {one.name: one for one in module.EXPERIMENTS})
+    return Paper(name, module.TITLE, {experiment.name: experiment for experiment in module.EXPERIMENTS})
 
 
 class Reproduction:
@@ -74,9 +74,9 @@ class Reproduction:
         workers: int | None = None,
     ) -> None:
         self.paper = paper(name)
-        for wanted in only:
-            if wanted not in self.paper.experiments:
-                raise unknown("experiment", wanted, self.paper.experiments)
+        for experiment_name in only:
+            if experiment_name not in self.paper.experiments:
+                raise unknown("experiment", experiment_name, self.paper.experiments)
         if scale not in _SEEDS:
             raise unknown("scale", scale, list(_SEEDS))
         count = _SEEDS[scale] if seeds is None else seeds
@@ -86,7 +86,7 @@ class Reproduction:
         self.scale = ExperimentScale(scale, tuple(range(count)))
         self.experiments = {n: e for n, e in self.paper.experiments.items() if not only or n in only}
         self.folder = Path(out) if out is not None else Path("runs") / name / scale
-        self.tasks = merged([task for one in self.experiments.values() for task in one.tasks(self.scale)])
+        self.tasks = merged([task for experiment in self.experiments.values() for task in experiment.tasks(self.scale)])
         _check_folder(self.folder, scale)
         self._floor = Scheduler(self.folder, workers=min(cores, len(self.tasks)), slowness=slowness)
 
@@ -104,16 +104,16 @@ class Reproduction:
         Returns:
             ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``; rows as `Row.as_json` has them.
         """
-        found = self._floor.run(self.tasks, callback)
-        shown = {
-            name: {"title": one.title, "rows": [row.as_json() for row in _rows(one, self.scale, found)]}
-            for name, one in self.experiments.items()
+        results = self._floor.run(self.tasks, callback)
+        rows = {
+            name: {"title": experiment.title, "rows": [row.as_json() for row in _rows(experiment, self.scale, results)]}
+            for name, experiment in self.experiments.items()
         }
-        return {"paper": self.paper.name, "scale": self.scale.name, "experiments": shown}
+        return {"paper": self.paper.name, "scale": self.scale.name, "experiments": rows}
 
 
-def _rows(experiment: Experiment, scale: ExperimentScale, found: Mapping[str, Figures]) -> Sequence[Row]:
-    rows = experiment.rows(scale, found)
+def _rows(experiment: Experiment, scale: ExperimentScale, results: Mapping[str, Figures]) -> Sequence[Row]:
+    rows = experiment.rows(scale, results)
     # At quick scale a number says that the machinery turns, not what the method is worth.
     return [replace(row, aim=None) for row in rows] if scale.quick else rows
 

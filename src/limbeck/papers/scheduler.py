@@ -27,14 +27,14 @@ class Event(NamedTuple):
         task: The task's name; empty for a tick.
         figures: What it found, when it is done.
         seconds: How long it took.
-        left: Seconds that all that is left will take, about.
+        remaining: Seconds that all that is left will take, about.
     """
 
     kind: str
     task: str
     figures: Figures
     seconds: float
-    left: float
+    remaining: float
 
 
 Callback = Callable[[Event], None]
@@ -59,10 +59,12 @@ class Scheduler:
     def estimate(self, tasks: Mapping[str, Task]) -> float:
         """Seconds that the tasks that are not done will take, at least as long as the longest chain of them."""
         stamps = task_hash(tasks)
-        left = {name: task for name, task in tasks.items() if self._found(name, stamps[name]) is None}
-        if not left:
+        remaining = {name: task for name, task in tasks.items() if self._read_result(name, stamps[name]) is None}
+        if not remaining:
             return 0.0
-        return self._pace() * max(sum(task.seconds for task in left.values()) / self.workers, *_chains(left).values())
+        return self._pace() * max(
+            sum(task.seconds for task in remaining.values()) / self.workers, *_chains(remaining).values()
+        )
 
     def run(self, tasks: Mapping[str, Task], callback: Callback) -> dict[str, Figures]:
         """Do all that is left, the longest chain first; the figures of all tasks by name.
@@ -70,27 +72,27 @@ class Scheduler:
         Raises:
             LimbeckError: If a task fails (what others have done is kept), or another process is at work in the folder.
         """
-        found = self._kept(tasks)
-        if len(found) < len(tasks):
+        results = self._read_results(tasks)
+        if len(results) < len(tasks):
             self.root.mkdir(parents=True, exist_ok=True)
             with alone(self.root):
-                found = self._kept(tasks)  # by now another process may have done some
-                self._work(tasks, found, callback)
-        return found
+                results = self._read_results(tasks)  # by now another process may have done some
+                self._run_rest(tasks, results, callback)
+        return results
 
-    def _kept(self, tasks: Mapping[str, Task]) -> dict[str, Figures]:
-        found: dict[str, Figures] = {}
+    def _read_results(self, tasks: Mapping[str, Task]) -> dict[str, Figures]:
+        results: dict[str, Figures] = {}
         for name, stamp in task_hash(tasks).items():
-            if (kept := self._found(name, stamp)) is not None:
-                found[name] = kept["figures"]
-                self._spent[name] = (kept["seconds"], tasks[name].seconds)
-        return found
+            if (result := self._read_result(name, stamp)) is not None:
+                results[name] = result["figures"]
+                self._spent[name] = (result["seconds"], tasks[name].seconds)
+        return results
 
-    def _work(self, tasks: Mapping[str, Task], found: dict[str, Figures], callback: Callback) -> None:
+    def _run_rest(self, tasks: Mapping[str, Task], results: dict[str, Figures], callback: Callback) -> None:
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=settle)
         try:
-            for event in self._events(pool, tasks, task_hash(tasks), found):
+            for event in self._events(pool, tasks, task_hash(tasks), results):
                 callback(event)
         except BaseException:
             for process in list((pool._processes or {}).values()):
@@ -104,31 +106,35 @@ class Scheduler:
         pool: ProcessPoolExecutor,
         tasks: Mapping[str, Task],
         stamps: Mapping[str, str],
-        found: dict[str, Figures],
+        results: dict[str, Figures],
     ) -> Iterator[Event]:
         chains = _chains(tasks)
         running: dict[Future[dict[str, Any]], Task] = {}
-        while len(found) < len(tasks):
+        while len(results) < len(tasks):
             busy = {task.name for task in running.values()}
             ready = [
-                t for t in tasks.values() if t.name not in found | dict.fromkeys(busy) and set(t.requires) <= set(found)
+                t
+                for t in tasks.values()
+                if t.name not in results | dict.fromkeys(busy) and set(t.requires) <= set(results)
             ]
             for task in sorted(ready, key=lambda t: -chains[t.name])[: self.workers - len(running)]:
                 running[pool.submit(do, self.root, task, stamps[task.name])] = task
-                yield Event("begun", task.name, {}, 0.0, self._left(tasks, found, running))
+                yield Event("begun", task.name, {}, 0.0, self._estimate_rest(tasks, results, running))
             done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
             for future in done:
                 task = running.pop(future)
                 result = _result(future, task)
-                found[task.name] = result["figures"]
+                results[task.name] = result["figures"]
                 self._spent[task.name] = (result["seconds"], task.seconds)
-                left = self._left(tasks, found, running)
-                yield Event("done", task.name, result["figures"], result["seconds"], left)
-            yield Event("tick", "", {}, 0.0, self._left(tasks, found, running))
+                seconds = self._estimate_rest(tasks, results, running)
+                yield Event("done", task.name, result["figures"], result["seconds"], seconds)
+            yield Event("tick", "", {}, 0.0, self._estimate_rest(tasks, results, running))
 
-    def _left(self, tasks: Mapping[str, Task], found: Mapping[str, Figures], running: Mapping[Any, Task]) -> float:
-        begun = {task.name: _fraction(self.root / task.name) for task in running.values()}
-        still = {n: t.seconds * (1 - begun.get(n, 0.0)) for n, t in tasks.items() if n not in found}
+    def _estimate_rest(
+        self, tasks: Mapping[str, Task], results: Mapping[str, Figures], running: Mapping[Any, Task]
+    ) -> float:
+        fractions = {task.name: _fraction(self.root / task.name) for task in running.values()}
+        still = {n: t.seconds * (1 - fractions.get(n, 0.0)) for n, t in tasks.items() if n not in results}
         return self._pace() * max(sum(still.values()) / self.workers, *still.values()) if still else 0.0
 
     def _pace(self) -> float:
@@ -137,13 +143,13 @@ class Scheduler:
         planned = sum(estimate for _, estimate in self._spent.values())
         return spent / planned if spent > 60 and planned > 0 else self._slowness()
 
-    def _found(self, name: str, stamp: str) -> dict[str, Any] | None:
+    def _read_result(self, name: str, stamp: str) -> dict[str, Any] | None:
         """What was kept of a task, if it was the same task and its file is whole."""
         try:
-            found: Any = json.loads((self.root / name / RESULT).read_text(encoding="utf-8"))
+            result: Any = json.loads((self.root / name / RESULT).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        return found if isinstance(found, dict) and found.get("stamp") == stamp else None
+        return result if isinstance(result, dict) and result.get("stamp") == stamp else None
 
 
 def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:

@@ -29,13 +29,13 @@ def task_hash(tasks: Mapping[str, Task]) -> dict[str, str]:
 
 def code(module: str) -> str:
     """A hash of a module's file, and of those of its own package that it takes functions or classes from."""
-    package, found, left = module.rpartition(".")[0], set[str](), [module]
-    while left:
-        name = left.pop()
-        if name not in found and name in sys.modules:
-            found.add(name)
-            left += [other for other in _used(sys.modules[name]) if other.rpartition(".")[0] == package]
-    return hashlib.sha256(b"".join(_text(sys.modules[name]) for name in sorted(found))).hexdigest()
+    package, seen, queue = module.rpartition(".")[0], set[str](), [module]
+    while queue:
+        name = queue.pop()
+        if name not in seen and name in sys.modules:
+            seen.add(name)
+            queue += [other for other in _used(sys.modules[name]) if other.rpartition(".")[0] == package]
+    return hashlib.sha256(b"".join(_text(sys.modules[name]) for name in sorted(seen))).hexdigest()
 
 
 def _used(module: ModuleType) -> set[str]:

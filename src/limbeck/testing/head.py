@@ -36,13 +36,15 @@ def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> No
     head = make()
     _check_refusal(head, student)
     head.shape(student, teacher)
-    shown = student.detach().clone().requires_grad_()
-    projected = head(shown)
+    features = student.detach().clone().requires_grad_()
+    projected = head(features)
     require(projected.shape == teacher.shape, f"it gives {tuple(projected.shape)}, not {tuple(teacher.shape)}", of=_OF)
     require(bool(projected.isfinite().all()), "its values are not finite", of=_OF)
     require(len(head(student[:1])) == 1, "it does not take one example alone", of=_OF)
-    found = torch.autograd.grad(projected.square().sum(), [shown, *head.parameters()], allow_unused=True)
-    require(all(slope is not None for slope in found), "a gradient does not reach all of it, or the student", of=_OF)
+    gradients = torch.autograd.grad(projected.square().sum(), [features, *head.parameters()], allow_unused=True)
+    require(
+        all(slope is not None for slope in gradients), "a gradient does not reach all of it, or the student", of=_OF
+    )
     _check_state(make, head, student, teacher)
 
 

@@ -55,7 +55,7 @@ class Claim:
         shape, classes = shape or (4,), classes or self.classes
         draw = torch.Generator().manual_seed(0)
         logits = [(3 * torch.randn(*shape, classes, generator=draw)).to(dtype) for _ in range(2)]
-        known = {
+        arguments = {
             "student": logits[0],
             "teacher": logits[1],
             # The last two columns stay free of labels, for the laws that mask them.
@@ -65,7 +65,7 @@ class Claim:
             "mask": torch.ones(shape, dtype=torch.bool),
             "id": torch.arange(shape[0]),
         }
-        return {name: value for name, value in known.items() if self.preprocess(name)}
+        return {name: value for name, value in arguments.items() if self.preprocess(name)}
 
 
 def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
@@ -110,8 +110,8 @@ def check_shape(claim: Claim) -> None:
     for shape in ((4,), (1,)) + (((3, 2),) if per in ("example", "position", "output") else ()):
         value = claim(claim.sample(*shape))
         each, pairs = (*shape, claim.classes), (shape[0], shape[0])
-        wanted = {"example": shape[:1], "position": shape, "output": each, "pair": pairs, "batch": ()}[per]
-        _require(tuple(value.shape) == wanted, f"it yields shape {tuple(value.shape)} per {per}, not {wanted}")
+        expected = {"example": shape[:1], "position": shape, "output": each, "pair": pairs, "batch": ()}[per]
+        _require(tuple(value.shape) == expected, f"it yields shape {tuple(value.shape)} per {per}, not {expected}")
 
 
 def check_examples(claim: Claim) -> None:
@@ -119,8 +119,8 @@ def check_examples(claim: Claim) -> None:
     sample, order = claim.sample(4), torch.tensor([2, 0, 3, 1])
     value, moved = claim(sample), claim({name: tensor[order] for name, tensor in sample.items()})
     per = claim.kernel.per  # type: ignore[attr-defined]
-    wanted = {"pair": lambda: value[order][:, order], "batch": lambda: value}.get(per, lambda: value[order])()
-    _close(moved, wanted, "its values do not follow the examples when these change places")
+    expected = {"pair": lambda: value[order][:, order], "batch": lambda: value}.get(per, lambda: value[order])()
+    _close(moved, expected, "its values do not follow the examples when these change places")
 
 
 def check_classes(claim: Claim) -> None:
@@ -196,8 +196,8 @@ def check_gradient(claim: Claim) -> None:
         try:
             check(value, leaves)
         except GradcheckError as error:
-            said = " ".join(str(error).split())
-            _require(False, f"its {what} is not the derivative that small steps show: {said.rstrip('.')}")
+            message = " ".join(str(error).split())
+            _require(False, f"its {what} is not the derivative that small steps show: {message.rstrip('.')}")
 
 
 def check_divergence(claim: Claim) -> None:
@@ -249,16 +249,16 @@ def _finite(claim: Claim, sample: Mapping[str, Tensor], where: str) -> Tensor:
     value = claim({**sample, **leaves})
     _require(bool(value.isfinite().all()), f"its value for {where} is {value.detach().tolist()}, and must be finite")
     for (name, _), slope in zip(leaves.items(), torch.autograd.grad(value.sum(), list(leaves.values())), strict=True):
-        found = f"its gradient in the {name} for {where} is {slope.tolist()}, and must be finite"
-        _require(bool(slope.isfinite().all()), found)
+        message = f"its gradient in the {name} for {where} is {slope.tolist()}, and must be finite"
+        _require(bool(slope.isfinite().all()), message)
     return value.detach()
 
 
-def _close(value: Tensor, wanted: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:
-    same = value.shape == wanted.shape and torch.allclose(value, wanted, rtol=tolerance, atol=tolerance)
-    _require(same, f"{broken}: {value.tolist()}, where {wanted.tolist()} is expected")
+def _close(value: Tensor, expected: Tensor, broken: str, *, tolerance: float = 1e-5) -> None:
+    same = value.shape == expected.shape and torch.allclose(value, expected, rtol=tolerance, atol=tolerance)
+    _require(same, f"{broken}: {value.tolist()}, where {expected.tolist()} is expected")
 
 
-def _require(kept: bool, broken: str) -> None:
-    if not kept:
+def _require(condition: bool, broken: str) -> None:
+    if not condition:
         raise AssertionError(f"A law of kernels is broken: {broken}.")

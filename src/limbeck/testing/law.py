@@ -12,23 +12,25 @@ from torch import Tensor, nn
 from limbeck.batch import Batch
 
 
-def require(kept: bool, broken: str, *, of: str) -> None:
+def require(condition: bool, broken: str, *, of: str) -> None:
     """Raise unless a law is kept.
 
     Raises:
         AssertionError: With a sentence that says which law is broken.
     """
-    if not kept:
+    if not condition:
         raise AssertionError(f"A law of {of} is broken: {broken}.")
 
 
-def require_close(value: Tensor, wanted: Tensor, broken: str, *, of: str, tolerance: float = 1e-5) -> None:
+def require_close(value: Tensor, expected: Tensor, broken: str, *, of: str, tolerance: float = 1e-5) -> None:
     """Raise unless two tensors are the same but for rounding.
 
     Raises:
         AssertionError: If they are not.
     """
-    same = value.shape == wanted.shape and torch.allclose(value, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+    same = value.shape == expected.shape and torch.allclose(
+        value, expected, rtol=tolerance, atol=tolerance, equal_nan=True
+    )
     require(same, broken, of=of)
 
 
@@ -59,14 +61,14 @@ def traces(modules: Iterable[nn.Module]) -> list[Any]:
     ]
 
 
-def rows(batch: Batch, wanted: slice) -> Batch:
+def rows(batch: Batch, part: slice) -> Batch:
     """Some examples of a batch whose inputs are one tensor."""
 
     def cut(column: Tensor | None) -> Tensor | None:
-        return None if column is None else column[wanted]
+        return None if column is None else column[part]
 
-    extra = {name: column[wanted] for name, column in batch.extra.items()}
-    return Batch(batch.inputs[wanted], cut(batch.id), cut(batch.view), cut(batch.labels), cut(batch.mask), extra)
+    extra = {name: column[part] for name, column in batch.extra.items()}
+    return Batch(batch.inputs[part], cut(batch.id), cut(batch.view), cut(batch.labels), cut(batch.mask), extra)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

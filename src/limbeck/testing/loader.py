@@ -52,10 +52,10 @@ def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
             column = getattr(batch, name)
             if column is not None:
                 require(len(column) == batch.size, f"{name} has {len(column)} rows, not {batch.size}", of=_OF)
-                wanted = torch.bool if name == "mask" else torch.int64
-                require(column.dtype == wanted, f"{name} is {column.dtype}, not {wanted}", of=_OF)
-    announced, found = loader.examples_per_epoch, sum(batch.size for batch in epoch)
-    require(announced in (None, found), f"epoch {number} has {found} examples, not {announced}", of=_OF)
+                dtype = torch.bool if name == "mask" else torch.int64
+                require(column.dtype == dtype, f"{name} is {column.dtype}, not {dtype}", of=_OF)
+    announced, total = loader.examples_per_epoch, sum(batch.size for batch in epoch)
+    require(announced in (None, total), f"epoch {number} has {total} examples, not {announced}", of=_OF)
     if loader.has_ids:
         require(all(batch.id is not None for batch in epoch), "it says that it has ids, and a batch has none", of=_OF)
         ids = torch.cat([batch.id for batch in epoch if batch.id is not None])

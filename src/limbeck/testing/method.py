@@ -26,7 +26,9 @@ _OF = "methods"
 _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
 
-def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | None = None, **arguments: Any) -> None:
+def check_method(
+    function: str | Callable[..., Any], *, on: Mapping[str, Trial] | None = None, **arguments: Any
+) -> None:
     """Check a method against every law that applies to it: it runs for an epoch, twice, on a tiny MLP and a tiny CNN.
 
     Both have the addresses ``layer1``, ``layer2``, ``features`` and ``classifier``; the data have labels and the column
@@ -39,7 +41,7 @@ def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | N
     what in it may learn is its maker's to say.
 
     Args:
-        found: A method's name, or a function that returns a `Recipe`, with its ``CARD`` in its module if it has one.
+        function: A method's name, or a function that returns a `Recipe`, with its ``CARD`` in its module if it has one.
         on: What it runs on, by a name of your choice, where the two networks will not do: a function that returns a
             student, a teacher and data, the same ones whenever it is called. A method for transformers needs this.
         **arguments: What it cannot do without, besides ``teacher``: ``hint="layer1"``.
@@ -50,38 +52,38 @@ def check_method(found: str | Callable[..., Any], *, on: Mapping[str, Trial] | N
     Example:
         >>> check_method("fitnets", hint="layer1", guided="layer1")
     """
-    one = _method(found)
-    _check_card(one)
-    _check_arguments(one)
+    call = _method(function)
+    _check_card(call)
+    _check_arguments(call)
     usual: dict[str, Trial] = {kind: partial(_usual, kind) for kind in ("mlp", "cnn")}
     for kind, trial in (usual if on is None else on).items():
-        _check_runs(one, arguments, kind, trial)
+        _check_runs(call, arguments, kind, trial)
 
 
-def _method(found: str | Callable[..., Any]) -> MethodCall:
-    if isinstance(found, str):
-        return method(found)
-    card = getattr(sys.modules.get(found.__module__), "CARD", None)
-    return MethodCall.of(found, card if isinstance(card, MethodCard) else _blank(found.__name__))
+def _method(function: str | Callable[..., Any]) -> MethodCall:
+    if isinstance(function, str):
+        return method(function)
+    card = getattr(sys.modules.get(function.__module__), "CARD", None)
+    return MethodCall.of(function, card if isinstance(card, MethodCard) else _blank(function.__name__))
 
 
 def _blank(name: str) -> MethodCard:
     return MethodCard(name, "", "", 0, None, "", "", "", "")
 
 
-def _check_card(one: MethodCall) -> None:
-    card = one.card
+def _check_card(call: MethodCall) -> None:
+    card = call.card
     if not card.title:
         return
     for field in ("name", "title", "authors", "year", "venue", "claim", "when", "bibtex"):
         require(bool(getattr(card, field)), f"its card has no {field}", of=_OF)
-    require(card.name == one.make.__name__, f"its card is called {card.name!r}", of=_OF)
-    require("epochs" in one.parameters, "it has no argument epochs=", of=_OF)
+    require(card.name == call.make.__name__, f"its card is called {card.name!r}", of=_OF)
+    require("epochs" in call.parameters, "it has no argument epochs=", of=_OF)
     require_bibtex(card.bibtex)
 
 
-def _check_arguments(one: MethodCall) -> None:
-    kinds = [parameter.kind for parameter in inspect.signature(one.make).parameters.values()]
+def _check_arguments(call: MethodCall) -> None:
+    kinds = [parameter.kind for parameter in inspect.signature(call.make).parameters.values()]
     require(inspect.Parameter.VAR_KEYWORD not in kinds, "it accepts any argument, also a misspelt one", of=_OF)
 
 
@@ -98,19 +100,19 @@ def require_bibtex(text: str) -> None:
         require(not lacking, f"its bibtex lacks {', '.join(lacking)}: {entry!r}", of=_OF)
 
 
-def _check_runs(one: MethodCall, arguments: dict[str, Any], kind: str, trial: Trial) -> None:
+def _check_runs(call: MethodCall, arguments: dict[str, Any], kind: str, trial: Trial) -> None:
     untouched, teacher, _ = trial()
     teacher.eval()
-    kept, before = weights(teacher), traces([teacher])
-    given = {"teacher": teacher} | arguments if one.has_teacher else arguments
-    runs = [_run(_built(one, given), trial) for _ in range(2)]
-    require(same_weights(weights(teacher), kept), f"on the {kind} the teacher has moved", of=_OF)
-    begun = weights(untouched)
+    teacher_weights, before = weights(teacher), traces([teacher])
+    options = {"teacher": teacher} | arguments if call.has_teacher else arguments
+    runs = [_run(_make_recipe(call, options), trial) for _ in range(2)]
+    require(same_weights(weights(teacher), teacher_weights), f"on the {kind} the teacher has moved", of=_OF)
+    start = weights(untouched)
     for run in runs:
         bad = [(r.stage, r.loss) for r in run.history if not torch.isfinite(torch.tensor(r.loss))]
         require(bool(run.history) and not bad, f"on the {kind} its losses are not finite: {bad}", of=_OF)
         shipped = weights(run.student)
-        require(not same_weights(shipped, begun), f"on the {kind} the student has not moved", of=_OF)
+        require(not same_weights(shipped, start), f"on the {kind} the student has not moved", of=_OF)
     first, second = ({name: weights(model) for name, model in run.models.items()} for run in runs)
     same = first.keys() == second.keys() and all(same_weights(first[name], second[name]) for name in first)
     require(same, f"on the {kind} one seed gives two results", of=_OF)
@@ -125,9 +127,9 @@ def _is_clean(name: str, model: nn.Module, untouched: nn.Module) -> bool:
     return traces([model]) == traces([untouched]) if name == "student" or alike else not hooks_in(model)
 
 
-def _built(one: MethodCall, given: dict[str, Any]) -> Recipe:
+def _make_recipe(call: MethodCall, options: dict[str, Any]) -> Recipe:
     try:
-        return one(**given)
+        return call(**options)
     except LimbeckError as error:
         raise AssertionError(f"A law of methods is broken: it cannot be built ({error})") from error
 

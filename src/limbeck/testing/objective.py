@@ -61,8 +61,8 @@ def check_needs(case: Case) -> None:
         labels=batch.labels if "labels" in requires.batch else None, id=batch.id if "id" in requires.batch else None
     )
     less = [
-        Outputs({a: s[a] for a in wanted if a in s})
-        for s, wanted in ((student, requires.student), (teacher, requires.teacher))
+        Outputs({a: s[a] for a in addresses if a in s})
+        for s, addresses in ((student, requires.student), (teacher, requires.teacher))
     ]
     try:
         objective(less[0], less[1], fewer, _WHERE)
@@ -74,8 +74,8 @@ def check_counts(case: Case) -> None:
     """The counts that it announces from the batch alone are those of its terms."""
     objective, student, teacher, batch = case
     announced = objective.counts(batch)
-    found = {name: float(term.count) for name, term in objective(student, teacher, batch, _WHERE).items()}
-    require(announced == found, f"it announces the counts {announced} and yields {found}", of=_OF)
+    counts = {name: float(term.count) for name, term in objective(student, teacher, batch, _WHERE).items()}
+    require(announced == counts, f"it announces the counts {announced} and yields {counts}", of=_OF)
 
 
 def check_split(case: Case) -> None:
@@ -105,16 +105,16 @@ def check_left_out(case: Case) -> None:
     unlabeled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
     _compare(objective(student, teacher, masked, _WHERE), later, "what the mask takes out still counts in")
     read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.preprocess.batch}
-    found = objective(student, teacher, unlabeled, _WHERE)
-    _compare({n: t for n, t in found.items() if n in read}, later, "an example without a label still counts in")
+    terms = objective(student, teacher, unlabeled, _WHERE)
+    _compare({n: t for n, t in terms.items() if n in read}, later, "an example without a label still counts in")
 
 
 def check_algebra(case: Case) -> None:
     """It adds and scales, and at weight zero it still needs what it needs."""
     objective, student, teacher, batch = case
 
-    def value(one: Objective) -> Tensor:
-        return weighted_loss(one(student, teacher, batch, _WHERE), one.counts(batch)).detach()
+    def value(term: Objective) -> Tensor:
+        return weighted_loss(term(student, teacher, batch, _WHERE), term.counts(batch)).detach()
 
     once = value(objective)
     require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
@@ -126,13 +126,13 @@ def check_algebra(case: Case) -> None:
 def check_reach(case: Case) -> None:
     """Its terms are finite scalars, and each reaches what the student shows."""
     objective, student, teacher, batch = case
-    shown = Outputs({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
-    leaves = [tensor for tensor in shown.values() if tensor.requires_grad]
-    for name, term in objective(shown, teacher, batch, _WHERE).items():
+    outputs = Outputs({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
+    leaves = [tensor for tensor in outputs.values() if tensor.requires_grad]
+    for name, term in objective(outputs, teacher, batch, _WHERE).items():
         require(term.total.ndim == 0, f"{name}'s total has shape {tuple(term.total.shape)}, not a sum", of=_OF)
         require(bool(term.total.isfinite()), f"{name} is {float(term.total.detach())}", of=_OF)
-        found = torch.autograd.grad(term.total, leaves, allow_unused=True) if term.total.requires_grad else ()
-        reached = [slope for slope in found if slope is not None]
+        gradients = torch.autograd.grad(term.total, leaves, allow_unused=True) if term.total.requires_grad else ()
+        reached = [slope for slope in gradients if slope is not None]
         require(bool(reached), f"{name} does not depend on what the student shows", of=_OF)
         require(all(bool(s.isfinite().all()) for s in reached), f"{name}'s gradient is not finite", of=_OF)
 
@@ -161,14 +161,14 @@ def _batch(draw: torch.Generator) -> Batch:
     return Batch(inputs, torch.arange(_SIZE), labels=labels, extra={"targets": targets})
 
 
-def _part(case: Case, wanted: slice) -> dict[str, Term]:
+def _part(case: Case, chosen: slice) -> dict[str, Term]:
     objective, student, teacher, batch = case
-    taken = [Outputs({a: t[wanted] for a, t in signal.items()}) for signal in (student, teacher)]
-    terms: dict[str, Term] = objective(taken[0], taken[1], rows(batch, wanted), _WHERE)
+    sides = [Outputs({a: t[chosen] for a, t in signal.items()}) for signal in (student, teacher)]
+    terms: dict[str, Term] = objective(sides[0], sides[1], rows(batch, chosen), _WHERE)
     return terms
 
 
-def _compare(found: dict[str, Term], wanted: dict[str, Term], broken: str) -> None:
-    for name, term in found.items():
-        require_close(term.total, wanted[name].total, f"{broken} {name}'s total", of=_OF)
-        require(float(term.count) == float(wanted[name].count), f"{broken} {name}'s count", of=_OF)
+def _compare(terms: dict[str, Term], expected: dict[str, Term], broken: str) -> None:
+    for name, term in terms.items():
+        require_close(term.total, expected[name].total, f"{broken} {name}'s total", of=_OF)
+        require(float(term.count) == float(expected[name].count), f"{broken} {name}'s count", of=_OF)

@@ -45,10 +45,10 @@ def check_teacher(
         >>> from limbeck.teachers import ModelTeacher
         >>> check_teacher(ModelTeacher(nn.Linear(2, 3)), Batch(torch.randn(6, 2)))
     """
-    known = dict(models or {})
-    teacher.bind(known)
-    seen = [*known.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
-    before, kept, mark = traces(seen), [weights(module) for module in seen], teacher.fingerprint
+    named_models = dict(models or {})
+    teacher.bind(named_models)
+    seen = [*named_models.values(), *(value for value in vars(teacher).values() if isinstance(value, nn.Module))]
+    before, states, mark = traces(seen), [weights(module) for module in seen], teacher.fingerprint
     _check_refusal(teacher, preprocess)
     with teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess) as answer:
         _check_answer(answer(batch), batch, requires)
@@ -56,7 +56,7 @@ def check_teacher(
             _check_repeats(answer, batch, requires)
     require(traces(seen) == before, "it leaves hooks, flags or keys in a model", of=_OF)
     if teacher.describe().get("mode", "eval") == "eval":
-        changed = not all(map(same_weights, map(weights, seen), kept))
+        changed = not all(map(same_weights, map(weights, seen), states))
         require(not changed, "answering changes a model's weights or buffers", of=_OF)
         require(teacher.fingerprint == mark, "its fingerprint changes by answering", of=_OF)
     _check_state(teacher, batch, requires, preprocess)
@@ -74,13 +74,13 @@ def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> N
 def _check_answer(signal: Outputs, batch: Batch, requires: frozenset[str]) -> None:
     for address in requires:
         require(address in signal or address in signal.partial, f"it does not answer with {address!r}", of=_OF)
-        for tensor in _held(signal, address):
+        for tensor in _tensors_at(signal, address):
             require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
             require(not tensor.requires_grad, f"{address!r} carries a gradient; answer under torch.no_grad()", of=_OF)
             require(not bool(tensor.isnan().any()), f"{address!r} holds NaN", of=_OF)
 
 
-def _held(signal: Outputs, address: str) -> tuple[Tensor, ...]:
+def _tensors_at(signal: Outputs, address: str) -> tuple[Tensor, ...]:
     """The tensors of an answer: one, or those of a part of it."""
     partial = signal.partial.get(address)
     return (signal[address],) if partial is None else partial.tensors
@@ -90,7 +90,9 @@ def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, requires: f
     once, twice = answer(batch), answer(batch)
     part = answer(rows(batch, slice(max(batch.size // 2, 1))))
     for address in requires:
-        for first, second, alone in zip(*(_held(one, address) for one in (once, twice, part)), strict=True):
+        for first, second, alone in zip(
+            *(_tensors_at(outputs, address) for outputs in (once, twice, part)), strict=True
+        ):
             require(torch.equal(first, second), f"{address!r} is not the same when asked twice", of=_OF)
             broken = f"{address!r} of an example depends on the other examples of the batch"
             require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)

@@ -38,18 +38,18 @@ def check_transform(view: Transform, inputs: Inputs) -> None:
     require(count > 1, "one example shows too little: give at least two", of="this check")
     id, number = torch.arange(count) * 3 + 1, torch.arange(count) % 2
     before, state = [part.clone() for part in _parts(inputs)], torch.get_rng_state()
-    found = view(inputs, id, number)
+    result = view(inputs, id, number)
     require(_same(before, _parts(inputs)), "it writes into the inputs", of=_OF)
     require(torch.equal(torch.get_rng_state(), state), "it draws PyTorch's random numbers: use counter_uniform", of=_OF)
     torch.rand(1)
-    require(_same(_parts(view(inputs, id, number)), _parts(found)), "it is not the same the second time", of=_OF)
+    require(_same(_parts(view(inputs, id, number)), _parts(result)), "it is not the same the second time", of=_OF)
     for part, what in (
         (torch.arange(count).flip(0), "the order of the batch"),
         (torch.arange(count)[1::2], "what else is in the batch"),
         (torch.tensor([count - 1]), "what else is in the batch"),
     ):
         again = view(input_rows(inputs, part), id[part], number[part])
-        require(_same(_parts(again), _parts(input_rows(found, part))), f"it depends on {what}", of=_OF)
+        require(_same(_parts(again), _parts(input_rows(result, part))), f"it depends on {what}", of=_OF)
     require(view.fingerprint == mark, "its fingerprint changes while it is used", of=_OF)
 
 
@@ -62,4 +62,7 @@ def _parts(inputs: Any) -> list[Tensor]:
 
 def _same(mine: list[Tensor], theirs: list[Tensor]) -> bool:
     pairs = zip(mine, theirs, strict=False)
-    return len(mine) == len(theirs) and all(one.dtype == two.dtype and torch.equal(one, two) for one, two in pairs)
+    return len(mine) == len(theirs) and all(
+        mine_tensor.dtype == their_tensor.dtype and torch.equal(mine_tensor, their_tensor)
+        for mine_tensor, their_tensor in pairs
+    )

@@ -77,9 +77,11 @@ def rest_kl(
 
 
 def _mask(logits: Tensor, special: Sequence[int]) -> Tensor:
-    for one in special:
-        if not 0 <= one < logits.shape[-1]:
-            raise LimbeckError(f"The special class {one} is none of the student's {logits.shape[-1]} classes, from 0.")
+    for number in special:
+        if not 0 <= number < logits.shape[-1]:
+            raise LimbeckError(
+                f"The special class {number} is none of the student's {logits.shape[-1]} classes, from 0."
+            )
     own = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     own[list(special)] = True
     return own

@@ -77,10 +77,10 @@ def confusion_groups(
     distances = _distances(matrix.T, clusters, seed)
     groups = [set(row.argsort(kind="stable")[:size].tolist()) for row in distances]
     if cover:
-        for left in sorted(set(range(len(matrix))) - set().union(*groups)):
-            room = [number for number in distances[:, left].argsort() if len(groups[number]) < len(matrix) - 1]
+        for missing in sorted(set(range(len(matrix))) - set().union(*groups)):
+            room = [number for number in distances[:, missing].argsort() if len(groups[number]) < len(matrix) - 1]
             if room:
-                groups[room[0]].add(left)
+                groups[room[0]].add(missing)
     return tuple(sorted(tuple(sorted(group)) for group in groups))
 
 
@@ -111,29 +111,30 @@ def prediction_covariance(
 
 
 def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int, int]:
-    wanted = max(2, round(math.sqrt(classes))) if size is None else size
-    number = min(classes, math.ceil(1.25 * classes / max(wanted, 1))) if clusters is None else clusters
-    for name, value in (("size", wanted), ("clusters", number)):
+    group_size = max(2, round(math.sqrt(classes))) if size is None else size
+    number = min(classes, math.ceil(1.25 * classes / max(group_size, 1))) if clusters is None else clusters
+    for name, value in (("size", group_size), ("clusters", number)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ArgumentError(
                 f"{name} is a whole number of at least {2 if name == 'size' else 1}; got {value!r}.", argument=name
             )
-    if wanted < 2:
+    if group_size < 2:
         raise ArgumentError(
             "size=1 makes groups of one class, and a specialist tells at least two apart: try size=2.",
             argument="size",
             example="2",
         )
-    if wanted >= classes:
+    if group_size >= classes:
         raise ArgumentError(
-            f"size={wanted} of {classes} classes leaves none for a specialist's dustbin; choose at most {classes - 1}.",
+            f"size={group_size} of {classes} classes leaves no class for the dustbin of a specialist. "
+            f"Choose at most {classes - 1}.",
             argument="size",
         )
     if number > classes:
         raise ArgumentError(
             f"clusters={number} is more than the {classes} classes that there are to group.", argument="clusters"
         )
-    return wanted, number
+    return group_size, number
 
 
 def _distances(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:

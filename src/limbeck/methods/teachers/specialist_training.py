@@ -36,7 +36,7 @@ def training(
     groups: Any,
     data: Loader,
     *,
-    held: RunContext | None = None,
+    context: RunContext | None = None,
     soft: float = 0.0,
     optimizer: Optimizer | None = None,
     epochs: int | None = None,
@@ -50,7 +50,7 @@ def training(
         teacher: The generalist: a module, a `ModelTeacher`, or the name of a model in the run.
         groups: The classes of each, as `confusion_groups` finds them.
         data: Where the examples come from.
-        held: What the run holds; by default the models read the inputs of a batch, on the CPU.
+        context: What the run holds; by default the models read the inputs of a batch, on the CPU.
         soft: The weight of the generalist's soft targets for the classes that are not special.
         optimizer: How the specialists' parameters move; the run's by default.
         epochs: Passes of each over its own data; the run's budget by default.
@@ -60,7 +60,7 @@ def training(
     """
     check_weight(soft=soft)
     generalist, preprocess = _network(teacher)
-    loaders = half_special(generalist, groups, data, held=held)
+    loaders = half_special(generalist, groups, data, context=context)
     branches = []
     for number, loader in enumerate(loaders, 1):
         objective: Objective = Loss(dustbin_cross_entropy, special=loader.special)
@@ -84,7 +84,7 @@ def combined(
     groups: Any,
     data: Loader,
     *,
-    held: RunContext | None = None,
+    context: RunContext | None = None,
     active: int = 1,
     mean: str = "arithmetic",
 ) -> Specialists:
@@ -96,12 +96,12 @@ def combined(
         teacher: As for `training`.
         groups: As for `training`.
         data: As for `training`: it says by how much each specialist's classes were oversampled.
-        held: As for `training`.
+        context: As for `training`.
         active: As in `Specialists`.
         mean: As in `Specialists`.
     """
     generalist, preprocess = _network(teacher)
-    loaders = half_special(generalist, groups, data, held=held)
+    loaders = half_special(generalist, groups, data, context=context)
     members = [TeacherRef(_name(number), preprocess=preprocess) for number in range(1, len(loaders) + 1)]
     factors = [loader.oversampling for loader in loaders]
     own = [loader.special for loader in loaders]
@@ -109,7 +109,7 @@ def combined(
 
 
 def half_special(
-    generalist: Teacher, groups: Any, data: Loader, *, held: RunContext | None = None
+    generalist: Teacher, groups: Any, data: Loader, *, context: RunContext | None = None
 ) -> list[SpecialistLoader]:
     """Each specialist's own source; an example without a label counts as what the generalist takes it for.
 
@@ -128,7 +128,7 @@ def half_special(
             "right for: give a source without mix=."
         )
     size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
-    classes = _classes(generalist, examples, held)
+    classes = _classes(generalist, examples, context)
     own = check_groups(groups, class_names=examples.class_names)
     return [
         SpecialistLoader(
@@ -139,22 +139,22 @@ def half_special(
     ]  # fmt: skip
 
 
-def _classes(generalist: Teacher, examples: Dataset, held: RunContext | None) -> Tensor:
+def _classes(generalist: Teacher, examples: Dataset, context: RunContext | None) -> Tensor:
     labels = examples.labels
     if labels is not None and labels.ndim != 1:
         raise LimbeckError(f"Specialists tell classes of whole examples apart; labels are {list(labels.shape)}.")
-    found = torch.full((len(examples),), IGNORED) if labels is None else labels.clone()
-    left = (found == IGNORED).nonzero()[:, 0]
-    if not len(left):
-        return found
-    part = ShuffledLoader(examples.select(left), batch_size=256, shuffle=False)
+    classes = torch.full((len(examples),), IGNORED) if labels is None else labels.clone()
+    unlabeled = (classes == IGNORED).nonzero()[:, 0]
+    if not len(unlabeled):
+        return classes
+    part = ShuffledLoader(examples.select(unlabeled), batch_size=256, shuffle=False)
     preprocess, device = (
-        (held.preprocess, held.device) if held is not None else (lambda b: b.inputs, torch.device("cpu"))
+        (context.preprocess, context.device) if context is not None else (lambda b: b.inputs, torch.device("cpu"))
     )
     with generalist.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
-        said = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
-    found[left] = torch.cat(said)
-    return found
+        predictions = [answer(batch.to(device))[LOGITS].argmax(-1).cpu() for batch in part.batches(0, 0)]
+    classes[unlabeled] = torch.cat(predictions)
+    return classes
 
 
 @dataclass(frozen=True)
@@ -164,21 +164,23 @@ class _Copy:
     generalist: ModelTeacher | TeacherRef
 
     def __call__(self, models: Models) -> nn.Module:
-        one = self.generalist
+        generalist = self.generalist
         return (
-            copy.deepcopy(one.model if isinstance(one, ModelTeacher) else models[one.name]).train().requires_grad_(True)
+            copy.deepcopy(generalist.model if isinstance(generalist, ModelTeacher) else models[generalist.name])
+            .train()
+            .requires_grad_(True)
         )
 
     def adaptor(self, models: Models) -> Adaptor | None:
         """Its outputs are read as the generalist's."""
-        one = self.generalist
-        return one.adaptor if isinstance(one, ModelTeacher) else get_adaptor(models, one.name)
+        generalist = self.generalist
+        return generalist.adaptor if isinstance(generalist, ModelTeacher) else get_adaptor(models, generalist.name)
 
 
 def generalist_of(teacher: Any) -> Teacher:
     """Who is to be copied: where answers are kept, the teacher behind them, which has a network."""
-    found = as_teacher(teacher)
-    return found.inner if isinstance(found, CachedTeacher) and found.inner is not None else found
+    instance = as_teacher(teacher)
+    return instance.inner if isinstance(instance, CachedTeacher) and instance.inner is not None else instance
 
 
 def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Preprocess | None]:

@@ -103,24 +103,24 @@ class _Plan:
 
     generalist: Teacher
     groups: Any
-    wanted: tuple[int | None, int | None]
+    cluster_sizes: tuple[int | None, int | None]
     cover: bool
     soft: float
     optimizer: Optimizer | None
     epochs: int | None
-    asked: dict[str, Any]
+    pooling: dict[str, Any]
     final: Recipe
 
     def __call__(self, models: Models) -> Recipe:
         """Training, and the student's lessons after it."""
         ours = run_context(models)
         self.generalist.bind(models)
-        groups = self._grouped(ours)
+        groups = self._make_groups(ours)
         apart = training(
-            self.generalist, groups, ours.loader, held=ours, soft=self.soft, optimizer=self.optimizer,
+            self.generalist, groups, ours.loader, context=ours, soft=self.soft, optimizer=self.optimizer,
             epochs=self.epochs,
         )  # fmt: skip
-        together = combined(self.generalist, groups, ours.loader, held=ours, **self.asked)
+        together = combined(self.generalist, groups, ours.loader, context=ours, **self.pooling)
         lessons = [replace(stage, teacher=together, name="distilling specialists") for stage in self.final.stages()]
         return Recipe(*apart.parts, *lessons, makes=apart.makes)
 
@@ -130,18 +130,18 @@ class _Plan:
             "function": "specialists",
             "generalist": self.generalist.describe(),
             "groups": None if self.groups is None else [list(group) for group in self.groups],
-            "wanted": list(self.wanted),
+            "wanted": list(self.cluster_sizes),
             "cover": self.cover,
             "soft": self.soft,
             "optimizer": None if self.optimizer is None else self.optimizer.describe(),
             "epochs": self.epochs,
-            "asked": self.asked,
+            "asked": self.pooling,
             "final": [stage.describe() for stage in self.final.stages()],
         }
 
-    def _grouped(self, ours: RunContext) -> Groups:
+    def _make_groups(self, ours: RunContext) -> Groups:
         if self.groups is None:
-            clusters, size = self.wanted
+            clusters, size = self.cluster_sizes
             groups = confusion_groups(
                 self.generalist, ours.loader, clusters=clusters, size=size, cover=self.cover,
                 preprocess=ours.preprocess,
@@ -152,27 +152,29 @@ class _Plan:
         names = getattr(getattr(ours.loader, "examples", None), "class_names", None)
         if self.groups is not None:
             groups = check_groups(self.groups, classes=classes, class_names=names)
-        left = sorted(set(range(classes)) - set().union(*groups))
-        if left:
-            self._say([names[number] if names and len(names) == classes else number for number in left], classes)
+        missing = sorted(set(range(classes)) - set().union(*groups))
+        if missing:
+            self._warn_of_missing_classes(
+                [names[number] if names and len(names) == classes else number for number in missing], classes
+            )
         return groups
 
-    def _say(self, left: list[Any], classes: int) -> None:
-        which = ", ".join(map(str, left[:8])) + (", ..." if len(left) > 8 else "")
-        said = f"In no specialist's group: {len(left)} of {classes} classes ({which})"
+    def _warn_of_missing_classes(self, missing: list[Any], classes: int) -> None:
+        which = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        message = f"In no specialist's group: {len(missing)} of {classes} classes ({which})"
         if self.cover:
-            raise LimbeckError(f"{said}; cover=True wants every class in one, so add them.")
+            raise LimbeckError(f"{message}; cover=True wants every class in one, so add them.")
         then = "cover=True" if self.groups is None else "add them to groups"
-        sentence = f"{said}; the generalist answers for them. To have each class in one: {then}."
+        sentence = f"{message}; the generalist answers for them. To have each class in one: {then}."
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
 
 
-def _optimizer(given: Any) -> Optimizer | None:
-    if not isinstance(given, Mapping):
-        return given
+def _optimizer(value: Any) -> Optimizer | None:
+    if not isinstance(value, Mapping):
+        return value
     try:
-        return Optimizer(**given)
+        return Optimizer(**value)
     except (TypeError, LimbeckError) as error:
         # An argument of the optimizer, such as lr, is no argument of the method.
         reason = str(error).rstrip(".")
-        raise ArgumentError(f"optimizer={dict(given)!r} is no optimizer: {reason}.", argument="optimizer") from error
+        raise ArgumentError(f"optimizer={dict(value)!r} is no optimizer: {reason}.", argument="optimizer") from error

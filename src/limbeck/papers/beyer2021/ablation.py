@@ -62,21 +62,21 @@ def teach(desk: TaskFolder, *, quick: bool) -> Figures:
     loader = stream(fashion(quick).train, "consistent", 0)
     _run(desk, net, make("supervised"), loader, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
-    return {"accuracy": _accuracy(_shown(net, quick), quick)}
+    return {"accuracy": _accuracy(_test_logits(net, quick), quick)}
 
 
 def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) -> Figures:
     """One student, taught in one of the ways; no label is read."""
     teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
     teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
-    asked = ModelTeacher(teacher, preprocess=teacher_preprocess(examples, way, seed))
-    recipe = make("function_matching", teacher=asked)
+    taught_by = ModelTeacher(teacher, preprocess=teacher_preprocess(examples, way, seed))
+    recipe = make("function_matching", teacher=taught_by)
     _run(desk, student, recipe, stream(examples, way, seed), seed=seed, epochs=epochs)
-    shown, taught = _shown(student, quick), _shown(teacher, quick)
+    student_logits, teacher_logits = _test_logits(student, quick), _test_logits(teacher, quick)
     divergence = torch.nn.functional.kl_div(
-        shown.log_softmax(-1), taught.log_softmax(-1), log_target=True, reduction="batchmean"
+        student_logits.log_softmax(-1), teacher_logits.log_softmax(-1), log_target=True, reduction="batchmean"
     )
-    return {"accuracy": _accuracy(shown, quick), "kl": float(divergence)}
+    return {"accuracy": _accuracy(student_logits, quick), "kl": float(divergence)}
 
 
 def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, loader: ShuffledLoader, *, seed: int, epochs: int) -> None:
@@ -86,13 +86,13 @@ def _run(desk: TaskFolder, net: nn.Module, recipe: Recipe, loader: ShuffledLoade
     ).finish()  # fmt: skip
 
 
-def _shown(net: nn.Module, quick: bool) -> Tensor:
+def _test_logits(net: nn.Module, quick: bool) -> Tensor:
     return predict(net, ShuffledLoader(fashion(quick).test, batch_size=500, shuffle=False), preprocess=PIXELS).student
 
 
-def _accuracy(shown: Tensor, quick: bool) -> float:
+def _accuracy(logits: Tensor, quick: bool) -> float:
     labels = torch.as_tensor(fashion(quick).test.labels)
-    return 100 * float((shown.argmax(-1) == labels).double().mean())
+    return 100 * float((logits.argmax(-1) == labels).double().mean())
 
 
 def _name(way: str, length: str, seed: int) -> str:
@@ -118,23 +118,23 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
     return tasks
 
 
-def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    rows = [Row("the teacher, test accuracy", [found["matching/teacher"]["accuracy"]], "%", lower_is_better=False)]
+def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    rows = [Row("the teacher, test accuracy", [results["matching/teacher"]["accuracy"]], "%", lower_is_better=False)]
     for length in LENGTHS:
         for way in WAYS:
-            figures = [found[_name(way, length, seed)] for seed in scale.seeds]
+            figures = [results[_name(way, length, seed)] for seed in scale.seeds]
             name = f"{way}, {_epochs(scale, length)} epochs"
-            rows.append(Row(name, [one["accuracy"] for one in figures], "%", lower_is_better=False))
-            rows.append(Row("  KL from the teacher on test images", [one["kl"] for one in figures], "nats"))
-    return [*rows, *_order(scale, found)]
+            rows.append(Row(name, [run["accuracy"] for run in figures], "%", lower_is_better=False))
+            rows.append(Row("  KL from the teacher on test images", [run["kl"] for run in figures], "nats"))
+    return [*rows, *_order(scale, results)]
 
 
-def _order(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
+def _order(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     """How far function matching is ahead of each other way when trained for long, as in the paper's figure."""
-    best = [found[_name(WAYS[-1], "long", seed)]["accuracy"] for seed in scale.seeds]
+    best = [results[_name(WAYS[-1], "long", seed)]["accuracy"] for seed in scale.seeds]
     rows = []
     for way in WAYS[:-1]:
-        others = [found[_name(way, "long", seed)]["accuracy"] for seed in scale.seeds]
+        others = [results[_name(way, "long", seed)]["accuracy"] for seed in scale.seeds]
         ahead = [a - b for a, b in zip(best, others, strict=True)]
         name = f"function matching over {way}, when trained for long"
         rows.append(Row(name, ahead, "points", lower_is_better=False, aim=0.01, note="paper: ahead"))

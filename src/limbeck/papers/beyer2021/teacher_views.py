@@ -50,7 +50,7 @@ class Original:
 
     def __call__(self, batch: Batch) -> Inputs:
         """The examples of the batch."""
-        return PIXELS(batch._replace(inputs=self.examples.take(_given(batch)[0]).inputs))
+        return PIXELS(batch._replace(inputs=self.examples.take(_ids_and_views(batch)[0]).inputs))
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Another:
 
     def __call__(self, batch: Batch) -> Inputs:
         """Views of the examples of the batch, of the same numbers."""
-        id, view = _given(batch)
+        id, view = _ids_and_views(batch)
         return PIXELS(batch._replace(inputs=self.views(self.examples.take(id).inputs, id, view)))
 
 
-def _given(batch: Batch) -> tuple[Tensor, Tensor]:
+def _ids_and_views(batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.id is None or batch.view is None:
         raise DataError("A batch of views says which example each row is of, and which view; this one does not.")
     return batch.id.cpu(), batch.view.cpu()

@@ -113,12 +113,12 @@ def clip_error(logits: Float[Tensor, "frames classes"], part: FramePart) -> floa
 
 def judge_model(model: nn.Module | Teacher, folder: Path, *, train: Dataset | None = None) -> dict[str, float]:
     """Frame accuracy and clip error on the development and the test part, and frame accuracy on `train`."""
-    found: dict[str, float] = {}
+    accuracies: dict[str, float] = {}
     for name in ("dev", "test"):
         part = read_part(folder, name)
         logits = soft_targets(model, part.windows)
-        found[f"{name}_frame_accuracy"] = frame_accuracy(logits, part.windows)
-        found[f"{name}_clip_error"] = clip_error(logits, part)
+        accuracies[f"{name}_frame_accuracy"] = frame_accuracy(logits, part.windows)
+        accuracies[f"{name}_clip_error"] = clip_error(logits, part)
     if train is not None:
-        found["train_frame_accuracy"] = frame_accuracy(soft_targets(model, train), train)
-    return found
+        accuracies["train_frame_accuracy"] = frame_accuracy(soft_targets(model, train), train)
+    return accuracies

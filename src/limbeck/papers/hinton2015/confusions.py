@@ -55,7 +55,7 @@ def _taught(
 ) -> Figures:
     stream, steps = make_loader(data.train, seed), examples // BATCH
     _run(desk, {"student": net}, make("supervised"), stream, data, seed=seed, optimizer=optimizer, steps=steps)
-    return _kept(desk, net, data)
+    return _save_model(desk, net, data)
 
 
 def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) -> Figures:
@@ -72,7 +72,7 @@ def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) 
     models = _run(desk, {"generalist": net}, recipe, stream, data, seed=seed, optimizer=FURTHER)
     together = combined(generalist, groups, stream, active=_ACTIVE)
     together.bind(models)
-    return _judged(together, groups, data)
+    return _measure(together, groups, data)
 
 
 def _run(
@@ -91,11 +91,11 @@ def _run(
     return run.finish().models
 
 
-def _kept(desk: TaskFolder, net: nn.Module, data: DataSplits) -> Figures:
-    shown = predict(net, _whole(data.test), preprocess=data.preprocess).student
+def _save_model(desk: TaskFolder, net: nn.Module, data: DataSplits) -> Figures:
+    logits = predict(net, _whole(data.test), preprocess=data.preprocess).student
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, desk.folder / _WEIGHTS)
-    save_file({"test": shown}, desk.folder / _SHOWN)
-    return {"accuracy": _accuracy(shown, _labels(data))}
+    save_file({"test": logits}, desk.folder / _SHOWN)
+    return {"accuracy": _accuracy(logits, _labels(data))}
 
 
 def compare(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
@@ -109,10 +109,10 @@ def compare(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
-def _judged(together: Specialists, groups: Groups, data: DataSplits) -> Figures:
+def _measure(together: Specialists, groups: Groups, data: DataSplits) -> Figures:
     labels = _labels(data)
-    alone, alone_ms = _asked(together.generalist, data)
-    pooled, pooled_ms = _asked(together, data)
+    alone, alone_ms = _time_logits(together.generalist, data)
+    pooled, pooled_ms = _time_logits(together, data)
     special = special_classes(groups, CLASSES)
     return {
         "accuracy": _accuracy(pooled, labels),
@@ -126,41 +126,41 @@ def _judged(together: Specialists, groups: Groups, data: DataSplits) -> Figures:
     }
 
 
-def _asked(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
+def _time_logits(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
     """Its logits for the test part, and the milliseconds that an example took, read and answered."""
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=data.preprocess) as answer:
         began = time.perf_counter()
-        shown = torch.cat([answer(batch)[LOGITS].float() for batch in _whole(data.test)])
-        return shown, 1000 * (time.perf_counter() - began) / len(shown)
+        logits = torch.cat([answer(batch)[LOGITS].float() for batch in _whole(data.test)])
+        return logits, 1000 * (time.perf_counter() - began) / len(logits)
 
 
-def _conditional(shown: Tensor, labels: Tensor, special: Tensor) -> float:
+def _conditional(logits: Tensor, labels: Tensor, special: Tensor) -> float:
     """The accuracy where only a specialist's classes are at choice, over specialists and examples of their classes."""
     right = count = 0
     for own in special:
         rows = own[labels]
-        best = shown[rows].masked_fill(~own, -torch.inf).argmax(-1)
+        best = logits[rows].masked_fill(~own, -torch.inf).argmax(-1)
         right, count = right + int((best == labels[rows]).sum()), count + int(rows.sum())
     return 100 * right / count
 
 
 def _by_cover(alone: Tensor, pooled: Tensor, labels: Tensor, cover: Tensor) -> dict[str, list[int]]:
     """For each number of specialists that know an example's class: examples, right before, right after."""
-    known = cover[labels]
+    counts = cover[labels]
     before, after = alone.argmax(-1) == labels, pooled.argmax(-1) == labels
     return {
-        str(n): [int((known == n).sum()), int(before[known == n].sum()), int(after[known == n].sum())]
-        for n in known.unique().tolist()
+        str(n): [int((counts == n).sum()), int(before[counts == n].sum()), int(after[counts == n].sum())]
+        for n in counts.unique().tolist()
     }
 
 
-def _accuracy(shown: Tensor, labels: Tensor) -> float:
-    return 100 * float((shown.argmax(-1) == labels).double().mean())
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return 100 * float((logits.argmax(-1) == labels).double().mean())
 
 
 def _labels(data: DataSplits) -> Tensor:
-    found: Any = data.test.labels
-    return torch.as_tensor(found)
+    labels: Any = data.test.labels
+    return torch.as_tensor(labels)
 
 
 def _whole(examples: Dataset) -> ShuffledLoader:
@@ -196,15 +196,15 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
     return tasks
 
 
-def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    pooled = [found[_name("pooled", seed)] for seed in scale.seeds]
-    before = [one["generalist"] for one in pooled]
-    after = [one["accuracy"] for one in pooled]
+def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    pooled = [results[_name("pooled", seed)] for seed in scale.seeds]
+    before = [run["generalist"] for run in pooled]
+    after = [run["accuracy"] for run in pooled]
     controls = {
         "the generalist, trained on for as many examples": [
-            found[_name("trained-on", s)]["accuracy"] for s in scale.seeds
+            results[_name("trained-on", s)]["accuracy"] for s in scale.seeds
         ],
-        "a plain ensemble of equal cost": [found[_name("ensemble", s)]["accuracy"] for s in scale.seeds],
+        "a plain ensemble of equal cost": [results[_name("ensemble", s)]["accuracy"] for s in scale.seeds],
     }
     best = max(controls.values(), key=sum)
     up: dict[str, Any] = {"unit": "%", "lower_is_better": False}
@@ -212,15 +212,15 @@ def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
         Row("the generalist, test accuracy", before, **up),
         Row(f"+ {SPECIALISTS} specialists of {SIZE} classes", after, **up),
         *(Row(name, values, **up) for name, values in controls.items()),
-        Row("the generalist, conditional accuracy", [one["conditional_generalist"] for one in pooled], **up),
-        Row(f"+ {SPECIALISTS} specialists, conditional", [one["conditional"] for one in pooled], **up),
+        Row("the generalist, conditional accuracy", [run["conditional_generalist"] for run in pooled], **up),
+        Row(f"+ {SPECIALISTS} specialists, conditional", [run["conditional"] for run in pooled], **up),
         Row(
             "gain over the generalist, relative", _relative(after, before), aim=4, **up, note="the paper, on JFT: 4.4 %"
         ),
         Row("gain over the better control, relative", _relative(after, best), aim=4, **up),
         *_cover_rows(pooled),
-        Row("time of the generalist", [one["milliseconds_generalist"] for one in pooled], "ms per example"),
-        Row("time of all together", [one["milliseconds"] for one in pooled], "ms per example"),
+        Row("time of the generalist", [run["milliseconds_generalist"] for run in pooled], "ms per example"),
+        Row("time of all together", [run["milliseconds"] for run in pooled], "ms per example"),
     ]
 
 
@@ -232,8 +232,8 @@ def _cover_rows(pooled: Sequence[Figures]) -> list[Row]:
     """As the paper's table by cover, seeds together where there are few examples: 0, 1, 2, 3 and more specialists."""
     rows = []
     for low, high in ((0, 0), (1, 1), (2, 2), (3, SPECIALISTS)):
-        sums = [_summed(one["cover"], low, high) for one in pooled]
-        sums = [one for one in sums if one[1]]
+        sums = [_summed(item["cover"], low, high) for item in pooled]
+        sums = [item for item in sums if item[1]]
         if sums:
             name = f"{low}" if low == high else f"{low} or more"
             gains = [100 * (after - before) / before for _, before, after in sums]
@@ -244,7 +244,7 @@ def _cover_rows(pooled: Sequence[Figures]) -> list[Row]:
 
 
 def _summed(cover: Mapping[str, Sequence[int]], low: int, high: int) -> tuple[int, int, int]:
-    chosen = [values for known, values in cover.items() if low <= int(known) <= high]
+    chosen = [values for images, values in cover.items() if low <= int(images) <= high]
     count, before, after = (sum(values[i] for values in chosen) for i in range(3))
     return count, before, after
 

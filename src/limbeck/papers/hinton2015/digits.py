@@ -68,10 +68,10 @@ def logits(model: nn.Module, examples: Dataset) -> Tensor:
 
 def labels_of(examples: Dataset) -> Tensor:
     """The label of each example."""
-    found: Any = examples.labels
-    return cast(Tensor, found)
+    labels: Any = examples.labels
+    return cast(Tensor, labels)
 
 
-def errors(shown: Tensor, labels: Tensor) -> int:
+def errors(logits: Tensor, labels: Tensor) -> int:
     """How many rows are wrong."""
-    return int((shown.argmax(-1) != labels).sum())
+    return int((logits.argmax(-1) != labels).sum())

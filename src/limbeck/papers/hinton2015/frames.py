@@ -55,21 +55,21 @@ def keep_frames(desk: TaskFolder, *, quick: bool) -> Figures:
     speeds = SPEEDS[:1] if quick else SPEEDS
     raw = {part: _raw(spoken, clips[part], speeds if part == "train" else SPEEDS[:1]) for part in PARTS}
     mean, std = raw["train"].frames.mean(0), raw["train"].frames.std(0).clamp_min(1e-3)
-    scaled = {part: found._replace(frames=(found.frames - mean) / std) for part, found in raw.items()}
+    scaled = {part: features._replace(frames=(features.frames - mean) / std) for part, features in raw.items()}
     train, gaussians = segmented(*scaled["train"])
     for part, (frames, lengths, digits) in scaled.items():
         labels = train if part == "train" else aligned(frames, lengths, digits, gaussians)
         copies = torch.tensor(len(speeds) if part == "train" else 1)
         columns = {"frames": frames, "lengths": lengths, "digits": digits, "labels": labels, "copies": copies}
         save_file(columns, desk.folder / f"{part}.safetensors")
-    return {f"{part}_frames": len(found.frames) for part, found in raw.items()}
+    return {f"{part}_frames": len(features.frames) for part, features in raw.items()}
 
 
 def read_part(folder: Path, part: str) -> FramePart:
     """What `keep_frames` kept of a part in its folder."""
-    found = load_file(folder / f"{part}.safetensors")
-    windows = Windows(found["frames"], found["labels"], found["lengths"])
-    return FramePart(windows, found["digits"], int(found["copies"]))
+    arrays = load_file(folder / f"{part}.safetensors")
+    windows = Windows(arrays["frames"], arrays["labels"], arrays["lengths"])
+    return FramePart(windows, arrays["digits"], int(arrays["copies"]))
 
 
 def parts_of(spoken: Spoken) -> dict[str, np.ndarray]:
@@ -80,19 +80,19 @@ def parts_of(spoken: Spoken) -> dict[str, np.ndarray]:
     """
     takes = np.unique(spoken.take[~spoken.is_test])
     dev = ~spoken.is_test & np.isin(spoken.take, takes[:_DEV_TAKES])
-    found = {"train": ~spoken.is_test & ~dev, "dev": dev, "test": spoken.is_test}
-    for part, chosen in found.items():
+    masks = {"train": ~spoken.is_test & ~dev, "dev": dev, "test": spoken.is_test}
+    for part, chosen in masks.items():
         if not chosen.any():
             raise DataError(
                 f"No clip is left for the {part} part: there are {int(spoken.is_test.sum())} clips for testing, and "
                 f"{len(takes)} takes in the others, of which {_DEV_TAKES} are for development; more are needed."
             )
-    return {part: chosen.nonzero()[0] for part, chosen in found.items()}
+    return {part: chosen.nonzero()[0] for part, chosen in masks.items()}
 
 
 def _raw(spoken: Spoken, clips: np.ndarray, speeds: tuple[int, ...]) -> _Raw:
-    found = [
+    features = [
         torch.from_numpy(log_mel(spoken_faster(spoken.clip(i), speed))) for speed in speeds for i in clips.tolist()
     ]
     digits = torch.from_numpy(spoken.digits[clips].astype(np.int64)).repeat(len(speeds))
-    return _Raw(torch.cat(found), torch.tensor([len(clip) for clip in found]), digits)
+    return _Raw(torch.cat(features), torch.tensor([len(clip) for clip in features]), digits)

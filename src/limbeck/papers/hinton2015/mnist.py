@@ -51,11 +51,11 @@ _ABLATION = {
 
 def _mnist_lessons(scale: ExperimentScale, seed: int) -> dict[str, MnistTraining]:
     best = MnistTraining(epochs=_epochs(scale, "distilled"), teacher=_teacher(seed))
-    found = {"alone": MnistTraining(epochs=_epochs(scale, "alone")), "distilled": best}
+    lessons = {"alone": MnistTraining(epochs=_epochs(scale, "alone")), "distilled": best}
     for name, change in _ABLATION.items():
         changed = replace(best, **change)  # type: ignore[arg-type]
-        found[name] = replace(changed, epochs=_QUICK_EPOCHS) if scale.quick else changed
-    return found
+        lessons[name] = replace(changed, epochs=_QUICK_EPOCHS) if scale.quick else changed
+    return lessons
 
 
 def _mnist_tasks(scale: ExperimentScale) -> list[Task]:
@@ -72,31 +72,31 @@ def _path(experiment: str, name: str, seed: int) -> str:
 
 
 def _values(
-    found: Mapping[str, Figures], experiment: str, name: str, scale: ExperimentScale, key: str = "errors"
+    results: Mapping[str, Figures], experiment: str, name: str, scale: ExperimentScale, key: str = "errors"
 ) -> list[float | int]:
-    return [found[_path(experiment, name, seed)][key] for seed in scale.seeds]
+    return [results[_path(experiment, name, seed)][key] for seed in scale.seeds]
 
 
-def _mnist_rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    teacher = [found[_teacher(seed)]["errors"] for seed in scale.seeds]
-    alone, distilled = (_values(found, "mnist", name, scale) for name in ("alone", "distilled"))
+def _mnist_rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    teacher = [results[_teacher(seed)]["errors"] for seed in scale.seeds]
+    alone, distilled = (_values(results, "mnist", name, scale) for name in ("alone", "distilled"))
     rows = [
         Row("teacher 784-1200-1200-10, dropout, 2-pixel jitter", teacher, "errors", 67, aim=70),
         Row("student 784-800-800-10 alone", alone, "errors", 146),
         Row("the same student, soft targets T=20", distilled, "errors", 74, aim=74),
-        _kept(teacher, alone, distilled),
+        _gain_row(teacher, alone, distilled),
     ]
     for name in _ABLATION:
-        value = found[_path("mnist", name, 0)]["errors"]
+        value = results[_path("mnist", name, 0)]["errors"]
         rows.append(Row(f"  but {name}", [value], "errors", note="seed 0 alone"))
     return rows
 
 
-def _kept(teacher: Sequence[float | int], alone: Sequence[float | int], distilled: Sequence[float | int]) -> Row:
+def _gain_row(teacher: Sequence[float | int], alone: Sequence[float | int], distilled: Sequence[float | int]) -> Row:
     gain = fmean(alone) - fmean(teacher)
-    kept = 100 * (fmean(alone) - fmean(distilled)) / gain if gain > 0 else 0.0
+    percent = 100 * (fmean(alone) - fmean(distilled)) / gain if gain > 0 else 0.0
     return Row(
-        "share of the teacher's gain that the student keeps", [kept], "%", 100 * (146 - 74) / (146 - 67),
+        "share of the teacher's gain that the student keeps", [percent], "%", 100 * (146 - 74) / (146 - 67),
         lower_is_better=False, aim=75, note="of means over seeds",
     )  # fmt: skip
 
@@ -127,11 +127,11 @@ def _cell(units: int, temperature: float) -> str:
     return f"{units} units T={temperature:g}"
 
 
-def _temperature_rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
+def _temperature_rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     rows = []
     for units, temperature in _grid(scale):
         name = _cell(units, temperature)
-        rows.append(Row(name.replace(" T", ", T"), _values(found, "temperature", name, scale), "errors"))
+        rows.append(Row(name.replace(" T", ", T"), _values(results, "temperature", name, scale), "errors"))
     return rows
 
 
@@ -159,17 +159,17 @@ def _omit3_tasks(scale: ExperimentScale) -> list[Task]:
     return _missing_tasks(scale, "omit3", _OMIT3, (3,), _epochs(scale, "omit3"))
 
 
-def _omit3_rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    figures = [found[f"omit3/seed-{seed}"] for seed in scale.seeds]
-    bias = fmean(one["bias"]["3"] for one in figures)
+def _omit3_rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    figures = [results[f"omit3/seed-{seed}"] for seed in scale.seeds]
+    bias = fmean(run["bias"]["3"] for run in figures)
     return [
-        Row("no three in the transfer set", [one["errors"] for one in figures], "errors", 206),
-        Row("  of them on threes", [one["errors_on_3"] for one in figures], "errors", 133),
+        Row("no three in the transfer set", [run["errors"] for run in figures], "errors", 206),
+        Row("  of them on threes", [run["errors_on_3"] for run in figures], "errors", 133),
         Row(
-            "the bias of three raised", [one["corrected_errors"] for one in figures], "errors", 109, aim=109,
+            "the bias of three raised", [run["corrected_errors"] for run in figures], "errors", 109, aim=109,
             note=f"by {bias:.2f}, found without test images; the paper's 3.5 was chosen on the test set",
         ),
-        Row("  of them on threes", [one["corrected_errors_on_3"] for one in figures], "errors", 14),
+        Row("  of them on threes", [run["corrected_errors_on_3"] for run in figures], "errors", 14),
     ]  # fmt: skip
 
 
@@ -177,13 +177,13 @@ def _only78_tasks(scale: ExperimentScale) -> list[Task]:
     return _missing_tasks(scale, "only78", (7, 8), (7, 8), _epochs(scale, "only78"))
 
 
-def _only78_rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    figures = [found[f"only78/seed-{seed}"] for seed in scale.seeds]
-    seven, eight = (fmean(one["bias"][digit] for one in figures) for digit in "78")
+def _only78_rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    figures = [results[f"only78/seed-{seed}"] for seed in scale.seeds]
+    seven, eight = (fmean(run["bias"][digit] for run in figures) for digit in "78")
     return [
-        Row("only sevens and eights in the transfer set", [one["error_percent"] for one in figures], "%", 47.3),
+        Row("only sevens and eights in the transfer set", [run["error_percent"] for run in figures], "%", 47.3),
         Row(
-            "the biases of seven and eight lowered", [one["corrected_error_percent"] for one in figures], "%", 13.2,
+            "the biases of seven and eight lowered", [run["corrected_error_percent"] for run in figures], "%", 13.2,
             aim=13.2,
             note=f"by {-seven:.2f} and {-eight:.2f}, without test images; the paper's 7.6 was chosen on the test set",
         ),

@@ -46,8 +46,8 @@ def overfit(desk: TaskFolder, *, seed: int, epochs: int) -> Figures:
     part, net = read_part(desk.of(FRAMES), "train"), network(seed)
     examples, dev = few(part, seed=seed), read_part(desk.of(FRAMES), "dev")
     best = desk.folder / _BEST
-    for begun in (best, desk.folder / RUN):  # an epoch that was not looked at before a stop would never be: begin anew
-        shutil.rmtree(begun, ignore_errors=True)
+    for folder in (best, desk.folder / RUN):  # an epoch that was not looked at before a stop would never be: begin anew
+        shutil.rmtree(folder, ignore_errors=True)
 
     def keep(run: Run) -> None:
         accuracy = frame_accuracy(soft_targets(net, dev.windows), dev.windows)
@@ -55,10 +55,10 @@ def overfit(desk: TaskFolder, *, seed: int, epochs: int) -> Figures:
             save(net, best, metadata={"dev_frame_accuracy": accuracy, "epoch": run.history[-1].epoch + 1})
 
     train(desk, net, make("supervised"), examples, seed=seed, epochs=epochs, batch=_BATCH, callback=keep)
-    found: dict[str, Any] = dict(judge_model(net, desk.of(FRAMES), train=examples))
+    accuracies: dict[str, Any] = dict(judge_model(net, desk.of(FRAMES), train=examples))
     stopped = judge_model(load(best), desk.of(FRAMES), train=examples)
-    found |= {f"stopped_{name}": value for name, value in stopped.items()}
-    return found | {"stopped_epoch": read_config(best)["metadata"]["epoch"], "frames": len(examples)}
+    accuracies |= {f"stopped_{name}": value for name, value in stopped.items()}
+    return accuracies | {"stopped_epoch": read_config(best)["metadata"]["epoch"], "frames": len(examples)}
 
 
 def soften(desk: TaskFolder, *, teacher: str, seed: int, epochs: int) -> Figures:
@@ -94,18 +94,18 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
     return tasks
 
 
-def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
-    baseline = [found[member(0, seed)] for seed in scale.seeds]
-    hard = [found[_HARD.format(seed)] for seed in scale.seeds]
-    gentle = [found[_SOFT.format(seed)] for seed in scale.seeds]
-    epochs = ", ".join(str(one["stopped_epoch"]) for one in hard)
+def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
+    baseline = [results[member(0, seed)] for seed in scale.seeds]
+    hard = [results[_HARD.format(seed)] for seed in scale.seeds]
+    gentle = [results[_SOFT.format(seed)] for seed in scale.seeds]
+    epochs = ", ".join(str(run["stopped_epoch"]) for run in hard)
     rows = [
         *_both("baseline, 100 % of the data", baseline, "", "63.4 % and 58.9 %"),
         *_both("3 %, hard targets, early stopped", hard, "stopped_", f"67.3 % and 44.5 %; here after epoch {epochs}"),
         *_both("3 %, hard targets, last epoch", hard, "", ""),
         *_both("3 %, soft targets, last epoch", gentle, "", "65.4 % and 57.0 %"),
     ]
-    gain = [one[_TEST] - other["stopped_" + _TEST] for one, other in zip(gentle, hard, strict=True)]
+    gain = [run[_TEST] - other["stopped_" + _TEST] for run, other in zip(gentle, hard, strict=True)]
     note = "early-stopped hard targets against the last epoch of soft ones; paper, on its data: 12.5"
     return [
         *rows,
@@ -121,8 +121,8 @@ def _both(name: str, figures: Sequence[Figures], which: str, paper: str) -> list
     """Frame accuracy on what was learnt from, and on the test part."""
     note = f"paper, train and test, on its data: {paper}" if paper else ""
     return [
-        Row(f"{name}: train", [one[f"{which}train_frame_accuracy"] for one in figures], "%", lower_is_better=False),
-        Row(f"{name}: test", [one[which + _TEST] for one in figures], "%", lower_is_better=False, note=note),
+        Row(f"{name}: train", [run[f"{which}train_frame_accuracy"] for run in figures], "%", lower_is_better=False),
+        Row(f"{name}: test", [run[which + _TEST] for run in figures], "%", lower_is_better=False, note=note),
     ]
 
 

@@ -101,12 +101,12 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
 _ACCURACY, _CLIPS = "test_frame_accuracy", "test_clip_error"
 
 
-def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
+def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
     count = _members(scale)
     kinds = {
-        kind: [found[f"speech/{kind}/seed-{s}"] for s in scale.seeds] for kind in ("ensemble", "distilled", "as-long")
+        kind: [results[f"speech/{kind}/seed-{s}"] for s in scale.seeds] for kind in ("ensemble", "distilled", "as-long")
     }
-    single = [_mean_of([found[member(number, seed)] for number in range(count)]) for seed in scale.seeds]
+    single = [_mean_of([results[member(number, seed)] for number in range(count)]) for seed in scale.seeds]
     rows = []
     for name, figures, paper in (
         ("baseline", single, "58.9 %"),
@@ -116,23 +116,23 @@ def _rows(scale: ExperimentScale, found: Mapping[str, Figures]) -> list[Row]:
     ):
         note = f"mean of the {count} members; " if figures is single else ""
         note += f"paper, on its data: {paper}" if paper else "the student's budget without its teacher"
-        accuracy = [one[_ACCURACY] for one in figures]
+        accuracy = [run[_ACCURACY] for run in figures]
         rows.append(Row(f"{name}, frame accuracy", accuracy, "%", lower_is_better=False, note=note))
-        rows.append(Row(f"{name}, clip error", [one[_CLIPS] for one in figures], "%"))
+        rows.append(Row(f"{name}, clip error", [run[_CLIPS] for run in figures], "%"))
     return [*rows, _share(single, kinds["ensemble"], kinds["distilled"])]
 
 
 def _mean_of(members: Sequence[Figures]) -> Figures:
-    return {key: fmean(one[key] for one in members) for key in (_ACCURACY, _CLIPS)}
+    return {key: fmean(member[key] for member in members) for key in (_ACCURACY, _CLIPS)}
 
 
 def _share(single: Sequence[Figures], ensemble: Sequence[Figures], student: Sequence[Figures]) -> Row:
     """Every seed's gain over the ensembles' mean gain, so that the mean over seeds is the ratio of means."""
-    gain = fmean(one[_ACCURACY] for one in ensemble) - fmean(one[_ACCURACY] for one in single)
-    own = [one[_ACCURACY] - base[_ACCURACY] for one, base in zip(student, single, strict=True)]
-    kept = [100 * value / gain for value in own] if gain > 0 else [0.0] * len(own)
+    gain = fmean(run[_ACCURACY] for run in ensemble) - fmean(run[_ACCURACY] for run in single)
+    own = [run[_ACCURACY] - base[_ACCURACY] for run, base in zip(student, single, strict=True)]
+    shares = [100 * value / gain for value in own] if gain > 0 else [0.0] * len(own)
     return Row(
-        "share of the ensemble's gain in frame accuracy that one model keeps", kept, "%", _PAPER_SHARE,
+        "share of the ensemble's gain in frame accuracy that one model keeps", shares, "%", _PAPER_SHARE,
         lower_is_better=False, aim=80,
         note="ratio of means over seeds; the paper says over 80 %, its rounded accuracies give 86 %",
     )  # fmt: skip

@@ -52,9 +52,9 @@ def read_spoken(folder: str | Path | None = None) -> Spoken:
         DataError: If the file is nowhere, saying what to put where, or holds something else.
     """
     places = data_folders(folder)
-    for place in places:
-        if (place / FILE).is_file():
-            return _checked(place / FILE)
+    for path in places:
+        if (path / FILE).is_file():
+            return _checked(path / FILE)
     raise DataError(
         f"The spoken digits are not on this machine: put {FILE} into {places[0]}/ (or set LIMBECK_DATA to its folder), "
         "the Free Spoken Digit Dataset with the arrays waveform (int16, 8 kHz, all clips end to end), "
@@ -67,19 +67,19 @@ def _checked(path: Path) -> Spoken:
     lacking = [name for name in _ARRAYS if name not in arrays]
     if lacking:
         raise DataError(f"{path} has no array {lacking[0]!r}; it needs {', '.join(_ARRAYS)}.")
-    found = Spoken(*(arrays[name] for name in _ARRAYS))
-    clips = len(found.offsets) - 1
-    if found.waveform.dtype != np.int16 or {len(a) for a in (found.digits, found.take, found.is_test)} != {clips}:
+    spoken = Spoken(*(arrays[name] for name in _ARRAYS))
+    clips = len(spoken.offsets) - 1
+    if spoken.waveform.dtype != np.int16 or {len(a) for a in (spoken.digits, spoken.take, spoken.is_test)} != {clips}:
         raise DataError(
-            f"{path}: waveform is {found.waveform.dtype}, and label, take, is_test have the lengths "
-            f"{len(found.digits)}, {len(found.take)}, {len(found.is_test)}; expected int16, and {clips} of each."
+            f"{path}: waveform is {spoken.waveform.dtype}, and label, take, is_test have the lengths "
+            f"{len(spoken.digits)}, {len(spoken.take)}, {len(spoken.is_test)}; expected int16, and {clips} of each."
         )
-    lengths = np.diff(found.offsets)
-    if clips < 1 or found.offsets[0] < 0 or found.offsets[-1] > len(found.waveform) or lengths.min() < _SHORTEST:
+    lengths = np.diff(spoken.offsets)
+    if clips < 1 or spoken.offsets[0] < 0 or spoken.offsets[-1] > len(spoken.waveform) or lengths.min() < _SHORTEST:
         raise DataError(f"{path}: offsets must rise by at least {_SHORTEST} samples (25 ms) within the waveform.")
-    if found.digits.max() > 9:
-        raise DataError(f"{path}: label holds {found.digits.max()}; expected digits from 0 to 9.")
-    return found
+    if spoken.digits.max() > 9:
+        raise DataError(f"{path}: label holds {spoken.digits.max()}; expected digits from 0 to 9.")
+    return spoken
 
 
 def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames 40"]:

@@ -44,9 +44,9 @@ def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
     net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
     loader = ShuffledLoader(data.train, batch_size=_TEACHER_BATCH, seed=seed, augment=RandomShift(2, seed=seed))
     _train(desk, net, make("supervised"), loader, seed=seed, epochs=6 if quick else 150, optimizer=TEACHER)
-    answers, shown = logits(net, data.train), logits(net, data.test)
-    save_file({"train": answers, "test": shown}, desk.folder / _ANSWERS)
-    return {"errors": errors(shown, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
+    answers, test_logits = logits(net, data.train), logits(net, data.test)
+    save_file({"train": answers, "test": test_logits}, desk.folder / _ANSWERS)
+    return {"errors": errors(test_logits, labels_of(data.test)), "train_errors": errors(answers, labels_of(data.train))}
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ def _missing_bias(net: nn.Module, probe: Dataset, classes: tuple[int, ...]) -> T
     return prior_bias(logits(net, probe), prior, classes=moved)
 
 
-def _counted(shown: Tensor, labels: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {"errors": errors(shown, labels)}
+def _counted(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    counts: dict[str, Any] = {"errors": errors(logits, labels)}
     for digit in range(CLASSES):
         of_it = labels == digit
-        found[f"errors_on_{digit}"] = errors(shown[of_it], labels[of_it])
-    found["error_percent"] = 100 * found["errors"] / len(labels)
-    return found
+        counts[f"errors_on_{digit}"] = errors(logits[of_it], labels[of_it])
+    counts["error_percent"] = 100 * counts["errors"] / len(labels)
+    return counts
 
 
 def _train(
