@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 NAME    ?= loop
 
-.PHONY: help demo test soak lint bench clean
+.PHONY: help demo test soak lint house bench clean
 help:            ## these lines
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
 
@@ -41,6 +41,9 @@ lint: $(DEV)   ## style, types, layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+house:           ## figures of the source code beside their bars
+	@$(PYTHON) tools/house.py
 
 bench: $(USER)  ## figures of a benchmark as JSON: make bench NAME=loop, or cache, judging, coverage, images, kernels
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
