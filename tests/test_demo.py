@@ -5,7 +5,7 @@ from __future__ import annotations
 import limbeck as lb
 from limbeck.compare.comparison_data import load_comparison_data, student_of
 from limbeck.compare.teacher_training import open_teacher
-from limbeck.demo import STORY, demo_job
+from limbeck.demo import DESCRIPTION, demo_job
 from limbeck.models import count_parameters, load
 
 
@@ -20,7 +20,7 @@ def test_the_demos_job_is_what_its_story_says():
     teacher = sum(count_parameters(model) for model in members.values())
     assert teacher >= 10 * count_parameters(student_of(job, material, seed=0))
     assert len(members) == 5
-    assert str(len(material.train)) in STORY
+    assert str(len(material.train)) in DESCRIPTION
     assert (job.seeds, job.out) == (5, "somewhere")
 
 

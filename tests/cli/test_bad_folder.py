@@ -58,10 +58,10 @@ class TestFolder:
         refused(limbeck("resume", run / "student"), f"limbeck resume {run}")
         (here / "paper").mkdir()
         (here / "job.yaml").write_text("data: digits")  # a job beside its runs makes no run of the folder they are in
-        refused(limbeck("resume", "paper"), "not a run's folder")
+        refused(limbeck("resume", "paper"), "not the folder of a run")
         refused(limbeck("export", "paper", "--to", "onnx"), "not a run's folder")
         (here / "paper" / "reproduction.json").write_text('{"scale": "quick"}')
-        refused(limbeck("resume", "paper"), "limbeck reproduce PAPER --out paper")
+        refused(limbeck("resume", "paper"), "limbeck papers PAPER --out paper")
 
 
 class TestLoss:

@@ -77,7 +77,7 @@ def test_a_method_may_stand_twice_with_other_settings(limbeck, job):
     [
         (["--methods", "hinton,hintn"], "hintn"),
         (["--methods", " , "], "--methods hinton,logit_matching"),
-        (["--methods", "hinton,logit_matching, hinton"], "hinton stands twice"),
+        (["--methods", "hinton,logit_matching, hinton"], "hinton is listed twice"),
         (["--methods", "hinton,fitnets"], "--set methods.fitnets.hint=..."),
         (["--methods", "hinton,logit_matching", "--set", "methods.temperature=3"], "methods.NAME.KEY=VALUE"),
         (["--methods", "hinton,logit_matching", "--set", "methods.hintn.weight=1"], "one of hinton, logit_matching"),

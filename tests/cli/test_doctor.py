@@ -58,7 +58,7 @@ def test_people_are_told_line_by_line(here, limbeck, taught):
     assert any(line.startswith("look  terms") and "hardly has a say" in line for line in lines)
     assert all(len(line) <= 120 for line in lines)
     assert "1 look" in lines[-1]
-    assert "Nothing is in the way" in lines[-1]
+    assert "ready to run" in lines[-1]
 
 
 def test_a_label_order_that_is_not_the_datas(here, limbeck, taught):
@@ -92,7 +92,7 @@ def test_a_name_that_is_wrong_is_the_first_steps(here, limbeck, taught):
     ended = limbeck("doctor", job_of(here, data="nowhere.npz"))
     assert ended.code == 1
     assert "wrong data" in ended.out
-    assert "Mend what is wrong" in ended.out
+    assert "Fix what is wrong" in ended.out
 
 
 def test_a_last_batch_of_one_is_found_before_its_turn_comes(here, limbeck, taught):

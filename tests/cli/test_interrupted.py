@@ -181,4 +181,4 @@ def test_an_interrupt_while_data_are_read_says_what_to_type(tmp_path, monkeypatc
         main(["distill", "--data", "digits", "--teacher", "mlp", "--student", "mlp", "--set", "teacher.hidden=[4]",
               "--set", "student.hidden=[4]"])  # fmt: skip
     assert ended.value.code == 130
-    assert "the same command begins again" in capsys.readouterr().err
+    assert "Interrupted before anything was written" in capsys.readouterr().err

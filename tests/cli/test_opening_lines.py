@@ -47,7 +47,7 @@ def test_a_student_of_ones_own(limbeck, here, file):
     job_file(here / "job.yaml", small_job(blobs(here / "blobs.npz"), student=asked, arms=arms, seeds=1))
     ended = limbeck("distill", "job.yaml", "--out", "runs/mine")
     assert ended.code == 0, ended.err
-    lines = ended.out.split("The student opens with\n")[1].splitlines()
+    lines = ended.out.split("Load the student in Python:\n")[1].splitlines()
     assert all(len(line) <= 80 for line in lines) or "-" in file
     runs("\n".join(lines), here)
     page = html.unescape((here / "runs" / "mine" / "report.html").read_text())

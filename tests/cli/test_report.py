@@ -32,8 +32,8 @@ def test_bad_input_is_one_sentence(limbeck, here):
     planted_run(here / "other", test=80)
     refused(limbeck("report", "none"), "no run folder", "none")
     refused(limbeck("report", "one", "other"), "different data", "test 100 and 80")
-    refused(limbeck("report", "one", "one/"), "named twice")
-    refused(limbeck("report", "one", here / "other" / ".." / "one"), "named twice")
+    refused(limbeck("report", "one", "one/"), "given twice")
+    refused(limbeck("report", "one", here / "other" / ".." / "one"), "given twice")
     refused(limbeck("report", "one", "--out", "one/result.json"), "is no report")
     refused(limbeck("report", "one", "--out", "one"), "is a folder")
     assert json.loads((here / "one" / "result.json").read_text())["arms"]

@@ -27,7 +27,7 @@ def test_it_shows_every_arm_and_what_to_type_next(here, limbeck, job):
     assert ended.code == 0, ended.err
     for said in ("student alone", "label smoothing", "distilled", "temperature", "Best of 2 trials each, on 15 dev"):
         assert said in ended.out
-    assert "Test data were not read." in ended.out
+    assert "Test data were not used." in ended.out
     assert "limbeck compare search/best.yaml" in ended.out
     again = limbeck("tune", job, "--trials", "2", "--out", "search", "--json")
     assert again.result["run"] == "search"
@@ -50,7 +50,7 @@ def test_a_search_that_was_interrupted_goes_on(here, limbeck, job):
     ended = stopped(words, cwd=here, when=trials.exists, by=signal.SIGINT)
     assert ended is not None
     assert ended.code == 130
-    assert "the same command goes on, with --out search" in ended.err
+    assert "--out search" in ended.err
     kept = trials.read_text().splitlines()
     assert 1 <= len(kept) < 12
     again = limbeck("tune", job, "--trials", str(len(kept)), "--out", "search", "--json")

@@ -1,4 +1,4 @@
-"""Does `limbeck reproduce` say what it will do, do it once, and print the table?"""
+"""Does `limbeck papers` say what it will do, do it once, and print the table?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def toy(monkeypatch):
 
 def reproduce(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        main(["reproduce", *words])
+        main(["papers", *words])
     return int(ended.value.code or 0)
 
 

@@ -1,4 +1,4 @@
-"""The commands, and how they end."""
+"""Entry point: the commands, their options and their exit codes."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ app = CommandGroup(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Knowledge distillation that is right, paid once, and judged.",
+    help="Knowledge distillation in PyTorch: train a small student model from a large teacher, and measure the gain.",
 )
 
 _INTERRUPTED = 130
 _OUT_OF_MEMORY = (
-    "There is not enough memory. A smaller budget.batch_size with a larger budget.accumulate learns the same with "
-    "less; so do workers: 1, and fewer or smaller examples. What is done is kept: `limbeck resume` goes on with it."
+    "Out of memory. Set a smaller budget.batch_size and a larger budget.accumulate: training is the same, with less "
+    "memory. Setting workers: 1, or using fewer or smaller examples, also helps. Finished work is saved; to continue, "
+    "type `limbeck resume RUN`."
 )
 
 
-def _print_version(wanted: bool) -> bool:
+def _print_version(requested: bool) -> bool:
     from importlib.metadata import version
 
-    if wanted:
+    if requested:
         typer.echo(f"limbeck {version('limbeck')}, torch {version('torch')}, Python {sys.version.split()[0]}")
         raise typer.Exit
-    return wanted
+    return requested
 
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the full traceback of an error.")] = False,
     trust: Annotated[
-        bool, typer.Option(TRUST, help="Run the Python files that a job names, also to read, print or resume it.")
+        bool, typer.Option(TRUST, help="Allow the command to run the Python files that a job or folder refers to.")
     ] = False,
     version: Annotated[
         bool,
@@ -51,13 +52,13 @@ def _common(
         ),
     ] = False,
 ) -> None:
-    # `main` has looked for --debug already: it concerns how a command ends. --version has its callback.
+    # `main` handles --debug and --trust before typer runs, and --version has its own callback.
     del trust, debug, version
 
 
 @app.command()
 def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Option(min=1)] = 5) -> None:
-    """The whole story on data that is already on the machine: about two minutes on two cores."""
+    """Distill an ensemble of five networks into one on scikit-learn's digits (about two minutes on two cores)."""
     from limbeck.cli.jobs import run_demo
 
     run_demo(out, as_json=as_json, seeds=seeds)
@@ -65,42 +66,52 @@ def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Opt
 
 @app.command()
 def distill(
-    job: Annotated[str | None, typer.Argument(help="A job file; flags change what it says.")] = None,
+    job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@FILE], a folder, timm:NAME, ..."),
+        typer.Option(
+            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@WEIGHTS], a folder, hf:NAME or timm:NAME."
+        ),
     ] = None,
-    student: Annotated[str | None, typer.Option(help="The same, such as mlp --set student.hidden=[64].")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="As for --teacher, for example mlp with --set student.hidden=[64].")
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz or table, an image folder.")
+        str | None, typer.Option(help="digits, mnist, cifar10, ..., a .npz, .csv or .parquet file, or an image folder.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="See `limbeck methods`; or my.py:function; hinton by default.")
+        str | None, typer.Option(help="A name from `limbeck methods`, or my.py:function. Default: hinton.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; an interval needs two or more.")] = None,
-    track: Annotated[str | None, typer.Option(help="tensorboard, or my.py:function: where reports go besides.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of runs per arm. A confidence interval needs two or more.")
+    ] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Also log metrics to a tracker: tensorboard, or my.py:function.")
+    ] = None,
     settings: Settings = None,
     out: Out = None,
     print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
-    """Distil a teacher into a student, beside control arms, and say whether it was worth it."""
+    """Distill a teacher into a student, train control arms for comparison, and report whether distillation helped."""
     from limbeck.cli.jobs import job_from_flags, print_job_file, run_distill
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "seeds": seeds, "out": out}
     flags["track"] = track
-    made = job_from_flags(job, flags, settings or [])
+    resolved = job_from_flags(job, flags, settings or [])
     if print_job:
-        print_job_file(made)
+        print_job_file(resolved)
     else:
-        run_distill(made, as_json=as_json)
+        run_distill(resolved, as_json=as_json)
 
 
 @app.command()
 def compare(
-    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 5 unless the job says how many.")] = None,
+    job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Method names, separated by commas.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of runs per arm. Default: 5, or the value in the job file.")
+    ] = None,
     teacher: TeacherName = None,
     student: Annotated[
         str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
@@ -111,7 +122,7 @@ def compare(
     print_job: PrintJob = False,
     as_json: Json = False,
 ) -> None:
-    """Several methods beside all control arms, over seeds: a table with uncertainty, a verdict, a page."""
+    """Compare several methods and all control arms over several seeds, with confidence intervals and a report page."""
     from limbeck.cli.jobs import comparison, print_job_file, run_compare
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "seeds": seeds, "out": out}
@@ -123,13 +134,16 @@ def compare(
 
 @app.command()
 def tune(
-    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
-    trials: Annotated[int, typer.Option(help="How many settings each arm tries, the baselines too.")] = 20,
+    job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
+    trials: Annotated[int, typer.Option(help="Number of trials for each arm, baselines included.")] = 20,
     ranges: Annotated[
         list[str] | None,
-        typer.Option("--range", help="Between which values: --range lr=1e-4..1e-2; or held fixed: --range epochs=20"),
+        typer.Option(
+            "--range",
+            help="Search range of a setting, as in --range lr=1e-4..1e-2, or a fixed value: --range epochs=20.",
+        ),
     ] = None,
-    methods: Annotated[str | None, typer.Option(help="Methods by name, with commas between.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Method names, separated by commas.")] = None,
     teacher: TeacherName = None,
     student: Annotated[
         str | None, typer.Option("--student", help="resnet20, cnn with --set student.widths=[16,32], ...")
@@ -139,7 +153,10 @@ def tune(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Choose every arm's settings on development data, with equal effort; stopped, it goes on where it was."""
+    """Tune the hyperparameters of every arm on development data, with the same number of trials for each.
+
+    If it is interrupted, the same command continues.
+    """
     from limbeck.cli.tune import run_tune
 
     flags = {"methods": methods, "teacher": teacher, "student": student, "data": data, "out": out}
@@ -148,16 +165,16 @@ def tune(
 
 @app.command()
 def doctor(
-    job: Annotated[str | None, typer.Argument(help="A job file; the options below change what it says.")] = None,
+    job: Annotated[str | None, typer.Argument(help="A job file (YAML). Options override its values.")] = None,
     teacher: TeacherName = None,
     student: Annotated[str | None, typer.Option(help="mlp with --set student.hidden=[64], ...")] = None,
     data: DataName = None,
     method: Annotated[str | None, typer.Option(help="As in `limbeck distill`.")] = None,
-    methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, with commas between.")] = None,
+    methods: Annotated[str | None, typer.Option(help="As in `limbeck compare`: names, separated by commas.")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Look at a job before it is paid for: a line for each check; exit code 1 if anything is wrong."""
+    """Check a job before training. Prints one line per check; the exit code is 1 if a check fails."""
     from limbeck.cli.doctor import run_doctor
 
     flags = {"teacher": teacher, "student": student, "data": data, "method": method, "methods": methods}
@@ -166,12 +183,12 @@ def doctor(
 
 @app.command()
 def resume(
-    run: Annotated[str, typer.Argument(help="A run's folder.")], settings: Settings = None, as_json: Json = False
+    run: Annotated[str, typer.Argument(help="The folder of a run.")], settings: Settings = None, as_json: Json = False
 ) -> None:
-    """Go on with a run that was stopped; it ends in the same weights, bit for bit.
+    """Continue an interrupted run. The final weights are bit for bit those of an uninterrupted run.
 
-    With --set, go on with a setting changed: what does not depend on it is kept, such as the trained teacher; the arms
-    that do are done again.
+    With --set, continue with a changed setting. Results that do not depend on it, such as the trained teacher, are
+    reused; the affected arms are trained again.
     """
     from limbeck.cli.jobs import run_resume
 
@@ -180,28 +197,34 @@ def resume(
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="A finished run's folder.")],
-    to: Annotated[str, typer.Option("--to", help="folder, hf, onnx or int8.")],
-    arm: Annotated[str | None, typer.Option(help="Whose student: 'student alone', ...; by default the best.")] = None,
-    out: Annotated[str | None, typer.Option("--out", help="A new folder; RUN/export/TO by default.")] = None,
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    to: Annotated[str, typer.Option("--to", help="Format: folder, hf, onnx or int8.")],
+    arm: Annotated[
+        str | None, typer.Option(help="Export the student of this arm, such as 'student alone'. Default: the best.")
+    ] = None,
+    out: Annotated[str | None, typer.Option("--out", help="A new folder. Default: RUN/export/TO.")] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Put normalization, or a table's encoding, into the ONNX file.")
+        bool,
+        typer.Option("--raw", help="Include the input normalization, or the encoding of a table, in the ONNX file."),
     ] = False,
-    license: Annotated[str | None, typer.Option("--license", help="What the card says: apache-2.0, ...")] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="License for the model card: apache-2.0, ...")
+    ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Of int8: minmax, entropy or percentile; by default the best of them.")
+        str | None,
+        typer.Option(help="Calibration for int8: minmax, entropy or percentile. Default: the best of the three."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ship a run's student: written, opened again, compared on test data, with a model card beside it."""
+    """Export the student of a run, check the exported file on test data, and write a model card."""
     from limbeck.cli.export import run_export
 
     run_export(run, to=to, arm=arm, out=out, raw=raw, license=license, calibration=calibration, as_json=as_json)
 
 
 @app.command()
-def cite(run: Annotated[str, typer.Argument(help="A finished run's folder.")], as_json: Json = False) -> None:
-    """BibTeX of exactly what a run used."""
+def cite(run: Annotated[str, typer.Argument(help="The folder of a finished run.")], as_json: Json = False) -> None:
+    """Print BibTeX entries for the methods, data and software that a run used."""
     from limbeck.cli.export import run_cite
 
     run_cite(run, as_json=as_json)
@@ -209,13 +232,18 @@ def cite(run: Annotated[str, typer.Argument(help="A finished run's folder.")], a
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(help="The folder of a finished run; several are set side by side.")],
+    runs: Annotated[
+        list[str], typer.Argument(help="The folder of a finished run, or of several to show side by side.")
+    ],
     out: Annotated[
-        str | None, typer.Option("--out", help="The page; RUN/report.html, or report.html here for several.")
+        str | None,
+        typer.Option(
+            "--out", help="The HTML file to write. Default: RUN/report.html, or ./report.html for several runs."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """One page about a run, or several of the same data: verdict, arms, cost, classes, examples, protocol."""
+    """Write an HTML report about one run, or about several runs on the same data."""
     from limbeck.cli.report import run_report
 
     run_report(runs, out=out, as_json=as_json)
@@ -223,9 +251,10 @@ def report(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method's name, for its card.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Name of a method, to show its card.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """What methods there are, or one method's card."""
+    """List the distillation methods, or show one method's card: reference, settings and when to use it."""
     from limbeck.cli.methods import show_card, show_methods
 
     if name is None:
@@ -236,72 +265,81 @@ def methods(
 
 @app.command("job")
 def show_job(
-    job: Annotated[str | None, typer.Argument(help="A job file, to be printed with all that it leaves open.")] = None,
-    keys: Annotated[bool, typer.Option("--keys", help="Print every key with its default and meaning.")] = False,
-    only: Annotated[str, typer.Option(help="Of these, those that begin so: budget, data.t, ...")] = "",
+    job: Annotated[str | None, typer.Argument(help="A job file, to print with all defaults filled in.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every key with its default and meaning.")] = False,
+    only: Annotated[str, typer.Option(help="List only the keys with this prefix: budget, data.t, ...")] = "",
     settings: Settings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The keys as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the keys as JSON.")] = False,
 ) -> None:
-    """A job file with every default filled in, or what each key of one means."""
+    """Print a job file with all defaults filled in, or list the keys that a job file can have."""
     from limbeck.cli.jobs import job_from_flags, print_job_file
     from limbeck.cli.methods import show_keys
 
     if keys or only:
         show_keys(only, as_json=as_json)
     elif job is None:
-        raise LimbeckError("Type `limbeck job --keys` for every key of a job, or name a job file to print it in full.")
+        raise LimbeckError("Give a job file to print it in full, or type `limbeck job --keys` to list every key.")
     else:
         print_job_file(job_from_flags(job, {}, settings or []))
 
 
 @app.command()
 def convert(
-    file: Annotated[str, typer.Argument(help="A pickle of weights: .pt, .pth, .bin, .ckpt.")],
-    yes: Annotated[bool, typer.Option("--yes", help="You trust where the file comes from.")] = False,
+    file: Annotated[str, typer.Argument(help="A pickled checkpoint: .pt, .pth, .bin or .ckpt.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm that you trust the origin of the file.")] = False,
     out: Annotated[str | None, typer.Option("--out", help="The safetensors file to write.")] = None,
-    key: Annotated[str | None, typer.Option("--key", help="Which of several weights: state_dict_ema.")] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Only names that begin so: student.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", help="Entry to convert if there are several, such as state_dict_ema.")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Convert only the weights with this prefix, such as student.")
+    ] = None,
 ) -> None:
-    """Turn a pickle of weights into safetensors, after an explicit yes; no code in it is run."""
+    """Convert a pickled checkpoint to safetensors. Needs --yes; code inside the file is never run."""
     from limbeck.models import convert_pickle
 
     typer.echo(f"Wrote {convert_pickle(file, out, yes=yes, key=key, prefix=prefix)}")
 
 
 @app.command()
-def reproduce(
-    paper: Annotated[str, typer.Argument(help="hinton2015, beyer2021")],
-    only: Annotated[list[str] | None, typer.Option("--only", help="An experiment; again for another.")] = None,
+def papers(
+    paper: Annotated[str, typer.Argument(help="hinton2015 or beyer2021.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Run only this experiment. Can be given several times.")
+    ] = None,
     scale: Annotated[
-        str, typer.Option(help="quick, about a minute each; or full, whose numbers mean something.")
+        str, typer.Option(help="quick is a smoke test (about a minute per experiment); full gives comparable numbers.")
     ] = "quick",
-    seeds: Annotated[int | None, typer.Option(min=1, help="One at quick, three at full by default.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds. Default: 1 for quick, 3 for full.")] = None,
     out: Out = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Tasks at a time; one for each core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of parallel tasks. Default: one per core.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A paper's table beside ours; stopped, it goes on where it was."""
-    from limbeck.cli.papers import run_reproduce
+    """Run the experiments of a paper and print its numbers beside ours.
 
-    run_reproduce(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
+    If it is interrupted, the same command continues.
+    """
+    from limbeck.cli.papers import run_papers
+
+    run_papers(paper, only=only or [], scale=scale, seeds=seeds, out=out, workers=workers, as_json=as_json)
 
 
 app.add_typer(cache, name="cache")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a user's mistake ends in one sentence and a non-zero exit, a bug in its traceback.
+    """Run a command. User errors print one sentence; unexpected errors show a traceback.
 
-    Exit codes: 0 done, 1 something was wrong, 2 the command line was, 130 interrupted.
+    Exit codes: 0 success, 1 error, 2 invalid command line, 130 interrupted.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    debug, trust = "--debug" in given, TRUST in given
-    # These flags may stand anywhere; typer wants a common option before the command.
-    common = [word for word in ("--debug", TRUST) if word in given]
-    words = [word for word in given if word not in common]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug, trust = "--debug" in arguments, TRUST in arguments
+    # These flags may be typed anywhere, but typer accepts common options only before the command.
+    common = [word for word in ("--debug", TRUST) if word in arguments]
+    words = [word for word in arguments if word not in common]
     try:
         with warnings.catch_warnings(), consent(words, trust=trust):
-            warnings.showwarning = _noted(warnings.showwarning)
+            warnings.showwarning = _print_notes(warnings.showwarning)
             code: Any = app(args=[*common, *words], prog_name="limbeck", standalone_mode=False)
     except LimbeckError as error:
         if debug:
@@ -323,28 +361,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _exit_on_usage(error: Exception) -> None:
-    """Typer's own errors (an unknown option, a missing argument) become a sentence and exit code 2."""
-    shown = getattr(error, "format_message", None)
-    if shown is not None:
+    """Print typer's own errors (unknown option, missing argument) as one sentence and exit with code 2."""
+    # typer's exceptions come from click or, in newer versions, from a private copy of it: no class fits both.
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:
         usage = getattr(getattr(error, "ctx", None), "command_path", "limbeck")
-        # A command group typed alone has shown its help, and has nothing more to say.
-        if sentence := shown().rstrip("."):
+        # A command group without a subcommand has printed its help already; its message is empty.
+        if sentence := format_message().rstrip("."):
             _say(f"Error: {sentence}. See `{usage} --help`.")
         sys.exit(getattr(error, "exit_code", 2))
 
 
-def _noted(usual: Callable[..., None]) -> Callable[..., None]:
-    """A way to show warnings: what limbeck has to say as a sentence, all else as usual."""
+def _print_notes(default: Callable[..., None]) -> Callable[..., None]:
+    """Return a `warnings.showwarning` that prints limbeck's warnings as notes and passes others to `default`."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, LimbeckWarning):
             _say(f"Note: {message}")
         else:
-            usual(message, category, *where, **more)
+            default(message, category, *where, **more)
 
     return show
 
 
 def _say(text: str) -> None:
-    # One line, also where a library's own words came in several.
+    # Messages of other libraries may span several lines; print one line.
     print(printable(" ".join(text.split())), file=sys.stderr)

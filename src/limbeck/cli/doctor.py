@@ -21,32 +21,32 @@ _KEYS = ("name", "state", "value", "sentence")
 
 
 def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
-    """Look at a job, line by line; exit code 1 if anything is wrong."""
+    """Run all checks of a job and print one line each; exit with code 1 if a check fails."""
     from limbeck.compare import checkup
     from limbeck.compare.run_storage import to_json_safe
 
     job = _job(path, flags, settings)
-    began, found = time.perf_counter(), list[Any]()
-    line = _line()
+    start, findings = time.perf_counter(), list[Any]()
+    show = _finding_printer()
     with warnings.catch_warnings():
-        # What a library has to say of a step that is thrown away; limbeck's own notes have their line.
+        # Warnings of libraries about the trial steps would confuse; limbeck's own warnings are findings.
         warnings.simplefilter("ignore")
-        for one in checkup(job):
-            found.append(one)
+        for finding in checkup(job):
+            findings.append(finding)
             if not as_json:
-                line(one)
-    fine = all(one.state != "wrong" for one in found)
+                show(finding)
+    ok = all(finding.state != "wrong" for finding in findings)
     if as_json:
-        checks = [{key: to_json_safe(getattr(one, key)) for key in _KEYS} for one in found]
-        print(json.dumps({"checks": checks, "ok": fine}, allow_nan=False))
+        checks = [{key: to_json_safe(getattr(finding, key)) for key in _KEYS} for finding in findings]
+        print(json.dumps({"checks": checks, "ok": ok}, allow_nan=False))
     else:
-        _say_in_all(found, time.perf_counter() - began)
-    if not fine:
+        _print_summary(findings, time.perf_counter() - start)
+    if not ok:
         sys.exit(1)
 
 
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
-    """The job of `distill`; of several methods that of `compare`, with its arms and seeds."""
+    """Make the job as `distill` does or, for several methods, as `compare` does."""
     from limbeck.cli.jobs import comparison, job_from_flags
     from limbeck.job import read_job
 
@@ -56,8 +56,8 @@ def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) ->
     return job_from_flags(path, {key: value for key, value in flags.items() if key != "methods"}, settings)
 
 
-def _line() -> Any:
-    """A way to show one finding: state, name, number, and the sentence beside or below."""
+def _finding_printer() -> Any:
+    """Return a function that prints one finding: state, name, number and sentence."""
     from rich.text import Text
 
     from limbeck.cli.terminal import make_console
@@ -65,32 +65,32 @@ def _line() -> Any:
     console = make_console()
     width = console.width if console.is_terminal else 120
 
-    def show(one: Finding) -> None:
-        head = Text(f"{one.state:<6}", style=_STYLES[one.state]).append(
-            f"{one.name:<20}{one.shown:>16}  ", style="default"
+    def show(finding: Finding) -> None:
+        head = Text(f"{finding.state:<6}", style=_STYLES[finding.state]).append(
+            f"{finding.name:<20}{finding.shown:>16}  ", style="default"
         )
         room = width - len(head)
-        if room < 40:  # a narrow terminal: the sentence has lines of its own
+        if room < 40:  # narrow terminal: print the sentence on lines of its own
             console.print(head, soft_wrap=True)
-            print(textwrap.indent(textwrap.fill(one.sentence, max(width - 6, 20)), " " * 6))
-            _show_details(one)
+            print(textwrap.indent(textwrap.fill(finding.sentence, max(width - 6, 20)), " " * 6))
+            _show_details(finding)
             return
-        first, *rest = textwrap.wrap(one.sentence, room, break_on_hyphens=False) or [""]
+        first, *rest = textwrap.wrap(finding.sentence, room, break_on_hyphens=False) or [""]
         console.print(head.append(first), soft_wrap=True, highlight=False)
         for more in rest:
             print(" " * (width - room) + more)
-        _show_details(one)
+        _show_details(finding)
 
     return show
 
 
-def _show_details(one: Finding) -> None:
-    for line in one.details:
+def _show_details(finding: Finding) -> None:
+    for line in finding.details:
         print(" " * 6 + line)
 
 
-def _say_in_all(found: Sequence[Finding], seconds: float) -> None:
-    counts = {state: sum(one.state == state for one in found) for state in _STYLES}
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    then = "Mend what is wrong before you pay for it." if counts["wrong"] else "Nothing is in the way of this job."
-    print_message(f"\n{said}, in {seconds:.0f} s. {then}", to_error=False)
+def _print_summary(findings: Sequence[Finding], seconds: float) -> None:
+    counts = {state: sum(finding.state == state for finding in findings) for state in _STYLES}
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    advice = "Fix what is wrong before training." if counts["wrong"] else "The job is ready to run."
+    print_message(f"\n{summary}, in {seconds:.0f} s. {advice}", to_error=False)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
-    """The demo: the story, the runs, the table, the verdict."""
-    from limbeck.demo import STORY, demo_job
+    """Run the demo: print its description, run its job, and print the table and the verdict."""
+    from limbeck.demo import DESCRIPTION, demo_job
 
-    print_message(f"limbeck demo\n\n{STORY}\n", to_error=as_json)
+    print_message(f"limbeck demo\n\n{DESCRIPTION}\n", to_error=as_json)
     folder = out or free_folder("runs/demo")
     from limbeck.job import make_job
 
@@ -31,119 +31,121 @@ def run_demo(out: str | None, *, as_json: bool, seeds: int) -> None:
 
 
 def job_from_flags(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
-    """The job in a file, changed by flags, changed by settings."""
+    """Make a job from a file, with flags and then settings applied."""
     from limbeck.job import make_job
 
     return make_job(requested_job(path, flags, settings))
 
 
 def requested_job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """The same, not looked at yet."""
+    """Return the same job as a dictionary that is not validated yet."""
     from limbeck.job import read_job, with_settings
 
-    found: dict[str, Any] = dict(read_job(path)) if path is not None else {}
+    job: dict[str, Any] = dict(read_job(path)) if path is not None else {}
     if flags.get("methods"):
-        found["methods"] = [_as_set(found, name) for name in flags["methods"]]
-        found.pop("method", None)
+        job["methods"] = [_method_settings(job, name) for name in flags["methods"]]
+        job.pop("method", None)
     for key, value in ((key, value) for key, value in flags.items() if key != "methods"):
         if value is not None:
-            found[key] = _named(found.get(key), key, value)
-    found = with_settings(found, settings)
-    found.setdefault("out", None)
-    return found
+            job[key] = _replace_named(job.get(key), key, value)
+    job = with_settings(job, settings)
+    job.setdefault("out", None)
+    return job
 
 
 def named_methods(flags: Mapping[str, Any]) -> list[str]:
-    """The names in ``--methods``.
+    """Split the value of ``--methods`` into names.
 
     Raises:
-        LimbeckError: If it is there and holds none.
+        LimbeckError: If the option is given without a name.
     """
-    given = flags.get("methods")
-    named = [name.strip() for name in (given or "").split(",") if name.strip()]
-    if given is not None and not named:
-        raise LimbeckError("--methods holds no name: type them with commas between, --methods hinton,logit_matching.")
-    return named
+    option = flags.get("methods")
+    names = [name.strip() for name in (option or "").split(",") if name.strip()]
+    if option is not None and not names:
+        raise LimbeckError("--methods needs names separated by commas, as in --methods hinton,logit_matching.")
+    return names
 
 
 def check_methods(job: Job) -> None:
-    """Refuse to pay twice for the same method.
+    """Refuse a job that would run the same method twice.
 
     Raises:
-        LimbeckError: If two of a job's methods are the same to the last setting.
+        LimbeckError: If two methods have the same name and settings.
     """
-    for place, one in enumerate(job.methods):
-        if one in job.methods[:place]:
+    for index, method in enumerate(job.methods):
+        if method in job.methods[:index]:
             raise LimbeckError(
-                f"The method {one.name} stands twice with the same settings, and both would come to the same numbers: "
-                "name it once, or give one of them other settings in a job file."
+                f"The method {method.name} is listed twice with the same settings, which would give the same numbers. "
+                "List it once, or give one of them other settings in a job file."
             )
 
 
 def print_job_file(job: Job) -> None:
-    """The job file on standard output."""
+    """Print the job file to standard output."""
     from limbeck.job import job_text
 
     sys.stdout.write(job_text(job))
 
 
 def run_distill(job: Job, *, as_json: bool, stem: str | None = None) -> None:
-    """Run a job into its folder; without one, into the first free one under ``runs/``, called after its method."""
-    called = stem or job.method.name.rpartition(":")[2]
-    given = job if job.out is not None else job.model_copy(update={"out": free_folder(f"runs/{called}")})
-    _run(given, as_json=as_json, resume=False)
+    """Run a job in its folder, or else in the first free folder under ``runs/`` with the name of its method."""
+    name = stem or job.method.name.rpartition(":")[2]
+    job = job if job.out is not None else job.model_copy(update={"out": free_folder(f"runs/{name}")})
+    _run(job, as_json=as_json, resume=False)
 
 
 def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None:
-    """Take up a job's folder, with `settings` changed, or show its result if it is finished."""
+    """Continue the run in a folder, with `settings` changed, or show its result if it is finished."""
     from limbeck.job import make_job, read_run_job, with_settings
 
     folder = Path(run)
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {run!r}.")
     if not (folder / "job.yaml").is_file():
-        raise LimbeckError(f"{run} holds no job.yaml to go on from; {_what_else(folder)}.")
+        raise LimbeckError(f"{run} contains no job.yaml to resume from; {_describe_folder(folder)}.")
     if (folder / "result.json").is_file() and not settings:
-        found = _again(folder)
-        print_message(f"{run} is finished; this is what came of it.", to_error=True)
-        _show(found, as_json=as_json)
+        result = _read_finished(folder)
+        print_message(f"{run} is finished. Its result:", to_error=True)
+        _show(result, as_json=as_json)
         return
-    asked = with_settings(dict(read_run_job(folder)), settings)
-    if any(one.partition("=")[0].strip() == "out" for one in settings):
-        raise LimbeckError(f"A run stays in its folder: move {run} itself, and type its new place.")
-    _run(make_job({**asked, "out": run}), as_json=as_json, resume=True, change=bool(settings))
+    changed = with_settings(dict(read_run_job(folder)), settings)
+    if any(setting.partition("=")[0].strip() == "out" for setting in settings):
+        raise LimbeckError(f"A resumed run stays in its folder. Move the folder {run} and type its new path.")
+    _run(make_job({**changed, "out": run}), as_json=as_json, resume=True, change=bool(settings))
 
 
-def _again(folder: Path) -> dict[str, Any]:
-    """What a finished run came to, wherever its folder lies now; its page is made again if it is not there."""
+def _read_finished(folder: Path) -> dict[str, Any]:
+    """Read the result of a finished run with its current paths; write the report page if it is missing."""
     from limbeck.job import suggestions_of
     from limbeck.job.result import read_result
     from limbeck.report import write_report
 
-    found = read_result(folder)
-    if not (folder / "report.html").is_file():  # killed between the result and its page
+    result = read_result(folder)
+    if not (folder / "report.html").is_file():  # the run was killed between writing the result and the page
         write_report([folder])
-    if isinstance(found.get("verdict"), dict):
-        found["verdict"]["advice"] = suggestions_of(found, folder)
-    if isinstance(found.get("shipped"), dict):
-        found["shipped"]["path"] = str(folder / "student")
-    return {**found, "run": str(folder), "report": str(folder / "report.html")}
+    if isinstance(result.get("verdict"), dict):
+        result["verdict"]["advice"] = suggestions_of(result, folder)
+    if isinstance(result.get("shipped"), dict):
+        result["shipped"]["path"] = str(folder / "student")
+    return {**result, "run": str(folder), "report": str(folder / "report.html")}
 
 
-def _what_else(folder: Path) -> str:
-    """What a folder without a job is, and what to type then."""
+def _describe_folder(folder: Path) -> str:
+    """Say what kind of folder this is, if it is no run of a job, and what to type."""
     if (folder / "search.json").is_file():
-        return f"it is a search's: `limbeck tune JOB --out {quote(str(folder))}`, typed as before, goes on"
+        return (
+            f"it is a search: to continue, repeat `limbeck tune JOB --out {quote(str(folder))}` with the same options"
+        )
     from limbeck.job.result import is_run
 
-    whole = next((one for one in folder.resolve().parents if is_run(one)), None)
-    if whole is not None:
-        return f"it is a part of the run {whole}: type `limbeck resume {quote(str(whole))}`"
+    run = next((parent for parent in folder.resolve().parents if is_run(parent)), None)
+    if run is not None:
+        return f"it is a part of the run {run}: type `limbeck resume {quote(str(run))}`"
     if (folder / "reproduction.json").is_file():
-        return f"it is a paper's: `limbeck reproduce PAPER --out {quote(str(folder))}`, typed as before, goes on"
+        return f"it holds experiments of a paper: to continue, repeat `limbeck papers PAPER --out {quote(str(folder))}`"
     if (folder / "run.json").is_file():
-        return "it was made in Python: run the same script with distill(..., resume=True)"
-    return "it is not a run's folder"
+        return "it was written by a Python script: run the script again with distill(..., resume=True)"
+    return "it is not the folder of a run"
 
 
 def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None:
@@ -153,36 +155,41 @@ def _run(job: Job, *, as_json: bool, resume: bool, change: bool = False) -> None
 
             result = run_job(job, callback=callback, resume=resume, change=change)
     except KeyboardInterrupt:
-        # Said here: typer turns Ctrl-C into a silent exit.
-        print(_left_behind(job), file=sys.stderr)
+        # Printed here because typer turns Ctrl-C into a silent exit.
+        print(_interrupted_message(job), file=sys.stderr)
         sys.exit(130)
     except LimbeckError as error:
-        raise LimbeckError(f"{error}{_way_on(job)}") from error
+        raise LimbeckError(f"{error}{_resume_hint(job)}") from error
     from limbeck.compare import is_rank_zero
 
     if is_rank_zero(job):
         _show(result, as_json=as_json)
 
 
-def _way_on(job: Job) -> str:
-    """What is said behind an error of a job that has left something which could be kept."""
+def _resume_hint(job: Job) -> str:
+    """Return the sentence to add to the error of a run whose finished work can be reused."""
     out = Path(job.out or "")
     if not (out / "teacher").is_dir() or not (out / "job.yaml").is_file() or (out / "result.json").is_file():
         return ""
-    return f" What is done is kept: `limbeck resume {quote(str(out))} --set KEY=VALUE` goes on with a setting changed."
+    return (
+        f" Finished work is saved: `limbeck resume {quote(str(out))} --set KEY=VALUE` continues with a changed setting."
+    )
 
 
-def _left_behind(job: Job) -> str:
+def _interrupted_message(job: Job) -> str:
     out = Path(job.out or "")
     if not (out / "job.yaml").is_file():
-        return "Interrupted before anything was written; the same command begins again."
-    begun = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
-    what = "holds the student so far" if begun else "holds an untrained student: its turn had not come"
-    return f"Interrupted. {out / 'student'} {what}; `limbeck resume {quote(str(out))}{_trust(job)}` goes on."
+        return "Interrupted before anything was written. Run the same command to start again."
+    has_weights = not job.methods and (out / "arms" / "distilled" / "seed-0").is_dir()
+    what = "the student trained so far" if has_weights else "an untrained student; its training had not started"
+    return (
+        f"Interrupted. {out / 'student'} contains {what}. "
+        f"To continue: `limbeck resume {quote(str(out))}{_trust_flag(job)}`."
+    )
 
 
-def _trust(job: Job) -> str:
-    """What is typed behind `resume` where a job names files of a person's own."""
+def _trust_flag(job: Job) -> str:
+    """Return ` --trust` if the job names Python files, which `resume` runs only with that option."""
     from limbeck.cli.options import TRUST
 
     return f" {TRUST}" if job.names_files else ""
@@ -198,53 +205,53 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
 
     console = make_console()
     if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no edge at which to break a line
+        console.width = 120  # a file or a pipe has no width of its own
     console.print()
     console.print(*arms_tables(result, console), sep="\n\n")
     console.print(over_seeds(result), highlight=False)
     verdict = result["verdict"]
-    console.print(_said(verdict) or "This result holds no verdict.", style="bold", highlight=False)
-    besides = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
-    for said in filter(None, map(_said, [*verdict.get("against", {}).values(), *besides])):
-        console.print(said, highlight=False, markup=False)  # a group may be called [b]
+    console.print(_sentence(verdict) or "This result has no verdict.", style="bold", highlight=False)
+    extra = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
+    for text in filter(None, map(_sentence, [*verdict.get("against", {}).values(), *extra])):
+        console.print(text, highlight=False, markup=False)  # the name of a group may look like markup, as [b] does
     console.print(recommend(result).sentence, highlight=False, markup=False)
     _show_suggestions(suggestions_of(result, Path(result["run"])), console)
-    # Paths are to be copied, so no line is broken in them, and a bracket in one is no markup.
+    # Plain `print`: rich would wrap paths, which people copy, and read brackets in them as markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
-    print(f"\n{took}Everything is in {result['run']}; the whole story is a page for a browser:")
-    print(f"    {Path(result['run']) / 'report.html'}\nThe student opens with", flush=True)
+    print(f"\n{took}All files are in {result['run']}. Open the report in a browser:")
+    print(f"    {Path(result['run']) / 'report.html'}\nLoad the student in Python:", flush=True)
     print("\n".join(opening_lines(Path(result["run"]))))
 
 
-def _show_suggestions(found: Sequence[Mapping[str, str | None]], console: Console) -> None:
-    """Why, and what to type next; a command is to be copied, so no line is broken in it."""
-    if found:
-        console.print("\nWhy that may be, and what to try:", style="bold", highlight=False)
-    for one in found:
-        console.print(f"- {one['why']} {one['evidence']}", highlight=False, markup=False)
-        if one["type"] is not None:
-            print(f"    {one['type']}")
+def _show_suggestions(suggestions: Sequence[Mapping[str, str | None]], console: Console) -> None:
+    """Print likely reasons and commands to try. Commands are not wrapped, because people copy them."""
+    if suggestions:
+        console.print("\nPossible reasons, and what to try:", style="bold", highlight=False)
+    for item in suggestions:
+        console.print(f"- {item['why']} {item['evidence']}", highlight=False, markup=False)
+        if item["type"] is not None:
+            print(f"    {item['type']}")
 
 
-def _said(verdict: Mapping[str, Any]) -> Text | None:
-    """A verdict's sentence; a bracket in a name is no markup."""
+def _sentence(verdict: Mapping[str, Any]) -> Text | None:
+    """Return a verdict's sentence as text in which brackets are not markup."""
     from rich.text import Text
 
     return Text(verdict["sentence"]) if isinstance(verdict.get("sentence"), str) else None
 
 
 def opening_lines(run: Path) -> list[str]:
-    """What to type in Python to open a run's student, in lines that a terminal of 80 columns does not cut."""
+    """Return the Python lines that load a run's student, short enough for a terminal of 80 columns."""
     from limbeck.job import opening_code, read_job, within_width
 
     student = read_job(run / "job.yaml").get("student")
     model = {"model": student} if isinstance(student, str) else student or {}
-    return within_width(opening_code(run / "student", _here(model), shown=str(run / "student"), place=run))
+    return within_width(opening_code(run / "student", _relative_to_here(model), shown=str(run / "student"), place=run))
 
 
-def _here(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model whose file is named from the working folder, where it lies in there."""
+def _relative_to_here(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model with the path of its Python file relative to the working folder, if it lies in there."""
     from limbeck.job import shared_path
     from limbeck.models import UserFile
 
@@ -252,24 +259,24 @@ def _here(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, "model": f"{shared_path(own.file)}:{own.function}"} if own is not None else dict(model)
 
 
-def _as_set(found: Mapping[str, Any], name: str) -> Any:
-    """A method with what a job file sets in it already."""
-    for one in [found.get("method"), *(found.get("methods") or ())]:
-        if isinstance(one, Mapping) and one.get("name", "hinton") == name:
-            return dict(one)
+def _method_settings(job: Mapping[str, Any], name: str) -> Any:
+    """Return a method by name, with the settings that the job file has for it."""
+    for method in [job.get("method"), *(job.get("methods") or ())]:
+        if isinstance(method, Mapping) and method.get("name", "hinton") == name:
+            return dict(method)
     return name
 
 
-def _named(before: Any, key: str, value: Any) -> Any:
-    """A flag replaces a name in the job file together with the arguments that belonged to it."""
+def _replace_named(before: Any, key: str, value: Any) -> Any:
+    """Replace a model in the job file by the value of a flag, dropping the arguments of the old model."""
     if isinstance(before, Mapping) and key == "teacher":
-        kept = {k: before[k] for k in ("members", "mean", "train", "check") if k in before}
-        return {**kept, "model": value}
+        options = {k: before[k] for k in ("members", "mean", "train", "check") if k in before}
+        return {**options, "model": value}
     return value
 
 
 def free_folder(stem: str) -> str:
-    """The first of ``stem``, ``stem-2``, ``stem-3``, ... that is not taken."""
+    """Return the first of ``stem``, ``stem-2``, ``stem-3``, ... that does not exist or is empty."""
     number, path = 1, Path(stem)
     while path.exists() and not (path.is_dir() and not any(path.iterdir())):
         number += 1
@@ -279,28 +286,28 @@ def free_folder(stem: str) -> str:
 
 _SEEDS = 5
 
-"""Of a comparison whose job says nothing of seeds: an interval needs several, and five find a gain of one point."""
+"""Default number of seeds of a comparison. An interval needs at least two; five detect a gain of one point."""
 
 
 def run_compare(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
-    """Run every method, every control and every seed; leave a page."""
+    """Run every method and control arm for every seed, and write the report page."""
     run_distill(comparison(path, flags, settings), as_json=as_json, stem="compare")
 
 
 def comparison(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
-    """The job of a comparison: all arms but those that a file leaves out, five seeds unless it says how many."""
+    """Make the job of a comparison: all arms unless the job file lists them, and five seeds unless it sets a number."""
     from limbeck.consent import may_run
     from limbeck.job import ARMS, make_job
     from limbeck.methods import method
     from limbeck.models import UserFile
 
-    found = requested_job(path, {**flags, "methods": named_methods(flags)}, settings)
-    found.setdefault("seeds", _SEEDS)
-    job = make_job(found)
+    request = requested_job(path, {**flags, "methods": named_methods(flags)}, settings)
+    request.setdefault("seeds", _SEEDS)
+    job = make_job(request)
     check_methods(job)
-    if "arms" in found:
+    if "arms" in request:
         return job
-    # A job that is only printed may name a file that nobody wants run.
+    # `--print-job` must not run the Python file of a method, so that file counts as a method with a teacher.
     own = UserFile.parse(job.method.name)
-    taught = (own is not None and not may_run(own.file)) or method(job.method.name).has_teacher
-    return make_job({**found, "arms": [arm for arm in ARMS if taught or arm != "shuffled teacher"]})
+    has_teacher = (own is not None and not may_run(own.file)) or method(job.method.name).has_teacher
+    return make_job({**request, "arms": [arm for arm in ARMS if has_teacher or arm != "shuffled teacher"]})

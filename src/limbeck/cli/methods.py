@@ -1,4 +1,4 @@
-"""`limbeck methods`, and the keys of a job."""
+"""`limbeck methods` and `limbeck job --keys`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def show_methods(*, as_json: bool) -> None:
-    """A line for every method."""
+    """Print one line per method."""
     from limbeck.methods import method, names
 
     calls = {name: method(name) for name in names()}
@@ -26,37 +26,37 @@ def show_methods(*, as_json: bool) -> None:
         table.add_row(name, str(call.card.year), call.card.claim)
     make_console().print(table)
     make_console().print(
-        "\n`limbeck methods NAME` shows one card; `limbeck distill --method NAME` uses it.", highlight=False
+        "\n`limbeck methods NAME` shows the card of a method; `limbeck distill --method NAME` uses it.", highlight=False
     )
 
 
 def show_card(name: str, *, as_json: bool) -> None:
-    """One method's card."""
+    """Print the card of one method."""
     from limbeck.methods import method
 
-    found = method(name)
+    entry = method(name)
     if as_json:
-        print(json.dumps(_fields(found), default=str))
+        print(json.dumps(_fields(entry), default=str))
         return
     from limbeck.cli.terminal import make_console
 
-    console, card = make_console(highlight=False), found.card
+    console, card = make_console(highlight=False), entry.card
     console.print(f"[bold]{card.name}[/]: {card.title}")
     console.print(f"{card.authors}, {card.year}. {card.venue}" + (f", arXiv:{card.arxiv}" if card.arxiv else ""))
     console.print(f"\n{card.claim}\n\n[bold]When to use it.[/] {card.when}\n\n[bold]Settings[/]")
-    # These lines are to be copied: nothing in them is broken or read as markup.
-    for key in found.required:
+    # Plain `print`: rich would wrap these lines, which people copy, and read brackets as markup.
+    for key in entry.required:
         if key != "teacher":
-            print(f"  --set method.{key}=...  (needed)")
-    for key, value in found.defaults.items():
-        found_in = card.ranges.get(key)
-        told = f"  (limbeck tune: {found_in.low:g} to {found_in.high:g})" if found_in is not None else ""
-        print(f"  --set {_setting(key, value)}{told}")
+            print(f"  --set method.{key}=...  (required)")
+    for key, value in entry.defaults.items():
+        limits = card.ranges.get(key)
+        tuned = f"  (limbeck tune: {limits.low:g} to {limits.high:g})" if limits is not None else ""
+        print(f"  --set {_setting(key, value)}{tuned}")
     print(f"\n{card.bibtex}")
 
 
 def _setting(key: str, value: Any) -> str:
-    """A setting as a shell takes it: a list is quoted, a number or a plain word is not."""
+    """Format a setting for the shell: lists are quoted, numbers and plain words are not."""
     plain = isinstance(value, str) and value.isidentifier() and value not in ("true", "false", "null", "yes", "no")
     return quote(f"method.{key}={value if plain else json.dumps(value, separators=(',', ':'), default=str)}")
 
@@ -68,10 +68,10 @@ def _fields(call: Any) -> dict[str, Any]:
 
 
 def show_keys(prefix: str, *, as_json: bool) -> None:
-    """Each key of a job with its default and its meaning.
+    """Print the keys of a job with their defaults and meanings.
 
     Raises:
-        UnknownNameError: If no key begins with `prefix`.
+        UnknownNameError: If no key starts with `prefix`.
     """
     from limbeck.errors import unknown
     from limbeck.job.keys import job_keys
@@ -95,4 +95,4 @@ def show_keys(prefix: str, *, as_json: bool) -> None:
     if not console.is_terminal:
         console.width = 120
     console.print(table, highlight=False)
-    print("\nIn a file: budget: {epochs: 30}. On the command line: --set budget.epochs=30.")
+    print("\nIn a job file: budget: {epochs: 30}. On the command line: --set budget.epochs=30.")

@@ -13,10 +13,10 @@ from limbeck.atomic_io import write_text
 from limbeck.cli.progress import duration, print_message
 
 if TYPE_CHECKING:
-    from limbeck.papers import Event
+    from limbeck.papers import Event, Reproduction
 
 
-def run_reproduce(
+def run_papers(
     paper: str,
     *,
     only: Sequence[str],
@@ -26,37 +26,38 @@ def run_reproduce(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Do what is left of a paper's experiments, and print the table."""
+    """Run the remaining experiments of a paper and print the table."""
     from limbeck.papers import Reproduction
 
-    whole = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
-    print_message(f"{whole.paper.title}\n{_plan(whole)}\n", to_error=as_json)
+    reproduction = Reproduction(paper, only=only, scale=scale, seeds=seeds, out=out, workers=workers)
+    print_message(f"{reproduction.paper.title}\n{_describe_plan(reproduction)}\n", to_error=as_json)
     try:
-        with _Shown(whole.seconds, to_error=as_json) as callback:
-            result = whole.run(callback)
+        with _PaperProgress(reproduction.seconds, to_error=as_json) as callback:
+            result = reproduction.run(callback)
     except KeyboardInterrupt:
         print(
-            f"Interrupted. The same command goes on where it stopped; what is done is in {whole.folder}.",
+            f"Interrupted. Finished work is saved in {reproduction.folder}; run the same command again to continue.",
             file=sys.stderr,
         )
         sys.exit(130)
-    _keep(result, whole.folder)
-    _show(result, whole.folder, as_json=as_json)
+    _save(result, reproduction.folder)
+    _show(result, reproduction.folder, as_json=as_json)
 
 
-def _plan(whole: Any) -> str:
-    names, seconds = ", ".join(whole.experiments), whole.seconds
-    seeds = f"{len(whole.scale.seeds)} seed{'s' if len(whole.scale.seeds) > 1 else ''}"
+def _describe_plan(reproduction: Reproduction) -> str:
+    names, seconds = ", ".join(reproduction.experiments), reproduction.seconds
+    seeds = f"{len(reproduction.scale.seeds)} seed{'s' if len(reproduction.scale.seeds) > 1 else ''}"
     if seconds == 0:
-        return f"{names}, scale {whole.scale.name}, {seeds}: all done, in {whole.folder}."
+        return f"{names}, scale {reproduction.scale.name}, {seeds}: all done, in {reproduction.folder}."
     return (
-        f"{names}, scale {whole.scale.name}, {seeds}: about {duration(seconds)} on this machine, in {whole.folder}. "
-        "Stop it at any time; the same command goes on."
+        f"{names}, scale {reproduction.scale.name}, {seeds}: about {duration(seconds)} on this machine, "
+        f"in {reproduction.folder}. "
+        "You can stop it at any time and run the same command again to continue."
     )
 
 
-class _Shown(AbstractContextManager[Any]):
-    """Told what happens: a bar in a terminal, a line for each task that is done anywhere."""
+class _PaperProgress(AbstractContextManager[Any]):
+    """Shows a progress bar in a terminal, and prints a line for each finished task."""
 
     def __init__(self, seconds: float, *, to_error: bool) -> None:
         self._all = max(seconds, 1.0)
@@ -64,7 +65,7 @@ class _Shown(AbstractContextManager[Any]):
         self._bar: Any = None
         self._running: list[str] = []
 
-    def __enter__(self) -> _Shown:
+    def __enter__(self) -> _PaperProgress:
         if sys.stderr.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -89,10 +90,10 @@ class _Shown(AbstractContextManager[Any]):
             self._running.append(event.task)
         if event.kind == "done":
             self._running.remove(event.task)
-            told = (
+            line = (
                 f"{event.task}: {_brief(event.figures)} ({duration(event.seconds)}; {duration(event.remaining)} left)"
             )
-            print_message(told, to_error=self._to_error)
+            print_message(line, to_error=self._to_error)
         if self._bar is not None:
             self._all = max(self._all, event.remaining)
             about = f"{duration(event.remaining)} left · {', '.join(self._running)}"
@@ -100,12 +101,12 @@ class _Shown(AbstractContextManager[Any]):
 
 
 def _brief(figures: Any) -> str:
-    """The first few numbers of what a task found."""
-    shown = [f"{name} {value:g}" for name, value in figures.items() if isinstance(value, (int, float))]
-    return ", ".join(shown[:3]) or "done"
+    """Return the first few numbers of a task's result."""
+    numbers = [f"{name} {value:g}" for name, value in figures.items() if isinstance(value, (int, float))]
+    return ", ".join(numbers[:3]) or "done"
 
 
-def _keep(result: Any, folder: Path) -> None:
+def _save(result: Any, folder: Path) -> None:
     from limbeck.report import paper_markdown
 
     write_text(json.dumps(result, indent=1, allow_nan=False), folder / "table.json")
@@ -125,5 +126,5 @@ def _show(result: Any, folder: Path, *, as_json: bool) -> None:
     console.print()
     console.print(paper_table(result))
     if result["scale"] == "quick":
-        print("\nAt scale quick these numbers say that all of it turns, not what it is worth: --scale full.")
-    print(f"\nThe table with every seed's value is in {folder / 'table.md'}.", flush=True)
+        print("\n`--scale quick` is only a smoke test. Use `--scale full` for comparable numbers.")
+    print(f"\nThe table with the values of every seed is in {folder / 'table.md'}.", flush=True)

@@ -14,7 +14,7 @@ from limbeck.errors import printable
 
 
 class ProgressLines:
-    """Prints a line for each finished arm and seed, and says every `interval` seconds what is going on.
+    """Prints a line for each finished arm and seed, and the current status every `interval` seconds.
 
     A thread prints the repeated line, because some parts of a job (measuring corruptions, for example) report nothing
     for minutes. It is a daemon, so it never keeps a process alive.
@@ -96,8 +96,8 @@ class ProgressLines:
 
 def _describe_report(who: str, report: Any) -> str:
     terms = "  ".join(f"{name} {mean:.3g}" for name, mean in report.terms.items())
-    said = f"{who}: step {report.step:,} of {report.steps:,}, {report.rate:,.0f} examples/s"
-    return f"{said}, {terms}" if terms else said
+    text = f"{who}: step {report.step:,} of {report.steps:,}, {report.rate:,.0f} examples/s"
+    return f"{text}, {terms}" if terms else text
 
 
 def _write_to_stderr(line: str) -> None:
@@ -105,12 +105,12 @@ def _write_to_stderr(line: str) -> None:
 
 
 def print_message(text: str, *, to_error: bool) -> None:
-    """One line for people; on standard error where standard output belongs to a program."""
+    """Print a message, on standard error if standard output is reserved for JSON."""
     print(printable(text), file=sys.stderr if to_error else sys.stdout, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """So many seconds, as people say it.
+    """Format a number of seconds for people.
 
     Example:
         >>> duration(5400)
@@ -122,10 +122,10 @@ def duration(seconds: float) -> str:
 
 
 class ProgressCallback(AbstractContextManager["ProgressCallback"]):
-    """Shows what a job does: bars in a terminal, and elsewhere a line for each arm and seed and every 30 seconds.
+    """Shows the progress of a job: bars in a terminal, plain lines elsewhere.
 
     Args:
-        to_error: Whether sentences go to standard error.
+        to_error: Whether messages go to standard error.
     """
 
     def __init__(self, *, to_error: bool) -> None:

@@ -12,29 +12,29 @@ from limbeck.errors import LimbeckError
 
 
 def run_report(runs: Sequence[str], *, out: str | None, as_json: bool) -> None:
-    """Write the page, and say where it is, what the verdict is, and what it cannot say.
+    """Write the report and print its path, the verdicts, and what is not known.
 
     Raises:
-        LimbeckError: If a run cannot be read, or the page cannot be written.
+        LimbeckError: If a run cannot be read or the page cannot be written.
     """
     if len({Path(run).resolve() for run in runs}) < len(runs):
-        raise LimbeckError("A run is named twice; name each once.")
-    began = time.perf_counter()
+        raise LimbeckError("The same run is given twice.")
+    start = time.perf_counter()
     from limbeck.report import read_run, write_report
 
-    evidences = [read_run(run) for run in runs]
-    path = write_report(evidences, out)
-    made: dict[str, Any] = {
+    loaded_runs = [read_run(run) for run in runs]
+    path = write_report(loaded_runs, out)
+    summary: dict[str, Any] = {
         "report": str(path), "runs": list(runs), "bytes": path.stat().st_size,
-        "seconds": round(time.perf_counter() - began, 3),
-        "verdicts": [evidence.verdict.get("sentence") for evidence in evidences],
-        "unknown": [sentence for evidence in evidences for sentence in evidence.unknown],
+        "seconds": round(time.perf_counter() - start, 3),
+        "verdicts": [run.verdict.get("sentence") for run in loaded_runs],
+        "unknown": [sentence for run in loaded_runs for sentence in run.unknown],
     }  # fmt: skip
     if as_json:
-        print(json.dumps(made, allow_nan=False))
+        print(json.dumps(summary, allow_nan=False))
         return
-    for run, verdict in zip(runs, made["verdicts"], strict=True):
+    for run, verdict in zip(runs, summary["verdicts"], strict=True):
         print(f"{run}: {verdict}" if len(runs) > 1 else verdict)
-    for sentence in made["unknown"]:
+    for sentence in summary["unknown"]:
         print(f"Not known: {sentence}")
-    print(f"\n{made['bytes'] / 1e3:,.0f} kB in {made['seconds']:.1f} s; open it in a browser:\n    {path}")
+    print(f"\n{summary['bytes'] / 1e3:,.0f} kB in {summary['seconds']:.1f} s. Open the page in a browser:\n    {path}")

@@ -1,4 +1,4 @@
-"""Output to a terminal, with names from files escaped."""
+"""Terminal output in which control characters of names from files are escaped."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from limbeck.errors import printable
 
 
 class PrintableStream:
-    """A stream whose every text goes through `printable`; all else is the stream's own.
+    """A text stream that escapes control characters with `printable`.
 
     Args:
-        wrapped: The stream.
+        wrapped: The stream to write to.
     """
 
     def __init__(self, wrapped: Any) -> None:
         self.wrapped = wrapped
 
     def write(self, text: str) -> int:
-        """Write a text with its control characters spelled out."""
-        # tqdm, in which hubs and transformers show their progress, begins each of its writes so.
+        """Write a text with its control characters escaped."""
+        # tqdm, which transformers and hub downloads use, starts each update with a carriage return.
         begin = "\r" if text.startswith("\r") else ""
         self.wrapped.write(begin + printable(text.removeprefix(begin)))
         return len(text)
@@ -41,14 +41,14 @@ class PrintableStream:
 
 @contextmanager
 def printable_output() -> Iterator[None]:
-    """A block in which all that is printed has its control characters spelled out, whoever prints it."""
+    """Escape control characters in everything that is printed inside the block, also by other libraries."""
     out, err = (cast(TextIO, PrintableStream(stream)) for stream in (sys.stdout, sys.stderr))
     with redirect_stdout(out), redirect_stderr(err):
         yield
 
 
 class PrintableCommand(TyperCommand):
-    """A command whose output is printable; its help, which is limbeck's own, is printed before."""
+    """A command whose output is escaped. Its help text needs no escaping and is printed before."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -57,33 +57,34 @@ class PrintableCommand(TyperCommand):
 
 
 class CommandGroup(typer.Typer):
-    """A group of commands whose output is printable."""
+    """A group of commands whose output is escaped."""
 
     def command(self, name: str | None = None, **options: Any) -> Any:
-        """As `typer.Typer.command`, for a `PrintableCommand`."""
+        """Register a `PrintableCommand`; otherwise as `typer.Typer.command`."""
         return super().command(name, **{"cls": PrintableCommand, **options})
 
 
 def make_console(*, stderr: bool = False, width: int | None = None, highlight: bool = True) -> Any:
-    """A rich console whose colors reach the terminal, and whose texts are printable.
+    """Make a rich console that escapes control characters in texts but keeps its own colors.
 
     Args:
-        stderr: Whether it writes to standard error.
-        width: Columns where there is no terminal; a file has no edge at which to break a line.
-        highlight: Whether numbers are colored.
+        stderr: Whether to write to standard error.
+        width: Number of columns if the output is not a terminal.
+        highlight: Whether to color numbers.
     """
     from rich.console import Console
     from rich.segment import Segment
 
     class PrintableConsole(Console):
-        """A console that spells out control characters in texts; its own colors are no text."""
+        """A console that escapes control characters in texts, and leaves its own color codes alone."""
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Any]:
             for text, style, control in super().render(renderable, options):
                 yield Segment(text if control else printable(text), style, control)
 
     stream = sys.stderr if stderr else sys.stdout
-    console = PrintableConsole(file=getattr(stream, "wrapped", stream), highlight=highlight)
+    stream = stream.wrapped if isinstance(stream, PrintableStream) else stream
+    console = PrintableConsole(file=stream, highlight=highlight)
     if width is not None and not console.is_terminal:
         console.width = width
     return console

@@ -19,7 +19,7 @@ def run_tune(
     path: str | None, flags: Mapping[str, Any], settings: Sequence[str], ranges: Sequence[str], *, trials: int,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Search every arm's settings; show what was found, and what to type next."""
+    """Tune the settings of every arm, and print the result and the next command."""
     job = _job(path, flags, settings)
     try:
         with ProgressCallback(to_error=as_json) as callback:
@@ -28,7 +28,7 @@ def run_tune(
             result = tune(job, trials=trials, ranges=read_ranges(list(ranges)), callback=callback)
     except KeyboardInterrupt:
         print(
-            f"Interrupted. The trials so far are kept: the same command goes on, with --out {quote(str(job.out))}.",
+            f"Interrupted. Finished trials are saved; continue with the same command and --out {quote(str(job.out))}.",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -58,13 +58,13 @@ def _show(result: Mapping[str, Any]) -> None:
     examples, luck = result["development"]["examples"], result["development"]["luck"]
     print_message(
         f"Best of {result['trials']} trials each, on {examples:,} development examples: differences below "
-        f"{100 * luck:.1f} points may be luck, and the best of many is flattered. Test data were not read.",
+        f"{100 * luck:.1f} points may be chance, and the best of many trials is biased up. Test data were not used.",
         to_error=False,
     )
-    seconds = result["teacher"]["seconds"]
-    print_message(f"{duration(result['seconds'])}, of which {duration(seconds)} for the teacher.\n", to_error=False)
+    total, teacher = duration(result["seconds"]), duration(result["teacher"]["seconds"])
+    print_message(f"Time: {total}, of which {teacher} for the teacher.\n", to_error=False)
     print_message(
-        f"    limbeck compare {quote(result['best'])}     # every arm with its own best values", to_error=False
+        f"    limbeck compare {quote(result['best'])}     # run every arm with its best settings", to_error=False
     )
 
 
@@ -72,8 +72,8 @@ def _table(result: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("arm", "own\n%", "best\n%", "so far", "epochs\nin all", "time", "best values"):
-        table.add_column(name, justify="left" if name in ("arm", "so far", "best values") else "right")
+    for name in ("arm", "default\n%", "best\n%", "so far", "total\nepochs", "time", "best settings"):
+        table.add_column(name, justify="left" if name in ("arm", "so far", "best settings") else "right")
     for arm, row in result["arms"].items():
         own, best = row["own"]["accuracy"], row["best"]["accuracy"]
         values = "  ".join(f"{name} {value:.3g}" for name, value in row["best"]["values"].items())
@@ -85,15 +85,14 @@ def _table(result: Mapping[str, Any]) -> Any:
 
 
 def sparkline(values: Sequence[float], *, width: int = 20) -> str:
-    """Values as a row of bars, the least of them the lowest; of many every so manieth.
+    """Draw values as a row of bars. More values than `width` are subsampled.
 
     Example:
         >>> sparkline([0.1, 0.2, 0.2, 0.9])
         '▁▂▂█'
     """
     bars = "▁▂▃▄▅▆▇█"
-    shown = (
-        [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)] if len(values) > width else values
-    )
-    low, high = min(shown), max(shown)
-    return "".join(bars[round((value - low) / (high - low) * 7) if high > low else 7] for value in shown)
+    if len(values) > width:
+        values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+    low, high = min(values), max(values)
+    return "".join(bars[round((value - low) / (high - low) * 7) if high > low else 7] for value in values)
