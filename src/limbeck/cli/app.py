@@ -57,7 +57,11 @@ def _common(
 
 
 @app.command()
-def demo(out: Out = None, as_json: Json = False, seeds: Annotated[int, typer.Option(min=1)] = 5) -> None:
+def demo(
+    out: Out = None,
+    as_json: Json = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs per arm.")] = 5,
+) -> None:
     """Distill an ensemble of five networks into one on scikit-learn's digits (about two minutes on two cores)."""
     from limbeck.cli.jobs import run_demo
 
@@ -70,7 +74,7 @@ def distill(
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build[@WEIGHTS], a folder, hf:NAME or timm:NAME."
+            help="resnet20, cnn (--set teacher.widths=[16,32]), my.py:build@WEIGHTS, a folder, hf:NAME or timm:NAME."
         ),
     ] = None,
     student: Annotated[
@@ -187,8 +191,7 @@ def resume(
 ) -> None:
     """Continue an interrupted run. The final weights are bit for bit those of an uninterrupted run.
 
-    With --set, continue with a changed setting. Results that do not depend on it, such as the trained teacher, are
-    reused; the affected arms are trained again.
+    With --set, continue with a changed setting. Only the arms that depend on it are trained again.
     """
     from limbeck.cli.jobs import run_resume
 
