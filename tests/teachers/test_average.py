@@ -139,7 +139,7 @@ def test_an_unknown_model_names_the_nearest():
 
 
 def test_before_a_run_binds_it_there_is_no_average():
-    with pytest.raises(LimbeckError, match=r"begins when a run binds it"):
+    with pytest.raises(LimbeckError, match="binds"):
         MovingAverage().prepare(frozenset(), device=CPU, preprocess=lambda b: b.inputs)
-    with pytest.raises(LimbeckError, match=r"begins when a run binds it"):
+    with pytest.raises(LimbeckError, match="binds"):
         MovingAverage().after_step()

@@ -156,7 +156,7 @@ def test_the_inputs_of_the_last_layer_are_kept_in_place_of_the_logits(tmp_path):
     assert Store(tmp_path / "s").columns["out:in"].encoding.classes == 8
     with pytest.raises(LimbeckError, match=r"last layer \(through\)"):
         ask(CachedTeacher(net, tmp_path / "s", encoding="float32"), make_loader())
-    with pytest.raises(LimbeckError, match="logits are not what the layer 'body' puts out"):
+    with pytest.raises(LimbeckError, match="'body'"):
         ask(CachedTeacher(net, tmp_path / "other", through="body"), make_loader())
     with pytest.raises(LimbeckError, match=r"'outt'.*Did you mean 'out'\?"):
         ask(CachedTeacher(net, tmp_path / "other", through="outt"), make_loader())
@@ -308,5 +308,5 @@ def test_a_teacher_that_cannot_read_the_examples_says_what_to_give(tmp_path):
         list(fill_cache(CachedTeacher(Counting(), tmp_path / "s"), pictures))
     stage = Stage(Loss(kl_divergence), teacher=CachedTeacher(Counting(), tmp_path / "s"), epochs=1)
     student = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-    with pytest.raises(LimbeckError, match=r"preprocess="):
+    with pytest.raises(LimbeckError, match="preprocess="):
         distill(student, stage, pictures).finish()

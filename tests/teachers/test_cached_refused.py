@@ -133,11 +133,11 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
         ModelTeacher(Counting(), mode="train"),
         Ensemble(Counting(), ModelTeacher(Counting(), mode="train")),
     ):
-        with pytest.raises(LimbeckError, match="it is in training mode"):
+        with pytest.raises(LimbeckError, match=r"mode=\"eval\""):
             CachedTeacher(teacher, tmp_path)
     with pytest.raises(LimbeckError, match="ids"):
         ask(CachedTeacher(Counting(), tmp_path), TorchLoader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
-    with pytest.raises(LimbeckError, match=r"no store of answers at .*, and no teacher to ask"):
+    with pytest.raises(LimbeckError, match="none"):
         ask(CachedTeacher(None, tmp_path / "none"), make_loader())
     with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
         ask(CachedTeacher(Counting(), tmp_path), make_loader(), requires=("bodi",))
@@ -147,5 +147,5 @@ def test_it_does_not_answer_for_other_examples_than_its_own(tmp_path):
     net = Counting()
     teacher = CachedTeacher(net, tmp_path / "s")
     ask(teacher, make_loader())
-    with pytest.raises(LimbeckError, match="belong to the examples of one source"):
+    with pytest.raises(LimbeckError, match=r"attach_loader\("):
         predict(teacher, make_loader(), preprocess=unchanged)

@@ -45,7 +45,7 @@ def test_kept_answers_are_displaced_and_displaced_answers_are_not_kept(tmp_path)
         with displaced.prepare(frozenset({"logits"}), device=CPU, preprocess=read_inputs) as answer, torch.no_grad():
             for batch in loader.batches(0, 0):
                 torch.testing.assert_close(answer(batch)["logits"], net(batch.inputs).roll(-1, 0))
-    with pytest.raises(LimbeckError, match="ShuffledTeacher cannot be kept"):
+    with pytest.raises(LimbeckError, match="ShuffledTeacher"):
         CachedTeacher(ShuffledTeacher(net), tmp_path / "t")
 
 
@@ -60,7 +60,7 @@ def test_it_is_bound_hashed_and_described_as_what_it_is():
 
 
 def test_batches_of_one_are_refused():
-    with pytest.raises(LimbeckError, match="batches need two"):
+    with pytest.raises(LimbeckError, match="batch_size"):
         ShuffledTeacher(nn.Linear(4, 3)).attach_loader(
             ShuffledLoader(ArrayDataset(torch.zeros(3, 4)), batch_size=1), read_inputs
         )

@@ -40,7 +40,7 @@ def filled(tmp_path, turn, examples, **how):
 
 @pytest.mark.parametrize("how", [{}, {"encoding": {"name": "top-k", "k": 2}}])
 def test_a_teacher_of_another_label_order_is_noticed(tmp_path, how):
-    with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 240 examples, and chance alone gives 25\.0 %"):
+    with pytest.warns(LimbeckWarning, match=r"0\.0 % on 240 examples.* 25\.0 %"):
         filled(tmp_path, 1, data(), **how)
 
 
@@ -48,7 +48,7 @@ def test_a_row_of_nan_is_right_about_nothing():
     tried, labels = ChanceCheck(), torch.zeros(200, dtype=torch.int64)
     batch = Batch(torch.zeros(200, 1), torch.arange(200), labels=labels)
     tried.update(batch, Outputs(logits=torch.full((200, 2), torch.nan)))
-    with pytest.warns(LimbeckWarning, match=r"right about 0\.0 % of 200 examples"):
+    with pytest.warns(LimbeckWarning, match=r"0\.0 % on 200 examples"):
         tried.warn_if_not_better()
 
 

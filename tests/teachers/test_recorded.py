@@ -46,7 +46,7 @@ def test_a_student_learns_the_same_from_them_as_from_the_live_teacher():
 
 def test_what_was_never_answered_is_refused():
     teacher = PrecomputedTeacher(torch.zeros(3, 2))
-    with pytest.raises(LimbeckError, match="Example 3 was never answered: 3 answers"):
+    with pytest.raises(LimbeckError, match="example 3: 3 examples"):
         answer(teacher, Batch(torch.zeros(1, 1), id=torch.tensor([3])))
     with pytest.raises(LimbeckError, match="has none"):
         answer(teacher, Batch(torch.zeros(1, 1)))
@@ -62,7 +62,7 @@ def test_answers_to_the_examples_are_none_to_their_views():
 
 @pytest.mark.parametrize("given", [{}, torch.zeros(0, 2), {"logits": torch.zeros(3, 2), "layer1": torch.zeros(2)}])
 def test_answers_that_do_not_fit_are_refused_when_it_is_built(given):
-    with pytest.raises(LimbeckError, match="one answer for each example"):
+    with pytest.raises(LimbeckError, match="every address"):
         PrecomputedTeacher(given)
 
 
@@ -104,5 +104,5 @@ def test_no_gradient_flows_into_what_was_recorded():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("answers", [torch.tensor(1.0), {"logits": [[1.0, 2.0]]}])
 def test_what_is_no_tensor_with_a_row_for_each_example_is_refused(answers):
-    with pytest.raises(LimbeckError, match="one answer for each example at every address"):
+    with pytest.raises(LimbeckError, match=r"got .*0"):
         PrecomputedTeacher(answers)

@@ -92,7 +92,7 @@ def test_estimators_without_probabilities():
     regressor = RandomForestRegressor(n_estimators=2).fit(ROWS, LABELS)
     with pytest.raises(LimbeckError, match=r"RandomForestRegressor has no predict_proba"):
         SklearnTeacher(regressor)
-    with pytest.raises(LimbeckError, match=r"A RandomForestRegressor cannot teach"):
+    with pytest.raises(LimbeckError, match="RandomForestRegressor"):
         as_teacher(regressor)
     with pytest.raises(LimbeckError, match=r"SVC has no predict_proba"):
         SklearnTeacher(SVC().fit(ROWS, LABELS))
@@ -106,7 +106,7 @@ def test_classes_that_are_no_class_numbers(labels):
         def predict_proba(self, rows):
             return np.ones((len(rows), len(self.classes_)))
 
-    with pytest.raises(LimbeckError, match=r"Odd knows the classes.*fit it on class numbers 0, 1, 2"):
+    with pytest.raises(LimbeckError, match=r"Odd.*0, 1, 2"):
         SklearnTeacher(Odd())
 
 

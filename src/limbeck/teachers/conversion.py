@@ -1,4 +1,4 @@
-"""What can be given as a teacher, converted to a `Teacher`."""
+"""Converts what users pass as a teacher to a `Teacher`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from limbeck.teachers.teacher import Teacher
 
 
 def as_teacher(value: Any) -> Teacher:
-    """A teacher from what people have: a module, a fitted estimator, or the name of a model in the run.
+    """A teacher from a module, a fitted estimator, or the name of a model in the run.
 
     Raises:
         LimbeckError: If it is none of these.
 
     Example:
         >>> type(as_teacher(nn.Linear(2, 3))).__name__
-        'Live'
+        'ModelTeacher'
     """
     if isinstance(value, Teacher):
         return value
@@ -30,9 +30,9 @@ def as_teacher(value: Any) -> Teacher:
         return TeacherRef(value)
     if hasattr(value, "predict_proba"):
         return SklearnTeacher(value)
-    several = " Several answer as one by Ensemble(*members)." if isinstance(value, (list, tuple)) else ""
+    several = " Combine several with Ensemble(*members)." if isinstance(value, (list, tuple)) else ""
     raise LimbeckError(
-        f"A {type(value).__name__} cannot teach; give a module, a fitted scikit-learn classifier, the name of a model "
-        "in the run, or a limbeck Teacher (Live, Ensemble, Specialists, Recorded, Scikit, MovingAverage, "
-        f"Named).{several}"
+        f"A {type(value).__name__} cannot be a teacher. Pass a module, a fitted scikit-learn classifier, the name of a "
+        "model in the run, or a limbeck Teacher (ModelTeacher, Ensemble, Specialists, PrecomputedTeacher, "
+        f"SklearnTeacher, MovingAverage, TeacherRef).{several}"
     )

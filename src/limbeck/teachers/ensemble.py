@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.batch import LOGITS, Batch, Outputs, missing
+from limbeck.batch import LOGITS, Outputs, missing
 from limbeck.errors import LimbeckError, unknown
 from limbeck.functional.validation import are_probabilities
 from limbeck.teachers.conversion import as_teacher
@@ -20,26 +20,26 @@ from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 
 class Ensemble(Teacher):
-    r"""Several teachers that answer as one, by the arithmetic or the geometric mean of their predictions.
+    r"""Several teachers combined by the arithmetic or the geometric mean of their predictions.
 
     With members' logits :math:`z_m`, weights :math:`w_m` that sum to one and :math:`p_m = softmax(z_m / T)`:
 
-    * ``"arithmetic"``: the answer :math:`v` is such that :math:`softmax(v / T) = \sum_m w_m p_m`, exactly, at the
+    * ``"arithmetic"``: the logits :math:`v` satisfy :math:`softmax(v / T) = \sum_m w_m p_m`, exactly, at the
       `temperature` T given here; use the temperature of the loss. At another temperature it is an approximation,
       because softening and averaging do not commute.
     * ``"geometric"``: :math:`v = \sum_m w_m z_m`, whose softmax is the normalized geometric mean at every temperature.
 
-    One member gives that member's distribution. A row of nothing but -inf is no distribution: the arithmetic mean is
-    over the other members, and where there is none the answer is that row. Only ``logits`` can be read.
+    With one member the result is that member's distribution. A row in which all logits are -inf is no distribution:
+    the arithmetic mean skips such members, and returns that row where all members have it. It has only ``logits``.
 
     Args:
-        *members: Teachers, or anything that becomes one (modules, estimators, names of models in the run).
-        mean: Which mean.
-        weights: One non-negative number a member, scaled to sum to one; equal by default.
+        *members: Teachers, or anything that `as_teacher` accepts (modules, estimators, names of models in the run).
+        mean: ``"arithmetic"`` or ``"geometric"``.
+        weights: One non-negative number for each member, scaled to sum to one; equal by default.
         temperature: T of the arithmetic mean.
 
     Raises:
-        LimbeckError: If there is no member, or weights do not fit.
+        LimbeckError: If there is no member, or the weights are invalid.
 
     Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531, section 2.
     """
@@ -59,14 +59,14 @@ class Ensemble(Teacher):
             raise LimbeckError(f"An ensemble's temperature must be a positive number; got {temperature}.")
         self.members = tuple(as_teacher(member) for member in members)
         self.mean = mean
-        self._looked_at = False
+        self._is_checked = False
         self.temperature = temperature
         self.weights = _normalized(weights, len(self.members))
         self.changes = any(member.changes for member in self.members)
 
     @property
     def names(self) -> frozenset[str]:
-        """Its members' names."""
+        """The names of its members' models."""
         return frozenset().union(*(member.names for member in self.members))
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
@@ -76,42 +76,44 @@ class Ensemble(Teacher):
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether all of them are."""
-        return all(one.is_deterministic for one in self.members)
+        """Whether all members are."""
+        return all(member.is_deterministic for member in self.members)
 
     def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """All of them are told."""
-        for one in self.members:
-            one.attach_loader(loader, preprocess)
+        """Attach the loader to every member."""
+        for member in self.members:
+            member.attach_loader(loader, preprocess)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """Every member must give ``logits``; nothing else can be averaged."""
+        """Prepare every member for ``logits``; nothing else can be averaged."""
         for address in requires - {LOGITS}:
-            raise missing(address, [LOGITS], who="an ensemble (its members' insides have nothing in common)")
-        opened = [member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members]
-        return self._answering(opened)
+            raise missing(address, [LOGITS], who="an ensemble (hidden layers of its members have nothing in common)")
+        contexts = [
+            member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members
+        ]
+        return self._open(contexts)
 
     @contextmanager
-    def _answering(self, opened: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
+    def _open(self, contexts: list[AbstractContextManager[TeacherFn]]) -> Iterator[TeacherFn]:
         with ExitStack() as stack:
-            answers = [stack.enter_context(member) for member in opened]
-            yield lambda batch: Outputs(logits=self.combine([_logits(answer, batch) for answer in answers]))
+            teacher_fns = [stack.enter_context(member) for member in contexts]
+            yield lambda batch: Outputs(logits=self.combine([teacher_fn(batch)[LOGITS] for teacher_fn in teacher_fns]))
 
     def combine(self, logits: Sequence[Float[Tensor, "*batch classes"]]) -> Float[Tensor, "*batch classes"]:
-        """The members' logits -> the ensemble's, in float32 or better."""
+        """The ensemble's logits from the members', in float32 or better."""
         counts = {member.shape[-1] for member in logits}
         if len(counts) > 1:
             raise LimbeckError(f"The ensemble's members have different numbers of classes: {sorted(counts)}.")
-        if not self._looked_at:
-            self._looked_at = True
-            for place, member in enumerate(logits):
+        if not self._is_checked:
+            self._is_checked = True
+            for i, member in enumerate(logits):
                 if are_probabilities(member):
                     raise LimbeckError(
-                        f"Member {place} of the ensemble answers with probabilities (none is below 0, and each row's "
-                        "sum is 1), not logits: give ModelTeacher(model, adaptor=lambda output: "
-                        "output.clamp_min(1e-12).log())."
+                        f"Member {i} of the ensemble returns probabilities (none is below 0, and each row sums to 1) "
+                        "instead of logits. Pass ModelTeacher(model, "
+                        "adaptor=lambda output: output.clamp_min(1e-12).log())."
                     )
         stacked = torch.stack(
             [member.double() if member.dtype == torch.float64 else member.float() for member in logits]
@@ -119,7 +121,7 @@ class Ensemble(Teacher):
         weights = torch.tensor(self.weights, dtype=stacked.dtype, device=stacked.device)
         shape = (-1,) + (1,) * (stacked.ndim - 1)
         if self.mean == "geometric":
-            # A weight of zero leaves a member out, also where that member is sure that a class is impossible.
+            # 0 * -inf is NaN: a weight of zero has to leave a member out also where its logit is -inf.
             return torch.where(weights.view(shape) > 0, stacked * weights.view(shape), 0.0).sum(0)
         log_p = torch.log_softmax(stacked / self.temperature, -1) + weights.log().view(shape)
         log_p = log_p.masked_fill((stacked == -torch.inf).all(-1, keepdim=True), -torch.inf)
@@ -127,12 +129,12 @@ class Ensemble(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the members' hashes and of how they are combined."""
+        """The hash of the members' fingerprints, the mean, its temperature and the weights."""
         text = f"{self.mean} {self.temperature} {self.weights} {[m.fingerprint for m in self.members]}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def after_step(self) -> None:
-        """Every member moves on."""
+        """Update every member."""
         for member in self.members:
             member.after_step()
 
@@ -141,12 +143,12 @@ class Ensemble(Teacher):
         return {str(i): member.state_dict() for i, member in enumerate(self.members)} if self.changes else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Each member goes on."""
+        """Restore the members' states."""
         for i, member in enumerate(self.members):
             member.load_state_dict(state.get(str(i), {}))
 
     def describe(self) -> dict[str, Any]:
-        """Its members and its mean."""
+        """The members, the mean, its temperature and the weights."""
         members = [member.describe() for member in self.members]
         return {
             "teacher": "Ensemble",
@@ -155,10 +157,6 @@ class Ensemble(Teacher):
             "weights": list(self.weights),
             "members": members,
         }
-
-
-def _logits(answer: TeacherFn, batch: Batch) -> Tensor:
-    return answer(batch)[LOGITS]
 
 
 def _normalized(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:

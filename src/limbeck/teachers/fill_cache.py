@@ -1,4 +1,4 @@
-"""`fill_cache`: all outputs of a teacher computed and stored before training."""
+"""`fill_cache`: computes all outputs of a teacher and stores them before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CPU = torch.device("cpu")
 
 @runtime_checkable
 class Epochs(Stream, Protocol):
-    """A stream whose epochs can be gone through: a `limbeck.data.TorchLoader`."""
+    """A stream whose epochs can be iterated: a `limbeck.data.TorchLoader`."""
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of `epoch` from number `start` on."""
@@ -35,33 +35,33 @@ def fill_cache(
     views: int = 1,
     device: torch.device = _CPU,
 ) -> Iterator[int]:
-    """Ask about every example of a source, in as many views, whatever the store does not hold yet.
+    """Compute and store the outputs that a cache lacks, for `views` views of every example.
 
-    Stopped at any time, it goes on where it was, save for what was not yet on disk. Answers that were damaged meanwhile
-    are dropped, with a warning, and asked again. A teacher that is no better than chance on the labeled ones is said
-    to be so, after a thousand of them.
+    It can be stopped at any time: the next call goes on after the outputs that are on disk. Damaged outputs are
+    dropped with a warning and computed again. A warning says so if the teacher is no better than chance on the first
+    thousand labeled examples.
 
     Args:
-        teacher: Who answers, and where the answers are kept.
-        loader: The examples.
-        preprocess: The way from a batch to inputs.
-        views: How many views of each; the first epochs of the source.
-        device: Where the teacher runs.
+        teacher: The cached teacher.
+        loader: The loader of the examples.
+        preprocess: The function from a batch to inputs.
+        views: The number of views of each example: the first epochs of the loader.
+        device: The device on which the teacher runs.
 
     Yields:
-        How many examples have been looked at, after each batch.
+        The number of examples processed so far, after each batch.
     """
     if views < 1:
-        raise LimbeckError(f"views={views}: at least one view of each example is asked about.")
+        raise LimbeckError(f"views={views} must be 1 or more.")
     done, chance = 0, ChanceCheck(classes=teacher.classes)
     repair(Location(teacher.where))
     teacher.attach_loader(loader, preprocess)
     if teacher.through is not None and teacher.inner is not None:
         repair_head(Location(teacher.where), find_last_layer(teacher.inner, teacher.through))
-    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer:
+    with teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as teacher_fn:
         for view in range(views):
             for batch in loader.batches(view, 0):
-                chance.update(batch, answer(batch.to(device)))
+                chance.update(batch, teacher_fn(batch.to(device)))
                 done += batch.size
                 yield done
         chance.warn_if_not_better()

@@ -1,4 +1,4 @@
-"""Fingerprints of a teacher's code and of the inputs that were answered."""
+"""Fingerprints of a teacher's code, and of the inputs for which outputs were stored."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _PLAIN = (bool, int, float, str)
 
 
 def hash_layers(model: nn.Module) -> str:
-    """SHA-256 of what a network's layers are: their names, their kinds, and what they print of themselves.
+    """SHA-256 of a network's layers: their names, their classes, and their `extra_repr`.
 
-    Two networks with the same weights may answer differently: a ``ReLU`` and a ``Tanh`` have none.
+    Two networks with the same weights may differ in layers without weights, such as a ``ReLU`` and a ``Tanh``.
     """
-    whole = getattr(model, "_orig_mod", model)  # of a compiled one, what was compiled
+    whole = getattr(model, "_orig_mod", model)  # only a compiled module has the attribute: the module inside
     lines = (f"{name} {type(part).__name__} {part.extra_repr()}" for name, part in whole.named_modules())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def code_fingerprint(function: Any, *, weights: bool = True) -> str | None:
-    """A function by its values where it tells them, else by its name and a hash of what it is made of and holds.
+    """The name of a function and a hash of its code and of the values that it holds; its own values if it has any.
 
-    That is: the numbers, words and names in its code, its defaults, what it closes over, a partial's arguments, an
-    object's public attributes. So two lambdas of the same name are told apart.
+    The hash covers the constants and names in its code, its defaults, its closure, the arguments of a partial and the
+    public attributes of an object. So two lambdas of the same name are told apart.
 
     Args:
-        function: Any callable; None has no content.
-        weights: Whether the weights of networks that it holds count, or what their layers are alone: those of a network
-            that learns are others when a run is taken up.
+        function: Any callable; None gives None.
+        weights: Whether the weights of networks that it holds count, or only their layers. The weights of a network
+            that learns are different when a run is resumed.
 
     Example:
         >>> code_fingerprint(lambda batch: batch.inputs / 2) == code_fingerprint(lambda batch: batch.inputs / 3)
@@ -50,88 +50,92 @@ def code_fingerprint(function: Any, *, weights: bool = True) -> str | None:
     """
     if function is None or describe_preprocess(function) is None or hasattr(function, "to_dict"):
         return describe_preprocess(function)
-    held = hashlib.sha256(_Content(weights).of(function).encode()).hexdigest()
-    return f"{get_function_name(function)} {held[:16]}"
+    digest = hashlib.sha256(_ContentText(weights).describe(function).encode()).hexdigest()
+    return f"{get_function_name(function)} {digest[:16]}"
 
 
-class _Content:
-    """What values are made of, as a text."""
+class _ContentText:
+    """Describes values by their content, as a text to hash."""
 
     def __init__(self, weights: bool) -> None:
         self._weights = weights
-        self._met: dict[int, Any] = {}  # held, so that nothing else gets its id
+        self._visited: dict[int, Any] = {}  # keeps the objects alive, so that no other object gets the same id
 
-    def of(self, value: Any) -> str:
+    def describe(self, value: Any) -> str:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
             return repr(value)
-        if id(value) in self._met:
-            return f"number {list(self._met).index(id(value))}"
-        self._met[id(value)] = value
+        if id(value) in self._visited:
+            return f"number {list(self._visited).index(id(value))}"
+        self._visited[id(value)] = value
         if isinstance(value, (tuple, list)):
-            return f"[{', '.join(self.of(one) for one in value)}]"
+            return f"[{', '.join(self.describe(item) for item in value)}]"
         if isinstance(value, Mapping):
-            return f"{{{', '.join(f'{key}: {self.of(one)}' for key, one in value.items())}}}"
+            return f"{{{', '.join(f'{key}: {self.describe(item)}' for key, item in value.items())}}}"
         if isinstance(value, np.ndarray):
             plain = self._weights or value.dtype == object
-            return f"array {value.dtype} {self.of(value.tolist()) if plain else _bytes(value)}"
+            return f"array {value.dtype} {self.describe(value.tolist()) if plain else _hash_array(value)}"
         if isinstance(value, (Tensor, nn.Module)):
-            return self._numbers(value)
+            return self._describe_tensors(value)
         if isinstance(value, functools.partial):
-            return f"partial {self.of(value.func)} {self.of(value.args)} {self.of(value.keywords)}"
-        if getattr(value, "__code__", None) is not None:
-            return self._function(value)
-        return self._object(value)
+            parts = (value.func, value.args, value.keywords)
+            return f"partial {' '.join(self.describe(part) for part in parts)}"
+        if getattr(value, "__code__", None) is not None:  # any object may lack it, and a class may set it to None
+            return self._describe_function(value)
+        return self._describe_object(value)
 
-    def _numbers(self, value: Tensor | nn.Module) -> str:
+    def _describe_tensors(self, value: Tensor | nn.Module) -> str:
         if isinstance(value, Tensor):
             learns = value.requires_grad and not self._weights
             return f"{list(value.shape)}" if learns else state_fingerprint({"value": value})
         return f"{fingerprint(value) if self._weights else type(value).__qualname__} {hash_layers(value)}"
 
-    def _function(self, function: Any) -> str:
-        inside = (function.__defaults__, function.__kwdefaults__, *(_cell(one) for one in function.__closure__ or ()))
+    def _describe_function(self, function: Any) -> str:
+        cells = (_read_cell(cell) for cell in function.__closure__ or ())
+        inside = (function.__defaults__, function.__kwdefaults__, *cells)
+        # Builtins and callables of C libraries may lack these attributes.
         own = getattr(function, "__self__", None)
-        # Of limbeck's own functions the code is the version's, which may be another one when a run is taken up.
+        # A run may be resumed with another version of limbeck, whose code differs.
         library = not self._weights and str(getattr(function, "__module__", "")).startswith("limbeck.")
         if library and "<locals>" not in function.__qualname__:
-            # Also what it closes over is the version's: a decorator, such as one that checks types.
+            # Its closure belongs to the version too: a decorator, such as one that checks types.
             return f"code {function.__module__}.{function.__qualname__}"
-        code = "" if library else _code(function.__code__, function.__doc__)
+        code = "" if library else _describe_code(function.__code__, function.__doc__)
         if not self._weights and not library:
-            code += f" {self.of(_settings(function))}"
-        return f"code {code} {self.of(inside)} {self.of(own)}"
+            code += f" {self.describe(_global_settings(function))}"
+        return f"code {code} {self.describe(inside)} {self.describe(own)}"
 
-    def _object(self, value: Any) -> str:
+    def _describe_object(self, value: Any) -> str:
         if not self._weights and isinstance(value, Teacher):
-            return f"{type(value).__name__} {self.of(value.describe())}"
-        public = {name: one for name, one in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
-        if not self._weights:  # where a class keeps its settings is its own affair
-            public |= {name: one for name, one in getattr(value, "__dict__", {}).items() if isinstance(one, _PLAIN)}
-        return f"{type(value).__name__} {'' if isinstance(value, type) else self.of(public)}"
+            return f"{type(value).__name__} {self.describe(value.describe())}"
+        attributes = getattr(value, "__dict__", {})  # objects with __slots__ have none
+        public = {name: item for name, item in attributes.items() if not name.startswith("_")}
+        if not self._weights:  # a class may keep its settings in private attributes
+            public |= {name: item for name, item in attributes.items() if isinstance(item, _PLAIN)}
+        return f"{type(value).__name__} {'' if isinstance(value, type) else self.describe(public)}"
 
 
-def _code(code: CodeType, said: str | None) -> str:
-    """The names and constants of a function, without what is said of it, in no order: compilers have their own."""
-    found = {repr(name) for name in code.co_names}
+def _describe_code(code: CodeType, docstring: str | None) -> str:
+    """The names and constants of a function without its docstring, sorted, as their order depends on the compiler."""
+    parts = {repr(name) for name in code.co_names}
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            found.add(_code(constant, None))
-        elif constant is not None and constant != said and not (isinstance(constant, str) and "<" in constant):
-            found.add(repr(constant))
-    return " ".join(sorted(found))
+            parts.add(_describe_code(constant, None))
+        elif constant is not None and constant != docstring and not (isinstance(constant, str) and "<" in constant):
+            parts.add(repr(constant))
+    return " ".join(sorted(parts))
 
 
-def _settings(function: Any) -> dict[str, Any]:
-    """The numbers and words of its module that a function names."""
-    named = {name: function.__globals__.get(name) for name in sorted(function.__code__.co_names)}
-    return {name: one for name, one in named.items() if isinstance(one, _PLAIN) and not name.startswith("__")}
+def _global_settings(function: Any) -> dict[str, Any]:
+    """The numbers and texts among the globals that a function uses."""
+    values = {name: function.__globals__.get(name) for name in sorted(function.__code__.co_names)}
+    return {name: item for name, item in values.items() if isinstance(item, _PLAIN) and not name.startswith("__")}
 
 
-def _bytes(array: np.ndarray) -> str:
+def _hash_array(array: np.ndarray) -> str:
     return f"{array.shape} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()}"
 
 
-def _cell(cell: Any) -> Any:
+def _read_cell(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # not filled yet
@@ -140,26 +144,26 @@ def _cell(cell: Any) -> Any:
 
 Marks = NDArray[np.int64]
 
-_MOST = 4096  # numbers of an example that are looked at, evenly over all of them
+_MOST = 4096  # numbers of an example that are used, evenly spaced over all of them
 
-_NEAR = 1e-5  # of the sum of magnitudes: last bits may depend on the batch in which inputs were made
+_NEAR = 1e-5  # relative tolerance: the last bits of inputs may depend on the batch in which they were made
 
 
 def input_marks(batch: Batch) -> Marks:
-    """Two numbers for each example's inputs, ``[n, 2]``: one of its whole numbers, one of its fractions.
+    """Two checksums of each example's inputs, ``[n, 2]``: one of its integers, one of its floating-point numbers.
 
-    Padding is left out, so that the same text has the same marks beside a longer one.
+    Padding is left out, so that a text has the same checksums beside a longer one.
     """
     whole = torch.zeros(batch.size, dtype=torch.int64)
     fractions = torch.zeros(batch.size, dtype=torch.float64)
-    counted = _counted(batch)
-    for number, part in enumerate(_parts(batch.inputs)):
+    counted = _attention_mask(batch)
+    for number, part in enumerate(_input_tensors(batch.inputs)):
         tensor = part.detach().cpu()
         if len(tensor) != batch.size:
             continue
         rows, here = _rows(tensor, counted)
         if rows.is_floating_point():
-            fractions += (rows.double().nan_to_num() * here * _weights(here, number)).sum(1)
+            fractions += (rows.double().nan_to_num() * here * _position_weights(here, number)).sum(1)
         else:
             keyed = mix(mix(rows.long() + 1) ^ mix(here.cumsum(1) + (number << 32)))
             whole = mix(whole + torch.where(here, keyed, 0).sum(1))
@@ -167,28 +171,28 @@ def input_marks(batch: Batch) -> Marks:
 
 
 def marks_differ(marks: Marks, before: Marks) -> NDArray[np.bool_]:
-    """Which examples have other inputs than before; those of which nothing was written down have not."""
-    now, then = (np.ascontiguousarray(one[:, 1]).view(np.float64) for one in (marks, before))
+    """Which examples have other inputs than before; False where no checksum was stored (both are 0)."""
+    now, then = (np.ascontiguousarray(column[:, 1]).view(np.float64) for column in (marks, before))
     far = np.abs(now - then) > _NEAR * np.maximum(np.abs(now), np.abs(then)) + _NEAR
     return ((marks[:, 0] != before[:, 0]) | far) & before.any(1)
 
 
-def _parts(inputs: Any) -> Iterator[Tensor]:
-    """The tensors that a model is called with; texts as numbers."""
+def _input_tensors(inputs: Any) -> Iterator[Tensor]:
+    """The tensors that a model is called with; texts as checksums."""
     if isinstance(inputs, Tensor):
         yield inputs
     elif isinstance(inputs, Mapping):
         for name in sorted(inputs, key=str):
-            yield from _parts(inputs[name])
+            yield from _input_tensors(inputs[name])
     elif isinstance(inputs, (tuple, list)) and inputs and isinstance(inputs[0], str):
         yield torch.tensor([zlib.crc32(text.encode()) for text in inputs])
     elif isinstance(inputs, (tuple, list)):
         for part in inputs:
-            yield from _parts(part)
+            yield from _input_tensors(part)
 
 
-def _counted(batch: Batch) -> Tensor | None:
-    """Which tokens of each text are its own."""
+def _attention_mask(batch: Batch) -> Tensor | None:
+    """Which tokens of each text are not padding."""
     mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, Mapping) else None
     mask = batch.mask if mask is None else mask
     return mask.cpu().bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
@@ -205,6 +209,6 @@ def _rows(tensor: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
     return rows, torch.ones_like(rows, dtype=torch.bool)
 
 
-def _weights(here: Tensor, number: int) -> Tensor:
-    """A number from 0.5 to 1.5 for each place among those that count, so that what is exchanged is seen."""
+def _position_weights(here: Tensor, number: int) -> Tensor:
+    """A pseudorandom weight from 0.5 to 1.5 for each position, so that the sum changes when two numbers are swapped."""
     return (mix(here.cumsum(1) + (number << 32)) & 0xFFFF).double() / 2**16 + 0.5

@@ -1,4 +1,4 @@
-"""`ModelTeacher`: a model in memory as a teacher; `TeacherRef`: a model of the run as a teacher."""
+"""`ModelTeacher`: a model in memory as a teacher. `TeacherRef`: a model of the run as a teacher."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
 from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, describe_preprocess, get_adaptor
 
-# Their forward hands weight and bias to one operation that autocast runs in the narrow type, and to nothing else.
+# Their forward passes weight and bias to a single operation, which autocast runs in the narrow type.
 _CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-_LIMIT = 2**28  # bytes; casting is a small part of what a larger model costs, and memory a larger one
+_LIMIT = 2**28  # bytes; for a larger model, casting is a small part of the time and the copy takes much memory
 
 
 class LowPrecisionCopy:
-    """A frozen model that keeps its weights in the type that autocast would cast them to, for the length of a stage.
+    """A frozen model with a copy of its weights in the type that autocast would cast them to, for one stage.
 
-    Beside a small batch, casting costs as much as computing. The narrow weights are in a copy of the module's structure
-    that shares everything else; the module itself is not touched. The copy answers only if it gave the same bits as the
-    module on the first batch, and only as long as no weight changes and nothing listens inside the module.
+    With a small batch, casting takes as long as computing. The narrow weights are in a copy of the module that shares
+    all other tensors; the module itself is not changed. The copy is used only if it gave bitwise the same outputs as
+    the module on the first batch, and only as long as no weight changes and the module has no hooks.
 
     Args:
-        tapped: The model, in eval mode, which is asked without gradient.
+        tapped: The model, in eval mode, called without gradients.
     """
 
     def __init__(self, tapped: Tapped) -> None:
@@ -42,56 +42,58 @@ class LowPrecisionCopy:
         self._device = self._weights[0].device.type if self._weights else ""
         self._versions: list[int] = []
         self._narrow: Callable[[Inputs], Outputs] | None = None
-        self._asked = False
+        self._is_checked = False
 
     def __call__(self, inputs: Inputs) -> Outputs:
-        """What the model shows."""
+        """The model's outputs."""
         if not self._weights or not torch.is_autocast_enabled(self._device):
             return self._tapped(inputs)
-        if not self._asked:
-            self._asked = True
-            return self._first(inputs)
+        if not self._is_checked:
+            self._is_checked = True
+            return self._compare(inputs)
         if self._narrow is None:
             return self._tapped(inputs)
-        if not self._untouched():
+        if not self._is_unchanged():
             self._narrow = None
             return self._tapped(inputs)
         return self._narrow(inputs)
 
-    def _first(self, inputs: Inputs) -> Outputs:
-        """What the model shows, and whether a copy with narrow weights shows the same."""
-        shown = self._tapped(inputs)
-        if any(weight.is_inference() for weight in self._weights):  # these do not say whether they change
-            return shown
+    def _compare(self, inputs: Inputs) -> Outputs:
+        """The model's outputs; the copy is used from now on if its outputs are the same."""
+        outputs = self._tapped(inputs)
+        if any(weight.is_inference() for weight in self._weights):  # these have no version, so changes are not seen
+            return outputs
         self._versions = [weight._version for weight in self._weights]
-        copied = _copied(self._tapped.model, torch.get_autocast_dtype(self._device)) if self._untouched() else None
-        if copied is None:
-            return shown
-        narrow = self._tapped.of(copied)
+        narrow_model = None
+        if self._is_unchanged():
+            narrow_model = _copy_with_narrow_weights(self._tapped.model, torch.get_autocast_dtype(self._device))
+        if narrow_model is None:
+            return outputs
+        narrow = self._tapped.of(narrow_model)
         try:
-            same = narrow(inputs)
-        except (RuntimeError, TypeError, ValueError, AttributeError):  # it does more with its weights than we know of
-            return shown
-        if all(torch.equal(shown[address], same[address]) for address in shown):
+            narrow_outputs = narrow(inputs)
+        except (RuntimeError, TypeError, ValueError, AttributeError):  # the model uses its weights in another way
+            return outputs
+        if all(torch.equal(outputs[address], narrow_outputs[address]) for address in outputs):
             self._narrow = narrow
-        return shown
+        return outputs
 
-    def _untouched(self) -> bool:
+    def _is_unchanged(self) -> bool:
         for module in self._modules:
             if module._forward_hooks or module._forward_pre_hooks:
                 return False
         return self._versions == [weight._version for weight in self._weights]
 
 
-def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
-    """A copy whose linear and convolutional weights are narrow and whose other tensors are the model's own."""
+def _copy_with_narrow_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+    """A copy with narrow linear and convolutional weights that shares all other tensors; None if it is not worth it."""
     weights = [w for m in model.modules() if type(m) in _CAST for w in m.parameters(recurse=False)]
     if not weights or sum(w.numel() * dtype.itemsize for w in weights) > _LIMIT:
         return None
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     try:
         copied = copy.deepcopy(model, shared)
-    except Exception:  # a module may hold anything, also what cannot be copied
+    except Exception:  # a module may hold objects that cannot be copied
         return None
     for module in copied.modules():
         if type(module) in _CAST:
@@ -105,18 +107,19 @@ Mode = Literal["eval", "train"]
 
 
 class ModelTeacher(Teacher):
-    """A model that is asked at every batch: in eval mode, without gradient, frozen.
+    """A frozen model that runs on every batch, in eval mode and without gradients.
 
     Args:
         model: Any module.
-        preprocess: Its own way from a batch to its inputs; by default the stage's.
-        mode: ``"train"`` only where a paper wants the teacher's dropout or batch statistics; it is recorded.
-        adaptor: Raw output -> logits, for strange outputs.
+        preprocess: The model's own function from a batch to its inputs; by default the stage's.
+        mode: Use ``"train"`` only where a paper uses the teacher's dropout or batch statistics. It is recorded.
+        adaptor: A function from the model's output to logits, for unusual outputs.
 
     Example:
         >>> teacher = ModelTeacher(nn.Linear(2, 3))
-        >>> with teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
-        answer: ...     answer(Batch(torch.zeros(5, 2)))["logits"].shape
+        >>> context = teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
+        >>> with context as compute:
+        ...     compute(Batch(torch.zeros(5, 2)))["logits"].shape
         torch.Size([5, 3])
     """
 
@@ -136,7 +139,7 @@ class ModelTeacher(Teacher):
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """Check every address now; hooks and eval mode last for the block."""
+        """Check every address; hooks and eval mode last for the context."""
         tapped = Tapped(self.model, requires, adaptor=self.adaptor)
         return teacher_mode(tapped, device=device, preprocess=self.preprocess or preprocess, mode=self.mode, still=True)
 
@@ -147,12 +150,12 @@ class ModelTeacher(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its weights, of what its layers are, and of its own `preprocess` and `adaptor`."""
+        """The hash of its weights, its layers, and its own `preprocess` and `adaptor`."""
         own = [hash_layers(self.model), code_fingerprint(self.preprocess), code_fingerprint(self.adaptor)]
         return hashlib.sha256(f"{fingerprint(self.model)} {own}".encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Its class, mode and the hash of its weights."""
+        """Its class, its mode and the hash of its weights."""
         name = type(self.model).__name__
         own = {
             "mode": self.mode,
@@ -167,35 +170,37 @@ class TeacherRef(Teacher):
 
     Args:
         name: The model's name in the run.
-        mode: ``"train"`` for a peer whose training-mode answers the paper uses.
-        preprocess: Its own way from a batch to its inputs.
+        mode: ``"train"`` for a peer whose training-mode outputs the paper uses.
+        preprocess: The model's own function from a batch to its inputs.
     """
 
     def __init__(self, name: str, *, mode: Mode = "eval", preprocess: Preprocess | None = None) -> None:
         self.name = name
         self.mode = checked_mode(mode)
         self.preprocess = preprocess
-        self._live: ModelTeacher | None = None
+        self._model_teacher: ModelTeacher | None = None
 
     @property
     def names(self) -> frozenset[str]:
-        """Its name."""
+        """The model's name."""
         return frozenset({self.name})
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Find the model of that name."""
+        """Look up the model of that name."""
         if self.name not in models:
             raise unknown(
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
         adaptor = get_adaptor(models, self.name)
-        self._live = ModelTeacher(models[self.name], mode=self.mode, preprocess=self.preprocess, adaptor=adaptor)
+        self._model_teacher = ModelTeacher(
+            models[self.name], mode=self.mode, preprocess=self.preprocess, adaptor=adaptor
+        )
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """As the live model does."""
-        return self._bound().prepare(requires, device=device, preprocess=preprocess)
+        """Prepare the model, as `ModelTeacher` does."""
+        return self.bound.prepare(requires, device=device, preprocess=preprocess)
 
     @property
     def is_deterministic(self) -> bool:
@@ -205,7 +210,7 @@ class TeacherRef(Teacher):
     @property
     def fingerprint(self) -> str:
         """The hash of the weights that it has now."""
-        return self._bound().fingerprint
+        return self.bound.fingerprint
 
     def describe(self) -> dict[str, Any]:
         """Its name and mode."""
@@ -218,45 +223,44 @@ class TeacherRef(Teacher):
 
     @property
     def bound(self) -> ModelTeacher:
-        """The model that it was bound to."""
-        return self._bound()
+        """The teacher for the model that it was bound to.
 
-    def _bound(self) -> ModelTeacher:
-        if self._live is None:
-            raise LimbeckError(
-                f"The teacher {self.name!r} is a name; the run binds it to a model before it can answer."
-            )
-        return self._live
+        Raises:
+            LimbeckError: If it was not bound to a model yet.
+        """
+        if self._model_teacher is None:
+            raise LimbeckError(f"The teacher {self.name!r} is a name. It has no model until a run binds it to one.")
+        return self._model_teacher
 
 
 @contextmanager
 def teacher_mode(
     tapped: Tapped, *, device: torch.device, preprocess: Preprocess, mode: Mode, still: bool = False
 ) -> Iterator[TeacherFn]:
-    """A block within which a tapped model answers without gradient; `still`: its running statistics do not move."""
+    """A context in which a tapped model runs without gradients; `still`: its running statistics do not change."""
     model = tapped.model.to(device)
-    ask = LowPrecisionCopy(tapped) if still and mode == "eval" else tapped
-    modules, wanted = list(model.modules()), mode == "train"
+    forward = LowPrecisionCopy(tapped) if still and mode == "eval" else tapped
+    modules, is_training = list(model.modules()), mode == "train"
 
-    def answer(batch: Batch) -> Outputs:
-        # A peer, or a layer shared with the student, is put back into training mode by the student's own step.
-        awake = (
+    def compute(batch: Batch) -> Outputs:
+        # The student's own step puts a peer, or a layer that is shared with the student, back into training mode.
+        mode_context = (
             FrozenParameters(model, mode=mode)
-            if any(module.training != wanted for module in modules)
+            if any(module.training != is_training for module in modules)
             else nullcontext()
         )
-        kept = buffers_kept([model]) if still and wanted else nullcontext()
-        with awake, kept, torch.no_grad():
-            return ask(preprocess(batch))
+        buffer_context = buffers_kept([model]) if still and is_training else nullcontext()
+        with mode_context, buffer_context, torch.no_grad():
+            return forward(preprocess(batch))
 
     with ExitStack() as stack:
         stack.enter_context(FrozenParameters(model, mode=mode))
         stack.enter_context(tapped)
-        yield answer
+        yield compute
 
 
 def checked_mode(mode: str) -> Mode:
-    """The mode, or a sentence that names the two."""
+    """Validate a teacher's mode."""
     if mode == "eval":
         return "eval"
     if mode == "train":

@@ -1,4 +1,4 @@
-"""`MovingAverage`: an average of the student's own past weights as a teacher."""
+"""`MovingAverage`: an average of the student's past weights as a teacher."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_adaptor
 
 
 class MovingAverage(Teacher):
-    r"""An exponential moving average of a model that is learning.
+    r"""An exponential moving average of the weights of a model that is learning.
 
     After step t (from 1) each parameter becomes :math:`\theta'_t = \alpha_t \theta'_{t-1} + (1 - \alpha_t) \theta_t`
-    with :math:`\alpha_t = \min(1 - 1/(t + 1), decay)`: a true average at first, so that it forgets where it began.
-    Buffers that are numbers (BatchNorm's running statistics) are copied from the model, unless `mode` is ``"train"``,
-    where the average keeps its own.
+    with :math:`\alpha_t = \min(1 - 1/(t + 1), decay)`: a plain average at first, so that the initial weights are
+    forgotten. Buffers (BatchNorm's running statistics) are copied from the model, unless `mode` is ``"train"``, where
+    the average has its own.
 
     Args:
         decay: The limit of alpha, in [0, 1); 0 is the model itself.
-        of: The name of the model it follows.
-        into: The name of the run's model that holds the average, so that a recipe can ship it; it begins with the
-            weights that this model has. None keeps the average out of the run's models.
-        mode: ``"train"`` where the teacher's own dropout is wanted as noise, as in the paper.
-        preprocess: Its own way from a batch to its inputs.
+        of: The name of the model that is averaged.
+        into: The name of the run's model that stores the average, so that a recipe can ship it. The average starts
+            from that model's weights. None keeps the average out of the run's models.
+        mode: ``"train"`` where the teacher's dropout is used as noise, as in the paper.
+        preprocess: The teacher's own function from a batch to its inputs.
 
     Raises:
         LimbeckError: If `decay` is not in [0, 1).
@@ -64,11 +64,11 @@ class MovingAverage(Teacher):
 
     @property
     def names(self) -> frozenset[str]:
-        """The model that it follows, and the one that it lives in."""
+        """The name of the model that is averaged, and of the one that stores the average."""
         return frozenset({self.of} if self.into is None else {self.of, self.into})
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Find the model it follows, and begin as a copy of it, whatever was averaged in an earlier stage or run."""
+        """Look up the model, and start again from a copy of it, whatever was averaged in an earlier stage or run."""
         for name in (self.of, self.into):
             if name is not None and name not in models:
                 raise unknown("model", name, models)
@@ -80,7 +80,7 @@ class MovingAverage(Teacher):
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """As a live model does."""
+        """Prepare the average, as `ModelTeacher` does."""
         tapped = Tapped(self.model, requires, adaptor=self._adaptor)
         return teacher_mode(tapped, device=device, preprocess=self._preprocess or preprocess, mode=self.mode)
 
@@ -88,38 +88,38 @@ class MovingAverage(Teacher):
     def model(self) -> nn.Module:
         """The average."""
         if self._average is None:
-            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+            raise LimbeckError("A moving average has no model until a run binds it to the one that it follows.")
         return self._average
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move a little towards the model."""
+        """Move the average towards the model."""
         self._steps += 1
         alpha = min(1.0 - 1.0 / (self._steps + 1), self.decay)
         followed = self._following()
         for mine, theirs in zip(self.model.parameters(), followed.parameters(), strict=True):
             mine.lerp_(theirs.to(mine.dtype), 1.0 - alpha)
         if self.mode == "eval":
-            for kept, current in zip(self.model.buffers(), followed.buffers(), strict=True):
-                kept.copy_(current)
+            for average, current in zip(self.model.buffers(), followed.buffers(), strict=True):
+                average.copy_(current)
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the average as it is now."""
+        """The hash of the current average."""
         return fingerprint(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and how many steps it has seen."""
+        """The average and its number of steps."""
         return {"steps": self._steps, "model": dict(self.model.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the average and its number of steps."""
         self._steps = int(state["steps"])
         tensors: Mapping[str, Tensor] = state["model"]
         self.model.load_state_dict(dict(tensors))
 
     def describe(self) -> dict[str, Any]:
-        """What it follows and how slowly."""
+        """The model that it follows, and its settings."""
         own = {"of": self.of, "into": self.into, "decay": self.decay, "mode": self.mode}
         return {"teacher": "MovingAverage", **own, "preprocess": get_function_name(self._preprocess)}
 
@@ -128,5 +128,5 @@ class MovingAverage(Teacher):
 
     def _following(self) -> nn.Module:
         if self._followed is None:
-            raise LimbeckError("A moving average begins when a run binds it to the model that it follows.")
+            raise LimbeckError("A moving average has no model until a run binds it to the one that it follows.")
         return self._followed

@@ -1,4 +1,4 @@
-"""Storing the inputs of a teacher's output layer in place of its logits, without loss."""
+"""Stores the inputs of a teacher's output layer in place of its logits, without loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from limbeck.teachers.model import ModelTeacher, TeacherRef
 from limbeck.teachers.teacher import Teacher
 
 FILE = "head.safetensors"
-_TOLERANCE = 1e-3  # of the logits' range: a bfloat16 product is off by less
+_TOLERANCE = 1e-3  # relative to the range of the logits; the error of a bfloat16 product is smaller
 
 
 class LastLayer(NamedTuple):
     """A teacher's last layer: logits are ``weight @ inputs + bias``.
 
     Attributes:
-        address: Where its inputs are shown.
+        address: The address of its inputs.
         weight: ``[classes, features]``.
         bias: ``[classes]``; None where the layer has none.
     """
@@ -34,42 +34,42 @@ class LastLayer(NamedTuple):
     bias: Tensor | None
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """What the teacher shows where its last layer reads these."""
+        """The logits for these inputs of the layer."""
         weight = self.weight.to(inputs.device, inputs.dtype)
         return F.linear(inputs, weight, None if self.bias is None else self.bias.to(inputs.device, inputs.dtype))
 
-    def check(self, shown: Outputs) -> None:
-        """Compare with what the teacher itself shows.
+    def check(self, outputs: Outputs) -> None:
+        """Compare the layer's logits with the teacher's.
 
         Raises:
-            LimbeckError: If something follows this layer.
+            LimbeckError: If another operation follows this layer.
         """
-        own, ours = shown[LOGITS].float(), self.logits(shown[self.address].float())
-        reach = _TOLERANCE * max(float(own.abs().max()), 1.0)
-        if own.shape != ours.shape or float((own - ours).abs().max()) > reach:
+        expected, logits = outputs[LOGITS].float(), self.logits(outputs[self.address].float())
+        tolerance = _TOLERANCE * max(float(expected.abs().max()), 1.0)
+        if expected.shape != logits.shape or float((expected - logits).abs().max()) > tolerance:
             raise LimbeckError(
-                f"The logits are not what the layer {self.address.removesuffix(':in')!r} puts out: something follows "
-                "it. Name the last layer, or leave through= out."
+                f"The logits are not the output of the layer {self.address.removesuffix(':in')!r}: another operation "
+                "follows it. Name the last layer, or leave through= out."
             )
 
 
 def query_addresses(requires: frozenset[str], head: LastLayer | None) -> frozenset[str]:
-    """The addresses that a teacher is asked at where these are needed."""
+    """The addresses that the teacher has to compute for these."""
     return requires if head is None else requires | {head.address}
 
 
 def stored_addresses(requires: frozenset[str], head: LastLayer | None) -> frozenset[str]:
-    """The addresses that are kept where these are needed."""
+    """The addresses that the cache has to store for these."""
     if head is None or LOGITS not in requires:
         return requires
     return (requires - {LOGITS}) | {head.address}
 
 
 def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
-    """The last layer of a teacher that is one network.
+    """The last layer of a teacher that is a single network.
 
     Raises:
-        LimbeckError: If it is several, or the layer is not there, or no `torch.nn.Linear`.
+        LimbeckError: If the teacher is no single network, or has no `torch.nn.Linear` of that name.
     """
     model = (
         teacher.model
@@ -80,7 +80,7 @@ def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
     )
     if model is None:
         raise LimbeckError(
-            f"through={name!r} is a layer of one network, and a {type(teacher).__name__} is none: leave it out."
+            f"through={name!r} names a layer of a network, and a {type(teacher).__name__} is no network. Leave it out."
         )
     layers = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
     if name not in layers:
@@ -91,29 +91,29 @@ def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
 
 
 def describe_head(head: LastLayer) -> tuple[dict[str, Any], bytes]:
-    """What a manifest says of the layer, and the file that holds it."""
+    """The layer's entry in a manifest, and the content of its file."""
     data = _bytes(head)
     return {"address": head.address, "sha256": hashlib.sha256(data).hexdigest()}, data
 
 
 def check_head(store: Store) -> DataError | None:
-    """What is wrong with the layer in a store, if there is to be one."""
-    told = store.manifest.about.get("head")
+    """The error of a cache whose last layer is missing or damaged; None where it is fine, or there is none."""
+    description = store.manifest.about.get("head")
     try:
-        _ = None if told is None else load_head(store.location, told)
+        _ = None if description is None else load_head(store.location, description)
     except DataError as error:
         return error
     return None
 
 
-def repair_head(place: Location, head: LastLayer) -> None:
-    """Write the layer again where a store has lost it, or it was damaged.
+def repair_head(location: Location, head: LastLayer) -> None:
+    """Write the layer again where a cache has lost it, or it is damaged.
 
     Raises:
-        LimbeckError: If the place cannot be written to.
+        LimbeckError: If the location cannot be written to.
     """
-    if find_manifest(place) is not None and check_head(Store(place)) is not None:
-        place.put(FILE, _bytes(head))
+    if find_manifest(location) is not None and check_head(Store(location)) is not None:
+        location.put(FILE, _bytes(head))
 
 
 def _bytes(head: LastLayer) -> bytes:
@@ -122,19 +122,20 @@ def _bytes(head: LastLayer) -> bytes:
     return save({"weight": head.weight.contiguous()} | ({} if head.bias is None else {"bias": head.bias.contiguous()}))
 
 
-def load_head(place: Location, told: Mapping[str, Any]) -> LastLayer:
-    """The layer in a store.
+def load_head(location: Location, description: Mapping[str, Any]) -> LastLayer:
+    """Load the last layer from a cache.
 
     Raises:
-        DataError: If it is missing, or not what was written.
+        DataError: If the file is missing or damaged.
     """
     from safetensors.torch import load
 
-    data = place.read(FILE)
-    if data is None or hashlib.sha256(data).hexdigest() != told["sha256"]:
-        what = "is missing" if data is None else "is damaged: its SHA-256 is not the one in the manifest"
+    data = location.read(FILE)
+    if data is None or hashlib.sha256(data).hexdigest() != description["sha256"]:
+        problem = "is missing" if data is None else "is damaged: its SHA-256 is not the one in the manifest"
         raise DataError(
-            f"{place.name}/{FILE} {what}, and without it no answer can be read: build again, with the teacher."
+            f"{location.name}/{FILE} {problem}. Without it no output can be decoded; build the cache again, with the "
+            "teacher."
         )
     state: dict[str, torch.Tensor] = load(data)
-    return LastLayer(told["address"], state["weight"], state.get("bias"))
+    return LastLayer(description["address"], state["weight"], state.get("bias"))

@@ -18,21 +18,22 @@ from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
 
 @final
 class ShuffledTeacher(Teacher):
-    """A control: each example of a batch gets the teacher's answer to the next one, the last one that to the first.
+    """A control: each example gets the teacher's outputs for the next example in its batch; the last gets the first's.
 
-    Its answers are as soft and as many as the teacher's, and say nothing of the example that they are given for. As
-    batches are shuffled, an example gets another's answer in every epoch. What a student gains from it, it gains from
-    being regularized, not from being taught. A batch of one gets its own answer.
+    The outputs have the same softness as the teacher's and no information about the example. As batches are shuffled,
+    an example gets another one's outputs in every epoch. What a student gains from them is regularization. A batch of
+    one gets its own outputs.
 
     Args:
-        teacher: Whatever teaches: a module, a teacher, an estimator, ...
+        teacher: Anything that `as_teacher` accepts: a module, a teacher, an estimator, ...
 
     Example:
         >>> from limbeck.teachers import ModelTeacher
         >>> from limbeck.batch import Batch
-        >>> displaced = ShuffledTeacher(ModelTeacher(nn.Identity()))
-        >>> with displaced.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as
-        ask: ...     ask(Batch(torch.eye(3)))["logits"].argmax(1)
+        >>> teacher = ShuffledTeacher(ModelTeacher(nn.Identity()))
+        >>> context = teacher.prepare(frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
+        >>> with context as compute:
+        ...     compute(Batch(torch.eye(3)))["logits"].argmax(1)
         tensor([1, 2, 0])
     """
 
@@ -42,64 +43,66 @@ class ShuffledTeacher(Teacher):
 
     @property
     def names(self) -> frozenset[str]:
-        """Those of the teacher."""
+        """The names of the teacher's models."""
         return self.inner.names
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """As the teacher does."""
+        """Bind the teacher."""
         self.inner.bind(models)
 
     @property
     def is_deterministic(self) -> bool:
-        """No: which answer an example gets depends on its batch."""
+        """False: the outputs of an example depend on its batch."""
         return False
 
     def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """As the teacher does.
+        """Attach the loader to the teacher.
 
         Raises:
-            LimbeckError: If batches hold one example each: there is no other to be answered about.
+            LimbeckError: If batches have one example each.
         """
-        if getattr(loader, "batch_size", None) == 1:
-            raise LimbeckError("A displaced teacher answers about the next example of a batch: batches need two.")
+        if getattr(loader, "batch_size", None) == 1:  # a loader of one's own may have batches of any size
+            raise LimbeckError(
+                "A ShuffledTeacher uses the outputs of the next example in a batch; batch_size must be 2 or more."
+            )
         self.inner.attach_loader(loader, preprocess)
 
     def serve(self, temperatures: frozenset[float]) -> None:
-        """As the teacher does."""
+        """Pass the temperatures on to the teacher."""
         self.inner.serve(temperatures)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """As the teacher does."""
-        return self._answering(self.inner.prepare(requires, device=device, preprocess=preprocess))
+        """Prepare the teacher."""
+        return self._open(self.inner.prepare(requires, device=device, preprocess=preprocess))
 
     @contextmanager
-    def _answering(self, opened: AbstractContextManager[TeacherFn]) -> Iterator[TeacherFn]:
-        with opened as answer:
+    def _open(self, context: AbstractContextManager[TeacherFn]) -> Iterator[TeacherFn]:
+        with context as teacher_fn:
 
-            def displaced(batch: Batch) -> Outputs:
-                return answer(batch.rows(torch.arange(batch.size).roll(-1)))
+            def compute(batch: Batch) -> Outputs:
+                return teacher_fn(batch.rows(torch.arange(batch.size).roll(-1)))
 
-            yield displaced
+            yield compute
 
     @property
     def fingerprint(self) -> str:
-        """The teacher's, displaced."""
+        """The hash of the teacher's fingerprint."""
         return hashlib.sha256(f"displaced {self.inner.fingerprint}".encode()).hexdigest()
 
     def after_step(self) -> None:
-        """As the teacher does."""
+        """Update the teacher."""
         self.inner.after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's."""
+        """The teacher's state."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As the teacher does."""
+        """Restore the teacher's state."""
         self.inner.load_state_dict(state)
 
     def describe(self) -> dict[str, Any]:
-        """Whose answers they are."""
+        """The teacher whose outputs are shuffled."""
         return {"teacher": "ShuffledTeacher", "of": self.inner.describe()}

@@ -19,27 +19,27 @@ from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_functio
 
 
 class SklearnTeacher(Teacher):
-    """A fitted scikit-learn classifier: forests, boosted trees, anything with ``predict_proba``.
+    """A fitted scikit-learn classifier: a forest, boosted trees, or anything else with ``predict_proba``.
 
-    Its probabilities become log-probabilities at ``logits``. Trees give exact zeros, whose logarithm no student can
-    match: a probability below `floor` is raised to it and the row is scaled to sum to one again; the floor is recorded.
-    It answers on the CPU from rows of numbers: inputs of more dimensions are flattened to ``[batch, features]``.
+    Its log-probabilities are the ``logits``. Trees give exact zeros, whose logarithm no student can match: a
+    probability below `floor` is raised to it, and the row is scaled to sum to one again. The floor is recorded.
+    It runs on the CPU; inputs with more dimensions are flattened to ``[batch, features]``.
 
-    **Say what it was fitted on** wherever the student reads something else: without `preprocess` it is asked about
-    what the student reads. A forest that was fitted on bytes answers about standardized pixels as well, and the number
-    of features tells nobody: ``SklearnTeacher(forest, preprocess=lambda batch: batch.inputs)`` asks it about the
-    bytes. A job compares a teacher's accuracy with chance before it goes on; `limbeck.distill` and
-    `limbeck.fill_cache` do not.
+    **Pass `preprocess` if the estimator was fitted on other inputs than the student's**; without it, the estimator gets
+    the student's inputs. A forest that was fitted on bytes also accepts standardized pixels, and the result is wrong
+    without an error. ``SklearnTeacher(forest, preprocess=lambda batch: batch.inputs)`` passes it the bytes. A job
+    compares the teacher's accuracy with chance before it goes on; `limbeck.distill` and `limbeck.fill_cache` do not.
 
     Args:
-        estimator: A fitted classifier whose classes are whole numbers 0, 1, 2, ... (a class that it never saw gets
-            the floor).
-        preprocess: Its own way from a batch to its rows: raw columns, where the student reads standardized ones.
+        estimator: A fitted classifier whose classes are the integers 0, 1, 2, ... (a class that was not in its training
+            data gets the floor).
+        preprocess: The estimator's own function from a batch to its rows: raw columns, where the student reads
+            standardized ones.
         floor: The least probability, above 0 and below 1 / classes.
-        classes: How many classes there are, where the estimator has not seen them all.
+        classes: The number of classes, where the estimator's training data lack some.
 
     Raises:
-        LimbeckError: If the estimator has no ``predict_proba``, is not fitted, or names its classes otherwise.
+        LimbeckError: If the estimator has no ``predict_proba``, is not fitted, or has other class labels.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class SklearnTeacher(Teacher):
         name = type(estimator).__name__
         if not hasattr(estimator, "predict_proba"):
             raise LimbeckError(
-                f"{name} has no predict_proba, so it cannot give soft targets; use a classifier that has. What "
-                "a regressor predicts teaches as limbeck.PrecomputedTeacher(predictions): see docs/metrics.md."
+                f"{name} has no predict_proba, so it gives no soft targets. Use a classifier that has it. For the "
+                "predictions of a regressor, use limbeck.PrecomputedTeacher(predictions): see docs/metrics.md."
             )
         if not hasattr(estimator, "classes_"):
             raise LimbeckError(f"{name} is not fitted yet: call .fit(rows, labels) first.")
@@ -63,37 +63,37 @@ class SklearnTeacher(Teacher):
         self.floor = floor
 
     def read_classes(self) -> None:
-        """Take up the classes that the estimator knows now, after it was fitted again.
+        """Update the columns after the estimator was fitted again.
 
         Raises:
-            LimbeckError: If it names its classes otherwise than by numbers below `classes`.
+            LimbeckError: If its class labels are no integers below `classes`.
         """
         self._columns = _class_columns(type(self.estimator).__name__, self.estimator.classes_, self.classes)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """It has ``logits`` and nothing else."""
+        """Check that only ``logits`` are required."""
         for address in requires - {LOGITS}:
             raise missing(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
-        return self._answering(device, self.preprocess or preprocess)
+        return self._open(device, self.preprocess or preprocess)
 
     @contextmanager
-    def _answering(self, device: torch.device, preprocess: Preprocess) -> Iterator[TeacherFn]:
+    def _open(self, device: torch.device, preprocess: Preprocess) -> Iterator[TeacherFn]:
         yield lambda batch: Outputs(logits=self.log_probabilities(preprocess(batch)).to(device))
 
     def log_probabilities(self, rows: Any) -> Tensor:
-        """Rows -> log-probabilities ``[batch, classes]`` in nats, float32; the floor is raised before scaling."""
+        """Log-probabilities ``[batch, classes]`` in nats, float32; the floor is applied before scaling."""
         array = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-        found = self.estimator.predict_proba(array.reshape(len(array), -1))
+        predicted = self.estimator.predict_proba(array.reshape(len(array), -1))
         probabilities = np.zeros((len(array), self.classes))
-        probabilities[:, self._columns] = found
+        probabilities[:, self._columns] = predicted
         probabilities = np.maximum(probabilities, self.floor)
         return torch.from_numpy(np.log(probabilities / probabilities.sum(1, keepdims=True))).float()
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the fitted estimator, the floor and its own `preprocess`."""
+        """The hash of the fitted estimator, the floor and `preprocess`."""
         own = f"{self.floor!r} {code_fingerprint(self.preprocess)}"
         return hashlib.sha256(pickle.dumps(self.estimator) + own.encode()).hexdigest()
 
@@ -105,12 +105,12 @@ class SklearnTeacher(Teacher):
 
 
 def _class_columns(name: str, classes: Any, expected: int | None) -> list[int]:
-    """Which class each column of predict_proba is."""
+    """The class of each column of ``predict_proba``."""
     if isinstance(classes, list):
-        raise LimbeckError(f"{name} has several outputs; a teacher answers one question.")
-    found = np.asarray(classes)
-    whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and bool((found == found.round()).all()))
-    if not whole or found.min() < 0 or (expected is not None and found.max() >= expected):
+        raise LimbeckError(f"{name} has several outputs; a teacher needs a classifier with one.")
+    labels = np.asarray(classes)
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == labels.round()).all()))
+    if not whole or labels.min() < 0 or (expected is not None and labels.max() >= expected):
         limit = f"0 to {expected - 1}" if expected else "0, 1, 2, ..."
-        raise LimbeckError(f"{name} knows the classes {found.tolist()[:8]}; fit it on class numbers {limit}.")
-    return [int(c) for c in found]
+        raise LimbeckError(f"{name} has the classes {labels.tolist()[:8]}; fit it on the class numbers {limit}.")
+    return [int(c) for c in labels]

@@ -1,4 +1,4 @@
-"""`Teacher`: the interface of whatever answers a batch with outputs."""
+"""`Teacher`: the interface of everything that computes outputs for a student to learn from."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from limbeck.tap import Adaptor
 
 TeacherFn = Callable[[Batch], Outputs]
 Preprocess = Callable[[Batch], Inputs]
-"""A pure function from the batch to one side's own inputs."""
+"""A pure function from the batch to the inputs of the student or the teacher."""
 
 
 def read_inputs(batch: Batch) -> Inputs:
-    """What a model is called with where nobody says otherwise: the batch's own inputs."""
+    """The batch's inputs unchanged: the default preprocessing."""
     return batch.inputs
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """What a teacher may know of where batches come from: a `limbeck.data.TorchLoader`, which is one."""
+    """What a teacher needs to know about a loader; every `limbeck.data.TorchLoader` is one."""
 
     has_ids: bool
 
     @property
     def fingerprint(self) -> str:
-        """What the examples and their views are."""
+        """The fingerprint of the examples and their views."""
         ...
 
     @property
     def examples_per_epoch(self) -> int | None:
-        """How many examples a whole epoch hands out."""
+        """The number of examples in an epoch."""
         ...
 
 
 def get_function_name(function: Callable[..., Any] | None) -> str | None:
-    """How a record names a function: by its module and name, of an object that is called by its class's.
+    """The name of a function in a record: its module and name; for a callable object, those of its class.
 
-    A file that a person named is called by its own name, wherever it lies. What a closure or a partial holds is not
-    said: two of them with the same name are taken for the same.
+    A function in a user's file gets the file's name, wherever the file is. Two closures or partials with the same name
+    are not told apart.
 
     Example:
         >>> get_function_name(get_function_name)
@@ -55,93 +55,95 @@ def get_function_name(function: Callable[..., Any] | None) -> str | None:
     if function is None:
         return None
     inner = getattr(function, "func", function)  # of a functools.partial
-    named = inner if hasattr(inner, "__qualname__") else type(inner)
-    return plain_name(f"{named.__module__}.{named.__qualname__}")
+    target = inner if hasattr(inner, "__qualname__") else type(inner)
+    return plain_name(f"{target.__module__}.{target.__qualname__}")
 
 
 def describe_preprocess(preprocess: Preprocess | None) -> str | None:
-    """How a record tells one way of reading a batch from another: by its values where it has any, else by its name."""
+    """The text by which a record tells preprocessing functions apart: their values where they have any, or a name."""
     if preprocess is read_inputs:
         preprocess = None
+    # Preprocessing with values has `to_dict`; any other function is known by its name.
     values: Callable[[], Any] | None = getattr(preprocess, "to_dict", None)
-    if values is not None and values() == {"preprocess": "unchanged"}:  # which is the same
+    if values is not None and values() == {"preprocess": "unchanged"}:  # the same as no preprocessing
         return None
     return get_function_name(preprocess) if values is None else json.dumps(values(), sort_keys=True)
 
 
 class Teacher(ABC):
-    """Whatever answers a batch with a `Outputs`: a live model, an ensemble, an estimator, a moving average, a peer.
+    """Provides outputs for a student to learn from: a model, an ensemble, an estimator, a moving average or a peer.
 
-    A subclass is final. It says before training what it cannot give (`prepare` raises), and it is open only for the
-    length of a stage.
+    Subclasses are final. A teacher reports what it lacks before training (`prepare` raises), and it is open only
+    during a stage.
     """
 
     changes: bool = False
-    """Whether it moves while the student learns; then it has `state_dict` and is part of every checkpoint."""
+    """Whether it changes while the student learns. Then its `state_dict` is part of every checkpoint."""
 
     @property
     def names(self) -> frozenset[str]:
-        """The models of the run that it speaks for, by name."""
+        """The names of the models in the run that it uses."""
         return frozenset()
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most teachers need nothing
-        """Find the models of the run that it speaks for; called before `prepare`."""
+        """Look up the run's models that it uses; called before `prepare`."""
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether the same question gets the same answer, whatever else is in the batch: only then can it be kept."""
+        """Whether the same example always has the same outputs, whatever the batch. Only then can they be cached."""
         return not self.changes
 
     def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:  # noqa: B027
-        """Told where the batches of the next block will come from, before `prepare`; most teachers need not know.
+        """Learn which loader the next batches come from; called before `prepare`. Most teachers do not need it.
 
         Args:
-            loader: Where.
-            preprocess: The stage's way from a batch to inputs.
+            loader: The loader.
+            preprocess: The stage's function from a batch to inputs.
 
         Raises:
-            LimbeckError: If it has no answers for these.
+            LimbeckError: If the teacher has no outputs for this loader.
         """
 
     def serve(self, temperatures: frozenset[float]) -> None:  # noqa: B027
-        """Told at which temperatures losses will read its logits, before `prepare`; most teachers need not know."""
+        """Learn the temperatures of the losses; called before `prepare`. Most teachers do not need them."""
 
     @abstractmethod
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """Raise now if an address in `requires` cannot be given; else a block within which it answers.
+        """Check that the teacher has these addresses; the context that is returned gives the function to call.
 
         Args:
-            requires: The addresses that the objective reads in the teacher.
-            device: Where the answers are wanted.
-            preprocess: The stage's way from a batch to inputs, for a teacher that declares none of its own.
+            requires: The addresses that the losses read from the teacher.
+            device: The device of the outputs.
+            preprocess: The stage's function from a batch to inputs, for a teacher without its own.
 
         Raises:
-            MissingSignalError: If it cannot give an address; the nearest that it can is named.
+            MissingSignalError: If it lacks an address; the nearest one that it has is named.
         """
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of all that its answers depend on."""
+        """A hash of everything that its outputs depend on."""
 
     def after_step(self) -> None:  # noqa: B027
-        """Move on, after the student's step; nothing for a teacher that is frozen."""
+        """Update it after a step of the student; does nothing for a frozen teacher."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it: nothing for a teacher that is frozen."""
+        """Its state for a checkpoint; empty for a frozen teacher."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Go on from what a checkpoint held."""
+        """Restore the state from a checkpoint."""
 
     def describe(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """Its entry in a report."""
         return {"teacher": type(self).__name__}
 
 
 def get_adaptor(models: Mapping[str, nn.Module], name: str) -> Adaptor | None:
-    """What a run was told of one of its models' outputs; a plain mapping of models was told nothing."""
-    found: Callable[[str], Adaptor | None] | None = getattr(models, "adaptor", None)
-    return None if found is None else found(name)
+    """The adaptor that a run has for one of its models; None for a plain mapping of models."""
+    # The models of a run have a method `adaptor`; tests and scripts pass plain dictionaries.
+    lookup: Callable[[str], Adaptor | None] | None = getattr(models, "adaptor", None)
+    return None if lookup is None else lookup(name)

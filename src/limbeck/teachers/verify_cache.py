@@ -1,4 +1,4 @@
-"""Verification of a cache: does the teacher still give the stored outputs?"""
+"""Verification of a cache: compares stored outputs with outputs that are computed again."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from limbeck.teachers.teacher import Preprocess, TeacherFn, read_inputs
 
 _CPU = torch.device("cpu")
 _DIFFERENT = 1e-3
-"""Nats beyond which an answer is another one, and not the same with other last bits."""
+"""Mean KL in nats beyond which outputs are different, and not equal up to their last bits."""
 _SAME = 0.5
-"""The fraction of equal bytes below which drawn classes are another teacher's: last bits move fewer."""
+"""The fraction of equal bytes below which sampled classes are another teacher's: rounding changes fewer bytes."""
 
 
 class CacheVerification(NamedTuple):
-    """How far stored answers are from what the teacher says now.
+    """How far stored outputs are from outputs that were computed again.
 
     Attributes:
-        answers: How many were compared.
-        identical: The fraction whose records are the same to the bit.
-        divergence: The mean KL of the answer now to the stored one, both as they are read back, in nats, over positions
-            where there are several; NaN for an encoding that keeps no distribution.
-        bytes: The fraction of the records' bytes that are the same.
+        answers: The number of outputs that were compared.
+        identical: The fraction whose records are bitwise identical.
+        divergence: The mean KL in nats of the new output to the stored one, both after encoding and decoding, over
+            positions where there are several; NaN for an encoding that stores no distribution.
+        bytes: The fraction of the records' bytes that are equal.
     """
 
     answers: int
@@ -47,12 +47,12 @@ class CacheVerification(NamedTuple):
 
     @property
     def is_sampled(self) -> bool:
-        """Whether what is kept are classes drawn at random, of which no distance is known."""
+        """Whether the cache stores sampled classes, for which there is no KL."""
         return math.isnan(self.divergence)
 
     @property
     def same(self) -> bool:
-        """Whether they are the same answers, up to the last bits, which a batch of another size moves."""
+        """Whether the outputs are the same, up to rounding, which depends on the batch size."""
         near = self.bytes >= _SAME if self.is_sampled else self.divergence <= _DIFFERENT
         return self.identical == 1 or near
 
@@ -60,7 +60,7 @@ class CacheVerification(NamedTuple):
     def distance_text(self) -> str:
         """The distance in words."""
         if self.is_sampled:
-            return f"what is kept is drawn, so that bytes are compared: {100 * self.bytes:.1f} % are the same"
+            return f"sampled classes are compared by their bytes, of which {100 * self.bytes:.1f} % are the same"
         return f"mean KL {self.divergence:.2g} nats"
 
 
@@ -74,41 +74,41 @@ def verify_cache(
     seed: int = 0,
     device: torch.device = _CPU,
 ) -> CacheVerification:
-    """Ask the teacher again about some examples, and compare with what is stored.
+    """Compute the teacher's outputs for some examples again, and compare them with the stored ones.
 
     Args:
-        teacher: Who answered, and where the answers are kept.
-        loader: The examples; those that come first are asked about, so one that shuffles is wanted.
-        preprocess: The way from a batch to inputs.
-        sample: How many, at least.
-        views: Which views of them; each batch is of one, drawn at random.
-        seed: Another draws other views.
-        device: Where the teacher runs.
+        teacher: The cached teacher.
+        loader: The loader. The first examples of its epochs are used, so it should shuffle.
+        preprocess: The function from a batch to inputs.
+        sample: The least number of examples to compare.
+        views: The views to choose from; each batch uses one of them, drawn at random.
+        seed: The seed of that draw.
+        device: The device on which the teacher runs.
 
     Raises:
-        LimbeckError: If there is no teacher to ask, or an example's answer is not stored.
+        LimbeckError: If there is no teacher, or the output for an example is not stored.
     """
     if teacher.inner is None:
-        raise LimbeckError("To ask again, the teacher itself is needed: Cached(teacher, where).")
+        raise LimbeckError("Verifying outputs needs the teacher itself: CachedTeacher(teacher, where).")
     store, size = Store(teacher.where), getattr(loader, "batch_size", 1)
-    teacher.attach_loader(loader, preprocess)  # raises if the store is another teacher's or data set's
+    teacher.attach_loader(loader, preprocess)  # raises if the cache belongs to another teacher or data set
     head = None if teacher.through is None else find_last_layer(teacher.inner, teacher.through)
-    found, asked = list[CacheVerification](), 0
+    parts, count = list[CacheVerification](), 0
     with teacher.inner.prepare(
         query_addresses(frozenset({LOGITS}), head), device=device, preprocess=preprocess
-    ) as answer:
-        for batch in _drawn(loader, views, seed):
-            if asked >= sample:
+    ) as teacher_fn:
+        for batch in _random_view_batches(loader, views, seed):
+            if count >= sample:
                 break
-            found.append(_compared(store, answer, batch.to(device), size, head))
-            asked += batch.size
-    means = (sum(one.answers * value for one, value in zip(found, values, strict=True)) / max(asked, 1)
-             for values in list(zip(*found, strict=True))[1:])  # fmt: skip
-    return CacheVerification(asked, *means) if found else CacheVerification(0, 0.0, 0.0, 0.0)
+            parts.append(_compare_batch(store, teacher_fn, batch.to(device), size, head))
+            count += batch.size
+    means = (sum(part.answers * value for part, value in zip(parts, values, strict=True)) / max(count, 1)
+             for values in list(zip(*parts, strict=True))[1:])  # fmt: skip
+    return CacheVerification(count, *means) if parts else CacheVerification(0, 0.0, 0.0, 0.0)
 
 
-def _drawn(loader: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
-    """The batches of an epoch, each in a view of its own."""
+def _random_view_batches(loader: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
+    """The batches of an epoch, each in a view drawn from `views`."""
     if len(views) == 1:
         yield from loader.batches(views[0], 0)
         return
@@ -118,8 +118,10 @@ def _drawn(loader: Epochs, views: Sequence[int], seed: int) -> Iterator[Batch]:
         number += 1
 
 
-def _compared(store: Store, answer: TeacherFn, batch: Batch, size: int, head: LastLayer | None) -> CacheVerification:
-    """A batch's answers now beside those that are stored."""
+def _compare_batch(
+    store: Store, teacher_fn: TeacherFn, batch: Batch, size: int, head: LastLayer | None
+) -> CacheVerification:
+    """Compare one batch's outputs with the stored ones."""
     address = LOGITS if head is None else head.address
     column = store.columns.get(address)
     if column is None:
@@ -128,29 +130,29 @@ def _compared(store: Store, answer: TeacherFn, batch: Batch, size: int, head: La
     view = torch.full_like(id, -1) if batch.view is None else batch.view
     rows = store.rows(id.cpu().numpy(), view.cpu().numpy())
     if len(rows) == 0 or rows.min() < 0:
-        raise LimbeckError(f"The store at {store.location.name} lacks answers: finish it with limbeck cache build.")
-    shown, counted = predict_padded(answer, batch, size)[address], stored_positions(batch)
-    now, (kept, counts) = (
-        column.encode(shown, id=id.cpu(), view=view.cpu(), counted=counted),
+        raise LimbeckError(f"The cache at {store.location.name} lacks outputs; complete it with limbeck cache build.")
+    outputs, counted = predict_padded(teacher_fn, batch, size)[address], stored_positions(batch)
+    now, (stored, counts) = (
+        column.encode(outputs, id=id.cpu(), view=view.cpu(), counted=counted),
         store.spans(rows, address),
     )
-    if len(now) != len(kept) or (
+    if len(now) != len(stored) or (
         counted is not None and column.positions is None and (counted.sum(1).numpy() != counts).any()
     ):
         raise LimbeckError(
             f"The outputs in the cache at {store.location.name} have other lengths than the examples have now. "
             "Build another cache."
         )
-    read = [column.decode(records, (len(records),)) for records in (now, kept)]
+    decoded = [column.decode(records, (len(records),)) for records in (now, stored)]
     if head is not None:
-        read = [head.logits(one.float()) if isinstance(one, Tensor) else one for one in read]
-    same = now == kept
-    whole = np.logical_and.reduceat(same.all(1), counts.cumsum() - counts)  # of each example all positions
-    return CacheVerification(len(rows), float(whole.mean()), _divergence(*read), float(same.mean()))
+        decoded = [head.logits(tensor.float()) if isinstance(tensor, Tensor) else tensor for tensor in decoded]
+    same = now == stored
+    whole = np.logical_and.reduceat(same.all(1), counts.cumsum() - counts)  # all positions of each example
+    return CacheVerification(len(rows), float(whole.mean()), _mean_kl(*decoded), float(same.mean()))
 
 
-def _divergence(now: object, kept: object) -> float:
-    dense = [one.spread() if isinstance(one, TopKLogits) else one for one in (now, kept)]
+def _mean_kl(now: object, stored: object) -> float:
+    dense = [logits.spread() if isinstance(logits, TopKLogits) else logits for logits in (now, stored)]
     if not (isinstance(dense[0], Tensor) and isinstance(dense[1], Tensor)):
         return float(np.nan)
     return float(kl_divergence(dense[1], dense[0]).mean())
