@@ -149,7 +149,7 @@ def _helped(methods: int, development: int, simulations: int) -> float:
 def _verdict(job: Any, draw: np.random.Generator, development: int) -> dict[str, Any]:
     sure = draw.random(_TESTED) < 0.9  # right for every student
     outcomes = []
-    for arm in ("student alone", *job.learners):
+    for arm in ("student alone", *job.method_arms):
         for seed, luck in enumerate(draw.normal(0, _LUCK, _SEEDS)):
             right = np.where(sure, True, draw.random(_TESTED) < np.clip(0.5 + 10 * luck, 0, 1))
             known = draw.binomial(development, np.clip(0.95 + luck, 0, 1)) / development

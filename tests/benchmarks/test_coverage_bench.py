@@ -36,7 +36,7 @@ def test_an_interval_over_seeds_alone_is_found_out(monkeypatch):
 
 def test_a_verdict_that_pays_for_no_choice_is_found_out(monkeypatch):
     """Every method is said to help where the bar is low enough."""
-    monkeypatch.setattr(coverage, "verdict_of", lambda job, outcomes, examples: {"helps": len(job.learners) > 1})
+    monkeypatch.setattr(coverage, "verdict_of", lambda job, outcomes, examples: {"helps": len(job.method_arms) > 1})
     found = bench_coverage(scale=SMALL)
     assert [row["helped"] for row in found["false_alarms"]] == [0.0, 1.0]
 

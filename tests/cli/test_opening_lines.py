@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from limbeck.job import opening_code, within_width
+from limbeck.job import opening_code, wrap_statements
 from small_jobs import blobs, environment, job_file, small_job
 
 OWN = """
@@ -67,8 +67,8 @@ def test_a_student_that_a_name_opens_and_lines_that_are_too_long(tmp_path):
 
     folder = lb.save(lb.build("mlp", inputs=36, classes=5, hidden=[4]), tmp_path / "student")
     opened = opening_code(folder, {"model": "mlp"}, shown=str(folder))
-    runs("\n".join(within_width(opened, width=30)), tmp_path)
-    assert within_width(opened, width=300) == [f"import limbeck; student = limbeck.load({str(folder)!r})"]
+    runs("\n".join(wrap_statements(opened, width=30)), tmp_path)
+    assert wrap_statements(opened, width=300) == [f"import limbeck; student = limbeck.load({str(folder)!r})"]
 
 
 def test_a_student_that_a_method_puts_together(tmp_path):

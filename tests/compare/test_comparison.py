@@ -57,8 +57,8 @@ def test_each_method_is_an_arm_by_its_name(compared):
 def test_one_method_twice_has_two_names_and_a_job_survives_its_text(tmp_path):
     both = [{"name": "hinton", "temperature": 2.0}, {"name": "hinton", "temperature": 8.0}]
     job = make_job({**small_job("digits"), "methods": both})
-    assert list(job.learners) == ["hinton", "hinton#2"]
-    assert job.learners["hinton#2"].hyper == {"temperature": 8.0}
+    assert list(job.method_arms) == ["hinton", "hinton#2"]
+    assert job.method_arms["hinton#2"].hyper == {"temperature": 8.0}
     (tmp_path / "job.yaml").write_text(job_text(job))
     assert make_job(read_job(tmp_path / "job.yaml")) == job
 
@@ -300,7 +300,7 @@ def test_a_method_that_trains_for_longer_is_not_praised_without_a_word(tmp_path)
 
 def test_many_methods_are_not_each_given_a_chance_of_their_own():
     job = make_job({**small_job("digits"), "methods": ["hinton", *["logit_matching"] * 9], "seeds": 5})
-    gains = dict.fromkeys(job.learners, (0.0,) * 5)
+    gains = dict.fromkeys(job.method_arms, (0.0,) * 5)
     gains["hinton"] = (0.010, 0.002, 0.006, 0.001, 0.009)  # p is 0.03 if nothing else were looked at
     found = verdict_of(
         job,

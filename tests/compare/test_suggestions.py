@@ -14,7 +14,7 @@ from limbeck.compare import run_job
 from limbeck.compare.arms import Outcome
 from limbeck.compare.loss_curves import find_fall
 from limbeck.compare.suggestions import JudgedRun, suggest
-from limbeck.job import make_job, read_job, suggestions_of, with_settings
+from limbeck.job import make_job, read_job, read_suggestions, with_settings
 from limbeck.report.page import report_page
 from limbeck.report.run_data import read_run
 from small_jobs import blobs, small_job
@@ -169,8 +169,8 @@ def check_command(words):
 def test_commands_follow_a_run_that_was_moved():
     one = {"why": "w", "evidence": "e", "type": "limbeck distill 'a run/job.yaml' --set budget.epochs=3 --out NEW"}
     two = {"why": "w", "evidence": "e", "type": "limbeck resume 'a run' --set seeds=6"}
-    found = suggestions_of({"run": "a run", "verdict": {"advice": [one, two, {"why": 3}, "x"]}}, Path("b"))
+    found = read_suggestions({"run": "a run", "verdict": {"advice": [one, two, {"why": 3}, "x"]}}, Path("b"))
     assert [it["type"] for it in found] == [
         "limbeck distill b/job.yaml --set budget.epochs=3 --out NEW", "limbeck resume b --set seeds=6",
     ]  # fmt: skip
-    assert suggestions_of({"run": "a run", "verdict": {}}, Path("b")) == []
+    assert read_suggestions({"run": "a run", "verdict": {}}, Path("b")) == []

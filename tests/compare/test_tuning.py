@@ -20,7 +20,7 @@ from limbeck.compare.tuning.sampler import sobol_point
 from limbeck.compare.tuning.search_space import spaces_of, start_of, with_values
 from limbeck.compare.tuning.trial import Trial, append_trial, best_of, load_trials
 from limbeck.errors import DataError, LimbeckError
-from limbeck.job import make_job, read_job, read_search, used_settings
+from limbeck.job import collect_settings, make_job, read_job, read_search
 from limbeck.methods import method, names
 from limbeck.methods.card import SearchRange
 from small_jobs import blobs, small_job
@@ -97,7 +97,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
     assert {arm: list(row.accuracies) for arm, row in kept.arms.items()} == {
         arm: row["accuracies"] for arm, row in result["arms"].items()
     }
-    assert kept.changed(used_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
+    assert kept.changed(collect_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Equal effort: 3 settings tried for every arm, the baselines too" in page
     assert "did not use all that was found" not in page
@@ -135,9 +135,9 @@ def test_several_methods_are_tuned_each_with_its_own(job):
     found = tune(job(methods=["hinton", "logit_matching"]), trials=1, ranges={"epochs": (1.0, 1.0)})
     assert list(found["arms"]) == ["student alone", "label smoothing", "hinton", "logit_matching"]
     best = make_job(read_job(found["best"]))
-    assert list(best.learners) == ["hinton", "logit_matching"]
-    assert best.learners["hinton"].hyper == {"temperature": 4.0, "weight": 0.9}
-    assert best.learners["logit_matching"].hyper == {}
+    assert list(best.method_arms) == ["hinton", "logit_matching"]
+    assert best.method_arms["hinton"].hyper == {"temperature": 4.0, "weight": 0.9}
+    assert best.method_arms["logit_matching"].hyper == {}
 
 
 def test_side_by_side_is_one_after_another(job):

@@ -14,7 +14,7 @@ from limbeck.data.tokenizer import is_causal_lm, labels_are_inputs, token_batch
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy, kl_divergence
-from limbeck.integrations import DistillationLoss, batch_of
+from limbeck.integrations import DistillationLoss, to_batch
 from limbeck.losses import Loss
 from limbeck.metrics import accuracy, predict
 from limbeck.recipe import Stage
@@ -67,7 +67,7 @@ def test_a_loop_of_ones_own_agrees():
         own = float(tutor(item).loss.detach())
     report = next(iter(distill(student, Stage(objective, teacher=teacher, steps=1), [item], accelerator="cpu")))
     assert report.loss == pytest.approx(own, rel=1e-5)
-    batch = batch_of(item, shifted=True)
+    batch = to_batch(item, shifted=True)
     loader = TorchLoader([item])
     loader.bind({"student": student})
     assert torch.equal(loader.peek().labels, batch.labels)

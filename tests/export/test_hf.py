@@ -12,7 +12,7 @@ import limbeck as lb
 from export_runs import finished
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run, predict_onnx, to_hf, to_onnx
-from limbeck.export.folder import hf_reopened
+from limbeck.export.folder import reopen_hf
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
@@ -34,7 +34,7 @@ def tokens(count, length):
 def test_a_folder_opens_with_stock_transformers(tmp_path, capfd):
     model = bert()
     to_hf(model, tmp_path / "student", class_names=["no", "maybe", "yes"])
-    hf_reopened(tmp_path / "student")
+    reopen_hf(tmp_path / "student")
     assert capfd.readouterr() == ("", "")  # no progress bar of transformers' own
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").eval()
     inputs = tokens(6, 9)
@@ -54,7 +54,7 @@ def test_weights_that_are_missing_are_noticed(tmp_path):
     state.pop("classifier.bias")
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(LimbeckError, match=r"classifier\.bias"):
-        hf_reopened(tmp_path / "student")
+        reopen_hf(tmp_path / "student")
 
 
 def test_a_class_of_ones_own_is_refused(tmp_path):

@@ -15,9 +15,9 @@ from limbeck.batch import Batch
 from limbeck.data import NormalizeImages
 from limbeck.errors import LimbeckError
 from limbeck.export import predict_onnx, to_onnx
-from limbeck.export.onnx_file import exportable, strip_debug
+from limbeck.export.onnx_file import prepare_module, strip_debug
 from limbeck.export.onnx_session import silence_logging
-from limbeck.export.parity import compare_outputs, difference
+from limbeck.export.parity import compare_outputs, max_difference
 
 
 class Two(nn.Module):
@@ -105,7 +105,7 @@ def program():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
-    plain, inputs = exportable(model), torch.linspace(-1, 1, 120).reshape(20, 6)
+    plain, inputs = prepare_module(model), torch.linspace(-1, 1, 120).reshape(20, 6)
     with silence_logging():
         found = torch.onnx.export(
             plain, (inputs[:2],), dynamo=True, input_names=["inputs"], output_names=["logits"],
@@ -137,11 +137,11 @@ def test_a_tolerance_that_nothing_meets_is_refused_and_leaves_no_file(tmp_path):
 
 def test_difference():
     same = np.array([1.0, np.inf, -np.inf, np.nan])
-    assert difference(same, same.copy()) == 0
-    assert difference(np.array([1.0]), np.array([1.5])) == 0.5
-    assert difference(np.array([1.0]), np.array([np.nan])) == np.inf
-    assert difference(np.array([np.inf]), np.array([-np.inf])) == np.inf
-    assert difference(np.zeros(2), np.zeros(3)) == np.inf
+    assert max_difference(same, same.copy()) == 0
+    assert max_difference(np.array([1.0]), np.array([1.5])) == 0.5
+    assert max_difference(np.array([1.0]), np.array([np.nan])) == np.inf
+    assert max_difference(np.array([np.inf]), np.array([-np.inf])) == np.inf
+    assert max_difference(np.zeros(2), np.zeros(3)) == np.inf
 
 
 class TestRefused:

@@ -13,7 +13,7 @@ import limbeck as lb  # noqa: E402
 from integrations.tiny import bert, engine_loss, gradients, objective, texts  # noqa: E402
 from limbeck.errors import LimbeckError  # noqa: E402
 from limbeck.functional import cross_entropy, kl_divergence, state_squared_error  # noqa: E402
-from limbeck.integrations import DistillTrainer, IdDataset, batch_of  # noqa: E402
+from limbeck.integrations import DistillTrainer, IdDataset, to_batch  # noqa: E402
 from limbeck.losses import Loss  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def test_one_batch_has_the_loss_and_gradient_of_the_engine(tmp_path):
     )
     bridge = trainer(tmp_path, student, chosen, teacher)
     inputs = next(iter(bridge.get_train_dataloader()))
-    loss, expected = engine_loss(copy.deepcopy(student), copy.deepcopy(chosen), teacher, batch_of(inputs))
+    loss, expected = engine_loss(copy.deepcopy(student), copy.deepcopy(chosen), teacher, to_batch(inputs))
     student.train()
     found = bridge.compute_loss(student, inputs)
     found.backward()

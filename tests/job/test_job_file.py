@@ -91,11 +91,11 @@ def test_the_place_of_a_method_can_be_set():
     raw = {"data": "digits", "teacher": "mlp", "student": "mlp"}
     raw["methods"] = ["hinton", {"name": "hinton", "temperature": 2}, {"name": "a/my.py:soft", "weight": 1}]
     job = make_job(raw)
-    assert [job.place_of(one) for one in job.methods] == [f"methods.{arm}" for arm in job.learners]
-    for arm, one in job.learners.items():
-        changed = make_job(with_settings(raw, [f"{job.place_of(one)}.temperature=7"]))
-        assert {name: two.hyper.get("temperature") == 7 for name, two in changed.learners.items()} == {
-            name: name == arm for name in job.learners
+    assert [job.key_of(one) for one in job.methods] == [f"methods.{arm}" for arm in job.method_arms]
+    for arm, one in job.method_arms.items():
+        changed = make_job(with_settings(raw, [f"{job.key_of(one)}.temperature=7"]))
+        assert {name: two.hyper.get("temperature") == 7 for name, two in changed.method_arms.items()} == {
+            name: name == arm for name in job.method_arms
         }
 
 
@@ -145,11 +145,11 @@ def test_a_budget_names_its_augmentations():
     budget = make_job(
         {**JOB, "budget": {"shift": 2, "augment": ["flip", {"cut_out": {"size": 3}}], "mix": "mixup"}}
     ).budget
-    assert budget.view(seed=4) == Chain(RandomShift(2, seed=4), Flip(seed=4), Cutout(3, seed=4))
-    assert budget.mixture(seed=4) == Mixup(seed=4)
-    assert Budget(shift=1).view(seed=2) == RandomShift(1, seed=2)
-    assert Budget(augment="crop").view(seed=2) == Crop(seed=2)
-    assert Budget().view(seed=2) is Budget().mixture(seed=2) is None
+    assert budget.make_transform(seed=4) == Chain(RandomShift(2, seed=4), Flip(seed=4), Cutout(3, seed=4))
+    assert budget.make_mix(seed=4) == Mixup(seed=4)
+    assert Budget(shift=1).make_transform(seed=2) == RandomShift(1, seed=2)
+    assert Budget(augment="crop").make_transform(seed=2) == Crop(seed=2)
+    assert Budget().make_transform(seed=2) is Budget().make_mix(seed=2) is None
     found = [Budget(**given).has_views for given in ({}, {"shift": 1}, {"augment": "flip"}, {"mix": "mixup"})]
     assert found == [False, True, True, True]
 
@@ -159,8 +159,8 @@ def test_augmentations_go_to_a_file_and_back(tmp_path):
     (tmp_path / "job.yaml").write_text(job_text(job))
     again = make_job(read_job(tmp_path / "job.yaml"))
     assert again == job
-    assert again.budget.view(seed=0) == Crop(size=(24, 32))
-    assert again.budget.mixture(seed=0) == Mixup(0.2)
+    assert again.budget.make_transform(seed=0) == Crop(size=(24, 32))
+    assert again.budget.make_mix(seed=0) == Mixup(0.2)
 
 
 @pytest.mark.parametrize(

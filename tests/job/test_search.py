@@ -8,12 +8,12 @@ import pytest
 
 from limbeck.errors import DataError
 from limbeck.job import (
+    collect_settings,
+    copy_search,
+    describe_arm_budgets,
     format_steps,
-    keep_search,
     make_job,
-    own_budgets,
     read_search,
-    used_settings,
     with_absolute_paths,
 )
 from searches import planted_search
@@ -37,18 +37,18 @@ def test_a_copy_goes_with_the_run_and_stays_what_it_was(folder, tmp_path, monkey
     assert with_absolute_paths(job).search == str(folder)
     out = tmp_path / "out"
     out.mkdir()
-    keep_search(job, out)
+    copy_search(job, out)
     kept = (out / "tuned.json").read_bytes()
     assert kept == (folder / "tuned.json").read_bytes()
     planted_search(folder, used=False, seed=1)
-    keep_search(job, out)
+    copy_search(job, out)
     assert (out / "tuned.json").read_bytes() == kept, "the search may go on, the run's settings do not"
 
 
 @pytest.mark.parametrize("search", [None, "nowhere", "search/tuned.json"])
 def test_without_one_a_run_goes_on(folder, tmp_path, monkeypatch, search):
     monkeypatch.chdir(tmp_path)
-    keep_search(make_job({**JOB, "search": search}), tmp_path)
+    copy_search(make_job({**JOB, "search": search}), tmp_path)
     assert not (tmp_path / "tuned.json").exists()
     assert read_search(tmp_path) is None
 
@@ -61,7 +61,7 @@ def test_it_is_read_as_it_was_written(folder):
         assert list(arm.accuracies) == row["accuracies"]
         assert list(arm.best_so_far) == row["best_so_far"]
         assert arm.chosen == row["best"]["values"]
-        assert arm.accuracies[arm.found] == max(arm.accuracies)
+        assert arm.accuracies[arm.best_trial] == max(arm.accuracies)
         assert arm.between == {"lr": (0.0001, 0.01), "epochs": (5.0, 20.0)}
     assert found.examples == 500
 
@@ -103,19 +103,19 @@ def test_what_is_no_json_is_said(folder, text):
 
 class TestEffort:
     def test_equal(self, folder):
-        said = read_search(folder).effort(["student alone", "label smoothing", "hinton", "fitnets"])
+        said = read_search(folder).describe_effort(["student alone", "label smoothing", "hinton", "fitnets"])
         assert said.startswith("Equal effort: 6 settings tried for every arm, the baselines too, on 500")
         assert "Not searched" not in said
 
     def test_without_a_baseline_none_is_claimed(self, tmp_path):
         planted_search(tmp_path, tried={"hinton": 4, "fitnets": 4}, used=False)
-        said = read_search(tmp_path).effort(["student alone", "hinton"])
+        said = read_search(tmp_path).describe_effort(["student alone", "hinton"])
         assert "baselines too" not in said
         assert said.endswith("Not searched, with the job's own settings: student alone.")
 
     def test_unequal(self, tmp_path):
         planted_search(tmp_path, tried={"student alone": 2, "hinton": 9}, used=False)
-        said = read_search(tmp_path).effort(["student alone", "hinton"])
+        said = read_search(tmp_path).describe_effort(["student alone", "hinton"])
         assert said.startswith("Unequal effort: 2 for student alone, 9 for hinton")
         assert "may be its longer search's" in said
 
@@ -123,11 +123,11 @@ class TestEffort:
 def test_what_was_not_used_is_said(folder):
     found = read_search(folder)
     chosen = {arm: dict(row.chosen) for arm, row in found.arms.items()}
-    assert found.changed(chosen) == []
-    assert found.changed({}) == [], "an arm that did not run used nothing"
+    assert found.list_changes(chosen) == []
+    assert found.list_changes({}) == [], "an arm that did not run used nothing"
     chosen["hinton"]["lr"] *= 2
     chosen["fitnets"].pop("epochs")
-    said = found.changed(chosen)
+    said = found.list_changes(chosen)
     assert len(said) == 2
     assert said[0].startswith("hinton ran with lr ")
     assert said[1].startswith("fitnets ran with epochs its default in place of ")
@@ -135,18 +135,18 @@ def test_what_was_not_used_is_said(folder):
 
 def test_used_settings_are_the_budget_the_arm_s_own_and_its_method_s():
     job = {"budget": {"lr": 0.1, "epochs": 3}, "budgets": {"hinton": {"lr": 0.2, "epochs": None, "smoothing": None}}}
-    used = used_settings(job, ROWS)
+    used = collect_settings(job, ROWS)
     assert (used["hinton"]["lr"], used["hinton"]["epochs"], used["hinton"]["temperature"]) == (0.2, 3, 3.0)
     assert used["student alone"]["lr"] == 0.1
     assert used["label smoothing"]["smoothing"] == 0.1
-    assert used_settings({}, ROWS)["hinton"] == ROWS["hinton"]["method"]
+    assert collect_settings({}, ROWS)["hinton"] == ROWS["hinton"]["method"]
 
 
 def test_own_budgets_in_words():
     own = {"hinton": {"lr": 0.00123456, "epochs": None}, "label smoothing": {"smoothing": 0.0}, "gone": {"lr": 1.0}}
-    assert own_budgets(own, ROWS) == {
+    assert describe_arm_budgets(own, ROWS) == {
         "label smoothing": "smoothing 0", "shuffled teacher": "lr 0.001235", "hinton": "lr 0.001235"}  # fmt: skip
-    assert own_budgets({}, ROWS) == {}
+    assert describe_arm_budgets({}, ROWS) == {}
 
 
 def test_steps_in_words():

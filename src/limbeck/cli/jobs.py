@@ -116,7 +116,7 @@ def run_resume(run: str, settings: Sequence[str] = (), *, as_json: bool) -> None
 
 def _read_finished(folder: Path) -> dict[str, Any]:
     """Read the result of a finished run with its current paths; write the report page if it is missing."""
-    from limbeck.job import suggestions_of
+    from limbeck.job import read_suggestions
     from limbeck.job.result import read_result
     from limbeck.report import write_report
 
@@ -124,7 +124,7 @@ def _read_finished(folder: Path) -> dict[str, Any]:
     if not (folder / "report.html").is_file():  # the run was killed between writing the result and the page
         write_report([folder])
     if isinstance(result.get("verdict"), dict):
-        result["verdict"]["advice"] = suggestions_of(result, folder)
+        result["verdict"]["advice"] = read_suggestions(result, folder)
     if isinstance(result.get("shipped"), dict):
         result["shipped"]["path"] = str(folder / "student")
     return {**result, "run": str(folder), "report": str(folder / "report.html")}
@@ -200,7 +200,7 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps(result, allow_nan=False))
         return
     from limbeck.cli.terminal import make_console
-    from limbeck.job import ALSO, recommend, suggestions_of
+    from limbeck.job import EXTRA_METRICS, read_suggestions, recommend
     from limbeck.report import arms_tables, over_seeds
 
     console = make_console()
@@ -211,11 +211,11 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
     console.print(over_seeds(result), highlight=False)
     verdict = result["verdict"]
     console.print(_sentence(verdict) or "This result has no verdict.", style="bold", highlight=False)
-    extra = [result[name] for name in ALSO if isinstance(result.get(name), dict)]
+    extra = [result[name] for name in EXTRA_METRICS if isinstance(result.get(name), dict)]
     for text in filter(None, map(_sentence, [*verdict.get("against", {}).values(), *extra])):
         console.print(text, highlight=False, markup=False)  # the name of a group may look like markup, as [b] does
     console.print(recommend(result).sentence, highlight=False, markup=False)
-    _show_suggestions(suggestions_of(result, Path(result["run"])), console)
+    _show_suggestions(read_suggestions(result, Path(result["run"])), console)
     # Plain `print`: rich would wrap paths, which people copy, and read brackets in them as markup.
     seconds = result.get("seconds")
     took = f"{seconds:.0f} s. " if isinstance(seconds, (int, float)) else ""
@@ -243,11 +243,13 @@ def _sentence(verdict: Mapping[str, Any]) -> Text | None:
 
 def opening_lines(run: Path) -> list[str]:
     """Return the Python lines that load a run's student, short enough for a terminal of 80 columns."""
-    from limbeck.job import opening_code, read_job, within_width
+    from limbeck.job import opening_code, read_job, wrap_statements
 
     student = read_job(run / "job.yaml").get("student")
     model = {"model": student} if isinstance(student, str) else student or {}
-    return within_width(opening_code(run / "student", _relative_to_here(model), shown=str(run / "student"), place=run))
+    return wrap_statements(
+        opening_code(run / "student", _relative_to_here(model), shown=str(run / "student"), place=run)
+    )
 
 
 def _relative_to_here(model: Mapping[str, Any]) -> dict[str, Any]:

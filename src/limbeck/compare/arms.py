@@ -112,7 +112,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
 
 def is_taught(job: Job, arm: str) -> bool:
     """Whether an arm learns by a method: the others learn from labels."""
-    return arm in job.learners or arm == SHUFFLED
+    return arm in job.method_arms or arm == SHUFFLED
 
 
 def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -> Recipe:
@@ -121,13 +121,13 @@ def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -
         return make("supervised")
     if arm == SMOOTHED:
         return make("label_smoothing", smoothing=smoothing)
-    asked = job.learners.get(arm, job.method)
+    asked = job.method_arms.get(arm, job.method)
     found = method(asked.name)
     given = {"teacher": teacher} if found.has_teacher else {}
     try:
         recipe = make(asked.name, **given, **asked.hyper)
     except LimbeckError as error:
-        raise add_flag_hint(error, job.place_of(asked), found.parameters) from error
+        raise add_flag_hint(error, job.key_of(asked), found.parameters) from error
     # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
     return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
 
@@ -147,7 +147,7 @@ def metadata_of(job: Job, arm: str, material: ComparisonData) -> dict[str, Any]:
         "classes": material.classes,
         "data": plain_name(material.data.name),
         "arm": arm,
-        "method": plain_name(job.learners[arm].name) if arm in job.learners else None,
+        "method": plain_name(job.method_arms[arm].name) if arm in job.method_arms else None,
     }
 
 

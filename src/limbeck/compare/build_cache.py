@@ -74,7 +74,7 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
     Raises:
         LimbeckError: If it was made for something else, or lacks what an arm reads.
     """
-    for arm in job.learners if job.cache is not None else ():
+    for arm in job.method_arms if job.cache is not None else ():
         asked = with_cache(job, teacher)
         loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
         for stage in recipe_of(job, arm, asked).stages():

@@ -68,15 +68,15 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
         raise LimbeckError(
             f"The teacher in {out} is trained, and with another {first} it would be another one: give another --out."
         )
-    known = [arm for arm in before.competitors if arm != "teacher"]
-    kept = [arm for arm in job.competitors if arm in known and _asked_of(job, arm) == _asked_of(before, arm)]
+    known = [arm for arm in before.all_arms if arm != "teacher"]
+    kept = [arm for arm in job.all_arms if arm in known and _asked_of(job, arm) == _asked_of(before, arm)]
     again = tuple(arm for arm in known if arm not in kept and arm_folder(out, arm).is_dir())
     if (out / "result.json").is_file() and again:
         raise LimbeckError(
             f"{out} is finished and judged, and with another {keys[0]} its arms {', '.join(again)} would be others: "
             "give another --out. More seeds, arms or methods can be added to it."
         )
-    first, other = next(iter(job.learners)), next(iter(before.learners))
+    first, other = next(iter(job.method_arms)), next(iter(before.method_arms))
     student = first != other or first not in kept
     return job, Changes(keys, again, another and (out / "teacher").is_dir(), student)
 
@@ -132,7 +132,7 @@ def _teacher_of(job: Job) -> dict[str, Any]:
 def _asked_of(job: Job, arm: str) -> dict[str, Any]:
     """All that an arm's runs read."""
     dumped = job.model_dump(mode="json", exclude=set(_FREE | _OWN | {"teacher", "data"}))
-    learns = job.learners.get(arm, job.method if arm == SHUFFLED else None)
+    learns = job.method_arms.get(arm, job.method if arm == SHUFFLED else None)
     own = job.budgets.get(arm) if arm == SMOOTHED else None
     return {
         **dumped,

@@ -55,7 +55,7 @@ def rehearse_arms(job: Job, material: ComparisonData, teacher: Teacher) -> None:
     Raises:
         LimbeckError: If an arm cannot run.
     """
-    for arm in job.competitors:
+    for arm in job.all_arms:
         if arm != "teacher":
             _rehearse_arm(job, arm, material, teacher)
 
@@ -92,7 +92,7 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
         run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
-            f"No stage of {job.learners.get(arm, job.method).name} asks the teacher, so there are no answers "
+            f"No stage of {job.method_arms.get(arm, job.method).name} asks the teacher, so there are no answers "
             f"to shuffle: leave that arm out, --set arms=[{','.join(a for a in job.arms if a != SHUFFLED)}]."
         )
     with _explained(f"The student of the arm {arm!r} cannot be judged", "budget"):

@@ -57,7 +57,7 @@ from limbeck.compare.verify_images import verify_files
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, plain_name, recommend, shared_path, without_places
+from limbeck.job import Job, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import Predictions, load_tensors, save_tensors
 from limbeck.processes import run_in_processes
 from limbeck.report import arms_picture, write_report
@@ -97,7 +97,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     new = out is not None and not out.exists()
     if out is not None and not new:
         stack.enter_context(lock_folder(job, out))
-    job.check_own_methods()
+    job.check_user_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
     tell: Callback = callback if is_rank_zero(job) else lambda kind, what: None
@@ -188,7 +188,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
     write(out / "result.svg", arms_picture(result))
     kept = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
     kept["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
-    write_json(json.loads(without_places(json.dumps(kept, allow_nan=False), out)), out / "result.json")
+    write_json(json.loads(hide_private_paths(json.dumps(kept, allow_nan=False), out)), out / "result.json")
     write_report([out])
 
 
@@ -249,7 +249,7 @@ def _runs(job: Job, teacher: Teacher, out: Path | None, smoothing: float) -> lis
     """Seed by seed, so that an interrupted comparison has whole pairs."""
     runs = []
     for seed in range(job.seeds):
-        for arm in job.competitors:
+        for arm in job.all_arms:
             # The only method's first student is shipped, and is in its place from the first step on, unless it is
             # another kind of model than the untrained one that was left there.
             first = out is not None and arm == "distilled" and seed == 0

@@ -65,7 +65,7 @@ def arms_rows(
     student = student_of(job, material, seed=0, teacher=ModelTeacher(next(iter(teachers.values())))).cpu()
     # Students that are built alike are timed once, on the CPU, wherever they ran; the others were timed by their arm.
     plain = ShippedCost.measure(student, material)
-    for arm in job.competitors:
+    for arm in job.all_arms:
         if arm == "teacher":
             costs = [cost_of(model.cpu(), sample) for model in teachers.values()]
             own = Predictions(answers, answers, material.data.test.labels)
@@ -81,11 +81,11 @@ def arms_rows(
         runs = sorted((one for one in outcomes if one.arm == arm), key=lambda one: one.seed)
         put_together = [one.combined for one in runs if one.combined is not None]
         if put_together:
-            table[COMBINED if len(job.learners) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together)
+            table[COMBINED if len(job.method_arms) == 1 else f"{COMBINED} of {arm}"] = _combined_row(put_together)
         seconds = [one.seconds for one in runs if one.seconds is not None]
         cost = next((one.cost for one in runs if one.cost is not None), plain)
         table[arm] = {
-            "role": "method" if arm in job.learners else "control",
+            "role": "method" if arm in job.method_arms else "control",
             "method": _learnt_by(job, arm, smoothing),
             **_row([one.measures for one in runs], [cost]),
             "cost": cost.in_full,
@@ -120,7 +120,7 @@ def _learnt_by(job: Job, arm: str, smoothing: float) -> dict[str, Any]:
     return (
         {"name": "label_smoothing", "smoothing": smoothing}
         if arm == SMOOTHED
-        else method_settings(job.learners.get(arm, job.method))
+        else method_settings(job.method_arms.get(arm, job.method))
     )
 
 
@@ -144,7 +144,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     Dev and test accuracies belong to the same students, so whose seeds were lucky in the one is lucky in the other: all
     intervals and p-values of the chosen method allow for as many methods as there were.
     """
-    arm, count = _best(job, outcomes), len(job.learners)
+    arm, count = _best(job, outcomes), len(job.method_arms)
     if ALONE not in job.arms:
         said = "No verdict: without the arm 'student alone' there is nothing to compare with."
         return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
@@ -155,7 +155,7 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
         if math.isnan(_development(outcomes, arm)):
             chosen = f"No development example has a label: of {count} methods the first, {arm}. "
         verdict["sentence"] = chosen + verdict["sentence"]
-    taught = method(job.learners.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
+    taught = method(job.method_arms.get(arm, job.method).name).has_teacher  # else nobody's answers could be shuffled
     against = {
         control: set_beside(
             *results_of(outcomes, arm, control), name=control, examples=examples, comparisons=count
@@ -185,8 +185,8 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
     """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
     found = {
-        arm: compare_results(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=len(job.learners))
-        for arm in job.learners
+        arm: compare_results(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=len(job.method_arms))
+        for arm in job.method_arms
     }
     return {
         arm: {
@@ -200,7 +200,7 @@ def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any
 
 
 def _best(job: Job, outcomes: Sequence[Outcome]) -> str:
-    known = {arm: _development(outcomes, arm) for arm in job.learners}
+    known = {arm: _development(outcomes, arm) for arm in job.method_arms}
     return max(known, key=lambda arm: -1.0 if math.isnan(known[arm]) else known[arm])
 
 

@@ -78,7 +78,7 @@ def open_check_context(
 
 
 def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Teacher) -> Iterator[CheckedArm]:
-    for name in job.competitors:
+    for name in job.all_arms:
         if name == "teacher":
             continue
         budget = job.budget_of(name)
@@ -87,7 +87,7 @@ def _arms(job: Job, material: ComparisonData, less: ComparisonData, teacher: Tea
         yield CheckedArm(
             name, partial(_students, job, material, teacher), recipe_of(job, name, teacher), loader,
             setting_of(job, budget, material, seed=0), job.seeds, len(whole) / len(loader),
-            whole.examples_per_epoch % budget.batch_size, name in job.learners,
+            whole.examples_per_epoch % budget.batch_size, name in job.method_arms,
         )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def _allowed(job: Job, found: Finding) -> Finding:
 
 def _free(job: Job) -> str:
     out = checked_folder(job, resume=False)
-    job.check_own_methods()
+    job.check_user_methods()
     check_tracker(job)
     return "The job names none: the first free one under runs/ is taken." if out is None else f"{out} is free."
 
@@ -219,7 +219,7 @@ def _stepped(
 ) -> int:
     check_student(job, less, teacher)
     rehearse_arms(job, less, rehearse_teacher(job, material, teacher, networks))
-    return len([arm for arm in job.competitors if arm != "teacher"])
+    return len([arm for arm in job.all_arms if arm != "teacher"])
 
 
 def _besides(job: Job, material: ComparisonData, teacher: Teacher, networks: Mapping[str, nn.Module]) -> str:

@@ -17,7 +17,7 @@ from limbeck.compare.rank_zero import is_rank_zero
 from limbeck.compare.specialist_teacher import Combined
 from limbeck.compare.student_cost import ShippedCost
 from limbeck.errors import LimbeckError
-from limbeck.job import Job, arm_folder, keep_search, make_job, read_run_job, run_job_texts, with_absolute_paths
+from limbeck.job import Job, arm_folder, copy_search, make_job, read_run_job, run_job_texts, with_absolute_paths
 from limbeck.metrics import Predictions, correctness, load_tensors
 
 _MAY_DIFFER = ("out", "workers", "track", "search")
@@ -65,7 +65,7 @@ def initialize_folder(job: Job, out: Path, leave_student: Callable[[], None], *,
         leave_student()
         if changed or not (out / "job.yaml").exists():
             # So that it can be taken up from any working folder.
-            keep_search(job, out)
+            copy_search(job, out)
             for name, text in run_job_texts(job, out).items():
                 write(out / name, text)
     except BaseException as error:

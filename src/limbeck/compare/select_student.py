@@ -23,7 +23,7 @@ def leave_student(job: Job, material: ComparisonData, teacher: Teacher, out: Pat
     """Leave an untrained student, so that the folder holds one that opens from the first moment on."""
     if not (out / "student").exists():
         student = student_of(job, material, seed=0, teacher=teacher)
-        save(student, out / "student", metadata=metadata_of(job, next(iter(job.learners)), material))
+        save(student, out / "student", metadata=metadata_of(job, next(iter(job.method_arms)), material))
 
 
 def ship(
@@ -41,7 +41,7 @@ def ship(
         outcomes: Of every arm and seed.
         out: The run's folder.
     """
-    arm = advice.arm or next(iter(job.learners))
+    arm = advice.arm or next(iter(job.method_arms))
     own = [outcome for outcome in outcomes if outcome.arm == arm]
     chosen = max(own, key=_rank) if job.methods else min(own, key=lambda one: one.seed)
     found = seed_folder(out, arm, chosen.seed)
@@ -69,7 +69,7 @@ def _rank(outcome: Outcome) -> tuple[float, int]:
 
 def _keep_first(job: Job, arm: str, out: Path) -> None:
     """Move the only method's first student from the shipped one's place to its own, where another is to be shipped."""
-    first = next(iter(job.learners))
+    first = next(iter(job.method_arms))
     home = seed_folder(out, first, 0)
     if job.methods or arm == first or home is None or (home / "student").exists():
         return

@@ -13,7 +13,7 @@ from limbeck.compare.arms import ALONE, SMOOTHED, Outcome
 from limbeck.compare.class_order import has_weights
 from limbeck.compare.loss_curves import find_fall, last_values
 from limbeck.compare.result import results_of
-from limbeck.job import Job, arm_folder, interval_of, rivals
+from limbeck.job import Job, arm_folder, read_interval, sort_controls
 from limbeck.methods import method
 from limbeck.metrics import interval_parts
 
@@ -77,7 +77,7 @@ def suggest(run: JudgedRun) -> list[dict[str, Any]]:
         ``why``, ``evidence`` and ``type`` of each; nothing after a clear yes.
     """
     helps = run.verdict.get("helps")
-    if run.verdict.get("difference") is None or (helps and not any(rivals(run.verdict))):
+    if run.verdict.get("difference") is None or (helps and not any(sort_controls(run.verdict))):
         return []
     rules = (_regularization, _search) if helps else _RULES
     found = [one for rule in rules for one in rule(run)]
@@ -85,7 +85,7 @@ def suggest(run: JudgedRun) -> list[dict[str, Any]]:
 
 
 def _one_seed(run: JudgedRun) -> Iterator[Suggestion]:
-    if interval_of(run.verdict) is None and run.job.seeds == 1:
+    if read_interval(run.verdict) is None and run.job.seeds == 1:
         yield Suggestion(
             "One seed cannot tell a gain from luck.", "There is no interval with one seed.", _more_seeds(run, 5)
         )
@@ -116,14 +116,14 @@ def _falling(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _hot(run: JudgedRun) -> Iterator[Suggestion]:
-    asked = run.job.learners[run.verdict["arm"]]
+    asked = run.job.method_arms[run.verdict["arm"]]
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
     parameter = method(asked.name).parameters.get("temperature")
     temperature = asked.hyper.get("temperature", parameter.default if parameter is not None else None)
     if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _FEW_STEPS:
         return
     same = sum(one.name == asked.name for one in run.job.methods)
-    typed = None if same > 1 else run.again(f"{run.job.place_of(asked)}.temperature=1")
+    typed = None if same > 1 else run.again(f"{run.job.key_of(asked)}.temperature=1")
     yield Suggestion(
         "Few steps at a high temperature train a student too little.",
         f"{asked.name} had {steps:,} optimizer steps at temperature {temperature:g}.", typed,
@@ -140,7 +140,7 @@ def _few_steps(run: JudgedRun) -> Iterator[Suggestion]:
 
 def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
     ours, smoothed, alone = run.accuracy(run.verdict["arm"]), run.accuracy(SMOOTHED), run.accuracy(ALONE)
-    better, equal = rivals(run.verdict)
+    better, equal = sort_controls(run.verdict)
     if ours is None or smoothed is None or alone is None or SMOOTHED not in better + equal or smoothed <= alone:
         return
     if SMOOTHED in equal and not run.verdict.get("helps") and smoothed < ours:
@@ -154,7 +154,7 @@ def _regularization(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _wide(run: JudgedRun) -> Iterator[Suggestion]:
-    interval = interval_of(run.verdict)
+    interval = read_interval(run.verdict)
     if interval is None or not interval[0] <= 0 <= interval[1]:
         return
     ours, theirs = (np.asarray(one) for one in results_of(run.outcomes, run.verdict["arm"], ALONE))

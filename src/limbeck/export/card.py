@@ -10,18 +10,18 @@ from limbeck.errors import DataError
 from limbeck.export.cite import bibtex, citations
 from limbeck.export.exported_run import ExportedRun
 from limbeck.export.finished_run import FinishedRun
-from limbeck.export.model_card_yaml import escape_markdown, front_matter, quoted
+from limbeck.export.model_card_yaml import escape_markdown, front_matter, quote_markdown
 from limbeck.export.reader import ReaderScript
 from limbeck.export.usage_snippet import usage_snippet
 from limbeck.job import (
+    collect_settings,
+    describe_arm_budgets,
     format_steps,
-    own_budgets,
-    own_metrics,
+    list_custom_metrics,
     plain_name,
     read_search,
+    read_size_notes,
     recommend,
-    size_notes,
-    used_settings,
 )
 
 
@@ -92,7 +92,7 @@ def _table(done: FinishedRun) -> Iterator[str]:
         return
     seeds = max((len(_accuracy(arm)["values"]) for name, arm in arms.items() if name != "one member"), default=1)
     over = f" (mean ± standard deviation over {seeds} seeds)" if seeds > 1 else ""
-    own = own_metrics(done.result)
+    own = list_custom_metrics(done.result)
     head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(escape_markdown, own), "parameters", "MB", "ms for one")
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'--:|' * (len(head) - 1)}"
@@ -100,7 +100,7 @@ def _table(done: FinishedRun) -> Iterator[str]:
     for name, arm in arms.items():
         called = f"**{escape_markdown(name)}** (this one)" if name == mine else escape_markdown(name)
         yield f"| {called} | {' | '.join(_cells(arm, own))} |"
-    for said in size_notes(done.result):
+    for said in read_size_notes(done.result):
         yield ""
         yield f"{escape_markdown(said)}."
 
@@ -157,7 +157,7 @@ def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
         does = "the file does it" if raw else "`read.py` and `limbeck.read_table` do it"
         yield f"A row of the table becomes these numbers, in this order ({does}): {columns}."
     if names and list(names) != [str(number) for number in range(len(names))]:
-        called = [escape_markdown(name) if name == str(name).strip() else quoted(name) for name in names[:20]]
+        called = [escape_markdown(name) if name == str(name).strip() else quote_markdown(name) for name in names[:20]]
         shown = ", ".join(f"{number} {name}" for number, name in enumerate(called))
         yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
 
@@ -165,9 +165,10 @@ def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
 def _column(column: Mapping[str, Any]) -> str:
     """How a column of a table becomes numbers, in words."""
     if column["kind"] == "category":
-        values = ", ".join(map(quoted, column["values"]))
-        return f"{quoted(column['name'])}, one of {values}, other (any other or none): a 1 at its place, 0 elsewhere"
-    name = quoted(column["name"])
+        values = ", ".join(map(quote_markdown, column["values"]))
+        name = quote_markdown(column["name"])
+        return f"{name}, one of {values}, other (any other or none): a 1 at its place, 0 elsewhere"
+    name = quote_markdown(column["name"])
     missing = f", then 1 where {name} is missing, else 0" if column.get("missing") else ""
     return f"({name} - {column['mean']:.6g}) / {column['std']:.6g} or, without a number, 0{missing}"
 
@@ -223,9 +224,9 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
 def _effort(done: FinishedRun) -> Iterator[str]:
     """For how long each arm learnt, and whether its settings were searched as long as the others'."""
     job, budget = done.job, done.job.budget
-    asked = {arm: {"role": "method" if arm in job.learners else "control"} for arm in job.competitors}
+    asked = {arm: {"role": "method" if arm in job.method_arms else "control"} for arm in job.all_arms}
     rows = done.result.get("arms") or asked
-    own = own_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
+    own = describe_arm_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
     by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimizer} at {budget.lr:g}"
     if own:
         apart = "; ".join(escape_markdown(f"{arm}: {said}") for arm, said in own.items())
@@ -240,10 +241,10 @@ def _effort(done: FinishedRun) -> Iterator[str]:
         yield "Settings: from a search whose record is damaged."
         return
     if search is not None:
-        learners = [arm for arm in job.competitors if arm not in ("teacher", "shuffled teacher")]
-        changed = search.changed(used_settings(job.model_dump(), rows))
+        learners = [arm for arm in job.all_arms if arm not in ("teacher", "shuffled teacher")]
+        changed = search.list_changes(collect_settings(job.model_dump(), rows))
         apart = f" Not all that was found was used: {escape_markdown('; '.join(changed))}." if changed else ""
-        yield f"Settings: {escape_markdown(search.effort(learners))}{apart}"
+        yield f"Settings: {escape_markdown(search.describe_effort(learners))}{apart}"
 
 
 def _model(model: Any) -> str:

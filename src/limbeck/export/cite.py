@@ -109,7 +109,7 @@ def _comment(text: str) -> str:
 
 def _used(done: FinishedRun) -> Iterator[Citation]:
     job = done.job
-    for trainer in job.learners.values():
+    for trainer in job.method_arms.values():
         yield _of_method(trainer.name)
     if "label smoothing" in job.arms:
         yield Citation("the arm 'label smoothing'", method("label_smoothing").card.bibtex)

@@ -18,12 +18,12 @@ from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError, unknown
 from limbeck.export.card import model_card
 from limbeck.export.exported_run import ExportedRun
-from limbeck.export.finished_run import FinishedRun, open_finished, shipped_student
+from limbeck.export.finished_run import FinishedRun, open_finished, rebuild_combined_student
 from limbeck.export.folder import check_free_path
 from limbeck.export.formats import FORMATS, ExportedFile, ExportRequest, check_calibration, check_format
 from limbeck.export.int8 import CALIBRATIONS
-from limbeck.export.reader import reader_of, write_parts
-from limbeck.job import recommend, train_and_development, without_places
+from limbeck.export.reader import choose_reader, write_reader_script
+from limbeck.job import hide_private_paths, recommend, train_and_development
 from limbeck.metrics import Predictions, accuracy, predict
 from limbeck.metrics.predictions import as_batches
 from limbeck.models.hub import LibraryModel
@@ -88,7 +88,7 @@ def _export(
     if target.suffix == ".onnx":
         raise LimbeckError(f"--out is a folder, in which the file is called model.onnx; got {target}.")
     data = done.data()
-    student = shipped_student(done, data)
+    student = rebuild_combined_student(done, data)
     check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
     train, development = train_and_development(done.job, data)
     asked = ExportRequest(
@@ -101,11 +101,11 @@ def _export(
     try:
         written = FORMATS[to](asked, work)
         found = _judged(written, data, before)
-        reader = reader_of(to, done.made, done.told, texts=data.tokenizer is not None)
+        reader = choose_reader(to, done.made, done.told, texts=data.tokenizer is not None)
         if reader is not None:
-            write_parts(reader, work, done.told)
+            write_reader_script(reader, work, done.told)
         card = model_card(done, data, found, to=to, raw=raw, license=license, reader=reader)
-        write_text(without_places(card, done.folder), work / "README.md")
+        write_text(hide_private_paths(card, done.folder), work / "README.md")
         os.replace(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)

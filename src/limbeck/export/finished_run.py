@@ -55,7 +55,7 @@ class FinishedRun(NamedTuple):
     @property
     def method(self) -> MethodSettings | None:
         """The method that the student learnt by."""
-        return self.job.learners.get(str(self.told.get("arm")))
+        return self.job.method_arms.get(str(self.told.get("arm")))
 
     def data(self) -> DataSplits:
         """The job's data.
@@ -147,10 +147,10 @@ def open_student(run: str | Path, *, arm: str | None = None) -> nn.Module:
         >>> # open_student("runs/hinton")
     """
     done = open_finished(run, arm=arm)
-    return shipped_student(done, done.data())
+    return rebuild_combined_student(done, done.data())
 
 
-def shipped_student(run: FinishedRun, data: DataSplits) -> nn.Module:
+def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     """The module that is exported, plain and with its weights, on the CPU in eval mode.
 
     What the method's recipe ships is made again as the run made it, learned heads included, and takes the weights of

@@ -111,7 +111,7 @@ def check_hf(model: nn.Module) -> None:
         )
 
 
-def hf_reopened(path: Path) -> nn.Module:
+def reopen_hf(path: Path) -> nn.Module:
     """The model in a folder that `to_hf` wrote, opened as a stranger would, by the class that its config names.
 
     Raises:

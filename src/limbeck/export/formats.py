@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from limbeck.batch import Batch, Inputs
 from limbeck.data import Dataset, Identity, NormalizeImages, TableEncoding, subsample
 from limbeck.errors import LimbeckError, unknown
-from limbeck.export.folder import check_hf, hf_reopened, to_folder, to_hf
+from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
 from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
 from limbeck.export.int8_search import choose_int8
 from limbeck.export.onnx_file import CHECKED, TOLERANCE, to_onnx
-from limbeck.export.onnx_session import chunks, import_onnxruntime, length, open_session, run
-from limbeck.export.parity import Parity, difference
+from limbeck.export.onnx_session import count_examples, import_onnxruntime, open_session, run, split_chunks
+from limbeck.export.parity import Parity, max_difference
 from limbeck.export.table_graph import include_encoding, raw_columns
 from limbeck.models import load
 from limbeck.tap import FrozenParameters, call, logits_of
@@ -104,7 +104,7 @@ def write_folder(asked: ExportRequest, out: Path) -> ExportedFile:
 def write_hf(asked: ExportRequest, out: Path) -> ExportedFile:
     """A Hugging Face folder, opened by stock ``from_pretrained`` and compared."""
     to_hf(asked.student, out, class_names=asked.metadata.get("class_names"), tokenizer=asked.tokenizer)
-    return _modules(asked, hf_reopened(out), out)
+    return _modules(asked, reopen_hf(out), out)
 
 
 def write_onnx(asked: ExportRequest, out: Path) -> ExportedFile:
@@ -127,12 +127,12 @@ def write_int8(asked: ExportRequest, out: Path) -> ExportedFile:
     )  # fmt: skip
     inputs = asked.inputs(asked.test, CHECKED)
     whole, small = open_session(full, threads=1), open_session(file, threads=1)
-    apart = max(difference(run(whole, some)[0], run(small, some)[0]) for some in chunks(inputs))
+    apart = max(max_difference(run(whole, some)[0], run(small, some)[0]) for some in split_chunks(inputs))
     eight = QuantizationReport(
         full.stat().st_size, choice, benchmark_pair(whole, small, asked.inputs(asked.test, _TIMED))
     )
     full.unlink()
-    return _finished_onnx(asked, file, Parity(apart, length(inputs)), eight)
+    return _finished_onnx(asked, file, Parity(apart, count_examples(inputs)), eight)
 
 
 def _plain_onnx(asked: ExportRequest, file: Path) -> Parity:
@@ -152,11 +152,11 @@ def _finished_onnx(
     if not asked.raw or asked.encoding is None:
         return ExportedFile(file, parity, _session(asked, file), eight)
     plain, inputs = open_session(file), asked.inputs(asked.test, CHECKED)
-    before = np.concatenate([run(plain, some)[0] for some in chunks(inputs)])
+    before = np.concatenate([run(plain, some)[0] for some in split_chunks(inputs)])
     include_encoding(file, asked.encoding)
     answer = _raw_session(asked.encoding, file)
-    after = torch.cat([answer(some) for some in chunks(inputs)]).numpy()
-    if (apart := difference(before, after)) > TOLERANCE and eight is None:
+    after = torch.cat([answer(some) for some in split_chunks(inputs)]).numpy()
+    if (apart := max_difference(before, after)) > TOLERANCE and eight is None:
         raise LimbeckError(
             f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
         )
@@ -228,7 +228,7 @@ def _session(asked: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
     session = open_session(file)
 
     def answer(batch: Batch) -> Tensor:
-        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in chunks(asked.given(batch))])
+        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in split_chunks(asked.given(batch))])
 
     return answer
 
@@ -236,9 +236,9 @@ def _session(asked: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
 def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
     worst, inputs = 0.0, asked.inputs(asked.test, CHECKED)
     with torch.no_grad(), FrozenParameters(asked.student), FrozenParameters(again):
-        for some in chunks(inputs):
+        for some in split_chunks(inputs):
             mine, other = (logits_of(call(model, some)).float() for model in (asked.student, again))
-            worst = max(worst, difference(mine.numpy(), other.numpy()))
+            worst = max(worst, max_difference(mine.numpy(), other.numpy()))
     if worst > 0:
         raise LimbeckError(
             f"The student in {out} answers otherwise than the one that was written, by up to {worst:.3g}."
@@ -248,4 +248,4 @@ def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
         with torch.no_grad(), FrozenParameters(again):
             return logits_of(call(again, asked.preprocess(batch))).float()
 
-    return ExportedFile(out, Parity(worst, length(inputs)), answer)
+    return ExportedFile(out, Parity(worst, count_examples(inputs)), answer)

@@ -15,7 +15,14 @@ from limbeck.atomic_io import replacing
 from limbeck.batch import Inputs
 from limbeck.errors import DataError, LimbeckError, unknown
 from limbeck.export.onnx_file import strip_debug
-from limbeck.export.onnx_session import chunks, import_onnxruntime, input_feed, length, open_session, silence_logging
+from limbeck.export.onnx_session import (
+    count_examples,
+    import_onnxruntime,
+    input_feed,
+    open_session,
+    silence_logging,
+    split_chunks,
+)
 
 CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "minmax": ("MinMax", {}),
@@ -28,7 +35,7 @@ CALIBRATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """How a range can be found: its name -> onnxruntime's name, and what is set in it."""
 
 
-def ranges_of(model: Path, calibration: Inputs, method: str, operations: Sequence[str], work: Path) -> Any:
+def calibrate_ranges(model: Path, calibration: Inputs, method: str, operations: Sequence[str], work: Path) -> Any:
     """Each activation's lowest and highest value by one of `CALIBRATIONS`, as onnxruntime's quantizer takes them.
 
     Args:
@@ -46,7 +53,7 @@ def ranges_of(model: Path, calibration: Inputs, method: str, operations: Sequenc
         calibrate_method=CalibrationMethod[named], extra_options={"symmetric": False, **options},
     )  # fmt: skip
     preprocess = open_session(model)
-    for some in chunks(calibration):  # all activations of what is collected at once lie in memory
+    for some in split_chunks(calibration):  # all activations of what is collected at once lie in memory
         calibrator.collect_data(_reader(input_feed(preprocess, some)))
     return calibrator.compute_data()
 
@@ -115,8 +122,10 @@ def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer
     """
     for module in ("onnx", "onnxruntime"):
         _ = import_onnxruntime(module, wanted="Quantizing")
-    if length(calibration) < _FEWEST:
-        raise DataError(f"Static quantization needs {_FEWEST} real examples or more; got {length(calibration)}.")
+    if count_examples(calibration) < _FEWEST:
+        raise DataError(
+            f"Static quantization needs {_FEWEST} real examples or more; got {count_examples(calibration)}."
+        )
     with tempfile.TemporaryDirectory() as work:
         yield Quantizer(Path(model), calibration, Path(work))
 
@@ -161,7 +170,7 @@ class Quantizer:
 
         operations = list({**QLinearOpsRegistry, **QDQRegistry})
         if method not in self._ranges:
-            self._ranges[method] = ranges_of(self._prepared, self._calibration, method, operations, self._work)
+            self._ranges[method] = calibrate_ranges(self._prepared, self._calibration, method, operations, self._work)
         made = QDQQuantizer(
             copy.deepcopy(self._proto), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8, tensors_range=copy.deepcopy(self._ranges[method]), nodes_to_quantize=[],

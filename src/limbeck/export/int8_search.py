@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.batch import IGNORED, Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.int8 import CALIBRATIONS, Quantizer, make_quantizer
-from limbeck.export.onnx_session import length, predict_onnx
+from limbeck.export.onnx_session import count_examples, predict_onnx
 from limbeck.metrics import Predictions, kl_to_teacher
 from limbeck.metrics.memoize import predicted_class
 
@@ -112,7 +112,9 @@ def choose_int8(
         if best.failed is not None:
             raise LimbeckError(best.failed)
         made.write(Path(path), method=best.method, symmetric=best.symmetric)
-    return QuantizationChoice(best, tuple(trial for trial, _ in found), length(calibration), length(held_out))
+    return QuantizationChoice(
+        best, tuple(trial for trial, _ in found), count_examples(calibration), count_examples(held_out)
+    )
 
 
 def _best(found: Sequence[tuple[QuantizationTrial, Tensor]]) -> QuantizationTrial:

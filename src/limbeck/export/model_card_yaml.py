@@ -28,7 +28,7 @@ def escape_markdown(text: Any) -> str:
     return _MARKS.sub(r"\\\1", printable(" ".join(str(text).split())))
 
 
-def quoted(text: Any) -> str:
+def quote_markdown(text: Any) -> str:
     r"""A name from data in quotes, with every space and line break that it has, as Markdown that shows it.
 
     Example:
@@ -53,7 +53,7 @@ def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to:
     """
     import yaml
 
-    task, hub = task_of(done), _hub_name(data)
+    task, hub = find_task(done), _hub_name(data)
     told: dict[str, Any] = {"license": license or "unknown", "library_name": _LIBRARIES[to]}
     if task is not None:
         told["pipeline_tag"] = task
@@ -71,7 +71,7 @@ def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to:
     return f"---\n{printable(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))}---"
 
 
-def task_of(done: FinishedRun) -> str | None:
+def find_task(done: FinishedRun) -> str | None:
     """The hub's name for what the student does; None where nothing tells."""
     preprocess, shape = done.told.get("preprocess") or {}, done.told.get("input_shape") or ()
     if done.told.get("encoding"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.atomic_io import replacing
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.onnx_session import import_onnxruntime, length, part, silence_logging, tensor_list
+from limbeck.export.onnx_session import count_examples, import_onnxruntime, silence_logging, slice_inputs, tensor_list
 from limbeck.export.parity import Parity, compare_outputs
 from limbeck.models import get_description, size_in_bytes
 from limbeck.models.size_and_hash import unwrap_compiled
@@ -75,7 +75,7 @@ def to_onnx(
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
         raise LimbeckError("A model of more than 1.9 GB does not fit into one ONNX file; use a folder.")
-    plain = exportable(
+    plain = prepare_module(
         model, preprocess, names=tuple(inputs) if isinstance(inputs, Mapping) else (), double=_are_double(inputs)
     )
     program = _exported(plain, inputs)
@@ -89,7 +89,7 @@ def to_onnx(
     return parity
 
 
-def exportable(
+def prepare_module(
     model: nn.Module,
     preprocess: Callable[[Batch], Inputs] | None = None,
     *,
@@ -162,9 +162,9 @@ class _Reading(nn.Module):
 
 
 def _exported(plain: nn.Module, inputs: Inputs) -> Any:
-    if length(inputs) < 2:
+    if count_examples(inputs) < 2:
         raise LimbeckError("A model is exported from two real examples at least, so that its batch may be of any size.")
-    sample = part(inputs, slice(0, 2))
+    sample = slice_inputs(inputs, slice(0, 2))
     given = tensor_list(sample)
     several = [f"inputs_{i}" for i in range(len(given))] if len(given) > 1 else ["inputs"]
     names = list(sample) if isinstance(sample, Mapping) else several

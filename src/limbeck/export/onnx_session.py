@@ -86,7 +86,7 @@ def predict_onnx(model: str | Path, inputs: Inputs | Iterable[Inputs]) -> Tensor
     """
     session = open_session(model)
     parts = [inputs] if isinstance(inputs, (Tensor, tuple, Mapping)) else inputs
-    return torch.cat([torch.from_numpy(run(session, some)[0]) for part in parts for some in chunks(part)])
+    return torch.cat([torch.from_numpy(run(session, some)[0]) for part in parts for some in split_chunks(part)])
 
 
 def run(session: Any, inputs: Inputs) -> list[np.ndarray]:
@@ -107,13 +107,13 @@ def input_feed(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     return {name: given[name].detach().cpu().contiguous().numpy() for name in names}
 
 
-def chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
+def split_chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
     """The same inputs, so many examples at a time."""
-    count = length(inputs)
-    return [part(inputs, slice(start, start + size)) for start in range(0, count, size)]
+    count = count_examples(inputs)
+    return [slice_inputs(inputs, slice(start, start + size)) for start in range(0, count, size)]
 
 
-def part(inputs: Inputs, rows: slice) -> Any:
+def slice_inputs(inputs: Inputs, rows: slice) -> Any:
     """Some of the examples."""
     if isinstance(inputs, Tensor):
         return inputs[rows]
@@ -122,7 +122,7 @@ def part(inputs: Inputs, rows: slice) -> Any:
     return tuple(tensor[rows] for tensor in inputs)
 
 
-def length(inputs: Inputs) -> int:
+def count_examples(inputs: Inputs) -> int:
     """How many examples there are.
 
     Raises:

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from limbeck.batch import Inputs
 from limbeck.errors import LimbeckError
-from limbeck.export.onnx_session import chunks, import_onnxruntime, length, open_session, part, run, tensor_list
+from limbeck.export.onnx_session import (
+    count_examples,
+    import_onnxruntime,
+    open_session,
+    run,
+    slice_inputs,
+    split_chunks,
+    tensor_list,
+)
 
 _LOOKED_INTO = 100
 """On how many examples every node is looked at: what lies between is kept in memory."""
@@ -52,22 +60,22 @@ def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, 
     """
     session = open_session(proto.SerializeToString())
     worst, allowed = 0.0, tolerance
-    for some in chunks(inputs):
+    for some in split_chunks(inputs):
         with torch.no_grad():
             ours = model(*tensor_list(some)).numpy()
         _check_numbers(ours)
-        found = difference(ours, run(session, some)[0])
+        found = max_difference(ours, run(session, some)[0])
         finite = np.abs(ours[np.isfinite(ours)])
         allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
         worst = max(worst, found)
-    first, seen = first_difference(proto, program, part(inputs, slice(0, _LOOKED_INTO)), tolerance=tolerance)
+    first, seen = first_difference(proto, program, slice_inputs(inputs, slice(0, _LOOKED_INTO)), tolerance=tolerance)
     if worst > allowed or first is not None:
         where = first if first is not None else "no inner node that can be compared by name, only the output"
         raise LimbeckError(
             f"The ONNX model does not compute what PyTorch does: its output differs by up to {worst:.3g} on "
-            f"{length(inputs)} real examples, and {allowed:.1g} is allowed. What differs first is {where}."
+            f"{count_examples(inputs)} real examples, and {allowed:.1g} is allowed. What differs first is {where}."
         )
-    return Parity(worst, length(inputs), seen, len(proto.graph.node))
+    return Parity(worst, count_examples(inputs), seen, len(proto.graph.node))
 
 
 def _check_numbers(ours: np.ndarray) -> None:
@@ -95,12 +103,12 @@ def first_difference(proto: Any, program: Any, inputs: Inputs, *, tolerance: flo
             continue
         seen += 1
         scale = max(1.0, float(np.abs(mine[np.isfinite(mine)]).max(initial=0.0)))
-        if (by := difference(mine, found)) > tolerance * scale:
+        if (by := max_difference(mine, found)) > tolerance * scale:
             return f"the {kind} node {name!r} (by {by:.3g}, its values reach {scale:.3g})", seen
     return None, seen
 
 
-def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+def max_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The greatest absolute difference; infinite where shapes differ, or one is a number and the other is none.
 
     Example:

@@ -42,7 +42,7 @@ class ReaderScript(NamedTuple):
         return f"python {READER} {_KINDS[self.kind]}"
 
 
-def reader_of(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, texts: bool) -> ReaderScript | None:
+def choose_reader(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, texts: bool) -> ReaderScript | None:
     """The reader for an export; None for a class of the person's own in a folder, whose code the folder lacks.
 
     Args:
@@ -87,17 +87,17 @@ def write_reader(path: str | Path) -> Path:
     else:
         told_in_file = open_session(path).get_modelmeta().custom_metadata_map.get("limbeck", "{}")
         to, made, told = "onnx", {}, json.loads(told_in_file)
-    found = reader_of(to, made, told, texts=(folder / "tokenizer.json").is_file())
+    found = choose_reader(to, made, told, texts=(folder / "tokenizer.json").is_file())
     if found is None:
         raise LimbeckError(
             f"{path} does not say what it reads, or holds a class of your own, whose code is not in it: write it from "
             "run.student or limbeck.load(...), whose class names, encoding and reads are known, as ONNX."
         )
-    write_parts(found, folder, told)
+    write_reader_script(found, folder, told)
     return folder / READER
 
 
-def write_parts(reader: ReaderScript, folder: Path, told: Mapping[str, Any]) -> None:
+def write_reader_script(reader: ReaderScript, folder: Path, told: Mapping[str, Any]) -> None:
     """Write ``read.py`` into the folder of an export.
 
     Args:

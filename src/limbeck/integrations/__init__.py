@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import LimbeckError, nearest
 from limbeck.integrations.distillation_loss import DistillationLoss, DistillationOutput
-from limbeck.integrations.id_dataset import IdDataset, batch_of, collate
+from limbeck.integrations.id_dataset import IdDataset, collate, to_batch
 
 if TYPE_CHECKING:
     from limbeck.integrations.lightning_module import DistillModule as DistillModule
@@ -28,8 +28,8 @@ __all__ = [
     "DistillationOutput",
     "DistilledClassifier",
     "IdDataset",
-    "batch_of",
     "collate",
+    "to_batch",
 ]
 
 

@@ -19,8 +19,8 @@ from limbeck.engine.rng import fork_rng
 from limbeck.engine.shared_weights import check_shared, networks_of
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.errors import LimbeckError
-from limbeck.integrations.heads import average_gradients, begin_alike
-from limbeck.integrations.id_dataset import batch_of
+from limbeck.integrations.heads import average_gradients, broadcast_heads
+from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective
 from limbeck.losses.distributed import all_reduce_sum, world_size
 from limbeck.recipe import Stage
@@ -118,7 +118,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             raise LimbeckError(
                 "This objective has heads that learn, whose shape depends on the data: give example=batch."
             )
-        begin_alike(self.objective)
+        broadcast_heads(self.objective)
 
     @property
     def objective(self) -> Objective:
@@ -176,7 +176,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Raises:
             DataError: If it could mean several things; the sentence shows it.
         """
-        found = batch_of(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
+        found = to_batch(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
         return found.to(self.device)
 
     def __call__(

@@ -9,7 +9,7 @@ from torch import nn
 from limbeck.losses.distributed import rank_device, world_size
 
 
-def begin_alike(heads: nn.Module) -> None:
+def broadcast_heads(heads: nn.Module) -> None:
     """Give all processes the heads of the first."""
     if world_size() > 1:
         for tensor in heads.state_dict().values():

@@ -69,7 +69,7 @@ def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
 
 
-def stream_of(data: Any) -> Any:
+def identify_dataset(data: Any) -> Any:
     """What a teacher may know of a loop's data set: itself where it says, a `datasets.Dataset` with a column ``id``."""
     if getattr(data, "has_ids", False):
         return data
@@ -90,7 +90,7 @@ class _Marked:
         self.examples_per_epoch: int | None = size
 
 
-def batch_of(item: Any, *, shifted: bool = False) -> Batch:
+def to_batch(item: Any, *, shifted: bool = False) -> Batch:
     """One item of a loop as a batch: padding is masked out, and labels may be those of the next token.
 
     Args:

@@ -13,7 +13,7 @@ from limbeck.batch import IGNORED, Batch, Progress
 from limbeck.data.tokenizer import is_causal_lm
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
-from limbeck.integrations.id_dataset import batch_of
+from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective
 from limbeck.recipe import Optimizer
 from limbeck.tap import Adaptor, call, logits_of
@@ -141,7 +141,7 @@ class DistillModule(LightningModule):
                 config.scheduler.step()  # type: ignore[call-arg]
 
     def _batch(self, item: Any) -> Batch:
-        return batch_of(item, shifted=self._shifted)
+        return to_batch(item, shifted=self._shifted)
 
     def _progress(self) -> Progress:
         trainer = self.trainer

@@ -29,7 +29,7 @@ from limbeck.tap import FrozenParameters, logits_of
 from limbeck.teachers import CachedTeacher, ModelTeacher, PrecomputedTeacher, SklearnTeacher, Teacher
 
 
-def teacher_of(
+def make_teacher(
     given: Any, rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, random: np.random.RandomState
 ) -> tuple[Any, Teacher]:
     """The teacher as its owner knows it, fitted, and as limbeck asks it: by the raw columns, about numbered classes.
@@ -206,7 +206,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         given = RandomForestClassifier() if self.teacher is None else self.teacher
         if not isinstance(given, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
             self._rehearse(data, rows.shape[1])
-        self.teacher_, teacher = teacher_of(given, rows, y, self.classes_, random)
+        self.teacher_, teacher = make_teacher(given, rows, y, self.classes_, random)
         if self.cache is not None:
             teacher = CachedTeacher(teacher, self.cache, encoding="float32")
         elif isinstance(teacher, SklearnTeacher):

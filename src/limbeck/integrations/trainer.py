@@ -17,8 +17,8 @@ from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.rng import fork_rng
 from limbeck.errors import LimbeckError
 from limbeck.integrations.distillation_loss import DistillationLoss
-from limbeck.integrations.heads import begin_alike
-from limbeck.integrations.id_dataset import batch_of, stream_of
+from limbeck.integrations.heads import broadcast_heads
+from limbeck.integrations.id_dataset import identify_dataset, to_batch
 from limbeck.losses import Objective
 
 HEADS = "limbeck_heads.safetensors"
@@ -68,7 +68,7 @@ class DistillTrainer(Trainer):
             example = self._example()
         student: Any = self.model
         self.tutor = DistillationLoss(
-            student, objective, teacher, example=example, loader=stream_of(self.train_dataset),
+            student, objective, teacher, example=example, loader=identify_dataset(self.train_dataset),
             accumulate=self.args.gradient_accumulation_steps,
         )  # fmt: skip
         if self._heads():
@@ -132,7 +132,7 @@ class DistillTrainer(Trainer):
         self._signature_columns = list({*(self._signature_columns or ()), "id"})  # type: ignore[assignment]
 
     def _batch(self, inputs: Any) -> Batch:
-        return batch_of(inputs, shifted=self._shifted)
+        return to_batch(inputs, shifted=self._shifted)
 
     def _progress(self) -> Progress:
         return Progress(self.state.global_step, max(self.state.max_steps, 1), int(self.state.epoch or 0))
@@ -174,7 +174,7 @@ class _Heads(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step."""
-        begin_alike(self._trainer.tutor.objective)
+        broadcast_heads(self._trainer.tutor.objective)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the last backward pass of a step: accelerate averages the gradients of the model, and no others."""

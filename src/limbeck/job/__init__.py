@@ -1,6 +1,6 @@
 """Jobs: what a user asks for, as typed settings."""
 
-from limbeck.job.budget import ArmBudget, Budget, format_steps, own_budgets
+from limbeck.job.budget import ArmBudget, Budget, describe_arm_budgets, format_steps
 from limbeck.job.cli_hints import add_flag_hint
 from limbeck.job.config_io import (
     job_text,
@@ -11,19 +11,19 @@ from limbeck.job.config_io import (
     search_job_texts,
     with_settings,
 )
-from limbeck.job.opening_code import one_line, opening_code, within_width
-from limbeck.job.paths import with_absolute_paths, without_places
-from limbeck.job.recommendation import Recommendation, interval_of, recommend, rivals, suggestions_of
-from limbeck.job.result import own_metrics, size_notes
+from limbeck.job.opening_code import join_statements, opening_code, wrap_statements
+from limbeck.job.paths import hide_private_paths, with_absolute_paths
+from limbeck.job.recommendation import Recommendation, read_interval, read_suggestions, recommend, sort_controls
+from limbeck.job.result import list_custom_metrics, read_size_notes
 from limbeck.job.run_layout import arm_folder, plain_name, shared_path
 from limbeck.job.schema import ARMS, SHALLOW, CacheSettings, Job, MethodSettings, ModelSettings, TeacherSettings
-from limbeck.job.search import ArmSearch, Search, keep_search, read_search, used_settings
+from limbeck.job.search import ArmSearch, Search, collect_settings, copy_search, read_search
 from limbeck.job.splits import train_and_development, train_loader
-from limbeck.job.validation import ALSO
+from limbeck.job.validation import EXTRA_METRICS
 
 __all__ = [
-    "ALSO",
     "ARMS",
+    "EXTRA_METRICS",
     "SHALLOW",
     "ArmBudget",
     "ArmSearch",
@@ -37,31 +37,31 @@ __all__ = [
     "TeacherSettings",
     "add_flag_hint",
     "arm_folder",
+    "collect_settings",
+    "copy_search",
+    "describe_arm_budgets",
     "format_steps",
-    "interval_of",
+    "hide_private_paths",
     "job_text",
-    "keep_search",
+    "join_statements",
+    "list_custom_metrics",
     "make_job",
-    "one_line",
     "opening_code",
-    "own_budgets",
-    "own_metrics",
     "plain_name",
+    "read_interval",
     "read_job",
     "read_run_job",
     "read_search",
+    "read_size_notes",
+    "read_suggestions",
     "recommend",
-    "rivals",
     "run_job_texts",
     "search_job_texts",
     "shared_path",
-    "size_notes",
-    "suggestions_of",
+    "sort_controls",
     "train_and_development",
     "train_loader",
-    "used_settings",
     "with_absolute_paths",
     "with_settings",
-    "within_width",
-    "without_places",
+    "wrap_statements",
 ]

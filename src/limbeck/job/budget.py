@@ -17,7 +17,7 @@ from limbeck.recipe import Optimizer
 from limbeck.recipe.optimizer import OPTIMIZERS
 
 
-def own_budgets(
+def describe_arm_budgets(
     budgets: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
     """What each arm of a result has in place of the job's budget, in words; a shuffled teacher's is the first method's.
@@ -27,7 +27,7 @@ def own_budgets(
         rows: The result's arms.
 
     Example:
-        >>> own_budgets({"student alone": {"lr": 0.003, "epochs": 12}}, {"student alone": {"role": "control"}})
+        >>> describe_arm_budgets({"student alone": {"lr": 0.003, "epochs": 12}}, {"student alone": {"role": "control"}})
         {'student alone': 'epochs 12, lr 0.003'}
     """
     first = next((name for name, row in rows.items() if row.get("role") == "method"), None)
@@ -115,7 +115,7 @@ class Budget(Strict):
         """Whether examples are shown in other ways in every epoch."""
         return bool(self.shift) or self.augment is not None or self.mix is not None
 
-    def view(self, *, seed: int) -> Transform | None:
+    def make_transform(self, *, seed: int) -> Transform | None:
         """What makes a view of an example, with this seed; None where nothing does.
 
         Raises:
@@ -125,7 +125,7 @@ class Budget(Strict):
         further = [] if self.augment is None else [make_transform(self.augment, seed=seed)]
         return Chain(*shift, *further) if shift and further else next(iter(shift + further), None)
 
-    def mixture(self, *, seed: int) -> BatchMix | None:
+    def make_mix(self, *, seed: int) -> BatchMix | None:
         """What mixes two examples, with this seed; None where nothing does.
 
         Raises:
@@ -168,7 +168,7 @@ def check_views(budget: Budget, place: str) -> None:
     Raises:
         LimbeckError: With the flag to type.
     """
-    for key, making in (("augment", budget.view), ("mix", budget.mixture)):
+    for key, making in (("augment", budget.make_transform), ("mix", budget.make_mix)):
         if key == "augment" and not all(map(may_run, _own_files(budget.augment))):
             continue  # a command that only reads a job opens no file that it names, and needs none
         try:

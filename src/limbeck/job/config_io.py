@@ -12,10 +12,17 @@ from limbeck.atomic_io import is_file
 from limbeck.checksums import is_as_written, json_text, signed
 from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown
 from limbeck.job.budget import ArmBudget, Budget
-from limbeck.job.paths import PLACES, inside, read_places, resolved, shared_job, with_absolute_paths
+from limbeck.job.paths import (
+    PLACES,
+    make_relative,
+    read_places,
+    restore_private_paths,
+    split_private_paths,
+    with_absolute_paths,
+)
 from limbeck.job.run_layout import method_arms
 from limbeck.job.schema import CacheSettings, Job, TeacherSettings
-from limbeck.job.validation import MOST_BYTES, check_bounds
+from limbeck.job.validation import MAX_BYTES, check_bounds
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
@@ -41,7 +48,7 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
             f"There is no job file {str(path)!r}. `limbeck distill --print-job ...` writes one from flags."
         )
     try:
-        if file.stat().st_size > MOST_BYTES:
+        if file.stat().st_size > MAX_BYTES:
             raise LimbeckError(f"{path} has {file.stat().st_size / 1e6:.1f} MB; a job file is a page of text.")
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
@@ -54,7 +61,7 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
             f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
         )
     job = {str(key): value for key, value in found.items()}
-    return job if as_shown or file.name not in _WITH_PLACES else resolved(job, read_places(file.parent))
+    return job if as_shown or file.name not in _WITH_PLACES else restore_private_paths(job, read_places(file.parent))
 
 
 _WITH_PLACES = ("job.yaml", "best.yaml")
@@ -127,7 +134,7 @@ def job_text(job: Job) -> str:
 
 def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
     """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
-    shown, places = shared_job(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
+    shown, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
     return {PLACES: json_text(places), "job.yaml": signed(_text(shown))}
 
 
@@ -139,10 +146,10 @@ def search_job_texts(best: Job, folder: Path, *, left: Sequence[str]) -> dict[st
         folder: The search's.
         left: Keys that are left to whoever runs it.
     """
-    shown, places = shared_job(_dumped(best), _dumped(with_absolute_paths(best)), {})
+    shown, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
     shown = {key: value for key, value in shown.items() if key not in left}
     places = {name: one for name, one in places.items() if name.split(".")[0] in shown}
-    return {PLACES: json_text(inside(places, folder)), "best.yaml": signed(_text(shown))}
+    return {PLACES: json_text(make_relative(places, folder)), "best.yaml": signed(_text(shown))}
 
 
 def _dumped(job: Job) -> dict[str, Any]:

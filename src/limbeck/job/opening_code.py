@@ -44,15 +44,15 @@ def opening_code(
     return ["import limbeck", *imports, f"student = limbeck.load({shown!r}, build={build})"]
 
 
-def one_line(statements: list[str]) -> str:
+def join_statements(statements: list[str]) -> str:
     """Statements as one line."""
     return "; ".join(statements)
 
 
-def within_width(statements: list[str], width: int = _WIDTH) -> list[str]:
+def wrap_statements(statements: list[str], width: int = _WIDTH) -> list[str]:
     """Statements as lines of a terminal: one if it fits, else one each, broken after a comma where one is too long."""
-    if len(one_line(statements)) <= width:
-        return [one_line(statements)]
+    if len(join_statements(statements)) <= width:
+        return [join_statements(statements)]
     lines: list[str] = []
     for statement in statements:
         head, comma, rest = statement.partition(", build=")

@@ -117,7 +117,7 @@ PLACES = ".places.json"
 """Private: it is not needed by whoever gets the run, and stays behind in what is shown, exported or reported."""
 
 
-def shared_job(
+def split_private_paths(
     typed: Mapping[str, Any], whole: Mapping[str, Any], known: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job as it may be handed on, and the places of what is named otherwise in there.
@@ -143,7 +143,7 @@ def shared_job(
     return shown, places
 
 
-def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
+def restore_private_paths(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
     """A job with the places that its folder knows; what was changed in the file since, or is gone, stays as it says."""
     found: dict[str, Any] = json.loads(json.dumps(job, default=str))
     for name, one in places.items():
@@ -152,7 +152,7 @@ def resolved(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any
             continue
         said, path = one.get("shown"), one.get("path")
         known = _fits(said, path) or isinstance(one.get("inside"), str)
-        if _get(found, keys) == said and known and (place_exists(path) or not place_exists(said)):
+        if _get(found, keys) == said and known and (path_exists(path) or not path_exists(said)):
             _put(found, keys, path)
     return found
 
@@ -169,11 +169,11 @@ def read_places(folder: Path) -> dict[str, Any]:
     return {name: _here(one, folder) for name, one in found.items()}
 
 
-def inside(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def make_relative(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The places of which those in the folder that keeps them are named as a part of it, so that it can be moved.
 
     Args:
-        places: As `shared_job` gives them.
+        places: As `split_private_paths` gives them.
         folder: Theirs.
     """
     whole, found = folder.absolute(), {}
@@ -192,7 +192,7 @@ def _here(one: Any, folder: Path) -> Any:
     return {**one, "path": str(folder.absolute() / part)}
 
 
-def without_places(text: str, folder: Path) -> str:
+def hide_private_paths(text: str, folder: Path) -> str:
     """A text that is handed on, such as a page about the run in `folder`, without what tells where things lie here."""
     for one in read_places(folder).values():
         if isinstance(one, Mapping) and isinstance(one.get("shown"), str) and isinstance(one.get("path"), str):
@@ -245,7 +245,7 @@ def _fits(said: Any, path: Any) -> bool:
     return isinstance(said, str) and isinstance(path, str) and path.endswith(Path(said).name)
 
 
-def place_exists(value: Any) -> bool:
+def path_exists(value: Any) -> bool:
     """Whether what a place names is there: a file, a folder, or the file of a function."""
     if isinstance(value, Mapping):
         return Path(str(value.get("folder", value.get("name", "")))).exists()

@@ -58,7 +58,7 @@ def recommend(result: Mapping[str, Any]) -> Recommendation:
     return found if guesses is None else Recommendation(found.arm, False, guesses)
 
 
-def suggestions_of(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
+def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
     """Likely reasons for a verdict that is no clear yes, each with its evidence and what to type; none in old results.
 
     Args:
@@ -86,12 +86,12 @@ def _moved(command: str, then: str, now: str) -> str:
     return command
 
 
-def rivals(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def sort_controls(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
     better, equal = [], []
     against = verdict.get("against")
     for name, found in (against if isinstance(against, Mapping) else {}).items():
-        interval = interval_of(found)
+        interval = read_interval(found)
         if interval is not None and interval[1] < 0:
             better.append(str(name))
         elif interval is not None and interval[0] <= 0:
@@ -99,7 +99,7 @@ def rivals(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return better, equal
 
 
-def interval_of(found: Any) -> tuple[float, float] | None:
+def read_interval(found: Any) -> tuple[float, float] | None:
     """The interval in a verdict, if there is one."""
     given = found.get("interval") if isinstance(found, Mapping) else None
     if isinstance(given, (list, tuple)) and len(given) == 2 and all(isinstance(end, (int, float)) for end in given):
@@ -112,8 +112,8 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
     judged = _judged(verdict, arms)
     if judged is None:
         return Recommendation(None, False, "There is no distilled student in this run.")
-    better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in rivals(verdict))
-    interval = interval_of(verdict)
+    better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in sort_controls(verdict))
+    interval = read_interval(verdict)
     if better:
         beaten = interval is not None and interval[1] < 0 and _ALONE in arms
         rest = (*better[1:], *([_ALONE] if beaten else []))

@@ -48,7 +48,7 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     return {**found, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(found.get("data"))}
 
 
-def own_metrics(result: Mapping[str, Any]) -> list[str]:
+def list_custom_metrics(result: Mapping[str, Any]) -> list[str]:
     """The metrics of a person's own that a result's arms were measured by: all that limbeck does not measure itself.
 
     Args:
@@ -58,7 +58,7 @@ def own_metrics(result: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(str(name) for row in rows for name in row if name not in MEASURES))
 
 
-def size_notes(result: Mapping[str, Any]) -> list[str]:
+def read_size_notes(result: Mapping[str, Any]) -> list[str]:
     """Why the sizes of some arms are not what stands there for others, a sentence without its full stop for each.
 
     Args:

@@ -12,14 +12,14 @@ from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, neares
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.cli_hints import add_flag_hint, flag_hint
 from limbeck.job.run_layout import ARMS, method_arms
-from limbeck.job.validation import as_list, check_also
+from limbeck.job.validation import as_list, check_extra_metrics
 from limbeck.methods import method
 from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
 
 SHALLOW = "shallow"
 """The student that begins as some of its teacher's layers (`limbeck.models.shallow`)."""
-USUAL = ("teacher", "student alone", "label smoothing", "distilled")
+DEFAULT_ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 
 
 class ModelSettings(BaseModel):
@@ -74,7 +74,7 @@ class MethodSettings(BaseModel):
         return dict(self.model_extra or {})
 
     @property
-    def is_own(self) -> bool:
+    def is_user_function(self) -> bool:
         """Whether it is a function in a person's own file, ``my.py:function``, which is run to look at it."""
         return UserFile.parse(self.name) is not None
 
@@ -167,7 +167,7 @@ class Job(Strict):
     budget: Budget = Budget()
     budgets: dict[str, ArmBudget] = Field(default_factory=dict)
     cache: CacheSettings | None = None
-    arms: tuple[str, ...] = USUAL
+    arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: int = Field(default=1, ge=1)
     train_examples: int | None = Field(default=None, ge=1)
     development: float = Field(default=0.1, gt=0, lt=1)
@@ -224,33 +224,33 @@ class Job(Strict):
         return {**found, "method": first}
 
     @property
-    def learners(self) -> dict[str, MethodSettings]:
+    def method_arms(self) -> dict[str, MethodSettings]:
         """Which arms are distilled, and by which method: one arm "distilled", or one for each of several methods."""
         if not self.methods:
             return {"distilled": self.method}
         return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
 
-    def place_of(self, method: MethodSettings) -> str:
+    def key_of(self, method: MethodSettings) -> str:
         """Where in the job a method is set, for ``--set``."""
         return next(
-            (f"methods.{arm}" for arm, one in self.learners.items() if one == method and self.methods), "method"
+            (f"methods.{arm}" for arm, one in self.method_arms.items() if one == method and self.methods), "method"
         )
 
     @property
     def names_files(self) -> bool:
         """Whether it names Python files of a person's own, which are run."""
-        methods = (one.name for one in self.learners.values())
+        methods = (one.name for one in self.method_arms.values())
         named = (self.teacher.model, self.student.model, self.track or "", *methods)
         return any(UserFile.parse(name) is not None for name in named)
 
     @property
-    def competitors(self) -> tuple[str, ...]:
+    def all_arms(self) -> tuple[str, ...]:
         """Every arm by name, in the order of the table."""
-        return tuple(name for arm in self.arms for name in (self.learners if arm == "distilled" else (arm,)))
+        return tuple(name for arm in self.arms for name in (self.method_arms if arm == "distilled" else (arm,)))
 
     def budget_of(self, arm: str) -> Budget:
         """For how long an arm learns, and how; a shuffled teacher's student has what the first method's has."""
-        own = self.budgets.get(next(iter(self.learners)) if arm == "shuffled teacher" else arm)
+        own = self.budgets.get(next(iter(self.method_arms)) if arm == "shuffled teacher" else arm)
         return self.budget if own is None else own.of(self.budget)
 
     @field_validator("cache", mode="before")
@@ -270,12 +270,12 @@ class Job(Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Job:
-        check_also(self.also)
+        check_extra_metrics(self.also)
         for arm in self.arms:
             if arm not in ARMS:
                 then = (
                     "The arm 'distilled' stands for every method; methods=[...] says which."
-                    if arm in self.learners
+                    if arm in self.method_arms
                     else ""
                 )
                 raise unknown("arm", arm, ARMS, then=then)
@@ -289,11 +289,11 @@ class Job(Strict):
                 "choose one of the two."
             )
         for one in self.methods or (self.method,):
-            if not one.is_own:  # a job is read without running what it names: `check_own_methods` looks at those
-                one.check(self.place_of(one))
+            if not one.is_user_function:  # `check_user_methods` checks those: reading a job runs no file
+                one.check(self.key_of(one))
         self._check_budgets()
         self._check_shallow()
-        if not self.method.is_own:
+        if not self.method.is_user_function:
             self._check_shuffled()
         for place, budget in (("budget", self.budget), ("teacher.train", self.teacher.train)):
             try:
@@ -326,16 +326,16 @@ class Job(Strict):
         except LimbeckError as error:
             raise add_flag_hint(error, "student") from error
 
-    def check_own_methods(self) -> None:
+    def check_user_methods(self) -> None:
         """Look up the methods that are functions in files, which are run; a job does so before it does anything.
 
         Raises:
             LimbeckError: If one is missing or fails, its hyper-parameters are none of its own, or nobody consented to
                 its file being run.
         """
-        own = [one for one in self.methods or (self.method,) if one.is_own]
+        own = [one for one in self.methods or (self.method,) if one.is_user_function]
         for one in own:
-            one.check(self.place_of(one))
+            one.check(self.key_of(one))
         if self.method in own:
             self._check_shuffled()
 
@@ -348,7 +348,7 @@ class Job(Strict):
 
     def _check_budgets(self) -> None:
         """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""
-        known = [arm for arm in self.competitors if arm not in ("teacher", "shuffled teacher")]
+        known = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
         for arm, own in self.budgets.items():
             if arm not in known:
                 raise unknown("arm in budgets", arm, known)

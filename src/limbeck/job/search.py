@@ -24,7 +24,7 @@ class ArmSearch(NamedTuple):
         between: Setting -> the ends between which it was searched.
         accuracies: Of every trial in order, fractions; the first has the job's own settings.
         best_so_far: The highest of them up to each trial.
-        found: Which trial was the best, from 0.
+        best_trial: Which trial was the best, from 0.
         diverged: How many trials ended without a number.
         epochs: Of all trials together.
         seconds: Of all trials together.
@@ -34,7 +34,7 @@ class ArmSearch(NamedTuple):
     between: Mapping[str, tuple[float, float]]
     accuracies: tuple[float, ...]
     best_so_far: tuple[float, ...]
-    found: int
+    best_trial: int
     diverged: int
     epochs: int
     seconds: float
@@ -53,7 +53,7 @@ class Search(NamedTuple):
     examples: int
     luck: float
 
-    def effort(self, learners: Sequence[str]) -> str:
+    def describe_effort(self, learners: Sequence[str]) -> str:
         """Whether all arms that learn in a run had as much of it, in a sentence or two.
 
         Args:
@@ -70,7 +70,7 @@ class Search(NamedTuple):
         left = [name for name in learners if name not in self.arms]
         return said + (f" Not searched, with the job's own settings: {', '.join(left)}." if left else "")
 
-    def changed(self, used: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def list_changes(self, used: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """What a run used in place of the settings that were chosen, a phrase for each.
 
         Args:
@@ -84,7 +84,7 @@ class Search(NamedTuple):
         ]
 
 
-def keep_search(job: Job, out: Path) -> None:
+def copy_search(job: Job, out: Path) -> None:
     """Copy what was tried into a run's folder, so that it goes where the run goes; a copy that is there stays.
 
     A search that is gone, or whose file is damaged, stops no run: its settings stand in the job.
@@ -118,7 +118,7 @@ def read_search(folder: Path) -> Search | None:
         raise DataError(f"{path} is damaged, so the search is not known: {type(error).__name__}, {error}.") from error
 
 
-def used_settings(job: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def collect_settings(job: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each arm of a result with its budget and its method's settings.
 
     Args:

@@ -43,6 +43,7 @@ def train_loader(
     """
     shown = seed if cache is None else 0
     return ShuffledLoader(
-        examples, batch_size=budget.batch_size, seed=seed, drop_last=budget.drop_last, augment=budget.view(seed=shown),
-        mix=budget.mixture(seed=shown) if mixed else None, views=None if cache is None else cache.views,
+        examples, batch_size=budget.batch_size, seed=seed, drop_last=budget.drop_last,
+        augment=budget.make_transform(seed=shown), mix=budget.make_mix(seed=shown) if mixed else None,
+        views=None if cache is None else cache.views,
     )  # fmt: skip

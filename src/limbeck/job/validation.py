@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck.errors import LimbeckError, unknown
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 """Of a job file; a page of text is some thousand."""
 
@@ -64,7 +64,7 @@ def _check(value: Any, who: str) -> None:
         raise LimbeckError(f"{who} holds a {type(value).__name__}; a job holds texts, numbers, lists and mappings.")
 
 
-ALSO = ("cka", "corruptions", "groups")
+EXTRA_METRICS = ("cka", "corruptions", "groups")
 
 """What costs more than the answers to the test data: layers set beside the teacher's, images gone bad; and groups."""
 
@@ -74,7 +74,7 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else [] if value is None else value
 
 
-def check_also(names: tuple[str, ...]) -> None:
+def check_extra_metrics(names: tuple[str, ...]) -> None:
     """Refuse what nobody measures, and what is asked for twice.
 
     Raises:
@@ -82,7 +82,7 @@ def check_also(names: tuple[str, ...]) -> None:
         LimbeckError: If a name stands there twice.
     """
     for name in names:
-        if name not in ALSO:
-            raise unknown("name in also", name, ALSO, then="Every other measure is taken anyway.")
+        if name not in EXTRA_METRICS:
+            raise unknown("name in also", name, EXTRA_METRICS, then="Every other measure is taken anyway.")
         if names.count(name) > 1:
             raise LimbeckError(f"{name!r} stands twice in also; name each once.")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from limbeck.atomic_io import write_text
 from limbeck.errors import LimbeckError
-from limbeck.job import rivals
+from limbeck.job import sort_controls
 from limbeck.report.figures import DifferenceRow, differences_figure
 from limbeck.report.html import figure, section, table
 from limbeck.report.markup import Markup, join, tag
@@ -189,7 +189,7 @@ def _headline(judgment: Judgment) -> Headline:
         return Headline("no", f"No: {judgment.arm} is worse", sentence)
     if interval[0] <= 0:
         return Headline("unsure", "Not shown to be worth it", sentence)
-    better, equal = rivals(
+    better, equal = sort_controls(
         {"against": {name: {"interval": control.interval} for name, control in judgment.against.items()}}
     )
     if better:

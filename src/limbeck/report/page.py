@@ -9,7 +9,7 @@ from pathlib import Path
 from limbeck.atomic_io import write_text
 from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
-from limbeck.job import ALSO, without_places
+from limbeck.job import EXTRA_METRICS, hide_private_paths
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.predictions import class_rows
 from limbeck.report.run_data import ALONE, RunData, read_run
@@ -60,7 +60,7 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     check_place(path)
     page = report_page(evidences)
     for evidence in evidences:
-        page = without_places(page, evidence.folder)
+        page = hide_private_paths(page, evidence.folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(page, path)
@@ -95,7 +95,7 @@ def report_page(evidences: Sequence[RunData]) -> str:
     data = str(first.data.get("name", "unknown data"))
     if len(evidences) == 1:
         title = f"{data}: {first.name}"
-        there = {"search": first.search is not None, "besides": any(name in first.result for name in ALSO)}
+        there = {"search": first.search is not None, "besides": any(name in first.result for name in EXTRA_METRICS)}
         parts = [part for part in _PARTS if there.get(part[0], True)]
         body = join(_links(parts), tag("main", _run(first, loaded, "")))
     else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.job import interval_of, recommend, rivals
+from limbeck.job import read_interval, recommend, sort_controls
 from limbeck.report.arms import ArmRow, half_width
 from limbeck.report.figures import ClassRow
 from limbeck.report.numbers import duration, listed, share_of, sized, times
@@ -36,7 +36,7 @@ def headline(evidence: RunData) -> Headline:
     """Whether distilling was worth it; it never says more than the interval does."""
     verdict = evidence.verdict
     sentence = str(verdict.get("sentence") or "This result holds no verdict.")
-    interval = interval_of(verdict)
+    interval = read_interval(verdict)
     if not isinstance(verdict.get("difference"), (int, float)):
         return Headline("unsure", "No verdict", sentence)
     if interval is None:
@@ -45,7 +45,7 @@ def headline(evidence: RunData) -> Headline:
         return Headline("no", "No: distilling made the student worse", sentence)
     if interval[0] <= 0:
         return Headline("unsure", "Not shown to be worth it", sentence)
-    better, equal = rivals(evidence.verdict)
+    better, equal = sort_controls(evidence.verdict)
     if better:
         return Headline("unsure", f"It helps, but {listed(better)} does better", sentence)
     if equal:
@@ -84,7 +84,7 @@ def _worth(evidence: RunData) -> Answer:
     difference = evidence.verdict.get("difference")
     if not isinstance(difference, (int, float)):
         return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
-    if interval_of(evidence.verdict) is None:
+    if read_interval(evidence.verdict) is None:
         said = f"One {_lone(evidence)} has no interval. It measured {100 * difference:+.2f} points of accuracy"
         return Answer(question, "Unknown", f"{said} over the same student trained alone. {_gap(evidence)}")
     return Answer(
@@ -95,7 +95,7 @@ def _worth(evidence: RunData) -> Answer:
 
 
 def _word(evidence: RunData) -> str:
-    interval = interval_of(evidence.verdict)
+    interval = read_interval(evidence.verdict)
     if interval is None:
         return "Unknown"
     return "Yes" if interval[0] > 0 else "No" if interval[1] < 0 else "Not shown"
@@ -150,13 +150,13 @@ def _by_luck(first: ArmRow, second: ArmRow) -> str:
 
 def _sure(evidence: RunData) -> Answer:
     question = "How sure is that?"
-    interval = interval_of(evidence.verdict)
+    interval = read_interval(evidence.verdict)
     if interval is None:
         then = "Run it with --seeds 5." if evidence.seeds == 1 else "Measure it on more test data."
         return Answer(question, "Unknown", f"One {_lone(evidence)} has no interval, so none is given. {then}")
     low, high = interval
     side = "zero lies inside" if low <= 0 <= high else "zero lies outside"
-    better, equal = rivals(evidence.verdict)
+    better, equal = sort_controls(evidence.verdict)
     more = f" Beaten by {listed(better)}." if better else f" Not shown to beat {listed(equal)}." if equal else ""
     return Answer(question, f"{100 * low:+.2f} to {100 * high:+.2f}",
                   f"points, the 95 % interval {interval_covers(evidence)}; {side}.{more}")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from limbeck.job import own_metrics, size_notes
+from limbeck.job import list_custom_metrics, read_size_notes
 from limbeck.report.arms import MEMBER, SeedStat, figure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def arms_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: What `limbeck.compare.run_job` returns.
     """
-    own = own_metrics(result)
+    own = list_custom_metrics(result)
     columns = [*_COLUMNS[:5], *((name, "") for name in own), *_COLUMNS[5:]]
     return _table(result, columns, lambda arm: [*_cells(arm)[:4], *_own(arm, own), *_cells(arm)[4:]])
 
@@ -33,7 +33,7 @@ def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
         result: What `limbeck.compare.run_job` returns.
         console: Where it is to be printed.
     """
-    whole, own = arms_table(result), own_metrics(result)
+    whole, own = arms_table(result), list_custom_metrics(result)
     if not own or _fits(whole, console):
         return [whole]
     tables, row = [_table(result, _COLUMNS, _cells)], list[str]()
@@ -79,7 +79,7 @@ def over_seeds(result: Mapping[str, Any]) -> str:
     said += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
     most = most_frequent_of(result)
     said += [f"always answering the most frequent class: {100 * most:.2f} % accuracy"] if most is not None else []
-    said += size_notes(result)
+    said += read_size_notes(result)
     return "; ".join(said) + ".\n" if said else ""
 
 

@@ -24,8 +24,8 @@ def test_its_job_is_one():
     (text,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, flags=re.M | re.S)
     small = {"data": "digits", "teacher": "resnet20", "student": "resnet8"}
     budget = make_job({**small, **yaml.safe_load(text)}).budget
-    assert budget.view(seed=0) == limbeck.Chain(limbeck.Crop(), limbeck.Flip(), limbeck.RandAugment())
-    assert budget.mixture(seed=0) == limbeck.Mixup()
+    assert budget.make_transform(seed=0) == limbeck.Chain(limbeck.Crop(), limbeck.Flip(), limbeck.RandAugment())
+    assert budget.make_mix(seed=0) == limbeck.Mixup()
 
 
 def test_it_names_every_view_with_its_defaults():

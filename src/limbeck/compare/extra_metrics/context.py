@@ -14,7 +14,7 @@ from limbeck.compare.comparison_data import ComparisonData
 from limbeck.compare.result import std_over_seeds
 from limbeck.compare.run_storage import seed_folder
 from limbeck.engine import open_fabric
-from limbeck.export.finished_run import FinishedRun, shipped_student
+from limbeck.export.finished_run import FinishedRun, rebuild_combined_student
 from limbeck.job import Job
 from limbeck.models import read_config
 from limbeck.teachers import ModelTeacher, Teacher
@@ -63,7 +63,7 @@ def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.
     student = folder / "student"
     config, result = read_config(student), {"data": {"classes": material.classes}}
     left = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
-    return shipped_student(left, material.data).to(device_of(job)).eval()
+    return rebuild_combined_student(left, material.data).to(device_of(job)).eval()
 
 
 def device_of(job: Job) -> torch.device:

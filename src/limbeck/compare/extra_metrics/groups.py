@@ -46,7 +46,7 @@ def groups_of(seen: MetricContext) -> dict[str, Any]:
     """The accuracy of every arm in every group, over its seeds, and the group in which it is lowest."""
     groups = _groups(seen.material)
     rows, sizes = dict[str, Any](), dict[str, int]()
-    for arm in seen.job.competitors:
+    for arm in seen.job.all_arms:
         found = [
             {str(one.name): one.accuracy for one in group_accuracy(shown, groups)} for shown in _predictions(seen, arm)
         ]

@@ -17,7 +17,7 @@ from limbeck.compare.tuning.search_space import Space, with_values
 from limbeck.compare.tuning.trial import Trial, best_of
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Job, TeacherSettings, arm_folder, plain_name, search_job_texts, with_absolute_paths
-from limbeck.job.paths import place_exists, resolved, shared_job
+from limbeck.job.paths import path_exists, restore_private_paths, split_private_paths
 from limbeck.models import read_config
 
 _SEARCH = "search.json"
@@ -93,7 +93,7 @@ def _ends(ends: Any) -> str:
 
 def _told(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is searched, as it was typed, and where that lies."""
-    told, places = shared_job(_dumped(job), _dumped(with_absolute_paths(job)), {})
+    told, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), {})
     return told, places
 
 
@@ -109,7 +109,7 @@ def _other_keys(job: Job, held: Mapping[str, Any], out: Path) -> Iterator[str]:
     """
     asked, _ = _told(job)
     whole, places = _dumped(with_absolute_paths(job)), _places(out)
-    known = resolved(held, places)
+    known = restore_private_paths(held, places)
     for key, value in whole.items():
         if known.get(key) == value or (held.get(key) == asked[key] and not _is_there(places, key)):
             continue
@@ -126,7 +126,7 @@ def _places(out: Path) -> dict[str, Any]:
 def _is_there(places: Mapping[str, Any], key: str) -> bool:
     """Whether something that a key of the job names still lies where it lay."""
     own = [one for name, one in places.items() if name.split(".")[0] == key and isinstance(one, Mapping)]
-    return any(place_exists(one.get("path")) for one in own)
+    return any(path_exists(one.get("path")) for one in own)
 
 
 def _held(out: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _check(job: Job, trials: int) -> None:
             f"A search runs each trial on one device; got devices={job.devices}. Type --set devices=1, and workers=2 "
             "for arms side by side."
         )
-    job.check_own_methods()
+    job.check_user_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=1)
 

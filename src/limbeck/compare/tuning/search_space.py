@@ -24,7 +24,7 @@ def arms_of(job: Job) -> tuple[str, ...]:
 
     The student of a shuffled teacher has what is found for the first method: it is to differ by its teacher alone.
     """
-    return tuple(arm for arm in job.competitors if arm in (ALONE, SMOOTHED) or arm in job.learners)
+    return tuple(arm for arm in job.all_arms if arm in (ALONE, SMOOTHED) or arm in job.method_arms)
 
 
 def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) -> dict[str, Space]:
@@ -60,7 +60,7 @@ def start_of(job: Job, arm: str, smoothing: float) -> Values:
         return {**found, "smoothing": smoothing}
     if arm == ALONE:
         return found
-    asked = job.learners[arm]
+    asked = job.method_arms[arm]
     own = {n: p.default for n, p in method(asked.name).parameters.items() if _is_number(p.default)}
     return {**own, **{n: v for n, v in asked.hyper.items() if _is_number(v)}, **found}
 
@@ -70,9 +70,9 @@ def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
     budget = {n: v for n, v in values.items() if n in _BUDGET or (n == "smoothing" and arm == SMOOTHED)}
     own = job.budgets.get(arm, ArmBudget()).model_copy(update=budget)
     update: dict[str, Any] = {"budgets": {**job.budgets, arm: own}}
-    if arm in job.learners:
+    if arm in job.method_arms:
         hyper = {n: v for n, v in values.items() if n not in budget}
-        learners = {n: _changed(m, hyper) if n == arm else m for n, m in job.learners.items()}
+        learners = {n: _changed(m, hyper) if n == arm else m for n, m in job.method_arms.items()}
         update["method"] = next(iter(learners.values()))
         update["methods"] = tuple(learners.values()) if job.methods else ()
     return job.model_copy(update=update)
@@ -163,7 +163,7 @@ def _usual(job: Job, arm: str) -> Space:
         return {**found, "smoothing": method("label_smoothing").card.ranges["smoothing"]}
     if arm == ALONE:
         return found
-    asked = job.learners[arm]
+    asked = job.method_arms[arm]
     if asked.hyper.get("epochs") is not None:
         del found["epochs"]  # the method says itself how long it takes
     own = method(asked.name)

@@ -68,7 +68,7 @@ class SearchedArm(NamedTuple):
     style: int
     accuracies: Sequence[float]
     best_so_far: Sequence[float]
-    found: int
+    best_trial: int
 
 
 _NARROWEST, _HEIGHT, _ASIDE = 520.0, 330.0, 5.0
@@ -94,7 +94,7 @@ def search_figure(arms: Mapping[str, SearchedArm], *, luck: float, layout: Layou
     )  # fmt: skip
     said = "; ".join(
         f"{name} from {100 * arm.accuracies[0]:.2f} % to {100 * arm.best_so_far[-1]:.2f} %, found in trial "
-        f"{arm.found + 1} of {len(arm.accuracies)}" for name, arm in arms.items()
+        f"{arm.best_trial + 1} of {len(arm.accuracies)}" for name, arm in arms.items()
     )  # fmt: skip
     return svg(
         frame(plot, x_label="trials of each arm", y_label="best accuracy so far on development data, %",
@@ -132,9 +132,9 @@ def _arm(name: str, arm: SearchedArm, plot: Plot, aside: float) -> Markup:
     ]  # fmt: skip
     stairs = [(0.5 + i + end, 100 * v) for i, v in enumerate(arm.best_so_far) for end in (0, 1)]
     held = [(x, max(v, plot.y.low)) for x, v in stairs]
-    best = 100 * arm.accuracies[arm.found]
-    chosen = mark(arm.style, plot.x(arm.found + 1) + aside, plot.y(best), size=6.0, class_="mark best",
-                  title=f"{name}: {best:.2f} % in trial {arm.found + 1}")  # fmt: skip
+    best = 100 * arm.accuracies[arm.best_trial]
+    chosen = mark(arm.style, plot.x(arm.best_trial + 1) + aside, plot.y(best), size=6.0, class_="mark best",
+                  title=f"{name}: {best:.2f} % in trial {arm.best_trial + 1}")  # fmt: skip
     return join(plot.line(held, class_=f"curve strong s{arm.style}"), trials, chosen)
 
 

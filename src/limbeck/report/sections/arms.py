@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from limbeck.job import interval_of, own_metrics, size_notes
+from limbeck.job import list_custom_metrics, read_interval, read_size_notes
 from limbeck.methods import method, names
 from limbeck.metrics import MEASURES
 from limbeck.report.arms import MEMBER, ArmRow, SeedStat
@@ -31,7 +31,7 @@ def arms_section(evidence: RunData, *, prefix: str = "") -> Markup:
     """The table of arms, their accuracies drawn, and all measures folded away."""
     arms = list(evidence.arms.values())
     judged = [i for i, arm in enumerate(arms) if arm.name == evidence.judged]
-    own = own_metrics(evidence.result)
+    own = list_custom_metrics(evidence.result)
     head = ("arm", "test accuracy, %", "development, %", "NLL, nats", "ECE, %", "agrees with teacher, %", *own,
             "parameters", "MB", "ms/example", "training, s")  # fmt: skip
     members = ", of a teacher's members over them" if MEMBER in evidence.arms else ""
@@ -103,7 +103,7 @@ def _cost(value: float | None) -> str:
 
 
 def _sizes(evidence: RunData) -> Markup | None:
-    found = size_notes(evidence.result)
+    found = read_size_notes(evidence.result)
     return note(f"{'; '.join(found)}.") if found else None
 
 
@@ -119,7 +119,7 @@ def _methods(evidence: RunData) -> Markup | None:
     if not isinstance(found, Mapping) or len(found) < 2:
         return None
     rows = [
-        DifferenceRow(str(name), evidence.arms[name].style, float(one["difference"]), interval_of(one))
+        DifferenceRow(str(name), evidence.arms[name].style, float(one["difference"]), read_interval(one))
         for name, one in found.items()
         if name in evidence.arms and isinstance(one, Mapping) and isinstance(one.get("difference"), (int, float))
     ]

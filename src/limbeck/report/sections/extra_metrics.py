@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from limbeck.job import ALSO
+from limbeck.job import EXTRA_METRICS
 from limbeck.report.arms import SeedStat
 from limbeck.report.arms import figure as over_seeds
 from limbeck.report.figures import Decline, cka_figure, corruptions_figure
@@ -19,7 +19,7 @@ from limbeck.report.sections.arms import mean_ci_text
 
 def besides_section(evidence: RunData, *, prefix: str = "") -> Markup | None:
     """Heat maps of layers, accuracy against severity, the worst groups; None where nothing was measured besides."""
-    found = {name: evidence.result[name] for name in ALSO if name in evidence.result}
+    found = {name: evidence.result[name] for name in EXTRA_METRICS if name in evidence.result}
     if not found:
         return None
     drawn = [_part(name, one, evidence) for name, one in found.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from limbeck.job import interval_of, suggestions_of
+from limbeck.job import read_interval, read_suggestions
 from limbeck.report.figures import ClassRow, DifferenceRow, differences_figure
 from limbeck.report.html import figure, prose
 from limbeck.report.markup import Markup, tag
@@ -33,7 +33,7 @@ def top_section(evidence: RunData, classes: Sequence[ClassRow], *, prefix: str =
 
 def _suggestions(evidence: RunData) -> Markup | None:
     """After a verdict that is no clear yes: likely reasons, and what to type next."""
-    found = suggestions_of(evidence.result, evidence.folder)
+    found = read_suggestions(evidence.result, evidence.folder)
     if not found:
         return None
     rows = ((tag("dt", tag("strong", prose(one["why"] or "")), " ", prose(one["evidence"] or "")),
@@ -73,7 +73,7 @@ def differences_of(evidence: RunData) -> list[DifferenceRow]:
         mean = one.get("difference") if isinstance(one, Mapping) else None
         if isinstance(mean, (int, float)):
             style = evidence.arms[name].style if name in evidence.arms else 7
-            rows.append(DifferenceRow(f"over {name}", style, float(mean), interval_of(one)))
+            rows.append(DifferenceRow(f"over {name}", style, float(mean), read_interval(one)))
     return rows
 
 

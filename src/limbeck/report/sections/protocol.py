@@ -11,7 +11,15 @@ from typing import Any
 
 from limbeck.checksums import has_checksum
 from limbeck.errors import LimbeckError
-from limbeck.job import format_steps, one_line, opening_code, own_budgets, read_job, shared_path, suggestions_of
+from limbeck.job import (
+    describe_arm_budgets,
+    format_steps,
+    join_statements,
+    opening_code,
+    read_job,
+    read_suggestions,
+    shared_path,
+)
 from limbeck.job.result import RESULT
 from limbeck.models import UserFile
 from limbeck.report.html import details, grid, note, prose, section, table
@@ -91,7 +99,7 @@ def _facts(evidence: RunData) -> Iterator[tuple[str, str | Markup]]:
 def _effort(evidence: RunData) -> Iterator[tuple[str, str]]:
     """What an arm has in place of the budget, and for how many steps each arm learnt."""
     rows, budgets = {name: arm.row for name, arm in evidence.arms.items()}, evidence.job.get("budgets")
-    own = own_budgets(budgets, rows) if isinstance(budgets, Mapping) else {}
+    own = describe_arm_budgets(budgets, rows) if isinstance(budgets, Mapping) else {}
     yield from ((f"budget of {name}", f"{said}; else as above") for name, said in own.items())
     steps = format_steps(rows)
     if steps is not None:
@@ -123,7 +131,7 @@ def _commands(evidence: RunData) -> Iterator[tuple[str, str]]:
     folder = quote(str(evidence.folder))
     arm, _ = recommended_student(evidence)
     command = "compare" if evidence.job.get("methods") else "distill"
-    suggested = [one for one in suggestions_of(evidence.result, evidence.folder) if one["type"]]
+    suggested = [one for one in read_suggestions(evidence.result, evidence.folder) if one["type"]]
     yield from ((one["why"] or "", one["type"] or "") for one in suggested)
     if evidence.seeds < 2 and not suggested:
         yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
@@ -145,7 +153,7 @@ def _opened(evidence: RunData, student: Path) -> str:
         if own is not None:
             model["model"], file = f"{shared_path(own.file)}:{own.function}", own.file
         shown = shared_path(student)
-        return one_line(opening_code(student, model, shown=shown, place=evidence.folder, file=file))
+        return join_statements(opening_code(student, model, shown=shown, place=evidence.folder, file=file))
     except LimbeckError as error:
         return f"# {error}"
 

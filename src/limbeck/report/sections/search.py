@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from limbeck.job import ArmSearch, used_settings
+from limbeck.job import ArmSearch, collect_settings
 from limbeck.report.figures import SearchedArm, search_figure, trials_below
 from limbeck.report.html import figure, legend, note, section, table
 from limbeck.report.markup import Markup, tag
@@ -17,10 +17,12 @@ def search_section(evidence: RunData, *, prefix: str = "") -> Markup | None:
     search = evidence.search
     if search is None:
         return None
-    changed = search.changed(used_settings(evidence.job, {name: arm.row for name, arm in evidence.arms.items()}))
+    changed = search.list_changes(
+        collect_settings(evidence.job, {name: arm.row for name, arm in evidence.arms.items()})
+    )
     apart = note("This run did not use all that was found: ", "; ".join(changed), ".") if changed else None
     arms = {
-        name: SearchedArm(_style(evidence, name), arm.accuracies, arm.best_so_far, arm.found)
+        name: SearchedArm(_style(evidence, name), arm.accuracies, arm.best_so_far, arm.best_trial)
         for name, arm in search.arms.items()
     }
     below, lowest = trials_below(arms)
@@ -50,7 +52,7 @@ def chosen_how(evidence: RunData) -> str:
     if evidence.search is None:
         return "the job's own; no `limbeck tune` stands behind them"
     learners = [name for name, arm in evidence.arms.items() if arm.role in ("control", "method")]
-    return evidence.search.effort([name for name in learners if name != "shuffled teacher"])
+    return evidence.search.describe_effort([name for name in learners if name != "shuffled teacher"])
 
 
 def _style(evidence: RunData, name: str) -> int:
@@ -71,7 +73,7 @@ def _row(arm: ArmSearch) -> tuple[object, ...]:
         _lines(f"{name} {value:.4g}" for name, value in arm.chosen.items()),
         _lines(f"{name} {low:.4g}" + (f" to {high:.4g}" if low < high else "")
                for name, (low, high) in arm.between.items()),
-        len(arm.accuracies), f"{100 * arm.accuracies[0]:.2f}", f"{100 * arm.best_so_far[-1]:.2f}", arm.found + 1,
+        len(arm.accuracies), f"{100 * arm.accuracies[0]:.2f}", f"{100 * arm.best_so_far[-1]:.2f}", arm.best_trial + 1,
         arm.diverged, f"{arm.epochs:,}", f"{arm.seconds:,.0f}",
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from limbeck.errors import LimbeckError
-from limbeck.job import interval_of
+from limbeck.job import read_interval
 from limbeck.report.arms import ArmRow
 from limbeck.report.axes import STYLES
 from limbeck.report.figures import DifferenceRow, differences_figure
@@ -85,7 +85,7 @@ def _development(evidence: RunData) -> float | None:
 def _differences(evidences: Sequence[RunData], names: Sequence[str]) -> Markup | None:
     rows = [
         DifferenceRow(name, evidence.arms[evidence.judged].style if evidence.judged else 0, float(mean),
-                   interval_of(evidence.verdict))
+                   read_interval(evidence.verdict))
         for name, evidence in zip(names, evidences, strict=True)
         if isinstance(mean := evidence.verdict.get("difference"), (int, float))
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def _table(runs: Sequence[tuple[int, str, RunData]]) -> Markup:
     for number, name, evidence in runs:
         arm = evidence.arms.get(evidence.judged or "")
         teacher = next((one for one in evidence.arms.values() if one.role == "teacher"), None)
-        mean, interval = evidence.verdict.get("difference"), interval_of(evidence.verdict)
+        mean, interval = evidence.verdict.get("difference"), read_interval(evidence.verdict)
         apart = "-" if not isinstance(mean, (int, float)) else f"{100 * mean:+.2f}"
         apart += "" if interval is None else f" [{100 * interval[0]:+.2f}, {100 * interval[1]:+.2f}]"
         rows.append((
