@@ -20,7 +20,7 @@ def asked(tmp_path):
 
 def test_a_combined_teacher_has_a_row_of_its_own(asked, tmp_path):
     job = asked({"name": "specialists", "groups": [[0, 1], [2, 3]]})
-    with pytest.warns(UserWarning, match="In no specialist's group"):
+    with pytest.warns(UserWarning, match="in no group of a specialist"):
         result = run_job(job)
     assert list(result["arms"]) == ["teacher", "student alone", "combined teacher", "distilled"]
     row, teacher = result["arms"]["combined teacher"], result["arms"]["teacher"]

@@ -249,8 +249,8 @@ def test_ranges_are_of_the_method_s_own_numbers_and_hold_their_defaults(name):
     [
         (0, {}, {}, "at least one setting for each arm; got trials=0"),
         (1, {}, {"temprature": (1.0, 2.0)}, "Unknown parameter to tune 'temprature'. Did you mean 'temperature'"),
-        (1, {}, {"temperature": (3.0, 2.0)}, "temperature: A range runs from its least value"),
-        (1, {}, {"lr": (0.0, 1.0)}, "lr: Factors are searched in a range above 0"),
+        (1, {}, {"temperature": (3.0, 2.0)}, r"temperature: got 3.0..2.0"),
+        (1, {}, {"lr": (0.0, 1.0)}, r"above 0; got 0.0..1.0"),
         (1, {}, {"epochs": (1.0, 2.5)}, "epochs: A range of whole numbers"),
         (1, {}, {"weight": (0.0, 2.0)}, "weight is a number from 0 to 1; got 2.0"),
         (1, {"development": 0.005}, {}, "1 of these has a label"),

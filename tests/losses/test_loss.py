@@ -137,7 +137,7 @@ def test_a_kernel_that_reads_the_mask_gets_it_or_its_default():
 
 def test_a_batch_without_what_a_kernel_reads():
     student, teacher = signals(2, 3)
-    with pytest.raises(LimbeckError, match=r"cross_entropy reads labels, and this source gives none"):
+    with pytest.raises(LimbeckError, match=r"cross_entropy needs labels, and this loader gives none"):
         Loss(cross_entropy).term(student, teacher, Batch(torch.zeros(2)), Progress())
 
 
@@ -254,7 +254,7 @@ def test_a_kernel_that_does_not_yield_what_it_declares():
         return student.mean()
 
     student, teacher = signals(4, 3)
-    with pytest.raises(LimbeckError, match=r"one value per example but yields shape \(\)"):
+    with pytest.raises(LimbeckError, match=r"one value per example but returns shape \(\)"):
         Loss(averaged).fit(student, teacher, Batch(torch.zeros(4)))
 
 

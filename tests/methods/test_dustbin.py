@@ -61,5 +61,5 @@ def test_the_kernels_of_specialists_refuse_what_they_cannot_take():
     with pytest.raises(LimbeckError, match="floating"):
         dustbin_cross_entropy(student.long(), labels=labels, special=(0,))
     for wrong in ((4,), (-1,)):
-        with pytest.raises(LimbeckError, match=rf"special class {wrong[0]} is none of the student.s 4 classes"):
+        with pytest.raises(LimbeckError, match=rf"pecial class {wrong[0]}\b.* 4 classes"):
             dustbin_cross_entropy(student, labels=labels, special=wrong)

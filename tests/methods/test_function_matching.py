@@ -79,7 +79,7 @@ def test_a_student_that_is_its_teacher_stays_what_it_is():
 
 
 def test_a_source_without_views_is_warned_about():
-    with pytest.warns(LimbeckWarning, match="hands out the examples themselves"):
+    with pytest.warns(LimbeckWarning, match="function_matching is about views"):
         learnt(make_loader(), make("function_matching", teacher=Seeing(0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -228,12 +228,12 @@ def test_a_generalist_with_reads_of_its_own_gives_them_to_its_specialists(plante
 def test_classes_in_no_group_are_said_in_one_sentence(planted):
     data = (planted.x, planted.labels)
     sentence = (
-        r"In no specialist's group: 1 of 4 classes \(3\); the generalist answers for them\. "
-        r"To have each class in one: add them to groups\."
+        r"1 of 4 classes .* \(3\)\..*"
+        r"add them to groups"
     )
     with pytest.warns(LimbeckWarning, match=sentence):
         distill(planted.student(), recipe(planted), data, epochs=1, workers=1).finish()
-    with pytest.raises(LimbeckError, match=r"group: 1 of 4 classes \(3\); cover=True wants every class in one"):
+    with pytest.raises(LimbeckError, match=r"1 of 4 classes .* \(3\)\. cover=True"):
         distill(planted.student(), recipe(planted, cover=True), data, epochs=1, workers=1).finish()
     named = ArrayDataset(*data, class_names=["cat", "dog", "hen", "frog"])
     with pytest.warns(LimbeckWarning, match=r"1 of 4 classes \(frog\)"):
@@ -268,7 +268,7 @@ def test_groups_that_cannot_be(planted, arguments, sentence):
 
 def test_an_ensemble_is_no_single_network(planted):
     pair = Ensemble(planted.truth, planted.student())
-    with pytest.raises(LimbeckError, match=r"copies of their generalist, and Ensemble is no single network"):
+    with pytest.raises(LimbeckError, match=r"Ensemble is not a single network"):
         learn(planted, recipe(planted, teacher=pair))
 
 
@@ -276,7 +276,7 @@ def test_batches_that_come_as_they_do_have_no_special_half(planted):
     batches = [(planted.x[:60], planted.labels[:60]), (planted.x[60:], planted.labels[60:])]
     with (
         pytest.warns(LimbeckWarning),
-        pytest.raises(LimbeckError, match="TorchLoader hands out batches"),
+        pytest.raises(LimbeckError, match="TorchLoader"),
     ):
         distill(planted.student(), recipe(planted), TorchLoader(batches), epochs=1).finish()
 
@@ -303,9 +303,9 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert ended.value.code == 0, said.err
     result = json.loads(said.out)
     assert result["method"]["name"] == "specialists"
-    notes = [line for line in said.err.splitlines() if line.startswith("Note: In no specialist's group")]
+    notes = [line for line in said.err.splitlines() if "in no group of a specialist" in line]
     assert len(notes) == 1
-    assert notes[0].endswith("To have each class in one: cover=True.")
+    assert notes[0].endswith("cover=True.")
     assert not [line for line in said.err.splitlines() if "Warning" in line]
 
 

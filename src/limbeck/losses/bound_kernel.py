@@ -1,4 +1,4 @@
-"""A kernel with its settings, and what it reads of student, teacher and batch."""
+"""A kernel with its hyper-parameters, and the tensors that it needs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from limbeck.schedule import Schedule
 
 Kernel = Callable[..., Tensor]
 FROM_BATCH = frozenset({"labels", "targets", "mask", "id"})
-_PLACES = 101  # at which a schedule is read off
+_PLACES = 101  # points at which a schedule is evaluated
 TENSORS = FROM_BATCH | {"student", "teacher"}
 
 
 class BoundKernel:
-    """A kernel with its hyper-parameters set: what it reads, what one of its values stands for.
+    """A kernel with its hyper-parameters, the tensors that it needs, and the meaning of one value.
 
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
-        hyper: Its hyper-parameters, each a value or a `Schedule`.
+        hyper: The hyper-parameters, each a value or a `Schedule`.
 
     Raises:
-        LimbeckError: If the kernel declares no ``per``, names its tensors otherwise, lacks a hyper-parameter, or
-            is given one out of range.
-        UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
+        LimbeckError: If the kernel declares no ``per``, has other tensor names, or a hyper-parameter is missing or out
+            of range.
+        UnknownNameError: If the kernel has no such hyper-parameter. The message suggests the nearest name.
     """
 
     def __init__(self, kernel: Kernel, hyper: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class BoundKernel:
         self.preprocess, accepted = self._parameters(kernel)
         self.hyper = dict(hyper)
         self.function = kernel
-        """The kernel itself."""
+        """The function of the kernel."""
         for name in hyper:
             if name not in accepted:
                 raise unknown(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
@@ -49,7 +49,7 @@ class BoundKernel:
             raise LimbeckError(f"{self.name}() needs a value for {', '.join(absent)}: Loss(..., {absent[0]}=...).")
 
     def __call__(self, tensors: Mapping[str, Tensor | PartialLogits], progress: Progress) -> Tensor:
-        """The kernel's unreduced values, with every schedule read off at `progress`."""
+        """Compute the unreduced values, with every schedule evaluated at `progress`."""
         hyper = {k: v(progress) if isinstance(v, Schedule) else v for k, v in self.hyper.items()}
         teacher = tensors.get("teacher")
         if isinstance(teacher, PartialLogits):
@@ -58,7 +58,7 @@ class BoundKernel:
 
     @property
     def temperatures(self) -> frozenset[float]:
-        """The kernel's temperature: its value, its default, or all that a schedule comes to; 1 where it has none."""
+        """The temperatures of the kernel: its value, its default, or all values of a schedule; 1 if it has none."""
         temperature = self.hyper.get("temperature", default_temperature(self.function))
         if isinstance(temperature, Schedule):
             return frozenset(float(temperature(Progress(step, _PLACES))) for step in range(_PLACES))
@@ -71,13 +71,13 @@ class BoundKernel:
         per = getattr(kernel, "per", None)
         if per is None:
             raise LimbeckError(
-                f"{self.name}() does not say what one of its values stands for; "
+                f"{self.name}() does not declare what one value belongs to; "
                 'put @kernel(per="example") (or "position", "output", "pair", "batch") above it.'
             )
         return cast(str, per)
 
     def _parameters(self, kernel: Kernel) -> tuple[set[str], dict[str, bool]]:
-        """The tensors it reads, and its hyper-parameters with whether each must be given."""
+        """The tensors that it needs, and its hyper-parameters with whether each is required."""
         parameters = inspect.signature(kernel).parameters
         strange = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n not in TENSORS]
         if strange or not set(parameters) & TENSORS:
@@ -85,7 +85,7 @@ class BoundKernel:
             raise LimbeckError(
                 f"{self.name}({', '.join(parameters)}): the tensors of a kernel are student, teacher, labels, targets, "
                 "mask, id"
-                + (f"; {strange[0]!r} is none of them" if strange else "")
+                + (f"; {strange[0]!r} is not one of them" if strange else "")
                 + (f" (did you mean {near!r}?)" if near else "")
                 + ", and its hyper-parameters are keyword-only."
             )

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many ranks share the batch; 1 where nothing is distributed."""
+    """The number of ranks that share the batch; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def all_reduce_sum(number: float) -> float:
-    """The sum of `number` over all ranks."""
+    """Sum `number` over all ranks."""
     if world_size() == 1:
         return number
     total = torch.tensor(number, dtype=torch.float64, device=rank_device())
@@ -24,7 +24,7 @@ def all_reduce_sum(number: float) -> float:
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """The rows of all ranks, one rank after the other, with their gradients; ranks may hold different numbers."""
+    """Gather the rows of all ranks in rank order, with gradients. Ranks may have different numbers of rows."""
     if world_size() == 1:
         return tensor
     from torch.distributed.nn.functional import all_gather
@@ -32,14 +32,14 @@ def all_gather(tensor: Tensor) -> Tensor:
     sizes = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
     rows = [int(size) for size in sizes]
-    # Every rank must send equally much.
+    # all_gather needs tensors of equal shape, so shorter ones are padded.
     filled = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
     parts = cast(Any, all_gather(filled.contiguous()))
     return torch.cat([part[:size] for part, size in zip(parts, rows, strict=True)])
 
 
 def rank_device() -> torch.device:
-    """Where a tensor must lie to be sent to the other ranks."""
+    """The device that the communication backend can send from."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

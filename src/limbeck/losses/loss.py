@@ -1,4 +1,4 @@
-"""`Loss`: a kernel as something to minimize."""
+"""`Loss`: a kernel applied to outputs of student and teacher."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from limbeck.partial_logits import PartialLogits
 
 
 class Loss(LossTerm):
-    """A kernel lifted into an objective: where to listen in student and teacher, and which head to put between.
+    """An objective made of a kernel, the outputs that it compares, and an optional head.
 
-    The kernel's parameter names say what it reads: ``student``, ``teacher``, ``labels``, ``targets`` (the column of
-    that name in ``Batch.extra``), ``mask``, ``id``; every other one is a hyper-parameter. Its values are summed where
-    they count (``mask`` is true, the label is not -100, the target is known), and the count is known from the batch
-    alone, so that means do not depend on how a batch was split. A kernel that compares examples with each other sees
-    those of all ranks, and none that is masked.
+    The parameter names of the kernel select the tensors: ``student``, ``teacher``, ``labels``, ``targets`` (the column
+    of that name in ``Batch.extra``), ``mask``, ``id``. All other parameters are hyper-parameters. A value is summed if
+    it counts: ``mask`` is true, the label is not -100, the target is known. The count depends on the batch alone, so
+    the mean does not depend on how a batch was split. A kernel that compares examples with each other gets the examples
+    of all ranks, without masked ones.
 
     Args:
         kernel: A function declared with ``@kernel(per=...)``.
-        student: The address to read in the student.
-        teacher: The address to read in the teacher.
-        head: A module between the student's tensor and the kernel; a `Head` takes its shape from the first batch.
-        classes: Which dimension of the logits holds the classes; it is moved last.
-        name: What the term is called; by default the kernel's name, with the address where it is not ``logits``.
-        **hyper: The kernel's hyper-parameters, each a value or a `Schedule`.
+        student: The address of the student's output.
+        teacher: The address of the teacher's output.
+        head: A module applied to the student's tensor. A `Head` gets its shape from the first batch.
+        classes: The class dimension of the logits. The kernel gets it as the last one.
+        name: The name of the term. By default the name of the kernel, with the address if it is not ``logits``.
+        **hyper: The hyper-parameters of the kernel, each a value or a `Schedule`.
 
     Raises:
         LimbeckError: If the kernel declares no ``per``.
-        UnknownNameError: If a hyper-parameter is none of the kernel's; the nearest is named.
+        UnknownNameError: If the kernel has no such hyper-parameter. The message suggests the nearest name.
 
     Example:
         >>> from limbeck.functional import cross_entropy, kl_divergence
@@ -74,7 +74,7 @@ class Loss(LossTerm):
 
     @property
     def preprocess(self) -> Requirements:
-        """What the kernel's parameters name."""
+        """The outputs and batch columns that the kernel needs."""
         return Requirements(
             frozenset({self.addresses[0]} if "student" in self.kernel.preprocess else ()),
             frozenset({self.addresses[1]} if "teacher" in self.kernel.preprocess else ()),
@@ -82,7 +82,7 @@ class Loss(LossTerm):
         )
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
-        """The sum of what counts, over how many values, for one batch."""
+        """Compute the sum of the values that count, and their number, for one batch."""
         tensors = self._tensors(student, teacher, batch)
         if self._compares:
             return self._compared(tensors, progress)
@@ -94,19 +94,19 @@ class Loss(LossTerm):
         where = None if valid is None else self._aligned(valid, values)
         if valid is None or valid.ndim == 1 < values.ndim:
             self._check_number(values, batch.size * self._positions)
-        if where is not None and expected != values.numel():  # most batches have every label
+        if where is not None and expected != values.numel():  # fast path: most batches have every label
             values = values.masked_fill(~where, 0.0)
         return Term(values.sum(), expected)
 
     def count(self, batch: Batch) -> float:
-        """How many values count in `batch`: known from labels and mask, before anything is computed."""
+        """Count the values of `batch` from labels and mask, before the forward pass."""
         if self._compares:
             keep = self._row_mask(batch)
             return self._comparisons(all_reduce_sum(float(batch.size if keep is None else keep.sum())))
         return self._number(self._valid(batch), batch)
 
     def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Loss:
-        """A copy that knows how many positions an example has here; it shares kernel and head, which gets its shape."""
+        """Return a copy for the shapes of this stage. It shares the kernel and the head, which gets its shape."""
         if isinstance(self.head, Head):
             self.head.shape(student[self.addresses[0]], self._taught_like(teacher))
         with preserved_state(self.head):
@@ -116,19 +116,19 @@ class Loss(LossTerm):
             raise one_for_each_class(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         try:
-            with preserved_state(self.kernel.function):  # a first look is no step
+            with preserved_state(self.kernel.function):  # a probe is not a step
                 values = self.kernel(tensors, Progress())
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
         rank = {"batch": 0, "example": 1, "pair": 2}.get(self.per, values.ndim)
         if values.ndim != rank:
             raise LimbeckError(
-                f"{self.name} declares one value per {self.per} but yields shape {tuple(values.shape)} for {shapes}."
+                f"{self.name} declares one value per {self.per} but returns shape {tuple(values.shape)} for {shapes}."
             )
         self._check_places(values, batch, shapes)
-        # One answer to a whole text, whose mask says which of its tokens are padding.
-        fitted = copy.copy(self)  # shallow: its parameters, buffers and modules are this one's
-        vars(fitted).pop("_named_leaves", None)  # a cache, which holds the loss that was copied
+        # One output for a whole text; the mask marks its padding tokens.
+        fitted = copy.copy(self)  # shallow copy: shares parameters, buffers and modules
+        vars(fitted).pop("_named_leaves", None)  # a cached property of the loss that was copied
         fitted._outputs = values.shape[-1] if self.per == "output" and values.ndim > 1 else 1
         fitted._rank = values.ndim
         fitted._whole = self.per == "example" or values.ndim == 1 or (self.per == "output" and values.ndim == 2)
@@ -137,33 +137,33 @@ class Loss(LossTerm):
         return fitted
 
     def _check_places(self, values: Tensor, batch: Batch, shapes: str) -> None:
-        """Refuse values at other places than the labels': classes that are not where they were looked for."""
+        """Check that values and labels have the same shape; otherwise `classes` is the wrong dimension."""
         labels = batch.labels
         if labels is None or self.per != "position" or self.addresses[0] != LOGITS:
             return
         if values.ndim > 1 and labels.ndim == values.ndim and values.shape != labels.shape:
             raise LimbeckError(
-                f"{self.name} yields values of shape {tuple(values.shape)} for {shapes}, but labels have "
+                f"{self.name} returns values of shape {tuple(values.shape)} for {shapes}, but labels have "
                 f"{tuple(labels.shape)}: the classes are not in dimension {self.classes}. For maps: classes=1."
             )
 
     @property
     def _compares(self) -> bool:
-        """Whether it compares examples with each other."""
+        """Whether the kernel compares examples with each other."""
         return self.per in ("pair", "batch")
 
     def _compared(self, tensors: dict[str, Tensor], progress: Progress) -> Term:
         first = next(iter(tensors.values()))
         count = self._comparisons(len(first))
         if not count:
-            # A mean over no example is no number; the sum of none of them is a zero that is connected.
+            # The mean over no example would be NaN. An empty sum is a zero that stays connected to the graph.
             return Term(tensors.get("student", first).sum() * 0.0, 0.0)
         values = self.kernel(tensors, progress)
         self._check_number(values, count)
         return Term(values.sum(), count)
 
     def _number(self, valid: Tensor | None, batch: Batch) -> float:
-        """How many values count where `valid` is true."""
+        """Count the values where `valid` is true."""
         if valid is None:
             return float(batch.size * self._positions)
         if valid.ndim == 1:
@@ -171,7 +171,7 @@ class Loss(LossTerm):
         return float(valid.sum()) * (self._outputs if valid.ndim < self._rank else 1)
 
     def _comparisons(self, examples: float | int) -> float:
-        """How many values there are for so many examples."""
+        """The number of values for this many examples."""
         return float(examples**2 if self.per == "pair" else min(examples, 1))
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
@@ -186,16 +186,16 @@ class Loss(LossTerm):
             if value is None and name == "mask":
                 continue
             if value is None:
-                raise LimbeckError(f"{self.name} reads {name}, and {_lack(name, batch)}")
+                raise LimbeckError(f"{self.name} needs {name}, and {_lack(name, batch)}")
             tensors[name] = value
         if not self._compares:
             return tensors
         keep = self._row_mask(batch)
-        # In one order on all ranks, which wait for each other at every tensor.
+        # The same order on all ranks: each gather waits for all of them.
         return {name: all_gather(tensors[name] if keep is None else tensors[name][keep]) for name in sorted(tensors)}
 
     def _taught(self, teacher: Outputs) -> Tensor | PartialLogits:
-        """What the teacher shows; a part of its answer, whose classes are last already, if the kernel can take it."""
+        """The teacher's output, or its top-k part (with classes last already) if the kernel accepts it."""
         partial = teacher.partial.get(self.addresses[1])
         if partial is None:
             return self._moved(teacher[self.addresses[1]])
@@ -205,7 +205,7 @@ class Loss(LossTerm):
         return partial
 
     def _taught_like(self, teacher: Outputs) -> Tensor:
-        """A tensor of the shape of what the teacher shows."""
+        """A tensor with the shape of the teacher's output."""
         partial = teacher.partial.get(self.addresses[1])
         if partial is None:
             return teacher[self.addresses[1]]
@@ -216,23 +216,23 @@ class Loss(LossTerm):
             return tensor if self.classes == -1 else tensor.movedim(self.classes, -1)
         except IndexError as error:
             raise LimbeckError(
-                f"{self.name} looks for the classes in dimension {self.classes}, and there is no dimension "
+                f"{self.name} expects the classes in dimension {self.classes}, but there is no dimension "
                 f"{self.classes} in shape {tuple(tensor.shape)}; give another classes=."
             ) from error
 
     def _row_mask(self, batch: Batch) -> Tensor | None:
-        """Which examples a comparison may see, or None for all."""
+        """The mask of examples that may be compared, or None for all."""
         return None if batch.mask is None else _any(batch.mask.bool())
 
     def _valid(self, batch: Batch) -> Tensor | None:
-        """Where a value counts, or None for everywhere."""
+        """The mask of values that count, or None for all."""
         valid = None if batch.mask is None else self._per_value(batch.mask.bool())
         for counts in self._target_masks(batch):
             valid = counts if valid is None else counts & self._aligned(valid, counts)
         return valid
 
     def _target_masks(self, batch: Batch) -> Iterator[Tensor]:
-        """Where there is what a value is compared with."""
+        """Yield the masks of known labels and targets."""
         if "labels" in self.kernel.preprocess and batch.labels is not None:
             yield self._per_value(batch.labels != IGNORED)
         if "targets" in self.kernel.preprocess:
@@ -248,7 +248,7 @@ class Loss(LossTerm):
             valid = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim)).expand(values.shape)
         if valid.shape != values.shape:
             raise LimbeckError(
-                f"{self.name} yields values of shape {tuple(values.shape)}, but labels or mask have "
+                f"{self.name} returns values of shape {tuple(values.shape)}, but labels or mask have "
                 f"{tuple(valid.shape)}; they must agree (classes= says which dimension holds the classes)."
             )
         return valid
@@ -256,7 +256,7 @@ class Loss(LossTerm):
     def _check_number(self, values: Tensor, expected: float | int) -> None:
         if values.numel() != expected:
             raise LimbeckError(
-                f"{self.name} yields {values.numel()} values for a batch where {int(expected)} were expected: the "
+                f"{self.name} returns {values.numel()} values for a batch where {int(expected)} were expected: the "
                 "number of positions changes between batches, so say which of them count, with Batch.mask: "
                 "from a loader, Loader(..., adapt=lambda item: Batch(..., mask=...))."
             )
@@ -268,17 +268,17 @@ class Loss(LossTerm):
 
 
 def _lack(name: str, batch: Batch) -> str:
-    """Why a batch has no such tensor, and what to do."""
+    """Explain why a batch has no such tensor, and what to do."""
     if name == "labels" and batch.mixed:
         return (
-            "this source mixes two examples in one (mix=), which no single label is right for: learn from the "
+            "this loader mixes two examples (mix=), which have no single label: learn from the "
             "teacher's answers alone, as hinton(..., labels=False) does, or leave mix= out."
         )
     if name == "targets":
-        return 'this source gives none: ArrayDataset(inputs, extra={"targets": ...}).'
-    return "this source gives none."
+        return 'this loader gives none: ArrayDataset(inputs, extra={"targets": ...}).'
+    return "this loader gives none."
 
 
 def _any(where: Tensor) -> Tensor:
-    """For each example, whether any of its positions counts."""
+    """Whether any position of an example counts, for each example."""
     return where.flatten(1).any(1) if where.ndim > 1 else where

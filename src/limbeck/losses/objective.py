@@ -19,21 +19,20 @@ Weigh = Callable[[Progress], float]
 
 
 class Objective(nn.Module, ABC):
-    """What a stage minimizes. Objectives add and scale, and what comes out is an objective.
+    """The loss that a stage minimizes. Sums and multiples of objectives are objectives.
 
-    Written ``0.1 * a + ramp(0.9) * b``: the weight first.
-    Called with what the student and the teacher showed, it gives named `Term`s. The number that is minimized is
-    ``sum of weight * total / count``, with counts taken from the batches of the whole accumulation window.
-    It is a module only because heads learn.
+    Write ``0.1 * a + ramp(0.9) * b``, with the weight first. A call with the outputs of student and teacher returns
+    named `Term`s. The minimized value is ``sum of weight * total / count``, with counts taken from the batches of the
+    whole accumulation window. An objective is a module because its heads can have parameters.
     """
 
     @abstractmethod
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
-        """Every single loss in it with its weight, in the order written."""
+        """All single losses with their weights, in the order written."""
 
     @property
     def requires(self) -> Requirements:
-        """What it reads in student, teacher and batch; also at weight zero, so that weights are continuous."""
+        """The outputs and batch columns that it needs, also for a weight of zero."""
         requires = Requirements()
         for leaf, _ in self.leaves():
             requires = requires | leaf.preprocess
@@ -41,11 +40,11 @@ class Objective(nn.Module, ABC):
 
     @property
     def temperatures(self) -> frozenset[float]:
-        """At which temperatures its losses read the teacher's logits; also those that a schedule comes to."""
+        """All temperatures that the losses apply to the teacher's logits, including those of a schedule."""
         return frozenset().union(*(leaf.own_temperatures for leaf, _ in self.leaves()))
 
     def named_leaves(self) -> dict[str, tuple[LossTerm, Weigh]]:
-        """Every single loss under a name of its own; #2, #3 are put behind a name that repeats."""
+        """All single losses by a unique name; a repeated name gets #2, #3, ..."""
         return self._named_leaves
 
     @cached_property
@@ -60,7 +59,7 @@ class Objective(nn.Module, ABC):
         return named
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> dict[str, Term]:
-        """The terms for one batch."""
+        """Compute the terms for one batch."""
         terms: dict[str, Term] = {}
         for name, (leaf, weigh) in self.named_leaves().items():
             total, count, _ = leaf.term(student, teacher, batch, progress)
@@ -68,18 +67,19 @@ class Objective(nn.Module, ABC):
         return terms
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """How many values each loss will yield for `batch`, before anything is computed."""
+        """Count the values of each loss for `batch`, before the forward pass."""
         return {name: leaf.count(batch) for name, (leaf, _) in self.named_leaves().items()}
 
     @abstractmethod
     def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Objective:
-        """The objective for one stage, fitted to the shapes of its first batch; the engine calls it once a stage.
+        """Return the objective for one stage, fitted to the shapes of its first batch.
 
-        Heads and whatever else learns are shared with this one; what depends on shapes is the returned one's own, so
-        that one objective can be used in several stages whose data have other shapes. Lazy heads get their shape.
+        The engine calls it once per stage. Heads and other parameters are shared with this objective. State that depends on shapes belongs to the returned
+        objective, so one objective can be used in several stages with data of different shapes. Lazy heads get their
+        shape.
 
         Raises:
-            LimbeckError: If the two sides cannot be compared.
+            LimbeckError: If student and teacher cannot be compared.
         """
 
     def __add__(self, other: object) -> Objective:
@@ -88,7 +88,7 @@ class Objective(nn.Module, ABC):
         return Sum(self, other)
 
     def __radd__(self, other: object) -> Objective:
-        """So that ``sum([a, b, c])`` is an objective: it begins with the number 0."""
+        """Support ``sum([a, b, c])``, which starts with the number 0."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __rmul__(self, weight: object) -> Objective:
@@ -101,44 +101,44 @@ class Objective(nn.Module, ABC):
 
 
 class LossTerm(Objective, ABC):
-    """A single loss: the part of an objective that yields one term."""
+    """A single loss: the part of an objective that returns one term."""
 
     name: str
     per: str
     own_temperatures: frozenset[float] = frozenset()
-    """At which temperatures it reads the teacher's logits, where it knows."""
+    """The temperatures that it applies to the teacher's logits, if known."""
 
     @property
     @abstractmethod
     def preprocess(self) -> Requirements:
-        """What it reads in the student, the teacher and the batch."""
+        """The outputs of student and teacher and the batch columns that it needs."""
 
     @abstractmethod
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
-        """The sum of what counts, over how many values, for one batch."""
+        """Compute the sum of the values that count, and their number, for one batch."""
 
     @abstractmethod
     def count(self, batch: Batch) -> float:
-        """How many values count in `batch`."""
+        """Count the values of `batch`."""
 
     @abstractmethod
     def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> LossTerm:
-        """The loss for one stage, fitted to the shapes of its first batch; itself where it takes none from it."""
+        """Return the loss for one stage, fitted to the shapes of its first batch. By default the loss itself."""
 
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
-        """Itself, with weight one."""
+        """This loss, with weight one."""
         yield self, lambda _: 1.0
 
 
 class Sum(Objective):
-    """Two or more objectives, minimized together."""
+    """The sum of two or more objectives."""
 
     def __init__(self, *parts: Objective) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
-        """The parts' losses, in order."""
+        """The losses of all parts, in order."""
         for part in self.parts:
             yield from cast(Objective, part).leaves()
 
@@ -165,7 +165,7 @@ class Scaled(Objective):
         self.weight = weight
 
     def leaves(self) -> Iterator[tuple[LossTerm, Weigh]]:
-        """The objective's losses, each weighed."""
+        """The losses of the objective, with their weights multiplied."""
         for leaf, inner in self.objective.leaves():
             yield leaf, _product(self.weight, inner)
 
@@ -179,31 +179,31 @@ class Scaled(Objective):
 
 
 def fit(objective: Objective, student: Outputs, teacher: Outputs, batch: Batch) -> Objective:
-    """``objective.fit(...)``, once it is known to give an objective.
+    """Call ``objective.fit(...)`` and check that it returns an objective.
 
     Raises:
-        LimbeckError: If it gives anything else, as a loss of one's own does whose ``fit`` returns nothing.
+        LimbeckError: If it returns anything else, for example None.
     """
     fitted: object = objective.fit(student, teacher, batch)
     if isinstance(fitted, Objective):
         return fitted
     raise LimbeckError(
-        f"{type(objective).__name__}.fit returned {fitted!r}: it returns the fitted loss; type `return self` where "
-        "nothing depends on shapes."
+        f"{type(objective).__name__}.fit returned {fitted!r}, but it must return the fitted loss. Use `return self` "
+        "if nothing depends on shapes."
     )
 
 
 def weighted_loss(terms: Mapping[str, Term], counts: Mapping[str, float]) -> Tensor:
-    """The number that is minimized: ``sum of weight * total / count``; a term of which nothing counts adds zero.
+    """Compute the minimized value, ``sum of weight * total / count``. A term without values adds zero.
 
-    So does one of weight 0, also where it is infinite or no number, and then it is not in the graph.
+    A term of weight 0 adds zero even if it is infinite or NaN; it is then not in the graph.
 
     Args:
-        terms: What an objective gave for one batch.
-        counts: How many values each term has in the whole accumulation window, on all ranks.
+        terms: The terms of an objective for one batch.
+        counts: The number of values of each term in the whole accumulation window, on all ranks.
 
     Returns:
-        A scalar, connected to the graph also where every count is zero.
+        A scalar that is connected to the graph even if every count is zero.
     """
     parts = [term.total * (term.weight / (counts[name] or 1.0)) for name, term in terms.items() if term.weight != 0]
     if not parts:

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 _OF_TORCH = frozenset(vars(nn.Module()))
-"""What every module has: its hooks, parameters and parts, which are no memory."""
+"""Attributes of every module (hooks, parameters, parts), which are not state between steps."""
 
-_LARGEST = 2**28  # bytes; what is larger is data that a kernel was given, and to copy them would double them
+_LARGEST = 2**28  # bytes; a larger tensor is data of a kernel, and a copy would double the memory
 
 
 @contextmanager
 def preserved_state(*losses: Any) -> Iterator[None]:
-    """A block after which losses remember what they remembered before it.
+    """Restore the state of losses after the block.
 
-    That is the buffers and attributes of modules, and what a kernel closes over, is bound to or is: numbers, tensors,
-    generators, and lists, dicts, sets and queues of these. They are the same objects afterwards, as others may hold
-    them too. Parameters and global variables are left as they are.
+    The state is the buffers and attributes of modules, and the variables of a kernel's closure or object: numbers,
+    tensors, generators, and lists, dicts, sets and queues of these. Objects keep their identity, because others may
+    refer to them. Parameters and global variables are not restored.
 
     Args:
-        *losses: Objectives, heads, kernels.
+        *losses: Objectives, heads or kernels.
 
     Example:
         >>> class Counts(nn.Module):
@@ -53,11 +53,11 @@ def preserved_state(*losses: Any) -> Iterator[None]:
 
 
 class _Memory:
-    """How everything that was met is brought back to what it is now."""
+    """Records how to restore the current state of all objects that it visits."""
 
     def __init__(self) -> None:
         self.restores: list[Callable[[], Any]] = []
-        self._met: dict[int, Any] = {}  # holds what it met, so that nothing else gets its id
+        self._met: dict[int, Any] = {}  # keeps visited objects alive, so that no other object gets their id
 
     def add(self, value: Any) -> None:
         if value is None or isinstance(value, (bool, int, float, str, type, ModuleType)) or id(value) in self._met:
@@ -120,7 +120,7 @@ class _Memory:
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
-            except ValueError:  # not filled yet
+            except ValueError:  # an empty cell of a closure
                 continue
             self.add(value)
             self.restores.append(functools.partial(setattr, cell, "cell_contents", value))
@@ -174,7 +174,7 @@ def _refill(container: Any, fill: Callable[[Any], None], before: Any) -> None:
 
 
 def _structure(module: nn.Module) -> list[tuple[str, int]]:
-    """Which parameters and parts a module has: one that has just built itself stays built."""
+    """The parameters and parts of a module. A module that was built inside the block stays built."""
     return [(name, id(part)) for name, part in (*module._parameters.items(), *module._modules.items())]
 
 
@@ -192,5 +192,5 @@ def _restore_attributes(attributes: dict[str, Any], before: dict[str, Any], rest
 
 
 def _differs(tensor: Tensor, before: Tensor) -> bool:
-    """Whether a tensor was written to; what was not is left alone, as a graph may hold it."""
+    """Whether a tensor was written to. Others are not restored, because a graph may refer to them."""
     return tensor.shape == before.shape and not torch.equal(tensor, before)

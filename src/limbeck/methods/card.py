@@ -14,16 +14,16 @@ from limbeck.recipe import Recipe
 
 @dataclass(frozen=True)
 class SearchRange:
-    """The values of a number that are tried, both ends included.
+    """The search range of a numeric hyper-parameter; both ends are included.
 
     Attributes:
-        low: The least.
-        high: The greatest; the same as `low` for a number that is held fixed.
-        log: Whether equal factors are tried alike, and not equal steps.
-        whole: Whether only whole numbers are.
+        low: The smallest value.
+        high: The largest value. Equal to `low` for a fixed value.
+        log: Whether to search on a logarithmic scale.
+        whole: Whether to try whole numbers only.
 
     Raises:
-        LimbeckError: If it holds no value, or is one of factors and begins at 0 or below.
+        LimbeckError: If the range is empty, or is logarithmic and starts at 0 or below.
 
     Example:
         >>> SearchRange(1, 20, log=True).holding(40)
@@ -37,14 +37,16 @@ class SearchRange:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
-            raise LimbeckError(f"A range runs from its least value to its greatest; got {self.low}..{self.high}.")
+            raise LimbeckError(f"A range goes from its smallest to its largest value; got {self.low}..{self.high}.")
         if self.log and not self.low > 0:
-            raise LimbeckError(f"Factors are searched in a range above 0; got {self.low}..{self.high}.")
+            raise LimbeckError(f"A logarithmic range must be above 0; got {self.low}..{self.high}.")
         if self.whole and not (float(self.low).is_integer() and float(self.high).is_integer()):
-            raise LimbeckError(f"A range of whole numbers begins and ends with one; got {self.low}..{self.high}.")
+            raise LimbeckError(
+                f"A range of whole numbers must start and end with a whole number; got {self.low}..{self.high}."
+            )
 
     def holding(self, value: int | float) -> SearchRange:
-        """The same range, as much wider as it must be to hold a value."""
+        """Return this range, extended if needed to include a value."""
         return replace(
             self, low=min(self.low, value), high=max(self.high, value), log=self.log and min(self.low, value) > 0
         )
@@ -52,19 +54,19 @@ class SearchRange:
 
 @dataclass(frozen=True)
 class MethodCard:
-    """What a published method claims, when to use it, and whom to cite.
+    """Description of a published method: what it claims, when to use it, and what to cite.
 
     Attributes:
-        name: What it is called here: its file, its function, ``--method NAME``.
-        title: The paper's title.
-        authors: Who wrote it.
-        year: When it was first public.
-        arxiv: Its arXiv number, where it has one.
-        venue: Where it appeared.
-        claim: What it does, in one sentence.
-        when: When to use it, and when not.
-        bibtex: The citation.
-        ranges: Between which values `limbeck tune` searches a hyper-parameter; one that is not here stays as it is.
+        name: The name of the method: of its file, its function, and in ``--method NAME``.
+        title: The title of the paper.
+        authors: The authors of the paper.
+        year: The year of the first publication.
+        arxiv: The arXiv number, or None.
+        venue: The conference or journal.
+        claim: What the method does, in one sentence.
+        when: When to use the method, and when not.
+        bibtex: The BibTeX entry.
+        ranges: The search ranges of `limbeck tune` by hyper-parameter. Other hyper-parameters are not tuned.
     """
 
     name: str
@@ -80,7 +82,7 @@ class MethodCard:
 
     @classmethod
     def unpublished(cls, name: str, text: str | None) -> MethodCard:
-        """The card of a method that has none yet: its name, and the first line of its docstring."""
+        """Make a card from the name of a function and the first line of its docstring."""
         claim = next(iter((text or "").strip().splitlines()), "")
         return cls(name, name, "", 0, None, "", claim, "", "")
 
@@ -96,12 +98,12 @@ _KINDS: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class MethodCall:
-    """A published method: its card, the function that makes its recipe, and what that function takes.
+    """A method: its card, the function that makes its recipe, and the parameters of this function.
 
     Attributes:
-        card: What it claims, and whom to cite.
-        make: The function; it returns a `Recipe`.
-        parameters: The function's parameters by name.
+        card: The description of the method.
+        make: A function that returns a `Recipe`.
+        parameters: The parameters of the function by name.
     """
 
     card: MethodCard
@@ -110,13 +112,13 @@ class MethodCall:
 
     @classmethod
     def of(cls, make: Callable[..., Any], card: MethodCard) -> MethodCall:
-        """The method that a function and a card make up."""
+        """Make the method from a function and a card."""
         parameters = inspect.signature(make).parameters.values()
         return cls(card, make, {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
 
     @property
     def has_teacher(self) -> bool:
-        """Whether it learns from a teacher that is given to it."""
+        """Whether the method takes a teacher as an argument."""
         return "teacher" in self.parameters
 
     @property
@@ -126,20 +128,20 @@ class MethodCall:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """What has no default."""
+        """The names of the parameters without a default."""
         return tuple(name for name, p in self.parameters.items() if p.default is p.empty)
 
     def __call__(self, **arguments: Any) -> Recipe:
-        """The recipe, once the arguments are known to be the method's own.
+        """Check the arguments and make the recipe.
 
         Raises:
-            UnknownNameError: If an argument is none of the method's; the nearest is named.
-            LimbeckError: If one is missing or of another type, or the function returns no recipe.
+            UnknownNameError: If the method has no such argument. The message suggests the nearest name.
+            LimbeckError: If an argument is missing or has the wrong type, or the function does not return a recipe.
         """
         name = self.card.name
         for argument in arguments:
             if argument not in self.parameters:
-                then = "It learns without a teacher: leave teacher out." if argument == "teacher" else ""
+                then = "This method takes no teacher: leave teacher out." if argument == "teacher" else ""
                 raise unknown(f"argument of {name}()", argument, self.parameters, then=then)
         absent = [key for key in self.required if key not in arguments]
         if absent:
@@ -153,7 +155,7 @@ class MethodCall:
 
 
 def _fitted(name: str, kind: Any, value: Any) -> Any:
-    """The value as the kind that the method declares; a whole number is a number too."""
+    """Convert a value to the annotated type, where an int is accepted for a float."""
     if kind is float and isinstance(value, Real) and not isinstance(value, bool):
         return float(value)
     if kind in (int, int | None) and isinstance(value, bool):

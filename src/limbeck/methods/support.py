@@ -20,10 +20,10 @@ from limbeck.teachers import get_adaptor
 
 
 def check_share(**values: Any) -> None:
-    """Refuse what is no share from 0 to 1.
+    """Check that all values are numbers from 0 to 1.
 
     Raises:
-        LimbeckError: Naming the first that is none.
+        LimbeckError: If a value is not; the message names the first one.
 
     Example:
         >>> check_share(weight=1.2)
@@ -37,10 +37,10 @@ def check_share(**values: Any) -> None:
 
 
 def check_weight(**values: Any) -> None:
-    """Refuse what is no finite number of at least 0.
+    """Check that all values are finite numbers of at least 0.
 
     Raises:
-        LimbeckError: Naming the first that is none.
+        LimbeckError: If a value is not; the message names the first one.
     """
     for name, value in values.items():
         if not (_is_number(value) and value >= 0):
@@ -48,10 +48,10 @@ def check_weight(**values: Any) -> None:
 
 
 def check_count(**values: Any) -> None:
-    """Refuse what is no whole number of at least 1.
+    """Check that all values are whole numbers of at least 1.
 
     Raises:
-        LimbeckError: Naming the first that is none.
+        LimbeckError: If a value is not; the message names the first one.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -64,28 +64,30 @@ def _is_number(value: Any) -> bool:
 
 @final
 class FreshCopy:
-    """A maker of a model like another of the run, newly initialized; the run asks it before anything is paid for.
+    """Makes a newly initialized copy of a model of the run.
+
+    The run calls `check` first, so that a model that cannot be copied is refused before the training starts.
 
     Args:
-        of: The name of the model whose architecture it has.
+        of: The name of the model to copy.
     """
 
     def __init__(self, of: str = "student") -> None:
         self.of = of
 
     def __call__(self, models: Models) -> nn.Module:
-        """The new model."""
+        """Make the new model."""
         return reinitialize(models[self.of])
 
     def adaptor(self, models: Models) -> Adaptor | None:
-        """Its outputs are read as those of the model that it is like."""
+        """Return the adaptor of the original model."""
         return get_adaptor(models, self.of)
 
     def check(self, models: Models) -> None:
-        """Refuse a model that cannot be made anew, where it is there already.
+        """Check that the model, if it exists already, can be newly initialized.
 
         Raises:
-            LimbeckError: If one of its modules cannot initialize itself; it is named.
+            LimbeckError: If one of its modules has no `reset_parameters`; the message names it.
         """
         if self.of in models:
             check_fresh(models[self.of])
@@ -95,17 +97,17 @@ _SIDES = {"student", "teacher"}
 
 
 def named_loss(name: str, *, temperature: float, classes: int = -1) -> Loss:
-    """The loss that a name stands for, at this temperature where it has one.
+    """Make the loss of this name.
 
     Args:
         name: A function of `limbeck.functional` that compares the student with the teacher (``kl_divergence``,
             ``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, a function declared with `kernel`.
-        temperature: Given to it where it takes a temperature.
+        temperature: The temperature, for losses that have one.
         classes: Which dimension of the logits holds the classes.
 
     Raises:
-        UnknownNameError: If there is no such loss; the nearest is named.
-        LimbeckError: If one's own is no kernel, or reads something else than student, teacher and labels.
+        UnknownNameError: If there is no such loss. The message suggests the nearest name.
+        LimbeckError: If your own function is not a kernel, or takes other tensors than student, teacher and labels.
 
     Example:
         >>> named_loss("reverse_kl", temperature=2.0)
@@ -126,17 +128,17 @@ def _load_kernel(name: str) -> Callable[..., Tensor]:
         return own.load()
     kernels = _available_losses()
     if name not in kernels:
-        raise unknown("loss", name, kernels, then="Or one of your own: my.py:function.", argument="loss")
+        raise unknown("loss", name, kernels, then="Or a function in your own file: my.py:function.", argument="loss")
     return kernels[name]
 
 
 def _available_losses() -> dict[str, Callable[..., Tensor]]:
-    """What compares a student with a teacher by itself, and needs no setting but a temperature."""
+    """Collect the kernels that compare student and teacher and need no setting except a temperature."""
     kernels: dict[str, Callable[..., Any]] = {}
     for name in functional.__all__:
         function = getattr(functional, name)
         if getattr(function, "per", None) != "position" or function is functional.state_squared_error:
-            continue  # that one compares hidden states, which have no classes
+            continue  # it compares hidden states, which have no classes
         parameters = inspect.signature(function).parameters.values()
         needed = {p.name for p in parameters if p.default is p.empty}
         if _SIDES <= needed <= {*_SIDES, "temperature"}:

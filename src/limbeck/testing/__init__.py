@@ -1,4 +1,4 @@
-"""Laws that kernels, losses, teachers, loaders, transforms and methods must keep, as checks."""
+"""Checks of the laws that kernels, losses, teachers, loaders, transforms and methods must satisfy."""
 
 from __future__ import annotations
 

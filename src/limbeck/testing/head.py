@@ -1,4 +1,4 @@
-"""`check_head`: laws of heads."""
+"""`check_head`: checks the laws of heads."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ _OF = "heads"
 
 
 def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> None:
-    """Check a kind of head against every law that applies to it.
+    """Check a head against all laws of heads.
 
-    The laws: before it has seen a signal of each side it refuses to be called; after that it gives the teacher's shape,
-    for any number of examples, finite; seeing the same shapes again changes nothing; a gradient reaches the student and
-    every parameter; its state loads into another of its kind.
+    The laws:
+
+    * A call before `shape` raises a `LimbeckError`.
+    * The result has the teacher's shape for any number of examples, and is finite.
+    * A second call of `shape` with the same shapes changes nothing.
+    * A gradient reaches the student and every parameter.
+    * Its state loads into another head of the same kind.
 
     Args:
-        make: Makes a head that has no shape yet.
-        student: A signal of the student, batch first.
-        teacher: A signal of the teacher.
+        make: A function that makes a head without a shape.
+        student: An output of the student, batch first.
+        teacher: An output of the teacher.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.functional import Projector
@@ -40,7 +44,7 @@ def check_head(make: Callable[[], Head], student: Tensor, teacher: Tensor) -> No
     projected = head(features)
     require(projected.shape == teacher.shape, f"it gives {tuple(projected.shape)}, not {tuple(teacher.shape)}", of=_OF)
     require(bool(projected.isfinite().all()), "its values are not finite", of=_OF)
-    require(len(head(student[:1])) == 1, "it does not take one example alone", of=_OF)
+    require(len(head(student[:1])) == 1, "it does not accept a single example", of=_OF)
     gradients = torch.autograd.grad(projected.square().sum(), [features, *head.parameters()], allow_unused=True)
     require(
         all(slope is not None for slope in gradients), "a gradient does not reach all of it, or the student", of=_OF
@@ -53,14 +57,18 @@ def _check_refusal(head: Head, student: Tensor) -> None:
         head(student)
     except LimbeckError:
         return
-    require(False, "it can be called before shape() has seen both sides; raise a LimbeckError there", of=_OF)
+    require(False, "it can be called before shape(); raise a LimbeckError there", of=_OF)
 
 
 def _check_state(make: Callable[[], Head], head: Head, student: Tensor, teacher: Tensor) -> None:
     before = weights(head)
     head.shape(student, teacher)
-    require(same_weights(before, weights(head)), "seeing the same shapes again changes its parameters", of=_OF)
+    require(
+        same_weights(before, weights(head)),
+        "a second call of shape() with the same shapes changes its parameters",
+        of=_OF,
+    )
     other = make()
     other.shape(student, teacher)
     other.load_state_dict(before)
-    require(torch.equal(other(student), head(student)), "its state does not make another like it", of=_OF)
+    require(torch.equal(other(student), head(student)), "its state does not load into another head", of=_OF)

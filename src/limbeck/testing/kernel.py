@@ -1,4 +1,4 @@
-"""`check_kernel`: laws of kernels."""
+"""`check_kernel`: checks the laws of kernels."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _INF = float("inf")
 
 @dataclass(frozen=True)
 class Claim:
-    """What a kernel is said to be; each law is checked of a claim.
+    """The properties of a kernel that the laws are checked for.
 
     Attributes:
         kernel: A function decorated with `limbeck.functional.kernel`.
-        classes: How many classes, or features, the samples have; 4 or more.
-        hyper: Hyper-parameters to call it with.
-        divergence: Whether it is 0 exactly where student and teacher are equal, and nowhere negative.
-        logits: Whether it reads rows of logits: then classes may be permuted, and -inf masks one.
-        largest: How large a logit it must bear without overflow.
+        classes: The number of classes or features of the samples; 4 or more.
+        hyper: The hyper-parameters of the calls.
+        divergence: Whether the value is 0 exactly where student and teacher are equal, and never negative.
+        logits: Whether the kernel takes rows of logits. Then classes may be permuted, and -inf masks a class.
+        largest: The largest logit that must not overflow.
     """
 
     kernel: Callable[..., Tensor]
@@ -39,7 +39,7 @@ class Claim:
     largest: float = 1e30
 
     def __call__(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """The kernel's value for a sample."""
+        """Compute the value for a sample."""
         return self.kernel(**sample, **self.hyper)
 
     def __str__(self) -> str:
@@ -51,16 +51,16 @@ class Claim:
         return name in inspect.signature(self.kernel).parameters
 
     def sample(self, *shape: int, classes: int | None = None, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """Random arguments: logits of `shape` with classes last; labels, targets, ids, a mask where they are read."""
+        """Draw random arguments: logits of `shape` with classes last, and the labels, targets, ids or mask needed."""
         shape, classes = shape or (4,), classes or self.classes
         draw = torch.Generator().manual_seed(0)
         logits = [(3 * torch.randn(*shape, classes, generator=draw)).to(dtype) for _ in range(2)]
         arguments = {
             "student": logits[0],
             "teacher": logits[1],
-            # The last two columns stay free of labels, for the laws that mask them.
+            # The last two columns have no labels, because some laws mask them.
             "labels": torch.randint(max(classes - 2, 1), shape, generator=draw),
-            # From 0 to 1, so that they are numbers and probabilities of a yes at once.
+            # From 0 to 1: valid for regression and as probabilities.
             "targets": torch.rand(*shape, classes, generator=draw).to(dtype),
             "mask": torch.ones(shape, dtype=torch.bool),
             "id": torch.arange(shape[0]),
@@ -69,19 +69,25 @@ class Claim:
 
 
 def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
-    """Check a kernel against every law that applies to it.
+    """Check a kernel against all laws that apply to it.
 
-    The laws: it declares what one value stands for, and yields values of that shape; it treats examples alike, and
-    classes alike; it computes in float32 or better, autocast or not; it leaves its arguments as they are; its values
-    and gradients are finite for huge logits, masked columns, masked rows, two classes and one example; a masked column
-    is as good as none; its gradient is the derivative of its value; and a divergence is 0 where both are equal.
+    The laws:
+
+    * It declares what one value belongs to, and returns values of that shape.
+    * The order of examples and of classes does not matter.
+    * It computes in float32 or better, with and without autocast.
+    * It does not change its arguments.
+    * Values and gradients are finite for huge logits, masked columns, masked rows, two classes and one example.
+    * A masked column is equivalent to no column.
+    * The gradient is the derivative of the value.
+    * A divergence is 0 where student and teacher are equal.
 
     Args:
         kernel: The kernel.
-        **claim: What it is said to be: the fields of `Claim`.
+        **claim: The properties of the kernel: the fields of `Claim`.
 
     Raises:
-        AssertionError: With a sentence that names the kernel, the law that is broken, the value, and what it should be.
+        AssertionError: If a law is broken. The message names the kernel, the law, the value, and the expected value.
 
     Example:
         >>> from limbeck.functional import kl_divergence
@@ -96,7 +102,7 @@ def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
 
 
 def check_declaration(claim: Claim) -> None:
-    """It says what one value stands for, and takes nothing but the student and the teacher by position."""
+    """It declares ``per``, and only student and teacher are positional arguments."""
     per = getattr(claim.kernel, "per", None)
     _require(per in get_args(Per), f"per is {per!r}; decorate the function with @kernel(per=...)")
     for name, parameter in inspect.signature(claim.kernel).parameters.items():
@@ -105,13 +111,13 @@ def check_declaration(claim: Claim) -> None:
 
 
 def check_shape(claim: Claim) -> None:
-    """Its values are unreduced: one for each thing that it declares."""
+    """Its values are unreduced, with the shape that ``per`` declares."""
     per = claim.kernel.per  # type: ignore[attr-defined]
     for shape in ((4,), (1,)) + (((3, 2),) if per in ("example", "position", "output") else ()):
         value = claim(claim.sample(*shape))
         each, pairs = (*shape, claim.classes), (shape[0], shape[0])
         expected = {"example": shape[:1], "position": shape, "output": each, "pair": pairs, "batch": ()}[per]
-        _require(tuple(value.shape) == expected, f"it yields shape {tuple(value.shape)} per {per}, not {expected}")
+        _require(tuple(value.shape) == expected, f"it returns shape {tuple(value.shape)} per {per}, not {expected}")
 
 
 def check_examples(claim: Claim) -> None:
@@ -120,7 +126,7 @@ def check_examples(claim: Claim) -> None:
     value, moved = claim(sample), claim({name: tensor[order] for name, tensor in sample.items()})
     per = claim.kernel.per  # type: ignore[attr-defined]
     expected = {"pair": lambda: value[order][:, order], "batch": lambda: value}.get(per, lambda: value[order])()
-    _close(moved, expected, "its values do not follow the examples when these change places")
+    _close(moved, expected, "its values are not permuted with the examples")
 
 
 def check_classes(claim: Claim) -> None:
@@ -130,11 +136,11 @@ def check_classes(claim: Claim) -> None:
     sample, order = claim.sample(4), torch.arange(claim.classes).roll(1)
     moved = {name: tensor[..., order] for name, tensor in sample.items() if name in ("student", "teacher")}
     labels = {"labels": order.argsort()[sample["labels"]]} if "labels" in sample else {}
-    _close(claim({**sample, **moved, **labels}), claim(sample), "its values change when the classes change places")
+    _close(claim({**sample, **moved, **labels}), claim(sample), "its values change when the classes are permuted")
 
 
 def check_precision(claim: Claim) -> None:
-    """It computes in float32 or better, whatever the input's dtype, and autocast changes nothing."""
+    """It computes in float32 or better for every input dtype, and autocast changes nothing."""
     narrow = claim.sample(4, dtype=torch.bfloat16)
     wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in narrow.items()}
     value = claim(wide)
@@ -148,7 +154,7 @@ def check_precision(claim: Claim) -> None:
 
 
 def check_purity(claim: Claim) -> None:
-    """It leaves its arguments as they are."""
+    """It does not change its arguments."""
     sample = claim.sample(4)
     before = {name: tensor.clone() for name, tensor in sample.items()}
     claim(sample)
@@ -174,17 +180,17 @@ def check_finite(claim: Claim) -> None:
 
 
 def check_masked_columns(claim: Claim) -> None:
-    """A column that is -inf in both is as good as no column."""
+    """A column that is -inf in both is equivalent to no column."""
     if claim.logits:
         sample = claim.sample(4)
         fewer = {
             name: tensor[..., :-2] if name in ("student", "teacher") else tensor for name, tensor in sample.items()
         }
-        _close(claim(_masked(sample, columns=2)), claim(fewer), "a column that is -inf in both is not as good as none")
+        _close(claim(_masked(sample, columns=2)), claim(fewer), "a column that is -inf in both changes its values")
 
 
 def check_gradient(claim: Claim) -> None:
-    """Its gradient is the derivative of its value, and its second derivative that of its gradient."""
+    """Its first and second derivatives agree with finite differences."""
     sample = claim.sample(3, dtype=torch.float64)
     names = [name for name in ("student", "teacher") if name in sample]
     leaves = tuple(sample[name].requires_grad_() for name in names)
@@ -197,7 +203,7 @@ def check_gradient(claim: Claim) -> None:
             check(value, leaves)
         except GradcheckError as error:
             message = " ".join(str(error).split())
-            _require(False, f"its {what} is not the derivative that small steps show: {message.rstrip('.')}")
+            _require(False, f"its {what} does not agree with finite differences: {message.rstrip('.')}")
 
 
 def check_divergence(claim: Claim) -> None:
@@ -229,11 +235,11 @@ LAWS: tuple[Callable[[Claim], None], ...] = (
     check_gradient,
     check_divergence,
 )
-"""Every law that a kernel must keep."""
+"""All laws of kernels."""
 
 
 def _masked(sample: Mapping[str, Tensor], *, columns: int = 0, rows: int = 0) -> dict[str, Tensor]:
-    """The last `columns` columns, or the first `rows` rows, -inf in both; a masked row has no label."""
+    """Set the last `columns` columns, or the first `rows` rows, to -inf in both. A masked row has no label."""
     masked = {name: tensor.clone() for name, tensor in sample.items()}
     for name in ("student", "teacher"):
         if name in masked:

@@ -1,4 +1,4 @@
-"""Errors of broken laws, and what may be left in a module."""
+"""Helpers of the checks: assertions, and states and hooks of modules."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from limbeck.batch import Batch
 
 
 def require(condition: bool, broken: str, *, of: str) -> None:
-    """Raise unless a law is kept.
+    """Raise an AssertionError if a condition is false.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
     """
     if not condition:
         raise AssertionError(f"A law of {of} is broken: {broken}.")
 
 
 def require_close(value: Tensor, expected: Tensor, broken: str, *, of: str, tolerance: float = 1e-5) -> None:
-    """Raise unless two tensors are the same but for rounding.
+    """Raise unless two tensors are equal up to rounding.
 
     Raises:
         AssertionError: If they are not.
@@ -35,7 +35,7 @@ def require_close(value: Tensor, expected: Tensor, broken: str, *, of: str, tole
 
 
 def require_plain(description: Any, *, of: str) -> None:
-    """Raise unless a description is a non-empty mapping that JSON can hold.
+    """Raise unless a description is a non-empty mapping that can be written as JSON.
 
     Raises:
         AssertionError: If it is not.
@@ -48,7 +48,7 @@ def require_plain(description: Any, *, of: str) -> None:
 
 
 def traces(modules: Iterable[nn.Module]) -> list[Any]:
-    """All that must be as before once a run is over: keys, flags, hooks, classes, and what may learn."""
+    """Everything that a run must leave unchanged: keys, flags, hooks, classes, and `requires_grad`."""
     return [
         (
             list(module.state_dict()),
@@ -62,7 +62,7 @@ def traces(modules: Iterable[nn.Module]) -> list[Any]:
 
 
 def rows(batch: Batch, part: slice) -> Batch:
-    """Some examples of a batch whose inputs are one tensor."""
+    """Select some examples of a batch whose inputs are one tensor."""
 
     def cut(column: Tensor | None) -> Tensor | None:
         return None if column is None else column[part]
@@ -72,16 +72,16 @@ def rows(batch: Batch, part: slice) -> Batch:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's state."""
+    """Copy the state of a module."""
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
 def same_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
-    """Whether two states are equal bit for bit."""
+    """Whether two states are bitwise equal."""
     return list(mine) == list(theirs) and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
 def hooks_in(module: nn.Module) -> int:
-    """How many hooks listen in a module or in what it is made of."""
+    """Count the hooks of a module and its submodules."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
     return sum(len(getattr(inner, kind, ())) for inner in module.modules() for kind in kinds)

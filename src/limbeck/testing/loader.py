@@ -1,4 +1,4 @@
-"""`check_loader`: laws of loaders."""
+"""`check_loader`: checks the laws of loaders."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ _OF = "sources"
 
 
 def check_loader(loader: Loader) -> None:
-    """Check a source against every law that applies to it; it is read for two epochs.
+    """Check a loader against all laws of loaders, over two epochs.
 
-    The laws: an epoch has as many batches, and examples, as announced; the columns of a batch are of one length, and
-    ids, views and labels are whole numbers; ids are unique within an epoch; looking at the next batch does not use it
-    up; the fingerprint stays; from a position in the middle of an epoch the rest is the same again, and a source that
-    cannot do that says so.
+    The laws:
+
+    * An epoch has the announced number of batches and examples.
+    * The columns of a batch have the same length; ids, views and labels are whole numbers.
+    * Ids are unique within an epoch.
+    * `peek` does not consume the next batch.
+    * The fingerprint does not change.
+    * A loader resumed in the middle of an epoch yields the same remaining batches, or raises an error.
 
     Args:
-        loader: The source.
+        loader: The loader.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.data import ArrayDataset, ShuffledLoader
@@ -38,9 +42,9 @@ def check_loader(loader: Loader) -> None:
         peeked = loader.peek() if loader.resumable else None
         epoch = list(loader)
         if peeked is not None:
-            require(_same(peeked, epoch[0]), "peek() is not the batch that comes next, or uses it up", of=_OF)
+            require(_same(peeked, epoch[0]), "peek() is not the next batch, or consumes it", of=_OF)
         _check_epoch(loader, epoch, number)
-    require(loader.fingerprint == mark, "its fingerprint changes while it is read", of=_OF)
+    require(loader.fingerprint == mark, "its fingerprint changes during an epoch", of=_OF)
     if loader.resumable:
         _check_resumed(loader)
 
@@ -57,9 +61,9 @@ def _check_epoch(loader: Loader, epoch: list[Batch], number: int) -> None:
     announced, total = loader.examples_per_epoch, sum(batch.size for batch in epoch)
     require(announced in (None, total), f"epoch {number} has {total} examples, not {announced}", of=_OF)
     if loader.has_ids:
-        require(all(batch.id is not None for batch in epoch), "it says that it has ids, and a batch has none", of=_OF)
+        require(all(batch.id is not None for batch in epoch), "it declares ids, and a batch has none", of=_OF)
         ids = torch.cat([batch.id for batch in epoch if batch.id is not None])
-        require(len(ids.unique()) == len(ids), f"an id comes twice in epoch {number}", of=_OF)
+        require(len(ids.unique()) == len(ids), f"an id occurs twice in epoch {number}", of=_OF)
 
 
 def _check_resumed(loader: Loader) -> None:
@@ -72,7 +76,7 @@ def _check_resumed(loader: Loader) -> None:
     again = list(loader)
     require(
         len(rest) == len(again) and all(map(_same, rest, again)),
-        "from a position in an epoch, the rest is not the same again",
+        "resumed from a position in an epoch, the remaining batches differ",
         of=_OF,
     )
     require(all(map(_same, later, list(loader))), "after a position is restored, the next epoch differs", of=_OF)

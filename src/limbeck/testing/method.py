@@ -1,4 +1,4 @@
-"""`check_method`: laws of methods."""
+"""`check_method`: checks the laws of methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from limbeck.recipe import Recipe
 from limbeck.testing.law import hooks_in, require, require_plain, same_weights, traces, weights
 
 Trial = Callable[[], tuple[nn.Module, nn.Module, Any]]
-"""What a method is run on: a student, a teacher, and data for `distill`."""
+"""Makes a student, a teacher, and data for `distill`."""
 _OF = "methods"
 _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 
@@ -29,25 +29,30 @@ _CLASSES, _EXAMPLES, _SIDE = 3, 48, 8
 def check_method(
     function: str | Callable[..., Any], *, on: Mapping[str, Trial] | None = None, **arguments: Any
 ) -> None:
-    """Check a method against every law that applies to it: it runs for an epoch, twice, on a tiny MLP and a tiny CNN.
+    """Check a method against all laws of methods, in runs of one epoch on a tiny MLP and a tiny CNN.
 
-    Both have the addresses ``layer1``, ``layer2``, ``features`` and ``classifier``; the data have labels and the column
-    ``privileged``, of the inputs' shape.
+    Both networks have the layers ``layer1``, ``layer2``, ``features`` and ``classifier``. The data have labels and a
+    column ``privileged`` of the shape of the inputs.
 
-    The laws: its card is whole, and its BibTeX is an entry; it does not take arguments
-    of any name; it returns a recipe whose stages describe themselves; the losses are finite; what is shipped has moved
-    from where the student began, and the teacher has not; the same seed gives the same weights, bit for bit; no hook,
-    flag or key is left in any model. Of a model that the recipe makes, unlike the student, only hooks are looked for:
-    what in it may learn is its maker's to say.
+    The laws:
+
+    * Its card is complete, and its BibTeX is valid.
+    * It has no ``**kwargs``.
+    * It returns a recipe whose stages describe themselves.
+    * The losses are finite.
+    * The final model has changed, and the teacher has not.
+    * The same seed gives bitwise equal weights.
+    * No hook, flag or key remains in any model. In models that the recipe makes, other than the student, only hooks are
+      checked.
 
     Args:
-        function: A method's name, or a function that returns a `Recipe`, with its ``CARD`` in its module if it has one.
-        on: What it runs on, by a name of your choice, where the two networks will not do: a function that returns a
-            student, a teacher and data, the same ones whenever it is called. A method for transformers needs this.
-        **arguments: What it cannot do without, besides ``teacher``: ``hint="layer1"``.
+        function: The name of a method, or a function that returns a `Recipe`; its ``CARD``, if any, is in its module.
+        on: Your own models and data, by any name, instead of the two networks: a function that returns a student, a
+            teacher and data, the same ones in every call. A method for transformers needs this.
+        **arguments: The required arguments of the method, except ``teacher``, such as ``hint="layer1"``.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> check_method("fitnets", hint="layer1", guided="layer1")
@@ -77,14 +82,16 @@ def _check_card(call: MethodCall) -> None:
         return
     for field in ("name", "title", "authors", "year", "venue", "claim", "when", "bibtex"):
         require(bool(getattr(card, field)), f"its card has no {field}", of=_OF)
-    require(card.name == call.make.__name__, f"its card is called {card.name!r}", of=_OF)
+    require(card.name == call.make.__name__, f"the name on its card is {card.name!r}", of=_OF)
     require("epochs" in call.parameters, "it has no argument epochs=", of=_OF)
     require_bibtex(card.bibtex)
 
 
 def _check_arguments(call: MethodCall) -> None:
     kinds = [parameter.kind for parameter in inspect.signature(call.make).parameters.values()]
-    require(inspect.Parameter.VAR_KEYWORD not in kinds, "it accepts any argument, also a misspelt one", of=_OF)
+    require(
+        inspect.Parameter.VAR_KEYWORD not in kinds, "it accepts arguments of any name, also misspelled ones", of=_OF
+    )
 
 
 def require_bibtex(text: str) -> None:
@@ -96,7 +103,9 @@ def require_bibtex(text: str) -> None:
     for entry in re.split(r"\n(?=@)", text):
         whole = re.fullmatch(r"@\w+\{[^,\s{}]+,.*\}", entry, re.DOTALL) and entry.count("{") == entry.count("}")
         lacking = [name for name in ("title", "author", "year") if not re.search(rf"[,\s]{name}\s*=\s*[{{\"]", entry)]
-        require(bool(whole), f"its bibtex is no whole entry, @article{{key, title={{...}}, ...}}: {entry!r}", of=_OF)
+        require(
+            bool(whole), f"its bibtex is not a complete entry, @article{{key, title={{...}}, ...}}: {entry!r}", of=_OF
+        )
         require(not lacking, f"its bibtex lacks {', '.join(lacking)}: {entry!r}", of=_OF)
 
 
@@ -106,23 +115,23 @@ def _check_runs(call: MethodCall, arguments: dict[str, Any], kind: str, trial: T
     teacher_weights, before = weights(teacher), traces([teacher])
     options = {"teacher": teacher} | arguments if call.has_teacher else arguments
     runs = [_run(_make_recipe(call, options), trial) for _ in range(2)]
-    require(same_weights(weights(teacher), teacher_weights), f"on the {kind} the teacher has moved", of=_OF)
+    require(same_weights(weights(teacher), teacher_weights), f"on the {kind} the teacher has changed", of=_OF)
     start = weights(untouched)
     for run in runs:
         bad = [(r.stage, r.loss) for r in run.history if not torch.isfinite(torch.tensor(r.loss))]
         require(bool(run.history) and not bad, f"on the {kind} its losses are not finite: {bad}", of=_OF)
         shipped = weights(run.student)
-        require(not same_weights(shipped, start), f"on the {kind} the student has not moved", of=_OF)
+        require(not same_weights(shipped, start), f"on the {kind} the student has not changed", of=_OF)
     first, second = ({name: weights(model) for name, model in run.models.items()} for run in runs)
     same = first.keys() == second.keys() and all(same_weights(first[name], second[name]) for name in first)
-    require(same, f"on the {kind} one seed gives two results", of=_OF)
+    require(same, f"on the {kind} two runs with one seed differ", of=_OF)
     for name, model in runs[0].models.items():
         require(_is_clean(name, model, untouched), f"on the {kind} it leaves traces in the model {name!r}", of=_OF)
     require(traces([teacher]) == before, f"on the {kind} it leaves traces in the teacher", of=_OF)
 
 
 def _is_clean(name: str, model: nn.Module, untouched: nn.Module) -> bool:
-    """Whether a model is as a new student is; of one that the recipe has made otherwise, whether it has no hooks."""
+    """Whether a model has no traces of the run. Models other than the student are checked for hooks only."""
     alike = [type(module) for module in model.modules()] == [type(module) for module in untouched.modules()]
     return traces([model]) == traces([untouched]) if name == "student" or alike else not hooks_in(model)
 

@@ -1,4 +1,4 @@
-"""`check_objective`: laws of objectives."""
+"""`check_objective`: checks the laws of objectives."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ Case = tuple[Objective, Outputs, Outputs, Batch]
 def check_objective(
     objective: Objective, *, student: Outputs | None = None, teacher: Outputs | None = None, batch: Batch | None = None
 ) -> None:
-    """Check an objective against every law that applies to it.
+    """Check an objective against all laws of objectives.
 
-    The laws: it reads no more than it needs; the counts that it announces are those of its terms; its totals add up
-    however a batch is split; what a mask or a missing label takes out does not count; it adds and scales, down to a
-    weight of zero; its terms are finite; each reaches the student.
+    The laws:
+
+    * It uses only the outputs and columns that `requires` declares.
+    * The counts that it announces are the counts of its terms.
+    * Totals and counts add up over any split of a batch.
+    * Masked and unlabeled examples do not count.
+    * It adds and scales, also with weight zero.
+    * Its terms are finite, and each has a gradient in the student.
 
     Args:
-        objective: The objective; lazy heads are shaped.
-        student: What the student shows, at least two examples; by default random logits ``[12, 5]`` and random features
-            ``[12, 7]`` at every other address that it needs.
-        teacher: What the teacher shows; likewise.
+        objective: The objective. Lazy heads get a shape.
+        student: The outputs of the student for at least two examples. By default random logits ``[12, 5]`` and random
+            features ``[12, 7]`` for every other address that it needs.
+        teacher: The outputs of the teacher, likewise.
         batch: The batch; by default random labels, targets, ids and inputs of 12 examples.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.functional import cross_entropy, kl_divergence
@@ -54,7 +59,7 @@ def check_objective(
 
 
 def check_needs(case: Case) -> None:
-    """It reads no more than `requires` says."""
+    """It uses only what `requires` declares."""
     objective, student, teacher, batch = case
     requires = objective.requires
     fewer = batch._replace(
@@ -67,19 +72,19 @@ def check_needs(case: Case) -> None:
     try:
         objective(less[0], less[1], fewer, _WHERE)
     except (LimbeckError, AttributeError, TypeError) as error:
-        require(False, f"it reads more than its needs {tuple(map(sorted, requires))} ({error})", of=_OF)
+        require(False, f"it uses more than it declares in requires, {tuple(map(sorted, requires))} ({error})", of=_OF)
 
 
 def check_counts(case: Case) -> None:
-    """The counts that it announces from the batch alone are those of its terms."""
+    """The counts that it announces are the counts of its terms."""
     objective, student, teacher, batch = case
     announced = objective.counts(batch)
     counts = {name: float(term.count) for name, term in objective(student, teacher, batch, _WHERE).items()}
-    require(announced == counts, f"it announces the counts {announced} and yields {counts}", of=_OF)
+    require(announced == counts, f"it announces the counts {announced} and returns {counts}", of=_OF)
 
 
 def check_split(case: Case) -> None:
-    """Totals and counts add up however a batch is split, so that gradients do not depend on it."""
+    """Totals and counts add up over any split of a batch, so gradients do not depend on the split."""
     objective, student, teacher, batch = case
     if any(leaf.per in ("pair", "batch") for leaf, _ in objective.leaves()):
         return
@@ -94,7 +99,7 @@ def check_split(case: Case) -> None:
 
 
 def check_left_out(case: Case) -> None:
-    """What a mask takes out does not count, nor does a label of -100 where labels are read."""
+    """Masked examples do not count. A label of -100 does not count if labels are used."""
     objective, student, teacher, batch = case
     if batch.labels is None or any(leaf.per in ("pair", "batch") for leaf, _ in objective.leaves()):
         return
@@ -103,14 +108,14 @@ def check_left_out(case: Case) -> None:
     out = torch.arange(batch.size) < middle
     masked = batch._replace(mask=~out.reshape(-1, *[1] * (batch.labels.ndim - 1)).expand_as(batch.labels))
     unlabeled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
-    _compare(objective(student, teacher, masked, _WHERE), later, "what the mask takes out still counts in")
+    _compare(objective(student, teacher, masked, _WHERE), later, "masked examples count in")
     read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.preprocess.batch}
     terms = objective(student, teacher, unlabeled, _WHERE)
-    _compare({n: t for n, t in terms.items() if n in read}, later, "an example without a label still counts in")
+    _compare({n: t for n, t in terms.items() if n in read}, later, "unlabeled examples count in")
 
 
 def check_algebra(case: Case) -> None:
-    """It adds and scales, and at weight zero it still needs what it needs."""
+    """It adds and scales, and a weight of zero does not change what it requires."""
     objective, student, teacher, batch = case
 
     def value(term: Objective) -> Tensor:
@@ -120,11 +125,11 @@ def check_algebra(case: Case) -> None:
     require_close(value(2.0 * objective), 2 * once, "2 * objective is not twice the objective", of=_OF)
     require_close(value(objective + 0.5 * objective), 1.5 * once, "objectives do not add", of=_OF)
     require_close(value(0.0 * objective), torch.zeros_like(once), "0 * objective is not zero", of=_OF)
-    require((0.0 * objective).requires == objective.requires, "at weight zero it needs something else", of=_OF)
+    require((0.0 * objective).requires == objective.requires, "a weight of zero changes its requires", of=_OF)
 
 
 def check_reach(case: Case) -> None:
-    """Its terms are finite scalars, and each reaches what the student shows."""
+    """Its terms are finite scalars, and each has a gradient in the student."""
     objective, student, teacher, batch = case
     outputs = Outputs({a: t.detach().clone().requires_grad_(t.is_floating_point()) for a, t in student.items()})
     leaves = [tensor for tensor in outputs.values() if tensor.requires_grad]
@@ -133,7 +138,7 @@ def check_reach(case: Case) -> None:
         require(bool(term.total.isfinite()), f"{name} is {float(term.total.detach())}", of=_OF)
         gradients = torch.autograd.grad(term.total, leaves, allow_unused=True) if term.total.requires_grad else ()
         reached = [slope for slope in gradients if slope is not None]
-        require(bool(reached), f"{name} does not depend on what the student shows", of=_OF)
+        require(bool(reached), f"{name} does not depend on the student", of=_OF)
         require(all(bool(s.isfinite().all()) for s in reached), f"{name}'s gradient is not finite", of=_OF)
 
 
@@ -145,7 +150,7 @@ OBJECTIVE_LAWS: tuple[Callable[[Case], None], ...] = (
     check_algebra,
     check_reach,
 )
-"""Every law that an objective must keep."""
+"""All laws of objectives."""
 
 
 def _signal(needed: frozenset[str], draw: torch.Generator) -> Outputs:

@@ -1,4 +1,4 @@
-"""`check_teacher`: laws of teachers."""
+"""`check_teacher`: checks the laws of teachers."""
 
 from __future__ import annotations
 
@@ -24,22 +24,27 @@ def check_teacher(
     requires: frozenset[str] = frozenset({LOGITS}),
     preprocess: Callable[[Batch], Inputs] = lambda batch: batch.inputs,
 ) -> None:
-    """Check a teacher against every law that applies to it.
+    """Check a teacher against all laws of teachers.
 
-    The laws: it refuses an address that it does not have before it is asked anything; it answers with every address
-    that was asked for, one row for each example, without a gradient; in eval mode it answers the same twice, and for a
-    part of a batch as for the whole; it leaves no trace in any model; its fingerprint stays; if it changes, its state
-    brings its answers back, and if not, it has none; it describes itself.
+    The laws:
+
+    * `prepare` refuses an address that it does not have.
+    * It returns all required outputs, one row per example, without gradients.
+    * In eval mode the outputs are repeatable, and do not depend on the other examples of a batch.
+    * It leaves no hooks, flags or keys in any model.
+    * Its fingerprint does not change.
+    * If it changes in training, its state restores its outputs. If not, it has no state.
+    * It describes itself.
 
     Args:
         teacher: The teacher.
         batch: Any batch of at least two examples whose inputs are a tensor.
-        models: The models of the run, for a teacher that speaks for one of them.
-        requires: What to ask it for.
-        preprocess: The way from the batch to inputs, for a teacher that declares none.
+        models: The models of the run, for a teacher that refers to one of them.
+        requires: The addresses of the outputs.
+        preprocess: Maps the batch to inputs, for a teacher that declares no preprocessing.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.teachers import ModelTeacher
@@ -57,8 +62,8 @@ def check_teacher(
     require(traces(seen) == before, "it leaves hooks, flags or keys in a model", of=_OF)
     if teacher.describe().get("mode", "eval") == "eval":
         changed = not all(map(same_weights, map(weights, seen), states))
-        require(not changed, "answering changes a model's weights or buffers", of=_OF)
-        require(teacher.fingerprint == mark, "its fingerprint changes by answering", of=_OF)
+        require(not changed, "computing outputs changes the weights or buffers of a model", of=_OF)
+        require(teacher.fingerprint == mark, "its fingerprint changes when outputs are computed", of=_OF)
     _check_state(teacher, batch, requires, preprocess)
     require_plain(teacher.describe(), of=_OF)
 
@@ -68,20 +73,22 @@ def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> N
         teacher.prepare(frozenset({"no such address"}), device=torch.device("cpu"), preprocess=preprocess)
     except MissingSignalError:
         return
-    require(False, "prepare() accepts an address that it cannot give; raise MissingSignalError there", of=_OF)
+    require(False, "prepare() accepts an address that it does not have; raise MissingSignalError there", of=_OF)
 
 
 def _check_answer(signal: Outputs, batch: Batch, requires: frozenset[str]) -> None:
     for address in requires:
-        require(address in signal or address in signal.partial, f"it does not answer with {address!r}", of=_OF)
+        require(address in signal or address in signal.partial, f"it does not return {address!r}", of=_OF)
         for tensor in _tensors_at(signal, address):
             require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
-            require(not tensor.requires_grad, f"{address!r} carries a gradient; answer under torch.no_grad()", of=_OF)
-            require(not bool(tensor.isnan().any()), f"{address!r} holds NaN", of=_OF)
+            require(
+                not tensor.requires_grad, f"{address!r} requires a gradient; compute it under torch.no_grad()", of=_OF
+            )
+            require(not bool(tensor.isnan().any()), f"{address!r} contains NaN", of=_OF)
 
 
 def _tensors_at(signal: Outputs, address: str) -> tuple[Tensor, ...]:
-    """The tensors of an answer: one, or those of a part of it."""
+    """The tensors of an output: one, or those of a partial output."""
     partial = signal.partial.get(address)
     return (signal[address],) if partial is None else partial.tensors
 
@@ -93,7 +100,7 @@ def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, requires: f
         for first, second, alone in zip(
             *(_tensors_at(outputs, address) for outputs in (once, twice, part)), strict=True
         ):
-            require(torch.equal(first, second), f"{address!r} is not the same when asked twice", of=_OF)
+            require(torch.equal(first, second), f"{address!r} differs in a second call", of=_OF)
             broken = f"{address!r} of an example depends on the other examples of the batch"
             require_close(alone, first[: len(alone)], broken, of=_OF, tolerance=1e-4)
 
@@ -102,12 +109,12 @@ def _check_state(
     teacher: Teacher, batch: Batch, requires: frozenset[str], preprocess: Callable[[Batch], Inputs]
 ) -> None:
     if not teacher.changes:
-        require(not teacher.state_dict(), "it has a state and says that it does not change", of=_OF)
+        require(not teacher.state_dict(), "it has a state and declares that it does not change", of=_OF)
         return
     state, mark = _copied(teacher.state_dict()), teacher.fingerprint
     teacher.after_step()
     teacher.load_state_dict(state)
-    require(teacher.fingerprint == mark, "loading its state does not bring it back", of=_OF)
+    require(teacher.fingerprint == mark, "loading its state does not restore its outputs", of=_OF)
 
 
 def _copied(value: Any) -> Any:

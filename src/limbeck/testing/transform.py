@@ -1,4 +1,4 @@
-"""`check_transform`: laws of transforms."""
+"""`check_transform`: checks the laws of transforms."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ _OF = "views"
 
 
 def check_transform(view: Transform, inputs: Inputs) -> None:
-    """Check a view against every law that applies to it, on some inputs.
+    """Check a transform against all laws of transforms, on some inputs.
 
-    The laws: it has a fingerprint, which stays; the same (id, view) gives the same inputs, to the bit, whatever else is
-    in the batch, in whatever order; it leaves the inputs that it was given as they are; and it neither reads nor moves
-    PyTorch's random numbers.
+    The laws:
+
+    * It has a fingerprint that does not change.
+    * The same (id, view) gives bitwise equal results, whatever the order and the other examples of the batch.
+    * It does not change its inputs.
+    * It does not use PyTorch's random number generator.
 
     Args:
-        view: The view.
-        inputs: What a model would be called with, for at least two examples.
+        view: The transform.
+        inputs: Inputs of a model, for at least two examples.
 
     Raises:
-        AssertionError: With a sentence that says which law is broken.
+        AssertionError: If a law is broken; the message names it.
 
     Example:
         >>> from limbeck.data import Crop
@@ -35,14 +38,18 @@ def check_transform(view: Transform, inputs: Inputs) -> None:
     mark = view.fingerprint
     require(isinstance(mark, str) and bool(mark), "it has no fingerprint", of=_OF)
     count = len(next(iter(_parts(inputs))))
-    require(count > 1, "one example shows too little: give at least two", of="this check")
+    require(count > 1, "give at least two examples", of="this check")
     id, number = torch.arange(count) * 3 + 1, torch.arange(count) % 2
     before, state = [part.clone() for part in _parts(inputs)], torch.get_rng_state()
     result = view(inputs, id, number)
     require(_same(before, _parts(inputs)), "it writes into the inputs", of=_OF)
-    require(torch.equal(torch.get_rng_state(), state), "it draws PyTorch's random numbers: use counter_uniform", of=_OF)
+    require(
+        torch.equal(torch.get_rng_state(), state),
+        "it uses PyTorch's random number generator: use counter_uniform",
+        of=_OF,
+    )
     torch.rand(1)
-    require(_same(_parts(view(inputs, id, number)), _parts(result)), "it is not the same the second time", of=_OF)
+    require(_same(_parts(view(inputs, id, number)), _parts(result)), "a second call gives another result", of=_OF)
     for part, what in (
         (torch.arange(count).flip(0), "the order of the batch"),
         (torch.arange(count)[1::2], "what else is in the batch"),
@@ -54,7 +61,7 @@ def check_transform(view: Transform, inputs: Inputs) -> None:
 
 
 def _parts(inputs: Any) -> list[Tensor]:
-    """The tensors that inputs consist of."""
+    """The tensors of the inputs."""
     if isinstance(inputs, Tensor):
         return [inputs]
     return list(inputs.values()) if isinstance(inputs, dict) else list(inputs)

@@ -41,13 +41,13 @@ def test_a_student_learns_from_a_teacher_that_sees_the_same_mixtures(tmp_path):
 
 @pytest.mark.parametrize("mix", [Mixup(), CutMix()])
 def test_a_loss_that_reads_labels_is_told_why_there_are_none_and_what_to_do(mix):
-    words = r"cross_entropy reads labels, and this source mixes two .*labels=False.* or leave mix= out"
+    words = r"cross_entropy needs labels, and this loader mixes two .*labels=False.* or leave mix= out"
     with pytest.raises(LimbeckError, match=words):
         distill(network(), hinton(network()), make_loader(mix=mix), epochs=1).finish()
     with pytest.raises(LimbeckError, match=words):
         distill(network(), Stage(Loss(cross_entropy)), make_loader(mix=mix, augment=None), epochs=1).finish()
     unlabeled = ShuffledLoader(ArrayDataset(IMAGES), batch_size=8)
-    with pytest.raises(LimbeckError, match=r"cross_entropy reads labels, and this source gives none\."):
+    with pytest.raises(LimbeckError, match=r"cross_entropy needs labels, and this loader gives none\."):
         distill(network(), Stage(Loss(cross_entropy)), unlabeled, epochs=1).finish()
 
 

@@ -1,4 +1,4 @@
-"""What does softening the labels give, without any teacher?"""
+"""Label smoothing: a control that softens the labels and uses no teacher."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CARD = MethodCard(
     year=2015,
     arxiv="1512.00567",
     venue="CVPR 2016",
-    claim="The labels share a little of their mass evenly with all classes: a control without a teacher.",
-    when="Beside every distilled student: soft targets also regularize, and this shows how much of the gain is that.",
+    claim="The student learns from smoothed labels: a control without a teacher.",
+    when="Use it as a control for a distilled student. Soft targets also regularize; this shows that part of the gain.",
     bibtex="""@inproceedings{szegedy2016rethinking,
   title = {Rethinking the Inception Architecture for Computer Vision},
   author = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jonathon and Wojna, Zbigniew},
@@ -36,10 +36,10 @@ def label_smoothing(*, smoothing: float = 0.1, epochs: int | None = None) -> Rec
 
     Args:
         smoothing: s, the share of the uniform distribution, from 0 to 1; the paper's 0.1.
-        epochs: Passes over the data; the run's budget by default.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `smoothing` is no share.
+        LimbeckError: If `smoothing` is not from 0 to 1.
 
     Source: Szegedy et al., 2015, arXiv:1512.00567, section 7.
     """

@@ -1,4 +1,4 @@
-"""What does the student reach alone?"""
+"""Supervised training: the student learns from the labels alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CARD = MethodCard(
     year=1990,
     arxiv=None,
     venue="Advances in Neural Information Processing Systems 2",
-    claim="The student learns from the labels alone, by the cross-entropy of its softmax: the first control.",
-    when="Always, beside a distilled student, with the same budget: what distilling adds is the difference to it.",
+    claim="The student learns from the labels alone, with cross-entropy: the first control.",
+    when="Always train it as a control with the same budget. The gain of distillation is the difference to it.",
     bibtex="""@inproceedings{bridle1990training,
   title = {Training Stochastic Model Recognition Algorithms as Networks can Lead to Maximum Mutual Information
            Estimation of Parameters},
@@ -30,10 +30,10 @@ CARD = MethodCard(
 
 
 def supervised(*, epochs: int | None = None) -> Recipe:
-    r"""The student alone: :math:`-\log q_y`, in nats, with :math:`q = softmax(z)` and y the label.
+    r"""Train the student on the labels alone: :math:`-\log q_y` in nats, with :math:`q = softmax(z)` and y the label.
 
     Args:
-        epochs: Passes over the data; the run's budget by default.
+        epochs: Passes over the data; by default the budget of the run.
 
     Example:
         >>> [repr(stage.objective) for stage in supervised().stages()]

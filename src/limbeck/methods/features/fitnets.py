@@ -1,4 +1,4 @@
-"""How do a teacher's inner layers hint to a thin student's?"""
+"""FitNets: the student first learns a hidden layer of the teacher (a hint), then its soft targets."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CARD = MethodCard(
     year=2014,
     arxiv="1412.6550",
     venue="ICLR 2015",
-    claim="The student's lower half first learns to predict a hidden layer of the teacher; then all of it distils.",
-    when="For students that are deep and thin, and hard to train from the output alone. Choose middle layers: a hint "
-    "too near the output leaves the student little freedom. Both models' insides must be readable.",
+    claim="The student first learns a hidden layer of the teacher with its lower half. Then all of it is distilled.",
+    when="For deep and thin students that are hard to train from the output alone. Choose middle layers: a hint "
+    "too near the output leaves the student little freedom. The hidden layers of both models must be accessible.",
     bibtex="""@inproceedings{romero2015fitnets,
   title = {{FitNets}: Hints for Thin Deep Nets},
   author = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo and
@@ -50,21 +50,21 @@ def fitnets(
     hint_epochs: int | None = None,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Two stages: first a hint, then soft targets with labels.
+    r"""Train in two stages: first a hint, then soft targets with labels.
 
-    1. :math:`mean (r(u_g) - u_h)^2`, with :math:`u_h` the teacher's signal at `hint`, :math:`u_g` the student's at
-       `guided`, and r a learned linear (or convolutional) head that is dropped afterwards. Only what lies below
-       `guided` moves: nothing above it can be reached. The paper's is half the sum over features.
-    2. :math:`-\log softmax(z)_y + \lambda KL(p_T \| q_T)`, without T²: lambda falls in a straight line over the stage.
+    1. :math:`mean (r(u_g) - u_h)^2`, with :math:`u_h` the teacher's output at `hint`, :math:`u_g` the student's output
+       at `guided`, and r a learned linear (or convolutional) head that is dropped afterwards. Only layers up to
+       `guided` are trained in this stage. The paper uses half the sum over features.
+    2. :math:`-\log softmax(z)_y + \lambda KL(p_T \| q_T)`, without T². Lambda decreases linearly over the stage.
 
     Args:
-        teacher: Who teaches; it must show `hint`.
-        hint: The teacher's address.
-        guided: The student's address.
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run. It needs a layer `hint`.
+        hint: Name of the teacher's layer.
+        guided: Name of the student's layer.
         temperature: T of the second stage, above 0; 3 in the authors' configuration.
-        weight: lambda at the beginning; 4 in the authors' configuration.
-        final_weight: lambda at the end; 1 there.
-        labels: Whether the labels are read; False leaves their term out.
+        weight: Lambda at the start; 4 in the authors' configuration.
+        final_weight: Lambda at the end; 1 in the authors' configuration.
+        labels: Whether to use labels. False drops the label term.
         hint_epochs: Passes of the first stage; the run's budget by default.
         epochs: Passes of the second stage; the run's budget by default.
 
@@ -76,7 +76,7 @@ def fitnets(
     check_hyper(temperature=temperature)
     check_weight(weight=weight, final_weight=final_weight)
     hints = Loss(squared_error, student=guided, teacher=hint, head=Projector(), name="hint")
-    # The kernel holds T^2 and the paper's loss does not.
+    # The kernel multiplies by T^2; the loss of the paper does not.
     fading = ramp(final_weight / temperature**2, start=weight / temperature**2)
     objective: Objective = fading * Loss(kl_divergence, temperature=temperature)
     if labels:

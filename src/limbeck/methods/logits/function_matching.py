@@ -1,4 +1,4 @@
-"""How does a student learn a teacher's whole function, and not its answers to some pictures?"""
+"""Function matching: teacher and student see the same augmented views, over many epochs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CARD = MethodCard(
     year=2021,
     arxiv="2106.05237",
     venue="CVPR 2022",
-    claim="Teacher and student see the same crops and mixtures; without labels, for very long, the student matches.",
-    when="Where the student is to come as near to its teacher as it can and training may take long: the paper trains "
-    "for 300 to 10,000 epochs, and gains all the way. Augment strongly and mix (the source does that); store the "
-    "answers to as many views as there is room for. On a short schedule compare with hinton and labels.",
+    claim="Teacher and student see the same augmented and mixed inputs, without labels and for many epochs.",
+    when="When the student should match its teacher as closely as possible and training may be long. The paper trains "
+    "for 300 to 10,000 epochs and keeps improving. Use strong augmentation and mixing (options of the loader), and "
+    "cache the outputs for as many views as fit on disk. On a short schedule, compare with hinton and labels.",
     bibtex="""@inproceedings{beyer2022knowledge,
   title = {Knowledge distillation: A good teacher is patient and consistent},
   author = {Beyer, Lucas and Zhai, Xiaohua and Royer, Am\\'elie and Markeeva, Larisa and Anil, Rohan and Kolesnikov,
@@ -39,18 +39,18 @@ CARD = MethodCard(
 def function_matching(
     teacher: Any, *, temperature: float = 1.0, classes: int = -1, epochs: int | None = None
 ) -> Recipe:
-    r"""Soft targets alone, on views that both see: :math:`T^2 KL(p \| q)`, in nats, with no label read.
+    r"""Match soft targets on views that both models see: :math:`T^2 KL(p \| q)` in nats, without labels.
 
-    What makes it more than `hinton` without labels is the data: augmented views and mixtures of them, the same for
-    teacher and student, ``Shuffled(..., augment=Chain(Crop(padding=4), Flip()), mix=Mixup())``. A run whose source
-    hands out the examples themselves is warned.
+    The difference from `hinton` without labels is the data: augmented views and mixtures, the same for teacher and
+    student, as from ``ShuffledLoader(..., augment=Chain(Crop(padding=4), Flip()), mix=Mixup())``. A loader without
+    augmentation or mixing causes a warning.
 
     Args:
-        teacher: Who teaches; put a `CachedTeacher` before it, with as many views as there is room for, and it is asked
-        once.
+        teacher: The teacher. Wrap it in a `CachedTeacher` to compute its outputs once; use as many views as fit on
+            disk.
         temperature: T, above 0; 1 on ImageNet in the paper, 1 to 10 on small data.
-        classes: Which dimension of the logits holds the classes.
-        epochs: Passes over the data; the run's budget by default.
+        classes: The class dimension of the logits.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
         LimbeckError: If `temperature` is not above 0.
@@ -64,22 +64,22 @@ def function_matching(
     """
     check_hyper(temperature=temperature)
     objective = Loss(kl_divergence, temperature=temperature, classes=classes)
-    return Recipe(_Looked(Stage(objective, teacher=teacher, epochs=epochs, name="function_matching")))
+    return Recipe(_CheckedStage(Stage(objective, teacher=teacher, epochs=epochs, name="function_matching")))
 
 
 @dataclass(frozen=True)
-class _Looked:
-    """The stage, once the run's source was looked at."""
+class _CheckedStage:
+    """The stage, after a check that the loader of the run augments or mixes."""
 
     stage: Stage
 
     def __call__(self, models: Models) -> Recipe:
-        """The stage as it is."""
+        """Return the stage unchanged."""
         loader = run_context(models).loader
         if getattr(loader, "augment", None) is None and getattr(loader, "mix", None) is None:
             warnings.warn(
-                f"function_matching is about views, and this {type(loader).__name__} hands out the examples "
-                "themselves: the student will know the teacher's answers to these by heart. In Python: Shuffled(..., "
+                f"function_matching is about views, and this {type(loader).__name__} yields the examples without "
+                "augmentation, so the student can memorize the teacher's outputs. In Python: ShuffledLoader(..., "
                 "augment=Chain(Crop(padding=4), Flip()), mix=Mixup()); in a job: --set 'budget.augment=[crop, flip]' "
                 "--set budget.mix=mixup.",
                 LimbeckWarning,
@@ -88,5 +88,5 @@ class _Looked:
         return Recipe(self.stage)
 
     def describe(self) -> dict[str, Any]:
-        """As the stage does."""
+        """Describe the stage."""
         return self.stage.describe()

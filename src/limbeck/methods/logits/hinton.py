@@ -1,4 +1,4 @@
-"""How does a student learn from a teacher's softened predictions?"""
+"""Knowledge distillation of Hinton et al.: soft targets at a temperature, and labels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CARD = MethodCard(
     year=2015,
     arxiv="1503.02531",
     venue="NIPS 2014 Deep Learning Workshop",
-    claim="The student matches the teacher's softened predictions, and a little the labels.",
-    when="First, and as the yardstick for anything else: it needs only logits, and works with unlabeled data. The "
+    claim="The student learns from the softened predictions of the teacher and, with less weight, the labels.",
+    when="Try it first, and compare all other methods with it. It needs only logits and works with unlabeled data. The "
     "paper gives T per experiment (20 for wide students on MNIST, 2.5 to 4 for 30 units a layer, 2 for speech) "
     'and says that "a considerably lower weight" on the labels is best: choose both on development data.',
     bibtex="""@article{hinton2015distilling,
@@ -41,26 +41,26 @@ def hinton(
     classes: int = -1,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Soft targets and labels: :math:`w T^2 KL(p \| q) + (1 - w) (-\log softmax(z)_y)`, in nats.
+    r"""Match soft targets and labels: :math:`w T^2 KL(p \| q) + (1 - w) (-\log softmax(z)_y)` in nats.
 
-    p and q are the teacher's and the student's distributions at temperature T. At w = 0 it is `supervised`; as T grows
+    p and q are the distributions of teacher and student at temperature T. With w = 0 it is `supervised`. For large T
     the first term becomes logit matching.
 
     Args:
-        teacher: Who teaches.
-        temperature: T, above 0. The paper gives one per experiment; 4 is the upper end of what it found best for small
-            students.
-        weight: w, the share of the soft targets, from 0 to 1; high, because the paper found a low weight on the labels
-            best.
-        labels: Whether the labels are read. False leaves their term out, for data without any; data with some labels
-            (-100 for the others) need it True.
-        loss: What compares the two: the paper's ``kl_divergence``, another function of `limbeck.functional`
-            (``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, a kernel of your own.
-        classes: Which dimension of the logits holds the classes; 1 for maps ``[batch, classes, height, width]``.
-        epochs: Passes over the data; the run's budget by default.
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+        temperature: T, above 0. The paper uses a different value in each experiment; 4 is the upper end of its best
+            values for small students.
+        weight: w, the weight of the soft targets, from 0 to 1. The default is high because a low weight on the labels
+            was best in the paper.
+        labels: Whether to use labels. False drops the label term, for data without labels. Keep True for data in which
+            only some labels are missing (-100).
+        loss: The loss between student and teacher: ``kl_divergence`` as in the paper, another function of
+            `limbeck.functional` (``reverse_kl``, ``total_variation``, ...), or ``my.py:function``, your own kernel.
+        classes: The class dimension of the logits; 1 for maps ``[batch, classes, height, width]``.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `temperature` is not above 0, `weight` no share, or `loss` names none.
+        LimbeckError: If `temperature` is not above 0, `weight` is not from 0 to 1, or `loss` is unknown.
 
     Example:
         >>> from torch import nn

@@ -1,4 +1,4 @@
-"""How does a student learn from a teacher's logits themselves?"""
+"""Logit matching: regression on the logits of the teacher."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CARD = MethodCard(
     year=2013,
     arxiv="1312.6184",
     venue="NIPS 2014",
-    claim="The student regresses the teacher's logits, without labels and without a temperature.",
-    when="Where the student can follow the teacher closely and there are many, perhaps unlabeled, inputs. A small "
-    "student spends itself on logits of classes that hardly matter: use hinton with a moderate temperature there.",
+    claim="The student learns the logits of the teacher by regression, without labels and without a temperature.",
+    when="When the student can follow the teacher closely and there are many, perhaps unlabeled, inputs. A small "
+    "student wastes capacity on the logits of unlikely classes: use hinton with a moderate temperature instead.",
     bibtex="""@inproceedings{ba2014deep,
   title = {Do Deep Nets Really Need to be Deep?},
   author = {Ba, Jimmy and Caruana, Rich},
@@ -39,16 +39,16 @@ CARD = MethodCard(
 
 
 def logit_matching(teacher: Any, *, centered: bool = False, epochs: int | None = None) -> Recipe:
-    r"""Regression on logits: :math:`\frac{1}{2C} \sum_c (z_c - v_c)^2`, z of the student and v of the teacher.
+    r"""Regress the logits: :math:`\frac{1}{2C} \sum_c (z_c - v_c)^2`, z of the student and v of the teacher.
 
-    The paper's loss is C times this (a sum over classes, not a mean), which is another learning rate for plain gradient
-    descent and the same thing for Adam. With `centered` it is the limit of `hinton` without labels for T to infinity.
+    The paper's loss is C times this (a sum over classes, not a mean), which changes the learning rate of plain gradient
+    descent and nothing for Adam. With `centered` it is the limit of `hinton` without labels as T goes to infinity.
 
     Args:
-        teacher: Who teaches.
-        centered: Whether the mean over classes is taken off the difference first: a constant added to all logits of an
-            example changes no probability. The paper does not.
-        epochs: Passes over the data; the run's budget by default.
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+        centered: Whether to subtract the mean over classes from the difference first, since a constant added to all
+            logits of an example changes no probability. The paper does not do this.
+        epochs: Passes over the data; by default the budget of the run.
 
     Source: Ba and Caruana, 2013, arXiv:1312.6184.
     """

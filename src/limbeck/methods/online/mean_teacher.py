@@ -1,4 +1,4 @@
-"""How does an average of the student's own past teach it, with few labels?"""
+"""Mean teacher: the student learns from a moving average of its own weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CARD = MethodCard(
     year=2017,
     arxiv="1703.01780",
     venue="NIPS 2017",
-    claim="The student stays consistent, under noise, with a moving average of its own weights; few labels suffice.",
-    when="Where most examples have no label (-100). The model needs noise of its own, such as dropout: without any, "
-    "student and average hardly differ and there is little to learn from. The average is shipped.",
+    claim="The student learns to agree, under noise, with a moving average of its own weights. It needs few labels.",
+    when="When most examples have no label (-100). The model needs noise such as dropout: without it, student and "
+    "average hardly differ and there is little to learn. The final model is the average.",
     bibtex="""@inproceedings{tarvainen2017mean,
   title = {Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
            learning results},
@@ -42,22 +42,22 @@ CARD = MethodCard(
 def mean_teacher(
     *, decay: float = 0.999, weight: float = 100.0, ramp_up: float = 0.27, epochs: int | None = None
 ) -> Recipe:
-    r"""Labels where there are any, and consistency everywhere: :math:`-\log q_y + w(t) \frac1C \sum_c (q_c - p_c)^2`.
+    r"""Combine labels with consistency on all examples: :math:`-\log q_y + w(t) \frac1C \sum_c (q_c - p_c)^2`.
 
-    p is the prediction of the average, :math:`\theta'_t = \alpha \theta'_{t-1} + (1 - \alpha) \theta_t`, in training
-    mode, so that its own dropout is the noise; :math:`w(t) = w e^{-5 (1 - t / t_r)^2}` until :math:`t_r`, then w. The
-    run's model ``average`` is shipped.
+    p is the prediction of the averaged model, :math:`\theta'_t = \alpha \theta'_{t-1} + (1 - \alpha) \theta_t`, in
+    training mode, so that its dropout acts as noise; :math:`w(t) = w e^{-5 (1 - t / t_r)^2}` until :math:`t_r`, then w.
+    The final model is ``average``.
 
     The first term is the mean over the labeled examples; the authors' code divides their sum by the number of all
     examples. With a fraction f of labels their objective is f times this one at a weight of w / f.
 
     Args:
-        decay: alpha, from 0 to below 1. The authors' code has 0.99 while it ramps up and 0.999 after. For the first
-            ``1 / (1 - decay)`` steps the average is the plain mean of all weights so far: in a run that is not much
-            longer take a smaller one. At 0 it is the student itself.
-        weight: w, the greatest weight of consistency; 100 in the authors' code.
+        decay: alpha, from 0 to below 1. The authors' code has 0.99 while it ramps up and 0.999 after. For the first ``1
+            / (1 - decay)`` steps the average is the plain mean of all weights so far, so choose a smaller value for a
+            short run. At 0 the average is the student itself.
+        weight: w, the final weight of the consistency term; 100 in the authors' code.
         ramp_up: t_r, as a fraction of the stage; 40,000 of 150,000 steps in the authors' code.
-        epochs: Passes over the data; the run's budget by default.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
         LimbeckError: If `decay` is not in [0, 1), `weight` is negative, or `ramp_up` is not in (0, 1].

@@ -1,4 +1,4 @@
-"""How do two students teach each other while both learn?"""
+"""Deep mutual learning: two students learn from the labels and from each other."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CARD = MethodCard(
     year=2017,
     arxiv="1706.00384",
     venue="CVPR 2018",
-    claim="Two students learn from the labels and from each other at once; no trained teacher is needed.",
-    when="Where there is no teacher and two models can be trained at once. The peer may be another architecture: give "
+    claim="Two students learn from the labels and from each other. No trained teacher is needed.",
+    when="When there is no teacher and two models can be trained at once. The peer can have another architecture: give "
     'the run models={"student": a, "peer": b}. Compare with a student alone, which costs half as much.',
     bibtex="""@inproceedings{zhang2018deep,
   title = {Deep Mutual Learning},
@@ -32,17 +32,17 @@ CARD = MethodCard(
 
 
 def mutual(*, temperature: float = 1.0, weight: float = 1.0, epochs: int | None = None) -> Recipe:
-    r"""Each of two peers minimizes :math:`-\log q_y + w T^2 KL(p \| q)`, p the other's distribution.
+    r"""Train two peers on :math:`-\log q_y + w T^2 KL(p \| q)`, where p is the distribution of the other peer.
 
-    On every batch the student steps first, and the peer then learns from the student as it is after that step, as in
-    the paper's algorithm 1. Both answer in training mode, as in the paper. The student is shipped.
+    On every batch the student takes a step first. Then the peer learns from the updated student, as in algorithm 1 of
+    the paper. Both outputs are computed in training mode, as in the paper. The final model is the student.
 
-    The run's model ``peer`` is the second; where there is none, it is the student's architecture, newly initialized.
+    The second model is ``peer``. If the run has no such model, it is a new one with the architecture of the student.
 
     Args:
-        temperature: T, above 0; the paper does not soften.
-        weight: w, of the other's predictions, at least 0; 1 in the paper. At 0 both learn alone.
-        epochs: Passes over the data; the run's budget by default.
+        temperature: T, above 0; 1 in the paper.
+        weight: w, the weight of the other peer's predictions, at least 0; 1 in the paper. At 0 both learn alone.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
         LimbeckError: If `temperature` is not above 0, or `weight` is negative.

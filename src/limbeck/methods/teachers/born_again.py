@@ -1,4 +1,4 @@
-"""What happens when the student becomes the next teacher?"""
+"""Born-again networks: each student becomes the teacher of the next."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CARD = MethodCard(
     year=2018,
     arxiv="1805.04770",
     venue="ICML 2018",
-    claim="A student like its teacher learns from it, becomes the next teacher, and so on; the last one is shipped.",
-    when="Where the model may not shrink and should get better. A generation costs a whole training, and gains "
-    "usually fade after the first two or three: compare with a student alone of the same total budget.",
+    claim="A student learns from a teacher like itself and becomes the next teacher. The last student is kept.",
+    when="When the model should get better and need not get smaller. Each generation costs a full training, and gains "
+    "usually stop after two or three. Compare with a student trained alone with the same total budget.",
     bibtex="""@inproceedings{furlanello2018born,
   title = {Born-Again Neural Networks},
   author = {Furlanello, Tommaso and Lipton, Zachary C. and Tschannen, Michael and Itti, Laurent and
@@ -42,22 +42,22 @@ def born_again(
     labels: bool = True,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Generation k minimizes :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})`; generation 0 is the teacher.
+    r"""Minimize :math:`w T^2 KL(p_{k-1} \| q_k) + (1 - w) (-\log q_{k,y})` in generation k; 0 is the teacher.
 
-    The first generation is the run's student; each later one has the same architecture, newly initialized, and is
-    called ``generation-2``, ``generation-3``, ... The last is shipped. With one generation it is `hinton`.
+    The first generation is the run's student. Each later one has the same architecture, newly initialized, and is
+    called ``generation-2``, ``generation-3``, ... The last one is the final model. With one generation it is `hinton`.
 
     Args:
         teacher: Generation 0; in the paper the same architecture as the student.
-        generations: How many students, one after the other.
-        temperature: T, above 0; the paper does not soften.
-        weight: w, the share of the teacher, from 0 to 1; labels and teacher count alike by default.
-        labels: Whether the labels are read; False leaves their term out, and with ``weight=1.0`` gives the paper's
-            students of the teacher alone.
+        generations: The number of students trained one after the other.
+        temperature: T, above 0; 1 in the paper.
+        weight: w, the weight of the teacher, from 0 to 1. By default labels and teacher have equal weight.
+        labels: Whether to use labels. False drops the label term; with ``weight=1.0`` the students learn from the
+            teacher alone, as one variant in the paper.
         epochs: Passes over the data of each generation; the run's budget by default.
 
     Raises:
-        LimbeckError: If `generations` is below 1, `temperature` not above 0, or `weight` no share.
+        LimbeckError: If `generations` is below 1, `temperature` not above 0, or `weight` is not from 0 to 1.
 
     Source: Furlanello et al., 2018, arXiv:1805.04770.
     """

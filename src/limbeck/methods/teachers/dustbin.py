@@ -1,4 +1,4 @@
-"""How far is a specialist from what it should say, where all that is not special is one class?"""
+"""Losses of specialists, for which all other classes are one class, the dustbin."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from limbeck.functional.validation import validates_pair, validates_student
 def dustbin_cross_entropy(
     student: Float[Tensor, "*batch classes"], *, labels: Int[Tensor, "*batch"], special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
-    """The cross-entropy of labels of which all but the special ones are one class, the dustbin.
+    """Compute the cross-entropy with all classes that are not special merged into one, the dustbin.
 
     ``-log q_y`` in nats where y is special, else ``-log sum_{c not special} q_c``, with ``q = softmax(student)``: the
-    softmax over the special classes and a dustbin whose logit is the logsumexp of the others'. One value for each row;
+    softmax over the special classes and a dustbin whose logit is the logsumexp of the other logits. One value per row;
     0 where the label is -100.
 
     Args:
         student: Logits of all classes.
         labels: Class indices, or -100.
-        special: The special classes; at least one class is not among them.
+        special: The special classes; not all classes.
 
     Raises:
         LimbeckError: As `limbeck.functional.cross_entropy` does.
@@ -51,10 +51,10 @@ def dustbin_cross_entropy(
 def rest_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, special: Sequence[int]
 ) -> Float[Tensor, "*batch"]:
-    """How far the student is from the teacher within the classes that are not special, in nats, one value for each row.
+    """Compute the KL divergence within the classes that are not special, in nats, one value per row.
 
-    ``P KL(p(. | rest) || q(. | rest))`` with P the teacher's mass outside the special classes. It is what the
-    divergence over special classes and dustbin leaves out of ``KL(p || q)``.
+    ``P KL(p(. | rest) || q(. | rest))`` with P the teacher's probability of all classes that are not special. The
+    divergence over special classes and dustbin plus this term is ``KL(p || q)``.
 
     Args:
         student: Logits of all classes.
@@ -70,7 +70,7 @@ def rest_kl(
     """
     rest = (~_mask(student, special)).nonzero()[:, 0]
     share = log_softmax(nonzero_mask(teacher))[..., rest].exp().sum(-1)
-    # A teacher that gives the rest nothing says not how that is spread, and 0 times infinity is no number.
+    # If the teacher gives the rest probability 0, its distribution there is undefined, and 0 * inf would be NaN.
     silent = (share == 0).unsqueeze(-1)
     own = student[..., rest].masked_fill(silent, 0.0)
     return share * kl_divergence(own, teacher[..., rest].masked_fill(silent, 0.0))
@@ -80,7 +80,7 @@ def _mask(logits: Tensor, special: Sequence[int]) -> Tensor:
     for number in special:
         if not 0 <= number < logits.shape[-1]:
             raise LimbeckError(
-                f"The special class {number} is none of the student's {logits.shape[-1]} classes, from 0."
+                f"Special class {number} is not one of the student's {logits.shape[-1]} classes, from 0."
             )
     own = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     own[list(special)] = True

@@ -1,4 +1,4 @@
-"""Which classes does a generalist confuse, so that a specialist would pay?"""
+"""Groups of classes that a generalist confuses, one for each specialist."""
 
 from __future__ import annotations
 
@@ -35,32 +35,33 @@ def confusion_groups(
     preprocess: Preprocess = _inputs,
     device: torch.device = _CPU,
 ) -> Groups:
-    """Groups of classes that a generalist often predicts together, one for each specialist; no labels are read.
+    """Find groups of classes that a generalist often predicts together, one for each specialist, without labels.
 
-    K-means on the columns of the covariance matrix of its predicted probabilities; the `size` classes whose columns are
-    nearest to a center are a group. So groups may overlap, and a class may be in none: the generalist answers for it.
+    Runs K-means on the columns of the covariance matrix of the predicted probabilities. A group is the `size` classes
+    whose columns are nearest to a center. Groups may overlap. A class may be in no group; then the generalist predicts
+    it.
 
     Args:
-        generalist: A teacher, or anything that becomes one.
-        data: What it is asked: a source (one epoch; its position stays), examples, arrays, a loader, batches.
-        clusters: How many groups. By default as many as hold each class 1.25 times, near the paper's 61 groups of 300
-            of 15,000 classes.
-        size: How many classes each has, m in the paper, from 2; by default the square root of their number.
-        scaled: Each class in units of its own standard deviation, which makes it the correlation matrix. False is the
-            paper's covariance: there the variance of a class, which is large where it is rarely confused, outweighs all
-            else in its column, and the nearest columns are those of the few classes with the least.
-        cover: Put each class that would be in no group into the group whose center is nearest, beyond its `size`, as
-            long as that leaves a class for the dustbin.
-        seed: Of K-means.
-        preprocess: The way from a batch to inputs, for a generalist that declares none.
-        device: Where the generalist is asked.
+        generalist: A teacher, or anything that can be converted to one.
+        data: The inputs: a loader (one epoch; its position is not changed), examples, arrays, or batches.
+        clusters: The number of groups. By default each class is in 1.25 groups on average, close to the paper's 61
+            groups of 300 of 15,000 classes.
+        size: The number of classes in each group, m in the paper, at least 2. By default the square root of the number
+            of classes.
+        scaled: Whether to use the correlation matrix. False uses the covariance matrix, as the paper does. There the
+            variance of a class dominates its column, and the classes of smallest variance are nearest to every center.
+        cover: Whether to add each class without a group to the nearest group, even beyond `size`, as long as one class
+            is left for the dustbin.
+        seed: The seed of K-means.
+        preprocess: Maps a batch to inputs, for a generalist that declares no preprocessing.
+        device: The device of the generalist.
 
     Returns:
-        The groups, sorted; the same for the same arguments.
+        The sorted groups. The result is deterministic.
 
     Raises:
         DataError: If the data hold no examples.
-        LimbeckError: If there are more clusters than classes, or groups of a single class or of all of them.
+        LimbeckError: If there are more clusters than classes, or a group would have one class or all classes.
 
     Example:
         >>> logits = torch.tensor([[9.0, 7, 0, 0], [7, 9, 0, 0], [0, 0, 9, 7], [0, 0, 7, 9]])
@@ -87,13 +88,13 @@ def confusion_groups(
 def prediction_covariance(
     generalist: Any, data: Any, *, preprocess: Preprocess = _inputs, device: torch.device = _CPU
 ) -> Float[Tensor, "classes classes"]:
-    """The covariance matrix over examples of the probabilities that a model gives the classes, in float64.
+    """Compute the covariance matrix of the predicted probabilities over examples, in float64.
 
-    One pass over the data, in memory of ``[classes, classes]``.
+    It needs one pass over the data and memory for ``[classes, classes]`` values.
 
     Raises:
         DataError: If the data hold no examples.
-        LimbeckError: If its logits are not ``[batch, classes]``.
+        LimbeckError: If the logits are not ``[batch, classes]``.
     """
     teacher = as_teacher(generalist)
     count, first, second = 0, torch.zeros(()), torch.zeros(())
@@ -101,11 +102,13 @@ def prediction_covariance(
         for batch in as_batches(data):
             logits = answer(batch.to(device))[LOGITS].double()
             if logits.ndim != 2:
-                raise LimbeckError(f"Classes are grouped by logits [batch, classes]; these are {list(logits.shape)}.")
+                raise LimbeckError(
+                    f"Grouping classes needs logits of shape [batch, classes]; got {list(logits.shape)}."
+                )
             p = logits.softmax(-1).cpu()
             count, first, second = count + len(p), first + p.sum(0), second + p.T @ p
     if not count:
-        raise DataError("The transfer set holds no examples, so there are no predictions to group classes by.")
+        raise DataError("The transfer set is empty, so there are no predictions to group classes by.")
     mean = first / count
     return second / count - torch.outer(mean, mean)
 
@@ -120,7 +123,7 @@ def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int,
             )
     if group_size < 2:
         raise ArgumentError(
-            "size=1 makes groups of one class, and a specialist tells at least two apart: try size=2.",
+            "A group needs at least two classes; got size=1. Try size=2.",
             argument="size",
             example="2",
         )
@@ -131,19 +134,17 @@ def _checked(classes: int, size: int | None, clusters: int | None) -> tuple[int,
             argument="size",
         )
     if number > classes:
-        raise ArgumentError(
-            f"clusters={number} is more than the {classes} classes that there are to group.", argument="clusters"
-        )
+        raise ArgumentError(f"clusters={number} is more than the {classes} classes.", argument="clusters")
     return group_size, number
 
 
 def _distances(columns: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """How far each class's column is from each center of K-means, [clusters, classes]."""
+    """Compute the distances from each center of K-means to the column of each class, [clusters, classes]."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # Classes that are predicted alike make fewer distinct columns than clusters, and then two groups equal.
+        # Equal columns can leave fewer distinct points than clusters. Then two groups are equal.
         warnings.simplefilter("ignore", ConvergenceWarning)
         centers = KMeans(clusters, n_init=10, random_state=seed).fit(columns).cluster_centers_
     return np.linalg.norm(centers[:, None] - columns[None], axis=-1)

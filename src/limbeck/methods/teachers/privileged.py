@@ -1,4 +1,4 @@
-"""How does a teacher that sees more than the student will ever see teach it?"""
+"""Privileged information: the teacher uses inputs that the student does not have."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CARD = MethodCard(
     year=2015,
     arxiv="1511.03643",
     venue="ICLR 2016",
-    claim="The teacher reads inputs that the student will not have when it is used, and passes on what they tell.",
-    when="Where better inputs exist at training time only: other sensors, cleaner copies, later facts. It helps where "
-    "they tell about the label itself; where they only clean the student's own inputs, the paper finds no gain. The "
-    "student's softmax is not tempered, the teacher's alone is, and there is no T²: the paper's formula.",
+    claim="The teacher uses inputs that exist only at training time. The student learns from its predictions.",
+    when="When better inputs exist only at training time: other sensors, cleaner copies, later facts. It helps if they "
+    "are informative about the label. If they are only cleaner versions of the student's inputs, the paper finds "
+    "no gain. As in the paper, only the teacher's softmax has a temperature, and there is no factor T².",
     bibtex="""@inproceedings{lopezpaz2016unifying,
   title = {Unifying distillation and privileged information},
   author = {Lopez-Paz, David and Bottou, L{\\'e}on and Sch{\\"o}lkopf, Bernhard and Vapnik, Vladimir},
@@ -45,10 +45,10 @@ CARD = MethodCard(
 def one_sided_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
-    """The Kullback-Leibler divergence of the student from the softened teacher, not times T^2.
+    """Compute the KL divergence of the student from the softened teacher, without a factor T^2.
 
-    ``KL(p || q)`` in nats with ``p = softmax(teacher / T)`` and ``q = softmax(student)``: the teacher alone is
-    softened, so a student that has learnt is as soft as the target. At T = 1 it is `kl_divergence`.
+    ``KL(p || q)`` in nats with ``p = softmax(teacher / T)`` and ``q = softmax(student)``: only the teacher is softened,
+    so a trained student is as soft as the target. At T = 1 it is `kl_divergence`.
 
     Raises:
         LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
@@ -71,20 +71,19 @@ def privileged(
     r"""Generalized distillation: :math:`(1 - \lambda) (-\log q_y) + \lambda KL(p \| q)`, in nats.
 
     :math:`p = softmax(f_t(x^*) / T)` of the teacher on privileged inputs, :math:`q = softmax(f(x))` of the student on
-    its own. Where both read the same and T is 1 it is `hinton`; at lambda = 0 it is `supervised`.
+    its own. If both use the same inputs and T is 1, it is `hinton`. At lambda = 0 it is `supervised`.
 
     Args:
-        teacher: Who teaches.
-        preprocess: What the teacher reads: the name of a further column of the batch (``Batch.extra``), or a function
-        of
-            the batch. A `Teacher` that declares its own ``preprocess`` keeps them.
+        teacher: The teacher: a module, a `Teacher`, or the name of a model in the run.
+        preprocess: The inputs of the teacher: the name of an extra column of the batch (``Batch.extra``), or a function
+            of the batch. A `Teacher` that declares its own ``preprocess`` keeps it.
         temperature: T of the teacher, above 0; 1 in the paper's synthetic experiments.
-        weight: lambda, the share of the teacher, from 0 to 1; 1 in the paper's synthetic experiments.
-        labels: Whether the labels are read; False leaves their term out.
-        epochs: Passes over the data; the run's budget by default.
+        weight: Lambda, the weight of the teacher, from 0 to 1; 1 in the paper's synthetic experiments.
+        labels: Whether to use labels. False drops the label term.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If `temperature` is not above 0, or `weight` no share.
+        LimbeckError: If `temperature` is not above 0, or `weight` is not from 0 to 1.
 
     Source: Lopez-Paz et al., 2015, arXiv:1511.03643.
     """
@@ -93,13 +92,15 @@ def privileged(
     objective: Objective = weight * Loss(one_sided_kl, temperature=temperature)
     if labels:
         objective = objective + (1 - weight) * Loss(cross_entropy)
-    seeing = Seeing(as_teacher(teacher), SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess)
-    return Recipe(Stage(objective, teacher=seeing, epochs=epochs, name="privileged"))
+    privileged_teacher = PreprocessingTeacher(
+        as_teacher(teacher), SelectColumn(preprocess) if isinstance(preprocess, str) else preprocess
+    )
+    return Recipe(Stage(objective, teacher=privileged_teacher, epochs=epochs, name="privileged"))
 
 
 @final
-class Seeing(Teacher):
-    """A teacher that reads something else in the batch than the stage does, unless it declares its own reads."""
+class PreprocessingTeacher(Teacher):
+    """A teacher with its own preprocessing, unless the wrapped teacher declares one."""
 
     def __init__(self, teacher: Teacher, preprocess: Preprocess) -> None:
         self.teacher = teacher
@@ -107,42 +108,42 @@ class Seeing(Teacher):
         self.changes = teacher.changes
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """As the teacher does."""
+        """Bind the wrapped teacher."""
         self.teacher.bind(models)
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether the teacher is."""
+        """Whether the wrapped teacher is deterministic."""
         return self.teacher.is_deterministic
 
     def attach_loader(self, loader: Stream, preprocess: Preprocess) -> None:
-        """The teacher is told, with the reads of its own in place of the stage's."""
+        """Attach the loader to the wrapped teacher, with this preprocessing."""
         del preprocess
         self.teacher.attach_loader(loader, self.preprocess)
 
     def prepare(
         self, requires: frozenset[str], *, device: torch.device, preprocess: Preprocess
     ) -> AbstractContextManager[TeacherFn]:
-        """As the teacher does, with the reads of its own in place of the stage's."""
+        """Prepare the wrapped teacher with this preprocessing."""
         return self.teacher.prepare(requires, device=device, preprocess=self.preprocess)
 
     @property
     def fingerprint(self) -> str:
-        """The teacher's."""
+        """Fingerprint of the wrapped teacher."""
         return self.teacher.fingerprint
 
     def after_step(self) -> None:
-        """As the teacher does."""
+        """Call `after_step` of the wrapped teacher."""
         self.teacher.after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The teacher's."""
+        """State of the wrapped teacher."""
         return self.teacher.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As the teacher does."""
+        """Load the state of the wrapped teacher."""
         self.teacher.load_state_dict(state)
 
     def describe(self) -> dict[str, Any]:
-        """The teacher's, and what it reads."""
+        """Describe the wrapped teacher and the preprocessing."""
         return {**self.teacher.describe(), "preprocess": getattr(self.preprocess, "__name__", repr(self.preprocess))}

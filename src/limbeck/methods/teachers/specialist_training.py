@@ -1,4 +1,4 @@
-"""Training copies of a generalist for groups of classes, each on its own half-special data."""
+"""Training of specialists: copies of a generalist, each for a group of classes."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ def training(
     optimizer: Optimizer | None = None,
     epochs: int | None = None,
 ) -> Recipe:
-    """The first half of `limbeck.methods.teachers.specialists`: ``specialist-1 | specialist-2 | ...``, and no student.
+    """Make the recipe that trains the specialists, ``specialist-1 | specialist-2 | ...``, without a student.
 
     Each begins as a copy of the generalist and learns from a `SpecialistLoader` of the data by
-    `dustbin_cross_entropy`. What is left in the run's models is what `combined` puts together.
+    `dustbin_cross_entropy`. `combined` makes one teacher of the trained models.
 
     Args:
         teacher: The generalist: a module, a `ModelTeacher`, or the name of a model in the run.
-        groups: The classes of each, as `confusion_groups` finds them.
-        data: Where the examples come from.
-        context: What the run holds; by default the models read the inputs of a batch, on the CPU.
+        groups: The classes of each specialist, for example from `confusion_groups`.
+        data: The loader of the examples.
+        context: The context of the run. By default the models take the inputs of a batch, on the CPU.
         soft: The weight of the generalist's soft targets for the classes that are not special.
-        optimizer: How the specialists' parameters move; the run's by default.
-        epochs: Passes of each over its own data; the run's budget by default.
+        optimizer: The optimizer of the specialists; by default that of the run.
+        epochs: Passes of each specialist over its own data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If the teacher is no single network, the data are no set of examples, or `soft` is negative.
+        LimbeckError: If the teacher is not a single network, the data are not a set of examples, or `soft` is negative.
     """
     check_weight(soft=soft)
     generalist, preprocess = _network(teacher)
@@ -88,14 +88,14 @@ def combined(
     active: int = 1,
     mean: str = "arithmetic",
 ) -> Specialists:
-    """The generalist and the specialists that `training` made of it, as one teacher.
+    """Combine the generalist and the specialists from `training` into one teacher.
 
-    It names the specialists as they are called in the run; outside it, ``bind(run.models)`` finds them.
+    The teacher finds the specialists by their names in the run. Outside the run, call ``bind(run.models)``.
 
     Args:
         teacher: As for `training`.
         groups: As for `training`.
-        data: As for `training`: it says by how much each specialist's classes were oversampled.
+        data: As for `training`. It gives the oversampling factor of each specialist.
         context: As for `training`.
         active: As in `Specialists`.
         mean: As in `Specialists`.
@@ -111,21 +111,21 @@ def combined(
 def half_special(
     generalist: Teacher, groups: Any, data: Loader, *, context: RunContext | None = None
 ) -> list[SpecialistLoader]:
-    """Each specialist's own source; an example without a label counts as what the generalist takes it for.
+    """Make the loader of each specialist. Examples without a label get the class that the generalist predicts.
 
     Raises:
-        LimbeckError: If the data are no set of examples, or a group makes no sense.
+        LimbeckError: If the data are not a set of examples, or a group is invalid.
     """
     examples = getattr(data, "examples", None)
     if not isinstance(examples, Dataset):
         raise LimbeckError(
-            f"Half of what a specialist learns from are examples of its own classes, and a {type(data).__name__} hands "
-            "out batches as they come: give distill() arrays, examples, or ShuffledLoader(examples, batch_size=...)."
+            f"Half of the batches of a specialist are examples of its own classes, and a {type(data).__name__} has no "
+            "access to single examples. Give distill() arrays, examples, or ShuffledLoader(examples, batch_size=...)."
         )
     if getattr(data, "mix", None) is not None:
         raise LimbeckError(
-            "A specialist learns labels, and this source mixes two examples in one (mix=), which no single label is "
-            "right for: give a source without mix=."
+            "A specialist learns from labels, and this loader mixes two examples (mix=), which have no single label. "
+            "Use a loader without mix=."
         )
     size, seed = getattr(data, "batch_size", 128), getattr(data, "seed", 0)
     classes = _classes(generalist, examples, context)
@@ -142,7 +142,7 @@ def half_special(
 def _classes(generalist: Teacher, examples: Dataset, context: RunContext | None) -> Tensor:
     labels = examples.labels
     if labels is not None and labels.ndim != 1:
-        raise LimbeckError(f"Specialists tell classes of whole examples apart; labels are {list(labels.shape)}.")
+        raise LimbeckError(f"Specialists need one label per example; the labels have shape {list(labels.shape)}.")
     classes = torch.full((len(examples),), IGNORED) if labels is None else labels.clone()
     unlabeled = (classes == IGNORED).nonzero()[:, 0]
     if not len(unlabeled):
@@ -159,7 +159,7 @@ def _classes(generalist: Teacher, examples: Dataset, context: RunContext | None)
 
 @dataclass(frozen=True)
 class _Copy:
-    """Makes a specialist: the generalist's network once more, ready to learn."""
+    """Makes a specialist: a trainable copy of the generalist."""
 
     generalist: ModelTeacher | TeacherRef
 
@@ -172,24 +172,24 @@ class _Copy:
         )
 
     def adaptor(self, models: Models) -> Adaptor | None:
-        """Its outputs are read as the generalist's."""
+        """Return the adaptor of the generalist."""
         generalist = self.generalist
         return generalist.adaptor if isinstance(generalist, ModelTeacher) else get_adaptor(models, generalist.name)
 
 
 def generalist_of(teacher: Any) -> Teacher:
-    """Who is to be copied: where answers are kept, the teacher behind them, which has a network."""
+    """Return the teacher to copy; for a cached teacher, the teacher behind the cache."""
     instance = as_teacher(teacher)
     return instance.inner if isinstance(instance, CachedTeacher) and instance.inner is not None else instance
 
 
 def _network(teacher: Any) -> tuple[ModelTeacher | TeacherRef, Preprocess | None]:
-    """The generalist and how it reads a batch, once it is known to be a single network."""
+    """Check that the generalist is a single network; return it with its preprocessing."""
     generalist = generalist_of(teacher)
     if not isinstance(generalist, (ModelTeacher, TeacherRef)):
         raise LimbeckError(
-            f"Specialists begin as copies of their generalist, and {type(generalist).__name__} is no single network; "
-            "give one module, or a generalist and specialists of your own: Specialists(generalist, members, groups)."
+            f"Specialists start as copies of their generalist, and {type(generalist).__name__} is not a single "
+            "network. Pass one module, or combine your own models with Specialists(generalist, members, groups)."
         )
     return generalist, generalist.preprocess
 

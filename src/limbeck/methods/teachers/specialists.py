@@ -1,4 +1,4 @@
-"""How does one student learn from a generalist and specialists for what it confuses?"""
+"""Specialists: copies of a generalist learn the classes that it confuses; together they teach the student."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CARD = replace(
     HINTON,
     name="specialists",
     claim="Copies of the teacher become specialists for classes that it confuses; all together teach the student.",
-    when="Where there are many classes and a single big model is the best there is: specialists train apart, each on a "
-    "small part of the data. Compare with the generalist trained on for as many steps, and with an ensemble of equal "
-    "cost. Few classes leave little to specialize in.",
+    when="For many classes, where an ensemble of large models is too expensive. Each specialist trains separately on a "
+    "small part of the data. Compare with the generalist trained for as many additional steps and with an ensemble "
+    "of equal cost. With few classes there is little to gain.",
 )
 
 
@@ -45,39 +45,41 @@ def specialists(
     labels: bool = True,
     epochs: int | None = None,
 ) -> Recipe:
-    r"""Group the classes that the generalist confuses, train a specialist for each, distil all into the student.
+    r"""Group the classes that the generalist confuses, train a specialist per group, distil all into the student.
 
-    1. `confusion_groups` of the run's data; no labels are read.
-    2. ``specialist-1 | specialist-2 | ...``, in processes where cores allow: each begins as the generalist and learns,
-       from data of which one half are of its own classes :math:`S^m`, the cross-entropy over :math:`S^m` and a dustbin.
-    3. `hinton`, with `Specialists` for its teacher, each dustbin's logit corrected for the oversampling.
+    1. `confusion_groups` of the run's data, without labels.
+    2. ``specialist-1 | specialist-2 | ...``, in parallel processes if there are cores. Each starts as a copy of the
+       generalist. Half of its data are from its own classes :math:`S^m`. Its loss is the cross-entropy over :math:`S^m`
+       and a dustbin.
+    3. `hinton` with a `Specialists` teacher, whose dustbin logits are corrected for the oversampling.
 
-    To stop before 3, and for the combined teacher alone, see `limbeck.methods.teachers.specialist_training`.
+    To stop after step 2, or to use the combined teacher without a student, see
+    `limbeck.methods.teachers.specialist_training`.
 
     Args:
-        teacher: The generalist: one network.
-        clusters: How many specialists; see `confusion_groups` for what is chosen by default.
-        size: How many classes each knows, m in the paper.
-        groups: The groups, where you know them: class indices or names. `clusters` and `size` are then left out.
-        cover: Whether each class must be in a group; otherwise the generalist answers for those in none, and a warning
-            says which these are. `groups` of your own must then hold each class themselves.
-        active: How many of the generalist's first guesses are looked at for specialists to ask; n in the paper.
-        mean: Which way round the divergences go that the combined answer minimizes; see `Specialists`.
-        soft: The weight, in a specialist's objective, of the generalist's soft targets for the classes that are not
-            special; the paper's remedy for overfitting. 0 leaves them out.
-        optimizer: How the specialists learn; the run's by default. They begin from trained weights, so a lower learning
-            rate may be right. A mapping holds the fields of `Optimizer`.
+        teacher: The generalist, a single network.
+        clusters: The number of specialists; see `confusion_groups` for the default.
+        size: The number of classes of each specialist, m in the paper.
+        groups: Your own groups of class indices or names, instead of `clusters` and `size`.
+        cover: Whether each class must be in a group. Otherwise the generalist alone predicts the classes without a
+            group, and a warning lists them. With `cover` your own `groups` must contain every class.
+        active: The number of the generalist's top classes that select the active specialists, n in the paper.
+        mean: The direction of the divergences that the combined distribution minimizes; see `Specialists`.
+        soft: The weight, in the loss of a specialist, of the generalist's soft targets for the other classes. The paper
+            suggests it against overfitting. 0 drops the term.
+        optimizer: The optimizer of the specialists; by default that of the run. Specialists start from trained weights,
+            so a lower learning rate may work better. A mapping has the fields of `Optimizer`.
         specialist_epochs: Passes of each specialist over its own data; by default as many as `epochs`.
         temperature: T of the last stage, above 0.
         weight: w of the last stage, from 0 to 1.
-        labels: Whether the last stage reads labels. Specialists read them where there are any, and take the
-            generalist's first guess for the rest.
-        epochs: Passes over the data; the run's budget by default.
+        labels: Whether the last stage uses labels. The specialists use labels where they exist, and the top class of
+            the generalist elsewhere.
+        epochs: Passes over the data; by default the budget of the run.
 
     Raises:
-        LimbeckError: If an argument is out of its range, or `groups` stands beside `clusters` or `size`; once the run
-            has data, if groups cannot be made as asked, the teacher is no single network, or the data are no set of
-            examples.
+        LimbeckError: If an argument is out of range, or `groups` is combined with `clusters` or `size`. When the run
+            starts: if the groups cannot be made, the teacher is not a single network, or the data are not a set of
+                examples.
 
     Source: Hinton, Vinyals and Dean, 2015, arXiv:1503.02531, section 5.
     """
@@ -86,9 +88,7 @@ def specialists(
     if mean not in MEANS:
         raise ArgumentError(f"mean is one of {' and '.join(MEANS)}; got {mean!r}.", argument="mean")
     if groups is not None and (clusters is not None or size is not None):
-        raise LimbeckError(
-            "groups= says which classes belong together; clusters= and size= are for when it is not given."
-        )
+        raise LimbeckError("Pass either groups=, or clusters= and size=, not both.")
     final = hinton(teacher, temperature=temperature, weight=weight, labels=labels, epochs=epochs)
     plan = _Plan(
         generalist_of(teacher), groups, (clusters, size), cover, soft, _optimizer(optimizer),
@@ -99,7 +99,7 @@ def specialists(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The whole recipe, once there are models and data to make it of."""
+    """Makes the recipe when the models and the data of the run are known."""
 
     generalist: Teacher
     groups: Any
@@ -112,7 +112,7 @@ class _Plan:
     final: Recipe
 
     def __call__(self, models: Models) -> Recipe:
-        """Training, and the student's lessons after it."""
+        """Make the stages of the specialists and of the student."""
         ours = run_context(models)
         self.generalist.bind(models)
         groups = self._make_groups(ours)
@@ -125,7 +125,7 @@ class _Plan:
         return Recipe(*apart.parts, *lessons, makes=apart.makes)
 
     def describe(self) -> dict[str, Any]:
-        """What it will make, as far as that is known: a run of another plan does not take this one's folder up."""
+        """Describe the settings, so that a run with other settings cannot resume from this run's folder."""
         return {
             "function": "specialists",
             "generalist": self.generalist.describe(),
@@ -161,11 +161,11 @@ class _Plan:
 
     def _warn_of_missing_classes(self, missing: list[Any], classes: int) -> None:
         which = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
-        message = f"In no specialist's group: {len(missing)} of {classes} classes ({which})"
+        message = f"{len(missing)} of {classes} classes are in no group of a specialist ({which})"
         if self.cover:
-            raise LimbeckError(f"{message}; cover=True wants every class in one, so add them.")
+            raise LimbeckError(f"{message}. cover=True needs every class in a group: add them.")
         then = "cover=True" if self.groups is None else "add them to groups"
-        sentence = f"{message}; the generalist answers for them. To have each class in one: {then}."
+        sentence = f"{message}. The generalist alone predicts them. To have each class in a group: {then}."
         warnings.warn(sentence, LimbeckWarning, stacklevel=2)
 
 
@@ -175,6 +175,6 @@ def _optimizer(value: Any) -> Optimizer | None:
     try:
         return Optimizer(**value)
     except (TypeError, LimbeckError) as error:
-        # An argument of the optimizer, such as lr, is no argument of the method.
+        # Arguments of the optimizer, such as lr, are not arguments of the method.
         reason = str(error).rstrip(".")
-        raise ArgumentError(f"optimizer={dict(value)!r} is no optimizer: {reason}.", argument="optimizer") from error
+        raise ArgumentError(f"optimizer={dict(value)!r} is not valid: {reason}.", argument="optimizer") from error
