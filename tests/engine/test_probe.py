@@ -91,7 +91,7 @@ def test_labels_out_of_range_in_a_loader_s_batch(pair):
 
 
 def test_labels_that_are_needed_and_missing(pair):
-    refused(pair[0], Stage(CE, epochs=1), torch.randn(8, 5), r"cross_entropy reads labels, and this source gives none")
+    refused(pair[0], Stage(CE, epochs=1), torch.randn(8, 5), r"cross_entropy needs labels, and this loader gives none")
 
 
 def test_pictures_of_labels_are_checked_against_classes_not_width():

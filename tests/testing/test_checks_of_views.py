@@ -45,7 +45,7 @@ COUNT = itertools.count()
     ],
 )  # fmt: skip
 def test_each_law_is_checked(view, sentence):
-    with pytest.raises(AssertionError, match=rf"A law of views is broken: .*{sentence}"):
+    with pytest.raises(AssertionError, match=rf"A law of transforms is broken: .*{sentence}"):
         check_transform(view, IMAGES.clone())
 
 

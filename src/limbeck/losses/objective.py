@@ -74,9 +74,9 @@ class Objective(nn.Module, ABC):
     def fit(self, student: Outputs, teacher: Outputs, batch: Batch) -> Objective:
         """Return the objective for one stage, fitted to the shapes of its first batch.
 
-        The engine calls it once per stage. Heads and other parameters are shared with this objective. State that depends on shapes belongs to the returned
-        objective, so one objective can be used in several stages with data of different shapes. Lazy heads get their
-        shape.
+        The engine calls it once per stage. Heads and other parameters are shared with this objective. State that
+        depends on shapes belongs to the returned objective, so one objective can be used in several stages with data of
+        different shapes. Lazy heads get their shape.
 
         Raises:
             LimbeckError: If student and teacher cannot be compared.

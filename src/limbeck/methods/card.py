@@ -27,7 +27,7 @@ class SearchRange:
 
     Example:
         >>> SearchRange(1, 20, log=True).holding(40)
-        Range(low=1, high=40, log=True, whole=False)
+        SearchRange(low=1, high=40, log=True, whole=False)
     """
 
     low: int | float

@@ -11,7 +11,7 @@ from limbeck.batch import Batch
 from limbeck.data import Loader
 from limbeck.testing.law import require
 
-_OF = "sources"
+_OF = "loaders"
 
 
 def check_loader(loader: Loader) -> None:

@@ -11,7 +11,7 @@ from limbeck.batch import Inputs, input_rows
 from limbeck.data import Transform
 from limbeck.testing.law import require
 
-_OF = "views"
+_OF = "transforms"
 
 
 def check_transform(view: Transform, inputs: Inputs) -> None:
