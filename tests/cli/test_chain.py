@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from job_events import collect_messages
 from limbeck.data import load_data, preprocess_from_dict
 from limbeck.models import build, read_config, save
 from small_jobs import blobs, contents, job_file, small_job
@@ -139,7 +140,7 @@ def test_the_check_of_the_teacher_sees_development_data_alone(here):
     told = []
     result = lb.run_job(
         lb.make_job(small_job(here / "turned.npz", seeds=1, arms=["teacher", "distilled"])),
-        callback=lambda kind, what: told.append(what) if kind == "say" else None,
+        callback=collect_messages(told),
     )
     assert result["teacher_development_accuracy"] > 0.9
     assert result["arms"]["teacher"]["accuracy"]["mean"] < 0.1

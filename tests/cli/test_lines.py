@@ -1,33 +1,63 @@
-"""Progress where there is no terminal: a line for each arm and seed, and one whenever nothing was said for a while."""
+"""Progress of a job: lines without a terminal, bars in one."""
 
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
+from typing import get_args
 
-from limbeck.cli.progress import ProgressLines
+import pytest
 
+from limbeck.cli.progress import ProgressCallback, ProgressLines
+from limbeck.events import (
+    ArmFinished,
+    ArmsPlanned,
+    EnsemblePlanned,
+    Event,
+    ImagesDecoded,
+    Message,
+    OutputsCached,
+    StepsTaken,
+    TrialFinished,
+    TrialsPlanned,
+)
 
-def arm(seed):
-    return SimpleNamespace(arm="student alone", seed=seed, measures={"accuracy": 0.9312})
+STEPS = StepsTaken("student alone, seed 0", "", "", 30, 120, 2000.0, {"hinton": 0.5})
+EVENTS = (
+    Message("120 to learn from"),
+    ImagesDecoded(3, 10),
+    EnsemblePlanned(2),
+    OutputsCached(4, 10),
+    STEPS,
+    ArmsPlanned(2),
+    ArmFinished("student alone", 0, 0.9312),
+    TrialsPlanned(2),
+    TrialFinished("student alone", 1, 0.9312),
+)
 
 
 def test_each_arm_and_seed_has_a_line_that_counts():
     lines = []
     progress = ProgressLines(write=lines.append)
-    progress.update("plan", 2)
-    progress.update("arm", arm(0))
-    progress.update("arm", arm(1))
+    progress.update(ArmsPlanned(2))
+    progress.update(ArmFinished("student alone", 0, 0.9312))
+    progress.update(ArmFinished("student alone", 1, 0.9312))
     assert len(lines) == 2
     assert all(word in lines[1] for word in ("student alone", "seed 1", "93.12 %", "2 of 2"))
+
+
+def test_each_trial_has_a_line_that_counts():
+    lines = []
+    progress = ProgressLines(write=lines.append)
+    progress.update(TrialsPlanned(3))
+    progress.update(TrialFinished("distilled", 4, 0.5))
+    assert all(word in lines[0] for word in ("distilled", "trial 4", "50.00 %", "1 of 3"))
 
 
 def test_silence_is_broken_with_what_is_going_on_and_only_then():
     lines = []
     progress = ProgressLines(interval=0.05, write=lines.append)
     progress.start()
-    report = SimpleNamespace(step=30, steps=120, rate=2000.0, terms={"hinton": 0.5})
-    progress.update("report", ("student alone, seed 0", report))
+    progress.update(STEPS)
     deadline = time.monotonic() + 5
     while len(lines) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -39,14 +69,40 @@ def test_silence_is_broken_with_what_is_going_on_and_only_then():
     assert len(lines) == count, "nothing is printed once it has stopped"
 
 
-def test_a_line_said_a_moment_ago_is_not_repeated():
+def test_a_message_is_not_repeated_at_once():
     lines = []
     progress = ProgressLines(interval=60.0, write=lines.append)
     progress.start()
-    progress.update("say", "120 to learn from")
+    progress.update(Message("120 to learn from"))
     time.sleep(0.05)
     progress.stop()
     assert lines == []
+
+
+def test_every_kind_of_event_is_tested_here():
+    assert {type(event) for event in EVENTS} == set(get_args(Event))
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_event_is_handled(event, terminal, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with ProgressCallback(to_error=False) as callback:
+        callback(ArmsPlanned(2))
+        callback(event)
+    out = capsys.readouterr().out
+    assert (event.text in out) if isinstance(event, Message) else not out
+
+
+def test_stages_have_bars_of_their_own_and_branches_share_one(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    titles = []
+    with ProgressCallback(to_error=True) as callback:
+        bars, add_task = callback._bars, callback._bars.add_task
+        monkeypatch.setattr(bars, "add_task", lambda title, **how: titles.append(title) or add_task(title, **how))
+        for part, title in (("0", "first"), ("0", "first"), ("1", "second"), ("2", ""), ("2", "")):
+            callback(StepsTaken("distilled, seed 0", part, title, 1, 2, 1.0, {}))
+    assert titles == ["distilled, seed 0: first", "distilled, seed 0: second", "distilled, seed 0"]
 
 
 def test_a_job_without_a_terminal_has_a_line_for_every_arm_and_seed(done):

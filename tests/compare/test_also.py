@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import limbeck
+from job_events import collect_messages
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.extra_metrics import MetricContext, check_also, measurement
@@ -16,6 +17,7 @@ from limbeck.compare.extra_metrics.cka import mean_best_cka
 from limbeck.compare.extra_metrics.corruptions import pictures_of
 from limbeck.data import ArrayDataset, SelectColumn, load_data, subsample
 from limbeck.errors import LimbeckError
+from limbeck.events import ignore_events
 from limbeck.job import make_job, read_job
 from limbeck.metrics import CORRUPTIONS, layer_cka, load_tensors, robustness
 from limbeck.models import build
@@ -30,7 +32,7 @@ def run(folder, data, **changes):
     said = []
     asked_for = small_job(data, **{"arms": TWO, "also": ["cka", "corruptions", "groups"], **changes})
     job = make_job({**asked_for, "out": str(folder)})
-    result = run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
+    result = run_job(job, callback=collect_messages(said))
     return result, said, folder
 
 
@@ -240,7 +242,7 @@ def refused(tmp_path, data, **changes):
     said = []
     job = make_job(small_job(data, **{"also": ["corruptions"], "out": str(tmp_path / "run"), **changes}))
     with pytest.raises(LimbeckError) as error:
-        run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
+        run_job(job, callback=collect_messages(said))
     assert not any("Training" in one for one in said)
     assert not (tmp_path / "run").exists()
     return str(error.value)
@@ -271,9 +273,7 @@ def test_a_teacher_that_reads_something_else_has_no_bad_images():
     job = make_job(small_job("digits", also="corruptions", out="run"))
     teacher = ModelTeacher(torch.nn.Identity(), preprocess=SelectColumn("privileged"))
     with pytest.raises(LimbeckError, match="the teacher reads other inputs"):
-        check_also(
-            MetricContext(job, load_comparison_data(job), teacher, {"teacher": teacher.model}), lambda kind, what: None
-        )
+        check_also(MetricContext(job, load_comparison_data(job), teacher, {"teacher": teacher.model}), ignore_events)
 
 
 def test_layers_that_cannot_be_compared_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import limbeck as lb
 from limbeck.compare.changed_job import changed_job
 from limbeck.errors import LimbeckError
+from limbeck.events import Message, StepsTaken
 from limbeck.job import make_job, read_job, with_settings
 from small_jobs import accuracies, blobs, contents, small_job, weights
 
@@ -29,8 +30,8 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     asked = small_job(blobs(folder / "blobs.npz"), seeds=1, arms=ARMS, out=str(folder / "run"))
 
-    def fail(kind, what):
-        if kind == "report" and what[0].startswith("distilled"):
+    def fail(event):
+        if isinstance(event, StepsTaken) and event.run.startswith("distilled"):
             raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -50,13 +51,12 @@ def fresh(stopped, tmp_path, *changes):
 
 def test_what_does_not_depend_on_a_setting_is_kept_and_the_rest_is_as_in_a_new_run(stopped, folder, tmp_path):
     before = {name: contents(folder / name) for name in ("teacher", "arms/student-alone")}
-    said = []
-    result = lb.run_job(
-        settings(folder, "method.temperature=2.0"), change=True, callback=lambda kind, what: said.append((kind, what))
-    )
+    events = []
+    result = lb.run_job(settings(folder, "method.temperature=2.0"), change=True, callback=events.append)
     assert {name: contents(folder / name) for name in before} == before
-    assert any(kind == "say" and "method.temperature" in what and "distilled" in what for kind, what in said)
-    assert not any(kind == "report" and not what[0].startswith("distilled") for kind, what in said)
+    texts = [event.text for event in events if isinstance(event, Message)]
+    assert any("method.temperature" in text and "distilled" in text for text in texts)
+    assert all(event.run.startswith("distilled") for event in events if isinstance(event, StepsTaken))
     new = fresh(stopped, tmp_path, "method.temperature=2.0")
     assert accuracies(result) == accuracies(new)
     assert weights(folder / "student") == weights(tmp_path / "fresh" / "student")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import limbeck
+from job_events import collect_messages
 from limbeck.compare import Outcome, experiment, run_job
 from limbeck.compare.arms import recipe_of, run_arm
 from limbeck.compare.matched_label_smoothing import mean_entropy, smoothing_of
@@ -334,7 +335,7 @@ def test_a_student_that_says_nan_is_named(tmp_path):
     )
     asked = small_job(blobs(tmp_path / "b.npz"), student=f"{tmp_path / 'mine.py'}:build", seeds=1, arms=["distilled"])
     said = []
-    result = run_job(make_job(asked), callback=lambda kind, what: said.append(what))
+    result = run_job(make_job(asked), callback=collect_messages(said))
     assert "distilled, seed 0: some answers to test data are NaN, and count as wrong." in said
     assert result["arms"]["distilled"]["accuracy"]["mean"] == 0
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from job_events import collect_messages
 from limbeck.compare import run_job
 from limbeck.compare.estimator import unknown_sizes
 from limbeck.errors import LimbeckError
@@ -54,9 +55,7 @@ def job_of(tmp_path, function, **changes):
 
 def test_the_job_fits_it_and_judges_it_like_any_teacher(tmp_path):
     said = []
-    result = run_job(
-        job_of(tmp_path, "forest"), callback=lambda kind, what: said.append(what) if kind == "say" else None
-    )
+    result = run_job(job_of(tmp_path, "forest"), callback=collect_messages(said))
     assert any("Fitting the teacher: RandomForestClassifier" in line for line in said)
     teacher = result["arms"]["teacher"]
     assert teacher["accuracy"]["mean"] > 0.6
@@ -111,7 +110,7 @@ def test_a_card_says_why_a_size_is_missing(tmp_path):
 def test_one_that_was_fitted_is_asked_as_it_is(tmp_path):
     job = job_of(tmp_path, "fitted", teacher={"model": f"{tmp_path / 'trees.py'}:fitted", "check": False})
     said = []
-    run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
+    run_job(job, callback=collect_messages(said))
     assert any("fitted RandomForestClassifier" in line for line in said)
 
 

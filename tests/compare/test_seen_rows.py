@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import limbeck as lb
+from job_events import collect_messages
 from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.seen_rows import find_seen_rows
@@ -50,9 +51,7 @@ def test_it_is_told_and_stands_in_the_result_and_on_the_page(tmp_path, one_part,
     told = list[str]()
     run = tmp_path / "run"
     asked = small_job(one_part, teacher={"model": saved, "check": False}, seeds=1, arms=["student alone", "distilled"])
-    result = run_job(
-        make_job({**asked, "out": str(run)}), callback=lambda kind, what: told.append(what) if kind == "say" else None
-    )
+    result = run_job(make_job({**asked, "out": str(run)}), callback=collect_messages(told))
     sentence = result["teacher_may_have_seen"]["sentence"]
     assert result["teacher_may_have_seen"]["parts"] == ["development", "test"]
     assert sentence in told

@@ -10,6 +10,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
 
 import limbeck as lb  # noqa: E402
+from job_events import collect_messages  # noqa: E402
 from limbeck.compare.arms import ArmRun, start  # noqa: E402
 from limbeck.compare.comparison_data import load_comparison_data, student_of  # noqa: E402
 from limbeck.compare.teacher_training import open_teacher  # noqa: E402
@@ -48,7 +49,7 @@ def asked(rows, **changes):
 def test_every_arm_begins_as_the_trained_teacher_s_layers_and_the_student_ships(rows, tmp_path):
     said = []
     job = asked(rows, out=str(tmp_path / "run"))
-    result = lb.run_job(job, callback=lambda kind, what: said.append(what) if kind == "say" else None)
+    result = lb.run_job(job, callback=collect_messages(said))
     assert "Student: layers 0, 2 of the teacher's 4 (from 0), with which every arm begins." in said
     assert set(result["arms"]) == {"teacher", "student alone", "label smoothing", "distilled"}
     # The shipped student opens with nothing but its folder, reads texts, and speaks the data's names.

@@ -7,8 +7,10 @@ import json
 import pytest
 import torch
 
+from job_events import collect_messages
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.teacher_training import ask, open_teacher, train_teacher
+from limbeck.events import EnsemblePlanned, Message, ignore_events
 from limbeck.job import make_job
 from limbeck.teachers import Ensemble, ModelTeacher
 from small_jobs import blobs, small_job
@@ -51,7 +53,7 @@ def test_it_learns_with_its_own_budget_or_the_students(asked, tmp_path):
     for out, teacher in ((own, {"train": {"epochs": 5, "lr": 0.5}}), (students, {})):
         job, material, _, models = asked(**teacher)
         before = models["member-0"].classifier.weight.clone()
-        train_teacher(models, job, material, out, lambda kind, what: None)
+        train_teacher(models, job, material, out, ignore_events)
         assert not torch.equal(before, models["member-0"].classifier.weight)
     settings = [json.loads((out / "teacher" / "run.json").read_text())["setting"] for out in (own, students)]
     assert [(s["epochs"], s["optimizer"]["lr"]) for s in settings] == [(5, 0.5), (2, 0.01)]
@@ -59,13 +61,12 @@ def test_it_learns_with_its_own_budget_or_the_students(asked, tmp_path):
 
 def test_a_person_is_told(asked):
     job, material, _, models = asked(members=2)
-    told = []
-    train_teacher(models, job, material, None, lambda kind, what: told.append((kind, what)))
-    assert told[0] == ("say", "Training the teacher: 2 x mlp, 2 epochs.")
-    assert told[1] == ("members", 2)
-    assert [(kind, what[0], what[1].step) for kind, what in told[2:]] == [
-        ("report", "teacher", 1),
-        ("report", "teacher", 2),
+    events = []
+    train_teacher(models, job, material, None, events.append)
+    assert events[:2] == [Message("Training the teacher: 2 x mlp, 2 epochs."), EnsemblePlanned(2)]
+    assert [(event.run, event.title, event.step, event.steps) for event in events[2:]] == [
+        ("teacher", "", 1, 2),
+        ("teacher", "", 2, 2),
     ]
 
 
@@ -73,5 +74,5 @@ def test_a_person_is_told_that_a_teacher_was_trained_before(asked, tmp_path):
     told = []
     for _ in range(2):
         job, material, _, models = asked()
-        train_teacher(models, job, material, tmp_path, lambda kind, what: told.append(what) if kind == "say" else None)
+        train_teacher(models, job, material, tmp_path, collect_messages(told))
     assert told == ["Training the teacher: 1 x mlp, 2 epochs.", "The teacher was trained before: 1 x mlp, 2 epochs."]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, assert_never
 
 from limbeck.errors import printable
+from limbeck.events import (
+    ArmFinished,
+    ArmsPlanned,
+    EnsemblePlanned,
+    Event,
+    ImagesDecoded,
+    Message,
+    OutputsCached,
+    StepsTaken,
+    TrialFinished,
+    TrialsPlanned,
+)
 
 
 class ProgressLines:
@@ -46,24 +57,26 @@ class ProgressLines:
         if self._thread is not None:
             self._thread.join()
 
-    def update(self, kind: str, what: Any) -> None:
-        """Take an event of `limbeck.compare.run_job`; see `limbeck.compare.teacher_training.Callback` for the kinds."""
-        if kind == "say":
-            # The sentence itself is printed by the caller.
-            self._remember(str(what), printed=True)
-        elif kind in ("plan", "trials"):
-            self._total, self._done = int(what), 0
-        elif kind == "members":
-            self._remember(f"teacher: {what} to train" if what > 1 else "teacher")
-        elif kind == "answers":
-            self._remember(f"teacher's answers: {what[0]:,} of {what[1]:,}")
-        elif kind == "report":
-            self._remember(_describe_report(*what))
-        elif kind == "arm":
-            self._count(f"{what.arm}, seed {what.seed}: {100 * what.measures['accuracy']:.2f} %")
-        elif kind == "trial":
-            arm, trial = what
-            self._count(f"{arm}, trial {trial.number}: {100 * trial.accuracy:.2f} %")
+    def update(self, event: Event) -> None:
+        """Handle an event of a job."""
+        match event:
+            case Message(text):
+                # The message itself is printed by the caller.
+                self._remember(text, printed=True)
+            case ArmsPlanned(count) | TrialsPlanned(count):
+                self._total, self._done = count, 0
+            case EnsemblePlanned(members):
+                self._remember(f"teacher: {members} to train" if members > 1 else "teacher")
+            case ImagesDecoded(done, total):
+                self._remember(f"decoding images: {done:,} of {total:,}")
+            case OutputsCached(done, total):
+                self._remember(f"teacher's outputs: {done:,} of {total:,}")
+            case StepsTaken():
+                self._remember(_describe_steps(event))
+            case ArmFinished() | TrialFinished():
+                self._count(_describe_result(event))
+            case _:
+                assert_never(event)
 
     def _remember(self, status: str, *, printed: bool = False) -> None:
         with self._lock:
@@ -94,10 +107,18 @@ class ProgressLines:
         return f"{seconds // 60}:{seconds % 60:02d} min" if seconds >= 60 else f"{seconds} s"
 
 
-def _describe_report(who: str, report: Any) -> str:
-    terms = "  ".join(f"{name} {mean:.3g}" for name, mean in report.terms.items())
-    text = f"{who}: step {report.step:,} of {report.steps:,}, {report.rate:,.0f} examples/s"
-    return f"{text}, {terms}" if terms else text
+def _describe_steps(event: StepsTaken) -> str:
+    speed = f"{event.run}: step {event.step:,} of {event.steps:,}, {event.rate:,.0f} examples/s"
+    return f"{speed}, {_describe_terms(event)}" if event.terms else speed
+
+
+def _describe_terms(event: StepsTaken) -> str:
+    return "  ".join(f"{name} {mean:.3g}" for name, mean in event.terms.items())
+
+
+def _describe_result(event: ArmFinished | TrialFinished) -> str:
+    which = f"seed {event.seed}" if isinstance(event, ArmFinished) else f"trial {event.number}"
+    return f"{event.arm}, {which}: {100 * event.accuracy:.2f} %"
 
 
 def _write_to_stderr(line: str) -> None:
@@ -151,39 +172,49 @@ class ProgressCallback(AbstractContextManager["ProgressCallback"]):
         if self._lines is not None:
             self._lines.stop()
 
-    def __call__(self, kind: str, what: Any) -> None:
-        """What happened, as `limbeck.compare.run_job` tells it."""
-        if kind == "say":
-            print_message(what, to_error=self._to_error)
+    def __call__(self, event: Event, /) -> None:
+        """Show one event of a job."""
+        if isinstance(event, Message):
+            print_message(event.text, to_error=self._to_error)
         if self._lines is not None:
-            self._lines.update(kind, what)
-        if kind == "say" or self._bars is None:
-            return
-        if kind in ("plan", "trials"):
-            self._clear()
-            title = "arms x seeds" if kind == "plan" else "trials"
-            self._arms = self._bars.add_task(title, total=what, rate="", terms="")
-        elif kind == "members":
-            self._show("teacher", "teacher", what)
-        elif kind == "report":
-            self._show_report(*what)
-        elif kind in ("answers", "files"):
-            self._show(kind, "answers" if kind == "answers" else "decoding", what[1])
-            self._bars.update(self._task, completed=what[0])
-        elif kind == "trial" and self._arms is not None:
-            arm, trial = what
-            self._bars.update(self._arms, advance=1, terms=f"{arm}, trial {trial.number}: {100 * trial.accuracy:.2f} %")
-        elif kind == "arm" and self._arms is not None:
-            accuracy = f"{what.arm}, seed {what.seed}: {100 * what.measures['accuracy']:.2f} %"
-            self._bars.update(self._arms, advance=1, terms=accuracy)
+            self._lines.update(event)
+        if self._bars is not None:
+            self._update_bars(event)
 
-    def _show_report(self, who: str, report: Any) -> None:
-        several = re.match(r"[\d.]+ (?P<stage>.+)", report.stage)
-        apart = several is not None and several["stage"].startswith("branch ")
-        title = f"{who}: {several['stage']}" if several and not apart else who
-        self._show(who if apart else f"{who} {report.stage}", title, report.steps)
-        terms = "  ".join(f"{name} {mean:.3g}" for name, mean in report.terms.items())
-        self._bars.update(self._task, completed=report.step, rate=f"{report.rate:,.0f}/s", terms=terms)
+    def _update_bars(self, event: Event) -> None:
+        match event:
+            case Message():
+                pass
+            case ArmsPlanned(count):
+                self._add_total("arms x seeds", count)
+            case TrialsPlanned(count):
+                self._add_total("trials", count)
+            case EnsemblePlanned(members):
+                self._show("teacher", "teacher", members)
+            case StepsTaken():
+                self._show_steps(event)
+            case OutputsCached(done, total):
+                self._show("outputs", "outputs", total)
+                self._bars.update(self._task, completed=done)
+            case ImagesDecoded(done, total):
+                self._show("images", "decoding", total)
+                self._bars.update(self._task, completed=done)
+            case ArmFinished() | TrialFinished():
+                if self._arms is not None:
+                    self._bars.update(self._arms, advance=1, terms=_describe_result(event))
+            case _:
+                assert_never(event)
+
+    def _add_total(self, title: str, count: int) -> None:
+        """Add the bar that counts finished arms or trials."""
+        self._clear()
+        self._arms = self._bars.add_task(title, total=count, rate="", terms="")
+
+    def _show_steps(self, event: StepsTaken) -> None:
+        # Parallel branches have no title of their own and share the bar of their run.
+        key, title = (f"{event.run} {event.part}", f"{event.run}: {event.title}") if event.title else (event.run,) * 2
+        self._show(key, title, event.steps)
+        self._bars.update(self._task, completed=event.step, rate=f"{event.rate:,.0f}/s", terms=_describe_terms(event))
 
     def _show(self, key: str, title: str, total: int) -> None:
         """A bar of its own for what is running now, in the place of the one before."""

@@ -9,10 +9,11 @@ from limbeck.compare.arms import recipe_of
 from limbeck.compare.comparison_data import ComparisonData, load_comparison_data
 from limbeck.compare.estimator import EstimatorModule
 from limbeck.compare.teacher_cache import cached, folder_of, views_of, with_cache
-from limbeck.compare.teacher_training import Callback, has_weights, open_teacher
+from limbeck.compare.teacher_training import has_weights, open_teacher
 from limbeck.data import ShuffledLoader
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
+from limbeck.events import Callback, Message, OutputsCached
 from limbeck.job import CacheSettings, Job, train_loader
 from limbeck.teachers import CacheVerification, Teacher, fill_cache, verify_cache
 
@@ -24,7 +25,7 @@ def build(job: Job, *, callback: Callback) -> Store:
 
     Args:
         job: What is asked; without ``cache`` it is the default one.
-        callback: Told ``("answers", (done, all))`` after each batch.
+        callback: Receives `OutputsCached` after each batch.
 
     Raises:
         LimbeckError: If the teacher has no weights yet, the store was made for something else, or cannot be written.
@@ -46,8 +47,8 @@ def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Call
     with fabric.autocast():
         for number, done in enumerate(filling):
             if not number:  # a store that is refused has been refused by now
-                callback("say", _asking(len(material.train), views, lacking, where))
-            callback("answers", (done, views * len(material.train)))
+                callback(Message(_asking(len(material.train), views, lacking, where)))
+            callback(OutputsCached(done, views * len(material.train)))
 
 
 def _asking(examples: int, views: int, lacking: int, where: str) -> str:

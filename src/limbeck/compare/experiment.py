@@ -44,12 +44,12 @@ from limbeck.compare.select_student import leave_student, ship
 from limbeck.compare.student_init import describe_layers
 from limbeck.compare.suggestions import JudgedRun, suggest
 from limbeck.compare.teacher_training import (
-    Callback,
     ask,
     check_teacher,
     describe_accuracy,
     has_weights,
     open_teacher,
+    steps_taken,
     train_teacher,
 )
 from limbeck.compare.trackers import check_tracker
@@ -57,6 +57,7 @@ from limbeck.compare.verify_images import verify_files
 from limbeck.data import Dataset
 from limbeck.engine import StepReport, environment, open_fabric
 from limbeck.errors import LimbeckError
+from limbeck.events import ArmFinished, ArmsPlanned, Callback, Message, ignore_events
 from limbeck.job import Job, hide_private_paths, plain_name, recommend, shared_path
 from limbeck.metrics import Predictions, load_tensors, save_tensors
 from limbeck.processes import run_in_processes
@@ -68,13 +69,13 @@ _ANSWERS = "teacher/answers.safetensors"
 
 
 def run_job(
-    job: Job, *, callback: Callback = lambda kind, what: None, resume: bool = False, change: bool = False
+    job: Job, *, callback: Callback = ignore_events, resume: bool = False, change: bool = False
 ) -> dict[str, Any]:
     """Do what a job asks: teacher, arms, seeds, verdict; everything is left in the job's folder.
 
     Args:
         job: What is asked.
-        callback: Told what happens meanwhile.
+        callback: A function that receives each event (`limbeck.events`).
         resume: Take up a folder that holds this job; arms that are done are not run again.
         change: Take up a folder that holds this job with other settings. What does not depend on them is kept, the
             trained teacher above all; arms that do are run again.
@@ -100,10 +101,10 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     job.check_user_methods()
     check_tracker(job)
     open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy)
-    tell: Callback = callback if is_rank_zero(job) else lambda kind, what: None
+    tell: Callback = callback if is_rank_zero(job) else ignore_events
     material = load_comparison_data(job)
     job = ordered_job(job, material.data) if material.reordered else job
-    tell("say", "\n".join((_described(material), *lines_of(material.data))))
+    tell(Message("\n".join((_described(material), *lines_of(material.data)))))
     teacher, models = open_teacher(job, material)
     dry_run(job, material, teacher, models)
     check_also(MetricContext(job, material, teacher, models), tell)
@@ -112,19 +113,19 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(create_and_lock(job, out))
         if changes is not None:
-            tell("say", changes.said())
+            tell(Message(changes.said()))
             if is_rank_zero(job):
                 forget(changes, out)
         initialize_folder(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
     seen = find_seen_rows(job, material, models)
     train_teacher(models, job, material, out, tell)
     if (begins := describe_layers(job, teacher)) is not None:
-        tell("say", begins)
+        tell(Message(begins))
     check_store(job, material, teacher)
     answers = ask(teacher, material.data.test, material)
     taught = _judge_teacher(job, teacher, material, out, tell, answers)
     if seen is not None:
-        tell("say", seen["sentence"])
+        tell(Message(seen["sentence"]))
     smoothing = matched_smoothing(job, teacher, material)
     if job.cache is not None and job.workers > 1:  # side by side they could not add to one store
         ask_all(job, material, teacher, tell)
@@ -158,10 +159,10 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
 
 def _seen(outcome: Outcome, tell: Callback) -> Outcome:
     """The outcome, once it was told."""
-    tell("arm", outcome)
+    tell(ArmFinished(outcome.arm, outcome.seed, outcome.measures.get("accuracy", math.nan)))
     # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
     if math.isnan(outcome.measures.get("confidence", 0.0)):
-        tell("say", f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong.")
+        tell(Message(f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong."))
     return outcome
 
 
@@ -203,7 +204,7 @@ def _judge_teacher(
     if not job.teacher.check:
         return measure_student(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    callback("say", describe_accuracy(found, material.development.labels))
+    callback(Message(describe_accuracy(found, material.development.labels)))
     return found
 
 
@@ -238,7 +239,7 @@ def _outcomes(
     found = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in wanted]
     done = {(outcome.arm, outcome.seed) for outcome in found}
     left = [run for run in runs if (run.arm, run.seed) not in done]
-    callback("plan", len(found) + len(left))
+    callback(ArmsPlanned(len(found) + len(left)))
     yield from (with_correct(one, out, material.data.test.labels) for one in found)
     for outcome in _run_all(left, job.workers, material, teacher, answers, callback):
         append_outcome(job, out, outcome)
@@ -264,13 +265,13 @@ def _run_all(
 ) -> Iterator[Outcome]:
     if workers == 1 or len(runs) < 2:
         for run in runs:
-            yield run_arm(run, material, teacher, answers, partial(_passed_on, callback, run))
+            yield run_arm(run, material, teacher, answers, partial(_report_steps, callback, run))
         return
     yield from run_in_processes(run_arm, [(run, material, teacher, answers) for run in runs], workers=workers)
 
 
-def _passed_on(callback: Callback, run: ArmRun, report: StepReport) -> None:
-    callback("report", (f"{run.arm}, seed {run.seed}", report))
+def _report_steps(callback: Callback, run: ArmRun, report: StepReport) -> None:
+    callback(steps_taken(f"{run.arm}, seed {run.seed}", report))
 
 
 def _labeled(material: ComparisonData) -> int:

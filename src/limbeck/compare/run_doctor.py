@@ -27,6 +27,7 @@ from limbeck.doctor import ACCURACY, CheckContext, CheckedArm, Finding, examine,
 from limbeck.engine import open_fabric
 from limbeck.engine.train_config import Fabric
 from limbeck.errors import LimbeckError
+from limbeck.events import Event, Message
 from limbeck.job import Job, train_loader
 from limbeck.teachers import Teacher
 
@@ -224,10 +225,15 @@ def _stepped(
 
 def _besides(job: Job, material: ComparisonData, teacher: Teacher, networks: Mapping[str, nn.Module]) -> str:
     """What the job wants measured besides, and on how much; nothing where it wants nothing."""
-    said: list[str] = []
+    messages: list[str] = []
     kept = job.model_copy(update={"out": job.out or "runs"})  # a folder is found for a job that names none
-    check_also(MetricContext(kept, material, teacher, networks), lambda kind, what: said.append(what))
-    return " ".join(said)
+
+    def collect(event: Event) -> None:
+        if isinstance(event, Message):
+            messages.append(event.text)
+
+    check_also(MetricContext(kept, material, teacher, networks), collect)
+    return " ".join(messages)
 
 
 def _said_of_step(arms: int) -> Finding:

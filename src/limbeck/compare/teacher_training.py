@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,9 @@ from limbeck.compare.estimator import EstimatorModule, fit_estimator, open_estim
 from limbeck.compare.model_checks import answered, check_classes, judged_parts, shape_in
 from limbeck.compare.trackers import with_trackers
 from limbeck.data import Dataset, DataSplits, Preprocess, holds_tokenizer, open_tokenizer, preprocess_from_dict
-from limbeck.engine import Run, open_fabric
+from limbeck.engine import Run, StepReport, open_fabric
 from limbeck.errors import LimbeckError
+from limbeck.events import Callback, EnsemblePlanned, Message, StepsTaken
 from limbeck.functional import cross_entropy
 from limbeck.job import Job, TeacherSettings, train_loader
 from limbeck.losses import Loss
@@ -33,15 +33,6 @@ from limbeck.recipe import Recipe, Stage
 from limbeck.tap import FrozenParameters, call, logits_of
 from limbeck.teachers import Ensemble, ModelTeacher, Teacher
 from limbeck.teachers.chance import compute_chance, most_frequent_share
-
-Callback = Callable[[str, Any], None]
-"""Told what happens.
-
-``("say", text)``; ``("files", (done, all))`` while pictures are decoded; ``("members", how many)`` before an
-ensemble is trained; ``("report", (who, report))``; ``("answers", (done, all))`` while a teacher is asked ahead;
-``("plan", how many)`` before the arms; ``("arm", outcome)`` after each, ``("trials", how many)`` before a search, and
-``("trial", (arm, trial))`` after each.
-"""
 
 
 def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
@@ -90,13 +81,13 @@ def train_teacher(
 ) -> None:
     """Train a teacher that does not come with weights; a killed run takes its training up again."""
     if has_weights(job.teacher):
-        callback("say", f"Teacher loaded from {job.teacher.model}.")
+        callback(Message(f"Teacher loaded from {job.teacher.model}."))
         return
     if isinstance(module := models.get("member-0"), EstimatorModule):
         if module.fitted:
-            callback("say", f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}.")
+            callback(Message(f"Teacher: the fitted {type(module.teacher.estimator).__name__} of {job.teacher.model}."))
         else:
-            callback("say", f"Fitting the teacher: {type(module.teacher.estimator).__name__}.")
+            callback(Message(f"Fitting the teacher: {type(module.teacher.estimator).__name__}."))
             fit_estimator(module, job.teacher.model, material)
         return
     budget = job.teacher.train or job.budget
@@ -107,11 +98,16 @@ def train_teacher(
         out=out / "teacher" if out else None, resume=True,
     )  # fmt: skip
     done = "The teacher was trained before" if run.finished else "Training the teacher"
-    callback("say", f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs.")
+    callback(Message(f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs."))
     if len(models) > 1:
-        callback("members", len(models))
+        callback(EnsemblePlanned(len(models)))
     for report in with_trackers(run, job, "teacher"):
-        callback("report", ("teacher", report))
+        callback(steps_taken("teacher", report))
+
+
+def steps_taken(run: str, report: StepReport) -> StepsTaken:
+    """The event for a report of a run; `run` is its name, such as ``distilled, seed 0``."""
+    return StepsTaken(run, report.part, report.title, report.step, report.steps, report.rate, report.terms)
 
 
 def teachers_recipe(members: Sequence[str]) -> Recipe:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher_training import Callback
 from limbeck.data import Dataset, Subset, counter_order, verify
 from limbeck.doctor import Finding, fail, passed, warn
 from limbeck.errors import DataError
+from limbeck.events import Callback, ImagesDecoded, Message
 
 _MANY = 2000
 """So many pictures are decoded before anybody wonders what is going on."""
@@ -20,7 +20,7 @@ def verify_files(material: ComparisonData, callback: Callback) -> None:
 
     Args:
         material: The data.
-        callback: Told before, meanwhile (``("files", (done, of))``) and after.
+        callback: Receives a `Message` before and after, and `ImagesDecoded` in between.
 
     Raises:
         DataError: If some are damaged: how many, and the first of them.
@@ -29,10 +29,10 @@ def verify_files(material: ComparisonData, callback: Callback) -> None:
     count, began = sum(map(len, parts)), time.perf_counter()
     if count > _MANY:
         threads = f"data.num_workers={parts[0].num_workers}"
-        callback("say", f"Decoding all {count:,} pictures once, as a damaged one would stop the job later ({threads}).")
-    verify(parts, progress=lambda done, of: callback("files", (done, of)))
+        callback(Message(f"Decoding all {count:,} images once: a damaged one would stop the job later ({threads})."))
+    verify(parts, progress=lambda done, of: callback(ImagesDecoded(done, of)))
     if count:
-        callback("say", f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s).")
+        callback(Message(f"All {count:,} pictures can be decoded ({time.perf_counter() - began:.1f} s)."))
 
 
 def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None:

@@ -84,7 +84,9 @@ class ParallelBranches:
         for task, states, last in self._results(self._tasks[len(self._finished) :]):
             self._finished.append(states)
             name, seconds = f"{self._key} branch {task.number}", time.perf_counter() - began
-            yield last._replace(stage=name, step=len(self._finished), steps=len(self._tasks), seconds=seconds)
+            yield last._replace(
+                stage=name, step=len(self._finished), steps=len(self._tasks), seconds=seconds, part=self._key, title=""
+            )
         for states in self._finished:
             _load(self._models, states)
 

@@ -44,9 +44,7 @@ def start_stage(
     if not begun:
         _start_epoch(stages, loader)
     name = " & ".join(stage.name or stage.trains for stage in stages)
-    return StageLoop(
-        stages, models, loader=loader, setting=setting, fabric=fabric, name=name if only else f"{key} {name}"
-    )
+    return StageLoop(stages, models, loader=loader, setting=setting, fabric=fabric, name=name, part="" if only else key)
 
 
 def _start_epoch(stages: Sequence[Stage], run_loader: Loader) -> None:

@@ -32,7 +32,8 @@ class StageLoop:
         loader: Where batches come from.
         setting: What the run holds fixed.
         fabric: Device, precision, strategy.
-        name: What the group is called in reports.
+        name: The group's name in reports.
+        part: The group's position in the recipe; empty where the recipe has no other part.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class StageLoop:
         setting: TrainConfig,
         fabric: Fabric,
         name: str,
+        part: str = "",
     ) -> None:
         self.loader = stages[0].loader or loader
         self._setting = setting
@@ -55,7 +57,8 @@ class StageLoop:
         self._ahead = 0
         self.seconds = 0.0
         self._empty = 0
-        self._name = name
+        self._name = f"{part} {name}" if part else name
+        self._part, self._title = part, name if part else ""
         self._fabric = fabric
         self.loader.bind(models)
         # A run that is taken up looks where the one before did not, so a look may not use random numbers up. What a
@@ -182,8 +185,9 @@ class StageLoop:
         lr = self.learners[0].lr
         rate = examples / max(seconds, 1e-9)
         return StepReport(
-            self._name, self.step, self.steps, self.epoch, loss, terms, norms, parameter_norms, lr, rate, self.seconds
-        )
+            self._name, self.step, self.steps, self.epoch, loss, terms, norms, parameter_norms, lr, rate, self.seconds,
+            self._part, self._title,
+        )  # fmt: skip
 
     def _norm(self, gradient: torch.Tensor) -> float:
         """The norm of a gradient at parameters, of which every rank holds its share of the mean."""

@@ -79,6 +79,8 @@ class StepReport(NamedTuple):
         lr: The learning rate of this step.
         rate: Examples a second since the last report, on all ranks.
         seconds: Time spent in the stage, in seconds, a resumed part included.
+        part: Position of the stage in the recipe; empty where the recipe has one part. `stage` begins with it.
+        title: The stage's name without its position; empty where the recipe has one part, or for parallel branches.
     """
 
     stage: str
@@ -92,6 +94,8 @@ class StepReport(NamedTuple):
     lr: float
     rate: float
     seconds: float
+    part: str = ""
+    title: str = ""
 
 
 class Metrics:
@@ -114,7 +118,8 @@ class Metrics:
         """Add one line."""
         if self._path is None:
             return
-        line = {key: value for key, value in report._asdict().items() if value != {}}
+        # The stage's full name is in the line already, so its position and title are not repeated.
+        line = {key: value for key, value in report._asdict().items() if value != {} and key not in ("part", "title")}
         append_text(json_line(_rounded(line)), self._path)
 
 

@@ -11,9 +11,9 @@ from limbeck.compare.extra_metrics.context import MetricContext
 from limbeck.compare.extra_metrics.corruptions import check_corruptions, corruptions_of
 from limbeck.compare.extra_metrics.groups import GroupsError, check_groups, groups_of
 from limbeck.compare.rank_zero import is_rank_zero
-from limbeck.compare.teacher_training import Callback
 from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
+from limbeck.events import Callback, Message
 
 _MEASURED: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
     "cka": cka_of,
@@ -47,7 +47,7 @@ def check_also(seen: MetricContext, callback: Callback) -> None:
         raise
     except LimbeckError as error:
         raise LimbeckError(f"also: {error}") from error
-    callback("say", f"Besides, at the end: {'; '.join(said)}.")
+    callback(Message(f"Besides, at the end: {'; '.join(said)}."))
 
 
 def measure_extra(seen: MetricContext, callback: Callback) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def measure_extra(seen: MetricContext, callback: Callback) -> dict[str, Any]:
     names = requested_metrics(seen.job.also, seen.material.data) if is_rank_zero(seen.job) else ()
     found: dict[str, Any] = {}
     for name in names:
-        callback("say", f"Measuring besides: {name}.")
+        callback(Message(f"Measuring besides: {name}."))
         try:
             found[name] = _MEASURED[name](seen)
         except Exception as error:  # a device that is full, a disk that is gone: the students are trained all the same

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from limbeck.compare.comparison_data import ComparisonData
-from limbeck.compare.teacher_training import Callback
+from limbeck.compare.teacher_training import steps_taken
 from limbeck.compare.tuning.results import place_of
 from limbeck.compare.tuning.sampler import propose
 from limbeck.compare.tuning.search_space import Space, Values
 from limbeck.compare.tuning.trial import Trial, load_trials, run_trial
 from limbeck.engine import StepReport
+from limbeck.events import Callback, TrialFinished, TrialsPlanned
 from limbeck.job import Job
 from limbeck.processes import run_in_processes
 from limbeck.teachers import Teacher
@@ -32,19 +33,19 @@ def all_trials(
         out: The search's folder.
         material: The data, without their test part.
         teacher: Who teaches.
-        callback: Told of every trial.
+        callback: A function that receives each event.
     """
     searches = {
         arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
     }
     found = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
-    callback("trials", trials * len(spaces))
+    callback(TrialsPlanned(trials * len(spaces)))
     for arm, done in found.items():
         for trial in done:
-            callback("trial", (arm, trial))
+            callback(TrialFinished(arm, trial.number, trial.accuracy))
     for arm, trial in _run_all(job, searches, found, trials, callback):
         found[arm].append(trial)
-        callback("trial", (arm, trial))
+        callback(TrialFinished(arm, trial.number, trial.accuracy))
     return found
 
 
@@ -60,7 +61,7 @@ def _run_all(
         for number in range(trials):
             for arm, search in searches.items():
                 if len(found[arm]) == number:
-                    yield arm, search(found[arm], partial(_passed_on, callback, arm, number))
+                    yield arm, search(found[arm], partial(_report_steps, callback, arm, number))
         return
     each = [(arm, search, found[arm], trials) for arm, search in searches.items()]
     for arm, more in run_in_processes(_rest, each, workers=job.workers):
@@ -84,5 +85,5 @@ def _next(
     return run_trial(job, arm, len(done), values, place, material, teacher, callback)
 
 
-def _passed_on(callback: Callback, arm: str, number: int, report: StepReport) -> None:
-    callback("report", (f"{arm}, trial {number}", report))
+def _report_steps(callback: Callback, arm: str, number: int, report: StepReport) -> None:
+    callback(steps_taken(f"{arm}, trial {number}", report))

@@ -15,7 +15,6 @@ from limbeck.compare.dry_run import dry_run
 from limbeck.compare.matched_label_smoothing import matched_smoothing
 from limbeck.compare.run_storage import lock_folder, remove_partial_files, to_json_safe, write
 from limbeck.compare.teacher_training import (
-    Callback,
     ask,
     check_teacher,
     describe_accuracy,
@@ -40,6 +39,7 @@ from limbeck.compare.tuning.search_space import (
 from limbeck.compare.verify_images import verify_files
 from limbeck.engine import open_fabric
 from limbeck.errors import LimbeckError
+from limbeck.events import Callback, Message, ignore_events
 from limbeck.job import Job, shared_path
 from limbeck.methods.card import SearchRange
 from limbeck.teachers import Teacher
@@ -50,7 +50,7 @@ def tune(
     *,
     trials: int = 20,
     ranges: Mapping[str, SearchRange | Ends] | None = None,
-    callback: Callback = lambda kind, what: None,
+    callback: Callback = ignore_events,
 ) -> dict[str, Any]:
     """Choose every arm's settings on development data: so many trials for each, the baselines too.
 
@@ -63,7 +63,7 @@ def tune(
         job: What is asked; its ``out`` is the search's folder.
         trials: How many settings each arm tries, the job's own among them.
         ranges: Between which values a parameter is searched, by its name, in place of the usual ones.
-        callback: Told what happens meanwhile.
+        callback: A function that receives each event (`limbeck.events`).
 
     Returns:
         What was found, of JSON values: ``arms`` by name with the trials, the best of them and the cost; ``best``, the
@@ -85,7 +85,7 @@ def tune(
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
     out.mkdir(parents=True, exist_ok=True)
-    callback("say", _said(job, material, trials))
+    callback(Message(_said(job, material, trials)))
     with lock_folder(job, out):
         asked = time.perf_counter()
         train_teacher(models, job, material, out, callback)
@@ -155,7 +155,7 @@ def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callb
         return {"accuracy": None}
     logits = ask(teacher, material.development, material)
     found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    callback("say", describe_accuracy(found, material.development.labels))
+    callback(Message(describe_accuracy(found, material.development.labels)))
     return {"accuracy": found}
 
 

@@ -1,0 +1,164 @@
+"""Events of a job: what `limbeck.run_job`, `limbeck.tune` and `limbeck.compare.build` report to a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Message:
+    """A sentence for the user.
+
+    Attributes:
+        text: The sentence.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ImagesDecoded:
+    """Some of the image files have been decoded.
+
+    Attributes:
+        done: How many images were decoded so far.
+        total: How many images there are.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EnsemblePlanned:
+    """Training of an ensemble of teachers begins.
+
+    Attributes:
+        members: How many members are trained.
+    """
+
+    members: int
+
+
+@dataclass(frozen=True)
+class OutputsCached:
+    """The teacher's outputs for some of the examples are in the cache.
+
+    Attributes:
+        done: How many outputs are cached so far.
+        total: How many outputs there will be.
+    """
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StepsTaken:
+    """A run has taken some optimizer steps since its last report.
+
+    Attributes:
+        run: What is trained: ``teacher``, or ``distilled, seed 0``.
+        part: The position of the running part in the recipe; empty where the recipe has one part.
+        title: The name of the stage; empty where the recipe has one part, or for parallel branches.
+        step: Optimizer steps so far.
+        steps: Optimizer steps in all.
+        rate: Examples per second.
+        terms: The mean of each term of the loss.
+    """
+
+    run: str
+    part: str
+    title: str
+    step: int
+    steps: int
+    rate: float
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ArmsPlanned:
+    """Training of the arms begins.
+
+    Attributes:
+        runs: How many runs there are: arms times seeds.
+    """
+
+    runs: int
+
+
+@dataclass(frozen=True)
+class ArmFinished:
+    """One arm is trained and measured for one seed.
+
+    Attributes:
+        arm: The arm's name.
+        seed: The seed.
+        accuracy: The accuracy on test data.
+    """
+
+    arm: str
+    seed: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class TrialsPlanned:
+    """A search begins.
+
+    Attributes:
+        trials: How many trials there are for all arms.
+    """
+
+    trials: int
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """One trial of a search is trained and measured.
+
+    Attributes:
+        arm: The arm's name.
+        number: The trial's number within its arm, from 0.
+        accuracy: The accuracy on development data.
+    """
+
+    arm: str
+    number: int
+    accuracy: float
+
+
+Event = (
+    Message
+    | ImagesDecoded
+    | EnsemblePlanned
+    | OutputsCached
+    | StepsTaken
+    | ArmsPlanned
+    | ArmFinished
+    | TrialsPlanned
+    | TrialFinished
+)
+"""Every event that a callback may receive."""
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """A function of one event, called in the process that started the job.
+
+    Example:
+        >>> def show(event):
+        ...     if isinstance(event, ArmFinished):
+        ...         print(f"{event.arm}, seed {event.seed}: {event.accuracy:.0%}")
+        >>> show(ArmFinished("distilled", seed=0, accuracy=0.93))
+        distilled, seed 0: 93%
+    """
+
+    def __call__(self, event: Event, /) -> None:
+        """Handle one event."""
+
+
+def ignore_events(event: Event) -> None:
+    """The default callback, which does nothing."""
