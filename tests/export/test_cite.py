@@ -17,7 +17,7 @@ from limbeck.export.finished_run import open_finished
 from limbeck.functional import kl_divergence
 from limbeck.job import MethodSettings, make_job
 from limbeck.methods import method, names
-from limbeck.metrics import MEASURES
+from limbeck.metrics import METRICS
 from limbeck.testing.method import require_bibtex
 
 ENTRY = re.compile(r"@\w+\{[^,\s]+,\n(  \w+ = \{.*(\n {10,}.*)*\},?\n)+\}")
@@ -89,7 +89,7 @@ def test_every_entry_is_whole():
     tables = (
         bibtex_entries.DATA,
         bibtex_entries.VIEWS,
-        bibtex_entries.MEASURES,
+        bibtex_entries.METRICS,
         bibtex_entries.ALSO,
         bibtex_entries.ENCODINGS,
     )
@@ -106,10 +106,10 @@ def test_the_entry_of_every_card_is_whole():
         require_bibtex(method(name).card.bibtex)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_a_measure_cites_whom_it_names_as_its_source(name):
-    named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((MEASURES[name].__doc__ or "").split()))
-    cited = re.findall(r"author = \{(\w+)", bibtex_entries.MEASURES.get(name, ""))
+    named = re.findall(r"(?:Source: |; )([A-Z][a-z]+)(?:,| et al)", " ".join((METRICS[name].__doc__ or "").split()))
+    cited = re.findall(r"author = \{(\w+)", bibtex_entries.METRICS.get(name, ""))
     assert cited == named
 
 

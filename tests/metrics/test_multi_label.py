@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError
-from limbeck.metrics import MULTI_LABEL_MEASURES, MultiLabel, evaluate
+from limbeck.metrics import MULTI_LABEL_METRICS, MultiLabel, evaluate
 
 INF = math.inf
 
@@ -26,7 +26,7 @@ def some(rows=80, labels=5):
 def test_every_measure_is_scikit_learn_s(labels):
     given = some(labels=labels)
     said, truth = (given.student > 0).long().numpy(), given.labels.numpy()
-    found = {name: m.value for name, m in evaluate(given, MULTI_LABEL_MEASURES).items()}
+    found = {name: m.value for name, m in evaluate(given, MULTI_LABEL_METRICS).items()}
     average = "binary" if labels == 1 else "macro"
     assert found == pytest.approx(
         {
@@ -56,7 +56,7 @@ def test_totals_add_up_where_they_are_sums():
     given = some()
     first, second = (MultiLabel(*(part[s] for part in given)) for s in (slice(0, 30), slice(30, None)))
     for name in ("f1_micro", "hamming", "binary_nll", "answer_agreement"):
-        a, b, whole = (MULTI_LABEL_MEASURES[name](part) for part in (first, second, given))
+        a, b, whole = (MULTI_LABEL_METRICS[name](part) for part in (first, second, given))
         assert (a.total + b.total, a.count + b.count) == (pytest.approx(whole.total), whole.count)
 
 
@@ -79,15 +79,15 @@ def test_unknown_answers_count_nowhere():
 
 def test_limits():
     sure = MultiLabel(torch.tensor([[INF, -INF], [1e30, -1e30]]), labels=torch.tensor([[1, 0], [1, 0]]))
-    found = {name: m.value for name, m in evaluate(sure, [n for n in MULTI_LABEL_MEASURES if "agree" not in n]).items()}
+    found = {name: m.value for name, m in evaluate(sure, [n for n in MULTI_LABEL_METRICS if "agree" not in n]).items()}
     assert found == {"mean_average_precision": 1, "f1_micro": 1, "f1_macro": 1, "hamming": 0, "binary_nll": 0}
     wrong = sure._replace(labels=1 - sure.labels)
     assert evaluate(wrong, ["hamming", "binary_nll"])["hamming"].value == 1.0
     assert evaluate(wrong, ["binary_nll"])["binary_nll"].value == INF
     never = MultiLabel(torch.full((3, 2), -1.0), labels=torch.zeros(3, 2).bool())
-    assert all(math.isnan(MULTI_LABEL_MEASURES[n](never).value) for n in ("f1_micro", "f1_macro"))
-    assert math.isnan(MULTI_LABEL_MEASURES["mean_average_precision"](never).value)
-    assert MULTI_LABEL_MEASURES["hamming"](never).value == 0.0
+    assert all(math.isnan(MULTI_LABEL_METRICS[n](never).value) for n in ("f1_micro", "f1_macro"))
+    assert math.isnan(MULTI_LABEL_METRICS["mean_average_precision"](never).value)
+    assert MULTI_LABEL_METRICS["hamming"](never).value == 0.0
     nothing = evaluate(some()._replace(labels=torch.full((80, 5), IGNORED)), ["hamming", "f1_micro", "binary_nll"])
     assert all(m == (0.0, 0) for m in nothing.values())
 
@@ -95,8 +95,8 @@ def test_limits():
 def test_what_does_not_fit_is_said(unchecked):
     given = some()
     with pytest.raises(LimbeckError, match=r"labels of 1 \(yes\), 0 \(no\) or -100 \(unknown\); got 2"):
-        MULTI_LABEL_MEASURES["hamming"](given._replace(labels=given.labels * 2))
+        MULTI_LABEL_METRICS["hamming"](given._replace(labels=given.labels * 2))
     with pytest.raises(LimbeckError, match=r"the student has \[80, 5\], labels \[80, 4\]"):
-        MULTI_LABEL_MEASURES["hamming"](given._replace(labels=given.labels[:, :4]))
+        MULTI_LABEL_METRICS["hamming"](given._replace(labels=given.labels[:, :4]))
     with pytest.raises(LimbeckError, match="'answer_agreement' needs teacher"):
-        MULTI_LABEL_MEASURES["answer_agreement"](given._replace(teacher=None))
+        MULTI_LABEL_METRICS["answer_agreement"](given._replace(teacher=None))

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import limbeck.metrics
-from limbeck.metrics import CORRUPTIONS, MEASURES, MULTI_LABEL_MEASURES, REGRESSION_MEASURES, MetricFunction
+from limbeck.metrics import CORRUPTIONS, METRICS, MULTI_LABEL_METRICS, REGRESSION_METRICS, MetricFunction
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text()
 ROWS = {
     cells[0].strip("` "): [cell.strip() for cell in cells[1:]]
     for cells in (line.strip("|").split("|") for line in PAGE.splitlines() if line.startswith("| `"))
 }
-ALL = {**MEASURES, **REGRESSION_MEASURES, **MULTI_LABEL_MEASURES}
+ALL = {**METRICS, **REGRESSION_METRICS, **MULTI_LABEL_METRICS}
 ARROWS = {True: "↑", False: "↓", None: "·"}
 
 
@@ -59,7 +59,7 @@ def test_the_regressor_s_lines_run_and_teach():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         exec(code_of(PAGE.split("## Of estimates")[1].split("\n\n", 1)[1]), found)
-    assert limbeck.metrics.evaluate(found["said"], {"r2": REGRESSION_MEASURES["r2"]})["r2"].value > 0.8
+    assert limbeck.metrics.evaluate(found["said"], {"r2": REGRESSION_METRICS["r2"]})["r2"].value > 0.8
 
 
 def test_the_measure_of_one_s_own_runs():

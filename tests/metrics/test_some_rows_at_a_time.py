@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from limbeck.metrics import MEASURES, Predictions, evaluate
+from limbeck.metrics import METRICS, Predictions, evaluate
 
 
 def some(rows, classes):
@@ -33,14 +33,14 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("at_once", [1, 100, 7 * 64])
 def test_the_values_do_not_depend_on_how_many_rows_are_looked_at_together(monkeypatch, at_once):
     predictions = some(150, 7)
-    whole = evaluate(predictions, MEASURES)
+    whole = evaluate(predictions, METRICS)
     monkeypatch.setattr("limbeck.metrics.memoize._AT_ONCE", at_once)
-    for name, found in evaluate(predictions, MEASURES).items():
+    for name, found in evaluate(predictions, METRICS).items():
         assert found.total == pytest.approx(whole[name].total, rel=1e-12, abs=1e-12), name
         assert found.count == whole[name].count
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_no_tensor_is_as_large_as_the_logits(monkeypatch, name):
     monkeypatch.setattr("limbeck.metrics.memoize._AT_ONCE", 2_000)
     predictions = some(2_000, 100)

@@ -25,7 +25,7 @@ from limbeck.errors import LimbeckError
 from limbeck.job import Job, add_flag_hint, plain_name, train_loader
 from limbeck.methods import make, method
 from limbeck.metrics import (
-    MEASURES,
+    METRICS,
     Predictions,
     correctness,
     evaluate,
@@ -204,7 +204,7 @@ def _steps(noted: list[dict[str, Any]], taken: dict[str, int]) -> int:
 
 
 def measure_student(
-    predictions: Predictions, names: Iterable[str] = MEASURES, *, metrics: Sequence[str] = ()
+    predictions: Predictions, names: Iterable[str] = METRICS, *, metrics: Sequence[str] = ()
 ) -> dict[str, float]:
     """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""
     values = {name: found.value for name, found in evaluate(predictions, names).items()}

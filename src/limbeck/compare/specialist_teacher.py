@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.compare.comparison_data import ComparisonData, eval_batches
 from limbeck.engine import Run
-from limbeck.metrics import MEASURES, answer_latency, evaluate, predict
+from limbeck.metrics import METRICS, answer_latency, evaluate, predict
 from limbeck.models import count_parameters
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.teachers import ModelTeacher, Specialists, Teacher, TeacherRef
@@ -55,7 +55,7 @@ def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined
     teacher.bind(run.models)
     preprocess, test = material.data.preprocess, material.data.test
     shown = predict(teacher, eval_batches(test), preprocess=preprocess)._replace(teacher=answers)
-    measures = {name: one.value for name, one in evaluate(shown, MEASURES).items()}
+    measures = {name: one.value for name, one in evaluate(shown, METRICS).items()}
     networks = [network for member in (teacher.generalist, *teacher.members) for network in _networks(member, run)]
     sample = test.take(torch.arange(min(64, len(test))))
     return Combined(

@@ -160,7 +160,7 @@ VIEWS = {
 }
 """Augmentations by the name that a job gives them."""
 
-MEASURES = {
+METRICS = {
     "brier": _BRIER,
     "ece": _ECE,
     "mce": _ECE,

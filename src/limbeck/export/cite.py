@@ -128,8 +128,8 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
         if kind in bibtex_entries.ENCODINGS:
             yield Citation(f"stored answers, {kind}", bibtex_entries.ENCODINGS[kind])
     measured = {name for arm in done.result.get("arms", {}).values() for name in _names(arm.get("measures"))}
-    for name in sorted(measured & set(bibtex_entries.MEASURES)):
-        yield Citation(f"measure {name}", bibtex_entries.MEASURES[name])
+    for name in sorted(measured & set(bibtex_entries.METRICS)):
+        yield Citation(f"measure {name}", bibtex_entries.METRICS[name])
     for name in sorted(bibtex_entries.ALSO.keys() & done.result.keys()):
         yield Citation(f"measure {name}", bibtex_entries.ALSO[name])
     yield Citation("limbeck", _limbeck(done.student))

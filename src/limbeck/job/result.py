@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.checksums import read_json
 from limbeck.errors import DataError
-from limbeck.metrics import MEASURES
+from limbeck.metrics import METRICS
 
 RESULT = "result.json"
 _LARGEST = 2**63
@@ -55,7 +55,7 @@ def list_custom_metrics(result: Mapping[str, Any]) -> list[str]:
         result: What a job came to.
     """
     rows = (_mapping(_mapping(row).get("measures")) for row in _mapping(result.get("arms")).values())
-    return list(dict.fromkeys(str(name) for row in rows for name in row if name not in MEASURES))
+    return list(dict.fromkeys(str(name) for row in rows for name in row if name not in METRICS))
 
 
 def read_size_notes(result: Mapping[str, Any]) -> list[str]:

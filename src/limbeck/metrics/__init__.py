@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.metrics.calibration import Reliability, brier, confidence, ece, entropy, mce, reliability
 from limbeck.metrics.cka import LayerCKA, layer_cka, linear_cka
 from limbeck.metrics.class_changes import ClassChange, class_changes
-from limbeck.metrics.classification import MEASURES, accuracy, correctness, evaluate, nll, top5
+from limbeck.metrics.classification import METRICS, accuracy, correctness, evaluate, nll, top5
 from limbeck.metrics.compute import macs, peak_bytes
 from limbeck.metrics.confidence_deviation import Deviations, deviations
 from limbeck.metrics.confidence_gap import ConfidenceGap, confidence_gap
@@ -39,17 +39,17 @@ from limbeck.metrics.groups import (
     worst_group,
 )
 from limbeck.metrics.metric import Metric, MetricFunction, metric
-from limbeck.metrics.multi_label import MULTI_LABEL_MEASURES, MultiLabel
+from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabel
 from limbeck.metrics.predictions import Predictions, load_tensors, predict, predict_with_teacher, save_tensors
-from limbeck.metrics.regression import REGRESSION_MEASURES, Estimates
+from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
 from limbeck.metrics.statistics import Difference, compare_accuracies, compare_scores, interval_parts, paired_difference
 from limbeck.metrics.user_metrics import evaluate_metrics, open_metrics
 
 __all__ = [
     "CORRUPTIONS",
-    "MEASURES",
-    "MULTI_LABEL_MEASURES",
-    "REGRESSION_MEASURES",
+    "METRICS",
+    "MULTI_LABEL_METRICS",
+    "REGRESSION_METRICS",
     "ClassChange",
     "ConfidenceGap",
     "Cost",

@@ -24,9 +24,9 @@ from limbeck.metrics.fidelity import (
 from limbeck.metrics.groups import worst_class_accuracy
 from limbeck.metrics.memoize import by_rows, predicted_class, shared_cache
 from limbeck.metrics.metric import Metric, MetricFunction, fraction, metric, summed
-from limbeck.metrics.multi_label import MULTI_LABEL_MEASURES, MultiLabel
+from limbeck.metrics.multi_label import MULTI_LABEL_METRICS, MultiLabel
 from limbeck.metrics.predictions import Predictions
-from limbeck.metrics.regression import REGRESSION_MEASURES, Estimates
+from limbeck.metrics.regression import REGRESSION_METRICS, Estimates
 from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
 
 
@@ -87,7 +87,7 @@ def _log_losses(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) 
     return F.cross_entropy(student.double(), labels, reduction="none")
 
 
-MEASURES: dict[str, MetricFunction] = {
+METRICS: dict[str, MetricFunction] = {
     function.__name__: function
     for function in (
         accuracy, top5, nll, brier, ece, mce, confidence, entropy, worst_class_accuracy,
@@ -104,8 +104,8 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
     So the memory that it takes beside the predictions does not grow with the number of classes times that of rows.
 
     Args:
-        predictions: `Predictions`, whose measures are `MEASURES`; or `Estimates` (`REGRESSION_MEASURES`), or
-            `MultiLabel` (`MULTI_LABEL_MEASURES`).
+        predictions: `Predictions`, whose measures are `METRICS`; or `Estimates` (`REGRESSION_METRICS`), or
+            `MultiLabel` (`MULTI_LABEL_METRICS`).
         names: Which.
 
     Raises:
@@ -127,5 +127,5 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
 
 def _table(predictions: Any) -> dict[str, MetricFunction]:
     if isinstance(predictions, Estimates):
-        return REGRESSION_MEASURES
-    return MULTI_LABEL_MEASURES if isinstance(predictions, MultiLabel) else MEASURES
+        return REGRESSION_METRICS
+    return MULTI_LABEL_METRICS if isinstance(predictions, MultiLabel) else METRICS

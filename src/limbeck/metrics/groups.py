@@ -71,7 +71,7 @@ def group_accuracy(
     Example:
         >>> shown = Predictions(torch.eye(3), labels=torch.tensor([0, 1, 0]))
         >>> group_accuracy(shown, ["town", "town", "country"])
-        [Group(name='country', accuracy=Measure(0, over 1 rows)), Group(name='town', accuracy=Measure(1, over 2 rows))]
+        [Group(name='country', accuracy=Metric(0, over 1 rows)), Group(name='town', accuracy=Metric(1, over 2 rows))]
 
     Source: Lukasik, Bhojanapalli, Menon and Kumar, Teacher's pet: understanding and mitigating biases in distillation,
     2021, arXiv:2106.10494.

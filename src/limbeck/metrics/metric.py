@@ -28,7 +28,7 @@ class Metric(NamedTuple):
         return self.total / self.count if self.count else float("nan")
 
     def __repr__(self) -> str:
-        return f"Measure({self.value:.4g}, over {self.count:,} rows)"
+        return f"Metric({self.value:.4g}, over {self.count:,} rows)"
 
 
 @runtime_checkable

@@ -83,7 +83,7 @@ def f1_micro(answers: MultiLabel) -> Metric:
 
     Example:
         >>> f1_micro(MultiLabel(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]])))
-        Measure(0.6667, over 3 rows)
+        Metric(0.6667, over 3 rows)
     """
     hits, misses = (part.sum() for part in _hits(answers))
     return Metric(float(2 * hits), int(2 * hits + misses))
@@ -128,7 +128,7 @@ def answer_agreement(answers: MultiLabel) -> Metric:
     return fraction((answers.student > 0) == (cast(Tensor, answers.teacher) > 0))
 
 
-MULTI_LABEL_MEASURES: dict[str, MetricFunction] = {
+MULTI_LABEL_METRICS: dict[str, MetricFunction] = {
     function.__name__: function
     for function in (mean_average_precision, f1_micro, f1_macro, hamming, binary_nll, answer_agreement)
 }

@@ -112,7 +112,7 @@ def mse_to_teacher(estimates: Estimates) -> Metric:
     return summed((estimates.student.double() - cast(Tensor, estimates.teacher).double()).square())
 
 
-REGRESSION_MEASURES: dict[str, MetricFunction] = {
+REGRESSION_METRICS: dict[str, MetricFunction] = {
     function.__name__: function for function in (mse, mae, r2, gaussian_nll, mse_to_teacher)
 }
 """Every measure of estimates by name."""

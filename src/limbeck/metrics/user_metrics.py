@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from limbeck.errors import LimbeckError, unknown
-from limbeck.metrics.classification import MEASURES
+from limbeck.metrics.classification import METRICS
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.validation import labeled_rows
@@ -35,9 +35,9 @@ def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], floa
         if own is None or own.weights is not None:
             raise LimbeckError(
                 f"The metric {name!r} names no function of a Python file: type metrics=[my.py:function]. "
-                f"Measured anyway: {', '.join(MEASURES)}."
+                f"Measured anyway: {', '.join(METRICS)}."
             )
-        if own.function in MEASURES or own.function in opened:
+        if own.function in METRICS or own.function in opened:
             raise LimbeckError(f"There is a metric {own.function!r} already; give the function of {name} another name.")
         function = own.load()
         for argument in inspect.signature(function).parameters.values():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from limbeck.job import list_custom_metrics, read_interval, read_size_notes
 from limbeck.methods import method, names
-from limbeck.metrics import MEASURES
+from limbeck.metrics import METRICS
 from limbeck.report.arms import MEMBER, ArmRow, SeedStat
 from limbeck.report.figures import DifferenceRow, accuracies_figure, differences_figure
 from limbeck.report.html import details, figure, note, section, table
@@ -152,7 +152,7 @@ def _measures(arms: list[ArmRow]) -> Markup:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    known = MEASURES.get(name)
+    known = METRICS.get(name)
     if known is None:
         return "", ""
     better = known.higher_is_better

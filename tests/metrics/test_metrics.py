@@ -10,7 +10,7 @@ import torch
 from limbeck.batch import IGNORED
 from limbeck.errors import LimbeckError, UnknownNameError
 from limbeck.metrics import (
-    MEASURES,
+    METRICS,
     Metric,
     Predictions,
     accuracy,
@@ -39,7 +39,7 @@ def some(rows=200, classes=7, seed=0, scale=2.0):
 
 def by_hand(predictions):
     """Every measure in plain Python, in float64."""
-    names = dict.fromkeys(MEASURES, 0.0)
+    names = dict.fromkeys(METRICS, 0.0)
     bins = [[0, 0.0, 0] for _ in range(15)]
     copied, classes, points = [], {}, []
     for student, teacher, label in zip(*(part.tolist() for part in predictions), strict=True):
@@ -94,11 +94,11 @@ def softmax(row):
 @pytest.mark.parametrize("rows", [1, 2, 200])
 def test_every_measure_is_its_definition(rows, classes):
     predictions = some(rows, classes)
-    found = {name: m.value for name, m in evaluate(predictions, MEASURES).items()}
+    found = {name: m.value for name, m in evaluate(predictions, METRICS).items()}
     assert found == pytest.approx(by_hand(predictions), rel=1e-9, abs=1e-12, nan_ok=True)
-    assert all(m.count == rows for name, m in evaluate(predictions, MEASURES).items() if name not in OF_SOME_ROWS)
+    assert all(m.count == rows for name, m in evaluate(predictions, METRICS).items() if name not in OF_SOME_ROWS)
     # Each alone is what it is among the others, which share a softmax.
-    assert {name: MEASURES[name](predictions).value for name in MEASURES} == pytest.approx(found, abs=0, nan_ok=True)
+    assert {name: METRICS[name](predictions).value for name in METRICS} == pytest.approx(found, abs=0, nan_ok=True)
 
 
 @pytest.mark.parametrize(("classes", "scale"), [(2, 1.0), (10, 1.0), (10, 3.0), (50, 0.1)])
@@ -135,42 +135,42 @@ def test_a_student_that_is_its_teacher():
 def test_a_shift_of_all_logits_changes_nothing():
     predictions = some()
     moved = predictions._replace(student=predictions.student + 3.0, teacher=predictions.teacher - 5.0)
-    for name in MEASURES:
-        assert MEASURES[name](moved).value == pytest.approx(MEASURES[name](predictions).value, abs=1e-6)
+    for name in METRICS:
+        assert METRICS[name](moved).value == pytest.approx(METRICS[name](predictions).value, abs=1e-6)
 
 
 def test_order_of_rows_changes_nothing():
     predictions = some()
     order = torch.randperm(200)
-    for name in MEASURES:
+    for name in METRICS:
         turned = Predictions(*(part[order] for part in predictions))
-        assert MEASURES[name](turned).value == pytest.approx(MEASURES[name](predictions).value, rel=1e-9)
+        assert METRICS[name](turned).value == pytest.approx(METRICS[name](predictions).value, rel=1e-9)
 
 
 def test_totals_and_counts_add_up():
     predictions = some()
     first, second = (Predictions(*(part[s] for part in predictions)) for s in (slice(0, 30), slice(30, None)))
-    for name in set(MEASURES) - OF_ALL_ROWS_TOGETHER:
-        a, b, whole = (MEASURES[name](p) for p in (first, second, predictions))
+    for name in set(METRICS) - OF_ALL_ROWS_TOGETHER:
+        a, b, whole = (METRICS[name](p) for p in (first, second, predictions))
         assert a.count + b.count == whole.count
         assert a.total + b.total == pytest.approx(whole.total, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_rows_without_label_are_left_out(name):
     predictions = some()
     labels = predictions.labels.clone()
     labels[::3] = IGNORED
     kept = labels != IGNORED
-    found = MEASURES[name](predictions._replace(labels=labels))
-    assert found == MEASURES[name](Predictions(*(part[kept] for part in predictions)))
+    found = METRICS[name](predictions._replace(labels=labels))
+    assert found == METRICS[name](Predictions(*(part[kept] for part in predictions)))
     assert found.count == int(kept.sum()) < 200 or name in OF_SOME_ROWS
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", METRICS)
 def test_nothing_that_counts_is_not_a_number(name):
     predictions = some(4)
-    found = MEASURES[name](predictions._replace(labels=torch.full((4,), IGNORED)))
+    found = METRICS[name](predictions._replace(labels=torch.full((4,), IGNORED)))
     assert (found.total, found.count) == (0.0, 0)
     assert math.isnan(found.value)
 
@@ -206,7 +206,7 @@ def test_impossible_classes():
 def test_labels_of_32_bits_will_do():
     predictions = some()
     short = predictions._replace(labels=predictions.labels.int())
-    assert evaluate(short, MEASURES) == evaluate(predictions, MEASURES)
+    assert evaluate(short, METRICS) == evaluate(predictions, METRICS)
 
 
 def test_totals_of_many_rows_are_exact():
@@ -215,7 +215,7 @@ def test_totals_of_many_rows_are_exact():
 
 
 def test_units_and_directions_are_declared():
-    declared = {name: (f.unit, f.higher_is_better, f.requires) for name, f in MEASURES.items()}
+    declared = {name: (f.unit, f.higher_is_better, f.requires) for name, f in METRICS.items()}
     assert declared == {
         "accuracy": ("fraction", True, ("labels",)),
         "top5": ("fraction", True, ("labels",)),
@@ -240,10 +240,10 @@ def test_units_and_directions_are_declared():
 
 def test_what_is_lacking_is_said():
     logits = torch.zeros(2, 3)
-    for name in (name for name in MEASURES if MEASURES[name].requires):
-        lacking = MEASURES[name].requires[0]
+    for name in (name for name in METRICS if METRICS[name].requires):
+        lacking = METRICS[name].requires[0]
         with pytest.raises(LimbeckError, match=f"'{name}' needs {lacking}"):
-            MEASURES[name](Predictions(logits))
+            METRICS[name](Predictions(logits))
     with pytest.raises(LimbeckError, match="student has 3, the teacher 4"):
         agreement(Predictions(logits, torch.zeros(2, 4)))
     for wrong in (3, -1):
@@ -257,8 +257,8 @@ def test_a_student_of_no_numbers_is_never_right():
     logits, labels = torch.full((4, 10), torch.nan), torch.tensor([0, 0, 3, 9])
     shown = Predictions(logits, logits, labels)
     for name in ("accuracy", "top5", "agreement"):
-        assert MEASURES[name](shown).value == 0.0, name
-    assert math.isnan(MEASURES["agreement_where_teacher_wrong"](shown).value)
+        assert METRICS[name](shown).value == 0.0, name
+    assert math.isnan(METRICS["agreement_where_teacher_wrong"](shown).value)
     assert class_changes(shown, shown)[0].after == 0.0
     assert group_accuracy(shown, ["all"] * 4)[0].accuracy.value == 0.0
     # One class that is no number spoils its own row and no other.
@@ -281,6 +281,6 @@ def test_a_measure_of_ones_own():
 
 def test_a_measure_shows_its_value():
     found = evaluate(Predictions(torch.eye(3).repeat(500, 1), labels=torch.tensor([0, 1, 0] * 500)), ["accuracy"])
-    assert str(found) == "{'accuracy': Measure(0.6667, over 1,500 rows)}"
+    assert str(found) == "{'accuracy': Metric(0.6667, over 1,500 rows)}"
     assert str(Metric(0.0, 0)) == "Measure(nan, over 0 rows)"
     assert Metric(2.0, 4) == (2.0, 4)
