@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from limbeck.engine.rng import clone_rng_state
 from limbeck.engine.run_folder import RunFolder
 from limbeck.engine.run_models import RunModels
 from limbeck.engine.step_report import StepReport
-from limbeck.engine.train_config import Fabric, TrainConfig
+from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
 from limbeck.errors import LimbeckError
 from limbeck.processes import run_in_processes
 from limbeck.random_seeds import derive_seed
@@ -44,6 +44,7 @@ class ParallelBranches:
         setting: What the run holds fixed.
         fabric: The device.
         folder: The run's folder.
+        make_run: The class `Run`, handed in because its module imports this one.
 
     Raises:
         LimbeckError: If two branches train the same model, or what one trains is not known before it runs.
@@ -59,6 +60,7 @@ class ParallelBranches:
         *,
         fabric: Fabric,
         folder: RunFolder,
+        make_run: Callable[..., Any],
     ) -> None:
         trained = [_trained(branch) for branch in apart.branches]
         _check_disjoint(trained)
@@ -72,7 +74,7 @@ class ParallelBranches:
         # Several processes would fight over one accelerator.
         self._cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
         self._tasks = [
-            _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type)
+            _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type, make_run)
             for number, (branch, names) in enumerate(zip(apart.branches, trained, strict=True))
         ]
         self._finished: list[States] = []
@@ -111,11 +113,19 @@ class _Task:
     """One branch, what it trains, and where it writes."""
 
     def __init__(
-        self, branch: Recipe, trains: frozenset[str], key: str, number: int, folder: Path | None, device: str
+        self,
+        branch: Recipe,
+        trains: frozenset[str],
+        key: str,
+        number: int,
+        folder: Path | None,
+        device: str,
+        make_run: Callable[..., Any],
     ) -> None:
         own = branch.ship if branch.ship != "student" or "student" in trains else min(trains)
         self.branch = Recipe(branch, ship=own)
         self.device = device
+        self.make_run = make_run
         self.key = key
         self.trains = trains
         self.number = number
@@ -123,12 +133,9 @@ class _Task:
 
     def run(self, models: Mapping[str, nn.Module], loader: Loader, setting: TrainConfig) -> tuple[States, StepReport]:
         """Run the branch on one device, and return the states of the models that it trained."""
-        from limbeck.engine.run import Run
-        from limbeck.engine.train_config import open_fabric
-
         seed = derive_seed(setting.seed, f"branch {self.key}-{self.number}")
         fabric = open_fabric(precision=setting.precision, accelerator=self.device)
-        run = Run(
+        run = self.make_run(
             models, self.branch, loader, setting=replace(setting, seed=seed), fabric=fabric,
             out=self.folder, resume=True,
         ).finish()  # fmt: skip

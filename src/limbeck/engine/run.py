@@ -224,7 +224,7 @@ class Run:
             state = self._state["stage"] if self._state and self._state["key"] == key else None
             self._loop = loop = start_stage(
                 part, key, self.models, self._loader, self._setting, fabric=self._fabric, folder=self._folder,
-                only=len(self.recipe.parts) == 1, begun=state is not None,
+                only=len(self.recipe.parts) == 1, begun=state is not None, make_run=Run,
             )  # fmt: skip
             self._key = key
             if isinstance(loop, ParallelBranches):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from limbeck.data import Loader
 from limbeck.engine.parallel_branches import ParallelBranches
@@ -24,6 +25,7 @@ def start_stage(
     folder: RunFolder,
     only: bool,
     begun: bool,
+    make_run: Callable[..., Any],
 ) -> StageLoop | ParallelBranches:
     """What runs a part of a recipe, ready to be called.
 
@@ -36,10 +38,11 @@ def start_stage(
         fabric: Device, precision, strategy.
         folder: The run's folder.
         only: Whether the recipe has no other part, so that reports need not say which it is.
-        begun: Whether it was left in its midst, so that its source stands where it should.
+        begun: Whether the part was interrupted, so that its loader is at the right position.
+        make_run: The class `Run`, which trains parallel branches.
     """
     if isinstance(part, ParallelStages):
-        return ParallelBranches(part, key, models, loader, setting, fabric=fabric, folder=folder)
+        return ParallelBranches(part, key, models, loader, setting, fabric=fabric, folder=folder, make_run=make_run)
     stages = part.stages if isinstance(part, JointStages) else (part,)
     if not begun:
         _start_epoch(stages, loader)
