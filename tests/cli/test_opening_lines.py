@@ -66,7 +66,7 @@ def test_a_student_that_a_name_opens_and_lines_that_are_too_long(tmp_path):
     import limbeck as lb
 
     folder = lb.save(lb.build("mlp", inputs=36, classes=5, hidden=[4]), tmp_path / "student")
-    opened = opening_code(folder, {"model": "mlp"}, shown=str(folder))
+    opened = opening_code(folder, {"model": "mlp"}, path=str(folder))
     runs("\n".join(wrap_statements(opened, width=30)), tmp_path)
     assert wrap_statements(opened, width=300) == [f"import limbeck; student = limbeck.load({str(folder)!r})"]
 
@@ -77,5 +77,5 @@ def test_a_student_that_a_method_puts_together(tmp_path):
     import limbeck as lb
 
     folder = lb.save(torch.nn.Linear(2, 2), tmp_path / "student", metadata={"ships": "a module", "arm": "mine"})
-    opened = opening_code(folder, {"model": "mlp"}, shown=str(folder), place=tmp_path)
+    opened = opening_code(folder, {"model": "mlp"}, path=str(folder), place=tmp_path)
     assert opened[-1].startswith("student = limbeck.export.open_student(")

@@ -86,7 +86,7 @@ def test_nothing_is_left_where_somebody_stops_it(done, tmp_path, monkeypatch):
         assert list(tmp_path.glob(".*/model_int8.onnx"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("limbeck.export.exporting._judged", stopped)
+    monkeypatch.setattr("limbeck.export.exporting._evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
         export_run(done, to="int8", out=tmp_path / "out")
     assert not list(tmp_path.iterdir())

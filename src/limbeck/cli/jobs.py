@@ -248,7 +248,7 @@ def opening_lines(run: Path) -> list[str]:
     student = read_job(run / "job.yaml").get("student")
     model = {"model": student} if isinstance(student, str) else student or {}
     return wrap_statements(
-        opening_code(run / "student", _relative_to_here(model), shown=str(run / "student"), place=run)
+        opening_code(run / "student", _relative_to_here(model), path=str(run / "student"), place=run)
     )
 
 

@@ -28,7 +28,7 @@ from limbeck.job import (
 def model_card(
     done: FinishedRun,
     data: DataSplits,
-    found: ExportedRun,
+    exported: ExportedRun,
     *,
     to: str,
     raw: bool = False,
@@ -43,7 +43,7 @@ def model_card(
     Args:
         done: The run.
         data: Its data.
-        found: What was exported.
+        exported: What was exported.
         to: The format.
         raw: Whether an ONNX file reads the data's own examples.
         license: Of the weights; ``unknown`` where nobody has said it.
@@ -52,13 +52,13 @@ def model_card(
     student, by = plain_name(done.job.student.model), done.method
     how = f"distilled by {plain_name(by.name)}" if by is not None else "trained"
     parts = [
-        front_matter(done, data, found, to=to, license=license),
+        front_matter(done, data, exported, to=to, license=license),
         f"# {escape_markdown(f'{student} on {plain_name(data.name)}, {how}')}\n\n{_verdict(done.result)}",
         "\n".join(_table(done)),
         f"## How to open it\n\n{_reader(reader)}"
-        f"```python\n{usage_snippet(done, to=to, raw=raw, file=found.path.name)}\n```\n\n"
+        f"```python\n{usage_snippet(done, to=to, raw=raw, file=exported.path.name)}\n```\n\n"
         + " ".join(_read(done, raw=raw)),
-        "## This file\n\n" + "\n".join(f"* {line}" for line in _export(found, to)),
+        "## This file\n\n" + "\n".join(f"* {line}" for line in _export(exported, to)),
         "## How it was made and judged\n\n" + "\n".join(f"* {line}" for line in _protocol(done, data)),
         f"## License\n\n{_license(done, data, license)}",
         f"## Cite\n\n```bibtex\n{bibtex(citations(done, to=to))}```",
@@ -68,11 +68,11 @@ def model_card(
 
 def _verdict(result: Mapping[str, Any]) -> str:
     verdict = result.get("verdict", {})
-    said = [f"**{escape_markdown(verdict['sentence'])}**"] if verdict.get("sentence") else []
-    said += [escape_markdown(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
-    if said and result.get("arms"):
-        said += [escape_markdown(recommend(result).sentence)]
-    return "\n".join(said) or "The run was not judged against a control."
+    lines = [f"**{escape_markdown(verdict['sentence'])}**"] if verdict.get("sentence") else []
+    lines += [escape_markdown(one["sentence"]) for one in verdict.get("against", {}).values() if one.get("sentence")]
+    if lines and result.get("arms"):
+        lines += [escape_markdown(recommend(result).sentence)]
+    return "\n".join(lines) or "The run was not judged against a control."
 
 
 def _reader(reader: ReaderScript | None) -> str:
@@ -96,13 +96,13 @@ def _table(done: FinishedRun) -> Iterator[str]:
     head = ("arm", f"accuracy, %{over}", "NLL, nats", *map(escape_markdown, own), "parameters", "MB", "ms for one")
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'--:|' * (len(head) - 1)}"
-    mine = done.told.get("arm")
+    mine = done.metadata.get("arm")
     for name, arm in arms.items():
         called = f"**{escape_markdown(name)}** (this one)" if name == mine else escape_markdown(name)
         yield f"| {called} | {' | '.join(_cells(arm, own))} |"
-    for said in read_size_notes(done.result):
+    for note in read_size_notes(done.result):
         yield ""
-        yield f"{escape_markdown(said)}."
+        yield f"{escape_markdown(note)}."
 
 
 def _cells(arm: Mapping[str, Any], own: Sequence[str]) -> Iterator[str]:
@@ -117,17 +117,17 @@ def _cells(arm: Mapping[str, Any], own: Sequence[str]) -> Iterator[str]:
 
 def _accuracy(arm: Mapping[str, Any]) -> dict[str, Any]:
     """An arm's accuracy; without values where the result is an old one, or a stranger's."""
-    found = arm.get("accuracy")
-    given = dict(found) if isinstance(found, Mapping) else {}
-    return {**given, "values": given["values"] if isinstance(given.get("values"), list) else []}
+    accuracy = arm.get("accuracy")
+    entries = dict(accuracy) if isinstance(accuracy, Mapping) else {}
+    return {**entries, "values": entries["values"] if isinstance(entries.get("values"), list) else []}
 
 
-def _mean(found: Any) -> str:
+def _mean(metric: Any) -> str:
     """A metric of a person's own, mean ± standard deviation over seeds as the accuracy is."""
-    given = found if isinstance(found, Mapping) else {}
-    values = given.get("values")
-    several = isinstance(values, list) and len(values) > 1 and isinstance(given.get("std"), (int, float))
-    return _number(given.get("mean"), 4) + (f" ± {_number(given['std'], 4)}" if several else "")
+    entries = metric if isinstance(metric, Mapping) else {}
+    values = entries.get("values")
+    several = isinstance(values, list) and len(values) > 1 and isinstance(entries.get("std"), (int, float))
+    return _number(entries.get("mean"), 4) + (f" ± {_number(entries['std'], 4)}" if several else "")
 
 
 def _number(value: Any, digits: int, scale: float = 1.0) -> str:
@@ -135,10 +135,10 @@ def _number(value: Any, digits: int, scale: float = 1.0) -> str:
 
 
 def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
-    shape, preprocess, names = (done.told.get(name) for name in ("input_shape", "preprocess", "class_names"))
-    if shape and not (raw and done.told.get("encoding")):
+    shape, preprocess, names = (done.metadata.get(name) for name in ("input_shape", "preprocess", "class_names"))
+    if shape and not (raw and done.metadata.get("encoding")):
         yield f"One example, as the network reads it, has the shape {'x'.join(map(str, shape))}."
-    table = done.told.get("encoding")
+    table = done.metadata.get("encoding")
     if raw and table:
         yield "The file encodes a row by itself: each column is an input of its name, as it stands in the table,"
         yield "without spaces around its values."
@@ -152,14 +152,14 @@ def _read(done: FinishedRun, *, raw: bool) -> Iterator[str]:
             f"{_list(preprocess['mean'])} and "
             f"std {_list(preprocess['std'])}{', channels last' * bool(preprocess.get('channels_last'))}."
         )
-    if encoding := done.told.get("encoding"):
-        columns = "; ".join(_column(column) for column in encoding["columns"])
+    if encoding := done.metadata.get("encoding"):
+        layout = "; ".join(_column(column) for column in encoding["columns"])
         does = "the file does it" if raw else "`read.py` and `limbeck.read_table` do it"
-        yield f"A row of the table becomes these numbers, in this order ({does}): {columns}."
+        yield f"A row of the table becomes these numbers, in this order ({does}): {layout}."
     if names and list(names) != [str(number) for number in range(len(names))]:
         called = [escape_markdown(name) if name == str(name).strip() else quote_markdown(name) for name in names[:20]]
-        shown = ", ".join(f"{number} {name}" for number, name in enumerate(called))
-        yield f"The logits stand for: {shown}{', ...' * (len(names) > 20)}."
+        meanings = ", ".join(f"{number} {name}" for number, name in enumerate(called))
+        yield f"The logits stand for: {meanings}{', ...' * (len(names) > 20)}."
 
 
 def _column(column: Mapping[str, Any]) -> str:
@@ -177,35 +177,37 @@ def _list(values: list[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _export(found: ExportedRun, to: str) -> Iterator[str]:
-    parity = found.parity
-    file = "This folder" if found.path.is_dir() else f"`{found.path.name}`"  # it has another name until it is whole
-    yield f"{file}, {found.bytes:,} bytes."
+def _export(exported: ExportedRun, to: str) -> Iterator[str]:
+    parity = exported.parity
+    file = (
+        "This folder" if exported.path.is_dir() else f"`{exported.path.name}`"
+    )  # it has another name until it is whole
+    yield f"{file}, {exported.bytes:,} bytes."
     what = "the float32 student's" if to == "int8" else "the trained student's in PyTorch"
     apart = f"differ from {what} by at most {parity.max_difference:.2g}" if parity.max_difference else f"are {what}"
     yield f"Its logits {apart} on {parity.examples:,} test examples."
     if parity.nodes:
         yield f"{parity.nodes} of its {parity.of} nodes were compared with PyTorch's one by one."
     yield (
-        f"Accuracy on all test data: {100 * found.accuracy_before:.2f} % before the export, "
-        f"{100 * found.accuracy_after:.2f} % after."
+        f"Accuracy on all test data: {100 * exported.accuracy_before:.2f} % before the export, "
+        f"{100 * exported.accuracy_after:.2f} % after."
     )
-    if found.eight:
-        yield from found.eight.lines()
-    yield from map(escape_markdown, found.notes)
+    if exported.eight:
+        yield from exported.eight.lines()
+    yield from map(escape_markdown, exported.notes)
 
 
 def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
-    job, held = done.job, done.result.get("data", {})
+    job, test_use = done.job, done.result.get("data", {})
     parts = {"train": "to learn from", "development": "for choices", "test": "to test"}
-    counts = [f"{held[part]:,} {said}" for part, said in parts.items() if part in held]
+    counts = [f"{test_use[part]:,} {settings}" for part, settings in parts.items() if part in test_use]
     yield f"Data: {escape_markdown(plain_name(data.name))}" + (f", {', '.join(counts)}" if counts else "") + "."
     if data.note:
         yield f"About the data: {escape_markdown(data.note)}."
     members = f"{job.teacher.members} x " if job.teacher.members > 1 else ""
     taught = done.result.get("teacher_development_accuracy")
-    known = f", {100 * taught:.2f} % on development data" if isinstance(taught, float) else ""
-    yield f"Teacher: {members}{_model(job.teacher)}{known}."
+    values = f", {100 * taught:.2f} % on development data" if isinstance(taught, float) else ""
+    yield f"Teacher: {members}{_model(job.teacher)}{values}."
     yield f"Student: {_model(job.student)}."
     if (by := done.method) is not None:
         yield f"Method: {escape_markdown(plain_name(by.name))}{_arguments(by.hyper)}."
@@ -214,22 +216,22 @@ def _protocol(done: FinishedRun, data: DataSplits) -> Iterator[str]:
         f"Seeds: {job.seeds}; arms share initial weights and the order of the data (pairs). Choices were made on "
         "development data carved from the training part; the test data were used once, with the last epoch's weights."
     )
-    told = dict(done.result.get("environment") or {})
-    told |= told.pop("packages", None) or {}
-    if told:
-        versions = (escape_markdown(f"{name} {value}") for name, value in told.items() if isinstance(value, str))
+    metadata = dict(done.result.get("environment") or {})
+    metadata |= metadata.pop("packages", None) or {}
+    if metadata:
+        versions = (escape_markdown(f"{name} {value}") for name, value in metadata.items() if isinstance(value, str))
         yield f"Made with {', '.join(versions)}."
 
 
 def _effort(done: FinishedRun) -> Iterator[str]:
     """For how long each arm learnt, and whether its settings were searched as long as the others'."""
     job, budget = done.job, done.job.budget
-    asked = {arm: {"role": "method" if arm in job.method_arms else "control"} for arm in job.all_arms}
-    rows = done.result.get("arms") or asked
-    own = describe_arm_budgets({arm: found.model_dump() for arm, found in job.budgets.items()}, rows)
+    method = {arm: {"role": "method" if arm in job.method_arms else "control"} for arm in job.all_arms}
+    rows = done.result.get("arms") or method
+    own = describe_arm_budgets({arm: definition.model_dump() for arm, definition in job.budgets.items()}, rows)
     by_steps = f"{budget.epochs} epochs, batches of {budget.batch_size}, {budget.optimizer} at {budget.lr:g}"
     if own:
-        apart = "; ".join(escape_markdown(f"{arm}: {said}") for arm, said in own.items())
+        apart = "; ".join(escape_markdown(f"{arm}: {lines}") for arm, lines in own.items())
         yield f"Budget: {by_steps}; in place of that, {apart}."
     else:
         yield f"Budget of every arm: {by_steps}."
@@ -251,9 +253,9 @@ def _model(model: Any) -> str:
     return escape_markdown(plain_name(model.model)) + _arguments(model.arguments)
 
 
-def _arguments(given: Mapping[str, Any]) -> str:
-    said = ", ".join(escape_markdown(f"{name}={value}") for name, value in given.items())
-    return f" ({said})" if given else ""
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    text = ", ".join(escape_markdown(f"{name}={value}") for name, value in arguments.items())
+    return f" ({text})" if arguments else ""
 
 
 def _license(done: FinishedRun, data: DataSplits, license: str | None) -> str:

@@ -44,8 +44,8 @@ class Citation(NamedTuple):
             >>> Citation("data mnist", papers.DATA["mnist"]).key
             'lecun1998gradient'
         """
-        found = _KEY.match(self.bibtex or "")
-        return found[1] if found else None
+        match = _KEY.match(self.bibtex or "")
+        return match[1] if match else None
 
 
 def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
@@ -84,21 +84,23 @@ def citations(done: FinishedRun, *, to: str | None = None) -> list[Citation]:
 
 def _merged(used: Iterable[Citation]) -> list[Citation]:
     """Each entry once, with all that it stands for."""
-    found: dict[str, Citation] = {}
+    merged: dict[str, Citation] = {}
     for one in (entry for whole in used for entry in _apart(whole)):
         place = one.bibtex or one.used
-        before = found.get(place)
+        before = merged.get(place)
         if before is None:
-            found[place] = one
+            merged[place] = one
         elif one.used not in before.used.split(", "):
-            found[place] = before._replace(used=f"{before.used}, {one.used}")
-    return list(found.values())
+            merged[place] = before._replace(used=f"{before.used}, {one.used}")
+    return list(merged.values())
 
 
-def bibtex(found: list[Citation]) -> str:
+def bibtex(entries: list[Citation]) -> str:
     """The entries as a file, each below a comment that says what it is for."""
-    blocks = [f"{_comment(one.used)}\n{one.bibtex}" for one in found if one.bibtex]
-    unknown = [_comment(f"{one.used}: cite whoever made it; limbeck knows no entry") for one in found if not one.bibtex]
+    blocks = [f"{_comment(one.used)}\n{one.bibtex}" for one in entries if one.bibtex]
+    unknown = [
+        _comment(f"{one.used}: cite whoever made it; limbeck knows no entry") for one in entries if not one.bibtex
+    ]
     return printable("\n\n".join([*blocks, *(["\n".join(unknown)] if unknown else [])]) + "\n")
 
 
@@ -138,8 +140,8 @@ def _used(done: FinishedRun) -> Iterator[Citation]:
 def _used_in_python(folder: Path) -> Iterator[Citation]:
     """What ``run.json`` of a run made in Python tells: its stages, by the methods that they are named after."""
     try:
-        told = read_json(folder / "run.json")
-        stages = [dict(stage) for stage in told["recipe"]]
+        metadata = read_json(folder / "run.json")
+        stages = [dict(stage) for stage in metadata["recipe"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / 'run.json'} is damaged: {type(error).__name__}, {error}.") from error
     for stage in stages:
@@ -173,14 +175,14 @@ def _views(done: FinishedRun) -> Iterator[str]:
             yield from _names(budget.mix)
 
 
-def _names(given: Any) -> Iterator[str]:
+def _names(augment: Any) -> Iterator[str]:
     """The names in ``crop``, ``{crop: options}``, or a list of these."""
-    if isinstance(given, str):
-        yield given
-    elif isinstance(given, dict):
-        yield from map(str, given)
-    elif isinstance(given, (list, tuple)):
-        for one in given:
+    if isinstance(augment, str):
+        yield augment
+    elif isinstance(augment, dict):
+        yield from map(str, augment)
+    elif isinstance(augment, (list, tuple)):
+        for one in augment:
             yield from _names(one)
 
 

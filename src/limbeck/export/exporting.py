@@ -91,7 +91,7 @@ def _export(
     student = rebuild_combined_student(done, data)
     check_format(to, student, raw=raw, preprocess=data.preprocess, texts=data.tokenizer is not None)
     train, development = train_and_development(done.job, data)
-    asked = ExportRequest(
+    request = ExportRequest(
         student, data.test, train, development, data.preprocess, raw, _metadata(done),
         _tokenizer(done, data) if to == "hf" else data.tokenizer,
         tuple(CALIBRATIONS) if calibration is None else (calibration,), data.encoding,
@@ -99,20 +99,20 @@ def _export(
     before = accuracy(predict(student, data.test, preprocess=data.preprocess)).value
     work = new_partial_folder(target)
     try:
-        written = FORMATS[to](asked, work)
-        found = _judged(written, data, before)
-        reader = choose_reader(to, done.made, done.told, texts=data.tokenizer is not None)
+        written = FORMATS[to](request, work)
+        exported = _evaluate(written, data, before)
+        reader = choose_reader(to, done.model_config, done.metadata, texts=data.tokenizer is not None)
         if reader is not None:
-            write_reader_script(reader, work, done.told)
-        card = model_card(done, data, found, to=to, raw=raw, license=license, reader=reader)
+            write_reader_script(reader, work, done.metadata)
+        card = model_card(done, data, exported, to=to, raw=raw, license=license, reader=reader)
         write_text(hide_private_paths(card, done.folder), work / "README.md")
         os.replace(work, target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
     settle_folder(target.parent)
-    path, notes = target / written.path.relative_to(work), (*found.notes, *_doubt(done, arm))
-    return found._replace(path=path, notes=notes)
+    path, notes = target / written.path.relative_to(work), (*exported.notes, *_doubt(done, arm))
+    return exported._replace(path=path, notes=notes)
 
 
 def _doubt(done: FinishedRun, arm: str | None) -> Iterator[str]:
@@ -122,14 +122,14 @@ def _doubt(done: FinishedRun, arm: str | None) -> Iterator[str]:
     advice = recommend(done.result)
     if not advice.ready:
         yield f"This student should not be shipped yet. {advice.why}"
-    elif advice.arm != done.told.get("arm"):  # a run of an earlier version, which always shipped what it had judged
+    elif advice.arm != done.metadata.get("arm"):  # a run of an earlier version, which always shipped what it had judged
         yield f"To ship: {advice.answer}. {advice.why} To ship that one: --arm {quote(str(advice.arm))}."
     elif advice.others:
         typed = " or ".join(f"--arm {quote(arm)}" for arm in advice.others)
         yield f"This is the student of {advice.arm}. {advice.sentence} To ship another: {typed}."
 
 
-def _judged(written: ExportedFile, data: DataSplits, before: float) -> ExportedRun:
+def _evaluate(written: ExportedFile, data: DataSplits, before: float) -> ExportedRun:
     logits = torch.cat([written.answer(batch).float() for batch in as_batches(data.test)])
     labels = data.test.labels
     after = accuracy(Predictions(logits.flatten(0, -2), None, None if labels is None else labels.flatten())).value
@@ -142,7 +142,7 @@ def _judged(written: ExportedFile, data: DataSplits, before: float) -> ExportedR
 
 
 def _metadata(done: FinishedRun) -> dict[str, Any]:
-    return {name: value for name, value in done.told.items() if value is not None}
+    return {name: value for name, value in done.metadata.items() if value is not None}
 
 
 def _tokenizer(done: FinishedRun, data: DataSplits) -> Any:

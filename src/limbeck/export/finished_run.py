@@ -41,21 +41,21 @@ class FinishedRun(NamedTuple):
         job: What was asked.
         result: What came of it; old results lack keys.
         student: The folder of the student that is exported.
-        made: What that folder says that it is: a reference network, or a class.
-        told: What it says besides: class names, reads, arm, method.
+        model_config: What that folder says that it is: a reference network, or a class.
+        metadata: What it says besides: class names, reads, arm, method.
     """
 
     folder: Path
     job: Job
     result: dict[str, Any]
     student: Path
-    made: dict[str, Any]
-    told: dict[str, Any]
+    model_config: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def method(self) -> MethodSettings | None:
         """The method that the student learnt by."""
-        return self.job.method_arms.get(str(self.told.get("arm")))
+        return self.job.method_arms.get(str(self.metadata.get("arm")))
 
     def data(self) -> DataSplits:
         """The job's data.
@@ -64,28 +64,28 @@ class FinishedRun(NamedTuple):
             LimbeckError: If they are gone, or no longer those that the run was judged on.
         """
         with silenced():
-            found = load_data(self.job.data)
+            data = load_data(self.job.data)
         before = self.result.get("data", {}).get("test")
-        if before is not None and before != len(found.test):
+        if before is not None and before != len(data.test):
             raise DataError(
-                f"{found.name} has {len(found.test)} test examples, and had {before} when {self.folder} was judged on "
+                f"{data.name} has {len(data.test)} test examples, and had {before} when {self.folder} was judged on "
                 "it: an export would be checked on other data."
             )
-        labels, kept = found.test.labels, self._kept_labels()
-        if labels is not None and kept is not None and not torch.equal(labels.flatten().long(), kept):
+        labels, saved = data.test.labels, self._saved_labels()
+        if labels is not None and saved is not None and not torch.equal(labels.flatten().long(), saved):
             raise DataError(
-                f"{found.name} has other test labels than when {self.folder} was judged on it: an export would be "
+                f"{data.name} has other test labels than when {self.folder} was judged on it: an export would be "
                 "checked on other data."
             )
-        return found
+        return data
 
-    def _kept_labels(self) -> Tensor | None:
+    def _saved_labels(self) -> Tensor | None:
         """The test labels that the run was judged on; None where its file of them is gone, damaged, or an old one."""
         try:
-            found = load_tensors(self.folder / "teacher" / "answers.safetensors").get("test_labels")
+            labels = load_tensors(self.folder / "teacher" / "answers.safetensors").get("test_labels")
         except DataError:
             return None
-        return None if found is None else found.flatten().long()
+        return None if labels is None else labels.flatten().long()
 
 
 def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
@@ -125,10 +125,10 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
     arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
     if arm not in arms:
         raise unknown(f"arm of {folder}", arm, arms)
-    found = arm_folder(folder, arm) / "seed-0" / "student"
-    if not is_student_folder(found):
-        raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {found} is missing or damaged.")
-    return found
+    folders = arm_folder(folder, arm) / "seed-0" / "student"
+    if not is_student_folder(folders):
+        raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {folders} is missing or damaged.")
+    return folders
 
 
 def open_student(run: str | Path, *, arm: str | None = None) -> nn.Module:
@@ -165,38 +165,39 @@ def rebuild_combined_student(run: FinishedRun, data: DataSplits) -> nn.Module:
     shape = tuple(first.shape[1:]) if isinstance(first, torch.Tensor) else None
     classes = run.result.get("data", {}).get("classes") or (len(data.class_names) if data.class_names else None)
 
-    def opened(named: ModelSettings) -> nn.Module:
+    def open_settings(named: ModelSettings) -> nn.Module:
         if named.is_shallow:
-            found: nn.Module = shallow(opened(run.job.teacher), **named.arguments)
-            return found
+            model: nn.Module = shallow(open_settings(run.job.teacher), **named.arguments)
+            return model
         # Its weights come from the run's folder: none are fetched for it.
         plain = {"pretrained": False} if named.model.startswith("timm:") else {}
         return open_model(named.model, input_shape=shape, classes=classes, seed=0, **{**named.arguments, **plain})
 
-    student = opened(run.job.student)
+    student = open_settings(run.job.student)
     try:
         return load(run.student, build=lambda: student)
     except DataError as error:
-        whole = _shipped_by(run, data, student, opened)
+        whole = _build_combined(run, data, student, open_settings)
         if whole is None:
             raise LimbeckError(
-                f"{run.student} holds a {run.made.get('class')}, and {run.job.student.model} builds another: {error} "
+                f"{run.student} contains a {run.model_config.get('class')}, and {run.job.student.model} builds another "
+                f"module: {error} "
                 f"In Python: model = limbeck.load({str(run.student)!r}, build=build), then "
                 "limbeck.export.to_onnx(model, inputs, 'model.onnx')."
             ) from error
     return load(run.student, build=lambda: whole)
 
 
-def _shipped_by(
-    run: FinishedRun, data: DataSplits, student: nn.Module, opened: Callable[[ModelSettings], nn.Module]
+def _build_combined(
+    run: FinishedRun, data: DataSplits, student: nn.Module, open_settings: Callable[[ModelSettings], nn.Module]
 ) -> nn.Module | None:
     """What the recipe of the run's method builds to be shipped, without its weights; None if that is a plain name."""
-    job, arm = run.job, str(run.told.get("arm"))
-    asked = job.method if arm == "shuffled teacher" else run.method
-    if asked is None:
+    job, arm = run.job, str(run.metadata.get("arm"))
+    settings = job.method if arm == "shuffled teacher" else run.method
+    if settings is None:
         return None
-    given = {"teacher": _teacher(job, opened)} if method(asked.name).has_teacher else {}
-    recipe = make(asked.name, **given, **asked.hyper)
+    arguments = {"teacher": _teacher(job, open_settings)} if method(settings.name).has_teacher else {}
+    recipe = make(settings.name, **arguments, **settings.hyper)
     if recipe.ship == "student":
         return None
     models = RunModels({"student": student}, recipe.makes, seed=0)
@@ -209,12 +210,12 @@ def _shipped_by(
     return RecipeRunner(recipe, models, seed=0).shipped()
 
 
-def _teacher(job: Job, opened: Callable[[ModelSettings], nn.Module]) -> Teacher:
+def _teacher(job: Job, open_settings: Callable[[ModelSettings], nn.Module]) -> Teacher:
     """The job's teacher, without the weights that it has learnt in the run."""
     folder = Path(job.teacher.model.rpartition("@")[2])
-    told = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None
+    settings = read_config(folder)["metadata"].get("preprocess") if is_student_folder(folder) else None
     members = [
-        ModelTeacher(opened(job.teacher), preprocess=preprocess_from_dict(told) if told else None)
+        ModelTeacher(open_settings(job.teacher), preprocess=preprocess_from_dict(settings) if settings else None)
         for _ in range(job.teacher.members)
     ]
     return members[0] if len(members) == 1 else Ensemble(*members, mean=job.teacher.mean)

@@ -70,10 +70,10 @@ def to_hf(
         >>> # to_hf(student, "student-hf"); AutoModelForSequenceClassification.from_pretrained("student-hf")
     """
     class_names = class_names or get_description(unwrap_compiled(model)).get("class_names")
-    given = unwrap_compiled(model)
-    merged = merge_adapters(given)
+    options = unwrap_compiled(model)
+    merged = merge_adapters(options)
     check_hf(merged)
-    plain: Any = (copy.deepcopy(merged) if merged is given else merged).cpu().eval()
+    plain: Any = (copy.deepcopy(merged) if merged is options else merged).cpu().eval()
     if class_names:
         plain.config.id2label = dict(enumerate(class_names))
         plain.config.label2id = {name: number for number, name in enumerate(class_names)}
@@ -128,8 +128,8 @@ def reopen_hf(path: Path) -> nn.Module:
     lacking = sorted({*info["missing_keys"], *info["unexpected_keys"]})
     if lacking:
         raise LimbeckError(f"{path} was opened by from_pretrained with other weights: {', '.join(lacking[:5])}.")
-    found: nn.Module = model.eval()
-    return found
+    reopened: nn.Module = model.eval()
+    return reopened
 
 
 def check_free_path(path: str | Path) -> Path:

@@ -61,9 +61,9 @@ class ExportRequest(NamedTuple):
 
     def inputs(self, examples: Dataset, count: int) -> Inputs:
         """The first `count` examples as the exported file reads them; of a table, encoded."""
-        return self.given(examples.take(torch.arange(min(count, len(examples)))))
+        return self.read(examples.take(torch.arange(min(count, len(examples)))))
 
-    def given(self, batch: Batch) -> Inputs:
+    def read(self, batch: Batch) -> Inputs:
         """What a file is given for a batch; of a table, encoded."""
         return batch.inputs if self.reads_in_file else self.preprocess(batch)
 
@@ -89,79 +89,80 @@ class ExportedFile(NamedTuple):
     eight: QuantizationReport | None = None
 
 
-def write_folder(asked: ExportRequest, out: Path) -> ExportedFile:
+def write_folder(request: ExportRequest, out: Path) -> ExportedFile:
     """A limbeck folder, opened again and compared."""
-    to_folder(asked.student, out, metadata=asked.metadata)
-    if asked.tokenizer is not None:
-        asked.tokenizer.save_pretrained(out)
+    to_folder(request.student, out, metadata=request.metadata)
+    if request.tokenizer is not None:
+        request.tokenizer.save_pretrained(out)
     try:
         again = load(out)
     except LimbeckError:  # a class of the person's own
-        again = load(out, build=lambda: copy.deepcopy(asked.student))
-    return _modules(asked, again, out)
+        again = load(out, build=lambda: copy.deepcopy(request.student))
+    return _modules(request, again, out)
 
 
-def write_hf(asked: ExportRequest, out: Path) -> ExportedFile:
+def write_hf(request: ExportRequest, out: Path) -> ExportedFile:
     """A Hugging Face folder, opened by stock ``from_pretrained`` and compared."""
-    to_hf(asked.student, out, class_names=asked.metadata.get("class_names"), tokenizer=asked.tokenizer)
-    return _modules(asked, reopen_hf(out), out)
+    to_hf(request.student, out, class_names=request.metadata.get("class_names"), tokenizer=request.tokenizer)
+    return _modules(request, reopen_hf(out), out)
 
 
-def write_onnx(asked: ExportRequest, out: Path) -> ExportedFile:
+def write_onnx(request: ExportRequest, out: Path) -> ExportedFile:
     """An ONNX file."""
     file = out / "model.onnx"
-    return _finished_onnx(asked, file, _plain_onnx(asked, file))
+    return _finished_onnx(request, file, _plain_onnx(request, file))
 
 
-def write_int8(asked: ExportRequest, out: Path) -> ExportedFile:
+def write_int8(request: ExportRequest, out: Path) -> ExportedFile:
     """An ONNX file of 8-bit integers; the float32 one that it is made of is checked as ever, and not kept."""
     full, file = out / "model.onnx", out / "model_int8.onnx"
-    _plain_onnx(asked, full)
-    calibration, judged = (
+    _plain_onnx(request, full)
+    calibration, held_out = (
         subsample(examples, min(count, len(examples)), 0)
-        for examples, count in ((asked.train, _CALIBRATION), (asked.development, _JUDGED))
+        for examples, count in ((request.train, _CALIBRATION), (request.development, _JUDGED))
     )
     choice = choose_int8(
-        full, asked.inputs(calibration, _CALIBRATION), asked.inputs(judged, _JUDGED), file, labels=judged.labels,
-        methods=asked.calibrations,
+        full, request.inputs(calibration, _CALIBRATION), request.inputs(held_out, _JUDGED), file,
+        labels=held_out.labels,
+        methods=request.calibrations,
     )  # fmt: skip
-    inputs = asked.inputs(asked.test, CHECKED)
+    inputs = request.inputs(request.test, CHECKED)
     whole, small = open_session(full, threads=1), open_session(file, threads=1)
     apart = max(max_difference(run(whole, some)[0], run(small, some)[0]) for some in split_chunks(inputs))
     eight = QuantizationReport(
-        full.stat().st_size, choice, benchmark_pair(whole, small, asked.inputs(asked.test, _TIMED))
+        full.stat().st_size, choice, benchmark_pair(whole, small, request.inputs(request.test, _TIMED))
     )
     full.unlink()
-    return _finished_onnx(asked, file, Parity(apart, count_examples(inputs)), eight)
+    return _finished_onnx(request, file, Parity(apart, count_examples(inputs)), eight)
 
 
-def _plain_onnx(asked: ExportRequest, file: Path) -> Parity:
+def _plain_onnx(request: ExportRequest, file: Path) -> Parity:
     """The network, with the normalization of pixels where that is asked for."""
-    preprocess = asked.preprocess if asked.reads_in_file else None
+    preprocess = request.preprocess if request.reads_in_file else None
     return to_onnx(
-        asked.student, asked.inputs(asked.test, CHECKED), file, preprocess=preprocess, metadata=asked.metadata
+        request.student, request.inputs(request.test, CHECKED), file, preprocess=preprocess, metadata=request.metadata
     )
 
 
 def _finished_onnx(
-    asked: ExportRequest, file: Path, parity: Parity, eight: QuantizationReport | None = None
+    request: ExportRequest, file: Path, parity: Parity, eight: QuantizationReport | None = None
 ) -> ExportedFile:
     """What was written; with a table's encoding in it where that is asked for, and a tokenizer beside it."""
-    if asked.tokenizer is not None:
-        asked.tokenizer.save_pretrained(file.parent)
-    if not asked.raw or asked.encoding is None:
-        return ExportedFile(file, parity, _session(asked, file), eight)
-    plain, inputs = open_session(file), asked.inputs(asked.test, CHECKED)
+    if request.tokenizer is not None:
+        request.tokenizer.save_pretrained(file.parent)
+    if not request.raw or request.encoding is None:
+        return ExportedFile(file, parity, _session(request, file), eight)
+    plain, inputs = open_session(file), request.inputs(request.test, CHECKED)
     before = np.concatenate([run(plain, some)[0] for some in split_chunks(inputs)])
-    include_encoding(file, asked.encoding)
-    answer = _raw_session(asked.encoding, file)
+    include_encoding(file, request.encoding)
+    answer = _raw_session(request.encoding, file)
     after = torch.cat([answer(some) for some in split_chunks(inputs)]).numpy()
     if (apart := max_difference(before, after)) > TOLERANCE and eight is None:
         raise LimbeckError(
             f"The table's encoding in {file.name} is not the one of the data: logits differ by {apart:.3g}."
         )
     worst = parity._replace(max_difference=max(parity.max_difference, apart))
-    return ExportedFile(file, worst, lambda batch: answer(asked.preprocess(batch)), eight)
+    return ExportedFile(file, worst, lambda batch: answer(request.preprocess(batch)), eight)
 
 
 def _raw_session(encoding: TableEncoding, file: Path) -> Callable[[Inputs], Tensor]:
@@ -209,7 +210,7 @@ def check_format(
         check_hf(student)
     if to in ("onnx", "int8"):
         for module in ("onnx", "onnxscript", "onnxruntime"):
-            _ = import_onnxruntime(module, wanted=f"--to {to}")
+            _ = import_onnxruntime(module, feature=f"--to {to}")
         if raw and texts:
             raise LimbeckError(
                 "--raw cannot put the cutting of texts into tokens into an ONNX file; without it, read.py beside the "
@@ -224,20 +225,20 @@ def check_format(
         raise LimbeckError(f"--raw is for --to onnx and int8; a {to} holds the module alone.")
 
 
-def _session(asked: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
+def _session(request: ExportRequest, file: Path) -> Callable[[Batch], Tensor]:
     session = open_session(file)
 
     def answer(batch: Batch) -> Tensor:
-        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in split_chunks(asked.given(batch))])
+        return torch.cat([torch.from_numpy(run(session, some)[0]) for some in split_chunks(request.read(batch))])
 
     return answer
 
 
-def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
-    worst, inputs = 0.0, asked.inputs(asked.test, CHECKED)
-    with torch.no_grad(), FrozenParameters(asked.student), FrozenParameters(again):
+def _modules(request: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
+    worst, inputs = 0.0, request.inputs(request.test, CHECKED)
+    with torch.no_grad(), FrozenParameters(request.student), FrozenParameters(again):
         for some in split_chunks(inputs):
-            mine, other = (logits_of(call(model, some)).float() for model in (asked.student, again))
+            mine, other = (logits_of(call(model, some)).float() for model in (request.student, again))
             worst = max(worst, max_difference(mine.numpy(), other.numpy()))
     if worst > 0:
         raise LimbeckError(
@@ -246,6 +247,6 @@ def _modules(asked: ExportRequest, again: nn.Module, out: Path) -> ExportedFile:
 
     def answer(batch: Batch) -> Tensor:
         with torch.no_grad(), FrozenParameters(again):
-            return logits_of(call(again, asked.preprocess(batch))).float()
+            return logits_of(call(again, request.preprocess(batch))).float()
 
     return ExportedFile(out, Parity(worst, count_examples(inputs)), answer)

@@ -66,10 +66,10 @@ def _reader(batch: Mapping[str, np.ndarray]) -> Any:
         """Hands out a batch once."""
 
         def __init__(self) -> None:
-            self._left = iter([batch])
+            self._batches = iter([batch])
 
         def get_next(self) -> Mapping[str, np.ndarray] | None:
-            return next(self._left, None)
+            return next(self._batches, None)
 
     return OneBatchReader()
 
@@ -121,7 +121,7 @@ def make_quantizer(model: str | Path, calibration: Inputs) -> Iterator[Quantizer
         LimbeckError: As `to_int8` does.
     """
     for module in ("onnx", "onnxruntime"):
-        _ = import_onnxruntime(module, wanted="Quantizing")
+        _ = import_onnxruntime(module, feature="Quantizing")
     if count_examples(calibration) < _FEWEST:
         raise DataError(
             f"Static quantization needs {_FEWEST} real examples or more; got {count_examples(calibration)}."
@@ -145,7 +145,7 @@ class Quantizer:
             quant_pre_process(str(model), str(self._prepared), skip_symbolic_shape=True)
             self._proto = load_model_with_shape_infer(self._prepared)
             # The float32 file is read once: what is written in the end says of itself what it says.
-            self._told = import_onnxruntime("onnx", wanted="Quantizing").load(str(model)).metadata_props
+            self._metadata = import_onnxruntime("onnx", feature="Quantizing").load(str(model)).metadata_props
 
     def write(self, path: Path, *, method: str, symmetric: bool) -> Path:
         """Write the model in 8 bits, in one way.
@@ -156,12 +156,12 @@ class Quantizer:
         if method not in CALIBRATIONS:
             raise unknown("calibration", method, CALIBRATIONS)
         with _saying(self._model):
-            found = strip_debug(self._quantized(method, symmetric=symmetric))
-        del found.metadata_props[:]
-        found.metadata_props.extend(self._told)
+            proto = strip_debug(self._quantized(method, symmetric=symmetric))
+        del proto.metadata_props[:]
+        proto.metadata_props.extend(self._metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            import_onnxruntime("onnx", wanted="Quantizing").save(found, partial)
+            import_onnxruntime("onnx", feature="Quantizing").save(proto, partial)
         return path
 
     def _quantized(self, method: str, *, symmetric: bool) -> Any:
@@ -171,14 +171,14 @@ class Quantizer:
         operations = list({**QLinearOpsRegistry, **QDQRegistry})
         if method not in self._ranges:
             self._ranges[method] = calibrate_ranges(self._prepared, self._calibration, method, operations, self._work)
-        made = QDQQuantizer(
+        quantizer = QDQQuantizer(
             copy.deepcopy(self._proto), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8, tensors_range=copy.deepcopy(self._ranges[method]), nodes_to_quantize=[],
             nodes_to_exclude=[], op_types_to_quantize=operations,
             extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": True},
         )  # fmt: skip
-        made.quantize_model()
-        return made.model.model
+        quantizer.quantize_model()
+        return quantizer.model.model
 
 
 @contextmanager
@@ -188,5 +188,5 @@ def _saying(model: Path) -> Iterator[None]:
         with silence_logging():
             yield
     except Exception as error:  # its exceptions share no type but this one
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise LimbeckError(f"onnxruntime could not quantize {model.name}: {said.rstrip('.')}.") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise LimbeckError(f"onnxruntime could not quantize {model.name}: {reason.rstrip('.')}.") from error

@@ -116,7 +116,7 @@ class QuantizationReport(NamedTuple):
             f"{_why(choice)}"
         )
         if len(choice.tried) > 1:
-            yield f"Tried: {'; '.join(_told(trial) for trial in choice.tried)}."
+            yield f"Tried: {'; '.join(_describe_trial(trial) for trial in choice.tried)}."
         times = (f"{_ms(one.int8)} for {_batch(size)} ({one.ratio:.2f} times float32's {_ms(one.float32)})"
                  for size, one in self.latency.items())  # fmt: skip
         yield f"Median time on one CPU thread of the machine that exported it: {', '.join(times)}."
@@ -149,13 +149,13 @@ class QuantizationReport(NamedTuple):
 
 
 def _why(choice: QuantizationChoice) -> str:
-    held, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
+    examples, ways = f"{choice.judged_on:,} development examples", sum(one.failed is None for one in choice.tried)
     by = "KL divergence from float32" if choice.best.accuracy is None else (
         "accuracy; among equals, KL divergence from float32")  # fmt: skip
-    return f"Chosen of {ways} ways on {held} by {by}." if ways > 1 else f"The only way that worked, on {held}."
+    return f"Chosen of {ways} ways on {examples} by {by}." if ways > 1 else f"The only way that worked, on {examples}."
 
 
-def _told(trial: QuantizationTrial) -> str:
+def _describe_trial(trial: QuantizationTrial) -> str:
     if trial.failed is not None:
         return f"{trial}: failed ({trial.failed.rstrip('.')})"
     right = "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %, "

@@ -38,10 +38,10 @@ class QuantizationTrial(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "method": self.method, "symmetric": self.symmetric, "accuracy": self.accuracy, "kl": self.kl,
         }  # fmt: skip
-        return found if self.failed is None else {**found, "failed": self.failed}
+        return values if self.failed is None else {**values, "failed": self.failed}
 
     def __str__(self) -> str:
         return f"{self.method}, {'symmetric' if self.symmetric else 'not symmetric'}"
@@ -105,23 +105,23 @@ def choose_int8(
     if not methods:
         raise LimbeckError("No calibration was given to choose from.")
     full, path = predict_onnx(model, held_out), Path(path)
-    with tempfile.TemporaryDirectory() as work, make_quantizer(model, calibration) as made:
+    with tempfile.TemporaryDirectory() as work, make_quantizer(model, calibration) as quantizer:
         ways = [(method, symmetric) for method in methods for symmetric in (True, False)]
-        found = [_tried(made, Path(work) / "one.onnx", *way, held_out, full, labels) for way in ways]
-        best = _best(found)
+        trials = [_tried(quantizer, Path(work) / "one.onnx", *way, held_out, full, labels) for way in ways]
+        best = _best(trials)
         if best.failed is not None:
             raise LimbeckError(best.failed)
-        made.write(Path(path), method=best.method, symmetric=best.symmetric)
+        quantizer.write(Path(path), method=best.method, symmetric=best.symmetric)
     return QuantizationChoice(
-        best, tuple(trial for trial, _ in found), count_examples(calibration), count_examples(held_out)
+        best, tuple(trial for trial, _ in trials), count_examples(calibration), count_examples(held_out)
     )
 
 
-def _best(found: Sequence[tuple[QuantizationTrial, Tensor]]) -> QuantizationTrial:
+def _best(trials: Sequence[tuple[QuantizationTrial, Tensor]]) -> QuantizationTrial:
     """The way that does best; the first of those that failed where all did."""
-    there = [(trial, right) for trial, right in found if trial.failed is None]
+    there = [(trial, right) for trial, right in trials if trial.failed is None]
     if not there:
-        return found[0][0]
+        return trials[0][0]
     most = max((right for _, right in there), key=lambda right: int(right.sum()))
     equal = [trial for trial, right in there if _as_good(right, most)]
     return min(equal, key=lambda trial: math.inf if trial.kl is None else trial.kl)
@@ -132,17 +132,23 @@ def _as_good(right: Tensor, most: Tensor) -> bool:
 
 
 def _tried(
-    made: Quantizer, path: Path, method: str, symmetric: bool, held_out: Inputs, full: Tensor, labels: Tensor | None
+    quantizer: Quantizer,
+    path: Path,
+    method: str,
+    symmetric: bool,
+    held_out: Inputs,
+    full: Tensor,
+    labels: Tensor | None,
 ) -> tuple[QuantizationTrial, Tensor]:
     """How one way does, and which held-out examples with a label it gets right."""
-    known = torch.zeros(0, dtype=torch.bool) if labels is None else labels.flatten() != IGNORED
+    labeled = torch.zeros(0, dtype=torch.bool) if labels is None else labels.flatten() != IGNORED
     try:
-        small = predict_onnx(made.write(path, method=method, symmetric=symmetric), held_out).flatten(0, -2)
+        small = predict_onnx(quantizer.write(path, method=method, symmetric=symmetric), held_out).flatten(0, -2)
     except LimbeckError as error:
-        return QuantizationTrial(method, symmetric, failed=str(error)), known
+        return QuantizationTrial(method, symmetric, failed=str(error)), labeled
     kl = kl_to_teacher(Predictions(small, full.flatten(0, -2))).value
-    right = known
+    right = labeled
     if labels is not None:
-        right = (predicted_class(small) == labels.flatten())[known]
+        right = (predicted_class(small) == labels.flatten())[labeled]
     accuracy = float(right.double().mean()) if len(right) else None
     return QuantizationTrial(method, symmetric, accuracy, kl if math.isfinite(kl) else None), right

@@ -41,49 +41,49 @@ def quote_markdown(text: Any) -> str:
 _LIBRARIES = {"folder": "limbeck", "hf": "transformers", "onnx": "onnx", "int8": "onnx"}
 
 
-def front_matter(done: FinishedRun, data: DataSplits, found: ExportedRun, *, to: str, license: str | None) -> str:
+def front_matter(done: FinishedRun, data: DataSplits, exported: ExportedRun, *, to: str, license: str | None) -> str:
     """The YAML between two lines ``---``: license, library, task, tags, data, and the accuracy as a ``model-index``.
 
     Args:
         done: The run.
         data: Its data.
-        found: What was exported.
+        exported: What was exported.
         to: The format.
         license: Of the weights; ``unknown`` where nobody has said it, a value that the hub knows.
     """
     import yaml
 
     task, hub = find_task(done), _hub_name(data)
-    told: dict[str, Any] = {"license": license or "unknown", "library_name": _LIBRARIES[to]}
+    fields: dict[str, Any] = {"license": license or "unknown", "library_name": _LIBRARIES[to]}
     if task is not None:
-        told["pipeline_tag"] = task
+        fields["pipeline_tag"] = task
     by = done.method
     named = [plain_name(by.name).rpartition(":")[2]] if by is not None else []
-    told["tags"] = ["knowledge-distillation", "limbeck", *named, *(["int8"] if to == "int8" else [])]
+    fields["tags"] = ["knowledge-distillation", "limbeck", *named, *(["int8"] if to == "int8" else [])]
     if hub is not None:
-        told["datasets"] = [hub]
-    told["metrics"] = ["accuracy"]
+        fields["datasets"] = [hub]
+    fields["metrics"] = ["accuracy"]
     library = LibraryModel.parse(done.job.student.model)
     if library is not None and library.library == "hf" and not Path(library.name).exists():
-        told["base_model"] = library.name
-    told["model-index"] = [_index(done, data, found, task or "other", hub)]
+        fields["base_model"] = library.name
+    fields["model-index"] = [_index(done, data, exported, task or "other", hub)]
     # YAML takes marks of direction for letters.
-    return f"---\n{printable(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))}---"
+    return f"---\n{printable(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))}---"
 
 
 def find_task(done: FinishedRun) -> str | None:
     """The hub's name for what the student does; None where nothing tells."""
-    preprocess, shape = done.told.get("preprocess") or {}, done.told.get("input_shape") or ()
-    if done.told.get("encoding"):
+    preprocess, shape = done.metadata.get("preprocess") or {}, done.metadata.get("input_shape") or ()
+    if done.metadata.get("encoding"):
         return "tabular-classification"
-    if "ForSequenceClassification" in str(done.made.get("class")):
+    if "ForSequenceClassification" in str(done.model_config.get("class")):
         return "text-classification"
     if preprocess.get("preprocess") == "pixels" or len(shape) == 3:
         return "image-classification"
     return None
 
 
-def _index(done: FinishedRun, data: DataSplits, found: ExportedRun, task: str, hub: str | None) -> dict[str, Any]:
+def _index(done: FinishedRun, data: DataSplits, exported: ExportedRun, task: str, hub: str | None) -> dict[str, Any]:
     named = plain_name(data.name)
     return {
         "name": f"{plain_name(done.job.student.model)} on {named}",
@@ -91,7 +91,7 @@ def _index(done: FinishedRun, data: DataSplits, found: ExportedRun, task: str, h
             {
                 "task": {"type": task},
                 "dataset": {"name": named, "type": hub or named, "split": "test"},
-                "metrics": [{"type": "accuracy", "name": "Accuracy", "value": round(found.accuracy_after, 6)}],
+                "metrics": [{"type": "accuracy", "name": "Accuracy", "value": round(exported.accuracy_after, 6)}],
             }
         ],
     }
@@ -99,5 +99,5 @@ def _index(done: FinishedRun, data: DataSplits, found: ExportedRun, task: str, h
 
 def _hub_name(data: DataSplits) -> str | None:
     """What the hub calls the data, if it has them."""
-    known = IMAGE_DATASETS.get(data.name)
-    return None if known is None else known.hub[0]
+    dataset = IMAGE_DATASETS.get(data.name)
+    return None if dataset is None else dataset.hub[0]

@@ -69,8 +69,8 @@ def to_onnx(
         >>> import limbeck as lb
         >>> # lb.export.to_onnx(student, images, "student.onnx").max_difference
     """
-    import_onnxruntime("onnxscript", wanted="Writing ONNX")
-    onnx, path = import_onnxruntime("onnx", wanted="Writing ONNX"), Path(path)
+    import_onnxruntime("onnxscript", feature="Writing ONNX")
+    onnx, path = import_onnxruntime("onnx", feature="Writing ONNX"), Path(path)
     if path.is_dir():
         raise LimbeckError(f"{path} is a folder; an ONNX model is one file, such as {path / 'model.onnx'}.")
     if size_in_bytes(unwrap_compiled(model)) > _LARGEST:
@@ -80,8 +80,8 @@ def to_onnx(
     )
     program = _exported(plain, inputs)
     proto = strip_debug(program.model_proto)
-    told = get_description(unwrap_compiled(model)) if metadata is None else metadata
-    write_metadata(proto, {"limbeck": {**told, "reads_included": preprocess is not None}})
+    metadata_values = get_description(unwrap_compiled(model)) if metadata is None else metadata
+    write_metadata(proto, {"limbeck": {**metadata_values, "reads_included": preprocess is not None}})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
@@ -109,10 +109,10 @@ def prepare_module(
 
 
 def _are_double(inputs: Inputs) -> bool:
-    given = (
+    tensors = (
         inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
     )
-    return any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in given)
+    return any(isinstance(one, Tensor) and one.dtype == torch.float64 for one in tensors)
 
 
 def strip_debug(proto: Any) -> Any:
@@ -120,9 +120,9 @@ def strip_debug(proto: Any) -> Any:
 
     The shapes have to go: they contradict what the quantizer writes.
     """
-    for held in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
-        del held.metadata_props[:]
-        held.doc_string = ""
+    for function in (proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output):
+        del function.metadata_props[:]
+        function.doc_string = ""
     for tensor in proto.graph.initializer:
         del tensor.metadata_props[:]
         tensor.doc_string = ""
@@ -133,8 +133,8 @@ def strip_debug(proto: Any) -> Any:
 def write_metadata(proto: Any, metadata: Mapping[str, Any]) -> None:
     """Write JSON values by name into a model."""
     for key, value in metadata.items():
-        held = proto.metadata_props.add()
-        held.key, held.value = key, json.dumps(value)
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
 
 
 class _Logits(nn.Module):
@@ -165,15 +165,15 @@ def _exported(plain: nn.Module, inputs: Inputs) -> Any:
     if count_examples(inputs) < 2:
         raise LimbeckError("A model is exported from two real examples at least, so that its batch may be of any size.")
     sample = slice_inputs(inputs, slice(0, 2))
-    given = tensor_list(sample)
-    several = [f"inputs_{i}" for i in range(len(given))] if len(given) > 1 else ["inputs"]
+    arguments = tensor_list(sample)
+    several = [f"inputs_{i}" for i in range(len(arguments))] if len(arguments) > 1 else ["inputs"]
     names = list(sample) if isinstance(sample, Mapping) else several
     batch, tokens = torch.export.Dim("batch"), {1: torch.export.Dim.AUTO}
-    free = [{0: batch} | (tokens if isinstance(sample, Mapping) and t.ndim == 2 else {}) for t in given]
+    free = [{0: batch} | (tokens if isinstance(sample, Mapping) and t.ndim == 2 else {}) for t in arguments]
     try:
         with silence_logging(), torch.no_grad():
             return torch.onnx.export(
-                plain, given, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
+                plain, arguments, dynamo=True, input_names=names, output_names=["logits"], verbose=False,
                 dynamic_shapes=(tuple(free),),
             )  # fmt: skip
     except Exception as error:  # whatever its code does under the exporter, the sentence is the same

@@ -38,7 +38,7 @@ CHUNK = 250
 """How many examples are asked at a time."""
 
 
-def import_onnxruntime(module: str, *, wanted: str) -> ModuleType:
+def import_onnxruntime(module: str, *, feature: str) -> ModuleType:
     """A library of the extra ``export``.
 
     Raises:
@@ -49,7 +49,7 @@ def import_onnxruntime(module: str, *, wanted: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or module.partition(".")[0] != error.name.partition(".")[0]:
             raise
-        raise LimbeckError(f"{wanted} needs {error.name}; type: pip install 'limbeck[export]'") from error
+        raise LimbeckError(f"{feature} needs {error.name}; type: pip install 'limbeck[export]'") from error
 
 
 def open_session(model: str | Path | bytes, *, threads: int | None = None) -> Any:
@@ -58,7 +58,7 @@ def open_session(model: str | Path | bytes, *, threads: int | None = None) -> An
     Raises:
         DataError: If there is no such file, or it is no ONNX model.
     """
-    runtime = import_onnxruntime("onnxruntime", wanted="Running an ONNX file")
+    runtime = import_onnxruntime("onnxruntime", feature="Running an ONNX file")
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     settings.log_severity_level = 3  # warnings about the graph are not for whoever reads the terminal
@@ -99,12 +99,12 @@ def run(session: Any, inputs: Inputs) -> list[np.ndarray]:
 
 def input_feed(session: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     """The inputs of a session by name: a mapping by its keys, anything else in order."""
-    names = [found.name for found in session.get_inputs()]
+    names = [feed.name for feed in session.get_inputs()]
     values = _values(inputs)
-    given = values if isinstance(values, Mapping) else dict(zip(names, values, strict=False))
-    if set(names) - set(given):
-        raise LimbeckError(f"The ONNX model reads {', '.join(names)}; it was given {', '.join(given) or 'nothing'}.")
-    return {name: given[name].detach().cpu().contiguous().numpy() for name in names}
+    tensors = values if isinstance(values, Mapping) else dict(zip(names, values, strict=False))
+    if set(names) - set(tensors):
+        raise LimbeckError(f"The ONNX model reads {', '.join(names)}; it was given {', '.join(tensors) or 'nothing'}.")
+    return {name: tensors[name].detach().cpu().contiguous().numpy() for name in names}
 
 
 def split_chunks(inputs: Inputs, size: int = CHUNK) -> list[Any]:
@@ -147,5 +147,5 @@ def _values(inputs: Inputs) -> Any:
 
 def _line(error: Exception) -> str:
     """A library's error as one line of bearable length."""
-    said = " ".join(str(error).split())
-    return (said if len(said) < 300 else said[:297] + "...").rstrip(".") + "."
+    message = " ".join(str(error).split())
+    return (message if len(message) < 300 else message[:297] + "...").rstrip(".") + "."

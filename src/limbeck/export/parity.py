@@ -64,10 +64,10 @@ def compare_outputs(proto: Any, program: Any, model: nn.Module, inputs: Inputs, 
         with torch.no_grad():
             ours = model(*tensor_list(some)).numpy()
         _check_numbers(ours)
-        found = max_difference(ours, run(session, some)[0])
+        output = max_difference(ours, run(session, some)[0])
         finite = np.abs(ours[np.isfinite(ours)])
         allowed = max(allowed, _UNITS * float(finite.max(initial=0.0)))
-        worst = max(worst, found)
+        worst = max(worst, output)
     first, seen = first_difference(proto, program, slice_inputs(inputs, slice(0, _LOOKED_INTO)), tolerance=tolerance)
     if worst > allowed or first is not None:
         where = first if first is not None else "no inner node that can be compared by name, only the output"
@@ -98,12 +98,12 @@ def first_difference(proto: Any, program: Any, inputs: Inputs, *, tolerance: flo
     theirs = _exposed(proto, [name for _, name in order], inputs)
     seen = 0
     for kind, name in order:
-        mine, found = ours[name].numpy(), theirs[name]
-        if mine.shape != found.shape or mine.dtype.kind != "f" or found.dtype.kind != "f":
+        mine, value = ours[name].numpy(), theirs[name]
+        if mine.shape != value.shape or mine.dtype.kind != "f" or value.dtype.kind != "f":
             continue
         seen += 1
         scale = max(1.0, float(np.abs(mine[np.isfinite(mine)]).max(initial=0.0)))
-        if (by := max_difference(mine, found)) > tolerance * scale:
+        if (by := max_difference(mine, value)) > tolerance * scale:
             return f"the {kind} node {name!r} (by {by:.3g}, its values reach {scale:.3g})", seen
     return None, seen
 
@@ -126,7 +126,7 @@ def max_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
 def _inner(program: Any, inputs: Inputs) -> dict[str, Tensor]:
     """The value of every node of an exported program, by name."""
     module = program.module()
-    kept: dict[str, Tensor] = {}
+    values: dict[str, Tensor] = {}
 
     class Keeping(torch.fx.Interpreter):
         """Runs a graph and keeps what its nodes give."""
@@ -134,22 +134,22 @@ def _inner(program: Any, inputs: Inputs) -> dict[str, Tensor]:
         def run_node(self, n: torch.fx.Node) -> Any:
             value = super().run_node(n)
             if isinstance(value, Tensor) and n.op == "call_function":
-                kept[n.name] = value.detach().clone()
+                values[n.name] = value.detach().clone()
             return value
 
     with torch.no_grad():
         Keeping(module).run(*tensor_list(inputs))
-    return kept
+    return values
 
 
 def _exposed(proto: Any, names: list[str], inputs: Inputs) -> dict[str, np.ndarray]:
     """The values of inner nodes of an ONNX model: a copy of it gives them as outputs."""
-    onnx = import_onnxruntime("onnx", wanted="Looking into an ONNX model")
+    onnx = import_onnxruntime("onnx", feature="Looking into an ONNX model")
     copied = onnx.ModelProto()
     copied.CopyFrom(proto)
     already = {output.name for output in proto.graph.output}
     more = [name for name in dict.fromkeys(names) if name not in already]
     copied.graph.output.extend(onnx.ValueInfoProto(name=name) for name in more)
     session = open_session(copied.SerializeToString())
-    found = run(session, inputs)
-    return dict(zip([output.name for output in session.get_outputs()], found, strict=True))
+    outputs = run(session, inputs)
+    return dict(zip([output.name for output in session.get_outputs()], outputs, strict=True))

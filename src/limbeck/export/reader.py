@@ -42,22 +42,32 @@ class ReaderScript(NamedTuple):
         return f"python {READER} {_KINDS[self.kind]}"
 
 
-def choose_reader(to: str, made: Mapping[str, Any], told: Mapping[str, Any], *, texts: bool) -> ReaderScript | None:
+def choose_reader(
+    to: str, model: Mapping[str, Any], metadata: Mapping[str, Any], *, texts: bool
+) -> ReaderScript | None:
     """The reader for an export; None for a class of the person's own in a folder, whose code the folder lacks.
 
     Args:
         to: The format.
-        made: What the student's folder says that it is.
-        told: What it says besides: encoding, reads, shape.
+        model: What the student's folder says that it is.
+        metadata: What it says besides: encoding, reads, shape.
         texts: Whether it reads texts.
     """
-    kind = "texts" if texts else "table" if told.get("encoding") else "pictures" if told.get("input_shape") else None
+    kind = (
+        "texts"
+        if texts
+        else "table"
+        if metadata.get("encoding")
+        else "pictures"
+        if metadata.get("input_shape")
+        else None
+    )
     if to in ("onnx", "int8"):
         backend = "onnx"
-    elif str(made.get("class")).startswith("transformers."):
+    elif str(model.get("class")).startswith("transformers."):
         backend = "huggingface"
     else:
-        backend = "reference" if "name" in made else ""
+        backend = "reference" if "name" in model else ""
     return ReaderScript(kind, backend) if kind and backend else None
 
 
@@ -83,27 +93,27 @@ def write_reader(path: str | Path) -> Path:
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
         config = read_config(path)
-        to, made, told = "folder", config["model"], config.get("metadata") or {}
+        to, model, metadata = "folder", config["model"], config.get("metadata") or {}
     else:
         told_in_file = open_session(path).get_modelmeta().custom_metadata_map.get("limbeck", "{}")
-        to, made, told = "onnx", {}, json.loads(told_in_file)
-    found = choose_reader(to, made, told, texts=(folder / "tokenizer.json").is_file())
-    if found is None:
+        to, model, metadata = "onnx", {}, json.loads(told_in_file)
+    script = choose_reader(to, model, metadata, texts=(folder / "tokenizer.json").is_file())
+    if script is None:
         raise LimbeckError(
             f"{path} does not say what it reads, or holds a class of your own, whose code is not in it: write it from "
             "run.student or limbeck.load(...), whose class names, encoding and reads are known, as ONNX."
         )
-    write_reader_script(found, folder, told)
+    write_reader_script(script, folder, metadata)
     return folder / READER
 
 
-def write_reader_script(reader: ReaderScript, folder: Path, told: Mapping[str, Any]) -> None:
+def write_reader_script(reader: ReaderScript, folder: Path, metadata: Mapping[str, Any]) -> None:
     """Write ``read.py`` into the folder of an export.
 
     Args:
         reader: Its parts.
         folder: Where the weights are.
-        told: What is not in files that it can read: for a folder of transformers, how pixels are read.
+        metadata: What is not in files that it can read: for a folder of transformers, how pixels are read.
     """
     sources = [_source(name) for name in (reader.kind, reader.backend, "command")]
     imports = sorted({line for source in sources for line in source.imports}, key=lambda line: (line[0] == "f", line))
@@ -113,8 +123,8 @@ def write_reader_script(reader: ReaderScript, folder: Path, told: Mapping[str, A
     )
     body = "\n\n\n".join(source.body for source in sources)
     if reader.backend == "huggingface":
-        known = {name: told[name] for name in ("preprocess", "input_shape") if told.get(name)}
-        body = body.replace("TOLD: dict[str, Any] = {}", f"TOLD: dict[str, Any] = {known!r}")
+        values = {name: metadata[name] for name in ("preprocess", "input_shape") if metadata.get(name)}
+        body = body.replace("METADATA: dict[str, Any] = {}", f"METADATA: dict[str, Any] = {values!r}")
     layout = "" if reader.kind == "pictures" else ", layout=True"
     last = f'if __name__ == "__main__":\n    main(open_student, read_inputs{layout})\n'
     head = "from __future__ import annotations\n\n" + "\n".join(imports)

@@ -25,7 +25,7 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     Each column becomes an input of its name, ``[batch, 1]`` as scikit-learn's converter has it: numbers as ``float``
     (``double`` where float32 would lose digits), NaN where there is none; names as ``string``, any other being "other".
     """
-    onnx = import_onnxruntime("onnx", wanted="Writing ONNX")
+    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
     proto = onnx.load(str(path))
     old = proto.graph.input[0].name
     onnx.compose.add_prefix(proto, _STUDENT, rename_outputs=False, inplace=True)
@@ -39,15 +39,15 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     inputs = [
         onnx.helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in zip(names, kinds, strict=True)
     ]
-    kept = list(proto.graph.node)
+    old_nodes = list(proto.graph.node)
     del proto.graph.input[:], proto.graph.node[:]
     proto.graph.input.extend(inputs)
-    proto.graph.node.extend([*nodes, *kept])
+    proto.graph.node.extend([*nodes, *old_nodes])
     if all(one.domain != "ai.onnx.ml" for one in proto.opset_import):
         proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
-    for held in proto.metadata_props:
-        if held.key == "limbeck":
-            held.value = json.dumps({**json.loads(held.value), "reads_included": True})
+    for entry in proto.metadata_props:
+        if entry.key == "limbeck":
+            entry.value = json.dumps({**json.loads(entry.value), "reads_included": True})
     with replacing(path) as partial:
         onnx.save(proto, str(partial))
 
@@ -59,18 +59,18 @@ def input_names(encoding: TableEncoding) -> list[str]:
 
 def raw_columns(encoding: TableEncoding, features: Float32[np.ndarray, "n features"]) -> dict[str, np.ndarray]:
     """The columns, by input, that `TableEncoding.encode` makes these features of; a name that is none is empty."""
-    found: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     start = 0
     for column, name in zip(encoding.columns, input_names(encoding), strict=True):
         part = features[:, start : start + len(column.features)]
         start += len(column.features)
         if isinstance(column, CategoryColumn):
-            found[name] = np.array([*column.values, ""], dtype=object)[part.argmax(1)]
+            columns[name] = np.array([*column.values, ""], dtype=object)[part.argmax(1)]
         else:
             values = part[:, 0].astype(np.float64) * column.std + column.mean
             absent = part[:, 1] > 0 if column.missing else np.zeros(len(part), dtype=bool)
-            found[name] = np.where(absent, np.nan, values).astype(np.float64 if _is_far(column) else np.float32)
-    return {name: values[:, None] for name, values in found.items()}
+            columns[name] = np.where(absent, np.nan, values).astype(np.float64 if _is_far(column) else np.float32)
+    return {name: values[:, None] for name, values in columns.items()}
 
 
 def _is_far(column: NumberColumn) -> bool:
@@ -78,7 +78,7 @@ def _is_far(column: NumberColumn) -> bool:
 
 
 def _kind(column: NumberColumn | CategoryColumn) -> int:
-    kinds = import_onnxruntime("onnx", wanted="Writing ONNX").TensorProto
+    kinds = import_onnxruntime("onnx", feature="Writing ONNX").TensorProto
     if isinstance(column, CategoryColumn):
         return int(kinds.STRING)
     return int(kinds.DOUBLE if _is_far(column) else kinds.FLOAT)
@@ -89,13 +89,13 @@ def _end(name: str) -> str:
 
 
 def _constant(name: str, value: np.ndarray) -> Any:
-    onnx = import_onnxruntime("onnx", wanted="Writing ONNX")
+    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
     return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(value, name))
 
 
 def _number(column: NumberColumn, name: str) -> Iterator[Any]:
     """(value - mean) / std in double precision, 0 where there is none; and, if the column has one, the indicator."""
-    onnx = import_onnxruntime("onnx", wanted="Writing ONNX")
+    onnx = import_onnxruntime("onnx", feature="Writing ONNX")
     node, kinds = onnx.helper.make_node, onnx.TensorProto
 
     def at(step: str) -> str:
@@ -120,7 +120,7 @@ def _number(column: NumberColumn, name: str) -> Iterator[Any]:
 
 def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
     """A 1 at a name's place, at the last for any other."""
-    node = import_onnxruntime("onnx", wanted="Writing ONNX").helper.make_node
+    node = import_onnxruntime("onnx", feature="Writing ONNX").helper.make_node
 
     def at(step: str) -> str:
         return f"encoding/{name}/{step}"
@@ -139,11 +139,11 @@ def _category(column: CategoryColumn, name: str) -> Iterator[Any]:
 
 def _spellings(values: Sequence[str]) -> dict[str, int]:
     """Each name, and what `limbeck.read_table` takes for it, as far as a table of texts can say: spaces, and case."""
-    found: dict[str, int] = {}
+    spellings: dict[str, int] = {}
     for variant in (str, str.lower, str.upper, str.title):
         forms = [variant(value) for value in values]
         for place, form in enumerate(forms):
             if forms.count(form) == 1 or variant is str:
                 for text in (form, f" {form}", f"{form} ", f" {form} "):
-                    found.setdefault(text, place)
-    return found
+                    spellings.setdefault(text, place)
+    return spellings

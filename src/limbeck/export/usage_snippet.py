@@ -31,7 +31,7 @@ def usage_snippet(done: FinishedRun, *, to: str, raw: bool, file: str) -> str:
     """
     if to == "folder":
         return _limbeck(done)
-    kind = str(done.made.get("class", "AutoModel")).rpartition(".")[2]
+    kind = str(done.model_config.get("class", "AutoModel")).rpartition(".")[2]
     return _transformers(kind) if to == "hf" else _onnx(done, raw=raw, file=file)
 
 
@@ -40,13 +40,13 @@ def _limbeck(done: FinishedRun) -> str:
     own = UserFile.parse(done.job.student.model)
     if own is not None:
         model["model"], file = f"{own.file.name}:{own.function}", own.file
-    opened = opening_code(done.student, model, shown=".", place=done.folder, file=file)
+    opened = opening_code(done.student, model, path=".", place=done.folder, file=file)
     lines = [opened[0], *opened[1:-1], *([""] if len(opened) < 3 else []), opened[-1]]
-    kind = (done.told.get("preprocess") or {}).get("preprocess")
-    if str(done.made.get("class")).startswith("transformers."):
-        if "ForSequenceClassification" in str(done.made["class"]):
-            asked = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
-            return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", asked])
+    kind = (done.metadata.get("preprocess") or {}).get("preprocess")
+    if str(done.model_config.get("class")).startswith("transformers."):
+        if "ForSequenceClassification" in str(done.model_config["class"]):
+            call = "logits = student(**reads(limbeck.Batch(texts))).logits  # a list of texts"
+            return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", call])
         if kind != "pixels":
             return "\n".join([*lines, "logits = student(**inputs).logits"])
         return "\n".join([*lines, "reads = limbeck.load_preprocess('.')", f"{_ASKED}.logits"])
@@ -64,9 +64,9 @@ def _transformers(kind: str) -> str:
 
 
 def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
-    preprocess = done.told.get("preprocess") or {}
+    preprocess = done.metadata.get("preprocess") or {}
     lines = ["import numpy as np", "import onnxruntime", "", f"session = onnxruntime.InferenceSession({file!r})"]
-    if raw and done.told.get("encoding"):
+    if raw and done.metadata.get("encoding"):
         return "\n".join([*lines, *_TABLE, *_answers(done)])
     if raw:
         lines.append("inputs = examples  # as the data hold them: no normalization, it is in the file")
@@ -79,7 +79,7 @@ def _onnx(done: FinishedRun, *, raw: bool, file: str) -> str:
 
 
 def _answers(done: FinishedRun) -> list[str]:
-    names = done.told.get("class_names")
+    names = done.metadata.get("class_names")
     if not names or len(names) > 20:
         return []
     return [f"answers = np.array({json.dumps(names, ensure_ascii=False)})[logits.argmax(-1)]"]

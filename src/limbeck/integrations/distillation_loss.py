@@ -158,16 +158,16 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Gradients are averaged over ranks, and a mean needs their sum: so the count is divided by the number of ranks.
         All ranks must ask, also one that has no batch.
         """
-        found = dict.fromkeys(self.objective.named_leaves(), 0.0)
+        totals = dict.fromkeys(self.objective.named_leaves(), 0.0)
         for batch in window:
             for name, count in self.objective.counts(self.batch(batch)).items():
-                found[name] += count
+                totals[name] += count
         if world_size() == 1:
-            return found
+            return totals
         leaves = self.objective.named_leaves()
         return {
             name: count if leaves[name][0].per in ("pair", "batch") else all_reduce_sum(count) / world_size()
-            for name, count in found.items()
+            for name, count in totals.items()
         }
 
     def batch(self, item: Any) -> Batch:
@@ -176,8 +176,8 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         Raises:
             DataError: If it could mean several things; the sentence shows it.
         """
-        found = to_batch(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
-        return found.to(self.device)
+        batch = to_batch(item, shifted=self._shifted) if self.adapt is None else self.adapt(item)
+        return batch.to(self.device)
 
     def __call__(
         self,
@@ -216,14 +216,14 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
             counts = self.counts([batch])
         with Tapped(model or self.student, self.objective.requires.student, adaptor=self.adaptor) as tapped:
             tapped.changes_inputs = self._changes_inputs
-            shown: list[Tensor] = []
-            tapped.register_forward_hook(lambda _, __, signal: shown.append(signal[LOGITS]))
+            logits: list[Tensor] = []
+            tapped.register_forward_hook(lambda _, __, signal: logits.append(signal[LOGITS]))
             student_with_loss = StudentWithLoss(tapped, self.objective, reached=self._reached or ())
             loss: Tensor = student_with_loss(
                 self.preprocess(batch), StepInputs(taught, batch, progress or Progress(), counts)
             )
         terms = {name: term.total / (float(term.count) or 1.0) for name, term in student_with_loss.terms.items()}
-        return DistillationOutput(loss, shown[-1], terms)
+        return DistillationOutput(loss, logits[-1], terms)
 
     def loss(
         self,
@@ -265,12 +265,12 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
     def _fit(self, batch: Batch) -> None:
         """Probe the student, and keep the objective that is fitted to the batch."""
         tapped = Tapped(self.student, self.objective.requires.student, adaptor=self.adaptor)
-        kept = buffers_kept([self.student, *self._networks])
+        buffers = buffers_kept([self.student, *self._networks])
         try:
-            with fork_rng(), kept, FrozenParameters(self.student, mode="train"), tapped:
+            with fork_rng(), buffers, FrozenParameters(self.student, mode="train"), tapped:
                 inputs = self.preprocess(batch)
-                found = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
-            self.stage, self._reached = replace(self.stage, objective=found.objective), found.reached
+                fitted = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
+            self.stage, self._reached = replace(self.stage, objective=fitted.objective), fitted.reached
         finally:
             self._changes_inputs = tapped.changes_inputs
             torch.clear_autocast_cache()  # within a loop's autocast, casts of the trial belong to its graph

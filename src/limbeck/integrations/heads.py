@@ -25,6 +25,6 @@ def average_gradients(heads: nn.Module) -> None:
     for parameter in heads.parameters():
         if parameter.requires_grad:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            found = own.to(rank_device())
-            dist.all_reduce(found)
-            parameter.grad = (found / world_size()).to(parameter.device)
+            total = own.to(rank_device())
+            dist.all_reduce(total)
+            parameter.grad = (total / world_size()).to(parameter.device)

@@ -101,21 +101,21 @@ class DistillModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the student's accuracy on labels."""
-        given = self._batch(batch)
-        if given.labels is None:
+        inputs = self._batch(batch)
+        if inputs.labels is None:
             raise LimbeckError("Validation counts right answers, and these batches have no labels.")
-        logits = logits_of(call(self.student, self.tutor.preprocess(given)), self.tutor.adaptor)
-        known = given.labels != IGNORED
-        right = (logits.argmax(-1) == given.labels)[known].float()
+        logits = logits_of(call(self.student, self.tutor.preprocess(inputs)), self.tutor.adaptor)
+        labeled = inputs.labels != IGNORED
+        right = (logits.argmax(-1) == inputs.labels)[labeled].float()
         # Also where no label is known: all processes must take part in what is summed over them.
         share = right.mean() if len(right) else right.sum()
         self.log("val_accuracy", share, prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """`optimizer` for student and heads; its schedule is followed step by step, as the engine does."""
-        made = self.optimizer.make([p for p in self.parameters() if p.requires_grad])
-        self._peaks = [group["lr"] for group in made.param_groups]
-        return made
+        optimizer = self.optimizer.make([p for p in self.parameters() if p.requires_grad])
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def configure_callbacks(self) -> list[Callback]:
         """What opens the teacher for as long as a fit lasts."""

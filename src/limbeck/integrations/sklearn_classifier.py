@@ -30,12 +30,12 @@ from limbeck.teachers import CachedTeacher, ModelTeacher, PrecomputedTeacher, Sk
 
 
 def make_teacher(
-    given: Any, rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, random: np.random.RandomState
+    teacher: Any, rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, random: np.random.RandomState
 ) -> tuple[Any, Teacher]:
     """The teacher as its owner knows it, fitted, and as limbeck asks it: by the raw columns, about numbered classes.
 
     Args:
-        given: An estimator, a module, or a `Teacher`.
+        teacher: An estimator, a module, or a `Teacher`.
         rows: ``[n, features]``.
         labels: ``[n]``.
         classes: The distinct labels, sorted.
@@ -44,19 +44,19 @@ def make_teacher(
     Raises:
         LimbeckError: If an estimator has no ``predict_proba``, or was fitted on other columns or classes.
     """
-    if isinstance(given, Teacher):
-        return given, given
-    if isinstance(given, nn.Module):
-        return given, ModelTeacher(given, preprocess=_raw)
-    name = type(given).__name__
-    if not hasattr(given, "predict_proba"):
+    if isinstance(teacher, Teacher):
+        return teacher, teacher
+    if isinstance(teacher, nn.Module):
+        return teacher, ModelTeacher(teacher, preprocess=_raw)
+    name = type(teacher).__name__
+    if not hasattr(teacher, "predict_proba"):
         raise LimbeckError(
             f"The teacher {name} has no predict_proba, so it cannot say how sure it is; give a classifier that has, "
             "such as a random forest or gradient boosting (an SVC has it with probability=True)."
-            if hasattr(given, "fit")
+            if hasattr(teacher, "fit")
             else f"A {name} cannot teach; give a classifier, a torch.nn.Module, or a limbeck Teacher."
         )
-    fitted = given if _is_fitted(given) else _seeded(clone(given), random).fit(rows, labels)
+    fitted = teacher if _is_fitted(teacher) else _seeded(clone(teacher), random).fit(rows, labels)
     _check(fitted, name, rows.shape[1], classes)
     places = np.searchsorted(classes, fitted.classes_)
     return fitted, SklearnTeacher(
@@ -79,8 +79,8 @@ class NumberedClassifier:
 
     def predict_proba(self, rows: np.ndarray) -> np.ndarray:
         """As the classifier says."""
-        found: np.ndarray = self.estimator.predict_proba(rows)
-        return found
+        probabilities: np.ndarray = self.estimator.predict_proba(rows)
+        return probabilities
 
 
 def _raw(batch: Batch) -> Any:
@@ -110,9 +110,9 @@ def _check(estimator: Any, name: str, features: int, classes: np.ndarray) -> Non
             f"The teacher {name} was fitted on {read} columns, and X has {features}; fit it on these, or give one that "
             "is not fitted."
         )
-    known = estimator.classes_
-    if isinstance(known, list) or set(np.asarray(known).tolist()) != set(classes.tolist()):
-        theirs = (known if isinstance(known, list) else known.tolist())[:8]
+    fitted_classes = estimator.classes_
+    if isinstance(fitted_classes, list) or set(np.asarray(fitted_classes).tolist()) != set(classes.tolist()):
+        theirs = (fitted_classes if isinstance(fitted_classes, list) else fitted_classes.tolist())[:8]
         raise LimbeckError(
             f"The teacher {name} was fitted on the classes {theirs}, and y has {classes.tolist()[:8]}: it would teach "
             "answers to another question. Fit it on these labels, or give one that is not fitted."
@@ -203,10 +203,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.mean_, spread = rows.mean(0), rows.std(0)
         self.scale_ = np.where(spread > 0, spread, 1.0)
         data = ArrayDataset(self._standardized(rows), codes, extra={"raw": rows})
-        given = RandomForestClassifier() if self.teacher is None else self.teacher
-        if not isinstance(given, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
+        estimator = RandomForestClassifier() if self.teacher is None else self.teacher
+        if not isinstance(estimator, (Teacher, nn.Module)):  # these need no fitting, and are rehearsed as they are
             self._rehearse(data, rows.shape[1])
-        self.teacher_, teacher = make_teacher(given, rows, y, self.classes_, random)
+        self.teacher_, teacher = make_teacher(estimator, rows, y, self.classes_, random)
         if self.cache is not None:
             teacher = CachedTeacher(teacher, self.cache, encoding="float32")
         elif isinstance(teacher, SklearnTeacher):
@@ -237,14 +237,14 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         with FrozenParameters(self.student_), torch.no_grad():
             logits = logits_of(self.student_(self._standardized(rows)))
-        found: np.ndarray = logits.double().softmax(-1).numpy()
-        return found
+        probabilities: np.ndarray = logits.double().softmax(-1).numpy()
+        return probabilities
 
     def predict(self, X: Any) -> np.ndarray:  # noqa: N803
         """The likeliest class of each row."""
         likeliest = self.predict_proba(X).argmax(1)
-        found: np.ndarray = self.classes_[likeliest]
-        return found
+        labels: np.ndarray = self.classes_[likeliest]
+        return labels
 
     def _standardized(self, rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(((rows - self.mean_) / self.scale_).astype(np.float32))
@@ -265,5 +265,5 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
                 f"student is a torch.nn.Module, or a function (features, classes) -> Module; got {self.student!r}."
             )
         with seeded(seed):
-            made: nn.Module = self.student(features, classes)
-        return made
+            student: nn.Module = self.student(features, classes)
+        return student

@@ -115,8 +115,8 @@ class DistillTrainer(Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's own, with the heads in it."""
         optimizer = super().create_optimizer(*args, **kwargs)
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        fresh = [p for p in self.tutor.objective.parameters() if p.requires_grad and id(p) not in known]
+        included = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        fresh = [p for p in self.tutor.objective.parameters() if p.requires_grad and id(p) not in included]
         if fresh:
             optimizer.add_param_group({"params": fresh})
         return optimizer
@@ -151,13 +151,13 @@ class DistillTrainer(Trainer):
         return self._batch(inputs)
 
     def _check_losses(self) -> None:
-        for name, given in (
+        for name, value in (
             ("label_smoothing_factor", self.args.label_smoothing_factor),
             ("compute_loss_func", self.compute_loss_func),
         ):
-            if given:
+            if value:
                 raise LimbeckError(
-                    f"{name}={given!r} asks for a loss of the Trainer's own, and this one minimizes objective=: say it "
+                    f"{name}={value!r} asks for a loss of the Trainer's own, and this one minimizes objective=: say it "
                     "there, such as Loss(label_smoothing, smoothing=0.1)."
                 )
 

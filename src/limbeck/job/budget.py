@@ -31,13 +31,13 @@ def describe_arm_budgets(
         {'student alone': 'epochs 12, lr 0.003'}
     """
     first = next((name for name, row in rows.items() if row.get("role") == "method"), None)
-    found = {}
+    described = {}
     for name in rows:
         own = budgets.get(str(first) if name == "shuffled teacher" else name) or {}
-        said = [f"{key} {own[key]:.4g}" for key in ("epochs", "lr", "smoothing") if own.get(key) is not None]
-        if said:
-            found[name] = ", ".join(said)
-    return found
+        settings = [f"{key} {own[key]:.4g}" for key in ("epochs", "lr", "smoothing") if own.get(key) is not None]
+        if settings:
+            described[name] = ", ".join(settings)
+    return described
 
 
 def format_steps(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -149,8 +149,8 @@ class ArmBudget(Strict):
 
     def of(self, budget: Budget) -> Budget:
         """The budget with what is given here in it."""
-        given = self.model_dump(include={"epochs", "lr"}, exclude_none=True)
-        return budget.model_copy(update=given)
+        values = self.model_dump(include={"epochs", "lr"}, exclude_none=True)
+        return budget.model_copy(update=values)
 
 
 def _own_files(augment: Any) -> list[Path]:

@@ -55,12 +55,12 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
         raise LimbeckError(f"{path} cannot be read: {error}.") from error
     if not edited and is_as_written(text) is False:
         warnings.warn(f"{path} was edited or damaged after limbeck wrote it.", LimbeckWarning, stacklevel=2)
-    found = _values(text, who=str(path))
-    if not isinstance(found, dict):
+    content = _values(text, who=str(path))
+    if not isinstance(content, dict):
         raise LimbeckError(
-            f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(found).__name__}."
+            f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(content).__name__}."
         )
-    job = {str(key): value for key, value in found.items()}
+    job = {str(key): value for key, value in content.items()}
     return job if as_shown or file.name not in _WITH_PLACES else restore_private_paths(job, read_places(file.parent))
 
 
@@ -79,13 +79,13 @@ def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
         LimbeckError: If it is missing, was edited, or is damaged.
     """
     file = folder / "job.yaml"
-    found = read_job(file, as_shown=as_shown, edited=True)
+    job = read_job(file, as_shown=as_shown, edited=True)
     if is_as_written(file.read_text(encoding="utf-8")) is False:
         raise DataError(
             f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
             "remove that line, and the first, which speaks of it."
         )
-    return found
+    return job
 
 
 def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
@@ -98,17 +98,17 @@ def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, 
         >>> with_settings({"student": "mlp"}, ["student.hidden=[8, 8]", "budget.epochs=3"])
         {'student': {'model': 'mlp', 'hidden': [8, 8]}, 'budget': {'epochs': 3}}
     """
-    found: dict[str, Any] = dict(job)
+    changed: dict[str, Any] = dict(job)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise LimbeckError(f"--set takes key=value, such as --set budget.epochs=5; got {setting!r}.")
         value = _values(text, who=f"--set {key}: {text!r}")
-        _set(found, _keys(found, key), value, said=setting)
-    return found
+        _set(changed, _keys(changed, key), value, setting=setting)
+    return changed
 
 
-def make_job(found: Mapping[str, Any]) -> Job:
+def make_job(values: Mapping[str, Any]) -> Job:
     """A checked job.
 
     Raises:
@@ -116,10 +116,10 @@ def make_job(found: Mapping[str, Any]) -> Job:
     """
     from pydantic import ValidationError
 
-    check_bounds(found, "The job")
-    _check_needed(found)
+    check_bounds(values, "The job")
+    _check_needed(values)
     try:
-        return Job.model_validate(dict(found))
+        return Job.model_validate(dict(values))
     except ValidationError as error:
         raise _sentence(error) from error
     # Of a value whose kind nobody thought of.
@@ -134,22 +134,22 @@ def job_text(job: Job) -> str:
 
 def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
     """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
-    shown, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
-    return {PLACES: json_text(places), "job.yaml": signed(_text(shown))}
+    public, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
+    return {PLACES: json_text(places), "job.yaml": signed(_text(public))}
 
 
-def search_job_texts(best: Job, folder: Path, *, left: Sequence[str]) -> dict[str, str]:
+def search_job_texts(best: Job, folder: Path, *, omit: Sequence[str]) -> dict[str, str]:
     """The files in which a search's folder keeps the job that it found: ``.places.json`` and ``best.yaml``.
 
     Args:
         best: The job.
         folder: The search's.
-        left: Keys that are left to whoever runs it.
+        omit: Keys that are left to whoever runs it.
     """
-    shown, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
-    shown = {key: value for key, value in shown.items() if key not in left}
-    places = {name: one for name, one in places.items() if name.split(".")[0] in shown}
-    return {PLACES: json_text(make_relative(places, folder)), "best.yaml": signed(_text(shown))}
+    public, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
+    public = {key: value for key, value in public.items() if key not in omit}
+    places = {name: one for name, one in places.items() if name.split(".")[0] in public}
+    return {PLACES: json_text(make_relative(places, folder)), "best.yaml": signed(_text(public))}
 
 
 def _dumped(job: Job) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def _values(text: str, *, who: str) -> Any:
     }
     JobYamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+.0123456789"))
     try:
-        found = yaml.load(text, Loader=JobYamlLoader)
-        check_bounds(found, who if len(who) < 200 else f"{who[:200]}...")
-        return found
+        values = yaml.load(text, Loader=JobYamlLoader)
+        check_bounds(values, who if len(who) < 200 else f"{who[:200]}...")
+        return values
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
@@ -188,10 +188,10 @@ def _values(text: str, *, who: str) -> Any:
         raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
 
 
-def _keys(found: Mapping[str, Any], text: str) -> list[str]:
+def _keys(job: Mapping[str, Any], text: str) -> list[str]:
     """``first.second.third`` in parts; the name of an arm, in which dots may stand, is one."""
     first, _, rest = text.partition(".")
-    arms = _arm_places(found) if first in ("methods", "budgets") else {}
+    arms = _arm_places(job) if first in ("methods", "budgets") else {}
     arm = max((arm for arm in arms if f"{rest}.".startswith(f"{arm}.")), key=len, default=None)
     if arm is None:
         return text.split(".")
@@ -199,9 +199,9 @@ def _keys(found: Mapping[str, Any], text: str) -> list[str]:
     return [first, arm, *(inner.split(".") if inner else ())]
 
 
-def _arm_places(found: Mapping[str, Any]) -> dict[str, int]:
+def _arm_places(job: Mapping[str, Any]) -> dict[str, int]:
     """Where in a job's list of methods the method of each arm stands; a path that is written out names the first."""
-    methods = found.get("methods")
+    methods = job.get("methods")
     names = [_named(one) for one in methods] if isinstance(methods, (list, tuple)) else []
     places = {arm: place for place, arm in enumerate(method_arms(names))}
     for place, name in enumerate(names):
@@ -213,31 +213,31 @@ def _named(method: Any) -> str:
     return str(method.get("name", "hinton") if isinstance(method, Mapping) else method)
 
 
-def _set(found: dict[str, Any], keys: list[str], value: Any, *, said: str) -> None:
+def _set(mapping: dict[str, Any], keys: list[str], value: Any, *, setting: str) -> None:
     first, rest = keys[0], keys[1:]
     if not rest:
-        found[first] = value
+        mapping[first] = value
         return
-    inner = found.get(first)
+    inner = mapping.get(first)
     if first == "methods" and isinstance(inner, (list, tuple)):
-        found[first] = _set_in_one(inner, rest, value, said=said)
+        mapping[first] = _set_in_one(inner, rest, value, setting=setting)
         return
     if isinstance(inner, str):
         inner = {"name" if first in ("method", "data", "encoding") else "model": inner}
     if inner is not None and not isinstance(inner, Mapping):
-        raise LimbeckError(f"--set {said}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
+        raise LimbeckError(f"--set {setting}: {first} is {inner!r}, which holds no {'.'.join(rest)}.")
     inner = dict(inner or {})
-    _set(inner, rest, value, said=said)
-    found[first] = inner
+    _set(inner, rest, value, setting=setting)
+    mapping[first] = inner
 
 
-def _check_needed(found: Mapping[str, Any]) -> None:
-    for key in found:
+def _check_needed(job: Mapping[str, Any]) -> None:
+    for key in job:
         if key not in Job.model_fields:
             near = nearest(str(key), Job.model_fields)
             raise unknown("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
     for key in ("data", "teacher", "student"):
-        if found.get(key) is None:
+        if job.get(key) is None:
             raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")
 
 
@@ -249,12 +249,12 @@ def _sentence(error: Any) -> LimbeckError:
     if first["type"] == "extra_forbidden":
         fields = _fields(place)
         near = nearest(place[-1], fields)
-        meant = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
-        return LimbeckError(f"Unknown key {where!r} in the job.{meant} Known: {', '.join(sorted(fields))}.")
+        suggestion = f" Did you mean {near!r}? {_flag([*place[:-1], near])}" if near else ""
+        return LimbeckError(f"Unknown key {where!r} in the job.{suggestion} Known: {', '.join(sorted(fields))}.")
     value = first.get("input")
-    said = str(first["msg"]).removeprefix("Value error, ")
+    message = str(first["msg"]).removeprefix("Value error, ")
     return LimbeckError(
-        f"{where}: {said[0].lower() + said[1:]}; got {value!r}. {_flag(place, _example(place))}".rstrip()
+        f"{where}: {message[0].lower() + message[1:]}; got {value!r}. {_flag(place, _example(place))}".rstrip()
     )
 
 
@@ -284,16 +284,16 @@ def _fields(place: list[str]) -> list[str]:
     return list(TeacherSettings.model_fields if place[0] == "teacher" else Job.model_fields)
 
 
-def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, said: str) -> list[Any]:
+def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, setting: str) -> list[Any]:
     """``methods.NAME.KEY=VALUE``: a key of the method of that name."""
     named = _arm_places({"methods": methods})
     if keys[0] not in named or len(keys) < 2:
         raise LimbeckError(
-            f"--set {said}: of several methods say which, and which key of it: methods.NAME.KEY=VALUE, where NAME is "
+            f"--set {setting}: name the method and its key, methods.NAME.KEY=VALUE, where NAME is "
             f"one of {', '.join(named)}."
         )
     place = named[keys[0]]
     one = methods[place]
     changed = dict(one) if isinstance(one, Mapping) else {"name": one}
-    _set(changed, keys[1:], value, said=said)
+    _set(changed, keys[1:], value, setting=setting)
     return [*methods[:place], changed, *methods[place + 1 :]]

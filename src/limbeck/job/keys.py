@@ -71,15 +71,18 @@ def attribute_meanings(owner: type) -> dict[str, str]:
 
 def _defaults(owner: Any) -> dict[str, str]:
     if is_dataclass(owner):
-        known = ((one.name, one.default, one.default_factory) for one in fields(owner))
-        return {name: "" if value is MISSING and factory is MISSING else _said(value) for name, value, factory in known}
+        entries = ((one.name, one.default, one.default_factory) for one in fields(owner))
+        return {
+            name: "" if value is MISSING and factory is MISSING else _describe_value(value)
+            for name, value, factory in entries
+        }
     return {
-        name: "needed" if one.is_required() else _said(one.get_default(call_default_factory=True), name)
+        name: "needed" if one.is_required() else _describe_value(one.get_default(call_default_factory=True), name)
         for name, one in owner.model_fields.items()
     }
 
 
-def _said(value: Any, name: str = "") -> str:
+def _describe_value(value: Any, name: str = "") -> str:
     if name in _HOLD_KEYS and not isinstance(value, str):
         return ""
     if value is None or value == () or value == {}:

@@ -15,14 +15,14 @@ _WIDTH = 80
 
 
 def opening_code(
-    student: Path, model: Mapping[str, Any], *, shown: str, place: Path | None = None, file: Path | None = None
+    student: Path, model: Mapping[str, Any], *, path: str, place: Path | None = None, file: Path | None = None
 ) -> list[str]:
     """Statements that end in ``student = limbeck.load(...)``, to be run where the paths in them lead.
 
     Args:
         student: The student's folder.
         model: The job's student: ``model``, and the arguments that it is built with.
-        shown: The folder as it is written there.
+        path: The folder as it is written there.
         file: Where the file of its own class lies now, if its name in `model` does not lead there.
         place: The run's folder, for a student that a method has put together, which only its job makes again.
 
@@ -31,17 +31,17 @@ def opening_code(
     """
     config = read_config(student)
     if loads_without_code(config):
-        return ["import limbeck", f"student = limbeck.load({shown!r})"]
-    told = config.get("metadata") or {}
-    if told.get("ships"):
-        arm = f", arm={told['arm']!r}" if place is not None and student.parent != place else ""
+        return ["import limbeck", f"student = limbeck.load({path!r})"]
+    metadata = config.get("metadata") or {}
+    if metadata.get("ships"):
+        arm = f", arm={metadata['arm']!r}" if place is not None and student.parent != place else ""
         return [
             "import limbeck",
             f"student = limbeck.export.open_student({shared_path(place or student.parent)!r}{arm})",
         ]
     arguments = {key: value for key, value in model.items() if key != "model"}
-    imports, build = _builder(str(model.get("model")), arguments, told, file)
-    return ["import limbeck", *imports, f"student = limbeck.load({shown!r}, build={build})"]
+    imports, build = _builder(str(model.get("model")), arguments, metadata, file)
+    return ["import limbeck", *imports, f"student = limbeck.load({path!r}, build={build})"]
 
 
 def join_statements(statements: list[str]) -> str:
@@ -63,24 +63,29 @@ def wrap_statements(statements: list[str], width: int = _WIDTH) -> list[str]:
     return lines
 
 
-def _builder(name: str, arguments: dict[str, Any], told: Mapping[str, Any], file: Path | None) -> tuple[list[str], str]:
+def _builder(
+    name: str, arguments: dict[str, Any], metadata: Mapping[str, Any], file: Path | None
+) -> tuple[list[str], str]:
     """Imports, and what builds the module: a plain import where that does, else what the job itself does."""
-    known = {"input_shape": tuple(told["input_shape"]) if told.get("input_shape") else None, "classes": _classes(told)}
-    known = {key: value for key, value in known.items() if value}
+    shapes = {
+        "input_shape": tuple(metadata["input_shape"]) if metadata.get("input_shape") else None,
+        "classes": _classes(metadata),
+    }
+    shapes = {key: value for key, value in shapes.items() if value}
     try:
         own = UserFile.parse(name)
     except LimbeckError:
         own = None
     accepted = None if own is None else _accepted(file or own.file, own.function)
     if own is not None and accepted is not None and own.file.stem.isidentifier() and own.file.parent == Path():
-        given = {**{key: value for key, value in known.items() if key in accepted}, **arguments}
+        options = {**{key: value for key, value in shapes.items() if key in accepted}, **arguments}
         alias = "" if own.function == "build" else " as build"
-        build = f"lambda: build({_typed(given)})" if given else "build"
+        build = f"lambda: build({_typed(options)})" if options else "build"
         return [f"from {own.file.stem} import {own.function}{alias}"], build
     if own is not None:
         name = f"{shared_path(own.file)}:{own.function}"
-    asked = ", ".join(filter(None, [repr(name), _typed({**known, **arguments})]))
-    return ["from limbeck.models import open_model"], f"lambda: open_model({asked})"
+    call_arguments = ", ".join(filter(None, [repr(name), _typed({**shapes, **arguments})]))
+    return ["from limbeck.models import open_model"], f"lambda: open_model({call_arguments})"
 
 
 def _accepted(file: Path, function: str) -> set[str] | None:
@@ -97,8 +102,8 @@ def _accepted(file: Path, function: str) -> set[str] | None:
     return None
 
 
-def _classes(told: Mapping[str, Any]) -> int | None:
-    return told.get("classes") or len(told.get("class_names") or ()) or None
+def _classes(metadata: Mapping[str, Any]) -> int | None:
+    return metadata.get("classes") or len(metadata.get("class_names") or ()) or None
 
 
 def _typed(arguments: Mapping[str, Any]) -> str:

@@ -89,25 +89,25 @@ def _cache(cache: CacheSettings | None) -> CacheSettings | None:
 
 
 def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
-    given: dict[str, Any] = dict(data) if isinstance(data, dict) else {"name": data}
-    name = str(given.get("name", ""))
+    options: dict[str, Any] = dict(data) if isinstance(data, dict) else {"name": data}
+    name = str(options.get("name", ""))
     for key in ("folder", "test", "val", "tokenizer"):
-        if given.get(key) is not None:
-            given[key] = str(Path(given[key]).absolute())
+        if options.get(key) is not None:
+            options[key] = str(Path(options[key]).absolute())
     if UserFile.parse(name) is not None:
-        given["name"] = _own_file(name)
+        options["name"] = _own_file(name)
     elif name in IMAGE_DATASETS:
-        given |= {} if given.get("folder") is not None else _found(name)
+        options |= {} if options.get("folder") is not None else _find_folder(name)
     elif name and name != "digits" and Path(name).exists():
-        given["name"] = str(Path(name).absolute())
-    return given if len(given) > 1 or isinstance(data, dict) else given["name"]
+        options["name"] = str(Path(name).absolute())
+    return options if len(options) > 1 or isinstance(data, dict) else options["name"]
 
 
-def _found(name: str) -> dict[str, str]:
+def _find_folder(name: str) -> dict[str, str]:
     """The folder of the working folder in which a published set lies, if it lies in one."""
-    known = IMAGE_DATASETS[name]
+    dataset = IMAGE_DATASETS[name]
     for place in data_folders():
-        if any((place / f"{stem}.npz").is_file() for stem in (name, known.subset) if stem):
+        if any((place / f"{stem}.npz").is_file() for stem in (name, dataset.subset) if stem):
             return {} if place.is_absolute() else {"folder": str(place.absolute())}
     return {}
 
@@ -118,43 +118,43 @@ PLACES = ".places.json"
 
 
 def split_private_paths(
-    typed: Mapping[str, Any], whole: Mapping[str, Any], known: Mapping[str, Any]
+    typed: Mapping[str, Any], whole: Mapping[str, Any], previous: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job as it may be handed on, and the places of what is named otherwise in there.
 
     Args:
         typed: The job as it was typed.
         whole: The same with absolute paths.
-        known: The places that the folder knew before: what stands there keeps the name that it had.
+        previous: The places that the folder knew before: what stands there keeps the name that it had.
 
     Returns:
         The job, relative as it was typed, of absolute paths the part below the working folder or the name; and key ->
         ``{"shown": ..., "path": ...}``.
     """
-    shown = json.loads(json.dumps(whole))
+    public = json.loads(json.dumps(whole))
     places: dict[str, Any] = {}
     for keys, mine, path in list(_differing(typed, whole, ())):
         name = ".".join(map(str, keys))
-        before = known.get(name)
-        said = before["shown"] if isinstance(before, Mapping) and before.get("path") == path else _shared(mine)
-        if said != path:
-            places[name] = {"shown": said, "path": path}
-            _put(shown, keys, said)
-    return shown, places
+        before = previous.get(name)
+        written = before["shown"] if isinstance(before, Mapping) and before.get("path") == path else _shared(mine)
+        if written != path:
+            places[name] = {"shown": written, "path": path}
+            _put(public, keys, written)
+    return public, places
 
 
 def restore_private_paths(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
     """A job with the places that its folder knows; what was changed in the file since, or is gone, stays as it says."""
-    found: dict[str, Any] = json.loads(json.dumps(job, default=str))
+    restored: dict[str, Any] = json.loads(json.dumps(job, default=str))
     for name, one in places.items():
-        keys = _keys(found, name)
+        keys = _keys(restored, name)
         if keys is None or not isinstance(one, Mapping):
             continue
-        said, path = one.get("shown"), one.get("path")
-        known = _fits(said, path) or isinstance(one.get("inside"), str)
-        if _get(found, keys) == said and known and (path_exists(path) or not path_exists(said)):
-            _put(found, keys, path)
-    return found
+        written, path = one.get("shown"), one.get("path")
+        is_trusted = _fits(written, path) or isinstance(one.get("inside"), str)
+        if _get(restored, keys) == written and is_trusted and (path_exists(path) or not path_exists(written)):
+            _put(restored, keys, path)
+    return restored
 
 
 def read_places(folder: Path) -> dict[str, Any]:
@@ -163,10 +163,10 @@ def read_places(folder: Path) -> dict[str, Any]:
     What lies in the folder itself (`inside`) is looked for there, wherever the folder lies now.
     """
     try:
-        found = read_json(folder / PLACES)
+        places = read_json(folder / PLACES)
     except DataError:
         return {}
-    return {name: _here(one, folder) for name, one in found.items()}
+    return {name: _here(one, folder) for name, one in places.items()}
 
 
 def make_relative(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -176,12 +176,12 @@ def make_relative(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         places: As `split_private_paths` gives them.
         folder: Theirs.
     """
-    whole, found = folder.absolute(), {}
+    whole, relative = folder.absolute(), {}
     for name, one in places.items():
         path = one["path"]
         within = isinstance(path, str) and Path(path).is_relative_to(whole)
-        found[name] = {"shown": one["shown"], "inside": str(Path(path).relative_to(whole))} if within else one
-    return found
+        relative[name] = {"shown": one["shown"], "inside": str(Path(path).relative_to(whole))} if within else one
+    return relative
 
 
 def _here(one: Any, folder: Path) -> Any:
@@ -238,11 +238,11 @@ def _shared(value: Any) -> Any:
     return shared_path(value) if Path(value).is_absolute() else value
 
 
-def _fits(said: Any, path: Any) -> bool:
+def _fits(name: Any, path: Any) -> bool:
     """Whether a place is one of what stands in the job, so that a file beside it cannot name something else."""
     if isinstance(path, Mapping):
-        return str(path.get("name", "")).endswith(Path(str(said)).name) if isinstance(said, str) else False
-    return isinstance(said, str) and isinstance(path, str) and path.endswith(Path(said).name)
+        return str(path.get("name", "")).endswith(Path(str(name)).name) if isinstance(name, str) else False
+    return isinstance(name, str) and isinstance(path, str) and path.endswith(Path(name).name)
 
 
 def path_exists(value: Any) -> bool:

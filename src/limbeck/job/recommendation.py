@@ -53,9 +53,9 @@ def recommend(result: Mapping[str, Any]) -> Recommendation:
     Args:
         result: What a job came to, with ``verdict``, ``arms`` and ``data``.
     """
-    found = _preferred(result)
-    guesses = None if found.arm is None else _no_better_than_guessing(result, found.arm)
-    return found if guesses is None else Recommendation(found.arm, False, guesses)
+    recommendation = _preferred(result)
+    guesses = None if recommendation.arm is None else _no_better_than_guessing(result, recommendation.arm)
+    return recommendation if guesses is None else Recommendation(recommendation.arm, False, guesses)
 
 
 def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
@@ -66,15 +66,15 @@ def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, 
         folder: Where it lies now: the commands are about it.
     """
     verdict = result.get("verdict")
-    given = verdict.get("advice") if isinstance(verdict, Mapping) else None
+    advice = verdict.get("advice") if isinstance(verdict, Mapping) else None
     then = str(result.get("run"))
-    found = []
-    for one in given if isinstance(given, list) else ():
+    suggestions = []
+    for one in advice if isinstance(advice, list) else ():
         if isinstance(one, Mapping) and all(isinstance(one.get(key), str) for key in ("why", "evidence")):
             typed = one.get("type")
             typed = _moved(typed, then, str(folder)) if isinstance(typed, str) else None
-            found.append({"why": one["why"], "evidence": one["evidence"], "type": typed})
-    return found
+            suggestions.append({"why": one["why"], "evidence": one["evidence"], "type": typed})
+    return suggestions
 
 
 def _moved(command: str, then: str, now: str) -> str:
@@ -90,8 +90,8 @@ def sort_controls(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
     better, equal = [], []
     against = verdict.get("against")
-    for name, found in (against if isinstance(against, Mapping) else {}).items():
-        interval = read_interval(found)
+    for name, comparison in (against if isinstance(against, Mapping) else {}).items():
+        interval = read_interval(comparison)
         if interval is not None and interval[1] < 0:
             better.append(str(name))
         elif interval is not None and interval[0] <= 0:
@@ -99,41 +99,45 @@ def sort_controls(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return better, equal
 
 
-def read_interval(found: Any) -> tuple[float, float] | None:
+def read_interval(verdict: Any) -> tuple[float, float] | None:
     """The interval in a verdict, if there is one."""
-    given = found.get("interval") if isinstance(found, Mapping) else None
-    if isinstance(given, (list, tuple)) and len(given) == 2 and all(isinstance(end, (int, float)) for end in given):
-        return float(given[0]), float(given[1])
+    interval = verdict.get("interval") if isinstance(verdict, Mapping) else None
+    if (
+        isinstance(interval, (list, tuple))
+        and len(interval) == 2
+        and all(isinstance(end, (int, float)) for end in interval)
+    ):
+        return float(interval[0]), float(interval[1])
     return None
 
 
 def _preferred(result: Mapping[str, Any]) -> Recommendation:
     verdict, arms = result.get("verdict") or {}, result.get("arms") or {}
-    judged = _judged(verdict, arms)
-    if judged is None:
+    arm = _find_judged_arm(verdict, arms)
+    if arm is None:
         return Recommendation(None, False, "There is no distilled student in this run.")
     better, equal = ([name for name in names if name != _SHUFFLED and name in arms] for names in sort_controls(verdict))
     interval = read_interval(verdict)
     if better:
         beaten = interval is not None and interval[1] < 0 and _ALONE in arms
         rest = (*better[1:], *([_ALONE] if beaten else []))
-        why = f"Both beat {judged}, and need no teacher." if rest else f"It beats {judged}, and needs no teacher."
+        why = f"Both beat {arm}, and need no teacher." if rest else f"It beats {arm}, and needs no teacher."
         return Recommendation(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
-        return Recommendation(judged, True, "There is no student alone to compare it with.")
+        return Recommendation(arm, True, "There is no student alone to compare it with.")
     if interval is None:
         return Recommendation(
-            judged, True, f"{_one_of(arms[judged])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
+            arm, True, f"{_one_of(arms[arm])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
         )
     if interval[1] < 0:
-        return Recommendation(_ALONE, True, f"It beats {judged}, and needs no teacher.")
+        return Recommendation(_ALONE, True, f"It beats {arm}, and needs no teacher.")
     if interval[0] <= 0:
         which = "either" if not equal else "any"
-        return Recommendation(judged, True, f"It is not shown that {which} of them is better.", (_ALONE, *equal))
-    shown = f"{judged} is shown to be better than the {_ALONE}"
+        return Recommendation(arm, True, f"It is not shown that {which} of them is better.", (_ALONE, *equal))
+    sentence = f"{arm} is shown to be better than the {_ALONE}"
     if equal:
-        return Recommendation(judged, True, f"{shown}, but not than {' and '.join(equal)}.", tuple(equal))
-    return Recommendation(judged, True, f"{shown}.")
+        return Recommendation(arm, True, f"{sentence}, but not than {' and '.join(equal)}.", tuple(equal))
+    return Recommendation(arm, True, f"{sentence}.")
 
 
 def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
@@ -148,7 +152,7 @@ def _one_of(row: Any) -> str:
     return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
 
 
-def _judged(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:
+def _find_judged_arm(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str | None:
     named = verdict.get("arm")
     if named in arms:
         return str(named)
@@ -160,14 +164,14 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     """What there is to say of a student that has learnt nothing; None of any other, or where it is not known."""
     row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
     accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
-    found = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
+    mean = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
     classes, examples, most = data.get("classes"), data.get("test"), _most_frequent(data)
-    if not isinstance(found, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
+    if not isinstance(mean, (int, float)) or not isinstance(classes, int) or not isinstance(examples, int):
         return None
-    if classes < 2 or found == 1 or found > (chance := compute_chance(classes, examples, most_frequent=most)).reach:
+    if classes < 2 or mean == 1 or mean > (chance := compute_chance(classes, examples, most_frequent=most)).reach:
         return None
     return (
-        f"{arm} is right about {100 * found:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "
+        f"{arm} is right about {100 * mean:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "
         "or more weights."
     )
 
@@ -175,5 +179,5 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
 def _most_frequent(data: Mapping[str, Any]) -> float:
     """The share of the most frequent class of the test data; 0 where an older result does not say."""
     shares = data.get("most_frequent")
-    found = shares.get("test") if isinstance(shares, Mapping) else None
-    return float(found) if isinstance(found, (int, float)) else 0.0
+    share = shares.get("test") if isinstance(shares, Mapping) else None
+    return float(share) if isinstance(share, (int, float)) else 0.0

@@ -32,20 +32,20 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        found = _plain(read_json(path))
+        result = _plain(read_json(path))
     except DataError as error:
         raise DataError(f"{error} {_then(folder)}") from error
-    rows = _mapping(found.get("arms"))
+    rows = _mapping(result.get("arms"))
     whole = bool(rows) and all(isinstance(row, dict) for row in rows.values())
     if arms and not whole:
         raise DataError(f"{path} names no arms, so it is no job's result. {_then(folder)}")
-    verdict = _mapping(found.get("verdict"))
+    verdict = _mapping(result.get("verdict"))
     for key in ("against", "methods"):
         if key in verdict:
             verdict[key] = {name: one for name, one in _mapping(verdict[key]).items() if isinstance(one, dict)}
     if "arm" in verdict:
         verdict["arm"] = str(verdict["arm"])
-    return {**found, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(found.get("data"))}
+    return {**result, "arms": rows if whole else {}, "verdict": verdict, "data": _mapping(result.get("data"))}
 
 
 def list_custom_metrics(result: Mapping[str, Any]) -> list[str]:
@@ -65,7 +65,7 @@ def read_size_notes(result: Mapping[str, Any]) -> list[str]:
         result: What a job came to.
     """
     rows = {name: _mapping(row).get("size_note") for name, row in _mapping(result.get("arms")).items()}
-    return [f"{name}: {said}" for name, said in rows.items() if isinstance(said, str)]
+    return [f"{name}: {note}" for name, note in rows.items() if isinstance(note, str)]
 
 
 def is_run(folder: Path) -> bool:

@@ -88,18 +88,18 @@ class MethodSettings(BaseModel):
             UnknownNameError: If there is no such method, or it has no such hyper-parameter; the nearest is named.
             LimbeckError: If one is missing that has no default.
         """
-        found = method(self.name)
-        known = [name for name in found.parameters if name != "teacher"]
+        definition = method(self.name)
+        names = [name for name in definition.parameters if name != "teacher"]
         for key in self.hyper:
-            if key not in known:
-                near = nearest(key, known)
+            if key not in names:
+                near = nearest(key, names)
                 raise unknown(
-                    f"hyper-parameter of {self.name}", key, known, then=flag_hint(place, near) if near else ""
+                    f"hyper-parameter of {self.name}", key, names, then=flag_hint(place, near) if near else ""
                 )
-        lacking = [name for name in found.required if name in known and name not in self.hyper]
+        lacking = [name for name in definition.required if name in names and name not in self.hyper]
         if lacking:
-            said = " ".join(f"--set {place}.{name}=..." for name in lacking)
-            raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {said}")
+            flags = " ".join(f"--set {place}.{name}=..." for name in lacking)
+            raise LimbeckError(f"The method {self.name} needs {' and '.join(lacking)}: {flags}")
 
 
 class CacheSettings(Strict):
@@ -210,18 +210,18 @@ class Job(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _first_method(cls, found: Any) -> Any:
+    def _first_method(cls, values: Any) -> Any:
         """The first of several methods is the job's."""
-        several = found.get("methods") if isinstance(found, dict) else None
+        several = values.get("methods") if isinstance(values, dict) else None
         if not several:
-            return found
+            return values
         first = several[0] if isinstance(several, (list, tuple)) else several
-        if "method" in found and _called(found["method"]) != _called(first):
+        if "method" in values and _called(values["method"]) != _called(first):
             raise LimbeckError(
-                f"The job has the method {_called(found['method'])!r} and several methods, of which the first is "
+                f"The job has the method {_called(values['method'])!r} and several methods, of which the first is "
                 f"{_called(first)!r}; give one of the two keys."
             )
-        return {**found, "method": first}
+        return {**values, "method": first}
 
     @property
     def method_arms(self) -> dict[str, MethodSettings]:
@@ -269,7 +269,7 @@ class Job(Strict):
         return () if value is None else (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _known(self) -> Job:
+    def _check(self) -> Job:
         check_extra_metrics(self.also)
         for arm in self.arms:
             if arm not in ARMS:
@@ -348,10 +348,10 @@ class Job(Strict):
 
     def _check_budgets(self) -> None:
         """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""
-        known = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
+        trained_arms = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
         for arm, own in self.budgets.items():
-            if arm not in known:
-                raise unknown("arm in budgets", arm, known)
+            if arm not in trained_arms:
+                raise unknown("arm in budgets", arm, trained_arms)
             if own.smoothing is not None and arm != "label smoothing":
                 raise LimbeckError(f"budgets.{arm}.smoothing: only the arm 'label smoothing' smooths its labels.")
 

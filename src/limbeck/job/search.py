@@ -63,12 +63,14 @@ class Search(NamedTuple):
         too = ", the baselines too," if {"student alone", "label smoothing"} & set(counts) else ""
         on = f"on {self.examples:,} development examples; the test data were not read."
         if len(set(counts.values())) == 1:
-            said = f"Equal effort: {next(iter(counts.values()))} settings tried for every arm{too} {on}"
+            sentence = f"Equal effort: {next(iter(counts.values()))} settings tried for every arm{too} {on}"
         else:
             each = ", ".join(f"{count} for {name}" for name, count in counts.items())
-            said = f"Unequal effort: {each} settings tried, {on} What one arm gains may be its longer search's."
-        left = [name for name in learners if name not in self.arms]
-        return said + (f" Not searched, with the job's own settings: {', '.join(left)}." if left else "")
+            sentence = f"Unequal effort: {each} settings tried, {on} What one arm gains may be its longer search's."
+        unsearched = [name for name in learners if name not in self.arms]
+        return sentence + (
+            f" Not searched, with the job's own settings: {', '.join(unsearched)}." if unsearched else ""
+        )
 
     def list_changes(self, used: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """What a run used in place of the settings that were chosen, a phrase for each.
@@ -78,8 +80,8 @@ class Search(NamedTuple):
         """
         return [
             f"{arm} ran with {name} {_number(used[arm].get(name))} in place of {value:.4g}"
-            for arm, found in self.arms.items()
-            for name, value in found.chosen.items()
+            for arm, search in self.arms.items()
+            for name, value in search.chosen.items()
             if arm in used and not _same(used[arm].get(name), value)
         ]
 
@@ -107,10 +109,10 @@ def read_search(folder: Path) -> Search | None:
     if not path.is_file():
         return None
     try:
-        found = read_json(path)
-        told = found["development"]
-        arms = {str(name): _arm(row) for name, row in found["arms"].items()}
-        examples, luck = int(told["examples"]), float(told["luck"])
+        content = read_json(path)
+        development = content["development"]
+        arms = {str(name): _arm(row) for name, row in content["arms"].items()}
+        examples, luck = int(development["examples"]), float(development["luck"])
         if not math.isfinite(luck):
             raise ValueError("luck is no number")
         return Search(arms, examples, luck) if arms else None
@@ -138,11 +140,11 @@ def _arm(row: Mapping[str, Any]) -> ArmSearch:
         raise ValueError("an arm has no number for every trial")
     between = {str(name): (float(low), float(high)) for name, (low, high) in row["searched"].items()}
     chosen = {str(name): float(value) for name, value in row["best"]["values"].items()}
-    found = int(row["best"]["number"])
-    if not 0 <= found < len(accuracies):
+    best_trial = int(row["best"]["number"])
+    if not 0 <= best_trial < len(accuracies):
         raise ValueError("the best trial is none of an arm's")
     return ArmSearch(
-        chosen, between, accuracies, best, found, int(row["diverged"]), int(row["epochs"]), float(row["seconds"])
+        chosen, between, accuracies, best, best_trial, int(row["diverged"]), int(row["epochs"]), float(row["seconds"])
     )
 
 

@@ -41,9 +41,9 @@ def train_loader(
 
     With a cache, all seeds see the same views, each in an order of its own: the teacher is asked about them once.
     """
-    shown = seed if cache is None else 0
+    view_seed = seed if cache is None else 0
     return ShuffledLoader(
         examples, batch_size=budget.batch_size, seed=seed, drop_last=budget.drop_last,
-        augment=budget.make_transform(seed=shown), mix=budget.make_mix(seed=shown) if mixed else None,
+        augment=budget.make_transform(seed=view_seed), mix=budget.make_mix(seed=view_seed) if mixed else None,
         views=None if cache is None else cache.views,
     )  # fmt: skip

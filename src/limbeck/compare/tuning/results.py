@@ -173,7 +173,7 @@ def _check_whole(trained: Path) -> None:
 def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
     """The job as files; what was left to its default is left to the command that runs it: seeds, arms."""
     left = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
-    return search_job_texts(best, out, left=left)
+    return search_job_texts(best, out, omit=left)
 
 
 def result_of(

@@ -24,20 +24,24 @@ def main(
         parser.add_argument("--charset", help="how the files write characters, such as cp1252")
         parser.add_argument("--separator", help="what stands between the columns of .csv and .tsv files; tab for a tab")
     typed = parser.parse_args()
-    told, shape, answer = open_student(Path(__file__).parent)
+    metadata, shape, answer = open_student(Path(__file__).parent)
     if layout:
-        told = {**told, "charset": typed.charset, "separator": "\t" if typed.separator == "tab" else typed.separator}
-    inputs = read_inputs(typed.files, told, shape)
+        metadata = {
+            **metadata,
+            "charset": typed.charset,
+            "separator": "\t" if typed.separator == "tab" else typed.separator,
+        }
+    inputs = read_inputs(typed.files, metadata, shape)
     count = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
     parts = [
         answer({n: v[i : i + 250] for n, v in inputs.items()} if isinstance(inputs, dict) else inputs[i : i + 250])
         for i in range(0, count, 250)
     ]
     logits = np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, 0))
-    names = told.get("class_names") or [str(number) for number in range(logits.shape[1])]
+    names = metadata.get("class_names") or [str(number) for number in range(logits.shape[1])]
     apart = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    shown = logits if typed.logits else apart / apart.sum(axis=1, keepdims=True)
+    columns = logits if typed.logits else apart / apart.sum(axis=1, keepdims=True)
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow(["answer", *names] if typed.all or typed.logits else ["answer", "probability"])
-    for row, best in zip(shown, logits.argmax(axis=1) if count else [], strict=True):
+    for row, best in zip(columns, logits.argmax(axis=1) if count else [], strict=True):
         rows.writerow([names[best], *(f"{x:.9g}" for x in (row if typed.all or typed.logits else [row[best]]))])

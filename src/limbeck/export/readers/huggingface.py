@@ -19,13 +19,13 @@ def open_student(folder: Path) -> tuple[dict[str, Any], list[Any] | None, Callab
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
 
     def answer(inputs: Any) -> np.ndarray:
-        given = inputs if isinstance(inputs, dict) else {"pixel_values": inputs}
-        given = {name: torch.from_numpy(value) for name, value in given.items() if name != "token_type_ids"}
+        tensors = inputs if isinstance(inputs, dict) else {"pixel_values": inputs}
+        tensors = {name: torch.from_numpy(value) for name, value in tensors.items() if name != "token_type_ids"}
         with torch.no_grad():
-            logits: np.ndarray = model(**given).logits.float().numpy()
+            logits: np.ndarray = model(**tensors).logits.float().numpy()
             return logits
 
-    return {**TOLD, "class_names": names}, None, answer
+    return {**METADATA, "class_names": names}, None, answer
 
 
-TOLD: dict[str, Any] = {}
+METADATA: dict[str, Any] = {}

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 def open_student(folder: Path) -> tuple[dict[str, Any], list[Any] | None, Callable[[Any], np.ndarray]]:
     """What the folder says of itself, no shape, and a function from inputs to logits."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights, made = load_file(str(folder / "model.safetensors")), config["model"]
-    network: Any = {"mlp": mlp, "cnn": cnn}.get(made["name"], resnet)
+    weights, model = load_file(str(folder / "model.safetensors")), config["model"]
+    network: Any = {"mlp": mlp, "cnn": cnn}.get(model["name"], resnet)
 
     def answer(inputs: Any) -> np.ndarray:
         with torch.no_grad():
-            features = network(torch.from_numpy(inputs), weights, made["arguments"])
+            features = network(torch.from_numpy(inputs), weights, model["arguments"])
             logits: np.ndarray = F.linear(features, *pair(weights, "classifier")).numpy()
             return logits
 

@@ -17,10 +17,10 @@ MISSING = {
 TRUE, FALSE = {"true", "t", "yes", "y", "on", "1"}, {"false", "f", "no", "n", "off", "0"}
 
 
-def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
+def read_inputs(paths: list[Path], metadata: dict[str, Any], shape: list[Any] | None) -> Any:
     """The rows of all files: one matrix, or (where the file of weights encodes them itself) the columns by name."""
-    rows = [row for path in paths for row in table_rows(path, told)]
-    columns, nulls = told["encoding"]["columns"], MISSING | set(told["encoding"].get("missing", ()))
+    rows = [row for path in paths for row in table_rows(path, metadata)]
+    columns, nulls = metadata["encoding"]["columns"], MISSING | set(metadata["encoding"].get("missing", ()))
     values = {}
     for column in columns:
         name = column["name"]
@@ -28,15 +28,15 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
             sys.exit(f"There is no column {name!r}; there are {', '.join(map(repr, rows[0]))}.{hint(rows[0])}")
         cells = ["" if row[name] in nulls else row[name] for row in rows]
         values[name] = names(column, cells) if column["kind"] == "category" else numbers(column, cells)
-    if told.get("reads_included"):
+    if metadata.get("reads_included"):
         return values
     return np.concatenate([encoded(column, values[column["name"]]) for column in columns], axis=1)
 
 
-def table_rows(path: Path, told: dict[str, Any]) -> list[dict[str, str]]:
+def table_rows(path: Path, metadata: dict[str, Any]) -> list[dict[str, str]]:
     """The rows of one file, each column -> text, without spaces around it; laid out as typed, else as in training."""
-    charset = told.get("charset") or told["encoding"].get("charset") or "utf-8"
-    separator = told.get("separator") or told["encoding"].get("separator") or ("\t" if tabbed(path) else ",")
+    charset = metadata.get("charset") or metadata["encoding"].get("charset") or "utf-8"
+    separator = metadata.get("separator") or metadata["encoding"].get("separator") or ("\t" if tabbed(path) else ",")
     try:
         with path.open(encoding="utf-8-sig" if utf8(charset) else charset, newline="") as file:
             rows = csv.DictReader(file, delimiter=separator)
@@ -66,8 +66,8 @@ def hint(row: dict[str, str]) -> str:
 
 def names(column: dict[str, Any], cells: list[str]) -> np.ndarray:
     """A column of names, each as the training table wrote it; "" for one that it did not have."""
-    known = {cell: matched(cell, column["values"]) for cell in set(cells)}
-    return np.array([known[cell] for cell in cells], dtype=object)
+    places = {cell: matched(cell, column["values"]) for cell in set(cells)}
+    return np.array([places[cell] for cell in cells], dtype=object)
 
 
 def matched(cell: str, values: list[str]) -> str:
@@ -78,8 +78,8 @@ def matched(cell: str, values: list[str]) -> str:
         forms = [form(value) for value in values]
         if form is truth and None in forms:
             continue
-        if (wanted := form(cell)) is not None and forms.count(wanted) == 1:
-            return values[forms.index(wanted)]
+        if (target := form(cell)) is not None and forms.count(target) == 1:
+            return values[forms.index(target)]
     return ""
 
 
@@ -106,16 +106,16 @@ def numbers(column: dict[str, Any], cells: list[str]) -> np.ndarray:
     """A column of numbers; NaN where there is none."""
     binary = abs(column["std"] ** 2 - column["mean"] * (1 - column["mean"])) < 1e-9  # as of zeros and ones alone
     texts = [{"true": "1", "false": "0"}.get(truth(cell) or "", cell) if binary else cell for cell in cells]
-    found = np.array([math.nan if number(text) is None else float(text) for text in texts])
+    values = np.array([math.nan if number(text) is None else float(text) for text in texts])
     strange = [text for text in texts if text and number(text) is None]
-    if np.isinf(found).any():
-        sys.exit(f"The column {column['name']!r} holds infinity in row {int(np.isinf(found).argmax()) + 1}.")
-    if (large := np.abs(found) > np.finfo(np.float32).max).any():
-        sys.exit(f"The column {column['name']!r} holds {found[large][0]:g}, which is more than float32 holds.")
+    if np.isinf(values).any():
+        sys.exit(f"The column {column['name']!r} holds infinity in row {int(np.isinf(values).argmax()) + 1}.")
+    if (large := np.abs(values) > np.finfo(np.float32).max).any():
+        sys.exit(f"The column {column['name']!r} holds {values[large][0]:g}, which is more than float32 holds.")
     if strange:
-        said = f"{len(strange)} values such as {strange[0][:40]!r} are no numbers"
-        print(f"Column {column['name']!r}: {said}: taken for missing.", file=sys.stderr)
-    return found
+        message = f"{len(strange)} values such as {strange[0][:40]!r} are no numbers"
+        print(f"Column {column['name']!r}: {message}: taken for missing.", file=sys.stderr)
+    return values
 
 
 def encoded(column: dict[str, Any], values: np.ndarray) -> np.ndarray:

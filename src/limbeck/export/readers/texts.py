@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 
-def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None) -> Any:
+def read_inputs(paths: list[Path], metadata: dict[str, Any], shape: list[Any] | None) -> Any:
     """The texts of all files as token ids and their mask, padded to the longest."""
     folder = Path(__file__).parent
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -22,7 +22,7 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
     tokenizer.enable_truncation(int(settings["model_max_length"]))
     side = settings.get("padding_side", "right")
     tokenizer.enable_padding(direction=side, pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad)
-    cut = tokenizer.encode_batch([text for path in paths for text in texts_of(path, told)])
+    cut = tokenizer.encode_batch([text for path in paths for text in texts_of(path, metadata)])
     return {
         "input_ids": np.array([one.ids for one in cut], dtype=np.int64),
         "attention_mask": np.array([one.attention_mask for one in cut], dtype=np.int64),
@@ -30,11 +30,11 @@ def read_inputs(paths: list[Path], told: dict[str, Any], shape: list[Any] | None
     }
 
 
-def texts_of(path: Path, told: dict[str, Any]) -> list[str]:
+def texts_of(path: Path, metadata: dict[str, Any]) -> list[str]:
     """The texts of a file; one sentence where it cannot be read as is said."""
-    charset = told.get("charset") or "utf-8-sig"
+    charset = metadata.get("charset") or "utf-8-sig"
     try:
-        return parsed_texts(path, charset, told.get("separator"))
+        return parsed_texts(path, charset, metadata.get("separator"))
     except UnicodeError:
         sys.exit(f"{path} is not written in {charset}: say how it is with --charset, such as utf-8 or cp1252.")
     except LookupError:

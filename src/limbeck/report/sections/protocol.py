@@ -153,7 +153,7 @@ def _opened(evidence: RunData, student: Path) -> str:
         if own is not None:
             model["model"], file = f"{shared_path(own.file)}:{own.function}", own.file
         shown = shared_path(student)
-        return join_statements(opening_code(student, model, shown=shown, place=evidence.folder, file=file))
+        return join_statements(opening_code(student, model, path=shown, place=evidence.folder, file=file))
     except LimbeckError as error:
         return f"# {error}"
 
