@@ -149,7 +149,7 @@ def test_a_damaged_shard_is_refused_and_the_others_are_kept(tmp_path, harm):
         read(Store(folder), [4])
     assert ["000001" in str(error) for error in Store(folder).verify()] == [True]
     with (
-        pytest.warns(UserWarning, match="will be asked again"),
+        pytest.warns(UserWarning, match="computed again"),
         writing(Location(folder), ORIGIN, shard_bytes=1) as writer,
     ):
         add(writer, [1, 4])
@@ -310,7 +310,7 @@ def test_a_place_that_cannot_be_made_is_a_sentence(tmp_path):
         writing(Location(tmp_path / "file" / "s"), ORIGIN),
     ):
         pass
-    with pytest.raises(DataError, match=r"no store of answers at .*manifest\.json"):
+    with pytest.raises(DataError, match=r"manifest\.json"):
         Store(tmp_path)
 
 

@@ -99,7 +99,7 @@ def test_other_shapes_and_dimensions_come_back(tmp_path):
         assert records.shape == (2, column.width)
         assert torch.equal(column.decode(records, (2,)), maps)
         assert Column.from_spec(column.spec) == column or Column.from_spec(column.spec).spec == column.spec
-    with pytest.raises(LimbeckError, match=r"has \[7\] positions, and the store was begun with \[\]"):
+    with pytest.raises(LimbeckError, match=r"\[7\] positions.* \[\]"):
         COLUMN.encode(torch.zeros(2, 7, CLASSES), id=id, view=id)
 
 

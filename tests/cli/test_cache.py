@@ -111,7 +111,7 @@ def test_a_teacher_that_the_job_trains_is_asked_as_it_goes(here, limbeck):
     assert "has no weights yet" in ended.err
 
 
-@pytest.mark.filterwarnings("always:.*asked again")
+@pytest.mark.filterwarnings("always:.*computed again")
 def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
     limbeck("cache", "build", *taught, *FOLDER)
     path = here / "answers" / "shards" / "000000.safetensors"
@@ -129,7 +129,7 @@ def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
     assert "000000.safetensors is damaged" in ended.err
     ended = limbeck("cache", "build", *taught, *FOLDER)
     assert ended.code == 0, ended.err
-    assert "asked again" in ended.err
+    assert "computed again" in ended.err
     assert limbeck("cache", "verify", "answers").code == 0
 
 
@@ -141,7 +141,7 @@ def test_damage_ends_in_a_sentence_and_an_exit_code(here, limbeck, taught):
         (("build", *FOLDER, "--set", "cache.encoding=top-k"), "needs k"),
         (("build", *FOLDER, "--set", "cache.view=3"), "Did you mean 'views'? Type --set cache.views="),
         (("build", *FOLDER, "--set", "cache.through=layer9"), "layer9"),
-        (("verify", *FOLDER), "no store of answers at answers"),
+        (("verify", *FOLDER), "no cache at answers"),
         (("build", *FOLDER, "--set", "development=0"), "Type --set development=0.1,"),
         (("build", *FOLDER, "--set", "budget.epochs=0"), "Type --set budget.epochs="),
     ],

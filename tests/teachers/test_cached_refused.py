@@ -104,7 +104,7 @@ def test_ways_of_reading_are_told_apart_by_what_they_hold(tmp_path, ways):
     for _ in range(2):
         ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=one)
         ask(CachedTeacher(ModelTeacher(net, preprocess=one), tmp_path / "own"), make_loader())
-    with pytest.raises(LimbeckError, match=r"\(reads\)"):
+    with pytest.raises(LimbeckError, match=r"\(preprocess\)"):
         ask(CachedTeacher(net, tmp_path / "s"), make_loader(), preprocess=other)
     with pytest.raises(LimbeckError, match=r"\(teacher\)"):
         ask(CachedTeacher(ModelTeacher(net, preprocess=other), tmp_path / "own"), make_loader())

@@ -48,9 +48,9 @@ def test_what_was_never_answered_is_refused():
     teacher = PrecomputedTeacher(torch.zeros(3, 2))
     with pytest.raises(LimbeckError, match="example 3: 3 examples"):
         answer(teacher, Batch(torch.zeros(1, 1), id=torch.tensor([3])))
-    with pytest.raises(LimbeckError, match="has none"):
+    with pytest.raises(LimbeckError, match="has no ids"):
         answer(teacher, Batch(torch.zeros(1, 1)))
-    with pytest.raises(MissingSignalError, match="recorded answers"):
+    with pytest.raises(MissingSignalError, match="precomputed outputs"):
         answer(teacher, Batch(torch.zeros(1, 1), id=torch.tensor([0])), "layer1")
 
 

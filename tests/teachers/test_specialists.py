@@ -211,7 +211,7 @@ def test_groups_are_checked_beside_the_generalist_when_it_first_answers():
     generalist, *members = people()
     with pytest.raises(LimbeckError, match="Group 2 has class 6; classes run from 0 to 5"):
         ask(Specialists(generalist, members, [[0, 1], [2, 6]]))
-    with pytest.raises(LimbeckError, match="active=7 first guesses of 6 classes"):
+    with pytest.raises(LimbeckError, match=r"active=7.* 6 classes"):
         ask(Specialists(generalist, members, GROUPS, active=7))
 
 
@@ -233,7 +233,7 @@ def test_logits_that_fit_neither():
     generalist, *members = people()
     with pytest.raises(LimbeckError, match=r"Specialist 2 has 5 logits.* 6, or 3"):
         ask(Specialists(generalist, [members[0], Said(torch.zeros(30, 5))], GROUPS))
-    with pytest.raises(LimbeckError, match=r"logits \[batch, classes\]; it shows \[30, 2, 6\]"):
+    with pytest.raises(LimbeckError, match=r"\[30, 2, 6\]"):
         ask(Specialists(Said(torch.zeros(30, 2, 6)), members, GROUPS))
 
 
@@ -264,7 +264,7 @@ def test_what_makes_no_sense_is_refused_in_a_sentence():
         with pytest.raises(LimbeckError, match="oversampling"):
             Specialists(generalist, members, GROUPS, oversampling=wrong)
     for wrong in (torch.tensor(1.7), torch.tensor([1, 2]), 1.0):
-        with pytest.raises(LimbeckError, match="a class is a whole number from 0, or a name"):
+        with pytest.raises(LimbeckError, match="a class is an integer from 0"):
             check_groups([[wrong, 3]])
     assert check_groups([[torch.tensor(1), 3]]) == ((1, 3),)
     members[0].logits = members[0].logits[:, None]

@@ -1,4 +1,4 @@
-"""Outputs at one address as rows of bytes, and back."""
+"""Encodes the outputs at one address as rows of bytes, and decodes them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from limbeck.cache.encodings import Encoding, encoding
 from limbeck.errors import LimbeckError
 
 _LARGEST = 2**31
-"""A side of an answer; none is so long."""
+"""Upper bound for the size of a dimension, to refuse damaged descriptions."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The answers at one address: how a row of them is encoded, and how rows make an answer.
+    """The layout of the outputs at one address: how a row is encoded, and how rows make an output.
 
     Attributes:
-        encoding: How one row of classes (or of features) becomes bytes.
+        encoding: The encoding of one row of classes (or of features).
         positions: The shape between the batch and the classes, ``()`` for a classifier; None where the first of these
-            differs between examples, as the length of texts does.
-        inner: With `positions` None, the shape between that first one and the classes.
-        axis: Which dimension of an answer holds the classes.
-        shape: Of one example's answer, where all of it is one row: features of any shape; None where classes are last.
+            dimensions differs between examples, like the length of texts.
+        inner: With `positions` None, the shape between that dimension and the classes.
+        axis: The dimension of an output that holds the classes.
+        shape: The shape of one example's output where all of it is one row (features); None where the classes are last.
     """
 
     encoding: Encoding
@@ -48,62 +48,65 @@ class Column:
         """Bytes of one record."""
         return self.rows * self.encoding.width
 
-    def encode(self, answer: Tensor, *, id: Tensor, view: Tensor, counted: Tensor | None = None) -> NDArray[np.uint8]:
-        """The records of a batch's answers, ``[n, width]``.
+    def encode(self, outputs: Tensor, *, id: Tensor, view: Tensor, counted: Tensor | None = None) -> NDArray[np.uint8]:
+        """The records of a batch's outputs, ``[n, width]``.
 
         Args:
-            answer: What the teacher showed.
-            id: Which examples.
-            view: Which views; -1 for the examples themselves.
-            counted: Which positions of each example are kept, ``bool [n, positions]``; for a column whose `positions`
+            outputs: The teacher's outputs.
+            id: The example ids.
+            view: The view numbers; -1 for examples without augmentation.
+            counted: Which positions of each example are stored, ``bool [n, positions]``; for a column whose `positions`
                 are None.
 
         Raises:
-            LimbeckError: If the answers have another shape than those before.
+            LimbeckError: If the outputs have another shape than the first ones.
         """
-        moved = answer.detach().cpu().movedim(self.axis, -1) if self.shape is None else answer.detach().cpu().flatten(1)
+        plain = outputs.detach().cpu()
+        moved = plain.movedim(self.axis, -1) if self.shape is None else plain.flatten(1)
         shape = tuple(moved.shape[1:-1])
         if self.positions is None:
             if counted is None or shape[1:] != self.inner or shape[:1] != counted.shape[1:]:
-                raise self._other(shape)
+                raise self._wrong_positions(shape)
             moved, counts = moved[counted], counted.sum(1)
         elif shape != self.positions:
-            raise self._other(shape)
+            raise self._wrong_positions(shape)
         else:
             counts = torch.ones_like(id)
         rows = moved.reshape(-1, moved.shape[-1])
         each = torch.repeat_interleave(counts * self.rows)
         first = (counts * self.rows).cumsum(0) - counts * self.rows
         position = torch.arange(len(rows)) - first[each]
-        found = self.encoding.encode(rows, id=id[each], view=view[each], position=position)
-        return found.reshape(-1, self.width)
+        records = self.encoding.encode(rows, id=id[each], view=view[each], position=position)
+        return records.reshape(-1, self.width)
 
     def decode(self, records: NDArray[np.uint8], leading: tuple[int, ...]) -> Any:
-        """The answers that records hold: a tensor, or a partial answer.
+        """The outputs in these records: a tensor, or partial logits.
 
         Args:
             records: ``[n, width]``.
-            leading: What n is made of: ``(batch,)``, or ``(batch, positions)`` where their number differs.
+            leading: The dimensions that n consists of: ``(batch,)``, or ``(batch, positions)`` where the number of
+                positions differs.
         """
-        found = self.encoding.decode(records.reshape(-1, self.encoding.width))
+        rows = self.encoding.decode(records.reshape(-1, self.encoding.width))
         inner = self.inner if self.positions is None else self.positions
-        if self.shape is not None and isinstance(found, Tensor):
-            return found.reshape(*leading, *self.shape)
-        if isinstance(found, Tensor):
-            return found.reshape(*leading, *inner, found.shape[-1]).movedim(-1, self.axis)
-        return found.reshape(*leading, *inner)
+        if self.shape is not None and isinstance(rows, Tensor):
+            return rows.reshape(*leading, *self.shape)
+        if isinstance(rows, Tensor):
+            return rows.reshape(*leading, *inner, rows.shape[-1]).movedim(-1, self.axis)
+        return rows.reshape(*leading, *inner)
 
     def decode_examples(self, records: NDArray[np.uint8], counted: NDArray[np.bool_] | None) -> Any:
-        """The answers that these records hold, example after example.
+        """The outputs in these records, example by example.
 
         Args:
-            records: As `encode` made them.
-            counted: At which positions, where examples differ in their number; elsewhere is some other position's.
+            records: The result of `encode`.
+            counted: Which positions have records, where examples differ in their number; other positions get the
+                outputs of some counted position.
         """
         if self.positions is not None:
             return self.decode(records, (len(records),))
         if counted is None:
-            raise self._other(())
+            raise self._wrong_positions(())
         lengths = counted.sum(1)
         return self.decode(records[record_indices(lengths.cumsum() - lengths, counted).reshape(-1)], counted.shape)
 
@@ -122,25 +125,25 @@ class Column:
 
     @staticmethod
     def from_spec(spec: Mapping[str, Any]) -> Column:
-        """The column that `spec` was made by.
+        """The column with this `spec`.
 
         Raises:
-            LimbeckError: If it was made by none.
+            LimbeckError: If it is no valid `spec`.
         """
         try:
             classes, axis, (positions, shape, inner) = spec["classes"], spec["axis"], map(_sizes, _shapes(spec))
             if inner is None or not (_is_whole(classes) and 1 <= classes <= _LARGEST and _is_whole(axis)):
-                raise ValueError("a size is none")
+                raise ValueError("a size is invalid")
             own = encoding(spec["encoding"], classes=classes)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise LimbeckError(f"{str(dict(spec))[:200]} does not say how answers are kept: {error}.") from error
+            raise LimbeckError(f"{str(dict(spec))[:200]} is no valid layout of outputs: {error}.") from error
         return Column(own, positions, inner, axis, shape)
 
-    def _other(self, shape: tuple[int, ...]) -> LimbeckError:
-        known = "one number" if self.positions is None else str(list(self.positions))
+    def _wrong_positions(self, shape: tuple[int, ...]) -> LimbeckError:
+        expected = "one number" if self.positions is None else str(list(self.positions))
         return LimbeckError(
-            f"An answer has {list(shape)} positions, and the store was begun with {known}. Where their number differs "
-            "between batches, say which of them count with Batch.mask, and begin another store."
+            f"These outputs have {list(shape)} positions, and the cache was begun with {expected}. Where their number "
+            "differs between batches, mark the valid ones with Batch.mask, and begin another cache."
         )
 
 
@@ -152,7 +155,7 @@ def _sizes(value: Any) -> tuple[int, ...] | None:
     """A shape; None stays None."""
     if value is None:
         return None
-    if not isinstance(value, (list, tuple)) or not all(_is_whole(one) and 0 <= one <= _LARGEST for one in value):
+    if not isinstance(value, (list, tuple)) or not all(_is_whole(size) and 0 <= size <= _LARGEST for size in value):
         raise ValueError(f"{str(value)[:60]} is no shape")
     return tuple(value)
 
@@ -162,10 +165,10 @@ def _is_whole(value: Any) -> bool:
 
 
 def record_indices(first: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where the records of some examples' positions are; what does not count gets that of the last that did.
+    """The indices of the records of some examples' positions; a skipped position gets that of the last counted one.
 
     Args:
-        first: Each example's first record.
-        counted: At which positions it has one, ``[examples, positions]``.
+        first: The index of each example's first record.
+        counted: Which positions have a record, ``[examples, positions]``.
     """
     return first[:, None] + np.maximum(counted.cumsum(1) - 1, 0)

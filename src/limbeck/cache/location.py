@@ -1,4 +1,4 @@
-"""Where a cache lies, and how its files get there and back."""
+"""`Location`: the folder or remote address of a cache, and its file operations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from limbeck.errors import DataError, LimbeckError
 class Location:
     """A folder on this machine, or one that fsspec reaches (``s3://...``, ``memory://...``).
 
-    What lies elsewhere is fetched file by file into a folder of this machine, where it is mapped into memory; files are
-    written here first, whole, and then sent. That folder is in the user's cache, or in ``LIMBECK_CACHE``.
+    Remote files are fetched one by one into a folder on this machine and mapped into memory from there. Files are first
+    written here and then uploaded. That folder is in the user's cache directory, or in ``LIMBECK_CACHE``.
 
     Args:
         where: A path or an address.
 
     Raises:
-        LimbeckError: If fsspec does not know the kind of address.
+        LimbeckError: If fsspec does not support the address.
     """
 
     def __init__(self, where: str | os.PathLike[str]) -> None:
@@ -39,11 +39,11 @@ class Location:
             self.local = Path(text.removeprefix("file://"))
 
     def read(self, file: str) -> bytes | None:
-        """A small file as it is now; None if there is none."""
+        """The current content of a small file; None if there is none."""
         try:
             if self._remote is not None:
-                found: bytes = self._remote.cat_file(f"{self._root}/{file}")
-                return found
+                content: bytes = self._remote.cat_file(f"{self._root}/{file}")
+                return content
             return (self.local / file).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -51,7 +51,7 @@ class Location:
             raise DataError(f"{self.name}/{file} cannot be read: {error}.") from error
 
     def fetch(self, file: str, size: int) -> Path:
-        """A file that never changes once it is there, as one of this machine's.
+        """The local path of a file that never changes once it exists.
 
         Raises:
             DataError: If it is missing.
@@ -60,7 +60,7 @@ class Location:
         path = self.local / file
         if self._remote is not None and not (path.is_file() and path.stat().st_size == size):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Two processes may fetch the same file: each writes its own, and the names change hands whole.
+            # Two processes may fetch the same file: each writes its own, and os.replace is atomic.
             partial = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 self._remote.get_file(f"{self._root}/{file}", str(partial))
@@ -68,7 +68,7 @@ class Location:
             except FileNotFoundError as error:
                 raise DataError(f"{self.name}/{file} is missing.") from error
             except OSError as error:
-                # No DataError, which would say that the file itself is damaged, so that it is dropped.
+                # A DataError would say that the file itself is damaged, and it would be dropped.
                 raise LimbeckError(f"{self.name}/{file} cannot be fetched: {error}.") from error
             finally:
                 partial.unlink(missing_ok=True)
@@ -77,14 +77,14 @@ class Location:
         return path
 
     def forget(self, file: str) -> bool:
-        """Drop what was fetched of a file, so that it is fetched again; whether there is anywhere to fetch it from."""
+        """Drop the fetched copy of a file, so that it is fetched again; False where there is no remote copy."""
         if self._remote is None:
             return False
         (self.local / file).unlink(missing_ok=True)
         return True
 
     def open(self) -> None:
-        """Make the folder, where there is none yet.
+        """Make the folder if it does not exist.
 
         Raises:
             LimbeckError: If it cannot be written to.
@@ -95,7 +95,7 @@ class Location:
             raise LimbeckError(f"{self.name} cannot be written to: {error.strerror}.") from error
 
     def put(self, file: str, data: bytes) -> None:
-        """Give a file its content in one go, and wait until it is kept.
+        """Write a file atomically, and wait until it is on disk.
 
         Raises:
             LimbeckError: If the disk is full, or cannot be written to.
@@ -110,29 +110,29 @@ class Location:
             raise self.refusal(error) from error
 
     def remove(self, file: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         (self.local / file).unlink(missing_ok=True)
         if self._remote is not None and self._remote.exists(f"{self._root}/{file}"):
             self._remote.rm_file(f"{self._root}/{file}")
 
     def files(self, folder: str) -> list[str]:
-        """The names in a folder of it."""
+        """The names in a subfolder."""
         if self._remote is not None:
             if not self._remote.exists(f"{self._root}/{folder}"):
                 return []
             return sorted(str(path).rpartition("/")[2] for path in self._remote.ls(f"{self._root}/{folder}", False))
-        found = self.local / folder
-        return sorted(path.name for path in found.iterdir()) if found.is_dir() else []
+        path = self.local / folder
+        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def refusal(self, error: OSError) -> LimbeckError:
-        """A sentence for what the system would not write."""
+        """The error for a failed write."""
         import errno
 
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(self.local).free / 1e6
             return LimbeckError(
-                f"The disk is full at {self.name} ({free:.0f} MB free): what was kept so far is whole; make room, and "
-                "the same command goes on."
+                f"The disk is full at {self.name} ({free:.0f} MB free). What was written so far is complete; make "
+                "room, and the same command goes on."
             )
         return LimbeckError(f"{self.name} cannot be written to: {error.strerror or error}.")
 
@@ -148,9 +148,9 @@ def _remote(address: str) -> tuple[Any, str]:
 
 
 def _mirror() -> Path:
-    told = os.environ.get("LIMBECK_CACHE")
-    if told:
-        return Path(told)
+    folder = os.environ.get("LIMBECK_CACHE")
+    if folder:
+        return Path(folder)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    found = Path(home) / "limbeck" / "answers"
-    return found if os.access(Path(home).parent, os.W_OK) else Path(tempfile.gettempdir()) / "limbeck-answers"
+    default = Path(home) / "limbeck" / "answers"
+    return default if os.access(Path(home).parent, os.W_OK) else Path(tempfile.gettempdir()) / "limbeck-answers"

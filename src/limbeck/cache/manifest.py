@@ -1,4 +1,4 @@
-"""The manifest of a cache: whose outputs it holds, for which data, in which files."""
+"""The manifest of a cache: its teacher, its data and its files."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from limbeck.errors import DataError
 
 FILE = "manifest.json"
 FORMAT = "limbeck answers 1"
-"""The version of the layout: another version is another format."""
+"""The version of the file format; any other text is another format."""
 _CHECKSUM = "sha256"
 _FILES = re.compile(r"shards/[0-9]{1,12}\.safetensors")
 
 
 class ManifestDifference(NamedTuple):
-    """A field of an `TeacherProvenance` in which a store is not what a run needs.
+    """A field of a `TeacherProvenance` in which a cache differs from what a run needs.
 
     Attributes:
-        field: Which.
-        stored: What the store has.
-        wanted: What the run has.
+        field: The name of the field.
+        stored: The value in the cache.
+        expected: The value of the run.
     """
 
     field: str
     stored: Any
-    wanted: Any
+    expected: Any
 
 
 @dataclass(frozen=True)
 class TeacherProvenance:
-    """All that a stored answer depends on.
+    """Everything that a stored output depends on.
 
     Attributes:
         teacher: The fingerprint of the teacher.
-        data: The fingerprint of the examples that it was asked about.
-        views: The fingerprint of what made views of them; None for the examples themselves.
-        preprocess: How it reads a batch.
-        precision: The type that it computed in.
-        answers: For each address, how what was shown there is kept; see `Column`.
+        data: The fingerprint of the examples.
+        views: The fingerprint of the augmentation; None without augmentation.
+        preprocess: The preprocessing of the stage and of the teacher.
+        precision: The dtype in which the teacher ran.
+        answers: For each address, the layout of its outputs; see `Column`.
     """
 
     teacher: str
@@ -52,16 +52,16 @@ class TeacherProvenance:
     precision: str
     answers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def difference(self, wanted: TeacherProvenance) -> ManifestDifference | None:
-        """The first field in which a run's origin is another one than this store's; None where the store serves it.
+    def difference(self, expected: TeacherProvenance) -> ManifestDifference | None:
+        """The first field in which this cache differs from what a run needs; None where the run can use it.
 
-        A store may hold more addresses than a run reads.
+        A cache may have more addresses than a run reads.
         """
         for name in ("data", "views", "preprocess", "teacher", "precision"):
-            stored, other = getattr(self, name), getattr(wanted, name)
+            stored, other = getattr(self, name), getattr(expected, name)
             if stored != other:
                 return ManifestDifference(name, stored, other)
-        for address, column in wanted.answers.items():
+        for address, column in expected.answers.items():
             if address not in self.answers:
                 return ManifestDifference("answers", sorted(self.answers), address)
             if self.answers[address] != column:
@@ -71,14 +71,14 @@ class TeacherProvenance:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of answers that is whole and never changes.
+    """A file of outputs that is complete and never changes.
 
     Attributes:
-        file: Its name in the store.
-        examples: How many examples' answers it holds.
+        file: Its name in the cache.
+        examples: The number of examples.
         bytes: Its size.
-        sha256: Of the whole file.
-        keys: SHA-256 of the keys in it alone: which examples, which views, how many positions.
+        sha256: The SHA-256 of the whole file.
+        keys: The SHA-256 of the keys alone: ids, views and numbers of positions.
     """
 
     file: str
@@ -90,12 +90,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store says of itself.
+    """The description of a cache.
 
     Attributes:
-        origin: What its answers depend on.
-        about: What else a reader may want to know: how many examples there are, versions, the batch size.
-        shards: The files that are whole, in the order in which they were made.
+        origin: What its outputs depend on.
+        about: Further information: the number of examples, versions, the batch size.
+        shards: The complete files, in the order in which they were written.
     """
 
     origin: TeacherProvenance
@@ -103,11 +103,11 @@ class Manifest:
     shards: tuple[Shard, ...] = ()
 
     def with_shard(self, shard: Shard) -> Manifest:
-        """The same store with one more file."""
+        """The manifest with one more shard."""
         return replace(self, shards=(*self.shards, shard))
 
     def to_bytes(self) -> bytes:
-        """As JSON, with the SHA-256 of all the rest in it."""
+        """As JSON, with the SHA-256 of all other entries."""
         body = {
             "format": FORMAT,
             "origin": asdict(self.origin),
@@ -118,50 +118,50 @@ class Manifest:
 
     @staticmethod
     def from_bytes(data: bytes, *, name: str) -> Manifest:
-        """The manifest that `to_bytes` wrote.
+        """The manifest from the result of `to_bytes`.
 
         Raises:
-            DataError: If it was edited or damaged, or is of another version.
+            DataError: If it was edited or is damaged, or has another version.
         """
         try:
             body: Any = json.loads(data)
-            told = body.pop(_CHECKSUM)
+            checksum = body.pop(_CHECKSUM)
             if body["format"] != FORMAT:
                 raise DataError(
-                    f"{name}/{FILE} is of the format {body['format']!r}, and this version reads {FORMAT!r}: build the "
-                    "store again, in another folder."
+                    f"{name}/{FILE} has the format {body['format']!r}, and this version reads {FORMAT!r}. Build the "
+                    "cache again, in another folder."
                 )
-            if told != _digest(body):
-                raise ValueError("its SHA-256 is another one")
+            if checksum != _digest(body):
+                raise ValueError("its SHA-256 does not match")
             shards = tuple(Shard(**shard) for shard in body["shards"])
             if wrong := [shard.file for shard in shards if not _FILES.fullmatch(shard.file)]:
-                raise ValueError(f"{wrong[0]!r} is no name of a shard")  # such as one outside of the store
-            found = Manifest(TeacherProvenance(**body["origin"]), body["about"], shards)
-            _check_types(found)
-            if found.to_bytes() != data:  # also where JSON would not mind: a space is a byte like another
-                raise ValueError("it was written again by something else")
-            return found
+                raise ValueError(f"{wrong[0]!r} is no name of a shard")  # such as a path outside of the cache
+            manifest = Manifest(TeacherProvenance(**body["origin"]), body["about"], shards)
+            _check_types(manifest)
+            if manifest.to_bytes() != data:  # JSON ignores changes such as an added space
+                raise ValueError("another program rewrote it")
+            return manifest
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise DataError(
-                f"{name}/{FILE} was edited or is damaged ({error}): no answer of this store is read. Restore the file, "
-                "or build the store again in another folder."
+                f"{name}/{FILE} was edited or is damaged ({error}), so no output of this cache is read. Restore the "
+                "file, or build the cache again in another folder."
             ) from error
 
 
-def _check_types(found: Manifest) -> None:
-    """Raise ValueError where a field is of another kind: who can write the file can write its checksum."""
-    origin = found.origin
-    texts = (origin.teacher, origin.data, origin.precision, *(t for s in found.shards for t in (s.sha256, s.keys)))
-    counts = [count for shard in found.shards for count in (shard.examples, shard.bytes)]
-    maps = (found.about, origin.answers, *(origin.answers.values() if isinstance(origin.answers, Mapping) else ()))
+def _check_types(manifest: Manifest) -> None:
+    """Raise ValueError where a field has the wrong type: whoever edits the file can also write its checksum."""
+    origin = manifest.origin
+    texts = (origin.teacher, origin.data, origin.precision, *(t for s in manifest.shards for t in (s.sha256, s.keys)))
+    counts = [count for shard in manifest.shards for count in (shard.examples, shard.bytes)]
+    maps = (manifest.about, origin.answers, *(origin.answers.values() if isinstance(origin.answers, Mapping) else ()))
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a text is none")
+        raise ValueError("a field is no text")
     if not all(text is None or isinstance(text, str) for text in (origin.views, origin.preprocess)):
-        raise ValueError("a text is none")
+        raise ValueError("a field is no text")
     if not all(isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**63 for count in counts):
-        raise ValueError("a count is none")
-    if not all(isinstance(one, Mapping) for one in maps):
-        raise ValueError("a mapping is none")
+        raise ValueError("a field is no count")
+    if not all(isinstance(value, Mapping) for value in maps):
+        raise ValueError("a field is no mapping")
 
 
 def _digest(body: Mapping[str, Any]) -> str:

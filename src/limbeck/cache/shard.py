@@ -1,4 +1,4 @@
-"""One file of stored outputs, and the check that it is still what was written."""
+"""One file of stored outputs, with the check that it is unchanged."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _KEYS = ("id", "view", "positions", "marks")
 _RECORDS = "records."
 _CHUNK = 1 << 22
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError, RecursionError, MemoryError)
-"""What a header that is none leads to."""
-Found = TypeVar("Found")
+"""The errors that a damaged header may cause."""
+Result = TypeVar("Result")
 
 
 class Keys(NamedTuple):
-    """Which answers a shard holds, row by row.
+    """The keys of the outputs in a shard, row by row.
 
     Attributes:
-        id: Which examples, ``int64 [n]``.
-        view: Which view of each; -1 stands for the example itself.
-        positions: How many positions each answer has, where that differs between examples; otherwise None.
-        marks: What the inputs were, ``int64 [n, 2]``, of a source of which that is not known; 0 where nobody looked.
+        id: The example ids, ``int64 [n]``.
+        view: The view numbers; -1 for examples without augmentation.
+        positions: The number of positions of each output, where it differs between examples; otherwise None.
+        marks: Checksums of the inputs, ``int64 [n, 2]``, for a loader whose inputs may change; 0 where there is none.
     """
 
     id: NDArray[np.int64]
@@ -41,18 +41,18 @@ class Keys(NamedTuple):
     marks: NDArray[np.int64] | None = None
 
     def joined(self, others: Sequence[Keys]) -> Keys:
-        """These rows, and then those of others."""
+        """These rows, followed by those of others."""
         every = [self, *others]
-        counts = [one.positions for one in every if one.positions is not None]
+        counts = [keys.positions for keys in every if keys.positions is not None]
         return Keys(
-            np.concatenate([one.id for one in every]),
-            np.concatenate([one.view for one in every]),
+            np.concatenate([keys.id for keys in every]),
+            np.concatenate([keys.view for keys in every]),
             np.concatenate(counts) if counts else None,
-            np.concatenate([one.marked() for one in every]) if any(one.marks is not None for one in every) else None,
+            np.concatenate([keys.marked() for keys in every]) if any(k.marks is not None for k in every) else None,
         )
 
     def marked(self) -> NDArray[np.int64]:
-        """What the inputs were, 0 where nobody looked."""
+        """The checksums of the inputs; 0 where there are none."""
         return np.zeros((len(self.id), 2), np.int64) if self.marks is None else self.marks
 
 
@@ -60,10 +60,8 @@ Records = Mapping[str, NDArray[np.uint8]]
 """Address -> rows of bytes: one for each example, or for each position where their number differs."""
 
 
-def write_shard(place: Location, number: int, keys: Keys, records: Records) -> Shard:
-    """Write a file that appears whole or not at all.
-
-    It is a safetensors file: any tool that reads these reads it.
+def write_shard(location: Location, number: int, keys: Keys, records: Records) -> Shard:
+    """Write a shard atomically, as a safetensors file.
 
     Raises:
         LimbeckError: If the disk is full, or cannot be written to.
@@ -73,77 +71,77 @@ def write_shard(place: Location, number: int, keys: Keys, records: Records) -> S
     file = f"{FOLDER}/{number:06d}.safetensors"
     columns = {name: column for name, column in zip(_KEYS, keys, strict=True) if column is not None}
     data = save(columns | {_RECORDS + address: rows for address, rows in records.items()})
-    place.put(file, data)
+    location.put(file, data)
     return Shard(file, len(keys.id), len(data), hashlib.sha256(data).hexdigest(), _keys_sha256(keys))
 
 
 @final
 class MappedShard:
-    """A shard's file, mapped into memory; its bytes are checked when they are first asked for.
+    """A shard's file, mapped into memory; its bytes are verified when they are first used.
 
     Args:
-        place: Where the store is.
-        shard: Which file, and what it must be.
+        location: The location of the cache.
+        shard: The file and its checksums.
     """
 
-    def __init__(self, place: Location, shard: Shard) -> None:
-        self._place = place
+    def __init__(self, location: Location, shard: Shard) -> None:
+        self._location = location
         self._shard = shard
         self._guard = threading.Lock()
         self._records: dict[str, NDArray[np.uint8]] | None = None
-        self._fitting = set[str]()
+        self._valid_addresses = set[str]()
 
     def keys(self) -> Keys:
-        """Which answers it holds; only these bytes are read and checked.
+        """The keys of its outputs; only these bytes are read and verified.
 
         Raises:
-            DataError: If the file is missing, cut short, or its keys are not those that were written.
+            DataError: If the file is missing or cut short, or its keys are damaged.
         """
-        columns = self._again(self._columns)
+        columns = self._retry(self._columns)
         return _keys({name: np.array(columns[name]) for name in _KEYS if name in columns})
 
     def records(self, address: str) -> NDArray[np.uint8]:
-        """The rows at an address; the first call in a process reads and checks the whole file.
+        """The rows at an address; the first call in a process reads and verifies the whole file.
 
         Raises:
-            DataError: If the file is missing, cut short, or not what was written.
+            DataError: If the file is missing or damaged.
         """
         with self._guard:
             if self._records is None:
                 self.verify()
-                mapped = self._again(self._columns)
+                mapped = self._retry(self._columns)
                 self._records = {n.removeprefix(_RECORDS): c for n, c in mapped.items() if n.startswith(_RECORDS)}
         if address not in self._records:
-            raise self._damaged(f"it holds no answers at {address!r}")
+            raise self._damaged(f"it has no outputs at {address!r}")
         return self._records[address]
 
     def rows(self, address: str, *, width: int, each: bool) -> NDArray[np.uint8]:
-        """`records`, of which it is checked that there are as many as the keys say, each so long.
+        """`records`, after a check that their number and width agree with the keys.
 
         Args:
-            address: Where.
+            address: The address.
             width: Bytes of a record.
-            each: Whether there is a record for each position, not for each example.
+            each: Whether there is a record for each position instead of each example.
 
         Raises:
-            DataError: As `records`, or if they are others.
+            DataError: As for `records`, or if the number or width is wrong.
         """
-        found = self.records(address)
-        if address not in self._fitting:
+        records = self.records(address)
+        if address not in self._valid_addresses:
             keys = self.keys()
             count = len(keys.id) if keys.positions is None or not each else int(keys.positions.sum())
-            if found.shape != (count, width) or found.dtype != np.uint8:
-                raise self._damaged(f"the answers at {address!r} are {list(found.shape)}, not {[count, width]}")
-            self._fitting.add(address)
-        return found
+            if records.shape != (count, width) or records.dtype != np.uint8:
+                raise self._damaged(f"the outputs at {address!r} are {list(records.shape)}, not {[count, width]}")
+            self._valid_addresses.add(address)
+        return records
 
     def verify(self) -> None:
-        """Read the whole file, and compare its SHA-256 with the one that was written down.
+        """Read the whole file and compare its SHA-256 with the one in the manifest.
 
         Raises:
-            DataError: If it is another one.
+            DataError: If it differs.
         """
-        self._again(self._verify)
+        self._retry(self._verify)
 
     def _verify(self) -> None:
         path = self._path()
@@ -155,35 +153,36 @@ class MappedShard:
 
     def _columns(self) -> Mapping[str, NDArray[Any]]:
         try:
-            found = _mapped(self._path())
-            keys = _keys(found)
+            columns = _map_columns(self._path())
+            keys = _keys(columns)
             whole = len(keys.id) == self._shard.examples and _keys_sha256(keys) == self._shard.keys
         except _UNREADABLE as error:
             raise self._damaged(f"its header cannot be read: {error}") from error
         if not whole:
             raise self._damaged("its keys are not those that were written")
-        return found
+        return columns
 
-    def _again(self, look: Callable[[], Found]) -> Found:
+    def _retry(self, read: Callable[[], Result]) -> Result:
+        """The result of `read`; a damaged file that was fetched is fetched once more."""
         """What `look` finds; of a fetched file that is not right, once more after fetching it again."""
         try:
             try:
-                return look()
+                return read()
             except DataError:
-                if not self._place.forget(self._shard.file):
+                if not self._location.forget(self._shard.file):
                     raise
-                return look()
-        except OSError as error:  # which does not say that the bytes are wrong
+                return read()
+        except OSError as error:  # the bytes may be right: this is no DataError
             what = error.strerror or error
-            raise LimbeckError(f"{self._place.name}/{self._shard.file} cannot be read now: {what}.") from error
+            raise LimbeckError(f"{self._location.name}/{self._shard.file} cannot be read now: {what}.") from error
 
     def _path(self) -> Path:
-        return self._place.fetch(self._shard.file, self._shard.bytes)
+        return self._location.fetch(self._shard.file, self._shard.bytes)
 
     def _damaged(self, why: str) -> DataError:
         return DataError(
-            f"{self._place.name}/{self._shard.file} is damaged ({why}): none of its {self._shard.examples} answers is "
-            "read. Remove that file and build the store again: the other shards are kept."
+            f"{self._location.name}/{self._shard.file} is damaged ({why}): none of its {self._shard.examples} outputs "
+            "is read. Remove that file and build the cache again; the other shards stay."
         )
 
 
@@ -191,48 +190,49 @@ def _keys(columns: Mapping[str, NDArray[Any]]) -> Keys:
     """The columns of keys.
 
     Raises:
-        ValueError: If they are of other kinds or lengths.
+        ValueError: If they have other dtypes or lengths.
     """
-    found = Keys(columns["id"], columns["view"], columns.get("positions"), columns.get("marks"))
-    shapes = [None if one is None else (one.shape, one.dtype) for one in found]
-    row, mark = ((len(found.id),), np.dtype(np.int64)), ((len(found.id), 2), np.dtype(np.int64))
+    keys = Keys(columns["id"], columns["view"], columns.get("positions"), columns.get("marks"))
+    shapes = [None if column is None else (column.shape, column.dtype) for column in keys]
+    row, mark = ((len(keys.id),), np.dtype(np.int64)), ((len(keys.id), 2), np.dtype(np.int64))
     if shapes[:2] != [row, row] or shapes[2] not in (None, row) or shapes[3] not in (None, mark):
-        raise ValueError("its keys are of other shapes than keys have")
-    if (found.view < -1).any() or (found.positions is not None and (found.positions < 0).any()):
+        raise ValueError("its keys have the wrong shape")
+    if (keys.view < -1).any() or (keys.positions is not None and (keys.positions < 0).any()):
         raise ValueError("its keys hold a negative number")
-    return found
+    return keys
 
 
-def _mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """The columns of a safetensors file, as views of one map of it.
+def _map_columns(path: Path) -> dict[str, NDArray[Any]]:
+    """The columns of a safetensors file, all in one memory map.
 
     Raises:
+        ValueError: If its header is invalid.
         ValueError: If its header makes no sense.
     """
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     begin = 8 + int.from_bytes(whole[:8].tobytes(), "little")
     header = json.loads(whole[8:begin].tobytes())
     kinds = {"I64": np.int64, "U8": np.uint8}
-    found = {}
-    for name, told in header.items():
+    columns = {}
+    for name, entry in header.items():
         if name != "__metadata__":
-            first, last = told["data_offsets"]
-            # A plain array: what numpy adds to a memory map at every indexing costs more than a row.
+            first, last = entry["data_offsets"]
+            # A plain array: indexing a numpy memory map costs more than reading a row.
             part = np.asarray(whole)[begin + first : begin + last]
-            found[name] = part.view(kinds[told["dtype"]]).reshape(told["shape"])
-    return found
+            columns[name] = part.view(kinds[entry["dtype"]]).reshape(entry["shape"])
+    return columns
 
 
 def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _keys_sha256(keys: Keys) -> str:
-    found = hashlib.sha256()
-    for column in keys[:3] if keys.marks is None else keys:  # as before there were marks
-        found.update(b"none" if column is None else np.ascontiguousarray(column).data)
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for column in keys[:3] if keys.marks is None else keys:  # without marks, the hash of older caches
+        digest.update(b"none" if column is None else np.ascontiguousarray(column).data)
+    return digest.hexdigest()

@@ -25,16 +25,16 @@ Ids = NDArray[np.int64]
 
 @final
 class Store:
-    """A teacher's answers on disk, for reading: found by example and view, and checked before they are believed.
+    """Reads a cache of teacher outputs by example and view; shards are verified before they are used.
 
-    Any number of processes may read one at the same time, also while another one adds to it; `refresh` sees what was
-    added.
+    Any number of processes may read a cache at the same time, also while one process adds to it. `refresh` makes new
+    outputs visible.
 
     Args:
-        where: Its folder, or an address that fsspec opens.
+        where: The folder of the cache, or an address that fsspec opens.
 
     Raises:
-        DataError: If there is none, or its manifest was edited or is damaged.
+        DataError: If there is no cache, or its manifest was edited or is damaged.
     """
 
     def __init__(self, where: str | os.PathLike[str] | Location) -> None:
@@ -44,17 +44,17 @@ class Store:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the manifest again; what is mapped already stays.
+        """Read the manifest again; files that are already mapped stay mapped.
 
         Raises:
-            DataError: If there is none any more, or it is another store's.
+            DataError: If the manifest is gone, or belongs to another cache.
         """
         manifest = find_manifest(self.location)
         if manifest is None:
-            raise DataError(f"There is no store of answers at {self.location.name}: it has no {FILE}.")
+            raise DataError(f"There is no cache at {self.location.name}: it has no {FILE}.")
         before: Manifest | None = self.__dict__.get("manifest")
         if before is not None and before.origin != manifest.origin:
-            raise DataError(f"The store at {self.location.name} was replaced by another one while it was read.")
+            raise DataError(f"The cache at {self.location.name} was replaced by another one while it was read.")
         with self._guard:
             self.manifest: Manifest = manifest
             self._shards = [self._mapped.setdefault(s, MappedShard(self.location, s)) for s in manifest.shards]
@@ -62,37 +62,37 @@ class Store:
                 self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
-        """How many answers it holds."""
+        """The number of outputs."""
         return sum(shard.examples for shard in self.manifest.shards)
 
     @property
     def bytes(self) -> int:
-        """The size of all its shards."""
+        """The size of all shards in bytes."""
         return sum(shard.bytes for shard in self.manifest.shards)
 
     @cached_property
     def columns(self) -> dict[str, Column]:
-        """How the answers at each address are kept."""
+        """The layout of the outputs at each address."""
         try:
             return {address: Column.from_spec(spec) for address, spec in self.manifest.origin.answers.items()}
-        except LimbeckError as error:  # of a checksum that somebody made again, or a later version
+        except LimbeckError as error:  # the checksum is right: written by a later version, or edited
             raise DataError(f"{self.location.name}/{FILE} is damaged: {error}") from error
 
     def rows(self, id: Ids, view: Ids | int) -> NDArray[np.int64]:
-        """Where the answers are, for `read`; -1 where there is none."""
+        """The row of each output, for `read`; -1 where there is none."""
         return self._index.rows(id, view)
 
     def read(self, rows: NDArray[np.int64], address: str, *, counted: NDArray[np.bool_] | None = None) -> Any:
-        """The answers at an address, in the order of `rows`: a tensor, or a partial answer.
+        """The outputs at an address, in the order of `rows`: a tensor, or partial logits.
 
         Args:
             rows: From `rows`, none of them -1.
             address: One of `columns`.
-            counted: Where examples differ in their number of positions, at which ones theirs are; by default at the
-                first. What lies elsewhere is some other position's answer, and must not count.
+            counted: Which positions of each example hold its outputs, where examples differ in their number; by default
+                the first ones. Other positions get the outputs of some counted position, and must be ignored.
 
         Raises:
-            LimbeckError: If the store holds other numbers of positions.
+            LimbeckError: If the cache has other numbers of positions.
             DataError: If a shard is damaged.
         """
         column = self.columns[address]
@@ -103,15 +103,15 @@ class Store:
             counted = np.arange(int(own.max())) < own[:, None]
         elif (counted.sum(1) != own).any():
             raise LimbeckError(
-                f"The store at {self.location.name} holds answers of other lengths than the examples have now, as of "
-                "another mask: build another store."
+                f"The outputs in the cache at {self.location.name} have other lengths than the examples have now, for "
+                "example because of another mask. Build another cache."
             )
         shard = np.searchsorted(self._starts, rows, side="right") - 1
-        found = self._gathered_at(record_indices(first, counted).reshape(-1), shard.repeat(counted.shape[1]), address)
-        return column.decode(found, counted.shape)
+        index = record_indices(first, counted).reshape(-1)
+        return column.decode(self._gather(index, shard.repeat(counted.shape[1]), address), counted.shape)
 
     def records(self, rows: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
-        """The bytes of the answers at an address, where each example has one record.
+        """The encoded outputs at an address, where each example has one record.
 
         Raises:
             DataError: If a shard is damaged.
@@ -119,10 +119,10 @@ class Store:
         if len(self._shards) == 1:
             return self._rows_of(self._shards[0], address).take(rows, axis=0)
         shard = np.searchsorted(self._starts, rows, side="right") - 1
-        return self._gathered_at(rows - self._starts[shard], shard, address)
+        return self._gather(rows - self._starts[shard], shard, address)
 
     def spans(self, rows: NDArray[np.int64], address: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The bytes of the answers, position after position, example after example, and how many each example has.
+        """The encoded outputs, position by position and example by example, and how many positions each example has.
 
         Raises:
             DataError: If a shard is damaged.
@@ -132,28 +132,28 @@ class Store:
         own = self._lengths[rows]
         within = np.arange(own.sum()) - (own.cumsum() - own).repeat(own)
         shard = (np.searchsorted(self._starts, rows, side="right") - 1).repeat(own)
-        return self._gathered_at(self._first[rows].repeat(own) + within, shard, address), own
+        return self._gather(self._first[rows].repeat(own) + within, shard, address), own
 
     def verify(self) -> list[DataError]:
-        """Read everything, and compare it with its checksums; what is wrong, shard by shard."""
-        wrong = []
+        """Read everything and compare it with the checksums; the errors, shard by shard."""
+        errors = []
         for mapped in self._shards:
             try:
                 mapped.verify()
                 mapped.keys()
             except DataError as error:
-                wrong.append(error)
-        return wrong
+                errors.append(error)
+        return errors
 
-    def _gathered_at(self, at: NDArray[np.int64], shard: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
+    def _gather(self, at: NDArray[np.int64], shard: NDArray[np.int64], address: str) -> NDArray[np.uint8]:
         numbers = np.unique(shard)
         for number in numbers:
-            self._rows_of(self._shards[number], address)  # refuses a width that is none before memory is taken
-        found = np.empty((len(at), self.columns[address].width), np.uint8)
+            self._rows_of(self._shards[number], address)  # raises for a wrong width before memory is allocated
+        records = np.empty((len(at), self.columns[address].width), np.uint8)
         for number in numbers:
             here = shard == number
-            found[here] = self._rows_of(self._shards[number], address).take(at[here], axis=0)
-        return found
+            records[here] = self._rows_of(self._shards[number], address).take(at[here], axis=0)
+        return records
 
     def _rows_of(self, mapped: MappedShard, address: str) -> NDArray[np.uint8]:
         column = self.columns[address]
@@ -161,7 +161,7 @@ class Store:
 
     @cached_property
     def keys(self) -> Keys:
-        """Which answers it holds, row by row."""
+        """The keys of all outputs, row by row."""
         every = [mapped.keys() for mapped in self._shards]
         empty = Keys(np.empty(0, np.int64), np.empty(0, np.int64))
         return every[0].joined(every[1:]) if every else empty
@@ -188,39 +188,39 @@ class Store:
         return before - before[self._starts[shard]]
 
 
-def find_manifest(place: Location) -> Manifest | None:
-    """The manifest of the store at a place, if there is one.
+def find_manifest(location: Location) -> Manifest | None:
+    """The manifest of the cache at a location, if there is one.
 
     Raises:
         DataError: If it was edited or is damaged.
     """
-    data = place.read(FILE)
-    return None if data is None else Manifest.from_bytes(data, name=place.name)
+    data = location.read(FILE)
+    return None if data is None else Manifest.from_bytes(data, name=location.name)
 
 
 def is_store(where: str | os.PathLike[str]) -> bool:
-    """Whether a store of answers is there."""
+    """Whether there is a cache at `where`."""
     return (Path(where) / FILE).is_file() if "://" not in os.fspath(where) else Location(where).read(FILE) is not None
 
 
 _BYTES = 64 * 2**20
 
-_ITSELF = -1  # the view's number where an example is not augmented
+_ITSELF = -1  # the view number of an example that is not augmented
 
 
 @final
 class DecodedTable:
-    """All answers to examples themselves, not to views of them, at one address: decoded, found by id.
+    """All outputs of examples without augmentation at one address: decoded, and found by id.
 
-    A look takes one operation, where finding, reading and decoding take twenty; their results are the same to the bit.
+    A look-up takes one operation, where finding, reading and decoding take twenty. The results are bitwise the same.
     """
 
-    def __init__(self, lines: Tensor, held: Tensor | None) -> None:
-        self._lines, self._held = lines, held
+    def __init__(self, lines: Tensor, present: Tensor | None) -> None:
+        self._lines, self._present = lines, present
 
     @staticmethod
     def of(store: Store, address: str) -> DecodedTable | None:
-        """The table of an address; None where it would be big, or its answers are no tensors of one shape.
+        """The table of an address; None where it would be large, or its outputs are no tensors of one shape.
 
         Raises:
             DataError: If a shard is damaged.
@@ -232,20 +232,20 @@ class DecodedTable:
         if not count or column.positions is None or size > _BYTES or keys.id.min() < 0:
             return None
         row = store.rows(np.arange(length), _ITSELF)
-        held = row >= 0
-        if not held.any() or not isinstance(answers := store.read(row[held], address), Tensor):
+        present = row >= 0
+        if not present.any() or not isinstance(outputs := store.read(row[present], address), Tensor):
             return None
-        lines = answers
-        if not held.all():
-            lines = answers.new_zeros(length, *answers.shape[1:])
-            lines[torch.from_numpy(held)] = answers
-        return DecodedTable(lines, None if held.all() else torch.from_numpy(held))
+        lines = outputs
+        if not present.all():
+            lines = outputs.new_zeros(length, *outputs.shape[1:])
+            lines[torch.from_numpy(present)] = outputs
+        return DecodedTable(lines, None if present.all() else torch.from_numpy(present))
 
     def look_up(self, id: Tensor) -> Tensor | None:
-        """The answers to these examples; None where one of them is not held."""
-        at = id.cpu()  # an accelerator does not survive an id out of range
+        """The outputs of these examples; None where one of them is missing."""
+        at = id.cpu()  # on an accelerator, an id out of range ends the process
         try:
-            if self._held is not None and not bool(self._held.index_select(0, at).all()):
+            if self._present is not None and not bool(self._present.index_select(0, at).all()):
                 return None
             return self._lines.index_select(0, at)
         except IndexError:

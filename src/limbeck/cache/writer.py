@@ -21,12 +21,12 @@ from limbeck.errors import DataError, LimbeckWarning
 
 SHARD_BYTES = 256 * 2**20
 _PATIENCE = 120.0
-"""Seconds of a teacher's work that a kill may cost, at most: then what there is becomes a shard."""
+"""Seconds after which outputs in memory become a shard: a kill loses at most this much of the teacher's work."""
 
 
 @contextmanager
 def writing(
-    place: Location,
+    location: Location,
     origin: TeacherProvenance,
     *,
     about: Mapping[str, Any] | None = None,
@@ -34,71 +34,71 @@ def writing(
     shard_bytes: int = SHARD_BYTES,
     patience: float = _PATIENCE,
 ) -> Iterator[Writer]:
-    """A block in which answers are added to the store at a place, by this process alone.
+    """A context in which this process alone adds outputs to the cache at a location.
 
-    A store that is there already goes on where it stopped: shards that are whole are kept, damaged ones are dropped
-    with a warning, and files that no manifest names (a killed writer's) are removed. What was appended is kept also
-    when the block ends by an error.
+    An existing cache is continued: complete shards stay, damaged ones are dropped with a warning, and files that the
+    manifest does not name (from a killed writer) are removed. Outputs that were appended are also written when the
+    block ends by an error.
 
     Args:
-        place: Where the store is, or will be.
-        origin: What its answers depend on.
-        about: What else the manifest says of a new store.
-        files: What else a new store holds, by name; it is there before the manifest is.
-        shard_bytes: How big a file grows.
-        patience: Seconds after which what there is becomes a file.
+        location: The location of the cache; it is made if it does not exist.
+        origin: What the outputs depend on.
+        about: Further entries for the manifest of a new cache.
+        files: Further files for a new cache, by name; they are written before the manifest.
+        shard_bytes: The size of a shard in bytes.
+        patience: Seconds after which the outputs in memory are written.
 
     Raises:
-        LimbeckError: If another process is writing, the place cannot be written to, or the store has another origin.
+        LimbeckError: If another process is writing, the location cannot be written to, or the cache has another origin.
         DataError: If the manifest is damaged.
     """
-    place.open()
-    with alone(place.local, doing="written"):
-        manifest = find_manifest(place)
+    location.open()
+    with alone(location.local, doing="written"):
+        manifest = find_manifest(location)
         if manifest is None:
             manifest = Manifest(origin, dict(about or {}))
             for name, data in (files or {}).items():
-                place.put(name, data)
-            place.put(FILE, manifest.to_bytes())
-        elif (found := manifest.origin.difference(origin)) is not None:
-            raise find_mismatch(place, manifest, found, about=about)
-        writer = Writer(place, _sound(place, manifest), shard_bytes, patience)
+                location.put(name, data)
+            location.put(FILE, manifest.to_bytes())
+        elif (difference := manifest.origin.difference(origin)) is not None:
+            raise find_mismatch(location, manifest, difference, about=about)
+        writer = Writer(location, _drop_damaged(location, manifest), shard_bytes, patience)
         try:
             yield writer
         finally:
             writer.seal()
 
 
-def repair(place: Location) -> None:
-    """Drop the shards of a store that are damaged, with a warning each, so that their answers are asked again.
+def repair(location: Location) -> None:
+    """Drop damaged shards with a warning for each, so that their outputs are computed again.
 
     Raises:
-        LimbeckError: If there are any, and another process is writing, or the place cannot be written to.
+        LimbeckError: If there are damaged shards, and another process is writing or the location cannot be written to.
         DataError: If the manifest is damaged.
     """
-    if find_manifest(place) is None or not Store(place).verify():
+    if find_manifest(location) is None or not Store(location).verify():
         return
-    with alone(place.local, doing="written"):
-        manifest = find_manifest(place)
+    with alone(location.local, doing="written"):
+        manifest = find_manifest(location)
         if manifest is not None:
-            _sound(place, manifest)
+            _drop_damaged(location, manifest)
 
 
 @final
 class Writer:
-    """Adds answers to a store: they are gathered in memory, and become a file when there are enough.
+    """Adds outputs to a cache: they are collected in memory and written as a shard when there are enough.
 
     Made by `writing`.
     """
 
-    def __init__(self, place: Location, manifest: Manifest, shard_bytes: int, patience: float) -> None:
-        self._place = place
+    def __init__(self, location: Location, manifest: Manifest, shard_bytes: int, patience: float) -> None:
+        self._location = location
         self._manifest = manifest
         self._limit, self._patience = shard_bytes, patience
-        self._begin()
+        self._reset()
 
     def append(self, keys: Keys, records: Records) -> None:
-        """Add answers.
+        """Add outputs.
 
         Raises:
             LimbeckError: If the disk is full, or cannot be written to.
@@ -108,21 +108,21 @@ class Writer:
             self._records.setdefault(address, []).append(rows)
             self._bytes += rows.nbytes
         for view in np.unique(keys.view).tolist():
-            self._held.setdefault(view, _Ids()).add(keys.id[keys.view == view])
+            self._pending.setdefault(view, _IdSet()).add(keys.id[keys.view == view])
         if self._bytes >= self._limit or time.monotonic() - self._since >= self._patience:
             self.seal()
 
     def holds(self, id: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these answers are in memory still, and in no file."""
-        found = np.zeros(len(id), bool)
-        for one in np.unique(view).tolist():
-            if one in self._held:
-                asked = view == one
-                found[asked] = self._held[one].has(id[asked])
-        return found
+        """Which of these outputs are in memory and not in a file yet."""
+        result = np.zeros(len(id), bool)
+        for number in np.unique(view).tolist():
+            if number in self._pending:
+                rows = view == number
+                result[rows] = self._pending[number].contains(id[rows])
+        return result
 
     def seal(self) -> None:
-        """Make a file of what is in memory; a reader sees it after `Store.refresh`.
+        """Write the outputs in memory to a file. A reader gets them after `Store.refresh`.
 
         Raises:
             LimbeckError: If the disk is full, or cannot be written to.
@@ -131,25 +131,25 @@ class Writer:
             return
         keys = self._keys[0].joined(self._keys[1:])
         records = {address: np.concatenate(rows) for address, rows in self._records.items()}
-        self._begin()  # what cannot be written is asked again: it must not be tried twice at the end of the block
+        self._reset()  # before the write: if it fails, the outputs are lost, and the end of the block must not retry
         number = 1 + max((_number(shard.file) for shard in self._manifest.shards), default=-1)
-        manifest = self._manifest.with_shard(write_shard(self._place, number, keys, records))
-        self._place.put(FILE, manifest.to_bytes())
+        manifest = self._manifest.with_shard(write_shard(self._location, number, keys, records))
+        self._location.put(FILE, manifest.to_bytes())
         self._manifest = manifest
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._keys: list[Keys] = []
         self._records: dict[str, list[NDArray[np.uint8]]] = {}
-        self._held: dict[int, _Ids] = {}
+        self._pending: dict[int, _IdSet] = {}
         self._bytes = 0
         self._since = time.monotonic()
 
 
 @final
-class _Ids:
+class _IdSet:
     """A set of ids in sorted arrays, each less than half as long as the one before.
 
-    It takes 8 bytes an id, where a set of Python's numbers takes 100.
+    It takes 8 bytes an id; a Python set takes about 100.
     """
 
     def __init__(self) -> None:
@@ -162,32 +162,32 @@ class _Ids:
             run.sort()
         self._runs.append(run)
 
-    def has(self, id: NDArray[np.int64]) -> NDArray[np.bool_]:
-        found = np.zeros(len(id), bool)
+    def contains(self, id: NDArray[np.int64]) -> NDArray[np.bool_]:
+        result = np.zeros(len(id), bool)
         for run in self._runs:
             if len(run):
-                found |= run[np.minimum(np.searchsorted(run, id), len(run) - 1)] == id
-        return found
+                result |= run[np.minimum(np.searchsorted(run, id), len(run) - 1)] == id
+        return result
 
 
-def _sound(place: Location, manifest: Manifest) -> Manifest:
-    """The manifest without shards that are damaged, and the folder without files that it does not name."""
-    kept, lost = [], 0
+def _drop_damaged(location: Location, manifest: Manifest) -> Manifest:
+    """Remove damaged shards from the manifest, and files that it does not name from the folder."""
+    intact, lost = [], 0
     for shard in manifest.shards:
         try:
-            MappedShard(place, shard).verify()
-            kept.append(shard)
+            MappedShard(location, shard).verify()
+            intact.append(shard)
         except DataError as error:
             lost += shard.examples
-            warnings.warn(f"{error} Its answers will be asked again.", LimbeckWarning, stacklevel=3)
-    found = Manifest(manifest.origin, manifest.about, tuple(kept))
+            warnings.warn(f"{error} Its outputs will be computed again.", LimbeckWarning, stacklevel=3)
+    manifest = Manifest(manifest.origin, manifest.about, tuple(intact))
     if lost:
-        place.put(FILE, found.to_bytes())
-    named = {shard.file for shard in found.shards}
-    for name in place.files(FOLDER):
-        if f"{FOLDER}/{name}" not in named:
-            place.remove(f"{FOLDER}/{name}")
-    return found
+        location.put(FILE, manifest.to_bytes())
+    names = {shard.file for shard in manifest.shards}
+    for name in location.files(FOLDER):
+        if f"{FOLDER}/{name}" not in names:
+            location.remove(f"{FOLDER}/{name}")
+    return manifest
 
 
 def _number(file: str) -> int:
