@@ -268,5 +268,5 @@ def test_what_makes_no_sense_is_refused_in_a_sentence():
             check_groups([[wrong, 3]])
     assert check_groups([[torch.tensor(1), 3]]) == ((1, 3),)
     members[0].logits = members[0].logits[:, None]
-    with pytest.raises(LimbeckError, match=r"Specialist 1 shows logits of \[\d+, 1, 6\]"):
+    with pytest.raises(LimbeckError, match=r"Specialist 1 has logits of \[\d+, 1, 6\]"):
         ask(Specialists(generalist, members, GROUPS))
