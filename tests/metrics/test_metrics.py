@@ -249,7 +249,7 @@ def test_what_is_lacking_is_said():
     for wrong in (3, -1):
         with pytest.raises(LimbeckError, match=f"labels from 0 to 2 .*; got {wrong}"):
             accuracy(Predictions(logits, labels=torch.tensor([0, wrong])))
-    with pytest.raises(UnknownNameError, match=r"measure 'acuracy'. Did you mean 'accuracy'"):
+    with pytest.raises(UnknownNameError, match=r"metric 'acuracy'. Did you mean 'accuracy'"):
         evaluate(Predictions(logits), ["acuracy"])
 
 

@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_said(unchecked):
         REGRESSION_METRICS["mse"](given._replace(targets=given.targets[:, 0]))
     with pytest.raises(LimbeckError, match="variance above 0"):
         REGRESSION_METRICS["gaussian_nll"](given._replace(variance=torch.zeros(60, 3)))
-    with pytest.raises(UnknownNameError, match="measure 'accuracy'"):
+    with pytest.raises(UnknownNameError, match="metric 'accuracy'"):
         evaluate(given, ["accuracy"])
     with pytest.raises(LimbeckError, match=r"function of Predictions.*; got a tuple"):
         METRICS["accuracy"]((given.student, None, given.targets))

@@ -15,17 +15,17 @@ from limbeck.metrics.predictions import Predictions
 from limbeck.metrics.validation import labels_of, valid_rows
 
 BINS = 15
-"""How many bins of equal width the calibration errors have."""
+"""The number of equal-width bins of the calibration errors."""
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows: bin m holds the rows whose confidence lies in ``(edges[m], edges[m + 1]]``.
+    """The bins of a reliability diagram. Bin m has the rows with a confidence in ``(edges[m], edges[m + 1]]``.
 
     Attributes:
-        edges: From 0 to 1, one more than there are bins.
-        counts: Rows in each bin.
-        confidence: The mean of the largest probability in each bin; nan in an empty one.
-        accuracy: How often its class is the label's, in each bin; nan in an empty one.
+        edges: Edges of the bins, from 0 to 1.
+        counts: The number of rows in each bin.
+        confidence: The mean of the largest probability in each bin; NaN in an empty bin.
+        accuracy: The accuracy in each bin; NaN in an empty bin.
     """
 
     edges: Float[Tensor, " edges"]
@@ -35,13 +35,13 @@ class Reliability(NamedTuple):
 
 
 def reliability(predictions: Predictions, *, bins: int = BINS) -> Reliability:
-    """Confidence and accuracy by bins of confidence: the bins of `ece`.
+    """Compute confidence and accuracy in the bins of `ece`.
 
-    ``ece = sum_m counts_m / n |accuracy_m - confidence_m|``, and `mce` is the greatest of these gaps.
+    ``ece = sum_m counts_m / n |accuracy_m - confidence_m|``, and `mce` is the largest of these gaps.
 
     Args:
-        predictions: With labels; rows without one are left out.
-        bins: How many, of equal width.
+        predictions: Predictions with labels. Rows without a label are left out.
+        bins: The number of bins of equal width.
 
     Raises:
         LimbeckError: If there are no labels, or `bins` is below 1.
@@ -60,10 +60,10 @@ def reliability(predictions: Predictions, *, bins: int = BINS) -> Reliability:
 
 @metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def ece(predictions: Predictions) -> Metric:
-    """The expected calibration error: ``sum_m |B_m| / n * |acc(B_m) - conf(B_m)|`` over 15 bins of equal width.
+    """Compute the expected calibration error: ``sum_m |B_m| / n * |acc(B_m) - conf(B_m)|`` over 15 bins of equal width.
 
-    The confidence is the largest probability; bin m holds ``((m - 1) / 15, m / 15]``. It is no mean of rows: the totals
-    of two sets of predictions do not add up to the total of both.
+    The confidence is the largest probability; bin m holds ``((m - 1) / 15, m / 15]``. It is not a mean over rows: the
+    totals of two sets of predictions do not add up to the total of both.
 
     Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
 
@@ -76,9 +76,9 @@ def ece(predictions: Predictions) -> Metric:
 
 @metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def mce(predictions: Predictions) -> Metric:
-    """The maximum calibration error: ``max_m |acc(B_m) - conf(B_m)|`` over the bins of `ece`.
+    """Compute the maximum calibration error: ``max_m |acc(B_m) - conf(B_m)|`` over the bins of `ece`.
 
-    It too is no mean of rows. A bin with few rows decides it as readily as one with many: read it beside `reliability`.
+    It is not a mean over rows. A bin with few rows can decide it, so look at `reliability` too.
 
     Source: Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
 
@@ -93,9 +93,10 @@ def mce(predictions: Predictions) -> Metric:
 
 @metric(unit="squared probability", higher_is_better=False, requires=("labels",))
 def brier(predictions: Predictions) -> Metric:
-    """The Brier score ``sum_c (q_c - [c = y])^2``: from 0 to 2, and for two classes twice the one of a single class.
+    """Compute the Brier score ``sum_c (q_c - [c = y])^2``, from 0 to 2.
 
-    A proper score: it is least, in expectation, for the true probabilities. Unlike `nll` it is bounded.
+    For two classes it is twice the score of a single class. It is a proper score: its expectation is smallest for the
+    true probabilities. Unlike `nll` it is bounded.
 
     Source: Brier, Verification of Forecasts Expressed in Terms of Probability, Monthly Weather Review 78, 1950.
 
@@ -104,13 +105,13 @@ def brier(predictions: Predictions) -> Metric:
         0.5
     """
     own, squares = probability_of(predictions.student, labels_of(predictions)), row_sums(predictions.student).squares
-    # (1 - q_y)^2 apart from the other classes, which are 0 where the student is sure and right.
+    # (1 - q_y)^2 is computed separately; otherwise it would cancel where the student is confident and right.
     return summed((1 - own).square() + (squares - own.square()).clamp(min=0))
 
 
 @metric(unit="nats", higher_is_better=None, requires=())
 def entropy(predictions: Predictions) -> Metric:
-    """The entropy ``-sum_c q_c log q_c`` of the student's distribution: 0 where it is sure, ``log C`` where it is not.
+    """Compute the entropy ``-sum_c q_c log q_c`` of the student's distribution, from 0 to ``log C``.
 
     Example:
         >>> round(entropy(Predictions(torch.zeros(1, 2))).value, 4)
@@ -121,7 +122,7 @@ def entropy(predictions: Predictions) -> Metric:
 
 @metric(unit="probability", higher_is_better=None, requires=())
 def confidence(predictions: Predictions) -> Metric:
-    """The largest probability of the student's: above its `accuracy`, it is too sure on the whole.
+    """Compute the student's largest probability. If the mean is above `accuracy`, the student is overconfident.
 
     Example:
         >>> confidence(Predictions(torch.zeros(1, 2))).value
@@ -140,7 +141,7 @@ def _right(predictions: Predictions) -> Float[Tensor, " n"]:
 
 
 def _surplus(predictions: Predictions) -> Float[Tensor, " bins"]:
-    """By bin, the sum of confidence less correctness."""
+    """Sum confidence minus correctness in each bin."""
     surplus = confidence_of(predictions.student) - _right(predictions)
     return torch.zeros(BINS, dtype=torch.float64).index_add(0, _bins(predictions, BINS), surplus)
 

@@ -21,15 +21,15 @@ Reading = Callable[[Batch], Inputs]
 
 
 def named_layers(model: nn.Module, batch: Batch, preprocess: Reading) -> dict[str, int]:
-    """The layers with a matrix or kernel of weights by name, and how many numbers each gives for an example.
+    """Find the layers with a weight matrix or kernel, with their number of outputs per example.
 
-    Those alone that a forward pass calls, and that give one row for each example: an embedding of positions gives one
-    for all, and the projection inside ``nn.MultiheadAttention`` is read without being called.
+    Only layers that the forward pass calls and that return one row per example. A position embedding returns one row
+    for all examples, and the projection inside ``nn.MultiheadAttention`` is not called as a module.
 
     Args:
-        model: Any module, on its device; asked once, in eval mode, without gradient.
-        batch: Some examples, two at least.
-        preprocess: The model's way from a batch to its inputs.
+        model: Any module, on its device. It is called once, in eval mode, without gradients.
+        batch: At least two examples.
+        preprocess: Maps a batch to the inputs of the model.
 
     Raises:
         LimbeckError: If there are no such layers.
@@ -48,12 +48,14 @@ def named_layers(model: nn.Module, batch: Batch, preprocess: Reading) -> dict[st
         with torch.no_grad():
             call(model, preprocess(batch.to(device_of(model))))
     if not layers:
-        raise LimbeckError(f"{type(model).__name__} has no layers with weights; name some: student_layers=['layer1'].")
+        raise LimbeckError(
+            f"{type(model).__name__} has no layers with weights. Name layers: student_layers=['layer1']."
+        )
     return {name: layers[name] for name, _ in named if name in layers}
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters lie."""
+    """The device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
@@ -72,17 +74,17 @@ def _noting(layers: dict[str, int], name: str, rows: int) -> Callable[..., None]
 
 _FEWEST = 4
 
-"""Examples that the unbiased estimate needs."""
+"""The number of examples that the unbiased estimate needs."""
 
 
 class LayerCKA(NamedTuple):
-    """The similarity of every layer of a student to every layer of a teacher.
+    """Similarities of all layers of a student to all layers of a teacher.
 
     Attributes:
-        student_layers: Addresses, the rows of `values`.
-        teacher_layers: Addresses, the columns.
-        values: From about 0, nothing in common, to 1, the same but for rotation and scale; nan for a constant layer.
-        examples: How many examples were seen.
+        student_layers: Names of the layers, the rows of `values`.
+        teacher_layers: Names of the layers, the columns.
+        values: From about 0 (nothing in common) to 1 (equal up to rotation and scale); NaN for a constant layer.
+        examples: The number of examples.
     """
 
     student_layers: tuple[str, ...]
@@ -92,24 +94,24 @@ class LayerCKA(NamedTuple):
 
 
 def linear_cka(x: Float[Tensor, "n ..."], y: Float[Tensor, "n ..."], *, debiased: bool = True) -> float:
-    """The centered kernel alignment of two sets of features of the same examples, with linear kernels.
+    """Compute the centered kernel alignment (CKA) of two sets of features of the same examples, with linear kernels.
 
     ``HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L))`` with ``K = x x'`` and ``L = y y'``. It does not change when features
-    are rotated, shifted or scaled. Where features are many and examples few, the plain form is far from 0 for features
-    that have nothing in common; the debiased one is 0 there in expectation, and may be a little below.
+    are rotated, shifted or scaled. With many features and few examples, the plain form is far from 0 even for unrelated
+    features. The debiased form is 0 there in expectation and can be slightly negative.
 
-    It holds two matrices of n times n numbers in float64; `layer_cka` needs no more than a batch.
+    It needs two float64 matrices of n times n numbers; `layer_cka` needs only one batch at a time.
 
     Args:
-        x: Features, one row an example; all further dimensions are flattened.
-        y: Others, for the same examples in the same order.
-        debiased: Whether HSIC is the unbiased estimate, which needs four examples, or the plain one.
+        x: Features, one row per example. Further dimensions are flattened.
+        y: Other features of the same examples in the same order.
+        debiased: Whether to use the unbiased estimate of HSIC, which needs four examples.
 
     Returns:
-        The similarity; nan if one of them is the same for all examples.
+        The similarity; NaN if the features of one side are constant.
 
     Raises:
-        LimbeckError: If the numbers of examples differ, or there are too few.
+        LimbeckError: If the numbers of examples differ or are too small.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 0.0], [3.0, 5.0], [4.0, 4.0], [1.0, 7.0]])
@@ -138,26 +140,26 @@ def layer_cka(
     student_preprocess: Reading = lambda batch: batch.inputs,
     teacher_preprocess: Reading = lambda batch: batch.inputs,
 ) -> LayerCKA:
-    """The debiased linear CKA of every layer of the student with every layer of the teacher, over batches.
+    """Compute the debiased linear CKA between all layers of student and teacher, over batches.
 
-    Unbiased HSICs of batches are summed before they are divided, so that the result does not depend on the size of
-    the batches, save by noise, and no more than one batch is held. Batches of fewer than four examples are left out.
-    Both models answer in eval mode, without gradient, and nothing of the hooks stays in them.
+    The unbiased HSICs of the batches are summed before the division, so the result does not depend on the batch size
+    except for noise, and only one batch is in memory. Batches of fewer than four examples are left out. Both models run
+    in eval mode without gradients, and all hooks are removed.
 
     Args:
         student: Any module, on its device.
-        teacher: Another.
-        data: Batches, `Dataset`, ``(inputs, labels)`` or a source, as for `predict`.
-        student_layers: Addresses, as in a `Tapped`; by default every layer with a matrix or kernel of weights that
-            gives one row for each example, whose outputs are the pre-activations.
-        teacher_layers: The same, of the teacher.
-        student_preprocess: The student's way from a batch to its inputs.
-        teacher_preprocess: The teacher's.
+        teacher: Any module, on its device.
+        data: Batches, a `Dataset`, ``(inputs, labels)`` or a loader, as for `predict`.
+        student_layers: Names of layers, as for `Tapped`. By default the layers of `named_layers`, whose outputs are
+            pre-activations.
+        teacher_layers: The same for the teacher.
+        student_preprocess: Maps a batch to the inputs of the student.
+        teacher_preprocess: Maps a batch to the inputs of the teacher.
 
     Raises:
-        MissingSignalError: If an address is no module, or one that is not called.
-        DataError: If no batch has four examples.
-        LimbeckError: If a model has no layers with weights and none were named.
+        MissingSignalError: If a layer does not exist or is not called.
+        DataError: If no batch has at least four examples.
+        LimbeckError: If a model has no layers with weights and no layers were named.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -199,7 +201,7 @@ def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, preprocess:
 
 
 def _centered(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tensor, " n_times_n"]:
-    """The centered matrix of inner products, flat: products of two of these are HSICs, up to a factor of n."""
+    """The centered Gram matrix, flattened. The product of two of these is the HSIC up to a factor of n."""
     flat = (
         features.detach().flatten(1).double().cpu() if features.ndim > 1 else features.detach().double().cpu()[:, None]
     )
@@ -215,6 +217,6 @@ def _centered(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tens
 
 def _alignment(products: Float[Tensor, "layers layers"], students: int) -> Float[Tensor, "student teacher"]:
     own = products.diagonal()
-    # A constant layer has no variance but that of rounding.
+    # The variance of a constant layer is rounding only.
     own = torch.where(own > 1e-24 * own.max().clamp(min=1e-300), own, torch.nan)
     return products[:students, students:] / (own[:students, None] * own[None, students:]).sqrt()

@@ -1,4 +1,4 @@
-"""Classes that a student gained or lost, with false discoveries controlled."""
+"""Classes whose accuracy changed, with a controlled false-discovery rate."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from limbeck.metrics.validation import labels_of, valid_rows
 
 
 class ClassChange(NamedTuple):
-    """What became of one class.
+    """The change of the accuracy of one class.
 
     Attributes:
-        label: The class.
-        examples: How many there are of it.
-        before: Its accuracy before, the mean over seeds.
-        after: Its accuracy after.
-        gained: Examples that are right more often after than before (over seeds).
-        lost: Examples that are right less often.
-        p_value: How likely so great a change is where there is none; nan for a class without examples.
-        adjusted: The least false-discovery rate at which it is called changed (Benjamini and Hochberg).
-        changed: Whether it is called changed at the rate that was asked for.
+        label: The class index.
+        examples: The number of its examples.
+        before: Its accuracy before, averaged over seeds.
+        after: Its accuracy after, averaged over seeds.
+        gained: The number of examples that are right more often after than before, over seeds.
+        lost: The number of examples that are right less often.
+        p_value: The p-value of the change; NaN for a class without examples.
+        adjusted: The p-value adjusted for the false-discovery rate (Benjamini and Hochberg).
+        changed: Whether the change is significant at the given rate.
     """
 
     label: int
@@ -43,33 +43,32 @@ class ClassChange(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The accuracy after, less that before."""
+        """The accuracy after minus the accuracy before."""
         return self.after - self.before
 
 
 def class_changes(
     before: Predictions | Sequence[Predictions], after: Predictions | Sequence[Predictions], *, rate: float = 0.05
 ) -> list[ClassChange]:
-    """The accuracy of every class before and after, and which differences are more than chance.
+    """Compare the accuracy of every class before and after, and test which differences are significant.
 
-    For one pair of predictions, the test of a class is McNemar's, exact: of the examples on which the two differ, as
-    many should be won as lost. It speaks of these two models, on further examples. For several, paired by seed, an
-    example counts as won or lost by its sum over seeds (a sign test), and a paired t test over seeds comes beside it:
-    the larger of the two p-values holds, so that a class is called changed only if neither the choice of examples nor
-    that of seeds explains it. Then it speaks of the two ways to train. Over classes, the expected share of false calls
-    among all calls is held at `rate` (Benjamini and Hochberg's procedure).
+    For one pair of predictions, each class gets an exact McNemar test. The result is about these two models on new
+    examples. For several pairs, one per seed, each class gets a sign test over examples (by their sums over seeds) and
+    a paired t test over seeds. The larger p-value is used, so a class is significant only if neither the choice of
+    examples nor the choice of seeds explains the change. The result is then about the two training methods. Over
+    classes, the false-discovery rate is controlled at `rate` (Benjamini and Hochberg).
 
     Args:
-        before: Labeled predictions of one model, or of one for each seed.
-        after: Those of the other, for the same examples in the same order; the same number of seeds, in their order.
+        before: Labeled predictions of one model, or of one model per seed.
+        after: Predictions of the other model for the same examples and the same seeds in the same order.
         rate: The false-discovery rate, between 0 and 1.
 
     Returns:
-        One entry for each class, in their order.
+        One entry per class, in order.
 
     Raises:
-        LimbeckError: If there are no labels, the two are not about the same examples, their numbers differ, or `rate`
-            is not between 0 and 1.
+        LimbeckError: If there are no labels, the examples or the numbers of seeds differ, or `rate` is not between 0
+            and 1.
 
     Example:
         >>> labels = torch.zeros(20, dtype=torch.int64)
@@ -83,7 +82,9 @@ def class_changes(
     arXiv:2410.08407.
     """
     if not 0.0 < rate < 1.0:
-        raise LimbeckError(f"class_changes(rate={rate}): the false-discovery rate lies between 0 and 1, such as 0.05.")
+        raise LimbeckError(
+            f"class_changes(rate={rate}): the false-discovery rate must be between 0 and 1, such as 0.05."
+        )
     first, second = _several(before), _several(after)
     labels, classes = _common(first, second)
     won, lost, by_seed = _flips(_right(first), _right(second), labels, classes)
@@ -123,7 +124,7 @@ def _accuracy(right: Float[Tensor, "seeds n"], labels: Tensor, sizes: Tensor) ->
 def _flips(
     before: Float[Tensor, "seeds n"], after: Float[Tensor, "seeds n"], labels: Tensor, classes: int
 ) -> tuple[Tensor, Tensor, Float[Tensor, "classes seeds"]]:
-    """Examples won and lost by class, and the right ones more by class and seed."""
+    """Count gained and lost examples by class, and the change by class and seed."""
     change = after - before
     net = change.sum(0)
     won, lost = (torch.bincount(labels[side], minlength=classes) for side in (net > 0, net < 0))
@@ -139,7 +140,7 @@ def _p_values(won: Tensor, lost: Tensor, by_seed: Float[Tensor, "classes seeds"]
 
 
 def _paired_t(by_seed: Float[Tensor, "classes seeds"]) -> Float[Tensor, " classes"]:
-    """Two-sided; where all seeds agree to the last example, the test of the examples has the word."""
+    """Two-sided p-values of the paired t test; 0 if all seeds agree exactly, so that the sign test decides."""
     seeds = by_seed.shape[1]
     error = by_seed.std(1) / seeds**0.5
     ratio = by_seed.mean(1).abs() / error

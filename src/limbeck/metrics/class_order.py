@@ -1,4 +1,4 @@
-"""Whether a classifier would be right more often with its classes in another order."""
+"""Detection of a classifier whose classes have another order than the labels."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 _GAIN = 0.15
-"""A renaming that makes so much more of the answers right is one of the labels, and no chance."""
+"""The gain of accuracy from which another class order is reported."""
 
 
 def renamed_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> tuple[float, list[int]]:
-    """The accuracy (a fraction) under another naming of the classes, and that naming, theirs -> ours.
+    """Compute the best accuracy (a fraction) over class orders, and that order, theirs -> ours.
 
-    The accuracy is that of a naming found on one half of the examples, on the other half: of many classes, the best
-    naming of a few answers fits them by luck.
+    The order is found on one half of the examples and the accuracy is computed on the other half, because with many
+    classes the best order for few examples overfits.
 
     Args:
-        predicted: The class that was chosen for each example, ``[n]``; a negative number for none.
-        labels: The true one, ``[n]``.
-        classes: How many there are.
+        predicted: The predicted class of each example, ``[n]``; negative for none.
+        labels: The true classes, ``[n]``.
+        classes: The number of classes.
 
     Example:
         >>> renamed_accuracy(torch.tensor([1, 0] * 4), torch.tensor([0, 1] * 4), 2)
         (1.0, [1, 0])
     """
-    # Halves of every class, whatever the order in which the examples lie.
+    # Both halves have examples of every class, whatever the order of the examples.
     order = labels.argsort(stable=True)
     halves = [(predicted[order][part::2], labels[order][part::2]) for part in (0, 1)]
     right = 0
@@ -38,21 +38,21 @@ def renamed_accuracy(predicted: Tensor, labels: Tensor, classes: int) -> tuple[f
 
 
 def is_misordered(accuracy: float, renamed: float, labels: Tensor, reach: float) -> bool:
-    """Whether a renaming mends so much that the labels are numbered differently.
+    """Whether another class order improves the accuracy so much that the labels must be numbered differently.
 
     Args:
-        accuracy: The accuracy as it is.
-        renamed: Of `renamed_accuracy`.
-        labels: The true classes: who always says one of them is as right as that one is common, by whatever name.
-        reach: What chance alone can reach on so many examples.
+        accuracy: The accuracy in the given order.
+        renamed: The result of `renamed_accuracy`.
+        labels: The true classes. A constant prediction reaches the frequency of the most common class in any order.
+        reach: The accuracy that chance can reach on this number of examples.
     """
     commonest = float(labels.bincount().max()) / len(labels)
-    error = (max(renamed - accuracy, 0.0) / len(labels)) ** 0.5  # of a difference of so many answers that turn right
+    error = (max(renamed - accuracy, 0.0) / len(labels)) ** 0.5  # standard error of the gain
     return renamed > max(reach, commonest) + 0.1 and renamed - accuracy > max(_GAIN, 3 * error)
 
 
 def misorder_message(order: Sequence[int], names: Sequence[str] | None) -> str:
-    """The first classes that are moved, in words."""
+    """Describe the first classes that differ."""
     moved = [(theirs, ours) for theirs, ours in enumerate(order) if theirs != ours][:3]
     return ", ".join(
         f"its output {theirs} is class {ours}" + (f", called {names[ours]!r}" if names else "")
@@ -61,7 +61,7 @@ def misorder_message(order: Sequence[int], names: Sequence[str] | None) -> str:
 
 
 def _best_order(predicted: Tensor, labels: Tensor, classes: int) -> list[int]:
-    """The naming of the classes under which most answers are right: theirs -> ours."""
+    """Find the class order with the most correct predictions: theirs -> ours."""
     from scipy.optimize import linear_sum_assignment
 
     there = predicted >= 0

@@ -32,7 +32,7 @@ from limbeck.metrics.validation import labeled_rows, labels_of, valid_rows
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def accuracy(predictions: Predictions) -> Metric:
-    """How often the largest logit is the label's; of equal logits the first counts, and a row with a NaN is wrong.
+    """Compute the accuracy. Of equal logits the first counts, and a row with a NaN is wrong.
 
     Example:
         >>> accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).value
@@ -42,7 +42,7 @@ def accuracy(predictions: Predictions) -> Metric:
 
 
 def correctness(predictions: Predictions) -> Bool[Tensor, " labeled"]:
-    """Which of the rows that have a label are right, as `accuracy` counts them.
+    """Compute which rows with a label are right, as counted by `accuracy`.
 
     Raises:
         LimbeckError: If there are no labels.
@@ -57,7 +57,7 @@ def correctness(predictions: Predictions) -> Bool[Tensor, " labeled"]:
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def top5(predictions: Predictions) -> Metric:
-    """How often the label's logit is among the five largest; of five classes or fewer, every one is.
+    """Compute how often the label is among the five largest logits. It is 1 for up to five classes.
 
     Of equal logits the earlier class ranks higher, and a row with a NaN is wrong, as in `accuracy`.
     """
@@ -66,7 +66,7 @@ def top5(predictions: Predictions) -> Metric:
 
 
 def _ranked_above(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """How many classes rank higher than the label's."""
+    """Count the classes that rank higher than the label."""
     own = student.gather(1, labels[:, None])
     earlier = torch.arange(student.shape[1]) < labels[:, None]
     return ((student > own) | ((student == own) & earlier)).sum(1)
@@ -74,7 +74,7 @@ def _ranked_above(student: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]
 
 @metric(unit="nats", higher_is_better=False, requires=("labels",))
 def nll(predictions: Predictions) -> Metric:
-    """The negative log-likelihood ``-log q_y`` of the labels; infinite where a label's logit is -inf.
+    """Compute the negative log-likelihood ``-log q_y`` of the labels; infinite where the logit of a label is -inf.
 
     Example:
         >>> round(nll(Predictions(torch.zeros(1, 2), labels=torch.tensor([1]))).value, 4)
@@ -95,22 +95,22 @@ METRICS: dict[str, MetricFunction] = {
         confidence_slope, confidence_deviation, relative_calibration,
     )
 }  # fmt: skip
-"""Every measure of a classifier by name: of its answers to each example, one class is right."""
+"""All metrics of a classifier by name."""
 
 
 def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
-    """The measures with these names; what they have in common is computed once, and some rows at a time.
+    """Compute metrics by name. Shared intermediate results are computed once, block by block.
 
-    So the memory that it takes beside the predictions does not grow with the number of classes times that of rows.
+    So the additional memory does not grow with rows times classes.
 
     Args:
-        predictions: `Predictions`, whose measures are `METRICS`; or `Estimates` (`REGRESSION_METRICS`), or
+        predictions: `Predictions`, whose metrics are `METRICS`; or `Estimates` (`REGRESSION_METRICS`), or
             `MultiLabel` (`MULTI_LABEL_METRICS`).
-        names: Which.
+        names: Names of metrics.
 
     Raises:
-        UnknownNameError: If there is no such measure; the nearest is offered.
-        LimbeckError: If one needs labels or a teacher that are not there.
+        UnknownNameError: If there is no such metric. The message suggests the nearest name.
+        LimbeckError: If a metric needs labels or a teacher that are missing.
 
     Example:
         >>> evaluate(Predictions(torch.eye(3), labels=torch.arange(3)), ["accuracy"])["accuracy"].value
@@ -119,7 +119,7 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
     metrics, table = list(names), _table(predictions)
     for name in metrics:
         if name not in table:
-            raise unknown("measure", name, table)
+            raise unknown("metric", name, table)
     counting = labeled_rows(predictions) if isinstance(predictions, Predictions) else predictions
     with shared_cache():
         return {name: table[name](counting) for name in metrics}

@@ -18,18 +18,18 @@ from limbeck.tap import FrozenParameters, call
 
 
 def macs(model: nn.Module, inputs: Inputs) -> int:
-    """Multiply-adds of one example's forward pass: half the floating-point operations of PyTorch's own counter.
+    """Count the multiply-adds of a forward pass for one example: half of PyTorch's FLOP counter.
 
-    It counts matrix products, convolutions and attention, which are nearly all there is; sums, activations, norms,
-    bilinear layers and quantized kernels are not counted. Fused kernels (recurrent layers, attention) are taken apart
-    meanwhile, so that they count. Training flags and every setting are put back.
+    It counts matrix products, convolutions and attention, which are almost all operations. Sums, activations, norms,
+    bilinear layers and quantized kernels are not counted. Fused kernels (recurrent layers, attention) are decomposed
+    during the pass, so that they count. Training flags and settings are restored.
 
     Args:
         model: Any module.
         inputs: What it is called with, on its device; the result is divided by how many examples they hold.
 
     Raises:
-        LimbeckError: If the inputs hold no example.
+        LimbeckError: If the inputs are empty.
 
     Example:
         >>> macs(nn.Linear(4, 3), torch.zeros(8, 4))
@@ -44,18 +44,18 @@ def macs(model: nn.Module, inputs: Inputs) -> int:
 
 
 def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
-    """Bytes of tensors at the fullest moment of one forward pass: weights, buffers, inputs and all that it allocates.
+    """Measure the peak tensor memory of a forward pass in bytes: weights, buffers, inputs and all allocations.
 
-    On the CPU, what PyTorch's allocator gave out and took back in a second pass, by `torch.profiler`; on CUDA, by the
-    allocator's own peak. It is exact and repeats, unlike the size of a process, in which Python and its libraries
-    outweigh a small model. Scratch memory that a library takes for itself (oneDNN, cuDNN on the CPU) is not in it.
+    On the CPU, `torch.profiler` records the allocations of a second pass; on CUDA, the allocator reports its peak. The
+    result is exact and repeatable, unlike the size of the process, where Python and its libraries are larger than a
+    small model. Scratch memory of libraries (oneDNN, cuDNN on the CPU) is not included.
 
     Args:
         model: Any module.
-        inputs: What it is called with, on its device: a batch of the size that is of interest.
+        inputs: The inputs of the model, on its device, with the batch size to measure.
 
     Raises:
-        LimbeckError: If the inputs hold no example.
+        LimbeckError: If the inputs are empty.
 
     Example:
         >>> peak_bytes(nn.Linear(4, 3, bias=False), torch.zeros(8, 4)) == 4 * (12 + 32 + 24)
@@ -69,7 +69,7 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
         storage_bytes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     with FrozenParameters(model), torch.no_grad():
-        call(model, inputs)  # what is made once and kept is no part of a pass
+        call(model, inputs)  # the first pass may allocate memory that is kept
         peak = (
             _peak_on_cuda(model, inputs, device) if device.type == "cuda" else peak_on_cpu(lambda: call(model, inputs))
         )
@@ -77,7 +77,7 @@ def peak_bytes(model: nn.Module, inputs: Inputs) -> int:
 
 
 def peak_on_cpu(function: Callable[[], object]) -> int:
-    """The most bytes that a call held at once, of what PyTorch's allocator gave out while it ran."""
+    """Measure the peak memory that PyTorch's allocator gave out during a call."""
     from torch.profiler import ProfilerActivity, profile
 
     with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -103,13 +103,13 @@ def _peak_on_cuda(model: nn.Module, inputs: Inputs, device: torch.device) -> int
 
 @contextmanager
 def _taken_apart() -> Iterator[None]:
-    """A block within which fused kernels are made of the operations that the counter knows."""
+    """Decompose fused kernels into operations that the counter knows, within the block."""
     from torch.backends import mha, mkldnn
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     fast = mha.get_fastpath_enabled()
     with ExitStack() as stack, warnings.catch_warnings():
-        # Setting oneDNN's flags warns of Intel GPUs on machines that have none.
+        # Setting oneDNN's flags prints a warning about Intel GPUs on machines without one.
         warnings.simplefilter("ignore")
         stack.enter_context(mkldnn.flags(enabled=False))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -122,7 +122,7 @@ def _taken_apart() -> Iterator[None]:
 
 @contextmanager
 def _quiet_profiler() -> Iterator[None]:
-    """A block within which the profiler does not write to standard error that it starts and stops."""
+    """Silence the start and stop messages of the profiler on standard error, within the block."""
     before = os.environ.get("KINETO_LOG_LEVEL")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:

@@ -1,4 +1,4 @@
-"""How far a student's confidence departs from its teacher's, example by example."""
+"""Deviation of the student's confidence from the teacher's, for each example."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from limbeck.metrics.validation import teacher_of, valid_rows
 
 
 class Deviations(NamedTuple):
-    """A scatter plot of student on teacher, one point a row, and its least-squares line.
+    """The points of a scatter plot of student against teacher, and its least-squares line.
 
     Attributes:
-        rows: Which rows of the predictions the points are: labeled ones, on which both log-odds are finite.
-        classes: The teacher's class k of each.
+        rows: The rows of the points: labeled rows with finite log-odds of both models.
+        classes: The teacher's class k of each point.
         teacher: X, the teacher's log-odds ``log(p_k / (1 - p_k))``.
         student: Y, the student's log-odds of the same class.
-        slope: Of the line ``Y = slope X + intercept``; above 1, confidence is exaggerated. nan where all X are equal.
-        intercept: Y at X = 0, where the teacher gives its class one half.
-        least_sure: The mean of Y - X over the tenth of the rows on which the teacher is least sure; below 0, the
-            student underfits what the teacher found hard.
-        most_sure: The same over the tenth on which it is surest.
-        left_out: Labeled rows without a point, as one of the log-odds is infinite.
+        slope: The slope of ``Y = slope X + intercept``. Above 1 the student exaggerates confidence. NaN if all X are
+            equal.
+        intercept: Y at X = 0, where the teacher's probability is one half.
+        least_sure: The mean of Y - X over the tenth of the rows with the lowest teacher confidence. Below 0 the student
+            underfits examples that are hard for the teacher.
+        most_sure: The same over the tenth with the highest teacher confidence.
+        left_out: The number of labeled rows without a point, because log-odds are infinite.
     """
 
     rows: Int[Tensor, " points"]
@@ -42,13 +43,13 @@ class Deviations(NamedTuple):
 
 
 def deviations(predictions: Predictions) -> Deviations:
-    """How the student's confidence in the teacher's class deviates from the teacher's, for each example.
+    """Compute the deviation of the student's confidence in the teacher's class, for each example.
 
     Args:
-        predictions: With the teacher's logits; rows whose label is known to be missing are left out.
+        predictions: Predictions with the teacher's logits. Rows with the label -100 are left out.
 
     Raises:
-        LimbeckError: If there is no teacher, or it has other classes.
+        LimbeckError: If there are no teacher logits, or the numbers of classes differ.
 
     Example:
         >>> teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
@@ -66,7 +67,7 @@ def deviations(predictions: Predictions) -> Deviations:
 
 
 def deviations_of(predictions: Predictions) -> Deviations:
-    """`deviations` of rows that all count."""
+    """`deviations` without a check of the labels."""
     return cached(_deviations, predictions.student, teacher_of(predictions))
 
 
@@ -86,7 +87,7 @@ def _line(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> tuple[float, float]
     if len(x) == 0 or bool((x == x[0]).all()):
         return torch.nan, torch.nan
     off = x - x.mean()
-    # Scaled, so that the square of a huge logit is finite.
+    # Scaled so that the square of a huge logit is finite.
     scale = off.abs().max()
     slope = float((off / scale * ((y - y.mean()) / scale)).sum() / (off / scale).square().sum())
     return slope, float(y.mean() - slope * x.mean())

@@ -15,11 +15,11 @@ from limbeck.tap import FrozenParameters, call, logits_of
 
 
 class ConfidenceGap(NamedTuple):
-    """How far student and teacher can be driven apart near each example.
+    """The largest confidence gap between student and teacher near each example.
 
     Attributes:
-        gap: ``|q_k - p_k|`` of each example at the worst point that was found, k the teacher's class at the example.
-        agrees: Whether both have the same class at that point.
+        gap: ``|q_k - p_k|`` at the worst point for each example, where k is the teacher's class at the example.
+        agrees: Whether both models predict the same class at that point.
     """
 
     gap: Float[Tensor, " n"]
@@ -27,11 +27,11 @@ class ConfidenceGap(NamedTuple):
 
     @property
     def mean(self) -> Metric:
-        """The gap, over examples."""
+        """The mean gap over examples."""
         return Metric(float(self.gap.sum()), len(self.gap))
 
     def within(self, tolerance: float) -> Metric:
-        """How many examples had no gap above `tolerance`: an upper bound on those that are faithful."""
+        """Count the examples with a gap up to `tolerance`: an upper bound on the faithful ones."""
         return Metric(float((self.gap <= tolerance).sum()), len(self.gap))
 
 
@@ -44,23 +44,23 @@ def confidence_gap(
     steps: int = 10,
     limits: tuple[float, float] | None = None,
 ) -> ConfidenceGap:
-    """The largest difference in confidence that an attack finds within a radius of each example.
+    """Find the largest difference in confidence within a radius of each example, with an attack.
 
-    ``max |q_k(x') - p_k(x')|`` over ``|x' - x| <= radius`` in every input, k the teacher's class at x: signed gradient
-    steps of ``2.5 radius / steps`` from x, projected back, the best point kept. What is found is a lower bound: there
-    may be worse points. At radius 0 its mean is `relative_calibration`.
+    ``max |q_k(x') - p_k(x')|`` over ``|x' - x| <= radius`` in every input, where k is the teacher's class at x. It
+    takes signed gradient steps of ``2.5 radius / steps`` from x with projection, and keeps the worst point. The result
+    is a lower bound: there may be worse points. At radius 0 its mean is `relative_calibration`.
 
     Args:
-        student: Any module called with one tensor, on its device.
-        teacher: Another, called with the same.
-        data: Batches, `Dataset`, inputs, or a source; the inputs floats, as the models take them.
-        radius: In the inputs' unit, 0 or more.
-        steps: Of the attack, at least 1.
-        limits: The least and the greatest value that an input can have, such as (0, 1).
+        student: Any module that takes one tensor, on its device.
+        teacher: Another such module.
+        data: Batches, a `Dataset`, inputs, or a loader, with float inputs of the models.
+        radius: The radius in units of the inputs, 0 or more.
+        steps: The number of steps of the attack, at least 1.
+        limits: The smallest and largest value of an input, such as (0, 1).
 
     Raises:
-        LimbeckError: If `radius` is below 0, `steps` below 1, or `limits` are no interval.
-        DataError: If the inputs are no tensor of floats, or there is no example.
+        LimbeckError: If `radius` is below 0, `steps` below 1, or `limits` are not an interval.
+        DataError: If the inputs are not one float tensor, or there is no example.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -72,7 +72,7 @@ def confidence_gap(
     """
     if not 0 <= radius < float("inf") or steps < 1 or (limits is not None and not limits[0] < limits[1]):
         raise LimbeckError(
-            "confidence_gap needs a radius of 0 or more, at least one step, and limits (least, greatest); got "
+            "confidence_gap needs a radius of 0 or more, at least one step, and limits (smallest, largest); got "
             f"radius={radius}, steps={steps}, limits={limits}."
         )
     gaps, agrees = [], []
@@ -80,12 +80,12 @@ def confidence_gap(
         for batch in as_batches(data):
             x = batch.inputs
             if not isinstance(x, Tensor) or not x.is_floating_point():
-                raise DataError("confidence_gap moves inputs by small steps: it needs one tensor of floats.")
+                raise DataError("confidence_gap needs inputs that are one float tensor.")
             gap, agree = _attacked(student, teacher, x, radius, steps, limits)
             gaps.append(gap.cpu())
             agrees.append(agree.cpu())
     if not gaps:
-        raise DataError("There is no example to attack: the source yielded no batch.")
+        raise DataError("There is no example to attack: the loader yielded no batch.")
     return ConfidenceGap(torch.cat(gaps), torch.cat(agrees))
 
 
@@ -101,7 +101,7 @@ def _attacked(
         k = logits_of(call(teacher, x)).argmax(1)
     worst, agree = x.new_full((len(x),), -1.0, dtype=torch.float64), torch.ones_like(k, dtype=torch.bool)
     point = x
-    # Of a radius of 0 there is one point, and of any other the example itself comes first.
+    # A radius of 0 has one point; otherwise the example itself is the first point.
     for step in range(steps + 1 if radius else 1):
         point = point.detach().requires_grad_(True)
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Image corruptions, and the accuracy that models keep under them."""
+"""Image corruptions, and the accuracy of models on corrupted images."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Images = Float[Tensor, "batch c h w"]
 
 Draw = Callable[[int], Float[Tensor, "batch draws"]]
 
-"""So many uniform numbers for each image."""
+"""Draw this many uniform numbers for each image."""
 
 
 class Corruption(NamedTuple):
-    """One way to go bad.
+    """One kind of corruption.
 
     Attributes:
-        function: Images from 0 to 1, a strength and random numbers -> images; what leaves 0 to 1 is cut off.
-        strengths: For severities 1 to 5.
+        function: Maps images from 0 to 1, a strength and random numbers to images. The result is clipped to 0 to 1.
+        strengths: The strengths of severities 1 to 5.
     """
 
     function: Callable[[Images, float, Draw], Images]
@@ -47,30 +47,30 @@ def corrupt(
     id: Int[Tensor, " batch"] | None = None,
     seed: int = 0,
 ) -> Shaped[Tensor, " batch *image"]:
-    """Images gone bad in one way: a pure function of the images, their ids, the severity and the seed.
+    """Corrupt images: a pure function of the images, their ids, the severity and the seed.
 
     Args:
         images: Bytes, or floats from 0 to 1: ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or three.
         name: One of `CORRUPTIONS`.
-        severity: From 1, mild, to 5. Noise and place are the same at all severities, only stronger.
-        id: Which examples these are; their noise depends on it alone. Their places in the batch where None.
-        seed: Another gives other noise.
+        severity: From 1 (mild) to 5. The random numbers are the same at all severities.
+        id: The ids of the examples, which determine the noise. By default the positions in the batch.
+        seed: The seed of the noise.
 
     Returns:
         Images of the same shape and type.
 
     Raises:
-        UnknownNameError: If there is no such corruption; the nearest is named.
+        UnknownNameError: If there is no such corruption. The message suggests the nearest name.
         LimbeckError: If `severity` is not 1, 2, 3, 4 or 5.
-        DataError: If these are no images.
+        DataError: If the inputs are not images.
 
     Example:
         >>> corrupt(torch.full((1, 2, 2), 100, dtype=torch.uint8), "brightness", 3).flatten().tolist()
         [138, 138, 138, 138]
 
     Source: Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
-    2019, arXiv:1903.12261. Strengths are those of their CIFAR-10-C, made for 32 pixels a side. Here brightness is added
-    to every channel (there to the value in HSV), and occlusion is our own.
+    2019, arXiv:1903.12261. The strengths are those of CIFAR-10-C, for 32 x 32 pixels. Here brightness is added to every
+    channel (there to the value in HSV), and occlusion is not in the paper.
     """
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
@@ -103,7 +103,7 @@ def _impulse_noise(images: Images, strength: float, draw: Draw) -> Images:
 
 
 def _gaussian_blur(images: Images, strength: float, draw: Draw) -> Images:
-    # The width is meant for 32 pixels; on larger images it grows with them, or nobody would see it.
+    # The width is for 32 pixels; it grows with the image, otherwise the blur would be invisible on large images.
     sigma = strength * max(1.0, min(images.shape[2:]) / 32)
     reach = int(4 * sigma + 0.5)
     bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2).to(images.dtype)
@@ -128,14 +128,14 @@ def _pixelate(images: Images, strength: float, draw: Draw) -> Images:
 
 
 def _cells(side: int, share: float) -> Float[Tensor, "side side"]:
-    """Row x takes the mean over the pixels of x's cell, of ``side * share`` cells of about the same width."""
+    """Make the matrix whose row x averages the pixels of x's cell, for ``side * share`` cells of about equal width."""
     cell = ((torch.arange(side) + 0.5) * (max(1, int(side * share)) / side)).long()
     together = (cell[:, None] == cell[None, :]).double()
     return together / together.sum(1, keepdim=True)
 
 
 def _occlusion(images: Images, strength: float, draw: Draw) -> Images:
-    """A gray square, its side a part of the shorter side, somewhere in the image."""
+    """Put a gray square at a random position; its side is a fraction of the shorter side of the image."""
     height, width = images.shape[2:]
     side = max(1, round(strength * min(height, width)))
     corner = draw(2).double()
@@ -147,7 +147,7 @@ def _occlusion(images: Images, strength: float, draw: Draw) -> Images:
 
 
 def _normal(images: Images, draw: Draw) -> Images:
-    # Half a step up, so that no number is 0, of which the quantile is infinite.
+    # Half a step up: the quantile of 0 is infinite.
     uniform = draw(images[0].numel()).double() + 2.0**-25
     return torch.special.ndtri(uniform).to(images.dtype).view(images.shape)
 
@@ -163,18 +163,18 @@ CORRUPTIONS: dict[str, Corruption] = {
     "occlusion": Corruption(_occlusion, (0.15, 0.2, 0.25, 0.3, 0.4)),
 }
 
-"""Every corruption by name."""
+"""All corruptions by name."""
 
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class Robustness(NamedTuple):
-    """Accuracy on images as they are, and gone bad.
+    """Accuracy on clean and on corrupted images.
 
     Attributes:
-        clean: On the images themselves.
-        corrupted: By corruption, and by severity in that.
+        clean: The accuracy on clean images.
+        corrupted: The accuracy by corruption and severity.
     """
 
     clean: Metric
@@ -193,12 +193,12 @@ class Robustness(NamedTuple):
 
 
 class CorruptedPredictor(NamedTuple):
-    """A model, and how it is asked.
+    """A model with its preprocessing.
 
     Attributes:
         model: Any module or teacher, as for `predict`.
-        preprocess: Its way from a batch to its inputs.
-        adaptor: Raw output -> logits, for strange outputs.
+        preprocess: Maps a batch to the inputs of the model.
+        adaptor: Maps the raw output to logits.
     """
 
     model: Any
@@ -216,24 +216,24 @@ def robustness(
     adaptor: Adaptor | None = None,
     seed: int = 0,
 ) -> Robustness:
-    """The accuracy of a model on images that went bad in several ways, each at several severities.
+    """Compute the accuracy of a model on corrupted images, for several corruptions and severities.
 
-    The data are read once. Noise is a pure function of an example's id and the seed, so that models are compared on
-    the very same images; where batches have no ids, it is the place in the data that counts.
+    The data are read once. The noise is a pure function of the id of an example and the seed, so that models are
+    compared on the same images. For batches without ids it depends on the position in the data.
 
     Args:
         model: Any module or teacher, as for `predict`.
-        data: Labeled images, raw: bytes, or floats from 0 to 1; `preprocess` sees them after they went bad.
-        corruptions: Names of `CORRUPTIONS`; all of them where None.
-        severities: Of 1 to 5.
-        preprocess: The model's way from a batch to its inputs: standardizing, for example.
-        adaptor: Raw output -> logits, for strange outputs.
-        seed: Of the noise.
+        data: Raw labeled images: bytes, or floats from 0 to 1. They are corrupted before `preprocess`.
+        corruptions: Names of `CORRUPTIONS`; by default all.
+        severities: Severities from 1 to 5.
+        preprocess: Maps a batch to the inputs of the model, for example by standardizing.
+        adaptor: Maps the raw output to logits.
+        seed: The seed of the noise.
 
     Raises:
         UnknownNameError: If there is no such corruption.
-        LimbeckError: If no corruption or severity is asked for, or there are no labels.
-        DataError: If the inputs are no images.
+        LimbeckError: If there are no corruptions, severities or labels.
+        DataError: If the inputs are not images.
 
     Example:
         >>> images, labels = torch.rand(4, 8, 8), torch.tensor([0, 1, 0, 1])
@@ -256,17 +256,17 @@ def robustness_of(
     severities: Sequence[int] = SEVERITIES,
     seed: int = 0,
 ) -> dict[str, Robustness]:
-    """`robustness` of several models on the very same images, each of which goes bad once for all of them.
+    """Compute `robustness` of several models. Each image is corrupted once for all models.
 
     Args:
-        models: By name.
+        models: The models by name.
         data: As for `robustness`.
-        corruptions: As there.
-        severities: As there.
-        seed: As there.
+        corruptions: As for `robustness`.
+        severities: As for `robustness`.
+        seed: As for `robustness`.
 
     Raises:
-        LimbeckError: As there.
+        LimbeckError: As for `robustness`.
     """
     names = list(CORRUPTIONS if corruptions is None else corruptions)
     _check(names, severities)

@@ -24,17 +24,17 @@ from limbeck.teachers import Preprocess, Teacher
 
 WARM_UP = 3
 
-"""Passes before any is timed."""
+"""The number of warm-up passes."""
 
 
 class Cost(NamedTuple):
-    """What a model costs to run and to keep.
+    """The cost of a model.
 
     Attributes:
-        milliseconds: For one example; see `latency`.
-        parameters: How many; shared ones count once.
-        megabytes: Of parameters and persistent buffers as they lie in memory, in units of 10^6 bytes.
-        threads: CPU threads that the milliseconds were taken with.
+        milliseconds: Milliseconds per example; see `latency`.
+        parameters: The number of parameters. Shared ones count once.
+        megabytes: The size of parameters and persistent buffers in memory, in units of 10^6 bytes.
+        threads: The number of CPU threads of the measurement.
     """
 
     milliseconds: float
@@ -44,22 +44,22 @@ class Cost(NamedTuple):
 
 
 def latency(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> float:
-    """Milliseconds that a forward pass takes for one example: the median over passes, divided by the batch.
+    """Measure the milliseconds of a forward pass per example: the median over passes, divided by the batch size.
 
-    In eval mode, without gradient, after three passes to warm up, on the device where the model is. For the time of a
-    single answer give a batch of one.
+    The model runs in eval mode without gradients, on its device, after three warm-up passes. For the latency of a
+    single request use a batch of one.
 
     Args:
         model: Any module.
-        inputs: What it is called with, on its device: ``m(x)``, ``m(*x)`` or ``m(**x)``.
-        repeats: How many passes are timed.
-        threads: CPU threads of PyTorch meanwhile; one, unless you say otherwise. The setting is put back.
+        inputs: The inputs of the model on its device, for ``m(x)``, ``m(*x)`` or ``m(**x)``.
+        repeats: The number of timed passes.
+        threads: The number of PyTorch's CPU threads during the measurement. The setting is restored.
 
     Returns:
-        Milliseconds for one example.
+        Milliseconds per example.
 
     Raises:
-        LimbeckError: If `repeats` or `threads` is below 1, or the inputs hold no example.
+        LimbeckError: If `repeats` or `threads` is below 1, or the inputs are empty.
 
     Example:
         >>> latency(nn.Linear(4, 2), torch.zeros(8, 4), repeats=3) > 0
@@ -84,20 +84,20 @@ def answer_latency(
     repeats: int = 30,
     threads: int = 1,
 ) -> float:
-    """Milliseconds that a teacher takes to answer one example with its logits, on the CPU; taken as in `latency`.
+    """Measure the milliseconds that a teacher needs for the logits of one example on the CPU, as in `latency`.
 
     Args:
-        teacher: Any teacher, bound to its models: an ensemble, specialists, an estimator.
-        batch: What it is asked.
-        preprocess: The way from the batch to inputs, for a teacher that declares none.
-        repeats: How many answers are timed.
-        threads: CPU threads of PyTorch meanwhile.
+        teacher: Any teacher, bound to its models.
+        batch: The examples.
+        preprocess: Maps the batch to inputs, for a teacher that declares no preprocessing.
+        repeats: The number of timed passes.
+        threads: The number of PyTorch's CPU threads during the measurement.
 
     Returns:
-        Milliseconds for one example: the median over answers, divided by the batch.
+        Milliseconds per example: the median over passes, divided by the batch size.
 
     Raises:
-        LimbeckError: If `repeats` or `threads` is below 1, or the batch holds no example.
+        LimbeckError: If `repeats` or `threads` is below 1, or the batch is empty.
 
     Example:
         >>> from limbeck.teachers import ModelTeacher
@@ -120,7 +120,7 @@ def answer_latency(
 
 
 def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int = 1) -> Cost:
-    """`latency`, parameters and megabytes of a model.
+    """Measure `latency`, parameters and megabytes of a model.
 
     Raises:
         LimbeckError: As `latency` does.
@@ -134,7 +134,7 @@ def cost_of(model: nn.Module, inputs: Inputs, *, repeats: int = 30, threads: int
 
 
 def seconds_of_call(model: nn.Module, inputs: Inputs) -> float:
-    """Seconds from a call until its output is there, on whichever device."""
+    """Measure the seconds of a call, on any device."""
     _wait(model)
     start = time.perf_counter()
     output = call(model, inputs)
@@ -145,7 +145,7 @@ def seconds_of_call(model: nn.Module, inputs: Inputs) -> float:
 
 
 def _wait(model: nn.Module) -> None:
-    # An accelerator answers before it has computed.
+    # On an accelerator a call returns before the computation has finished.
     device: Any = next((p.device for p in model.parameters()), torch.device("cpu"))
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
@@ -153,7 +153,7 @@ def _wait(model: nn.Module) -> None:
 
 @contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """A block within which PyTorch has so many CPU threads."""
+    """Set the number of PyTorch's CPU threads within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -166,11 +166,11 @@ BATCHES = (1, 64)
 
 
 class Latency(NamedTuple):
-    """Milliseconds until a whole batch is answered.
+    """Milliseconds per batch.
 
     Attributes:
         p50: The median over passes.
-        p95: What 95 of 100 passes do not exceed.
+        p95: The 95th percentile over passes.
     """
 
     p50: float
@@ -178,15 +178,15 @@ class Latency(NamedTuple):
 
 
 class CostInFull(NamedTuple):
-    """What a model costs to run and to keep.
+    """The cost of a model.
 
     Attributes:
-        parameters: How many; shared ones count once.
-        macs: Multiply-adds for one example; see `macs`.
-        disk_bytes: Of its safetensors file.
-        latency: By batch size.
-        peak_bytes: By batch size; see `peak_bytes`.
-        threads: CPU threads that the latency was taken with.
+        parameters: The number of parameters. Shared ones count once.
+        macs: Multiply-adds per example; see `macs`.
+        disk_bytes: The size of the safetensors file.
+        latency: Latency by batch size.
+        peak_bytes: Peak memory by batch size; see `peak_bytes`.
+        threads: The number of CPU threads of the measurement.
     """
 
     parameters: int
@@ -197,7 +197,7 @@ class CostInFull(NamedTuple):
     threads: int
 
     def as_dict(self) -> dict[str, int | float]:
-        """The same, flat, by names such as ``milliseconds_p95_batch_64``."""
+        """All values in one flat dictionary, by names such as ``milliseconds_p95_batch_64``."""
         fields: dict[str, int | float] = {"parameters": self.parameters, "macs": self.macs, "threads": self.threads}
         fields["disk_bytes"] = self.disk_bytes
         for size, (p50, p95) in self.latency.items():
@@ -209,17 +209,18 @@ class CostInFull(NamedTuple):
 def cost_in_full(
     model: nn.Module, inputs: Inputs, *, batches: Sequence[int] = BATCHES, repeats: int = 40, threads: int = 1
 ) -> CostInFull:
-    """Parameters, multiply-adds, bytes on disk, latency and peak memory of a model, where it is.
+    """Measure parameters, multiply-adds, bytes on disk, latency and peak memory of a model on its device.
 
     Args:
         model: Any module.
-        inputs: What it is called with, on its device; their rows are repeated or left out to make each batch.
-        batches: Sizes to answer.
-        repeats: How many passes are timed at each size; of fewer than 20, the 95th percentile is close to the slowest.
-        threads: CPU threads of PyTorch meanwhile.
+        inputs: The inputs of the model, on its device. Rows are repeated or dropped to make each batch.
+        batches: The batch sizes.
+        repeats: The number of timed passes for each size. With fewer than 20 the 95th percentile is close to the
+            slowest.
+        threads: The number of PyTorch's CPU threads during the measurement.
 
     Raises:
-        LimbeckError: If a batch size, `repeats` or `threads` is below 1, or the inputs hold no example.
+        LimbeckError: If a batch size, `repeats` or `threads` is below 1, or the inputs are empty.
 
     Example:
         >>> cost_in_full(nn.Linear(4, 2), torch.zeros(8, 4), repeats=3).macs
@@ -238,19 +239,19 @@ def cost_in_full(
 def latencies(
     model: nn.Module, inputs: Inputs, *, batches: Sequence[int] = BATCHES, repeats: int = 40, threads: int = 1
 ) -> dict[int, Latency]:
-    """Milliseconds until a whole batch is answered, by batch size: the median pass and the 95th percentile.
+    """Measure the milliseconds per batch, by batch size: the median and the 95th percentile over passes.
 
-    In eval mode, without gradient, after three passes to warm up, on the device where the model is.
+    The model runs in eval mode without gradients, on its device, after three warm-up passes.
 
     Args:
         model: Any module.
-        inputs: What it is called with; their rows are repeated or left out to make each batch.
-        batches: Sizes to answer.
-        repeats: How many passes are timed at each size.
-        threads: CPU threads of PyTorch meanwhile; the setting is put back.
+        inputs: The inputs of the model. Rows are repeated or dropped to make each batch.
+        batches: The batch sizes.
+        repeats: The number of timed passes for each size.
+        threads: The number of PyTorch's CPU threads during the measurement. The setting is restored.
 
     Raises:
-        LimbeckError: If a batch size, `repeats` or `threads` is below 1, or the inputs hold no example.
+        LimbeckError: If a batch size, `repeats` or `threads` is below 1, or the inputs are empty.
 
     Example:
         >>> sorted(latencies(nn.Linear(4, 2), torch.zeros(8, 4), repeats=3))
@@ -266,7 +267,7 @@ def latencies(
 
 
 def disk_bytes(model: nn.Module) -> int:
-    """Bytes of the safetensors file of a model's weights, as a student's folder holds it: header and all.
+    """Compute the size of the safetensors file of a model's weights, including its header.
 
     Example:
         >>> disk_bytes(nn.Linear(3, 2)) > 4 * 8

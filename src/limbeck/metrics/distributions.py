@@ -1,6 +1,6 @@
 """Student's t and binomial tails, and adjusted p-values.
 
-They are the functions that scipy.stats calls too: to load all of that takes longer than a report's figures.
+These are the functions that scipy.stats calls. Importing scipy.stats itself takes longer than drawing a report.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 @lru_cache(maxsize=256)
 def t_ppf(share: float, degrees: int) -> float:
-    """The value that Student's t with so many degrees of freedom stays below with this probability.
+    """Compute the quantile of Student's t distribution.
 
     Example:
         >>> round(t_ppf(0.975, 4), 4)
@@ -24,7 +24,7 @@ def t_ppf(share: float, degrees: int) -> float:
 
 
 def t_isf(tail: np.ndarray, degrees: int) -> np.ndarray:
-    """The values that Student's t is above with these probabilities, which may be as small as numbers are.
+    """Compute the inverse survival function of Student's t distribution, precise for tiny probabilities.
 
     Example:
         >>> t_isf(np.array([0.025, 1e-12]), 4).round(4).tolist()
@@ -36,7 +36,7 @@ def t_isf(tail: np.ndarray, degrees: int) -> np.ndarray:
 
 
 def t_sf(score: np.ndarray | float, degrees: int) -> np.ndarray:
-    """The probability that Student's t with so many degrees of freedom is above a score.
+    """Compute the survival function of Student's t distribution.
 
     Example:
         >>> float(t_sf(0.0, 4))
@@ -48,7 +48,7 @@ def t_sf(score: np.ndarray | float, degrees: int) -> np.ndarray:
 
 
 def binomial_cdf(heads: np.ndarray, tosses: np.ndarray) -> np.ndarray:
-    """The probability of at most so many heads in so many tosses of a fair coin.
+    """Compute the cumulative distribution of the binomial distribution with probability one half.
 
     Example:
         >>> binomial_cdf(np.array([0, 1]), np.array([1, 2])).tolist()
@@ -60,7 +60,7 @@ def binomial_cdf(heads: np.ndarray, tosses: np.ndarray) -> np.ndarray:
 
 
 def false_discovery_rates(p: np.ndarray) -> np.ndarray:
-    r"""For each p-value the least false-discovery rate at which it is called: Benjamini and Hochberg's adjusted ones.
+    r"""Adjust p-values for the false-discovery rate, by the procedure of Benjamini and Hochberg.
 
     In increasing order :math:`\tilde p_{(i)} = \min(1, \min_{j \ge i} p_{(j)} m / j)`.
 

@@ -16,7 +16,7 @@ from limbeck.metrics.validation import labels_of, teacher_of
 
 @metric(unit="fraction", higher_is_better=True, requires=("teacher",))
 def agreement(predictions: Predictions) -> Metric:
-    """How often student and teacher have their largest logit in the same class: top-1 agreement, the plainest fidelity.
+    """Compute the top-1 agreement: how often student and teacher predict the same class.
 
     Source: Stanton, Izmailov, Kirichenko, Alemi and Wilson, Does Knowledge Distillation Really Work?, 2021,
     arXiv:2106.05945.
@@ -27,10 +27,10 @@ def agreement(predictions: Predictions) -> Metric:
 
 @metric(unit="fraction", higher_is_better=None, requires=("teacher", "labels"))
 def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
-    """Of the rows that the teacher gets wrong, how often the student says the same: the errors that were handed on.
+    """Compute how often the student predicts the same class on rows that the teacher gets wrong.
 
-    High is faithful, low is lucky. Agreement on rows that both get right says little, as any two good models agree
-    there. nan for a teacher without errors.
+    Agreement on rows where both are right means little, because any two good models agree there. NaN for a teacher
+    without errors.
 
     Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945; Lukasik et al., Teacher's
     pet, 2021, arXiv:2106.10494, on errors that a student amplifies.
@@ -42,9 +42,10 @@ def agreement_where_teacher_wrong(predictions: Predictions) -> Metric:
 
 @metric(unit="nats", higher_is_better=False, requires=("teacher",))
 def kl_to_teacher(predictions: Predictions) -> Metric:
-    """The divergence ``KL(p || q)`` of the student's distribution q from the teacher's p, at temperature 1.
+    """Compute ``KL(p || q)`` of the student's distribution q from the teacher's p, at temperature 1.
 
-    Zero where they are equal; infinite where the student rules out a class that the teacher does not.
+    It is zero for equal distributions, and infinite if the student's probability of a class is 0 and the teacher's is
+    not.
 
     Source: Stanton et al., Does Knowledge Distillation Really Work?, 2021, arXiv:2106.05945.
     """
@@ -57,10 +58,10 @@ def kl_to_teacher(predictions: Predictions) -> Metric:
 
 @metric(unit="nats", higher_is_better=False, requires=("teacher",))
 def reverse_kl_to_teacher(predictions: Predictions) -> Metric:
-    """The divergence ``KL(q || p)`` of the teacher's distribution p from the student's q, at temperature 1.
+    """Compute ``KL(q || p)`` of the teacher's distribution p from the student's q, at temperature 1.
 
-    Large where the student holds likely what the teacher all but rules out; `kl_to_teacher` is large where it misses
-    what the teacher holds likely.
+    It is large if a class is likely for the student and very unlikely for the teacher. `kl_to_teacher` is large in the
+    opposite case.
     """
     from limbeck.functional import reverse_kl
 
@@ -71,11 +72,11 @@ def reverse_kl_to_teacher(predictions: Predictions) -> Metric:
 
 @metric(unit="ratio", higher_is_better=None, requires=("teacher",))
 def confidence_slope(predictions: Predictions) -> Metric:
-    """The slope of the student's log-odds on the teacher's, in the teacher's class: above 1 it exaggerates confidence.
+    """Compute the slope of the student's log-odds against the teacher's. Above 1 the student exaggerates confidence.
 
-    With k the teacher's class, X and Y the log-odds of ``p_k`` and ``q_k``: ``cov(X, Y) / var(X)``, least squares. 1
-    for a student that is its teacher, T for one whose logits are T times the teacher's and has two classes. It is no
-    mean of rows; nan where the X are all equal. `deviations` gives the points of its scatter plot.
+    With k the teacher's class, X and Y the log-odds of ``p_k`` and ``q_k``: ``cov(X, Y) / var(X)`` (least squares). It
+    is 1 for a student equal to its teacher, and T for two classes and logits that are T times the teacher's. It is not
+    a mean over rows. NaN if all X are equal. `deviations` gives the points of the scatter plot.
 
     Source: Nagarajan, Menon, Bhojanapalli, Mobahi and Kumar, On student-teacher deviations in distillation, 2023,
     arXiv:2301.12923.
@@ -86,9 +87,9 @@ def confidence_slope(predictions: Predictions) -> Metric:
 
 @metric(unit="nats", higher_is_better=None, requires=("teacher",))
 def confidence_deviation(predictions: Predictions) -> Metric:
-    """The student's log-odds of the teacher's class less the teacher's own: below 0, it is less sure of it.
+    """Compute the student's log-odds of the teacher's class minus the teacher's. Below 0 the student is less confident.
 
-    Rows on which either is infinitely sure are left out.
+    Rows with infinite log-odds are left out.
 
     Source: Nagarajan et al., On student-teacher deviations in distillation, 2023, arXiv:2301.12923.
     """
@@ -98,9 +99,9 @@ def confidence_deviation(predictions: Predictions) -> Metric:
 
 @metric(unit="probability", higher_is_better=False, requires=("teacher",))
 def relative_calibration(predictions: Predictions) -> Metric:
-    """How far the student's confidence is from the teacher's: ``|q_k - p_k|``, k the teacher's class.
+    """Compute ``|q_k - p_k|``, the gap in confidence between student and teacher in the teacher's class k.
 
-    It is the paper's gap at radius 0; `confidence_gap` looks for the largest within a radius of each input.
+    It is the gap of the paper at radius 0. `confidence_gap` searches for the largest gap within a radius of each input.
 
     Source: Lamb, Brunel, Dvijotham, Kumar, Torr and Eiras, Faithful Knowledge Distillation, 2023, arXiv:2306.04431.
     """

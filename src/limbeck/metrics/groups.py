@@ -18,11 +18,11 @@ from limbeck.metrics.validation import labels_of, valid_rows
 
 
 class Group(NamedTuple):
-    """A group of examples, and how often their class is found.
+    """A group of examples and its accuracy.
 
     Attributes:
-        name: The group, as it was given; a class's number where groups are classes.
-        accuracy: Right ones, of how many.
+        name: The name of the group, or the class index.
+        accuracy: The accuracy in the group.
     """
 
     name: Hashable
@@ -30,9 +30,9 @@ class Group(NamedTuple):
 
 
 def confusion_matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]:
-    """How many examples of each class (row) the student takes for each class (column).
+    """Count the examples of each class (row) by predicted class (column).
 
-    A row of logits with a NaN says no class, and stands in no column.
+    A row of logits with a NaN has no predicted class and is in no column.
 
     Raises:
         LimbeckError: If there are no labels.
@@ -45,7 +45,7 @@ def confusion_matrix(predictions: Predictions) -> Int[Tensor, "classes classes"]
 
 
 def class_accuracy(predictions: Predictions) -> Float[Tensor, " classes"]:
-    """How often the examples of each class are found; nan for a class without examples.
+    """Compute the accuracy of each class; NaN for a class without examples.
 
     Example:
         >>> class_accuracy(Predictions(torch.eye(2), labels=torch.tensor([0, 0]))).tolist()
@@ -58,15 +58,14 @@ def class_accuracy(predictions: Predictions) -> Float[Tensor, " classes"]:
 def group_accuracy(
     predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[Hashable] | None = None
 ) -> list[Group]:
-    """How often the examples of each group are found, the worst group first.
+    """Compute the accuracy of each group, lowest first.
 
     Args:
-        predictions: With labels; rows without one are left out.
-        groups: Which group each row belongs to: whole numbers or names, one a row, in the rows' order. None takes the
-            classes, by label.
+        predictions: Predictions with labels. Rows without a label are left out.
+        groups: The group of each row, as whole numbers or names. By default the classes.
 
     Raises:
-        LimbeckError: If there are no labels, or not one group for each row.
+        LimbeckError: If there are no labels, or the number of groups is not the number of rows.
 
     Example:
         >>> shown = Predictions(torch.eye(3), labels=torch.tensor([0, 1, 0]))
@@ -99,10 +98,10 @@ def group_accuracy(
 
 
 def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[Hashable] | None = None) -> Group:
-    """The group with the lowest accuracy; of equal ones, that with the most examples.
+    """Find the group with the lowest accuracy. Of equal ones, the largest group.
 
     Raises:
-        LimbeckError: If there are no labels, not one group for each row, or no row that counts.
+        LimbeckError: If there are no labels, the number of groups is not the number of rows, or no row has a label.
     """
     groups_by_accuracy = group_accuracy(predictions, groups)
     if not groups_by_accuracy:
@@ -112,9 +111,9 @@ def worst_group(predictions: Predictions, groups: Int[Tensor, " n"] | Sequence[H
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def worst_class_accuracy(predictions: Predictions) -> Metric:
-    """The accuracy in the class where it is lowest, of the classes that have examples; it counts that class's alone.
+    """Compute the lowest accuracy over the classes that have examples. The count is that of this class.
 
-    It is no mean of rows. A class with few examples is the worst by chance: `class_changes` says which differ.
+    It is not a mean over rows. A class with few examples can be the worst by chance; `class_changes` tests differences.
 
     Source: Lukasik et al., Teacher's pet, 2021, arXiv:2106.10494.
 
@@ -132,7 +131,7 @@ def _by_class(predictions: Predictions) -> list[Group]:
 
 
 def _right(predictions: Predictions) -> tuple[Int[Tensor, " classes"], Int[Tensor, " classes"]]:
-    """Of each class how many examples are found, and how many there are."""
+    """Count the right examples and all examples of each class."""
     labels, classes = labels_of(predictions), predictions.student.shape[1]
     right = labels[predicted_class(predictions.student) == labels]
     return torch.bincount(right, minlength=classes), torch.bincount(labels, minlength=classes)

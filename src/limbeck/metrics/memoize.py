@@ -14,14 +14,14 @@ from torch import Tensor
 T = TypeVar("T")
 _Known = dict[tuple[Any, ...], tuple[tuple[Tensor, ...], Any]]
 _AT_ONCE = 1 << 19
-"""Logits that are looked at together: four megabytes in float64."""
+"""The number of logits in a block: four megabytes in float64."""
 
 _KNOWN: ContextVar[_Known | None] = ContextVar("limbeck_measured", default=None)
 
 
 @contextmanager
 def shared_cache() -> Iterator[None]:
-    """A block within which what several measures need of the same tensors is computed once."""
+    """Compute shared intermediate results of several metrics only once, within the block."""
     token = _KNOWN.set({})
     try:
         yield
@@ -30,7 +30,7 @@ def shared_cache() -> Iterator[None]:
 
 
 class RowSums(NamedTuple):
-    """What measures need of each row's softmax, in float64.
+    """Values of each row's softmax that metrics need, in float64.
 
     Attributes:
         largest: The largest probability.
@@ -44,16 +44,16 @@ class RowSums(NamedTuple):
 
 
 def by_rows(function: Callable[..., Any], *tensors: Tensor) -> Any:
-    """A function that takes each row by itself, asked of some rows at a time: a tensor, or several, of one row each.
+    """Apply a row-wise function block by block; it returns one tensor or several, with one row per row.
 
-    What it makes on the way, in float64, is then never as large as the logits of a large test set.
+    So float64 temporaries never get as large as the logits of a large test set.
     """
     count = len(tensors[0])
     size = max(1, _AT_ONCE // max(tensors[0][:1].numel(), 1))
     first = function(*(tensor[:size] for tensor in tensors))
     if count <= size:
         return first
-    # Written into place: small tensors that stay between large ones that go would leave holes in the memory.
+    # Written in place: small results between large temporaries would fragment the memory.
     whole = [part.new_empty(count) for part in _columns(first)]
     for start in range(0, count, size):
         block = first if start == 0 else function(*(tensor[start : start + size] for tensor in tensors))
@@ -67,28 +67,28 @@ def _columns(result: Any) -> tuple[Tensor, ...]:
 
 
 def row_sums(logits: Float[Tensor, "n classes"]) -> RowSums:
-    """Of each row's softmax; within `shared` it is computed once for a tensor."""
+    """Compute the sums of each row's softmax. Within `shared` they are computed once per tensor."""
     return cached(_row_sums, logits)
 
 
 def probability_of(logits: Float[Tensor, "n classes"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The probability of one class a row, in float64."""
+    """Compute the probability of one class per row, in float64."""
     probabilities: Tensor = by_rows(lambda rows, at: _softmax(rows).gather(1, at[:, None])[:, 0], logits, classes)
     return probabilities
 
 
 def confidence_of(logits: Float[Tensor, "n classes"]) -> Float[Tensor, " n"]:
-    """The largest probability of each row, in float64."""
+    """Compute the largest probability of each row, in float64."""
     return row_sums(logits).largest
 
 
 def predicted_class(logits: Float[Tensor, "n classes"]) -> Int[Tensor, " n"]:
-    """The class with the largest logit, of equal ones the first; -1 for a row with a NaN, which says no class."""
+    """Compute the class with the largest logit; the first of equal ones, and -1 for a row with a NaN."""
     return cached(_chosen, logits)
 
 
 def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tensor, " n"]:
-    """``log(q_k / (1 - q_k))`` of one class k a row, in float64: k's logit less the logsumexp of the others.
+    """Compute ``log(q_k / (1 - q_k))`` of one class k per row, in float64: k's logit minus the logsumexp of the others.
 
     Example:
         >>> log_odds(torch.tensor([[3.0, 1.0]]), torch.tensor([0]))
@@ -99,13 +99,13 @@ def log_odds(logits: Float[Tensor, "n classes"], classes: Tensor) -> Float[Tenso
 
 
 def cached(function: Callable[..., T], *tensors: Tensor) -> T:
-    """A function of these tensors; within `shared` it is called once for them."""
+    """Call a function of these tensors; within `shared` only once."""
     values = _KNOWN.get()
     if values is None:
         return function(*tensors)
     key = (function, *map(id, tensors))
     if key not in values:
-        # The tensors are kept too: while they live, no others have their ids.
+        # The tensors are stored too, so that no other tensors can get their ids.
         values[key] = (tensors, function(*tensors))
     value: T = values[key][1]
     return value
@@ -128,11 +128,11 @@ def _row_sums(logits: Tensor) -> RowSums:
 
 def _sums_of_some(logits: Tensor) -> RowSums:
     q = _softmax(logits)
-    # Of no class at all there is no largest probability, and no row to have one.
+    # Without classes there is no largest probability.
     return RowSums(q.amax(1), torch.special.entr(q).sum(1), q.square().sum(1))
 
 
 def _chosen(logits: Tensor) -> Tensor:
-    # NaN counts as the largest: without this a student of nothing but NaN is right wherever the label is 0.
+    # argmax takes NaN as the largest value. Without this, rows of NaN would be right wherever the label is 0.
     classes: Tensor = by_rows(lambda rows: rows.argmax(1).masked_fill(rows.isnan().any(1), -1), logits)
     return classes

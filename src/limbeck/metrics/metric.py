@@ -12,11 +12,11 @@ from limbeck.metrics.validation import Needed, valid_rows
 
 
 class Metric(NamedTuple):
-    """A sum over rows and how many there are, so that means can be taken once, over everything.
+    """A sum over rows and the number of rows, so that a mean is taken once over all data.
 
     Attributes:
-        total: The sum, in the measure's unit.
-        count: Rows that count.
+        total: The sum, in the unit of the metric.
+        count: The number of rows that count.
     """
 
     total: float
@@ -24,7 +24,7 @@ class Metric(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The mean; nan where no row counts."""
+        """The mean; NaN if no row counts."""
         return self.total / self.count if self.count else float("nan")
 
     def __repr__(self) -> str:
@@ -33,7 +33,7 @@ class Metric(NamedTuple):
 
 @runtime_checkable
 class MetricFunction(Protocol):
-    """A function of predictions that says its unit and which way is better (None: neither is)."""
+    """A function of predictions with its unit and direction (None: neither is better)."""
 
     __name__: str
     unit: str
@@ -41,24 +41,24 @@ class MetricFunction(Protocol):
     requires: tuple[Needed, ...]
 
     def __call__(self, predictions: Any) -> Metric:
-        """The measure of these predictions."""
+        """Compute the metric."""
 
 
 def metric(
     *, unit: str, higher_is_better: bool | None, requires: tuple[Needed, ...]
 ) -> Callable[[Callable[[Any], Metric]], MetricFunction]:
-    """Declare a measure: its unit, which way is better, and what it needs beside the student's answers.
+    """Declare a metric: its unit, its direction, and what it needs besides the student's outputs.
 
-    The decorated function sees only rows that count: where labels are known at all, rows labeled -100 are left out of
-    every measure. It is called only if what it needs is there and fits.
+    The decorated function gets only rows that count: rows with the label -100 are left out of every metric. It is
+    called only if everything that it needs is there and valid.
 
     Args:
         unit: ``fraction``, ``nats``, ...
-        higher_is_better: Whether more is better; None for what only describes, such as the entropy.
+        higher_is_better: Whether larger is better; None for descriptive metrics such as the entropy.
         requires: ``labels``, ``teacher`` or both; for regression ``targets``, ``teacher``, ``variance``.
 
     Returns:
-        A decorator; the decorated function raises a `LimbeckError` that says what is lacking or does not fit.
+        A decorator. The decorated function raises a `LimbeckError` if something is missing or invalid.
     """
 
     def decorate(function: Callable[[Any], Metric]) -> MetricFunction:
@@ -74,15 +74,15 @@ def metric(
 
 
 def fraction(right: Tensor) -> Metric:
-    """How many are true, of how many."""
+    """Make a metric of the number of true values."""
     return Metric(float(right.sum()), right.numel())
 
 
 def summed(values: Tensor) -> Metric:
-    """The sum of these values, and how many they are."""
+    """Make a metric of the sum of values."""
     return Metric(float(values.sum()), values.numel())
 
 
 def mean_of_all(value: float, rows: int) -> Metric:
-    """A figure of all rows together, which is no sum over them: its value is `value`, its count the rows."""
+    """Make a metric whose value is not a sum over rows: the total is `value` times the count."""
     return Metric(value * rows if rows else 0.0, rows)

@@ -1,4 +1,4 @@
-"""Metrics where several labels may be right at once."""
+"""Metrics of multi-label classification."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from limbeck.metrics.validation import Needed, require_fields, valid_rows
 
 
 class MultiLabel(NamedTuple):
-    """Logits of independent yes-or-no answers, one row an example, one column a label; a logit above 0 is a yes.
+    """Logits of binary labels, one row per example and one column per label. A logit above 0 means yes.
 
     Attributes:
         student: The student's logits.
-        teacher: The teacher's.
-        labels: 1 for yes, 0 for no, `IGNORED` (-100) where that is not known, and such answers count nowhere.
+        teacher: The teacher's logits.
+        labels: 1 for yes, 0 for no, `IGNORED` (-100) for unknown. Unknown labels do not count.
     """
 
     student: Float[Tensor, "n labels"]
@@ -36,7 +36,7 @@ def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabe
         shape = getattr(answers, part).shape
         if shape != answers.student.shape or len(shape) != 2:
             raise LimbeckError(
-                f"The measure {name!r} needs {part} of the student's shape, [examples, labels]; the student has "
+                f"The metric {name!r} needs {part} of the student's shape, [examples, labels]; the student has "
                 f"{list(answers.student.shape)}, {part} {list(shape)}."
             )
     if "labels" in requires and answers.labels is not None:
@@ -44,7 +44,7 @@ def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabe
         wrong = labels[(labels != 0) & (labels != 1) & (labels != IGNORED)]
         if len(wrong):
             raise LimbeckError(
-                f"The measure {name!r} needs labels of 1 (yes), 0 (no) or {IGNORED} (unknown); got {int(wrong[0])}."
+                f"The metric {name!r} needs labels of 1 (yes), 0 (no) or {IGNORED} (unknown); got {int(wrong[0])}."
             )
         return answers._replace(labels=labels)
     return answers
@@ -52,10 +52,10 @@ def _(answers: MultiLabel, name: str, requires: tuple[Needed, ...]) -> MultiLabe
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def mean_average_precision(answers: MultiLabel) -> Metric:
-    """The mean over labels of the area under precision and recall, as a step function (average precision).
+    """Compute the mean over labels of the average precision.
 
-    Labels that no example has are left out, and the count is that of the others. Of one label,
-    ``AP = sum_n (R_n - R_{n-1}) P_n`` over the thresholds; scikit-learn computes it.
+    Labels without a positive example are left out; the count is the number of the others. For one label, ``AP = sum_n
+    (R_n - R_{n-1}) P_n`` over the thresholds, computed by scikit-learn.
 
     Example:
         >>> logits, labels = torch.tensor([[2.0], [1.0], [0.0]]), torch.tensor([[1], [0], [1]])
@@ -69,7 +69,7 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
     for column, truth in zip(answers.student.double().unbind(1), labels.unbind(1), strict=True):
         labeled = truth != IGNORED
         if bool((truth == 1).any()):
-            # Precision asks for the order alone, and scikit-learn refuses what is infinite.
+            # Only the order matters, and scikit-learn rejects infinite scores, so ranks are used.
             ranks = column[labeled].unique(return_inverse=True)[1]
             precisions.append(float(average_precision_score(truth[labeled].numpy(), ranks.numpy())))
     return Metric(sum(precisions), len(precisions))
@@ -77,9 +77,9 @@ def mean_average_precision(answers: MultiLabel) -> Metric:
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def f1_micro(answers: MultiLabel) -> Metric:
-    """``2 TP / (2 TP + FP + FN)`` over all answers together: total and count are its two sides.
+    """Compute ``2 TP / (2 TP + FP + FN)`` over all labels together: total and count are numerator and denominator.
 
-    nan where there is no yes, neither said nor true.
+    NaN if there is neither a predicted nor a true yes.
 
     Example:
         >>> f1_micro(MultiLabel(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]])))
@@ -91,7 +91,7 @@ def f1_micro(answers: MultiLabel) -> Metric:
 
 @metric(unit="fraction", higher_is_better=True, requires=("labels",))
 def f1_macro(answers: MultiLabel) -> Metric:
-    """The mean over labels of each one's F1; labels of which no yes is said or true are left out, and not counted."""
+    """Compute the mean F1 over labels. Labels with neither a predicted nor a true yes are left out."""
     hits, misses = _hits(answers)
     there = hits + misses > 0
     return summed((2 * hits / (2 * hits + misses))[there])
@@ -99,7 +99,7 @@ def f1_macro(answers: MultiLabel) -> Metric:
 
 @metric(unit="fraction", higher_is_better=False, requires=("labels",))
 def hamming(answers: MultiLabel) -> Metric:
-    """The share of all known answers that are wrong (Hamming loss).
+    """Compute the fraction of known labels that are predicted wrong (Hamming loss).
 
     Example:
         >>> hamming(MultiLabel(torch.tensor([[1.0, 1.0]]), labels=torch.tensor([[1, 0]]))).value
@@ -111,7 +111,7 @@ def hamming(answers: MultiLabel) -> Metric:
 
 @metric(unit="nats", higher_is_better=False, requires=("labels",))
 def binary_nll(answers: MultiLabel) -> Metric:
-    """The negative log-likelihood of each known answer, each label a coin of its own: ``-log sigmoid(z)`` of a yes.
+    """Compute the negative log-likelihood of each known label: ``-log sigmoid(z)`` for a yes.
 
     Example:
         >>> round(binary_nll(MultiLabel(torch.zeros(1, 1), labels=torch.tensor([[1]]))).value, 4)
@@ -124,7 +124,7 @@ def binary_nll(answers: MultiLabel) -> Metric:
 
 @metric(unit="fraction", higher_is_better=True, requires=("teacher",))
 def answer_agreement(answers: MultiLabel) -> Metric:
-    """The share of answers, yes or no, in which student and teacher agree."""
+    """Compute the fraction of labels on which student and teacher agree."""
     return fraction((answers.student > 0) == (cast(Tensor, answers.teacher) > 0))
 
 
@@ -132,7 +132,7 @@ MULTI_LABEL_METRICS: dict[str, MetricFunction] = {
     function.__name__: function
     for function in (mean_average_precision, f1_micro, f1_macro, hamming, binary_nll, answer_agreement)
 }
-"""Every measure of multi-label answers by name."""
+"""All metrics of multi-label classification by name."""
 
 
 def _labels(answers: MultiLabel) -> Int[Tensor, "n labels"]:
@@ -140,7 +140,7 @@ def _labels(answers: MultiLabel) -> Int[Tensor, "n labels"]:
 
 
 def _hits(answers: MultiLabel) -> tuple[Float[Tensor, " labels"], Float[Tensor, " labels"]]:
-    """By label, how many true yeses were said, and how many yeses were said or true but not both."""
+    """Count, by label, the true positives and the false positives plus false negatives."""
     predicted, true = answers.student > 0, _labels(answers) == 1
     labeled = _labels(answers) != IGNORED
     return (predicted & true & labeled).sum(0).double(), ((predicted ^ true) & labeled).sum(0).double()

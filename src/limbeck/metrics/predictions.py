@@ -22,11 +22,11 @@ from limbeck.teachers import as_teacher
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write tensors by name (logits, labels) to a safetensors file that appears whole or not at all.
+    """Write tensors by name (logits, labels) to a safetensors file, atomically.
 
     Args:
-        tensors: Name -> tensor, of any device.
-        path: The file; its folder is made.
+        tensors: The tensors by name, on any device.
+        path: The file. Its folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,10 +34,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """What `save_tensors` wrote.
+    """Read the tensors that `save_tensors` wrote.
 
     Raises:
-        DataError: If the file is missing or damaged: it is checked against the SHA-256 in it, where there is one.
+        DataError: If the file is missing or damaged, or does not match the SHA-256 in it.
 
     Example:
         >>> import tempfile, torch
@@ -57,12 +57,12 @@ _BATCH_SIZE = 256
 
 
 def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
-    """The batches of `data`, once: those of a source are a whole epoch, and its position stays where it is.
+    """Yield the batches of `data` once. For a loader this is one epoch; its position is not changed.
 
-    Labels of a loader's tokens stand where `model` answers, if that is a causal language model.
+    For a causal language `model`, the labels of a loader's tokens are shifted to the positions of its outputs.
 
     Raises:
-        DataError: If it holds no examples, or a batch could mean several things.
+        DataError: If the data are empty, or a batch is ambiguous.
     """
     if isinstance(data, Batch):
         yield data
@@ -74,7 +74,7 @@ def as_batches(data: Any, model: Any = None) -> Iterator[Batch]:
 
 
 def _is_batches(data: Any) -> bool:
-    """Whether these may be batches that come one by one, which need no length here; a tuple is (inputs, labels)."""
+    """Whether `data` can be an iterable of batches without a length. A tuple is (inputs, labels)."""
     if isinstance(data, (Mapping, tuple, str)) or hasattr(data, "shape"):
         return False
     return isinstance(data, Iterable)
@@ -82,7 +82,7 @@ def _is_batches(data: Any) -> bool:
 
 def _epoch(loader: Loader, model: Any) -> Iterable[Batch]:
     if isinstance(loader, TorchLoader):
-        # A loader goes on where it was left; another one around the same batches begins anew.
+        # A loader continues where it stopped; a new one around the same batches starts at the beginning.
         anew = TorchLoader(loader.loader, adapt=loader.adapt)
         anew.bind({} if model is None else {"model": model})
         return anew
@@ -90,14 +90,14 @@ def _epoch(loader: Loader, model: Any) -> Iterable[Batch]:
 
 
 class Predictions(NamedTuple):
-    """Logits of the student, and where known those of the teacher and the labels, one row for each example.
+    """Logits of the student and, if known, of the teacher, and labels, one row per example.
 
-    For a model that answers every position, each position is a row; rows that the batch's mask leaves out are absent.
+    For a model with an output at every position, each position is a row. Masked rows are left out.
 
     Attributes:
         student: Logits in float32, on the CPU.
         teacher: The teacher's logits for the same rows.
-        labels: Class indices; `IGNORED` (-100) where there is none.
+        labels: Class indices; `IGNORED` (-100) for none.
     """
 
     student: Float[Tensor, "n classes"]
@@ -113,26 +113,25 @@ def predict(
     adaptor: Adaptor | None = None,
     classes: int = -1,
 ) -> Predictions:
-    """What a model answers: in eval mode, without gradient, on its own device, gathered on the CPU.
+    """Compute the logits of a model in eval mode, without gradients, on its device, and gather them on the CPU.
 
-    Every submodule's training flag is afterwards what it was. All logits are held in memory: 4 bytes for each row and
-    class.
+    The training flags of all submodules are restored. All logits are kept in memory: 4 bytes per row and class.
 
     Args:
-        model: Any module whose output has logits; or a teacher (an `Ensemble`, `Specialists`, a fitted classifier), to
-            be measured as a model is: it answers on the CPU, and its modules are moved there.
-        data: Batches, one or many; or `Dataset`, ``(inputs, labels)`` or inputs, in their order; a DataLoader; or a
-            `Loader`, for one epoch in its order. Read once.
-        preprocess: The model's way from a batch to its inputs; ``batch.inputs`` where None, or the teacher's own.
-        adaptor: Raw output -> logits, for strange outputs of a module.
-        classes: Which dimension of the logits holds the classes: 1 for maps ``[batch, classes, height, width]``, whose
+        model: Any module whose output has logits, or a teacher (an `Ensemble`, `Specialists`, a fitted classifier). A
+            teacher runs on the CPU, and its modules are moved there.
+        data: One or more batches; a `Dataset`, ``(inputs, labels)`` or inputs, in their order; a DataLoader; or one
+            epoch of a `Loader`.
+        preprocess: Maps a batch to the inputs of the model. By default ``batch.inputs``, or the preprocessing of the
+            teacher.
+        adaptor: Maps the raw output of a module to logits.
+        classes: The class dimension of the logits: 1 for maps ``[batch, classes, height, width]``, whose
             labels and mask are ``[batch, height, width]``.
 
     Raises:
-        DataError: If the data are none of these, there is no batch, or the labels are not one class index for each
-            row of logits.
+        DataError: If the data are of another type or empty, or there is not one label per row of logits.
         MissingSignalError: If the output has no logits.
-        LimbeckError: If `model` is neither, or an adaptor is given for a teacher.
+        LimbeckError: If `model` is neither a module nor a teacher, or an adaptor is given for a teacher.
 
     Example:
         >>> predict(nn.Linear(2, 3), [Batch(torch.zeros(4, 2))]).student.shape
@@ -151,18 +150,18 @@ def predict_with_teacher(
     adaptor: Adaptor | None = None,
     classes: int = -1,
 ) -> Predictions:
-    """`predict`, with a teacher's answers to the same batches in the same pass.
+    """Run `predict` and compute a teacher's outputs for the same batches in the same pass.
 
     Args:
         model: The student.
-        answer: What a prepared teacher is: batch -> signal. It is called without gradient.
+        answer: The function of a prepared teacher, batch -> outputs. It is called without gradients.
         data: As for `predict`.
-        preprocess: The student's way from a batch to its inputs.
-        adaptor: The student's raw output -> logits, for strange outputs.
-        classes: Which dimension of the student's and the teacher's logits holds the classes.
+        preprocess: Maps a batch to the inputs of the student.
+        adaptor: Maps the raw output of the student to logits.
+        classes: The class dimension of the student's and the teacher's logits.
 
     Raises:
-        DataError: If there is no batch, or the teacher's rows are not the student's.
+        DataError: If there is no batch, or the numbers of rows of teacher and student differ.
         MissingSignalError: If an output has no logits.
     """
     with FrozenParameters(model), torch.no_grad():
@@ -180,16 +179,14 @@ def predict_with_teacher(
 def _open_logits(
     model: Any, preprocess: Callable[[Batch], Inputs] | None, adaptor: Adaptor | None
 ) -> Iterator[Callable[[Batch], Tensor]]:
-    """A block within which a module, or a teacher, gives its logits for a batch."""
+    """Open a module or a teacher as a function from a batch to logits."""
     if isinstance(model, nn.Module):
         with FrozenParameters(model):
             yield lambda batch: _model_logits(model, batch, preprocess, adaptor)
         return
     teacher = as_teacher(model)
     if adaptor is not None:
-        raise LimbeckError(
-            "adaptor= is for a module's output; a teacher has its own: ModelTeacher(module, adaptor=...)."
-        )
+        raise LimbeckError("adaptor= is for a module. For a teacher use ModelTeacher(module, adaptor=...).")
     inputs = preprocess or (lambda batch: batch.inputs)
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=inputs) as answer:
         yield lambda batch: answer(batch)[LOGITS]
@@ -222,14 +219,14 @@ def _rows(student: Tensor, teacher: Tensor | None, batch: Batch) -> Predictions:
 
 
 def _of_rows(mask: Tensor, logits: Tensor) -> Tensor:
-    """Which rows of logits count; one answer to a whole text does where any of its tokens does."""
+    """The rows of logits that count. With one output per text, a text counts if any of its tokens does."""
     mask = mask.cpu()
     return mask.flatten(1).any(1) if logits.ndim == 2 and mask.ndim > 1 else mask
 
 
 def _flat_logits(logits: Tensor) -> Tensor:
     if logits.ndim < 2:
-        raise DataError(f"Logits are [batch, classes] or [batch, positions, classes]; got {list(logits.shape)}.")
+        raise DataError(f"Logits must be [batch, classes] or [batch, positions, classes]; got {list(logits.shape)}.")
     return logits.detach().float().cpu().flatten(0, -2)
 
 
@@ -251,7 +248,7 @@ def _gathered(parts: Iterable[Predictions]) -> Predictions:
         labels.append(part.labels)
     if not any(len(rows) for rows in student):
         raise DataError(
-            "There is no example to predict: the source yielded no batch, or its mask leaves out everything."
+            "There is no example to predict: the loader yielded no batch, or its mask excludes all examples."
         )
     return Predictions(torch.cat(student), _joined(teacher), _labeled(labels, student))
 
@@ -263,6 +260,6 @@ def _joined(parts: list[Any]) -> Tensor | None:
 def _labeled(parts: list[Any], student: list[Tensor]) -> Tensor | None:
     if all(part is None for part in parts):
         return None
-    # A batch without labels among labeled ones is one in which none is known.
+    # A batch without labels among labeled batches counts as unlabeled.
     none = [torch.full((len(rows),), IGNORED) for rows in student]
     return torch.cat([unknown if part is None else part for part, unknown in zip(parts, none, strict=True)])

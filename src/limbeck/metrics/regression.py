@@ -14,13 +14,13 @@ from limbeck.metrics.validation import Needed, require_fields, valid_rows
 
 
 class Estimates(NamedTuple):
-    """What a student of numbers says: one row an example, one column a quantity.
+    """Estimates of a regression model, one row per example and one column per output.
 
     Attributes:
-        student: Its estimates.
-        teacher: The teacher's.
-        targets: What they should be; NaN where that is not known, and such values count nowhere.
-        variance: The variance that the student gives for each estimate, above 0, for `gaussian_nll`.
+        student: The student's estimates.
+        teacher: The teacher's estimates.
+        targets: The target values; NaN for unknown. Unknown targets do not count.
+        variance: The student's variance of each estimate, above 0, for `gaussian_nll`.
     """
 
     student: Float[Tensor, "n outputs"]
@@ -36,17 +36,17 @@ def _(estimates: Estimates, name: str, requires: tuple[Needed, ...]) -> Estimate
         shape = getattr(estimates, part).shape
         if shape != estimates.student.shape or len(shape) != 2:
             raise LimbeckError(
-                f"The measure {name!r} needs {part} of the student's shape, [examples, outputs]; the student has "
+                f"The metric {name!r} needs {part} of the student's shape, [examples, outputs]; the student has "
                 f"{list(estimates.student.shape)}, {part} {list(shape)}."
             )
     if "variance" in requires and not bool((cast(Tensor, estimates.variance) > 0).all()):
-        raise LimbeckError(f"The measure {name!r} needs a variance above 0 for every estimate.")
+        raise LimbeckError(f"The metric {name!r} needs a variance above 0 for every estimate.")
     return estimates
 
 
 @metric(unit="squared unit of the targets", higher_is_better=False, requires=("targets",))
 def mse(estimates: Estimates) -> Metric:
-    """The mean squared error, over every known target of every output.
+    """Compute the mean squared error over all known targets.
 
     Example:
         >>> import torch
@@ -58,7 +58,7 @@ def mse(estimates: Estimates) -> Metric:
 
 @metric(unit="unit of the targets", higher_is_better=False, requires=("targets",))
 def mae(estimates: Estimates) -> Metric:
-    """The mean absolute error, over every known target of every output.
+    """Compute the mean absolute error over all known targets.
 
     Example:
         >>> import torch
@@ -70,10 +70,10 @@ def mae(estimates: Estimates) -> Metric:
 
 @metric(unit="fraction", higher_is_better=True, requires=("targets",))
 def r2(estimates: Estimates) -> Metric:
-    """The share of the targets' variance that is explained: ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
+    """Compute the explained fraction of the targets' variance: ``1 - sum (y - f)^2 / sum (y - mean y)^2``.
 
-    Of several outputs, the mean of theirs; outputs without a known target are left out. For targets that are all the
-    same it is 1 where the estimates are they, else 0, as in scikit-learn. It is no mean of rows.
+    For several outputs it is the mean over outputs; outputs without known targets are left out. For constant targets it
+    is 1 if the estimates are equal to them, else 0, as in scikit-learn. It is not a mean over rows.
 
     Example:
         >>> import torch
@@ -92,9 +92,9 @@ def r2(estimates: Estimates) -> Metric:
 
 @metric(unit="nats", higher_is_better=False, requires=("targets", "variance"))
 def gaussian_nll(estimates: Estimates) -> Metric:
-    """The negative log-likelihood of the targets under a normal distribution with the student's mean and variance.
+    """Compute the negative log-likelihood of the targets under the student's normal distribution.
 
-    ``(log(2 pi v) + (y - f)^2 / v) / 2``, over every known target.
+    ``(log(2 pi v) + (y - f)^2 / v) / 2``, over all known targets.
 
     Example:
         >>> import torch
@@ -108,14 +108,14 @@ def gaussian_nll(estimates: Estimates) -> Metric:
 
 @metric(unit="squared unit of the targets", higher_is_better=False, requires=("teacher",))
 def mse_to_teacher(estimates: Estimates) -> Metric:
-    """The mean squared difference from the teacher's estimates: 0 for a student that is its teacher."""
+    """Compute the mean squared difference from the teacher's estimates."""
     return summed((estimates.student.double() - cast(Tensor, estimates.teacher).double()).square())
 
 
 REGRESSION_METRICS: dict[str, MetricFunction] = {
     function.__name__: function for function in (mse, mae, r2, gaussian_nll, mse_to_teacher)
 }
-"""Every measure of estimates by name."""
+"""All metrics of regression by name."""
 
 
 def _finite_targets(estimates: Estimates) -> Bool[Tensor, "n outputs"]:

@@ -14,25 +14,25 @@ from limbeck.errors import LimbeckError
 from limbeck.metrics.distributions import t_isf, t_sf
 
 _UNSEEN = 3
-"""Of the examples on which two arms differ, so many may by chance be missing from a test set."""
+"""The number of additional examples on which two arms may differ (rule of three)."""
 _LEAST = 1e-30
-"""No p-value is said to be less."""
+"""The smallest p-value that is reported."""
 Covers = Literal["seeds", "seeds and test examples", "seeds and a bound for test examples"]
-"""What an interval allows for: that other seeds, and other test examples of the same kind, give another difference."""
+"""The sources of variation that an interval covers: other seeds, and other test examples of the same kind."""
 
 
 class Difference(NamedTuple):
     """A mean paired difference with its interval.
 
     Attributes:
-        mean: Over pairs.
-        low: The interval's lower end; None where one pair is all there is.
-        high: Its upper end.
-        pairs: How many.
-        p: How often equal arms would be so far apart, two-sided; None where one pair is all there is. It is below
-            ``1 - confidence`` exactly where zero lies outside the interval.
-        covers: What the interval allows for.
-        examples: How many test examples that is; 0 where it is over seeds alone.
+        mean: The mean over pairs.
+        low: The lower end of the interval; None for a single pair.
+        high: The upper end of the interval; None for a single pair.
+        pairs: The number of pairs.
+        p: The two-sided p-value; None for a single pair. It is below ``1 - confidence`` exactly if zero is outside the
+            interval.
+        covers: The sources of variation that the interval covers.
+        examples: The number of test examples; 0 if the interval is over seeds alone.
     """
 
     mean: float
@@ -52,50 +52,51 @@ def compare_scores(
     comparisons: int = 1,
     largest: float = math.inf,
 ) -> Difference:
-    r"""The mean of ``ours - theirs``, with an interval for other seeds *and* other test examples.
+    r"""Compute the mean of ``ours - theirs`` with an interval over seeds *and* test examples.
 
-    Both arms answer the same n examples with the same S seeds. The difference of example i and seed s is
-    :math:`d_{si} = \mu + a_s + b_i + e_{si}`: the seed's part, the example's, and the rest. The variance of the mean is
-    :math:`\sigma_a^2/S + \sigma_b^2/n + \sigma_e^2/(Sn)`, estimated by
+    Both arms are evaluated on the same n examples with the same S seeds. The difference of example i and seed s is
+    :math:`d_{si} = \mu + a_s + b_i + e_{si}`, with a part of the seed, a part of the example, and a residual. The
+    variance of the mean is :math:`\sigma_a^2/S + \sigma_b^2/n + \sigma_e^2/(Sn)`, estimated by
 
     .. math:: V_a = \operatorname{var}_s(\bar d_{s\cdot}) / S, \qquad
               V_b = \max(0, \operatorname{var}_i(\bar d_{\cdot i}) / n - \operatorname{var}(\text{residual}) / (Sn)),
 
-    where the first holds the rest too, which is therefore taken from the second (Owen's pigeonhole variance). Each part
-    gets the quantile of its own degrees of freedom:
+    where the first includes the residual, which is therefore subtracted from the second (Owen's pigeonhole variance).
+    Each part gets the quantile of its own degrees of freedom:
 
     .. math:: \bar d \pm \sqrt{t_{S-1}^2 V_a + t_{n-1}^2 V_b}.
 
-    That is Banerjee's interval for a sum of two estimated variances, which covers at least as often as it says for
-    normal parts of any size. One t quantile with Satterthwaite's degrees of freedom is a little narrower, and covers
-    only in 92 % (3 seeds) or 87 % (2 seeds) where most of the variance is the seeds': by luck they agree, and it then
-    takes their variance for well known.
+    This is Banerjee's interval for a sum of two estimated variances, whose coverage is at least nominal for normal
+    parts of any size. One t quantile with Satterthwaite's degrees of freedom is slightly narrower, but its coverage is
+    only 92 % (3 seeds) or 87 % (2 seeds) if most of the variance is from the seeds, because seeds that agree by chance
+    make their variance look small.
 
-    Two guards for what the normal distribution does not know. *Few examples on which the arms differ*: where n are all
-    answered alike, up to 3/n of all examples may differ in truth (the rule of three). So the variance over examples is
-    taken with three examples more, on which the arms differ by the largest difference seen; the mean stays. (Bonett and
-    Price add two, and cover in 93.4 % where one arm alone wins 6 of 1,000 examples; three cover in 94.5 %.)
-    *Rounding*: means of n right and wrong answers come in steps of 1/n, so that seeds may agree by rounding alone;
-    their standard deviation is never taken to be below that of the rounding of a difference, :math:`\sqrt{1/6}` steps.
+    Two corrections handle cases where the normal distribution is a bad approximation. *Few examples on which the arms
+    differ*: if the arms agree on all n examples, up to 3/n of all examples may still differ (the rule of three). So the
+    variance over examples is computed with three additional examples on which the arms differ by the largest observed
+    difference; the mean is not changed. (Bonett and Price add two, with a coverage of 93.4 % if one arm alone wins 6 of
+    1,000 examples; three have 94.5 %.) *Rounding*: accuracies on n examples come in steps of 1/n, so seeds can agree by
+    rounding alone. Their standard deviation is therefore at least that of the rounding of a difference,
+    :math:`\sqrt{1/6}` steps.
 
-    The simulations are `make bench NAME=coverage`. An interval speaks of the seeds of these two ways to train, with the
-    data and the teacher that they had, and of examples drawn as the test examples were; examples that belong together
-    (frames of a film, tokens of a text) are to be one score.
+    The simulations are in `make bench NAME=coverage`. The interval is for other seeds of the same two training methods,
+    with the same data and teacher, and for examples from the same distribution as the test set. Examples that belong
+    together (frames of a film, tokens of a text) should be one score.
 
     Args:
-        ours: A score for each seed (row) and each test example (column): 1 where right and 0 where wrong, a squared
-            error, an intersection over union.
-        theirs: The other arm's, for the same seeds and examples.
-        confidence: The share of intervals that hold the true mean difference.
-        comparisons: How many differences are looked at of which this one may be the best. The interval is as much wider
-            (Bonferroni's: all of so many hold together), and p as much larger.
-        largest: The greatest difference that one example can make: 1 for right and wrong.
+        ours: A score for each seed (row) and test example (column), such as 1 for right and 0 for wrong, a squared
+            error, or an intersection over union.
+        theirs: The scores of the other arm, for the same seeds and examples.
+        confidence: The confidence level of the interval.
+        comparisons: The number of differences that are compared. Interval and p-value are corrected for it
+            (Bonferroni).
+        largest: The largest possible difference of one example: 1 for right and wrong.
 
     Returns:
-        With a single seed, or a single example, no interval.
+        The difference. With a single seed or a single example it has no interval.
 
     Raises:
-        LimbeckError: If the two are not of one shape, hold no score, or one that is no finite number.
+        LimbeckError: If the shapes differ, or a score is missing or not finite.
 
     Example:
         >>> ours = np.tile([1, 1, 1, 0] * 50, (3, 1))
@@ -125,12 +126,12 @@ def compare_scores(
 def interval_parts(
     ours: ArrayLike, theirs: ArrayLike, *, confidence: float = 0.95, comparisons: int = 1
 ) -> tuple[float, float]:
-    r"""How much of the half width of `compare_scores` the seeds make, and how much the test examples.
+    r"""Compute the parts of the half width of `compare_scores` that are from seeds and from test examples.
 
-    They add as squares, as in its formula: the half width is :math:`\sqrt{h_{seeds}^2 + h_{examples}^2}`.
+    Their squares add up: the half width is :math:`\sqrt{h_{seeds}^2 + h_{examples}^2}`.
 
     Args:
-        ours: As for `compare_scores`; of at least two seeds and two examples.
+        ours: As for `compare_scores`, with at least two seeds and two examples.
         theirs: As for `compare_scores`.
         confidence: As for `compare_scores`.
         comparisons: As for `compare_scores`.
@@ -147,7 +148,7 @@ def interval_parts(
     first, second = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     _check_scores(first, second)
     if 1 in first.shape:
-        raise LimbeckError(f"An interval has parts from two seeds and two examples on; got {first.shape}.")
+        raise LimbeckError(f"interval_parts needs at least two seeds and two examples; got {first.shape}.")
     d = first - second
     step = float(np.abs(d).max() or np.ptp([first, second]))
     seeds, examples = _parts(d, float(d.mean()), step)
@@ -163,22 +164,22 @@ def compare_accuracies(
     confidence: float = 0.95,
     comparisons: int = 1,
 ) -> Difference:
-    r"""`compare_scores` where only each seed's accuracy is left, not which examples were right.
+    r"""Compare two arms when only the accuracy of each seed is known, not which examples were right.
 
-    Then nobody knows on how many test examples the arms differ. If an example that is hard for one arm is not easier
-    for the other, the examples' part of the variance is at most that of two arms that err independently,
-    :math:`(a (1 - a) + b (1 - b)) / n` for accuracies a and b: the interval allows for that, and is therefore much
-    wider than what the predictions would give.
+    Then the number of test examples on which the arms differ is unknown. If examples that are hard for one arm are not
+    easier for the other, the variance over examples is at most that of two arms with independent errors, :math:`(a (1 -
+    a) + b (1 - b)) / n` for accuracies a and b. The interval uses this bound, so it is much wider than that of
+    `compare_scores`.
 
     Args:
-        ours: An accuracy for each seed, a fraction.
-        theirs: The other arm's, with the same seeds on the same examples.
-        examples: How many; 0 where that is not known, and the interval is over seeds alone.
+        ours: The accuracy of each seed, as a fraction.
+        theirs: The accuracies of the other arm, with the same seeds on the same examples.
+        examples: The number of test examples; 0 if unknown, then the interval is over seeds alone.
         confidence: As for `compare_scores`.
         comparisons: As for `compare_scores`.
 
     Raises:
-        LimbeckError: If the two have no values, or not the same number.
+        LimbeckError: If there are no values, or the numbers of values differ.
 
     Example:
         >>> found = compare_accuracies([0.95, 0.96, 0.95], [0.93, 0.94, 0.94], examples=1000)
@@ -207,26 +208,26 @@ def paired_difference(
     resolution: float = 0.0,
     largest: float = math.inf,
 ) -> Difference:
-    r"""The mean of ``ours - theirs`` over pairs, with Student's t interval.
+    r"""Compute the mean of ``ours - theirs`` over pairs, with Student's t interval.
 
     With differences :math:`d_1 ... d_n`, their mean :math:`\bar d` and standard deviation s, the interval is
-    :math:`\bar d \pm t_{n-1} s / \sqrt n`. It covers for normally distributed differences at every n from 2; a
-    bootstrap over 3 to 5 seeds does not (it calls equal arms different in 15 to 22 % of simulations). A single pair
-    gives none. It knows nothing of the test examples: see `compare_scores`.
+    :math:`\bar d \pm t_{n-1} s / \sqrt n`. Its coverage is exact for normal differences and every n from 2. A bootstrap
+    over 3 to 5 seeds is not exact: it finds a difference between equal arms in 15 to 22 % of simulations. A single pair
+    has no interval. The interval does not cover other test examples: see `compare_scores`.
 
-    Accuracies on N examples come in steps of 1/N, so that differences may be all the same by rounding alone, and an
-    interval of no width would be sure of them. s is therefore never taken to be below the rounding's own standard
-    deviation, :math:`\sqrt{1/6}` steps for a difference of two.
+    Accuracies on N examples come in steps of 1/N, so all differences can be equal by rounding alone, with an interval
+    of zero width. Therefore s is at least the standard deviation of the rounding, :math:`\sqrt{1/6}` steps for a
+    difference of two.
 
     Args:
-        ours: One value for each seed.
+        ours: One value per seed.
         theirs: The values for the same seeds, in the same order.
-        confidence: The share of intervals that hold the true mean.
-        resolution: The step in which the values come, such as 1/N; 0 if they are as fine as numbers are.
-        largest: The greatest difference that there can be, 1 between two fractions: no interval goes beyond it.
+        confidence: The confidence level of the interval.
+        resolution: The step of the values, such as 1/N; 0 for continuous values.
+        largest: The largest possible difference, 1 between two fractions. It limits the interval.
 
     Raises:
-        LimbeckError: If the two have no values, or not the same number.
+        LimbeckError: If there are no values, or the numbers of values differ.
 
     Example:
         >>> paired_difference([0.93, 0.94, 0.95], [0.91, 0.93, 0.93]).mean > 0.016
@@ -243,14 +244,14 @@ def paired_difference(
 
 
 class _Part(NamedTuple):
-    """One source's part of a mean's variance, and the degrees of freedom of its estimate."""
+    """A component of the variance of a mean, with the degrees of freedom of its estimate."""
 
     variance: float
     degrees: int
 
 
 def _parts(d: np.ndarray, mean: float, step: float) -> tuple[_Part, _Part]:
-    """The seeds' part of the variance of a mean difference, and the examples'; `step` as the guards want it."""
+    """Estimate the variance components of seeds and examples. `step` is the rounding of the scores."""
     seeds, examples = d.shape
     off = d - mean
     by_seed, by_example = (float(np.square(off.mean(axis)).sum()) for axis in (1, 0))
@@ -265,16 +266,16 @@ def _difference(
     mean: float, parts: Sequence[_Part], pairs: int, confidence: float, comparisons: int, largest: float
 ) -> Difference:
     if comparisons < 1:
-        raise LimbeckError(f"comparisons={comparisons}: a difference is one of 1 or more.")
+        raise LimbeckError(f"comparisons must be at least 1; got {comparisons}.")
     if not 0 < confidence < 1:
-        raise LimbeckError(f"confidence={confidence}: a share of intervals, above 0 and below 1, such as 0.95.")
+        raise LimbeckError(f"confidence must be between 0 and 1, such as 0.95; got {confidence}.")
     half = _half_width((1 - confidence) / comparisons, parts)
     low, high = max(mean - half, -largest), min(mean + half, largest)
     return Difference(mean, low, high, pairs, min(1.0, comparisons * _p_value(mean, parts)))
 
 
 def _half_width(error: float, parts: Sequence[_Part]) -> float:
-    """Half of an interval that misses with this probability."""
+    """Compute the half width of the interval with this error probability."""
     return float(_half_widths(np.array([error]), parts)[0])
 
 
@@ -284,10 +285,10 @@ def _half_widths(errors: np.ndarray, parts: Sequence[_Part]) -> np.ndarray:
 
 
 def _p_value(mean: float, parts: Sequence[_Part]) -> float:
-    """The error at which the interval just reaches zero: its logarithm is searched, as half widths fall with it."""
-    if mean == 0:  # a difference of nothing is no evidence
+    """Find the error probability at which the interval just reaches zero, by bisection of its logarithm."""
+    if mean == 0:  # a zero difference is no evidence
         return 1.0
-    if not any(part.variance for part in parts):  # exact values without any spread leave no doubt
+    if not any(part.variance for part in parts):  # exact values without any spread
         return 0.0
     if len(parts) == 1:
         return 2 * float(t_sf(abs(mean) / math.sqrt(parts[0].variance), parts[0].degrees))
@@ -301,15 +302,15 @@ def _p_value(mean: float, parts: Sequence[_Part]) -> float:
 
 def _paired(ours: Sequence[float], theirs: Sequence[float]) -> np.ndarray:
     if not len(ours) or len(ours) != len(theirs):
-        raise LimbeckError(f"Paired arms have one value for each seed; got {len(ours)} and {len(theirs)}.")
+        raise LimbeckError(f"Paired arms need one value per seed; got {len(ours)} and {len(theirs)}.")
     return np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
 
 
 def _check_scores(ours: np.ndarray, theirs: np.ndarray) -> None:
     if ours.ndim != 2 or ours.shape != theirs.shape or not ours.size:
         raise LimbeckError(
-            "Two arms are compared by scores [seeds, examples], a row for each seed, the same examples in one order "
-            f"for both; got {list(ours.shape)} and {list(theirs.shape)}."
+            "Scores must have the same shape [seeds, examples], with the same examples in the same "
+            f"order; got {list(ours.shape)} and {list(theirs.shape)}."
         )
     for name, scores in (("ours", ours), ("theirs", theirs)):
         if not np.isfinite(scores).all():

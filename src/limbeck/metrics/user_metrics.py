@@ -19,26 +19,26 @@ _ARGUMENTS = ("labels", "predicted", "probabilities", "logits", "teacher_logits"
 
 
 def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], float]]:
-    """The metrics that ``my.py:function`` names mean, by the function's name.
+    """Load metrics from names such as ``my.py:function``; the keys are the names of the functions.
 
-    A function asks for what it needs by the names of its arguments: ``labels`` (class numbers ``[n]``), ``predicted``
+    The names of its arguments select what a function gets: ``labels`` (class numbers ``[n]``), ``predicted``
     (the class of the largest logit, ``[n]``), ``probabilities`` and ``logits`` (``[n, classes]``), ``teacher_logits``,
-    or ``predictions`` (`Predictions`). All are CPU tensors of the rows that have a label; scikit-learn's metrics take
-    them as they are. It returns a number, or a `Metric`.
+    or ``predictions`` (`Predictions`). All are CPU tensors of the rows that have a label, and work with scikit-learn's
+    metrics. The function returns a number or a `Metric`.
 
     Raises:
-        LimbeckError: If a file or function is missing, an argument is none of these, or two metrics have one name.
+        LimbeckError: If a file or function is missing, an argument is unknown, or two metrics have the same name.
     """
     opened: dict[str, Callable[[Predictions], float]] = {}
     for name in names:
         own = UserFile.parse(name)
         if own is None or own.weights is not None:
             raise LimbeckError(
-                f"The metric {name!r} names no function of a Python file: type metrics=[my.py:function]. "
-                f"Measured anyway: {', '.join(METRICS)}."
+                f"The metric {name!r} is not a function in a Python file: use metrics=[my.py:function]. "
+                f"Always computed: {', '.join(METRICS)}."
             )
         if own.function in METRICS or own.function in opened:
-            raise LimbeckError(f"There is a metric {own.function!r} already; give the function of {name} another name.")
+            raise LimbeckError(f"There is already a metric {own.function!r}. Rename the function of {name}.")
         function = own.load()
         for argument in inspect.signature(function).parameters.values():
             open_ended = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
@@ -51,16 +51,16 @@ def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], floa
 def evaluate_metrics(
     metrics: Mapping[str, Callable[[Predictions], float]], predictions: Predictions
 ) -> dict[str, float]:
-    """The value of each metric.
+    """Compute the value of each metric.
 
     Raises:
-        LimbeckError: If one fails, or gives no number.
+        LimbeckError: If a metric fails, or does not return a number.
     """
     return {name: metric(predictions) for name, metric in metrics.items()}
 
 
 class _Metric:
-    """One function, called with what it asks for."""
+    """A user's function, called with the arguments that it names."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self._name, self._function = name, function
@@ -68,7 +68,7 @@ class _Metric:
         self._parameters = [argument for argument in _ARGUMENTS if argument in parameters]
 
     def __call__(self, predictions: Predictions) -> float:
-        # In memory of their own: a function that changes what it gets would change the data and all other measures.
+        # Copies: a function that changes its arguments must not change the data and the other metrics.
         student, *others = predictions
         copies = labeled_rows(
             Predictions(student.clone(), *(None if tensor is None else tensor.clone() for tensor in others))
@@ -76,7 +76,7 @@ class _Metric:
         arguments = {name: _argument(name, copies) for name in self._parameters}
         try:
             value = self._function(**arguments)
-        except Exception as error:  # whatever a person's function raises
+        except Exception as error:  # a user's function can raise any exception
             raise LimbeckError(f"The metric {self._name} failed: {type(error).__name__}: {error}") from error
         if isinstance(value, Metric):
             return value.value
@@ -84,7 +84,7 @@ class _Metric:
             return float(value)
         except (TypeError, ValueError) as error:
             raise LimbeckError(
-                f"The metric {self._name} returned a {type(value).__name__}; it has to return a number."
+                f"The metric {self._name} returned a {type(value).__name__}; it must return a number."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Which rows of predictions count, and whether they hold what a metric needs."""
+"""Selection of the rows that count, and checks that metrics have what they need."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Needed = Literal["labels", "teacher", "targets", "variance"]
 
 @singledispatch
 def valid_rows(predictions: Any, name: str, requires: tuple[Needed, ...]) -> Any:
-    """The rows that count, if they hold what the measure `name` needs; the very same tensors where all rows count.
+    """Check what the metric `name` needs, and select the rows that count; no copy is made if all count.
 
     Raises:
-        LimbeckError: Saying what is lacking or does not fit.
+        LimbeckError: If something is missing or invalid.
     """
     raise LimbeckError(
-        f"The measure {name!r} is a function of Predictions(student, teacher, labels), of Estimates (regression) or of "
+        f"The metric {name!r} is a function of Predictions(student, teacher, labels), of Estimates (regression) or of "
         f"MultiLabel; got a {type(predictions).__name__}."
     )
 
@@ -36,7 +36,7 @@ def _(predictions: Predictions, name: str, requires: tuple[Needed, ...]) -> Pred
     if "teacher" in requires and teacher is not None and teacher.shape != student.shape:
         check_rows(name, len(student), teacher=teacher)
         raise LimbeckError(
-            f"The measure {name!r} compares the same classes: the student has {student.shape[1]}, "
+            f"The metric {name!r} needs the same classes: the student has {student.shape[1]}, "
             f"the teacher {teacher.shape[1]}."
         )
     if "labels" in requires and labels is not None:
@@ -44,14 +44,14 @@ def _(predictions: Predictions, name: str, requires: tuple[Needed, ...]) -> Pred
         wrong = labels[((labels < 0) & (labels != IGNORED)) | (labels >= student.shape[1])]
         if len(wrong):
             raise LimbeckError(
-                f"The measure {name!r} needs labels from 0 to {student.shape[1] - 1} (or {IGNORED} for none); "
+                f"The metric {name!r} needs labels from 0 to {student.shape[1] - 1} (or {IGNORED} for none); "
                 f"got {int(wrong[0])}."
             )
     return labeled_rows(predictions)
 
 
 def labeled_rows(predictions: Predictions) -> Predictions:
-    """The rows that have a label, if labels are known at all; the same tensors where all have."""
+    """Select the rows that have a label, if there are labels. If all rows have one, the tensors are not copied."""
     student, teacher, labels = predictions
     if labels is None or bool((counts := labels != IGNORED).all()):
         return predictions
@@ -59,25 +59,25 @@ def labeled_rows(predictions: Predictions) -> Predictions:
 
 
 def require_fields(predictions: Any, name: str, requires: Iterable[Needed]) -> None:
-    """Refuse predictions that lack what a measure needs.
+    """Check that predictions have what a metric needs.
 
     Raises:
-        LimbeckError: Saying what.
+        LimbeckError: If something is missing.
     """
     for needed in requires:
         if getattr(predictions, needed, None) is None:
-            raise LimbeckError(f"The measure {name!r} needs {needed}, and these predictions have none.")
+            raise LimbeckError(f"The metric {name!r} needs {needed}, and these predictions have none.")
 
 
 def check_rows(name: str, rows: int, **parts: Tensor) -> None:
-    """Refuse parts that have not one row for each of the student's.
+    """Check that all parts have as many rows as the student's logits.
 
     Raises:
-        LimbeckError: Saying which.
+        LimbeckError: If a part has another number of rows.
     """
     for part, tensor in parts.items():
         if len(tensor) != rows:
-            raise LimbeckError(f"The measure {name!r}: {rows} rows of the student's, and {len(tensor)} of {part}.")
+            raise LimbeckError(f"The metric {name!r}: {rows} rows of the student's, and {len(tensor)} of {part}.")
 
 
 def labels_of(predictions: Predictions) -> Int[Tensor, " n"]:
