@@ -114,7 +114,7 @@ class Own(LossTerm):
         self.calls = 0
 
     @property
-    def preprocess(self) -> Requirements:
+    def requires(self) -> Requirements:
         return Requirements(frozenset({"logits"}))
 
     def term(self, student, teacher, batch, progress):

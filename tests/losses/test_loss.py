@@ -248,6 +248,18 @@ def test_different_class_counts_are_one_sentence():
         Loss(kl_divergence).fit(student, teacher, Batch(torch.zeros(4)))
 
 
+@pytest.mark.parametrize("value", [None, 1.5, "0.3"])
+def test_a_kernel_that_returns_no_tensor_is_named(value):
+    @kernel(per="example")
+    def forgotten(student, teacher):
+        return value
+
+    with pytest.raises(LimbeckError, match=r"forgotten .*tensor"):
+        Loss(forgotten).fit(
+            Outputs({"logits": torch.randn(2, 3)}), Outputs({"logits": torch.randn(2, 3)}), Batch(torch.zeros(2, 4))
+        )
+
+
 def test_a_kernel_that_does_not_yield_what_it_declares():
     @kernel(per="example")
     def averaged(student):

@@ -62,7 +62,7 @@ def test_positions_pass_too():
 
 class Hungry(Loss):
     @property
-    def preprocess(self):
+    def requires(self):
         return Requirements(frozenset({"logits"}))
 
 

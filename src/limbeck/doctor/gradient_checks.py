@@ -177,7 +177,7 @@ def check_self_distillation(opened: StageContext) -> Finding | None:
 
 def _looked(opened: StageContext, leaf: object, shown: Outputs) -> tuple[float, float, bool] | None:
     """What the teacher would lose as its own student, its gradient beside the real one's, and whether it is to be 0."""
-    if not isinstance(leaf, Loss) or leaf.head is not None or not {"student", "teacher"} <= leaf.kernel.preprocess:
+    if not isinstance(leaf, Loss) or leaf.head is not None or not {"student", "teacher"} <= leaf.kernel.inputs:
         return None
     mine, theirs = leaf.addresses
     if theirs not in opened.taught or opened.taught[theirs].shape != shown[mine].shape:

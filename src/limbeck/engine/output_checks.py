@@ -27,7 +27,7 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
         LimbeckError: With the line that gives the student the teacher's order.
     """
     compared = any(
-        LOGITS in leaf.preprocess.student and LOGITS in leaf.preprocess.teacher and getattr(leaf, "head", None) is None
+        LOGITS in leaf.requires.student and LOGITS in leaf.requires.teacher and getattr(leaf, "head", None) is None
         for leaf, _ in stage.objective.leaves()
     )
     ours = get_class_names(student) if compared else None
@@ -66,9 +66,9 @@ def check_answers(
     """
     for leaf in _softened(stage):
         _check_one_class(stage, leaf, shown)
-        if "teacher" in leaf.kernel.preprocess and leaf.addresses[1] == LOGITS and LOGITS in taught:
+        if "teacher" in leaf.kernel.inputs and leaf.addresses[1] == LOGITS and LOGITS in taught:
             _check_probabilities(leaf, taught[LOGITS], f"The teacher of {stage.trains!r}", "ModelTeacher(model, ")
-        if "student" in leaf.kernel.preprocess:
+        if "student" in leaf.kernel.inputs:
             _check_probabilities(leaf, shown[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
             if judged:
                 _check_eval(stage, leaf, tapped, shown[LOGITS], inputs)
@@ -108,7 +108,7 @@ def _moves(leaf: Loss) -> bool:
     given: dict[str, Any] = {"student": student, "teacher": torch.randn(4, 1, generator=draw)}
     given["labels"] = torch.zeros(4, dtype=torch.int64)
     with torch.enable_grad():
-        values = leaf.kernel({name: given[name] for name in leaf.kernel.preprocess if name in given}, Progress())
+        values = leaf.kernel({name: given[name] for name in leaf.kernel.inputs if name in given}, Progress())
         (slope,) = torch.autograd.grad(values.sum(), student, allow_unused=True)
     return slope is not None and bool(slope.any())
 

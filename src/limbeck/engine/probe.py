@@ -118,8 +118,8 @@ def _of_bytes(inputs: Inputs) -> str:
 def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
         own = (
-            "labels" in leaf.preprocess.batch
-            and leaf.preprocess.student == {LOGITS}
+            "labels" in leaf.requires.batch
+            and leaf.requires.student == {LOGITS}
             and getattr(leaf, "head", None) is None
         )
         if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
@@ -136,7 +136,7 @@ def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
 
 def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
-    if not any("labels" in leaf.preprocess.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
+    if not any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
         return
     if labels_are_inputs(batch.labels, inputs):
         raise LimbeckError(

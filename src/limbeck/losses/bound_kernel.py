@@ -36,7 +36,7 @@ class BoundKernel:
     def __init__(self, kernel: Kernel, hyper: Mapping[str, Any]) -> None:
         self.name = getattr(kernel, "__name__", type(kernel).__name__)
         self.per = self._declared_per(kernel)
-        self.preprocess, accepted = self._parameters(kernel)
+        self.inputs, accepted = self._parameters(kernel)
         self.hyper = dict(hyper)
         self.function = kernel
         """The function of the kernel."""

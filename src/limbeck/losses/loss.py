@@ -67,18 +67,18 @@ class Loss(LossTerm):
         self.addresses = (student, teacher)
         self.classes = classes
         self.name = name or (self.kernel.name if student == LOGITS else f"{self.kernel.name}@{student}")
-        reads_logits = "teacher" in self.kernel.preprocess and teacher == LOGITS
+        reads_logits = "teacher" in self.kernel.inputs and teacher == LOGITS
         self.own_temperatures = self.kernel.temperatures if reads_logits else frozenset()
         self._positions = self._outputs = self._rank = 1
         self._whole = self.per == "example"
 
     @property
-    def preprocess(self) -> Requirements:
+    def requires(self) -> Requirements:
         """The outputs and batch columns that the kernel needs."""
         return Requirements(
-            frozenset({self.addresses[0]} if "student" in self.kernel.preprocess else ()),
-            frozenset({self.addresses[1]} if "teacher" in self.kernel.preprocess else ()),
-            frozenset(self.kernel.preprocess & {"labels", "targets", "id"}),
+            frozenset({self.addresses[0]} if "student" in self.kernel.inputs else ()),
+            frozenset({self.addresses[1]} if "teacher" in self.kernel.inputs else ()),
+            frozenset(self.kernel.inputs & {"labels", "targets", "id"}),
         )
 
     def term(self, student: Outputs, teacher: Outputs, batch: Batch, progress: Progress) -> Term:
@@ -120,6 +120,10 @@ class Loss(LossTerm):
                 values = self.kernel(tensors, Progress())
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise LimbeckError(f"{self.name} cannot compare {shapes}: {error}") from error
+        if not isinstance(values, Tensor):
+            raise LimbeckError(
+                f"{self.name} has to return a tensor, and returned a {type(values).__name__}: {values!r:.60}"
+            )
         rank = {"batch": 0, "example": 1, "pair": 2}.get(self.per, values.ndim)
         if values.ndim != rank:
             raise LimbeckError(
@@ -176,12 +180,12 @@ class Loss(LossTerm):
 
     def _tensors(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
         tensors: dict[str, Any] = {}
-        if "student" in self.kernel.preprocess:
+        if "student" in self.kernel.inputs:
             outputs = student[self.addresses[0]]
             tensors["student"] = self._moved(outputs if self.head is None else self.head(outputs))
-        if "teacher" in self.kernel.preprocess:
+        if "teacher" in self.kernel.inputs:
             tensors["teacher"] = self._taught(teacher)
-        for name in self.kernel.preprocess & FROM_BATCH:
+        for name in self.kernel.inputs & FROM_BATCH:
             value = batch.extra.get(name) if name == "targets" else getattr(batch, name)
             if value is None and name == "mask":
                 continue
@@ -233,9 +237,9 @@ class Loss(LossTerm):
 
     def _target_masks(self, batch: Batch) -> Iterator[Tensor]:
         """Yield the masks of known labels and targets."""
-        if "labels" in self.kernel.preprocess and batch.labels is not None:
+        if "labels" in self.kernel.inputs and batch.labels is not None:
             yield self._per_value(batch.labels != IGNORED)
-        if "targets" in self.kernel.preprocess:
+        if "targets" in self.kernel.inputs:
             mask = known_targets(batch.extra["targets"])
             yield mask if self.per == "output" else self._per_value(mask)
 

@@ -35,7 +35,7 @@ class Objective(nn.Module, ABC):
         """The outputs and batch columns that it needs, also for a weight of zero."""
         requires = Requirements()
         for leaf, _ in self.leaves():
-            requires = requires | leaf.preprocess
+            requires = requires | leaf.requires
         return requires
 
     @property
@@ -110,7 +110,7 @@ class LossTerm(Objective, ABC):
 
     @property
     @abstractmethod
-    def preprocess(self) -> Requirements:
+    def requires(self) -> Requirements:
         """The outputs of student and teacher and the batch columns that it needs."""
 
     @abstractmethod

@@ -46,7 +46,7 @@ class Claim:
         name = getattr(self.kernel, "__name__", type(self.kernel).__name__)
         return f"{name}({', '.join(f'{key}={value!r}' for key, value in self.hyper.items())})"
 
-    def preprocess(self, name: str) -> bool:
+    def takes(self, name: str) -> bool:
         """Whether the kernel has an argument of this name."""
         return name in inspect.signature(self.kernel).parameters
 
@@ -65,7 +65,7 @@ class Claim:
             "mask": torch.ones(shape, dtype=torch.bool),
             "id": torch.arange(shape[0]),
         }
-        return {name: value for name, value in arguments.items() if self.preprocess(name)}
+        return {name: value for name, value in arguments.items() if self.takes(name)}
 
 
 def check_kernel(kernel: Callable[..., Tensor], **claim: Any) -> None:
@@ -167,7 +167,7 @@ def check_finite(claim: Claim) -> None:
     for scale in (claim.largest, -claim.largest):
         sample = claim.sample(4)
         _finite(claim, {**sample, "student": scale * sample["student"].sign()}, f"a student's logits of {scale:g}")
-        if claim.preprocess("teacher"):
+        if claim.takes("teacher"):
             both = {"student": scale * sample["student"].sign(), "teacher": scale * sample["teacher"].sign()}
             _finite(claim, {**sample, **both}, f"logits of {scale:g}")
     _finite(claim, claim.sample(4, classes=2), "two classes")

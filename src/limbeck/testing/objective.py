@@ -109,7 +109,7 @@ def check_left_out(case: Case) -> None:
     masked = batch._replace(mask=~out.reshape(-1, *[1] * (batch.labels.ndim - 1)).expand_as(batch.labels))
     unlabeled = batch._replace(labels=batch.labels.masked_fill(~masked.mask, IGNORED))  # type: ignore[operator]
     _compare(objective(student, teacher, masked, _WHERE), later, "masked examples count in")
-    read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.preprocess.batch}
+    read = {name for name, (leaf, _) in objective.named_leaves().items() if "labels" in leaf.requires.batch}
     terms = objective(student, teacher, unlabeled, _WHERE)
     _compare({n: t for n, t in terms.items() if n in read}, later, "unlabeled examples count in")
 
