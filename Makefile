@@ -10,9 +10,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 NAME    ?= loop
 
-.PHONY: help demo test soak lint house bench clean
+.PHONY: help demo test soak lint docs house bench clean
 help:            ## these lines
-	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
 
 $(USER):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -41,6 +41,10 @@ lint: $(DEV)   ## style, types, layers
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: $(USER)   ## the documentation as a site, in site/; a broken link or docstring is an error
+	@$(INSTALL) --editable '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 house:           ## figures of the source code beside their bars
 	@$(PYTHON) tools/house.py

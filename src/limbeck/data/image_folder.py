@@ -52,8 +52,7 @@ class ImageFolder(Dataset):
         bit_depth: How many bits pixels of more than 8 bits use, 8 to 16: the value ``2^bit_depth - 1`` becomes 255.
             None takes the least that holds every value in these pictures.
         num_workers: How many threads decode ahead of the steps that use the pictures (`ShuffledLoader`); None takes
-        one for
-            each processor, at most 4. What is decoded does not depend on it.
+            one for each processor, at most 4. What is decoded does not depend on it.
 
     Raises:
         DataError: If there is no such folder, it has no class folders, one of them has no pictures or is none of

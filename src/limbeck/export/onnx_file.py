@@ -51,8 +51,7 @@ def to_onnx(
         inputs: Real examples, a tensor, a tuple, or tensors by name, as the model is called: a thousand are enough.
         path: The file; its folder is made.
         preprocess: The way from a batch to the model's inputs, to be a part of the file: `inputs` are then those of
-        the data
-            (raw pixels). Without it, whoever runs the file has to read examples in the same way.
+            the data (raw pixels). Without it, whoever runs the file has to read examples in the same way.
         metadata: JSON values that are written into the file, such as the class names; by default what is known of a
             model that was loaded, or trained by `limbeck.distill`.
         tolerance: The greatest difference of a logit, in nats; where logits are so large that float32 cannot hold it,

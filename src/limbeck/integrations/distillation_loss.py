@@ -59,7 +59,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         example: Any batch of the data; needed where heads learn, whose shape it gives before an optimizer asks for
             their parameters (``tutor.objective.parameters()``).
         loader: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
-        fingerprint.
+            fingerprint.
         preprocess: The way from a batch to inputs.
         adaptor: The student's raw output -> logits, for strange outputs.
         adapt: What the loop's loader gives -> `Batch`, for what `__call__` does not know.

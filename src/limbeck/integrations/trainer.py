@@ -38,14 +38,12 @@ class DistillTrainer(Trainer):
         *args: The Trainer's.
         objective: What is minimized.
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. `CachedTeacher` needs
-        rows with
-            an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
+            rows with an ``id``: ``train_dataset=Rows(texts)``, or a ``datasets.Dataset`` with such a column.
         **kwargs: The Trainer's.
 
     Raises:
         LimbeckError: If what `DistillationLoss` says is wrong, there is no training data, or the arguments ask for a
-        loss of the
-            Trainer's own (``label_smoothing_factor``, ``compute_loss_func``).
+            loss of the Trainer's own (``label_smoothing_factor``, ``compute_loss_func``).
 
     Example:
         >>> # objective = 0.1 * Loss(cross_entropy) + 0.9 * Loss(kl_divergence, temperature=2.0)

@@ -108,8 +108,7 @@ class Task:
     Attributes:
         name: Unique, and a path: ``mnist/teacher/seed-0``. Two experiments that need the same task share it.
         work: What to do, given a `TaskFolder`; it can be pickled (a function of a module, or a partial of one), and it
-        keeps
-            what others need in its folder.
+            keeps what others need in its folder.
         requires: Names of tasks that must be done before.
         seconds: About how long it takes on the machine that `limbeck.papers.machine_speed` was written on.
     """

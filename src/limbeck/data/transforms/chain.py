@@ -22,7 +22,7 @@ class Chain:
     chain.
 
     Args:
-        *views: At least one.
+        *transforms: At least one.
 
     Raises:
         LimbeckError: If there is none, or one is no view.
