@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.data import ArrayDataset, ShuffledLoader
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 """What a figure is called -> what Fabric calls it."""
@@ -133,7 +133,7 @@ class Plan:
         if self.block < 1 or self.steps < self.block or self.steps % self.block:
             raise LimbeckError(f"steps must be whole blocks; got {self.steps} steps in blocks of {self.block}.")
         if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
+            raise unknown_name_error("precision", self.precision, PRECISIONS)
 
     @property
     def mixed(self) -> bool:

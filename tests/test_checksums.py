@@ -5,7 +5,15 @@ import random
 
 import pytest
 
-from limbeck.checksums import append_line, has_checksum, is_as_written, read_json, read_lines, signed, write_json
+from limbeck.checksums import (
+    add_checksum_line,
+    append_line,
+    has_checksum,
+    is_unchanged,
+    read_json,
+    read_lines,
+    write_json,
+)
 from limbeck.errors import DataError
 
 VALUE = {"arms": {"a": [0.25, 1e-7, None]}, "seed": 3, "name": "é\u2028", 5: {10: "x", 9: "y"}}
@@ -63,15 +71,15 @@ def test_a_damaged_line_is_counted_and_a_cut_one_is_not(tmp_path):
 
 
 def test_a_signed_text_tells_whether_it_was_changed():
-    text = signed("data: digits\nseeds: 3\n")
-    assert is_as_written(text) is True
-    assert is_as_written(text.replace("3", "4", 1)) is False
-    assert is_as_written("data: digits\n") is None
-    assert is_as_written(text + "\n") is True
-    assert is_as_written(signed("")) is True
+    text = add_checksum_line("data: digits\nseeds: 3\n")
+    assert is_unchanged(text) is True
+    assert is_unchanged(text.replace("3", "4", 1)) is False
+    assert is_unchanged("data: digits\n") is None
+    assert is_unchanged(text + "\n") is True
+    assert is_unchanged(add_checksum_line("")) is True
     lines = text.splitlines(keepends=True)
     for cut in range(len(lines[0]), len(text.rstrip())):  # its last line is not whole, or not there
-        assert is_as_written(text[:cut]) is False
+        assert is_unchanged(text[:cut]) is False
     for number in range(len(lines)):
-        assert is_as_written("".join(lines[:number] + lines[number + 1 :])) is False
-    assert is_as_written("".join(lines[1:-1])) is None  # by hand
+        assert is_unchanged("".join(lines[:number] + lines[number + 1 :])) is False
+    assert is_unchanged("".join(lines[1:-1])) is None  # by hand

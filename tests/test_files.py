@@ -10,12 +10,12 @@ import torch
 
 from limbeck import atomic_io
 from limbeck.atomic_io import (
-    alone,
     append_text,
-    check_tree,
+    atomic_write,
+    check_no_folder_links,
+    folder_lock,
     new_partial_folder,
-    partial_of,
-    replacing,
+    partial_path,
     truncate,
     write_text,
 )
@@ -57,7 +57,7 @@ def test_a_planted_link_is_replaced_and_never_written_through(folder, victim, wr
     assert victim.read_text() == MINE
     assert (folder / "page").is_file()
     assert not (folder / "page").is_symlink()
-    assert not partial_of(folder / "page").exists()
+    assert not partial_path(folder / "page").exists()
 
 
 def test_a_folder_in_the_way_of_a_part_is_removed(folder):
@@ -70,7 +70,7 @@ def test_what_fails_leaves_the_old_file_and_no_part(folder):
     write_text("old", folder / "page")
 
     def fail() -> None:
-        with replacing(folder / "page") as partial:
+        with atomic_write(folder / "page") as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 
@@ -109,13 +109,13 @@ def test_a_pipe_is_refused_and_waited_for_by_nobody(folder):
     with pytest.raises((DataError, OSError)):
         append_text("more", folder / "log")
     with pytest.raises(DataError, match="neither"):
-        check_tree(folder)
+        check_no_folder_links(folder)
 
 
 @pytest.mark.parametrize("plant", [os.symlink, os.link], ids=["symlink", "hard link"])
 def test_a_lock_that_is_a_link_is_replaced(folder, victim, plant):
     plant(victim, folder / ".lock")
-    with alone(folder):
+    with folder_lock(folder):
         assert victim.read_text() == MINE
     assert victim.read_text() == MINE
 
@@ -125,15 +125,15 @@ def test_a_folder_that_is_a_link_is_refused(folder, tmp_path):
     (folder / "arms").mkdir()
     (folder / "arms" / "distilled").symlink_to(tmp_path / "home")
     with pytest.raises(DataError, match="distilled"):
-        check_tree(folder)
-    with pytest.raises(DataError, match="distilled"), alone(folder):
+        check_no_folder_links(folder)
+    with pytest.raises(DataError, match="distilled"), folder_lock(folder):
         pass
 
 
 def test_a_link_to_a_file_and_a_link_to_the_folder_itself_are_let_be(folder, victim, tmp_path):
     (folder / "data.npz").symlink_to(victim)
     (tmp_path / "other").symlink_to(folder)
-    check_tree(tmp_path / "other")
+    check_no_folder_links(tmp_path / "other")
 
 
 def test_a_part_of_a_folder_is_made_anew_where_a_link_lies(folder, tmp_path):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cache.encodings.records import again
 from limbeck import functional as K
-from limbeck.batch import Batch, Outputs, Progress, missing
+from limbeck.batch import Batch, Outputs, Progress, missing_output_error
 from limbeck.cache.encodings import make_encoding
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import Projector, coarse_logits, kernel
 from limbeck.losses import Loss
 from limbeck.partial_logits import PartialLogits
@@ -213,9 +213,9 @@ def test_who_wants_the_tensor_is_told_that_there_is_none(name):
     shown = Outputs.of({"logits": partial(torch.randn(5, 9), name), "layer": torch.zeros(5, 2)})
     assert shown["layer"].shape == (5, 2)
     assert list(shown) == ["layer"]
-    with pytest.raises(MissingSignalError, match=r"a part of its answer alone .*, which only losses can read"):
+    with pytest.raises(MissingOutputError, match=r"a part of its answer alone .*, which only losses can read"):
         shown["logits"]
-    with pytest.raises(MissingSignalError, match="No signal at 'logit'"):
+    with pytest.raises(MissingOutputError, match="No output at 'logit'"):
         shown["logit"]
     assert not Outputs(logits=torch.zeros(1)).partial
 
@@ -263,7 +263,7 @@ class Kept(Teacher):
 
     def prepare(self, requires, *, device, preprocess):
         for address in requires - {"logits"}:
-            raise missing(address, ["logits"])
+            raise missing_output_error(address, ["logits"])
         return nullcontext(self._answer)
 
     def _answer(self, batch: Batch) -> Outputs:
@@ -285,7 +285,7 @@ def test_an_ensemble_of_partial_answers_says_that_it_cannot():
     opened = Ensemble(Kept(), Kept()).prepare(
         frozenset({"logits"}), device=torch.device("cpu"), preprocess=lambda batch: batch.inputs
     )
-    told = pytest.raises(MissingSignalError, match="this teacher shows a part of its answer alone")
+    told = pytest.raises(MissingOutputError, match="this teacher shows a part of its answer alone")
     with opened as answer, told:
         answer(Batch(torch.randn(6, 9)))
 

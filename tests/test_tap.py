@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.tap import Address, FrozenParameters, Tapped, logits_of
 
 
@@ -165,9 +165,9 @@ def test_an_adaptor_finds_logits_in_anything(x):
 
 
 def test_no_logits_is_one_sentence_that_names_the_keys():
-    with pytest.raises(MissingSignalError, match=r"dict with \['a', 'b'\].*adaptor="):
+    with pytest.raises(MissingOutputError, match=r"dict with \['a', 'b'\].*adaptor="):
         logits_of({"b": torch.zeros(1), "a": 1})
-    with pytest.raises(MissingSignalError, match=r"NoneType"):
+    with pytest.raises(MissingOutputError, match=r"NoneType"):
         logits_of(None)
 
 
@@ -176,41 +176,41 @@ def test_no_logits_is_one_sentence_that_names_the_keys():
 
 @pytest.mark.parametrize(("wrong", "near"), [("blok.0", "block.0"), ("block.2", "block"), ("tops", "top")])
 def test_a_wrong_path_names_the_nearest(model, wrong, near):
-    with pytest.raises(MissingSignalError, match=rf"{wrong}.*Branching.*Did you mean '{near}"):
+    with pytest.raises(MissingOutputError, match=rf"{wrong}.*Branching.*Did you mean '{near}"):
         Tapped(model, [wrong])
 
 
 @pytest.mark.parametrize("empty", ["", ":in"])
 def test_the_model_itself_is_no_address(model, empty):
-    with pytest.raises(MissingSignalError):
+    with pytest.raises(MissingOutputError):
         Tapped(model, [empty])
 
 
 def test_too_many_parts():
-    with pytest.raises(MissingSignalError, match=r"too many parts"):
+    with pytest.raises(MissingOutputError, match=r"too many parts"):
         Address.parse("a:0:1")
-    with pytest.raises(MissingSignalError, match=r"too many parts"):
+    with pytest.raises(MissingOutputError, match=r"too many parts"):
         Address.parse("a:in:0:1")
 
 
 def test_a_module_that_is_never_called(model, x):
-    with Tapped(model, ["unused"]) as tapped, pytest.raises(MissingSignalError, match=r"'unused' was not called"):
+    with Tapped(model, ["unused"]) as tapped, pytest.raises(MissingOutputError, match=r"'unused' was not called"):
         tapped(x)
 
 
 def test_an_element_that_is_not_there(model, x):
-    with Tapped(model, ["pair:5"]) as tapped, pytest.raises(MissingSignalError, match=r"no element 5 in a tuple"):
+    with Tapped(model, ["pair:5"]) as tapped, pytest.raises(MissingOutputError, match=r"no element 5 in a tuple"):
         tapped(x)
     # An element of one tensor would be one example of the batch.
-    with Tapped(model, ["block:0"]) as tapped, pytest.raises(MissingSignalError, match=r"one tensor, not several"):
+    with Tapped(model, ["block:0"]) as tapped, pytest.raises(MissingOutputError, match=r"one tensor, not several"):
         tapped(x)
 
 
 def test_a_value_that_is_no_tensor(x):
     whole = nn.Sequential(Keyed(), Returning(nn.Identity(), lambda d: d["logits"]))
-    with Tapped(whole, ["0"]) as tapped, pytest.raises(MissingSignalError, match=r"gives a dict.*0:0 or 0:name"):
+    with Tapped(whole, ["0"]) as tapped, pytest.raises(MissingOutputError, match=r"gives a dict.*0:0 or 0:name"):
         tapped(x)
-    with Tapped(whole, ["0:text"]) as tapped, pytest.raises(MissingSignalError, match=r"gives a str, not a tensor"):
+    with Tapped(whole, ["0:text"]) as tapped, pytest.raises(MissingOutputError, match=r"gives a str, not a tensor"):
         tapped(x)
 
 
@@ -227,7 +227,7 @@ def test_reading_outside_a_block_is_refused(model, x):
 def test_asking_a_signal_for_what_it_does_not_hold_names_the_nearest(model, x):
     with Tapped(model, ["block.0"]) as tapped:
         shown = tapped(x)
-    with pytest.raises(MissingSignalError, match=r"Did you mean 'logits'"):
+    with pytest.raises(MissingOutputError, match=r"Did you mean 'logits'"):
         shown["logit"]
 
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from limbeck.errors import DataError as DataError
     from limbeck.errors import LimbeckError as LimbeckError
     from limbeck.errors import LimbeckWarning as LimbeckWarning
-    from limbeck.errors import MissingSignalError as MissingSignalError
+    from limbeck.errors import MissingOutputError as MissingOutputError
     from limbeck.errors import UnknownNameError as UnknownNameError
     from limbeck.functional import Projector as Projector
     from limbeck.functional import kernel as kernel
@@ -98,7 +98,7 @@ _WHERE = {
         "TextDataset", "TorchLoader",
     ),
     "engine": ("distill", "Run", "StepReport", "TensorBoard", "track", "Tracker", "TrainConfig"),
-    "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingSignalError", "UnknownNameError"),
+    "errors": ("DataError", "LimbeckError", "LimbeckWarning", "MissingOutputError", "UnknownNameError"),
     "functional": ("kernel", "Projector"),
     "integrations": ("DistillationLoss",),
     "job": ("Job", "make_job", "read_job"),

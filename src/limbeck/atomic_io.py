@@ -29,7 +29,7 @@ _EXCHANGE = 2
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A block that writes a file beside `path`, which gets that name when the block ends well.
 
     Whoever looks sees the old file or the new one, whole, also after a kill or a power cut. What lies where the new
@@ -42,12 +42,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> page = Path(tempfile.mkdtemp()) / "page.txt"
-        >>> with replacing(page) as partial:
+        >>> with atomic_write(page) as partial:
         ...     _ = partial.write_text("whole")
         >>> page.read_text()
         'whole'
     """
-    partial = partial_of(path)
+    partial = partial_path(path)
     remove(partial)
     opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC, 0o666)
     # What a person's umask allows: some libraries make files that only their owner may read.
@@ -57,12 +57,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         if stat.S_IMODE(partial.stat().st_mode) != mode:
             partial.chmod(mode)
-        settle(partial, path)
+        publish_file(partial, path)
     except BaseException as error:
         with suppress(OSError):  # of a disk that was made read-only meanwhile
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _unwritten(path, error) from error
+            raise _write_error(path, error) from error
         raise
 
 
@@ -73,7 +73,7 @@ def write_text(text: str, path: Path) -> None:
 
 def write_bytes(data: bytes, path: Path) -> None:
     """Write a small file in one go: whoever looks sees the old one or the new one, also after a kill."""
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(data)
 
 
@@ -83,13 +83,13 @@ def append_text(text: str, path: Path) -> None:
     Raises:
         DataError: If it is a link, or no plain file: what it points to is not touched.
     """
-    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
+    with _open_for_writing(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
         data = text.encode(errors="replace")
         try:
             while data:
                 data = data[os.write(descriptor, data) :]
         except OSError as error:
-            raise _unwritten(path, error) from error
+            raise _write_error(path, error) from error
 
 
 def truncate(path: Path, size: int) -> None:
@@ -98,11 +98,11 @@ def truncate(path: Path, size: int) -> None:
     Raises:
         DataError: If it is a link, or no plain file.
     """
-    with _opened(path, os.O_WRONLY) as descriptor:
+    with _open_for_writing(path, os.O_WRONLY) as descriptor:
         os.ftruncate(descriptor, size)
 
 
-def open_plain(path: Path, flags: int) -> int:
+def open_regular_file(path: Path, flags: int) -> int:
     """A descriptor of a plain file of this name; a link that lies there, soft or hard, is removed and not followed."""
     with suppress(FileNotFoundError):
         there = path.lstat()
@@ -119,7 +119,7 @@ def open_plain(path: Path, flags: int) -> int:
     return descriptor
 
 
-def check_tree(folder: Path) -> None:
+def check_no_folder_links(folder: Path) -> None:
     """Refuse a folder in which something leads out of it: limbeck writes inside of a run's folder alone.
 
     Links to files are let be: they are read, and replaced where a file of that name is written. The folder itself may
@@ -164,14 +164,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def partial_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a file is written before it is renamed to `path`: beside it, so that renaming moves no bytes."""
     return path.with_name(f".{path.name}.partial")
 
 
 def new_partial_folder(folder: Path) -> Path:
     """An empty folder beside `folder`, to be renamed to it; one that a killed process left is removed."""
-    partial = partial_of(folder)
+    partial = partial_path(folder)
     remove(partial)
     partial.mkdir(parents=True)
     return partial
@@ -200,15 +200,15 @@ def _exchange(one: Path, other: Path) -> bool:
     return call is not None and call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
-def settle(partial: Path, path: Path) -> None:
+def publish_file(partial: Path, path: Path) -> None:
     """Wait until a written file is on the disk, and only then give it its name."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    settle_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def settle_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can tell."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
@@ -226,10 +226,10 @@ def sort_header(path: Path) -> None:
     with path.open("rb+") as file:
         room = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(room))
-        told = header.pop("__metadata__", None)
-        if told is None:
+        metadata = header.pop("__metadata__", None)
+        if metadata is None:
             return
-        header = {"__metadata__": dict(sorted(told.items())), **header}
+        header = {"__metadata__": dict(sorted(metadata.items())), **header}
         # Neither library nor json escapes more than it must, so the texts are as long as before; spaces fill the rest.
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) <= room:
@@ -237,23 +237,23 @@ def sort_header(path: Path) -> None:
             file.write(text.ljust(room))
 
 
-def _unwritten(path: Path, error: OSError) -> WriteError:
+def _write_error(path: Path, error: OSError) -> WriteError:
     return WriteError(error.errno, error.strerror or str(error), str(path))
 
 
 @contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def _open_for_writing(path: Path, flags: int) -> Iterator[int]:
     if path.is_symlink():
         raise DataError(f"{path} is a link to {os.readlink(path)}; limbeck writes through no link: remove it.")
-    _own(path)
-    descriptor = open_plain(path, flags)
+    _break_hard_link(path)
+    descriptor = open_regular_file(path, flags)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _own(path: Path) -> None:
+def _break_hard_link(path: Path) -> None:
     """Give a file that has a second name elsewhere (a hard link) bytes of its own before they are changed."""
     if path.is_file() and path.stat().st_nlink > 1:
         write_bytes(path.read_bytes(), path)
@@ -268,7 +268,7 @@ _mine_guard = threading.Lock()
 
 
 @contextmanager
-def alone(folder: Path, *, doing: str = "run") -> Iterator[None]:
+def folder_lock(folder: Path, *, doing: str = "run") -> Iterator[None]:
     """A block in which no other run, of this process or of another, is in a folder.
 
     The operating system holds the lock for the process, and lets it go when the process ends, however it ends: what a
@@ -282,64 +282,64 @@ def alone(folder: Path, *, doing: str = "run") -> Iterator[None]:
     Raises:
         LimbeckError: If another run is in the folder.
     """
-    check_tree(folder)
-    place = folder.resolve()
+    check_no_folder_links(folder)
+    path = folder.resolve()
     with _mine_guard:
         # Before the file is opened: to close it again would let go of the lock that this process holds.
-        if _mine.get(place) == os.getpid():
+        if _mine.get(path) == os.getpid():
             raise LimbeckError(
                 f"{folder} is being {doing} already, by another run of this process: finish that one, or stop "
                 "iterating it."
             )
-        _mine[place] = os.getpid()
+        _mine[path] = os.getpid()
     try:
-        held = _acquired(folder / _NAME, doing)
+        lock = _acquire_lock(folder / _NAME, doing)
         try:
             yield
         finally:
             # Removed while it is still held, so that the folder is plain; whoever opened it meanwhile looks again.
             (folder / _NAME).unlink(missing_ok=True)
-            os.close(held)
+            os.close(lock)
     finally:
-        del _mine[place]
+        del _mine[path]
 
 
-def _acquired(path: Path, doing: str) -> int:
+def _acquire_lock(path: Path, doing: str) -> int:
     while True:
         try:
-            found = open_plain(path, os.O_RDWR | os.O_CREAT)
+            lock = open_regular_file(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise LimbeckError(f"{path.parent} cannot be written to: {error.strerror}.") from error
-        if not _locked(found):
-            holder = os.read(found, 200).decode(errors="replace").strip()
-            os.close(found)
+        if not _try_lock(lock):
+            holder = os.read(lock, 200).decode(errors="replace").strip()
+            os.close(lock)
             raise LimbeckError(
                 f"{path.parent} is being {doing} already, by another process ({holder or 'not known which'}). "
                 "Wait until it ends, or stop it; a run that was stopped can be resumed at once."
             )
-        if _is_there(path, found):
+        if _is_same_file(path, lock):
             with suppress(OSError):  # a full disk: a lock that does not say whose it is holds as well
-                os.truncate(found, 0)
-                os.write(found, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            return found
-        os.close(found)
+                os.truncate(lock, 0)
+                os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return lock
+        os.close(lock)
 
 
-def _is_there(path: Path, opened: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     """Whether the open file is still the one of that name: its last holder may have removed it."""
     try:
-        return os.path.samestat(os.fstat(opened), os.stat(path))
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _locked(found: int) -> bool:
+def _try_lock(lock: int) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        fcntl.lockf(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import MissingSignalError, nearest
+from limbeck.errors import MissingOutputError, nearest
 from limbeck.partial_logits import PartialLogits
 
 IGNORED = -100
@@ -40,32 +40,32 @@ class Outputs(dict[str, Tensor]):
     """The answers that are no tensors: address -> the top k of the classes, or some drawn at random."""
 
     @staticmethod
-    def of(shown: Mapping[str, Tensor | PartialLogits]) -> Outputs:
-        """A signal of tensors and of partial answers."""
-        signal = Outputs({address: what for address, what in shown.items() if isinstance(what, Tensor)})
-        partial = {address: what for address, what in shown.items() if isinstance(what, PartialLogits)}
+    def of(values: Mapping[str, Tensor | PartialLogits]) -> Outputs:
+        """Outputs from tensors and partial logits."""
+        outputs = Outputs({address: value for address, value in values.items() if isinstance(value, Tensor)})
+        partial = {address: value for address, value in values.items() if isinstance(value, PartialLogits)}
         if partial:
-            signal.partial = partial
-        return signal
+            outputs.partial = partial
+        return outputs
 
     def __missing__(self, address: str) -> Tensor:
         if address in self.partial:
-            kept = type(self.partial[address]).__name__
-            raise MissingSignalError(
-                f"At {address!r} this teacher shows a part of its answer alone ({kept}), which only losses can read: "
+            kind = type(self.partial[address]).__name__
+            raise MissingOutputError(
+                f"At {address!r} this teacher shows a part of its answer alone ({kind}), which only losses can read: "
                 "kl_divergence and other divergences. For anything else store all classes: the encoding 'quantized' "
                 "(1 byte a class), 'float16' or 'float32', or ask the teacher itself."
             )
-        raise missing(address, self)
+        raise missing_output_error(address, self)
 
 
-def missing(address: str, known: Iterable[str], *, who: str = "this model") -> MissingSignalError:
+def missing_output_error(address: str, addresses: Iterable[str], *, who: str = "this model") -> MissingOutputError:
     """An error for an address that `who` cannot show, naming the nearest that it can."""
-    choices = list(known)
+    choices = list(addresses)
     near = nearest(address, choices)
-    meant = f" Did you mean {near!r}?" if near else ""
+    hint = f" Did you mean {near!r}?" if near else ""
     listed = ", ".join(choices[:12]) + (f", ... ({len(choices)} in all)" if len(choices) > 12 else "")
-    return MissingSignalError(f"No signal at {address!r} in {who}.{meant} It can show: {listed}.")
+    return MissingOutputError(f"No output at {address!r} in {who}.{hint} It can show: {listed}.")
 
 
 class Batch(NamedTuple):
@@ -102,8 +102,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
-        place = torch.device(device)
-        return Batch(*(_moved(part, place) for part in self))
+        target = torch.device(device)
+        return Batch(*(_to_device(part, target) for part in self))
 
     def rows(self, index: Tensor) -> Batch:
         """The examples at these places of the batch, in this order.
@@ -181,20 +181,20 @@ def input_rows(inputs: Inputs, index: Tensor) -> Inputs:
     return count_rows(inputs, index)
 
 
-def zero_where_masked(shown: Tensor, counts: Tensor) -> Tensor:
+def zero_where_masked(outputs: Tensor, counts: Tensor) -> Tensor:
     """What a teacher showed, 0 where it is NaN and nothing counts, as of attention over padding alone.
 
     Args:
-        shown: ``[batch, ...]``.
-        counts: Where it counts, ``bool`` with the leading dimensions of `shown`; of other ones nothing is changed.
+        outputs: ``[batch, ...]``.
+        counts: Where it counts, ``bool`` with the leading dimensions of `outputs`; of other ones nothing is changed.
     """
-    if counts.shape != shown.shape[: counts.ndim] or not shown.is_floating_point():
-        return shown
-    if shown.device.type == "cpu" and bool(shown.sum().isfinite()):  # elsewhere to ask would be to wait
-        return shown
-    nothing = shown.isnan().flatten(counts.ndim).any(-1) if shown.ndim > counts.ndim else shown.isnan()
+    if counts.shape != outputs.shape[: counts.ndim] or not outputs.is_floating_point():
+        return outputs
+    if outputs.device.type == "cpu" and bool(outputs.sum().isfinite()):  # elsewhere to ask would be to wait
+        return outputs
+    nothing = outputs.isnan().flatten(counts.ndim).any(-1) if outputs.ndim > counts.ndim else outputs.isnan()
     nothing = nothing & ~counts
-    return shown.masked_fill(nothing.reshape(nothing.shape + (1,) * (shown.ndim - nothing.ndim)), 0.0)
+    return outputs.masked_fill(nothing.reshape(nothing.shape + (1,) * (outputs.ndim - nothing.ndim)), 0.0)
 
 
 def _length(inputs: Inputs) -> int:
@@ -205,15 +205,15 @@ def _length(inputs: Inputs) -> int:
     return len(inputs)
 
 
-def _moved(part: Any, device: torch.device) -> Any:
+def _to_device(part: Any, device: torch.device) -> Any:
     if isinstance(part, Tensor):
         return part if part.device == device else part.to(device, non_blocking=True)
     if part is None:
         return None
     if isinstance(part, Mapping):
-        return type(part)({k: _moved(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
+        return type(part)({k: _to_device(v, device) for k, v in part.items()}) if part else part  # type: ignore[call-arg]
     if isinstance(part, (tuple, list)):
-        return sequence_like(part, (_moved(v, device) for v in part))
+        return sequence_like(part, (_to_device(v, device) for v in part))
     return part
 
 

@@ -57,8 +57,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(body, dict) and KEY in body:
-            told = body.pop(KEY)
-            if told != digest(body):
+            checksum = body.pop(KEY)
+            if checksum != digest(body):
                 raise DataError(f"{path} was edited or is damaged: its SHA-256 is not the one in it.")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged and cannot be read: {_reason(error)}.") from error
@@ -100,24 +100,24 @@ def read_lines(path: Path) -> Lines:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {_reason(error)}.") from error
     lines = [line for line in text.split(b"\n") if line.strip()]
-    found = [one for line in lines if (one := _value(line)) is not None]
+    values = [value for line in lines if (value := _value(line)) is not None]
     cut = bool(lines) and not text.endswith(b"\n") and _value(lines[-1]) is None
-    return Lines(found, len(lines) - len(found) - cut)
+    return Lines(values, len(lines) - len(values) - cut)
 
 
-def signed(text: str) -> str:
+def add_checksum_line(text: str) -> str:
     """A text of lines with a last one that tells the checksum of those above, and a first that says so, as YAML."""
     text = _FIRST + text
     return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
-def is_as_written(text: str) -> bool | None:
+def is_unchanged(text: str) -> bool | None:
     """Whether a text is still what `signed` gave; None where it has neither such a first line nor such a last one."""
-    found = _LAST.search(text)
-    if found is None:  # where only the last line is missing, more may be
+    match = _LAST.search(text)
+    if match is None:  # where only the last line is missing, more may be
         return False if text.startswith(_FIRST) else None
-    start = found.start() + found[0].startswith("\n")
-    return hashlib.sha256(text[:start].encode(errors="replace")).hexdigest() == found[1]
+    start = match.start() + match[0].startswith("\n")
+    return hashlib.sha256(text[:start].encode(errors="replace")).hexdigest() == match[1]
 
 
 def digest(body: Mapping[str, Any]) -> str:
@@ -128,8 +128,8 @@ def digest(body: Mapping[str, Any]) -> str:
 def _value(line: bytes) -> dict[str, Any] | None:
     try:
         body = json.loads(line)
-        told = body.pop(_LINE, None)
-        return body if told is None or told == _crc(body) else None
+        checksum = body.pop(_LINE, None)
+        return body if checksum is None or checksum == _crc(body) else None
     except (ValueError, RecursionError, AttributeError, TypeError):
         return None
 

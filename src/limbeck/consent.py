@@ -1,7 +1,7 @@
 """Consent to run a Python file that a job names: asked for in one place, where the file is about to be run.
 
 A job or a run's folder may come from somebody else, and ``my.py:build`` in it is code. In Python every file may be run,
-for who calls limbeck there runs code of their own; a command that only reads, prints or exports works in `only_typed`.
+for who calls limbeck there runs code of their own; a command that only reads, prints or exports works in `allow_only`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _consent: ContextVar[_Consent | None] = ContextVar("limbeck_consent", default=No
 
 
 @contextmanager
-def only_typed(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
+def allow_only(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
     """A block in which no Python file is run but those that a person typed.
 
     Args:
         doing: What is done, for the sentence: ``limbeck cite``.
         words: What was typed: ``--teacher my.py:build``, ``--set method.name=my.py:soft``.
     """
-    token = _consent.set(_Consent(doing, frozenset(_typed(words))))
+    token = _consent.set(_Consent(doing, frozenset(_typed_files(words))))
     try:
         yield
     finally:
@@ -44,7 +44,7 @@ def only_typed(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def trusting() -> Iterator[None]:
+def allow_all() -> Iterator[None]:
     """A block in which every file that a job names may be run: a person said that they trust it."""
     token = _consent.set(_Consent("", None))
     try:
@@ -54,13 +54,13 @@ def trusting() -> Iterator[None]:
 
 
 @contextmanager
-def reading(doing: str, *, trust: bool) -> Iterator[None]:
+def read_consent(doing: str, *, trust: bool) -> Iterator[None]:
     """The block of a function that only reads a folder; within a command, what that command allows holds."""
     if trust:
-        with trusting():
+        with allow_all():
             yield
     elif _consent.get() is None:
-        with only_typed(doing):
+        with allow_only(doing):
             yield
     else:
         yield
@@ -68,8 +68,8 @@ def reading(doing: str, *, trust: bool) -> Iterator[None]:
 
 def may_run(file: Path) -> bool:
     """Whether a file may be run here."""
-    asked = _consent.get()
-    return asked is None or asked.typed is None or file.absolute() in asked.typed
+    consent = _consent.get()
+    return consent is None or consent.typed is None or file.absolute() in consent.typed
 
 
 def check_consent(file: Path, function: str) -> None:
@@ -78,19 +78,19 @@ def check_consent(file: Path, function: str) -> None:
     Raises:
         LimbeckError: With what to type.
     """
-    asked = _consent.get()
-    if asked is not None and not may_run(file):
+    consent = _consent.get()
+    if consent is not None and not may_run(file):
         raise LimbeckError(
-            f"The job names the Python file {file}:{function}, and {asked.doing} runs no file that only a job or a "
+            f"The job names the Python file {file}:{function}, and {consent.doing} runs no file that only a job or a "
             "folder names: it may be a stranger's. Read the file, then type the same command with --trust (in Python: "
             "trust=True)."
         )
 
 
-def _typed(words: Sequence[str]) -> Iterator[Path]:
+def _typed_files(words: Sequence[str]) -> Iterator[Path]:
     for word in words:
-        for found in _FILE.findall(word):
-            yield Path(found).absolute()
+        for match in _FILE.findall(word):
+            yield Path(match).absolute()
         # A name with a space or a comma in it: the whole word, or what stands behind the key.
         whole, at, _ = word.rpartition(".py:")
         if at:

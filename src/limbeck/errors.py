@@ -19,7 +19,7 @@ def printable(text: str) -> str:
         >>> print(printable("a\x1b[2Jb"))
         a\x1b[2Jb
     """
-    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return _COMMANDS.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 class LimbeckError(Exception):
@@ -29,7 +29,7 @@ class LimbeckError(Exception):
         return printable(super().__str__())
 
 
-class MissingSignalError(LimbeckError):
+class MissingOutputError(LimbeckError):
     """A model or teacher was asked for something that it cannot show."""
 
 
@@ -95,10 +95,10 @@ def is_out_of_memory(error: BaseException) -> bool:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("mat1 and mat2 do not fit"))
         (True, False)
     """
-    said = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread", "bad_alloc")
+    phrases = ("can't allocate memory", "not enough memory", "out of memory", "can't start new thread", "bad_alloc")
     plain = isinstance(error, (RuntimeError, OSError)) and not isinstance(error, LimbeckError)
     text = str(error).lower()
-    return isinstance(error, MemoryError) or (plain and any(words in text for words in (*said, "cannot allocate")))
+    return isinstance(error, MemoryError) or (plain and any(words in text for words in (*phrases, "cannot allocate")))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
@@ -125,9 +125,9 @@ def _rank(name: str, choices: Iterable[str]) -> list[str]:
     def plain(text: str) -> str:
         return text.lower().translate(_LOOK_ALIKES)
 
-    wanted, scored = plain(name), []
+    target, scored = plain(name), []
     for choice in choices:
-        likeness = SequenceMatcher(None, plain(choice), wanted).ratio()
+        likeness = SequenceMatcher(None, plain(choice), target).ratio()
         if likeness >= 0.5:
             exact = SequenceMatcher(None, choice, name).ratio()
             scored.append((-likeness, -exact, -_shared(choice, name), choice))
@@ -139,7 +139,9 @@ def _shared(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "", argument: str = "") -> UnknownNameError:
+def unknown_name_error(
+    kind: str, name: str, choices: Iterable[str], *, then: str = "", argument: str = ""
+) -> UnknownNameError:
     """An error for a name that is none of `choices`: the name, the nearest, all of them, what to type next.
 
     Of more than 40 choices the nearest ten are named.
@@ -152,21 +154,21 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, then: str = "", arg
         argument: The argument whose value the name is, for the flag on the command line.
 
     Example:
-        >>> print(unknown("method", "hintn", ["hinton", "fitnets"]))
+        >>> print(unknown_name_error("method", "hintn", ["hinton", "fitnets"]))
         Unknown method 'hintn'. Did you mean 'hinton'? Known: fitnets, hinton.
     """
-    known = sorted(choices)
-    near = _rank(name, known)
-    meant = f" Did you mean {near[0]!r}?" if near else ""
-    if len(known) <= 40:
-        listed = f"Known: {', '.join(known) or 'none'}."
+    names = sorted(choices)
+    near = _rank(name, names)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if len(names) <= 40:
+        listed = f"Known: {', '.join(names) or 'none'}."
     else:
-        shown = near[:10] or known[:10]
-        listed = f"{'Nearest' if near else 'Known'}: {', '.join(shown)}; {len(known):,} names in all."
-    return UnknownNameError(f"Unknown {kind} {name!r}.{meant} {listed}{' ' + then if then else ''}", argument=argument)
+        listed_names = near[:10] or names[:10]
+        listed = f"{'Nearest' if near else 'Known'}: {', '.join(listed_names)}; {len(names):,} names in all."
+    return UnknownNameError(f"Unknown {kind} {name!r}.{hint} {listed}{' ' + then if then else ''}", argument=argument)
 
 
-def one_for_each_class(shape: Iterable[int]) -> DataError:
+def one_hot_labels_error(shape: Iterable[int]) -> DataError:
     """An error for labels that are one-hot or probabilities, where class indices are wanted."""
     return DataError(
         f"labels of shape {list(shape)} hold a number for each class, and labels are class indices. One-hot labels: "

@@ -149,9 +149,9 @@ class TopKLogits(PartialLogits):
         return torch.cat([self.depths, rest.unsqueeze(-1)], -1)
 
     def _rest_at(self, temperature: float) -> Tensor:
-        for place, beta in enumerate(self.grid):
+        for index, beta in enumerate(self.grid):
             if math.isclose(beta * temperature, 1.0, rel_tol=1e-9):
-                return self.rest[..., 0, place]
+                return self.rest[..., 0, index]
         if self.ids.shape[-1] == self.classes:  # there is no rest
             return self.rest[..., 0, 0]
         if self.grid == DENSE and temperature * DENSE[-1] > 1:
@@ -274,9 +274,12 @@ class SampledLogits(PartialLogits):
 
 def unknown_rest(temperature: float, grid: Sequence[float]) -> LimbeckError:
     """An error for a temperature at which nobody wrote down what the classes weigh that were not kept."""
-    known = "0.5 and above" if tuple(grid) == DENSE else ", ".join(f"{1 / beta:g}" for beta in sorted(grid) if beta)
+    temperatures = (
+        "0.5 and above" if tuple(grid) == DENSE else ", ".join(f"{1 / beta:g}" for beta in sorted(grid) if beta)
+    )
     return LimbeckError(
-        f"The top-k answers know what all other classes weigh at temperatures of {known}, and not at {temperature:g}: "
+        f"The top-k outputs hold the weight of all other classes at temperatures of {temperatures}, not at "
+        f"{temperature:g}: "
         f"keep it, in a new store, with encoding={{'name': 'top-k', 'k': ..., 'temperatures': [{temperature:g}]}} (a "
         "store that a stage makes keeps its losses' own); or store 'quantized', which serves every temperature."
     )
@@ -307,8 +310,8 @@ def _reads_teacher(kernel: Kernel) -> bool:
 @lru_cache(maxsize=64)
 def default_temperature(kernel: Kernel) -> float:
     """The temperature that a kernel has where none is given."""
-    found = inspect.signature(kernel).parameters.get("temperature")
-    return 1.0 if found is None or found.default is found.empty else float(found.default)
+    parameter = inspect.signature(kernel).parameters.get("temperature")
+    return 1.0 if parameter is None or parameter.default is parameter.empty else float(parameter.default)
 
 
 def _name(kernel: Kernel) -> str:

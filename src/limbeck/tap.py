@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from limbeck.batch import LOGITS, Inputs, Outputs, input_rows, missing
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.batch import LOGITS, Inputs, Outputs, input_rows, missing_output_error
+from limbeck.errors import LimbeckError, MissingOutputError
 
 Adaptor = Callable[[Any], Any]
 """A model's raw output -> its logits, or a dict with ``logits``: the way in for outputs `logits_of` cannot read."""
@@ -45,7 +45,7 @@ class Address(NamedTuple):
         side: Literal["in", "out"] = "in" if parts[:1] == ["in"] else "out"
         rest = parts[1:] if parts and parts[0] in ("in", "out") else parts
         if len(rest) > 1:
-            raise MissingSignalError(f"Address {text!r} has too many parts; write path, path:in, path:0 or path:in:0.")
+            raise MissingOutputError(f"Address {text!r} has too many parts; write path, path:in, path:0 or path:in:0.")
         element = rest[0] if rest else None
         return cls(path, side, int(element) if element is not None and re.fullmatch(r"\d+", element) else element)
 
@@ -65,13 +65,13 @@ class Tapped(nn.Module):
         adaptor: Raw output -> logits, for strange outputs.
 
     Raises:
-        MissingSignalError: If an address is not a module of the model; the nearest is named.
+        MissingOutputError: If an address is not a module of the model; the nearest is named.
 
     Example:
         >>> import torch
         >>> with Tapped(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), ["0"]) as tapped:
-        ...     signal = tapped(torch.zeros(5, 2))
-        >>> {address: tuple(tensor.shape) for address, tensor in signal.items()}
+        ...     outputs = tapped(torch.zeros(5, 2))
+        >>> {address: tuple(tensor.shape) for address, tensor in outputs.items()}
         {'0': (5, 3), 'logits': (5, 4)}
     """
 
@@ -84,12 +84,12 @@ class Tapped(nn.Module):
         """Whether the model's forward changes its inputs in place; None before it was called."""
         self._read = {text: Address.parse(text) for text in sorted(set(addresses) - {LOGITS})}
         self._copied: set[str] = set()
-        self._shown: dict[str, tuple[Tensor, int]] = {}
+        self._values: dict[str, tuple[Tensor, int]] = {}
         self._handles: list[RemovableHandle] = []
-        known = dict(_inside(model))
+        modules = dict(_inside(model))
         for text, address in self._read.items():
-            if address.path not in known or not address.path:
-                raise missing(text, [LOGITS, *filter(None, known)], who=type(model).__name__)
+            if address.path not in modules or not address.path:
+                raise missing_output_error(text, [LOGITS, *filter(None, modules)], who=type(model).__name__)
 
     def of(self, model: nn.Module) -> Tapped:
         """The same taps, closed, in another module."""
@@ -108,7 +108,7 @@ class Tapped(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._shown.clear()
+        self._values.clear()
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Call the model and show what was asked for."""
@@ -118,18 +118,18 @@ class Tapped(nn.Module):
         if not self._looked_at and self.adaptor is None:
             self._looked_at = True
             check_first_of_several(self.model, inputs, output)
-        changed = {text for text, (tensor, before) in self._shown.items() if _version(tensor) != before}
+        changed = {text for text, (tensor, before) in self._values.items() if _version(tensor) != before}
         if changed:
             self._copied |= changed
             output = self._call(inputs)
-        signal = Outputs({text: self._shown[text][0] for text in self._read if self._was_called(text)})
-        signal[LOGITS] = logits_of(output, self.adaptor)
-        self._shown.clear()
-        return signal
+        outputs = Outputs({text: self._values[text][0] for text in self._read if self._was_called(text)})
+        outputs[LOGITS] = logits_of(output, self.adaptor)
+        self._values.clear()
+        return outputs
 
     def _call(self, inputs: Inputs) -> Any:
         """Call the model, which may change its inputs in place (``x.sub_(mean)``): the other side reads them too."""
-        self._shown.clear()
+        self._values.clear()
         if self.changes_inputs is False:
             return call(self.model, inputs)
         copies = _copied(inputs)
@@ -140,8 +140,8 @@ class Tapped(nn.Module):
         return output
 
     def _was_called(self, text: str) -> bool:
-        if text not in self._shown:
-            raise MissingSignalError(
+        if text not in self._values:
+            raise MissingOutputError(
                 f"The module at {text!r} was not called in this forward pass, so it shows nothing; tap one that is."
             )
         return True
@@ -149,9 +149,9 @@ class Tapped(nn.Module):
     def _listen(self, text: str, address: Address) -> Callable[..., None]:
         def hook(_: nn.Module, *seen: Any) -> None:
             # The last is the arguments before the module ran, its output after it.
-            tensor = _pick(text, address, seen[-1])
+            tensor = _pick_element(text, address, seen[-1])
             tensor = tensor.clone() if text in self._copied or _of_inference(tensor) else tensor
-            self._shown[text] = (tensor, _version(tensor))
+            self._values[text] = (tensor, _version(tensor))
 
         return hook
 
@@ -159,16 +159,16 @@ class Tapped(nn.Module):
 def _tensors(inputs: Inputs) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
-    given = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
-    return [one for one in given if isinstance(one, Tensor)]
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def _copied(inputs: Inputs) -> Any:
     """The same inputs in memory of their own, on the same graph."""
     if isinstance(inputs, Mapping):
-        return {name: one.clone() if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
+        return tuple(value.clone() if isinstance(value, Tensor) else value for value in inputs)
     return inputs.clone() if isinstance(inputs, Tensor) else inputs
 
 
@@ -248,42 +248,42 @@ def logits_of(output: Any, adaptor: Adaptor | None = None) -> Tensor:
     """The logits in a model's raw output: a tensor, the first of a tuple, ``logits`` of a dict or an output object.
 
     Raises:
-        MissingSignalError: If there are none (give an `adaptor` then), or the adaptor fails.
+        MissingOutputError: If there are none (give an `adaptor` then), or the adaptor fails.
     """
     if adaptor is not None:
         output = _adapted(output, adaptor)
     if isinstance(output, Tensor):
         return output
-    found = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
-    if found is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        found = output[0]
-    if not isinstance(found, Tensor):
+    logits = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, None)
+    if logits is None and isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        logits = output[0]
+    if not isinstance(logits, Tensor):
         who = "The model" if adaptor is None else "The model's adaptor"
-        raise MissingSignalError(
-            f"{who} returned a {_held(output)}, in which no logits were found; give a function that returns them: "
+        raise MissingOutputError(
+            f"{who} returned a {_describe_output(output)}, which has no logits. Give a function that returns them: "
             "distill(..., adaptor=lambda output: ...) for the run's models, ModelTeacher(model, adaptor=...) "
             "for a teacher."
         )
-    return found
+    return logits
 
 
 def check_first_of_several(model: Callable[..., Any], inputs: Inputs, output: Any) -> None:
     """Refuse an output of several tensors whose first is no logits: another one of them is computed from it.
 
     Raises:
-        MissingSignalError: Saying which is likely meant.
+        MissingOutputError: Saying which is likely meant.
     """
     if not isinstance(output, (tuple, list)) or hasattr(output, LOGITS):
         return
-    tensors = {place: one for place, one in enumerate(output) if isinstance(one, Tensor) and one.ndim > 1}
+    tensors = {index: tensor for index, tensor in enumerate(output) if isinstance(tensor, Tensor) and tensor.ndim > 1}
     if len(tensors) < 2 or 0 not in tensors:
         return
     if not tensors[0].requires_grad:  # a teacher: a few examples are enough to see what comes from what
         tensors = _with_graph(model, inputs, tensors)
-    later = [place for place, one in tensors.items() if place and _comes_from(one, tensors[0])]
+    later = [index for index, tensor in tensors.items() if index and _comes_from(tensor, tensors[0])]
     if later:
-        shapes = ", ".join(str(tuple(one.shape)) for one in tensors.values())
-        raise MissingSignalError(
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors.values())
+        raise MissingOutputError(
             f"The model {type(model).__name__} returned a {type(output).__name__} of several tensors {shapes}, and the "
             f"first is no logits: the one at {later[-1]} is computed from it. Say which they are: "
             f"adaptor=lambda output: output[{later[-1]}], to distill() for the run's models, to "
@@ -299,7 +299,7 @@ def _with_graph(model: Callable[..., Any], inputs: Inputs, tensors: dict[int, Te
         few = few.detach().clone().requires_grad_()
     with torch.enable_grad():
         again = call(model, few)
-    return {place: again[place] for place in tensors}
+    return {index: again[index] for index in tensors}
 
 
 def _comes_from(later: Tensor, first: Tensor) -> bool:
@@ -308,7 +308,7 @@ def _comes_from(later: Tensor, first: Tensor) -> bool:
         return False
     with torch.enable_grad():
         softened = (first.softmax(-1), first.log_softmax(-1)) if later.shape == first.shape else ()
-        if any(torch.allclose(later, one, atol=1e-4) for one in softened):
+        if any(torch.allclose(later, probabilities, atol=1e-4) for probabilities in softened):
             return False
         return torch.autograd.grad(later.sum(), first, retain_graph=True, allow_unused=True)[0] is not None
 
@@ -318,12 +318,12 @@ def _adapted(output: Any, adaptor: Adaptor) -> Any:
         return adaptor(output)
     # It is a person's own function, and whatever it raises means the same here.
     except Exception as error:
-        raise MissingSignalError(
-            f"The adaptor failed with {type(error).__name__}: {error}; the model returned a {_held(output)}."
+        raise MissingOutputError(
+            f"The adaptor failed with {type(error).__name__}: {error}; the model returned a {_describe_output(output)}."
         ) from error
 
 
-def _held(output: Any) -> str:
+def _describe_output(output: Any) -> str:
     return type(output).__name__ + (f" with {sorted(map(str, output))}" if isinstance(output, Mapping) else "")
 
 
@@ -348,33 +348,33 @@ class FrozenParameters(AbstractContextManager["FrozenParameters"]):
 
 
 @contextmanager
-def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+def preserved_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
     """A block after which every buffer (running statistics) is as before: looking must not change what is looked at."""
-    kept = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
+    copies = [(b, b.detach().clone()) for module in modules for b in module.buffers() if not is_lazy(b)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in kept:
+            for buffer, before in copies:
                 buffer.copy_(before)
 
 
-def _pick(text: str, address: Address, value: Any) -> Tensor:
+def _pick_element(text: str, address: Address, value: Any) -> Tensor:
     if address.element is None:
         if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
             return value[0]
         if isinstance(value, Tensor):
             return value
-        raise MissingSignalError(
+        raise MissingOutputError(
             f"{text!r} gives a {type(value).__name__}, not a tensor; pick an element: {text}:0 or {text}:name."
         )
     if isinstance(value, Tensor):
-        raise MissingSignalError(f"{text!r}: {address.path!r} gives one tensor, not several; leave out the last part.")
+        raise MissingOutputError(f"{text!r}: {address.path!r} gives one tensor, not several; leave out the last part.")
     try:
         named = isinstance(address.element, str) and not isinstance(value, Mapping)
-        found = getattr(value, str(address.element)) if named else value[address.element]
+        element = getattr(value, str(address.element)) if named else value[address.element]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MissingSignalError(f"{text!r}: no element {address.element!r} in a {type(value).__name__}.") from error
-    if not isinstance(found, Tensor):
-        raise MissingSignalError(f"{text!r} gives a {type(found).__name__}, not a tensor.")
-    return found
+        raise MissingOutputError(f"{text!r}: no element {address.element!r} in a {type(value).__name__}.") from error
+    if not isinstance(element, Tensor):
+        raise MissingOutputError(f"{text!r} gives a {type(element).__name__}, not a tensor.")
+    return element

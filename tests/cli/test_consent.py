@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from limbeck.cli.options import consent
-from limbeck.consent import may_run, only_typed, reading, trusting
+from limbeck.consent import allow_all, allow_only, may_run, read_consent
 from limbeck.errors import LimbeckError
 from limbeck.export import cite, export_run
 from limbeck.models import open_model
@@ -146,12 +146,12 @@ def test_which_command_may_run_a_file(words, runs):
 
 
 def test_in_python_every_file_may_be_run_but_where_a_folder_is_only_read(canary):
-    with only_typed("reading"), pytest.raises(LimbeckError, match=r"trust=True"):
+    with allow_only("reading"), pytest.raises(LimbeckError, match=r"trust=True"):
         open_model("evil.py:build")
-    with reading("reading", trust=False), pytest.raises(LimbeckError, match=r"trust=True"):
+    with read_consent("reading", trust=False), pytest.raises(LimbeckError, match=r"trust=True"):
         open_model("evil.py:build")
     assert not canary.exists()
-    with trusting(), reading("reading", trust=False):
+    with allow_all(), read_consent("reading", trust=False):
         open_model("evil.py:build")
     assert canary.exists()
     os.remove(canary)

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 import limbeck
-from limbeck.atomic_io import alone
+from limbeck.atomic_io import folder_lock
 from limbeck.compare import run_job
 from limbeck.errors import LimbeckError
 from limbeck.job import make_job, read_job
@@ -158,7 +158,7 @@ def test_two_do_not_resume_one_folder(tmp_path):
     began = ["often.py", "distill", "job.yaml", "--out", "out"]
     assert stopped(began, cwd=tmp_path, when=lambda: (out / "teacher").exists(), by=signal.SIGKILL) is not None
     before = contents(out)
-    with alone(out):
+    with folder_lock(out):
         refused(typed("resume", "out", cwd=tmp_path), "out is being run already, by another process")
         with pytest.raises(LimbeckError, match="another run of this process"):
             run_job(make_job({**read_job(out / "job.yaml"), "out": str(out)}), resume=True)

@@ -57,7 +57,7 @@ def train(rank: int, out: Path, name: str, last: int | None) -> None:
     for number, _ in enumerate(run, start=1):
         if number == last:
             os._exit(9)
-    result = {"models": [digest(model) for model in run.models.made.values()], "student": digest(run.student)}
+    result = {"models": [digest(model) for model in run.models.existing.values()], "student": digest(run.student)}
     Path(f"{out}.rank{rank}.json").write_text(json.dumps(result))
 
 

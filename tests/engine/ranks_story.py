@@ -183,7 +183,7 @@ def play(out: Path, processes: int) -> dict[str, Any]:
     for name, scenario in SCENARIOS.items():
         run = scenario(fabric, out).finish()
         said = [[r.loss, r.terms, r.gradient_norms, r.parameter_norms] for r in run.history]
-        found[name] = {"weights": weights(*run.models.made.values()).tolist(), "said": said}
+        found[name] = {"weights": weights(*run.models.existing.values()).tolist(), "said": said}
     found["rank"] = fabric.global_rank
     return found
 

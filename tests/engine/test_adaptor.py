@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.stories import make_loader, network, weights
 from limbeck.engine import TrainConfig, distill
-from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import cross_entropy, kl_divergence
 from limbeck.losses import Loss
 from limbeck.methods import make
@@ -88,12 +88,12 @@ def test_branches_know_it_too():
 
 
 def test_without_one_the_sentence_says_what_to_type():
-    with pytest.raises(MissingSignalError, match=r"dict with \['scores'\].*distill\(\.\.\., adaptor="):
+    with pytest.raises(MissingOutputError, match=r"dict with \['scores'\].*distill\(\.\.\., adaptor="):
         distill(Strange(network()), taught(), make_loader()).finish()
 
 
 def test_one_that_fails_is_said_in_a_sentence():
-    with pytest.raises(MissingSignalError, match=r"adaptor.*KeyError.*'logit'.*dict with \['scores'\]"):
+    with pytest.raises(MissingOutputError, match=r"adaptor.*KeyError.*'logit'.*dict with \['scores'\]"):
         distill(Strange(network()), taught(), make_loader(), adaptor=lambda out: out["logit"]).finish()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.stories import SGD, make_loader, network, weights
-from limbeck.atomic_io import alone
+from limbeck.atomic_io import folder_lock
 from limbeck.engine import distill
 from limbeck.errors import LimbeckError
 from limbeck.functional import cross_entropy
@@ -110,7 +110,10 @@ def test_a_branch_is_alone_in_its_own_folder(tmp_path):
         return distill(models, Recipe(parts[0] | parts[1]), make_loader(), out=tmp_path / "run", workers=1, **options)
 
     (tmp_path / "run" / "branches" / "0-1").mkdir(parents=True)
-    with alone(tmp_path / "run" / "branches" / "0-1"), pytest.raises(LimbeckError, match="0-1 is being run already"):
+    with (
+        folder_lock(tmp_path / "run" / "branches" / "0-1"),
+        pytest.raises(LimbeckError, match="0-1 is being run already"),
+    ):
         both().finish()
     assert both(resume=True).finish().finished
 
@@ -147,7 +150,7 @@ def test_branches_in_processes_end_with_a_run_that_is_killed(tmp_path):
 
 def _is_free(folder):
     try:
-        with alone(folder):
+        with folder_lock(folder):
             return True
     except LimbeckError:
         return False

@@ -41,14 +41,14 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def in_one_process() -> tuple[torch.Tensor, list]:
     run = distill(models(), recipe(), make_loader(), workers=1).finish()
-    return weights(*run.models.made.values()), said(run)
+    return weights(*run.models.existing.values()), said(run)
 
 
 @pytest.mark.slow
 def test_processes_give_what_one_process_gives(in_one_process, tmp_path):
     run = distill(models(), recipe(), make_loader(), workers=2, out=tmp_path / "run").finish()
     assert said(run) == in_one_process[1]
-    assert torch.equal(weights(*run.models.made.values()), in_one_process[0])
+    assert torch.equal(weights(*run.models.existing.values()), in_one_process[0])
     for number, name in enumerate("ab"):
         kept = load(tmp_path / "run" / "branches" / f"0-{number}" / "student", build=lambda name=name: models()[name])
         assert torch.equal(weights(kept), weights(run.models[name]))
@@ -91,7 +91,7 @@ def test_break_and_go_on(in_one_process, at):
         if len(run.history) == at:
             break
     run.finish()
-    assert torch.equal(weights(*run.models.made.values()), in_one_process[0])
+    assert torch.equal(weights(*run.models.existing.values()), in_one_process[0])
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -101,7 +101,7 @@ def test_taken_up_from_disk(in_one_process, tmp_path, at):
         if len(run.history) == at:
             break
     again = distill(models(), recipe(), make_loader(), workers=1, out=tmp_path / "run", resume=True).finish()
-    assert torch.equal(weights(*again.models.made.values()), in_one_process[0])
+    assert torch.equal(weights(*again.models.existing.values()), in_one_process[0])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [
         (stage, step, pytest.approx(loss, rel=1e-6)) for stage, step, _, loss, _ in in_one_process[1]
@@ -125,7 +125,7 @@ def test_models_are_made_for_branches():
     run = distill(
         network(), Recipe(member("x") | member("y") | member("z"), makes=makes), make_loader(), workers=1
     ).finish()
-    assert {"x", "y", "z"} <= set(run.models.made)
+    assert {"x", "y", "z"} <= set(run.models.existing)
     assert len({tuple(weights(run.models[name])[:5].tolist()) for name in "xyz"}) == 3
 
 

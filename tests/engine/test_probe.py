@@ -13,7 +13,7 @@ from torch import nn
 from engine.stories import hint, hooks, make_loader, network, weights
 from limbeck.data import ArrayDataset
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import cross_entropy, kernel, kl_divergence, squared_error
 from limbeck.integrations import DistillationLoss
 from limbeck.losses import Loss
@@ -75,7 +75,7 @@ def test_different_class_counts(pair):
 @pytest.mark.parametrize(("student", "teacher"), [("9", "0"), ("0", "layer1"), ("0:7", "0")])
 def test_wrong_addresses(pair, student, teacher):
     stage = Stage(Loss(squared_error, student=student, teacher=teacher), teacher=pair[1], epochs=1)
-    refused(pair[0], stage, make_loader(), r"No signal at|one tensor, not several", MissingSignalError)
+    refused(pair[0], stage, make_loader(), r"No output at|one tensor, not several", MissingOutputError)
 
 
 def test_labels_out_of_range_anywhere_in_the_data(pair):
@@ -116,7 +116,7 @@ def test_a_term_that_reaches_no_parameter(pair):
 
 def test_a_term_of_weight_zero_is_checked_too(pair):
     stage = Stage(CE + 0.0 * Loss(squared_error, student="0", teacher="nowhere"), teacher=pair[1], epochs=1)
-    refused(pair[0], stage, make_loader(), r"No signal at 'nowhere'")
+    refused(pair[0], stage, make_loader(), r"No output at 'nowhere'")
 
 
 def test_a_hint_without_a_head_where_shapes_differ(pair):
@@ -150,7 +150,7 @@ def test_a_later_stage_s_mistake_is_said_before_the_first_is_paid_for(pair):
     """What is known when the run begins is checked when it begins."""
     good = Stage(CE, epochs=1)
     for bad, sentence in [
-        (Stage(Loss(squared_error, student="9"), teacher=pair[1], epochs=1), r"No signal at '9'"),
+        (Stage(Loss(squared_error, student="9"), teacher=pair[1], epochs=1), r"No output at '9'"),
         (Stage(KL, teacher=Ensemble("per"), epochs=1), r"Unknown model 'per'"),
         (Stage(CE, trains="studnet", epochs=1), r"Unknown model 'studnet'"),
         (Stage(CE), r"How long should the stage last"),

@@ -133,7 +133,7 @@ def test_a_wrong_address_in_the_second_leaves_nothing_in_the_first():
     models = {"one": network(seed=1), "two": network(seed=2)}
     flags = [module.training for model in models.values() for module in model.modules()]
     wrong = Stage(Loss(kl_divergence, student="9"), trains="two", teacher="one")
-    with pytest.raises(LimbeckError, match=r"No signal at '9'"):
+    with pytest.raises(LimbeckError, match=r"No output at '9'"):
         distill(models, Stage(hint(), trains="one", teacher=network(seed=7), epochs=1) & wrong, make_loader()).finish()
     assert hooks(models.values()) == 0
     assert [module.training for model in models.values() for module in model.modules()] == flags

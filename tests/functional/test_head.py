@@ -93,13 +93,13 @@ def test_shaping_again_keeps_the_parameters():
 
 
 @pytest.mark.parametrize(
-    ("signal", "parameter"),
+    ("dtype", "parameter"),
     [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
 )
-def test_parameters_are_float32_or_better(signal, parameter):
-    head = shaped((2, 6), (2, 10), dtype=signal)
+def test_parameters_are_float32_or_better(dtype, parameter):
+    head = shaped((2, 6), (2, 10), dtype=dtype)
     assert head.map.weight.dtype == parameter
-    assert head(torch.randn(2, 6, dtype=signal)).dtype == parameter
+    assert head(torch.randn(2, 6, dtype=dtype)).dtype == parameter
 
 
 def test_before_shaping_it_says_what_to_do():

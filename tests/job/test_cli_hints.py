@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, unknown_name_error
 from limbeck.job import add_flag_hint, make_job
 from limbeck.methods import make
 
@@ -21,7 +21,7 @@ def test_an_argument_that_the_part_does_not_have_gives_no_flag():
 
 
 def test_an_unknown_name_keeps_its_type():
-    error = add_flag_hint(unknown("loss", "kll", ["kl"], argument="loss"), "method", ["loss"])
+    error = add_flag_hint(unknown_name_error("loss", "kll", ["kl"], argument="loss"), "method", ["loss"])
     assert isinstance(error, UnknownNameError)
     assert str(error).endswith("Type --set method.loss=...")
 

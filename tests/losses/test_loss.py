@@ -23,7 +23,7 @@ def spread(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.mean() - teacher.mean()).square()
 
 
-def signals(*shape: int) -> tuple[Outputs, Outputs]:
+def make_outputs(*shape: int) -> tuple[Outputs, Outputs]:
     student = Outputs(logits=torch.randn(*shape, dtype=torch.float64, requires_grad=True))
     return student, Outputs(logits=torch.randn(*shape, dtype=torch.float64))
 
@@ -36,7 +36,7 @@ def fitted(loss: Loss, student: Outputs, teacher: Outputs, batch: Batch) -> Loss
 
 
 def test_labels_of_minus_100_do_not_count():
-    student, teacher = signals(5, 3)
+    student, teacher = make_outputs(5, 3)
     labels = torch.tensor([0, -100, 2, -100, 1])
     term = Loss(cross_entropy).term(student, teacher, Batch(None, labels=labels), Progress())
     kept = labels >= 0
@@ -46,7 +46,7 @@ def test_labels_of_minus_100_do_not_count():
 
 
 def test_labels_do_not_thin_out_a_loss_that_does_not_read_them():
-    student, teacher = signals(5, 3)
+    student, teacher = make_outputs(5, 3)
     batch = Batch(None, labels=torch.tensor([0, -100, 2, -100, 1]))
     loss = fitted(Loss(kl_divergence), student, teacher, batch)
     assert loss.term(student, teacher, batch, Progress()).count == 5
@@ -54,7 +54,7 @@ def test_labels_do_not_thin_out_a_loss_that_does_not_read_them():
 
 @pytest.mark.parametrize("positions", [(), (4,), (2, 3)])
 def test_a_mask_of_examples_on_values_of_any_shape(positions):
-    student, teacher = signals(5, *positions, 3)
+    student, teacher = make_outputs(5, *positions, 3)
     mask = torch.tensor([True, False, True, False, False])
     batch = Batch(None, mask=mask)
     term = fitted(Loss(kl_divergence), student, teacher, batch).term(student, teacher, batch, Progress())
@@ -64,7 +64,7 @@ def test_a_mask_of_examples_on_values_of_any_shape(positions):
 
 
 def test_a_mask_of_positions():
-    student, teacher = signals(3, 4, 5)
+    student, teacher = make_outputs(3, 4, 5)
     mask = torch.rand(3, 4) < 0.5
     batch = Batch(None, mask=mask)
     term = fitted(Loss(kl_divergence), student, teacher, batch).term(student, teacher, batch, Progress())
@@ -74,7 +74,7 @@ def test_a_mask_of_positions():
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4)])
 def test_labels_and_mask_count_together(shape):
-    student, teacher = signals(3, 4, 5)
+    student, teacher = make_outputs(3, 4, 5)
     labels = torch.randint(5, (3, 4))
     labels[0, :2] = -100
     mask = torch.rand(shape) < 0.6
@@ -86,7 +86,7 @@ def test_labels_and_mask_count_together(shape):
 
 
 def test_an_example_counts_where_any_of_its_positions_does():
-    student, teacher = signals(3, 4)
+    student, teacher = make_outputs(3, 4)
     mask = torch.tensor([[True, False], [False, False], [False, True]])
     batch = Batch(None, mask=mask)
     term = fitted(Loss(squared_error), student, teacher, batch).term(student, teacher, batch, Progress())
@@ -95,7 +95,7 @@ def test_an_example_counts_where_any_of_its_positions_does():
 
 
 def test_a_mask_may_be_whole_numbers():
-    student, teacher = signals(3, 4)
+    student, teacher = make_outputs(3, 4)
     batch = Batch(None, mask=torch.tensor([1, 0, 1]))
     term = fitted(Loss(kl_divergence), student, teacher, batch).term(student, teacher, batch, Progress())
     assert term.count == 2
@@ -110,7 +110,7 @@ def test_a_mask_may_be_whole_numbers():
     ],
 )
 def test_where_nothing_counts_the_loss_is_a_connected_zero(batch):
-    student, teacher = signals(4, 3)
+    student, teacher = make_outputs(4, 3)
     terms = (0.5 * Loss(cross_entropy))(student, teacher, batch, Progress())
     loss = weighted_loss(terms, {"cross_entropy": 0.0})
     assert float(loss.detach()) == 0.0
@@ -127,7 +127,7 @@ def test_a_kernel_that_reads_the_mask_gets_it_or_its_default():
         seen.append(mask)
         return student.sum(-1)
 
-    student, teacher = signals(2, 3)
+    student, teacher = make_outputs(2, 3)
     mask = torch.tensor([True, False])
     for given in (mask, None):
         Loss(masked).term(student, teacher, Batch(torch.zeros(2), mask=given), Progress())
@@ -136,7 +136,7 @@ def test_a_kernel_that_reads_the_mask_gets_it_or_its_default():
 
 
 def test_a_batch_without_what_a_kernel_reads():
-    student, teacher = signals(2, 3)
+    student, teacher = make_outputs(2, 3)
     with pytest.raises(LimbeckError, match=r"cross_entropy needs labels, and this loader gives none"):
         Loss(cross_entropy).term(student, teacher, Batch(torch.zeros(2)), Progress())
 
@@ -147,9 +147,9 @@ def test_a_batch_without_what_a_kernel_reads():
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, True])])
 def test_positions_that_vary_without_a_mask_of_positions(mask):
     loss = Loss(kl_divergence)
-    student, teacher = signals(2, 6, 3)
+    student, teacher = make_outputs(2, 6, 3)
     loss = loss.fit(student, teacher, Batch(torch.zeros(2), mask=mask))
-    student, teacher = signals(2, 4, 3)
+    student, teacher = make_outputs(2, 4, 3)
     with pytest.raises(LimbeckError, match=r"number of positions changes.*Batch\.mask"):
         loss.term(student, teacher, Batch(torch.zeros(2), mask=mask), Progress())
 
@@ -157,7 +157,7 @@ def test_positions_that_vary_without_a_mask_of_positions(mask):
 def test_positions_that_vary_under_a_mask_are_fine():
     loss = Loss(kl_divergence)
     for positions in (6, 4):
-        student, teacher = signals(2, positions, 3)
+        student, teacher = make_outputs(2, positions, 3)
         batch = Batch(torch.zeros(2), mask=torch.ones(2, positions, dtype=torch.bool))
         loss = loss.fit(student, teacher, batch) if positions == 6 else loss
         term = loss.term(student, teacher, batch, Progress())
@@ -167,7 +167,7 @@ def test_positions_that_vary_under_a_mask_are_fine():
 def test_a_loss_of_several_stages_has_the_shapes_of_each():
     """What is known of shapes belongs to the stage: none sees another's, in whatever order they are used."""
     loss = Loss(kl_divergence)
-    cases = [(*signals(4, *positions, 3), Batch(torch.zeros(4))) for positions in ((), (5,), (2, 3), (2,))]
+    cases = [(*make_outputs(4, *positions, 3), Batch(torch.zeros(4))) for positions in ((), (5,), (2, 3), (2,))]
     all_fitted = [loss.fit(*case) for case in cases]
     for case, one in [*zip(cases, all_fitted, strict=True)] * 2:
         student, teacher, batch = case
@@ -180,7 +180,7 @@ def test_a_loss_of_several_stages_has_the_shapes_of_each():
 def test_a_fitted_sum_shares_heads_and_names():
     head = nn.Linear(3, 4).double()
     objective = 0.5 * Loss(squared_error, head=head) + Loss(squared_error, head=head)
-    student, _ = signals(5, 3)
+    student, _ = make_outputs(5, 3)
     fitted = objective.fit(student, Outputs(logits=torch.zeros(5, 4).double()), Batch(torch.zeros(5)))
     assert {id(parameter) for parameter in fitted.parameters()} == {id(parameter) for parameter in head.parameters()}
     assert list(fitted.state_dict()) == list(objective.state_dict())
@@ -190,7 +190,7 @@ def test_a_fitted_sum_shares_heads_and_names():
 
 
 def test_labels_that_do_not_fit_the_values():
-    student, teacher = signals(2, 3, 8, 8)
+    student, teacher = make_outputs(2, 3, 8, 8)
     batch = Batch(torch.zeros(2), mask=torch.ones(2, 5, dtype=torch.bool))
     for wrong in (batch, batch._replace(mask=torch.ones(2, 3, dtype=torch.bool))):
         with pytest.raises(LimbeckError, match=r"must agree.*classes="):
@@ -201,7 +201,7 @@ def test_labels_that_do_not_fit_the_values():
 
 
 def test_classes_may_be_the_second_dimension():
-    student, teacher = signals(2, 5, 4, 3)
+    student, teacher = make_outputs(2, 5, 4, 3)
     labels = torch.randint(5, (2, 4, 3))
     labels[0, 0] = -100
     batch = Batch(None, labels=labels)
@@ -211,7 +211,7 @@ def test_classes_may_be_the_second_dimension():
     assert torch.allclose(
         terms["cross_entropy"].total / terms["cross_entropy"].count, F.cross_entropy(student["logits"], labels)
     )
-    last = (signal["logits"].movedim(1, -1) for signal in (student, teacher))
+    last = (outputs["logits"].movedim(1, -1) for outputs in (student, teacher))
     assert torch.allclose(terms["kl_divergence"].total, kl_divergence(*last, temperature=2.0).sum())
     assert terms["kl_divergence"].count == 24
 
@@ -265,7 +265,7 @@ def test_a_kernel_that_does_not_yield_what_it_declares():
     def averaged(student):
         return student.mean()
 
-    student, teacher = signals(4, 3)
+    student, teacher = make_outputs(4, 3)
     with pytest.raises(LimbeckError, match=r"one value per example but returns shape \(\)"):
         Loss(averaged).fit(student, teacher, Batch(torch.zeros(4)))
 
@@ -274,7 +274,7 @@ def test_a_kernel_that_does_not_yield_what_it_declares():
 
 
 def test_a_pair_loss_counts_pairs_and_a_batch_loss_one():
-    student, teacher = signals(4, 3)
+    student, teacher = make_outputs(4, 3)
     batch = Batch(torch.zeros(4))
     objective = Loss(gram) + Loss(spread)
     objective = objective.fit(student, teacher, batch)
@@ -284,7 +284,7 @@ def test_a_pair_loss_counts_pairs_and_a_batch_loss_one():
 
 
 def test_a_masked_example_is_in_no_pair():
-    student, teacher = signals(5, 3)
+    student, teacher = make_outputs(5, 3)
     mask = torch.tensor([True, False, True, True, False])
     batch = Batch(torch.zeros(5), mask=mask)
     objective = Loss(gram) + Loss(spread)
@@ -297,7 +297,7 @@ def test_a_masked_example_is_in_no_pair():
 
 
 def test_a_batch_of_masked_examples_has_no_pairs_and_no_gradient():
-    student, teacher = signals(3, 3)
+    student, teacher = make_outputs(3, 3)
     batch = Batch(torch.zeros(3), mask=torch.zeros(3, dtype=torch.bool))
     terms = (Loss(gram) + Loss(spread))(student, teacher, batch, Progress())
     loss = weighted_loss(terms, {name: float(term.count) for name, term in terms.items()})

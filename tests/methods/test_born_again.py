@@ -27,7 +27,7 @@ def test_each_generation_learns_from_the_one_before():
     assert [stage["trains"] for stage in described] == ["student", "generation-2", "generation-3"]
     assert [stage["teacher"].get("name") for stage in described] == [None, "student", "generation-2"]
     assert run.student is run.models["generation-3"]
-    states = [weights(model) for model in run.models.made.values()]
+    states = [weights(model) for model in run.models.existing.values()]
     assert len(states) == 3
     assert not any(same_weights(states[i], states[j]) for i in range(3) for j in range(i))
 

@@ -7,7 +7,7 @@ import torch
 
 from limbeck.batch import Batch, Outputs, Progress
 from limbeck.engine import distill
-from limbeck.errors import MissingSignalError
+from limbeck.errors import MissingOutputError
 from limbeck.losses import weighted_loss
 from limbeck.methods import make
 from limbeck.recipe import Optimizer, Recipe
@@ -78,5 +78,5 @@ def test_a_hint_helps_beside_the_student_alone(planted):
 
 
 def test_a_wrong_address_names_the_nearest(planted):
-    with pytest.raises(MissingSignalError, match="Did you mean 'layer1'"):
+    with pytest.raises(MissingOutputError, match="Did you mean 'layer1'"):
         planted.learn(fitnets(planted, hint="layer_1"), epochs=1)

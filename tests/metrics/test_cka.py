@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.errors import DataError, LimbeckError, MissingSignalError
+from limbeck.errors import DataError, LimbeckError, MissingOutputError
 from limbeck.metrics import layer_cka, linear_cka
 from limbeck.metrics.cka import named_layers
 from limbeck.models import build
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_is_said(two, unchecked):
         linear_cka(torch.zeros(5, 2), torch.zeros(6, 2))
     with pytest.raises(DataError, match="at least 4 examples"):
         layer_cka(student, teacher, [Batch(torch.zeros(3, 6))])
-    with pytest.raises(MissingSignalError, match="No signal at '9'"):
+    with pytest.raises(MissingOutputError, match="No output at '9'"):
         layer_cka(student, teacher, [Batch(torch.zeros(5, 6))], student_layers=["9"])
     with pytest.raises(LimbeckError, match="no layers with weights"):
         layer_cka(nn.ReLU(), teacher, [Batch(torch.zeros(5, 6))])

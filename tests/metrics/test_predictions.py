@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from limbeck.batch import IGNORED, Batch, Outputs
 from limbeck.data import ArrayDataset, ShuffledLoader, TorchLoader
-from limbeck.errors import DataError, LimbeckError, MissingSignalError
+from limbeck.errors import DataError, LimbeckError, MissingOutputError
 from limbeck.metrics import accuracy, predict, predict_with_teacher
 from limbeck.teachers import Ensemble, ModelTeacher
 
@@ -125,7 +125,7 @@ def test_outputs_and_inputs_of_every_kind():
     found = predict(TeacherRef(), [Batch({"a": a, "b": b})])
     assert found.student.dtype == torch.float32
     assert torch.equal(found.student, (a + b).half().float())
-    with pytest.raises(MissingSignalError, match="scores"):
+    with pytest.raises(MissingOutputError, match="scores"):
         predict(Strange(), [Batch(a)])
 
 

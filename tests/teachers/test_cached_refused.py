@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck import Ensemble, ModelTeacher, MovingAverage, RandomShift, ShuffledLoader, distill
 from limbeck.data import SelectColumn, Subset, TorchLoader
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.functional import kl_divergence
 from limbeck.losses import Loss
 from limbeck.metrics import predict
@@ -139,7 +139,7 @@ def test_teachers_whose_answers_cannot_be_kept_say_why(tmp_path):
         ask(CachedTeacher(Counting(), tmp_path), TorchLoader([(torch.zeros(2, 4, 4), torch.zeros(2).long())]))
     with pytest.raises(LimbeckError, match="none"):
         ask(CachedTeacher(None, tmp_path / "none"), make_loader())
-    with pytest.raises(MissingSignalError, match=r"'bodi'.*Did you mean 'body'\?"):
+    with pytest.raises(MissingOutputError, match=r"'bodi'.*Did you mean 'body'\?"):
         ask(CachedTeacher(Counting(), tmp_path), make_loader(), requires=("bodi",))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.teachers import Ensemble, MovingAverage
 
 CPU = torch.device("cpu")
@@ -127,7 +127,7 @@ def test_a_temperature_that_is_none(temperature):
 
 
 def test_only_logits_can_be_averaged():
-    with pytest.raises(MissingSignalError, match=r"'layer1'.*an ensemble"):
+    with pytest.raises(MissingOutputError, match=r"'layer1'.*an ensemble"):
         ensemble(2).prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from limbeck.batch import Batch
 from limbeck.engine import distill
-from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import jensen_shannon, kernel, kl_divergence, logit_squared_error, squared_error
 from limbeck.losses import Loss
 from limbeck.recipe import Stage
@@ -86,7 +86,7 @@ def test_it_reads_its_own_inputs():
 
 def test_a_wrong_address_is_said_before_anything_runs():
     model = network()
-    with pytest.raises(MissingSignalError, match=r"'layer9'"):
+    with pytest.raises(MissingOutputError, match=r"'layer9'"):
         ModelTeacher(model).prepare(frozenset({"layer9"}), device=CPU, preprocess=inputs)
     assert model.training
     assert model[3].calls == {True: 0, False: 0}

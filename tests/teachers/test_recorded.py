@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck import ArrayDataset, PrecomputedTeacher, RandomShift, ShuffledLoader, distill
 from limbeck.batch import Batch
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.methods import make
 from limbeck.metrics import predict
 from limbeck.models import Mlp
@@ -50,7 +50,7 @@ def test_what_was_never_answered_is_refused():
         answer(teacher, Batch(torch.zeros(1, 1), id=torch.tensor([3])))
     with pytest.raises(LimbeckError, match="has no ids"):
         answer(teacher, Batch(torch.zeros(1, 1)))
-    with pytest.raises(MissingSignalError, match="precomputed outputs"):
+    with pytest.raises(MissingOutputError, match="precomputed outputs"):
         answer(teacher, Batch(torch.zeros(1, 1), id=torch.tensor([0])), "layer1")
 
 

@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.errors import LimbeckError, MissingSignalError
+from limbeck.errors import LimbeckError, MissingOutputError
 from limbeck.teachers import SklearnTeacher, as_teacher
 
 ROWS = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_a_floor_that_is_none(forest, floor):
 
 
 def test_it_has_no_insides(forest):
-    with pytest.raises(MissingSignalError, match=r"'trees'.*RandomForestClassifier"):
+    with pytest.raises(MissingOutputError, match=r"'trees'.*RandomForestClassifier"):
         SklearnTeacher(forest).prepare(frozenset({"trees"}), device=torch.device("cpu"), preprocess=lambda b: b.inputs)
 
 

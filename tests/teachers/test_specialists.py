@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch
-from limbeck.errors import LimbeckError, MissingSignalError, UnknownNameError
+from limbeck.errors import LimbeckError, MissingOutputError, UnknownNameError
 from limbeck.functional import pooled
 from limbeck.teachers import ModelTeacher, MovingAverage, Specialists, check_groups, special_classes
 from limbeck.testing import check_teacher
@@ -239,7 +239,7 @@ def test_logits_that_fit_neither():
 
 def test_only_logits_can_be_read():
     teacher = Specialists(nn.Linear(3, 6), [nn.Linear(3, 6), nn.Linear(3, 6)], GROUPS)
-    with pytest.raises(MissingSignalError, match=r"'layer1'.*specialists"):
+    with pytest.raises(MissingOutputError, match=r"'layer1'.*specialists"):
         teacher.prepare(frozenset({"logits", "layer1"}), device=CPU, preprocess=lambda b: b.inputs)
 
 

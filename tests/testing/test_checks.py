@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch, Outputs, Requirements
-from limbeck.errors import MissingSignalError
+from limbeck.errors import MissingOutputError
 from limbeck.functional import Projector, cross_entropy, kernel, kl_divergence, label_smoothing, squared_error
 from limbeck.losses import Loss
 from limbeck.methods import make
@@ -154,7 +154,7 @@ class Own(Teacher):
 
     def prepare(self, requires, *, device, preprocess):
         if requires != {"logits"} and "accepts" not in self.broken:
-            raise MissingSignalError("only logits")
+            raise MissingOutputError("only logits")
         return self.opened(preprocess)
 
     @contextmanager

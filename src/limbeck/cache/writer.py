@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.atomic_io import alone
+from limbeck.atomic_io import folder_lock
 from limbeck.cache.compatibility import find_mismatch
 from limbeck.cache.location import Location
 from limbeck.cache.manifest import FILE, Manifest, TeacherProvenance
@@ -34,7 +34,7 @@ def writing(
     shard_bytes: int = SHARD_BYTES,
     patience: float = _PATIENCE,
 ) -> Iterator[Writer]:
-    """A context in which this process alone adds outputs to the cache at a location.
+    """A context in which this process folder_lock adds outputs to the cache at a location.
 
     An existing cache is continued: complete shards stay, damaged ones are dropped with a warning, and files that the
     manifest does not name (from a killed writer) are removed. Outputs that were appended are also written when the
@@ -53,7 +53,7 @@ def writing(
         DataError: If the manifest is damaged.
     """
     location.open()
-    with alone(location.local, doing="written"):
+    with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
         if manifest is None:
             manifest = Manifest(origin, dict(about or {}))
@@ -78,7 +78,7 @@ def repair(location: Location) -> None:
     """
     if find_manifest(location) is None or not Store(location).verify():
         return
-    with alone(location.local, doing="written"):
+    with folder_lock(location.local, doing="written"):
         manifest = find_manifest(location)
         if manifest is not None:
             _drop_damaged(location, manifest)

@@ -73,12 +73,12 @@ def show_keys(prefix: str, *, as_json: bool) -> None:
     Raises:
         UnknownNameError: If no key starts with `prefix`.
     """
-    from limbeck.errors import unknown
+    from limbeck.errors import unknown_name_error
     from limbeck.job.keys import job_keys
 
     keys = job_keys(prefix)
     if not keys:
-        raise unknown("key", prefix, [key.name for key in job_keys()])
+        raise unknown_name_error("key", prefix, [key.name for key in job_keys()])
     if as_json:
         print(json.dumps([key._asdict() for key in keys]))
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from limbeck.consent import only_typed, trusting
+from limbeck.consent import allow_all, allow_only
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to standard output; messages go to standard error.")
@@ -55,6 +55,6 @@ def consent(words: Sequence[str], *, trust: bool) -> AbstractContextManager[None
     command = " ".join(names[: 2 if names[:1] and names[0] in _GROUPS else 1])
     trains = command in _TRAINING or command == "cache build"
     if trust or (trains and "--print-job" not in words):
-        return trusting()
+        return allow_all()
     typed = f"limbeck {command} --print-job" if "--print-job" in words else f"limbeck {command}"
-    return only_typed(f"`{typed}`", words)
+    return allow_only(f"`{typed}`", words)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.atomic_io import alone, remove, write_text
+from limbeck.atomic_io import folder_lock, remove, write_text
 from limbeck.checksums import append_line, read_lines
 from limbeck.compare.arms import PREDICTIONS, Outcome
 from limbeck.compare.rank_zero import is_rank_zero
@@ -96,7 +96,7 @@ def lock_folder(job: Job, out: Path) -> AbstractContextManager[None]:
     Raises:
         LimbeckError: If one does.
     """
-    return alone(out) if is_rank_zero(job) else nullcontext()
+    return folder_lock(out) if is_rank_zero(job) else nullcontext()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from limbeck.engine import Run, StepReport, TensorBoard, Tracker, track
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import Job
 from limbeck.models import UserFile
 
@@ -84,5 +84,5 @@ def _own(name: str) -> UserFile | None:
     """The file and function of a tracker of one's own; None for TensorBoard."""
     own = UserFile.parse(name)
     if own is None and name != "tensorboard":
-        raise unknown("tracker", name, ["tensorboard"], then="Or one of your own: my.py:function.")
+        raise unknown_name_error("tracker", name, ["tensorboard"], then="Or one of your own: my.py:function.")
     return own

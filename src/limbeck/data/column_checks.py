@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.batch import IGNORED
-from limbeck.errors import DataError, one_for_each_class
+from limbeck.errors import DataError, one_hot_labels_error
 
 _CHUNK = 1 << 24  # numbers looked at in one go: a memory map of any size is checked in bounded memory
 
@@ -87,7 +87,7 @@ def labels_from(array: Any, *, classes: tuple[str, ...] | None) -> Tensor:
     if labels.is_floating_point():
         wrong = ~(torch.isfinite(labels) & (labels == labels.round()))
         if bool(wrong.any()) and labels.ndim > 1:
-            raise one_for_each_class(labels.shape)
+            raise one_hot_labels_error(labels.shape)
         if bool(wrong.any()):
             raise DataError(f"labels are class indices, whole numbers; {_format_first(labels, wrong)} is not one.")
     elif labels.is_complex():

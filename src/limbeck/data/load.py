@@ -30,7 +30,7 @@ from limbeck.data.table_encoding import TableEncoding
 from limbeck.data.text_files import TEXT_DATASETS as TEXTS
 from limbeck.data.unsupported_files import check_readable
 from limbeck.data.user_data import UserDataParts, call_user_loader
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.models import UserFile
 
 HELD_OUT = 0.2
@@ -266,7 +266,7 @@ def _find_reader(
         return _load_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
     then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
-    raise unknown("data set", name, _BUILTIN, then=then)
+    raise unknown_name_error("data set", name, _BUILTIN, then=then)
 
 
 def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
@@ -343,7 +343,7 @@ def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
         return
     extra = test.take(torch.tensor([0])).extra
     if groups not in extra:
-        raise unknown(
+        raise unknown_name_error(
             f"groups in {name}", groups, extra, then="Groups NAME are one value a row in the array NAME_test."
         )
     if isinstance(extra[groups], torch.Tensor) and extra[groups].ndim != 1:

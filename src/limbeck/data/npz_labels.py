@@ -10,7 +10,7 @@ import numpy as np
 from limbeck.batch import IGNORED
 from limbeck.data.class_order import order_classes, sorted_classes
 from limbeck.data.name_matching import match_names
-from limbeck.errors import DataError, one_for_each_class
+from limbeck.errors import DataError, one_hot_labels_error
 
 _LABELS = ("y_train", "y", "y_val", "y_test")
 """The label arrays, that of the training part first."""
@@ -114,7 +114,7 @@ def _check_not_one_hot(array: np.ndarray) -> None:
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size or array.shape[1] == 1:
         return
     if np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
-        raise one_for_each_class(array.shape)
+        raise one_hot_labels_error(array.shape)
 
 
 def _flatten_column(array: np.ndarray) -> np.ndarray:

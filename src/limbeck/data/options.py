@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
     """
     for option in values:
         if option not in _KINDS:
-            raise unknown("data option", str(option), ["name", *_KINDS])
+            raise unknown_name_error("data option", str(option), ["name", *_KINDS])
     return DataOptions(**{name: _KINDS[name](name, value) for name, value in values.items() if value is not None})
 
 

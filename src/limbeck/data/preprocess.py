@@ -17,7 +17,7 @@ from limbeck.data.dataset import Dataset
 from limbeck.data.prefetch import prefetch
 from limbeck.data.table_encoding import TableEncoding
 from limbeck.data.tokenizer import holds_tokenizer, open_tokenizer
-from limbeck.errors import DataError, LimbeckError, nearest, unknown
+from limbeck.errors import DataError, LimbeckError, nearest, unknown_name_error
 from limbeck.models import read_config
 
 
@@ -161,7 +161,7 @@ def preprocess_from_dict(config: Mapping[str, Any]) -> Preprocess:
         raise LimbeckError(f"Reads are a mapping such as {{'preprocess': 'unchanged'}}; got {config!r}.")
     kind = str(config.get("preprocess"))
     if kind not in kinds:
-        raise unknown("preprocess", kind, kinds)
+        raise unknown_name_error("preprocess", kind, kinds)
     entries = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items() if name != "preprocess"}
     try:
         return kinds[kind](**entries)

@@ -13,7 +13,7 @@ from limbeck.batch import Batch, sequence_like
 from limbeck.data.column_checks import hash_columns
 from limbeck.data.loader import Loader
 from limbeck.data.tokenizer import is_causal_lm, token_batch
-from limbeck.errors import DataError, LimbeckError, one_for_each_class
+from limbeck.errors import DataError, LimbeckError, one_hot_labels_error
 
 
 def batch_from(item: Any) -> Batch:
@@ -70,7 +70,7 @@ def _check_soft(inputs: Any, labels: Any) -> None:
         return
     tensor = torch.as_tensor(labels)
     if tensor.is_floating_point() and bool(((tensor >= 0) & (tensor <= 1)).all()):
-        raise one_for_each_class(tensor.shape)
+        raise one_hot_labels_error(tensor.shape)
 
 
 def _is_inputs(part: Any) -> bool:
@@ -155,7 +155,7 @@ class TorchLoader(Loader):
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Find out whether one of them is a causal language model."""
-        self._shifted = any(is_causal_lm(model) for model in getattr(models, "made", models).values())
+        self._shifted = any(is_causal_lm(model) for model in getattr(models, "existing", models).values())
 
     @property
     def fingerprint(self) -> str:

@@ -13,7 +13,7 @@ from limbeck.data.arrays import ArrayDataset
 from limbeck.data.conversion import as_dataset
 from limbeck.data.dataset import Dataset
 from limbeck.data.torch_loader import describe
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.models import UserFile
 from limbeck.models.arguments import check_arguments
 
@@ -73,7 +73,7 @@ def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
 def _parts(who: str, parts: Mapping[str, Any]) -> UserDataParts:
     for key in parts:
         if key not in _KEYS:
-            raise unknown(f"part of {who}", str(key), _KEYS)
+            raise unknown_name_error(f"part of {who}", str(key), _KEYS)
     if parts.get("train") is None:
         raise DataError(f"{who} returned no training part. {_WAYS}")
     names = parts.get("class_names")

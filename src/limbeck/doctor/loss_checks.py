@@ -137,12 +137,12 @@ def _all_count(opened: StageContext, shown: Outputs) -> bool:
     return mask is None or bool((mask.flatten(1).any(1) if whole else mask).all())
 
 
-def _wide(signal: Outputs, *, grad: bool = False) -> Outputs:
-    return Outputs({k: v.detach().double().requires_grad_(grad) for k, v in signal.items()})
+def _wide(outputs: Outputs, *, grad: bool = False) -> Outputs:
+    return Outputs({k: v.detach().double().requires_grad_(grad) for k, v in outputs.items()})
 
 
-def _slope(total: Tensor, signal: Outputs) -> Tensor:
-    found = torch.autograd.grad(total, list(signal.values()), allow_unused=True, materialize_grads=True)
+def _slope(total: Tensor, outputs: Outputs) -> Tensor:
+    found = torch.autograd.grad(total, list(outputs.values()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.double().flatten() for gradient in found])
 
 

@@ -20,7 +20,7 @@ from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.engine.train_config import Fabric
 from limbeck.losses import Objective
 from limbeck.recipe import JointStages, ParallelStages, Part, RunContext, Stage
-from limbeck.tap import FrozenParameters, Tapped, buffers_kept
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Teacher, get_adaptor
 
 
@@ -121,7 +121,7 @@ def workshop_of(arm: CheckedArm, fabric: Fabric) -> RunModels:
     """An arm's models, new, as its run would hold them."""
     setting = arm.setting
     models = RunModels(arm.models(), arm.recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
-    models.held = RunContext(arm.loader, setting.preprocess, fabric.device)
+    models.context = RunContext(arm.loader, setting.preprocess, fabric.device)
     return models
 
 
@@ -150,7 +150,7 @@ def open_stage(
         called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
         tapped = stack.enter_context(called)
         labels = getattr(getattr(loader, "examples", None), "labels", None)
-        with buffers_kept([model]), fabric.autocast():
+        with preserved_buffers([model]), fabric.autocast():
             inputs = preprocess(batch)
             fitted, reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
             taught = answer(batch)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.atomic_io import replacing, sort_header
+from limbeck.atomic_io import atomic_write, sort_header
 from limbeck.batch import sequence_like
 from limbeck.errors import LimbeckError
 
@@ -31,10 +31,10 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(state, tensors))
-    told = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
-    with replacing(path) as partial:
+    metadata = {"limbeck_checkpoint": str(_VERSION), "state": tree, "checksum": _checksum(tree, tensors)}
+    with atomic_write(path) as partial:
         try:
-            save_file(tensors, partial, metadata=told)
+            save_file(tensors, partial, metadata=metadata)
         except SafetensorError as error:  # it has no errno of the system's
             raise OSError(str(error)) from error
         sort_header(partial)
@@ -64,12 +64,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _checksum(tree: str, tensors: Mapping[str, Tensor]) -> str:
     """The CRC-32 of the tree and of every tensor's type, shape and bytes, in the order of their names."""
-    found = zlib.crc32(tree.encode())
+    checksum = zlib.crc32(tree.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, checksum)
+    return f"{checksum:08x}"
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:

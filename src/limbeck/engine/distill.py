@@ -14,7 +14,7 @@ from limbeck.batch import Batch
 from limbeck.data import Dataset, Identity, Loader, NormalizeImages, Preprocess, as_loader
 from limbeck.engine.run import Run
 from limbeck.engine.train_config import Fabric, TrainConfig, open_fabric
-from limbeck.errors import unknown
+from limbeck.errors import unknown_name_error
 from limbeck.recipe import Models, Part, Recipe
 from limbeck.recipe.optimizer import optimizer_hint
 from limbeck.teachers import read_inputs
@@ -88,38 +88,38 @@ def distill(
         fabric=ready,
         out=out,
         resume=resume,
-        metadata={**_known(loader, fixed.preprocess), **(metadata or {})},
+        metadata={**_describe_data(loader, fixed.preprocess), **(metadata or {})},
     )
 
 
-def _known(loader: Loader, preprocess: Any) -> dict[str, Any]:
+def _describe_data(loader: Loader, preprocess: Any) -> dict[str, Any]:
     """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
     examples = getattr(loader, "examples", None)
     if not isinstance(examples, Dataset):
         return {}
-    told = Identity() if preprocess is read_inputs else preprocess
-    found: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}
-    found["encoding"] = None if examples.encoding is None else examples.encoding.to_dict()
-    found["preprocess"] = told.to_dict() if isinstance(told, Preprocess) else None
+    transform = Identity() if preprocess is read_inputs else preprocess
+    metadata: dict[str, Any] = {"class_names": list(examples.class_names or ()) or None}
+    metadata["encoding"] = None if examples.encoding is None else examples.encoding.to_dict()
+    metadata["preprocess"] = transform.to_dict() if isinstance(transform, Preprocess) else None
     first = examples.take(torch.tensor([0])).inputs
-    if isinstance(told, Identity) and isinstance(first, torch.Tensor):
-        found["input_shape"] = list(first.shape[1:])
-    elif isinstance(told, NormalizeImages) and isinstance(first, torch.Tensor) and first.ndim in (3, 4):
-        found["input_shape"] = list(told(Batch(first)).shape[1:])
-    return {name: value for name, value in found.items() if value is not None}
+    if isinstance(transform, Identity) and isinstance(first, torch.Tensor):
+        metadata["input_shape"] = list(first.shape[1:])
+    elif isinstance(transform, NormalizeImages) and isinstance(first, torch.Tensor) and first.ndim in (3, 4):
+        metadata["input_shape"] = list(transform(Batch(first)).shape[1:])
+    return {name: value for name, value in metadata.items() if value is not None}
 
 
-def _setting(given: Mapping[str, Any]) -> TrainConfig:
+def _setting(options: Mapping[str, Any]) -> TrainConfig:
     fields = TrainConfig.__dataclass_fields__
-    for name in given:
+    for name in options:
         if name not in fields:
-            raise unknown("argument of distill()", name, fields, then=optimizer_hint(name))
-    return replace(TrainConfig(), **given)
+            raise unknown_name_error("argument of distill()", name, fields, then=optimizer_hint(name))
+    return replace(TrainConfig(), **options)
 
 
 def _check_adapted(setting: TrainConfig, models: Models, recipe: Recipe) -> None:
     """Refuse an adaptor for a model that there is not; functions in a recipe may bring more models."""
-    known = {**models, **recipe.makes}
+    choices = {**models, **recipe.makes}
     for name in setting.adaptor if isinstance(setting.adaptor, Mapping) else ():
-        if name not in known and all(isinstance(part, Part) for part in recipe.parts):
-            raise unknown("model in adaptor=", name, known)
+        if name not in choices and all(isinstance(part, Part) for part in recipe.parts):
+            raise unknown_name_error("model in adaptor=", name, choices)

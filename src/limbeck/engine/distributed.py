@@ -52,13 +52,13 @@ def whole_state(student_with_loss: Any, optimizer: Any) -> dict[str, Any]:
         get_optimizer_state_dict,
     )
 
-    wanted = StateDictOptions(full_state_dict=True)
+    options = StateDictOptions(full_state_dict=True)
     module, plain = student_with_loss._forward_module, optimizer.optimizer
-    tensors = get_model_state_dict(module, options=wanted)
+    tensors = get_model_state_dict(module, options=options)
     return {
         "student": _under(_STUDENT, tensors),
         "heads": _under(_HEADS, tensors),
-        "optimizer": get_optimizer_state_dict(module, plain, options=wanted),
+        "optimizer": get_optimizer_state_dict(module, plain, options=options),
     }
 
 
@@ -70,14 +70,14 @@ def load_whole_state(student_with_loss: Any, optimizer: Any, state: Mapping[str,
         set_optimizer_state_dict,
     )
 
-    given = StateDictOptions(full_state_dict=True)
+    options = StateDictOptions(full_state_dict=True)
     module, plain = student_with_loss._forward_module, optimizer.optimizer
     tensors = {
         **{_STUDENT + name: value for name, value in state["student"].items()},
         **{_HEADS + name: value for name, value in state["heads"].items()},
     }
-    set_model_state_dict(module, tensors, options=given)
-    set_optimizer_state_dict(module, plain, state["optimizer"], options=given)
+    set_model_state_dict(module, tensors, options=options)
+    set_optimizer_state_dict(module, plain, state["optimizer"], options=options)
 
 
 def _under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
         theirs = get_class_names(network)
         moved = find_first_moved(ours, theirs) if ours and theirs and len(ours) == len(theirs) else None
         if moved is not None:
-            place, mine, its = moved
+            index, mine, its = moved
             raise LimbeckError(
-                f"Class {place} is {mine!r} to the model {stage.trains!r} and {its!r} to its teacher: they have the "
+                f"Class {index} is {mine!r} to the model {stage.trains!r} and {its!r} to its teacher: they have the "
                 "classes in different orders, so the student would learn the wrong ones. If its head is new, "
                 f"type limbeck.models.name_classes(student, {list(theirs or ())[:6]}) and give labels in that order; "
                 "if it has learnt, reorder the rows of one head's weights."
@@ -47,34 +47,36 @@ def check_class_order(stage: Stage, student: nn.Module, networks: Iterable[nn.Mo
 _OF_LOGITS = {"cross_entropy", "label_smoothing", "logit_squared_error", "probability_squared_error"}
 
 
-def check_answers(
-    stage: Stage, tapped: Tapped, shown: Outputs, taught: Outputs, inputs: Inputs, *, judged: bool = True
+def check_outputs(
+    stage: Stage, tapped: Tapped, outputs: Outputs, teacher_outputs: Outputs, inputs: Inputs, *, check_eval: bool = True
 ) -> None:
     """Refuse answers that losses would take for logits, and that are something else.
 
     Args:
         stage: What is learnt.
         tapped: Its student, open, in train mode.
-        shown: What it showed.
-        taught: What the teacher showed.
+        outputs: What it showed.
+        teacher_outputs: What the teacher showed.
         inputs: What the student read.
-        judged: Whether to look at what it will say in eval mode.
+        check_eval: Whether to look at what it will say in eval mode.
 
     Raises:
         LimbeckError: If a side answers with probabilities, there is one class alone, or the student answers with
             probabilities in eval mode alone.
     """
-    for leaf in _softened(stage):
-        _check_one_class(stage, leaf, shown)
-        if "teacher" in leaf.kernel.inputs and leaf.addresses[1] == LOGITS and LOGITS in taught:
-            _check_probabilities(leaf, taught[LOGITS], f"The teacher of {stage.trains!r}", "ModelTeacher(model, ")
+    for leaf in _softmax_losses(stage):
+        _check_one_class(stage, leaf, outputs)
+        if "teacher" in leaf.kernel.inputs and leaf.addresses[1] == LOGITS and LOGITS in teacher_outputs:
+            _check_probabilities(
+                leaf, teacher_outputs[LOGITS], f"The teacher of {stage.trains!r}", "ModelTeacher(model, "
+            )
         if "student" in leaf.kernel.inputs:
-            _check_probabilities(leaf, shown[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
-            if judged:
-                _check_eval(stage, leaf, tapped, shown[LOGITS], inputs)
+            _check_probabilities(leaf, outputs[LOGITS], f"The model {stage.trains!r}", "distill(..., ")
+            if check_eval:
+                _check_eval(stage, leaf, tapped, outputs[LOGITS], inputs)
 
 
-def _softened(stage: Stage) -> Iterator[Loss]:
+def _softmax_losses(stage: Stage) -> Iterator[Loss]:
     """The losses that take the student's answer for logits."""
     for leaf, _ in stage.objective.leaves():
         if isinstance(leaf, Loss) and leaf.head is None and leaf.addresses[0] == LOGITS and _takes_logits(leaf):
@@ -87,12 +89,12 @@ def _takes_logits(leaf: LossTerm) -> bool:
     return bool(getattr(function, "divergence", False)) or (own and getattr(function, "__name__", "") in _OF_LOGITS)
 
 
-def _check_one_class(stage: Stage, leaf: Loss, shown: Outputs) -> None:
+def _check_one_class(stage: Stage, leaf: Loss, outputs: Outputs) -> None:
     """Refuse one logit where a softmax is taken: it is 1, whatever the logit, so that nothing is learnt."""
-    logits = shown[LOGITS]
+    logits = outputs[LOGITS]
     if not -logits.ndim <= leaf.classes < logits.ndim or logits.shape[leaf.classes] != 1:
         return
-    if _moves(leaf):
+    if _has_gradient(leaf):
         return
     raise LimbeckError(
         f"The model {stage.trains!r} gives one logit (shape {tuple(logits.shape)}), and {leaf.name} takes a softmax "
@@ -101,14 +103,14 @@ def _check_one_class(stage: Stage, leaf: Loss, shown: Outputs) -> None:
     )
 
 
-def _moves(leaf: Loss) -> bool:
+def _has_gradient(leaf: Loss) -> bool:
     """Whether a loss depends on a student of one class at all."""
     draw = torch.Generator().manual_seed(0)
     student = torch.randn(4, 1, generator=draw).requires_grad_()
-    given: dict[str, Any] = {"student": student, "teacher": torch.randn(4, 1, generator=draw)}
-    given["labels"] = torch.zeros(4, dtype=torch.int64)
+    arguments: dict[str, Any] = {"student": student, "teacher": torch.randn(4, 1, generator=draw)}
+    arguments["labels"] = torch.zeros(4, dtype=torch.int64)
     with torch.enable_grad():
-        values = leaf.kernel({name: given[name] for name in leaf.kernel.inputs if name in given}, Progress())
+        values = leaf.kernel({name: arguments[name] for name in leaf.kernel.inputs if name in arguments}, Progress())
         (slope,) = torch.autograd.grad(values.sum(), student, allow_unused=True)
     return slope is not None and bool(slope.any())
 
@@ -124,28 +126,28 @@ def _check_probabilities(leaf: Loss, logits: Tensor, who: str, where: str) -> No
 
 def _check_eval(stage: Stage, leaf: Loss, tapped: Tapped, trained: Tensor, inputs: Inputs) -> None:
     """Look at what the student will say when it is judged, where its own code asks in which mode it is."""
-    if not any(_asks_for_mode(module) for module in tapped.model.modules()):
+    if not any(_reads_training_mode(module) for module in tapped.model.modules()):
         return
     try:
         with FrozenParameters(tapped.model), torch.no_grad():
-            judged = logits_of(call(tapped.model, inputs), tapped.adaptor)
+            logits = logits_of(call(tapped.model, inputs), tapped.adaptor)
     except Exception:  # what is never asked in eval mode need not answer there
         return
-    if are_probabilities(_last(judged, leaf.classes)):
+    if are_probabilities(_last(logits, leaf.classes)):
         raise LimbeckError(
             f"The model {stage.trains!r} answers with logits in train mode and with probabilities in eval mode, so "
             "that it would be judged by the softmax of a softmax. Let forward() return logits in both."
         )
-    if judged.shape != trained.shape:
+    if logits.shape != trained.shape:
         warnings.warn(
             f"The model {stage.trains!r} answers with shape {tuple(trained.shape)} in train mode and "
-            f"{tuple(judged.shape)} in eval mode: what is learnt is not what will be judged.",
+            f"{tuple(logits.shape)} in eval mode: what is learnt is not what will be judged.",
             LimbeckWarning,
             stacklevel=2,
         )
 
 
-def _asks_for_mode(module: nn.Module) -> bool:
+def _reads_training_mode(module: nn.Module) -> bool:
     code = getattr(getattr(type(module), "forward", None), "__code__", None)
     return not type(module).__module__.startswith("torch.") and "training" in getattr(code, "co_names", ())
 

@@ -62,7 +62,7 @@ class ParallelBranches:
         folder: RunFolder,
         make_run: Callable[..., Any],
     ) -> None:
-        trained = [_trained(branch) for branch in apart.branches]
+        trained = [_trained_models(branch) for branch in apart.branches]
         _check_disjoint(trained)
         for names in trained:
             for name in names:
@@ -99,13 +99,13 @@ class ParallelBranches:
     def _results(self, tasks: list[_Task]) -> Iterator[tuple[_Task, States, StepReport]]:
         # A branch is given the models that the recipe made, and no longer knows of what.
         setting = replace(self._setting, workers=1, adaptor=self._models.adaptors)
-        made = dict(self._models.made)
+        models = dict(self._models.existing)
         workers = min(self._cores, len(tasks))
         if workers <= 1:
             for task in tasks:
-                yield _in_place(task, made, self._loader, setting)
+                yield _in_place(task, models, self._loader, setting)
             return
-        each = [(task, made, self._loader, setting) for task in tasks]
+        each = [(task, models, self._loader, setting) for task in tasks]
         yield from run_in_processes(_in_process, each, workers=workers, ordered=True)
 
 
@@ -140,7 +140,7 @@ class _Task:
             out=self.folder, resume=True,
         ).finish()  # fmt: skip
         states = {name: to_device(clone_rng_state(dict(run.models[name].state_dict())), CPU) for name in self.trains}
-        return states, run.history[-1] if run.history else _last(self.folder)
+        return states, run.history[-1] if run.history else _last_report(self.folder)
 
 
 def _in_place(
@@ -170,7 +170,7 @@ def _load(models: Mapping[str, nn.Module], states: States) -> None:
         models[name].load_state_dict(state)
 
 
-def _trained(branch: Recipe) -> frozenset[str]:
+def _trained_models(branch: Recipe) -> frozenset[str]:
     if any(not isinstance(part, Part) for part in branch.parts):
         raise LimbeckError(
             "A branch joined by | holds a function, so what it trains is not known before it runs; put the function "
@@ -190,10 +190,10 @@ def _check_disjoint(trained: list[frozenset[str]]) -> None:
         seen |= names
 
 
-def _last(folder: Path | None) -> StepReport:
+def _last_report(folder: Path | None) -> StepReport:
     """The last report of a branch that was finished before the run was taken up again."""
     empty = StepReport("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
     file = folder / "metrics.jsonl" if folder is not None else None
-    said = read_lines(file).values if file is not None else []
-    known = {name: value for name, value in said[-1].items() if name in empty._fields} if said else {}
-    return empty._replace(**known)
+    lines = read_lines(file).values if file is not None else []
+    fields = {name: value for name, value in lines[-1].items() if name in empty._fields} if lines else {}
+    return empty._replace(**fields)

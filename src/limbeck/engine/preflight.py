@@ -10,10 +10,10 @@ from limbeck.data import Loader
 from limbeck.engine.probe import objective_check
 from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
-from limbeck.engine.shared_weights import check_shared, networks_of
+from limbeck.engine.shared_weights import check_shared, find_networks
 from limbeck.engine.stage_trainer import check_lengths
 from limbeck.engine.train_config import TrainConfig
-from limbeck.errors import unknown
+from limbeck.errors import unknown_name_error
 from limbeck.recipe import JointStages, ParallelStages, Stage
 from limbeck.tap import Tapped
 
@@ -27,12 +27,12 @@ def preflight_check(course: RecipeRunner, models: RunModels, loader: Loader, set
         LimbeckError: If a stage does not say how long it lasts, its objective cannot be accumulated, or a model that
             the recipe makes cannot be made.
         UnknownNameError: If a stage names a model that there is not and that nothing makes.
-        MissingSignalError: If a model that exists has no module at an address that is read, or a teacher cannot
+        MissingOutputError: If a model that exists has no module at an address that is read, or a teacher cannot
             show it.
         LimbeckError: If a teacher has no answers for what it will be asked.
     """
     course.check_makers()
-    for _, part in course.known():
+    for _, part in course.known_parts():
         if isinstance(part, ParallelStages):
             groups = [[stage] for branch in part.branches for stage in branch.stages()]
         else:
@@ -51,13 +51,13 @@ def _check(
         named = {stage.trains} | (stage.teacher.names if stage.teacher is not None else set())
         for name in sorted(named - set(models)):
             if not course.open_ended:
-                raise unknown(
+                raise unknown_name_error(
                     "model", name, models, then="A recipe may make more: Recipe(..., makes={name: function})."
                 )
-        if stage.trains in models.made:
+        if stage.trains in models.existing:
             if stage.teacher is not None and not stage.teacher.names:
-                check_shared(stage, models.made[stage.trains], networks_of(stage.teacher))
-            Tapped(models.made[stage.trains], stage.objective.requires.student)
+                check_shared(stage, models.existing[stage.trains], find_networks(stage.teacher))
+            Tapped(models.existing[stage.trains], stage.objective.requires.student)
         requires = stage.objective.requires.teacher
         if stage.teacher is not None and requires and not stage.teacher.names:
             preprocess = stage.preprocess or setting.preprocess

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Inputs, Outputs, Progress, Term
 from limbeck.data.tokenizer import labels_are_inputs
-from limbeck.engine.output_checks import check_answers
+from limbeck.engine.output_checks import check_outputs
 from limbeck.engine.shared_weights import statistics_watched
 from limbeck.errors import LastBatchError, LimbeckError
 from limbeck.losses import Objective, fit, preserved_state
@@ -41,22 +41,22 @@ def probe(
     inputs: Inputs,
     labels: Tensor | None,
     *,
-    still: Iterable[nn.Module] = (),
-    tried: Callable[[Objective], None] | None = None,
-    judged: bool = True,
+    fixed: Iterable[nn.Module] = (),
+    check_objective: Callable[[Objective], None] | None = None,
+    check_eval: bool = True,
 ) -> Probe:
     """Send one batch forward and back; shape lazy heads; find what the stage can move.
 
     Args:
         stage: The stage about to run.
         tapped: Its student, open.
-        answer: Its teacher, open; gives an empty signal where there is none.
+        answer: Its teacher, open; gives empty outputs where there is none.
         batch: Any batch of its source.
         inputs: What the student reads from that batch.
         labels: All labels of the source where it knows them, else the batch's.
-        still: The networks that the teacher is made of: the student's forward pass may not move them.
-        judged: Whether to look at what the student says in eval mode; a peer is asked there as a teacher.
-        tried: Called with the fitted objective when that was, before what it remembers of that is forgotten.
+        fixed: The networks that the teacher is made of: the student's forward pass may not move them.
+        check_eval: Whether to look at what the student says in eval mode; a peer is asked there as a teacher.
+        check_objective: Called with the fitted objective when that was, before what it remembers of that is forgotten.
 
     Returns:
         The objective fitted to the batch, and the parameters, of student and heads, that at least one term reaches.
@@ -65,48 +65,48 @@ def probe(
         LimbeckError: If the student refuses the inputs, the two sides cannot be compared, labels are no classes of
             the student, or a term reaches no parameter.
     """
-    taught = _taught(stage, answer, batch)
-    with statistics_watched(stage, still):
-        shown = _shown(stage, tapped, inputs)
-    check_answers(stage, tapped, shown, taught, inputs, judged=judged)
-    _check_labels(stage, shown, labels)
-    _check_copies(stage, shown, batch, inputs)
-    stage.objective.to(shown[LOGITS].device)
-    objective = fit(stage.objective, shown, taught, batch)
+    teacher_outputs = _teacher_outputs(stage, answer, batch)
+    with statistics_watched(stage, fixed):
+        outputs = _student_outputs(stage, tapped, inputs)
+    check_outputs(stage, tapped, outputs, teacher_outputs, inputs, check_eval=check_eval)
+    _check_labels(stage, outputs, labels)
+    _check_copies(stage, outputs, batch, inputs)
+    stage.objective.to(outputs[LOGITS].device)
+    objective = fit(stage.objective, outputs, teacher_outputs, batch)
     candidates = [p for p in [*tapped.parameters(), *objective.parameters()] if p.requires_grad]
     with preserved_state(objective):  # also while going back: what it remembers may be in the graph
-        terms = objective(shown, taught, batch, Progress())
-        if tried is not None:
-            tried(objective)
-        return Probe(objective, _reached(stage, terms, candidates))
+        terms = objective(outputs, teacher_outputs, batch, Progress())
+        if check_objective is not None:
+            check_objective(objective)
+        return Probe(objective, _reached_parameters(stage, terms, candidates))
 
 
-def _taught(stage: Stage, answer: TeacherFn, batch: Batch) -> Outputs:
+def _teacher_outputs(stage: Stage, answer: TeacherFn, batch: Batch) -> Outputs:
     try:
         return answer(batch)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise LimbeckError(
             f"The teacher of {stage.trains!r} ({type(stage.teacher).__name__}) cannot answer a batch whose inputs are "
-            f"{_described(batch.inputs)}: {first_line(error)} If it wants other inputs, give it preprocess=... "
+            f"{_describe_inputs(batch.inputs)}: {first_line(error)} If it wants other inputs, give it preprocess=... "
             f"of its own."
-            f"{_of_bytes(batch.inputs)}"
+            f"{_bytes_hint(batch.inputs)}"
         ) from error
 
 
-def _shown(stage: Stage, tapped: Tapped, inputs: Inputs) -> Outputs:
+def _student_outputs(stage: Stage, tapped: Tapped, inputs: Inputs) -> Outputs:
     try:
         return tapped(inputs)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise LimbeckError(
-            f"The model {stage.trains!r} ({type(tapped.model).__name__}) refused inputs of {_described(inputs)}: "
-            f"{first_line(error)}{_of_bytes(inputs)}"
+            f"The model {stage.trains!r} ({type(tapped.model).__name__}) refused inputs of {_describe_inputs(inputs)}: "
+            f"{first_line(error)}{_bytes_hint(inputs)}"
         ) from error
 
 
-def _of_bytes(inputs: Inputs) -> str:
+def _bytes_hint(inputs: Inputs) -> str:
     """What to type where a model was given the bytes of pictures; empty where it was not."""
-    given = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
-    if not any(isinstance(one, Tensor) and one.dtype == torch.uint8 for one in given):
+    values = inputs.values() if isinstance(inputs, dict) else inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    if not any(isinstance(one, Tensor) and one.dtype == torch.uint8 for one in values):
         return ""
     return (
         " Its inputs are bytes, as pictures are stored, and most networks read numbers: "
@@ -115,18 +115,20 @@ def _of_bytes(inputs: Inputs) -> str:
     )
 
 
-def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
+def _check_labels(stage: Stage, outputs: Outputs, labels: Tensor | None) -> None:
     for leaf, _ in stage.objective.leaves():
         own = (
             "labels" in leaf.requires.batch
             and leaf.requires.student == {LOGITS}
             and getattr(leaf, "head", None) is None
         )
-        if labels is None or not own or shown[LOGITS].ndim != labels.ndim + 1:
+        if labels is None or not own or outputs[LOGITS].ndim != labels.ndim + 1:
             continue
-        place = getattr(leaf, "classes", -1)
+        dimension = getattr(leaf, "classes", -1)
         # A dimension that there is not is the loss's own to refuse.
-        classes = shown[LOGITS].shape[place] if -shown[LOGITS].ndim <= place < shown[LOGITS].ndim else math.inf
+        classes = (
+            outputs[LOGITS].shape[dimension] if -outputs[LOGITS].ndim <= dimension < outputs[LOGITS].ndim else math.inf
+        )
         wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
         if wrong.numel():
             raise LimbeckError(
@@ -134,9 +136,9 @@ def _check_labels(stage: Stage, shown: Outputs, labels: Tensor | None) -> None:
             )
 
 
-def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) -> None:
+def _check_copies(stage: Stage, outputs: Outputs, batch: Batch, inputs: Inputs) -> None:
     """Refuse labels that are the tokens just read: a model copies them, and its loss says that it has learnt."""
-    if not any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves()) or shown[LOGITS].ndim != 3:
+    if not any("labels" in leaf.requires.batch for leaf, _ in stage.objective.leaves()) or outputs[LOGITS].ndim != 3:
         return
     if labels_are_inputs(batch.labels, inputs):
         raise LimbeckError(
@@ -149,20 +151,20 @@ def _check_copies(stage: Stage, shown: Outputs, batch: Batch, inputs: Inputs) ->
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line that ends in a full stop."""
-    said, *more = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    if said.endswith(":") and more:
-        said = f"{said} {more[0]}"
-    return said if said.endswith((".", "!", "?")) else f"{said}."
+    first, *more = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    if first.endswith(":") and more:
+        first = f"{first} {more[0]}"
+    return first if first.endswith((".", "!", "?")) else f"{first}."
 
 
-def _reached(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter]) -> set[nn.Parameter]:
+def _reached_parameters(stage: Stage, terms: dict[str, Term], candidates: list[nn.Parameter]) -> set[nn.Parameter]:
     reached: set[nn.Parameter] = set()
     for name, term in terms.items():
         total = term.total
-        found: Iterable[Tensor | None] = ()
+        gradients: Iterable[Tensor | None] = ()
         if total.requires_grad and candidates:
-            found = torch.autograd.grad(total, candidates, retain_graph=True, allow_unused=True)
-        moved = {p for p, gradient in zip(candidates, found, strict=False) if gradient is not None}
+            gradients = torch.autograd.grad(total, candidates, retain_graph=True, allow_unused=True)
+        moved = {p for p, gradient in zip(candidates, gradients, strict=False) if gradient is not None}
         if not moved:
             if not torch.is_grad_enabled():
                 raise LimbeckError(
@@ -229,11 +231,11 @@ def objective_check(objective: Objective, *, accumulate: int) -> None:
             )
 
 
-def _described(inputs: Inputs) -> str:
+def _describe_inputs(inputs: Inputs) -> str:
     if isinstance(inputs, Tensor):
         return f"shape {tuple(inputs.shape)} ({str(inputs.dtype).removeprefix('torch.')})"
     if isinstance(inputs, dict):
-        return "{" + ", ".join(f"{key}: {_described(value)}" for key, value in inputs.items()) + "}"
+        return "{" + ", ".join(f"{key}: {_describe_inputs(value)}" for key, value in inputs.items()) + "}"
     if isinstance(inputs, (tuple, list)):
-        return "(" + ", ".join(map(_described, inputs)) + ")"
+        return "(" + ", ".join(map(_describe_inputs, inputs)) + ")"
     return type(inputs).__name__

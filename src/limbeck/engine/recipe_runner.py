@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.engine.checkpoint import to_device
 from limbeck.engine.rng import clone_rng_state, fork_rng, seed_all
 from limbeck.engine.run_models import RunModels
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.random_seeds import derive_seed
 from limbeck.recipe import JointStages, ParallelStages, Part, Recipe, Stage
 
@@ -39,12 +39,12 @@ class RecipeRunner:
         self._models = models
         self._seed = seed
         self._brought: dict[str, Recipe] = {}
-        self.asked: dict[str, dict[str, Any]] = {}
+        self.call_states: dict[str, dict[str, Any]] = {}
         self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
         """Whether functions may bring more parts, and makers of more models."""
-        wanted = recipe.ship if isinstance(recipe.ship, str) and recipe.ship != "student" else None
-        if wanted is not None and wanted not in models and not self.open_ended:
-            raise unknown("model to ship", wanted, models)
+        shipped = recipe.ship if isinstance(recipe.ship, str) and recipe.ship != "student" else None
+        if shipped is not None and shipped not in models and not self.open_ended:
+            raise unknown_name_error("model to ship", shipped, models)
 
     def check_makers(self) -> None:
         """Let every maker that can tell say now what it could not make of the models there are.
@@ -54,22 +54,22 @@ class RecipeRunner:
         """
         for name, maker in self._recipe.makes.items():
             check = getattr(maker, "check", None)
-            if check is not None and name not in self._models.made:
-                check(self._models.made)
+            if check is not None and name not in self._models.existing:
+                check(self._models.existing)
 
     def __iter__(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
         """Every part with its key; functions are asked as they are reached."""
         return self._walk(self._recipe.parts, "", ask=True)
 
-    def known(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
+    def known_parts(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
         """The parts that need no function, or one that was asked already."""
         return self._walk(self._recipe.parts, "", ask=False)
 
-    def take_up(self, asked: States, load: Callable[[States], None]) -> None:
+    def restore_calls(self, calls: States, load: Callable[[States], None]) -> None:
         """Ask the functions that a run had asked before it was killed, each of the models as it met them."""
-        for key, states in asked.items():
+        for key, states in calls.items():
             load(states)
-            self.asked[key] = dict(states)
+            self.call_states[key] = dict(states)
             for _ in self._walk(self._recipe.parts, "", ask=False):
                 pass
 
@@ -80,31 +80,31 @@ class RecipeRunner:
             key = f"{prefix}{number}"
             if isinstance(part, (Stage, JointStages, ParallelStages)):
                 yield key, part
-            elif ask or key in self.asked:
+            elif ask or key in self.call_states:
                 yield from self._walk(self._answer(key, part).parts, f"{key}.", ask=ask)
 
     def _answer(self, key: str, function: Any) -> Recipe:
         if key not in self._brought:
-            if key not in self.asked:
-                states = {name: dict(model.state_dict()) for name, model in self._models.made.items()}
-                self.asked[key] = to_device(clone_rng_state(states), torch.device("cpu"))
+            if key not in self.call_states:
+                states = {name: dict(model.state_dict()) for name, model in self._models.existing.items()}
+                self.call_states[key] = to_device(clone_rng_state(states), torch.device("cpu"))
             with fork_rng(seed_all(derive_seed(self._seed, f"part {key}"))):
                 part = function(self._models)
             if not isinstance(part, Part):
                 name = getattr(function, "__name__", "function")
                 raise LimbeckError(f"{name}(models) stands in a recipe and must return a stage; it gave {part!r}.")
             self._brought[key] = self._checked(Recipe(part), function)
-            self._models.makes(self._brought[key].makes)
+            self._models.add_factories(self._brought[key].makes)
         return self._brought[key]
 
     def _checked(self, brought: Recipe, function: Any) -> Recipe:
         """Refuse a part that would ship something else: what a run ships is on disk from its first moment on."""
         if brought.ship not in ("student", self._recipe.ship):
             name, ship = getattr(function, "__name__", "function"), brought.ship
-            said = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
+            text = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
             raise LimbeckError(
-                f"{name}(models) returned a recipe that ships {said}, and what a run ships is said before it begins. "
-                f"Type Recipe(..., {name}, ship={said}) around the whole recipe."
+                f"{name}(models) returned a recipe that ships {text}, and what a run ships is said before it begins. "
+                f"Type Recipe(..., {name}, ship={text}) around the whole recipe."
             )
         return brought
 
@@ -113,7 +113,7 @@ class RecipeRunner:
         ship = self._recipe.ship
         if isinstance(ship, str):
             only = ship == "student" and ship not in self._models
-            return self._models.made.get(next(iter(self._models)) if only else ship)
+            return self._models.existing.get(next(iter(self._models)) if only else ship)
         try:
             # How often it is built depends on the clock, so it may not draw from the run's random numbers.
             with fork_rng(seed_all(self._seed)):
@@ -123,12 +123,12 @@ class RecipeRunner:
 
     def heads(self) -> dict[str, nn.Module]:
         """Every head of the stages that are known, under a name; one that several share has the first's."""
-        found: dict[str, nn.Module] = {}
-        for key, part in self.known():
+        heads: dict[str, nn.Module] = {}
+        for key, part in self.known_parts():
             stages = part.stages if isinstance(part, JointStages) else (part,) if isinstance(part, Stage) else ()
-            for place, stage in enumerate(stages):
+            for index, stage in enumerate(stages):
                 for name, (leaf, _) in stage.objective.named_leaves().items():
                     head = getattr(leaf, "head", None)
-                    if isinstance(head, nn.Module) and all(head is not other for other in found.values()):
-                        found[f"{key} {place} {name}"] = head
-        return found
+                    if isinstance(head, nn.Module) and all(head is not other for other in heads.values()):
+                        heads[f"{key} {index} {name}"] = head
+        return heads

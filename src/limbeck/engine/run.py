@@ -67,7 +67,7 @@ class Run:
         self._loader = loader
         self._setting = setting
         self._fabric = fabric
-        self.models.held = RunContext(loader, setting.preprocess, fabric.device)
+        self.models.context = RunContext(loader, setting.preprocess, fabric.device)
         self._course = RecipeRunner(recipe, self.models, seed=setting.seed)
         preflight_check(self._course, self.models, loader, setting)
         self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
@@ -128,13 +128,13 @@ class Run:
     def student(self) -> nn.Module:
         """What the recipe ships, as it is now; before that exists, the first model."""
         shipped = self._course.shipped()
-        found = self.models[next(iter(self.models))] if shipped is None else shipped
-        return describe_model(found, self._metadata)
+        model = self.models[next(iter(self.models))] if shipped is None else shipped
+        return describe_model(model, self._metadata)
 
     @property
     def stages(self) -> list[Stage]:
         """The stages of the recipe as far as they are known: what its functions bring is, once they were asked."""
-        return [stage for _, part in self._course.known() for stage in Recipe(part).stages()]
+        return [stage for _, part in self._course.known_parts() for stage in Recipe(part).stages()]
 
     def __iter__(self) -> Iterator[StepReport]:
         """Reports, until the recipe is done. After a ``break`` it goes on; an iterator that is still open is closed."""
@@ -224,7 +224,7 @@ class Run:
             state = self._state["stage"] if self._state and self._state["key"] == key else None
             self._loop = loop = start_stage(
                 part, key, self.models, self._loader, self._setting, fabric=self._fabric, folder=self._folder,
-                only=len(self.recipe.parts) == 1, begun=state is not None, make_run=Run,
+                only=len(self.recipe.parts) == 1, resumed=state is not None, make_run=Run,
             )  # fmt: skip
             self._key = key
             if isinstance(loop, ParallelBranches):
@@ -252,7 +252,7 @@ class Run:
         self._written = time.perf_counter()
 
     def _check_weights(self) -> None:
-        for name, model in self.models.made.items():
+        for name, model in self.models.existing.items():
             check_weights(name, model)
 
     def _gather_random(self) -> None:
@@ -275,7 +275,7 @@ class Run:
         if not self._folder.writes:
             return
         shipped = self._course.shipped()
-        model = next(iter(self.models.made.values()), None) if shipped is None else shipped
+        model = next(iter(self.models.existing.values()), None) if shipped is None else shipped
         # A lazy model has no weights to write before its first batch.
         if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
             self._folder.save_student(model, self._metadata, stand_in=shipped is None)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.atomic_io import alone, remove
+from limbeck.atomic_io import folder_lock, remove
 from limbeck.checksums import read_json, write_json
 from limbeck.engine.train_config import Fabric
 from limbeck.errors import DataError, LimbeckError
@@ -41,7 +41,7 @@ class RunFolder:
         self._writes = writes and self.path is not None
         self.started = self.path is not None and (self.path / "run.json").exists()
         self._stand_in = False
-        self._left: list[tuple[int, int, int]] | None = None
+        self._files_at_exit: list[tuple[int, int, int]] | None = None
         if self.path is None:
             return
         if self.path.exists() and not self.path.is_dir():
@@ -73,7 +73,7 @@ class RunFolder:
             refused = None
             if self._writes and self.path is not None:
                 try:
-                    stack.enter_context(alone(self.path))
+                    stack.enter_context(folder_lock(self.path))
                     self._check_untouched(self.path)
                 except LimbeckError as error:
                     refused = str(error)
@@ -84,10 +84,10 @@ class RunFolder:
             try:
                 yield
             finally:
-                self._left = self._state()
+                self._files_at_exit = self._state()
 
     def _check_untouched(self, path: Path) -> None:
-        if self._left is not None and self._left != self._state():
+        if self._files_at_exit is not None and self._files_at_exit != self._state():
             raise LimbeckError(
                 f"Another run has gone on in {path} since this one last was there: take it up anew, with "
                 "distill(..., resume=True)."
@@ -96,8 +96,8 @@ class RunFolder:
     def _state(self) -> list[tuple[int, int, int]]:
         """Which files the folder's are: they change with every checkpoint and report."""
         names = ("run.json", "metrics.jsonl", "checkpoint.safetensors")
-        found = [os.stat(self.path / name) for name in names if (self.path / name).exists()] if self.path else []
-        return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in found]
+        files = [os.stat(self.path / name) for name in names if (self.path / name).exists()] if self.path else []
+        return [(file.st_ino, file.st_mtime_ns, file.st_size) for file in files]
 
     @property
     def metrics(self) -> Path | None:
@@ -145,9 +145,9 @@ class RunFolder:
         for part in ("recipe", "functions", "setting", "data", "contents"):
             if part == "contents" and part not in before:
                 continue  # of a version that did not look into functions
-            found = _difference(part, before.get(part), now.get(part))
-            if found is not None:
-                field, old, new = found
+            difference = _difference(part, before.get(part), now.get(part))
+            if difference is not None:
+                field, old, new = difference
                 raise LimbeckError(
                     f"{self.path} was begun by another run than this one: {field} was {old!r} and is {new!r}. "
                     "Resume it as it was begun, or start again in a new folder."
@@ -175,8 +175,8 @@ class RunFolder:
 def _swap_folder(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Put a model where one of another kind is: two renames, since no system replaces a folder that is not empty."""
     fresh, old = (folder.with_name(f".{folder.name}.{which}.partial") for which in ("new", "old"))
-    for left in (fresh, old):
-        remove(left)
+    for partial in (fresh, old):
+        remove(partial)
     save(model, fresh, metadata=dict(metadata))
     os.replace(folder, old)
     os.replace(fresh, folder)
@@ -191,4 +191,4 @@ def _difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
         pairs = [(f"{name}.{i}", *both) for i, both in enumerate(zip(old, new, strict=True))]
     else:
         return None if old == new else (name, old, new)
-    return next((found for pair in pairs if (found := _difference(*pair)) is not None), None)
+    return next((difference for pair in pairs if (difference := _difference(*pair)) is not None), None)

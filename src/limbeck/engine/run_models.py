@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import nn
 
 from limbeck.engine.rng import fork_rng, seed_all
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.size_and_hash import unwrap_compiled
 from limbeck.random_seeds import derive_seed
-from limbeck.recipe import Maker, RunContext
+from limbeck.recipe import ModelFactory, RunContext
 from limbeck.tap import Adaptor
 
 
@@ -27,15 +27,15 @@ class RunModels(Mapping[str, nn.Module]):
         adaptor: Raw output -> logits, of every model or by a model's name.
 
     Attributes:
-        held: What else the run holds, for the functions in its recipe.
+        context: What else the run holds, for the functions in its recipe.
     """
 
-    held: RunContext | None = None
+    context: RunContext | None = None
 
     def __init__(
         self,
         models: Mapping[str, nn.Module],
-        makes: Mapping[str, Maker],
+        makes: Mapping[str, ModelFactory],
         *,
         seed: int,
         adaptor: Adaptor | Mapping[str, Adaptor] | None = None,
@@ -47,61 +47,61 @@ class RunModels(Mapping[str, nn.Module]):
             raise LimbeckError(
                 "A run needs at least one model: distill(student, ...) or distill({'student': ...}, ...)."
             )
-        self._made = {name: unwrap_compiled(model) for name, model in models.items()}
-        self._compiled = {name: model for name, model in models.items() if model is not self._made[name]}
-        self._given = frozenset(models)
+        self._existing = {name: unwrap_compiled(model) for name, model in models.items()}
+        self._compiled = {name: model for name, model in models.items() if model is not self._existing[name]}
+        self._initial_names = frozenset(models)
         self._makes = dict(makes)
         self._seed = seed
         self._adaptor = adaptor
 
     def __getitem__(self, name: str) -> nn.Module:
-        if name not in self._made:
+        if name not in self._existing:
             if name not in self._makes:
-                raise unknown("model", name, self)
+                raise unknown_name_error("model", name, self)
             with fork_rng(seed_all(derive_seed(self._seed, name))):
-                made = self._makes[name](self)
-                self._made[name] = unwrap_compiled(made)
-                if made is not self._made[name]:
-                    self._compiled[name] = made
-        return self._made[name]
+                model = self._makes[name](self)
+                self._existing[name] = unwrap_compiled(model)
+                if model is not self._existing[name]:
+                    self._compiled[name] = model
+        return self._existing[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._made, **self._makes})
+        return iter({**self._existing, **self._makes})
 
     def __len__(self) -> int:
-        return len({**self._made, **self._makes})
+        return len({**self._existing, **self._makes})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._made or name in self._makes
+        return name in self._existing or name in self._makes
 
     def adaptor(self, name: str) -> Adaptor | None:
         """How the output of the model of this name is read, if it is not read as it is.
 
         A model that was made of another one is read like that one, unless the run was told of it by its own name.
         """
-        told = self._adaptor
-        if isinstance(told, Mapping) and name in told:
-            return told[name]
-        maker = None if name in self._given else self._makes.get(name)
+        option = self._adaptor
+        if isinstance(option, Mapping) and name in option:
+            return option[name]
+        maker = None if name in self._initial_names else self._makes.get(name)
         inherited: Callable[[RunModels], Adaptor | None] | None = getattr(maker, "adaptor", None)
         own = None if inherited is None else inherited(self)
-        return own if own is not None or isinstance(told, Mapping) else told
+        return own if own is not None or isinstance(option, Mapping) else option
 
     @property
     def adaptors(self) -> dict[str, Adaptor]:
         """How each model that exists is read, where it is not read as it is."""
-        found = {name: self.adaptor(name) for name in self._made}
-        return {name: adaptor for name, adaptor in found.items() if adaptor is not None}
+        adaptors = {name: self.adaptor(name) for name in self._existing}
+        return {name: adaptor for name, adaptor in adaptors.items() if adaptor is not None}
 
-    def makes(self, more: Mapping[str, Maker]) -> None:
+    def add_factories(self, more: Mapping[str, ModelFactory]) -> None:
         """Learn to make more models: those of a part that the run has just come to."""
         self._makes |= {name: maker for name, maker in more.items() if name not in self._makes}
 
-    def called(self, name: str) -> nn.Module:
+    def get_callable(self, name: str) -> nn.Module:
         """What is called for the model of that name: what ``torch.compile`` made of it, if that was given."""
         return self._compiled.get(name, self[name])
 
     @property
-    def made(self) -> dict[str, nn.Module]:
+    def existing(self) -> dict[str, nn.Module]:
         """The models that exist by now."""
-        return self._made
+        return self._existing

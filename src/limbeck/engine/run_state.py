@@ -25,7 +25,11 @@ def describe_run(recipe: Recipe, setting: TrainConfig, loader: Loader) -> dict[s
     """What a folder keeps of the run that began it: a run of another recipe, setting or data does not take it up."""
     stages = [{**stage.describe(), "preprocess": get_function_name(stage.preprocess)} for stage in recipe.stages()]
     fixed = {**setting.describe(), "preprocess": get_function_name(setting.preprocess)}
-    contents = {place: found for place, function in _held(recipe, setting) if (found := _content(function)) is not None}
+    contents = {
+        path: content
+        for path, function in _list_functions(recipe, setting)
+        if (content := _describe_content(function)) is not None
+    }
     return {
         "recipe": stages,
         "functions": _functions(recipe),
@@ -39,34 +43,34 @@ def _functions(recipe: Recipe) -> dict[str, Any]:
     """The functions in a recipe by name, where they stand."""
     makes = {name: get_function_name(maker) for name, maker in recipe.makes.items()}
     ship = recipe.ship if isinstance(recipe.ship, str) else get_function_name(recipe.ship)
-    return {"parts": _places(recipe, _named), "makes": makes, "ship": ship}
+    return {"parts": _map_functions(recipe, _describe_function), "makes": makes, "ship": ship}
 
 
-def _places(recipe: Recipe, of: Callable[[Callable[..., Any]], Any]) -> list[Any]:
-    """For each part, what `of` says of a function; what its branches hold; or how many stages it has."""
-    found: list[Any] = []
+def _map_functions(recipe: Recipe, describe: Callable[[Callable[..., Any]], Any]) -> list[Any]:
+    """For each part, what `describe` says of a function; what its branches hold; or how many stages it has."""
+    values: list[Any] = []
     for part in recipe.parts:
         if isinstance(part, ParallelStages):
-            found.append([_places(branch, of) for branch in part.branches])
+            values.append([_map_functions(branch, describe) for branch in part.branches])
         elif isinstance(part, JointStages):
-            found.append(len(part.stages))
+            values.append(len(part.stages))
         else:
-            found.append(of(part) if callable(part) else 1)
-    return found
+            values.append(describe(part) if callable(part) else 1)
+    return values
 
 
-def _named(part: Callable[..., Any]) -> Any:
+def _describe_function(part: Callable[..., Any]) -> Any:
     says: Callable[[], Any] | None = getattr(part, "describe", None)
     return get_function_name(part) if says is None else says()
 
 
-def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
+def _list_functions(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
     """All functions that a run was given, each under a place."""
     yield "preprocess", setting.preprocess
     adaptors = setting.adaptor if isinstance(setting.adaptor, Mapping) else {"": setting.adaptor}
     yield from ((f"adaptor {name}".strip(), adaptor) for name, adaptor in adaptors.items())
     parts: list[Any] = []
-    _places(recipe, parts.append)
+    _map_functions(recipe, parts.append)
     yield from ((f"part {number}", part) for number, part in enumerate(parts))
     yield from ((f"makes {name}", maker) for name, maker in recipe.makes.items())
     yield "ship", None if isinstance(recipe.ship, str) else recipe.ship
@@ -78,25 +82,25 @@ def _held(recipe: Recipe, setting: TrainConfig) -> Iterator[tuple[str, Any]]:
             yield f"stage {number} loss {name}", getattr(getattr(leaf, "kernel", None), "function", None)
 
 
-def _content(function: Any) -> dict[str, Any] | None:
+def _describe_content(function: Any) -> dict[str, Any] | None:
     """A partial's arguments, and a hash of what a function is made of and holds; None where it describes itself."""
     if not callable(function) or hasattr(function, "describe"):
         return None
-    given: dict[str, Any] = {}
+    description: dict[str, Any] = {}
     if isinstance(function, functools.partial):
-        given = {"arguments": {str(place): _plain(one) for place, one in enumerate(function.args)}}
-        given["arguments"] |= {name: _plain(one) for name, one in function.keywords.items()}
-    return {**given, "content": code_fingerprint(function, weights=False)}
+        description = {"arguments": {str(place): _to_readable(one) for place, one in enumerate(function.args)}}
+        description["arguments"] |= {name: _to_readable(one) for name, one in function.keywords.items()}
+    return {**description, "content": code_fingerprint(function, weights=False)}
 
 
-def _plain(value: Any) -> Any:
+def _to_readable(value: Any) -> Any:
     """A value for people to read: numbers and words as they are, of anything else its kind."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _to_readable(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_to_readable(one) for one in value]
     return get_function_name(value) if callable(value) else type(value).__name__
 
 
@@ -105,9 +109,9 @@ def state_dict(models: RunModels, course: RecipeRunner, loader: Loader) -> dict[
     return {
         "exact": loader.resumable,
         "source": loader.state_dict() if loader.resumable else None,
-        "models": {name: dict(model.state_dict()) for name, model in models.made.items()},
+        "models": {name: dict(model.state_dict()) for name, model in models.existing.items()},
         "heads": {name: dict(head.state_dict()) for name, head in course.heads().items()},
-        "asked": course.asked,
+        "asked": course.call_states,
     }
 
 
@@ -132,7 +136,7 @@ def load_state_dict(
                 models[name].load_state_dict(to_device(saved, device))
 
     try:
-        course.take_up(state["asked"], load)
+        course.restore_calls(state["asked"], load)
         load(state["models"])
         if state["source"] is not None:
             loader.load_state_dict(state["source"])

@@ -22,7 +22,7 @@ from limbeck.teachers import MovingAverage, Teacher, TeacherRef
 Span = tuple[torch.device, int, int]
 
 
-def networks_of(teacher: Any, *, learning: Iterable[str] = ()) -> list[nn.Module]:
+def find_networks(teacher: Any, *, learning: Iterable[str] = ()) -> list[nn.Module]:
     """The modules that a teacher is made of, those of the teachers inside it included.
 
     Args:
@@ -33,39 +33,43 @@ def networks_of(teacher: Any, *, learning: Iterable[str] = ()) -> list[nn.Module
     return list(dict.fromkeys(_networks(teacher, frozenset(learning), set())))
 
 
-def _networks(held: Any, learning: frozenset[str], met: set[int]) -> Iterator[nn.Module]:
-    if id(held) in met:
+def _networks(value: Any, learning: frozenset[str], seen: set[int]) -> Iterator[nn.Module]:
+    if id(value) in seen:
         return
-    met.add(id(held))
-    if isinstance(held, nn.Module):
-        yield held
-    elif isinstance(held, (list, tuple)):
-        for one in held:
-            yield from _networks(one, learning, met)
-    elif isinstance(held, Mapping):
-        yield from _networks(list(held.values()), learning, met)
-    elif isinstance(held, TeacherRef) and held.name in learning:
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _networks(item, learning, seen)
+    elif isinstance(value, Mapping):
+        yield from _networks(list(value.values()), learning, seen)
+    elif isinstance(value, TeacherRef) and value.name in learning:
         return
-    elif isinstance(held, Teacher):
-        for one in vars(held).values():
+    elif isinstance(value, Teacher):
+        for item in vars(value).values():
             # A teacher that moves may hold the student that it follows.
-            if not held.changes or not isinstance(one, nn.Module):
-                yield from _networks(one, learning, met)
+            if not value.changes or not isinstance(item, nn.Module):
+                yield from _networks(item, learning, seen)
 
 
-def averages_of(teacher: Any) -> list[nn.Module]:
+def find_moving_averages(teacher: Any) -> list[nn.Module]:
     """The moving averages in a teacher that answer in train mode, and so keep running statistics of their own."""
-    return [one.model for one in _teachers(teacher, set()) if isinstance(one, MovingAverage) and one.mode == "train"]
+    return [
+        member.model
+        for member in _teachers(teacher, set())
+        if isinstance(member, MovingAverage) and member.mode == "train"
+    ]
 
 
-def _teachers(held: Any, met: set[int]) -> Iterator[Teacher]:
-    if isinstance(held, (list, tuple)):
-        for one in held:
-            yield from _teachers(one, met)
-    elif isinstance(held, Teacher) and id(held) not in met:
-        met.add(id(held))
-        yield held
-        yield from _teachers(list(vars(held).values()), met)
+def _teachers(value: Any, seen: set[int]) -> Iterator[Teacher]:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _teachers(item, seen)
+    elif isinstance(value, Teacher) and id(value) not in seen:
+        seen.add(id(value))
+        yield value
+        yield from _teachers(list(vars(value).values()), seen)
 
 
 def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) -> None:
@@ -87,8 +91,8 @@ def check_shared(stage: Stage, model: nn.Module, networks: Iterable[nn.Module]) 
     shared = [name for name, where in mine.items() if its.overlaps(where)]
     if shared:
         raise LimbeckError(
-            f"{len(shared)} weights of {stage.trains!r} are the teacher's own ({_listed(shared)}), so every step would "
-            "move the teacher. Build the student of copies, copy.deepcopy(layer); or freeze what is shared: "
+            f"{len(shared)} weights of {stage.trains!r} are the teacher's own ({_list_names(shared)}), so every step "
+            "would change the teacher. Build the student of copies, copy.deepcopy(layer); or freeze what is shared: "
             "layer.requires_grad_(False).eval()."
         )
 
@@ -100,13 +104,13 @@ def statistics_watched(stage: Stage, networks: Iterable[nn.Module]) -> Iterator[
     Raises:
         LimbeckError: If one does: the student holds a BatchNorm of the teacher's, or calls the teacher.
     """
-    kept = [(name, buffer, buffer.detach().clone()) for network in networks for name, buffer in _buffers(network)]
+    copies = [(name, buffer, buffer.detach().clone()) for network in networks for name, buffer in _buffers(network)]
     yield
-    moved = [name for name, buffer, before in kept if not torch.equal(buffer.nan_to_num(), before.nan_to_num())]
+    moved = [name for name, buffer, before in copies if not torch.equal(buffer.nan_to_num(), before.nan_to_num())]
     if moved:
         raise LimbeckError(
-            f"A forward pass of {stage.trains!r} moves the teacher: {_listed(moved)}. They share a layer that keeps "
-            "running statistics, as BatchNorm does. Build the student of copies, copy.deepcopy(layer); or put what is "
+            f"A forward pass of {stage.trains!r} changes the teacher: {_list_names(moved)}. They share a layer with "
+            "running statistics, such as BatchNorm. Build the student of copies, copy.deepcopy(layer); or put what is "
             "shared to rest: layer.requires_grad_(False).eval(), within a student in train mode."
         )
 
@@ -149,11 +153,11 @@ class _Occupied:
     def overlaps(self, span: Span) -> bool:
         """Whether one of them lies in any byte of `span`."""
         device, start, end = span
-        place = bisect.bisect_left(self._starts.get(device, []), end) - 1
-        return place >= 0 and self._ends[device][place] > start
+        index = bisect.bisect_left(self._starts.get(device, []), end) - 1
+        return index >= 0 and self._ends[device][index] > start
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

@@ -24,7 +24,7 @@ def start_stage(
     fabric: Fabric,
     folder: RunFolder,
     only: bool,
-    begun: bool,
+    resumed: bool,
     make_run: Callable[..., Any],
 ) -> StageLoop | ParallelBranches:
     """What runs a part of a recipe, ready to be called.
@@ -38,13 +38,13 @@ def start_stage(
         fabric: Device, precision, strategy.
         folder: The run's folder.
         only: Whether the recipe has no other part, so that reports need not say which it is.
-        begun: Whether the part was interrupted, so that its loader is at the right position.
+        resumed: Whether the part was interrupted, so that its loader is at the right position.
         make_run: The class `Run`, which trains parallel branches.
     """
     if isinstance(part, ParallelStages):
         return ParallelBranches(part, key, models, loader, setting, fabric=fabric, folder=folder, make_run=make_run)
     stages = part.stages if isinstance(part, JointStages) else (part,)
-    if not begun:
+    if not resumed:
         _start_epoch(stages, loader)
     name = " & ".join(stage.name or stage.trains for stage in stages)
     return StageLoop(stages, models, loader=loader, setting=setting, fabric=fabric, name=name, part="" if only else key)

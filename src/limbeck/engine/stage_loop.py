@@ -67,9 +67,9 @@ class StageLoop:
             first = self._ours(self.loader.peek())
         labels = getattr(getattr(self.loader, "examples", None), "labels", None)
         single = 0 < self._last < 2 * fabric.world_size
-        given: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
-        given |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
-        self.learners = [StageTrainer(stage, models, **given) for stage in stages]
+        options: dict[str, Any] = {"loader": self.loader, "batch": first, "single": single}
+        options |= {"setting": setting, "fabric": fabric, "labels": labels, "group": [stage.trains for stage in stages]}
+        self.learners = [StageTrainer(stage, models, **options) for stage in stages]
 
     def __call__(
         self, checkpoint: Callable[[bool], None], state: Mapping[str, Any] | None, heads: Heads
@@ -110,7 +110,7 @@ class StageLoop:
         logged = (self.step + 1) % self._setting.log_every == 0 or self.step + 1 == self.steps
         last = self._setting.rehearsal and self.step == 1
         for trainer in self.learners:
-            with _explained(trainer.stage.trains, window) if last else nullcontext():
+            with _explain_last_batch(trainer.stage.trains, window) if last else nullcontext():
                 trainer.step(window, progress, measure=logged)
         self.step += 1
         return logged
@@ -241,7 +241,7 @@ class StageLoop:
 
 
 @contextmanager
-def _explained(trains: str, window: Sequence[Batch]) -> Iterator[None]:
+def _explain_last_batch(trains: str, window: Sequence[Batch]) -> Iterator[None]:
     """A block in which whatever goes wrong is said to come from the size of the last batch."""
     try:
         yield

@@ -18,14 +18,14 @@ from limbeck.engine.distributed import broadcast_buffers, copy_for_sharding, is_
 from limbeck.engine.output_checks import check_class_order
 from limbeck.engine.probe import Probe, check_single, explain_batchnorm_error, freeze_except, objective_check, probe
 from limbeck.engine.rng import fork_rng, seed_all
-from limbeck.engine.shared_weights import averages_of, check_shared, differs_across_ranks, networks_of
+from limbeck.engine.shared_weights import check_shared, differs_across_ranks, find_moving_averages, find_networks
 from limbeck.engine.step_report import Tally
 from limbeck.engine.student_module import StepInputs, StudentWithLoss, unwrap_for_call
 from limbeck.engine.train_config import Fabric, TrainConfig
 from limbeck.engine.train_mode import frozen_eval_modules, has_sparse_gradients
 from limbeck.errors import LimbeckError
 from limbeck.recipe import Stage
-from limbeck.tap import FrozenParameters, Tapped, buffers_kept
+from limbeck.tap import FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Preprocess, TeacherFn, get_adaptor
 
 
@@ -71,8 +71,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             # Before any stage of a group is open: a teacher that copies a model must not copy hooks that listen in it.
             stage.teacher.bind(models)
         self._alone = len(set(group) | {stage.trains}) == 1
-        self._networks = networks_of(stage.teacher, learning={stage.trains, *group})
-        self._averages = averages_of(stage.teacher)
+        self._networks = find_networks(stage.teacher, learning={stage.trains, *group})
+        self._averages = find_moving_averages(stage.teacher)
         asleep = {module for network in self._networks for module in network.modules()}
         self._shares = not asleep.isdisjoint(models[stage.trains].modules())
         check_shared(stage, models[stage.trains], self._networks)
@@ -121,8 +121,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def _called(self) -> nn.Module:
         """The model as it is called: compiled, if it was given so and is not taken apart."""
-        found = getattr(self._models, "called", None)
-        return self.model if found is None or self._sharded else found(self.stage.trains)
+        find_callable = getattr(self._models, "get_callable", None)
+        return self.model if find_callable is None or self._sharded else find_callable(self.stage.trains)
 
     def _wake(self) -> None:
         self.model.train()
@@ -143,30 +143,31 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
         def answer_and_wake(batch: Batch) -> Outputs:
             """A teacher that is opened late puts its layers into eval mode, also those that are the student's."""
-            shown = answer(batch)
+            outputs = answer(batch)
             self._wake()
-            return shown
+            return outputs
 
         return answer_and_wake
 
     def _probed(self) -> Probe:
         teacher, batch = self.stage.teacher, self._batch.to(self._fabric.device)
         before = teacher.state_dict() if teacher is not None and teacher.changes else None
-        kept = {key: value.detach().clone() for key, value in _tensors(before)}
+        copies = {key: value.detach().clone() for key, value in _tensors(before)}
         # Only models that exist: asking for the others would make them before their stage.
-        existing = getattr(self._models, "made", self._models)
+        existing = getattr(self._models, "existing", self._models)
         # Heads must begin alike on every rank, whatever else each rank draws.
         looked_at = [*existing.values(), *self._networks]
-        with fork_rng(seed_all(self._head_seed())), buffers_kept(looked_at), self._fabric.autocast():
-            found = probe(
+        with fork_rng(seed_all(self._head_seed())), preserved_buffers(looked_at), self._fabric.autocast():
+            result = probe(
                 self.stage, self._tapped, self._answer, batch, self._preprocess(batch), self._labels,
-                still=self._networks, tried=differs_across_ranks(self.stage, self._fabric), judged=self._alone,
+                fixed=self._networks, check_objective=differs_across_ranks(self.stage, self._fabric),
+                check_eval=self._alone,
             )  # fmt: skip
             if self._single:
                 check_single(self.stage, self._tapped, self._preprocess(shard_batch(batch, 0, batch.size)))
         for key, value in _tensors(before):
-            value.copy_(kept[key])
-        return found
+            value.copy_(copies[key])
+        return result
 
     def _head_seed(self) -> int:
         """Alike on every rank, and another one for every model that learns, so that peers' heads differ."""
@@ -201,9 +202,9 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
 
     def _backward(self, batch: Batch, progress: Progress, counts: dict[str, float] | None, *, measure: bool) -> None:
         with self._fabric.autocast():
-            taught = self._answer(batch)
+            teacher_outputs = self._answer(batch)
         parameters = measure and self._setting.parameter_norms
-        lesson = StepInputs(taught, batch, progress, counts, measure=measure, measure_parameters=parameters)
+        lesson = StepInputs(teacher_outputs, batch, progress, counts, measure=measure, measure_parameters=parameters)
         with explain_batchnorm_error(self.stage):
             loss = self._ask(self._preprocess(batch), lesson)
         self._fabric.backward(loss)
@@ -233,8 +234,8 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
             for name, total in zip(counts, summed.tolist(), strict=True)
         }
 
-    def _unsynchronized(self, wanted: bool) -> AbstractContextManager[Any]:
-        if wanted and self._fabric.world_size > 1:
+    def _unsynchronized(self, skip: bool) -> AbstractContextManager[Any]:
+        if skip and self._fabric.world_size > 1:
             return self._fabric.no_backward_sync(self.student_with_loss)
         return nullcontext()
 
@@ -247,11 +248,11 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the models: heads, optimizer, and a teacher that changes."""
         teacher = self.stage.teacher
-        found = {"heads": dict(self._objective.state_dict()), "optimizer": self.optimizer.state_dict()}
+        state = {"heads": dict(self._objective.state_dict()), "optimizer": self.optimizer.state_dict()}
         if self._sharded:
-            found = self.gather()
+            state = self.gather()
         return {
-            **found,
+            **state,
             "teacher": teacher.state_dict() if teacher is not None and teacher.changes else {},
             "tally": self.tally.state_dict(),
         }
@@ -260,14 +261,14 @@ class StageTrainer(AbstractContextManager["StageTrainer"]):
         """Bring a sharded student's weights back into the run's own model; every rank must ask at the same time."""
         if not self._sharded:
             return {}
-        found = whole_state(self.student_with_loss, self.optimizer)
-        self._models[self.stage.trains].load_state_dict(found["student"])
-        self._objective.load_state_dict(found["heads"])
-        return found
+        state = whole_state(self.student_with_loss, self.optimizer)
+        self._models[self.stage.trains].load_state_dict(state["student"])
+        self._objective.load_state_dict(state["heads"])
+        return state
 
     def load_heads(self, states: dict[nn.Module, Any]) -> None:
         """Heads that learnt before a run was taken up again are as they were then; each is taken out of `states`."""
-        for head in heads_of(self.stage):
+        for head in find_heads(self.stage):
             if head in states:
                 head.load_state_dict(to_device(states.pop(head), self._fabric.device))
 
@@ -290,37 +291,37 @@ def _check_options(mine: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
         raise ValueError("the optimizer is another one.")
 
 
-def heads_of(stage: Stage) -> list[nn.Module]:
+def find_heads(stage: Stage) -> list[nn.Module]:
     """The modules that stand between student and teacher in a stage's losses."""
-    found = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
-    return [head for head in found if isinstance(head, nn.Module)]
+    heads = (getattr(leaf, "head", None) for leaf, _ in stage.objective.leaves())
+    return [head for head in heads if isinstance(head, nn.Module)]
 
 
 def cached_per_batch(preprocess: Preprocess) -> Preprocess:
     """The same function, asked once for a batch although student and teacher both read it."""
-    kept: list[Any] = [None, None]
+    cached: list[Any] = [None, None]
 
     def read(batch: Batch) -> Any:
-        if kept[0] is not batch:
-            kept[:] = [batch, preprocess(batch)]
-        return kept[1]
+        if cached[0] is not batch:
+            cached[:] = [batch, preprocess(batch)]
+        return cached[1]
 
     return read
 
 
 def _tensors(state: Mapping[str, Any] | None, prefix: str = "") -> list[tuple[str, Tensor]]:
-    found: list[tuple[str, Tensor]] = []
+    tensors: list[tuple[str, Tensor]] = []
     for key, value in (state or {}).items():
         if isinstance(value, Tensor):
-            found.append((f"{prefix}{key}", value))
+            tensors.append((f"{prefix}{key}", value))
         elif isinstance(value, Mapping):
-            found.extend(_tensors(value, f"{prefix}{key}."))
-    return found
+            tensors.extend(_tensors(value, f"{prefix}{key}."))
+    return tensors
 
 
 def check_lengths(stages: Sequence[Stage]) -> Stage:
     """The stage of a group that says how long it lasts; the first if none does."""
-    said = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
+    timed = [stage for stage in stages if stage.epochs is not None or stage.steps is not None]
     if not stages:
         raise LimbeckError("A group of stages needs at least one stage.")
-    return said[0] if said else stages[0]
+    return timed[0] if timed else stages[0]

@@ -51,9 +51,9 @@ class Tally:
         for name, gradient in outputs.items():
             square = gradient.float().square().sum()
             self.squares[name] = self.squares[name] + square if name in self.squares else square
-        kept = self.parameter_gradients
+        sums = self.parameter_gradients
         for name, gradient in parameters.items():
-            kept[name] = kept[name] + gradient if name in kept else gradient
+            sums[name] = sums[name] + gradient if name in sums else gradient
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, so that a resumed run reports what an unbroken one would."""
@@ -142,9 +142,9 @@ def run_summary(models: Sequence[str], history: Sequence[StepReport], *, finishe
     """A run in one line: how far it is, what it minimizes, which models it has, where it is kept."""
     last = history[-1] if history else None
     loss = "" if last is None else f", loss {last.loss:.4g}"
-    begun = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
+    position = "not begun" if last is None else f"step {last.step} of {last.steps} in stage {last.stage!r}"
     where = "in memory alone" if path is None else f"in {path}"
-    return f"Run({'finished' if finished else begun}{loss}; models {', '.join(models)}; {where})"
+    return f"Run({'finished' if finished else position}{loss}; models {', '.join(models)}; {where})"
 
 
 def check_finite(report: StepReport) -> None:

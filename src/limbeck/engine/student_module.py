@@ -62,14 +62,14 @@ class StudentWithLoss(nn.Module):
 
     def forward(self, inputs: Inputs, lesson: StepInputs) -> Tensor:
         """The number to minimize for one batch."""
-        shown = self.tapped(inputs)
-        terms = self.objective(shown, lesson.teacher, lesson.batch, lesson.progress)
+        outputs = self.tapped(inputs)
+        terms = self.objective(outputs, lesson.teacher, lesson.batch, lesson.progress)
         counts = lesson.counts or {name: float(term.count) for name, term in terms.items()}
         loss = weighted_loss(terms, counts)
         if any(term.weight == 0 for term in terms.values()):
             loss = loss + sum(parameter.sum() * 0.0 for parameter in self._reached)
         if lesson.measure:
-            self.gradients = _gradients(terms, counts, list(shown.values()))
+            self.gradients = _gradients(terms, counts, list(outputs.values()))
         if lesson.measure_parameters:
             self.parameter_gradients = _gradients(terms, counts, list(self.parameters()))
         self.terms = {name: Term(term.total.detach(), term.count, term.weight) for name, term in terms.items()}
@@ -102,12 +102,12 @@ def _gradients(terms: dict[str, Term], counts: dict[str, float], at: list[Any]) 
     at = [tensor for tensor in at if tensor.requires_grad]
     if not at:
         return {name: torch.zeros(1) for name in terms}
-    found: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
     for name, term in terms.items():
         if term.weight == 0:
-            found[name] = at[0].new_zeros(sum(tensor.numel() for tensor in at))
+            rows[name] = at[0].new_zeros(sum(tensor.numel() for tensor in at))
             continue
         weighted = term.total * (term.weight / (counts[name] or 1.0))
         gradients = torch.autograd.grad(weighted, at, retain_graph=True, allow_unused=True, materialize_grads=True)
-        found[name] = torch.cat([gradient.flatten() for gradient in gradients]).detach()
-    return found
+        rows[name] = torch.cat([gradient.flatten() for gradient in gradients]).detach()
+    return rows

@@ -60,33 +60,33 @@ def track(run: Run, *trackers: Tracker) -> Iterator[StepReport]:
                 f"A tracker has log(values, step) and close(); {type(tracker).__name__} has not. Type "
                 "track(run, TensorBoard('runs/tensorboard'))."
             )
-    return _tracked(run, trackers if run.leads else ())
+    return _log_reports(run, trackers if run.leads else ())
 
 
-def _tracked(run: Run, trackers: tuple[Tracker, ...]) -> Iterator[StepReport]:
+def _log_reports(run: Run, trackers: tuple[Tracker, ...]) -> Iterator[StepReport]:
     reports: Any = iter(run)
     try:
         with closing(reports):
             for report in reports:
                 for tracker in trackers:
-                    tracker.log(values_of(report), report.step)
+                    tracker.log(report_values(report), report.step)
                 yield report
     finally:
         for tracker in trackers:
             tracker.close()
 
 
-def values_of(report: StepReport) -> dict[str, float]:
+def report_values(report: StepReport) -> dict[str, float]:
     """A report's numbers by name; each name begins with the stage's.
 
     Example:
-        >>> list(values_of(StepReport("labels", 1, 9, 0, 0.5, {"cross_entropy": 0.5}, {}, {}, 0.1, 100.0, 1.0)))
+        >>> list(report_values(StepReport("labels", 1, 9, 0, 0.5, {"cross_entropy": 0.5}, {}, {}, 0.1, 100.0, 1.0)))
         ['labels/loss', 'labels/term/cross_entropy', 'labels/lr', 'labels/rate']
     """
     parts = {"term": report.terms, "gradient_norm": report.gradient_norms, "parameter_norm": report.parameter_norms}
     named = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
-    found = {"loss": report.loss, **named, "lr": report.lr, "rate": report.rate}
-    return {f"{report.stage}/{name}": value for name, value in found.items()}
+    numbers = {"loss": report.loss, **named, "lr": report.lr, "rate": report.rate}
+    return {f"{report.stage}/{name}": value for name, value in numbers.items()}
 
 
 class TensorBoard:
@@ -127,7 +127,7 @@ class TensorBoard:
         if not new:
             return
         if self._writer is None:
-            self._writer = _made(SummaryWriter, self.folder)
+            self._writer = _open_writer(SummaryWriter, self.folder)
         for name, value in new.items():
             self._writer.add_scalar(name, value, step)
             self._last[name] = step
@@ -161,7 +161,7 @@ def _check_installed() -> None:
         raise LimbeckError("TensorBoard is not installed; type pip install 'limbeck[tensorboard]'.")
 
 
-def _made(writer: Any, folder: Path) -> Any:
+def _open_writer(writer: Any, folder: Path) -> Any:
     try:
         return writer(str(folder))
     except OSError as error:

@@ -70,8 +70,8 @@ class TrainConfig:
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
         check_optimizer(self.optimizer)
-        given = self.adaptor or {}
-        for adaptor in given.values() if isinstance(given, Mapping) else [given]:
+        adaptors = self.adaptor or {}
+        for adaptor in adaptors.values() if isinstance(adaptors, Mapping) else [adaptors]:
             if not callable(adaptor):
                 raise LimbeckError(
                     "adaptor is a function of a model's output that returns its logits, or a mapping of such functions "
@@ -99,8 +99,8 @@ class TrainConfig:
 
     def describe(self) -> dict[str, Any]:
         """What a report says of it."""
-        kept = ("epochs", "steps", "accumulate", "seed", "precision")
-        return {"optimizer": self.optimizer.describe(), **{name: getattr(self, name) for name in kept}}
+        names = ("epochs", "steps", "accumulate", "seed", "precision")
+        return {"optimizer": self.optimizer.describe(), **{name: getattr(self, name) for name in names}}
 
 
 def open_fabric(
@@ -138,13 +138,13 @@ def _fabric(precision: str, devices: int | str, strategy: str, accelerator: str)
     from lightning_fabric import Fabric as LightningFabric
     from lightning_fabric.plugins.environments import LightningEnvironment
 
-    wanted: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
+    options: Any = {"precision": precision, "devices": devices, "strategy": strategy, "accelerator": accelerator}
     if devices == "auto" and strategy == "auto":
         # One process unless asked for more: on the CPU "auto" means one, on several GPUs it would mean all of them.
-        wanted["devices"] = 1
+        options["devices"] = 1
     # One device is one process: Fabric would refuse some of a scheduler's variables, which are not about this run.
-    alone = strategy == "auto" and str(wanted["devices"]) == "1"
+    alone = strategy == "auto" and str(options["devices"]) == "1"
     try:
-        return LightningFabric(**wanted, plugins=[LightningEnvironment()] if alone else None)
+        return LightningFabric(**options, plugins=[LightningEnvironment()] if alone else None)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise LimbeckError(f"This machine cannot run {wanted}: {error}") from error
+        raise LimbeckError(f"This machine cannot run {options}: {error}") from error

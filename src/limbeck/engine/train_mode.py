@@ -36,5 +36,5 @@ def _resting(module: nn.Module) -> Iterator[nn.Module]:
 def has_sparse_gradients(model: nn.Module) -> bool:
     """Whether an embedding in it that learns gives gradients of which only the rows that were looked up are there."""
     kinds = (nn.Embedding, nn.EmbeddingBag)
-    found = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
-    return any(module.weight.requires_grad for module in found)
+    embeddings = [module for module in model.modules() if isinstance(module, kinds) and module.sparse]
+    return any(module.weight.requires_grad for module in embeddings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from limbeck.checksums import read_json
-from limbeck.consent import reading
+from limbeck.consent import read_consent
 from limbeck.errors import DataError, LimbeckError, printable
 from limbeck.export import bibtex_entries
 from limbeck.export.finished_run import FinishedRun, open_finished
@@ -72,7 +72,7 @@ def cite(run: str | Path, *, trust: bool = False) -> list[Citation]:
         and is_student_folder(folder / "student")
     ):
         return _merged(_used_in_python(folder))
-    with reading("cite", trust=trust):
+    with read_consent("cite", trust=trust):
         return citations(open_finished(run))
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from limbeck.atomic_io import new_partial_folder, settle_folder, write_text
+from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
 from limbeck.batch import IGNORED
-from limbeck.consent import reading
+from limbeck.consent import read_consent
 from limbeck.data import DataSplits
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.export.card import model_card
 from limbeck.export.exported_run import ExportedRun
 from limbeck.export.finished_run import FinishedRun, open_finished, rebuild_combined_student
@@ -68,9 +68,9 @@ def export_run(
         >>> # export_run("runs/hinton", to="onnx").parity.max_difference
     """
     if to not in FORMATS:
-        raise unknown("format", to, FORMATS)
+        raise unknown_name_error("format", to, FORMATS)
     check_calibration(calibration, to)
-    with reading("export_run", trust=trust):
+    with read_consent("export_run", trust=trust):
         return _export(open_finished(run, arm=arm), to, arm, out, raw, license, calibration)
 
 
@@ -110,7 +110,7 @@ def _export(
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    settle_folder(target.parent)
+    sync_folder(target.parent)
     path, notes = target / written.path.relative_to(work), (*exported.notes, *_doubt(done, arm))
     return exported._replace(path=path, notes=notes)
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from limbeck.atomic_io import check_tree
+from limbeck.atomic_io import check_no_folder_links
 from limbeck.data import DataSplits, load_data, preprocess_from_dict, silenced
 from limbeck.engine.recipe_runner import RecipeRunner
 from limbeck.engine.run_models import RunModels
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.job import (
     Job,
     MethodSettings,
@@ -101,7 +101,7 @@ def open_finished(run: str | Path, *, arm: str | None = None) -> FinishedRun:
     folder = Path(run)
     if not folder.is_dir():
         raise LimbeckError(f"There is no run at {str(run)!r}.")
-    check_tree(folder)
+    check_no_folder_links(folder)
     if not (folder / "job.yaml").is_file():
         raise LimbeckError(_no_job(folder))
     job = make_job({**read_run_job(folder), "out": str(folder)})
@@ -124,7 +124,7 @@ def _student_of(folder: Path, arm: str, result: dict[str, Any]) -> Path:
         return folder / "student"
     arms = [name for name, row in result["arms"].items() if row.get("role") not in ("teacher", "member")]
     if arm not in arms:
-        raise unknown(f"arm of {folder}", arm, arms)
+        raise unknown_name_error(f"arm of {folder}", arm, arms)
     folders = arm_folder(folder, arm) / "seed-0" / "student"
     if not is_student_folder(folders):
         raise LimbeckError(f"{folder} keeps no student of its arm {arm!r}: {folders} is missing or damaged.")
@@ -204,7 +204,7 @@ def _build_combined(
     train, _ = train_and_development(job, data)
     # A maker may look at the run's data, for the shapes of what it builds.
     loader = train_loader(train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-    models.held = RunContext(loader, data.preprocess, torch.device("cpu"))
+    models.context = RunContext(loader, data.preprocess, torch.device("cpu"))
     if isinstance(recipe.ship, str):
         return models[recipe.ship]
     return RecipeRunner(recipe, models, seed=0).shipped()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.batch import Batch, Inputs
 from limbeck.data import Dataset, Identity, NormalizeImages, TableEncoding, subsample
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.export.folder import check_hf, reopen_hf, to_folder, to_hf
 from limbeck.export.int8 import CALIBRATIONS
 from limbeck.export.int8_report import QuantizationReport, benchmark_pair
@@ -191,7 +191,7 @@ def check_calibration(calibration: str | None, to: str) -> None:
         LimbeckError: Saying which there are, or which format it is for.
     """
     if calibration is not None and calibration not in CALIBRATIONS:
-        raise unknown("calibration", calibration, CALIBRATIONS)
+        raise unknown_name_error("calibration", calibration, CALIBRATIONS)
     if calibration is not None and to != "int8":
         raise LimbeckError(
             f"--calibration is for --to int8; --to {to} keeps float32, so there is nothing to calibrate."

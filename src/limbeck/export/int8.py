@@ -11,9 +11,9 @@ from typing import Any, final
 
 import numpy as np
 
-from limbeck.atomic_io import replacing
+from limbeck.atomic_io import atomic_write
 from limbeck.batch import Inputs
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.export.onnx_file import strip_debug
 from limbeck.export.onnx_session import (
     count_examples,
@@ -154,13 +154,13 @@ class Quantizer:
             LimbeckError: If there is no such method, or onnxruntime cannot quantize the model.
         """
         if method not in CALIBRATIONS:
-            raise unknown("calibration", method, CALIBRATIONS)
+            raise unknown_name_error("calibration", method, CALIBRATIONS)
         with _saying(self._model):
             proto = strip_debug(self._quantized(method, symmetric=symmetric))
         del proto.metadata_props[:]
         proto.metadata_props.extend(self._metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             import_onnxruntime("onnx", feature="Quantizing").save(proto, partial)
         return path
 

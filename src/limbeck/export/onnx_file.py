@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.atomic_io import replacing
+from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Inputs
 from limbeck.errors import LimbeckError
 from limbeck.export.onnx_session import count_examples, import_onnxruntime, silence_logging, slice_inputs, tensor_list
@@ -83,7 +83,7 @@ def to_onnx(
     write_metadata(proto, {"limbeck": {**metadata_values, "reads_included": preprocess is not None}})
     parity = compare_outputs(proto, program.exported_program, plain, inputs, tolerance=tolerance)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         onnx.save(proto, partial)
     return parity
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from limbeck.atomic_io import replacing
+from limbeck.atomic_io import atomic_write
 from limbeck.data import CategoryColumn, NumberColumn, TableEncoding
 from limbeck.export.onnx_session import import_onnxruntime
 
@@ -48,7 +48,7 @@ def include_encoding(path: Path, encoding: TableEncoding) -> None:
     for entry in proto.metadata_props:
         if entry.key == "limbeck":
             entry.value = json.dumps({**json.loads(entry.value), "reads_included": True})
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         onnx.save(proto, str(partial))
 
 

@@ -15,12 +15,12 @@ from limbeck.errors import LimbeckError
 class Head(nn.Module, ABC):
     """A module that turns the student's features into the teacher's shape; trained with the student, then dropped.
 
-    Its parameters do not exist until `shape` has seen one signal of each side.
+    Its parameters do not exist until `shape` has seen one output of each side.
     """
 
     @abstractmethod
     def shape(self, student: Tensor, teacher: Tensor) -> None:
-        """Build the parameters for signals like these; called once, with the first batch, before training.
+        """Build the parameters for outputs like these; called once, with the first batch, before training.
 
         Raises:
             LimbeckError: If no head of this kind fits between the two.
@@ -28,7 +28,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Tensor) -> Tensor:
-        """The student's signal in the teacher's shape."""
+        """The student's output in the teacher's shape."""
 
 
 @final
@@ -39,7 +39,7 @@ class Projector(Head):
     * ``[batch, channels, height, width]``: one convolution without padding, with bias; its kernel is
       ``student size - teacher size + 1`` in each direction, so equal maps get a 1x1 convolution.
 
-    Parameters are float32 (float64 if the student's signal is), on the student's device, whatever the signal's dtype.
+    Parameters are float32 (float64 if the student's output is), on the student's device, whatever the output's dtype.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ class Projector(Head):
         """Build the map; nothing happens if it is built already for the same sizes.
 
         Raises:
-            LimbeckError: If the signals differ in their number of dimensions or positions, have other than 2, 3 or 4
+            LimbeckError: If the outputs differ in their number of dimensions or positions, have other than 2, 3 or 4
                 dimensions, the student's map is smaller than the teacher's, or the map is built for other sizes.
         """
         projector = _map(student, teacher)
@@ -73,7 +73,7 @@ class Projector(Head):
             )
 
     def forward(self, student: Float[Tensor, "*student"]) -> Float[Tensor, "*projected"]:
-        """The student's signal in the teacher's shape.
+        """The student's output in the teacher's shape.
 
         Raises:
             LimbeckError: If `shape` was not called yet.
@@ -92,14 +92,14 @@ def _map(student: Tensor, teacher: Tensor) -> nn.Module:
     if len(mine) != len(its) or len(mine) not in (2, 3, 4):
         raise LimbeckError(
             f"No Projector leads from {mine} to {its}: both are [batch, d], [batch, positions, d] or "
-            "[batch, channels, height, width]. Tap two signals of one kind."
+            "[batch, channels, height, width]. Tap two outputs of one kind."
         )
     if len(mine) == 4:
         return _regressor(mine, its)
     if mine[1:-1] != its[1:-1]:
         raise LimbeckError(
             f"The student has {mine[1]} positions and the teacher {its[1]}; a Projector maps features, not positions. "
-            "Feed both the same tokens or patches, or tap a signal that is pooled over positions."
+            "Feed both the same tokens or patches, or tap a output that is pooled over positions."
         )
     return nn.Linear(mine[-1], its[-1], device="meta")
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.closed_form import log_softmax
 
 FLOOR = -600.0  # nats; its exponential, and the quotient of two such, are still float64
@@ -202,7 +202,7 @@ class Pool:
         mean: str = "arithmetic",
     ) -> None:
         if mean not in MEANS:
-            raise unknown("mean", mean, MEANS)
+            raise unknown_name_error("mean", mean, MEANS)
         self._generalist = generalist
         self._linear = mean == "arithmetic"
         self._special = special.to(generalist.device)

@@ -107,7 +107,7 @@ def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
         )
     return LimbeckError(
         f"The student's shape {mine} is not the teacher's {its}; a kernel compares them value by value "
-        "and never broadcasts. Tap signals of one shape, or put a head such as Projector() between."
+        "and never broadcasts. Tap outputs of one shape, or put a head such as Projector() between."
     )
 
 

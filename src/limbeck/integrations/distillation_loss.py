@@ -16,7 +16,7 @@ from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.output_checks import check_class_order
 from limbeck.engine.probe import objective_check, probe
 from limbeck.engine.rng import fork_rng
-from limbeck.engine.shared_weights import check_shared, networks_of
+from limbeck.engine.shared_weights import check_shared, find_networks
 from limbeck.engine.student_module import StepInputs, StudentWithLoss
 from limbeck.errors import LimbeckError
 from limbeck.integrations.heads import average_gradients, broadcast_heads
@@ -24,7 +24,7 @@ from limbeck.integrations.id_dataset import to_batch
 from limbeck.losses import Objective
 from limbeck.losses.distributed import all_reduce_sum, world_size
 from limbeck.recipe import Stage
-from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
+from limbeck.tap import Adaptor, FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers import Preprocess, Stream, TeacherFn, read_inputs
 
 
@@ -108,7 +108,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         self._reached: set[nn.Parameter] | None = None
         self._changes_inputs: bool | None = None
         self._check_teacher()
-        self._networks = networks_of(self.stage.teacher)
+        self._networks = find_networks(self.stage.teacher)
         check_shared(self.stage, student, self._networks)
         check_class_order(self.stage, student, self._networks)
         if example is not None:
@@ -265,11 +265,11 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
     def _fit(self, batch: Batch) -> None:
         """Probe the student, and keep the objective that is fitted to the batch."""
         tapped = Tapped(self.student, self.objective.requires.student, adaptor=self.adaptor)
-        buffers = buffers_kept([self.student, *self._networks])
+        buffers = preserved_buffers([self.student, *self._networks])
         try:
             with fork_rng(), buffers, FrozenParameters(self.student, mode="train"), tapped:
                 inputs = self.preprocess(batch)
-                fitted = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, still=self._networks)
+                fitted = probe(self.stage, tapped, self._answer, batch, inputs, batch.labels, fixed=self._networks)
             self.stage, self._reached = replace(self.stage, objective=fitted.objective), fitted.reached
         finally:
             self._changes_inputs = tapped.changes_inputs

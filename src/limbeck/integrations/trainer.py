@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from limbeck.atomic_io import replacing
+from limbeck.atomic_io import atomic_write
 from limbeck.batch import Batch, Progress
 from limbeck.data.tokenizer import is_causal_lm
 from limbeck.engine.rng import fork_rng
@@ -182,5 +182,5 @@ class _Heads(TrainerCallback):
         """After a checkpoint was written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            with replacing(folder / HEADS) as partial:
+            with atomic_write(folder / HEADS) as partial:
                 save_file(self._trainer._heads(), partial)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.consent import may_run
 from limbeck.data import BatchMix, Chain, RandomShift, Transform, make_mix, make_transform
-from limbeck.errors import LimbeckError, UnknownNameError, unknown
+from limbeck.errors import LimbeckError, UnknownNameError, unknown_name_error
 from limbeck.job.cli_hints import flag_hint
 from limbeck.models import UserFile
 from limbeck.recipe import Optimizer
@@ -104,7 +104,7 @@ class Budget(Strict):
             LimbeckError: If its name or an option is unknown.
         """
         if self.optimizer not in OPTIMIZERS:
-            raise unknown("optimizer", self.optimizer, OPTIMIZERS, argument="optimizer")
+            raise unknown_name_error("optimizer", self.optimizer, OPTIMIZERS, argument="optimizer")
         whole = int(self.warmup) if self.warmup >= 1 and self.warmup.is_integer() else self.warmup
         return Optimizer(
             self.optimizer, lr=self.lr, warmup=whole, decay=self.decay, clip=self.clip, options=self.options

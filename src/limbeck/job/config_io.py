@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.atomic_io import is_file
-from limbeck.checksums import is_as_written, json_text, signed
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown
+from limbeck.checksums import add_checksum_line, is_unchanged, json_text
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget
 from limbeck.job.paths import (
     PLACES,
@@ -53,7 +53,7 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise LimbeckError(f"{path} cannot be read: {error}.") from error
-    if not edited and is_as_written(text) is False:
+    if not edited and is_unchanged(text) is False:
         warnings.warn(f"{path} was edited or damaged after limbeck wrote it.", LimbeckWarning, stacklevel=2)
     content = _values(text, who=str(path))
     if not isinstance(content, dict):
@@ -80,7 +80,7 @@ def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
     """
     file = folder / "job.yaml"
     job = read_job(file, as_shown=as_shown, edited=True)
-    if is_as_written(file.read_text(encoding="utf-8")) is False:
+    if is_unchanged(file.read_text(encoding="utf-8")) is False:
         raise DataError(
             f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
             "remove that line, and the first, which speaks of it."
@@ -112,7 +112,7 @@ def make_job(values: Mapping[str, Any]) -> Job:
     """A checked job.
 
     Raises:
-        LimbeckError: If a key is unknown (the nearest is named), missing, or its value makes no sense.
+        LimbeckError: If a key is unknown_name_error (the nearest is named), missing, or its value makes no sense.
     """
     from pydantic import ValidationError
 
@@ -135,7 +135,7 @@ def job_text(job: Job) -> str:
 def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
     """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
     public, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
-    return {PLACES: json_text(places), "job.yaml": signed(_text(public))}
+    return {PLACES: json_text(places), "job.yaml": add_checksum_line(_text(public))}
 
 
 def search_job_texts(best: Job, folder: Path, *, omit: Sequence[str]) -> dict[str, str]:
@@ -149,7 +149,7 @@ def search_job_texts(best: Job, folder: Path, *, omit: Sequence[str]) -> dict[st
     public, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
     public = {key: value for key, value in public.items() if key not in omit}
     places = {name: one for name, one in places.items() if name.split(".")[0] in public}
-    return {PLACES: json_text(make_relative(places, folder)), "best.yaml": signed(_text(public))}
+    return {PLACES: json_text(make_relative(places, folder)), "best.yaml": add_checksum_line(_text(public))}
 
 
 def _dumped(job: Job) -> dict[str, Any]:
@@ -235,7 +235,7 @@ def _check_needed(job: Mapping[str, Any]) -> None:
     for key in job:
         if key not in Job.model_fields:
             near = nearest(str(key), Job.model_fields)
-            raise unknown("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
+            raise unknown_name_error("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
     for key in ("data", "teacher", "student"):
         if job.get(key) is None:
             raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")

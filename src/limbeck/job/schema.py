@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from limbeck.cache import validate_encoding
 from limbeck.data.options import parse_data_name, parse_data_options
-from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown
+from limbeck.errors import ArgumentError, LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.job.budget import ArmBudget, Budget, Strict, check_views
 from limbeck.job.cli_hints import add_flag_hint, flag_hint
 from limbeck.job.run_layout import ARMS, method_arms
@@ -93,7 +93,7 @@ class MethodSettings(BaseModel):
         for key in self.hyper:
             if key not in names:
                 near = nearest(key, names)
-                raise unknown(
+                raise unknown_name_error(
                     f"hyper-parameter of {self.name}", key, names, then=flag_hint(place, near) if near else ""
                 )
         lacking = [name for name in definition.required if name in names and name not in self.hyper]
@@ -278,7 +278,7 @@ class Job(Strict):
                     if arm in self.method_arms
                     else ""
                 )
-                raise unknown("arm", arm, ARMS, then=then)
+                raise unknown_name_error("arm", arm, ARMS, then=then)
             if self.arms.count(arm) > 1:
                 raise LimbeckError(f"The arm {arm!r} stands twice in the job; name each once.")
         if "distilled" not in self.arms:
@@ -351,7 +351,7 @@ class Job(Strict):
         trained_arms = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
         for arm, own in self.budgets.items():
             if arm not in trained_arms:
-                raise unknown("arm in budgets", arm, trained_arms)
+                raise unknown_name_error("arm in budgets", arm, trained_arms)
             if own.smoothing is not None and arm != "label smoothing":
                 raise LimbeckError(f"budgets.{arm}.smoothing: only the arm 'label smoothing' smooths its labels.")
 

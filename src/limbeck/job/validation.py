@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 
 MAX_BYTES = 1_000_000
 
@@ -83,6 +83,6 @@ def check_extra_metrics(names: tuple[str, ...]) -> None:
     """
     for name in names:
         if name not in EXTRA_METRICS:
-            raise unknown("name in also", name, EXTRA_METRICS, then="Every other measure is taken anyway.")
+            raise unknown_name_error("name in also", name, EXTRA_METRICS, then="Every other measure is taken anyway.")
         if names.count(name) > 1:
             raise LimbeckError(f"{name!r} stands twice in also; name each once.")

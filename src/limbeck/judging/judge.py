@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.judging.judgment import ArmScores, Comparison, Judgment, Role, check_new
 from limbeck.judging.scores import ScoreFunction, array_of, open_metric
 from limbeck.metrics import Difference, compare_scores
@@ -164,7 +164,7 @@ def _find_counted(scores: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
 
 def _methods(scores: Mapping[str, NDArray[Any]], baseline: str, controls: Sequence[str]) -> list[str]:
     if baseline not in scores:
-        raise unknown("baseline", baseline, scores, then="Name the arm without a teacher: baseline=...")
+        raise unknown_name_error("baseline", baseline, scores, then="Name the arm without a teacher: baseline=...")
     methods = [name for name in scores if _role(name, baseline, controls) == "method"]
     if not methods:
         raise LimbeckError(f"No arm is a method: add one to {', '.join(scores)}.")

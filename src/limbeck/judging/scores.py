@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.batch import IGNORED
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 
 Scores = NDArray[np.float64]
 """One number per example, ``[n]``; NaN for an example that does not count."""
@@ -44,8 +44,8 @@ def open_metric(metric: str | Callable[[Any, Any], Any], *, higher_is_better: bo
     """
     if isinstance(metric, str) and metric not in METRICS:
         if (limbeck_name := _OTHER_NAMES.get(metric)) is not None:
-            raise unknown("metric", metric, METRICS, then=f"In limbeck it is called {limbeck_name!r}.")
-        raise unknown(
+            raise unknown_name_error("metric", metric, METRICS, then=f"In limbeck it is called {limbeck_name!r}.")
+        raise unknown_name_error(
             "metric", metric, METRICS, then="Or give a function of (predictions, targets) that scores each example."
         )
     function = METRICS[metric] if isinstance(metric, str) else None

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from limbeck.batch import Progress
-from limbeck.errors import LimbeckError, nearest, unknown
+from limbeck.errors import LimbeckError, nearest, unknown_name_error
 from limbeck.functional import check_hyper
 from limbeck.partial_logits import PartialLogits, default_temperature
 from limbeck.schedule import Schedule
@@ -42,7 +42,7 @@ class BoundKernel:
         """The function of the kernel."""
         for name in hyper:
             if name not in accepted:
-                raise unknown(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
+                raise unknown_name_error(f"hyper-parameter of {self.name}()", name, accepted, argument=name)
         absent = [key for key, required in accepted.items() if required and key not in hyper]
         check_hyper(**{key: value for key, value in hyper.items() if not isinstance(value, Schedule)})
         if absent:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import IGNORED, LOGITS, Batch, Outputs, Progress, Requirements, Term, zero_where_masked
-from limbeck.errors import LimbeckError, one_for_each_class
+from limbeck.errors import LimbeckError, one_hot_labels_error
 from limbeck.functional import Head
 from limbeck.functional.targets import known_targets
 from limbeck.losses.bound_kernel import FROM_BATCH, BoundKernel, Kernel
@@ -113,7 +113,7 @@ class Loss(LossTerm):
             tensors = self._tensors(student, teacher, batch)
         labels, outputs = tensors.get("labels"), tensors.get("student")
         if labels is not None and outputs is not None and labels.shape == outputs.shape:
-            raise one_for_each_class(labels.shape)
+            raise one_hot_labels_error(labels.shape)
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
         try:
             with preserved_state(self.kernel.function):  # a probe is not a step

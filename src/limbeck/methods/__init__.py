@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module, resources
 from typing import Any
 
-from limbeck.errors import unknown
+from limbeck.errors import unknown_name_error
 from limbeck.methods.card import MethodCall, MethodCard
 from limbeck.models import UserFile
 from limbeck.recipe import Recipe
@@ -70,7 +70,7 @@ def method(name: str) -> MethodCall:
         return MethodCall.of(function, card)
     modules = _modules()
     if name not in modules:
-        raise unknown("method", name, modules, then="Or a function in your own file: my.py:function.")
+        raise unknown_name_error("method", name, modules, then="Or a function in your own file: my.py:function.")
     module = import_module(modules[name])
     return MethodCall.of(getattr(module, name), module.CARD)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, get_type_hints
 
-from limbeck.errors import ArgumentError, LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.recipe import Recipe
 
 
@@ -142,7 +142,7 @@ class MethodCall:
         for argument in arguments:
             if argument not in self.parameters:
                 then = "This method takes no teacher: leave teacher out." if argument == "teacher" else ""
-                raise unknown(f"argument of {name}()", argument, self.parameters, then=then)
+                raise unknown_name_error(f"argument of {name}()", argument, self.parameters, then=then)
         absent = [key for key in self.required if key not in arguments]
         if absent:
             call = ", ".join(f"{key}=..." for key in self.required)

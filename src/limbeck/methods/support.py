@@ -11,7 +11,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from limbeck import functional
-from limbeck.errors import ArgumentError, unknown
+from limbeck.errors import ArgumentError, unknown_name_error
 from limbeck.losses import Loss
 from limbeck.models import UserFile, check_fresh, reinitialize
 from limbeck.recipe import Models
@@ -128,7 +128,9 @@ def _load_kernel(name: str) -> Callable[..., Tensor]:
         return own.load()
     kernels = _available_losses()
     if name not in kernels:
-        raise unknown("loss", name, kernels, then="Or a function in your own file: my.py:function.", argument="loss")
+        raise unknown_name_error(
+            "loss", name, kernels, then="Or a function in your own file: my.py:function.", argument="loss"
+        )
     return kernels[name]
 
 

@@ -157,7 +157,7 @@ def layer_cka(
         teacher_preprocess: Maps a batch to the inputs of the teacher.
 
     Raises:
-        MissingSignalError: If a layer does not exist or is not called.
+        MissingOutputError: If a layer does not exist or is not called.
         DataError: If no batch has at least four examples.
         LimbeckError: If a model has no layers with weights and no layers were named.
 
@@ -193,11 +193,14 @@ def layer_cka(
 
 def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, preprocess: Reading) -> list[Tensor]:
     with torch.no_grad():
-        signal = tapped(preprocess(batch.to(device_of(tapped.model))))
+        outputs = tapped(preprocess(batch.to(device_of(tapped.model))))
     for layer in layers:
-        if len(signal[layer]) != batch.size:
-            raise DataError(f"{layer!r} gives {list(signal[layer].shape)} for {batch.size} examples: not one row each.")
-    return [signal[layer] for layer in layers]
+        if len(outputs[layer]) != batch.size:
+            shape = list(outputs[layer].shape)
+            raise DataError(f"{layer!r} gives {shape} for {batch.size} examples: not one row each.")
+                f"{layer!r} gives {list(outputs[layer].shape)} for {batch.size} examples: not one row each."
+            )
+    return [outputs[layer] for layer in layers]
 
 
 def _centered(features: Float[Tensor, "n ..."], *, debiased: bool) -> Float[Tensor, " n_times_n"]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from limbeck.errors import unknown
+from limbeck.errors import unknown_name_error
 from limbeck.metrics.calibration import brier, confidence, ece, entropy, mce
 from limbeck.metrics.fidelity import (
     agreement,
@@ -119,7 +119,7 @@ def evaluate(predictions: Any, names: Iterable[str]) -> dict[str, Metric]:
     metrics, table = list(names), _table(predictions)
     for name in metrics:
         if name not in table:
-            raise unknown("metric", name, table)
+            raise unknown_name_error("metric", name, table)
     counting = labeled_rows(predictions) if isinstance(predictions, Predictions) else predictions
     with shared_cache():
         return {name: table[name](counting) for name in metrics}

@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.batch import Batch, Inputs
 from limbeck.data.transforms.color import restore_dtype, to_float
 from limbeck.data.transforms.validation import check_pixels
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.counter_rng import counter_uniform
 from limbeck.metrics.classification import accuracy
 from limbeck.metrics.metric import Metric
@@ -73,7 +73,7 @@ def corrupt(
     channel (there to the value in HSV), and occlusion is not in the paper.
     """
     if name not in CORRUPTIONS:
-        raise unknown("corruption", name, CORRUPTIONS)
+        raise unknown_name_error("corruption", name, CORRUPTIONS)
     if severity not in (1, 2, 3, 4, 5):
         raise LimbeckError(f"corrupt(severity={severity!r}): severities are 1, 2, 3, 4 and 5.")
     check_pixels(images, who=f"The corruption {name}")
@@ -293,7 +293,7 @@ def _right(model: CorruptedPredictor, batch: Batch) -> Metric:
 def _check(names: list[str], severities: Sequence[int]) -> None:
     for name in names:
         if name not in CORRUPTIONS:
-            raise unknown("corruption", name, CORRUPTIONS)
+            raise unknown_name_error("corruption", name, CORRUPTIONS)
     if not names or not severities or set(severities) - set(SEVERITIES):
         raise LimbeckError(
             f"robustness needs at least one corruption and severities of 1 to 5; got {names} and {list(severities)}."

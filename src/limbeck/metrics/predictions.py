@@ -130,7 +130,7 @@ def predict(
 
     Raises:
         DataError: If the data are of another type or empty, or there is not one label per row of logits.
-        MissingSignalError: If the output has no logits.
+        MissingOutputError: If the output has no logits.
         LimbeckError: If `model` is neither a module nor a teacher, or an adaptor is given for a teacher.
 
     Example:
@@ -162,7 +162,7 @@ def predict_with_teacher(
 
     Raises:
         DataError: If there is no batch, or the numbers of rows of teacher and student differ.
-        MissingSignalError: If an output has no logits.
+        MissingOutputError: If an output has no logits.
     """
     with FrozenParameters(model), torch.no_grad():
         return _gathered(

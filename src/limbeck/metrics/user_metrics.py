@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.metrics.classification import METRICS
 from limbeck.metrics.metric import Metric
 from limbeck.metrics.predictions import Predictions
@@ -43,7 +43,7 @@ def open_metrics(names: Sequence[str]) -> dict[str, Callable[[Predictions], floa
         for argument in inspect.signature(function).parameters.values():
             open_ended = argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD)
             if argument.name not in _ARGUMENTS and argument.default is argument.empty and not open_ended:
-                raise unknown(f"argument of the metric {name}", argument.name, _ARGUMENTS)
+                raise unknown_name_error(f"argument of the metric {name}", argument.name, _ARGUMENTS)
         opened[own.function] = _Metric(name, function)
     return opened
 

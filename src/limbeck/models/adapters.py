@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.atomic_io import remove, replacing, sort_header, write_text
+from limbeck.atomic_io import atomic_write, remove, sort_header, write_text
 from limbeck.errors import LimbeckError
 from limbeck.models.reference import seeded
 
@@ -87,7 +87,7 @@ def write_adapter(model: nn.Module, folder: Path) -> None:
         written = next(Path(partial).rglob(_CONFIG)).parent
         told = _ordered(json.loads((written / _CONFIG).read_text(encoding="utf-8")))
         place.mkdir(exist_ok=True)
-        with replacing(place / _WEIGHTS) as new:
+        with atomic_write(place / _WEIGHTS) as new:
             new.write_bytes((written / _WEIGHTS).read_bytes())
             sort_header(new)
     write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", place / _CONFIG)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.atomic_io import new_partial_folder, settle_folder, write_text
+from limbeck.atomic_io import new_partial_folder, sync_folder, write_text
 from limbeck.checksums import digest
 from limbeck.errors import DataError, LimbeckError
 from limbeck.models.adapters import ADAPTER, has_adapter, merge_adapters, write_adapter
@@ -103,7 +103,7 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
         write_adapter(given, target)
     if new:
         os.replace(target, folder)
-        settle_folder(folder.parent)
+        sync_folder(folder.parent)
     return folder
 
 

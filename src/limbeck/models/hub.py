@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown
+from limbeck.errors import LimbeckError, UnknownNameError, nearest, unknown_name_error
 from limbeck.models.weights import load_weights
 
 LIBRARIES = ("timm", "hf")
@@ -322,7 +322,7 @@ def _head_of(config: Any) -> str | None:
 
 def _no_head(name: str, chosen: str | None, config: Any) -> LimbeckError:
     if chosen is not None:
-        return unknown("head", chosen, _HEADS)
+        return unknown_name_error("head", chosen, _HEADS)
     named = ", ".join(getattr(config, "architectures", None) or []) or "no architecture"
     return LimbeckError(
         f"hf:{name} names {named}, which gives no class or token logits; pass head={' | '.join(_HEADS)}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.folder import is_student_folder, load, loads_without_code, read_config
 from limbeck.models.hf_folder import is_hf_folder
 from limbeck.models.hub import LibraryModel, open_library
@@ -86,4 +86,4 @@ def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
     if path.is_file():
         raise LimbeckError(f"{name} is a file of weights; say what they belong to: my.py:build@{name}")
     then = "Or type my.py:build, my.py:build@weights.safetensors, a student folder, timm:NAME or hf:NAME."
-    raise unknown("model", name, reference_names(), then=then)
+    raise unknown_name_error("model", name, reference_names(), then=then)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 
 
 def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | None = None) -> nn.Module:
@@ -56,7 +56,7 @@ def _layer(model: nn.Module, classes: int, at: str | None) -> Any:
     modules = dict(model.named_modules())
     if at is not None:
         if at not in modules:
-            raise unknown("address", at, [name for name in modules if name])
+            raise unknown_name_error("address", at, [name for name in modules if name])
         if _outputs(modules[at]) != classes:
             what = type(modules[at]).__name__
             raise LimbeckError(f"{at}, a {what}, is no linear layer of {classes} outputs, one for each bias.")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown
+from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name_error
 from limbeck.models.safetensors_io import is_safetensors, write_weights
 
 
@@ -182,7 +182,7 @@ def _unwrapped(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
     held = dict(_states(content))
     if key is not None:
         if key not in held:
-            raise unknown(f"key of {path}", key, filter(None, held), then="Each holds weights by name.")
+            raise unknown_name_error(f"key of {path}", key, filter(None, held), then="Each holds weights by name.")
         return held[key]
     chosen = _usual(content, held)
     if chosen is None and len(held) == 1:
@@ -243,5 +243,5 @@ def _below(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tenso
     found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     if not found:
         begins = sorted({name.partition(".")[0] + "." for name in state if "." in name})
-        raise unknown(f"prefix in {path}", prefix, begins)
+        raise unknown_name_error(f"prefix in {path}", prefix, begins)
     return found

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.arguments import ModelSpec, check_arguments
 from limbeck.models.cnn import Cnn
 from limbeck.models.mlp import Mlp
@@ -141,7 +141,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def _reference(name: str) -> _Reference:
     if name not in _REFERENCES:
-        raise unknown("reference network", name, _REFERENCES)
+        raise unknown_name_error("reference network", name, _REFERENCES)
     return _REFERENCES[name]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from limbeck.atomic_io import replacing, sort_header
+from limbeck.atomic_io import atomic_write, sort_header
 from limbeck.checksums import digest
 from limbeck.errors import DataError
 from limbeck.models.size_and_hash import state_fingerprint, untie_state
@@ -50,7 +50,7 @@ def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[st
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
     told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
     told[_TEXTS] = digest(told)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         try:
             save_file(plain, partial, metadata=told)
         except SafetensorError as error:  # it has no errno of the system's

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from limbeck.consent import check_consent
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models.arguments import accepted_arguments, check_arguments
 from limbeck.models.folder import call_builder
 from limbeck.models.user_module import module_name
@@ -88,7 +88,7 @@ class UserFile(NamedTuple):
         mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
         if self.function not in mine:
             own = [n for n, v in mine.items() if getattr(v, "__module__", None) == module.__name__]
-            raise unknown(f"function in {self.file}", self.function, own)
+            raise unknown_name_error(f"function in {self.file}", self.function, own)
         function: Callable[..., Any] = mine[self.function]
         return function
 

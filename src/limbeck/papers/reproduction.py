@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.papers.experiment import Experiment, ExperimentScale, Figures, Row, Task, merged
 from limbeck.papers.machine_speed import slowness
 from limbeck.papers.scheduler import Event, Scheduler
@@ -42,7 +42,7 @@ def paper(name: str) -> Paper:
         UnknownNameError: If there is none of that name.
     """
     if name not in PAPERS:
-        raise unknown("paper", name, PAPERS)
+        raise unknown_name_error("paper", name, PAPERS)
     module = import_module(f"limbeck.papers.{name}")
     return Paper(name, module.TITLE, {experiment.name: experiment for experiment in module.EXPERIMENTS})
 
@@ -76,9 +76,9 @@ class Reproduction:
         self.paper = paper(name)
         for experiment_name in only:
             if experiment_name not in self.paper.experiments:
-                raise unknown("experiment", experiment_name, self.paper.experiments)
+                raise unknown_name_error("experiment", experiment_name, self.paper.experiments)
         if scale not in _SEEDS:
-            raise unknown("scale", scale, list(_SEEDS))
+            raise unknown_name_error("scale", scale, list(_SEEDS))
         count = _SEEDS[scale] if seeds is None else seeds
         cores = (os.cpu_count() or 1) if workers is None else workers
         if count < 1 or cores < 1:

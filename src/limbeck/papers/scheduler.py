@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from limbeck.atomic_io import alone
+from limbeck.atomic_io import folder_lock
 from limbeck.errors import LimbeckError
 from limbeck.papers.experiment import RESULT, Figures, Task
 from limbeck.papers.task_hash import task_hash
@@ -75,7 +75,7 @@ class Scheduler:
         results = self._read_results(tasks)
         if len(results) < len(tasks):
             self.root.mkdir(parents=True, exist_ok=True)
-            with alone(self.root):
+            with folder_lock(self.root):
                 results = self._read_results(tasks)  # by now another process may have done some
                 self._run_rest(tasks, results, callback)
         return results

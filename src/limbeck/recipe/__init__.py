@@ -3,11 +3,11 @@
 from limbeck.recipe.change import change_stages
 from limbeck.recipe.context import RunContext, run_context
 from limbeck.recipe.optimizer import Optimizer
-from limbeck.recipe.stages import JointStages, Maker, Models, ParallelStages, Part, Recipe, Ship, Stage
+from limbeck.recipe.stages import JointStages, ModelFactory, Models, ParallelStages, Part, Recipe, Ship, Stage
 
 __all__ = [
     "JointStages",
-    "Maker",
+    "ModelFactory",
     "Models",
     "Optimizer",
     "ParallelStages",

@@ -28,10 +28,10 @@ def change_stages(recipe: Recipe, change: Callable[[Stage], Stage]) -> Recipe:
         >>> changed.parts[0].steps, changed.parts[1]({}).parts[0].steps
         (1, 1)
     """
-    return Recipe(*(_changed(part, change) for part in recipe.parts), makes=recipe.makes, ship=recipe.ship)
+    return Recipe(*(_change_part(part, change) for part in recipe.parts), makes=recipe.makes, ship=recipe.ship)
 
 
-def _changed(
+def _change_part(
     part: Part | Callable[[Models], Part], change: Callable[[Stage], Stage]
 ) -> Part | Callable[[Models], Part]:
     if isinstance(part, Stage):
@@ -42,11 +42,11 @@ def _changed(
         return ParallelStages(tuple(change_stages(branch, change) for branch in part.branches))
     if isinstance(part, Recipe):
         return change_stages(part, change)
-    return part if isinstance(part, Part) else _ChangedLater(part, change)
+    return part if isinstance(part, Part) else _ChangedFunction(part, change)
 
 
 @dataclass(frozen=True)
-class _ChangedLater:
+class _ChangedFunction:
     """A function in a recipe, and then the change of what it returns."""
 
     function: Callable[[Models], Part]
@@ -57,9 +57,9 @@ class _ChangedLater:
         return getattr(self.function, "__name__", "function")
 
     def __call__(self, models: Models) -> Any:
-        made = self.function(models)
+        part = self.function(models)
         # What is no part is refused, by the function's name, where it is asked.
-        return change_stages(Recipe(made), self.change) if isinstance(made, Part) else made
+        return change_stages(Recipe(part), self.change) if isinstance(part, Part) else part
 
     def describe(self) -> Any:
         """What the function says of itself, or its name."""

@@ -33,10 +33,10 @@ def run_context(models: Models) -> RunContext:
     Raises:
         LimbeckError: If they are no run's models.
     """
-    found = getattr(models, "held", None)
-    if not isinstance(found, RunContext):
+    context = getattr(models, "context", None)  # any mapping may be passed; only a run's has one
+    if not isinstance(context, RunContext):
         raise LimbeckError(
             f"This part of the recipe asks for the data of its run, and a {type(models).__name__} of models has none; "
             "let distill() run the recipe."
         )
-    return found
+    return context

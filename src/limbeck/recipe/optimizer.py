@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from limbeck.errors import ArgumentError, LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -59,13 +59,13 @@ class Optimizer:
                 f"warmup is a fraction below 1, or a whole number of steps; got {self.warmup}.", argument="warmup"
             )
         if self.decay not in ("constant", "cosine", "linear"):
-            raise unknown("decay", self.decay, ["constant", "cosine", "linear"], argument="decay")
+            raise unknown_name_error("decay", self.decay, ["constant", "cosine", "linear"], argument="decay")
         if self.clip is not None and not self.clip > 0:
             raise ArgumentError(
                 f"clip is the greatest norm of the gradient, above 0; got {self.clip}.", argument="clip"
             )
         if isinstance(self.name, str) and self.name not in _KNOWN:
-            raise unknown(
+            raise unknown_name_error(
                 "optimizer",
                 self.name,
                 _KNOWN,
@@ -118,14 +118,14 @@ class Optimizer:
         accepted = set(inspect.signature(_KNOWN[name]).parameters) - {"params", "lr"}
         for option in self.options:
             if option not in accepted:
-                raise unknown(f"option of {name}", option, accepted, argument="options")
+                raise unknown_name_error(f"option of {name}", option, accepted, argument="options")
 
 
 OPTIMIZERS = tuple(_KNOWN)
 """The optimizers that have a name."""
 
 
-def check_optimizer(given: Any) -> None:
+def check_optimizer(value: Any) -> None:
     """Refuse what is no `Optimizer`; None stands for the run's.
 
     Raises:
@@ -137,26 +137,26 @@ def check_optimizer(given: Any) -> None:
         ...
         limbeck.errors.LimbeckError: optimizer is 'adam', a name; type optimizer=Optimizer('adam', lr=0.001).
     """
-    if given is None or isinstance(given, Optimizer):
+    if value is None or isinstance(value, Optimizer):
         return
-    kind = type(given).__name__
-    if isinstance(given, str):
-        raise LimbeckError(f"optimizer is {given!r}, a name; type optimizer=Optimizer({given!r}, lr=0.001).")
-    if isinstance(given, torch.optim.Optimizer):
-        lr = float(given.param_groups[0].get("lr", 0.001))
+    kind = type(value).__name__
+    if isinstance(value, str):
+        raise LimbeckError(f"optimizer is {value!r}, a name; type optimizer=Optimizer({value!r}, lr=0.001).")
+    if isinstance(value, torch.optim.Optimizer):
+        lr = float(value.param_groups[0].get("lr", 0.001))
         named = f"optimizer=Optimizer({kind.lower()!r}, lr={lr:g}), or " if kind.lower() in OPTIMIZERS else ""
         raise LimbeckError(
             f"optimizer is a torch.optim.{kind} that is made already; a stage makes its own, because heads learn "
             f"beside the student. Type {named}"
             f"optimizer=Optimizer(lambda parameters: torch.optim.{kind}(parameters, ...))."
         )
-    if callable(given):
-        name = getattr(given, "__name__", kind)
+    if callable(value):
+        name = getattr(value, "__name__", kind)
         raise LimbeckError(f"optimizer is a function, {name}; type optimizer=Optimizer({name}).")
     raise LimbeckError(f"optimizer is a {kind}; type optimizer=Optimizer('adamw', lr=0.001).")
 
 
 def optimizer_hint(name: str) -> str:
     """What to type for an argument that an `Optimizer` takes and a run does not; nothing for any other."""
-    known = [field.name for field in fields(Optimizer) if field.name != "name"]
-    return f"Type optimizer=Optimizer({name}=...)." if name in known else ""
+    names = [field.name for field in fields(Optimizer) if field.name != "name"]
+    return f"Type optimizer=Optimizer({name}=...)." if name in names else ""

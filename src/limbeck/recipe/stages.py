@@ -16,7 +16,7 @@ from limbeck.recipe.optimizer import Optimizer, check_optimizer
 from limbeck.teachers import Preprocess, Teacher, as_teacher
 
 Models = Mapping[str, nn.Module]
-Maker = Callable[[Models], nn.Module]
+ModelFactory = Callable[[Models], nn.Module]
 """The models there are -> a new one, made just before the first stage that names it."""
 Ship = str | Callable[[Models], nn.Module]
 """The name of the model that is evaluated, saved and exported, or a function that builds it."""
@@ -40,10 +40,10 @@ class Part(ABC):  # noqa: B024 - its operators are whole, only its kinds are ope
         return Recipe(other, self) if callable(other) else NotImplemented
 
     def __and__(self, other: Part) -> Recipe:
-        return Recipe(JointStages((*_stages(self), *_stages(other))), **_carried(self, other))
+        return Recipe(JointStages((*_stages(self), *_stages(other))), **_merge_settings(self, other))
 
     def __or__(self, other: Part) -> Recipe:
-        return Recipe(ParallelStages((*_branches(self), *_branches(other))), **_carried(self, other))
+        return Recipe(ParallelStages((*_branches(self), *_branches(other))), **_merge_settings(self, other))
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Stage(Part):
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective):
-            found = getattr(self.objective, "__name__", type(self.objective).__name__)
-            raise LimbeckError(f"A stage minimizes an objective, not {found}; lift a kernel with Loss({found}).")
+            kind = getattr(self.objective, "__name__", type(self.objective).__name__)
+            raise LimbeckError(f"A stage minimizes an objective, not {kind}; lift a kernel with Loss({kind}).")
         check_optimizer(self.optimizer)
         if self.epochs is not None and self.steps is not None:
             raise LimbeckError(f"Give a stage epochs or steps, not both (epochs={self.epochs}, steps={self.steps}).")
@@ -92,9 +92,9 @@ class Stage(Part):
             if amount is not None and amount < 1:
                 raise ArgumentError(f"A stage lasts at least one step; got {unit}={amount}.", argument=unit)
         if self.teacher is None and self.objective.requires.teacher:
-            wanted = ", ".join(sorted(self.objective.requires.teacher))
+            addresses = ", ".join(sorted(self.objective.requires.teacher))
             raise LimbeckError(
-                f"The objective reads {wanted} in a teacher, and the stage has none: Stage(..., teacher=...)."
+                f"The objective reads {addresses} in a teacher, and the stage has none: Stage(..., teacher=...)."
             )
         if self.teacher is not None and not isinstance(self.teacher, Teacher):
             object.__setattr__(self, "teacher", as_teacher(self.teacher))
@@ -157,20 +157,20 @@ class Recipe(Part):
     """
 
     parts: tuple[Part | Callable[[Models], Part], ...]
-    makes: Mapping[str, Maker] = field(default_factory=dict)
+    makes: Mapping[str, ModelFactory] = field(default_factory=dict)
     ship: Ship = "student"
 
     def __init__(
         self,
         *parts: Part | Callable[[Models], Part],
-        makes: Mapping[str, Maker] | None = None,
+        makes: Mapping[str, ModelFactory] | None = None,
         ship: Ship | None = None,
     ) -> None:
         if not parts:
             raise LimbeckError("A recipe needs at least one stage: Recipe(Stage(objective, teacher=...)).")
-        carried = _carried(*(part for part in parts if isinstance(part, Part)))
+        carried = _merge_settings(*(part for part in parts if isinstance(part, Part)))
         object.__setattr__(self, "parts", tuple(_flat(parts)))
-        object.__setattr__(self, "makes", _joined(carried["makes"], makes or {}))
+        object.__setattr__(self, "makes", _join_factories(carried["makes"], makes or {}))
         object.__setattr__(self, "ship", ship or carried["ship"] or "student")
 
     def stages(self) -> Iterator[Stage]:
@@ -196,16 +196,16 @@ def _flat(parts: tuple[Part | Callable[[Models], Part], ...]) -> Iterator[Part |
 
 
 def _stages(part: Part) -> tuple[Stage, ...]:
-    found = part.parts if isinstance(part, Recipe) else (part,)
+    parts = part.parts if isinstance(part, Recipe) else (part,)
     stages: list[Stage] = []
-    for one in found:
-        if isinstance(one, Stage):
-            stages.append(one)
-        elif isinstance(one, JointStages) and len(found) == 1:
-            stages.extend(one.stages)
+    for item in parts:
+        if isinstance(item, Stage):
+            stages.append(item)
+        elif isinstance(item, JointStages) and len(parts) == 1:
+            stages.extend(item.stages)
         else:
             raise LimbeckError("Only single stages alternate on one batch: stage & stage.")
-    if len(stages) > 1 and not (len(found) == 1 and isinstance(found[0], JointStages)):
+    if len(stages) > 1 and not (len(parts) == 1 and isinstance(parts[0], JointStages)):
         raise LimbeckError(
             "Only single stages alternate on one batch; a recipe of several stages cannot stand beside &."
         )
@@ -220,18 +220,18 @@ def _branches(part: Part) -> tuple[Recipe, ...]:
     return (part if isinstance(part, Recipe) else Recipe(part),)
 
 
-def _carried(*parts: Part) -> dict[str, Any]:
+def _merge_settings(*parts: Part) -> dict[str, Any]:
     """What composed recipes bring along: all their makers, and the last thing that one of them ships."""
-    makes: Mapping[str, Maker] = {}
+    makes: Mapping[str, ModelFactory] = {}
     ship: Ship | None = None
     for part in parts:
         if isinstance(part, Recipe):
-            makes = _joined(makes, part.makes)
+            makes = _join_factories(makes, part.makes)
             ship = part.ship if part.ship != "student" else ship
     return {"makes": makes, "ship": ship}
 
 
-def _joined(mine: Mapping[str, Maker], theirs: Mapping[str, Maker]) -> dict[str, Maker]:
+def _join_factories(mine: Mapping[str, ModelFactory], theirs: Mapping[str, ModelFactory]) -> dict[str, ModelFactory]:
     for name in set(mine) & set(theirs):
         if mine[name] is not theirs[name]:
             raise LimbeckError(f"Two parts of the recipe both make a model called {name!r}; rename one of them.")

@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.atomic_io import check_tree
+from limbeck.atomic_io import check_no_folder_links
 from limbeck.batch import IGNORED
 from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Search, arm_folder, read_run_job, read_search
@@ -127,7 +127,7 @@ def read_run(run: str | Path) -> RunData:
         LimbeckError: If there is no such folder, its run is not finished, or its result cannot be read.
     """
     folder = Path(run)
-    check_tree(folder)
+    check_no_folder_links(folder)
     result = _result(folder)
     arms = arms_of(result["arms"], judged=_mapping(result.get("verdict")).get("arm"))
     unknown: list[str] = []

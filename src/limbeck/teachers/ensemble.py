@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.batch import LOGITS, Outputs, missing
-from limbeck.errors import LimbeckError, unknown
+from limbeck.batch import LOGITS, Outputs, missing_output_error
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.validation import are_probabilities
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
@@ -54,7 +54,7 @@ class Ensemble(Teacher):
         if not members:
             raise LimbeckError("An ensemble needs at least one member: Ensemble(a, b, c).")
         if mean not in ("arithmetic", "geometric"):
-            raise unknown("mean", mean, ["arithmetic", "geometric"])
+            raise unknown_name_error("mean", mean, ["arithmetic", "geometric"])
         if not (math.isfinite(temperature) and temperature > 0):
             raise LimbeckError(f"An ensemble's temperature must be a positive number; got {temperature}.")
         self.members = tuple(as_teacher(member) for member in members)
@@ -89,7 +89,9 @@ class Ensemble(Teacher):
     ) -> AbstractContextManager[TeacherFn]:
         """Prepare every member for ``logits``; nothing else can be averaged."""
         for address in requires - {LOGITS}:
-            raise missing(address, [LOGITS], who="an ensemble (hidden layers of its members have nothing in common)")
+            raise missing_output_error(
+                address, [LOGITS], who="an ensemble (hidden layers of its members have nothing in common)"
+            )
         contexts = [
             member.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for member in self.members
         ]

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from limbeck.batch import Batch, Inputs, Outputs
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models import fingerprint
-from limbeck.tap import Adaptor, FrozenParameters, Tapped, buffers_kept
+from limbeck.tap import Adaptor, FrozenParameters, Tapped, preserved_buffers
 from limbeck.teachers.fingerprints import code_fingerprint, hash_layers
 from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, describe_preprocess, get_adaptor
 
@@ -188,7 +188,7 @@ class TeacherRef(Teacher):
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Look up the model of that name."""
         if self.name not in models:
-            raise unknown(
+            raise unknown_name_error(
                 "model", self.name, models, then="A stage's teacher may be a model that an earlier stage made."
             )
         adaptor = get_adaptor(models, self.name)
@@ -249,7 +249,7 @@ def teacher_mode(
             if any(module.training != is_training for module in modules)
             else nullcontext()
         )
-        buffer_context = buffers_kept([model]) if still and is_training else nullcontext()
+        buffer_context = preserved_buffers([model]) if still and is_training else nullcontext()
         with mode_context, buffer_context, torch.no_grad():
             return forward(preprocess(batch))
 
@@ -265,4 +265,4 @@ def checked_mode(mode: str) -> Mode:
         return "eval"
     if mode == "train":
         return "train"
-    raise unknown("teacher mode", mode, ["eval", "train"])
+    raise unknown_name_error("teacher mode", mode, ["eval", "train"])

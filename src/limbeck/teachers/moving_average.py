@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.errors import ArgumentError, LimbeckError, unknown
+from limbeck.errors import ArgumentError, LimbeckError, unknown_name_error
 from limbeck.models import fingerprint
 from limbeck.tap import Adaptor, Tapped
 from limbeck.teachers.model import Mode, checked_mode, teacher_mode
@@ -71,7 +71,7 @@ class MovingAverage(Teacher):
         """Look up the model, and start again from a copy of it, whatever was averaged in an earlier stage or run."""
         for name in (self.of, self.into):
             if name is not None and name not in models:
-                raise unknown("model", name, models)
+                raise unknown_name_error("model", name, models)
         self._followed = models[self.of]
         self._adaptor = get_adaptor(models, self.of if self.into is None else self.into)
         self._average = self._copy() if self.into is None else models[self.into]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.batch import LOGITS, Outputs
 from limbeck.cache import Location, Store, find_manifest
-from limbeck.errors import DataError, LimbeckError, unknown
+from limbeck.errors import DataError, LimbeckError, unknown_name_error
 from limbeck.teachers.model import ModelTeacher, TeacherRef
 from limbeck.teachers.teacher import Teacher
 
@@ -84,7 +84,7 @@ def find_last_layer(teacher: Teacher, name: str) -> LastLayer:
         )
     layers = {n: module for n, module in model.named_modules() if isinstance(module, nn.Linear)}
     if name not in layers:
-        raise unknown("Linear layer of the teacher", name, layers)
+        raise unknown_name_error("Linear layer of the teacher", name, layers)
     layer = layers[name]
     bias = None if layer.bias is None else layer.bias.detach().cpu()
     return LastLayer(f"{name}:in", layer.weight.detach().cpu(), bias)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.batch import LOGITS, Batch, Outputs, missing
+from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import Marks, input_marks, marks_differ
 from limbeck.teachers.teacher import Preprocess, Stream, Teacher, TeacherFn
@@ -73,7 +73,7 @@ class PrecomputedTeacher(Teacher):
         del preprocess  # the outputs are there already
         for address in requires:
             if address not in self._outputs:
-                raise missing(address, self._outputs, who="the precomputed outputs")
+                raise missing_output_error(address, self._outputs, who="the precomputed outputs")
         return self._open({address: self._outputs[address].to(device) for address in requires})
 
     @contextmanager

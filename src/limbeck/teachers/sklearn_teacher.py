@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.batch import LOGITS, Outputs, missing
+from limbeck.batch import LOGITS, Outputs, missing_output_error
 from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprints import code_fingerprint
 from limbeck.teachers.teacher import Preprocess, Teacher, TeacherFn, get_function_name
@@ -75,7 +75,7 @@ class SklearnTeacher(Teacher):
     ) -> AbstractContextManager[TeacherFn]:
         """Check that only ``logits`` are required."""
         for address in requires - {LOGITS}:
-            raise missing(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
+            raise missing_output_error(address, [LOGITS], who=f"the estimator {type(self.estimator).__name__}")
         return self._open(device, self.preprocess or preprocess)
 
     @contextmanager

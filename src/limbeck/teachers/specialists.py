@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from limbeck.batch import LOGITS, Batch, Outputs, missing
-from limbeck.errors import LimbeckError, unknown
+from limbeck.batch import LOGITS, Batch, Outputs, missing_output_error
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.closed_form import log_softmax, nonzero_mask
 from limbeck.functional.specialist_pooling import MEANS, Pool
 from limbeck.teachers.conversion import as_teacher
@@ -89,7 +89,7 @@ def _class_index(number: int, value: Any, names: list[str] | None) -> int:
                 f"Group {number} has the name {value!r}, and the data have no class names; use its index."
             )
         if value not in names:
-            raise unknown("class", value, names)
+            raise unknown_name_error("class", value, names)
         return names.index(value)
     try:
         index = None if isinstance(value, bool) else operator.index(value)
@@ -158,7 +158,7 @@ class Specialists(Teacher):
         oversampling: Sequence[float] | None = None,
     ) -> None:
         if mean not in MEANS:
-            raise unknown("mean", mean, MEANS)
+            raise unknown_name_error("mean", mean, MEANS)
         if isinstance(active, bool) or not isinstance(active, int) or active < 1:
             raise LimbeckError(f"active must be an integer, 1 or more: the number of top predictions; got {active!r}.")
         self.generalist = as_teacher(generalist)
@@ -203,7 +203,9 @@ class Specialists(Teacher):
     ) -> AbstractContextManager[TeacherFn]:
         """Prepare all of them for ``logits``; nothing else can be pooled."""
         for address in requires - {LOGITS}:
-            raise missing(address, [LOGITS], who="specialists (their hidden layers have nothing in common)")
+            raise missing_output_error(
+                address, [LOGITS], who="specialists (their hidden layers have nothing in common)"
+            )
         return self._open(
             [teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) for teacher in self._all]
         )

@@ -119,7 +119,7 @@ class Teacher(ABC):
             preprocess: The stage's function from a batch to inputs, for a teacher without its own.
 
         Raises:
-            MissingSignalError: If it lacks an address; the nearest one that it has is named.
+            MissingOutputError: If it lacks an address; the nearest one that it has is named.
         """
 
     @property

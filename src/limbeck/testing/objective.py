@@ -168,7 +168,7 @@ def _batch(draw: torch.Generator) -> Batch:
 
 def _part(case: Case, chosen: slice) -> dict[str, Term]:
     objective, student, teacher, batch = case
-    sides = [Outputs({a: t[chosen] for a, t in signal.items()}) for signal in (student, teacher)]
+    sides = [Outputs({a: t[chosen] for a, t in outputs.items()}) for outputs in (student, teacher)]
     terms: dict[str, Term] = objective(sides[0], sides[1], rows(batch, chosen), _WHERE)
     return terms
 

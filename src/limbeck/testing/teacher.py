@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.batch import LOGITS, Batch, Inputs, Outputs
-from limbeck.errors import MissingSignalError
+from limbeck.errors import MissingOutputError
 from limbeck.teachers import Teacher
 from limbeck.testing.law import require, require_close, require_plain, rows, same_weights, traces, weights
 
@@ -71,15 +71,15 @@ def check_teacher(
 def _check_refusal(teacher: Teacher, preprocess: Callable[[Batch], Inputs]) -> None:
     try:
         teacher.prepare(frozenset({"no such address"}), device=torch.device("cpu"), preprocess=preprocess)
-    except MissingSignalError:
+    except MissingOutputError:
         return
-    require(False, "prepare() accepts an address that it does not have; raise MissingSignalError there", of=_OF)
+    require(False, "prepare() accepts an address that it does not have; raise MissingOutputError there", of=_OF)
 
 
-def _check_answer(signal: Outputs, batch: Batch, requires: frozenset[str]) -> None:
+def _check_answer(outputs: Outputs, batch: Batch, requires: frozenset[str]) -> None:
     for address in requires:
-        require(address in signal or address in signal.partial, f"it does not return {address!r}", of=_OF)
-        for tensor in _tensors_at(signal, address):
+        require(address in outputs or address in outputs.partial, f"it does not return {address!r}", of=_OF)
+        for tensor in _tensors_at(outputs, address):
             require(len(tensor) == batch.size, f"{address!r} has {len(tensor)} rows for {batch.size} examples", of=_OF)
             require(
                 not tensor.requires_grad, f"{address!r} requires a gradient; compute it under torch.no_grad()", of=_OF
@@ -87,10 +87,10 @@ def _check_answer(signal: Outputs, batch: Batch, requires: frozenset[str]) -> No
             require(not bool(tensor.isnan().any()), f"{address!r} contains NaN", of=_OF)
 
 
-def _tensors_at(signal: Outputs, address: str) -> tuple[Tensor, ...]:
+def _tensors_at(outputs: Outputs, address: str) -> tuple[Tensor, ...]:
     """The tensors of an output: one, or those of a partial output."""
-    partial = signal.partial.get(address)
-    return (signal[address],) if partial is None else partial.tensors
+    partial = outputs.partial.get(address)
+    return (outputs[address],) if partial is None else partial.tensors
 
 
 def _check_repeats(answer: Callable[[Batch], Outputs], batch: Batch, requires: frozenset[str]) -> None:

@@ -10,7 +10,7 @@ from limbeck.cache.encodings.dense import BFloat16, Float16, Float32, Quantized
 from limbeck.cache.encodings.encoding import Encoding
 from limbeck.cache.encodings.sampled import SampledClasses
 from limbeck.cache.encodings.top_k import TopClasses
-from limbeck.errors import ArgumentError, unknown
+from limbeck.errors import ArgumentError, unknown_name_error
 
 _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
@@ -41,11 +41,11 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
         213
     """
     if name not in _KNOWN:
-        raise unknown("encoding", str(name), _KNOWN, argument="encoding")
+        raise unknown_name_error("encoding", str(name), _KNOWN, argument="encoding")
     accepted = {key: one for key, one in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
     for given in parameters:
         if given not in accepted:
-            raise unknown(f"parameter of the encoding {name!r}:", given, accepted, argument=given)
+            raise unknown_name_error(f"parameter of the encoding {name!r}:", given, accepted, argument=given)
     absent = [key for key, one in accepted.items() if one.default is one.empty and key not in parameters]
     if absent:
         raise ArgumentError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from limbeck.compare.arms import ALONE, SMOOTHED, recipe_of
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.job import ArmBudget, Job, MethodSettings
 from limbeck.methods import method
 from limbeck.methods.card import SearchRange
@@ -45,7 +45,7 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
     known = {name for arm in arms_of(job) for name in _usual(job, arm)}
     for name in ranges:
         if name not in known:
-            raise unknown("parameter to tune", name, known)
+            raise unknown_name_error("parameter to tune", name, known)
     for arm, space in spaces.items():
         start = start_of(job, arm, smoothing)
         spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}

@@ -16,7 +16,7 @@ from limbeck.data.transforms.flip import Flip
 from limbeck.data.transforms.mixup import CutMix, Mixup
 from limbeck.data.transforms.rand_augment import RandAugment
 from limbeck.data.transforms.user_transform import open_transform
-from limbeck.errors import LimbeckError, unknown
+from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.models import UserFile
 
 _MIXUP = "{mixup: {alpha: 0.2}}"
@@ -88,11 +88,13 @@ def _make(
         other = "mix" if kind == "augmentation" else "augment"
         raise LimbeckError(f"{name} is no {kind}: name it under {other}, such as {other}: {name}.")
     if name not in classes:
-        raise unknown(kind, name, classes, then="Or one of your own: my.py:function." * (kind == "augmentation"))
+        raise unknown_name_error(
+            kind, name, classes, then="Or one of your own: my.py:function." * (kind == "augmentation")
+        )
     parameters: Any = fields(classes[name])  # type: ignore[arg-type]
     for key in options:
         if key not in (names := [field.name for field in parameters]):
-            raise unknown(f"option of {name}", str(key), names)
+            raise unknown_name_error(f"option of {name}", str(key), names)
     for field in parameters:
         if field.default is MISSING and field.name not in options:
             raise LimbeckError(f"{name} needs {field.name}: write {{{name}: {{{field.name}: ...}}}}.")
