@@ -198,8 +198,6 @@ def _features(tapped: Tapped, layers: tuple[str, ...], batch: Batch, preprocess:
         if len(outputs[layer]) != batch.size:
             shape = list(outputs[layer].shape)
             raise DataError(f"{layer!r} gives {shape} for {batch.size} examples: not one row each.")
-                f"{layer!r} gives {list(outputs[layer].shape)} for {batch.size} examples: not one row each."
-            )
     return [outputs[layer] for layer in layers]
 
 
