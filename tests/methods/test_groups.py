@@ -139,5 +139,5 @@ def test_an_empty_or_missing_transfer_set():
 
 
 def test_logits_that_are_no_rows_of_classes():
-    with pytest.raises(LimbeckError, match=r"logits \[batch, classes\]; got \[20, 3, 5\]"):
+    with pytest.raises(LimbeckError, match=r"\[batch, classes\]; got \[20, 3, 5\]"):
         confusion_groups(nn.Identity(), torch.randn(20, 3, 5))

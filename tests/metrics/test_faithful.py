@@ -81,7 +81,7 @@ def test_what_cannot_be_attacked_is_said(x):
     for wrong in ({"radius": -1.0}, {"radius": 0.1, "steps": 0}, {"radius": 0.1, "limits": (1.0, 0.0)}):
         with pytest.raises(LimbeckError, match="confidence_gap needs a radius"):
             confidence_gap(net(0), net(1), x, **wrong)
-    with pytest.raises(DataError, match="one tensor of floats"):
+    with pytest.raises(DataError, match="one float tensor"):
         confidence_gap(net(0), net(1), [Batch(x.long())], radius=0.1)
     with pytest.raises(DataError, match="no example"):
         confidence_gap(net(0), net(1), [], radius=0.1)

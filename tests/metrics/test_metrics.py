@@ -282,5 +282,5 @@ def test_a_measure_of_ones_own():
 def test_a_measure_shows_its_value():
     found = evaluate(Predictions(torch.eye(3).repeat(500, 1), labels=torch.tensor([0, 1, 0] * 500)), ["accuracy"])
     assert str(found) == "{'accuracy': Metric(0.6667, over 1,500 rows)}"
-    assert str(Metric(0.0, 0)) == "Measure(nan, over 0 rows)"
+    assert str(Metric(0.0, 0)) == "Metric(nan, over 0 rows)"
     assert Metric(2.0, 4) == (2.0, 4)

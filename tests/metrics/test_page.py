@@ -59,7 +59,7 @@ def test_the_regressor_s_lines_run_and_teach():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         exec(code_of(PAGE.split("## Of estimates")[1].split("\n\n", 1)[1]), found)
-    assert limbeck.metrics.evaluate(found["said"], {"r2": REGRESSION_METRICS["r2"]})["r2"].value > 0.8
+    assert limbeck.metrics.evaluate(found["estimates"], {"r2": REGRESSION_METRICS["r2"]})["r2"].value > 0.8
 
 
 def test_the_measure_of_one_s_own_runs():

@@ -96,7 +96,7 @@ def test_a_process_that_is_killed_is_told_of_in_a_sentence(tmp_path):
 
 
 def test_a_need_that_is_no_task_and_a_circle_are_refused():
-    with pytest.raises(LimbeckError, match="'b', which is no task"):
+    with pytest.raises(LimbeckError, match="'b', which is not a task"):
         merged([Task("a", nap, requires=("b",))])
     with pytest.raises(LimbeckError, match="a -> b -> a"):
         merged([Task("a", nap, requires=("b",)), Task("b", nap, requires=("a",))])

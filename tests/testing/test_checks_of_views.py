@@ -37,7 +37,7 @@ COUNT = itertools.count()
     [
         (made(lambda x, id, view: x, fingerprint=""), "it has no fingerprint"),
         (made(lambda x, id, view: x.add_(1)), "it writes into the inputs"),
-        (made(lambda x, id, view: x + torch.randint(9, x.shape).byte()), "random numbers: use counter_uniform"),
+        (made(lambda x, id, view: x + torch.randint(9, x.shape).byte()), "use counter_uniform"),
         (made(lambda x, id, view: x + next(COUNT)), "a second call gives another result"),
         (made(lambda x, id, view: x + torch.arange(len(x)).view(-1, 1, 1, 1)), "depends on the order of the batch"),
         (made(lambda x, id, view: x + len(x)), "depends on what else is in the batch"),

@@ -1,4 +1,4 @@
-"""Experiments of published papers, run again beside the papers' own numbers."""
+"""Reproductions of published experiments, with the numbers of the papers."""
 
 from limbeck.papers.experiment import Experiment, ExperimentScale, Row, Task, TaskFolder
 from limbeck.papers.reproduction import PAPERS, Paper, Reproduction, paper

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 from limbeck.errors import LimbeckError
 
 Figures = Mapping[str, Any]
-"""What a task found: name -> number, or anything else that JSON holds."""
+"""The results of a task by name: numbers, or other JSON values."""
 RESULT = "result.json"
 
 
 class ExperimentScale(NamedTuple):
-    """How big an experiment is.
+    """The scale of an experiment.
 
     Attributes:
         name: ``quick`` or ``full``.
-        seeds: The seeds that every arm is run with.
+        seeds: The seeds of every arm.
     """
 
     name: str
@@ -28,26 +28,26 @@ class ExperimentScale(NamedTuple):
 
     @property
     def quick(self) -> bool:
-        """Whether it is to take about a minute, and its numbers mean little."""
+        """Whether the run is a short test whose numbers are not meaningful."""
         return self.name == "quick"
 
     def pick(self, quick: int, full: int) -> int:
-        """One number for a quick run, another for a full one."""
+        """Choose a number for a quick or a full run."""
         return quick if self.quick else full
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: the paper's number beside ours.
+    """One row of the table, with the paper's number and ours.
 
     Attributes:
-        name: What is measured.
-        values: Ours, one number a seed.
-        unit: What it is counted in: ``errors``, ``%``, ``points``, ``ms``.
-        paper: The paper's number; None where our data differ from the paper's.
-        lower_is_better: Which way is up.
-        aim: What ours is to reach, in the mean; None where it is only reported.
-        note: What a reader must know besides.
+        name: The name of the quantity.
+        values: Our numbers, one per seed.
+        unit: The unit: ``errors``, ``%``, ``points``, ``ms``.
+        paper: The number of the paper; None if our data differ.
+        lower_is_better: Whether smaller numbers are better.
+        aim: The value that our mean should reach; None for rows without an aim.
+        note: A remark for the reader.
     """
 
     name: str
@@ -60,18 +60,18 @@ class Row:
 
     @property
     def mean(self) -> float:
-        """Ours, over seeds."""
+        """Our mean over seeds."""
         return fmean(self.values)
 
     @property
     def met(self) -> bool | None:
-        """Whether the mean reaches the aim; None where there is none."""
+        """Whether the mean reaches the aim; None without an aim."""
         if self.aim is None:
             return None
         return self.mean <= self.aim if self.lower_is_better else self.mean >= self.aim
 
     def as_json(self) -> dict[str, Any]:
-        """The row as ``--json`` shows it."""
+        """Convert the row to the format of ``--json``."""
         return {
             "name": self.name,
             "paper": self.paper,
@@ -85,11 +85,11 @@ class Row:
 
 
 class TaskFolder:
-    """Where one task works: its own folder, and those of the tasks that it needs.
+    """The folder of a task, and those of the tasks that it needs.
 
     Args:
-        root: The folder of the whole reproduction.
-        task: The task's name, which is also its folder under `root`.
+        root: The folder of the reproduction.
+        task: The name of the task, which is also its folder under `root`.
     """
 
     def __init__(self, root: Path, task: str) -> None:
@@ -97,20 +97,20 @@ class TaskFolder:
         self._root = root
 
     def of(self, task: str) -> Path:
-        """The folder of another task that is done."""
+        """Return the folder of another finished task."""
         return self._root / task
 
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of work that is done once, in a process of one thread.
+    """A unit of work that runs once, in a process of one thread.
 
     Attributes:
-        name: Unique, and a path: ``mnist/teacher/seed-0``. Two experiments that need the same task share it.
-        work: What to do, given a `TaskFolder`; it can be pickled (a function of a module, or a partial of one), and it
-            keeps what others need in its folder.
-        requires: Names of tasks that must be done before.
-        seconds: About how long it takes on the machine that `limbeck.papers.machine_speed` was written on.
+        name: A unique name that is a path, such as ``mnist/teacher/seed-0``. Experiments can share a task.
+        work: A function of a `TaskFolder` that can be pickled (a module function or a partial of one). It saves what
+            other tasks need in its folder.
+        requires: The names of tasks that must finish first.
+        seconds: The estimated time on the reference machine of `limbeck.papers.machine_speed`.
     """
 
     name: str
@@ -124,10 +124,10 @@ class Experiment:
     """An experiment of a paper.
 
     Attributes:
-        name: What ``--only`` calls it.
-        title: What it asks, in a line.
-        tasks: Scale -> what is to be done.
-        rows: Scale and the figures of all its tasks by name -> its rows of the table.
+        name: The name for ``--only``.
+        title: The question of the experiment, in one line.
+        tasks: Maps a scale to the tasks.
+        rows: Maps the scale and the results of all tasks to the rows of the table.
     """
 
     name: str
@@ -137,10 +137,10 @@ class Experiment:
 
 
 def merged(tasks: Sequence[Task]) -> dict[str, Task]:
-    """The tasks by name, each once, those that are needed first.
+    """Merge tasks by name, in an order in which required tasks come first.
 
     Raises:
-        LimbeckError: If a task needs one that there is not, or tasks need each other in a circle.
+        LimbeckError: If a required task does not exist, or tasks need each other in a cycle.
     """
     by_name = {task.name: task for task in tasks}
     done: dict[str, Task] = {}
@@ -149,7 +149,7 @@ def merged(tasks: Sequence[Task]) -> dict[str, Task]:
         if name in above:
             raise LimbeckError(f"The tasks {' -> '.join((*above, name))} need each other.")
         if name not in by_name:
-            raise LimbeckError(f"The task {above[-1]!r} needs {name!r}, which is no task.")
+            raise LimbeckError(f"The task {above[-1]!r} needs {name!r}, which is not a task.")
         for need in by_name[name].requires:
             if need not in done:
                 add(need, (*above, name))

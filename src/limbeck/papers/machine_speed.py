@@ -1,4 +1,4 @@
-"""This machine's speed beside the reference."""
+"""Speed of this machine compared with the reference machine."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 REFERENCE = 0.014
-"""Seconds of one step below, on one thread of the machine (AMD EPYC, torch 2.13.0) that the tasks were timed on."""
+"""Seconds of one step on one thread of the reference machine (AMD EPYC, torch 2.13.0)."""
 _STEPS = 25
 
 
 def slowness() -> float:
-    """Seconds that this machine takes for what the reference takes one, by the median of a few training steps.
+    """Measure how many times slower this machine is than the reference, by the median of a few training steps.
 
-    A step is forward, backward and SGD of a network 784-800-800-10 on 256 examples in bfloat16, one thread.
+    A step is forward pass, backward pass and SGD of a network 784-800-800-10 on 256 examples in bfloat16, one thread.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""A paper's table beside its own numbers."""
+"""Tables of papers with our numbers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from limbeck.papers.machine_speed import slowness
 from limbeck.papers.scheduler import Event, Scheduler
 
 PAPERS = ("hinton2015", "beyer2021")
-"""Each is a package of this folder with EXPERIMENTS and a TITLE."""
+"""Packages in this folder with EXPERIMENTS and a TITLE."""
 _SEEDS = {"quick": 1, "full": 3}
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's experiments.
+    """The experiments of a paper.
 
     Attributes:
-        name: As it is called on the command line.
-        title: What it is called, by whom, and when.
-        experiments: By name, in the paper's order.
+        name: The name on the command line.
+        title: Authors, title and year.
+        experiments: The experiments by name, in the order of the paper.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Paper:
 
 
 def paper(name: str) -> Paper:
-    """One paper by name.
+    """Find a paper by name.
 
     Raises:
-        UnknownNameError: If there is none of that name.
+        UnknownNameError: If there is no such paper.
     """
     if name not in PAPERS:
         raise unknown_name_error("paper", name, PAPERS)
@@ -48,19 +48,19 @@ def paper(name: str) -> Paper:
 
 
 class Reproduction:
-    """A paper's experiments on this machine.
+    """Runs the experiments of a paper on this machine.
 
     Args:
-        name: The paper's.
-        only: Names of experiments; all of them by default.
-        scale: ``quick``, about a minute each, to see that all works; or ``full``, whose numbers mean something.
-        seeds: How many seeds; one at ``quick`` and three at ``full`` by default.
-        out: The folder; what is done there already is not done again.
-        workers: How many tasks run at a time, in one thread each; one for each core by default.
+        name: The name of the paper.
+        only: Names of experiments; by default all.
+        scale: ``quick`` takes about a minute per experiment and tests that it works; ``full`` has meaningful numbers.
+        seeds: The number of seeds; by default one for ``quick`` and three for ``full``.
+        out: The output folder. Finished tasks in it are not repeated.
+        workers: The number of parallel tasks, each with one thread; by default one per core.
 
     Raises:
         UnknownNameError: If paper, experiment or scale is unknown.
-        LimbeckError: If the folder holds another scale's results, or a number makes no sense.
+        LimbeckError: If the folder has results of another scale, or a number is out of range.
     """
 
     def __init__(
@@ -92,17 +92,17 @@ class Reproduction:
 
     @property
     def seconds(self) -> float:
-        """About how long what is left takes on this machine."""
+        """Estimate the remaining time on this machine."""
         return self._floor.estimate(self.tasks)
 
     def run(self, callback: Callable[[Event], None] = lambda _: None) -> dict[str, Any]:
-        """Do what is left, and make the table.
+        """Run the remaining tasks and make the table.
 
         Args:
-            callback: Told what happens.
+            callback: Called with each `Event`.
 
         Returns:
-            ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``; rows as `Row.as_json` has them.
+            ``{"paper", "scale", "experiments": {name: {"title", "rows": [...]}}}``, with rows from `Row.as_json`.
         """
         results = self._floor.run(self.tasks, callback)
         rows = {
@@ -114,12 +114,12 @@ class Reproduction:
 
 def _rows(experiment: Experiment, scale: ExperimentScale, results: Mapping[str, Figures]) -> Sequence[Row]:
     rows = experiment.rows(scale, results)
-    # At quick scale a number says that the machinery turns, not what the method is worth.
+    # At quick scale the numbers show only that the code works, so they have no aim.
     return [replace(row, aim=None) for row in rows] if scale.quick else rows
 
 
 def _check_folder(folder: Path, scale: str) -> None:
-    """A folder belongs to one scale: tasks have the same names at both."""
+    """Check that the folder has the same scale, because tasks have the same names at both scales."""
     file = folder / "reproduction.json"
     if file.is_file():
         try:

@@ -1,4 +1,4 @@
-"""Tasks run side by side, and resumed."""
+"""Scheduler of tasks in parallel processes, with resume."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from limbeck.papers.experiment import RESULT, Figures, Task
 from limbeck.papers.task_hash import task_hash
 from limbeck.papers.worker import do, settle
 
-_POLL = 1.0  # seconds between looks at how far tasks have come
+_POLL = 1.0  # seconds between checks of progress
 
 
 class Event(NamedTuple):
-    """What happened on the floor.
+    """An event of the scheduler.
 
     Attributes:
         kind: ``begun``, ``done``, or ``tick`` about once a second.
-        task: The task's name; empty for a tick.
-        figures: What it found, when it is done.
-        seconds: How long it took.
-        remaining: Seconds that all that is left will take, about.
+        task: The name of the task; empty for a tick.
+        figures: The results of a finished task.
+        seconds: The duration of a finished task.
+        remaining: The estimated seconds of all remaining tasks.
     """
 
     kind: str
@@ -41,13 +41,12 @@ Callback = Callable[[Event], None]
 
 
 class Scheduler:
-    """Runs tasks in processes of one thread each; what is done is kept in the folder, and never done again.
+    """Runs tasks in processes of one thread each. Results are saved, and finished tasks are not repeated.
 
     Args:
         root: The folder of the reproduction.
-        workers: How many tasks run at a time.
-        slowness: Finds the seconds that this machine takes for one second of a task's own estimate; asked once, and
-            only if something is left to do.
+        workers: The number of parallel tasks.
+        slowness: Returns the seconds on this machine per second of a task's estimate. It is called at most once.
     """
 
     def __init__(self, root: Path, *, workers: int, slowness: Callable[[], float] = lambda: 1.0) -> None:
@@ -57,7 +56,7 @@ class Scheduler:
         self._spent: dict[str, tuple[float, float]] = {}  # task -> seconds, estimate
 
     def estimate(self, tasks: Mapping[str, Task]) -> float:
-        """Seconds that the tasks that are not done will take, at least as long as the longest chain of them."""
+        """Estimate the seconds of all unfinished tasks, at least those of their longest chain."""
         stamps = task_hash(tasks)
         remaining = {name: task for name, task in tasks.items() if self._read_result(name, stamps[name]) is None}
         if not remaining:
@@ -67,16 +66,16 @@ class Scheduler:
         )
 
     def run(self, tasks: Mapping[str, Task], callback: Callback) -> dict[str, Figures]:
-        """Do all that is left, the longest chain first; the figures of all tasks by name.
+        """Run all unfinished tasks, longest chain first, and return the results of all tasks by name.
 
         Raises:
-            LimbeckError: If a task fails (what others have done is kept), or another process is at work in the folder.
+            LimbeckError: If a task fails (results of others are saved), or another process uses the folder.
         """
         results = self._read_results(tasks)
         if len(results) < len(tasks):
             self.root.mkdir(parents=True, exist_ok=True)
             with folder_lock(self.root):
-                results = self._read_results(tasks)  # by now another process may have done some
+                results = self._read_results(tasks)  # another process may have finished some meanwhile
                 self._run_rest(tasks, results, callback)
         return results
 
@@ -138,13 +137,13 @@ class Scheduler:
         return self._pace() * max(sum(still.values()) / self.workers, *still.values()) if still else 0.0
 
     def _pace(self) -> float:
-        """Seconds of this machine to one of the estimates: by what is done, once that is more than a minute."""
+        """Seconds on this machine per second of the estimates, from finished tasks if they took more than a minute."""
         spent = sum(seconds for seconds, _ in self._spent.values())
         planned = sum(estimate for _, estimate in self._spent.values())
         return spent / planned if spent > 60 and planned > 0 else self._slowness()
 
     def _read_result(self, name: str, stamp: str) -> dict[str, Any] | None:
-        """What was kept of a task, if it was the same task and its file is whole."""
+        """Read the result of a task, if it has the same hash and its file is complete."""
         try:
             result: Any = json.loads((self.root / name / RESULT).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -158,16 +157,16 @@ def _result(future: Future[dict[str, Any]], task: Task) -> dict[str, Any]:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        if error.__cause__ is not None:  # a bug whose error could not be taken out of its pickle
+        if error.__cause__ is not None:  # a bug: the error could not be unpickled
             raise
         raise LimbeckError(
-            f"{task.name}: its process was killed, perhaps for want of memory (then give --workers 1); what is done is "
-            "kept, and the same command goes on."
+            f"{task.name}: its process was killed, perhaps because memory ran out (then use --workers 1). Finished "
+            "tasks are saved; run the same command again to continue."
         ) from error
 
 
 def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
-    """How long each task and the longest chain of those that wait for it take together."""
+    """Compute the seconds of each task plus the longest chain of tasks that depend on it."""
     chains: dict[str, float] = {}
     for name in reversed(list(tasks)):
         after = [chains[n] for n, task in tasks.items() if name in task.requires and n in chains]
@@ -176,7 +175,7 @@ def _chains(tasks: Mapping[str, Task]) -> dict[str, float]:
 
 
 def _fraction(folder: Path) -> float:
-    """How far a task's training has come, by the last line of its metrics."""
+    """Read the progress of a task from the last line of its metrics."""
     file = folder / "run" / "metrics.jsonl"
     try:
         with file.open("rb") as lines:

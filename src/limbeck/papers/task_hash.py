@@ -1,4 +1,4 @@
-"""The hash of a task."""
+"""Hashes of tasks, so that results of changed tasks are not reused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from limbeck.papers.experiment import Task
 
 
 def task_hash(tasks: Mapping[str, Task]) -> dict[str, str]:
-    """A hash of each task's function, settings, code, and of the tasks that it needs; in the order of `tasks`.
+    """Compute a hash of each task's function, settings, code, and required tasks, in the order of `tasks`.
 
-    Its code are the files of the experiment's own package that its function's file takes functions or classes from, one
-    after the other: settings stand there as constants too. The rest of limbeck, and the data, are not in it.
+    The code is the file of the function and all files of the same package that it imports functions or classes from,
+    directly or indirectly. The rest of limbeck and the data are not included.
     """
     stamps: dict[str, str] = {}
     for name, task in tasks.items():
@@ -28,7 +28,7 @@ def task_hash(tasks: Mapping[str, Task]) -> dict[str, str]:
 
 
 def code(module: str) -> str:
-    """A hash of a module's file, and of those of its own package that it takes functions or classes from."""
+    """Hash the file of a module and the files of its package that it imports functions or classes from."""
     package, seen, queue = module.rpartition(".")[0], set[str](), [module]
     while queue:
         name = queue.pop()

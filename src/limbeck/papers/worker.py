@@ -1,4 +1,4 @@
-"""A worker process."""
+"""Worker processes of the scheduler."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from limbeck.papers.experiment import RESULT, Task, TaskFolder
 
 
 def settle() -> None:
-    """One thread to a process, which ends with its parent: more would fight over the cores."""
+    """Set one thread per process, and end the process with its parent."""
     import logging
     import signal
 
-    # First of all: a Ctrl-C is the parent's to hear of, who ends its processes.
+    # First, ignore Ctrl-C: the parent handles it and ends its processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := parent_process()) is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -29,27 +29,27 @@ def settle() -> None:
     import lightning_fabric  # noqa: F401 - it sets its logger's level when it is imported
     import torch
 
-    # Fabric says of every run which precision it has; the parent's lines say what is done.
+    # Fabric logs the precision of every run; the parent reports progress instead.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     torch.set_num_threads(1)
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A parent that was killed cannot end its processes, and they would go on in a folder that others may take up."""
+    """End this process if the parent was killed. Otherwise it would keep writing to the folder."""
     parent.join()
     os._exit(1)
 
 
 def do(root: Path, task: Task, stamp: str) -> dict[str, Any]:
-    """Do a task, and keep what it found in its folder.
+    """Run a task and save its results in its folder.
 
     Args:
         root: The folder of the whole reproduction.
-        task: What to do.
-        stamp: What kind of task it is: what a task of another stamp has left is not taken up.
+        task: The task.
+        stamp: The hash of the task. Files of a task with another hash are not reused.
 
     Raises:
-        LimbeckError: If the task cannot be done.
+        LimbeckError: If the task fails.
     """
     began = time.perf_counter()
     desk = TaskFolder(root, task.name)
@@ -68,7 +68,7 @@ def do(root: Path, task: Task, stamp: str) -> dict[str, Any]:
 
 
 def _clear(folder: Path, stamp: str) -> None:
-    """What is there goes on, if it was the same task that began it; else it goes."""
+    """Keep the files of an interrupted task with the same hash; remove others."""
     mark = folder / "stamp"
     if folder.is_dir() and not (mark.is_file() and mark.read_text(encoding="utf-8") == stamp):
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Ways of asking the teacher, and training length."""
+"""Ablation of teacher views and training length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from limbeck.recipe import Optimizer, Recipe
 from limbeck.teachers import ModelTeacher
 
 TRANSFER = 1000
-"""Training images that the students learn from, as few as the paper's flowers; the teacher has seen them all."""
+"""The number of training images of the students, as few as the paper's flowers. The teacher is trained on all
+images."""
 _QUICK = (4000, 500, 1000)
 _TEACHER_EPOCHS = 20
 LENGTHS = {"short": 30, "long": 300}
@@ -34,18 +35,18 @@ _OPTIMIZER = Optimizer(name="adamw", lr=2e-3, warmup=0.05, options={"weight_deca
 
 @cache
 def fashion(quick: bool) -> DataSplits:
-    """Fashion-MNIST; at quick scale a few thousand of it."""
+    """Load Fashion-MNIST; at quick scale a few thousand images of it."""
     whole = load_data("fashion_mnist")
     return fewer(whole, train=_QUICK[0], test=_QUICK[2]) if quick else whole
 
 
 def transfer(quick: bool) -> Dataset:
-    """What students learn from: the same few images for all."""
+    """Select the training images of the students."""
     return renumbered(subsample(fashion(quick).train, _QUICK[1] if quick else TRANSFER, seed=1))
 
 
 def network(widths: Sequence[int], seed: int) -> nn.Module:
-    """Plain convolutions; laid out as bfloat16 on a CPU likes it."""
+    """Make a plain convolutional network in channels-last format, which is faster for bfloat16 on a CPU."""
     with seeded(seed):
         net: Any = Cnn(channels=1, classes=10, widths=list(widths), size=28)
     laid_out: nn.Module = net.to(memory_format=torch.channels_last)
@@ -57,7 +58,7 @@ def _teacher() -> nn.Module:
 
 
 def teach(desk: TaskFolder, *, quick: bool) -> Figures:
-    """The teacher, on crops of all training images."""
+    """Train the teacher on crops of all training images."""
     net = _teacher()
     loader = stream(fashion(quick).train, "consistent", 0)
     _run(desk, net, make("supervised"), loader, seed=0, epochs=2 if quick else _TEACHER_EPOCHS)
@@ -66,7 +67,7 @@ def teach(desk: TaskFolder, *, quick: bool) -> Figures:
 
 
 def study(desk: TaskFolder, *, way: str, seed: int, epochs: int, quick: bool) -> Figures:
-    """One student, taught in one of the ways; no label is read."""
+    """Train one student in one of the ways, without labels."""
     teacher, student, examples = _teacher(), network([16, 32, 64], seed), transfer(quick)
     teacher.load_state_dict(load_file(desk.of("matching/teacher") / _WEIGHTS))
     taught_by = ModelTeacher(teacher, preprocess=teacher_preprocess(examples, way, seed))
@@ -130,7 +131,7 @@ def _rows(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
 
 
 def _order(scale: ExperimentScale, results: Mapping[str, Figures]) -> list[Row]:
-    """How far function matching is ahead of each other way when trained for long, as in the paper's figure."""
+    """Compare function matching with each other way in long training, as in the paper's figure."""
     best = [results[_name(WAYS[-1], "long", seed)]["accuracy"] for seed in scale.seeds]
     rows = []
     for way in WAYS[:-1]:

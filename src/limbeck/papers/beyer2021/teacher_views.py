@@ -1,4 +1,4 @@
-"""What the teacher sees when the student sees a view."""
+"""The inputs of the teacher for a view of the student."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from limbeck.teachers import Preprocess
 
 BATCH = 64
 PIXELS = NormalizeImages((0.286,), (0.353,))
-"""Mean and deviation of Fashion-MNIST's training images."""
+"""Mean and standard deviation of the training images of Fashion-MNIST."""
 WAYS = ("fixed targets", "independent noise", "consistent", "function matching")
-"""Of asking a teacher, in the paper's order."""
+"""The ways to compute the teacher's inputs, in the order of the paper."""
 
 
 def views(seed: int) -> Transform:
-    """Crops of images with a border of four pixels, mirrored half of the time."""
+    """Crops of images with a border of four pixels, flipped with probability one half."""
     return Chain(Crop(padding=4, seed=seed), Flip(seed=seed))
 
 
 def stream(examples: Dataset, way: str, seed: int) -> ShuffledLoader:
-    """What the student sees: crops, and for function matching mixtures of them."""
+    """Make the views of the student: crops, and for function matching mixtures of them."""
     mix = Mixup(alpha=1.0, seed=seed) if way == "function matching" else None
     return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=views(seed), mix=mix)
 
 
 def teacher_preprocess(examples: Dataset, way: str, seed: int) -> Preprocess:
-    """What the teacher sees of it."""
+    """Make the preprocessing of the teacher."""
     if way == "fixed targets":
         return Original(examples)
     if way == "independent noise":
@@ -40,38 +40,38 @@ def teacher_preprocess(examples: Dataset, way: str, seed: int) -> Preprocess:
 
 @dataclass(frozen=True)
 class Original:
-    """The example itself, whatever view of it the student has.
+    """Preprocessing that takes the original example instead of the student's view.
 
     Attributes:
-        examples: The set; ids are places in it.
+        examples: The dataset; ids are indices.
     """
 
     examples: Dataset
 
     def __call__(self, batch: Batch) -> Inputs:
-        """The examples of the batch."""
+        """Take the examples of the batch."""
         return PIXELS(batch._replace(inputs=self.examples.take(_ids_and_views(batch)[0]).inputs))
 
 
 @dataclass(frozen=True)
 class Another:
-    """A view of the example that is not the student's.
+    """Preprocessing that makes a view different from the student's.
 
     Attributes:
-        examples: The set; ids are places in it.
-        views: What makes it.
+        examples: The dataset; ids are indices.
+        views: The transform.
     """
 
     examples: Dataset
     views: Transform
 
     def __call__(self, batch: Batch) -> Inputs:
-        """Views of the examples of the batch, of the same numbers."""
+        """Make views of the examples of the batch, with the same view numbers."""
         id, view = _ids_and_views(batch)
         return PIXELS(batch._replace(inputs=self.views(self.examples.take(id).inputs, id, view)))
 
 
 def _ids_and_views(batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.id is None or batch.view is None:
-        raise DataError("A batch of views says which example each row is of, and which view; this one does not.")
+        raise DataError("A batch of views needs ids and view numbers; this batch has none.")
     return batch.id.cpu(), batch.view.cpu()

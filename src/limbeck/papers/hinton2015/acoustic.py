@@ -1,4 +1,4 @@
-"""One acoustic model, trained and judged."""
+"""Training and evaluation of one acoustic model."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from limbeck.recipe import Optimizer, Recipe
 from limbeck.teachers import PrecomputedTeacher, Teacher, as_teacher
 
 TEMPERATURE = 5.0
-"""On development data 5 was better than 2, the best of the paper's {1, 2, 5, 10}; 1 and 10 were not tried."""
+"""Temperature. On development data 5 was better than 2, the best of {1, 2, 5, 10} in the paper; 1 and 10 were not
+tried."""
 SOFT_WEIGHT = 2 / 3
-"""The share of the soft targets: the labels have half the weight of these, as in the paper."""
+"""The weight of the soft targets. The labels have half of it, as in the paper."""
 RUN = "run"
-"""The run's folder, in its task's."""
+"""The folder of the run in the folder of its task."""
 _HIDDEN = [256] * 4
 _DROPOUT = 0.1
 _BATCH = 512
 _LR = {256: 1e-3, 512: 2e-3}
 STUDENT_LR = 4e-3
-"""Of a student without dropout that learns for long: on development data that kept two fifths of the gain, where the
-members' own settings kept none."""
+"""Settings of a student without dropout and with long training. On development data it kept two fifths of the gain;
+with the settings of the members it kept none."""
 _ASKED = 4096
 
 
 def network(seed: int, *, dropout: float = _DROPOUT) -> Mlp:
-    """The architecture of every model here: four hidden layers of 256 units, dropout of a tenth where labels teach."""
+    """Make the network of all models: four hidden layers of 256 units, with dropout 0.1 for training on labels."""
     inputs = (BEFORE + 1 + AFTER) * COEFFICIENTS
     with seeded(seed):
         return Mlp(inputs=inputs, classes=CLASSES, hidden=_HIDDEN, dropout=dropout)
 
 
 def soft(answers: Tensor) -> Recipe:
-    """Soft targets that were stored, and labels at half their weight."""
+    """Make the recipe with stored soft targets, and labels at half their weight."""
     return make("hinton", teacher=PrecomputedTeacher(answers), temperature=TEMPERATURE, weight=SOFT_WEIGHT)
 
 
@@ -64,9 +65,9 @@ def train(
     lr: float | None = None,
     callback: Callable[[Run], Any] = lambda run: None,
 ) -> None:
-    """Train `net`, or go on where that was interrupted; `callback` is called after each epoch.
+    """Train `net`, or resume its training; `callback` is called after each epoch.
 
-    `lr` is 0.001 for batches of 256 and 0.002 for batches of 512, if it is not given.
+    The default of `lr` is 0.001 for batches of 256 and 0.002 for batches of 512.
     """
     loader = ShuffledLoader(examples, batch_size=batch, seed=seed)
     run = distill(
@@ -89,7 +90,7 @@ def train(
 
 
 def soft_targets(model: nn.Module | Teacher, examples: Dataset) -> Float[Tensor, "frames classes"]:
-    """The logits for every example, in their order."""
+    """Compute the logits of all examples in order."""
     loader = ShuffledLoader(examples, batch_size=_ASKED, shuffle=False)
     teacher = as_teacher(model)
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=lambda b: b.inputs) as answer:
@@ -97,14 +98,14 @@ def soft_targets(model: nn.Module | Teacher, examples: Dataset) -> Float[Tensor,
 
 
 def frame_accuracy(logits: Float[Tensor, "frames classes"], examples: Dataset) -> float:
-    """Frames whose state is the likeliest, in per cent."""
+    """Compute the frame accuracy, in percent."""
     return 100 * float((logits.argmax(1) == labels_of(examples)).double().mean())
 
 
 def clip_error(logits: Float[Tensor, "frames classes"], part: FramePart) -> float:
-    """Clips in which another digit is likelier than what is said, in per cent.
+    """Compute the fraction of clips with a wrong digit, in percent.
 
-    A digit's score is the sum over the clip's frames of the log-probability that the frame is in any of its states.
+    The score of a digit is the sum over frames of the log-probability of all its states.
     """
     digit = logits.double().log_softmax(1).view(-1, DIGITS, STATES).logsumexp(2)
     scores = digit.new_zeros(len(part.digits), DIGITS).index_add(0, part.windows.clip, digit)
@@ -112,7 +113,7 @@ def clip_error(logits: Float[Tensor, "frames classes"], part: FramePart) -> floa
 
 
 def judge_model(model: nn.Module | Teacher, folder: Path, *, train: Dataset | None = None) -> dict[str, float]:
-    """Frame accuracy and clip error on the development and the test part, and frame accuracy on `train`."""
+    """Compute frame accuracy and clip error on the development and the test part, and frame accuracy on `train`."""
     accuracies: dict[str, float] = {}
     for name in ("dev", "test"):
         part = read_part(folder, name)

@@ -1,4 +1,4 @@
-"""Specialists beside controls of the same cost."""
+"""Specialists compared with controls of equal cost."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from limbeck.teachers import Groups, ModelTeacher, Specialists, special_classes
 SPECIALISTS = 10
 SIZE = 20
 _ACTIVE = 2
-"""How many of the generalist's first guesses are looked at; the paper has one, two were better on development data."""
+"""The number of the generalist's top classes that select specialists. The paper uses one; two were better on
+development data."""
 _EPOCHS, _OWN_EPOCHS = 40, 8
 _QUICK_EPOCHS = 2
 _EXAMPLES = 16_000
 _PER_SECOND = 4000
-"""Examples that one thread learns from in a second, on the machine of `limbeck.papers.machine_speed`."""
+"""Training examples per second and thread, on the reference machine of `limbeck.papers.machine_speed`."""
 _WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
 
 
@@ -39,12 +40,12 @@ _WEIGHTS, _SHOWN = "weights.safetensors", "shown.safetensors"
 
 
 def train_generalist(desk: TaskFolder, *, seed: int, examples: int, quick: bool) -> Figures:
-    """A network from random weights, shown so many examples."""
+    """Train a network from random weights on this number of examples."""
     return _taught(desk, network(seed), examples, pictures(quick), GENERALIST, seed=seed)
 
 
 def train_on(desk: TaskFolder, *, seed: int, examples: int, quick: bool) -> Figures:
-    """The control: the generalist, shown as many further examples as all specialists together, in another order."""
+    """Train the control: the generalist on as many more examples as all specialists together, reordered."""
     net = network(seed)
     net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
     return _taught(desk, net, examples, pictures(quick), FURTHER, seed=seed + 1)
@@ -59,7 +60,7 @@ def _taught(
 
 
 def train_specialists(desk: TaskFolder, *, seed: int, epochs: int, quick: bool) -> Figures:
-    """Classes that the generalist confuses, a specialist for each group of them, and all pooled."""
+    """Train a specialist for each group of confused classes, and pool all models."""
     data, net = pictures(quick), network(seed)
     net.load_state_dict(load_file(desk.of(_name("generalist", seed)) / _WEIGHTS))
     net.eval()
@@ -99,14 +100,14 @@ def _save_model(desk: TaskFolder, net: nn.Module, data: DataSplits) -> Figures:
 
 
 def compare(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
-    """The plain ensemble of equal cost: the generalist, and another for what the specialists took."""
+    """Evaluate the ensemble of equal cost: the generalist, and another network with the budget of the specialists."""
     labels = _labels(pictures(quick))
     names = [_name(kind, seed) for kind in ("generalist", "another")]
     both = [torch.softmax(load_file(desk.of(name) / _SHOWN)["test"], -1) for name in names]
     return {"accuracy": _accuracy(both[0] + both[1], labels)}
 
 
-# --- what is measured -----------------------------------------------------------------------------------------------
+# --- metrics -----------------------------------------------------------------------------------------------
 
 
 def _measure(together: Specialists, groups: Groups, data: DataSplits) -> Figures:
@@ -127,7 +128,7 @@ def _measure(together: Specialists, groups: Groups, data: DataSplits) -> Figures
 
 
 def _time_logits(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
-    """Its logits for the test part, and the milliseconds that an example took, read and answered."""
+    """Compute the logits of the test part, and the milliseconds per example."""
     with teacher.prepare(frozenset({LOGITS}), device=torch.device("cpu"), preprocess=data.preprocess) as answer:
         began = time.perf_counter()
         logits = torch.cat([answer(batch)[LOGITS].float() for batch in _whole(data.test)])
@@ -135,7 +136,7 @@ def _time_logits(teacher: Any, data: DataSplits) -> tuple[Tensor, float]:
 
 
 def _conditional(logits: Tensor, labels: Tensor, special: Tensor) -> float:
-    """The accuracy where only a specialist's classes are at choice, over specialists and examples of their classes."""
+    """Compute the accuracy among the classes of a specialist, over all specialists and examples of their classes."""
     right = count = 0
     for own in special:
         rows = own[labels]
@@ -145,7 +146,7 @@ def _conditional(logits: Tensor, labels: Tensor, special: Tensor) -> float:
 
 
 def _by_cover(alone: Tensor, pooled: Tensor, labels: Tensor, cover: Tensor) -> dict[str, list[int]]:
-    """For each number of specialists that know an example's class: examples, right before, right after."""
+    """Count, by the number of specialists for the class: examples, right before, right after."""
     counts = cover[labels]
     before, after = alone.argmax(-1) == labels, pooled.argmax(-1) == labels
     return {
@@ -178,7 +179,7 @@ def _tasks(scale: ExperimentScale) -> list[Task]:
     quick = scale.quick
     examples = scale.pick(_QUICK_EPOCHS * QUICK[0], _EPOCHS * _EXAMPLES)
     epochs = scale.pick(1, _OWN_EPOCHS)
-    # Half of what a specialist sees are the examples of its own classes.
+    # Half of a specialist's examples are of its own classes.
     further = SPECIALISTS * epochs * 2 * scale.pick(QUICK[0], _EXAMPLES) * SIZE // CLASSES
     at: dict[str, Any] = {"quick": quick}
     tasks = []
@@ -229,7 +230,7 @@ def _relative(after: Sequence[float], before: Sequence[float]) -> list[float]:
 
 
 def _cover_rows(pooled: Sequence[Figures]) -> list[Row]:
-    """As the paper's table by cover, seeds together where there are few examples: 0, 1, 2, 3 and more specialists."""
+    """Make the paper's table by the number of specialists: 0, 1, 2, 3 and more, with seeds pooled."""
     rows = []
     for low, high in ((0, 0), (1, 1), (2, 2), (3, SPECIALISTS)):
         sums = [_summed(item["cover"], low, high) for item in pooled]

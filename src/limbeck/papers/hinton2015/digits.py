@@ -17,7 +17,7 @@ from limbeck.recipe import Optimizer
 
 CLASSES = 10
 READS = NormalizeImages((0.0,), (1.0,))
-"""Ink from 0 to 1: what dropout removes from the input is then paper."""
+"""Pixels from 0 (paper) to 1 (ink), so that dropout at the input sets pixels to paper."""
 BATCH = 128
 PRECISION = "bf16-mixed"
 _MAX_NORM = 3.0
@@ -26,22 +26,22 @@ _QUICK = (6000, 2000)
 
 @cache
 def digits(quick: bool) -> DataSplits:
-    """MNIST; at quick scale the same few thousand of it each time."""
+    """Load MNIST; at quick scale a fixed subset of a few thousand images."""
     whole = load_data("mnist")
     return fewer(whole, train=_QUICK[0], test=_QUICK[1]) if quick else whole
 
 
 def network(units: int, *, seed: int, dropout: float = 0.0, input_dropout: float = 0.0) -> Mlp:
-    """Two hidden layers of so many units."""
+    """Make a network with two hidden layers of this many units."""
     with seeded(seed):
         return Mlp(inputs=784, classes=CLASSES, hidden=[units, units], dropout=dropout, input_dropout=input_dropout)
 
 
 def constrained_sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with Nesterov's momentum, after each step of which no unit's incoming weights are longer than 3.
+    """SGD with Nesterov momentum that limits the norm of each unit's incoming weights to 3.
 
-    The paper says "weight-constraints" and points to Hinton et al., 2012, arXiv:1207.0580, which has the norm of each
-    unit's incoming weights bounded, and lets the learning rate begin high.
+    The paper says "weight-constraints" and points to Hinton et al., 2012, arXiv:1207.0580, which bounds the norm of
+    each unit's incoming weights and starts with a high learning rate.
     """
     moved = list(parameters)
     optimizer = torch.optim.SGD(moved, lr=0.1, momentum=0.9, nesterov=True, fused=True)
@@ -61,17 +61,17 @@ STUDENT = Optimizer(name="adam", lr=1e-3, warmup=0.01)
 
 
 def logits(model: nn.Module, examples: Dataset) -> Tensor:
-    """What a model answers to the examples, in their order, in float32."""
+    """Compute the logits of the examples in order, in float32."""
     loader = ShuffledLoader(examples, batch_size=2000, shuffle=False)
     return predict(model, loader, preprocess=READS).student
 
 
 def labels_of(examples: Dataset) -> Tensor:
-    """The label of each example."""
+    """Return the labels of the examples."""
     labels: Any = examples.labels
     return cast(Tensor, labels)
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """How many rows are wrong."""
+    """Count the wrong rows."""
     return int((logits.argmax(-1) != labels).sum())

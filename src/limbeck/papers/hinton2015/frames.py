@@ -19,7 +19,7 @@ from limbeck.papers.hinton2015.windows import Windows
 
 PARTS = ("train", "dev", "test")
 SPEEDS = (10, 9, 11)
-"""Tenths of its speed at which each training clip is learnt from: as spoken, slower, faster."""
+"""Speeds of the copies of each training clip, in tenths: original, slower, faster."""
 _DEV_TAKES = 5
 
 
@@ -27,9 +27,9 @@ class FramePart(NamedTuple):
     """Some clips.
 
     Attributes:
-        windows: Every frame of them, with its label.
-        digits: What is said in each clip.
-        copies: How often each clip is there, at different speeds: all clips as spoken come first.
+        windows: All frames of the clips, with labels.
+        digits: The spoken digit of each clip.
+        copies: The number of copies of each clip at different speeds. The originals come first.
     """
 
     windows: Windows
@@ -44,11 +44,10 @@ class _Raw(NamedTuple):
 
 
 def keep_frames(desk: TaskFolder, *, quick: bool) -> Figures:
-    """Log-Mel frames of all clips and their labels, kept once for all that learn from them.
+    """Compute log-Mel frames and labels of all clips and save them for all other tasks.
 
-    A development part is carved from the file's training part: the first five takes there of each speaker and digit.
-    Means and variances (which make each coefficient's 0 and 1) and Gaussians (which segment the clips) come from the
-    training part alone.
+    The development part is the first five takes of each speaker and digit in the training part of the file. Means and
+    variances for standardization and the Gaussians for segmentation use the training part alone.
     """
     spoken = read_spoken()
     clips = parts_of(spoken)
@@ -66,17 +65,17 @@ def keep_frames(desk: TaskFolder, *, quick: bool) -> Figures:
 
 
 def read_part(folder: Path, part: str) -> FramePart:
-    """What `keep_frames` kept of a part in its folder."""
+    """Read the frames of a part that `keep_frames` saved."""
     arrays = load_file(folder / f"{part}.safetensors")
     windows = Windows(arrays["frames"], arrays["labels"], arrays["lengths"])
     return FramePart(windows, arrays["digits"], int(arrays["copies"]))
 
 
 def parts_of(spoken: Spoken) -> dict[str, np.ndarray]:
-    """Which clips belong to each part; a clip is never divided.
+    """Select the clips of each part. A clip is never divided.
 
     Raises:
-        DataError: If a part would have none.
+        DataError: If a part has no clips.
     """
     takes = np.unique(spoken.take[~spoken.is_test])
     dev = ~spoken.is_test & np.isin(spoken.take, takes[:_DEV_TAKES])

@@ -1,4 +1,4 @@
-"""Images, network and optimizers of the specialists."""
+"""Images, network and optimizers of the experiment with specialists."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from limbeck.recipe import Optimizer
 CLASSES = 100
 BATCH = 64
 QUICK = (3000, 1000)
-"""Training and test examples at quick scale."""
+"""The number of training and test examples at quick scale."""
 _MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 GENERALIST = Optimizer(name="sgd", lr=0.05, warmup=0.05, options=_MOMENTUM)
 FURTHER = Optimizer(name="sgd", lr=0.05, options=_MOMENTUM)
-"""From trained weights on: for specialists, and for the generalist that is trained on."""
+"""The optimizer for training that starts from trained weights: specialists, and the control."""
 
 
 @cache
 def pictures(quick: bool) -> DataSplits:
-    """CIFAR-100, or what there is of it; at quick scale a few thousand."""
+    """Load CIFAR-100, or a part of it; at quick scale a few thousand images."""
     whole = load_data("cifar100")
     return fewer(whole, train=QUICK[0], test=QUICK[1]) if quick else whole
 
 
 def network(seed: int) -> nn.Module:
-    """Three convolutions, too few to learn a hundred classes by heart; laid out as bfloat16 on a CPU likes it."""
+    """Make a small network of three convolutions, in channels-last format for bfloat16 on a CPU."""
     with seeded(seed):
         net: Any = Cnn(channels=3, classes=CLASSES, widths=[16, 32, 64], size=32)
     laid_out: nn.Module = net.to(memory_format=torch.channels_last)
@@ -39,6 +39,6 @@ def network(seed: int) -> nn.Module:
 
 
 def make_loader(examples: Dataset, seed: int) -> ShuffledLoader:
-    """Shifted by up to four pixels, and mirrored half of the time."""
+    """Shifts by up to four pixels, and flips with probability one half."""
     view = Chain(RandomShift(4, seed=seed), Flip(seed=seed))
     return ShuffledLoader(examples, batch_size=BATCH, seed=seed, augment=view)

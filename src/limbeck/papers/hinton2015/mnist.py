@@ -15,7 +15,7 @@ WIDTHS = (8, 30, 100, 300, 800)
 _EPOCHS = {"alone": 40, "distilled": 60, "omit3": 60, "only78": 160, "temperature": 15}
 _QUICK_EPOCHS = 5
 _SECONDS_PER_EPOCH = {8: 1.0, 30: 1.2, 100: 1.4, 300: 2.4, 800: 5.5}
-"""Of 60,000 images, on one thread of the machine of `limbeck.papers.machine_speed`."""
+"""Seconds per epoch of 60,000 images, on one thread of the reference machine of `limbeck.papers.machine_speed`."""
 _TEACHER_SECONDS = 150 * 9.5
 
 
@@ -33,7 +33,7 @@ def _teaching(scale: ExperimentScale, seed: int) -> Task:
 
 
 def _study(scale: ExperimentScale, name: str, lesson: MnistTraining, seed: int, *, share: float = 1.0) -> Task:
-    """The task of one student; `share` is the part of the training images that it sees."""
+    """Make the task of one student; `share` is the fraction of the training images in its transfer set."""
     examples = scale.pick(6000, 60_000) / 60_000
     seconds = 1 + lesson.epochs * _SECONDS_PER_EPOCH[lesson.units] * share * examples
     requires = () if lesson.teacher is None else (lesson.teacher,)

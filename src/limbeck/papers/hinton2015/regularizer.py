@@ -26,14 +26,14 @@ _BATCH = 256
 _BEST = "best"
 _HARD, _SOFT = "regularizer/hard/seed-{}", "regularizer/soft/seed-{}"
 _SECONDS_PER_EPOCH = 0.13
-"""Of the frames of 3 % of the clips, at one speed."""
+"""Seconds per epoch of the frames of 3 % of the clips, at one speed."""
 _DEV_SECONDS = 0.38
 _LEAST_GAIN = 0.01
-"""In points: about one test frame."""
+"""A tolerance in points: about one test frame."""
 
 
 def few(part: FramePart, *, seed: int) -> Subset:
-    """All frames of 3 % of the clips, at all their speeds, with the digits in the same shares."""
+    """Select 3 % of the clips, at all speeds, with the same proportions of digits."""
     clips = len(part.digits) // part.copies
     chosen = stratified_split(part.digits[:clips], max(round(FRACTION * clips), 1), seed=seed)
     among = torch.zeros(clips, dtype=torch.bool)
@@ -42,11 +42,14 @@ def few(part: FramePart, *, seed: int) -> Subset:
 
 
 def overfit(desk: TaskFolder, *, seed: int, epochs: int) -> Figures:
-    """Hard targets: the last epoch, and the epoch that is best on the development part."""
+    """Train on hard targets; evaluate the last epoch and the best epoch on the development part."""
     part, net = read_part(desk.of(FRAMES), "train"), network(seed)
     examples, dev = few(part, seed=seed), read_part(desk.of(FRAMES), "dev")
     best = desk.folder / _BEST
-    for folder in (best, desk.folder / RUN):  # an epoch that was not looked at before a stop would never be: begin anew
+    for folder in (
+        best,
+        desk.folder / RUN,
+    ):  # After an interruption some epochs may not have been evaluated, so start again.
         shutil.rmtree(folder, ignore_errors=True)
 
     def keep(run: Run) -> None:
@@ -62,17 +65,17 @@ def overfit(desk: TaskFolder, *, seed: int, epochs: int) -> Figures:
 
 
 def soften(desk: TaskFolder, *, teacher: str, seed: int, epochs: int) -> Figures:
-    """Soft targets of the network that has seen all the data: the last epoch, for nothing stops it."""
+    """Train on soft targets of the network trained on all data; evaluate the last epoch."""
     part, net = read_part(desk.of(FRAMES), "train"), network(seed)
     examples = few(part, seed=seed)
-    answers = torch.full((len(part.windows), CLASSES), torch.nan)  # the other frames are never asked about
+    answers = torch.full((len(part.windows), CLASSES), torch.nan)  # the other frames are never needed
     answers[examples.ids] = soft_targets(load(desk.of(teacher) / NET), examples)
     train(desk, net, soft(answers), examples, seed=seed, epochs=epochs, batch=_BATCH)
     return judge_model(net, desk.of(FRAMES), train=examples)
 
 
 def _accuracy_of(best: Path) -> float:
-    """What the best network so far has on development data; 0 where there is none."""
+    """Read the best development accuracy so far; 0 if there is none."""
     return float(read_config(best)["metadata"]["dev_frame_accuracy"]) if best.is_dir() else 0.0
 
 
@@ -118,7 +121,7 @@ _TEST = "test_frame_accuracy"
 
 
 def _both(name: str, figures: Sequence[Figures], which: str, paper: str) -> list[Row]:
-    """Frame accuracy on what was learnt from, and on the test part."""
+    """Make the rows of frame accuracy on training and test data."""
     note = f"paper, train and test, on its data: {paper}" if paper else ""
     return [
         Row(f"{name}: train", [run[f"{which}train_frame_accuracy"] for run in figures], "%", lower_is_better=False),

@@ -1,4 +1,4 @@
-"""Spoken digits: an ensemble distilled."""
+"""Distillation of an ensemble on spoken digits."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from limbeck.papers.hinton2015.frames import keep_frames, read_part
 from limbeck.teachers import Ensemble
 
 FRAMES = "speech/frames"
-"""The task that keeps what all others learn from."""
+"""The task that saves the frames for all others."""
 NET = "net"
-"""The folder of a trained network, in its task's."""
+"""The folder of a trained network in the folder of its task."""
 _ANSWERS = "answers.safetensors"
 _SECONDS_PER_EPOCH = 8.5
-"""Of all training clips at three speeds, on one thread of the machine of `limbeck.papers.machine_speed`."""
+"""Seconds per epoch of all training clips at three speeds, on one thread of the reference machine."""
 _PAPER_SHARE = 100 * (60.8 - 58.9) / (61.1 - 58.9)
 
 
 def member(number: int, seed: int) -> str:
-    """The task of one of an ensemble's members; member 0 of a seed is also the baseline of `regularizer`."""
+    """Make the task of a member of the ensemble. Member 0 of a seed is also the baseline of `regularizer`."""
     return f"speech/member-{number}/seed-{seed}"
 
 
 def frames_task(scale: ExperimentScale) -> Task:
-    """Log-Mel frames of every clip, and their labels."""
+    """Compute log-Mel frames and labels of all clips."""
     return Task(FRAMES, partial(keep_frames, quick=scale.quick), seconds=scale.pick(4, 12))
 
 
 def member_task(scale: ExperimentScale, number: int, seed: int) -> Task:
-    """One network trained on labels."""
+    """Train one network on labels."""
     own = 1000 * seed + number
     return _single(scale, member(number, seed), own, _epochs(scale, "member"), look_back=number == 0)
 
 
 def learn(desk: TaskFolder, *, seed: int, epochs: int, look_back: bool) -> Figures:
-    """One network from labels; it is kept, and with `look_back` judged on what it learnt from too."""
+    """Train one network on labels and save it; `look_back` also evaluates it on its training data."""
     part, net = read_part(desk.of(FRAMES), "train"), network(seed)
     train(desk, net, make("supervised"), part.windows, seed=seed, epochs=epochs)
     save(net, desk.folder / NET)
@@ -50,7 +50,7 @@ def learn(desk: TaskFolder, *, seed: int, epochs: int, look_back: bool) -> Figur
 
 
 def gather(desk: TaskFolder, *, members: Sequence[str]) -> Figures:
-    """The arithmetic mean of the members: judged at T = 1, and its answers to the training frames at T stored."""
+    """Evaluate the arithmetic mean of the members at T = 1, and store its outputs for the training frames at T."""
     nets = [load(desk.of(task) / NET) for task in members]
     answers = soft_targets(Ensemble(*nets, temperature=TEMPERATURE), read_part(desk.of(FRAMES), "train").windows)
     save_file({"train": answers}, desk.folder / _ANSWERS)
@@ -58,7 +58,7 @@ def gather(desk: TaskFolder, *, members: Sequence[str]) -> Figures:
 
 
 def distil(desk: TaskFolder, *, ensemble: str, seed: int, epochs: int) -> Figures:
-    """One network of the members' architecture from the ensemble's stored answers."""
+    """Train one network on the stored outputs of the ensemble."""
     part, net = read_part(desk.of(FRAMES), "train"), network(seed, dropout=0.0)
     recipe = soft(load_file(desk.of(ensemble) / _ANSWERS)["train"])
     train(desk, net, recipe, part.windows, seed=seed, epochs=epochs, lr=STUDENT_LR)
@@ -66,7 +66,7 @@ def distil(desk: TaskFolder, *, ensemble: str, seed: int, epochs: int) -> Figure
 
 
 def _epochs(scale: ExperimentScale, kind: str) -> int:
-    """More were better on development data as far as was tried; the members take as many as the budget allows."""
+    """More epochs were better on development data in all trials. The members use as many as the budget allows."""
     return {"member": scale.pick(2, 8), "student": scale.pick(4, 32)}[kind]
 
 
@@ -127,7 +127,7 @@ def _mean_of(members: Sequence[Figures]) -> Figures:
 
 
 def _share(single: Sequence[Figures], ensemble: Sequence[Figures], student: Sequence[Figures]) -> Row:
-    """Every seed's gain over the ensembles' mean gain, so that the mean over seeds is the ratio of means."""
+    """Divide each seed's gain by the mean gain of the ensembles, so that the mean is the ratio of means."""
     gain = fmean(run[_ACCURACY] for run in ensemble) - fmean(run[_ACCURACY] for run in single)
     own = [run[_ACCURACY] - base[_ACCURACY] for run, base in zip(student, single, strict=True)]
     shares = [100 * value / gain for value in own] if gain > 0 else [0.0] * len(own)

@@ -15,7 +15,7 @@ from limbeck.errors import DataError, LimbeckError
 
 FILE = "fsdd_8k.npz"
 RATE = 8000
-"""Samples a second."""
+"""Samples per second."""
 COEFFICIENTS = 40
 _ARRAYS = ("waveform", "offsets", "label", "take", "is_test")
 _FULL_SCALE = 32768.0
@@ -26,11 +26,11 @@ class Spoken(NamedTuple):
     """Clips of one spoken digit each.
 
     Attributes:
-        waveform: All clips end to end, in int16.
-        offsets: Where each clip begins in it, and where the last one ends.
-        digits: What is said in each clip.
-        take: Which of a speaker's recordings of that digit it is.
-        is_test: Whether the clip belongs to the test part.
+        waveform: All clips concatenated, in int16.
+        offsets: The start of each clip in `waveform`, and the end of the last one.
+        digits: The spoken digit of each clip.
+        take: The number of the recording of this speaker and digit.
+        is_test: Whether the clip is in the test part.
     """
 
     waveform: np.ndarray
@@ -40,16 +40,16 @@ class Spoken(NamedTuple):
     is_test: np.ndarray
 
     def clip(self, number: int) -> np.ndarray:
-        """The samples of one clip, from -1 to 1."""
+        """Return the samples of one clip, from -1 to 1."""
         begin, end = self.offsets[number], self.offsets[number + 1]
         return self.waveform[begin:end].astype(np.float32) / _FULL_SCALE
 
 
 def read_spoken(folder: str | Path | None = None) -> Spoken:
-    """The Free Spoken Digit Dataset, from ``fsdd_8k.npz`` in `folder`, or where `LIMBECK_DATA` says, or in ``./data``.
+    """Read the Free Spoken Digit Dataset, ``fsdd_8k.npz`` in `folder`, `LIMBECK_DATA` or ``./data``.
 
     Raises:
-        DataError: If the file is nowhere, saying what to put where, or holds something else.
+        DataError: If the file is missing or has other contents.
     """
     places = data_folders(folder)
     for path in places:
@@ -83,7 +83,7 @@ def _checked(path: Path) -> Spoken:
 
 
 def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames 40"]:
-    """Log energies of 40 Mel filters in windows of 25 ms, one every 10 ms, as Kaldi computes them, without dither.
+    """Compute log energies of 40 Mel filters in windows of 25 ms every 10 ms, like Kaldi, without dither.
 
     Args:
         samples: A clip at 8 kHz, from -1 to 1, of at least 25 ms.
@@ -112,7 +112,7 @@ def log_mel(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "frames
 
 
 def spoken_faster(samples: Float[np.ndarray, " samples"], tenths: int) -> Float[np.ndarray, " fewer"]:
-    """The clip at so many tenths of its speed, pitch and all.
+    """Change the speed of a clip, in tenths, including its pitch.
 
     Source: Ko, Peddinti, Povey and Khudanpur, Audio augmentation for speech recognition, Interspeech 2015.
     """

@@ -10,28 +10,28 @@ from torch import Tensor
 
 DIGITS = 10
 STATES = 3
-"""Of each digit, passed through from left to right."""
+"""The number of states of each digit, in a left-to-right model."""
 CLASSES = DIGITS * STATES
 ROUNDS = 6
-"""Of segmentation; in the last one, under one frame in a hundred still moves."""
+"""The number of rounds of segmentation. In the last one, fewer than 1 % of the frames change."""
 _LEAST_VARIANCE = 1e-2  # of coefficients whose variance over all frames is 1
 
 
 class Gaussians(NamedTuple):
-    """One Gaussian with a diagonal covariance for each class, ``[classes, coefficients]``."""
+    """Diagonal Gaussians, one per class, ``[classes, coefficients]``."""
 
     mean: Float[Tensor, "classes coefficients"]
     variance: Float[Tensor, "classes coefficients"]
 
     def log_densities(self, frames: Float[Tensor, "frames coefficients"]) -> Float[Tensor, "frames classes"]:
-        """Of every frame under every class, in nats, less a constant."""
+        """Compute the log-likelihood of every frame under every class, in nats, up to a constant."""
         precision = 1 / self.variance
         constant = (self.mean**2 * precision + self.variance.log()).sum(1)
         return frames @ (self.mean * precision).T - (frames**2 @ precision.T + constant) / 2
 
 
 def uniform(lengths: Int[Tensor, " clips"]) -> Int[Tensor, " frames"]:
-    """Every clip cut into equal parts: the state of each frame at a flat start.
+    """Divide each clip into equal parts, for a flat start.
 
     Example:
         >>> uniform(torch.tensor([6, 4]))
@@ -43,17 +43,17 @@ def uniform(lengths: Int[Tensor, " clips"]) -> Int[Tensor, " frames"]:
 def classes_of(
     states: Int[Tensor, " frames"], lengths: Int[Tensor, " clips"], digits: Int[Tensor, " clips"]
 ) -> Int[Tensor, " frames"]:
-    """The label of each frame: 3 times its clip's digit, plus its state."""
+    """Compute the label of each frame: 3 times the digit plus the state."""
     return torch.repeat_interleave(digits, lengths) * STATES + states
 
 
 def segmented(
     frames: Float[Tensor, "frames coefficients"], lengths: Int[Tensor, " clips"], digits: Int[Tensor, " clips"]
 ) -> tuple[Int[Tensor, " frames"], Gaussians]:
-    """Labels of frames whose clips' digits are known, from a flat start, and the Gaussians that they were found with.
+    """Align the frames of clips with known digits, from a flat start; return labels and Gaussians.
 
-    Each round fits a Gaussian to the frames of each class, and then cuts every clip where its frames are likeliest:
-    segmental k-means, the usual way to an alignment where nobody has marked the states.
+    Each round fits a Gaussian to the frames of each class and then finds the best segmentation of each clip. This is
+    segmental k-means, the usual alignment without annotated states.
 
     Source: Juang and Rabiner, The segmental K-means algorithm for estimating parameters of hidden Markov models, IEEE
     Transactions on Acoustics, Speech, and Signal Processing 38(9), 1990.
@@ -71,7 +71,7 @@ def aligned(
     digits: Int[Tensor, " clips"],
     gaussians: Gaussians,
 ) -> Int[Tensor, " frames"]:
-    """The label of each frame on the likeliest way through its digit's states, from the first to the last (Viterbi)."""
+    """Find the best path through the states of the digit (Viterbi)."""
     own = torch.repeat_interleave(digits, lengths)[:, None] * STATES + torch.arange(STATES)
     scores = gaussians.log_densities(frames.double()).gather(1, own)
     inside = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -83,7 +83,7 @@ def aligned(
 def _likeliest(
     scores: Float[Tensor, "clips longest states"], lengths: Int[Tensor, " clips"]
 ) -> Int[Tensor, "clips longest"]:
-    """All clips at once; beyond a clip's end stands its last state."""
+    """Pad all clips to one length with their last state."""
     moved = _moves(scores)
     state = torch.full((len(scores), 1), STATES - 1)
     path = torch.empty(scores.shape[:2], dtype=torch.int64)
@@ -95,7 +95,7 @@ def _likeliest(
 
 
 def _moves(scores: Float[Tensor, "clips longest states"]) -> Bool[Tensor, "clips longest states"]:
-    """Whether the best way to each state at each frame comes from the state before it."""
+    """Whether the best path to each state at each frame comes from the previous state."""
     best = torch.full_like(scores[:, 0], -torch.inf)
     best[:, 0] = scores[:, 0, 0]
     moved = torch.zeros_like(scores, dtype=torch.bool)
@@ -107,7 +107,7 @@ def _moves(scores: Float[Tensor, "clips longest states"]) -> Bool[Tensor, "clips
 
 
 def _fitted(frames: Float[Tensor, "frames coefficients"], labels: Int[Tensor, " frames"]) -> Gaussians:
-    """A class without a frame keeps the Gaussian of all frames' mean and variance, 0 and 1."""
+    """Fit the Gaussians. A class without frames keeps mean 0 and variance 1, those of all frames."""
     x = frames.double()
     count = torch.bincount(labels, minlength=CLASSES).double()[:, None]
     zeros = x.new_zeros(CLASSES, x.shape[1])

@@ -36,9 +36,10 @@ _TEACHER_BATCH = 256
 
 
 def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
-    """The paper's teacher: two layers of 1200 units, dropout, weight constraints, inputs jittered by up to two pixels.
+    """Train the paper's teacher, two layers of 1200 units.
 
-    It answers the training images, unjittered, once, for all students.
+    It has dropout and weight constraints, and its inputs are shifted by up to two pixels. Its outputs for the original
+    training images are stored for all students.
     """
     data = digits(quick)
     net = network(1200, seed=seed, dropout=0.5, input_dropout=0.2)
@@ -51,17 +52,17 @@ def teach(desk: TaskFolder, *, seed: int, quick: bool) -> Figures:
 
 @dataclass(frozen=True)
 class MnistTraining:
-    """How a student learns.
+    """Settings of a student.
 
     Attributes:
-        units: In each of its two hidden layers.
+        units: The size of its two hidden layers.
         epochs: Passes over its transfer set.
         temperature: T of the soft targets.
-        weight: The share of the soft targets; the labels have the rest.
-        teacher: The task whose answers it learns from; None for a student that learns from labels alone.
+        weight: The weight of the soft targets; the labels have the rest.
+        teacher: The task of the teacher; None for training on labels alone.
         only: The classes in its transfer set; None for all.
-        free: The classes whose bias is put right afterwards, by their share of the training data.
-        batch: Examples in a batch.
+        free: The classes whose bias is corrected afterwards, by their frequency in the training data.
+        batch: The batch size.
     """
 
     units: int = 800
@@ -75,7 +76,7 @@ class MnistTraining:
 
 
 def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) -> Figures:
-    """One student: trained, tested, and, where a class was missing, tested again with its bias put right."""
+    """Train and test one student; if a class was missing, test it again with a corrected bias."""
     data = digits(quick)
     net = network(lesson.units, seed=seed)
     transfer = data.train if lesson.only is None else only(data.train, lesson.only)
@@ -102,13 +103,13 @@ def study(desk: TaskFolder, *, lesson: MnistTraining, seed: int, quick: bool) ->
 
 
 def only(examples: Dataset, classes: tuple[int, ...]) -> Subset:
-    """The examples of some classes."""
+    """Select the examples of some classes."""
     labels = labels_of(examples)
     return Subset(examples, torch.isin(labels, torch.tensor(classes)).nonzero().squeeze(1))
 
 
 def _missing_bias(net: nn.Module, probe: Dataset, classes: tuple[int, ...]) -> Tensor:
-    """No label is read, nor any test image: what the probe lends is how often classes occur, and its images."""
+    """Correct biases without labels and test images: from training images and the class frequencies."""
     prior = torch.bincount(labels_of(probe), minlength=CLASSES).double() / len(probe)
     moved = torch.zeros(CLASSES, dtype=torch.bool)
     moved[list(classes)] = True

@@ -15,20 +15,20 @@ from limbeck.data.column_checks import hash_columns
 from limbeck.errors import DataError
 
 BEFORE, AFTER = 20, 5
-"""Frames of a window before and after the one whose label is predicted: 26 in all, the 21st of which is that one."""
+"""The frames of a window before and after the labeled one: 26 frames, of which the 21st is labeled."""
 
 
 @final
 class Windows(Dataset):
-    """Every frame of some clips as an example: its inputs are the window around it, its label is its own.
+    """A dataset with one example per frame: the window around the frame, with the label of the frame.
 
-    Example i is frame i, and its inputs are the frames i - 20, ..., i + 5. A window that reaches beyond its clip
-    repeats the clip's first or last frame. Only the frames are held; a window is made when it is asked for.
+    Example i is frame i, and its inputs are the frames i - 20, ..., i + 5. At the ends of a clip a window repeats the
+    first or last frame. Only frames are in memory; windows are made on request.
 
     Args:
-        frames: All clips' frames, end to end.
-        labels: One class for each frame.
-        lengths: How many frames each clip has.
+        frames: The frames of all clips, concatenated.
+        labels: One class per frame.
+        lengths: The number of frames of each clip.
 
     Raises:
         DataError: If there is no clip, a clip has no frame, or the lengths do not add up.
@@ -64,14 +64,14 @@ class Windows(Dataset):
         return len(self.frames)
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The windows around the frames `index`, ``[n, 26, coefficients]``, and the frames' labels."""
+        """Take the windows around the frames `index`, ``[n, 26, coefficients]``, with labels."""
         low, high = self._first[index, None], self._last[index, None]
         places = (index[:, None] + self._around).clamp(low, high)
         return Batch(self.frames[places], index, labels=self._labels[index])
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of frames, labels and the clips' lengths."""
+        """SHA-256 of frames, labels and lengths."""
         columns = ("frames", self.frames), ("labels", self._labels), ("lengths", self.lengths)
         return hash_columns(("windows", [BEFORE, AFTER]), *columns)
 
@@ -82,5 +82,5 @@ class Windows(Dataset):
 
     @property
     def class_names(self) -> None:
-        """States have no names."""
+        """None: states have no names."""
         return None
