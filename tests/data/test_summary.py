@@ -38,7 +38,7 @@ def test_many_classes_and_many_columns_are_summed_up():
 
 def test_load_data_fills_it_for_every_kind(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((50, 4), np.float32), y=np.arange(50) % 2)
-    for data, kind in ((load_data("digits"), "pictures"), (load_data(tmp_path / "a.npz"), "arrays")):
+    for data, kind in ((load_data("digits"), "images"), (load_data(tmp_path / "a.npz"), "arrays")):
         assert data.summary.kind == kind
         assert [part.rows for part in data.summary.parts] == [len(data.train), len(data.test)]
     assert "10 examples (20%) were held out" in "\n".join(data.summary.lines())

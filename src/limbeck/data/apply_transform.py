@@ -1,4 +1,4 @@
-"""Views of the examples of a data set, each made by its number."""
+"""Applies transforms and mixes to the examples of a dataset, by view number."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from limbeck.errors import DataError, LimbeckError
 
 
 def check_augmentation(examples: Dataset, *, augment: Any, mix: Any = None, views: Any = None) -> None:
-    """Refuse what makes no views of these examples, and what is no number of views.
+    """Check `augment`, `mix` and `views` for these examples.
 
     Raises:
-        LimbeckError: Saying what was given, and what to give.
+        LimbeckError: If one of them is not valid.
     """
     if augment is not None:
         check_transform(augment, who="augment=")
     if mix is not None:
         check_mix(mix, examples)
     if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
-        raise LimbeckError(f"views={views!r} is no positive number of views; give views=50, or None for one an epoch.")
+        raise LimbeckError(
+            f"views={views!r} is not a positive whole number. Use views=50, or None for one view per epoch."
+        )
 
 
 def is_repeatable(examples: Dataset, augment: Transform | None) -> bool:
-    """Whether an example, and a view of it, is known to be the same at any time: of those that limbeck makes itself."""
+    """Whether examples and views never change; true for limbeck's own datasets and transforms."""
     return examples.fixed and (augment is None or type(augment).__module__.startswith("limbeck."))
 
 
 def view_number(epoch: int, views: int | None) -> int:
-    """Which view of each example an epoch hands out, where there are so many; None means one for each epoch.
+    """The view number of an epoch: the epoch modulo `views`, or the epoch itself if `views` is None.
 
     Example:
         >>> [view_number(epoch, 3) for epoch in range(5)], view_number(4, None)
@@ -47,10 +49,10 @@ def view_number(epoch: int, views: int | None) -> int:
 def apply_transforms(
     examples: Dataset, index: Int[Tensor, " n"], augment: Transform | None, number: int, *, mix: BatchMix | None = None
 ) -> Batch:
-    """The examples at the positions `index`; with `augment` or `mix`, the view of each that has this number.
+    """Return the examples at `index`, transformed and mixed by view number if `augment` or `mix` is set.
 
     Raises:
-        DataError: If views are to be made of examples without ids.
+        DataError: If the examples have no ids, which transforms need.
     """
     batch = examples.take(index)
     if augment is None and mix is None:
@@ -64,7 +66,7 @@ def apply_transforms(
 
 def _transform_batch(examples: Dataset, batch: Batch, augment: Transform | None, number: int) -> Batch:
     if batch.id is None:
-        raise DataError(f"{type(examples).__name__}.take() gave no ids; a view of an example needs its id.")
+        raise DataError(f"{type(examples).__name__}.take() returned no ids. Transforms need the id of each example.")
     view = torch.full_like(batch.id, number)
     inputs = batch.inputs if augment is None else augment(batch.inputs, batch.id, view)
     return batch._replace(inputs=inputs, view=view)

@@ -1,4 +1,4 @@
-"""`ArrayDataset`: arrays in memory, or in a memory map, as a data set."""
+"""`ArrayDataset`: a dataset of arrays in memory or in a memory map."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from limbeck.errors import DataError
 
 @final
 class ArrayDataset(Dataset):
-    """Examples in memory, or in a memory map: one row of each array is one example.
+    """Dataset of arrays in memory or in a memory map; row i of each array belongs to example i.
 
-    Arrays are kept as they are: bytes stay bytes, a memory map stays on disk, and only the rows of a batch are copied.
+    Arrays are not converted: bytes stay bytes, and a memory map stays on disk. Only the rows of a batch are copied.
 
     Args:
-        inputs: A tensor or numpy array, or a tuple or mapping of them: what a model is called with.
-        labels: Class indices ``[n]`` or ``[n, *positions]``, -100 where there is none.
-        mask: True where a value counts, ``[n]`` or ``[n, *positions]``.
-        extra: Further columns by name: arrays of numbers, or sequences of anything.
+        inputs: The model inputs: a tensor or numpy array, or a tuple or mapping of them.
+        labels: Class indices ``[n]`` or ``[n, *positions]``; -100 means no label.
+        mask: True where a value counts in the loss, ``[n]`` or ``[n, *positions]``.
+        extra: Additional columns by name: arrays of numbers, or sequences of any objects.
         class_names: The name of each class.
 
     Raises:
-        DataError: If there are no examples, lengths differ, floating inputs hold NaN or infinity, or labels are not
-            class indices.
+        DataError: If there are no examples, lengths differ, floating-point inputs contain NaN or infinity, or labels
+            are not class indices.
 
     Example:
         >>> import torch
@@ -61,7 +61,7 @@ class ArrayDataset(Dataset):
         return self._size
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The rows `index` of every column."""
+        """Return the rows `index` of every column."""
         labels, mask = (None if column is None else count_rows(column, index) for column in (self._labels, self._mask))
         return Batch(input_rows(self._inputs, index), index, None, labels, mask, count_rows(self._extra, index))
 
@@ -72,17 +72,17 @@ class ArrayDataset(Dataset):
 
     @property
     def inputs(self) -> Any:
-        """The inputs as they are kept: a tensor, or a tuple or mapping of them."""
+        """The inputs as tensors: one, or a tuple or mapping of them."""
         return self._inputs
 
     @property
     def labels(self) -> Tensor | None:
-        """The labels as given, in int64."""
+        """The labels in int64; None if there are none."""
         return self._labels
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The class names as given."""
+        """The class names; None if there are none."""
         return self._names
 
     def _columns(self) -> list[tuple[str, Any]]:
@@ -98,7 +98,7 @@ def _inputs(inputs: Any) -> Any:
     else:
         return tensor_from(inputs, "inputs")
     if not columns:
-        raise DataError("inputs is empty; give at least one array.")
+        raise DataError("inputs is empty. Pass at least one array.")
     return columns
 
 
@@ -114,7 +114,7 @@ def _common_length(columns: list[tuple[str, Any]]) -> int:
     sizes = {name: len(column) for name, column in columns if column is not None}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-        raise DataError(f"Every column needs one row for each example, but {listed}.")
+        raise DataError(f"All columns must have the same length, but {listed}.")
     size = next(iter(sizes.values()))
     if size == 0:
         raise DataError("There are no examples: the arrays have length 0.")

@@ -1,4 +1,4 @@
-"""`BatchMix`: each example mixed with another one of the data set."""
+"""`BatchMix`: protocol of Mixup and CutMix, which mix each example with another one of the dataset."""
 
 from __future__ import annotations
 
@@ -18,51 +18,51 @@ _COLUMNS = ("partner", "ratio", "labels", "partner_labels")
 
 @runtime_checkable
 class BatchMix(Protocol):
-    """Two examples made one: partner and share are a pure function of the example's id and the number of the view.
+    """Mixes two examples; partner and ratio are a pure function of example id and view number.
 
-    The partner is found in the whole set, never in the batch: the same (id, view) always gives the same mixture.
+    The partner comes from the whole dataset, not from the batch, so the same (id, view) always gives the same mixture.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Name, version and parameters: two with the same fingerprint give the same mixtures."""
+        """Name, version and parameters: the same fingerprint means the same mixtures."""
         ...
 
     def partners(self, id: Tensor, view: Tensor, *, size: int) -> Tensor:
-        """The position, in a set of `size` examples, of the partner of each: ``int64 [batch]``."""
+        """Position of each example's partner in a dataset of `size` examples, ``int64 [batch]``."""
         ...
 
     def blend(self, inputs: Inputs, others: Inputs, id: Tensor, view: Tensor) -> tuple[Inputs, Tensor]:
-        """The mixtures of the examples' inputs and their partners', and each example's own share, ``[batch]``."""
+        """Mix inputs with their partners' inputs; returns the mixtures and each example's own ratio, ``[batch]``."""
         ...
 
 
 def mix_partners(
     id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int, seed: int, stream: str
 ) -> Int[Tensor, " batch"]:
-    """A position in ``0..size-1`` for each example, each with equal chance (to one part in 2⁴⁸ / size)."""
+    """A random position in ``0..size-1`` for each example, uniform up to a relative error of size / 2⁴⁸."""
     high, low = (counter_uniform(id, view, seed=seed, draws=2, stream=stream).double() * (1 << 24)).long().unbind(1)
     return ((high << 24) + low) % size
 
 
 def apply_mix(batch: Batch, partner: Batch, mix: BatchMix) -> Batch:
-    """Views of examples, mixed with the same views of their partners.
+    """Mix a batch with the batch of its partners, both at the same view number.
 
-    No single label is right for a mixture, so it has none. ``extra`` holds the partner's id (``partner``), the
-    example's own share (``ratio``), and, where the set has labels, ``labels`` and ``partner_labels``: the cross-entropy
-    of the mixed label is ``ratio * CE(labels) + (1 - ratio) * CE(partner_labels)``. A mixture counts where both of its
-    parts do.
+    A mixture has no single label, so ``Batch.labels`` is None. ``extra`` contains the partner's id (``partner``), the
+    example's own ratio (``ratio``), and, if the dataset has labels, ``labels`` and ``partner_labels``: the
+    cross-entropy of the mixed label is ``ratio * CE(labels) + (1 - ratio) * CE(partner_labels)``. The mask of a
+    mixture is true where the masks of both examples are.
 
     Raises:
-        DataError: If a mask is not one of whole examples, or the examples have a further column of one of these names.
+        DataError: If the mask is not one value per example, or an extra column has one of these names.
     """
     for column in batch.extra:
         if column in _COLUMNS:
-            raise DataError(f"A mixture keeps {column!r} in Batch.extra, and the examples have a column of that name.")
+            raise DataError(
+                f"Mixing stores {column!r} in Batch.extra, but the examples have an extra column of this name."
+            )
     if batch.mask is not None and batch.mask.ndim > 1:
-        raise DataError(
-            f"Whole examples are mixed, and the mask says which of their parts count: {_shape(batch.mask)}."
-        )
+        raise DataError(f"Mixing needs a mask of one value per example; this mask has the shape {_shape(batch.mask)}.")
     inputs, ratio = mix.blend(batch.inputs, partner.inputs, batch.id, batch.view)  # type: ignore[arg-type]
     extra: Mapping[str, Any] = {**batch.extra, "partner": partner.id, "ratio": ratio}
     if batch.labels is not None:
@@ -72,21 +72,20 @@ def apply_mix(batch: Batch, partner: Batch, mix: BatchMix) -> Batch:
 
 
 def check_mix(mix: Any, examples: Dataset) -> None:
-    """Refuse what mixes nothing, and examples whose labels are not one for each.
+    """Check that `mix` is a mix and that each example has one label.
 
     Raises:
-        LimbeckError: If `mix` is no `BatchMix`.
-        DataError: If labels have several dimensions.
+        LimbeckError: If `mix` is not a `BatchMix`.
+        DataError: If labels have more than one dimension.
     """
     if isinstance(mix, type):
-        raise LimbeckError(f"mix={mix.__name__} is a class, not a mix; type mix={mix.__name__}().")
+        raise LimbeckError(f"mix={mix.__name__} is a class; create an instance: mix={mix.__name__}().")
     if not isinstance(mix, BatchMix):
-        raise LimbeckError(f"mix= takes what has partners() and blend(), such as Mixup(alpha=1.0); got {mix!r}.")
+        raise LimbeckError(f"mix= must have the methods partners() and blend(), like Mixup(alpha=1.0); got {mix!r}.")
     labels = examples.labels
     if labels is not None and labels.ndim > 1:
         raise DataError(
-            f"Whole examples are mixed, each of one label, and these labels are {_shape(labels)}: a label for every "
-            "part of an example. Leave mix= out."
+            f"Mixing needs one label per example; these labels have the shape {_shape(labels)}. Leave mix= out."
         )
 
 

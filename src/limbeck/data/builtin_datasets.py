@@ -1,4 +1,4 @@
-"""Data sets known by name, looked up on this machine or downloaded through an extra."""
+"""Built-in image datasets (MNIST, Fashion-MNIST, CIFAR), read from local files or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _DIGITS = tuple("0123456789")
 
 @dataclass(frozen=True)
 class ImageDatasetInfo:
-    """What is known of a published set of images.
+    """Properties of a built-in image dataset.
 
     Attributes:
-        shape: Of one image as stored: (h, w), or (h, w, c).
-        classes: How many.
-        names: The classes, where the file need not say them.
-        mean: Of each channel of the training part, in [0, 1].
-        std: Likewise.
-        counts: Training and test examples.
-        hub: The data set's name on the Hugging Face hub, its column of images and its column of labels.
-        subset: The name of a file that holds a part of it.
+        shape: Shape of one stored image: (h, w) or (h, w, c).
+        classes: Number of classes.
+        names: The class names; None if they are read from the file.
+        mean: Mean of each channel of the training part, in [0, 1].
+        std: Standard deviation of each channel.
+        counts: Number of training and test examples.
+        hub: The dataset's name on the Hugging Face hub, its image column and its label column.
+        subset: Name of a file with a subset of the dataset.
     """
 
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class ImageDatasetInfo:
 
     @property
     def preprocess(self) -> NormalizeImages:
-        """How a model reads the images."""
+        """Preprocessing with the mean and std of the training part."""
         return NormalizeImages(self.mean, self.std)
 
 
@@ -82,17 +82,17 @@ IMAGE_DATASETS = {
         subset="cifar100_subset",
     ),
 }
-"""The published sets by name."""
+"""The built-in image datasets by name."""
 
 
 def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[ArrayDataset, ArrayDataset, str]:
-    """Training part, test part, and a note on where they come from.
+    """Load the training part, the test part, and a note on their origin.
 
-    Looked for as ``NAME.npz`` in `folder`; without one, in the folder that ``LIMBECK_DATA`` names, then in ``./data``;
-    then on the Hugging Face hub, if ``datasets`` is installed.
+    The search order is: ``NAME.npz`` in `folder` (without one: in the folder of the environment variable
+    ``LIMBECK_DATA``, then in ``./data``), then the Hugging Face hub, if ``datasets`` is installed.
 
     Raises:
-        DataError: If it is nowhere, saying what to put where; or if the file holds something else.
+        DataError: If the dataset is not available, or the file has other content.
     """
     info = IMAGE_DATASETS[name]
     folders = data_folders(folder)
@@ -110,7 +110,7 @@ def load_image_dataset(name: str, folder: str | Path | None = None) -> tuple[Arr
 
 
 def data_folders(folder: str | Path | None = None) -> list[Path]:
-    """The folders in which data are looked for, in order."""
+    """The folders that are searched for data, in order."""
     if folder is not None:
         return [Path(folder)]
     named = os.environ.get("LIMBECK_DATA")
@@ -118,7 +118,7 @@ def data_folders(folder: str | Path | None = None) -> list[Path]:
 
 
 def channels_first(images: np.ndarray) -> np.ndarray:
-    """``[n, h, w, c]`` as ``[n, c, h, w]``, and one channel as ``[n, h, w]``; anything else as it is."""
+    """Convert ``[n, h, w, c]`` to ``[n, c, h, w]``, and drop a single channel; other shapes stay."""
     if images.ndim == 4 and images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return images[:, 0] if images.ndim == 4 and images.shape[1] == 1 else images
@@ -134,7 +134,7 @@ def _from_file(path: Path, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayD
     arrays["class_names"] = np.array([str(i) for i in range(info.classes)] if names is None else names)
     train, test = split_arrays(path, arrays)
     if test is None or train.labels is None:
-        raise DataError(f"{path} needs x_train, y_train, x_test and y_test; it holds {', '.join(arrays)}.")
+        raise DataError(f"{path} must contain x_train, y_train, x_test and y_test; it contains {', '.join(arrays)}.")
     return train, test
 
 
@@ -154,8 +154,8 @@ def _from_hub(name: str, info: ImageDatasetInfo) -> tuple[ArrayDataset, ArrayDat
     path, image, label = info.hub
     try:
         whole = datasets.load_dataset(path)
-    except Exception as error:  # the hub's client has no common type for no network, no such set, no permission
-        raise DataError(f"{name} is not on this machine, and {path} could not be downloaded ({error}).") from error
+    except Exception as error:  # the client raises different types without network, dataset or permission
+        raise DataError(f"{name} is not on this machine, and downloading {path} failed: {error}.") from error
     return _from_rows(whole["train"], image, label, info), _from_rows(whole["test"], image, label, info)
 
 
@@ -169,7 +169,7 @@ def _missing_message(name: str, info: ImageDatasetInfo, directory: Path) -> str:
     size = ", ".join(str(n) for n in info.shape)
     train, test = info.counts
     return (
-        f"{name} is not on this machine: put {name}.npz into {directory}/ (or set LIMBECK_DATA to its folder) with the "
-        f"uint8 arrays x_train [{train}, {size}], y_train [{train}], x_test [{test}, {size}], y_test [{test}]; "
-        "or pip install 'limbeck[hf]' to download it."
+        f"{name} is not on this machine. Put {name}.npz into {directory}/ (or set LIMBECK_DATA to its folder) with the "
+        f"uint8 arrays x_train [{train}, {size}], y_train [{train}], x_test [{test}, {size}], y_test [{test}]. "
+        "Or download it: pip install 'limbeck[hf]'."
     )

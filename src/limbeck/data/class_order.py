@@ -1,4 +1,4 @@
-"""The order of named classes: numbers as numbers, names sorted, or as given."""
+"""Order of class names: by number, alphabetical, or as the user sets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from limbeck.errors import DataError, nearest
 
 
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The names of classes in the order of their numbers: as numbers if all are numbers, else as texts.
+    """Sort class names: by value if all are numbers, else alphabetically.
 
     Example:
         >>> sorted_classes(["10", "2", "1"]), sorted_classes(["10", "2", "b"])
@@ -20,27 +20,27 @@ def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def order_classes(classes: tuple[str, ...], order: Sequence[str], *, who: str) -> tuple[str, ...]:
-    """The classes in the order that somebody wants, if that is an order of all of them.
+    """Return the classes in the order that the user set.
 
     Args:
         classes: The classes of the data.
-        order: The order; empty leaves `classes` as it is. It may name classes that the data lack.
-        who: Begins the sentence where it does not fit.
+        order: The order; empty leaves `classes` as they are. It may contain classes that the data lack.
+        who: Start of the error message.
 
     Raises:
-        DataError: If a class has no place in the order, or one stands in it twice.
+        DataError: If `order` lacks a class or contains one twice.
     """
     if not order:
         return classes
     lacking = [name for name in classes if name not in order]
     if lacking:
         near = nearest(lacking[0], order)
-        suggestion = f" Did you mean that by {near!r}?" if near else ""
+        suggestion = f" It contains {near!r}: is that the same class?" if near else ""
         raise DataError(
             f"{who}: class_names lacks the class {lacking[0]!r}.{suggestion} The data have: {', '.join(classes[:12])}."
         )
     if len(set(order)) != len(order):
-        raise DataError(f"class_names names a class twice: {', '.join(order[:12])}.")
+        raise DataError(f"class_names contains a class twice: {', '.join(order[:12])}.")
     return tuple(order)
 
 

@@ -1,4 +1,4 @@
-"""Column types of a table, numbers or categories, inferred from all values."""
+"""Infers the type of each table column (number or category) from all of its values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MISSING = frozenset(
     )
 )  # fmt: skip
 
-"""What stands for a missing value in a column of features; in the target of names each is a class like any other."""
+"""Strings read as a missing value in feature columns; in a target of names, they are ordinary classes."""
 
 PLACEHOLDERS = frozenset(
     (
@@ -30,15 +30,14 @@ PLACEHOLDERS = frozenset(
     )
 )  # fmt: skip
 
-"""What else stands for a missing value where all other values are numbers, whatever the case of the letters."""
+"""Strings (in lower case) also read as a missing value if all other values of the column are numbers."""
 
 _INFINITE = frozenset(("inf", "+inf", "-inf", "infinity", "+infinity", "-infinity"))
 
+# A column with at least _MANY different numbers counts as numbers if at most _FEW of its values are other strings.
 _FEW, _MANY = 0.05, 10
 
-"""A column of at least so many different numbers stays one of numbers if at most this share of its values is none."""
-
-_SHOWN = 40  # characters of a value that a sentence shows
+_SHOWN = 40  # characters of a value in a message
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -61,15 +60,15 @@ _LIKE_NUMBER = (
 
 @dataclass(frozen=True)
 class ColumnValues:
-    """A column, read.
+    """The values of one column, with the inferred type.
 
     Attributes:
         name: The column.
-        kind: ``number``, ``category``, or ``empty`` where no row has a value.
-        numbers: float64, NaN where it is missing; None for names.
-        names: Arrow texts, null where it is missing; None for numbers.
-        missing_counts: Which texts were taken for a missing value, and in how many rows.
-        warning: What is likely to be a mistake; empty where nothing is.
+        kind: ``number``, ``category``, or ``empty`` if no row has a value.
+        numbers: float64, with NaN for missing values; None for a category.
+        names: Arrow strings, with null for missing values; None for numbers.
+        missing_counts: The strings that were read as missing values, with their number of rows.
+        warning: A likely mistake; empty if there is none.
     """
 
     name: str
@@ -81,7 +80,7 @@ class ColumnValues:
 
     @property
     def missing(self) -> np.ndarray:
-        """True in the rows without a value."""
+        """True for rows without a value."""
         if self.numbers is not None:
             return np.isnan(self.numbers)
         mask: np.ndarray = self.names.is_null().to_numpy(zero_copy_only=False)
@@ -89,16 +88,16 @@ class ColumnValues:
 
 
 def read_column(raw: RawTable, name: str, *, missing: Sequence[str] = (), as_names: bool = False) -> ColumnValues:
-    """A column of features.
+    """Read a feature column and infer its type.
 
     Args:
         raw: The table.
         name: The column.
-        missing: What else stands for a missing value.
-        as_names: The training part had names there, so numbers are names too.
+        missing: Additional strings that mean a missing value.
+        as_names: Read numbers as names, because the column is a category in the training part.
 
     Raises:
-        DataError: If it holds what is neither a number nor a name, such as dates or lists, or infinity.
+        DataError: If the column contains dates, lists or infinity.
     """
     from pyarrow import types
 
@@ -119,12 +118,12 @@ def read_column(raw: RawTable, name: str, *, missing: Sequence[str] = (), as_nam
 
 
 def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tuple[list[str | None], list[str]]:
-    """The class of each row as a text, None where it is missing; and sentences about what was decided.
+    """Read the target column: the class of each row as a string (None if missing), and notes.
 
-    Where all classes are numbers, ``NA`` and its like are missing values. Where they are names, each is a name.
+    If all classes are numbers, strings such as ``NA`` are missing values. If they are names, ``NA`` is a class.
 
     Raises:
-        DataError: If a class is a number that is not whole, or the column holds something else.
+        DataError: If a class is a fraction, or the column has an unsupported type.
     """
     from pyarrow import types
 
@@ -156,8 +155,8 @@ def read_target(raw: RawTable, name: str, *, missing: Sequence[str] = ()) -> tup
 
 
 def missing_note(raw: RawTable, column: ColumnValues) -> str:
-    """What was taken for a missing value, in words; empty where nothing was."""
-    return f"{_listed(column.missing_counts)} taken for missing" if column.missing_counts else ""
+    """A note on the strings that were read as missing values; empty if there are none."""
+    return f"{_listed(column.missing_counts)} read as missing" if column.missing_counts else ""
 
 
 def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_names: bool) -> ColumnValues:
@@ -183,8 +182,8 @@ def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_name
     if strange and not (share <= _FEW and is_varied):
         category = _names(raw, name, texts, missing_counts, others)
         warning = (
-            f"{raw.path.name}: column {name!r} is read as names, though {numeric:,} of {sum(others.values()):,} values "
-            f"are numbers; the others are {_listed(strange)}. If they stand for missing values, say missing=[...]."
+            f"{raw.path.name}: column {name!r} is read as a category, although {numeric:,} of {sum(others.values()):,} "
+            f"values are numbers. The others are {_listed(strange)}. If they mean missing values, set missing=[...]."
         )  # fmt: skip
         return ColumnValues(
             name, "category", None, category.names, missing_counts, warning if is_varied and share < 0.5 else ""
@@ -199,8 +198,8 @@ def _texts(raw: RawTable, name: str, texts: Any, missing: Sequence[str], as_name
     warning = ""
     if strange:
         warning = (
-            f"{raw.path.name}: column {name!r} holds numbers but for {_listed(strange)}, which counts as missing. If "
-            "it is a column of names, leave it out or write it as names throughout."
+            f"{raw.path.name}: column {name!r} contains numbers except {_listed(strange)}, which counts as missing. "
+            "If the column is a category, leave it out or write all values as names."
         )  # fmt: skip
     return _numbers(raw, name, numbers, {**missing_counts, **placed, **strange, **more}, warning)
 
@@ -212,11 +211,10 @@ def _numbers(
         raise _infinite(raw, name, wrong)
     if (wrong := np.abs(numbers) > _LARGEST).any():
         row = int(wrong.argmax())
-        value = repr(float(numbers[row]))  # all digits, so that missing= finds it
+        value = repr(float(numbers[row]))  # all digits, so that missing= matches it
         raise DataError(
-            f"{raw.path}: column {name!r} holds {value} in row {row}, which is more than float32 holds "
-            f"({_LARGEST:.2g}): beside it all other values would be 0. If it stands for a missing value, say "
-            f"missing=[{value!r}]."
+            f"{raw.path}: column {name!r} contains {value} in row {row}, above the largest float32 "
+            f"({_LARGEST:.2g}). If it means a missing value, set missing=[{value!r}]."
         )
     kind: Literal["number", "empty"] = "empty" if np.isnan(numbers).all() else "number"
     return ColumnValues(name, kind, numbers, None, missing_counts or {}, warning)
@@ -240,8 +238,8 @@ def _names(
     warning = ""
     if len(others) >= _MANY and like >= 0.9 * len(others) and (plain < like or raw.typed):
         warning = (
-            f"{raw.path.name}: column {name!r} is read as {len(others):,} names, and they look like numbers "
-            f"({', '.join(map(quoted, list(others)[:3]))}). If they are, write them as numbers: 1234.5."
+            f"{raw.path.name}: column {name!r} is read as a category of {len(others):,} names, but they look like "
+            f"numbers ({', '.join(map(quoted, list(others)[:3]))}). If they are numbers, write them as 1234.5."
         )  # fmt: skip
     return ColumnValues(name, "category", None, names, missing_counts, warning)
 
@@ -261,12 +259,12 @@ def _parsed(texts: Any) -> np.ndarray:
 
     try:
         return as_float64(compute.replace_substring_regex(texts, r"^\+", ""))
-    except ArrowInvalid:  # a way to write a number that Arrow does not read, such as 5.e3
+    except ArrowInvalid:  # a number format that Arrow does not parse, such as 5.e3
         return np.array([float(text) for text in texts.to_pylist()])
 
 
 def _without(numbers: np.ndarray, missing: Sequence[str]) -> tuple[np.ndarray, dict[str, int]]:
-    """Numbers that stand for a missing value, such as -999, as NaN."""
+    """Replace numbers that mean a missing value, such as -999, by NaN."""
     missing_counts = dict[str, int]()
     for word in missing:
         if is_number(word) and (there := numbers == float(word)).any():
@@ -280,16 +278,18 @@ def _whole_texts(raw: RawTable, name: str, values: np.ndarray, missing: Sequence
     if (wrong := ~np.isnan(values) & (values != np.round(values))).any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{raw.path}: the target {name!r} is {values[row]} in row {row}, no class; give texts or whole numbers. A "
-            "target that is a quantity is a regression: limbeck.distill does that in Python, with "
-            "Loss(target_squared_error) on (inputs, values); a job teaches classifiers alone."
+            f"{raw.path}: the target {name!r} is {values[row]} in row {row}, which is not a class. Classes are strings "
+            "or whole numbers. For regression use limbeck.distill in Python, with Loss(target_squared_error) on "
+            "(inputs, values); jobs support classification only."
         )
     return [None if np.isnan(value) else str(int(value)) for value in values]
 
 
 def _whole_of(raw: RawTable, name: str, texts: list[str | None]) -> list[str | None]:
     if all(text is None or (text.lstrip("+-").isdecimal() and len(text) < 1000) for text in texts):
-        return [None if text is None else str(int(text)) for text in texts]  # exact, however long
+        return [
+            None if text is None else str(int(text)) for text in texts
+        ]  # int() is exact for any length, float() is not
     return _whole_texts(raw, name, np.array([np.nan if text is None else float(text) for text in texts]), ())
 
 
@@ -300,7 +300,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _plain_texts(column: Any) -> Any:
-    """Numbers as a person writes them, 1 for 1.0, to be held against names."""
+    """Format numbers as a person would (1 for 1.0), to compare them with names."""
     import pyarrow as pa
 
     values = column.to_pylist()
@@ -321,7 +321,7 @@ def _value_counts(texts: Any) -> dict[str, int]:
 
 
 def quoted(text: str) -> str:
-    """A value in quotes for a sentence, cut where it is long."""
+    """Quote a value for a message; long values are shortened."""
     return repr(text) if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]!r}..."
 
 
@@ -332,50 +332,51 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _infinite(raw: RawTable, name: str, wrong: np.ndarray) -> DataError:
     return DataError(
-        f"{raw.path}: column {name!r} holds infinity in {wrong.sum()} rows, first in row {wrong.argmax()}."
+        f"{raw.path}: column {name!r} contains infinity in {wrong.sum()} rows, first in row {wrong.argmax()}."
     )
 
 
 def _unreadable(raw: RawTable, name: str, what: str) -> DataError:
     return DataError(
-        f"{raw.path}: column {name!r} holds {what}; give numbers, texts or true/false, or ignore=[{name!r}]."
+        f"{raw.path}: column {name!r} contains {what}. Supported are numbers, strings and true/false; or set "
+        f"ignore=[{name!r}]."
     )
 
 
 _NAMELESS = re.compile(r"|Unnamed: ?\d+(_level_\d+)?|__index_level_\d+__|\.\.\.\d+")
 
-"""What pandas, Arrow and R call a column that has no name: the index of the rows, mostly."""
+"""Names that pandas, Arrow and R give to a column without a name, usually the row index."""
 
 _IDENTIFIER = re.compile(
     r"(?i:id|idx|index|row|rows|row[_ .-]?(id|idx|number|num|no|nr|index)|line|nr|no\.?|#|uuid|guid)"
     r"|.*[_ .-](id|ID|Id|nr|Nr|NR|uuid|guid)|.*[a-z](Id|ID)"
 )
 
-_ENOUGH = 20  # rows; of fewer, different values in all of them may be chance
+_ENOUGH = 20  # rows; with fewer, all values may differ by chance
 
 
 def find_reason_to_skip(column: ColumnValues, *, index: bool) -> str:
-    """Why a column is left out of the features: it numbers or names the rows; empty for a feature.
+    """The reason to leave a column out because it identifies rows; empty for a feature.
 
     Args:
         column: All of its values.
-        index: Whether the file says that it is the index of the rows.
+        index: Whether the file marks the column as the row index.
     """
     if index:
-        return "the index of the rows, as pandas wrote it"
+        return "row index written by pandas"
     nameless = _NAMELESS.fullmatch(column.name) is not None
     if not (all_differ := _all_differ(column)):
         return ""
     if column.kind == "number" and (nameless or _IDENTIFIER.fullmatch(column.name)):
-        return "row numbers: another whole number in each row"
+        return "row numbers: a different whole number in each row"
     looks_like_numbers = bool(column.warning)
     if column.kind == "category" and (nameless or all_differ >= _ENOUGH) and not looks_like_numbers:
-        return "another text in each row"
+        return "a different text in each row"
     return ""
 
 
 def is_row_counter(column: ColumnValues) -> bool:
-    """Whether a column of whole numbers goes up by one from row to row, as a row number does."""
+    """Whether a column of whole numbers increases by one from row to row."""
     if column.numbers is None or len(column.numbers) < _ENOUGH:
         return False
     whole = float(column.numbers[0]).is_integer()
@@ -383,11 +384,11 @@ def is_row_counter(column: ColumnValues) -> bool:
 
 
 def matches_labels(column: ColumnValues, labels: np.ndarray) -> bool:
-    """Whether a column has one value for each class and each class one value, over all labeled rows.
+    """Whether values and classes correspond one to one in all labeled rows.
 
     Args:
         column: All of its values.
-        labels: The class of each row, negative where it has none.
+        labels: The class of each row; negative means no label.
     """
     there = (labels >= 0) & ~column.missing
     values = column.numbers if column.numbers is not None else column.names.to_numpy(zero_copy_only=False)
@@ -400,7 +401,7 @@ def matches_labels(column: ColumnValues, labels: np.ndarray) -> bool:
 
 
 def _all_differ(column: ColumnValues) -> int:
-    """How many rows there are, if each has another value, whole where it is a number; else 0."""
+    """The number of rows if all values differ (and numbers are whole), else 0."""
     if column.kind == "empty" or column.missing.any():
         return 0
     if column.numbers is not None:

@@ -1,4 +1,4 @@
-"""What can be given as data (arrays, tensors, DataLoaders), converted to a loader or a data set."""
+"""Converts arrays, tensors, datasets and DataLoaders to a limbeck loader or dataset."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def as_loader(
     views: int | None = None,
     adapt: Callable[[Any], Batch] | None = None,
 ) -> Loader:
-    """A source of batches from whatever holds the data.
+    """Convert data to a loader.
 
     Args:
-        data: A `Loader`, which is returned as it is; `Dataset`; ``(inputs, labels)`` arrays; an array or a mapping of
-            arrays (``labels`` among them are the labels); a DataLoader or another iterable of batches with a length.
-        batch_size: Examples in a batch, where the data are not in batches already.
-        seed: For the order, where the data have none.
+        data: A `Loader`, which is returned unchanged; a `Dataset`; ``(inputs, labels)`` arrays; an array or a mapping
+            of arrays (the key ``labels`` holds the labels); a DataLoader or another iterable of batches with a length.
+        batch_size: Examples per batch, for data that are not in batches already.
+        seed: Seed of the order, for data that are not in batches already.
         shuffle: False keeps the order of the examples.
-        drop_last: Leave out the last batch of an epoch if it holds fewer.
-        augment: What makes views; for examples and arrays only.
-        mix: What mixes two examples; for examples and arrays only.
-        views: How many views there are of an example.
-        adapt: item -> `Batch`; for loaders only.
+        drop_last: Drop the last batch of an epoch if it is smaller.
+        augment: A transform; for datasets and arrays only.
+        mix: A mix of two examples; for datasets and arrays only.
+        views: Number of views of each example.
+        adapt: Function item -> `Batch`; for DataLoaders and iterables only.
 
     Raises:
-        DataError: If the data are none of these.
-        LimbeckError: If `augment` or `adapt` cannot apply to them.
+        DataError: If the data have an unsupported type.
+        LimbeckError: If `augment`, `mix`, `views` or `adapt` does not apply to the data.
 
     Example:
         >>> import torch
@@ -58,22 +58,26 @@ def as_loader(
     examples = as_dataset(data)
     if examples is not None:
         if adapt is not None:
-            raise LimbeckError("adapt= turns the items of a loader into batches; these data are examples, not batches.")
+            raise LimbeckError(
+                "adapt= converts the items of a DataLoader to batches; these data are examples, not batches."
+            )
         options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "augment": augment, "mix": mix}
         return ShuffledLoader(examples, batch_size=batch_size, seed=seed, views=views, **options)
     for name, value in (("augment", augment), ("mix", mix), ("views", views)):
         if value is not None and isinstance(data, Loader):
             raise LimbeckError(
-                f"{name}= is for data that are not in batches yet, and a {type(data).__name__} makes its batches by "
-                f"itself: give {name}= to it, where it is made."
+                f"{name}= applies to data that are not in batches yet, but a {type(data).__name__} makes its own. "
+                f"Pass {name}= to the {type(data).__name__} instead."
             )
         if value is not None:
             raise LimbeckError(
-                f"{name}= needs examples with ids; a {type(data).__name__} has none. Give lb.ArrayDataset(...)."
+                f"{name}= requires examples with ids, and a {type(data).__name__} has none. Use lb.ArrayDataset(...)."
             )
     if isinstance(data, Loader):
         if adapt is not None:
-            raise LimbeckError("adapt= turns the items of a loader into batches; a source has batches already.")
+            raise LimbeckError(
+                "adapt= converts the items of a DataLoader to batches; a limbeck loader has batches already."
+            )
         return data
     if isinstance(data, DataLoader) or _is_batches(data):
         return TorchLoader(data, adapt=adapt)
@@ -81,7 +85,7 @@ def as_loader(
 
 
 def as_dataset(data: Any) -> Dataset | None:
-    """Examples out of arrays, as `as_loader` takes them; None where the data are something else."""
+    """Convert arrays to a dataset, as in `as_loader`; None for other data."""
     if isinstance(data, Dataset):
         return data
     if _is_array(data):
@@ -114,18 +118,18 @@ def _is_labels(data: Any) -> bool:
 def _is_batches(data: Any) -> bool:
     if isinstance(data, (str, bytes, Mapping, TorchDataset, tuple)) or not isinstance(data, Iterable):
         return False
-    # [x, y] is nearly always arrays written with the wrong brackets, and would be read as two batches.
+    # [x, y] is almost always a pair (inputs, labels) in the wrong brackets; it would be read as two batches.
     return not (isinstance(data, list) and len(data) == 2 and all(_is_array(part) for part in data))
 
 
 def _unsupported_message(data: Any) -> str:
     if isinstance(data, str):
-        return f"{data!r} is a name, not data; try load_data({data!r}).train."
+        return f"{data!r} is a name, not data; use load_data({data!r}).train."
     if isinstance(data, TorchDataset):
-        return f"A {type(data).__name__} has no batches; give DataLoader(data, batch_size=...) or lb.ArrayDataset(...)."
+        return f"A {type(data).__name__} has no batches; use DataLoader(data, batch_size=...) or lb.ArrayDataset(...)."
     if isinstance(data, list):
-        return f"The data are {describe(data)}; write a tuple (inputs, labels) if these are arrays."
+        return f"The data are {describe(data)}; use a tuple (inputs, labels) if these are arrays."
     if hasattr(data, "train") and hasattr(data, "test"):
-        return f"A {type(data).__name__} has parts; give its .train or its .test."
+        return f"A {type(data).__name__} has several parts; pass its .train or .test."
     ways = "(inputs, labels) arrays, lb.ArrayDataset(...), a DataLoader, or a list of batches"
-    return f"The data are {describe(data)}; give {ways}."
+    return f"The data are {describe(data)}; pass {ways}."

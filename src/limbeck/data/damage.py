@@ -1,4 +1,4 @@
-"""Damaged examples: all parts of a data set are read once, and all that cannot be read is reported in one error."""
+"""Finds damaged files: reads every example once and reports all failures in one error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMED = 5
 
 
 class DamagedFileError(DataError):
-    """A file of one example that cannot be read.
+    """An image file that cannot be decoded.
 
     Args:
         path: The file.
@@ -22,20 +22,20 @@ class DamagedFileError(DataError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"The picture {path} cannot be decoded ({reason}); mend it or remove it.")
+        super().__init__(f"The image {path} cannot be decoded ({reason}); repair or remove it.")
         self.path = path
         self.reason = reason
 
 
 def verify(parts: Iterable[Dataset], *, progress: Callable[[int, int], None] = lambda done, of: None) -> None:
-    """Read every example of some parts once, those that lie in files that are read as they are needed.
+    """Read every example once, in datasets that read files on access.
 
     Args:
-        parts: The parts.
-        progress: Called with how many were read, of how many.
+        parts: The datasets.
+        progress: Called with the number of examples read so far and the total.
 
     Raises:
-        DataError: If some cannot be read: how many, and the first five.
+        DataError: If some cannot be read. The message has their number and the first five.
     """
     file_parts = [part for part in parts if part.reads_files]
     total, done = sum(map(len, file_parts)), 0
@@ -50,19 +50,17 @@ def verify(parts: Iterable[Dataset], *, progress: Callable[[int, int], None] = l
 
 
 def raise_damaged(failed: Sequence[DataError], count: int) -> None:
-    """Raise one error for all that could not be read of so many examples; nothing where `failed` is empty.
+    """Raise one error for all failed examples, out of `count`; do nothing if `failed` is empty.
 
     Raises:
-        DataError: How many they are, and the first five.
+        DataError: With the number of failures and the first five.
     """
     if len(failed) == 1:
         raise failed[0]
     if failed:
         named = ", ".join(_describe(error) for error in failed[:_NAMED])
         more = f", and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
-        raise DataError(
-            f"{len(failed):,} of {count:,} pictures cannot be decoded: {named}{more}. Mend them or remove them."
-        )
+        raise DataError(f"{len(failed):,} of {count:,} images cannot be decoded: {named}{more}. Repair or remove them.")
 
 
 def _describe(error: DataError) -> str:

@@ -1,4 +1,4 @@
-"""`Dataset`: a finite set of examples with ids, its subsets, and stratified splits."""
+"""`Dataset`: examples with ids, subsets and stratified splits."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from limbeck.functional.counter_rng import counter_order
 
 
 def stratified_split(labels: Int[Tensor, " n"], count: int, *, seed: int) -> Int[Tensor, " count"]:
-    """`count` positions, ascending, with each class in its share: a pure function of the labels and the seed.
+    """Draw `count` sorted positions, stratified by class: a pure function of the labels and the seed.
 
-    A class with ``m`` of the ``n`` examples gets ``count m / n``, rounded down; what is left goes one by one to the
-    classes with the largest remainders. Examples without a label (-100) are a class of their own.
+    A class with ``m`` of the ``n`` examples gets ``count m / n`` positions, rounded down. The remaining positions go to
+    the classes with the largest remainders. Examples without a label (-100) count as a class.
 
     Example:
-        >>> stratified(torch.tensor([0] * 6 + [1] * 3), 3, seed=0).div(6, rounding_mode="floor").tolist()
+        >>> stratified_split(torch.tensor([0] * 6 + [1] * 3), 3, seed=0).div(6, rounding_mode="floor").tolist()
         [0, 0, 1]
     """
     _, which, sizes = labels.unique(return_inverse=True, return_counts=True)
@@ -41,12 +41,12 @@ def stratified_split(labels: Int[Tensor, " n"], count: int, *, seed: int) -> Int
 
 
 class Dataset(ABC):
-    """A finite set of examples at positions ``0..len-1``, each with an id that never changes.
+    """Abstract dataset: examples at positions ``0..len-1``, each with a constant id.
 
-    The id of an example is its position, except in a `Subset`, which keeps the ids of the set it was selected from.
+    The id of an example is its position, except in a `Subset`, which keeps the ids of the original dataset.
 
     Attributes:
-        encoding: How a table was turned into these numbers; None for anything else.
+        encoding: The encoding of a table; None for other data.
     """
 
     encoding: TableEncoding | None = None
@@ -56,22 +56,22 @@ class Dataset(ABC):
 
     @abstractmethod
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The examples at the positions `index`, in that order; ``Batch.id`` holds their ids."""
+        """Return the examples at `index`, in that order; ``Batch.id`` holds their ids."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 of the content, in hex: two sets with the same fingerprint hold the same examples."""
+        """SHA-256 (hex) of the content: the same fingerprint means the same examples."""
 
     @property
     @abstractmethod
     def labels(self) -> Tensor | None:
-        """The labels of all examples, int64, -100 where there is none; None if the set has no labels."""
+        """The labels of all examples in int64, -100 for no label; None if the dataset has no labels."""
 
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...] | None:
-        """The name of each class, where known."""
+        """The name of each class; None if there are no names."""
 
     @property
     def ids(self) -> Int[Tensor, " n"]:
@@ -80,12 +80,12 @@ class Dataset(ABC):
 
     @property
     def fixed(self) -> bool:
-        """Whether `take` is known to give the same inputs every time: of the sets that limbeck itself makes."""
+        """Whether `take` always returns the same inputs; true for limbeck's own datasets."""
         return type(self).__module__.startswith("limbeck.")
 
     @property
     def reads_files(self) -> bool:
-        """Whether `take` reads and decodes files: they may be damaged, and are worth reading ahead."""
+        """Whether `take` reads and decodes files, which may be damaged and should be prefetched."""
         return False
 
     @property
@@ -96,37 +96,37 @@ class Dataset(ABC):
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
     ) -> list[DataError]:
-        """Read the examples at the positions `index` once: an error for each of them that cannot be taken.
+        """Read the examples at `index` once and return an error for each that fails.
 
-        What was read when the set was made needs no second look: only a set that reads files has anything to do.
+        Only datasets that read files on access override this.
 
         Args:
-            index: Which.
-            progress: Called with how many more were read.
+            index: Positions of the examples.
+            progress: Called with the number of examples read since the last call.
         """
         return []
 
     def select(self, index: Int[Tensor, " n"]) -> Subset:
-        """The examples at the positions `index` as a set of their own that keeps their ids.
+        """Return the examples at `index` as a subset that keeps their ids.
 
         Raises:
-            DataError: If there are none, or a position is not in ``0..len-1``.
+            DataError: If `index` is empty, or a position is not in ``0..len-1`` or repeated.
         """
         return Subset(self, index)
 
 
 @final
 class Subset(Dataset):
-    """Some examples of another set, in a given order, under the ids that they have there."""
+    """Selected examples of another dataset, in the order of `index`, with their original ids."""
 
     def __init__(self, whole: Dataset, index: Int[Tensor, " n"]) -> None:
         if len(index) == 0:
-            raise DataError("No examples were selected; a set needs at least one.")
+            raise DataError("No examples were selected; a dataset needs at least one.")
         if int(index.min()) < 0 or int(index.max()) >= len(whole):
             wrong = int(index.min()) if int(index.min()) < 0 else int(index.max())
-            raise DataError(f"Position {wrong} was selected from {len(whole)} examples; give 0 to {len(whole) - 1}.")
+            raise DataError(f"Position {wrong} is not in 0 to {len(whole) - 1}: there are {len(whole)} examples.")
         if len(index.unique()) != len(index):
-            raise DataError("A position was selected twice; ids must stay unique.")
+            raise DataError("A position was selected twice, but ids must be unique.")
         self.whole = whole
         self.encoding = whole.encoding
         self.index = index.to("cpu", torch.int64)
@@ -135,17 +135,17 @@ class Subset(Dataset):
         return len(self.index)
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The examples at the positions `index` of this subset."""
+        """Return the examples at the positions `index` of this subset."""
         return self.whole.take(self.index[index])
 
     @property
     def fixed(self) -> bool:
-        """As the whole is."""
+        """Same as for the original dataset."""
         return self.whole.fixed
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the whole set's fingerprint and the selected positions."""
+        """SHA-256 of the original dataset's fingerprint and the selected positions."""
         return hash_columns(("subset", self.whole.fingerprint), ("index", self.index))
 
     @property
@@ -155,49 +155,51 @@ class Subset(Dataset):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The class names of the whole set."""
+        """The class names of the original dataset."""
         return self.whole.class_names
 
     @property
     def reads_files(self) -> bool:
-        """As the whole set."""
+        """Same as for the original dataset."""
         return self.whole.reads_files
 
     @property
     def num_workers(self) -> int:
-        """As many as the whole set."""
+        """Same as for the original dataset."""
         return self.whole.num_workers
 
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
     ) -> list[DataError]:
-        """An error for each example at the positions `index` of this part that cannot be taken."""
+        """Read the examples at `index` of this subset once and return an error for each that fails."""
         return self.whole.find_damaged(self.index[index], progress=progress)
 
     @property
     def ids(self) -> Int[Tensor, " n"]:
-        """The ids that the examples have in the whole set."""
+        """The ids of the examples in the original dataset."""
         return self.whole.ids[self.index]
 
 
 def split(examples: Dataset, *, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Two disjoint parts: the rest, and the `fraction` that is held out, with the classes in the same shares.
+    """Split a dataset in two, stratified by class: the rest, and a holdout part of size `fraction`.
 
-    A pure function of the labels and the seed. Each part has at least one example.
+    The split is a pure function of the labels and the seed. Each part has at least one example.
 
     Raises:
         DataError: If `fraction` is not between 0 and 1, or there is only one example.
 
     Example:
         >>> from limbeck.data.arrays import ArrayDataset
-        >>> rest, held = split(ArrayDataset(torch.zeros(10, 2), torch.arange(10) % 2), fraction=0.2, seed=0)
-        >>> len(rest), sorted(held.labels.tolist())
+        >>> rest, holdout = split(ArrayDataset(torch.zeros(10, 2), torch.arange(10) % 2), fraction=0.2, seed=0)
+        >>> len(rest), sorted(holdout.labels.tolist())
         (8, [0, 1])
     """
     if not 0.0 < fraction < 1.0:
-        raise DataError(f"fraction={fraction} is not between 0 and 1; give the part to hold out, for example 0.1.")
+        raise DataError(
+            f"fraction={fraction} must be between 0 and 1: the share of examples to hold out, for example 0.1."
+        )
     if len(examples) < 2:
-        raise DataError("One example cannot be split in two.")
+        raise DataError("A dataset with one example cannot be split.")
     count = min(max(round(fraction * len(examples)), 1), len(examples) - 1)
     holdout = stratified_split(_classes(examples), count, seed=seed)
     rest = torch.ones(len(examples), dtype=torch.bool)
@@ -206,7 +208,7 @@ def split(examples: Dataset, *, fraction: float, seed: int) -> tuple[Subset, Sub
 
 
 def subsample(examples: Dataset, n: int, seed: int) -> Subset:
-    """`n` of the examples with the classes in the same shares; all of them if there are no more.
+    """Draw `n` examples, stratified by class; all of them if there are fewer than `n`.
 
     Raises:
         DataError: If `n` is not positive.
@@ -217,7 +219,7 @@ def subsample(examples: Dataset, n: int, seed: int) -> Subset:
         [0, 0, 1, 1]
     """
     if n < 1:
-        raise DataError(f"{n} examples were asked for; give a positive number.")
+        raise DataError(f"n={n} must be positive.")
     return examples.select(stratified_split(_classes(examples), min(n, len(examples)), seed=seed))
 
 

@@ -1,4 +1,4 @@
-"""One image file: its header, and its pixels as bytes."""
+"""Reads one image file: its header, and its pixels as bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.data.damage import DamagedFileError
 from limbeck.errors import DataError, LimbeckError
 
 WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Pillow's modes of gray pictures with more than 8 bits a pixel; older versions of Pillow open 16 bits as ``I``."""
+"""Pillow's modes of gray images with more than 8 bits per pixel; old versions of Pillow open 16 bits as ``I``."""
 GRAY = ("1", "L", "LA", "La", *WIDE)
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
@@ -20,15 +20,15 @@ _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 
 
 class Header(NamedTuple):
-    """What a file says of its picture before it is decoded.
+    """Properties of an image, known before it is decoded.
 
     Attributes:
         size: Height and width in pixels.
-        mode: Pillow's name of what a pixel is: ``L``, ``RGB``, ``P``, ``I;16``, ...
-        frames: It holds more than one frame or page.
-        rotated: Its EXIF orientation is not upright.
-        transparent: Some of it may be transparent.
-        upper_bits: It has 16 bits for each of several channels, of which Pillow reads the upper 8.
+        mode: Pillow's pixel mode: ``L``, ``RGB``, ``P``, ``I;16``, ...
+        frames: Whether it has more than one frame or page.
+        rotated: Whether its EXIF orientation is not upright.
+        transparent: Whether it may have transparent pixels.
+        upper_bits: Whether it has several channels of 16 bits, of which Pillow reads the upper 8.
     """
 
     size: tuple[int, int]
@@ -40,10 +40,10 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """What a picture's header says.
+    """Read the header of an image file.
 
     Raises:
-        DataError: If it is damaged, or its pixels are floating-point numbers.
+        DataError: If the file is damaged, or its pixels are floating-point numbers.
     """
     pillow = open_pillow()
     try:
@@ -57,39 +57,39 @@ def read_header(path: Path) -> Header:
         raise damaged_error(path, error) from error
     if mode == "F":
         raise DataError(
-            f"The picture {path} holds floating-point numbers (mode F), whose range nobody knows: save it with 8 or 16 "
-            "bits a pixel, or give arrays: lb.ArrayDataset(images, labels)."
+            f"The image {path} has floating-point pixels (mode F), whose range is unknown. Save it with 8 or 16 bits "
+            "per pixel, or use arrays: lb.ArrayDataset(images, labels)."
         )
     return header
 
 
 def decode(path: Path, *, size: tuple[int, int], channels: int, bit_depth: int) -> np.ndarray:
-    """A picture's pixels as bytes, ``[h, w]`` for one channel and ``[3, h, w]`` for three.
+    """Decode an image to bytes, ``[h, w]`` for one channel and ``[3, h, w]`` for three.
 
     Args:
         path: The file.
-        size: Height and width in pixels, to which it is resized (bilinear) where it has others.
+        size: Height and width in pixels; images of other sizes are resized (bilinear).
         channels: 1 for gray, 3 for red, green, blue.
-        bit_depth: How many bits a pixel of more than 8 bits uses: the greatest value, ``2^bit_depth - 1``, becomes 255.
+        bit_depth: Bits per pixel of images with more than 8: the value ``2^bit_depth - 1`` becomes 255.
 
     Raises:
-        DataError: If it cannot be decoded, or has a value of more bits.
+        DataError: If it cannot be decoded, or has a value above ``2^bit_depth - 1``.
     """
     pillow = open_pillow()
     try:
         with pillow.open(path) as file:
-            picture = _as_bytes(path, file, bit_depth).convert("L" if channels == 1 else "RGB")
+            image = _as_bytes(path, file, bit_depth).convert("L" if channels == 1 else "RGB")
     except _errors(pillow) as error:
         raise damaged_error(path, error) from error
     height, width = size
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), pillow.Resampling.BILINEAR)
-    pixels = np.asarray(picture, dtype=np.uint8)
+    if image.size != (width, height):
+        image = image.resize((width, height), pillow.Resampling.BILINEAR)
+    pixels = np.asarray(image, dtype=np.uint8)
     return pixels if channels == 1 else pixels.transpose(2, 0, 1)
 
 
 def value_range(path: Path) -> tuple[int, int]:
-    """The least and the greatest value of a picture's pixels, as they are stored.
+    """The smallest and largest stored pixel value of an image.
 
     Raises:
         DataError: If it cannot be decoded.
@@ -104,7 +104,7 @@ def value_range(path: Path) -> tuple[int, int]:
 
 
 def check_whole(path: Path, *, bit_depth: int) -> None:
-    """Refuse a file that is damaged in any place that Pillow can tell: every pixel is decoded, every checksum compared.
+    """Check a file for damage: decode every pixel and compare every checksum.
 
     Raises:
         DataError: If it cannot be decoded, or has a value of more than `bit_depth` bits.
@@ -112,7 +112,7 @@ def check_whole(path: Path, *, bit_depth: int) -> None:
     pillow = open_pillow()
     try:
         with pillow.open(path) as file:
-            # Decoding a PNG skips the checksums of its pixels; verify() compares them, and leaves the file unusable.
+            # Decoding a PNG skips the checksums of its pixels; verify() compares them but makes the file unusable.
             if file.format == "PNG":
                 file.verify()
         with pillow.open(path) as file:
@@ -122,39 +122,39 @@ def check_whole(path: Path, *, bit_depth: int) -> None:
 
 
 def damaged_error(path: Path, error: Exception) -> DamagedFileError:
-    """The error of a picture that cannot be decoded."""
+    """Create the error for an image that cannot be decoded."""
     reason = "empty" if path.is_file() and path.stat().st_size == 0 else str(error).split(str(path))[0].strip(" '\"")
     return DamagedFileError(path, reason)
 
 
 @cache
 def open_pillow() -> Any:
-    """Pillow's module of images, with all of its file formats.
+    """Import Pillow's Image module with all file formats loaded.
 
     Raises:
-        LimbeckError: If it is not installed.
+        LimbeckError: If Pillow is not installed.
     """
     try:
         from PIL import Image
     except ImportError as error:
-        raise LimbeckError("Reading pictures needs Pillow: pip install 'limbeck[image]'.") from error
-    # Where two threads open a first picture, one of them may otherwise find only a part of the formats.
+        raise LimbeckError("Reading images requires Pillow: pip install 'limbeck[image]'.") from error
+    # Without init(), two threads that open their first image at once may see only some of the formats.
     Image.init()
     return Image
 
 
 def _as_bytes(path: Path, file: Any, bit_depth: int) -> Any:
-    """The picture with at most 8 bits for each channel."""
+    """Reduce an image to at most 8 bits per channel."""
     if file.mode not in WIDE:
-        # Pillow warns where the transparency of a palette is lost in one step.
+        # Via RGBA, because Pillow warns if the transparency of a palette is dropped in one step.
         return file.convert("RGBA") if file.mode == "P" and "transparency" in file.info else file
     pixels = np.asarray(file)
     top = (1 << bit_depth) - 1
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > top:
         raise DataError(
-            f"The picture {path} has values from {low} to {high}, and pixels were taken to have {bit_depth} bits (0 to "
-            f"{top}): give bit_depth=16, if 16 bits are what they have. In a job: --set data.bit_depth=16."
+            f"The image {path} has values from {low} to {high}, but bit_depth={bit_depth} allows 0 to {top}. If pixels "
+            "have 16 bits, set bit_depth=16. In a job: --set data.bit_depth=16."
         )
     return open_pillow().fromarray(((pixels.astype(np.int64) * 510 + top) // (2 * top)).astype(np.uint8))
 
@@ -164,7 +164,7 @@ def _has_frames(file: Any) -> bool:
 
 
 def _is_rotated(file: Any) -> bool:
-    # TIFFs are turned by Pillow itself; getexif() of a PNG without EXIF would decode all of it.
+    # Pillow rotates TIFFs itself; getexif() of a PNG without EXIF would decode the whole image.
     return file.format != "TIFF" and "exif" in file.info and file.getexif().get(_ORIENTATION, 1) not in (0, 1)
 
 
@@ -179,5 +179,5 @@ def _is_cut_to_upper_bits(file: Any) -> bool:
 
 
 def _errors(pillow: Any) -> tuple[type[Exception], ...]:
-    """What Pillow raises where a file is damaged."""
+    """The exceptions that Pillow raises for damaged files."""
     return (OSError, SyntaxError, ValueError, EOFError, IndexError, pillow.DecompressionBombError)

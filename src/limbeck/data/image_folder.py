@@ -1,4 +1,4 @@
-"""`ImageFolder`: a folder of images with one folder per class, as a data set."""
+"""`ImageFolder`: dataset of image files in one folder per class."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from limbeck.data.prefetch import check_num_workers, default_num_workers, prefet
 from limbeck.errors import DataError, LimbeckError
 
 _MIN_LEVELS = 64
-"""Of 16 bits a channel the upper 8 are read: 14 bits or fewer would leave less than this many levels."""
+"""Pillow reads the upper 8 of 16 bits per channel; with 14 bits or fewer, less than this many levels remain."""
 
 
 @final
 class ImageFolder(Dataset):
-    """The pictures ``folder/CLASS/**/*.png`` (or .jpg, .tif, .gif, .webp, ...), decoded when they are taken.
+    """Dataset of the images ``folder/CLASS/**/*.png`` (or .jpg, .tif, .gif, .webp, ...), decoded on access.
 
-    Classes are numbered in the order of their sorted names, pictures in the order of their sorted paths. Inputs are
-    bytes: ``[batch, h, w]`` for one channel, ``[batch, 3, h, w]`` for three. As in torchvision's set of this name,
-    pictures in folders inside a class's folder belong to that class, transparency is left out, of several frames the
-    first is read, and an EXIF orientation is not applied. Pixels of 16 bits are scaled to 8. Of each of these, `notes`
-    says how many there are.
+    Classes are numbered by sorted name, images by sorted path. Inputs are bytes: ``[batch, h, w]`` for one channel,
+    ``[batch, 3, h, w]`` for three. As in torchvision's ``ImageFolder``, images in subfolders of a class folder belong
+    to that class, transparency is ignored, only the first of several frames is read, and an EXIF orientation is not
+    applied. Pixels of 16 bits are scaled to 8. `notes` has the number of images for each of these cases.
 
     Args:
         folder: The folder with one folder for each class.
-        size: Height and width in pixels, to which every picture is resized (bilinear); None means they are all the
-            same, which is checked here, from the files' headers.
-        channels: 1 for gray, 3 for red, green, blue; None takes 1 where every picture is gray, else 3.
-        class_names: The classes by number, where another set has fixed them (a test folder); else the sorted folders.
-        bit_depth: How many bits pixels of more than 8 bits use, 8 to 16: the value ``2^bit_depth - 1`` becomes 255.
-            None takes the least that holds every value in these pictures.
-        num_workers: How many threads decode ahead of the steps that use the pictures (`ShuffledLoader`); None takes
-            one for each processor, at most 4. What is decoded does not depend on it.
+        size: Height and width in pixels; every image is resized to it (bilinear). None requires all images to have
+            the same size.
+        channels: 1 for gray, 3 for RGB; None means 1 if all images are gray, else 3.
+        class_names: The classes in order, for a test folder with the classes of a training folder; by default the
+            sorted folder names.
+        bit_depth: Bits per pixel of images with more than 8, from 8 to 16: the value ``2^bit_depth - 1`` becomes 255.
+            None means the fewest bits that hold all values.
+        num_workers: Number of threads that prefetch images in a `ShuffledLoader`; None means one per processor, at
+            most 4. The results do not depend on it.
 
     Raises:
-        DataError: If there is no such folder, it has no class folders, one of them has no pictures or is none of
+        DataError: If the folder does not exist or has no class folders, a class folder has no images or is not in
             `class_names`, a header is damaged, pixels are floating-point numbers, or sizes differ and `size` is None.
-        LimbeckError: If `channels` is neither 1 nor 3, another option makes no sense, or Pillow is not installed.
+        LimbeckError: If an option is not valid, or Pillow is not installed.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class ImageFolder(Dataset):
         self.folder = Path(folder)
         self._names = class_folders(self.folder, class_names)
         files = find_files(self.folder, self._names)
-        self.paths = [path for paths in files.pictures for path in paths]
-        counts = torch.tensor([len(paths) for paths in files.pictures])
+        self.paths = [path for paths in files.images for path in paths]
+        counts = torch.tensor([len(paths) for paths in files.images])
         self._labels = torch.arange(len(counts)).repeat_interleave(counts)
-        _check_classes(self.folder, self._names, files.pictures, fixed=class_names is not None)
+        _check_classes(self.folder, self._names, files.images, fixed=class_names is not None)
         self._num_workers = default_num_workers() if num_workers is None else num_workers
         headers = _read_headers(self.paths, read_header)
         self.size = size or _common_size(self.paths, headers)
@@ -89,13 +89,13 @@ class ImageFolder(Dataset):
             *notes_on_classes(self._names if class_names is None else ()),
             *notes_on_images(headers, size=self.size, channels=self.channels, bit_depth=self.bit_depth),
         )
-        """What a reader should know of how the files were read, in sentences with counts."""
+        """How the files were read, as sentences with counts."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The pictures at the positions `index`, decoded.
+        """Decode and return the images at the positions `index`.
 
         Raises:
             DataError: If a file cannot be decoded.
@@ -107,10 +107,10 @@ class ImageFolder(Dataset):
     def find_damaged(
         self, index: Int[Tensor, " n"], *, progress: Callable[[int], None] = lambda count: None
     ) -> list[DataError]:
-        """Decode the pictures at the positions `index` once, with `num_workers` threads: an error for each that fails.
+        """Decode the images at `index` once, with `num_workers` threads, and return an error for each that fails.
 
-        Every pixel is decoded, and every checksum compared that the format has. (A JPEG has none: of a bit that changed
-        in it only what makes it undecodable is found.)
+        Every pixel is decoded, and checksums are compared if the format has any. JPEG has none, so a changed bit is
+        found only if it makes the image undecodable.
         """
 
         def check(path: Path) -> DataError | None:
@@ -128,7 +128,7 @@ class ImageFolder(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of every file's name, length and bytes, and of how they are decoded."""
+        """SHA-256 of the name, length and bytes of every file and of the decoding options."""
         total = hashlib.sha256(f"images/2|{self.size}|{self.channels}|{self.bit_depth}|{self._names}|".encode())
 
         def hashed(path: Path) -> tuple[Path, int, bytes]:
@@ -147,62 +147,64 @@ class ImageFolder(Dataset):
 
     @property
     def num_workers(self) -> int:
-        """How many threads decode ahead."""
+        """Default number of threads that prefetch images."""
         return self._num_workers
 
     @property
     def labels(self) -> Tensor:
-        """The number of each picture's folder."""
+        """The class index of each image."""
         return self._labels
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The folders' names."""
+        """The names of the class folders."""
         return self._names
 
     def _depth(self, headers: list[Header]) -> int:
-        """The bits that the greatest value of all wide pictures needs; 8 where there are none."""
+        """Bits needed for the largest value of all images with more than 8 bits; 8 if there are none."""
         highest = self._highest([header.mode in WIDE for header in headers])
         truncated = [header.upper_bits for header in headers]
         if any(truncated) and (upper := self._highest(truncated)) < _MIN_LEVELS:
             raise DataError(
-                f"{self.folder} has pictures of 16 bits a channel with no value above {256 * upper + 255}. Only the "
-                "upper 8 bits can be read, so they would be nearly black. Save them with 8 bits a channel; or, if they "
-                "are as dark as that, give bit_depth=16. In a job: --set data.bit_depth=16."
+                f"{self.folder} has images of 16 bits per channel with no value above {256 * upper + 255}. Only the "
+                "upper 8 bits can be read, so the images would be almost black. Save them with 8 bits per channel. If "
+                "they are meant to be that dark, set bit_depth=16. In a job: --set data.bit_depth=16."
             )
         return max(highest.bit_length(), 8)
 
     def _highest(self, chosen: list[bool]) -> int:
-        """The greatest value in these pictures; 0 where there are none."""
+        """The largest value in the chosen images; 0 if there are none."""
         paths = [path for path, is_one in zip(self.paths, chosen, strict=True) if is_one]
         highest = 0
         ranges = prefetch(value_range, paths, num_workers=self._num_workers)
         for path, (low, high) in zip(paths, ranges, strict=True):
             if low < 0 or high > 65535:
-                raise DataError(f"The picture {path} has values from {low} to {high}: save it with 8 or 16 bits.")
+                raise DataError(
+                    f"The image {path} has values from {low} to {high}; save it with 8 or 16 bits per pixel."
+                )
             highest = max(highest, high)
         return highest
 
 
 def _check_options(size: tuple[int, int] | None, channels: int | None, depth: int | None, workers: int | None) -> None:
     if channels not in (None, 1, 3):
-        raise LimbeckError(f"channels={channels} is neither 1 (gray) nor 3 (red, green, blue).")
+        raise LimbeckError(f"channels={channels} must be 1 (gray) or 3 (RGB).")
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise LimbeckError(f"size={size} is not a height and a width in pixels.")
+        raise LimbeckError(f"size={size} must be (height, width) in pixels.")
     if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or not 8 <= depth <= 16):
-        raise LimbeckError(f"bit_depth={depth!r} is no number of bits from 8 to 16.")
+        raise LimbeckError(f"bit_depth={depth!r} must be a number of bits from 8 to 16.")
     check_num_workers(workers)
 
 
 def _check_classes(folder: Path, names: tuple[str, ...], files: list[list[Path]], *, fixed: bool) -> None:
     for name, paths in zip(names, files, strict=True):
-        # A test folder may lack a class that the training folder has.
+        # With fixed class names (a test folder), the folder of a class may be missing, but not empty.
         if not paths and (not fixed or (folder / name).is_dir()):
-            raise DataError(f"{folder / name} has no pictures ({', '.join(SUFFIXES)}); fill it or remove it.")
+            raise DataError(f"{folder / name} has no images ({', '.join(SUFFIXES)}); add some or remove the folder.")
 
 
 def _read_headers(paths: Iterable[Path], read: Callable[[Path], Header]) -> list[Header]:
-    """The header of every picture; all that are damaged are told at once."""
+    """Read all headers; raise one error for all damaged files."""
     headers, failed, count = [], [], 0
     for path in paths:
         count += 1
@@ -221,7 +223,7 @@ def _common_size(paths: list[Path], headers: list[Header]) -> tuple[int, int]:
             sizes = Counter(other.size for other in headers)
             raise DataError(
                 f"{path} is {header.size[0]}x{header.size[1]} pixels and {paths[0].name} is {first[0]}x{first[1]}; "
-                f"give size=({first[0]}, {first[1]}) to resize all of them. The pictures have {len(sizes)} sizes; in a "
-                f"job: --set data.size=[{first[0]},{first[1]}]."
+                f"set size=({first[0]}, {first[1]}) to resize all images ({len(sizes)} sizes). In a job: "
+                f"--set data.size=[{first[0]},{first[1]}]."
             )
     return first

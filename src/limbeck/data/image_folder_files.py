@@ -1,4 +1,4 @@
-"""The files of an image folder: which are read, under which class, in which split."""
+"""Finds the files of an image folder, with their class and split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUFFIXES = (
     ".avif", ".jp2",
 )  # fmt: skip
 
-"""The kinds of files that are read as pictures, whatever the case of their letters."""
+"""File suffixes of images, in lower case."""
 
 SPLIT_NAMES = {
     "train": ("train", "training", "trn"),
@@ -24,28 +24,28 @@ SPLIT_NAMES = {
     "test": ("test", "testing", "tst"),
 }
 
-"""What the folder of a part may be called, whatever the case of its letters."""
+"""Folder names of each split, in lower case."""
 
 _PART_NAMES = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 
 _LITTER = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 
-"""Folders that systems leave behind; none is a class."""
+"""Folders created by operating systems, which are not classes."""
 
 
 @dataclass
 class Files:
-    """What lies in a folder of classes.
+    """The files in a folder of class folders.
 
     Attributes:
-        pictures: The pictures of each class, by path.
-        nested: How many of them lie in a folder inside the class's own.
-        in_part_folders: How many of them lie in one that is called as a part is: ``cat/test/``.
-        loose: How many pictures lie beside the class folders, in none of them.
-        others: How many files with each suffix are no pictures.
+        images: The image paths of each class, sorted.
+        nested: Number of images in subfolders of class folders.
+        in_part_folders: Number of images in a subfolder named like a split: ``cat/test/``.
+        loose: Number of images outside of class folders.
+        others: Number of files that are not images, by suffix.
     """
 
-    pictures: list[list[Path]] = field(default_factory=list)
+    images: list[list[Path]] = field(default_factory=list)
     nested: int = 0
     in_part_folders: int = 0
     loose: int = 0
@@ -53,7 +53,7 @@ class Files:
 
 
 def find_files(folder: Path, names: Iterable[str]) -> Files:
-    """The files of the classes `names` in `folder`, those in folders inside them too, in the order of their paths."""
+    """Find the files of the classes `names` in `folder`, including subfolders, sorted by path."""
     files = Files()
     for path in _visible(folder):
         if path.is_file():
@@ -62,7 +62,7 @@ def find_files(folder: Path, names: Iterable[str]) -> Files:
     for name in names:
         inside = list(_walk(folder / name))
         images = sorted(path for path in inside if _is_image(path))
-        files.pictures.append(images)
+        files.images.append(images)
         files.nested += sum(path.parent != folder / name for path in images)
         files.in_part_folders += sum(path.relative_to(folder / name).parts[0].lower() in _PART_NAMES for path in images)
         files.others.update(path.suffix.lower() for path in inside if not _is_image(path))
@@ -70,30 +70,30 @@ def find_files(folder: Path, names: Iterable[str]) -> Files:
 
 
 def class_folders(folder: Path, fixed: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The classes by number: the sorted folders, or those that are `fixed`.
+    """Return the class names: `fixed`, or by default the sorted folder names.
 
     Raises:
-        DataError: If there is no such folder, it has no class folders, or one that is none of `fixed`.
+        DataError: If the folder does not exist, has no class folders, or has one that is not in `fixed`.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}; expected {folder}/CLASS/*.png.")
     names = tuple(path.name for path in _visible(folder) if path.is_dir())
     if not names:
         inside = sum(_is_image(path) for path in _visible(folder))
-        has = f"{inside} pictures and no class folders" if inside else "no class folders"
-        raise DataError(f"{folder} has {has}; expected one folder for each class: {folder}/CLASS/*.png.")
+        has = f"{inside} images and no class folders" if inside else "no class folders"
+        raise DataError(f"{folder} has {has}; expected one folder per class: {folder}/CLASS/*.png.")
     if fixed is not None and (strange := sorted(set(names) - set(fixed))):
-        raise DataError(f"{folder} has the class folder {strange[0]!r}, which is none of {', '.join(fixed[:12])}.")
+        raise DataError(f"{folder} has the class folder {strange[0]!r}, which is not one of {', '.join(fixed[:12])}.")
     return fixed or names
 
 
 def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
-    """The folders of the parts ``train``, ``development`` and ``test`` in `folder`, and the folders beside them.
+    """Find the folders of the parts ``train``, ``development`` and ``test`` in `folder`, and all other folders.
 
-    Both are empty where no folder is called as a training part is: then the folders in it are classes.
+    Both are empty if there is no training folder: then the folders are classes.
 
     Raises:
-        DataError: If two folders are called as the same part is, or a folder holds other parts and none to train on.
+        DataError: If two folders have names of the same part, or there are other parts but no training folder.
     """
     inside = [path for path in _visible(folder) if path.is_dir()]
     parts_by_name = {name: part for part, names in SPLIT_NAMES.items() for name in names}
@@ -101,19 +101,21 @@ def part_folders(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     for path in inside:
         part = parts_by_name.get(path.name.lower())
         if part in folders:
-            raise DataError(f"{folder} has {folders[part].name}/ and {path.name}/: which is the part {part}? Keep one.")
+            raise DataError(
+                f"{folder} has {folders[part].name}/ and {path.name}/, which both mean the part {part}. Keep one."
+            )
         if part is not None:
             folders[part] = path
     if "train" not in folders:
         if folders and len(folders) == len(inside):
             listed = " and ".join(f"{path.name}/" for path in folders.values())
-            raise DataError(f"{folder} has {listed} and no train/: call the part to learn from {folder}/train/.")
+            raise DataError(f"{folder} has {listed} but no train/. Name the training folder {folder}/train/.")
         return {}, []
     return folders, [path for path in inside if path not in folders.values()]
 
 
 def count_files(folder: Path) -> int:
-    """How many files lie in a folder, those in folders inside it too."""
+    """Count the files in a folder and its subfolders."""
     return sum(1 for _ in _walk(folder))
 
 
@@ -126,7 +128,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every visible file; links are followed, each folder is gone into once."""
+    """Yield every visible file; links are followed, each folder is visited once."""
     seen: set[str] = set()
     for directory, inside, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
@@ -143,50 +145,50 @@ _KINDS = {
 
 
 def notes_on_files(files: Files) -> Iterator[str]:
-    """What of the files in the folder is read under the class of a folder above it, and what is not read."""
-    total = sum(map(len, files.pictures))
+    """Yield notes about files in subfolders and about files that are left out."""
+    total = sum(map(len, files.images))
     if files.nested:
-        yield f"{_of(files.nested, total)} lie in sub-folders, and are read as the class whose folder they are in."
+        yield f"{_of(files.nested, total)} are in subfolders, and count as images of the class folder above."
     if files.in_part_folders:
         yield (
             f"{_of(files.in_part_folders, total)} are in folders named like a split, inside a class folder. They count "
             "as images of that class. For separate splits use train/CLASS and test/CLASS."
         )
     if files.loose:
-        yield f"Left out: {_number(files.loose, 'picture')} beside the class folders."
+        yield f"Left out: {_number(files.loose, 'image')} outside of class folders."
     if others := +files.others:
         kinds = ", ".join(f"{suffix or 'no suffix'}: {count:,}" for suffix, count in others.most_common(5))
-        yield f"Left out: {_number(others.total(), 'file')} that are no pictures ({kinds})."
+        yield f"Left out: {_number(others.total(), 'file')} that are not images ({kinds})."
 
 
 def notes_on_classes(names: Sequence[str]) -> Iterator[str]:
-    """How class folders that are numbers are ordered, where that is not the order of the numbers."""
+    """Yield a note if class folders are numbers, but their sorted names are not in numeric order."""
     if names and all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
         yield (
-            "The class folders are numbers in the order of their names, as in torchvision: "
+            "The class folders are numbers, sorted by name as in torchvision: "
             f"{', '.join(names[:4])}, ... "
-            "For another order say class_names=[...]."
+            "For another order set class_names=[...]."
         )
 
 
 def notes_on_images(
     headers: Sequence[Header], *, size: tuple[int, int], channels: int, bit_depth: int
 ) -> Iterator[str]:
-    """What is done to pictures that are not of the size, the channels and the bits that come out."""
+    """Yield notes about images that are resized or converted."""
     total = len(headers)
     modes = Counter(header.mode for header in headers)
     if wide := sum(modes[mode] for mode in WIDE):
-        yield f"{_of(wide, total)} have more than 8 bits a pixel: their {bit_depth} bits are scaled to 8."
+        yield f"{_of(wide, total)} have more than 8 bits per pixel: their {bit_depth} bits are scaled to 8."
     if upper := sum(header.upper_bits for header in headers):
-        yield f"{_of(upper, total)} have 16 bits a channel, of which the upper 8 are read."
+        yield f"{_of(upper, total)} have 16 bits per channel; only the upper 8 are read."
     own = GRAY if channels == 1 else ("RGB",)
     if other := Counter({mode: count for mode, count in modes.items() if mode not in own}):
         kinds = ", ".join(f"{_KINDS.get(mode, mode)}: {count:,}" for mode, count in other.most_common())
         yield f"{_of(other.total(), total)} are converted to {'gray' if channels == 1 else 'RGB'} ({kinds})."
     if transparent := sum(header.transparent for header in headers):
-        yield f"{_of(transparent, total)} have transparency, which is left out."
+        yield f"{_of(transparent, total)} have transparency, which is ignored."
     if frames := sum(header.frames for header in headers):
-        yield f"{_of(frames, total)} have several frames or pages, of which the first is read."
+        yield f"{_of(frames, total)} have several frames or pages; only the first is read."
     if rotated := sum(header.rotated for header in headers):
         yield f"{_of(rotated, total)} have an EXIF orientation, which is not applied."
     if resized := [header.size for header in headers if header.size != size]:
@@ -200,7 +202,7 @@ def _area(size: tuple[int, int]) -> int:
 
 
 def _of(count: int, total: int) -> str:
-    return f"{count:,} of {_number(total, 'picture')}"
+    return f"{count:,} of {_number(total, 'image')}"
 
 
 def _number(count: int, name: str) -> str:

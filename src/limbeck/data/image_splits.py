@@ -1,4 +1,4 @@
-"""An image folder as training, development and test data."""
+"""Loads an image folder as training, development and test parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from limbeck.data.image_folder_files import count_files, part_folders
 
 
 class ImageSplits(NamedTuple):
-    """The parts of a folder of pictures.
+    """The parts of an image folder.
 
     Attributes:
-        train: What to train on.
-        development: What to choose by; None where the folder has no such part.
-        test: What to test with; None where the folder has no such part.
-        sources: The folder of each part, by the part's name.
+        train: The training part.
+        development: The development part; None if the folder has none.
+        test: The test part; None if the folder has none.
+        sources: The folder of each part.
         notes: Sentences about how the files were read.
     """
 
@@ -29,20 +29,20 @@ class ImageSplits(NamedTuple):
 
 
 def load_image_splits(folder: Path, folders: Mapping[str, Path] | None = None, /, **options: Any) -> ImageSplits:
-    """The parts of a folder of pictures.
+    """Load the parts of an image folder.
 
-    A folder of classes is a training part alone. Of ``train/`` and ``val/`` without ``test/`` the second is the test
-    part, as ImageNet has it: the part that results are reported on. Every part is read as the training part is: its
-    classes, size, channels and bits.
+    A folder of class folders is a training part only. If there are ``train/`` and ``val/`` but no ``test/``, then
+    ``val/`` is the test part, as in ImageNet. All parts have the classes, size, channels and bit depth of the training
+    part.
 
     Args:
         folder: The folder.
-        folders: Folders of classes elsewhere that are the parts ``development`` and ``test``.
-        **options: Of `ImageFolder`.
+        folders: Other locations of the parts ``development`` and ``test``.
+        **options: Options of `ImageFolder`.
 
     Raises:
-        DataError: If a part cannot be read, has a class that the training part has not, or it is not clear which folder
-            is which part.
+        DataError: If a part cannot be read, has a class that is not in the training part, or folder names are
+            ambiguous.
     """
     parts, beside = part_folders(folder)
     if folders:
@@ -58,9 +58,12 @@ def load_image_splits(folder: Path, folders: Mapping[str, Path] | None = None, /
     notes = [f"{parts[part].name}/: {note}" for part, images in read.items() for note in images.notes]
     if "test" not in read and "development" in read:
         read["test"], parts["test"] = read.pop("development"), parts["development"]
-        notes.insert(0, f"There is no test/: {parts['test'].name}/ is the test part, and choices are made on a part of "
-                     f"{parts['train'].name}/.")  # fmt: skip
+        notes.insert(
+            0,
+            f"There is no test/, so {parts['test'].name}/ is the test part, and the development part is taken from "
+            f"{parts['train'].name}/.",
+        )
     for path in beside:
-        notes.append(f"Left out: {path.name}/, which is no part that is known (files in it: {count_files(path):,}).")
+        notes.append(f"Left out: {path.name}/, which is not a known part ({count_files(path):,} files).")
     sources = {part: str(parts[part]) for part in read}
     return ImageSplits(train, read.get("development"), read.get("test"), sources, tuple(notes))

@@ -1,4 +1,4 @@
-"""`load_data`: the data set that a name, a file or a folder stands for."""
+"""`load_data`: loads a dataset by name, file, folder or user function."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning, unknown_name
 from limbeck.models import UserFile
 
 HELD_OUT = 0.2
-"""The fraction of the examples that becomes the test part where the data have none; seed 0, stratified."""
+"""The share of examples used as the test part if the data have none; stratified, with seed 0."""
 
 
 _PART_FILES = {"val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-"""How the files of the other parts are called that lie beside a training file."""
+"""File names of the other parts, next to a training file."""
 _BUILTIN = ("digits", *IMAGE_DATASETS, *TEXTS)
-"""Sets whose parts everybody knows: nothing is said of them beside each other."""
-_SHARE = 0.01  # of a part's examples: from so many on that are training examples too, they are told
+"""Well-known datasets, whose parts are not checked against each other."""
+_SHARE = 0.01  # of a part's examples: a note is added if at least this share is also in the training part
 _TEXT_OPTIONS = ("tokenizer", "vocabulary", "max_length")
 _TABLE_OPTIONS = ("target", "test", "val", "class_names", "missing", "separator", "charset")
 
 _MANY_CLASSES = 10_000
-"""Up to so many classes nobody asks whether all of them occur: a sample of a large set need not hold them all."""
+"""Labels are checked for gaps only above this number of classes: a small sample may lack some classes."""
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A training part, a test part, and how a model reads them.
+    """The parts of a dataset, and how a model reads them.
 
     Attributes:
-        name: What it was loaded as.
+        name: The name or path that was loaded.
         train: The training part.
         test: The test part.
-        preprocess: Batch -> what a model is called with.
-        class_names: The classes, by number; None where nobody has said them.
-        encoding: How a table was turned into numbers; None for anything else.
-        tokenizer: How texts were turned into numbers; None for anything else.
-        groups: The column of the test part's ``extra`` that says which group an example belongs to, where there is one.
-        note: Where the data come from, and what a reader of a report must know of them.
-        development: A development part that the data bring with them; None has one carved from `train`.
-        summary: What was read, part by part and column by column; `load_data` always fills it.
-        held_out: Whether the test part was taken out of the training part, as the data have none.
+        preprocess: Function batch -> model inputs.
+        class_names: The class names; None if there are none.
+        encoding: The encoding of a table; None for other data.
+        tokenizer: The tokenizer of texts; None for other data.
+        groups: The column of the test part's ``extra`` with the group of each example, if there is one.
+        note: The origin of the data, and notes for the report.
+        development: The development part; None if the data have none, and it is taken from `train`.
+        summary: Summary of all parts and columns; `load_data` always sets it.
+        held_out: Whether the test part was taken from the training part, because the data have none.
     """
 
     name: str
@@ -89,58 +89,57 @@ class DataSplits:
 
 
 def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> DataSplits:
-    """The data set that a name, a path, or a mapping of ``name`` and options stands for.
+    """Load a dataset by name, path, or a mapping of ``name`` and options.
 
-    * ``digits``: 1797 handwritten digits of 8x8 pixels that come with scikit-learn, 797 to train and 1000 to test;
-    * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: looked for as ``NAME.npz`` in the folder that the
-      environment variable ``LIMBECK_DATA`` names, then in ``./data``, then on the Hugging Face hub;
+    * ``digits``: scikit-learn's 1797 handwritten digits of 8x8 pixels, 797 for training and 1000 for testing;
+    * ``mnist``, ``fashion_mnist``, ``cifar10``, ``cifar100``: searched as ``NAME.npz`` in the folder of the environment
+      variable ``LIMBECK_DATA``, then in ``./data``, then on the Hugging Face hub;
     * ``FILE.npz`` with ``x_train, y_train, x_test, y_test``, or ``x, y``; ``x_val, y_val`` are the development part.
-      Labels are class numbers or texts; ``X_train``, ``train_images`` and the like are understood;
-    * a folder of pictures (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` beside
-      ``train/``. Other names of these are understood (``Training``, ``valid``, ``validation``, ``dev``, ``testing``).
-      ``val/`` is the development part where there is a ``test/``, and the test part where there is none;
-    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``: columns of numbers and names, or, with ``text=COLUMN``, of texts;
-    * a folder with ``train.csv`` (``.tsv``, ``.parquet``, ``.jsonl``), and perhaps ``val.csv`` and ``test.csv``;
-    * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank in two classes, looked for in
-      the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
-    * ``my.py:load``, a function of your own that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
+      Labels are class indices or strings. Names such as ``X_train`` and ``train_images`` work too;
+    * a folder of images (`ImageFolder`): ``CLASS/*.png``, or ``train/CLASS/*.png`` with ``val/`` and ``test/`` next to
+      ``train/``. Names such as ``Training``, ``valid``, ``validation``, ``dev`` and ``testing`` work too. ``val/`` is
+      the development part if there is a ``test/``, else the test part;
+    * ``FILE.csv``, ``FILE.tsv``, ``FILE.parquet``: columns of numbers and categories, or texts with ``text=COLUMN``;
+    * a folder with ``train.csv`` (``.tsv``, ``.parquet``, ``.jsonl``), and optionally ``val.csv`` and ``test.csv``;
+    * ``sst2`` (GLUE's phrases) and ``sst2_sentences``: the Stanford Sentiment Treebank with two classes, searched
+      in the same folders as ``sst2/glue_train.jsonl.gz`` and so on;
+    * ``my.py:load``, your own function that returns (train, test), each ``(inputs, labels)``, a torch ``Dataset``
       or `ArrayDataset`; or a mapping of these with ``development``, ``class_names`` and ``preprocess``; or a
-      `DataSplits`. All other options are its arguments;
-    * ``FILE.jsonl``, ``FILE.jsonl.gz``: lines of JSON with a text and a label each.
+      `DataSplits`. Other options are its arguments;
+    * ``FILE.jsonl``, ``FILE.jsonl.gz``: one JSON object per line, with a text and a label.
 
-    Where there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
+    If there is no test part, 20 % of the examples are held out, stratified, with a fixed seed.
 
-    What was read stands in `DataSplits.summary` and, in sentences, in `DataSplits.note`:
+    `DataSplits.summary` describes what was read, and `DataSplits.note` is the same as text:
 
-    * Tables: what a column holds is decided by all of its values. Numbers with a few words among them (``?``, ``NA``,
-      ``-``) are numbers, the words missing values. A column with another whole number in each row that has no name, or
-      is called as an identifier is, and one with another text in each row, are left out. Spaces around values and names
-      are removed. In a test table male is Male, 1 is 01 or true, where nothing else can be meant; a column without any
-      value that the training part has is refused.
-    * Classes that are numbers are in the order of the numbers, others in that of their sorted names; ``class_names``
-      gives another order. ``NA`` and its like are a class in a target of names, and no label in one of numbers.
-    * Texts are cut after ``max_length`` tokens, and how many were is said. In a job with a teacher that names its
-      classes (``hf:``, a student's folder), the data take its order.
+    * Tables: the type of a column is inferred from all of its values. If nearly all values are numbers, the others
+      (``?``, ``NA``, ``-``) are missing values. Row numbers, identifiers and columns with a different text in each row
+      are left out. Spaces around values and names are removed. Values of a test table are matched to those of the
+      training table (male and Male, 1 and 01 or true) if the match is unique. It is an error if a column of the test
+      table has no value of the training part.
+    * Classes that are numbers are sorted by value, other classes by name; ``class_names`` sets another order. Strings
+      such as ``NA`` are a class if the other classes are names, and no label if they are numbers.
+    * Texts are truncated to ``max_length`` tokens, and the number of truncated texts is noted. In a job with a teacher
+      that has class names (``hf:``, a student's folder), the data use the teacher's order.
 
     Args:
         name_or_spec: A name, a path, or a mapping such as ``{"name": "rows.csv", "target": "class"}``.
-        **options: ``target``, ``test`` and ``val`` (files; of pictures, folders), ``ignore`` (columns), ``missing``
-            (what stands for a missing value: "?", -999), ``separator`` and ``charset`` (``cp1252``) for tables; for
-            these and for ``.npz`` files ``groups``, the column (of ``.npz`` files NAME, where they hold ``NAME_test``)
-            that says which group an example belongs to; ``size`` (height, width), ``channels``, ``bit_depth`` and
-            ``num_workers`` for folders of pictures (`ImageFolder`); ``channels_last`` for ``.npz`` files of images
-            ``[n, h, w, c]``, where their shape does not tell; ``class_names``, the classes in the order of their
-            numbers, for tables, texts and pictures; ``folder``, in which a named set is looked for; for texts
-            ``tokenizer`` (a folder) or ``vocabulary`` (of one trained from them, 8000), ``max_length`` (64 tokens), and
-            for files the columns ``text`` and ``target``.
+        **options: For tables: ``target``, ``test`` and ``val`` (files), ``ignore`` (columns), ``missing`` (values that
+            mean missing: "?", -999), ``separator`` and ``charset`` (``cp1252``). For tables and ``.npz`` files:
+            ``groups``, the column with the group of each example (in ``.npz`` files NAME, if there is ``NAME_test``).
+            For image folders: ``test`` and ``val`` (folders), ``size`` (height, width), ``channels``, ``bit_depth`` and
+            ``num_workers`` (see `ImageFolder`). For ``.npz`` files: ``channels_last`` for images ``[n, h, w, c]``, if
+            the shape is ambiguous. For texts: ``tokenizer`` (a folder) or ``vocabulary`` (size of a trained tokenizer,
+            8000), ``max_length`` (64 tokens), and the columns ``text`` and ``target`` of files. For built-in datasets:
+            ``folder``, the folder to search. For tables, texts, arrays and images: ``class_names``, the class order.
 
     Raises:
-        UnknownNameError: If it is no known name and no file, or an option is unknown.
+        UnknownNameError: If the name is neither known nor a file, or an option is unknown.
         DataError: If the data are missing or damaged.
-        LimbeckError: If an option does not apply, or its value makes no sense.
+        LimbeckError: If an option does not apply, or its value is not valid.
 
     Warns:
-        LimbeckWarning: Of what is likely to be a mistake.
+        LimbeckWarning: If something is likely to be a mistake.
 
     Example:
         >>> digits = load_data("digits")
@@ -159,7 +158,7 @@ def load_data(name_or_spec: str | Path | Mapping[str, Any], **options: Any) -> D
 
 
 def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOptions] | None:
-    """The training file of a folder that holds ``train.csv`` and the like, the other parts as options."""
+    """Find the training file of a folder with ``train.csv`` or similar; other parts become options."""
     for suffix in (".csv", ".tsv", ".parquet", ".jsonl", ".jsonl.gz"):
         if (folder / f"train{suffix}").is_file():
             test, val = (
@@ -171,7 +170,7 @@ def _find_split_files(folder: Path, options: DataOptions) -> tuple[str, DataOpti
 
 
 def _find_part_file(folder: Path, suffix: str, part: str) -> str | None:
-    """The file of another part, by one of the names that it goes by; None where there is none."""
+    """Find the file of another part; None if there is none."""
     files = (folder / f"{name}{suffix}" for name in _PART_FILES[part])
     return next((str(file) for file in files if file.is_file()), None)
 
@@ -180,12 +179,12 @@ def _load(name: str, options: DataOptions) -> DataSplits:
     load, uses = _find_reader(name, Path(name), options)
     for option in options.option_names:
         if option not in uses:
-            raise LimbeckError(f"{option}= does not apply to {name!r}; it takes {', '.join(uses) or 'no options'}.")
+            raise LimbeckError(f"{option}= does not apply to {name!r}; its options are {', '.join(uses) or 'none'}.")
     return load(name, options)
 
 
 def _add_summary(data: DataSplits) -> DataSplits:
-    """The data set with a summary and a note that hold all there is to say; what is likely wrong is warned of."""
+    """Add the summary and the note to a dataset, and issue its warnings."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
     for examples in parts.values():
         if examples is not None and data.class_names is None:
@@ -207,7 +206,7 @@ def _add_summary(data: DataSplits) -> DataSplits:
 
 
 def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
-    """The summary with what is to be said of its parts beside each other."""
+    """Add warnings and notes about parts that do not fit together."""
     parts = {"train": data.train, "development": data.development, "test": data.test}
     there = {name: part for name, part in parts.items() if part is not None}
     notes, warned = list(summary.notes), [*summary.warnings, *class_warnings(summary), *check_shapes(there)]
@@ -216,20 +215,20 @@ def _compare_parts(data: DataSplits, summary: DataSummary) -> DataSummary:
     for name, count, total in find_overlap(there):
         message = f"{count:,} of {total:,} {name} examples are training examples too"
         if count >= _SHARE * total:
-            notes.append(f"{message}: what is measured on them says nothing of new ones.")
+            notes.append(f"{message}: results on them do not show how the model does on new data.")
     return replace(summary, notes=tuple(dict.fromkeys(notes)), warnings=tuple(dict.fromkeys(warned)))
 
 
 def _check_numbers(name: str, labels: torch.Tensor | None) -> None:
-    """Refuse labels that are numbers of something else, such as row or customer numbers: each would be a class."""
+    """Raise for labels that look like identifiers, such as row or customer numbers."""
     classes = 0 if labels is None or labels.numel() == 0 else int(labels.max()) + 1
     if labels is None or classes <= _MANY_CLASSES:
         return
     present = labels.unique().numel()
     if classes > 10 * present:
         raise DataError(
-            f"The labels of {name} go up to {classes - 1:,} and only {present:,} of these numbers occur. Labels are "
-            "class numbers from 0 without gaps: type labels = numpy.unique(labels, return_inverse=True)[1]."
+            f"The labels of {name} go up to {classes - 1:,}, but only {present:,} different values occur. Labels must "
+            "be class indices from 0 without gaps: use labels = numpy.unique(labels, return_inverse=True)[1]."
         )
 
 
@@ -239,7 +238,7 @@ def _data_kind(data: DataSplits) -> str:
     return (
         "texts"
         if data.tokenizer is not None
-        else "pictures"
+        else "images"
         if isinstance(data.preprocess, NormalizeImages)
         else "arrays"
     )
@@ -265,8 +264,8 @@ def _find_reader(
     if name and path.is_dir():
         return _load_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
-    then = "Or give a .npz, .csv, .parquet or .jsonl file, or a folder."
-    raise unknown_name_error("data set", name, _BUILTIN, then=then)
+    then = "Or use a .npz, .csv, .parquet or .jsonl file, or a folder."
+    raise unknown("dataset", name, _BUILTIN, then=then)
 
 
 def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
@@ -275,7 +274,7 @@ def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> Dat
         if isinstance(data, DataSplits):
             return replace(data, name=name)
         raise DataError(
-            f"{name} returned a {type(data).__name__} with parts; return a limbeck.data.DataSplits or (train, test)."
+            f"{name} returned a {type(data).__name__} with parts. Return a limbeck.data.DataSplits or (train, test)."
         )
     train, test, note = _add_test_part(data.train, data.test)
     preprocess = data.preprocess or _fit_normalization(train, scale=1 / 255)
@@ -338,16 +337,18 @@ def _load_npz(name: str, options: DataOptions) -> DataSplits:
 
 
 def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
-    """Refuse groups that an ``.npz`` file does not hold, or that are not one value for each test example."""
+    """Check that the groups of an ``.npz`` file exist and have one value per test example."""
     if groups is None:
         return
     extra = test.take(torch.tensor([0])).extra
     if groups not in extra:
-        raise unknown_name_error(
-            f"groups in {name}", groups, extra, then="Groups NAME are one value a row in the array NAME_test."
+        raise unknown(
+            f"groups in {name}", groups, extra, then="groups=NAME requires an array NAME_test with one value per row."
         )
     if isinstance(extra[groups], torch.Tensor) and extra[groups].ndim != 1:
-        raise DataError(f"groups={groups}: {groups}_test of {name} holds {list(extra[groups].shape[1:])} for each row.")
+        raise DataError(
+            f"groups={groups}: {groups}_test of {name} has {list(extra[groups].shape[1:])} per row, not one value."
+        )
 
 
 def _load_folder(name: str, options: DataOptions) -> DataSplits:
@@ -362,7 +363,7 @@ def _load_folder(name: str, options: DataOptions) -> DataSplits:
     height, width = images.train.size
     facts = {"size": f"{height}x{width} pixels, {'gray' if images.train.channels == 1 else 'RGB'}"}
     summary = summarize(
-        "pictures", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
+        "images", {part: examples for part, examples in parts.items() if examples is not None}, sources=sources,
         facts=facts, notes=images.notes,
     )  # fmt: skip
     preprocess = _fit_normalization(train, scale=1 / 255)
@@ -375,8 +376,8 @@ def _load_folder(name: str, options: DataOptions) -> DataSplits:
 def _load_table(name: str, options: DataOptions) -> DataSplits:
     if options.target is None:
         raise LimbeckError(
-            f"target= is missing: which column of {name} holds the classes? "
-            "On the command line: --set data.target=COLUMN. Of a table of texts, --set data.text=COLUMN holds them."
+            f"target= is missing: which column of {name} has the classes? "
+            "On the command line: --set data.target=COLUMN. For a table of texts also --set data.text=COLUMN."
         )
     form = TableForm(
         options.target.strip(), tuple(column.strip() for column in options.ignore), options.missing, options.separator,
@@ -410,16 +411,18 @@ def _add_test_part(train: Dataset, test: Dataset | None) -> tuple[Dataset, Datas
 
 
 def _holdout_note(count: int) -> str:
-    return f"no test part was given: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
+    return f"no test part: {count} examples ({HELD_OUT:.0%}) were held out, stratified, with seed 0"
 
 
 def _fit_normalization(train: Dataset, *, scale: float) -> NormalizeImages | Identity:
-    """How images are standardized: by the mean and the standard deviation of at most 2,000 of them, drawn evenly."""
+    """Normalization by the mean and standard deviation of at most 2,000 training images; identity for other data."""
     some = subsample(train, 2000, seed=0)
     try:
         moments = measure_pixels(some)
     except DataError:
-        raise_damaged(train.find_damaged(torch.arange(len(train))), len(train))  # all of them, not the first
+        raise_damaged(
+            train.find_damaged(torch.arange(len(train))), len(train)
+        )  # report all damaged files, not only the first
         raise
     if moments is None:
         return Identity()

@@ -1,4 +1,4 @@
-"""`Loader`, which yields batches, and `ShuffledLoader`, whose order is a pure function of seed and epoch."""
+"""`Loader`, the base class of all loaders, and `ShuffledLoader`, whose order depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ from limbeck.functional.counter_rng import counter_order
 
 
 class Loader(ABC):
-    """A stream of batches in epochs that knows its own position.
+    """Abstract loader: yields batches epoch by epoch and keeps track of its position.
 
-    Iterating yields what is left of the current epoch; when it is exhausted the position is the start of the next one.
-    A batch counts as used from the moment it is handed out. One iterator at a time: a second one continues from the
-    position that the first has reached.
+    Iterating yields the remaining batches of the current epoch and then moves to the start of the next one. A batch
+    counts as used as soon as it is yielded. Use one iterator at a time: a second one continues where the first is.
 
-    A new kind of source says in `batches` how an epoch is made from a batch number on; the position is kept here.
+    Subclasses implement `batches`, which yields the batches of an epoch from a batch number on.
     """
 
     has_ids: bool = True
-    """Whether every batch carries ids; the cache, memory banks and exact resume need them."""
+    """Whether every batch has ids, which the cache, memory banks and exact resume need."""
     resumable: bool = True
-    """Whether `state_dict` can bring back the exact remaining batches."""
+    """Whether `load_state_dict` restores the exact remaining batches."""
     fixed: bool = False
-    """Whether an example, or its view, has the same inputs whenever it is handed out, as its fingerprint says; where
-    nobody knows, a teacher's stored answers are held against the inputs."""
+    """Whether an example or view always has the same inputs. If False, the inputs are compared with those for which
+    the cached teacher outputs were computed."""
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -46,88 +45,85 @@ class Loader(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """How many batches a whole epoch has."""
+        """Number of batches in a full epoch."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """What the examples and their views are; not the order, nor the size of a batch."""
+        """Identifies the examples and their views, but not the order or the batch size."""
 
     @property
     @abstractmethod
     def examples_per_epoch(self) -> int | None:
-        """How many examples a whole epoch hands out; None where the source cannot tell."""
+        """Number of examples in a full epoch; None if unknown."""
 
     @abstractmethod
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on."""
+        """Yield the batches of `epoch` from number `start` on."""
 
     @final
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.batches(self._epoch, self._batch):
             self._batch += 1
             yield batch
-            # Freed now and not when the next has come: freeing gives up Python's lock, which a worker then takes.
+            # Free the batch now, not after the next one is ready: freeing releases the GIL, which a worker then takes.
             del batch
         self._epoch, self._batch = self._epoch + 1, 0
 
     def peek(self) -> Batch:
-        """The batch that iterating would hand out next, without using it up.
-
-        At the end of an epoch, the first batch of the next.
-        """
+        """Return the next batch without moving on; at the end of an epoch, the first batch of the next one."""
         for epoch, start in ((self._epoch, self._batch), (self._epoch + 1, 0)):
             for batch in self.batches(epoch, start):
                 return batch
         raise DataError(f"{type(self).__name__} has no batches.")
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: ``epoch``, and ``batch``, how many batches of it were handed out."""
+        """The position: ``epoch``, and ``batch``, the number of its batches that were yielded."""
         return {"epoch": self._epoch, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position; ``batch == len(self)`` is an epoch that is exhausted at once.
+        """Move to a position; ``batch == len(self)`` means the end of the epoch.
 
         Raises:
-            LimbeckError: If the position is not one of this source.
+            LimbeckError: If the position is not valid for this loader.
         """
         epoch, batch = state.get("epoch"), state.get("batch")
         if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= len(self)):
             raise LimbeckError(
-                f"epoch={epoch}, batch={batch} is no position in a source of {len(self)} batches an epoch; "
-                "was it saved with other data or another batch size?"
+                f"epoch={epoch}, batch={batch} is not a valid position: an epoch has {len(self)} batches. Was it saved "
+                "with other data or another batch size?"
             )
         self._epoch, self._batch = epoch, batch
 
-    def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most sources need no model
-        """Called once before the first batch with the models of the recipe, for sources that ask them (rollouts)."""
+    def bind(self, models: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most loaders need no model
+        """Called once before the first batch with the models of the recipe, for loaders that run them (rollouts)."""
 
 
 @final
 class ShuffledLoader(Loader):
-    """The examples of a set, every one once an epoch, in an order that is a pure function of (seed, epoch).
+    """Yields every example of a dataset once per epoch, in an order that is a pure function of (seed, epoch).
 
-    With `augment` or `mix`, an epoch hands out one view of each example, numbered by the epoch (``Batch.view``), and
-    ``Batch.inputs`` is that view; without, the examples themselves (``Batch.view`` is None). A mixture has no label:
-    what its two parts were is in ``Batch.extra`` (``ratio``, ``partner``, ``labels``, ``partner_labels``).
+    With `augment` or `mix`, each epoch has one view of every example. ``Batch.view`` is the view number, which depends
+    on the epoch, and ``Batch.inputs`` has the transformed inputs. Otherwise ``Batch.view`` is None. A mixture has no
+    label; ``Batch.extra`` describes its two examples (``ratio``, ``partner``, ``labels``, ``partner_labels``).
 
     Args:
-        examples: The set.
-        batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
-        seed: Another seed gives another order.
-        shuffle: False keeps the order of the set.
-        drop_last: Leave out the last batch of an epoch if it holds fewer.
-        augment: What makes a view of an example.
-        mix: What mixes it with another of the set, after both were augmented alike, such as ``Mixup()``.
-        views: How many views there are of an example: epoch e hands out number e mod `views`, so that answers stored
-            for them serve any number of epochs. None means as many as epochs.
-        num_workers: How many threads make batches ahead of the step that uses them; batches, ids and order do not
-            depend on it. None takes what the set says: for a folder of pictures a few, for what lies in memory 0.
+        examples: The dataset.
+        batch_size: Examples per batch; the last batch of an epoch may be smaller.
+        seed: Seed of the order.
+        shuffle: False keeps the order of the dataset.
+        drop_last: Drop the last batch of an epoch if it is smaller.
+        augment: A transform, applied to every example.
+        mix: Mixes each example with another one, after both were transformed, such as ``Mixup()``.
+        views: Number of views of each example: epoch e uses view e mod `views`, so that cached outputs for these views
+            serve any number of epochs. None means a new view in every epoch.
+        num_workers: Number of threads that prefetch batches; batches, ids and order do not depend on it. None means the
+            dataset's default: a few for an image folder, 0 for data in memory.
 
     Raises:
-        LimbeckError: If `batch_size` or `views` is not positive, `drop_last` would leave no batch, `augment` makes no
-            views, `mix` no mixtures, or `num_workers` is negative.
-        DataError: If examples are to be mixed that have several labels each.
+        LimbeckError: If `batch_size` or `views` is not positive, `drop_last` leaves no batch, `augment` is not a
+            transform, `mix` is not a mix, or `num_workers` is negative.
+        DataError: If `mix` is set and examples have several labels each.
 
     Example:
         >>> from limbeck.data.arrays import ArrayDataset
@@ -155,7 +151,7 @@ class ShuffledLoader(Loader):
         check_augmentation(examples, augment=augment, mix=mix, views=views)
         if drop_last and batch_size > len(examples):
             raise LimbeckError(
-                f"drop_last leaves no batch: batch_size={batch_size} is above the {len(examples)} examples."
+                f"drop_last leaves no batch: batch_size={batch_size} is larger than {len(examples)} examples."
             )
         self.examples = examples
         self.batch_size = batch_size
@@ -173,9 +169,9 @@ class ShuffledLoader(Loader):
 
     @property
     def fingerprint(self) -> str:
-        """That of the examples; with `augment` or `mix`, SHA-256 of it and theirs.
+        """The fingerprint of the dataset, combined with those of `augment` and `mix` if they are set.
 
-        `views` is not in it: what a view of an example is does not depend on how many there are.
+        `views` is not part of it, because the content of a view does not depend on the number of views.
         """
         if self.augment is None and self.mix is None:
             return self.examples.fingerprint
@@ -185,26 +181,26 @@ class ShuffledLoader(Loader):
 
     @property
     def fixed(self) -> bool:  # type: ignore[override]
-        """Whether examples and views are limbeck's own, which never change."""
+        """Whether the dataset and the transform are limbeck's own, which are deterministic."""
         return is_repeatable(self.examples, self.augment)
 
     @property
     def examples_per_epoch(self) -> int:
-        """All of them, or, with `drop_last`, those in whole batches."""
+        """The size of the dataset, or with `drop_last` the number of examples in full batches."""
         return len(self) * self.batch_size if self.drop_last else len(self.examples)
 
     def order(self, epoch: int) -> Int[Tensor, " n"]:
-        """The positions of the examples in the order in which `epoch` hands them out."""
+        """The positions of the examples in the order of `epoch`."""
         size = len(self.examples)
         return counter_order(size, seed=self.seed, epoch=epoch) if self.shuffle else torch.arange(size)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on."""
+        """Yield the batches of `epoch` from number `start` on."""
         make = partial(self._batch_of, self.order(epoch), view_number(epoch, self.views))
         yield from prefetch(make, range(start, len(self)), num_workers=self.num_workers)
 
     def peek(self) -> Batch:
-        """The batch that iterating would hand out next, without using it up; no other is made ahead."""
+        """Return the next batch without moving on; no other batch is prefetched."""
         state = self.state_dict()
         epoch, number = state["epoch"], state["batch"]
         if number == len(self):
@@ -217,10 +213,10 @@ class ShuffledLoader(Loader):
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse what is no number of examples in a batch.
+    """Check a batch size.
 
     Raises:
         LimbeckError: If it is not a positive whole number.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise LimbeckError(f"batch_size={batch_size!r} is not a positive whole number; try batch_size=128.")
+        raise LimbeckError(f"batch_size={batch_size!r} must be a positive whole number, for example batch_size=128.")

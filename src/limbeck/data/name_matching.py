@@ -1,4 +1,4 @@
-"""Names written otherwise in another table, matched to the known ones."""
+"""Matches names with different spelling (case, spaces, number format) to known names."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FALSE = frozenset(("false", "f", "no", "n", "off", "0"))
 
 
 def match_names(names: Iterable[str], known_names: Sequence[str]) -> dict[str, str]:
-    """Which known name each of `names` means, where that is plain: itself, or the only one that it is like.
+    """Match each of `names` to a known name: itself, or the only similar one.
 
-    Two names are alike if they differ by spaces around them, by the case of their letters, or by the way a number is
-    written (1, 1.0, 01). True and false are also 1 and 0, yes and no, t and f.
+    Two names are similar if they differ only in surrounding spaces, case, or number format (1, 1.0, 01). True and
+    false also match 1 and 0, yes and no, t and f.
 
     Args:
-        names: What a table holds.
-        known_names: What the training part held.
+        names: The names in a table.
+        known_names: The names in the training part.
 
     Returns:
-        name -> known name; what is like none of them, or like several, is left out.
+        Mapping name -> known name, without names that match none or several.
 
     Example:
         >>> match_names(["male", "F", "other"], ["Male", "f"])
@@ -41,7 +41,7 @@ def match_names(names: Iterable[str], known_names: Sequence[str]) -> dict[str, s
 
 
 def find_similar_names(names: Iterable[str]) -> list[str]:
-    """Names that differ by case, spaces or the way an accent is written alone, each group as "'Yes' and 'yes'".
+    """Groups of names that differ only in case, spaces or accent encoding, each as "'Yes' and 'yes'".
 
     Example:
         >>> find_similar_names(["Yes", "yes", "no"])
@@ -54,7 +54,7 @@ def find_similar_names(names: Iterable[str]) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number: digits, a point, an exponent."""
+    """Whether a string is a number: digits, a point, an exponent."""
     return re.fullmatch(NUMBER[:-1], text) is not None
 
 
@@ -63,7 +63,7 @@ def _group_by_form(form: Callable[[str], str | None], known_names: Sequence[str]
     for name in known_names:
         if (key := form(name)) is not None:
             alike.setdefault(key, []).append(name)
-    # Yes and no are true and false where there is nothing else that they could be.
+    # Match yes/no and the like only if all known names are truth values.
     return alike if form is not _truth or sum(map(len, alike.values())) == len(known_names) else {}
 
 

@@ -1,4 +1,4 @@
-"""Reading .npz files; images in them become channels-first bytes."""
+"""Reads .npz files; images become bytes with the channels first."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ _CHANNELS = (1, 3, 4)
 
 _MOST_CHANNELS = 16
 
-_LEAST_SIDE = 8  # rows of fewer whole numbers are no image: positions, tokens, counts
+_LEAST_SIDE = 8  # smaller arrays of whole numbers are not images, but positions, tokens or counts
 
 
 def as_images(
     arrays: Mapping[str, np.ndarray], *, channels_last: bool | None = None
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Arrays of inputs, with images of any number type as ``[n, c, h, w]``, or as bytes ``[n, h, w]`` of one channel.
+    """Convert images to ``[n, c, h, w]``, or to bytes ``[n, h, w]`` for one channel.
 
-    Whole numbers from 0 to 255 become bytes, and larger ones up to 65535 are scaled to bytes, all arrays alike; other
-    whole numbers become float32, as float64 does. Arrays of other shapes are left as they are.
+    Whole numbers from 0 to 255 become bytes. Larger ones up to 65535 are scaled to bytes, with the same factor for all
+    arrays. Other whole numbers and float64 become float32. Arrays of other shapes are not changed.
 
     Args:
         arrays: The inputs of each part, by the array's name.
-        channels_last: Whether ``[n, h, w, c]`` is how they lie; None looks at the shapes.
+        channels_last: Whether the layout is ``[n, h, w, c]``; None infers it from the shapes.
 
     Returns:
-        The arrays, and sentences about what was done to them.
+        The arrays, and notes about conversions.
 
     Raises:
-        LimbeckError: If `channels_last` is given and there is no array of four dimensions.
+        LimbeckError: If `channels_last` is set but no array has four dimensions.
     """
     converted, notes = dict(arrays), list[str]()
     whole = {name: array for name, array in converted.items() if array.ndim == 4}
     if channels_last is not None and not whole:
-        raise LimbeckError("channels_last is for images [n, h, w, c], and no array of inputs has four dimensions.")
+        raise LimbeckError("channels_last applies to images [n, h, w, c], but no input array has four dimensions.")
     for name, array in whole.items():
         last = has_channels_last(array.shape[1:]) if channels_last is None else channels_last
         if last:
             converted[name] = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
             shape = "x".join(map(str, array.shape[1:]))
             notes.append(
-                f"{name} holds images of {shape}, read as height, width, channels (data.channels_last=false if not)."
+                f"{name} has images of {shape}, read as height, width, channels (data.channels_last=false if not)."
             )
     notes += _integers_as_bytes(converted)
     for name, array in converted.items():
         if array.ndim == 4 and array.shape[1] == 1 and array.dtype == np.uint8:
-            converted[name] = array[:, 0]  # as `NormalizeImages` reads them
+            converted[name] = array[:, 0]  # the layout that `NormalizeImages` expects
         if array.dtype.kind == "f":
-            # numpy's own default is float64, a network's weights are float32.
+            # numpy's default is float64, but model weights are float32.
             converted[name] = array.astype(np.float32)
     return converted, tuple(notes)
 
@@ -82,7 +82,7 @@ def has_channels_last(shape: tuple[int, ...]) -> bool:
 
 
 def _integers_as_bytes(arrays: dict[str, np.ndarray]) -> Iterator[str]:
-    """Make images of whole numbers bytes, in place; a sentence about it."""
+    """Convert images of whole numbers to bytes, in place; yields a note if anything changed."""
     images = {name: array for name, array in arrays.items() if _is_image(array) and array.dtype.kind in "iu"}
     if not any(array.dtype != np.uint8 for array in images.values()):
         return
@@ -114,20 +114,21 @@ _EXPECTED = "x_train, y_train, x_test, y_test, or x, y"
 def read_npz(
     path: str | Path, *, inputs: str | None = None, labels: str | None = None
 ) -> tuple[ArrayDataset, ArrayDataset | None]:
-    """The training and the test part of an ``.npz`` file; the test part is None where the file has one part.
+    """Read the training and test part of an ``.npz`` file; the test part is None if the file has only one part.
 
-    Without names, the arrays are ``x_train, y_train, x_test, y_test``, or ``x, y``; labels may be absent. A further
-    array ``NAME_train`` (and ``NAME_test``) with one row for each example becomes ``extra["NAME"]``, and
-    ``class_names`` names the classes. Labels may be texts (numpy's ``U`` or ``S``, not objects). Other usual names of
-    these arrays are understood: ``X_train``, ``train_images``, ``valid_labels``.
+    By default the arrays are ``x_train, y_train, x_test, y_test``, or ``x, y``; labels are optional. Another array
+    ``NAME_train`` (and ``NAME_test``) with one row per example becomes ``extra["NAME"]``, and ``class_names`` has the
+    class names. Labels may be strings (numpy's ``U`` or ``S``, not objects). Similar array names work too:
+    ``X_train``, ``train_images``, ``valid_labels``.
 
     Args:
         path: The file.
-        inputs: The name of one array of inputs; then there is no test part.
-        labels: The name of its labels.
+        inputs: Name of a single input array; then there is no test part.
+        labels: Name of its labels.
 
     Raises:
-        DataError: If the file is missing, empty, damaged, no ``.npz``, holds Python objects, or lacks an array.
+        DataError: If the file is missing, empty, damaged, not an ``.npz`` file, contains Python objects, or lacks an
+            array.
     """
     arrays = read_arrays(path)
     if inputs is None:
@@ -138,7 +139,7 @@ def read_npz(
 def split_arrays(
     path: Path, arrays: dict[str, np.ndarray], *, inputs: str | None = None, labels: str | None = None
 ) -> tuple[ArrayDataset, ArrayDataset | None]:
-    """As `read_npz`, from the arrays of the file `path` by name."""
+    """Same as `read_npz`, for arrays that were read from the file `path`."""
     if inputs is not None:
         required = [inputs] if labels is None else [inputs, labels]
         for name in required:
@@ -149,19 +150,19 @@ def split_arrays(
         return _examples(path, arrays, "x_train", "y_train", part="_train"), test
     if "x" in arrays:
         return _examples(path, arrays, "x", "y", part=""), None
-    raise DataError(f"{path} holds the arrays {_listed(arrays)}; expected {_EXPECTED}.")
+    raise DataError(f"{path} contains the arrays {_listed(arrays)}; expected {_EXPECTED}.")
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Every array of an ``.npz`` file by name; nothing in the file is ever run.
+    """Read all arrays of an ``.npz`` file by name; no code in the file is executed.
 
     Raises:
-        DataError: If the file is missing, empty, damaged, no ``.npz``, or holds Python objects.
+        DataError: If the file is missing, empty, damaged, not an ``.npz`` file, or contains Python objects.
     """
     path = Path(path)
     check_file(path)
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is no .npz file, or only the beginning of one; expected {_EXPECTED} from numpy.savez.")
+        raise DataError(f"{path} is not an .npz file, or is truncated; expected {_EXPECTED} from numpy.savez.")
     name = ""
     _check_sizes(path)
     try:
@@ -172,8 +173,8 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
-                f"{path}: array {name!r} holds Python objects, which only code in the file could make: save it as "
-                f"numbers, or as texts with {name}.astype(str)."
+                f"{path}: array {name!r} contains Python objects, which are not loaded because they can run code. Save "
+                f"it as numbers, or as strings with {name}.astype(str)."
             ) from error
         raise DataError(f"{path}: array {name!r} is damaged ({error}).") from error
     except MemoryError as error:
@@ -184,7 +185,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
-    """A sentence about arrays that no part of a data set is made of; none where all are read."""
+    """A note about arrays that are not used; an empty list if all are."""
     if "x_train" in arrays:
         parts = [part for part in ("_train", "_val", "_test") if f"x{part}" in arrays]
         read = {f"{kind}{part}" for kind in "xy" for part in parts}
@@ -194,14 +195,14 @@ def unread_arrays(path: Path, arrays: dict[str, np.ndarray]) -> list[str]:
         read = {"x", "y"}
     unread = [name for name in arrays if name not in read and name != "class_names"]
     named = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
-    return [f"{path.name}: the arrays {named} are not read"] if unread else []
+    return [f"{path.name}: the arrays {named} are not used"] if unread else []
 
 
 def _check_sizes(path: Path) -> None:
-    """Refuse arrays that claim more than the file holds, or that memory does not; only their headers are read.
+    """Check headers for arrays that are larger than the file or the memory.
 
     Raises:
-        DataError: Naming the array and its size.
+        DataError: With the array and its size.
     """
     room, total = _memory(), 0
     try:
@@ -212,31 +213,31 @@ def _check_sizes(path: Path) -> None:
                     claimed = _read_declared_size(opened)
                 if claimed > member.file_size:
                     raise DataError(
-                        f"{path}: array {member.filename.removesuffix('.npy')!r} is damaged: it claims "
-                        f"{min(claimed, 10**18):.3g} bytes or more, and has {member.file_size:,}."
+                        f"{path}: array {member.filename.removesuffix('.npy')!r} is damaged: its header "
+                        f"declares at least {min(claimed, 10**18):.3g} bytes, but it has {member.file_size:,}."
                     )
                 if total > room:
                     raise DataError(
-                        f"{path} holds {total / 1e9:,.1f} GB of arrays; this machine has {room / 1e9:,.1f}."
+                        f"{path} has {total / 1e9:,.1f} GB of arrays; this machine has {room / 1e9:,.1f} GB of memory."
                     )
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError):
-        return  # whoever reads the arrays says which of them is damaged
+        return  # read_arrays reports which array is damaged
 
 
 def _read_declared_size(opened: Any) -> int:
-    """How many bytes an array's header says that it has; 0 where it cannot be read, which is said when it is."""
+    """The number of bytes declared in an array's header; 0 if it cannot be read (read_arrays reports that)."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         reader = readers.get(np.lib.format.read_magic(opened))
         shape, _, kind = reader(opened) if reader is not None else ((0,), False, np.dtype(np.uint8))
     except (ValueError, TypeError):
         return 0
-    # Objects are written as a pickle of any length; they are refused, with a sentence of their own.
+    # Objects are pickles of any length; read_arrays raises for them.
     return 0 if kind.hasobject else int(math.prod(shape)) * int(kind.itemsize)
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory; all there could be where the system does not say."""
+    """Bytes of memory of this machine; sys.maxsize if unknown."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -244,13 +245,13 @@ def _memory() -> int:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file with content.
+    """Check that a path is a file with content.
 
     Raises:
-        DataError: If `path` is missing (naming the nearest file beside it), a folder, or empty.
+        DataError: If `path` is missing (the message suggests the nearest name), a folder, or empty.
     """
     if path.is_dir():
-        raise DataError(f"{path} is a folder; give a file.")
+        raise DataError(f"{path} is a folder; a file is needed.")
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
         near = nearest(path.name, beside)
@@ -261,7 +262,7 @@ def check_file(path: Path) -> None:
 
 def _examples(path: Path, arrays: dict[str, np.ndarray], inputs: str, labels: str | None, *, part: str) -> ArrayDataset:
     if labels is not None and labels not in arrays and part == "_test" and "y_train" in arrays:
-        raise DataError(f"{path} has y_train and no y_test; it holds {_listed(arrays)}.")
+        raise DataError(f"{path} has y_train but no y_test; it contains {_listed(arrays)}.")
     label_array = arrays.get(labels) if labels is not None else None
     names = arrays.get("class_names")
     try:
@@ -284,7 +285,7 @@ def _check_named(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     if name not in arrays:
         near = nearest(name, arrays)
         suggestion = f" Did you mean {near!r}?" if near else ""
-        raise DataError(f"{path} has no array {name!r}.{suggestion} It holds {_listed(arrays)}.")
+        raise DataError(f"{path} has no array {name!r}.{suggestion} It contains {_listed(arrays)}.")
 
 
 def _listed(arrays: dict[str, np.ndarray]) -> str:

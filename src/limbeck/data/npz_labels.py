@@ -1,4 +1,4 @@
-"""Labels of .npz files: class names, order, missing labels."""
+"""Labels of .npz files: array names, class names, class order and missing labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from limbeck.data.name_matching import match_names
 from limbeck.errors import DataError, one_hot_labels_error
 
 _LABELS = ("y_train", "y", "y_val", "y_test")
-"""The label arrays, that of the training part first."""
+"""The label arrays, training part first."""
 _KINDS = {
     "x": ("x", "images", "image", "data", "features", "inputs", "input"),
     "y": ("y", "labels", "label", "targets", "target", "classes"),
@@ -26,9 +26,9 @@ _PARTS = {
 
 
 def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Arrays under the names that are read, x_train for X_train or train_images, and a sentence that says which.
+    """Rename arrays to standard names, such as X_train or train_images to x_train; also returns a note.
 
-    A name that two arrays would have is given to neither.
+    If two arrays would get the same name, neither is renamed.
 
     Example:
         >>> sorted(standardize_names({"X_train": np.zeros(2), "train_labels": np.zeros(2), "note": np.zeros(1)})[0])
@@ -42,12 +42,12 @@ def standardize_names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.nd
         if standard is not None and standard != name and standard not in arrays and targets.count(standard) == 1
     }
     listed = ", ".join(f"{name} as {standard}" for name, standard in renamed.items())
-    notes = [f"The arrays {listed} are read."] if renamed else []
+    notes = [f"The arrays {listed} are used."] if renamed else []
     return {renamed.get(name, name): array for name, array in arrays.items()}, notes
 
 
 def _usual(name: str) -> str | None:
-    """x, y, x_train and so on, where a name says what kind of array it is, and of which part."""
+    """The standard name (x, y, x_train, ...) of an array; None if the name does not show kind and part."""
     words = [word for word in re.split(r"[_. -]+", name.lower()) if word]
     if len(words) == 1 and (joined := re.fullmatch(r"([xy])(\w+)", words[0])):
         words = [joined[1], joined[2]]
@@ -61,21 +61,21 @@ def _usual(name: str) -> str | None:
 def number_labels(
     path: str, arrays: Mapping[str, np.ndarray], order: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of a file with labels that are numbers, and its ``class_names`` as texts in the order of the numbers.
+    """Convert all labels of a file to class indices, and ``class_names`` to strings in class order.
 
-    Labels that are texts are numbered as everywhere: by ``class_names`` where the file has them, else numbers in their
-    own order and other names sorted. An empty text is no label. Another part is read by the training part's classes.
+    The order of classes is that of ``class_names`` in the file; without it, numbers are sorted by value and other names
+    alphabetically. An empty string means no label. The other parts use the classes of the training part.
 
     Args:
-        path: The file, for sentences.
-        arrays: Its arrays, under the usual names.
-        order: The classes in the order of their numbers, as somebody wants them.
+        path: The file, for messages.
+        arrays: Its arrays, under standard names.
+        order: The class order set by the user; empty for the default.
 
     Returns:
-        The arrays, and sentences about labels that are written otherwise than in the training part.
+        The arrays, and notes about labels with another spelling than in the training part.
 
     Raises:
-        DataError: If a class of another part is none of the training part's, or names are none.
+        DataError: If a class of another part is not in the training part, or class names are not valid.
     """
     result = dict(arrays)
     names = _names_in(path, result)
@@ -102,15 +102,15 @@ def _names_in(path: str, arrays: Mapping[str, np.ndarray]) -> tuple[str, ...] | 
         return None
     array = arrays["class_names"]
     if array.ndim != 1:
-        raise DataError(f"{path}: class_names is one name for each class; it has the shape {list(array.shape)}.")
+        raise DataError(f"{path}: class_names must have one name per class; its shape is {list(array.shape)}.")
     names = tuple(_decode(path, "class_names", array) if array.dtype.kind in "US" else map(str, array.tolist()))
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise DataError(f"{path}: class_names names the class {double!r} twice.")
+        raise DataError(f"{path}: class_names contains the class {double!r} twice.")
     return names
 
 
 def _check_not_one_hot(array: np.ndarray) -> None:
-    """Refuse rows of zeros and a single one: a class each, written as a number for each class."""
+    """Raise for one-hot labels."""
     if array.ndim != 2 or array.dtype.kind not in "biuf" or not array.size or array.shape[1] == 1:
         return
     if np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
@@ -118,22 +118,22 @@ def _check_not_one_hot(array: np.ndarray) -> None:
 
 
 def _flatten_column(array: np.ndarray) -> np.ndarray:
-    """Labels in one column as a row of them."""
+    """Flatten labels of shape ``[n, 1]`` to ``[n]``."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
 def _decode(path: str, name: str, array: np.ndarray) -> list[str]:
     if array.ndim != 1:
-        raise DataError(f"{path}: the texts in {name} are one class for each example; it has {list(array.shape)}.")
+        raise DataError(f"{path}: {name} must have one string per example; its shape is {list(array.shape)}.")
     try:
         read = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {name} holds bytes that are no text in UTF-8; save it with astype(str).") from error
+        raise DataError(f"{path}: {name} contains bytes that are not UTF-8; save it with astype(str).") from error
     return [str(text).strip() for text in read.tolist()]
 
 
 def _training_classes(labels: Mapping[str, np.ndarray], texts: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """The classes of the training part: its texts, or its numbers as texts."""
+    """The classes of the training part, as strings."""
     first = next(iter(labels))
     if first in texts:
         return sorted_classes(text for text in texts[first] if text)
@@ -145,9 +145,9 @@ def _training_classes(labels: Mapping[str, np.ndarray], texts: Mapping[str, list
 def _class_indices(path: str, name: str, texts: list[str], classes: tuple[str, ...], notes: list[str]) -> np.ndarray:
     matched = match_names(dict.fromkeys(text for text in texts if text), classes)
     if strange := next((text for text in texts if text and text not in matched), None):
-        raise DataError(f"{path}: {name} has the class {strange!r}, which is none of {', '.join(classes[:12])}.")
+        raise DataError(f"{path}: {name} has the class {strange!r}, which is not one of {', '.join(classes[:12])}.")
     if moved := [f"{text!r} as {class_name!r}" for text, class_name in matched.items() if text != class_name]:
-        notes.append(f"In {name}, {', '.join(moved[:4])} was read, as the training part writes it.")
+        notes.append(f"In {name}, {', '.join(moved[:4])} was read, as in the training part.")
     numbers = {class_name: number for number, class_name in enumerate(classes)}
     return np.array([numbers[matched[text]] if text else IGNORED for text in texts], dtype=np.int64)
 
@@ -160,5 +160,7 @@ def _reorder_labels(
         return array
     new_numbers = np.array([new_order.index(label) for label in old_order], dtype=np.int64)
     if array.size and int(array.max()) >= len(new_numbers):
-        raise DataError(f"{path}: {name} goes up to {int(array.max())}, and there are {len(new_numbers)} class names.")
+        raise DataError(
+            f"{path}: {name} goes up to {int(array.max())}, but there are only {len(new_numbers)} class names."
+        )
     return np.where(array < 0, array, new_numbers[np.maximum(array, 0)])

@@ -1,4 +1,4 @@
-"""The options of `data:` in a job and of `load_data`, each with its type."""
+"""Options of `load_data` and of `data:` in a job, with their types."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from limbeck.errors import LimbeckError, unknown_name_error
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The options that `load_data` knows, as they are meant; which of them apply depends on the kind of data.
+    """Parsed options of `load_data`; which of them apply depends on the kind of data.
 
     Attributes:
-        target: The column of the classes.
-        test: A file that is the test part.
-        val: A file that is the development part.
+        target: The column with the classes.
+        test: File (or image folder) of the test part.
+        val: File (or image folder) of the development part.
         ignore: Columns to leave out.
-        groups: The column, or array, that says which group an example belongs to.
-        size: Height and width of pictures, in pixels.
-        channels: Of pictures: 1 for gray, 3 for red, green, blue.
-        bit_depth: Of pictures that hold numbers of more than 8 bits.
-        num_workers: How many threads decode pictures.
-        channels_last: Whether images in arrays lie as ``[n, h, w, c]``.
-        folder: In which a set known by name is looked for.
-        text: The column of texts.
-        tokenizer: A folder that holds one.
-        vocabulary: How many pieces a tokenizer that is trained may have.
-        max_length: How many tokens a text may have.
-        class_names: The classes in the order of their numbers.
-        missing: What stands for a missing value in a table, besides an empty field.
-        separator: The character between the columns of a ``.csv`` or ``.tsv`` file.
-        charset: Which characters the bytes of such a file stand for, by a name that Python knows: ``cp1252``.
+        groups: The column or array with the group of each example.
+        size: Height and width of images, in pixels.
+        channels: Channels of images: 1 for gray, 3 for RGB.
+        bit_depth: Bits per pixel of images with more than 8 bits.
+        num_workers: Number of threads that decode images.
+        channels_last: Whether image arrays have the layout ``[n, h, w, c]``.
+        folder: Folder in which a built-in dataset is searched.
+        text: The column with the texts.
+        tokenizer: Folder of a saved tokenizer.
+        vocabulary: Vocabulary size of a tokenizer trained on the texts.
+        max_length: Maximum number of tokens per text.
+        class_names: The class names in class order.
+        missing: Values of a table that mean missing, in addition to empty fields.
+        separator: Column separator of a ``.csv`` or ``.tsv`` file.
+        charset: Character encoding of such a file, by its Python name: ``cp1252``.
     """
 
     target: str | None = None
@@ -62,19 +62,19 @@ class DataOptions:
 
     @property
     def option_names(self) -> tuple[str, ...]:
-        """The names of those that were set."""
+        """The names of the options that are set."""
         return tuple(option.name for option in fields(self) if getattr(self, option.name) not in (None, ()))
 
 
 def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
-    """Options as a person types them, turned into what they mean; YAML makes numbers of names, and one of a list.
+    """Parse options as users type them: names that YAML reads as numbers, single items instead of lists, and so on.
 
     Args:
-        values: By name; None stands for an option that is not set.
+        values: Values by option name; None means that the option is not set.
 
     Raises:
-        UnknownNameError: If there is no such option; the nearest is named.
-        LimbeckError: If a value makes no sense for its option, saying what would.
+        UnknownNameError: If there is no such option. The message suggests the nearest name.
+        LimbeckError: If a value is not valid for its option. The message has an example.
 
     Example:
         >>> parse_data_options({"size": "16x24", "ignore": "id", "target": 1})  # doctest: +ELLIPSIS
@@ -87,34 +87,34 @@ def parse_data_options(values: Mapping[str, Any]) -> DataOptions:
 
 
 def parse_data_name(value: Any) -> str:
-    """A data set's name, or the path of a file or folder; empty where there is none.
+    """Parse the name of a dataset, or the path of a file or folder; empty if there is none.
 
     Raises:
-        LimbeckError: If it is neither.
+        LimbeckError: If it is neither a name nor a path.
     """
     return "" if value is None or value == "" else _path("name", value)
 
 
 def _invalid_option(option: str, value: Any, expected: str, example: str) -> LimbeckError:
     return LimbeckError(
-        f"{option}={value!r} is not {expected}; give for example {option}={example}. On the command line: --set "
+        f"{option}={value!r} is not {expected}. Example: {option}={example}. On the command line: --set "
         f"data.{option}={example}"
     )
 
 
 def _text(option: str, value: Any) -> str:
-    """A name; YAML reads 1 as a number, where the column is called 1, yes as true, and 2020-01-01 as a date."""
+    """Parse a name; YAML reads a column name 1 as a number, yes as true, and 2020-01-01 as a date."""
     if isinstance(value, datetime.date):
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
-        quoted = ", with the quotes where YAML would read something else" if isinstance(value, bool) else ""
+        quoted = " (in quotes, because YAML reads it as true or false)" if isinstance(value, bool) else ""
         raise _invalid_option(option, value, f"a name{quoted}", "'\"NAME\"'")
     return _plain(option, value if isinstance(value, str) else str(value))
 
 
 def _plain(option: str, value: str) -> str:
     if "\0" in value:
-        raise LimbeckError(f"{option}={value!r} holds a character that no name has.")
+        raise LimbeckError(f"{option}={value!r} contains a null character.")
     return value
 
 
@@ -123,13 +123,13 @@ def _path(option: str, value: Any) -> str:
 
 
 def _texts(option: str, value: Any) -> tuple[str, ...]:
-    """Several names; one alone is a list of one."""
+    """Parse a list of names; a single name becomes a list of one."""
     values = value if _is_list(value) else [value]
     return tuple(_text(option, item) for item in values)
 
 
 def _words(option: str, value: Any) -> tuple[str, ...]:
-    """What stands for a missing value: anything that a field of a table can hold."""
+    """Parse values that mean missing: anything that a table field can contain."""
     values = value if _is_list(value) else [value]
     return tuple(str(item).lower() if isinstance(item, bool) else _text(option, item) for item in values)
 
@@ -172,12 +172,12 @@ def _yes_or_no(option: str, value: Any) -> bool:
 
 def _channels(option: str, value: Any) -> int:
     if (number := _whole(value)) not in (1, 3):
-        raise LimbeckError(f"channels={value!r} is neither 1 (gray) nor 3 (red, green, blue).")
+        raise LimbeckError(f"channels={value!r} must be 1 (gray) or 3 (RGB).")
     return number
 
 
 def _size(option: str, value: Any) -> tuple[int, int]:
-    """Height and width: 224 is both; "16x24" and [16, 24] are one each."""
+    """Parse height and width: 224, "16x24" or [16, 24]."""
     parts = re.split(r"[x,\u00d7 ]+", value.strip(" ()[]")) if isinstance(value, str) else value
     sides = list(parts) if _is_list(parts) else [parts]
     numbers = [number for number in map(_whole, sides) if number is not None and 1 <= number <= _WIDEST]
@@ -197,12 +197,10 @@ def _charset(option: str, value: Any) -> str:
     try:
         return codecs.lookup(_text(option, value)).name
     except (LookupError, ValueError, UnicodeError) as error:
-        raise _invalid_option(
-            option, value, "a name for a way to write characters that Python knows", "cp1252"
-        ) from error
+        raise _invalid_option(option, value, "a character encoding that Python supports", "cp1252") from error
 
 
-_LARGEST, _WIDEST = 10**8, 16_384  # pieces or tokens, and pixels along a side: more are a slip of the keyboard
+_LARGEST, _WIDEST = 10**8, 16_384  # tokens, and pixels along a side; larger values are surely typing errors
 _MOST_WORKERS = 1024
 _EXAMPLES = {"bit_depth": "12", "vocabulary": "8000", "max_length": "128"}
 _KINDS: dict[str, Callable[[str, Any], Any]] = {
@@ -211,4 +209,4 @@ _KINDS: dict[str, Callable[[str, Any], Any]] = {
     "folder": _path, "text": _text, "tokenizer": _path, "vocabulary": _count,
     "max_length": _count, "class_names": _texts, "missing": _words, "separator": _separator, "charset": _charset,
 }  # fmt: skip
-"""How each option is read: (its name, what a person gave) -> what it means, or a sentence."""
+"""The parser of each option: (option name, value) -> parsed value."""

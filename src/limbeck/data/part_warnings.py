@@ -1,4 +1,4 @@
-"""Sentences about parts of a data set that do not fit together: classes, scales, shapes, examples that are in both."""
+"""Warnings about parts of a dataset that do not fit together: classes, scales, shapes, shared examples."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from limbeck.data.summary import DataSummary
 from limbeck.data.texts import TextDataset
 from limbeck.errors import DataError
 
-_SAMPLE = 2000  # rows of each part that a scale is measured on
-_FAR = 10  # times the training part's standard deviation: no sample is that far from it by chance
-_FEW = 20  # rows: of fewer, means say little
-_MOST_ROWS, _MOST_BYTES = 200_000, 1 << 29  # of a part, above which nobody looks for examples that are in two parts
-_DIFFERENT = 0.9  # of the training examples
-_TAIL = 4096  # bytes at a file's end that tell two pictures of one length apart, mostly
+_SAMPLE = 2000  # rows of each part used to measure the scale
+_FAR = 10  # training standard deviations; no sample mean differs by that much by chance
+_FEW = 20  # rows; means of fewer are not reliable
+_MOST_ROWS, _MOST_BYTES = 200_000, 1 << 29  # size of a part above which shared examples are not searched
+_DIFFERENT = 0.9  # share of training examples that must be unique, to search for shared examples
+_TAIL = 4096  # bytes at the end of a file, which usually differ between two images of the same length
 
 
 def class_warnings(summary: DataSummary) -> Iterator[str]:
-    """What is likely wrong with the classes: written alike, without an example, or as many as there are examples."""
+    """Yield warnings about classes: similar names, no training example, or almost as many classes as examples."""
     if same := find_similar_names(summary.class_names or ()):
         listed = ", ".join(same[:4])
-        yield f"Classes that are written alike are told apart: {listed}. If they are one, write them alike."
+        yield f"Some classes have similar names: {listed}. If they are the same class, use one name."
     train = next((part for part in summary.parts if part.name == "train" and any(part.classes)), None)
     if train is None:
         return
@@ -40,27 +40,27 @@ def class_warnings(summary: DataSummary) -> Iterator[str]:
     for part in summary.parts:
         if strange := [number for number in lacking if part.classes and part.classes[number]]:
             listed = ", ".join(f"{names[number]} ({part.classes[number]:,})" for number in strange[:8])
-            yield f"No training example has these classes, which {part.name} examples have: {listed}."
+            yield f"Classes of {part.name} examples that no training example has: {listed}."
     if lacking and summary.class_names is None:
         low = next(number for number, count in enumerate(train.classes) if count)
         high = len(names) - 1
         yield (
             f"Labels go from {low} to {high}, and {len(lacking):,} of the {len(names):,} classes from 0 have no "
-            f"training example. If they are counted from 1, subtract 1; if {high} stands for no label, make it -100."
+            f"training example. If labels start at 1, subtract 1. If {high} means no label, use -100 instead."
         )
     taught = len(names) - len(lacking)
     if taught >= _FEW and 2 * taught > sum(train.classes):
         yield (
-            f"There are {taught:,} classes in {sum(train.classes):,} training examples, fewer than two of each. If the "
-            "target is a quantity or an identifier, it is no class."
+            f"There are {taught:,} classes in {sum(train.classes):,} training examples, fewer than two per class. Is "
+            "the target a quantity or an identifier, not a class?"
         )
 
 
 def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
-    """A sentence for each part whose inputs have another height or width than the training part's.
+    """Return a warning for each part whose images differ in height or width from the training images.
 
     Raises:
-        DataError: If one has other features or channels, or other types: bytes in one and fractions in the other.
+        DataError: If the number of features or channels differs, or one part has integers and the other floats.
     """
     inputs_by_part = {name: dict(_inputs(part)) for name, part in parts.items()}
     messages = []
@@ -69,8 +69,8 @@ def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
             ours, theirs = inputs_by_part["train"][key], inputs[key]
             if ours.is_floating_point() != theirs.is_floating_point() and ours.ndim > 2:
                 raise DataError(
-                    f"The {name} inputs are {_kind(theirs)} and the training inputs {_kind(ours)}: they are on other "
-                    "scales. Keep both as the same type."
+                    f"The {name} inputs are {_kind(theirs)} and the training inputs {_kind(ours)}: their scales "
+                    "differ. Use the same type for both."
                 )
             if ours.shape[1:] == theirs.shape[1:]:
                 continue
@@ -78,13 +78,13 @@ def check_shapes(parts: Mapping[str, Dataset]) -> list[str]:
             sentence += f"{list(ours.shape[1:])}"
             columns = ours.ndim == 2 and ours.is_floating_point()
             if columns or ours.ndim != theirs.ndim or (ours.ndim == 4 and ours.shape[1] != theirs.shape[1]):
-                raise DataError(f"{sentence}: one model cannot read both. Give all parts alike.")
-            messages.append(f"{sentence}: is that meant?")
+                raise DataError(f"{sentence}. All parts must have the same shape.")
+            messages.append(f"{sentence}. Is that intended?")
     return messages
 
 
 def scale_warnings(parts: Mapping[str, Dataset]) -> Iterator[str]:
-    """Parts whose inputs are on another scale than the training part's: 0 to 255 in one, 0 to 1 in the other."""
+    """Yield warnings about parts on another scale than the training part, such as 0 to 255 and 0 to 1."""
     inputs_by_part = {name: dict(_inputs(part)) for name, part in parts.items()}
     for name, inputs in inputs_by_part.items():
         for key in set(inputs) & set(inputs_by_part["train"]) if name != "train" else ():
@@ -94,15 +94,15 @@ def scale_warnings(parts: Mapping[str, Dataset]) -> Iterator[str]:
             if std > 0 and (abs(other - mean) > _FAR * std or spread > _FAR * std or spread < std / _FAR):
                 yield (
                     f"The {name} inputs are on another scale than the training inputs: {other:.3g} ± {spread:.2g} "
-                    f"(mean and standard deviation), and {mean:.3g} ± {std:.2g}."
+                    f"(mean and standard deviation) instead of {mean:.3g} ± {std:.2g}."
                 )
 
 
 def find_overlap(parts: Mapping[str, Dataset]) -> Iterator[tuple[str, int, int]]:
-    """Of each part besides the training part: its name, how many of its examples are training examples, and its size.
+    """Yield (name, number of examples that are also training examples, size) for each part with shared examples.
 
-    Arrays are compared by their bytes, texts as they are, pictures by their files. Parts that are too large to look at
-    at once are left out, and so are those of a set whose training examples are often equal.
+    Arrays are compared by bytes, texts as strings, images by file content. Very large parts are skipped, and so are
+    datasets with many duplicate training examples.
     """
     for name, part in parts.items():
         if name == "train":
@@ -112,14 +112,14 @@ def find_overlap(parts: Mapping[str, Dataset]) -> Iterator[tuple[str, int, int]]
         else:
             keys = list(_keys(parts["train"]))
             ours = set(keys)
-            # Where rows of the training part are alike themselves, those of other parts are by chance.
+            # If the training part has many duplicates, duplicates in other parts are expected.
             count = sum(key in ours for key in _keys(part)) if len(ours) > _DIFFERENT * len(keys) else 0
         if count:
             yield name, count, len(part)
 
 
 def _inputs(part: Dataset) -> Iterator[tuple[Any, Tensor]]:
-    """The arrays of a part, under their names; of a subset, those of the whole, as a shape is."""
+    """Yield the input arrays of a part by name; of a subset, a sample of rows."""
     whole = part.whole if isinstance(part, Subset) else part
     if not isinstance(whole, ArrayDataset):
         return
@@ -144,7 +144,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _keys(part: Dataset) -> Iterator[Any]:
-    """What tells the examples of a part apart; nothing where it is too large, or of another kind."""
+    """Yield a comparison key for each example; nothing if the part is too large or not supported."""
     whole, index = (part.whole, part.index.tolist()) if isinstance(part, Subset) else (part, range(len(part)))
     if isinstance(whole, TextDataset):
         pairs = whole.pairs or [""] * len(whole)
@@ -164,7 +164,7 @@ def _paths(part: Dataset) -> list[Path]:
 
 
 def _same_files(ours: Sequence[Path], theirs: Sequence[Path]) -> int:
-    """How many of their files are ours, byte by byte; only of files of one length and one end all bytes are read."""
+    """Count files with the same content in both lists; only files of the same length and end are read in full."""
     lengths: dict[int, list[Path]] = {}
     for path in ours:
         lengths.setdefault(path.stat().st_size, []).append(path)

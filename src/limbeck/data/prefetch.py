@@ -1,4 +1,4 @@
-"""Results of a function for many items, computed ahead in threads and returned in order."""
+"""Computes results for many items ahead of time in threads, and returns them in order."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Result = TypeVar("Result")
 _Future = SimpleQueue[tuple[Any, BaseException | None]]
 _PAUSE = 0.005  # seconds
 _MOST_BY_DEFAULT = 4
-_PER_WORKER = 2  # items ahead for each thread, as in PyTorch's DataLoader
+_PER_WORKER = 2  # items per thread, as in PyTorch's DataLoader
 
 
 def prefetch(function: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int) -> Iterator[Result]:
-    """``function(item)`` for each item, in the order of the items, computed ahead by `num_workers` threads.
+    """Yield ``function(item)`` for each item, in order, computed ahead of time by `num_workers` threads.
 
-    What comes out does not depend on the number of threads. An error of the function is raised in its turn, as it is.
-    When the iterator is closed, exhausted or left by an exception, the threads end, each after the item it is at.
-    Threads are enough where the function decodes pictures, reads files or calls PyTorch: all release Python's lock.
+    The results do not depend on the number of threads. An exception of the function is raised unchanged, at the
+    position of its item. When the iterator is closed, exhausted or left by an exception, each thread ends after its
+    current item. Threads are sufficient to decode images, read files or call PyTorch, which all release the GIL.
 
     Args:
-        function: Called in a thread; it must not depend on which items were asked for before.
-        items: What it is called with.
-        num_workers: How many threads; 0 calls it in the caller's own, when a result is asked for.
+        function: Called in a thread; it must not depend on earlier calls.
+        items: The arguments of the calls.
+        num_workers: Number of threads; 0 calls the function in the caller's thread, when a result is needed.
 
     Example:
         >>> list(prefetch(lambda number: number**2, range(4), num_workers=2))
@@ -44,24 +44,24 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], *, num_w
         return
     iterator, waiting, workers = iter(items), deque[_Future](), _Workers(function)
     try:
-        waiting.extend(workers.ask(item) for item in islice(iterator, _PER_WORKER * num_workers))
+        waiting.extend(workers.submit(item) for item in islice(iterator, _PER_WORKER * num_workers))
         workers.start(num_workers)
         while waiting:
             result = workers.wait(waiting.popleft())
-            waiting.extend(workers.ask(item) for item in islice(iterator, 1))
+            waiting.extend(workers.submit(item) for item in islice(iterator, 1))
             yield result
-            del result  # freed before the next is asked for, and not while a worker has just begun
+            del result  # free it before the next result, not while a worker is starting
     finally:
         workers.stop()
 
 
 def default_num_workers() -> int:
-    """How many threads decode pictures where nobody says: one for each processor of this process, at most 4."""
+    """Default number of threads that decode images: one per processor of this process, at most 4."""
     return min(count_processors(), _MOST_BY_DEFAULT)
 
 
 def count_processors() -> int:
-    """How many processors this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -82,8 +82,8 @@ def check_num_workers(num_workers: Any) -> None:
 class _Workers:
     """Threads that call a function for one item after the other.
 
-    An idle thread looks for work every few milliseconds, and is woken only by who has to wait for a result. Woken by
-    every item that is asked for, it would take Python's lock from the caller just then, at the start of a step.
+    An idle thread polls for work every few milliseconds and is woken only when the caller waits for a result. If every
+    submitted item woke a thread, it would take the GIL from the caller at the start of a training step.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -94,41 +94,41 @@ class _Workers:
         self._threads: list[threading.Thread] = []
 
     def start(self, count: int) -> None:
-        """Begin, with one of PyTorch's threads to each: else each would start as many as there are processors."""
+        """Start the threads, each limited to one PyTorch thread (the default is one per processor)."""
         before = torch.get_num_threads()
         gate = threading.Barrier(count + 1)
         for number in range(count):
             name = f"limbeck-worker-{number}"
-            # Daemons, so that a program may end while somebody still holds the iterator.
+            # Daemon threads, so that the program can exit while an iterator still exists.
             thread = threading.Thread(target=self._work, args=(gate, before > 1), name=name, daemon=True)
             try:
                 thread.start()
-            except BaseException:  # no more threads can be had: those that wait at the gate would wait for ever
+            except BaseException:  # no more threads available: release those that wait at the gate
                 gate.abort()
                 raise
             self._threads.append(thread)
         gate.wait()
         if before > 1:
-            # PyTorch keeps the number for each thread, and besides the last one that was set, for threads to come.
+            # PyTorch stores the number per thread, and the last one that was set is the default of new threads.
             torch.set_num_threads(before)
 
-    def ask(self, item: Any) -> _Future:
-        """Where the result for an item will be."""
-        answer = _Future()
-        self._tasks.append((item, answer))
-        return answer
+    def submit(self, item: Any) -> _Future:
+        """Submit an item; returns the queue that will receive its result."""
+        future = _Future()
+        self._tasks.append((item, future))
+        return future
 
-    def wait(self, answer: _Future) -> Any:
-        """The result, or the error that was raised in its place."""
-        if answer.empty():
+    def wait(self, future: _Future) -> Any:
+        """Wait for a result; raises the exception of the function, if there was one."""
+        if future.empty():
             self._hurry.set()
-        result, error = answer.get()
+        result, error = future.get()
         if error is not None:
             raise error
         return result
 
     def stop(self) -> None:
-        """Let each thread end after the item that it is at."""
+        """End each thread after its current item."""
         self._ended = True
         self._hurry.set()
         for thread in self._threads:
@@ -136,7 +136,7 @@ class _Workers:
 
     def _work(self, gate: threading.Barrier, alone: bool) -> None:
         if alone:
-            torch.get_num_threads()  # the first call in a thread takes over the last number that was set
+            torch.get_num_threads()  # the first call in a thread copies the last number that was set
             torch.set_num_threads(1)
         try:
             gate.wait()
@@ -144,13 +144,13 @@ class _Workers:
             return
         while not self._ended:
             try:
-                item, answer = self._tasks.popleft()
+                item, future = self._tasks.popleft()
             except IndexError:
                 if self._hurry.wait(_PAUSE) and not self._ended:
                     self._hurry.clear()
                 continue
             try:
-                answer.put((self._function(item), None))
-            except BaseException as error:  # raised where the result is asked for
-                answer.put((None, error))
-            del item, answer
+                future.put((self._function(item), None))
+            except BaseException as error:  # raised in wait()
+                future.put((None, error))
+            del item, future
