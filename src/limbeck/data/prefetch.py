@@ -66,21 +66,19 @@ def count_processors() -> int:
 
 
 def check_num_workers(num_workers: Any) -> None:
-    """Refuse what is neither None nor a number of threads.
+    """Check a number of threads; None is allowed.
 
     Raises:
-        LimbeckError: Saying the value.
+        LimbeckError: If it is not a whole number, 0 or more.
     """
     if num_workers is None:
         return
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise LimbeckError(
-            f"num_workers={num_workers!r} is no number of threads: give 0 (none), or how many decode ahead, such as 4."
-        )
+        raise LimbeckError(f"num_workers={num_workers!r} must be a number of threads: 0 for none, or for example 4.")
 
 
 class _Workers:
-    """Threads that call a function for one item after the other.
+    """Threads that call a function for items from a shared queue.
 
     An idle thread polls for work every few milliseconds and is woken only when the caller waits for a result. If every
     submitted item woke a thread, it would take the GIL from the caller at the start of a training step.

@@ -1,4 +1,4 @@
-"""Preprocessing: what a model reads from a batch, and the normalization of images."""
+"""Preprocessing: converts a batch to model inputs, for example by normalizing images."""
 
 from __future__ import annotations
 
@@ -23,60 +23,63 @@ from limbeck.models import read_config
 
 @dataclass(frozen=True)
 class Identity:
-    """The inputs of the batch as they are."""
+    """Preprocessing that returns the inputs of the batch unchanged."""
 
     def __call__(self, batch: Batch) -> Inputs:
-        """``batch.inputs``."""
+        """Return ``batch.inputs``."""
         return batch.inputs
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         return {"preprocess": "unchanged"}
 
 
 @dataclass(frozen=True)
 class SelectColumn:
-    """A further column of the batch, ``batch.extra[name]``: raw rows, privileged features, a second view.
+    """Preprocessing that returns an extra column, ``batch.extra[name]``: raw rows, privileged features, a second view.
 
     Attributes:
-        name: Which column.
+        name: The column.
     """
 
     name: str
 
     def __call__(self, batch: Batch) -> Inputs:
-        """The column.
+        """Return the column.
 
         Raises:
-            DataError: If the batch has no such column; the nearest is named.
+            DataError: If the batch has no such column. The message suggests the nearest name.
         """
         if self.name not in batch.extra:
             near = nearest(self.name, batch.extra)
             suggestion = f" Did you mean {near!r}?" if near else ""
             columns = ", ".join(batch.extra) or "none"
-            raise DataError(f"The batch has no extra column {self.name!r}.{suggestion} It has: {columns}.")
+            raise DataError(
+                f"The batch has no extra column {self.name!r}.{suggestion} Its extra columns are: {columns}."
+            )
         return batch.extra[self.name]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         return {"preprocess": "field", "name": self.name}
 
 
 @dataclass(frozen=True)
 class NormalizeImages:
-    """Images standardized per channel: ``(scale * pixel - mean) / std``, as float32 ``[batch, c, h, w]``.
+    """Normalizes images per channel: ``(scale * pixel - mean) / std``, as float32 ``[batch, c, h, w]``.
 
-    Reads ``[batch, h, w]`` and ``[batch, c, h, w]``, or ``[batch, h, w, c]`` with `channels_last`, of any number type.
+    Inputs are ``[batch, h, w]`` or ``[batch, c, h, w]``, or ``[batch, h, w, c]`` with `channels_last`, of any number
+    type.
 
     Attributes:
-        mean: One number for each channel, after scaling.
-        std: One number for each channel, after scaling.
-        scale: What a pixel is multiplied by first: 1/255 for bytes, 1 for floats that are in [0, 1] already.
-        channels_last: The channels of 4-dimensional inputs come last.
-        channel: Give ``[batch, h, w]`` a channel axis; False leaves gray images ``[batch, h, w]``.
+        mean: Mean of each channel, after scaling.
+        std: Standard deviation of each channel, after scaling.
+        scale: Factor applied to pixels first: 1/255 for bytes, 1 for floats in [0, 1].
+        channels_last: Whether the channels of 4-dimensional inputs come last.
+        channel: Whether ``[batch, h, w]`` gets a channel dimension; False leaves gray images ``[batch, h, w]``.
 
     Raises:
-        LimbeckError: If mean and std differ in length or are empty, or std or scale is not positive.
+        LimbeckError: If mean and std are empty or differ in length, or std or scale is not positive.
 
     Example:
         >>> image = torch.full((1, 2, 2), 255, dtype=torch.uint8)
@@ -93,21 +96,19 @@ class NormalizeImages:
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
             raise LimbeckError(
-                f"Pixels needs a mean and a std for each channel; got {len(self.mean)} and {len(self.std)}."
+                f"NormalizeImages needs a mean and a std per channel; got {len(self.mean)} and {len(self.std)}."
             )
         if min(self.std) <= 0 or self.scale <= 0:
-            raise LimbeckError(
-                f"Pixels divides by std={self.std} and multiplies by scale={self.scale}: both are positive."
-            )
+            raise LimbeckError(f"NormalizeImages: std={self.std} and scale={self.scale} must be positive.")
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The standardized images; the batch itself is not changed.
+        """Return the normalized images; the batch is not changed.
 
         Raises:
-            DataError: If the inputs are not images with the channels that mean and std are for.
+            DataError: If the inputs are not images, or have another number of channels than `mean`.
         """
         images = self._channels_first(batch.inputs)
-        # A copy even of float32, so that what follows may write into it. One multiplication and one subtraction.
+        # Always copy, even float32, because the next operations are in place.
         out = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if len(self.mean) == 1:
             return out.mul_(self.scale / self.std[0]).sub_(self.mean[0] / self.std[0])
@@ -116,14 +117,14 @@ class NormalizeImages:
         return out.mul_(factors).sub_(shifts[:, None, None])
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         own = {"mean": list(self.mean), "std": list(self.std), "scale": self.scale}
         return {"preprocess": "pixels", **own, "channels_last": self.channels_last, "channel": self.channel}
 
     def _channels_first(self, images: Any) -> Tensor:
         if not isinstance(images, Tensor) or images.ndim not in (3, 4):
             got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-            raise DataError(f"Pixels reads images [batch, h, w] or with a channel axis; got {got}.")
+            raise DataError(f"NormalizeImages needs images [batch, h, w] or [batch, c, h, w]; got {got}.")
         if images.ndim == 4:
             images = images.permute(0, 3, 1, 2) if self.channels_last else images
         elif self.channel or len(self.mean) > 1:
@@ -133,9 +134,11 @@ class NormalizeImages:
             last = (
                 ""
                 if images.shape[-1] != len(self.mean)
-                else " Do the channels come last? NormalizeImages(channels_last=True)."
+                else " Do the channels come last? Use NormalizeImages(channels_last=True)."
             )
-            raise DataError(f"Pixels has means for {len(self.mean)} channels, the images have {channels}.{last}")
+            raise DataError(
+                f"NormalizeImages has {len(self.mean)} means, but the images have {channels} channels.{last}"
+            )
         return images
 
 
@@ -143,14 +146,14 @@ Preprocess = Identity | SelectColumn | NormalizeImages
 
 
 def preprocess_from_dict(config: Mapping[str, Any]) -> Preprocess:
-    """What `to_dict` of one of the reads was called on.
+    """Create a preprocessing from the result of its `to_dict`.
 
     Raises:
-        LimbeckError: If there is no such kind of reads, or an entry is missing or unknown.
+        LimbeckError: If there is no such preprocessing, or an entry is missing or unknown.
 
     Example:
         >>> preprocess_from_dict(SelectColumn("raw").to_dict())
-        Field(name='raw')
+        SelectColumn(name='raw')
     """
     kinds: dict[str, Callable[..., Preprocess]] = {
         "unchanged": Identity,
@@ -158,7 +161,7 @@ def preprocess_from_dict(config: Mapping[str, Any]) -> Preprocess:
         "pixels": NormalizeImages,
     }
     if not isinstance(config, Mapping):
-        raise LimbeckError(f"Reads are a mapping such as {{'preprocess': 'unchanged'}}; got {config!r}.")
+        raise LimbeckError(f"A preprocessing is a mapping such as {{'preprocess': 'unchanged'}}; got {config!r}.")
     kind = str(config.get("preprocess"))
     if kind not in kinds:
         raise unknown_name_error("preprocess", kind, kinds)
@@ -166,19 +169,19 @@ def preprocess_from_dict(config: Mapping[str, Any]) -> Preprocess:
     try:
         return kinds[kind](**entries)
     except (TypeError, ValueError, AttributeError) as error:
-        raise LimbeckError(f"These are no {kind} reads: {dict(config)} ({error}).") from error
+        raise LimbeckError(f"Not a valid {kind} preprocessing: {dict(config)} ({error}).") from error
 
 
 def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
-    """The way from a batch to a student's inputs, as it was when the student was trained.
+    """Load the preprocessing that a student was trained with.
 
-    A folder with a tokenizer holds a student of texts, which reads a list of them.
+    For a student of texts (a folder with a tokenizer), the inputs are lists of strings.
 
     Args:
         folder: A student's folder.
 
     Raises:
-        LimbeckError: If the folder is no student's, or nobody recorded how it reads.
+        LimbeckError: If the folder has no student, or no preprocessing was saved.
 
     Example:
         >>> # student, preprocess = limbeck.load("runs/demo/student"), limbeck.load_preprocess("runs/demo/student")
@@ -190,19 +193,19 @@ def load_preprocess(folder: str | Path) -> Callable[[Batch], Inputs]:
         return TokenizeOnRead(open_tokenizer(folder))
     config = read_config(folder).get("metadata", {}).get("preprocess")
     if not config:
-        raise LimbeckError(f"{folder} does not say how its student reads a batch; feed it as it was trained.")
+        raise LimbeckError(f"{folder} has no saved preprocessing. Use the same preprocessing as in training.")
     return preprocess_from_dict(config)
 
 
 def load_encoding(folder: str | Path) -> TableEncoding:
-    """How the table that a student learnt from was turned into numbers, so that new rows are turned into the same ones.
+    """Load the table encoding that a student was trained with, to encode new rows in the same way.
 
     Args:
         folder: A student's folder.
 
     Raises:
-        DataError: If the folder is no student's.
-        LimbeckError: If its student did not learn from a table.
+        DataError: If the folder has no student.
+        LimbeckError: If the student was not trained on a table.
 
     Example:
         >>> # student, encoding = limbeck.load("runs/adult/student"), limbeck.load_encoding("runs/adult/student")
@@ -211,7 +214,7 @@ def load_encoding(folder: str | Path) -> TableEncoding:
     """
     config = read_config(folder).get("metadata", {}).get("encoding")
     if not config:
-        raise LimbeckError(f"{folder} holds no encoding of a table: its student learnt from something else.")
+        raise LimbeckError(f"{folder} has no table encoding: its student was not trained on a table.")
     return TableEncoding.from_dict(config)
 
 
@@ -219,9 +222,9 @@ _AT_A_TIME = 64  # images: two thousand of 224 pixels would take gigabytes in fl
 
 
 def measure_pixels(examples: Dataset) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]] | None:
-    """The mean and the standard deviation of each channel of images of bytes, in float64; None for anything else.
+    """Mean and standard deviation of each channel of byte images, in float64; None for other data.
 
-    Sums are taken in whole numbers, so they do not depend on the order.
+    Sums are computed in whole numbers, so the result does not depend on the order of examples.
     """
     count, total, squares = 0, torch.tensor(0), torch.tensor(0)
     parts = torch.arange(len(examples)).split(_AT_A_TIME)
@@ -235,7 +238,7 @@ def measure_pixels(examples: Dataset) -> tuple[Float[Tensor, " channels"], Float
 
 
 def _sums(examples: Dataset, index: Any) -> tuple[int, Tensor, Tensor] | None:
-    """How many pixels a channel has, their sum and that of their squares, for each channel."""
+    """Pixels per channel, and for each channel the sum of pixels and the sum of squares."""
     images = examples.take(index).inputs
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim not in (3, 4):
         return None

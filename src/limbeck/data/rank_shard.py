@@ -1,4 +1,4 @@
-"""The part of a global batch that belongs to one rank."""
+"""`shard_batch`: the rows of a global batch that one rank processes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from limbeck.errors import LimbeckError
 
 
 def shard_batch(batch: Batch, rank: int, world: int) -> Batch:
-    """The rows ``rank, rank + world, rank + 2 world, ...`` of every field of the batch.
+    """Return the rows ``rank, rank + world, rank + 2 world, ...`` of every field of the batch.
 
-    Every rank must call its model, so one that would get no rows gets row 0 with a mask of False: it counts nothing.
+    Every rank must call its model. A rank without rows gets row 0 with a mask of False, which adds nothing to the loss.
 
     Args:
         batch: The global batch, the same on every rank.
-        rank: Which rank, from 0.
-        world: How many ranks.
+        rank: The rank, from 0.
+        world: The number of ranks.
 
     Raises:
         LimbeckError: If `rank` is not in ``0..world-1``, or the batch is empty.
 
     Example:
-        >>> share(Batch(torch.arange(5)), 1, 2).inputs.tolist()
+        >>> shard_batch(Batch(torch.arange(5)), 1, 2).inputs.tolist()
         [1, 3]
     """
     if not 0 <= rank < world:
         raise LimbeckError(f"rank={rank} is not one of the {world} ranks, 0 to {world - 1}.")
     if batch.size == 0:
-        raise LimbeckError("An empty batch cannot be shared among ranks.")
+        raise LimbeckError("An empty batch cannot be split over ranks.")
     if world == 1:
         return batch
     if rank < batch.size:

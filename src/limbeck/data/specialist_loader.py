@@ -1,4 +1,4 @@
-"""`SpecialistLoader`: batches of which one half are a specialist's own classes."""
+"""`SpecialistLoader`: batches with equal numbers of a specialist's classes and of all other classes."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from limbeck.functional.counter_rng import counter_order
 
 @final
 class SpecialistLoader(Loader):
-    """Examples of some special classes and as many of all others, one after the other in turn.
+    """Alternates examples of the special classes with examples of all other classes.
 
-    Of the smaller side every example comes once an epoch; of the larger as many are drawn, others in every epoch.
-    Which, and in which order, is a pure function of (seed, epoch).
+    In each epoch, every example of the smaller group is used once, and the same number is drawn from the larger group.
+    The draw and the order are a pure function of (seed, epoch).
 
     Args:
-        examples: The set.
+        examples: The dataset.
         special: The special classes.
-        batch_size: Examples in a batch; the last batch of an epoch may hold fewer.
-        seed: Another seed gives another order, and another draw.
-        augment: What makes a view of an example, numbered by the epoch.
-        views: How many views there are: epoch e hands out number e mod `views`; None means one for each epoch.
-        classes: The class of each example by position, which its batches then carry as labels; by default the set's
-            labels. An example that has none (-100) is left out.
+        batch_size: Examples per batch; the last batch of an epoch may be smaller.
+        seed: Seed of the draw and the order.
+        augment: A transform, applied to every example.
+        views: Number of views: epoch e uses view e mod `views`; None means a new view in every epoch.
+        classes: The class of each example, used as its label; by default the labels of the dataset. Examples without a
+            class (-100) are left out.
 
     Attributes:
-        oversampling: The factor by which special examples are favored over the rest: their odds in a batch (1, as they
-            are one half) over their odds in the data. By Bayes' rule, what learns from these batches gives a special
-            class odds against the rest that are too large by this factor, whatever the example: adding its logarithm to
-            the logit of the rest makes them right. It is below 1 where most of the data are special.
+        oversampling: The factor by which special examples are oversampled: their odds in a batch (1, as they are one
+            half) divided by their odds in the data. By Bayes' rule, a model trained on these batches overestimates the
+            odds of a special class against the rest by this factor. Adding its logarithm to the logit of the rest
+            corrects this. It is below 1 if most of the data are special.
 
     Raises:
-        DataError: If the examples have no classes, none is special, or all are.
-        LimbeckError: If `batch_size` or `views` is not positive, `augment` makes no views, or `special` holds anything
-            but whole numbers.
+        DataError: If the examples have no classes, or none or all of them are special.
+        LimbeckError: If `batch_size` or `views` is not positive, `augment` is not a transform, or `special` contains
+            anything but whole numbers.
 
     Example:
         >>> from limbeck.data import ArrayDataset
@@ -84,7 +84,7 @@ class SpecialistLoader(Loader):
         if not len(self._own) or not len(self._rest):
             which = "No example is" if not len(self._own) else "All examples are"
             raise DataError(
-                f"{which} of the special classes {list(self.special)}; a specialist learns from them and from the rest."
+                f"{which} of the special classes {list(self.special)}. A specialist needs examples of both groups."
             )
         self._side = min(len(self._own), len(self._rest))
         self.oversampling = len(self._rest) / len(self._own)
@@ -94,23 +94,23 @@ class SpecialistLoader(Loader):
 
     @property
     def fixed(self) -> bool:  # type: ignore[override]
-        """Whether examples and views are limbeck's own, which never change."""
+        """Whether the dataset and the transform are limbeck's own, which are deterministic."""
         return is_repeatable(self.examples, self.augment)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the examples' fingerprint, their classes, which are special, and the view's."""
+        """SHA-256 of the fingerprints of dataset and transform, the classes and the special classes."""
         view = None if self.augment is None else self.augment.fingerprint
         whole = ("half special", self.examples.fingerprint)
         return hash_columns(whole, ("special", sorted(self.special)), ("classes", self.classes), ("view", view))
 
     @property
     def examples_per_epoch(self) -> int:
-        """Twice as many as the smaller side has."""
+        """Twice the size of the smaller group."""
         return 2 * self._side
 
     def order(self, epoch: int) -> Int[Tensor, " n"]:
-        """The positions of the examples in the order in which `epoch` hands them out."""
+        """The positions of the examples in the order of `epoch`."""
         sides = [
             side[counter_order(len(side), seed=self.seed, epoch=epoch, stream=stream)[: self._side]]
             for stream, side in (("special", self._own), ("rest", self._rest))
@@ -118,7 +118,7 @@ class SpecialistLoader(Loader):
         return torch.stack(sides, 1).flatten()
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on."""
+        """Yield the batches of `epoch` from number `start` on."""
         order, view = self.order(epoch), view_number(epoch, self.views)
         for number in range(start, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -128,9 +128,9 @@ class SpecialistLoader(Loader):
 def _classes(examples: Dataset, classes: Tensor | None) -> Tensor:
     labels = examples.labels if classes is None else classes
     if labels is None or not bool((labels != IGNORED).any()):
-        raise DataError("The examples have no labels to tell special classes by; give classes=, one for each example.")
+        raise DataError("The examples have no labels; pass classes=, with one class per example.")
     if labels.shape != (len(examples),):
-        raise DataError(f"There are {len(examples)} examples, each of one class; got classes of {list(labels.shape)}.")
+        raise DataError(f"There are {len(examples)} examples, but classes has the shape {list(labels.shape)}.")
     return labels.to("cpu", torch.int64)
 
 
@@ -140,4 +140,4 @@ def _special(classes: Any) -> tuple[int, ...]:
             return tuple(operator.index(number) for number in classes)
     except TypeError:
         pass
-    raise LimbeckError(f"special is a list of classes, such as [3, 5, 8]; got {classes!r}.")
+    raise LimbeckError(f"special must be a list of class indices, such as [3, 5, 8]; got {classes!r}.")

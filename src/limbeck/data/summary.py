@@ -1,4 +1,4 @@
-"""Summary of what was read: splits, classes, columns, missing values, what was left out."""
+"""Summary of a dataset: parts, classes, columns, missing values, notes and warnings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from limbeck.data.dataset import Dataset
 from limbeck.errors import LimbeckWarning
 
 _LISTED = 12
-"""Columns, or classes, that are shown one by one; of more, those that something is to be said of."""
+"""Up to this number, all columns or classes are listed; above, only those with notes or missing values."""
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One part of a data set.
+    """Summary of one part of a dataset.
 
     Attributes:
         name: ``train``, ``development`` or ``test``.
-        rows: How many examples it has.
-        unlabeled: How many of them have no label; of labels by position, how many positions.
-        classes: How many examples each class has, in the order of the classes; empty where there are no labels.
-        source: Where it comes from: a file, a folder, "held out of rows.csv (20 %)".
+        rows: Number of examples.
+        unlabeled: Number of examples (or positions, for dense labels) without a label.
+        classes: Number of examples of each class; empty if there are no labels.
+        source: Its origin: a file, a folder, "held out of rows.csv (20 %)".
     """
 
     name: str
@@ -37,14 +37,14 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ColumnSummary:
-    """One column of a table, as it was read.
+    """Summary of one column of a table.
 
     Attributes:
         name: The column.
         kind: ``number``, ``category``, ``text``, ``target``, or ``left out``.
-        missing: How many rows of the training part have no value.
-        values: How many different names it has in the training part; None for numbers.
-        note: What else a reader should know: "'?' was taken for missing", "row numbers".
+        missing: Number of training rows without a value.
+        values: Number of different names in the training part; None for numbers.
+        note: Additional information: "'?' (3 rows) read as missing", "row numbers".
     """
 
     name: str
@@ -56,19 +56,19 @@ class ColumnSummary:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was read, and what was made of it.
+    """Summary of a dataset, created by `summarize` and completed by `load_data`.
 
-    A loader fills in what it knows, with `summarize`; `load_data` adds the rest. ``limbeck distill``, ``compare`` and
-    ``doctor`` print `lines` before anything is paid for; `as_dict` stands in ``result.json`` and behind ``--json``.
+    ``limbeck distill``, ``compare`` and ``doctor`` print `lines` before training. `as_dict` is part of ``result.json``
+    and of the output of ``--json``.
 
     Attributes:
-        kind: ``table``, ``texts``, ``pictures`` or ``arrays``.
-        parts: The parts, training first.
-        class_names: The classes, by number, where they have names.
-        columns: Of a table, in its order.
-        facts: Further facts by name, one short text each: ``{"size": "32x32 pixels, 3 channels"}``.
-        notes: Sentences about what was converted, mapped, cut, dropped, or left out.
-        warnings: Sentences about what is likely to be a mistake; doctor says "look", and `load_data` warns.
+        kind: ``table``, ``texts``, ``images`` or ``arrays``.
+        parts: The parts, training part first.
+        class_names: The class names; None if there are none.
+        columns: The columns of a table, in order.
+        facts: Additional facts by name, one short string each: ``{"size": "32x32 pixels, 3 channels"}``.
+        notes: Notes about what was converted, matched, truncated or left out.
+        warnings: Likely mistakes, which doctor and `load_data` report.
     """
 
     kind: str
@@ -85,12 +85,12 @@ class DataSummary:
         return {**values, "facts": dict(self.facts)}
 
     def lines(self) -> tuple[str, ...]:
-        """A small table for people: parts, classes, columns, facts, then the sentences."""
+        """Format as text: parts, classes, columns, facts, then warnings and notes."""
         rows = [*_part_rows(self), *self.facts.items()]
         width = max((len(name) for name, _ in rows), default=0)
         output = [f"  {name:<{width}}  {text}".rstrip() for name, text in rows]
         output += [f"  {line}" for line in _column_lines(self.columns)]
-        output += [f"  Look: {sentence}" for sentence in self.warnings]
+        output += [f"  Warning: {sentence}" for sentence in self.warnings]
         return tuple(output + [f"  Note: {sentence}" for sentence in self.notes])
 
 
@@ -104,16 +104,16 @@ def summarize(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> DataSummary:
-    r"""The summary of a data set whose rows, labels and class names are counted in its parts.
+    r"""Create the summary of a dataset from its parts.
 
     Args:
-        kind: ``table``, ``texts``, ``pictures`` or ``arrays``.
-        parts: The examples of each part by its name, training first.
-        sources: Where a part comes from, by its name.
-        columns: Of a table.
-        facts: Further facts by name.
-        notes: Sentences about what was done.
-        warnings: Sentences about what is likely wrong.
+        kind: ``table``, ``texts``, ``images`` or ``arrays``.
+        parts: The parts by name, training part first.
+        sources: The origin of each part.
+        columns: The columns of a table.
+        facts: Additional facts by name.
+        notes: Notes about what was done.
+        warnings: Likely mistakes.
 
     Example:
         >>> import torch
@@ -133,7 +133,7 @@ def summarize(
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """A block in which limbeck's warnings are not shown, for whoever prints the summary that holds them."""
+    """Suppress limbeck's warnings, for callers that print the summary, which contains them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LimbeckWarning)
         yield

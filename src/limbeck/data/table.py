@@ -1,4 +1,4 @@
-"""CSV and Parquet tables as data sets: which columns are features, and their splits."""
+"""Reads CSV and Parquet tables as datasets: chooses features, encodes columns and splits rows."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from limbeck.data.table_encoding import CategoryColumn, NumberColumn, TableEncod
 from limbeck.errors import DataError, LimbeckWarning
 
 _MISSING = "(missing)"
-_MOST = 1000  # names in one column; above, it is an identifier or a text, and no category
+_MOST = 1000  # different values of a category; a column with more is an identifier or a text
 
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a table lies in its file, and what of it is read.
+    """Options for reading a table.
 
     Attributes:
-        target: The column of the classes.
+        target: The column with the classes.
         ignore: Columns to leave out.
-        missing: What stands for a missing value, besides an empty field and the usual words.
-        separator: Between the columns of a CSV file; by default a comma, in ``.tsv`` a tab.
-        charset: How a CSV file writes characters; UTF-8 by default.
-        class_names: The classes in the order of their numbers; sorted by default, numbers as numbers.
+        missing: Values that mean missing, in addition to empty fields and the usual strings.
+        separator: Column separator of a CSV file; by default a comma, for ``.tsv`` a tab.
+        charset: Character encoding of a CSV file; UTF-8 by default.
+        class_names: The class order; by default sorted, numbers by value.
     """
 
     target: str
@@ -55,18 +55,18 @@ class TableForm:
     class_names: Sequence[str] = ()
 
     def load(self, path: str | Path) -> RawTable:
-        """The table in a file."""
+        """Load a file with these options."""
         return load_table(Path(path), separator=self.separator, charset=self.charset)
 
 
 @dataclass
 class TableReport:
-    """What is to be said of a table that was read.
+    """Column summaries, notes and warnings of tables that were read.
 
     Attributes:
-        columns: Of the training part.
-        notes: Sentences about what was mapped, converted or left out.
-        warnings: Sentences about what is likely wrong.
+        columns: Summaries of the columns of the training part.
+        notes: Notes about what was matched, converted or left out.
+        warnings: Likely mistakes.
     """
 
     columns: list[ColumnSummary] = field(default_factory=list)
@@ -75,12 +75,12 @@ class TableReport:
 
 
 class TableParts(NamedTuple):
-    """Tables that were read alike.
+    """Tables with the same encoding.
 
     Attributes:
-        parts: The examples of each part by its name.
-        encoding: How they were turned into numbers.
-        report: What is to be said of them.
+        parts: The dataset of each part.
+        encoding: The encoding of the columns.
+        report: Notes and warnings.
     """
 
     parts: dict[str, ArrayDataset]
@@ -99,43 +99,42 @@ def read_table(
     separator: str | None = None,
     charset: str | None = None,
 ) -> tuple[ArrayDataset, TableEncoding]:
-    """The rows of a table as examples, and how they were turned into numbers.
+    """Read a table as a dataset, and return it with its encoding.
 
-    Inputs are float32 ``[n, features]``: numbers standardized, names (texts, true/false) one feature each and one for
-    any other; missing numbers become the mean, told by a further feature where the training part has any. The values
-    before that are kept for trees: ``extra["raw"]`` is float32 ``[n, columns]`` in the order of the training table,
-    with NaN for what is missing and the number of the name (sorted) for names.
+    Inputs are float32 ``[n, features]``. Numbers are standardized. A category (strings, true/false) becomes one feature
+    per name and one for all other names. Missing numbers become the mean; if the training part has any, another feature
+    marks them. The values before encoding are in ``extra["raw"]``, for tree models: float32 ``[n, columns]`` in the
+    order of the training table, with NaN for missing values and the index of the name (sorted) for categories.
 
-    What a column holds is decided by all of its values. One of numbers with a few words in it (``?``, ``NA``) is one of
-    numbers, with missing values. In the target a class may be called ``NA``, unless the other classes are numbers.
-    Spaces around values are removed. Columns that number the rows are left out. With an `encoding`, a name that is
-    written otherwise than in the training part (male, Male) is taken for the one that it is like.
+    The type of a column is inferred from all of its values: numbers with a few other strings (``?``, ``NA``) are
+    numbers with missing values. In the target, ``NA`` is a class unless the other classes are numbers. Spaces around
+    values are removed. Row numbers are left out. With an `encoding`, names with another spelling than in the training
+    part (male, Male) are matched to it.
 
     Args:
         path: A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
-        target: The column of the classes: texts, or whole numbers; by default that of the `encoding`. Rows without one
-            have the label -100; so have all rows where an `encoding` is given and the table has no such column.
-        encoding: That of the training part, for a test part or new rows (`load_encoding` gives that of a student's
-            folder); None makes one from this table.
+        target: The column with the classes (strings or whole numbers); by default that of the `encoding`. Rows without
+            a class have the label -100. With an `encoding`, the column may be absent; then all labels are -100.
+        encoding: The encoding of the training part, for a test part or new rows (`load_encoding` loads that of a
+            student); None creates one from this table.
         ignore: Columns to leave out, such as identifiers.
-        groups: A column that says which group each row belongs to; as texts, it is ``extra["groups"]``. It is a feature
-            too, unless it is in `ignore`, or the `encoding` does not know it.
-        missing: What stands for a missing value, besides an empty field and ``NA`` and its like.
-        separator: Between the columns of a CSV file; by default that of the `encoding`, else a comma, in ``.tsv`` a
-            tab.
-        charset: How a CSV file writes characters, such as ``"cp1252"``; by default that of the `encoding`, else UTF-8.
+        groups: A column with the group of each row, stored as strings in ``extra["groups"]``. It is also a feature,
+            unless it is in `ignore` or not in the `encoding`.
+        missing: Values that mean missing, in addition to empty fields and strings such as ``NA``.
+        separator: Column separator of a CSV file; by default that of the `encoding`, else a comma, for ``.tsv`` a tab.
+        charset: Character encoding of a CSV file, such as ``"cp1252"``; by default that of the `encoding`, else UTF-8.
 
     Raises:
-        DataError: If the file cannot be read, a column is missing or of a kind that has no encoding, or one of at least
-            ten rows holds no value that the training part held.
+        DataError: If the file cannot be read, a column is missing or has an unsupported type, or a column of at least
+            ten rows has no value of the training part.
         LimbeckError: If pyarrow is not installed.
 
     Warns:
-        LimbeckWarning: Of what is likely to be a mistake.
+        LimbeckWarning: If something is likely to be a mistake.
     """
     if target is None:
         if encoding is None:
-            raise DataError(f"target= is missing: which column of {path} holds the classes?")
+            raise DataError(f"target= is missing: which column of {path} has the classes?")
         target = encoding.target
     if encoding is not None:
         separator, charset = separator or encoding.separator, charset or encoding.charset
@@ -161,20 +160,20 @@ def read_split_table(
     ignore: Sequence[str] = (),
     groups: str | None = None,
 ) -> tuple[ArrayDataset, ArrayDataset, TableEncoding]:
-    """Two parts of one table, the rest and the `fraction` that is held out, stratified by the target.
+    """Split a table in a training part and a holdout part of size `fraction`, stratified by the target.
 
-    The encoding is made from the rest alone, save the class names, which are those of the whole table.
+    The encoding is fitted on the training part only, except for the class names, which are those of the whole table.
 
     Args:
-        path: As for `read_table`.
-        target: As for `read_table`.
-        fraction: The part of the rows to hold out, between 0 and 1.
-        seed: Another seed holds out other rows.
-        ignore: As for `read_table`.
-        groups: As for `read_table`, of the part that is held out.
+        path: See `read_table`.
+        target: See `read_table`.
+        fraction: The share of rows to hold out, between 0 and 1.
+        seed: Seed of the split.
+        ignore: See `read_table`.
+        groups: See `read_table`; for the holdout part.
 
     Raises:
-        DataError: As for `read_table`.
+        DataError: See `read_table`.
     """
     form = TableForm(target, tuple(ignore))
     tables = split_table(path, form, fraction=fraction, seed=seed, groups=groups)
@@ -190,7 +189,7 @@ def split_table(
     groups: str | None = None,
     others: Mapping[str, str | Path] | None = None,
 ) -> TableParts:
-    """As `read_split_table`, with `others` that are read as the rest was, and what is to be said of all."""
+    """Same as `read_split_table`, with notes, and with `others` encoded like the training part."""
     report = TableReport()
     raw = form.load(path)
     fitted = _TrainingTable(raw, form, report)
@@ -210,7 +209,7 @@ def split_table(
 def read_tables(
     path: str | Path, others: Mapping[str, str | Path], form: TableForm, *, groups: str | None = None
 ) -> TableParts:
-    """A training table and others that are read as it was, by their names; `groups` are those of ``test``."""
+    """Read a training table and others with the same encoding; `groups` apply to ``test``."""
     report = TableReport()
     raw = form.load(path)
     fitted = _TrainingTable(raw, form, report)
@@ -222,7 +221,7 @@ def read_tables(
 
 
 class _TrainingTable:
-    """A training table, its columns read once; what is learnt of them may be learnt from some of the rows."""
+    """A training table whose columns are read once; its encoding can be fitted on some of the rows."""
 
     def __init__(self, raw: RawTable, form: TableForm, report: TableReport) -> None:
         check_columns(raw.path, [form.target, *form.ignore], raw.names)
@@ -235,7 +234,7 @@ class _TrainingTable:
         self._skipped = dict[str, str]()
         for name in raw.names:
             if name in {form.target, *form.ignore}:
-                self._skipped[name] = "" if name == form.target else "as you asked"
+                self._skipped[name] = "" if name == form.target else "in ignore"
             else:
                 self._read(name, report)
         self._leave_counters(report)
@@ -243,7 +242,7 @@ class _TrainingTable:
         if not self._columns:
             without = ", ".join(f"{name} ({why})" if why else name for name, why in self._skipped.items())
             raise DataError(
-                f"{raw.path} has no column besides {without} to learn from. If one holds texts to be classified, type "
+                f"{raw.path} has no features: its columns are {without}. If one of them has texts to classify, use "
                 "--set data.text=COLUMN."
             )
 
@@ -258,32 +257,30 @@ class _TrainingTable:
         if why := find_reason_to_skip(column, index=name in self._raw.row_index):
             self._skipped[name] = why
             report.notes.append(
-                f"{self._raw.path.name}: column {name!r} is left out ({why}); rename it to have it read"
+                f"{self._raw.path.name}: column {name!r} is left out ({why}). To use it, rename it"
                 + (", or read it as texts with text=." if "text" in why else ".")
             )
             return
         if column.kind == "empty":
-            raise DataError(f"{self._raw.path}: column {name!r} has no values; leave it out with ignore=[{name!r}].")
+            raise DataError(f"{self._raw.path}: column {name!r} has no values. Leave it out with ignore=[{name!r}].")
         report.warnings += [column.warning] if column.warning else []
         self._columns.append(column)
 
     def _leave_counters(self, report: TableReport) -> None:
-        """Leave out what counts the rows, whatever it is called; where nothing else is left, point at it."""
+        """Leave out row counters; if there are no other columns, keep them and add a note."""
         counters = {column.name for column in self._columns if is_row_counter(column)}
         others = [column for column in self._columns if column.name not in counters]
         self._columns = others or self._columns
         for name in sorted(counters):
-            start = f"{self._raw.path.name}: column {name!r} goes up by one from row to row"
+            start = f"{self._raw.path.name}: column {name!r} increases by one from row to row"
             if others:
-                self._skipped[name] = "row numbers: up by one in every row"
-                report.notes.append(
-                    f"{start}, as a row number does, and is left out; shuffle the rows to have it read."
-                )
+                self._skipped[name] = "row numbers: increases by one in every row"
+                report.notes.append(f"{start}, like a row number, and is left out. To use it, shuffle the rows.")
             else:
-                report.notes.append(f"{start}; it may be a row number and no feature.")
+                report.notes.append(f"{start}. Is it a row number, not a feature?")
 
     def _point_at_oddities(self, report: TableReport) -> None:
-        """Say which columns hold the answer, which names are written alike, and that a header may be a row."""
+        """Warn about columns equal to the target, similar names, and a first row that may not be a header."""
         who, target = self._raw.path.name, self._form.target
         if (target in self.class_names and not is_number(target)) or starts_with_values(self._raw.names):
             report.warnings.append(
@@ -292,34 +289,34 @@ class _TrainingTable:
         for column in self._columns:
             if matches_labels(column, self.labels):
                 report.notes.append(
-                    f"{who}: column {column.name!r} tells the target {target!r} by itself, one value for each class. "
-                    f"If it is not known before the answer is, leave it out: ignore=[{column.name!r}]."
+                    f"{who}: column {column.name!r} has exactly one value per class of the target {target!r}. If it "
+                    f"is not available for prediction, leave it out: ignore=[{column.name!r}]."
                 )
             if column.numbers is None and (same := find_similar_names(column.names.unique().drop_null().to_pylist())):
                 listed = ", ".join(same[:4])
                 report.notes.append(
-                    f"{who}: column {column.name!r} has names that are written alike and told apart: {listed}."
+                    f"{who}: column {column.name!r} has similar names that count as different: {listed}."
                 )
 
     def encoding(self, rows: Any, report: TableReport) -> TableEncoding:
-        """How the table is turned into numbers, learnt from some of its rows."""
+        """Fit the encoding on the given rows."""
         columns = tuple(self._fit(column, rows) for column in self._columns)
         report.columns += self._summaries(rows, columns)
         form = self._form
         return TableEncoding(form.target, self.class_names, columns, tuple(form.missing), form.separator, form.charset)
 
     def count_unknown(self, rows: Any, encoding: TableEncoding, report: TableReport) -> None:
-        """Say which names of the rows that are held out the rest of the table lacks."""
+        """Add notes about names in the holdout rows that are not in the training rows."""
         for column, kind in zip(self._columns, encoding.columns, strict=True):
             unknown = np.isnan(_encode_column(column, kind)[rows]) & ~column.missing[rows]
             if count := int(unknown.sum()):
                 report.notes.append(
                     f"{self._raw.path.name}: {count:,} of {len(unknown):,} test rows have a name in column "
-                    f"{column.name!r} that no training row has; they count as 'other'."
+                    f"{column.name!r} that no training row has. They count as 'other'."
                 )
 
     def examples(self, rows: Any, encoding: TableEncoding, groups: list[str] | None) -> ArrayDataset:
-        """Some of the rows, encoded."""
+        """Encode the given rows."""
         raw = np.stack(
             [_encode_column(column, kind)[rows] for column, kind in zip(self._columns, encoding.columns, strict=True)],
             1,
@@ -334,8 +331,8 @@ class _TrainingTable:
         present = some[~np.isnan(some)]
         if len(present) == 0:
             raise DataError(
-                f"{self._raw.path}: column {column.name!r} has no values in the rows that are learnt from; leave it "
-                f"out with ignore=[{column.name!r}]."
+                f"{self._raw.path}: column {column.name!r} has no values in the training rows. Leave it out with "
+                f"ignore=[{column.name!r}]."
             )
         return NumberColumn(column.name, float(present.mean()), float(present.std()) or 1.0, len(present) < len(some))
 
@@ -344,8 +341,8 @@ class _TrainingTable:
         values = tuple(sorted(value for value in some.unique().to_pylist() if value is not None))
         if len(values) > _MOST:
             raise DataError(
-                f"{self._raw.path}: column {column.name!r} has {len(values)} different texts, more than {_MOST}; leave "
-                f"it out with ignore=[{column.name!r}] or group them. If it is the text to be classified, type --set "
+                f"{self._raw.path}: column {column.name!r} has {len(values)} different texts, more than {_MOST}. Leave "
+                f"it out with ignore=[{column.name!r}] or group them. If it is the text to classify, use --set "
                 f"data.text={column.name}."
             )
         return values
@@ -370,12 +367,12 @@ class _TrainingTable:
 def _encode_other_table(
     raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, report: TableReport
 ) -> ArrayDataset:
-    """Another table, read as the training part was."""
-    # A table to be answered, not learnt from, need not have the column of the answers.
+    """Encode another table like the training part."""
+    # A table for prediction need not have the target column.
     labeled = form.target in raw.names
     check_columns(raw.path, [*([groups] if groups else []), *(one.name for one in encoding.columns)], raw.names)
     if encoding.target != form.target:
-        raise DataError(f"target={form.target!r} is not the one of the encoding, {encoding.target!r}.")
+        raise DataError(f"target={form.target!r} is not the target of the encoding, {encoding.target!r}.")
     missing = tuple(form.missing) or encoding.missing
     report.notes += [*trimmed_note(raw), *_unread_note(raw, form, encoding, groups, report)]
     columns = [encode_known(raw, column, missing, report.notes, report.warnings) for column in encoding.columns]
@@ -392,7 +389,7 @@ def _encode_other_table(
 def _unread_note(
     raw: RawTable, form: TableForm, encoding: TableEncoding, groups: str | None, report: TableReport
 ) -> list[str]:
-    """A sentence about columns that another table has and the training part's features lack."""
+    """A note about columns that are not in the training table; an empty list if there are none."""
     expected_names = {
         form.target,
         groups,
@@ -403,7 +400,7 @@ def _unread_note(
     if not extra_columns or not report.columns:
         return []
     named = ", ".join(map(repr, extra_columns[:6])) + (", ..." if len(extra_columns) > 6 else "")
-    return [f"{raw.path.name}: {len(extra_columns)} columns that the training table lacks are left out ({named})."]
+    return [f"{raw.path.name}: {len(extra_columns)} columns that are not in the training table are left out ({named})."]
 
 
 def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) -> np.ndarray:
@@ -412,7 +409,7 @@ def _encode_column(column: ColumnValues, kind: NumberColumn | CategoryColumn) ->
 
 def _get_numbers(column: ColumnValues) -> np.ndarray:
     if column.numbers is None:
-        raise DataError(f"column {column.name!r} holds names.")
+        raise DataError(f"column {column.name!r} is a category, not numbers.")
     return column.numbers
 
 
@@ -428,10 +425,10 @@ def _make_dataset(
 
 
 def _read_groups(raw: RawTable, groups: str | None) -> list[str] | None:
-    """The group of each row as a text; None where nobody wants any."""
+    """The group of each row as a string; None if `groups` is None."""
     if groups is None:
         return None
     check_columns(raw.path, [groups], raw.names)
-    column = read_column(raw, groups)  # a column of lists has no texts
+    column = read_column(raw, groups)  # raises for columns of lists, which cannot be cast to strings
     texts = column.names.to_pylist() if column.names is not None else raw.table[groups].cast("string").to_pylist()
     return [_MISSING if text is None else text for text in texts]

@@ -1,4 +1,4 @@
-"""How the columns of a table become numbers for networks and trees."""
+"""Encoding of table columns as numbers for networks and trees."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from limbeck.errors import LimbeckError
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers: standardized for a network, as it is for a tree.
+    """Encoding of a numeric column: standardized for networks, unchanged for trees.
 
     Attributes:
         name: The column.
-        mean: Over the rows of the training part that have a value; a missing value becomes it.
-        std: Likewise, the population's; 1 for a constant column.
-        missing: Whether the training part had missing values, so that a second feature tells them (1) from others (0).
+        mean: Mean of the training rows that have a value; missing values are replaced by it.
+        std: Population standard deviation of the same rows; 1 for a constant column.
+        missing: Whether the training part has missing values; then a second feature is 1 for missing values, else 0.
     """
 
     name: str
@@ -30,11 +30,11 @@ class NumberColumn:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The features that the column becomes."""
+        """The names of the features of this column."""
         return (self.name, f"{self.name} missing") if self.missing else (self.name,)
 
     def encode(self, values: Float[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows features"]:
-        """Standardized values, and the indicator if there is one; NaN is a missing value."""
+        """Standardize values, and add the missing indicator if there is one; NaN means missing."""
         absent = np.isnan(values)
         scaled = np.where(absent, 0.0, (values - self.mean) / self.std)
         return np.stack([scaled, absent] if self.missing else [scaled], 1).astype(np.float32)
@@ -42,11 +42,11 @@ class NumberColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """A column of names: one feature for each for a network, their numbers for a tree.
+    """Encoding of a category: one feature per name for networks, the index of the name for trees.
 
     Attributes:
         name: The column.
-        values: The names that the training part has, sorted; any other, and a missing one, is "other".
+        values: The names in the training part, sorted; all other and missing names are "other".
     """
 
     name: str
@@ -54,26 +54,26 @@ class CategoryColumn:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The features that the column becomes."""
+        """The names of the features of this column."""
         return (*(f"{self.name}={value}" for value in self.values), f"{self.name} other")
 
     def encode(self, codes: Float[np.ndarray, " rows"]) -> Float32[np.ndarray, "rows features"]:
-        """One 1 in each row, at the name's place; NaN is "other", the last."""
+        """One-hot encode the indices of names; NaN is "other", the last feature."""
         index = np.where(np.isnan(codes), len(self.values), codes).astype(np.int64)
         return np.eye(len(self.values) + 1, dtype=np.float32)[index]
 
 
 @dataclass(frozen=True)
 class TableEncoding:
-    """How a table was turned into numbers, so that another table is turned into the same ones.
+    """Encoding of a table, which can be applied to other tables.
 
     Attributes:
-        target: The column of the classes.
-        class_names: The classes, by number.
-        columns: The other columns, in the order of the training table: also the order of the raw matrix.
-        missing: What stood for a missing value in the training table, besides the usual words.
-        separator: What stood between the columns of the training file; None if nothing was said.
-        charset: How the training file wrote characters; likewise.
+        target: The column with the classes.
+        class_names: The class names.
+        columns: The feature columns, in the order of the training table and of the raw matrix.
+        missing: Values that mean missing in the training table, in addition to the usual strings.
+        separator: Column separator of the training file; None if it was not set.
+        charset: Character encoding of the training file; None if it was not set.
     """
 
     target: str
@@ -85,16 +85,16 @@ class TableEncoding:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """The name of each feature that a network reads."""
+        """The names of all features of a network."""
         return tuple(feature for column in self.columns for feature in column.features)
 
     def encode(self, raw: Float[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "rows features"]:
-        """The features that a network reads, from the raw matrix that a tree reads."""
+        """Encode the raw matrix (the inputs of a tree) as the features of a network."""
         parts = [column.encode(raw[:, i]) for i, column in enumerate(self.columns)]
         return np.concatenate(parts, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+        """Convert to plain values, for JSON."""
         columns = [{**asdict(column), "kind": _KINDS[type(column)]} for column in self.columns]
         columns = [{k: list(v) if isinstance(v, tuple) else v for k, v in column.items()} for column in columns]
         values = {"target": self.target, "class_names": list(self.class_names), "columns": columns}
@@ -103,7 +103,7 @@ class TableEncoding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TableEncoding:
-        """What `to_dict` was called on.
+        """Create an encoding from the result of `to_dict`.
 
         Raises:
             LimbeckError: If an entry is missing or unknown.
@@ -114,7 +114,7 @@ class TableEncoding:
             layout = (values.get("separator"), values.get("charset"))
             return cls(values["target"], tuple(values["class_names"]), columns, missing, *layout)
         except (KeyError, TypeError) as error:
-            raise LimbeckError(f"This is no table encoding: {error}.") from error
+            raise LimbeckError(f"Not a valid table encoding: {error}.") from error
 
 
 _KINDS: dict[type, str] = {NumberColumn: "number", CategoryColumn: "category"}

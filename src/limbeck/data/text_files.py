@@ -1,4 +1,4 @@
-"""Files of labeled texts (JSON lines, tables, known names) as training, development and test data."""
+"""Loads labeled texts (JSON lines, tables, built-in datasets) as training, development and test parts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from limbeck.errors import DataError, LimbeckError, nearest
 
 
 class LabeledTexts(NamedTuple):
-    """Texts and what each was labeled with.
+    """Texts with their labels.
 
     Attributes:
         texts: The texts.
-        labels: The class of each, as a text; None where it has none. Of a set known by name, class indices.
-        notes: What was converted, in sentences.
+        labels: The class of each text as a string, None if it has none; class indices for a built-in dataset.
+        notes: Notes about conversions.
         source: The file.
     """
 
@@ -42,19 +42,19 @@ class LabeledTexts(NamedTuple):
 
 TEXT_DATASETS = {"sst2": "glue", "sst2_sentences": "sent"}
 
-"""The Stanford Sentiment Treebank in two classes: GLUE's phrases (67,349 to train), or whole sentences (6,920)."""
+"""The Stanford Sentiment Treebank with two classes: GLUE's phrases (67,349 to train), or whole sentences (6,920)."""
 
 CLASS_NAMES = ("negative", "positive")
 
 
 def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[LabeledTexts, LabeledTexts, str]:
-    """The training and the test part of a set that is known by name, and a note on where they come from.
+    """Load the training and test part of a built-in dataset, and a note on their origin.
 
-    Looked for as ``sst2/glue_train.jsonl.gz`` and so on in `folder`; without one, in the folder that ``LIMBECK_DATA``
-    names, then in ``./data``.
+    The files ``sst2/glue_train.jsonl.gz`` and so on are searched in `folder`; without one, in the folder of the
+    environment variable ``LIMBECK_DATA``, then in ``./data``.
 
     Raises:
-        DataError: If they are nowhere, saying what to put where.
+        DataError: If the files are not available.
     """
     form = TEXT_DATASETS[name]
     folders = data_folders(folder)
@@ -73,13 +73,14 @@ def read_named_texts(name: str, folder: str | Path | None = None) -> tuple[Label
 
 
 def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str | None = None) -> LabeledTexts:
-    """Lines of JSON, each with a text and a label; ``.gz`` is unpacked.
+    """Read a file of JSON lines with a text and a label each; ``.gz`` is decompressed.
 
-    A text that is a number becomes its digits, and how many did is said; labels become texts, 1.0 and 1 the same one,
-    without spaces around them. A line without a label, or with null, has none, and how many have none is said.
+    Texts that are numbers are converted to strings. Labels are converted to strings without surrounding spaces; 1.0 and
+    1 are the same label. A line may have no label or null. The notes have the number of lines for each of these cases.
 
     Raises:
-        DataError: If the file is missing or damaged, a line lacks a text, all lack a label, or one is of another kind.
+        DataError: If the file is missing or damaged, a line has no text, no line has a label, or a value has an
+            unsupported type.
     """
     path, encoding = Path(path), charset or "utf-8-sig"
     if not path.is_file():
@@ -102,19 +103,19 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
                     rows.labels.append(None if label in (None, "") else _check_label(label, target, path, number))
     except UnicodeDecodeError as error:
         if _begins_in_utf16(path):
-            raise DataError(f"{path} begins as a file in UTF-16 does: type --set data.charset=utf-16.") from error
+            raise DataError(f"{path} looks like UTF-16: use --set data.charset=utf-16.") from error
         raise DataError(
-            f"{path} is not written in {encoding.removesuffix('-sig')} ({error.reason}); if it is in Windows-1252, "
-            "type --set data.charset=cp1252."
+            f"{path} is not {encoding.removesuffix('-sig')} ({error.reason}). If it is Windows-1252, use "
+            "--set data.charset=cp1252."
         ) from error
     except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: it is not lines of JSON ({error}).") from error
+        raise DataError(f"{path} is damaged or not a file of JSON lines: {error}.") from error
     if not rows.texts:
-        raise DataError(f"{path} holds no line.")
+        raise DataError(f"{path} has no lines.")
     if numbers == len(rows.texts):
         raise DataError(
-            f"{path}: {text!r} holds a number in every line, such as {rows.texts[0]}, no texts. Say which columns to "
-            "read: text=COLUMN, target=COLUMN."
+            f"{path}: {text!r} is a number in every line, such as {rows.texts[0]}. Set the "
+            "columns to read: text=COLUMN, target=COLUMN."
         )
     if len(without) == len(rows.texts):
         _get_entry(without[0][1], target, path, without[0][0])
@@ -124,21 +125,21 @@ def read_labeled_texts(path: str | Path, *, text: str, target: str, charset: str
         rows.notes.append(f"{path.name}: spaces around labels were removed ({', '.join(map(repr, sorted(bare)[:4]))}).")
     if numbers:
         rows.notes.append(
-            f"{path.name}: {numbers:,} of {len(rows.texts):,} texts are numbers, and are read as their digits."
+            f"{path.name}: {numbers:,} of {len(rows.texts):,} texts are numbers, which are read as strings."
         )
     return rows
 
 
 def _check_object(row: Any, path: Path, number: int) -> None:
     if not isinstance(row, Mapping):
-        whole = " Is the file one list? Write each entry on a line of its own." if isinstance(row, list) else ""
+        whole = " Is the file a single list? Write one entry per line." if isinstance(row, list) else ""
         raise DataError(
-            f'{path}, line {number}, holds a {type(row).__name__} and no object {{"text": ..., "label": ...}}.{whole}'
+            f'{path}, line {number}, has a {type(row).__name__} instead of an object {{"text": ..., "label": ...}}.{whole}'
         )
 
 
 def _strip_label(label: Any, bare: set[str]) -> Any:
-    """A label without spaces around it; one that had some is added to `bare`."""
+    """Strip spaces around a label; labels with spaces are added to `bare`."""
     if not isinstance(label, str) or label == label.strip():
         return label
     bare.add(label)
@@ -151,28 +152,28 @@ def _begins_in_utf16(path: Path) -> bool:
 
 
 def _number_builtin_labels(rows: LabeledTexts) -> LabeledTexts:
-    """The rows with labels that are class indices, as in the sets that are known by name."""
+    """Convert the labels of a built-in dataset to class indices."""
     valid = set(map(str, range(len(CLASS_NAMES))))
     if strange := [label for label in rows.labels if label not in valid]:
-        raise DataError(f"{rows.source} has the label {strange[0]!r}, where 0 is negative and 1 is positive.")
+        raise DataError(f"{rows.source} has the label {strange[0]!r}; labels must be 0 (negative) or 1 (positive).")
     return rows._replace(labels=[int(label) for label in rows.labels])
 
 
 def _check_text(value: Any, key: str, path: Path, number: int) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise DataError(
-            f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__} and no text. Say which "
-            "columns to read: text=COLUMN, target=COLUMN."
+            f"{path}, line {number}: {key!r} is {str(value)[:40]!r}, a {type(value).__name__}, not a text. Set "
+            "the columns to read: text=COLUMN, target=COLUMN."
         )
     return _check_characters(str(value), key, path, number)
 
 
 def _check_characters(text: str, key: str, path: Path, number: int) -> str:
-    """Refuse half of a character: JSON can escape one, and no tokenizer and no file takes it."""
+    """Raise for lone surrogates, which JSON can contain but tokenizers and files cannot."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(
-            f"{path}, line {number}: {key!r} holds {ascii(text)[:60]}, in which a character is only half there (a lone "
-            "surrogate). Mend or remove the line."
+            f"{path}, line {number}: {key!r} is {ascii(text)[:60]}, which contains an invalid character (a lone "
+            "surrogate). Fix or remove the line."
         )
     return text
 
@@ -181,8 +182,8 @@ def _check_label(value: Any, key: str, path: Path, number: int) -> str:
     whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
     if (isinstance(value, float) and not whole) or not isinstance(value, (str, int, float)) or value == "":
         raise DataError(
-            f"{path}, line {number}: the label {key!r} is {value!r}, no class; give texts or whole numbers. One number "
-            "for each class, or a quantity, is a target for Python: see limbeck.distill."
+            f"{path}, line {number}: the label {key!r} is {value!r}, which is not a class. Classes are strings or whole "
+            "numbers. For class probabilities or regression use limbeck.distill in Python."
         )
     return _check_characters(str(int(value)) if whole else str(value), key, path, number)
 
@@ -200,23 +201,25 @@ def _get_entry(row: Any, key: str, path: Path, number: int) -> Any:
 
 
 def read_text_table(file: str | Path, options: DataOptions, *, text: str, target: str) -> LabeledTexts:
-    """The texts and labels of a CSV or Parquet file; a row without a text is an empty text, and that is counted.
+    """Read texts and labels from a CSV or Parquet file; a missing text becomes an empty string.
 
     Args:
         file: The file.
-        options: Its separator and charset, and what stands for a missing label.
-        text: The column of texts.
-        target: The column of labels.
+        options: Separator, charset and the values that mean a missing label.
+        text: The column with the texts.
+        target: The column with the labels.
 
     Raises:
-        DataError: If it cannot be read, lacks a column, or the texts are none.
+        DataError: If the file cannot be read, lacks a column, or has no texts.
     """
     raw = load_table(Path(file), separator=options.separator, charset=options.charset)
     check_columns(raw.path, [text, target], raw.names)
     try:
         texts = raw.table[text].cast("string").to_pylist()
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{file}: column {text!r} holds {raw.table.schema.field(text).type}, no texts.") from error
+        raise DataError(
+            f"{file}: column {text!r} has the type {raw.table.schema.field(text).type}, not strings."
+        ) from error
     labels, notes = read_target(raw, target, missing=options.missing)
     if empty := sum(row_text is None for row_text in texts):
         notes.append(f"{raw.path.name}: {empty:,} rows have an empty text.")
@@ -231,19 +234,19 @@ VOCABULARY = 8000
 
 MAX_LENGTH = 64
 
-_MANY_CUT = 0.05  # of the training texts: above, a limit that nobody chose is likely too short
+_MANY_CUT = 0.05  # of the texts; if more are truncated by the default limit, a warning is issued
 
 
 class TextParts(NamedTuple):
-    """Texts that were read and cut into tokens alike.
+    """Tokenized texts of all parts.
 
     Attributes:
         train: The training part.
-        development: The development part, where there is a file for it.
+        development: The development part; None if there is no file for it.
         test: The test part.
-        tokenizer: What cut them.
-        note: Where they come from.
-        summary: What was read.
+        tokenizer: The tokenizer.
+        note: The origin of the texts.
+        summary: The summary of the data.
     """
 
     train: Dataset
@@ -255,24 +258,24 @@ class TextParts(NamedTuple):
 
 
 def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> TextParts:
-    """A set of texts known by name, a file of JSON lines, or two columns of a table.
+    """Load a built-in dataset of texts, a file of JSON lines, or two columns of a table.
 
-    A tokenizer is trained from the texts of the training part alone, unless a folder holds one. Classes that are
-    numbers are numbered in their own order, others by their sorted names, or as ``class_names`` says.
+    A tokenizer is trained on the training part only, unless the options have a tokenizer folder. Classes are sorted,
+    numbers by value and names alphabetically, unless ``class_names`` sets the order.
 
     Args:
         name: ``sst2``, ``sst2_sentences``, or a file.
-        options: Which columns and files, and how long a text may be.
-        held_out: What becomes the test part of a file where no file is given for it: stratified, with seed 0.
+        options: Columns, files and the maximum length of a text.
+        held_out: Share of examples used as the test part if there is no test file; stratified, with seed 0.
 
     Raises:
-        DataError: If the data are missing or damaged, or a label of another part is none of the training part.
-        LimbeckError: If both a tokenizer and a vocabulary are given, or the extra ``hf`` is not installed.
+        DataError: If the data are missing or damaged, or a label of another part is not in the training part.
+        LimbeckError: If both a tokenizer and a vocabulary are set, or the extra ``hf`` is not installed.
     """
     if options.tokenizer is not None and options.vocabulary is not None:
         raise LimbeckError(
-            f"vocabulary={options.vocabulary} is for a tokenizer that is trained from the texts; the one in "
-            f"{options.tokenizer} has its own. Leave one of the two out."
+            f"vocabulary={options.vocabulary} applies to a new tokenizer trained on the texts, but tokenizer="
+            f"{options.tokenizer} is set too. Leave one of the two out."
         )
     rows, note = _read_parts(name, options)
     names = CLASS_NAMES if name in TEXT_DATASETS else _class_names(rows["train"], options.class_names, who=name)
@@ -284,7 +287,7 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
     limit = options.max_length or MAX_LENGTH
     most = min(limit, getattr(used, "model_max_length", None) or limit)
     used = used or train_tokenizer(rows["train"].texts, vocabulary=options.vocabulary or VOCABULARY)
-    used.model_max_length = most  # who opens it later cuts texts as they are cut here
+    used.model_max_length = most  # saved with the tokenizer, so that later use truncates texts in the same way
     whole = {
         part: TextDataset(
             texts.texts, labels.get(part, texts.labels), tokenizer=used, max_length=most, class_names=names
@@ -305,7 +308,7 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
 
 
 def _read_parts(name: str, options: DataOptions) -> tuple[dict[str, LabeledTexts], str]:
-    """The rows of each part, training first, and where they come from."""
+    """Read the rows of each part, training part first, and return them with a note on their origin."""
     if name in TEXT_DATASETS:
         train, test, note = read_named_texts(name, options.folder)
         return {"train": train, "test": test}, note
@@ -329,21 +332,19 @@ def _class_names(rows: LabeledTexts, order: Sequence[str], *, who: str) -> tuple
 
 
 def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str]) -> list[int]:
-    """The number of each label; what is written otherwise than in the training part is matched, and that is said."""
+    """Convert labels to class indices; labels with another spelling than in the training part are matched."""
     from limbeck.errors import DataError
 
     matched = match_names(dict.fromkeys(label for label in rows.labels if label is not None), names)
     moved = [f"{label!r} as {class_name!r}" for label, class_name in matched.items() if label != class_name]
     if moved:
-        notes.append(
-            f"{Path(rows.source).name}: the label {', '.join(moved[:4])} was read, as the training part writes it."
-        )
+        notes.append(f"{Path(rows.source).name}: the label {', '.join(moved[:4])} was read, as in the training part.")
     class_numbers = {name: number for number, name in enumerate(names)}
     numbers = list[int]()
     for label in rows.labels:
         if label is not None and label not in matched:
             raise DataError(
-                f"{rows.source} has the label {label!r}, which the training part lacks: {', '.join(names[:12])}."
+                f"{rows.source} has the label {label!r}, which is not in the training part: {', '.join(names[:12])}."
             )
         numbers.append(IGNORED if label is None else class_numbers[matched[label]])
     return numbers
@@ -352,13 +353,13 @@ def _number_labels(rows: LabeledTexts, names: tuple[str, ...], notes: list[str])
 def _cut_notes(
     parts: dict[str, TextDataset], most: int, notes: list[str], *, chosen: bool
 ) -> tuple[list[str], list[str]]:
-    """How many texts of each part lost their end: a note, or a warning where nobody chose the limit."""
+    """Notes about truncated texts; warnings if there are many and the limit is the default."""
     warnings = list[str]()
     for name, part in parts.items():
         if part.cut:
             message = (
                 f"{part.cut:,} of {len(part):,} texts ({part.cut / len(part):.0%}) of the {name} file are longer than "
-                f"{most} tokens and are cut there; max_length={2 * most} keeps more (--set data.max_length={2 * most})."
+                f"{most} tokens and are truncated; to raise the limit, use max_length={2 * most}."
             )  # fmt: skip
             (warnings if not chosen and part.cut >= _MANY_CUT * len(part) else notes).append(message)
     return notes, warnings

@@ -1,4 +1,4 @@
-"""`TextDataset`: texts tokenized once and padded batch by batch."""
+"""`TextDataset`: texts that are tokenized once and padded per batch."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from limbeck.errors import DataError, LimbeckError, LimbeckWarning
 
 _MAX_LENGTH = 128
 
-_TOKENIZE_ROWS = 10_000  # texts tokenized in one call, so that memory stays bounded
+_TOKENIZE_ROWS = 10_000  # texts per tokenizer call, which limits memory
 
 
 @final
 class TextDataset(Dataset):
-    """Texts as token ids: tokenized once, here, and padded to the longest of a batch.
+    """Dataset of texts, tokenized once at creation and padded to the longest text of a batch.
 
-    A batch's inputs are a mapping, so that a model is called ``m(input_ids=..., attention_mask=...)``: what the
-    tokenizer gives (``model_input_names``), int64 ``[batch, tokens]``. ``Batch.mask`` is true at a text's own tokens,
-    so that losses between hidden states leave the padding out; ``Batch.extra["text"]`` is the text.
+    The inputs of a batch are a mapping with the tokenizer's outputs (``model_input_names``), int64 ``[batch, tokens]``,
+    so a model is called as ``m(input_ids=..., attention_mask=...)``. ``Batch.mask`` is true for tokens that are not
+    padding, so that losses on hidden states ignore padding. ``Batch.extra["text"]`` has the texts.
 
     Args:
         texts: The texts.
-        labels: Class indices, one for each text, -100 where there is none.
-        tokenizer: What ``transformers.AutoTokenizer`` or `train_tokenizer` gives.
-        pairs: A second text for each, for tasks about two: the tokenizer joins them.
-        max_length: How many tokens a text may have, 128 by default; the rest is cut off. How many texts were cut is
-            `cut`; without a `max_length`, a `LimbeckWarning` says so.
+        labels: Class indices, one per text; -100 means no label.
+        tokenizer: A tokenizer from ``transformers.AutoTokenizer`` or `train_tokenizer`.
+        pairs: A second text per example, for tasks on pairs of texts.
+        max_length: Maximum number of tokens per text, 128 by default; longer texts are truncated. `cut` is the number
+            of truncated texts. Without a `max_length`, truncation issues a `LimbeckWarning`.
         class_names: The name of each class.
-        add_eos_token: Whether the tokenizer's ``eos_token`` is put behind each text that is not cut. The tokenizer of a
-            causal language model (GPT-2, Llama) puts none there, and a student never learns where a text ends.
+        add_eos_token: Whether to append the tokenizer's ``eos_token`` to each text that is not truncated. Tokenizers of
+            causal language models (GPT-2, Llama) do not append it, so a student would not learn where a text ends.
 
     Raises:
-        LimbeckError: If there is no tokenizer, it has no token for padding, or none for the end of a text that asks for
-            one.
-        DataError: If there are no texts, one is no text or has no token, lengths differ, or labels are no class
+        LimbeckError: If `tokenizer` is not a tokenizer, it has no padding token, or it has no ``eos_token`` that
+            `add_eos_token` needs.
+        DataError: If there are no texts, one is not a string or has no token, lengths differ, or labels are not class
             indices.
 
     Example:
@@ -70,11 +70,11 @@ class TextDataset(Dataset):
         check_tokenizer(tokenizer)
         if add_eos_token and tokenizer.eos_token_id is None:
             raise LimbeckError(
-                f"add_eos_token: this {type(tokenizer).__name__} has no eos_token; set one, or leave it."
+                f"add_eos_token: this {type(tokenizer).__name__} has no eos_token. Set one, or leave add_eos_token out."
             )
         most = _MAX_LENGTH if max_length is None else max_length
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise DataError(f"max_length is how many tokens a text may have, at least 1; got {max_length!r}.")
+            raise DataError(f"max_length must be a number of tokens, at least 1; got {max_length!r}.")
         self.tokenizer = tokenizer
         self.texts = _check_texts("texts", texts)
         self.pairs = None if pairs is None else _check_texts("pairs", pairs)
@@ -82,14 +82,16 @@ class TextDataset(Dataset):
         self._labels = None if labels is None else labels_from(labels, classes=self._names)
         for name, column in (("pairs", self.pairs), ("labels", self._labels)):
             if column is not None and len(column) != len(self.texts):
-                raise DataError(f"There are {len(self.texts)} texts and {len(column)} {name}; give one for each.")
+                raise DataError(
+                    f"There are {len(self.texts)} texts but {len(column)} {name}; the numbers must be equal."
+                )
         self._columns, self._starts, self._lengths, self._cut = _tokenize(
             tokenizer, self.texts, self.pairs, most, end=tokenizer.eos_token_id if add_eos_token else None
         )  # fmt: skip
         if max_length is None and self._cut:
             warnings.warn(
-                f"{self._cut:,} of {len(self.texts):,} texts are longer than {most} tokens and are cut there: say how "
-                "many a text may have, max_length=256.", LimbeckWarning, stacklevel=2,
+                f"{self._cut:,} of {len(self.texts):,} texts are longer than {most} tokens and are truncated. Set "
+                "the maximum number of tokens, for example max_length=256.", LimbeckWarning, stacklevel=2,
             )  # fmt: skip
 
     def __len__(self) -> int:
@@ -97,11 +99,11 @@ class TextDataset(Dataset):
 
     @property
     def cut(self) -> int:
-        """How many texts are longer than `max_length` tokens and lost their end."""
+        """Number of texts longer than `max_length` tokens, which were truncated."""
         return self._cut
 
     def take(self, index: Int[Tensor, " n"]) -> Batch:
-        """The texts at the positions `index`, padded to the longest of them, on the tokenizer's ``padding_side``."""
+        """Return the texts at `index`, padded to the longest of them, on the tokenizer's ``padding_side``."""
         lengths, positions = self._lengths[index], torch.arange(int(self._lengths[index].max()))
         if self.tokenizer.padding_side == "left":
             positions = positions - len(positions) + lengths[:, None]
@@ -116,23 +118,23 @@ class TextDataset(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the token ids, how they are padded, the labels and the class names."""
+        """SHA-256 of the token ids, the padding, the labels and the class names."""
         padding = (self.tokenizer.padding_side, *(self._fill(name) for name in self._columns))
         own = [("lengths", self._lengths), ("labels", self._labels), ("class_names", self._names)]
         return hash_columns(("texts", padding), *self._columns.items(), *own)
 
     @property
     def labels(self) -> Tensor | None:
-        """The labels as given, in int64."""
+        """The labels in int64; None if there are none."""
         return self._labels
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The class names as given."""
+        """The class names; None if there are none."""
         return self._names
 
     def _fill(self, name: str) -> int:
-        """What stands where a text has ended."""
+        """The padding value of an input column."""
         return int(
             self.tokenizer.pad_token_id if name == "input_ids" else getattr(self.tokenizer, "pad_token_type_id", 0)
         )
@@ -140,20 +142,20 @@ class TextDataset(Dataset):
 
 def _check_texts(what: str, texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
-        raise DataError(f"{what} is one text; give a list of them.")
+        raise DataError(f"{what} is a single string; pass a list of strings.")
     text_list = list(texts)
     if not text_list:
-        raise DataError(f"There are no {what}; a set needs at least one.")
+        raise DataError(f"There are no {what}; a dataset needs at least one.")
     for i, text in enumerate(text_list):
         if not isinstance(text, str):
-            raise DataError(f"{what}[{i}] is a {type(text).__name__}, {text!r}, not a text.")
+            raise DataError(f"{what}[{i}] is a {type(text).__name__}, {text!r}, not a string.")
     return text_list
 
 
 def _tokenize(
     tokenizer: Any, texts: list[str], pairs: list[str] | None, max_length: int, *, end: int | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor, int]:
-    """Each column of all texts end to end in int32, where each text begins, how long it is, and how many were cut."""
+    """Tokenize texts; returns concatenated columns in int32, text starts, text lengths and the number truncated."""
     columns: dict[str, list[int]] = {}
     lengths: list[int] = []
     cut = 0
@@ -170,13 +172,13 @@ def _tokenize(
     counts = torch.tensor(lengths)
     if bool((counts == 0).any()):
         i = int((counts == 0).nonzero()[0])
-        raise DataError(f"Text {i}, {texts[i]!r}, has no token in it; leave it out.")
+        raise DataError(f"Text {i}, {texts[i]!r}, has no tokens; leave it out.")
     flat = {name: torch.tensor(columns[name], dtype=torch.int32) for name in sorted(columns)}
     return flat, counts.cumsum(0) - counts, counts, cut
 
 
 def _append_end_tokens(encoding: Any, end: int, most: int) -> None:
-    """Put the token of a text's end behind each text that has room for it and does not end with it yet."""
+    """Append the end token to each text that is short enough and does not end with it yet."""
     for i, row in enumerate(encoding["input_ids"]):
         if len(row) < most and row[-1:] != [end]:
             for name in set(encoding) - {"attention_mask"}:
@@ -185,10 +187,10 @@ def _append_end_tokens(encoding: Any, end: int, most: int) -> None:
 
 
 def _count_cut(tokenizer: Any, text_columns: list[list[str]], encoding: Any, max_length: int) -> int:
-    """How many texts were longer than they may be."""
+    """Count the texts that were truncated."""
     full = [i for i, row in enumerate(encoding["input_ids"]) if len(row) >= max_length]
     encodings = getattr(encoding, "encodings", None)
-    if encodings is not None:  # a fast tokenizer keeps what it cut off
+    if encodings is not None:  # a fast tokenizer keeps the truncated tokens
         return sum(bool(encodings[i].overflowing) for i in full)
     if not full:
         return 0
@@ -198,12 +200,12 @@ def _count_cut(tokenizer: Any, text_columns: list[list[str]], encoding: Any, max
 
 @dataclass(frozen=True)
 class TokenizeOnRead:
-    """Texts as they are, cut into tokens as in training: ``student(**preprocess(limbeck.Batch(["a fine film"])))``.
+    """Preprocessing that tokenizes raw texts: ``student(**preprocess(limbeck.Batch(["a fine film"])))``.
 
-    A batch that holds tokens already, as in training, is read unchanged.
+    A batch with tokens, as in training, is returned unchanged.
 
     Attributes:
-        tokenizer: A tokenizer of transformers; its ``model_max_length`` is how many tokens a text may have.
+        tokenizer: A tokenizer of transformers; texts are truncated to its ``model_max_length``.
 
     Example:
         >>> from limbeck.data import train_tokenizer
@@ -215,15 +217,15 @@ class TokenizeOnRead:
     tokenizer: Any
 
     def __call__(self, batch: Batch) -> Inputs:
-        """Token ids, their mask and whatever else the tokenizer gives, padded to the longest text.
+        """Return token ids, the attention mask and other tokenizer outputs, padded to the longest text.
 
         Raises:
-            DataError: If the batch holds neither texts nor tokens.
+            DataError: If the batch has neither texts nor tokens.
         """
         if isinstance(batch.inputs, Mapping):
             return batch.inputs
         if not isinstance(batch.inputs, (list, tuple)):
-            raise DataError(f"A student of texts reads a list of them; got a {type(batch.inputs).__name__}.")
+            raise DataError(f"The inputs of this student are a list of strings; got a {type(batch.inputs).__name__}.")
         most = int(self.tokenizer.model_max_length)
         texts = TextDataset(batch.inputs, tokenizer=self.tokenizer, max_length=most)
         return texts.take(torch.arange(len(texts))).inputs

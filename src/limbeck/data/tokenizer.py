@@ -1,4 +1,4 @@
-"""Tokenizers: training a small one, opening one from a folder, and batches of tokens."""
+"""Trains and opens tokenizers, and aligns labels and masks of token batches."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DO_NOT_SHIFT = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadMo
 
 
 def is_causal_lm(model: Any) -> bool:
-    """Whether a model compares its answer at a token with the label of the next, as causal language models do.
+    """Whether a model is a causal language model, whose output at a token is compared with the next label.
 
     Example:
-        >>> shifts(torch.nn.Linear(2, 3))
+        >>> is_causal_lm(torch.nn.Linear(2, 3))
         False
     """
     inner = getattr(model, "_orig_mod", model)
@@ -36,15 +36,15 @@ def is_causal_lm(model: Any) -> bool:
 
 
 def token_batch(batch: Batch, *, shifted: bool = False) -> Batch:
-    """A batch out of a mapping of columns, with a mask and labels at the tokens where a model answers.
+    """Set the mask of a batch of tokens, and align labels with model outputs.
 
-    An ``attention_mask`` is the mask, where there is no other. Labels as Hugging Face's models take them stand at the
-    token that they name; a causal model says it one token earlier, so they are moved there, and the mask is where there
-    is a label. Labels that stand there already are left.
+    Without another mask, the ``attention_mask`` is the mask. Labels in the format of Hugging Face models are at their
+    own token, but a causal model predicts them one token earlier. They are shifted by one, and the mask is true where
+    there is a label. Labels that are already shifted are not changed.
 
     Args:
-        batch: With inputs by name; any other is returned as it is.
-        shifted: Whether the model is such a one; `shifts` says it.
+        batch: A batch whose inputs are a mapping; other batches are returned unchanged.
+        shifted: Whether the model is causal (see `is_causal_lm`).
     """
     if not isinstance(batch.inputs, dict) or batch.mask is not None:
         return batch
@@ -58,7 +58,7 @@ def token_batch(batch: Batch, *, shifted: bool = False) -> Batch:
 
 
 def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:
-    """Whether labels are nothing but the tokens that a model reads at the same places: it would learn to copy."""
+    """Whether labels equal the input tokens at the same positions, so that a model would learn to copy."""
     ids = inputs.get("input_ids") if isinstance(inputs, dict) else inputs
     if labels is None or labels.ndim != 2 or not isinstance(ids, Tensor) or ids.shape != labels.shape:
         return False
@@ -70,7 +70,7 @@ def labels_are_inputs(labels: Tensor | None, inputs: Any) -> bool:
 
 
 def _find_mask(batch: Batch) -> Tensor | None:
-    """Where the model's answers stand at tokens that are no padding."""
+    """The positions of model outputs that are not padding."""
     inputs = batch.inputs
     decodes = "decoder_input_ids" in inputs
     mask = inputs.get("decoder_attention_mask" if decodes else "attention_mask")
@@ -82,7 +82,7 @@ def _find_mask(batch: Batch) -> Tensor | None:
 
 
 def _labels_are_shifted(labels: Tensor, ids: Any) -> bool:
-    """Whether each label is the token after its place, and not the one at it."""
+    """Whether each label is the next input token, not the one at the same position."""
     if not isinstance(ids, Tensor) or ids.shape != labels.shape:
         return False
     labeled = labels[:, :-1] != IGNORED
@@ -98,22 +98,22 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 
-"""The special tokens of a tokenizer that is trained here, in the order of their ids from 0: BERT's own names."""
+"""The special tokens of a trained tokenizer, in the order of their ids from 0, with BERT's names."""
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length: int = 512) -> Any:
-    """A tokenizer made from the texts alone: nothing is downloaded, and the same texts give the same tokenizer.
+    """Train a tokenizer on texts, without downloads; the same texts give the same tokenizer.
 
-    Byte-pair encoding of lower-cased words and punctuation marks, with BERT's special tokens: a text is
-    ``[CLS] ... [SEP]``. What is neither a known piece nor made of known letters is ``[UNK]``.
+    It uses byte-pair encoding of lower-case words and punctuation, with BERT's special tokens: a text becomes
+    ``[CLS] ... [SEP]``. Unknown characters become ``[UNK]``.
 
     Args:
-        texts: What the pieces are counted in.
-        vocabulary: How many pieces at most, special tokens included.
-        max_length: How many tokens the models that it is for can read.
+        texts: The training texts.
+        vocabulary: Maximum vocabulary size, including special tokens.
+        max_length: Maximum number of tokens per text.
 
     Returns:
-        A ``transformers.PreTrainedTokenizerFast``, which saves and opens as any other:
+        A ``transformers.PreTrainedTokenizerFast``, with the usual methods to save and load:
         ``tokenizer.save_pretrained(folder)``, ``AutoTokenizer.from_pretrained(folder)``.
 
     Raises:
@@ -131,11 +131,11 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
     tokenizers, hf = import_text_library("tokenizers"), import_text_library("transformers")
     if vocabulary <= len(SPECIAL):
         raise LimbeckError(
-            f"vocabulary={vocabulary} leaves no room beside {len(SPECIAL)} special tokens; try vocabulary=8000."
+            f"vocabulary={vocabulary} must be above {len(SPECIAL)}, the number of special tokens; try vocabulary=8000."
         )
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=SPECIAL["unk_token"]))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-    # Words begin with a mark of their own: with a prefix or suffix of pieces the library's training is not repeatable.
+    # Metaspace marks the start of words: with a prefix or suffix of pieces, training is not deterministic.
     first, then = tokenizers.pre_tokenizers.Metaspace(), tokenizers.pre_tokenizers.Punctuation()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([first, then])
     tokenizer.decoder = tokenizers.decoders.Metaspace()
@@ -151,31 +151,31 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int = 8000, max_length:
 
 
 def open_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer in a folder that ``save_pretrained`` wrote.
+    """Open a tokenizer from a folder written by ``save_pretrained``.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``).
-        DataError: If the folder holds none.
+        DataError: If the folder has no tokenizer.
     """
     hf, path = import_text_library("transformers"), Path(folder)
     if not holds_tokenizer(folder):
         raise DataError(
-            f"There is no tokenizer in {folder}: type tokenizer.save_pretrained({str(folder)!r}) where you have it, or "
-            "leave tokenizer= out, and one is trained from the texts."
+            f"There is no tokenizer in {folder}. Save one with tokenizer.save_pretrained({str(folder)!r}), or leave "
+            "tokenizer= out to train one on the texts."
         )
     _check_no_code(path)
     try:
         return hf.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises a plain Exception of a damaged file
+    except Exception as error:  # tokenizers raises a plain Exception for a damaged file
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"The tokenizer in {folder} cannot be opened: {reason}") from error
 
 
 def _check_no_code(folder: Path) -> None:
-    """Refuse a tokenizer that is code of the folder's own: transformers would ask whether to run it.
+    """Raise for a tokenizer with custom code, for which transformers would prompt the user.
 
     Raises:
-        DataError: If the folder names such code, or a file that may name it is damaged.
+        DataError: If the folder has custom code, or its configuration is damaged.
     """
     for name in ("tokenizer_config.json", "config.json"):
         file = folder / name
@@ -184,48 +184,48 @@ def _check_no_code(folder: Path) -> None:
         except (ValueError, RecursionError, OSError) as error:
             raise DataError(f"{file} is damaged: it is not JSON ({error}).") from error
         named = config.get("auto_map") if isinstance(config, dict) else None
-        # A list is an older form, of the tokenizer alone.
+        # In an older format, auto_map is a list for the tokenizer only.
         if named and (not isinstance(named, dict) or "AutoTokenizer" in named):
             raise DataError(
-                f"{file} says that its tokenizer is code of the folder's own, which limbeck does not run: take a "
-                "tokenizer of transformers, with tokenizer.json."
+                f"{file} refers to custom tokenizer code, which limbeck does not run. Use a tokenizer of "
+                "transformers, with tokenizer.json."
             )
 
 
 def holds_tokenizer(folder: str | Path) -> bool:
-    """Whether a folder looks like one that a tokenizer's ``save_pretrained`` wrote."""
+    """Whether a folder has files written by a tokenizer's ``save_pretrained``."""
     return any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"))
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse what cannot turn texts into padded rows of numbers.
+    """Check that an object is a tokenizer that can pad texts.
 
     Raises:
-        LimbeckError: If it is no tokenizer of transformers, or has no token for padding.
+        LimbeckError: If it is not a tokenizer of transformers, or has no padding token.
     """
     if not callable(tokenizer) or not hasattr(tokenizer, "pad_token_id"):
         ways = 'train_tokenizer(texts), or transformers.AutoTokenizer.from_pretrained("FOLDER")'
         got = "there is none" if tokenizer is None else f"got a {type(tokenizer).__name__}"
-        raise LimbeckError(f"Texts need a tokenizer, and {got}: type tokenizer={ways}.")
+        raise LimbeckError(f"Texts need a tokenizer, but {got}. Use tokenizer={ways}.")
     if tokenizer.pad_token_id is None:
         raise LimbeckError(
-            f"This {type(tokenizer).__name__} has no token for padding, so texts of different lengths cannot stand in "
-            "one batch: type tokenizer.pad_token = tokenizer.eos_token."
+            f"This {type(tokenizer).__name__} has no padding token, so texts of different lengths cannot be in one "
+            "batch. Set tokenizer.pad_token = tokenizer.eos_token."
         )
 
 
 def import_text_library(module: str) -> ModuleType:
-    """A library of the extra ``hf``, or the line that installs it."""
+    """Import a library of the extra ``hf``; the error has the install command."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise LimbeckError(f"Texts need {module}; type: pip install 'limbeck[hf]'") from error
+        raise LimbeckError(f"Texts require {module}: pip install 'limbeck[hf]'") from error
 
 
 def _check_not_empty(texts: Iterable[str]) -> list[str]:
     text_list = list(texts)
     if not text_list:
-        raise DataError("There is no text to train a tokenizer from.")
+        raise DataError("There are no texts to train a tokenizer.")
     return text_list

@@ -1,4 +1,4 @@
-"""`TorchLoader`: a DataLoader, or any iterable of batches, as a loader."""
+"""`TorchLoader`: wraps a PyTorch DataLoader, or any iterable of batches, as a limbeck loader."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from limbeck.errors import DataError, LimbeckError, one_hot_labels_error
 
 
 def batch_from(item: Any) -> Batch:
-    """One item of a loader as a `Batch`.
+    """Convert one item of a DataLoader to a `Batch`.
 
     Raises:
-        DataError: If the item could mean several things; the sentence shows it.
+        DataError: If the item is ambiguous. The message shows it.
     """
     if isinstance(item, Batch):
         return item
@@ -36,8 +36,8 @@ def batch_from(item: Any) -> Batch:
             return Batch(inputs, labels=labels)
         _check_soft(inputs, item[1])
     raise DataError(
-        f"A batch is {describe(item)}; limbeck reads a tensor, (inputs, integer labels), a mapping or a Batch. "
-        "Give adapt=, a function of one such item that returns limbeck.Batch(inputs=..., labels=...)."
+        f"A batch is {describe(item)}; supported are a tensor, (inputs, integer labels), a mapping or a Batch. "
+        "Pass adapt=, a function that converts such an item to limbeck.Batch(inputs=..., labels=...)."
     )
 
 
@@ -48,20 +48,18 @@ def _from_mapping(item: Mapping[str, Any]) -> Batch:
     if label_column is not None and labels is None:
         _check_soft(None, label_column)
         raise DataError(
-            f"labels are class indices, whole numbers; this batch has {describe(label_column)}. Give adapt=."
+            f"labels must be class indices (whole numbers); this batch has {describe(label_column)}. Pass adapt=."
         )
     id = _integers(columns.pop("id")) if _integers(columns.get("id")) is not None else None
     inputs = {name: column for name, column in columns.items() if isinstance(column, Tensor)}
     if not inputs:
-        raise DataError(
-            f"A batch is {describe(item)}, in which no column is a tensor to call the model with. Give adapt=."
-        )
+        raise DataError(f"A batch is {describe(item)}, in which no column is a tensor for the model. Pass adapt=.")
     extra = {name: column for name, column in columns.items() if name not in inputs}
     return Batch(inputs, id, None, labels, None, extra)
 
 
 def _check_soft(inputs: Any, labels: Any) -> None:
-    """Refuse labels that are rows of numbers from 0 to 1, unless they are inputs once more, as for an autoencoder."""
+    """Raise for labels that are probabilities, unless they have the shape of the inputs (an autoencoder)."""
     if (
         not isinstance(labels, (Tensor, np.ndarray))
         or labels.ndim != 2
@@ -95,7 +93,7 @@ def _integers(column: Any) -> Tensor | None:
 
 
 def describe(item: Any) -> str:
-    """An item in a few words: its type, and the shapes and types of what it holds."""
+    """Describe an item for a message: its type, and the shapes and dtypes of its content."""
     if isinstance(item, Tensor):
         return f"Tensor{list(item.shape)} {str(item.dtype).removeprefix('torch.')}"
     if isinstance(item, np.ndarray):
@@ -110,23 +108,23 @@ def describe(item: Any) -> str:
 
 @final
 class TorchLoader(Loader):
-    """The batches of a PyTorch DataLoader, or of any iterable with a length, in the order in which it gives them.
+    """Yields the batches of a PyTorch DataLoader, or of any iterable with a length, in its order.
 
     An item may be a `Batch`; a tensor; ``(inputs,)`` or ``(inputs, labels)``; or a mapping, in which ``labels`` (or
-    ``label``) are labels, ``id`` are ids, columns that are no tensors are ``extra``, and the rest is what a model is
-    called with. `adapt` turns anything else into a `Batch`. An ``attention_mask`` in a mapping is ``Batch.mask`` too,
-    so that padding counts nowhere. The ``labels`` of a causal language model stand where Hugging Face's models want
-    them, at the token that they name, and are moved to where the model says it, one token earlier.
+    ``label``) are labels, ``id`` are ids, columns that are not tensors are ``extra``, and the other columns are the
+    model inputs. `adapt` converts anything else to a `Batch`. An ``attention_mask`` in a mapping is also
+    ``Batch.mask``, so that padding does not count. The ``labels`` of a causal language model are expected in the format
+    of Hugging Face models, at their own token, and are shifted to the model output that predicts them.
 
-    The loader shuffles as it always does. Its epochs cannot be entered in the middle, so the source is resumable only
-    if the loader has ``state_dict`` and ``load_state_dict`` of its own. An iterator left early is continued by the next
-    one.
+    The DataLoader's own shuffling is used. An epoch cannot be entered in the middle, so training can be resumed there
+    only if the DataLoader has ``state_dict`` and ``load_state_dict``. If an iterator is left early, the next one
+    continues it.
 
     Args:
         loader: The batches.
-        adapt: item -> `Batch`.
-        fingerprint: What the data are, if you know; by default a hash of the loader's types and lengths, which cannot
-            tell two data sets of one shape apart.
+        adapt: Function item -> `Batch`.
+        fingerprint: An identifier of the data; by default a hash of the DataLoader's types and lengths, which is the
+            same for different data of the same size.
 
     Raises:
         LimbeckError: If the loader has no length, or has no batches.
@@ -154,17 +152,17 @@ class TorchLoader(Loader):
         return self._size
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
-        """Find out whether one of them is a causal language model."""
-        self._shifted = any(is_causal_lm(model) for model in getattr(models, "existing", models).values())
+        """Check whether one of the models is a causal language model."""
+        self._shifted = any(is_causal_lm(model) for model in getattr(models, "made", models).values())
 
     @property
     def fingerprint(self) -> str:
-        """As given, or a hash of the loader's types and lengths."""
+        """The `fingerprint` argument, or a hash of the DataLoader's types and lengths."""
         return self._fingerprint
 
     @property
     def examples_per_epoch(self) -> int | None:
-        """Known for a DataLoader that makes its batches from a sampler; otherwise None."""
+        """Number of examples per epoch of a DataLoader with a sampler; otherwise None."""
         size, sampler = getattr(self.loader, "batch_size", None), getattr(self.loader, "sampler", None)
         if not isinstance(size, int) or not isinstance(sampler, Sized):
             return None
@@ -173,60 +171,62 @@ class TorchLoader(Loader):
 
     @property
     def has_ids(self) -> bool:  # type: ignore[override]
-        """Whether the next batch carries ids; looking at it starts the loader's epoch."""
+        """Whether the next batch has ids; this starts an epoch of the DataLoader."""
         return self.peek().id is not None
 
     @property
     def resumable(self) -> bool:  # type: ignore[override]
-        """Whether the loader keeps a state of its own."""
+        """Whether the DataLoader has ``state_dict`` and ``load_state_dict``."""
         return all(callable(getattr(self.loader, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def peek(self) -> Batch:
-        """The batch that iterating would hand out next; it is kept, not read twice."""
+        """Return the next batch without moving on; it is stored, not read twice."""
         if self._waiting is None:
-            self._waiting = self._ahead()
+            self._waiting = self._read_next()
         if self._waiting is None:
-            # The last batch of the epoch was used, and nobody has asked for the one after it yet.
+            # The last batch of the epoch was yielded, but the end of the iterator was not reached yet.
             self._live, self._epoch, self._batch = None, self._epoch + 1, 0
-            self._waiting = self._ahead()
+            self._waiting = self._read_next()
         if self._waiting is None:
-            raise DataError(f"The {type(self.loader).__name__} says that it has {len(self)} batches, and gives none.")
-        return self._placed(self._waiting)
+            raise DataError(f"The {type(self.loader).__name__} has a length of {len(self)} batches, but yields none.")
+        return self._align_labels(self._waiting)
 
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """What is left of the loader's current epoch; the arguments only count."""
+        """Yield the remaining batches of the DataLoader's current epoch; the arguments are not used."""
         if self._waiting is not None:
             batch, self._waiting = self._waiting, None
-            yield self._placed(batch)
+            yield self._align_labels(batch)
         for item in self._iterator():
-            yield self._placed(self._read(item))
+            yield self._align_labels(self._read(item))
         self._live = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and under ``loader`` the loader's own state.
+        """The position, and under ``loader`` the DataLoader's own state.
 
         Raises:
-            LimbeckError: If the loader has no state.
+            LimbeckError: If the DataLoader has no state.
         """
         self._check_resumable()
         own = self.loader.state_dict() if self._waiting is None else self._before
         return {**super().state_dict(), "loader": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Move to a position; the start of an epoch needs no ``loader`` entry, the loader then begins anew.
+        """Move to a position; at the start of an epoch the ``loader`` entry is optional.
 
         Raises:
-            LimbeckError: If the loader has no state, or the position is not one of this source.
+            LimbeckError: If the DataLoader has no state, or the position is not valid.
         """
         self._check_resumable()
         if "loader" not in state and state.get("batch") != 0:
-            raise LimbeckError(f"A position inside an epoch needs the loader's own state; got {dict(state)}.")
+            raise LimbeckError(
+                f"A position inside an epoch needs the state of the DataLoader under 'loader'; got {dict(state)}."
+            )
         super().load_state_dict(state)
         self._live = self._waiting = None
         if "loader" in state:
             self.loader.load_state_dict(state["loader"])
 
-    def _ahead(self) -> Batch | None:
+    def _read_next(self) -> Batch | None:
         self._before = self.loader.state_dict() if self.resumable else None
         for item in self._iterator():
             return self._read(item)
@@ -237,8 +237,8 @@ class TorchLoader(Loader):
             self._live = iter(self.loader)
         return self._live
 
-    def _placed(self, batch: Batch) -> Batch:
-        """With labels and mask where the models answer; nobody knew which models when the first batch was looked at."""
+    def _align_labels(self, batch: Batch) -> Batch:
+        """Align labels and mask with model outputs; done late, because `bind` may come after the first `peek`."""
         return batch if self.adapt is not None else token_batch(batch, shifted=self._shifted)
 
     def _read(self, item: Any) -> Batch:
@@ -252,9 +252,8 @@ class TorchLoader(Loader):
     def _check_resumable(self) -> None:
         if not self.resumable:
             raise LimbeckError(
-                f"A {type(self.loader).__name__} cannot be resumed in the middle of an epoch: it has no state_dict(), "
-                "and its order is not known. Give the data as lb.ArrayDataset(inputs, labels), which has ids, "
-                "or a loader that keeps its state."
+                f"A {type(self.loader).__name__} cannot be resumed in the middle of an epoch, because it has no "
+                "state_dict(). Use lb.ArrayDataset(inputs, labels), or a DataLoader with a state."
             )
 
 
@@ -263,11 +262,11 @@ def _length(loader: Any) -> int:
         size = len(loader)
     except TypeError as error:
         raise LimbeckError(
-            f"A {type(loader).__name__} has no length; an epoch needs one. Give a list of batches or lb.ArrayDataset."
+            f"A {type(loader).__name__} has no length, which an epoch needs. Use a list of batches or lb.ArrayDataset."
         ) from error
     if size == 0:
         raise LimbeckError(
-            f"The {type(loader).__name__} has no batches: is the data set empty, or drop_last too strict?"
+            f"The {type(loader).__name__} has no batches. Is the dataset empty, or smaller than a batch with drop_last?"
         )
     return size
 

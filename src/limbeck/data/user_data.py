@@ -1,4 +1,4 @@
-"""Data from a user's own function: `my.py:load` as a job's data."""
+"""Loads data with a user's function, `my.py:load`."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from limbeck.models.arguments import check_arguments
 
 _KEYS = ("train", "test", "development", "class_names", "preprocess")
 _WAYS = (
-    "It has to return a pair (train, test), or a mapping with train, test, development, class_names and reads; each "
+    "It must return a pair (train, test), or a mapping with train, test, development, class_names and preprocess. Each "
     "part is (inputs, labels), a torch Dataset of such pairs, or lb.ArrayDataset. A limbeck.data.DataSplits works too."
 )
 
 
 class UserDataParts(NamedTuple):
-    """What a function of one's own returned, part by part.
+    """The parts that a user's function returned.
 
     Attributes:
-        train: What is learnt from.
-        test: What is judged on; None has some of `train` held out.
-        development: What choices are made on; None has some of `train` carved off.
-        class_names: The classes, by number.
-        preprocess: Batch -> what a model is called with; None where inputs are used as they are.
+        train: The training part.
+        test: The test part; None takes it from `train`.
+        development: The development part; None takes it from `train`.
+        class_names: The class names.
+        preprocess: Function batch -> model inputs; None uses the default.
     """
 
     train: Dataset
@@ -43,14 +43,14 @@ class UserDataParts(NamedTuple):
 
 
 def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
-    """What the function gives: a `DataSplits`, which is returned as it is, or parts, which become `UserDataParts`.
+    """Call the function; returns its `DataSplits` unchanged, or its parts as `UserDataParts`.
 
     Args:
-        own: The file and the function in it.
-        options: All other keys under ``data:``, which are the function's arguments.
+        own: The file and its function.
+        options: The other keys under ``data:``, which are passed as arguments.
 
     Raises:
-        LimbeckError: If an option is none of its arguments, it fails, or it returns something else.
+        LimbeckError: If an option is not an argument of the function, it fails, or its result is not supported.
     """
     who = f"{own.file}:{own.function}"
     function = own.load()
@@ -59,7 +59,7 @@ def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
         result = function(**options)
     except LimbeckError:
         raise
-    except Exception as error:  # whatever a person's function raises
+    except Exception as error:  # any exception of the user's function
         raise LimbeckError(f"The data function {who} failed: {type(error).__name__}: {error}") from error
     if isinstance(result, tuple) and len(result) == 2:
         result = {"train": result[0], "test": result[1]}
@@ -91,22 +91,22 @@ def _examples(who: str, part: str, data: Any) -> Dataset | None:
     examples = as_dataset(data)
     if examples is None:
         raise DataError(
-            f"The {part} part of {who} is {describe(data)}; inputs and labels are tensors or numpy arrays, and labels "
-            f"are class numbers from 0. {_WAYS}"
+            f"The {part} part of {who} is {describe(data)}; inputs and labels must be tensors or numpy arrays, and "
+            f"labels class indices from 0. {_WAYS}"
         )
     return examples
 
 
 def _stack_items(who: str, part: str, dataset: Any) -> ArrayDataset:
-    """A map-style dataset, read once: every arm and seed then sees the same examples by the same ids."""
+    """Read a map-style dataset once, so that all runs see the same examples with the same ids."""
     rows = [dataset[i] for i in range(len(dataset))]
     if not rows or not all(isinstance(row, (tuple, list)) and len(row) == 2 for row in rows):
         raise DataError(f"The items of the {part} part of {who} are not pairs (input, label). {_WAYS}")
     try:
         inputs = torch.stack([torch.as_tensor(row[0]) for row in rows])
-        labels = torch.stack([torch.as_tensor(row[1]) for row in rows])  # Arrays refuses what is no whole number
+        labels = torch.stack([torch.as_tensor(row[1]) for row in rows])  # ArrayDataset checks the values
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"The items of the {part} part of {who} are not tensors of one shape with a class number: {error}"
+            f"The items of the {part} part of {who} are not tensors of one shape with a class index: {error}"
         ) from error
     return ArrayDataset(inputs, labels)

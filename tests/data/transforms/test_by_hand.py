@@ -344,7 +344,7 @@ def test_operations_follow_each_other_as_they_were_drawn(dtype):
     images = pictures((N, 3, 16, 16), dtype)
     augment = RandAugment(n=3, magnitude=15)
     found = augment(images, IDS, VIEWS)
-    which, up = augment.drawn(IDS, VIEWS)
+    which, up = augment.draw_operations(IDS, VIEWS)
     operations = list(OPERATIONS.values())
     for number in range(N):
         image = images[number : number + 1]
@@ -355,7 +355,7 @@ def test_operations_follow_each_other_as_they_were_drawn(dtype):
 
 def test_every_operation_and_direction_is_equally_likely():
     ids = torch.arange(30_000)
-    which, up = RandAugment(n=2).drawn(ids, ids * 0)
+    which, up = RandAugment(n=2).draw_operations(ids, ids * 0)
     for column in which.unbind(1):
         shares = column.bincount(minlength=14).double() / 30_000
         assert len(shares) == 14

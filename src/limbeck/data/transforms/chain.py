@@ -1,4 +1,4 @@
-"""`Chain`: several transforms in turn."""
+"""`Chain`: applies several transforms in order."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from limbeck.errors import LimbeckError
 
 @dataclass(frozen=True, init=False)
 class Chain:
-    """Several augmentations, each of what the one before made.
+    """Applies several transforms in order.
 
-    Kinds of views draw independent numbers. Of two of one kind with one seed, the second would draw what the first
-    drew, so it gets a seed of its own, made of that seed and of how many came before it. A chain in a chain is one
-    chain.
+    Transforms of different types draw independent random numbers. Of two transforms with the same type and seed, the
+    second would repeat the draws of the first, so it gets a new seed, derived from the old one and its position. Nested
+    chains are flattened.
 
     Args:
         *transforms: At least one.
 
     Raises:
-        LimbeckError: If there is none, or one is no view.
+        LimbeckError: If there is none, or an argument is not a transform.
 
     Example:
         >>> from limbeck.data import Flip, RandomShift
@@ -40,7 +40,7 @@ class Chain:
         for transform in transforms:
             check_transform(transform, who="Chain")
         if not transforms:
-            raise LimbeckError("A chain needs at least one view: Chain(Shift(4), Flip()).")
+            raise LimbeckError("Chain needs at least one transform: Chain(RandomShift(4), Flip()).")
         flat = list[Any]()
         for transform in transforms:
             flat += transform.members if isinstance(transform, Chain) else [transform]
@@ -49,11 +49,11 @@ class Chain:
 
     @property
     def fingerprint(self) -> str:
-        """Those of all, in order."""
+        """The fingerprints of all transforms, in order."""
         return " > ".join(transform.fingerprint for transform in self.transforms)
 
     def __call__(self, inputs: Inputs, id: Tensor, view: Tensor) -> Inputs:
-        """The inputs after the last."""
+        """Apply all transforms."""
         for transform in self.transforms:
             inputs = transform(inputs, id, view)
         return inputs

@@ -1,4 +1,4 @@
-"""Color operations on images, and `ColorJitter`."""
+"""Color operations on images, and the transform `ColorJitter`."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ Levels = Float[Tensor, "batch c h w"]
 
 
 def to_float(images: Shaped[Tensor, " batch *image"]) -> tuple[Levels, float]:
-    """Images as floats ``[batch, c, h, w]`` to compute with, and the value of white: 255 for bytes, 1 for floats."""
+    """Convert images to floats ``[batch, c, h, w]``, and return the value of white: 255 for bytes, 1 for floats."""
     whole = images if images.ndim == 4 else images.unsqueeze(1)
     return whole.to(torch.float64 if whole.dtype == torch.float64 else torch.float32), max_value(images)
 
 
 def restore_dtype(pixels: Levels, like: Shaped[Tensor, " batch *image"]) -> Shaped[Tensor, " batch *image"]:
-    """Levels of the shape and type of the images that were opened; bytes are rounded."""
+    """Convert the result of `to_float` back to the shape and dtype of `like`; bytes are rounded."""
     whole = pixels.round() if like.dtype == torch.uint8 else pixels
     return whole.to(like.dtype).view(like.shape)
 
 
 def max_value(images: Tensor) -> float:
-    """The greatest value of a pixel."""
+    """The largest value of a pixel: 255 for bytes, 1 for floats."""
     return 255.0 if images.dtype == torch.uint8 else 1.0
 
 
 def blend(pixels: Levels, other: Tensor, factor: Tensor, top: float) -> Levels:
-    """``factor pixels + (1 - factor) other``, from 0 to `top`; a factor above 1 goes away from `other`.
+    """``factor * pixels + (1 - factor) * other``, clamped to 0 to `top`; a factor above 1 moves away from `other`.
 
-    Products and sum are steps of their own: one fused operation would round otherwise where there is one.
+    Products and sum are separate operations: a fused one rounds differently on some devices.
     """
     share = factor.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)
     return (pixels * share + other * (1 - share)).clamp(0.0, top)
 
 
 def adjust_brightness(pixels: Levels, factor: Tensor, top: float) -> Levels:
-    """Every pixel times the image's factor."""
+    """Multiply the pixels of each image by its factor."""
     return (pixels * factor.to(pixels.device, pixels.dtype).view(-1, 1, 1, 1)).clamp(0.0, top)
 
 
 def adjust_contrast(pixels: Levels, factor: Tensor, top: float) -> Levels:
-    """A blend with the mean of the image in gray."""
+    """Blend each image with its mean gray level."""
     return blend(pixels, _mean(rgb_to_grayscale(pixels)), factor, top)
 
 
 def adjust_saturation(pixels: Levels, factor: Tensor, top: float) -> Levels:
-    """A blend with the image in gray; an image of one channel stays."""
+    """Blend each image with its grayscale version; images of one channel stay."""
     return pixels if pixels.shape[1] == 1 else blend(pixels, rgb_to_grayscale(pixels), factor, top)
 
 
 def rgb_to_grayscale(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
-    """The luma of ITU-R BT.601: 0.299 red + 0.587 green + 0.114 blue."""
+    """Convert to grayscale (ITU-R BT.601): 0.299 red + 0.587 green + 0.114 blue."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels.split(1, 1)
@@ -67,7 +67,7 @@ def rgb_to_grayscale(pixels: Levels) -> Float[Tensor, "batch 1 h w"]:
 
 
 def adjust_hue(pixels: Levels, turns: Tensor) -> Levels:
-    """The hue of every pixel moved by a part of the whole circle; lightness and chroma stay; gray stays gray."""
+    """Rotate the hue of every pixel by a fraction of the color circle; lightness and chroma stay."""
     if pixels.shape[1] == 1:
         return pixels
     high, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
@@ -90,7 +90,7 @@ def _sextant(pixels: Tensor, high: Tensor, chroma: Tensor) -> Tensor:
 
 
 def _mean(pixels: Float[Tensor, "batch 1 h w"]) -> Float[Tensor, "batch 1 1 1"]:
-    # Whole numbers have one sum, whatever the order in which a device adds them.
+    # Sum whole numbers: the result does not depend on the order in which a device adds them.
     fixed = (pixels.double() * _FIXED).round().long()
     mean = fixed.sum((1, 2, 3), keepdim=True).double() * (1.0 / (_FIXED * pixels[0].numel()))
     return mean.to(pixels.dtype)
@@ -100,7 +100,7 @@ Images = Shaped[Tensor, "batch c h w"]
 
 
 def auto_contrast(images: Images) -> Images:
-    """Each channel stretched so that its darkest pixel is black and its lightest white; one of one level stays."""
+    """Stretch each channel so that its darkest pixel is 0 and its lightest white; constant channels stay."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     if images.dtype != torch.uint8:
         return torch.where(high > low, (images - low) / torch.where(high > low, high - low, 1.0), images)
@@ -110,7 +110,7 @@ def auto_contrast(images: Images) -> Images:
 
 
 def equalize(images: Images) -> Images:
-    """Each channel with its levels spread so that each is about as frequent, as Pillow does it; in 256 levels."""
+    """Equalize the histogram of each channel with 256 levels, as Pillow does."""
     flat = to_levels(images).flatten(2).flatten(0, 1).long()
     count = torch.zeros(len(flat), 256, dtype=torch.int64, device=flat.device).scatter_add_(
         1, flat, torch.ones_like(flat)
@@ -124,12 +124,12 @@ def equalize(images: Images) -> Images:
 
 
 def posterize(images: Images, bits: int) -> Images:
-    """Only the first `bits` of each byte; with 8, the images themselves."""
+    """Keep only the first `bits` bits of each byte; 8 bits is the identity."""
     return images if bits == 8 else from_levels(to_levels(images) & (256 - (1 << (8 - bits))), images)
 
 
 def solarize(images: Images, strength: float) -> Images:
-    """What is at or above ``256 (1 - strength)`` in bytes turned to its negative; at 0, nothing."""
+    """Invert pixels at or above ``256 * (1 - strength)`` (in bytes); a strength of 0 is the identity."""
     threshold = 256 * (1 - strength)
     if images.dtype == torch.uint8:
         return torch.where(images >= threshold, 255 - images, images)
@@ -137,7 +137,7 @@ def solarize(images: Images, strength: float) -> Images:
 
 
 def adjust_sharpness(images: Images, factor: Tensor) -> Images:
-    """A blend with the image smoothed by ``[[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13``; the border stays."""
+    """Blend with the image smoothed by ``[[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13``; the border stays."""
     if min(images.shape[2:]) < 3:
         return images
     pixels, top = to_float(images)
@@ -153,12 +153,12 @@ def adjust_sharpness(images: Images, factor: Tensor) -> Images:
 
 
 def to_levels(images: Images) -> Shaped[Tensor, "batch c h w"]:
-    """The nearest bytes."""
+    """Convert to bytes, with rounding."""
     return images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
 
 
 def from_levels(values: Tensor, images: Images) -> Images:
-    """Levels from 0 to 255 in the images' own type."""
+    """Convert levels from 0 to 255 to the dtype of `images`."""
     if images.dtype == torch.uint8:
         return values.to(torch.uint8)
     return (values.to(torch.promote_types(images.dtype, torch.float32)) * (1 / 255)).to(images.dtype)
@@ -166,23 +166,23 @@ def from_levels(values: Tensor, images: Images) -> Images:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    r"""Images whose brightness, contrast, saturation and hue are moved, in this order, each by a random amount.
+    r"""Randomly change brightness, contrast, saturation and hue of images, in this order.
 
     The first three are blends :math:`f x + (1 - f) y`, with :math:`f \sim U(\max(0, 1 - a), 1 + a)`, with black, with
-    the image's mean in gray, and with the image in gray; hue is turned by a part :math:`U(-a, a)` of its circle. What
-    leaves the range of pixels is cut off; bytes are rounded once, at the end. Images are ``[batch, h, w]`` or
-    ``[batch, c, h, w]`` with one channel or red, green, blue: bytes, or floats from 0 to 1. An image of one channel has
-    no color, so the last two leave it as it is; and what is 0 is left out.
+    the image's mean gray level, and with the grayscale image. Hue is rotated by a fraction :math:`U(-a, a)` of the
+    color circle. Values are clamped to the range of pixels, and bytes are rounded once, at the end. Images are
+    ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or RGB: bytes, or floats from 0 to 1. Saturation and hue
+    do not change images of one channel. A parameter of 0 skips its step.
 
     Attributes:
-        brightness: How far the factor goes from 1.
-        contrast: How far the factor goes from 1.
-        saturation: How far the factor goes from 1.
-        hue: The greatest part of the circle, at most 0.5.
-        seed: Another seed gives other amounts.
+        brightness: Maximum distance of the factor from 1.
+        contrast: Maximum distance of the factor from 1.
+        saturation: Maximum distance of the factor from 1.
+        hue: Maximum rotation, as a fraction of the color circle, at most 0.5.
+        seed: Seed of the random factors.
 
     Raises:
-        LimbeckError: If one of them is negative, or `hue` above 0.5.
+        LimbeckError: If a parameter is negative, or `hue` is above 0.5.
 
     Example:
         >>> import torch
@@ -208,7 +208,7 @@ class ColorJitter:
         return format_fingerprint("jitter/1", self)
 
     def amounts(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, "batch 4"]:
-        """The three factors and the turn of each image, in float64."""
+        """The three factors and the hue rotation of each image, in float64."""
         draws = counter_uniform(id, view, seed=self.seed, draws=4, stream="jitter").double()
         for i, far in enumerate((self.brightness, self.contrast, self.saturation)):
             draws[:, i] = uniform(draws[:, i], max(0.0, 1.0 - far), 1.0 + far)
@@ -218,10 +218,10 @@ class ColorJitter:
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *image"]:
-        """The images, of the same shape and type.
+        """Apply the color changes; shape and dtype stay the same.
 
         Raises:
-            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in gray or in color.
+            DataError: If the inputs are not gray or RGB images of bytes, or of floats from 0 to 1.
         """
         check_pixels(inputs, who="ColorJitter")
         bright, contrast, color, turn = self.amounts(id, view).unbind(1)

@@ -1,4 +1,4 @@
-"""`Crop` and `ResizedCrop`."""
+"""Random crops: `Crop` and `ResizedCrop`."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of each image, at a place of its own, after a border was put around it.
+    """Crop each padded image at a random position.
 
-    Each of the places where the window fits is equally likely. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of
-    any number type. ``Crop(padding=0)`` gives the images themselves.
+    All positions are equally likely. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type.
+    ``Crop(padding=0)`` is the identity.
 
     Attributes:
-        padding: The border's width, in pixels.
-        size: The window's height and width in pixels; a number is both; None means the images' own.
-        fill: The border's value.
-        seed: Another seed gives other windows.
+        padding: Width of the border, in pixels.
+        size: Height and width of the crop in pixels, or one number for both; None keeps the image size.
+        fill: Value of the border.
+        seed: Seed of the random positions.
 
     Raises:
         LimbeckError: If `padding` is negative or `size` not positive.
@@ -70,18 +70,18 @@ class Crop:
     def corners(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, counts: tuple[int, int]
     ) -> Int[Tensor, "batch 2"]:
-        """The top left corner (row, column) of each window, out of so many `counts` down and right."""
+        """The top left corner (row, column) of each crop; `counts` is the number of positions along each axis."""
         draws = counter_uniform(id, view, seed=self.seed, draws=2, stream="crop")
         return torch.stack([randint(draw, count) for draw, count in zip(draws.unbind(1), counts, strict=True)], 1)
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *part"]:
-        """The windows, of the same type.
+        """Crop images; the dtype stays the same.
 
         Raises:
-            DataError: If the inputs are not images with height and width last, the window is larger than the images
-                with their border, or `fill` is no value of theirs.
+            DataError: If the inputs are not images with height and width last, the crop is larger than the padded
+                images, or `fill` is not a valid pixel value.
         """
         check_images(inputs, who="Crop")
         check_fill("Crop", self.fill, inputs)
@@ -91,11 +91,11 @@ class Crop:
         )
         if min(down, right) < 1:
             raise DataError(
-                f"Crop(size={self.size}, padding={self.padding}) is larger than the images, which are "
-                f"{inputs.shape[-2]}x{inputs.shape[-1]} pixels; take a smaller size or a wider padding."
+                f"Crop(size={self.size}, padding={self.padding}) is larger than the padded images of "
+                f"{inputs.shape[-2]}x{inputs.shape[-1]} pixels. Use a smaller size or more padding."
             )
         wide = F.pad(inputs, (self.padding,) * 4, value=self.fill) if self.padding else inputs
-        # Every window, as a view: one indexing step copies the one that each row wants.
+        # unfold() gives all windows without a copy; one indexing step then copies one window per image.
         windows = wide.unfold(-2, height, 1).unfold(-2, width, 1)
         top, left_edge = self.corners(id, view, counts=(down, right)).to(inputs.device).unbind(1)
         rows = row_indices(inputs)
@@ -104,22 +104,24 @@ class Crop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    r"""A box of each image, of a random area and shape, resized to one size for all: the Inception crop.
+    r"""Crop a box of random area and aspect ratio from each image and resize it (the Inception crop).
 
-    The box has :math:`a` of the image's area, :math:`a \sim U(scale)`, and is :math:`r` times as wide as high,
-    :math:`\log r \sim U(\log ratio)`; the first of ten draws that fits is taken, otherwise the largest box in the
-    middle whose shape is in `ratio`. Resizing is bilinear between the four nearest pixels, with weights of 11 bits; it
-    does not smooth, so give images that are not much larger than `size`. Images are ``[batch, h, w]`` or
-    ``[batch, c, h, w]``, bytes or floats. ``ResizedCrop(scale=(1, 1), ratio=(1, 1))`` gives square images themselves.
+    The box has the share :math:`a` of the image's area, :math:`a \sim U(scale)`, and the aspect ratio :math:`r` (width
+    over height), :math:`\log r \sim U(\log ratio)`. The first of ten draws that fits is used, otherwise the largest
+    centered box with an aspect ratio in `ratio`. Resizing is bilinear between the four nearest pixels, with weights of
+    11 bits and without antialiasing, so images should not be much larger than `size`. Images are ``[batch, h, w]`` or
+    ``[batch, c, h, w]``, bytes or floats. ``ResizedCrop(scale=(1, 1), ratio=(1, 1))`` is the identity for square
+    images.
 
     Attributes:
-        size: Height and width of what comes out, in pixels; a number is both; None means the images' own.
-        scale: The least and the greatest share of the image's area.
-        ratio: The least and the greatest width of the box over its height.
-        seed: Another seed gives other boxes.
+        size: Height and width of the result in pixels, or one number for both; None keeps the image size.
+        scale: Minimum and maximum share of the image's area.
+        ratio: Minimum and maximum aspect ratio (width over height).
+        seed: Seed of the random boxes.
 
     Raises:
-        LimbeckError: If `size` is not positive, or `scale` (at most 1) or `ratio` are no rising positive numbers.
+        LimbeckError: If `size` is not positive, or `scale` (at most 1) or `ratio` is not a pair of increasing positive
+            numbers.
 
     Example:
         >>> images = torch.zeros(2, 3, 32, 48, dtype=torch.uint8)
@@ -147,8 +149,8 @@ class ResizedCrop:
     def boxes(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
     ) -> Int[Tensor, "batch 4"]:
-        """Each image's box: top, left, height, width, in pixels of an image of `height` and `width`."""
-        # On the CPU, as devices may differ in the last digit of an exponential.
+        """The box of each image: top, left, height, width, for images of `height` by `width` pixels."""
+        # On the CPU, because devices may differ in the last digit of exp().
         draws = counter_uniform(id, view, seed=self.seed, draws=2 * _TRIES + 2, stream="resized crop").cpu()
         area = uniform(draws[:, :_TRIES], *self.scale) * (height * width)
         shape = uniform(draws[:, _TRIES:-2], math.log(self.ratio[0]), math.log(self.ratio[1])).exp()
@@ -167,7 +169,7 @@ class ResizedCrop:
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *part"]:
-        """The boxes, resized, of the same type.
+        """Crop and resize images; the dtype stays the same.
 
         Raises:
             DataError: If the inputs are not images of bytes or floats with height and width last.
@@ -180,7 +182,7 @@ class ResizedCrop:
 
 
 def _middle(height: int, width: int, ratio: tuple[Number, Number]) -> tuple[int, int]:
-    """Height and width of the largest box whose shape is in `ratio`."""
+    """Height and width of the largest box with an aspect ratio in `ratio`."""
     if width < ratio[0] * height:
         return max(round(width / ratio[0]), 1), width
     if width > ratio[1] * height:

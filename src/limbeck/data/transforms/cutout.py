@@ -1,4 +1,4 @@
-"""`Cutout`: an image with a random square of it hidden."""
+"""`Cutout`: covers a random square of each image."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from limbeck.functional.counter_rng import counter_uniform
 
 @dataclass(frozen=True)
 class Cutout:
-    """Images in each of which a square is covered.
+    """Cover a random square of each image.
 
-    Its middle is any pixel with equal chance, so that part of the square may lie outside. Images are ``[batch, h, w]``
-    or ``[batch, c, h, w]``, of any number type. ``Cutout(0)`` covers nothing.
+    The center of the square is uniform over all pixels, so part of the square may be outside of the image. Images are
+    ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type. ``Cutout(0)`` is the identity.
 
     Attributes:
-        size: The square's side, in pixels.
-        fill: What covers it.
-        seed: Another seed covers other squares.
+        size: Side of the square, in pixels.
+        fill: Value of the square.
+        seed: Seed of the random positions.
 
     Raises:
         LimbeckError: If `size` is negative.
@@ -54,7 +54,7 @@ class Cutout:
     def covered(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
     ) -> Bool[Tensor, "batch h w"]:
-        """Which pixels of each image are hidden."""
+        """Mask of the covered pixels of each image."""
         draws = counter_uniform(id, view, seed=self.seed, draws=2, stream="cut out")
         sides = []
         for draw, length in zip(draws.unbind(1), (height, width), strict=True):
@@ -66,16 +66,16 @@ class Cutout:
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *image"]:
-        """The images, of the same shape and type.
+        """Cover squares; shape and dtype stay the same.
 
         Raises:
-            DataError: If the inputs are not images with height and width last, the square is larger than they are, or
-                `fill` is no value of theirs.
+            DataError: If the inputs are not images with height and width last, the square is larger than the images,
+                or `fill` is not a valid pixel value.
         """
         check_images(inputs, who="Cutout")
         check_fill("Cutout", self.fill, inputs)
         height, width = inputs.shape[-2:]
         if self.size > min(height, width):
-            raise DataError(f"Cutout(size={self.size}) is larger than the images, which are {height}x{width} pixels.")
+            raise DataError(f"Cutout(size={self.size}) is larger than the images of {height}x{width} pixels.")
         hidden = self.covered(id, view, height=height, width=width).to(inputs.device)
         return inputs.masked_fill(hidden if inputs.ndim == 3 else hidden.unsqueeze(1), self.fill)

@@ -1,4 +1,4 @@
-"""`Flip`: an image mirrored at random."""
+"""`Flip`: flips images at random."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from limbeck.functional.counter_rng import counter_uniform
 
 @dataclass(frozen=True)
 class Flip:
-    """Images of which some are swapped left for right, or upside down.
+    """Flip random images horizontally or vertically.
 
     Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type.
 
     Attributes:
-        probability: The share that is swapped, from 0 (none) to 1 (all).
-        vertical: Upside down, in place of left for right.
-        seed: Another seed swaps others.
+        probability: Probability of a flip, from 0 to 1.
+        vertical: Flip vertically instead of horizontally.
+        seed: Seed of the random choices.
 
     Raises:
-        LimbeckError: If `probability` is not from 0 to 1, or `vertical` neither true nor false.
+        LimbeckError: If `probability` is not from 0 to 1, or `vertical` is not a bool.
 
     Example:
         >>> image, view = torch.tensor([[[1, 2]]]), torch.tensor([0])
@@ -42,7 +42,7 @@ class Flip:
     def __post_init__(self) -> None:
         check_number("Flip", least=0, most=1, probability=self.probability)
         if not isinstance(self.vertical, bool):
-            raise LimbeckError(f"Flip(vertical={self.vertical!r}): vertical is true or false.")
+            raise LimbeckError(f"Flip(vertical={self.vertical!r}): vertical must be true or false.")
 
     @property
     def fingerprint(self) -> str:
@@ -50,14 +50,14 @@ class Flip:
         return format_fingerprint("flip/1", self)
 
     def flipped(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-        """Which images are swapped."""
+        """Which images are flipped."""
         stream = "flip vertical" if self.vertical else "mirror"
         return counter_uniform(id, view, seed=self.seed, draws=1, stream=stream).squeeze(1) < self.probability
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *image"]:
-        """The images, of the same shape and type.
+        """Flip images; shape and dtype stay the same.
 
         Raises:
             DataError: If the inputs are not images with height and width last.

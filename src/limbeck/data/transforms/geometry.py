@@ -1,4 +1,4 @@
-"""Rotation, shear and translation by nearest pixel, and bilinear resizing."""
+"""Rotation, shear and translation with nearest-neighbor sampling, and bilinear resizing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Images = Shaped[Tensor, "batch c h w"]
 
 
 class Matrix(NamedTuple):
-    """Where a pixel comes from: ``x' = xx x + xy y + right`` and ``y' = yx x + yy y + down``, from the image's middle.
+    """Source of a pixel: ``x' = xx x + xy y + right`` and ``y' = yx x + yy y + down``, relative to the center.
 
-    x counts pixels to the right and y down.
+    x points to the right and y down, in pixels.
     """
 
     xx: float = 1.0
@@ -32,7 +32,7 @@ class Matrix(NamedTuple):
 
 
 def rotation_matrix(degrees: float) -> Matrix:
-    """Counter-clockwise about the middle."""
+    """Matrix of a counter-clockwise rotation about the center."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return Matrix(xx=cos, xy=-sin, yx=sin, yy=cos)
 
@@ -52,7 +52,7 @@ def warp(images: Images, forth: Bool[Tensor, " batch"], forward_matrix: Matrix, 
 
 
 def _source_pixels(matrix: Matrix, height: int, width: int) -> tuple[Int[Tensor, " hw"], Bool[Tensor, " hw"]]:
-    """For each pixel of an image in rows, where it comes from, and whether that is inside."""
+    """For each output pixel, the index of its source pixel, and whether it is inside the image."""
     x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
     y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
     across = (x * matrix.xx + y * matrix.xy + (matrix.right + width / 2)).floor().long()
@@ -70,11 +70,10 @@ _ONE = 1 << _BITS
 def resize_boxes(
     images: Shaped[Tensor, " batch *image"], boxes: Int[Tensor, "batch 4"], size: tuple[int, int]
 ) -> Shaped[Tensor, " batch *part"]:
-    """Each image's box (top, left, height, width), resized to `size`: bilinear, with the corners of pixels aligned.
+    """Resize the box (top, left, height, width) of each image to `size`: bilinear, with pixel corners aligned.
 
-    Positions and weights are whole numbers of 2⁻¹¹ pixels. Bytes are computed with in whole numbers, floats one
-    operation after the other, so that no device and no version rounds otherwise. A box of the size that is asked for
-    comes out as it is.
+    Positions and weights are multiples of 2⁻¹¹ pixels. Bytes are computed in whole numbers and floats with separate
+    operations, so that all devices and versions round alike. A box that already has the right size is not changed.
     """
     whole = images if images.ndim == 4 else images.unsqueeze(1)
     on_processor = images.device.type == "cpu" and images.dtype == torch.uint8
@@ -83,10 +82,10 @@ def resize_boxes(
 
 
 def _resize_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same whole numbers, image by image, so that each stays in the processor's cache.
+    """Fast version for bytes on the CPU, with the same results: image by image, to stay in the processor's cache.
 
-    Along an axis, resizing is a product with a sparse matrix of two weights in a row. Rows of the other axis and the
-    channels lie side by side, so that the product moves through memory in order.
+    Resizing along an axis is a product with a sparse matrix that has two weights per row. The other axis and the
+    channels are contiguous, so that the product accesses memory in order.
     """
     pixels, channels = images.numpy(), images.shape[1]
     out = np.empty((len(images), channels, *size), dtype=np.uint8)
@@ -103,7 +102,7 @@ def _resize_bytes(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tenso
 
 @lru_cache(maxsize=2048)
 def _weights(length: int, size: int) -> csr_array:
-    """The matrix ``[size, length]`` that resizes an axis, in units of 2⁻¹¹."""
+    """The sparse matrix ``[size, length]`` that resizes one axis, in units of 2⁻¹¹."""
     from scipy.sparse import csr_array
 
     first, second, weight = (
@@ -115,7 +114,7 @@ def _weights(length: int, size: int) -> csr_array:
 
 
 def _resize_on_any_device(images: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """All images at once, on any device, bytes or floats."""
+    """Version for all images at once, on any device, for bytes or floats."""
     top, left_edge, height, width = boxes.unbind(1)
     out = _interpolate(_promote_half(images), *_source_positions(top, height, size[0]), dim=2)
     out = _interpolate(out, *_source_positions(left_edge, width, size[1]), dim=3)
@@ -125,14 +124,14 @@ def _resize_on_any_device(images: Tensor, boxes: Tensor, size: tuple[int, int]) 
 
 
 def _promote_half(images: Tensor) -> Tensor:
-    """Bytes stay, as their sums are taken in int32; half floats are computed with in float32."""
+    """Convert half-precision floats to float32; other types stay (sums of bytes are in int32 anyway)."""
     return images.float() if images.is_floating_point() and images.dtype.itemsize < 4 else images
 
 
 def _source_positions(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `size` pixels: the two that it lies between, and the weight of the second in units of 2⁻¹¹."""
+    """For each of `size` pixels: its two source pixels, and the weight of the second in units of 2⁻¹¹."""
     step = torch.arange(size, device=start.device)
-    # The middle of pixel i, (i + 1/2) length / size - 1/2, within the box.
+    # The center of pixel i, (i + 1/2) * length / size - 1/2, within the box.
     position = (((2 * step + 1) * length[:, None] - size) * _ONE).div(2 * size, rounding_mode="floor")
     position = torch.minimum(position.clamp(min=0), (length[:, None] - 1) * _ONE)
     first = position >> _BITS

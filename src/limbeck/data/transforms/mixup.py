@@ -1,4 +1,4 @@
-"""`Mixup` and `CutMix`: an image with another one mixed into it."""
+"""`Mixup` and `CutMix`: mix each image with another one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ONE = 1 << 16
 
 @dataclass(frozen=True)
 class Mixup:
-    r"""Weighted means of two examples: :math:`\lambda x_i + (1 - \lambda) x_j`.
+    r"""Mix two examples by a weighted mean: :math:`\lambda x_i + (1 - \lambda) x_j`.
 
-    :math:`\lambda \sim Beta(\alpha, \alpha)`, and the partner j is any example of the whole set with equal chance, also
-    i itself; both are a pure function of (id, view, seed), never of the batch. Inputs are one tensor: bytes, which are
-    rounded, or floats. For bytes λ has 16 bits, and the arithmetic is that of whole numbers.
+    :math:`\lambda \sim Beta(\alpha, \alpha)`, and the partner j is uniform over the whole dataset, including i itself.
+    Both are a pure function of (id, view, seed) and do not depend on the batch. Inputs are one tensor: bytes, which are
+    rounded, or floats. For bytes λ has 16 bits, and the arithmetic uses whole numbers.
 
     Attributes:
-        alpha: Above 0. 1 draws λ uniformly, as function matching does; the smaller it is, the nearer are mixtures to
-            one of the two.
-        seed: Another seed gives other partners and ratios.
+        alpha: Parameter of the Beta distribution, above 0. With 1, λ is uniform (used by function matching); smaller
+            values give mixtures closer to one of the two examples.
+        seed: Seed of the random partners and ratios.
 
     Raises:
         LimbeckError: If `alpha` is not above 0.
@@ -54,7 +54,7 @@ class Mixup:
         return format_fingerprint("mixup/1", self)
 
     def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
-        """The position of each example's partner in a set of `size`."""
+        """The position of each example's partner in a dataset of `size` examples."""
         return mix_partners(id, view, size=size, seed=self.seed, stream="mixup partner")
 
     def ratios(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
@@ -69,7 +69,7 @@ class Mixup:
         id: Int[Tensor, " batch"],
         view: Int[Tensor, " batch"],
     ) -> tuple[Shaped[Tensor, " batch *image"], Float[Tensor, " batch"]]:
-        """The mixtures, of the same shape and type, and each example's own share, λ.
+        """Return the mixtures (same shape and dtype) and each example's own ratio λ.
 
         Raises:
             DataError: If the inputs are neither bytes nor floats.
@@ -87,16 +87,16 @@ class Mixup:
 
 @dataclass(frozen=True)
 class CutMix:
-    r"""Images in each of which a box is covered by the same box of another.
+    r"""Replace a random box of each image by the same box of another image.
 
-    The box has :math:`\sqrt{1 - \lambda}` of each side, :math:`\lambda \sim Beta(\alpha, \alpha)`, and its middle is
-    any pixel with equal chance; what lies outside of the image is cut off. The partner is any example of the whole set
-    with equal chance, also the example itself; partner and box are a pure function of (id, view, seed), never of the
-    batch. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type.
+    The sides of the box are :math:`\sqrt{1 - \lambda}` of the image's sides, :math:`\lambda \sim Beta(\alpha, \alpha)`.
+    Its center is uniform over all pixels, and parts outside of the image are cut off. The partner is uniform over the
+    whole dataset, including the example itself. Partner and box are a pure function of (id, view, seed) and do not
+    depend on the batch. Images are ``[batch, h, w]`` or ``[batch, c, h, w]``, of any number type.
 
     Attributes:
-        alpha: Above 0. 1 draws λ uniformly.
-        seed: Another seed gives other partners and boxes.
+        alpha: Parameter of the Beta distribution, above 0. With 1, λ is uniform.
+        seed: Seed of the random partners and boxes.
 
     Raises:
         LimbeckError: If `alpha` is not above 0.
@@ -122,13 +122,13 @@ class CutMix:
         return format_fingerprint("cut_mix/1", self)
 
     def partners(self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, size: int) -> Int[Tensor, " batch"]:
-        """The position of each example's partner in a set of `size`."""
+        """The position of each example's partner in a dataset of `size` examples."""
         return mix_partners(id, view, size=size, seed=self.seed, stream="cutmix partner")
 
     def covered(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, height: int, width: int
     ) -> Bool[Tensor, "batch h w"]:
-        """Which pixels of each image are its partner's."""
+        """Mask of the pixels that come from the partner."""
         draws = counter_uniform(id, view, seed=self.seed, draws=3, stream="cutmix box")
         part = (1.0 - sample_beta(draws[:, 0], self.alpha).double()).sqrt()
         sides = []
@@ -146,7 +146,7 @@ class CutMix:
         id: Int[Tensor, " batch"],
         view: Int[Tensor, " batch"],
     ) -> tuple[Shaped[Tensor, " batch *image"], Float[Tensor, " batch"]]:
-        """The mixtures, of the same shape and type, and the share of pixels that are each image's own.
+        """Return the mixtures (same shape and dtype) and the share of pixels from each image itself.
 
         Raises:
             DataError: If the inputs are not images with height and width last.

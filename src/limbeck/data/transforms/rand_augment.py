@@ -1,4 +1,4 @@
-"""`RandAugment`: a few operations drawn at random."""
+"""`RandAugment`: applies random operations to each image."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ from limbeck.functional.counter_rng import counter_uniform
 
 Images = Shaped[Tensor, "batch c h w"]
 Operation = Callable[[Tensor, Tensor, float], Tensor]
-"""Of images ``[batch, c, h, w]``, which of them go up (not down), and the strength from 0 to 1."""
+"""Arguments: images ``[batch, c, h, w]``, the direction of each (True is up), and the strength from 0 to 1."""
 
 _MOST = 30
 
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Images after `n` operations each, drawn with equal chance from fourteen, one after the other.
+    """Apply `n` random operations to each image, each drawn uniformly from fourteen.
 
-    Identity, auto-contrast, equalize, rotate (30 degrees), solarize, color, posterize (to 4 bits), contrast,
-    brightness, sharpness (factors 0.1 and 1.9), shear x and y (0.3), translate x and y (150/331 of the side): in
-    brackets how far they go at magnitude 30, of which `magnitude` is a part; what has two directions takes either. At
-    magnitude 0 all but auto-contrast and equalize leave the image as it is. What moves takes the nearest pixel and
-    leaves black behind. Images are ``[batch, h, w]`` or ``[batch, c, h, w]`` with one channel or red, green, blue:
-    bytes, or floats from 0 to 1 (which equalize and posterize bring to 256 levels).
+    The operations are identity, auto-contrast, equalize, rotate (30 degrees), solarize, color, posterize (to 4 bits),
+    contrast, brightness, sharpness (factors 0.1 and 1.9), shear x and y (0.3), translate x and y (150/331 of the side).
+    The values in brackets are those at magnitude 30; smaller magnitudes are proportional. Operations with two
+    directions choose one at random. At magnitude 0 only auto-contrast and equalize change the image. Geometric
+    operations use the nearest pixel, and empty areas become black. Images are ``[batch, h, w]`` or
+    ``[batch, c, h, w]`` with one channel or RGB: bytes, or floats from 0 to 1 (equalize and posterize reduce them to
+    256 levels).
 
     Attributes:
-        n: How many operations.
-        magnitude: How strong, from 0 to 30.
-        seed: Another seed draws others.
+        n: Number of operations per image.
+        magnitude: Strength of the operations, from 0 to 30.
+        seed: Seed of the random operations.
 
     Raises:
-        LimbeckError: If `n` is negative, or `magnitude` not from 0 to 30.
+        LimbeckError: If `n` is negative, or `magnitude` is not from 0 to 30.
 
     Example:
         >>> images = torch.arange(2 * 64, dtype=torch.uint8).view(2, 8, 8)
@@ -74,36 +75,36 @@ class RandAugment:
         """Name, version and parameters."""
         return format_fingerprint("rand_augment/1", self)
 
-    def drawn(
+    def draw_operations(
         self, id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> tuple[Int[Tensor, "batch n"], Bool[Tensor, "batch n"]]:
-        """Each image's operations, by their place in `OPERATIONS`, and which of them go up."""
+        """The operations of each image, as indices into `OPERATIONS`, and their directions (True is up)."""
         draws = counter_uniform(id, view, seed=self.seed, draws=2 * self.n, stream="rand augment")
         return randint(draws[:, : self.n], len(OPERATIONS)), draws[:, self.n :] < 0.5
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *image"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *image"]:
-        """The images, of the same shape and type.
+        """Apply the operations; shape and dtype stay the same.
 
         Raises:
-            DataError: If the inputs are not images of bytes, or of floats from 0 to 1, in gray or in color.
+            DataError: If the inputs are not gray or RGB images of bytes, or of floats from 0 to 1.
         """
         check_pixels(inputs, who="RandAugment")
         images = inputs.clone() if inputs.ndim == 4 else inputs.unsqueeze(1).clone()
-        which, up = (drawn.cpu() for drawn in self.drawn(id, view))
-        for turn_ in range(self.n):
-            # Grouped by operation: fourteen calls, however large the batch is.
+        which, up = (draws.cpu() for draws in self.draw_operations(id, view))
+        for step in range(self.n):
+            # Group images by operation: fourteen calls for any batch size.
             for number, operation in enumerate(OPERATIONS.values()):
-                rows = (which[:, turn_] == number).nonzero()[:, 0]
+                rows = (which[:, step] == number).nonzero()[:, 0]
                 if len(rows):
                     there = rows.to(images.device)
-                    images[there] = operation(images[there], up[rows, turn_], self.magnitude / _MOST)
+                    images[there] = operation(images[there], up[rows, step], self.magnitude / _MOST)
         return images.view(inputs.shape)
 
 
 def _factor(up: Tensor, strength: float) -> Tensor:
-    """How much of an image is kept in a blend: less than 1, or more."""
+    """The blend factor: above 1 for up, below 1 for down."""
     far = 0.9 * strength
     return torch.where(up, 1.0 + far, 1.0 - far)
 
@@ -192,4 +193,4 @@ OPERATIONS: MappingProxyType[str, Operation] = MappingProxyType(
         "translate y": _translate_y,
     }
 )
-"""The operations by name, in the order in which they are drawn."""
+"""The operations by name; `draw_operations` returns indices in this order."""

@@ -1,4 +1,4 @@
-"""The transforms that a name in a job stands for."""
+"""Creates transforms and mixes from their names in a job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MIXUP = "{mixup: {alpha: 0.2}}"
 
 
 def transform_names() -> dict[str, Callable[..., Transform]]:
-    """What makes a view of an example, by name."""
+    """The transforms by name."""
     return {
         "crop": Crop, "cut_out": Cutout, "flip": Flip, "jitter": ColorJitter, "rand_augment": RandAugment,
         "resized_crop": ResizedCrop, "shift": RandomShift,
@@ -31,43 +31,43 @@ def transform_names() -> dict[str, Callable[..., Transform]]:
 
 
 def mix_names() -> dict[str, Callable[..., BatchMix]]:
-    """What mixes two examples, by name."""
+    """The mixes by name."""
     return {"cut_mix": CutMix, "mixup": Mixup}
 
 
 def make_transform(spec: Any, *, seed: int = 0) -> Transform:
-    """The augmentation that a job names: one, or several in order.
+    """Create the transform of a job: one, or several in order.
 
     Args:
-        spec: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is a transform of your own: see
+        spec: A name, ``{name: options}``, or a list of these. ``my.py:noise`` is your own transform, see
             `limbeck.data.transforms.user_transform.UserTransform`.
-        seed: Of all that have none of their own.
+        seed: Seed of transforms that do not set their own.
 
     Raises:
-        UnknownNameError: If a name or an option is unknown; the nearest is named.
-        LimbeckError: If an option is missing or its value makes no sense.
+        UnknownNameError: If a name or an option is unknown. The message suggests the nearest name.
+        LimbeckError: If an option is missing or its value is not valid.
 
     Example:
-        >>> view_of(["crop", {"flip": {"probability": 1}}]).fingerprint
+        >>> make_transform(["crop", {"flip": {"probability": 1}}]).fingerprint
         'crop/1 padding=4 size=None fill=0 seed=0 > flip/1 probability=1 vertical=False seed=0'
     """
     specs = spec if isinstance(spec, (list, tuple)) else [spec]
     if not specs:
-        raise LimbeckError("The list of augmentations is empty: name one, such as crop, or leave the list out.")
+        raise LimbeckError("The list of augmentations is empty. Add one, such as crop, or leave the list out.")
     transforms = [_make("augmentation", item, transform_names(), mix_names(), seed) for item in specs]
     return transforms[0] if len(transforms) == 1 else Chain(*transforms)
 
 
 def make_mix(spec: Any, *, seed: int = 0) -> BatchMix:
-    """The mix that a job names.
+    """Create the mix of a job.
 
     Args:
         spec: A name, or ``{name: options}``.
-        seed: Unless it has its own.
+        seed: Seed of the mix, if it does not set its own.
 
     Raises:
-        UnknownNameError: If the name or an option is unknown; the nearest is named.
-        LimbeckError: If the value of an option makes no sense.
+        UnknownNameError: If the name or an option is unknown. The message suggests the nearest name.
+        LimbeckError: If the value of an option is not valid.
 
     Example:
         >>> make_mix({"mixup": {"alpha": 0.2}})
@@ -86,21 +86,19 @@ def _make(
         return open_transform(name, chosen, chosen.pop("seed", seed))
     if name in elsewhere:
         other = "mix" if kind == "augmentation" else "augment"
-        raise LimbeckError(f"{name} is no {kind}: name it under {other}, such as {other}: {name}.")
+        raise LimbeckError(f"{name} is not valid as {kind}; use {other}: {name}.")
     if name not in classes:
-        raise unknown_name_error(
-            kind, name, classes, then="Or one of your own: my.py:function." * (kind == "augmentation")
-        )
+        raise unknown(kind, name, classes, then="Or use your own: my.py:function." * (kind == "augmentation"))
     parameters: Any = fields(classes[name])  # type: ignore[arg-type]
     for key in options:
         if key not in (names := [field.name for field in parameters]):
             raise unknown_name_error(f"option of {name}", str(key), names)
     for field in parameters:
         if field.default is MISSING and field.name not in options:
-            raise LimbeckError(f"{name} needs {field.name}: write {{{name}: {{{field.name}: ...}}}}.")
+            raise LimbeckError(f"{name} needs {field.name}: {{{name}: {{{field.name}: ...}}}}.")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if isinstance(values.get("seed"), bool) or not isinstance(values.setdefault("seed", seed), int):
-        raise LimbeckError(f"seed={values['seed']!r} of {name} is no whole number.")
+        raise LimbeckError(f"seed={values['seed']!r} of {name} must be a whole number.")
     return classes[name](**values)
 
 

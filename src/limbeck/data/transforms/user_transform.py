@@ -1,4 +1,4 @@
-"""A transform from a user's own function, made repeatable."""
+"""`UserTransform`: a transform from a user's function, with seeded random numbers."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from limbeck.models.arguments import check_arguments
 
 
 class UserTransform:
-    """A view of each example made by a function, or a transform object, from a file: ``my.py:noise``.
+    """Transform that applies a function or transform object from a user's file, such as ``my.py:noise``.
 
-    What the file names may be
+    The name in the file may be
 
-    * a function of one example, ``noise(image, *, std=0.1)``: it gets one example's inputs as the data hold them (a
-      ``uint8`` picture ``[c, h, w]``, a row of numbers) and gives inputs of the same shape and type;
-    * a class, or a function that can be called without an example, that makes such a function: torchvision's and
-      albumentations' transforms are used this way;
-    * one that makes a `Transform`, which is then used as it is (see `open_transform`).
+    * a function of one example, ``noise(image, *, std=0.1)``, which takes the inputs of one example (a ``uint8`` image
+      ``[c, h, w]``, a row of numbers) and returns inputs of the same shape and dtype;
+    * a class or factory function that returns such a function, for example a transform of torchvision or
+      albumentations;
+    * a class or factory function that returns a `Transform`, which is then used directly (see `open_transform`).
 
-    It may draw from ``torch``, ``numpy`` and ``random``: each is seeded from (seed, id, view) before every call and put
-    back afterwards, so that an example's view is the same bits in every process and after a resume.
+    It may use random numbers of ``torch``, ``numpy`` and ``random``. Each generator is seeded from (seed, id, view)
+    before every call and restored afterwards, so a view is identical in every process and after a resume.
 
     Args:
         name: ``my.py:noise``.
         transform: The function of one example.
-        options: What it was made or is called with.
-        seed: Another seed draws other numbers.
-        source: What stands for its code in the fingerprint.
+        options: The options of the function or class.
+        seed: Seed of the random numbers.
+        source: Hash of the code, for the fingerprint.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class UserTransform:
         return f"OwnTransform({self._name})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The file's module has a name that no other process knows, so that one opens the file again.
+        # The file's module has a name that is unknown in other processes, so they open the file again.
         return open_transform, (self._name, self._options, self._seed)
 
     def __call__(
         self, inputs: Shaped[Tensor, " batch *example"], id: Int[Tensor, " batch"], view: Int[Tensor, " batch"]
     ) -> Shaped[Tensor, " batch *example"]:
-        """The transformed examples.
+        """Return the transformed examples.
 
         Raises:
-            LimbeckError: If the function fails, or gives another shape or type than it got.
+            LimbeckError: If the function fails, or returns another shape or dtype.
         """
         if not isinstance(inputs, Tensor):
-            raise DataError(f"{self._name} transforms inputs that are one tensor, not a {type(inputs).__name__}.")
+            raise DataError(f"{self._name} needs inputs that are one tensor, not a {type(inputs).__name__}.")
         if not len(inputs):
             return inputs
         draws = counter_uniform(id, view, seed=self._seed, draws=2, stream="own transform").double()
@@ -88,7 +88,7 @@ class UserTransform:
             output = self._transform(example.clone())
         except LimbeckError:
             raise
-        except Exception as error:  # whatever a person's function raises
+        except Exception as error:  # any exception of the user's function
             raise LimbeckError(
                 f"The transform {self._name} failed on inputs {list(example.shape)} {example.dtype}: "
                 f"{type(error).__name__}: {error}"
@@ -97,26 +97,26 @@ class UserTransform:
             changed = torch.as_tensor(output)
         except (TypeError, ValueError, RuntimeError) as error:
             raise LimbeckError(
-                f"The transform {self._name} returned a {type(output).__name__}; it has to return the changed inputs, "
+                f"The transform {self._name} returned a {type(output).__name__}; it must return inputs like "
                 f"{list(example.shape)} {example.dtype}."
             ) from error
         if changed.shape != example.shape or changed.dtype != example.dtype:
             raise LimbeckError(
-                f"The transform {self._name} got inputs {list(example.shape)} {example.dtype} and gave "
-                f"{list(changed.shape)} {changed.dtype}; it has to give the same shape and type."
+                f"The transform {self._name} got inputs {list(example.shape)} {example.dtype} but returned "
+                f"{list(changed.shape)} {changed.dtype}. Shape and dtype must stay the same."
             )
         return changed
 
 
 def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: int = 0) -> Any:
-    """The view that ``my.py:function`` names, with its options.
+    """Create the transform ``my.py:function`` with its options.
 
     Raises:
-        LimbeckError: If the file or function is missing, an option is none of its own, or it makes no transform.
+        LimbeckError: If the file or function is missing, an option is unknown, or the result is not a transform.
     """
     own = UserFile.parse(name)
     if own is None or own.weights is not None:
-        raise LimbeckError(f"{name!r} names no function of a Python file; type my.py:function.")
+        raise LimbeckError(f"{name!r} is not a function in a Python file; use my.py:function.")
     function, arguments = own.load(), dict(options or {})
     code = hashlib.sha256(own.file.read_bytes()).hexdigest()
     if _takes_example(function, arguments):
@@ -127,12 +127,12 @@ def open_transform(name: str, options: Mapping[str, Any] | None = None, seed: in
     if hasattr(transform, "fingerprint"):
         return transform
     if not callable(transform):
-        raise LimbeckError(f"{name} returned a {type(transform).__name__}; it has to return a function of one example.")
+        raise LimbeckError(f"{name} returned a {type(transform).__name__}; it must return a function of one example.")
     return UserTransform(name, transform, options=arguments, seed=seed, source=code)
 
 
 def _takes_example(function: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
-    """Whether a function is itself the transform: it needs one argument that the options do not give."""
+    """Whether a function is the transform itself, not a factory: it has a required argument not in the options."""
     if inspect.isclass(function):
         return False
     parameters = inspect.signature(function).parameters.values()
@@ -144,7 +144,7 @@ def _takes_example(function: Callable[..., Any], arguments: Mapping[str, Any]) -
 
 @contextmanager
 def _separate_generators() -> Iterator[None]:
-    """Put the three global generators back as they were."""
+    """Restore the three global random generators afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         try:
