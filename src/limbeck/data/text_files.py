@@ -134,7 +134,7 @@ def _check_object(row: Any, path: Path, number: int) -> None:
     if not isinstance(row, Mapping):
         whole = " Is the file a single list? Write one entry per line." if isinstance(row, list) else ""
         raise DataError(
-            f'{path}, line {number}, has a {type(row).__name__} instead of an object {{"text": ..., "label": ...}}.{whole}'
+            f'{path}, line {number}, is a {type(row).__name__}, not an object {{"text": ..., "label": ...}}.{whole}'
         )
 
 
@@ -182,7 +182,7 @@ def _check_label(value: Any, key: str, path: Path, number: int) -> str:
     whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
     if (isinstance(value, float) and not whole) or not isinstance(value, (str, int, float)) or value == "":
         raise DataError(
-            f"{path}, line {number}: the label {key!r} is {value!r}, which is not a class. Classes are strings or whole "
+            f"{path}, line {number}: the label {key!r} is {value!r}, which is not a class. Use strings or whole "
             "numbers. For class probabilities or regression use limbeck.distill in Python."
         )
     return _check_characters(str(int(value)) if whole else str(value), key, path, number)

@@ -1,4 +1,4 @@
-"""Does the page about views say what the code does?"""
+"""Tests of docs/transforms.md: its code runs, and its table has the right defaults."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import limbeck
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "views.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "transforms.md").read_text(encoding="utf-8")
 
 
 def test_the_page_runs_from_top_to_bottom():
-    scope = {"__name__": "views"}
+    scope = {"__name__": "transforms"}
     for block in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S):
-        exec(compile(block, "views.md", "exec"), scope)
+        exec(compile(block, "transforms.md", "exec"), scope)
 
 
 def test_its_job_is_one():
@@ -28,11 +28,11 @@ def test_its_job_is_one():
     assert budget.make_mix(seed=0) == limbeck.Mixup()
 
 
-def test_it_names_every_view_with_its_defaults():
+def test_the_table_has_every_transform_with_its_defaults():
     table = re.findall(r"^\| (`.*?)\|", PAGE, flags=re.M)
-    for name, given in re.findall(r"`(\w+)\((.*?)\)`", "\n".join(table)):
+    for name, arguments in re.findall(r"`(\w+)\((.*?)\)`", "\n".join(table)):
         kind = getattr(limbeck, name)
-        pairs = re.findall(r"(\w+)=(\([^)]*\)|[^,]+)", given)
+        pairs = re.findall(r"(\w+)=(\([^)]*\)|[^,]+)", arguments)
         assert all(getattr(kind, key) == eval(value) for key, value in pairs), name
     assert {
         "RandomShift",
