@@ -265,7 +265,7 @@ def _find_reader(
         return _load_folder, ("size", "channels", "bit_depth", "num_workers", "class_names", "test", "val")
     check_readable(name, path)
     then = "Or use a .npz, .csv, .parquet or .jsonl file, or a folder."
-    raise unknown("dataset", name, _BUILTIN, then=then)
+    raise unknown_name_error("dataset", name, _BUILTIN, then=then)
 
 
 def _load_user_data(name: str, own: UserFile, options: Mapping[str, Any]) -> DataSplits:
@@ -342,7 +342,7 @@ def _check_groups(name: str, test: Dataset, groups: str | None) -> None:
         return
     extra = test.take(torch.tensor([0])).extra
     if groups not in extra:
-        raise unknown(
+        raise unknown_name_error(
             f"groups in {name}", groups, extra, then="groups=NAME requires an array NAME_test with one value per row."
         )
     if isinstance(extra[groups], torch.Tensor) and extra[groups].ndim != 1:

@@ -153,7 +153,7 @@ class TorchLoader(Loader):
 
     def bind(self, models: Mapping[str, nn.Module]) -> None:
         """Check whether one of the models is a causal language model."""
-        self._shifted = any(is_causal_lm(model) for model in getattr(models, "made", models).values())
+        self._shifted = any(is_causal_lm(model) for model in getattr(models, "existing", models).values())
 
     @property
     def fingerprint(self) -> str:
