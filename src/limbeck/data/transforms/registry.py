@@ -88,7 +88,9 @@ def _make(
         other = "mix" if kind == "augmentation" else "augment"
         raise LimbeckError(f"{name} is not valid as {kind}; use {other}: {name}.")
     if name not in classes:
-        raise unknown_name_error(kind, name, classes, then="Or use your own: my.py:function." * (kind == "augmentation"))
+        raise unknown_name_error(
+            kind, name, classes, then="Or use your own: my.py:function." * (kind == "augmentation")
+        )
     parameters: Any = fields(classes[name])  # type: ignore[arg-type]
     for key in options:
         if key not in (names := [field.name for field in parameters]):
