@@ -1,7 +1,7 @@
-"""A random forest teaches a small network on a table with gaps: 500 rows have an answer, 3,000 have none.
+"""Distill a random forest into a small network on a table of which 500 rows are labeled and 3,000 are not.
 
-The forest reads raw columns, the network standardized and one-hot ones; both come from one file. Rows without an answer
-(an empty cell in the target column) teach the network what the forest thinks of them.
+The forest gets raw columns, the network standardized and one-hot columns of the same file. The network also learns from
+the forest's predictions for rows without a label (an empty cell in the target column).
 """
 
 import csv
@@ -19,7 +19,7 @@ from limbeck.metrics import accuracy, predict
 
 
 def write_table(path: Path, rows: int, unanswered: int, seed: int) -> None:
-    """Loans by a made-up rule: thresholds on four columns; eight more say nothing, and one answer in 20 is wrong."""
+    """Made-up loans: the label depends on four columns, eight more are noise, and one label in 20 is wrong."""
     draw = np.random.default_rng(seed)
     age, income, debt = draw.uniform(18, 80, rows), draw.gamma(3, 12, rows), draw.uniform(0, 1, rows)
     region = draw.choice(["north", "south", "east", "west"], rows)
@@ -35,12 +35,12 @@ def write_table(path: Path, rows: int, unanswered: int, seed: int) -> None:
             table.writerow([f"{age[i]:.1f}", f"{income[i]:.2f}", f"{debt[i]:.3f}", region[i], *others, answer])
 
 
-def whole(examples: lb.ArrayDataset) -> lb.Batch:
+def all_rows(examples: lb.ArrayDataset) -> lb.Batch:
     return examples.take(torch.arange(len(examples)))
 
 
-def trained(stage: lb.Stage, train: lb.ArrayDataset, seed: int) -> torch.nn.Module:
-    network = lb.build("mlp", seed=seed, inputs=whole(train).inputs.shape[1], hidden=[32], classes=2)
+def train_network(stage: lb.Stage, train: lb.ArrayDataset, seed: int) -> torch.nn.Module:
+    network = lb.build("mlp", seed=seed, inputs=all_rows(train).inputs.shape[1], hidden=[32], classes=2)
     budget = {"epochs": 40, "batch_size": 512, "seed": seed, "optimizer": lb.Optimizer(lr=1e-2)}
     return lb.distill(network, stage, train, **budget).finish().student
 
@@ -50,9 +50,9 @@ if __name__ == "__main__":
     write_table(folder / "loans.csv", rows=3500, unanswered=3000, seed=0)
     write_table(folder / "later.csv", rows=4000, unanswered=0, seed=1)
     train, encoding = lb.read_table(folder / "loans.csv", target="repaid")
-    test = whole(lb.read_table(folder / "later.csv", target="repaid", encoding=encoding)[0])
+    test = all_rows(lb.read_table(folder / "later.csv", target="repaid", encoding=encoding)[0])
 
-    answered = whole(train.select((train.labels >= 0).nonzero().flatten()))
+    answered = all_rows(train.select((train.labels >= 0).nonzero().flatten()))
     forest = RandomForestClassifier(100, min_samples_leaf=2, max_features=0.5, random_state=0)
     forest.fit(answered.extra["raw"], answered.labels)
     print(f"forest             {(forest.predict(test.extra['raw']) == test.labels.numpy()).mean():.3f}")
@@ -63,5 +63,5 @@ if __name__ == "__main__":
         teacher=lb.SklearnTeacher(forest, preprocess=SelectColumn("raw")),
     )
     for name, stage in {"network alone": alone, "network distilled": taught}.items():
-        scores = [accuracy(predict(trained(stage, train, seed), [test])).value for seed in range(3)]
+        scores = [accuracy(predict(train_network(stage, train, seed), [test])).value for seed in range(3)]
         print(f"{name:18} {np.mean(scores):.3f}  ({', '.join(f'{score:.3f}' for score in scores)})")

@@ -1,10 +1,10 @@
-"""A Hugging Face classifier of six layers teaches one of two, which begins as two of its layers: SST-2, some minutes.
+"""Distill a Hugging Face classifier of six layers into one of two layers on SST-2; takes some minutes.
 
-The teacher learns from 67,349 labeled phrases, the students from 6,920 whole sentences: from labels (alone), or from
-the teacher's answers too. One student that is alone begins anew, one with the layers that the distilled ones have too.
-Needs the extra hf, and SST-2 in the folder that LIMBECK_DATA names. Nothing is downloaded: the tokenizer is trained
-from the texts, the teacher from a configuration. What comes out opens with stock transformers. docs/huggingface.md has
-the results, and says what they do and do not show.
+The teacher is trained on 67,349 labeled phrases, the students on 6,920 sentences: on labels only (alone), or on the
+teacher's outputs too. One of the students without a teacher has new layers; all others start as two of the teacher's.
+Needs the extra hf, and SST-2 in the folder LIMBECK_DATA. Nothing is downloaded: the tokenizer is trained on the texts,
+and the teacher is built from a configuration. The saved student opens with plain transformers. docs/huggingface.md
+shows and discusses the results.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def classifier(data, layers: int, seed: int) -> transformers.BertForSequenceClas
         return transformers.BertForSequenceClassification(config)
 
 
-def trained(model, stage: lb.Stage, train, epochs: int, batch_size: int = 32):
+def fit(model, stage: lb.Stage, train, epochs: int, batch_size: int = 32):
     began = time.perf_counter()
     optimizer = lb.Optimizer(lr=1e-3, warmup=0.1, clip=1.0)
     lb.distill(model, stage, train, epochs=epochs, batch_size=batch_size, optimizer=optimizer).finish()
@@ -43,24 +43,24 @@ if __name__ == "__main__":
     parser.add_argument("--examples", type=int, help="learn from so many phrases and sentences; all by default")
     parser.add_argument("--epochs", type=int, default=3, help="of the students")
     parser.add_argument("--out", default="runs/hf_sst2")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     data = lb.load_data("sst2_sentences", vocabulary=4000, max_length=64)
-    data.tokenizer.save_pretrained(asked.out)
-    phrases = lb.load_data("sst2", tokenizer=asked.out, max_length=64).train
+    data.tokenizer.save_prefit(options.out)
+    phrases = lb.load_data("sst2", tokenizer=options.out, max_length=64).train
     phrases, sentences = (
-        subsample(part, min(asked.examples or len(part), len(part)), seed=0) for part in (phrases, data.train)
+        subsample(part, min(options.examples or len(part), len(part)), seed=0) for part in (phrases, data.train)
     )
 
-    def told(name: str, model, seconds: float) -> None:
-        found = accuracy(predict(model, lb.ShuffledLoader(data.test, batch_size=256, shuffle=False))).value
-        print(f"{name:36} {found:.3f}  {seconds:4.0f} s", flush=True)
+    def report(name: str, model, seconds: float) -> None:
+        score = accuracy(predict(model, lb.ShuffledLoader(data.test, batch_size=256, shuffle=False))).value
+        print(f"{name:36} {score:.3f}  {seconds:4.0f} s", flush=True)
 
     labels = lb.Loss(cross_entropy)
     teacher = classifier(data, layers=6, seed=0)
-    told("teacher, 6 layers, phrases", teacher, trained(teacher, lb.Stage(labels), phrases, epochs=1, batch_size=64))
+    report("teacher, 6 layers, phrases", teacher, fit(teacher, lb.Stage(labels), phrases, epochs=1, batch_size=64))
 
-    # Layer j of the student is held against the last of the teacher's layers that it stands for.
+    # Layer j of the student is compared with the last of the three teacher layers that it replaces.
     hidden = sum(
         lb.Loss(state_squared_error, student=f"bert.encoder.layer.{j}", teacher=f"bert.encoder.layer.{3 * j + 2}")
         for j in range(2)
@@ -73,11 +73,11 @@ if __name__ == "__main__":
         "distilled, hidden states too": (shallow(teacher, 2), lb.Stage(soft + 0.1 * hidden, teacher=teacher)),
     }
     for name, (student, stage) in arms.items():
-        told(name, student, trained(student, stage, sentences, asked.epochs))
+        report(name, student, fit(student, stage, sentences, options.epochs))
 
-    student.save_pretrained(asked.out)
-    opened = transformers.AutoModelForSequenceClassification.from_pretrained(asked.out).eval()
-    words = transformers.AutoTokenizer.from_pretrained(asked.out)
+    student.save_prefit(options.out)
+    opened = transformers.AutoModelForSequenceClassification.from_prefit(options.out).eval()
+    words = transformers.AutoTokenizer.from_prefit(options.out)
     for text in ("a moving and very funny film .", "dull , flat and far too long ."):
-        found = opened(**words(text, return_tensors="pt")).logits.detach().softmax(-1)[0]
-        print(f"{opened.config.id2label[int(found.argmax())]:9} {float(found.max()):.2f}  {text}")
+        probabilities = opened(**words(text, return_tensors="pt")).logits.detach().softmax(-1)[0]
+        print(f"{opened.config.id2label[int(probabilities.argmax())]:9} {float(probabilities.max()):.2f}  {text}")

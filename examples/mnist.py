@@ -1,4 +1,4 @@
-"""The job of mnist.yaml as ten lines of Python; the same folder, table and verdict come of it."""
+"""The job of mnist.yaml in Python, with the same output folder, table and verdict."""
 
 import limbeck as lb
 

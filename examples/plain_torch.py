@@ -1,4 +1,4 @@
-"""Hinton's soft targets by hand, in plain PyTorch. Read it beside with_limbeck.py."""
+"""Distillation with soft targets in plain PyTorch. with_limbeck.py does the same with limbeck."""
 
 import torch
 from sklearn.datasets import load_digits

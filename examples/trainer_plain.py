@@ -1,4 +1,4 @@
-"""A small Hugging Face classifier learns SST-2's labels by a transformers.Trainer. Read it beside trainer_bridge.py."""
+"""A small Hugging Face classifier trained on SST-2 with transformers.Trainer. trainer_distill.py distills it."""
 
 import sys
 
@@ -26,8 +26,8 @@ def fit(model, make=transformers.Trainer, **more) -> float:
     collator = transformers.DataCollatorWithPadding(data.tokenizer)
     trainer = make(model, arguments, train_dataset=IdDataset(train), data_collator=collator, **more)
     trainer.train()
-    found = trainer.predict(IdDataset(data.test))
-    return float((found.predictions.argmax(-1) == found.label_ids).mean())
+    output = trainer.predict(IdDataset(data.test))
+    return float((output.predictions.argmax(-1) == output.label_ids).mean())
 
 
 if __name__ == "__main__":

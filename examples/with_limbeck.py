@@ -1,4 +1,4 @@
-"""The same with limbeck, twice: in a run of its own, and in your own loop. Read it beside plain_torch.py."""
+"""The training of plain_torch.py with limbeck, twice: with lb.distill, and in your own loop."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -19,13 +19,13 @@ def network(width: int) -> nn.Module:
 
 
 def own_loop(student: nn.Module, teacher: nn.Module, epochs: int) -> None:
-    """The loop of plain_torch.py: limbeck gives the loss, the rest is as you have it."""
+    """The loop of plain_torch.py: limbeck computes the loss, the rest is unchanged."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
-    tutor = lb.DistillationLoss(student, soft_targets, teacher)
+    distillation = lb.DistillationLoss(student, soft_targets, teacher)
     for _ in range(epochs):
         for rows in torch.randperm(1000).split(64):
             x, y = train[0][rows], train[1][rows]
-            output = tutor((x, y))  # .loss, .logits and .terms of one forward pass
+            output = distillation((x, y))  # .loss, .logits and .terms of one forward pass
             optimizer.zero_grad()
             output.loss.backward()
             optimizer.step()
@@ -34,7 +34,7 @@ def own_loop(student: nn.Module, teacher: nn.Module, epochs: int) -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     teacher, student, other = network(256), network(8), network(8)
-    # A run: metrics, checkpoints, checks and the schedule come with it.
+    # lb.distill adds metrics, checkpoints, checks and the schedule.
     budget = {"epochs": 30, "batch_size": 64, "optimizer": lb.Optimizer(lr=1e-2, decay="constant")}
     lb.distill(teacher, lb.Stage(lb.Loss(cross_entropy)), train, **budget).finish()
     lb.distill(student, lb.Stage(soft_targets, teacher=teacher), train, **budget).finish()

@@ -63,8 +63,8 @@ def test_the_loss_is_transformers_own(prompt):
 def test_a_loop_of_ones_own_agrees():
     student, teacher, objective = gpt(), gpt(1), 0.5 * Loss(cross_entropy) + 0.5 * Loss(kl_divergence)
     item = items()[0]
-    with DistillationLoss(student, objective, teacher, example=item) as tutor:
-        own = float(tutor(item).loss.detach())
+    with DistillationLoss(student, objective, teacher, example=item) as distillation:
+        own = float(distillation(item).loss.detach())
     report = next(iter(distill(student, Stage(objective, teacher=teacher, steps=1), [item], accelerator="cpu")))
     assert report.loss == pytest.approx(own, rel=1e-5)
     batch = to_batch(item, shifted=True)

@@ -92,7 +92,7 @@ def callable_object():
 
 
 @pytest.mark.parametrize("make", [closure, callable_object])
-@pytest.mark.parametrize("way", ["run", "tutor"])
+@pytest.mark.parametrize("way", ["run", "distillation"])
 def test_a_kernel_with_a_memory(make, way):
     counted, count = make()
     if way == "run":

@@ -227,13 +227,15 @@ def test_a_model_that_changes_its_inputs_in_place_changes_nobody_elses(who):
     torch.testing.assert_close(trained(in_place=True), trained(in_place=False), rtol=0, atol=0)
 
 
-def test_a_tutor_leaves_the_loops_batch_as_it_was():
+def test_a_distillation_loss_leaves_the_loops_batch_as_it_was():
     inputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
     kept = inputs.clone()
 
     def losses(in_place):
-        tutor = DistillationLoss(Centered(0, in_place=in_place), Loss(kl_divergence), Centered(7, in_place=in_place))
-        return [tutor((inputs, torch.arange(4) % 3)).loss.item() for _ in range(2)]
+        distillation = DistillationLoss(
+            Centered(0, in_place=in_place), Loss(kl_divergence), Centered(7, in_place=in_place)
+        )
+        return [distillation((inputs, torch.arange(4) % 3)).loss.item() for _ in range(2)]
 
     assert losses(in_place=True) == losses(in_place=False)
     assert torch.equal(inputs, kept)

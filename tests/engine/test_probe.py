@@ -196,7 +196,7 @@ def test_bytes_that_a_network_refuses_name_the_reads_that_they_need():
         with pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.NormalizeImages"):
             distill(make(), stage, ArrayDataset(pixels, labels)).finish()
         with (
-            DistillationLoss(make(), objective, teacher) as tutor,
+            DistillationLoss(make(), objective, teacher) as distillation,
             pytest.raises(LimbeckError, match=r"data\.preprocess.*lb\.NormalizeImages"),
         ):
-            tutor((pixels, labels))
+            distillation((pixels, labels))

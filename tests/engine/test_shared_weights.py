@@ -89,7 +89,7 @@ SHARED = [
 
 def set_going(student: nn.Module, teacher: object, way: str, *, early: bool) -> None:
     stage = Stage(SOFT, teacher=teacher, epochs=1)
-    if way == "tutor":
+    if way == "distillation":
         DistillationLoss(student, SOFT, teacher, example=arrays(8).take(torch.arange(8)))
     elif way == "later" and early:
         distill(student, Stage(Loss(cross_entropy), epochs=1) >> stage, make_loader())
@@ -98,7 +98,7 @@ def set_going(student: nn.Module, teacher: object, way: str, *, early: bool) -> 
 
 
 @pytest.mark.parametrize("make", SHARED)
-@pytest.mark.parametrize("way", ["live", "ensemble", "displaced", "cached", "tutor", "later"])
+@pytest.mark.parametrize("way", ["live", "ensemble", "displaced", "cached", "distillation", "later"])
 def test_what_would_move_the_teacher_is_refused(make, way, tmp_path):
     teacher = network().eval()
     student = make(teacher)

@@ -1,4 +1,4 @@
-"""The bridges' same steps on one process or on two, as a script of its own: writes what became of them, as JSON.
+"""The same training steps on one process or two, as a script that writes the results as JSON.
 
 Typed ``ranks_story.py trainer|lightning FOLDER PROCESSES``. For the Trainer, test_ranks starts each process; Lightning
 starts the second itself.

@@ -59,11 +59,11 @@ TAUGHT = (
     .replace(
         "for epoch in range(3):\n",
         "objective = 0.1 * lb.Loss(cross_entropy) + 0.9 * lb.Loss(kl_divergence, temperature=4.0)\n"
-        "tutor = lb.DistillationLoss(student, objective, teacher)\nfor epoch in range(3):\n",
+        "distillation = lb.DistillationLoss(student, objective, teacher)\nfor epoch in range(3):\n",
     )
     .replace(
         "            logits = student(images)\n            loss = F.cross_entropy(logits, labels)\n",
-        "            loss, logits, terms = tutor((images, labels))\n",
+        "            loss, logits, terms = distillation((images, labels))\n",
     )
     .replace("loss.item())", "loss.item(), {name: value.item() for name, value in terms.items()})")
 )
@@ -99,7 +99,7 @@ def data(count=8):
 def test_whatever_distill_takes_gives_the_same_loss():
     (x, y), teacher = data(), net(1)
     student = nn.Linear(4, 3)
-    tutor = DistillationLoss(student, objective(), teacher)
+    distillation = DistillationLoss(student, objective(), teacher)
     loader = DataLoader(TensorDataset(x, y), batch_size=8)
     items = [
         lb.Batch(x, labels=y),
@@ -109,30 +109,30 @@ def test_whatever_distill_takes_gives_the_same_loss():
         {"inputs": x, "labels": y},
         next(iter(loader)),
     ]
-    losses = {tutor(item).loss.item() for item in items}
+    losses = {distillation(item).loss.item() for item in items}
     assert len(losses) == 1
     assert {
         engine_loss(copy.deepcopy(student), objective(), copy.deepcopy(teacher), lb.Batch(x, labels=y))[0]
     } == losses
     with pytest.raises(DataError, match="adapt="):
-        tutor((x, y, torch.arange(8)))
+        distillation((x, y, torch.arange(8)))
     triples = DistillationLoss(student, objective(), teacher, adapt=lambda item: lb.Batch(item[0], labels=item[1]))
     assert triples((x, y, torch.arange(8))).loss.item() in losses
 
 
 def test_texts_as_a_hugging_face_loader_gives_them():
     batch = texts().take(torch.arange(6))
-    tutor = DistillationLoss(bert(seed=0), objective(), bert(seed=1))
-    output = tutor({**batch.inputs, "labels": batch.labels})
-    assert output.loss == tutor.loss(batch)
+    distillation = DistillationLoss(bert(seed=0), objective(), bert(seed=1))
+    output = distillation({**batch.inputs, "labels": batch.labels})
+    assert output.loss == distillation.loss(batch)
     assert output.logits.shape == (6, 2)
 
 
 def test_terms_and_logits_come_with_the_loss_of_one_forward_pass():
     (x, y), student, calls = data(), nn.Linear(4, 3), []
-    tutor = DistillationLoss(student, objective(), net(1), example=(x, y))
+    distillation = DistillationLoss(student, objective(), net(1), example=(x, y))
     student.register_forward_hook(lambda *_: calls.append(1))
-    loss, logits, terms = tutor((x, y))
+    loss, logits, terms = distillation((x, y))
     assert len(calls) == 1
     assert torch.equal(logits, student(x))
     assert terms["cross_entropy"].item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
@@ -145,37 +145,37 @@ def test_terms_and_logits_come_with_the_loss_of_one_forward_pass():
 def test_the_teacher_is_in_eval_mode_until_it_is_closed():
     (x, y), teacher, student = data(), net(1).train(), nn.Linear(4, 3)
     before = copy.deepcopy(teacher.state_dict())
-    tutor = DistillationLoss(student, objective(), teacher)
-    first = tutor((x, y)).terms["kl_divergence"]
+    distillation = DistillationLoss(student, objective(), teacher)
+    first = distillation((x, y)).terms["kl_divergence"]
     teacher.train()  # as loops do that put everything into training mode
-    assert tutor((x, y)).terms["kl_divergence"] == first
+    assert distillation((x, y)).terms["kl_divergence"] == first
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     teacher.eval()
-    tutor.close()
-    tutor.close()
+    distillation.close()
+    distillation.close()
     assert teacher.training
     assert not any(module._forward_hooks for module in teacher.modules())
-    assert tutor((x, y)).terms["kl_divergence"] == first  # and it opens again
-    with tutor as same:
-        assert same is tutor
+    assert distillation((x, y)).terms["kl_divergence"] == first  # and it opens again
+    with distillation as same:
+        assert same is distillation
     assert teacher.training
 
 
 def test_it_closes_when_it_is_forgotten():
     teacher = net(1).train()
-    tutor = DistillationLoss(nn.Linear(4, 3), objective(), teacher)
-    tutor(data())
+    distillation = DistillationLoss(nn.Linear(4, 3), objective(), teacher)
+    distillation(data())
     assert not teacher.training
-    del tutor
+    del distillation
     assert teacher.training
 
 
 def test_the_first_batch_looks_at_everything_and_changes_nothing():
     """The trial is under saved random numbers and running statistics."""
     (x, y), student = data(), net(0)
-    tutor, again = DistillationLoss(student, objective(), net(1)), copy.deepcopy(student)
+    distillation, again = DistillationLoss(student, objective(), net(1)), copy.deepcopy(student)
     torch.manual_seed(3)
-    loss = tutor((x, y)).loss
+    loss = distillation((x, y)).loss
     torch.manual_seed(3)
     assert DistillationLoss(again, objective(), net(1), example=(x, y))((x, y)).loss == loss
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in student.state_dict().items())
@@ -185,12 +185,12 @@ def test_the_first_batch_looks_at_everything_and_changes_nothing():
 
 def test_under_autocast_every_step_has_its_gradient():
     (x, y), student = data(), nn.Linear(4, 3)
-    tutor = DistillationLoss(student, objective(), net(1))
+    distillation = DistillationLoss(student, objective(), net(1))
     expected = {}
     for step in range(3):
         student.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            output = tutor((x, y))
+            output = distillation((x, y))
         output.loss.backward()
         found = gradients(student)
         assert found.keys() == {"weight", "bias"}
@@ -207,14 +207,14 @@ def test_under_autocast_every_step_has_its_gradient():
 def test_accumulated_batches_have_the_gradient_of_the_whole():
     (x, y), student = data(10), nn.Linear(4, 3)
     y[:3] = -100
-    tutor = DistillationLoss(student, objective(), net(1), accumulate=3)
-    tutor((x, y)).loss.backward()
+    distillation = DistillationLoss(student, objective(), net(1), accumulate=3)
+    distillation((x, y)).loss.backward()
     whole = gradients(student)
     student.zero_grad()
     window = list(zip(x.split(4), y.split(4), strict=True))
-    counts = tutor.counts(window)
+    counts = distillation.counts(window)
     for batch in window:
-        tutor(batch, counts=counts).loss.backward()
+        distillation(batch, counts=counts).loss.backward()
     assert all(torch.allclose(gradients(student)[name], tensor, atol=1e-6) for name, tensor in whole.items())
 
 
@@ -222,9 +222,11 @@ def test_heads_need_an_example():
     hint = lb.Loss(squared_error, student="0", teacher="0", head=lb.Projector())
     with pytest.raises(LimbeckError, match="example="):
         DistillationLoss(nn.Sequential(nn.Linear(4, 3)), lb.Loss(cross_entropy) + hint, net(1))
-    tutor = DistillationLoss(nn.Sequential(nn.Linear(4, 3)), lb.Loss(cross_entropy) + hint, net(1), example=data())
-    assert list(tutor.objective.parameters())
-    assert tutor(data()).loss.isfinite()
+    distillation = DistillationLoss(
+        nn.Sequential(nn.Linear(4, 3)), lb.Loss(cross_entropy) + hint, net(1), example=data()
+    )
+    assert list(distillation.objective.parameters())
+    assert distillation(data()).loss.isfinite()
 
 
 def test_a_forest_teaches():

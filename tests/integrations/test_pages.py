@@ -1,4 +1,4 @@
-"""Does every line of Python on the pages about bridges and Hugging Face run?"""
+"""The Python blocks of the pages on integrations and Hugging Face run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="transformers is not installed (extra
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("page", ["bridges", "huggingface"])
+@pytest.mark.parametrize("page", ["integrations", "huggingface"])
 def test_the_pages_python_runs(page):
     text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
     found = re.findall(r"```python\n(.*?)```", text, re.S)

@@ -1,4 +1,4 @@
-"""Do the bridges end on two processes as on one, whatever way the same batches were split?"""
+"""Two processes end with the same weights as one, however the batches are split."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_training_learns_and_leaves_a_plain_model(tmp_path):
 def test_evaluation_is_the_models_own_and_asks_no_teacher(tmp_path):
     student = bert(seed=0)
     bridge = trainer(tmp_path, student, objective(), bert(seed=1))
-    bridge.tutor.loss = None
+    bridge.distillation.loss = None
     found = bridge.evaluate(IdDataset(texts()))
     batch = texts().take(torch.arange(22))
     assert found["eval_loss"] == pytest.approx(student(**batch.inputs, labels=batch.labels).loss.item(), abs=1e-6)
@@ -112,15 +112,16 @@ def test_heads_learn_are_saved_and_come_back(tmp_path):
 
     more = {"num_train_epochs": 2, "save_strategy": "epoch", "seed": 3, "data_seed": 3, "learning_rate": 1e-2}
     whole = trainer(tmp_path / "whole", bert(seed=0), objective() + made(), bert(seed=1), **more)
-    begun = {name: tensor.clone() for name, tensor in whole.tutor.objective.state_dict().items()}
+    begun = {name: tensor.clone() for name, tensor in whole.distillation.objective.state_dict().items()}
     whole.train()
-    learnt = whole.tutor.objective.state_dict()
+    learnt = whole.distillation.objective.state_dict()
     assert begun
     assert any(not torch.equal(tensor, learnt[name]) for name, tensor in begun.items())
     again = trainer(tmp_path / "whole", bert(seed=9), objective() + made(), bert(seed=1), **more)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
     assert all(
-        torch.allclose(tensor, learnt[name], atol=1e-6) for name, tensor in again.tutor.objective.state_dict().items()
+        torch.allclose(tensor, learnt[name], atol=1e-6)
+        for name, tensor in again.distillation.objective.state_dict().items()
     )
 
 

@@ -1,4 +1,4 @@
-"""What do the tests of the bridges share? Two tiny classifiers of texts, and the texts."""
+"""Two tiny text classifiers and their texts, for the tests of the integrations."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_two_models_with_other_orders_are_refused_where_their_logits_are_compare
         lb.distill(student, stage, data, batch_size=4, accelerator="cpu").finish()
 
 
-def test_a_tutor_refuses_them_too():
+def test_a_distillation_loss_refuses_them_too():
     from limbeck.integrations import DistillationLoss
 
     with pytest.raises(LimbeckError, match="different orders"):

@@ -57,7 +57,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         objective: What is minimized.
         teacher: A `Teacher`, or what becomes one: a module, a fitted scikit-learn classifier. None if none is read.
         example: Any batch of the data; needed where heads learn, whose shape it gives before an optimizer asks for
-            their parameters (``tutor.objective.parameters()``).
+            their parameters (``distillation.objective.parameters()``).
         loader: Where batches come from, for a teacher whose answers are kept (`CachedTeacher`): it has ids and a
             fingerprint.
         preprocess: The way from a batch to inputs.
@@ -74,12 +74,12 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         >>> from limbeck.functional import kl_divergence
         >>> from limbeck.losses import Loss
         >>> student = nn.Linear(2, 3)
-        >>> tutor = DistillationLoss(student, Loss(kl_divergence), nn.Linear(2, 3))
-        >>> output = tutor((torch.randn(4, 2), torch.tensor([0, 1, 2, 0])))
+        >>> distillation = DistillationLoss(student, Loss(kl_divergence), nn.Linear(2, 3))
+        >>> output = distillation((torch.randn(4, 2), torch.tensor([0, 1, 2, 0])))
         >>> output.loss.backward()
         >>> student.weight.grad.shape, output.logits.shape, list(output.terms)
         (torch.Size([3, 2]), torch.Size([4, 3]), ['kl_divergence'])
-        >>> tutor.close()
+        >>> distillation.close()
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class DistillationLoss(AbstractContextManager["DistillationLoss"]):
         if self._closing is None:
             with ExitStack() as stack:
                 self._answer = self._opened_teacher(stack)
-                # Also at the end of the process, before its modules fall apart, and when the tutor is forgotten.
+                # Also at the end of the process, before its modules fall apart, and when the distillation is forgotten.
                 self._closing = weakref.finalize(self, stack.pop_all().close)
             self._place = self.device
         return self

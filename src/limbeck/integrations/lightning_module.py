@@ -70,7 +70,7 @@ class DistillModule(LightningModule):
         self.optimizer = optimizer or Optimizer()
         self.accumulate = accumulate
         self._shifted = is_causal_lm(student)
-        self.tutor = DistillationLoss(
+        self.distillation = DistillationLoss(
             student, objective, teacher, example=self._batch(example), loader=loader, preprocess=preprocess,
             adaptor=adaptor,
             accumulate=accumulate,
@@ -88,10 +88,10 @@ class DistillModule(LightningModule):
         if len(self._window) < self.accumulate and not self.trainer.is_last_batch:
             return None
         window, self._window = self._window, []
-        progress, counts = self._progress(), self.tutor.counts(window)
+        progress, counts = self._progress(), self.distillation.counts(window)
         total = torch.zeros((), device=self.device)
         for one in window:
-            loss = self.tutor.loss(one, progress=progress, counts=counts)
+            loss = self.distillation.loss(one, progress=progress, counts=counts)
             self.manual_backward(loss)
             total += loss.detach()
         self._step(progress)
@@ -104,7 +104,7 @@ class DistillModule(LightningModule):
         inputs = self._batch(batch)
         if inputs.labels is None:
             raise LimbeckError("Validation counts right answers, and these batches have no labels.")
-        logits = logits_of(call(self.student, self.tutor.preprocess(inputs)), self.tutor.adaptor)
+        logits = logits_of(call(self.student, self.distillation.preprocess(inputs)), self.distillation.adaptor)
         labeled = inputs.labels != IGNORED
         right = (logits.argmax(-1) == inputs.labels)[labeled].float()
         # Also where no label is known: all processes must take part in what is summed over them.
@@ -119,7 +119,7 @@ class DistillModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What opens the teacher for as long as a fit lasts."""
-        return [_Open(self.tutor)]
+        return [_Open(self.distillation)]
 
     def on_train_epoch_end(self) -> None:
         """Step the schedulers that go by epochs."""
@@ -154,17 +154,17 @@ class DistillModule(LightningModule):
 class _Open(Callback):
     """Keeps a teacher open while a fit lasts, also where it ends by an error."""
 
-    def __init__(self, tutor: DistillationLoss) -> None:
-        self._tutor = tutor
+    def __init__(self, distillation: DistillationLoss) -> None:
+        self._distillation = distillation
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Open."""
-        self._tutor.__enter__()
+        self._distillation.__enter__()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Close."""
-        self._tutor.__exit__(None, None, None)
+        self._distillation.__exit__(None, None, None)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close."""
-        self._tutor.__exit__(None, None, None)
+        self._distillation.__exit__(None, None, None)

@@ -65,7 +65,7 @@ class DistillTrainer(Trainer):
         with fork_rng():
             example = self._example()
         student: Any = self.model
-        self.tutor = DistillationLoss(
+        self.distillation = DistillationLoss(
             student, objective, teacher, example=example, loader=identify_dataset(self.train_dataset),
             accumulate=self.args.gradient_accumulation_steps,
         )  # fmt: skip
@@ -74,7 +74,7 @@ class DistillTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer does; the teacher is open for so long."""
-        with self.tutor.block():
+        with self.distillation.block():
             return super().train(*args, **kwargs)
 
     def compute_loss(
@@ -90,10 +90,10 @@ class DistillTrainer(Trainer):
             return super().compute_loss(model, _without_id(inputs), return_outputs, num_items_in_batch=None, **kwargs)
         seen: list[Any] = []
         batch, counts = self._batch(inputs), self._counts if num_items_in_batch is not None else None
-        with self.tutor.block():
+        with self.distillation.block():
             handle = model.register_forward_hook(lambda module, given, output: seen.append(output))
             try:
-                loss = self.tutor.loss(batch, progress=self._progress(), counts=counts, model=model)
+                loss = self.distillation.loss(batch, progress=self._progress(), counts=counts, model=model)
             finally:
                 handle.remove()
         return (loss, seen[-1]) if return_outputs else loss
@@ -106,15 +106,15 @@ class DistillTrainer(Trainer):
         """The batches of one step, and over how many values each term is averaged."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Between two steps the Trainer clears the gradients of the model, and of nothing else.
-        self.tutor.objective.zero_grad(set_to_none=True)
-        self._counts = self.tutor.counts([self._batch(sample) for sample in samples])
+        self.distillation.objective.zero_grad(set_to_none=True)
+        self._counts = self.distillation.counts([self._batch(sample) for sample in samples])
         return samples, max(int(max(self._counts.values(), default=1)), 1)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The Trainer's own, with the heads in it."""
         optimizer = super().create_optimizer(*args, **kwargs)
         included = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        fresh = [p for p in self.tutor.objective.parameters() if p.requires_grad and id(p) not in included]
+        fresh = [p for p in self.distillation.objective.parameters() if p.requires_grad and id(p) not in included]
         if fresh:
             optimizer.add_param_group({"params": fresh})
         return optimizer
@@ -123,7 +123,7 @@ class DistillTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         file = Path(resume_from_checkpoint) / HEADS
         if self._heads() and file.is_file():
-            self.tutor.objective.load_state_dict(load_file(file))
+            self.distillation.objective.load_state_dict(load_file(file))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -136,7 +136,10 @@ class DistillTrainer(Trainer):
         return Progress(self.state.global_step, max(self.state.max_steps, 1), int(self.state.epoch or 0))
 
     def _heads(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.tutor.objective.state_dict().items()}
+        return {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.distillation.objective.state_dict().items()
+        }
 
     def _example(self) -> Batch:
         """A first batch, made as the Trainer's loader makes it."""
@@ -172,11 +175,11 @@ class _Heads(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Before the first step."""
-        broadcast_heads(self._trainer.tutor.objective)
+        broadcast_heads(self._trainer.distillation.objective)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After the last backward pass of a step: accelerate averages the gradients of the model, and no others."""
-        self._trainer.tutor.average_heads()
+        self._trainer.distillation.average_heads()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a checkpoint was written."""

@@ -1,4 +1,4 @@
-"""The same, taught by a bigger one: the Trainer's class and two arguments differ. Read it beside trainer_plain.py."""
+"""trainer_plain.py with a bigger teacher: only the class of the Trainer and two arguments differ."""
 
 import sys
 
@@ -27,8 +27,8 @@ def fit(model, make=transformers.Trainer, **more) -> float:
     collator = transformers.DataCollatorWithPadding(data.tokenizer)
     trainer = make(model, arguments, train_dataset=IdDataset(train), data_collator=collator, **more)
     trainer.train()
-    found = trainer.predict(IdDataset(data.test))
-    return float((found.predictions.argmax(-1) == found.label_ids).mean())
+    output = trainer.predict(IdDataset(data.test))
+    return float((output.predictions.argmax(-1) == output.label_ids).mean())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A random forest teaches a small network, as one scikit-learn estimator: it stands wherever a classifier stands."""
+"""Distill a random forest into a small network, as a scikit-learn estimator."""
 
 import pickle
 
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     forest = RandomForestClassifier(300, random_state=0).fit(X, y)
     small = {"hidden": (32,), "epochs": 60, "random_state": 0}
     alone = DistilledClassifier(forest, weight=0.0, **small).fit(X, y)
-    # Frozen, the forest is fitted once for all that the search tries.
+    # FrozenEstimator keeps the fitted forest: the grid search would fit a clone for each candidate.
     choices = {"temperature": [1.0, 2.0, 4.0]}
     taught = GridSearchCV(DistilledClassifier(FrozenEstimator(forest), **small), choices, cv=3).fit(X, y)
 
@@ -24,6 +24,4 @@ if __name__ == "__main__":
         print(f"{name:18} {model.score(X_test, y_test):.3f}")
     student = taught.best_estimator_.student_
     sizes = len(pickle.dumps(forest)) / 1e6, sum(p.numel() for p in student.parameters()) * 4 / 1e6
-    print(
-        f"T = {taught.best_params_['temperature']:g}; the forest weighs {sizes[0]:.1f} MB, the network {sizes[1]:.3f}"
-    )
+    print(f"T = {taught.best_params_['temperature']:g}; forest {sizes[0]:.1f} MB, network {sizes[1]:.3f} MB")

@@ -1,4 +1,4 @@
-"""A LightningModule that distils: the loop, its callbacks and its loggers stay Lightning's."""
+"""Distillation in a LightningModule: training loop, callbacks and loggers are Lightning's."""
 
 import logging
 import warnings
