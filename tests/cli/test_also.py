@@ -57,15 +57,15 @@ def test_what_cannot_be_measured_is_one_sentence(limbeck, grouped, words, said):
 
 def test_the_doctor_tries_it(limbeck, here, grouped):
     ended = limbeck("doctor", grouped, "--set", "also=[cka, corruptions]", "--json")
-    found = {one["name"]: one for one in ended.result["checks"]}["besides"]
+    found = {one["name"]: one for one in ended.result["checks"]}["extra metrics"]
     assert found["state"] == "ok"
     assert found["sentence"].startswith("Besides, at the end: cka of 60 test examples; corruptions of 60")
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(here / "rows.npz", x=rows, y=np.arange(60) % 2)
     table = job_file(here / "rows.yaml", small_job(str(here / "rows.npz")))
     ended = limbeck("doctor", table, "--set", "also=corruptions", "--json")
-    found = {one["name"]: one for one in ended.result["checks"]}["besides"]
+    found = {one["name"]: one for one in ended.result["checks"]}["extra metrics"]
     assert (ended.code, found["state"]) == (1, "wrong")
     assert "corruptions are of pictures" in found["sentence"]
     ended = limbeck("doctor", table, "--json")
-    assert "besides" not in [one["name"] for one in ended.result["checks"]]
+    assert "extra metrics" not in [one["name"] for one in ended.result["checks"]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -333,7 +335,7 @@ app.add_typer(cache, name="cache")
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. User errors print one sentence; unexpected errors show a traceback.
 
-    Exit codes: 0 success, 1 error, 2 invalid command line, 130 interrupted.
+    Exit codes: 0 success, 1 error, 2 invalid command line, 3 a check of `limbeck doctor` crashed, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     debug, trust = "--debug" in arguments, TRUST in arguments
@@ -341,7 +343,7 @@ def main(arguments: list[str] | None = None) -> None:
     common = [word for word in ("--debug", TRUST) if word in arguments]
     words = [word for word in arguments if word not in common]
     try:
-        with warnings.catch_warnings(), consent(words, trust=trust):
+        with warnings.catch_warnings(), consent(words, trust=trust), _show_logged_tracebacks(debug):
             warnings.showwarning = _print_notes(warnings.showwarning)
             code: Any = app(args=[*common, *words], prog_name="limbeck", standalone_mode=False)
     except LimbeckError as error:
@@ -361,6 +363,23 @@ def main(arguments: list[str] | None = None) -> None:
     if code == _INTERRUPTED:
         _say("Interrupted.")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _show_logged_tracebacks(debug: bool) -> Iterator[None]:
+    """With ``--debug`` also print the tracebacks of errors that do not end a command; limbeck logs them."""
+    if not debug:
+        yield
+        return
+    logger, handler = logging.getLogger("limbeck"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _exit_on_usage(error: Exception) -> None:

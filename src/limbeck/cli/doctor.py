@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from limbeck.doctor import Finding
     from limbeck.job import Job
 
-_STYLES = {"ok": "green", "look": "yellow", "wrong": "bold red"}
+_STYLES = {"ok": "green", "look": "yellow", "crash": "magenta", "wrong": "bold red"}
 _KEYS = ("name", "state", "value", "sentence")
 
 
 def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[str], *, as_json: bool) -> None:
-    """Run all checks of a job and print one line each; exit with code 1 if a check fails."""
+    """Run all checks of a job and print one line each; exit with code 1 if anything is wrong, 3 if a check crashed."""
     from limbeck.compare import checkup
     from limbeck.compare.run_storage import to_json_safe
 
@@ -35,14 +35,16 @@ def run_doctor(path: str | None, flags: Mapping[str, Any], settings: Sequence[st
             findings.append(finding)
             if not as_json:
                 show(finding)
-    ok = all(finding.state != "wrong" for finding in findings)
+    states = {finding.state for finding in findings}
+    # A crashed check says nothing about the job, so without it the answer is unknown.
+    ok = False if "wrong" in states else None if "crash" in states else True
     if as_json:
         checks = [{key: to_json_safe(getattr(finding, key)) for key in _KEYS} for finding in findings]
         print(json.dumps({"checks": checks, "ok": ok}, allow_nan=False))
     else:
         _print_summary(findings, time.perf_counter() - start)
     if not ok:
-        sys.exit(1)
+        sys.exit(1 if ok is False else 3)
 
 
 def _job(path: str | None, flags: Mapping[str, Any], settings: Sequence[str]) -> Job:
@@ -67,7 +69,7 @@ def _finding_printer() -> Any:
 
     def show(finding: Finding) -> None:
         head = Text(f"{finding.state:<6}", style=_STYLES[finding.state]).append(
-            f"{finding.name:<20}{finding.shown:>16}  ", style="default"
+            f"{finding.name:<20}{finding.text:>16}  ", style="default"
         )
         room = width - len(head)
         if room < 40:  # narrow terminal: print the sentence on lines of its own
@@ -93,4 +95,6 @@ def _print_summary(findings: Sequence[Finding], seconds: float) -> None:
     counts = {state: sum(finding.state == state for finding in findings) for state in _STYLES}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     advice = "Fix what is wrong before training." if counts["wrong"] else "The job is ready to run."
+    if counts["crash"]:
+        advice += " A check crashed, which says nothing about the job; please report it."
     print_message(f"\n{summary}, in {seconds:.0f} s. {advice}", to_error=False)

@@ -1,4 +1,4 @@
-"""`limbeck doctor`: a job opened and checked within two minutes."""
+"""`limbeck doctor`: opens a job and checks it within two minutes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,18 @@ from limbeck.compare.teacher_training import has_weights, open_teacher, teachers
 from limbeck.compare.trackers import check_tracker
 from limbeck.compare.verify_images import look_at_files
 from limbeck.data import subsample
-from limbeck.doctor import ACCURACY, CheckContext, CheckedArm, Finding, examine, fail, passed, warn
+from limbeck.doctor import (
+    ACCURACY,
+    CheckContext,
+    CheckedArm,
+    Finding,
+    examine,
+    finding_from_job_error,
+    passed,
+    warn,
+)
 from limbeck.engine import open_fabric
 from limbeck.engine.train_config import Fabric
-from limbeck.errors import LimbeckError
 from limbeck.events import Event, Message
 from limbeck.job import Job, train_loader
 from limbeck.teachers import Teacher
@@ -35,9 +43,9 @@ _EXAMPLES = 2000
 
 
 def subset_for_check(job: Job, material: ComparisonData) -> ComparisonData:
-    """The material with fewer examples to learn from: two batches, or some thousands for methods that ask about all.
+    """The data with fewer training examples: about 2,000, and at least two batches.
 
-    The last batch of an epoch is as small as that of the whole data.
+    The last batch of an epoch has the same size as with all data, as BatchNorm fails on a last batch of one.
     """
     batch = job.budget.batch_size * job.budget.accumulate
     size = max(_EXAMPLES // batch, 2) * batch + len(material.train) % job.budget.batch_size
@@ -55,14 +63,14 @@ def open_check_context(
     *,
     fabric: Fabric,
 ) -> CheckContext:
-    """A job whose data and teacher are open.
+    """Build the context of the checks from a job's opened data and teacher.
 
     Args:
-        job: What is asked.
+        job: The job.
         material: Its data.
-        less: The part of them that is enough to look at.
-        teacher: Who teaches.
-        networks: What the teacher is made of.
+        less: The subset of the data for the checks.
+        teacher: The teacher.
+        networks: The modules of the teacher.
         fabric: Device and precision.
     """
     ready = has_weights(job.teacher) or is_estimator(networks)
@@ -97,7 +105,7 @@ def _students(job: Job, material: ComparisonData, teacher: Teacher) -> dict[str,
 
 
 def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, members: tuple[str, ...]) -> CheckedArm:
-    """The teacher's own training, for its time alone."""
+    """The training of the teacher, which is only timed."""
     budget = job.teacher.train or job.budget
     loader, whole = train_loader(less.train, budget, seed=0), train_loader(material.train, budget, seed=0)
 
@@ -106,7 +114,7 @@ def _teachers_arm(job: Job, material: ComparisonData, less: ComparisonData, memb
 
     return CheckedArm(
         "teacher", untrained, teachers_recipe(members), loader, setting_of(job, budget, material, seed=0), 1,
-        len(whole) / len(loader), judged=False, first=True,
+        len(whole) / len(loader), check_stages=False, first=True,
     )  # fmt: skip
 
 
@@ -114,108 +122,112 @@ T = TypeVar("T")
 
 
 def checkup(job: Job, *, seconds: float = 120.0) -> Iterator[Finding]:
-    """Every check of a job, in the order in which the job would meet what it finds; nothing is written.
+    """Run every check of a job, in the order in which the job would meet the problems; nothing is written.
 
     Args:
-        job: What is asked.
-        seconds: How long it may take; checks for which there is no time are said to be left out.
+        job: The job.
+        seconds: The time limit; checks after it are reported as skipped.
 
     Yields:
-        One finding a check, as soon as it is made. Where the device, the data, the teacher or the first step is wrong,
-        it is the last: without these there is nothing to look at.
+        One finding per check, as soon as it is known. If the device, the data, the teacher or the first step fails,
+        this finding is the last, as the other checks need these.
     """
     until = time.perf_counter() + seconds
-    yield _tried("folder", lambda: _free(job), _said_of_folder)[1]
-    fabric, found = _tried("device", lambda: open_fabric(precision=job.precision), partial(_said_of_device, job))
-    yield found
+    yield _try("folder", lambda: _check_folder(job), _describe_folder)[1]
+    fabric, finding = _try("device", lambda: open_fabric(precision=job.precision), partial(_describe_device, job))
+    yield finding
     if fabric is None:
         return
-    material, found = _tried("data", partial(load_comparison_data, job), _said_of_data)
-    yield found
+    material, finding = _try("data", partial(load_comparison_data, job), _describe_data)
+    yield finding
     if material is None:
         return
     less = subset_for_check(job, material)
-    taught, found = _tried("teacher", lambda: open_teacher(job, less), partial(_said_of_teacher, job))
-    yield found
-    if taught is None:
+    opened, finding = _try("teacher", lambda: open_teacher(job, less), partial(_describe_teacher, job))
+    yield finding
+    if opened is None:
         return
-    alone = job.model_copy(update={"devices": "auto", "strategy": "auto"})
-    teacher, networks = taught
-    stepped, found = _tried("first step", partial(_stepped, alone, material, less, teacher, networks), _said_of_step)
-    yield found
-    if stepped is not None:
+    single_device = job.model_copy(update={"devices": "auto", "strategy": "auto"})
+    teacher, networks = opened
+    arms, finding = _try(
+        "first step", partial(_rehearse, single_device, material, less, teacher, networks), _describe_step
+    )
+    yield finding
+    if arms is not None:
         files = look_at_files(material, seconds=seconds / 4)
         if files is not None:
             yield files
-        besides, found = _tried(
-            "besides", partial(_besides, alone, material, teacher, networks), partial(passed, "", None)
+        extra, finding = _try(
+            "extra metrics",
+            partial(_check_extra_metrics, single_device, material, teacher, networks),
+            partial(passed, "", None),
         )
-        if besides != "":
-            yield found
-        patient = open_check_context(alone, material, less, teacher, networks, fabric=fabric)
-        yield from (_allowed(job, one) for one in examine(patient, seconds=until - time.perf_counter()))
+        if extra != "":
+            yield finding
+        context = open_check_context(single_device, material, less, teacher, networks, fabric=fabric)
+        yield from (
+            _apply_teacher_check(job, checked) for checked in examine(context, seconds=until - time.perf_counter())
+        )
 
 
-def _tried(name: str, do: Callable[[], T], say: Callable[[Any], Finding]) -> tuple[T | None, Finding]:
-    """What comes of it and what is said of that; None and why, where it cannot be done."""
+def _try(name: str, action: Callable[[], T], describe: Callable[[Any], Finding]) -> tuple[T | None, Finding]:
+    """The result of an action and its finding; None and the finding of the error if it fails."""
     try:
-        done = do()
-        return done, say(done)._replace(name=name)
-    except LimbeckError as error:
-        return None, fail(name, None, str(error))
-    except Exception as error:  # a person's own model may raise anything
-        return None, fail(name, None, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        result = action()
+        return result, describe(result)._replace(name=name)
+    except Exception as error:  # a user's model may raise anything
+        return None, finding_from_job_error(name, error)
 
 
-def _allowed(job: Job, found: Finding) -> Finding:
-    """A teacher that may be no better than chance, because the job says so, is looked at and not refused."""
-    if found.name == ACCURACY and found.state == "wrong" and not job.teacher.check:
-        return found._replace(state="look", sentence=f"{found.sentence} The job goes on (teacher.check=false).")
-    return found
+def _apply_teacher_check(job: Job, finding: Finding) -> Finding:
+    """With ``teacher.check=false`` a teacher that is no better than chance is not an error."""
+    if finding.name == ACCURACY and finding.state == "wrong" and not job.teacher.check:
+        return finding._replace(state="look", sentence=f"{finding.sentence} The job continues (teacher.check=false).")
+    return finding
 
 
-def _free(job: Job) -> str:
+def _check_folder(job: Job) -> str:
     out = checked_folder(job, resume=False)
     job.check_user_methods()
     check_tracker(job)
-    return "The job names none: the first free one under runs/ is taken." if out is None else f"{out} is free."
+    return "The job names no folder; the first free one under runs/ is used." if out is None else f"{out} is free."
 
 
-def _said_of_folder(said: str) -> Finding:
-    return passed("", None, said)
+def _describe_folder(sentence: str) -> Finding:
+    return passed("", None, sentence)
 
 
-def _said_of_device(job: Job, fabric: Fabric) -> Finding:
+def _describe_device(job: Job, fabric: Fabric) -> Finding:
     kind = str(fabric.device)
     if (str(job.devices), job.strategy) in (("auto", "auto"), ("1", "auto")):
-        return passed("", kind, f"Runs in {job.precision} there.", kind)
+        return passed("", kind, f"Precision {job.precision}.", kind)
     return warn(
-        "", kind, f"One device alone was looked at; the job wants devices={job.devices}, strategy={job.strategy}.", kind
+        "", kind, f"Only one device was checked; the job has devices={job.devices}, strategy={job.strategy}.", kind
     )
 
 
-def _said_of_data(material: ComparisonData) -> Finding:
+def _describe_data(material: ComparisonData) -> Finding:
     count = len(material.train)
-    said = (
-        f"{count:,} to learn from, {len(material.development):,} for development, {len(material.data.test):,} to test, "
+    sentence = (
+        f"{count:,} training, {len(material.development):,} development and {len(material.data.test):,} test examples, "
         f"{material.classes} classes."
     )
     summary = material.data.summary
     if summary is None:
-        return passed("", count, said, f"{count:,}")
-    value, kind = {"train": count, **summary.as_dict()}, warn if summary.warnings else passed
+        return passed("", count, sentence, f"{count:,}")
+    value, make_finding = {"train": count, **summary.as_dict()}, warn if summary.warnings else passed
     if summary.warnings:
-        said = f"{said} {len(summary.warnings)} thing{'s' * (len(summary.warnings) > 1)} to look at below."
-    return kind("", value, said, f"{count:,}")._replace(details=summary.lines())
+        sentence = f"{sentence} {len(summary.warnings)} warning{'s' * (len(summary.warnings) > 1)} below."
+    return make_finding("", value, sentence, f"{count:,}")._replace(details=summary.lines())
 
 
-def _said_of_teacher(job: Job, taught: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
-    numbers = sum(parameter.numel() for model in taught[1].values() for parameter in model.parameters())
-    whence = f"comes with its weights from {job.teacher.model}" if has_weights(job.teacher) else "is trained by the job"
-    return passed("", numbers, f"It {whence}, and answers with one number for each class.", f"{numbers:,} weights")
+def _describe_teacher(job: Job, opened: tuple[Teacher, dict[str, nn.Module]]) -> Finding:
+    numbers = sum(parameter.numel() for model in opened[1].values() for parameter in model.parameters())
+    origin = f"Loaded from {job.teacher.model}" if has_weights(job.teacher) else "Trained by the job"
+    return passed("", numbers, f"{origin}; one output for each class.", f"{numbers:,} weights")
 
 
-def _stepped(
+def _rehearse(
     job: Job, material: ComparisonData, less: ComparisonData, teacher: Teacher, networks: Mapping[str, nn.Module]
 ) -> int:
     check_student(job, less, teacher)
@@ -223,20 +235,22 @@ def _stepped(
     return len([arm for arm in job.all_arms if arm != "teacher"])
 
 
-def _besides(job: Job, material: ComparisonData, teacher: Teacher, networks: Mapping[str, nn.Module]) -> str:
-    """What the job wants measured besides, and on how much; nothing where it wants nothing."""
+def _check_extra_metrics(
+    job: Job, material: ComparisonData, teacher: Teacher, networks: Mapping[str, nn.Module]
+) -> str:
+    """Check the job's extra metrics and describe them; an empty string if there are none."""
     messages: list[str] = []
-    kept = job.model_copy(update={"out": job.out or "runs"})  # a folder is found for a job that names none
+    with_folder = job.model_copy(update={"out": job.out or "runs"})  # a job without a folder gets one
 
     def collect(event: Event) -> None:
         if isinstance(event, Message):
             messages.append(event.text)
 
-    check_also(MetricContext(kept, material, teacher, networks), collect)
+    check_also(MetricContext(with_folder, material, teacher, networks), collect)
     return " ".join(messages)
 
 
-def _said_of_step(arms: int) -> Finding:
+def _describe_step(arms: int) -> Finding:
     return passed(
-        "", arms, "Every stage of every arm takes one, with the job's own names, shapes and addresses.", f"{arms} arms"
+        "", arms, "Every stage of every arm took one step, with the job's names, shapes and addresses.", f"{arms} arms"
     )

@@ -17,19 +17,19 @@ from limbeck.teachers import CachedTeacher, Preprocess, Teacher
 
 @dataclass(frozen=True)
 class CheckedArm:
-    """One competitor, as it would learn.
+    """One arm of the job, with all that its training needs.
 
     Attributes:
-        name: What it is called.
-        models: Makes the models that it begins with, thrown away afterwards.
-        recipe: How it learns.
-        loader: Where its batches come from; a part of the examples is enough to look at.
-        setting: What its run holds fixed.
-        runs: How many times the job runs it.
-        longer: How many times as many batches an epoch of the whole data has.
-        last: How many examples the last batch of an epoch of the whole data holds.
-        judged: Whether its loss is looked at, or its time alone.
-        first: Whether all others wait for it, as for a teacher that is trained.
+        name: The name of the arm.
+        models: Creates the initial models; they are discarded after the checks.
+        recipe: The recipe of its training.
+        loader: The loader of its batches; it may be over a subset of the data.
+        setting: The training settings of its runs.
+        runs: The number of runs in the job.
+        longer: The number of batches in an epoch of all data, divided by that of `loader`.
+        last: The size of the last batch in an epoch of all data.
+        check_stages: Whether its stages are checked; otherwise they are only timed.
+        first: Whether all other arms wait for it, as for a teacher that the job trains.
     """
 
     name: str
@@ -40,28 +40,28 @@ class CheckedArm:
     runs: int = 1
     longer: float = 1.0
     last: int = 0
-    judged: bool = True
+    check_stages: bool = True
     first: bool = False
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """A job, opened as far as can be without paying.
+    """A job, opened as far as possible without training.
 
     Attributes:
-        arms: Its competitors.
-        teacher: Who teaches them.
-        networks: What the teacher is made of.
-        trained: Whether the teacher has learnt what it teaches.
-        train: What is learnt from.
-        development: What choices are made on.
-        classes: How many there are.
-        class_names: What the data call them.
-        preprocess: The way from a batch to inputs.
+        arms: The arms of the job.
+        teacher: The teacher of the arms.
+        networks: The modules of the teacher.
+        trained: Whether the teacher is trained already.
+        train: The training data.
+        development: The development data.
+        classes: The number of classes.
+        class_names: The class names of the data.
+        preprocess: Converts a batch to model inputs.
         fabric: Device and precision.
-        side_by_side: How many runs go at a time.
-        stored: The teacher with the answers that are kept of it, and what they are answers to.
-        views: How many views of each example are kept.
+        side_by_side: The number of runs at a time.
+        stored: The teacher with its cache, and the loader of the cached examples.
+        views: The number of cached views of each example.
     """
 
     arms: tuple[CheckedArm, ...]
@@ -80,13 +80,11 @@ class CheckContext:
 
     @property
     def device(self) -> torch.device:
-        """Where models are asked."""
+        """The device of the models."""
         return self.fabric.device
 
 
 def draw_examples(examples: Dataset, count: int) -> Batch:
-    """So many of the examples, drawn at random, the same ones every time; all of them if there are no more.
-
-    The first as they lie are often of one class.
-    """
+    """Draw examples at random, the same ones every time; all of them if there are fewer than `count`."""
+    # The first rows of a file are often of one class.
     return examples.take(counter_order(len(examples), seed=0, epoch=0, stream="doctor")[:count])

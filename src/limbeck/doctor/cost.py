@@ -16,7 +16,7 @@ from limbeck.batch import Batch, Progress
 from limbeck.data import Loader
 from limbeck.doctor.context import CheckContext, CheckedArm
 from limbeck.doctor.finding import Finding, passed, warn
-from limbeck.doctor.stage_context import OpenGroup, place_of
+from limbeck.doctor.stage_context import OpenGroup, describe_stage
 from limbeck.engine.stage_trainer import StageTrainer, check_lengths
 from limbeck.models.size_and_hash import size_in_bytes
 from limbeck.recipe import Stage
@@ -27,14 +27,14 @@ _DAY = 86_400.0
 
 
 class Pace(NamedTuple):
-    """How fast an arm goes, and how far.
+    """Time, memory and number of steps of a part of an arm.
 
     Attributes:
-        place: The arm, and which part of its recipe.
-        seconds: Of one step.
-        bytes: What a step holds: weights, gradients, the optimizer's state, and what is kept for the way back.
-        steps: How many the job takes of them, in all its runs.
-        abreast: How many of these runs go at a time.
+        place: The arm, and the part of its recipe.
+        seconds: The time of one step.
+        bytes: The memory of a step: weights, gradients, optimizer state, and activations saved for backward.
+        steps: The number of steps in all runs of the job.
+        abreast: The number of these runs at a time.
     """
 
     place: str
@@ -44,41 +44,41 @@ class Pace(NamedTuple):
     abreast: int = 1
 
 
-def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext) -> Pace:
-    """Take a few steps of a group of stages, with models that are thrown away, and time them."""
+def time_steps(group: OpenGroup, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext) -> Pace:
+    """Time a few steps of a group of stages, with models that are discarded afterwards."""
     loader = group.stages[0].loader or arm.loader
     loader.bind(models)
     with ExitStack() as stack:
-        learners = [stack.enter_context(_trainer(stage, arm, models, patient, loader)) for stage in group.stages]
+        trainers = [stack.enter_context(_trainer(stage, arm, models, context, loader)) for stage in group.stages]
 
         def step(window: list[Batch]) -> None:
-            for trainer in learners:
-                trainer.step([batch.to(patient.device) for batch in window], Progress(), measure=False)
+            for trainer in trainers:
+                trainer.step([batch.to(context.device) for batch in window], Progress(), measure=False)
 
         windows = _windows(loader, arm.setting.accumulate)
-        kept = _kept(lambda: step(next(windows)[:1]))
-        seconds = list(_timed(windows, step, patient))
-        held = kept + sum(_held(trainer) for trainer in learners)
+        activations = _saved_activations(lambda: step(next(windows)[:1]))
+        seconds = list(_timed(windows, step, context))
+        step_bytes = activations + sum(_trainer_bytes(trainer) for trainer in trainers)
     if any(stage.teacher is not None for stage in group.stages):
-        held += sum(map(size_in_bytes, patient.networks.values()))
+        step_bytes += sum(map(size_in_bytes, context.networks.values()))
     stage = check_lengths(group.stages)
     steps = arm.setting.length(stage, loader)
     longer = 1.0 if stage.steps is not None else arm.longer
     total = round(steps * longer) * arm.runs * group.repeats
-    # The runs of all other arms stand in one queue; those of a teacher are its members.
-    abreast = min(patient.side_by_side, arm.runs * group.repeats) if arm.first else patient.side_by_side
-    return Pace(place_of(arm, stage), statistics.median(seconds), held, total, abreast)
+    # All runs of the other arms share one queue; a teacher's runs are its members.
+    abreast = min(context.side_by_side, arm.runs * group.repeats) if arm.first else context.side_by_side
+    return Pace(describe_stage(arm, stage), statistics.median(seconds), step_bytes, total, abreast)
 
 
 def _trainer(
-    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], patient: CheckContext, loader: Loader
+    stage: Stage, arm: CheckedArm, models: Mapping[str, nn.Module], context: CheckContext, loader: Loader
 ) -> AbstractContextManager[StageTrainer]:
-    batch = loader.peek().to(patient.device)
-    return StageTrainer(stage, models, setting=arm.setting, fabric=patient.fabric, loader=loader, batch=batch)
+    batch = loader.peek().to(context.device)
+    return StageTrainer(stage, models, setting=arm.setting, fabric=context.fabric, loader=loader, batch=batch)
 
 
-def _kept(step: Callable[[], None]) -> int:
-    """Bytes of what the forward pass of a step keeps for the way back, each piece of memory once."""
+def _saved_activations(step: Callable[[], None]) -> int:
+    """Bytes of the activations that a step saves for backward; tensors that share memory count once."""
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -91,16 +91,16 @@ def _kept(step: Callable[[], None]) -> int:
     return sum(sizes.values())
 
 
-def _held(trainer: StageTrainer) -> int:
-    """Bytes of a student's weights, their gradients, and the optimizer's state."""
+def _trainer_bytes(trainer: StageTrainer) -> int:
+    """Bytes of weights, gradients and optimizer state."""
     learning = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     state = trainer.optimizer.state_dict()["state"].values()
-    tensors = [one for kept in state for one in kept.values() if isinstance(one, Tensor)]
-    return size_in_bytes(trainer.model) + learning + sum(one.numel() * one.element_size() for one in tensors)
+    tensors = [tensor for entries in state for tensor in entries.values() if isinstance(tensor, Tensor)]
+    return size_in_bytes(trainer.model) + learning + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _windows(loader: Loader, size: int) -> Iterator[list[Batch]]:
-    """The batches of a step, epoch after epoch, without those that are smaller than the first."""
+    """The batches of each step, over epochs, without batches smaller than the first."""
     epoch, whole = 0, loader.peek().size
     while True:
         batches = (batch for batch in loader.batches(epoch, 0) if batch.size == whole)
@@ -110,14 +110,14 @@ def _windows(loader: Loader, size: int) -> Iterator[list[Batch]]:
 
 
 def _timed(
-    windows: Iterator[list[Batch]], step: Callable[[list[Batch]], None], patient: CheckContext
+    windows: Iterator[list[Batch]], step: Callable[[list[Batch]], None], context: CheckContext
 ) -> Iterator[float]:
     until = time.perf_counter() + _SECONDS
     for number in range(_STEPS):
         began = time.perf_counter()
         step(next(windows))
-        if patient.device.type != "cpu":
-            torch.accelerator.synchronize(patient.device)
+        if context.device.type != "cpu":
+            torch.accelerator.synchronize(context.device)
         now = time.perf_counter()
         yield now - began
         if number >= 2 and now > until:
@@ -125,25 +125,23 @@ def _timed(
 
 
 def one_step(paces: list[Pace]) -> Finding:
-    """What a step of each arm takes and holds."""
-    value = {one.place: {"milliseconds": 1e3 * one.seconds, "megabytes": one.bytes / 1e6} for one in paces}
-    slow, big = max(paces, key=lambda one: one.seconds), max(paces, key=lambda one: one.bytes)
+    """Time and memory of one step of each arm."""
+    value = {pace.place: {"milliseconds": 1e3 * pace.seconds, "megabytes": pace.bytes / 1e6} for pace in paces}
+    slow, big = max(paces, key=lambda pace: pace.seconds), max(paces, key=lambda pace: pace.bytes)
     return passed(
-        STEP, value, f"{slow.place} is the slowest; {big.place} holds the most, about {_size(big.bytes)}.",
+        STEP, value, f"{slow.place} is the slowest; {big.place} needs the most memory, about {_size(big.bytes)}.",
         f"{1e3 * slow.seconds:.3g} ms",
     )  # fmt: skip
 
 
 def estimate_total(paces: list[Pace], side_by_side: int) -> Finding:
-    """All steps of all runs, and how long they take at this pace; judging and writing come on top."""
-    seconds = sum(one.seconds * one.steps / max(one.abreast, 1) for one in paces)
-    steps = sum(one.steps for one in paces)
-    said = (
-        f"{steps:,} steps in all, {side_by_side} run{'s' if side_by_side > 1 else ''} at a time; judging comes on top."
-    )
+    """The time of all steps of all runs, without evaluation and writing."""
+    seconds = sum(pace.seconds * pace.steps / max(pace.abreast, 1) for pace in paces)
+    steps = sum(pace.steps for pace in paces)
+    sentence = f"{steps:,} steps in all, runs at a time: {side_by_side}. Evaluation takes extra time."
     if seconds > _DAY:
-        return warn(JOB, seconds, f"{said} Try fewer seeds, epochs or arms first.", _duration(seconds))
-    return passed(JOB, seconds, said, _duration(seconds))
+        return warn(JOB, seconds, f"{sentence} Start with fewer seeds, epochs or arms.", _duration(seconds))
+    return passed(JOB, seconds, sentence, _duration(seconds))
 
 
 def _size(count: int) -> str:

@@ -15,31 +15,31 @@ from limbeck.doctor.finding import Finding, fail, passed, warn
 LABELS = "labels"
 
 
-def check_labels(patient: CheckContext) -> Finding:
-    """Every label is a class, every class has a name if any has, and examples to be learnt from."""
-    labels, classes, names = patient.train.labels, patient.classes, patient.class_names
+def check_labels(context: CheckContext) -> Finding:
+    """Check that every label is a class, class names are unique, and every class has training examples."""
+    labels, classes, names = context.train.labels, context.classes, context.class_names
     if labels is None:
-        return warn(LABELS, None, "The data have no labels: nothing can be said of their order.")
-    known = labels[labels != IGNORED]
-    outside = known[(known < 0) | (known >= classes)]
+        return warn(LABELS, None, "The data have no labels, so their order cannot be checked.")
+    labeled = labels[labels != IGNORED]
+    outside = labeled[(labeled < 0) | (labeled >= classes)]
     if len(outside):
         first = int(outside[0])
         return fail(
             LABELS, len(outside),
-            f"Label {first} is no class: there are {classes}, from 0 to {classes - 1}. An example without a label has "
-            f"{IGNORED}.", f"{len(outside)} of {len(known)}",
+            f"Label {first} is not a class: the {classes} classes are 0 to {classes - 1}. Use {IGNORED} for examples "
+            "without a label.", f"{len(outside)} of {len(labeled)}",
         )  # fmt: skip
     if names is not None and len(names) != len(set(names)):
-        double = next(name for name in names if names.count(name) > 1)
-        return fail(LABELS, classes, f"Two classes are called {double!r}: give each a name of its own.")
-    counts = torch.bincount(known.flatten(), minlength=classes)
-    lacking = [str(names[i]) if names else str(i) for i in range(classes) if counts[i] == 0]
-    if lacking:
-        said = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        return fail(LABELS, classes, f"Two classes have the name {duplicate!r}; names must be unique.")
+    counts = torch.bincount(labeled.flatten(), minlength=classes)
+    missing = [str(names[i]) if names else str(i) for i in range(classes) if counts[i] == 0]
+    if missing:
+        listed = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         return warn(
             LABELS, classes,
-            f"Nothing to learn from for {len(lacking)} of {classes} classes ({said}): are labels counted from 1, or is "
-            "train_examples too small?", f"{classes} classes",
+            f"{len(missing)} of {classes} classes have no training examples ({listed}). Are labels counted from 1, or "
+            "is train_examples too small?", f"{classes} classes",
         )  # fmt: skip
     fewest = int(counts.min())
     return passed(
@@ -55,24 +55,26 @@ _SIZE = 256
 _FAR, _WIDE, _NARROW = 5.0, 20.0, 1e-3
 
 
-def check_inputs(patient: CheckContext) -> Finding:
-    """Finite, and neither far from 0 nor all but constant, as a model reads them."""
-    found = list(_floating(patient.preprocess(draw_examples(patient.train, _SIZE))))
-    if not found:
-        return passed(INPUTS, None, "The models read whole numbers, such as token ids.")
-    numbers = torch.cat([tensor.detach().double().flatten() for tensor in found])
+def check_inputs(context: CheckContext) -> Finding:
+    """Check that the model inputs are finite, near 0, and not constant."""
+    tensors = list(_floating(context.preprocess(draw_examples(context.train, _SIZE))))
+    if not tensors:
+        return passed(INPUTS, None, "The model inputs are integers, such as token ids.")
+    numbers = torch.cat([tensor.detach().double().flatten() for tensor in tensors])
     if not bool(numbers.isfinite().all()):
         count = int((~numbers.isfinite()).sum())
-        return fail(INPUTS, None, f"{count} of {len(numbers):,} numbers that a model reads are infinite or no numbers.")
+        return fail(INPUTS, None, f"{count} of {len(numbers):,} input values are infinite or NaN.")
     mean, std = float(numbers.mean()), float(numbers.std())
-    value, shown = {"mean": mean, "std": std}, f"{mean + 0.0:.2g} ± {std:.2g}" if abs(mean) > 5e-3 else f"0 ± {std:.2g}"
+    value, text = {"mean": mean, "std": std}, f"{mean + 0.0:.2g} ± {std:.2g}" if abs(mean) > 5e-3 else f"0 ± {std:.2g}"
     if abs(mean) > _FAR or std > _WIDE:
-        said = "Numbers far from 0 teach slowly, if at all: are they normalized (data.mean, data.std, or reads)?"
+        hint = (
+            "Inputs far from 0 slow down or prevent learning. Normalize them (data.mean and data.std, or preprocess)."
+        )
     elif std < _NARROW:
-        said = "The inputs are all but constant: are they divided twice?"
+        hint = "The inputs are almost constant. Are they divided twice?"
     else:
-        return passed(INPUTS, value, "Mean and standard deviation of what the models read.", shown)
-    return warn(INPUTS, value, said, shown)
+        return passed(INPUTS, value, "Mean and standard deviation of the model inputs.", text)
+    return warn(INPUTS, value, hint, text)
 
 
 def _floating(inputs: Any) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from limbeck.schedule import Schedule
 
 Reference = Callable[..., Tensor]
 
-"""(student, teacher, labels, **hyper), logits in float64 with the classes last -> one value a row."""
+"""(student, teacher, labels, **hyper) -> one value per row. Logits are float64, with the classes last."""
 
 
 def _kl(student: Tensor, teacher: Tensor, labels: Tensor | None, *, temperature: float = 1.0) -> Tensor:
@@ -61,7 +61,7 @@ REFERENCES: Mapping[Any, Reference] = {
     functional.probability_squared_error: _probabilities,
 }
 
-"""By kernel. A kernel that is not here is set beside itself in float64."""
+"""By kernel. Other kernels are compared with themselves in float64."""
 
 
 LOSS_VALUE = "loss in float64"
@@ -71,24 +71,26 @@ _ALLOWED = 2e-3
 _FLOOR = 0.01
 
 
-def check_loss_value(opened: StageContext) -> Finding:
-    """Each term's value, and its gradient at what the student showed, beside float64.
+def check_loss_value(context: StageContext) -> Finding:
+    """Compare each term and its gradient at the student's outputs with float64.
 
-    A published loss is set beside its formula as the paper prints it; any other beside itself in double precision,
-    which shows what rounding does to it.
+    A published loss is compared with its formula as printed in the paper, any other with itself in float64, which
+    shows rounding errors only.
     """
-    # What bfloat16 rounds is the student's own; the loss is computed wider, and looked at by itself.
-    shown = Outputs({name: _widened(tensor).requires_grad_() for name, tensor in opened.shown().items()})
-    off = {name: _off(opened, shown, name) for name in opened.objective.named_leaves()}
+    # Rounding of the outputs to bfloat16 is not an error of the loss.
+    student_outputs = Outputs(
+        {name: _widened(tensor).requires_grad_() for name, tensor in context.student_outputs().items()}
+    )
+    off = {name: _off(context, student_outputs, name) for name in context.objective.named_leaves()}
     worst, name = max((error, name) for name, error in off.items())
     text = f"{worst:.1g}"
     if not worst <= _ALLOWED:
         return fail(
             LOSS_VALUE, worst,
-            f"The term {name!r} is {100 * worst:.3g} % off its value in float64, in itself or in its gradient: compute "
-            "it in log space, and divide by what it is a mean over.", text, rank=worst,
+            f"The term {name!r} or its gradient differs from float64 by {100 * worst:.3g} %. Compute it in log space, "
+            "and divide means by the number of values.", text, rank=worst,
         )  # fmt: skip
-    return passed(LOSS_VALUE, worst, "The greatest relative error of any term, or of its gradient.", text, rank=worst)
+    return passed(LOSS_VALUE, worst, "The largest relative error of a term or its gradient.", text, rank=worst)
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -96,44 +98,50 @@ def _widened(tensor: Tensor) -> Tensor:
     return own.float() if own.element_size() < 4 else own
 
 
-def _off(opened: StageContext, shown: Outputs, name: str) -> float:
+def _off(context: StageContext, student_outputs: Outputs, name: str) -> float:
     """The relative error of one term."""
-    leaf, _ = opened.objective.named_leaves()[name]
-    ours = leaf.term(shown, opened.taught, opened.batch, opened.progress).total
-    wide = _wide(shown, grad=True)
-    plain = _formula(leaf, wide, opened) if isinstance(leaf, Loss) else None
+    leaf, _ = context.objective.named_leaves()[name]
+    ours = leaf.term(student_outputs, context.teacher_outputs, context.batch, context.progress).total
+    outputs64 = _wide(student_outputs, grad=True)
+    plain = _formula(leaf, outputs64, context) if isinstance(leaf, Loss) else None
     if plain is None:
-        twin = cast(Any, copy.deepcopy(leaf)).double()
-        plain = twin.term(wide, _wide(opened.taught), opened.batch, opened.progress).total
+        loss64 = cast(Any, copy.deepcopy(leaf)).double()
+        plain = loss64.term(outputs64, _wide(context.teacher_outputs), context.batch, context.progress).total
     if not (bool(ours.isfinite()) and bool(plain.isfinite())):
         return 0.0 if bool(ours == plain) else float("inf")
-    scale = _square(leaf, opened) * _FLOOR * max(leaf.count(opened.batch), 1.0)
+    scale = _square(leaf, context) * _FLOOR * max(leaf.count(context.batch), 1.0)
     mine, right = float(ours.detach()), float(plain.detach())
     value = abs(mine - right) / max(abs(right), scale)
-    return max(value, _apart(_slope(ours, shown), _slope(plain, wide)))
+    return max(value, _relative_distance(_slope(ours, student_outputs), _slope(plain, outputs64)))
 
 
-def _square(leaf: Any, opened: StageContext) -> float:
-    """T squared: what the rounding errors of a tempered loss grow with."""
-    found = leaf.kernel.hyper.get("temperature", 1.0) if isinstance(leaf, Loss) else 1.0
-    return max(float(found(opened.progress) if isinstance(found, Schedule) else found), 1.0) ** 2
+def _square(leaf: Any, context: StageContext) -> float:
+    """T squared: rounding errors of a loss with temperature grow with it."""
+    temperature = leaf.kernel.hyper.get("temperature", 1.0) if isinstance(leaf, Loss) else 1.0
+    return max(float(temperature(context.progress) if isinstance(temperature, Schedule) else temperature), 1.0) ** 2
 
 
-def _formula(leaf: Loss, shown: Outputs, opened: StageContext) -> Tensor | None:
-    """A published loss as it is printed; None where there is no formula for it here, or it reads more than logits."""
-    written = REFERENCES.get(leaf.kernel.function)
-    if written is None or leaf.head is not None or leaf.addresses != (LOGITS, LOGITS) or not _all_count(opened, shown):
+def _formula(leaf: Loss, student_outputs: Outputs, context: StageContext) -> Tensor | None:
+    """The value of a published loss by its formula; None if there is no formula here, or it uses more than logits."""
+    formula = REFERENCES.get(leaf.kernel.function)
+    if (
+        formula is None
+        or leaf.head is not None
+        or leaf.addresses != (LOGITS, LOGITS)
+        or not _all_count(context, student_outputs)
+    ):
         return None
     student, teacher = (
-        side[LOGITS].double().movedim(leaf.classes, -1) if LOGITS in side else None for side in (shown, opened.taught)
+        side[LOGITS].double().movedim(leaf.classes, -1) if LOGITS in side else None
+        for side in (student_outputs, context.teacher_outputs)
     )
-    hyper = {k: v(opened.progress) if isinstance(v, Schedule) else v for k, v in leaf.kernel.hyper.items()}
-    return written(student, teacher, opened.batch.labels, **hyper).sum()
+    hyper = {k: v(context.progress) if isinstance(v, Schedule) else v for k, v in leaf.kernel.hyper.items()}
+    return formula(student, teacher, context.batch.labels, **hyper).sum()
 
 
-def _all_count(opened: StageContext, shown: Outputs) -> bool:
-    """Whether every row of the logits counts, but for those without a label."""
-    mask, whole = opened.batch.mask, shown[LOGITS].ndim == 2  # one answer to a whole text, whose mask is of tokens
+def _all_count(context: StageContext, student_outputs: Outputs) -> bool:
+    """Whether no row of the logits is masked."""
+    mask, whole = context.batch.mask, student_outputs[LOGITS].ndim == 2  # one output per text; the mask is per token
     return mask is None or bool((mask.flatten(1).any(1) if whole else mask).all())
 
 
@@ -142,12 +150,12 @@ def _wide(outputs: Outputs, *, grad: bool = False) -> Outputs:
 
 
 def _slope(total: Tensor, outputs: Outputs) -> Tensor:
-    found = torch.autograd.grad(total, list(outputs.values()), allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.double().flatten() for gradient in found])
+    gradients = torch.autograd.grad(total, list(outputs.values()), allow_unused=True, materialize_grads=True)
+    return torch.cat([gradient.double().flatten() for gradient in gradients])
 
 
-def _apart(ours: Tensor, plain: Tensor) -> float:
-    """How far two gradients are apart, beside the length of the right one."""
+def _relative_distance(ours: Tensor, plain: Tensor) -> float:
+    """The distance of two gradients relative to the norm of the correct one."""
     if not bool(ours.isfinite().all()):
         return float("inf")
     length, least = float(plain.norm()), 1e-5 * plain.numel() ** 0.5
@@ -161,56 +169,53 @@ _LEAST = 0.01
 _SURE = 0.9
 
 
-def check_term_balance(opened: StageContext) -> Finding:
-    """The norm of each term's weighted gradient at the parameters, as a share of their sum, halfway through the stage.
-
-    A teacher that has learnt nothing yet is made sure of the labels first: between two that know nothing there is
-    hardly a difference to learn from.
-    """
-    taught = opened.taught if opened.learnt else _learned(opened)
-    norms = {name: float(gradient.norm()) for name, gradient in opened.gradients(taught).items()}
+def check_term_balance(context: StageContext) -> Finding:
+    """Check the share of each term in the gradient at the parameters, halfway through the stage."""
+    # Two untrained networks hardly differ, so an untrained teacher is replaced by one that knows the labels.
+    teacher_outputs = context.teacher_outputs if context.teacher_trained else _confident_outputs(context)
+    norms = {name: float(gradient.norm()) for name, gradient in context.gradients(teacher_outputs).items()}
     whole = sum(norms.values())
     if not math.isfinite(whole) or whole == 0:
-        return warn(TERM_BALANCE, norms, "Not known: there is no finite gradient to share.")
+        return warn(TERM_BALANCE, norms, "Unknown: the gradient is 0 or not finite.")
     shares = {name: norm / whole for name, norm in norms.items()}
-    shown = " : ".join(f"{100 * share:.3g}" for share in shares.values()) + " %"
+    text = " : ".join(f"{100 * share:.3g}" for share in shares.values()) + " %"
     value = {name: {"norm": norms[name], "share": shares[name]} for name in norms}
     small = {name: share for name, share in shares.items() if share < _LEAST}
     if small:
-        return warn(TERM_BALANCE, value, _why(small, opened), shown, rank=1.0 - min(small.values()))
-    said = ", ".join(f"{name} {norm:.2g}" for name, norm in norms.items())
-    sentence = f"The norm of each term's gradient at the parameters: {said}.{_stand_in(opened)}"
-    return passed(TERM_BALANCE, value, sentence, shown, rank=1.0 - min(shares.values()))
+        return warn(TERM_BALANCE, value, _explain(small, context), text, rank=1.0 - min(small.values()))
+    listed = ", ".join(f"{name} {norm:.2g}" for name, norm in norms.items())
+    sentence = f"The gradient norm of each term at the parameters: {listed}.{_describe_teacher(context)}"
+    return passed(TERM_BALANCE, value, sentence, text, rank=1.0 - min(shares.values()))
 
 
-def _why(small: dict[str, float], opened: StageContext) -> str:
-    weights = {name: weigh(opened.progress) for name, (_, weigh) in opened.objective.named_leaves().items()}
+def _explain(small: dict[str, float], context: StageContext) -> str:
+    weights = {name: weigh(context.progress) for name, (_, weigh) in context.objective.named_leaves().items()}
     off = [name for name in small if weights[name] == 0]
     if len(off) == len(small):
-        return f"The term {off[0]!r} has weight 0 here: it takes no part."
+        return f"The term {off[0]!r} has weight 0 here, so it has no effect."
     name, share = min(((n, s) for n, s in small.items() if weights[n] != 0), key=lambda pair: pair[1])
     return (
-        f"The term {name!r} is {100 * share:.2g} % of the gradient: it hardly has a say. Is it a mean over classes or "
-        f"tokens too, or is its weight ({weights[name]:.3g}) or temperature too small?{_stand_in(opened)}"
+        f"The term {name!r} is only {100 * share:.2g} % of the gradient. Does it average over classes or tokens too, "
+        f"or is its weight ({weights[name]:.3g}) or temperature too small?{_describe_teacher(context)}"
     )
 
 
-def _stand_in(opened: StageContext) -> str:
-    made = not opened.learnt and LOGITS in opened.taught
-    return " The teacher has yet to learn: here it is 90 % sure of each label." if made else ""
+def _describe_teacher(context: StageContext) -> str:
+    replaced = not context.teacher_trained and LOGITS in context.teacher_outputs
+    return " The teacher is not trained yet; for this check it has 90 % confidence in each label." if replaced else ""
 
 
-def _learned(opened: StageContext) -> Outputs:
-    """What the teacher might show once it has learnt: its answers, with the right class at 90 %."""
-    if LOGITS not in opened.taught:
-        return opened.taught
-    logits = opened.taught[LOGITS].float()
-    place = next((leaf.classes for leaf, _ in opened.objective.leaves() if isinstance(leaf, Loss)), -1)
-    rows = logits.movedim(place, -1)
-    targets = _targets(rows, opened.batch.labels)
+def _confident_outputs(context: StageContext) -> Outputs:
+    """The teacher's outputs with the probability of the label set to 90 %."""
+    if LOGITS not in context.teacher_outputs:
+        return context.teacher_outputs
+    logits = context.teacher_outputs[LOGITS].float()
+    axis = next((leaf.classes for leaf, _ in context.objective.leaves() if isinstance(leaf, Loss)), -1)
+    rows = logits.movedim(axis, -1)
+    targets = _targets(rows, context.batch.labels)
     other = rows.scatter(-1, targets.unsqueeze(-1), -torch.inf).logsumexp(-1, keepdim=True)
-    made = rows.scatter(-1, targets.unsqueeze(-1), other + math.log(_SURE / (1.0 - _SURE)))
-    return Outputs({**opened.taught, LOGITS: made.movedim(-1, place)})
+    confident = rows.scatter(-1, targets.unsqueeze(-1), other + math.log(_SURE / (1.0 - _SURE)))
+    return Outputs({**context.teacher_outputs, LOGITS: confident.movedim(-1, axis)})
 
 
 def _targets(rows: Tensor, labels: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""One stage opened at its first batch, for checks of its loss."""
+"""One stage context at its first batch, for checks of its loss."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class StageContext:
 
     Attributes:
         place: The arm, and the stage if there are several.
-        stage: Which.
+        stage: The stage.
         tapped: The student.
         batch: The first batch.
-        inputs: What the student reads from it.
-        taught: What the teacher shows for it.
-        progress: Half of the way, where no ramp is at its foot.
-        reached: The parameters of student and heads that some term moves.
-        learnt: Whether the teacher has learnt what it teaches here.
-        accumulate: Micro-batches to one step.
+        inputs: The student's inputs of that batch.
+        teacher_outputs: The teacher's outputs for that batch.
+        progress: Halfway through the stage, where no ramp is at its start.
+        reached: The parameters of student and heads that get a gradient.
+        teacher_trained: Whether the teacher is trained already.
+        accumulate: Micro-batches per step.
         fabric: Device and precision.
     """
 
@@ -47,62 +47,61 @@ class StageContext:
     tapped: Tapped
     batch: Batch
     inputs: Inputs
-    taught: Outputs
+    teacher_outputs: Outputs
     progress: Progress
     reached: frozenset[nn.Parameter]
-    learnt: bool
+    teacher_trained: bool
     accumulate: int
     fabric: Fabric
 
     @property
     def objective(self) -> Objective:
-        """What the stage minimizes."""
+        """The objective of the stage."""
         return self.stage.objective
 
-    def shown(self) -> Outputs:
-        """What the student shows for the batch, with its graph."""
+    def student_outputs(self) -> Outputs:
+        """The student's outputs for the batch, with their graph."""
         with self.fabric.autocast():
             return self.tapped(self.inputs)
 
     def learning(self) -> list[nn.Parameter]:
-        """What the stage may move: parameters of student and heads."""
+        """The trainable parameters of student and heads."""
         return [p for p in [*self.tapped.parameters(), *self.objective.parameters()] if p.requires_grad]
 
-    def gradients(self, taught: Outputs) -> dict[str, Tensor]:
-        """Each term's weighted gradient at all that learns, in one row, had the teacher shown this."""
+    def gradients(self, teacher_outputs: Outputs) -> dict[str, Tensor]:
+        """The weighted gradient of each term for all trainable parameters, flattened, for these teacher outputs."""
         student_with_loss = StudentWithLoss(self.tapped, self.objective, reached=self.reached)
-        lesson = StepInputs(taught, self.batch, self.progress, None, measure_parameters=True)
+        step_inputs = StepInputs(teacher_outputs, self.batch, self.progress, None, measure_parameters=True)
         with self.fabric.autocast():
-            student_with_loss(self.inputs, lesson)
+            student_with_loss(self.inputs, step_inputs)
         return student_with_loss.parameter_gradients
 
 
 @dataclass(frozen=True)
 class OpenGroup:
-    """Stages that step on the same batches, in an arm's models as they were made.
+    """Stages that step on the same batches.
 
     Attributes:
         stages: One, or several that alternate.
-        repeats: How many such groups there are: of branches alike one is looked at.
+        repeats: The number of equal groups: only one of several equal branches is checked.
     """
 
     stages: tuple[Stage, ...]
     repeats: int = 1
 
 
-def place_of(arm: CheckedArm, stage: Stage) -> str:
-    """How people are told of a stage: by its arm alone, where that has no other.
+def describe_stage(arm: CheckedArm, stage: Stage) -> str:
+    """The name of a stage for people: the arm, and the stage if the arm has several.
 
-    Branches that are alike, such as an ensemble's, are one place.
+    Equal branches, such as the members of an ensemble, share a name.
     """
     single = len(arm.recipe.parts) == 1 and isinstance(arm.recipe.parts[0], (Stage, ParallelStages))
     return arm.name if single or stage.name is None else f"{arm.name}, {stage.name}"
 
 
-def groups_of(arm: CheckedArm, models: RunModels) -> Iterator[OpenGroup]:
-    """All that an arm goes through, in order; functions in its recipe are asked as they are reached."""
-    course = RecipeRunner(arm.recipe, models, seed=arm.setting.seed)
-    for _, part in course:
+def stage_groups(arm: CheckedArm, models: RunModels) -> Iterator[OpenGroup]:
+    """The stages of an arm in order; functions in its recipe are called when they are reached."""
+    for _, part in RecipeRunner(arm.recipe, models, seed=arm.setting.seed):
         yield from _groups(part, 1)
 
 
@@ -117,8 +116,8 @@ def _groups(part: Part, repeats: int) -> Iterator[OpenGroup]:
                 yield from _groups(inner, repeats * len(part.branches))
 
 
-def workshop_of(arm: CheckedArm, fabric: Fabric) -> RunModels:
-    """An arm's models, new, as its run would hold them."""
+def create_models(arm: CheckedArm, fabric: Fabric) -> RunModels:
+    """Create the models of an arm as its run would."""
     setting = arm.setting
     models = RunModels(arm.models(), arm.recipe.makes, seed=setting.seed, adaptor=setting.adaptor)
     models.context = RunContext(arm.loader, setting.preprocess, fabric.device)
@@ -127,17 +126,17 @@ def workshop_of(arm: CheckedArm, fabric: Fabric) -> RunModels:
 
 @contextmanager
 def open_stage(
-    stage: Stage, place: str, arm: CheckedArm, models: Mapping[str, nn.Module], *, fabric: Fabric, learnt: bool
+    stage: Stage, place: str, arm: CheckedArm, models: Mapping[str, nn.Module], *, fabric: Fabric, teacher_trained: bool
 ) -> Iterator[StageContext]:
-    """A block in which a stage stands at its first batch; it ends as the engine's own probe would.
+    """Open a stage at its first batch; afterwards the buffers of the student are restored.
 
     Args:
-        stage: Which.
-        place: Where it is, for people.
-        arm: Whose.
-        models: The arm's models.
+        stage: The stage.
+        place: Its name for people.
+        arm: The arm of the stage.
+        models: The models of the arm.
         fabric: Device and precision.
-        learnt: Whether the job's teacher has learnt what it teaches.
+        teacher_trained: Whether the teacher of the job is trained already.
     """
     loader, setting = stage.loader or arm.loader, arm.setting
     loader.bind(models)
@@ -145,27 +144,33 @@ def open_stage(
     preprocess = cached_per_batch(stage.preprocess or setting.preprocess)
     model = models[stage.trains].to(fabric.device)
     with ExitStack() as stack:
-        answer = _answering(stack, stage, models, loader, preprocess, fabric)
+        get_teacher_outputs = _open_teacher(stack, stage, models, loader, preprocess, fabric)
         stack.enter_context(FrozenParameters(model, mode="train"))
         called = Tapped(model, stage.objective.requires.student, adaptor=get_adaptor(models, stage.trains))
         tapped = stack.enter_context(called)
+        # only loaders over a `Dataset` have all labels at hand
         labels = getattr(getattr(loader, "examples", None), "labels", None)
         with preserved_buffers([model]), fabric.autocast():
             inputs = preprocess(batch)
-            fitted, reached = probe(stage, tapped, answer, batch, inputs, batch.labels if labels is None else labels)
-            taught = answer(batch)
-            if arm.last == 1:  # a BatchNorm cannot train on one example
+            fitted, reached = probe(
+                stage, tapped, get_teacher_outputs, batch, inputs, batch.labels if labels is None else labels
+            )
+            teacher_outputs = get_teacher_outputs(batch)
+            if arm.last == 1:  # BatchNorm cannot train on one example
                 check_single(
                     stage, tapped, preprocess(batch.rows(torch.zeros(1, dtype=torch.int64, device=fabric.device)))
                 )
-        known = learnt and isinstance(stage.teacher, Teacher) and not (stage.teacher.names or stage.teacher.changes)
+        # A teacher that is itself trained by the recipe has random weights here.
+        trained = teacher_trained and isinstance(stage.teacher, Teacher)
+        trained = trained and not (stage.teacher.names or stage.teacher.changes)  # type: ignore[union-attr]
+
         yield StageContext(
-            place, replace(stage, objective=fitted), tapped, batch, inputs, taught, Progress(1, 3), frozenset(reached),
-            known, setting.accumulate, fabric,
+            place, replace(stage, objective=fitted), tapped, batch, inputs, teacher_outputs, Progress(1, 3),
+            frozenset(reached), trained, setting.accumulate, fabric,
         )  # fmt: skip
 
 
-def _answering(
+def _open_teacher(
     stack: ExitStack, stage: Stage, models: Mapping[str, nn.Module], loader: Any, preprocess: Any, fabric: Fabric
 ) -> Any:
     teacher, requires = stage.teacher, stage.objective.requires.teacher
