@@ -55,7 +55,7 @@ def change(folder, **changes):
             {"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 4, "hidden": [4]}}},
             "has classifier.weight as",
         ),
-        ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 3, "hidden": []}}}, "has besides layer1"),
+        ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 3, "hidden": []}}}, "also has layer1"),
         ({"model": {"name": "mlp", "arguments": {"inputs": 6, "classes": 3, "hidden": [4, 4]}}}, "lacks layer2"),
         ({"model": {"name": "mlp", "arguments": {"inputs": 10**9, "classes": 3, "hidden": [10**6]}}}, "the model as"),
     ],

@@ -94,7 +94,7 @@ def test_bad_input_is_one_sentence():
     teacher = FAMILIES["Bert"]()
     albert = made("Albert", **SMALL, embedding_size=8)
     for layers, model, said in (
-        (4, teacher, "4 layers do not divide the teacher's 6: take 1, 2, 3"),
+        (4, teacher, "4 layers do not divide the teacher's 6: use 1, 2, 3"),
         (0, teacher, "do not divide"),
         ([0, 6], teacher, "6 is none of the teacher's, which are 0 to 5"),
         ([], teacher, "leaves no layer"),

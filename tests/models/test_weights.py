@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         load_weights(model, tmp_path / "w.safetensors")
     text = str(caught.value)
     assert "lacks 0.weight (it may be 0.wieght)" in text
-    assert "has besides 0.wieght" in text
+    assert "also has 0.wieght" in text
     assert "has 1.bias as [5], the model as [3]" in text
     assert fingerprint(model) == before
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_converted_is_said(tmp_path):
     with pytest.raises(LimbeckError, match="damaged"):
         convert_pickle(file, yes=True)
     save_file({"a": torch.zeros(1)}, tmp_path / "s.bin")
-    with pytest.raises(DataError, match="holds safetensors already"):
+    with pytest.raises(DataError, match="safetensors"):
         convert_pickle(tmp_path / "s.bin", yes=True)
     assert not (tmp_path / "w.safetensors").exists()
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_converted_is_said(tmp_path):
 def test_conversion_overwrites_nothing(tmp_path):
     torch.save(net().state_dict(), tmp_path / "w.pt")
     (tmp_path / "w.safetensors").write_text("mine")
-    with pytest.raises(LimbeckError, match=r"is there already.*--out"):
+    with pytest.raises(LimbeckError, match=r"--out"):
         convert_pickle(tmp_path / "w.pt", yes=True)
     assert (tmp_path / "w.safetensors").read_text() == "mine"
 
@@ -232,7 +232,7 @@ def test_a_bad_pickle_is_said_in_our_own_words(tmp_path, spoil, sentence):
     said = str(caught.value)
     assert said.isprintable()
     assert "weights_only" not in said
-    assert "save the weights alone" in said
+    assert "safetensors.torch.save_model" in said
 
 
 # What training scripts keep beside the weights, and how they call these.

@@ -101,8 +101,8 @@ def _preprocessing(stored: str | None, expected: str | None, theirs: About, ours
     names = [isinstance(value, str) and value.partition(" ")[0] for value in (had, has)]
     more = ", of the same name: its code, or a value that it uses, differs" if names[0] and len({*names}) < 2 else ""
     none, own = ("no preprocessing of the teacher's own", "the teacher's own ") if index else ("none", "")
-    left, right = (f"{own}{text}" if text else none for text in _differing_entries(had, has))
-    return _compare(left, right, more)
+    before_text, now_text = (f"{own}{text}" if text else none for text in _differing_entries(had, has))
+    return _compare(before_text, now_text, more)
 
 
 def _parse_list(text: str | None) -> list[Any] | None:

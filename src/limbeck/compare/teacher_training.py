@@ -52,7 +52,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
     try:
         models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
     except NoModuleError as error:
-        module = open_estimator(error.made, asked.model, material)
+        module = open_estimator(error.result, asked.model, material)
         if asked.members > 1:
             raise LimbeckError(
                 f"teacher.members={asked.members}: an estimator is one teacher; leave members out."

@@ -1,4 +1,4 @@
-"""Models: named, built, loaded, saved, sized and initialized anew."""
+"""Models: builds, loads, saves and initializes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of peft (LoRA and others): merged into the plain model, and saved beside it."""
+"""Adapters of peft (LoRA and others): merges them into the plain model, and saves them beside it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from limbeck.errors import LimbeckError
 from limbeck.models.reference import seeded
 
 ADAPTER = "adapter"
-"""The folder, inside a student's, of the adapter alone. Not beside ``config.json``: there stock ``from_pretrained``
-would find ``adapter_config.json`` and add the adapter to weights that hold it already."""
+"""The subfolder for the adapter alone. If ``adapter_config.json`` were beside ``config.json``, ``from_pretrained``
+would add the adapter to weights that already include it."""
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _HOOKS = (
@@ -30,16 +30,16 @@ _HOOKS = (
 
 def has_adapter(model: nn.Module) -> bool:
     """Whether a model is one of peft's (``get_peft_model``), or one of transformers with ``add_adapter``."""
-    peft = sys.modules.get("peft")  # who never imported peft has no model of it
+    peft = sys.modules.get("peft")  # without it, there can be no model of peft
     if peft is None:
         return False
     if isinstance(model, (peft.PeftModel, peft.PeftMixedModel)):
         return True
-    return bool(getattr(model, "_hf_peft_config_loaded", False))
+    return bool(getattr(model, "_hf_peft_config_loaded", False))  # set by transformers' add_adapter
 
 
 def without_adapter(model: nn.Module) -> nn.Module:
-    """The model that an adapter of peft was put around, or else the model itself; nothing is copied."""
+    """The model inside an adapter of peft, or the model itself; nothing is copied."""
     if has_adapter(model) and hasattr(model, "get_base_model"):
         base: nn.Module = model.get_base_model()  # type: ignore[operator]
         return base
@@ -47,9 +47,9 @@ def without_adapter(model: nn.Module) -> nn.Module:
 
 
 def merge_adapters(model: nn.Module) -> nn.Module:
-    """A plain model with the active adapters merged into its weights; a model without any is returned itself.
+    """A plain model with the active adapters merged into its weights; a model without adapters is returned itself.
 
-    The model is left as it is, hooks, random numbers and all: what is merged is a copy on the CPU.
+    The model, its hooks and the random generators are not changed: the merge happens in a copy on the CPU.
 
     Raises:
         LimbeckError: If the adapter cannot be merged, as a learned prompt cannot.
@@ -63,47 +63,47 @@ def merge_adapters(model: nn.Module) -> nn.Module:
         with seeded(0):
             copied: Any = _copied(model)
             return copied.merge_and_unload() if hasattr(copied, "merge_and_unload") else _merged_in_place(copied)
-    # Each kind of adapter, and each kind of layer below it, refuses in a way of its own.
+    # Each kind of adapter, and each kind of layer below it, raises errors of its own types.
     except Exception as error:
         raise _unmerged(kind, str(error).strip().partition("\n")[0] or type(error).__name__) from error
 
 
 def write_adapter(model: nn.Module, folder: Path) -> None:
-    """Write the active adapter into ``adapter/`` of a student's folder, in peft's own format; each file appears whole.
+    """Write the active adapter into ``adapter/`` of a student's folder, in peft's own format; each file atomically.
 
-    Nothing is left there of a model without an adapter, nor where several are active or of several kinds.
+    For a model without an adapter, or with several active ones, the files are removed.
     """
-    place, names = folder / ADAPTER, _active(model)
+    target, names = folder / ADAPTER, _active_adapters(model)
     if len(names) != 1:
-        _remove_ours(place)
+        _remove_adapter(target)
         return
-    if place.is_symlink():
-        remove(place)  # nothing is written through a link
-    given: Any = model
+    if target.is_symlink():
+        remove(target)  # never write through a link
+    peft_model: Any = model
     with TemporaryDirectory() as partial:
-        place_of = {"selected_adapters": names} if hasattr(given, "merge_and_unload") else {}
-        # "auto" would ask the hub whether the base has the same vocabulary.
-        given.save_pretrained(partial, save_embedding_layers=False, **place_of)
+        selection = {"selected_adapters": names} if hasattr(peft_model, "merge_and_unload") else {}
+        # The default "auto" would contact the hub to compare the vocabulary with the base's.
+        peft_model.save_pretrained(partial, save_embedding_layers=False, **selection)
         written = next(Path(partial).rglob(_CONFIG)).parent
-        told = _ordered(json.loads((written / _CONFIG).read_text(encoding="utf-8")))
-        place.mkdir(exist_ok=True)
-        with atomic_write(place / _WEIGHTS) as new:
+        config = _sort_sets(json.loads((written / _CONFIG).read_text(encoding="utf-8")))
+        target.mkdir(exist_ok=True)
+        with atomic_write(target / _WEIGHTS) as new:
             new.write_bytes((written / _WEIGHTS).read_bytes())
             sort_header(new)
-    write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", place / _CONFIG)
+    write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", target / _CONFIG)
 
 
-def _remove_ours(place: Path) -> None:
+def _remove_adapter(folder: Path) -> None:
     """Remove the two files of an adapter, and their folder where nothing else is in it."""
-    if place.is_symlink() or not place.is_dir():
+    if folder.is_symlink() or not folder.is_dir():
         return
     for name in (_CONFIG, _WEIGHTS):
-        remove(place / name)
-    if not any(place.iterdir()):
-        place.rmdir()
+        remove(folder / name)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
-def _active(model: nn.Module) -> list[str]:
+def _active_adapters(model: nn.Module) -> list[str]:
     """The names of the adapters in use; none of a mixed model, which peft itself cannot write."""
     if not has_adapter(model) or not hasattr(model, "save_pretrained"):
         return []
@@ -112,10 +112,10 @@ def _active(model: nn.Module) -> list[str]:
     return [named] if isinstance(named, str) else list(named)
 
 
-def _ordered(told: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose sets, which peft writes in an order that differs from process to process, are sorted."""
+def _sort_sets(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with sorted sets: peft writes them in an order that differs between processes."""
     sets = ("target_modules", "modules_to_save", "exclude_modules")
-    return {key: sorted(value) if key in sets and isinstance(value, list) else value for key, value in told.items()}
+    return {key: sorted(value) if key in sets and isinstance(value, list) else value for key, value in config.items()}
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Arguments of networks and of builders of networks, checked before they are called."""
+"""Checks the arguments of networks and of functions that build networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ModelSpec(NamedTuple):
 
 _MOST_LAYERS = 1_000
 
-"""To make more takes seconds before it shows that no weights fit, or that no gradient gets through."""
+"""An upper bound: a network with more layers takes seconds to build, and cannot be trained."""
 
 _KEYWORD = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -40,73 +40,73 @@ def accepted_arguments(function: Callable[..., Any], *, without: Collection[str]
 def check_arguments(
     who: str, function: Callable[..., Any], arguments: Mapping[str, Any], *, without: Collection[str] = ()
 ) -> None:
-    """Refuse arguments that `function` does not take, and the lack of those that it must have.
+    """Check that `function` accepts the arguments, and that no required one is missing.
 
     Args:
-        who: How an error calls the function.
-        function: What will be called with `arguments`.
+        who: The name of the function in errors.
+        function: The function to call with `arguments`.
         arguments: Name to value.
-        without: Names that somebody else fills in.
+        without: Names of arguments that the caller fills in.
 
     Raises:
-        ArgumentError: Naming the nearest argument and all that are accepted.
+        ArgumentError: If not; it names the nearest argument and all that are accepted.
     """
-    known = accepted_arguments(function, without=without)
+    accepted = accepted_arguments(function, without=without)
     parameters = inspect.signature(function).parameters.values()
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         for name in arguments:
-            if name not in known:
-                near = nearest(name, known)
-                meant = f" Did you mean {near!r}?" if near else ""
-                said = f"{who} takes no argument {name!r}.{meant} It takes: {_listed(known)}."
-                raise ArgumentError(said, argument=near or "", example=_example(known[near]) if near else "...")
-    lacking = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
-    if lacking:
-        wanted = ", ".join(f"{n}={_example(known[n])}" for n in lacking)
-        said = f"{who} needs {wanted}. It takes: {_listed(known)}."
-        raise ArgumentError(said, argument=lacking[0], example=_example(known[lacking[0]]))
+            if name not in accepted:
+                near = nearest(name, accepted)
+                hint = f" Did you mean {near!r}?" if near else ""
+                message = f"{who} takes no argument {name!r}.{hint} It takes: {_listed(accepted)}."
+                raise ArgumentError(message, argument=near or "", example=_example(accepted[near]) if near else "...")
+    names = [n for n, p in accepted.items() if p.default is p.empty and n not in arguments]
+    if names:
+        missing = ", ".join(f"{n}={_example(accepted[n])}" for n in names)
+        message = f"{who} needs {missing}. It takes: {_listed(accepted)}."
+        raise ArgumentError(message, argument=names[0], example=_example(accepted[names[0]]))
 
 
 def check_positive(who: str, **values: int) -> None:
-    """Refuse a value that is not a whole number of at least 1.
+    """Refuse a value that is not an integer of at least 1.
 
     Raises:
-        ArgumentError: Naming the argument and its value.
+        ArgumentError: If there is one; it names the argument and its value.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{who} needs {name} to be a whole number of at least 1; got {value!r}.", argument=name)
+            raise ArgumentError(f"{who} needs {name} to be an integer of at least 1; got {value!r}.", argument=name)
 
 
 def check_widths(who: str, name: str, widths: Sequence[int]) -> list[int]:
-    """`widths` as a list, each a whole number of at least 1.
+    """`widths` as a list, each an integer of at least 1.
 
     Raises:
-        ArgumentError: Naming the argument and its value.
+        ArgumentError: If there is one; it names the argument and its value.
     """
     if isinstance(widths, str) or not isinstance(widths, Sequence):
-        said = f"{who} needs {name} to be a list of whole numbers, such as [64, 32]; got {widths!r}."
-        raise ArgumentError(said, argument=name, example="[64,32]")
+        message = f"{who} needs {name} to be a list of integers, such as [64, 32]; got {widths!r}."
+        raise ArgumentError(message, argument=name, example="[64,32]")
     if len(widths) > _MOST_LAYERS:
         raise ArgumentError(f"{who} takes at most {_MOST_LAYERS:,} of {name}; got {len(widths):,}.", argument=name)
     for width in widths:
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            said = f"{who} needs each of {name} to be a whole number of at least 1; got {width!r}."
-            raise ArgumentError(said, argument=name, example="[64,32]")
+            message = f"{who} needs each of {name} to be an integer of at least 1; got {width!r}."
+            raise ArgumentError(message, argument=name, example="[64,32]")
     return list(widths)
 
 
 def check_memory(who: str, numbers: int) -> None:
     """Refuse a network whose weights alone would not fit into this machine's memory, before any is taken.
 
-    Nothing is refused on the meta device, where a network has shapes and no memory.
+    On the meta device there is no check, as networks there take no memory.
 
     Args:
-        who: How an error calls the network.
-        numbers: How many weights it has, about; each takes four bytes.
+        who: The name of the network in errors.
+        numbers: The approximate number of weights; each takes four bytes.
 
     Raises:
-        ArgumentError: Naming both sizes.
+        ArgumentError: If it does not; it names both sizes.
     """
     if torch.get_default_device().type == "meta":
         return
@@ -120,7 +120,7 @@ def check_memory(who: str, numbers: int) -> None:
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory; 2^40 where the system does not say."""
+    """Bytes of this machine's memory; 2^40 where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -131,19 +131,19 @@ def check_dropout(who: str, **rates: float) -> None:
     """Refuse a dropout rate outside [0, 1).
 
     Raises:
-        ArgumentError: Naming the argument and its value.
+        ArgumentError: If there is one; it names the argument and its value.
     """
     for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0.0 <= rate < 1.0:
-            said = f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}."
-            raise ArgumentError(said, argument=name, example="0.1")
+            message = f"{who} needs {name} to be a fraction from 0 to below 1; got {rate!r}."
+            raise ArgumentError(message, argument=name, example="0.1")
 
 
-def _listed(known: Mapping[str, inspect.Parameter]) -> str:
-    listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in known.items())
+def _listed(accepted: Mapping[str, inspect.Parameter]) -> str:
+    listed = (n if p.default is p.empty else f"{n}={p.default!r}" for n, p in accepted.items())
     return ", ".join(listed) or "nothing"
 
 
 def _example(parameter: inspect.Parameter) -> str:
-    """What a value of a parameter looks like, as a person types it."""
+    """An example value of a parameter, as a user types it."""
     return "[64,32]" if "Sequence" in str(parameter.annotation) or "list" in str(parameter.annotation) else "..."

@@ -25,7 +25,7 @@ class Cnn(nn.Module):
 
     Args:
         channels: Channels of the images.
-        classes: How many logits.
+        classes: The number of logits.
         widths: Channels of each convolution, at least one.
         size: Side of the square images, in pixels.
         dropout: Fraction of the features that training drops before the classifier.
@@ -45,8 +45,8 @@ class Cnn(nn.Module):
         check_dropout("cnn", dropout=dropout)
         sizes = [channels, *check_widths("cnn", "widths", widths)]
         if not widths:
-            said = "cnn needs at least one width, such as widths=[32, 64]; got []."
-            raise ArgumentError(said, argument="widths", example="[32,64]")
+            message = "cnn needs at least one width, such as widths=[32, 64]; got []."
+            raise ArgumentError(message, argument="widths", example="[32,64]")
         last = min(size, max(size >> len(widths), 3))  # pixels along a side of the last map, at most
         check_memory("cnn", 9 * sum(map(math.prod, pairwise(sizes))) + sizes[-1] * last**2 * classes)
         self.spec = ModelSpec(

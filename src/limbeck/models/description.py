@@ -1,4 +1,4 @@
-"""What is known of a model besides its weights: class names, encoding, preprocessing."""
+"""Metadata of a model besides its weights: class names, encoding, preprocessing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DESCRIPTIONS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary(
 
 
 def describe_model(model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
-    """Keep with a model what a student folder's metadata say, so that exports of it say the same.
+    """Attach a student folder's metadata to a model, so that an export of it has the same metadata.
 
     Example:
         >>> get_description(describe_model(nn.Linear(2, 2), {"class_names": ["no", "yes"]}))
@@ -23,5 +23,5 @@ def describe_model(model: nn.Module, metadata: Mapping[str, Any]) -> nn.Module:
 
 
 def get_description(model: nn.Module) -> dict[str, Any]:
-    """What `describe_model` was told; empty where it was told nothing."""
+    """The metadata that `describe_model` attached; empty where there are none."""
     return dict(_DESCRIPTIONS.get(model, {}))

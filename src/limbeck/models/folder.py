@@ -1,4 +1,4 @@
-"""A student saved in a folder, and opened again."""
+"""Saves a student in a folder, and loads it again."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from limbeck.models.weights import cast_parameters, match_state, open_weights
 
 
 class NoModuleError(LimbeckError):
-    """A function of a person's own made something else than a module.
+    """A user's function did not return a module.
 
     Attributes:
-        made: What it made.
+        result: What it returned.
     """
 
-    def __init__(self, sentence: str, *, made: Any) -> None:
-        super().__init__(sentence)
-        self.made = made
+    def __init__(self, message: str, *, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class OtherModelError(LimbeckError):
-    """A folder that holds another model than the one to be saved there."""
+    """The folder already holds another model."""
 
 
 FORMAT = 1
@@ -47,45 +47,45 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _CHECKSUM = "checksum"
-"""In the configuration: the SHA-256 of all its other keys."""
+"""The key of the configuration with the SHA-256 of all its other keys."""
 
 
 def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write a model to a folder that is valid at any moment, also after a kill.
+    """Write a model to a folder that is valid at any time, also after a kill.
 
     The folder holds ``model.safetensors`` and ``config.json``::
 
         {"format": 1, "limbeck": "0.1.0", "model": {"name": ..., "arguments": {...}}, "metadata": {...}}
 
-    A model that is no reference network has ``"model": {"class": ...}``, for people to read; one of transformers has
-    its whole configuration besides, so that stock ``from_pretrained`` opens the folder too. A first save appears whole,
-    by one rename; a later one replaces the weights by one rename. What depends on the weights (their SHA-256, and
-    `metadata` once more) is in the header of ``model.safetensors``, so that it cannot disagree with them. Shared
+    A model that is no reference network has ``"model": {"class": ...}``, for information. A model of transformers also
+    has its whole configuration there, so that ``from_pretrained`` opens the folder too. The first save is atomic: one
+    rename. A later one replaces the weights by one rename. Entries that depend on the weights (their SHA-256, and a
+    copy of `metadata`) are in the header of ``model.safetensors``, so that they always agree with the weights. Shared
     tensors are written once. Equal weights and metadata give equal files, byte for byte.
 
-    Of a model of peft (LoRA) it is the plain model, with the adapter merged into a copy of its weights; the adapter
-    alone lies in ``adapter/``, for ``PeftModel.from_pretrained(base, folder / "adapter")``.
+    For a model of peft (LoRA), the plain model is saved, with the adapter merged into a copy of its weights. The
+    adapter alone is in ``adapter/``, for ``PeftModel.from_pretrained(base, folder / "adapter")``.
 
     Args:
-        model: Any module whose state is tensors.
-        folder: New, empty, or a folder that holds the same kind of model; parents are made.
-        metadata: JSON values to keep with the weights, such as class names or the epoch; by default what the folder
-            said that the model was loaded from, or the run that trained it.
+        model: Any module whose state consists of tensors.
+        folder: A new or empty folder, or one that holds the same kind of model; parents are made.
+        metadata: JSON values to save with the weights, such as class names or the epoch; by default the metadata of the
+            folder that the model was loaded from, or of the run that trained it.
 
     Returns:
         The folder.
 
     Raises:
-        LimbeckError: If the folder holds another model or other files by these names, the metadata are no JSON values,
-            or the state holds something else than tensors, or an adapter cannot be merged.
+        LimbeckError: If the folder holds another model or other files of these names, the metadata are no JSON values,
+            the state holds something else than tensors, or an adapter cannot be merged.
     """
-    given = unwrap_compiled(model)
-    metadata = get_description(given) if metadata is None else metadata
-    model = merge_adapters(given)
+    original = unwrap_compiled(model)
+    metadata = get_description(original) if metadata is None else metadata
+    model = merge_adapters(original)
     folder, spec = Path(folder), get_model_spec(model)
-    made = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
-    told = json.loads(_json_text(dict(metadata)))
-    config = {"format": FORMAT, "limbeck": _version(), "model": made, "metadata": told}
+    recipe = {"class": _class_name(model)} if spec is None else {"name": spec.name, "arguments": spec.arguments}
+    values = json.loads(_json_text(dict(metadata)))
+    config = {"format": FORMAT, "limbeck": _version(), "model": recipe, "metadata": values}
     config |= {key: value for key, value in hf_description(model).items() if key not in config}
     config[_CHECKSUM] = digest(json.loads(json.dumps(config)))
     if folder.exists() and not folder.is_dir():
@@ -93,14 +93,14 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
     new = not folder.exists() or not any(folder.iterdir())
     ours = new or (folder / CONFIG).exists()
     if not new:
-        _check_same_model(folder, made)
-    if not ours and has_adapter(given) and (folder / ADAPTER).exists():
+        _check_same_model(folder, recipe)
+    if not ours and has_adapter(original) and (folder / ADAPTER).exists():
         raise LimbeckError(f"{folder / ADAPTER} exists, and no student is saved in {folder}. Name another folder.")
     target = new_partial_folder(folder) if new else folder
-    write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(told, sort_keys=True)})
+    write_weights(tensors_of(model), target / WEIGHTS, header={"metadata": json.dumps(values, sort_keys=True)})
     write_text(json.dumps(config, indent=2) + "\n", target / CONFIG)
-    if ours or has_adapter(given):
-        write_adapter(given, target)
+    if ours or has_adapter(original):
+        write_adapter(original, target)
     if new:
         os.replace(target, folder)
         sync_folder(folder.parent)
@@ -108,52 +108,52 @@ def save(model: nn.Module, folder: str | Path, *, metadata: Mapping[str, Any] | 
 
 
 def load(path: str | Path, *, build: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Open a student folder; the model comes back on the CPU, in eval mode, in the dtypes it was saved with.
+    """Load a model from a student folder: on the CPU, in eval mode, in the dtypes in which it was saved.
 
-    A reference network needs nothing else, and a Hugging Face model nothing but transformers, where its class is looked
-    up by name. Code that a folder names is never imported: for a class of your own, give `build`.
+    A reference network needs nothing else, and a Hugging Face model needs transformers, where its class is looked up by
+    name. Code that a folder names is never imported: for a class of your own, pass `build`.
 
     Args:
-        path: The folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
-        build: A function without arguments that makes the module which the weights belong to.
+        path: A folder that `save` wrote, or ``save_pretrained`` of a model of transformers.
+        build: A function without arguments that makes the module for the weights.
 
     Returns:
         The model.
 
     Raises:
-        LimbeckError: If the model is of a class of your own and `build` is None, with the line to type; or it is one of
-            transformers, which is not installed (extra ``hf``).
-        DataError: If a file is missing or damaged, or names or shapes do not fit.
+        LimbeckError: If the model has a class of your own and `build` is None, with the line to type; or it is a model
+            of transformers, which is not installed (extra ``hf``).
+        DataError: If a file is missing or damaged, or names or shapes do not match.
     """
     path = Path(path)
     if build is None and is_hf_folder(path):
         return open_hf_folder(path)
     written = _config(path)
     config = _with_header(path, written)
-    model = _opened(path, config, build)
+    model = _load_model(path, config, build)
     _check_whole(path, written)
     return describe_model(model, config["metadata"])
 
 
-def _opened(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
+def _load_model(path: Path, config: Mapping[str, Any], build: Any) -> nn.Module:
     state = open_weights(path / WEIGHTS).state
     if build is not None or "architectures" in config:
-        who = f"build={getattr(build, '__name__', build)}"
+        who = f"build={getattr(build, '__name__', build)}"  # a partial or an object with __call__ has no name
         model = hf_outline(path, config) if build is None else call_builder(build, who)
         cast_parameters(model, state)
         model.load_state_dict(match_state(model, state, source=str(path / WEIGHTS), whole=True))
         return model.eval()
-    model = _outlined(path, config["model"])
+    model = _build_outline(path, config["model"])
     full = match_state(model, state, source=str(path / WEIGHTS), whole=True)
-    # The tensors that were read may still lie in the file's pages; a model owns its own.
+    # Tensors that were read may be mapped from the file; the model gets copies of its own.
     model.load_state_dict({name: tensor.clone() for name, tensor in full.items()}, assign=True)
     return model.eval()
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """What a student folder says of itself, with the ``sha256`` of its weights (see `fingerprint`).
+    """The configuration of a student folder, with the ``sha256`` of its weights (see `fingerprint`).
 
-    Metadata are read from the header of the weights, which was written together with them.
+    Metadata are read from the header of the weights, which is written together with them.
 
     Raises:
         DataError: If the folder or a file in it is missing or damaged, or was written by a later limbeck.
@@ -165,7 +165,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def _with_header(path: Path, written: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with what the weights' header says."""
+    """A configuration with the entries of the weights' header."""
     config = {key: value for key, value in written.items() if key != _CHECKSUM}
     header = read_header(path / WEIGHTS)
     try:
@@ -174,25 +174,25 @@ def _with_header(path: Path, written: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(config["metadata"], dict):
             raise ValueError("metadata are a mapping")
     except (KeyError, ValueError, RecursionError) as error:
-        raise DataError(f"{path / WEIGHTS} was not written by limbeck.save: its header says nothing of it.") from error
+        raise DataError(f"{path / WEIGHTS} was not written by limbeck.save: its header has no metadata.") from error
     return config
 
 
 def call_builder(build: Any, who: str, **arguments: Any) -> nn.Module:
-    """What a person's own function makes, if that is a module.
+    """Call a user's function, and check that it returns a module.
 
     Raises:
-        LimbeckError: If it is something else, or no function was given.
+        LimbeckError: If it returns something else, or is no function.
     """
     if not callable(build):
-        raise LimbeckError(f"{who} is no function; give one that makes the module, such as its class.")
+        raise LimbeckError(f"{who} is no function; pass one that makes the module, such as its class.")
     model = build(**arguments)
     if not isinstance(model, nn.Module):
         estimator = ""
         if hasattr(model, "predict_proba"):
-            estimator = " An estimator can be a teacher, in a job or as limbeck.SklearnTeacher(it), and no student."
-        said = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
-        raise NoModuleError(said, made=model)
+            estimator = " An estimator can be a teacher, in a job or as limbeck.SklearnTeacher(it), but no student."
+        message = f"{who} returned a {type(model).__name__}; it has to return a torch.nn.Module.{estimator}"
+        raise NoModuleError(message, result=model)
     return model
 
 
@@ -206,23 +206,23 @@ def is_student_folder(path: Path) -> bool:
 
 
 def loads_without_code(config: Mapping[str, Any]) -> bool:
-    """Whether `load` opens a student that says this of itself without a `build`: `read_config` gives it."""
+    """Whether `load` opens a student with this configuration (see `read_config`) without a `build`."""
     return "name" in config["model"] or "architectures" in config
 
 
-def _outlined(path: Path, made: Mapping[str, Any]) -> nn.Module:
-    if "name" not in made:
+def _build_outline(path: Path, recipe: Mapping[str, Any]) -> nn.Module:
+    if "name" not in recipe:
         raise LimbeckError(
-            f"{path} holds a {made.get('class')}, which is a class of your own; limbeck imports no code that a folder "
-            f"names. Type: limbeck.load({str(path)!r}, build=build), where build() makes that module."
+            f"{path} holds a {recipe.get('class')}, which is a class of your own; limbeck imports no code that a "
+            f"folder names. Type: limbeck.load({str(path)!r}, build=build), where build() makes that module."
         )
-    if made["name"] not in reference_names() or not isinstance(made.get("arguments"), dict):
+    if recipe["name"] not in reference_names() or not isinstance(recipe.get("arguments"), dict):
         raise DataError(
-            f"{path / CONFIG} names the network {made['name']!r}, which this version of limbeck cannot build."
+            f"{path / CONFIG} names the network {recipe['name']!r}, which this version of limbeck cannot build."
         )
     try:
-        return build_on_meta(ModelSpec(made["name"], made["arguments"]))
-    # Numbers that are too large for a shape are whatever PyTorch makes of them.
+        return build_on_meta(ModelSpec(recipe["name"], recipe["arguments"]))
+    # For sizes that are too large, PyTorch raises errors of many types.
     except (LimbeckError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(f"{path / CONFIG} is damaged: {reason}") from error
@@ -244,25 +244,25 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _check_whole(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that is not what was written; last of all, since what else is wrong says more."""
-    told = config.get(_CHECKSUM)
-    if told is not None and told != digest({key: value for key, value in config.items() if key != _CHECKSUM}):
-        raise DataError(f"{path / CONFIG} was edited or is damaged: its checksum is not the one that is in it.")
+    """Check the checksum of a configuration. It comes last, as the other checks have better messages."""
+    checksum = config.get(_CHECKSUM)
+    if checksum is not None and checksum != digest({key: value for key, value in config.items() if key != _CHECKSUM}):
+        raise DataError(f"{path / CONFIG} was edited or is damaged: its checksum does not match.")
 
 
-def _check_same_model(folder: Path, made: Mapping[str, Any]) -> None:
+def _check_same_model(folder: Path, recipe: Mapping[str, Any]) -> None:
     if not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists():
         return
-    held = _config(folder)["model"]
-    if held != json.loads(json.dumps(made)):
-        raise OtherModelError(f"{folder} holds another model, {held}; this one is {made}. Name another folder.")
+    saved = _config(folder)["model"]
+    if saved != json.loads(json.dumps(recipe)):
+        raise OtherModelError(f"{folder} holds another model, {saved}; this one is {recipe}. Name another folder.")
 
 
 def _json_text(metadata: dict[str, Any]) -> str:
     try:
         return json.dumps(metadata)
     except (TypeError, ValueError) as error:
-        raise LimbeckError(f"metadata has to be JSON values (numbers, texts, lists, mappings): {error}.") from error
+        raise LimbeckError(f"metadata must be JSON values (numbers, texts, lists, mappings): {error}.") from error
 
 
 def _class_name(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Hugging Face models from a folder, without the folder's code and within bounds."""
+"""Loads Hugging Face models from a folder, without running its code and with limits on their size."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from limbeck.models.safetensors_io import read_header, read_shapes
 
 _COUNTED = re.compile(r"(layer|block|depth|expert|stage|repeat|branch|codebook)s?$")
 
-"""Keys that say how many parts of a kind a network has; each part has a tensor of its own."""
+"""Keys with the number of layers or other parts; each part has a tensor of its own."""
 
 _ALWAYS = 256
 
-"""So many parts are never too many: some networks share the tensors of all their layers."""
+"""A number of parts that is always allowed: some networks share the tensors of all their layers."""
 
 _LARGEST = 2**31
 
 _ROOM = 50_000_000
 
-"""So many numbers more than the file holds may a network have: tables of positions, masks, a head that is new."""
+"""How many more numbers a network may have than the file: tables of positions, masks, a new head."""
 
 
 class TensorBudget(NamedTuple):
-    """What the weights in a folder hold.
+    """The size of the weights in a folder, as a limit for its configuration.
 
     Attributes:
-        tensors: How many there are.
-        numbers: How many numbers they have.
-        longest: The largest side of any of them.
+        tensors: The number of tensors.
+        numbers: The number of elements of all tensors.
+        longest: The largest dimension of any tensor.
     """
 
     tensors: int
@@ -48,7 +48,7 @@ class TensorBudget(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> TensorBudget:
-        """Of all safetensors files in a folder; only their headers are read.
+        """The sizes of all safetensors files in a folder; only their headers are read.
 
         Raises:
             DataError: If one is damaged.
@@ -57,36 +57,36 @@ class TensorBudget(NamedTuple):
         return cls(len(shapes), sum(map(math.prod, shapes)), max((max(s, default=1) for s in shapes), default=0))
 
 
-def check_config(file: Path, config: Mapping[str, Any], held: TensorBudget) -> None:
-    """Refuse numbers in a configuration that no network with these weights has, before anything is made of it.
+def check_config(file: Path, config: Mapping[str, Any], weights: TensorBudget) -> None:
+    """Refuse numbers in a configuration that no network with these weights can have, before a network is built.
 
     Raises:
-        DataError: Naming the key.
+        DataError: If there is one; it names the key.
     """
     for name, value in _numbers(config):
         if abs(value) > _LARGEST:
             raise DataError(f"{file} is damaged: {name}={_digits(value)}; no network is so large.")
-        most = max(held.tensors, _ALWAYS)
+        most = max(weights.tensors, _ALWAYS)
         if _COUNTED.search(name) and value > most:
-            raise DataError(f"{file} is damaged: {name}={value}; its weights are {held.tensors} tensors.")
-        # A name is made for each label.
-        if name == "num_labels" and value > max(held.longest, 1000):
+            raise DataError(f"{file} is damaged: {name}={value}; its weights are {weights.tensors} tensors.")
+        # transformers makes a name for each label.
+        if name == "num_labels" and value > max(weights.longest, 1000):
             raise DataError(f"{file} is damaged: {name}={value}; no tensor of its weights is so long.")
 
 
-def check_size(file: Path, kind: Any, config: Any, held: TensorBudget) -> None:
-    """Refuse a network that is larger than its weights; it is made without memory, of shapes alone.
+def check_size(file: Path, kind: Any, config: Any, weights: TensorBudget) -> None:
+    """Refuse a network that is larger than its weights; it is built on the meta device, without memory.
 
     Raises:
-        DataError: Naming both sizes.
+        DataError: If it is; it names both sizes.
     """
     with torch.device("meta"):
         model: nn.Module = kind(config)
-    wanted = sum(one.numel() for one in (*model.parameters(), *model.buffers()))
-    if wanted > 4 * held.numbers + _ROOM:
+    size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if size > 4 * weights.numbers + _ROOM:
         raise DataError(
-            f"{file} is damaged: it describes a network of {wanted / 1e6:,.0f} million numbers, and the weights beside "
-            f"it are {held.numbers / 1e6:,.1f} million."
+            f"{file} is damaged: it describes a network of {size / 1e6:,.0f} million numbers, and the weights beside "
+            f"it are {weights.numbers / 1e6:,.1f} million."
         )
 
 
@@ -95,9 +95,9 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
         for key, inner in value.items():
             yield from _numbers(inner, str(key))
     elif isinstance(value, list):
-        whole = [one for one in value if isinstance(one, int)]
-        if whole:
-            yield name, sum(whole) if all(one >= 0 for one in whole) else max(whole)
+        integers = [item for item in value if isinstance(item, int)]
+        if integers:
+            yield name, sum(integers) if all(item >= 0 for item in integers) else max(integers)
         for inner in value:
             if not isinstance(inner, int):
                 yield from _numbers(inner, name)
@@ -106,41 +106,42 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _digits(number: int) -> str:
-    # To spell an integer of many digits takes long, and Python refuses it.
+    # Python refuses to print an integer of very many digits, and it takes long.
     return str(number) if abs(number) < 2**63 else "a number of more than 18 digits"
 
 
 _CODE = frozenset({"auto_map", "attn_implementation", "experts_implementation", "custom_pipelines", "checkpoint_path"})
 
-"""Keys of a configuration that may lead to code which transformers does not hold: timm unpickles `checkpoint_path`."""
+"""Keys of a configuration that may load code from outside of transformers: timm unpickles `checkpoint_path`."""
 
 
 def is_transformers(model: nn.Module) -> bool:
-    """Whether a model is of a class that transformers itself holds."""
+    """Whether a model's class is part of transformers."""
     bases = type(model).__mro__
     own = type(model).__module__.startswith("transformers.")
     return own and any(base.__module__ == "transformers.modeling_utils" for base in bases)
 
 
 def hf_description(model: nn.Module) -> dict[str, Any]:
-    """What ``from_pretrained`` looks for in a ``config.json``; empty for a model that transformers does not hold."""
+    """The ``config.json`` that ``from_pretrained`` needs; empty for a model whose class is not part of transformers."""
     if not is_transformers(model):
         return {}
-    given: Any = model
-    told: dict[str, Any] = json.loads(given.config.to_json_string())
-    return {**told, "architectures": [type(model).__name__], "dtype": str(given.dtype).removeprefix("torch.")}
+    hf_model: Any = model
+    config: dict[str, Any] = json.loads(hf_model.config.to_json_string())
+    return {**config, "architectures": [type(model).__name__], "dtype": str(hf_model.dtype).removeprefix("torch.")}
 
 
 def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
-    """Write the classes' names into a Hugging Face classifier's configuration, where it has as many outputs.
+    """Write class names into a Hugging Face classifier's configuration, if it has as many outputs.
 
     Args:
-        model: Changed in place; any other module is left as it is.
-        names: The classes in the order of the labels; None leaves what is there.
+        model: Changed in place; any other module is left unchanged.
+        names: The class names in the order of the labels; None changes nothing.
 
     Returns:
         The same model.
     """
+    # Any module may be passed here, and only models of transformers have these attributes.
     config: Any = getattr(model, "config", None)
     if names and is_transformers(without_adapter(model)) and getattr(config, "num_labels", None) == len(names):
         config.id2label = dict(enumerate(names))
@@ -149,24 +150,24 @@ def name_classes(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
 
 
 def hf_outline(path: Path, config: Mapping[str, Any]) -> nn.Module:
-    """The model that a ``config.json`` describes, with weights of its own: the generators are left as they were.
+    """The model that a ``config.json`` describes, with random weights; the random generators are not changed.
 
-    Its class is looked up in transformers by its name in ``architectures``; nothing that the folder holds is imported.
+    Its class is looked up in transformers by the name in ``architectures``; nothing in the folder is imported.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``).
         DataError: If transformers has no such class, or the configuration does not fit it.
     """
-    held = TensorBudget.of(path)
-    kind, made = _class(path, config, held), _plain(config)
+    weights = TensorBudget.of(path)
+    kind, values = _class(path, config, weights), _plain(config)
     try:
         with seeded(0):
-            described = kind.config_class.from_dict(made)
-            check_size(path / "config.json", kind, described, held)
-            model: nn.Module = kind(described)
+            hf_config = kind.config_class.from_dict(values)
+            check_size(path / "config.json", kind, hf_config, weights)
+            model: nn.Module = kind(hf_config)
     except LimbeckError:
         raise
-    # Whatever a configuration makes transformers raise, the sentence says which file it is in.
+    # A wrong configuration may raise any error in transformers; the message names the file.
     except Exception as error:
         raise DataError(f"{path / 'config.json'} does not make a {kind.__name__}: {_first_line(error)}") from error
     return model
@@ -184,66 +185,66 @@ def is_hf_folder(path: Path) -> bool:
 
 
 def open_hf_folder(path: Path) -> nn.Module:
-    """The model in a folder that ``save_pretrained`` wrote, in eval mode: safetensors alone, and no code.
+    """Load the model in a folder that ``save_pretrained`` wrote, in eval mode, from safetensors and without code.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``).
-        DataError: If it has no such class, there are no safetensors, or they do not hold the whole model.
+        DataError: If it has no such class, there are no safetensors, or weights are missing.
     """
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    held = TensorBudget.of(path)
-    kind = _class(path, config, held)
+    weights = TensorBudget.of(path)
+    kind = _class(path, config, weights)
     try:
         with seeded(0):
-            described = kind.config_class.from_dict(_plain(config))
-            check_size(path / "config.json", kind, described, held)
-            model, found = kind.from_pretrained(
-                str(path), config=described, use_safetensors=True, dtype="auto",
+            hf_config = kind.config_class.from_dict(_plain(config))
+            check_size(path / "config.json", kind, hf_config, weights)
+            model, loading = kind.from_pretrained(
+                str(path), config=hf_config, use_safetensors=True, dtype="auto",
                 local_files_only=True, trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
     except LimbeckError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # any error in transformers, as in `hf_outline`
         raise DataError(f"{path} cannot be opened as a {kind.__name__}: {_first_line(error)}") from error
-    if lacking := sorted(found["missing_keys"]):
+    if lacking := sorted(loading["missing_keys"]):
         raise DataError(f"{path} lacks weights of a {kind.__name__}: {', '.join(map(str, lacking[:5]))}.")
     opened: nn.Module = model.eval()
     return opened
 
 
-def _class(path: Path, config: Mapping[str, Any], held: TensorBudget) -> Any:
-    hf = import_library("transformers", extra="hf", wanted=f"limbeck.load({str(path)!r})")
-    check_config(path / "config.json", config, held)
+def _class(path: Path, config: Mapping[str, Any], weights: TensorBudget) -> Any:
+    hf = import_library("transformers", extra="hf", purpose=f"limbeck.load({str(path)!r})")
+    check_config(path / "config.json", config, weights)
     listed = config.get("architectures")
-    named = listed[0] if isinstance(listed, list) and listed else listed
-    kind: Any = getattr(hf, named, None) if isinstance(named, str) else None
-    ours = isinstance(kind, type) and issubclass(kind, hf.PreTrainedModel)
-    if not ours or kind.config_class is None:
-        raise DataError(f"{path / 'config.json'} names {named!r}, which is no model of transformers {hf.__version__}.")
+    name = listed[0] if isinstance(listed, list) and listed else listed
+    kind: Any = getattr(hf, name, None) if isinstance(name, str) else None  # a damaged file may have any name
+    is_model = isinstance(kind, type) and issubclass(kind, hf.PreTrainedModel)
+    if not is_model or kind.config_class is None:
+        raise DataError(f"{path / 'config.json'} names {name!r}, which is no model of transformers {hf.__version__}.")
     own = getattr(kind.config_class, "model_type", None)
     if config.get("model_type", own) != own:
         raise DataError(
-            f"{path / 'config.json'} is damaged: a {named} is of the kind {own!r}, not {config['model_type']!r}."
+            f"{path / 'config.json'} is damaged: a {name} is of the kind {own!r}, not {config['model_type']!r}."
         )
     return kind
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without limbeck's own keys, and without what could lead to code from elsewhere."""
+    """A configuration without limbeck's own keys, and without keys that may load other code."""
     mine = {"format", "limbeck", "model", "metadata", "sha256", "checksum"} if "limbeck" in config else set[str]()
-    kept: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for name, value in config.items():
         if name not in _CODE and name not in mine and not str(name).startswith("_"):
-            kept[name] = _plain(value) if isinstance(value, Mapping) else value
-    return kept
+            plain[name] = _plain(value) if isinstance(value, Mapping) else value
+    return plain
 
 
 def _signed(path: Path) -> bool:
-    """Whether the weights beside a configuration are those that `save` wrote with it."""
+    """Whether `save` wrote the weights beside a configuration."""
     try:
         return "sha256" in read_header(path / "model.safetensors")
     except LimbeckError:
-        return True  # damaged or missing: limbeck's own reading says so
+        return True  # damaged or missing: `load` reports it
 
 
 def _first_line(error: Exception) -> str:

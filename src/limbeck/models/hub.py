@@ -1,4 +1,4 @@
-"""Models of timm and of Hugging Face, opened by name."""
+"""Opens models of timm and Hugging Face by name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LibraryModel(NamedTuple):
 
     Attributes:
         library: ``timm`` or ``hf``.
-        name: What the library calls the model.
-        weights: A file or folder of weights of one's own; None for those of the library.
+        name: The library's name of the model.
+        weights: A file or folder with weights of your own; None for the library's weights.
     """
 
     library: str
@@ -36,7 +36,7 @@ class LibraryModel(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> LibraryModel | None:
-        """Read a name as a person writes it; None if it is of another form.
+        """Parse a name; None if it has another form.
 
         Example:
             >>> LibraryModel.parse("timm:resnet10t@mine.safetensors").name
@@ -48,7 +48,7 @@ class LibraryModel(NamedTuple):
         splits = [(rest[:at], rest[at + 1 :]) for at, sign in enumerate(rest) if sign == "@"]
         splits = [(own, weights) for own, weights in splits if own and weights]
         there = [(own, weights) for own, weights in splits if Path(weights).exists()]
-        # timm writes a revision on the hub like that, and a folder of transformers may have any name.
+        # timm writes a revision on the hub as NAME@REVISION, and a folder of transformers may have any name.
         if not splits or Path(rest).exists() or ("hf-hub:" in rest and not there):
             return cls(library, rest, None)
         own, weights = (there or splits)[0]
@@ -58,50 +58,50 @@ class LibraryModel(NamedTuple):
         return f"{self.library}:{self.name}" + (f"@{self.weights}" if self.weights else "")
 
 
-def import_library(module: str, *, extra: str, wanted: str) -> ModuleType:
-    """A library, or the line that installs it.
+def import_library(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import a library; the error names the command that installs it.
 
     Raises:
-        LimbeckError: If it is not installed, or cannot be imported because of the torchvision beside it.
+        LimbeckError: If it is not installed, or cannot be imported because torchvision does not match torch.
     """
     try:
-        with torchvision_checked(wanted):
+        with torchvision_checked(purpose):
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise LimbeckError(f"{wanted} needs {module}; type: pip install 'limbeck[{extra}]'") from error
+        raise LimbeckError(f"{purpose} needs {module}; type: pip install 'limbeck[{extra}]'") from error
 
 
 @contextmanager
-def torchvision_checked(wanted: str) -> Iterator[None]:
-    """A block in which an error is said in one sentence, if it comes from a torchvision that does not fit torch.
+def torchvision_checked(purpose: str) -> Iterator[None]:
+    """A context that explains an error which comes from a torchvision that does not match torch.
 
-    Such a one is what pip takes from another index than torch: transformers and timm import it, whatever the model.
+    This happens when pip takes torchvision from another index than torch. transformers and timm always import it.
 
     Raises:
-        LimbeckError: With what to type.
+        LimbeckError: With the command to type.
     """
     try:
         yield
     except LimbeckError:
         raise
     except Exception as error:
-        wrong = _wrong_with_torchvision()
-        if wrong is None:
+        reason = _torchvision_error()
+        if reason is None:
             raise
         major, minor = torch.__version__.split(".")[:2]
         fits = f"'torchvision=={'.'.join(('0', str(int(minor) + 15), '*'))}'" if major == "2" else "torchvision"
-        without = "" if wanted.startswith("timm:") else "pip uninstall torchvision, which is not needed here, or "
+        without = "" if purpose.startswith("timm:") else "pip uninstall torchvision, which is not needed here, or "
         raise LimbeckError(
-            f"{wanted} cannot be opened, because torchvision {_version()} does not fit torch {torch.__version__} "
-            f"({wrong}); type {without}pip install --force-reinstall --no-deps {fits} with the --index-url that torch "
+            f"{purpose} cannot be opened, because torchvision {_version()} does not fit torch {torch.__version__} "
+            f"({reason}); type {without}pip install --force-reinstall --no-deps {fits} with the --index-url that torch "
             "came from."
         ) from error
 
 
-def _wrong_with_torchvision() -> str | None:
-    """What torchvision raises when it is imported, in one line; None if nothing, or if it is not there."""
+def _torchvision_error() -> str | None:
+    """The error of importing torchvision, in one line; None if there is none, or torchvision is not installed."""
     try:
         if importlib.util.find_spec("torchvision") is None:
             return None
@@ -129,7 +129,7 @@ _CODE = frozenset({
     "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "from_tf", "from_flax",
 })  # fmt: skip
 
-"""Arguments of the two libraries that lead to code from elsewhere, or to a pickle: timm unpickles `checkpoint_path`."""
+"""Arguments of both libraries that may run code or open a pickle: timm unpickles `checkpoint_path`."""
 
 _ENDINGS = {
     "ForSequenceClassification": "sequence_classification",
@@ -140,30 +140,35 @@ _ENDINGS = {
 
 
 def open_library(
-    asked: LibraryModel, *, input_shape: tuple[int, ...] | None, classes: int | None, arguments: Mapping[str, Any]
+    model_name: LibraryModel,
+    *,
+    input_shape: tuple[int, ...] | None,
+    classes: int | None,
+    arguments: Mapping[str, Any],
 ) -> nn.Module:
     """A model of timm or transformers, with the library's trained weights, with weights from a file, or with new ones.
 
     Args:
-        asked: Whose, which, and from where its weights are.
-        input_shape: Shape of one example.
-        classes: How many classes the labels have.
-        arguments: ``pretrained``, true unless said otherwise, and what the library takes.
+        model_name: The library, the model and its weights.
+        input_shape: The shape of one example.
+        classes: The number of classes of the labels.
+        arguments: ``pretrained``, true by default, and arguments for the library.
 
     Raises:
-        LimbeckError: As `open_timm` and `open_hf` do, or if both a file of weights and `pretrained` are asked for.
-        DataError: If the weights are missing or do not fit.
+        LimbeckError: As for `open_timm` and `open_hf`, or if there are both a file of weights and `pretrained`.
+        DataError: If the weights are missing or do not match.
     """
-    if asked.weights is not None:
+    own = model_name.weights
+    if own is not None:
         if arguments.get("pretrained"):
-            raise LimbeckError(f"{asked} has the weights of {asked.weights}; leave pretrained out.")
+            raise LimbeckError(f"{model_name} has the weights of {own}; leave pretrained out.")
         arguments = {**arguments, "pretrained": False}
-    with torchvision_checked(str(asked)):
-        if asked.library == "timm":
-            model = open_timm(asked.name, input_shape=input_shape, classes=classes, **arguments)
+    with torchvision_checked(str(model_name)):
+        if model_name.library == "timm":
+            model = open_timm(model_name.name, input_shape=input_shape, classes=classes, **arguments)
         else:
-            model = open_hf(asked.name, classes=classes, **arguments)
-    return model if asked.weights is None else load_weights(model, asked.weights)
+            model = open_hf(model_name.name, classes=classes, **arguments)
+    return model if own is None else load_weights(model, own)
 
 
 def open_timm(
@@ -178,17 +183,17 @@ def open_timm(
 
     Args:
         name: timm's name, such as ``resnet18`` or ``hf-hub:...``.
-        input_shape: Shape of one example; its first number is the channels.
-        classes: How many classes the labels have; None leaves timm's own.
-        pretrained: Whether timm loads its weights, as it does unless you say false (it may download them).
-        **arguments: Passed on.
+        input_shape: The shape of one example; its first number is the channels.
+        classes: The number of classes of the labels; None leaves timm's own.
+        pretrained: Whether timm loads its weights, which it may download.
+        **arguments: Arguments for ``timm.create_model``.
 
     Raises:
         UnknownNameError: If timm has no such model; the nearest are named.
-        LimbeckError: If timm is not installed (extra ``vision``), its weights cannot be had, or they are of another
-            number of classes and nobody asked for a new classifier (``num_classes``).
+        LimbeckError: If timm is not installed (extra ``vision``), its weights are not available, or they have another
+            number of classes and ``num_classes`` was not passed for a new classifier.
     """
-    timm = import_library("timm", extra="vision", wanted=f"timm:{name}")
+    timm = import_library("timm", extra="vision", purpose=f"timm:{name}")
     _check_no_code(f"timm:{name}", arguments)
     if ":" not in name and not timm.is_model(name):
         raise _unknown_in_timm(name, timm.list_models())
@@ -200,27 +205,28 @@ def open_timm(
         arguments.setdefault("in_chans", input_shape[0])
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, **arguments)
-    # Where weights are looked for, many kinds of error come from many libraries.
+    # The download of weights may raise errors of many libraries.
     except Exception as error:
         if not pretrained:
             raise
         raise LimbeckError(
-            f"The trained weights of timm:{name} cannot be had ({_reason(error)}); type pretrained=false for new "
+            f"The trained weights of timm:{name} are not available ({_reason(error)}); type pretrained=false for new "
             f"ones, or name a file: timm:{name}@weights.safetensors."
         ) from error
     return model
 
 
-def _unknown_in_timm(name: str, known: list[str]) -> UnknownNameError:
-    near = get_close_matches(name, known, n=5, cutoff=0.4)
-    meant = f" The nearest: {', '.join(near)}." if near else ""
+def _unknown_in_timm(name: str, names: list[str]) -> UnknownNameError:
+    near = get_close_matches(name, names, n=5, cutoff=0.4)
+    hint = f" The nearest: {', '.join(near)}." if near else ""
     return UnknownNameError(
-        f"Unknown timm model {name!r}.{meant} In Python, timm.list_models() names all {len(known):,}."
+        f"Unknown timm model {name!r}.{hint} In Python, timm.list_models() lists all {len(names):,}."
     )
 
 
 def _check_trained_classes(timm: Any, name: str, classes: int) -> None:
-    """Refuse a classifier of other classes: timm would put a new one in its place, which has learnt nothing."""
+    """Refuse a trained classifier with other classes, as timm would replace it by an untrained one."""
+    # Old versions of timm lack the function, and some models have no configuration.
     find = getattr(timm, "get_pretrained_cfg", None)
     trained = getattr(find(name) if find is not None else None, "num_classes", None)
     if isinstance(trained, int) and trained not in (0, classes):
@@ -245,20 +251,20 @@ def open_hf(
     """A Hugging Face classifier or causal language model, by the ``architectures`` in its configuration.
 
     Args:
-        name: A name on the hub, or a folder; if not `pretrained`, also a kind of model, such as ``bert``, which then
-            begins from its library's default configuration and is a sequence classifier unless `head` says otherwise.
-        classes: How many classes the labels have; a language model has none.
+        name: A name on the hub, or a folder. Without `pretrained`, also a kind of model, such as ``bert``, which then
+            has the library's default configuration and is a sequence classifier unless `head` names another.
+        classes: The number of classes of the labels; a language model has none.
         head: ``sequence_classification``, ``image_classification`` or ``causal_lm``, where the configuration names
             another.
-        pretrained: Whether the weights are loaded, from safetensors; if not, `arguments` change the configuration,
-            such as ``num_hidden_layers=2``.
-        **arguments: Passed to ``from_pretrained``; none that would run code which comes with the model.
+        pretrained: Whether the weights are loaded, from safetensors. If not, `arguments` change the configuration, such
+            as ``num_hidden_layers=2``.
+        **arguments: Arguments for ``from_pretrained``; those that would run the model's own code are refused.
 
     Raises:
         LimbeckError: If transformers is not installed (extra ``hf``), there is no such model, the head is unknown, or a
             trained classifier has another number of classes.
     """
-    hf = import_library("transformers", extra="hf", wanted=f"hf:{name}")
+    hf = import_library("transformers", extra="hf", purpose=f"hf:{name}")
     _check_no_code(f"hf:{name}", arguments)
     try:
         config = _config(hf, name, pretrained=pretrained)
@@ -275,7 +281,7 @@ def open_hf(
             return _module(name, auto.from_config(config, trust_remote_code=False))
         arguments = {"use_safetensors": True, **arguments}
         return _module(name, auto.from_pretrained(name, config=config, trust_remote_code=False, **arguments))
-    # A name that an option gives twice, or does not know, is a TypeError.
+    # An option that is passed twice, or is unknown, raises a TypeError.
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise LimbeckError(f"hf:{name} cannot be opened: {reason}") from error
@@ -287,24 +293,25 @@ def _config(hf: Any, name: str, *, pretrained: bool) -> Any:
         config.architectures = ["ForSequenceClassification"]
         return config
     config = hf.AutoConfig.from_pretrained(name, trust_remote_code=False)
-    told = {key: getattr(config, key, None) for key in ("_attn_implementation", "_experts_implementation")}
-    _check_no_code(f"The configuration of hf:{name}", told)
+    # Settings that name a kernel; most configurations have none of them.
+    kernels = {key: getattr(config, key, None) for key in ("_attn_implementation", "_experts_implementation")}
+    _check_no_code(f"The configuration of hf:{name}", kernels)
     return config
 
 
 def _check_no_code(who: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse what would run code, or open a pickle, that comes with a model.
+    """Refuse arguments that would run code that comes with a model, or open a pickle.
 
     Raises:
-        LimbeckError: Naming the argument, and what to do instead.
+        LimbeckError: If there is one; it names the argument and what to do instead.
     """
     for name, value in arguments.items():
-        # Kernels of the hub are code: REPOSITORY/NAME.
+        # A kernel of the hub, REPOSITORY/NAME, is code.
         kernel = name.endswith("_implementation") and any("/" in str(v) for v in _values(value))
         if (name in _CODE and value) or kernel or (name == "use_safetensors" and value is False):
             raise LimbeckError(
                 f"{who} has {name}={value!r}, which would run code that comes with a model, or open a pickle; limbeck "
-                "does neither. Where you trust it, open it in a function of your own and name that: my.py:build."
+                "does neither. If you trust it, open it in a function of your own and name that: my.py:build."
             )
 
 
@@ -313,7 +320,7 @@ def _values(value: Any) -> Iterable[Any]:
 
 
 def _head_of(config: Any) -> str | None:
-    for architecture in getattr(config, "architectures", None) or []:
+    for architecture in getattr(config, "architectures", None) or []:  # a configuration may lack the key
         for ending, head in _ENDINGS.items():
             if architecture.endswith(ending):
                 return head
@@ -323,9 +330,9 @@ def _head_of(config: Any) -> str | None:
 def _no_head(name: str, chosen: str | None, config: Any) -> LimbeckError:
     if chosen is not None:
         return unknown_name_error("head", chosen, _HEADS)
-    named = ", ".join(getattr(config, "architectures", None) or []) or "no architecture"
+    names = ", ".join(getattr(config, "architectures", None) or []) or "no architecture"
     return LimbeckError(
-        f"hf:{name} names {named}, which gives no class or token logits; pass head={' | '.join(_HEADS)}."
+        f"hf:{name} names {names}, which gives no class or token logits; pass head={' | '.join(_HEADS)}."
     )
 
 
@@ -342,8 +349,8 @@ def _override(name: str, config: Any, arguments: dict[str, Any]) -> None:
     for key, value in arguments.items():
         if not hasattr(config, key):
             near = nearest(key, config.to_dict())
-            meant = f" Did you mean {near!r}?" if near else ""
-            raise LimbeckError(f"The configuration of hf:{name} has no {key!r}.{meant}")
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise LimbeckError(f"The configuration of hf:{name} has no {key!r}.{hint}")
         setattr(config, key, value)
 
 

@@ -23,11 +23,11 @@ class Mlp(nn.Module):
     Hinton et al. used two layers of 1200 units with dropout as teacher, and two of 800 as student, on MNIST.
 
     Args:
-        inputs: How many numbers one example has, after flattening.
-        classes: How many logits.
-        hidden: Units of each hidden layer; an empty list makes a linear classifier.
-        dropout: Fraction of each hidden layer's units that training drops.
-        input_dropout: Fraction of the inputs that training drops.
+        inputs: The number of inputs of one example, after flattening.
+        classes: The number of logits.
+        hidden: The units of each hidden layer; an empty list makes a linear classifier.
+        dropout: The fraction of each hidden layer's units that training drops.
+        input_dropout: The fraction of the inputs that training drops.
 
     Raises:
         LimbeckError: If a size is below 1 or a rate is outside [0, 1).

@@ -1,4 +1,4 @@
-"""The model that a name on the command line stands for."""
+"""Opens a model by its name on the command line."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def open_model(
     seed: int | None = None,
     **arguments: Any,
 ) -> nn.Module:
-    """The model that a name means.
+    """Open a model by name.
 
-    * a reference network (`reference_names`), built from `arguments` and from what the data give (`fit_arguments`);
+    * a reference network (`reference_names`), built from `arguments` and the shape of the data (`fit_arguments`);
     * ``my.py:build``: the function ``build`` in that file, called with `arguments`; ``input_shape`` and ``classes`` are
       passed on where it has arguments of these names. Only this file is run, as a module of its own;
     * ``my.py:build@weights.safetensors`` (or ``@folder``): the same, with weights;
@@ -37,17 +37,17 @@ def open_model(
 
     Args:
         name: As above.
-        input_shape: Shape of one example of the data, without the batch.
-        classes: How many classes the labels have.
-        seed: Of new weights; the global generator is left as it was. None draws from the global generator.
-        **arguments: What the network, function or library takes.
+        input_shape: The shape of one example of the data, without the batch.
+        classes: The number of classes of the labels.
+        seed: The seed of new weights; the global generator is not changed. None uses the global generator.
+        **arguments: Arguments for the network, function or library.
 
     Returns:
         The model, on the CPU.
 
     Raises:
-        UnknownNameError: If the name means nothing; the nearest is offered.
-        LimbeckError: If the model cannot be opened; the sentence says why and what to type.
+        UnknownNameError: If the name is unknown; the nearest is given.
+        LimbeckError: If the model cannot be opened, with the reason and what to type.
 
     Example:
         >>> open_model("mlp", input_shape=(1, 8, 8), classes=10, hidden=[32]).classifier
@@ -75,15 +75,15 @@ def _open_folder(name: str, arguments: dict[str, Any]) -> nn.Module:
         if is_hf_folder(path):
             raise LimbeckError(f"{name} is a folder of transformers; type hf:{name}")
         if is_student_folder(path) and not loads_without_code(config := read_config(path)):
-            made = config["model"].get("class")
+            kind = config["model"].get("class")
             raise LimbeckError(
-                f"{name} holds the weights of {made}, a class of your own, whose code no folder holds; "
+                f"{name} holds the weights of {kind}, a class of your own, whose code no folder holds; "
                 f"name the function that builds it: my.py:build@{name}"
             )
         if arguments:
             raise LimbeckError(f"{name} is a student folder, which takes no arguments; got {', '.join(arguments)}.")
         return load(path)
     if path.is_file():
-        raise LimbeckError(f"{name} is a file of weights; say what they belong to: my.py:build@{name}")
+        raise LimbeckError(f"{name} is a file of weights; name the function that builds the model: my.py:build@{name}")
     then = "Or type my.py:build, my.py:build@weights.safetensors, a student folder, timm:NAME or hf:NAME."
     raise unknown_name_error("model", name, reference_names(), then=then)

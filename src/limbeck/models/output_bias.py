@@ -1,4 +1,4 @@
-"""Biases added to a model's logits, inside the model."""
+"""Adds biases to a model's logits, inside the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from limbeck.errors import LimbeckError, unknown_name_error
 
 
 def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | None = None) -> nn.Module:
-    """Add to the bias of the layer that gives the logits; the model stays the plain module that it was.
+    """Add to the bias of the layer that computes the logits; no wrapper is needed.
 
     A layer without a bias gets one, and then `limbeck.load` needs a `build` whose layer has one too.
 
     Args:
-        model: It is changed in place.
+        model: Changed in place.
         bias: One number for each class.
-        at: The address of the layer that gives the logits; by default the last linear layer or convolution in the
+        at: The address of the layer that computes the logits; by default the last linear layer or convolution in the
             model that has one output for each class.
 
     Returns:
@@ -48,8 +48,8 @@ def add_bias(model: nn.Module, bias: Float[Tensor, " classes"], *, at: str | Non
 
 def _check_bias(bias: Any) -> None:
     if not isinstance(bias, Tensor) or bias.ndim != 1 or not bool(torch.isfinite(bias).all()):
-        shown = f"{list(bias.shape)}" if isinstance(bias, Tensor) and bias.ndim != 1 else f"{bias}"
-        raise LimbeckError(f"The bias is a tensor of one finite number for each class; got {shown}.")
+        value = f"{list(bias.shape)}" if isinstance(bias, Tensor) and bias.ndim != 1 else f"{bias}"
+        raise LimbeckError(f"The bias must be a tensor with one finite number for each class; got {value}.")
 
 
 def _layer(model: nn.Module, classes: int, at: str | None) -> Any:

@@ -19,10 +19,10 @@ from limbeck.models.safetensors_io import is_safetensors, write_weights
 
 
 class Placeholder:
-    """What is read in place of an object beside the weights: it takes anything and keeps nothing.
+    """Replaces an object beside the weights when a pickle is read: it accepts anything and stores nothing.
 
-    PyTorch's weights-only reader looks a name up in its list of allowed ones. For the names below it finds this class,
-    so neither the module that the file names is imported nor anything of it called.
+    PyTorch's weights-only reader looks up names in a list of allowed ones. For the names below the list has this
+    class, so the module that the file names is never imported and none of its code runs.
     """
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -33,7 +33,7 @@ class Placeholder:
 
 
 _OBJECTS = (
-    # Options as training scripts keep them (RepDistiller, timm, DeiT).
+    # Options as training scripts save them (RepDistiller, timm, DeiT).
     "argparse.Namespace", "types.SimpleNamespace",
     # A number, a dtype or an array of NumPy, as in {"best_acc": accuracy}; before and since NumPy 2.
     "numpy.dtype", "numpy.ndarray", "_codecs.encode",
@@ -48,7 +48,7 @@ _OBJECTS = (
     *(f"{module}.{pure}{kind}" for module in ("pathlib", "pathlib._local") for pure in ("", "Pure")
       for kind in ("Path", "PosixPath", "WindowsPath")),
     "datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "uuid.UUID", "decimal.Decimal",
-    # What Hydra's configurations are made of, as Lightning keeps them under hyper_parameters.
+    # Hydra's configurations, which Lightning saves under hyper_parameters.
     "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata", "omegaconf._utils.ValueKind", "collections.defaultdict", "typing.Any",
     *(f"omegaconf.nodes.{kind}Node" for kind in (
@@ -70,7 +70,7 @@ HARMLESS: tuple[tuple[Any, str], ...] = (
     *((OrderedDict, name) for name in _MAPPINGS),
 )
 
-"""For `torch.serialization.safe_globals`: what is read, and the name in the file that it stands for."""
+"""For `torch.serialization.safe_globals`: the class to use, and the name in the file that it replaces."""
 
 
 _SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar"})
@@ -81,7 +81,7 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 _COUNTERS = ("n_averaged",)
 
-"""What torch's AveragedModel keeps beside the weights."""
+"""Entries that torch's AveragedModel adds to the weights."""
 
 _log = logging.getLogger("limbeck")
 
@@ -116,40 +116,40 @@ def convert_pickle(
 ) -> Path:
     """Turn a pickle of weights into a safetensors file, once, with PyTorch's weights-only reader.
 
-    That reader builds tensors and plain containers and calls nothing else; where it refuses, so does this function. Of
-    the options, numbers and dates that training scripts keep beside the weights (`limbeck.models.pickle_conversion`)
-    it reads nothing. The usual wrappings come off: ``{"state_dict": ...}``, ``{"model": ...}`` and the like, the
-    counter of ``AveragedModel``, and the prefixes ``module.`` (DistributedDataParallel) and ``_orig_mod.``
-    (torch.compile) where every name has them. Other prefixes, such as Lightning's ``model.``, come off when the
-    weights are loaded into a model whose names say which. The new file's header holds the SHA-256 of the pickle.
+    That reader builds tensors and plain containers and runs no other code; what it refuses, this function refuses too.
+    Options, numbers and dates that training scripts save beside the weights are skipped. The usual wrappers go:
+    ``{"state_dict": ...}``, ``{"model": ...}`` and the like, the counter of ``AveragedModel``, and the prefixes
+    ``module.`` (DistributedDataParallel) and ``_orig_mod.`` (torch.compile) where every name has them. Other prefixes,
+    such as Lightning's ``model.``, are removed when the weights are loaded into a model. The header of the new file has
+    the SHA-256 of the pickle.
 
     Args:
         path: The pickle.
-        out: The file to write; the pickle's name with the suffix ``.safetensors`` where None.
-        yes: That you know the file with this SHA-256 and want it read.
-        key: Which weights, where the file holds several: ``state_dict_ema``, or ``ema.module`` within another.
-        prefix: Take only the weights whose names begin so, and take it off: ``student.``.
+        out: The file to write; by default the pickle's name with the suffix ``.safetensors``.
+        yes: Confirms that you know the file with this SHA-256 and want it read.
+        key: The key of the weights, where the file holds several: ``state_dict_ema``, or ``ema.module`` if nested.
+        prefix: Take only the weights whose names have this prefix, and remove it: ``student.``.
 
     Returns:
-        The file that was written; the log (``logging.getLogger("limbeck")``, level info) says how much is in it.
+        The file that was written; the log (``logging.getLogger("limbeck")``, level info) has its size.
 
     Raises:
-        LimbeckError: If `yes` is False, `out` is there already, the pickle holds something else than weights, or has
-            none under `key` or `prefix`.
-        DataError: If there is no such file, or it is safetensors already.
+        LimbeckError: If `yes` is False, `out` exists, the pickle holds something else than weights, or has none under
+            `key` or `prefix`.
+        DataError: If there is no such file, or it already is safetensors.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     if is_safetensors(path):
-        raise DataError(f"{path} holds safetensors already, whatever its suffix; it can be loaded as it is.")
+        raise DataError(f"{path} already holds safetensors, whatever its suffix; it can be loaded as it is.")
     out = path.with_suffix(".safetensors") if out is None else Path(out)
     if out.exists():
-        raise LimbeckError(f"{out} is there already, and is left alone; name another file with --out (out=...).")
+        raise LimbeckError(f"{out} exists, and is not overwritten; name another file with --out (out=...).")
     if not yes:
         raise refuse_pickle(path)
-    state = _stripped(_unwrapped(_read_weights_only(path), path, key))
-    state = state if prefix is None else _below(state, prefix, path)
+    state = _strip_prefixes(_unwrap(_read_weights_only(path), path, key))
+    state = state if prefix is None else _select_prefix(state, prefix, path)
     write_weights(state, out, header={"converted_from_sha256": sha256(path)})
     size = sum(t.numel() * t.element_size() for t in state.values()) / 1e6
     _log.info("Wrote %s: %d tensors, %.1f MB, from %s.", out, len(state), size, path)
@@ -161,70 +161,71 @@ def _read_weights_only(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(HARMLESS)):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    # The reader raises many kinds of error for what is not a pickle of weights, and each means the same here.
+    # The reader raises many types of error for a file that is no pickle of weights.
     except Exception as error:
         raise LimbeckError(
-            f"{path} {_what_is_wrong(error)}, so it was not read. In the program that made it, save the weights alone: "
+            f"{path} {_describe_problem(error)}, so it was not read. In the program that made it, save the weights: "
             "safetensors.torch.save_model(model, 'weights.safetensors')."
         ) from error
 
 
-def _what_is_wrong(error: Exception) -> str:
-    """In our own words: PyTorch's are long, colored for a terminal, and advise to load the file unsafely."""
-    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"holds more than weights: it names {found[1]}, which would be code to run"
+def _describe_problem(error: Exception) -> str:
+    """PyTorch's own message is long, colored for a terminal, and advises to load the file unsafely."""
+    if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"holds more than weights: it names {match[1]}, which would be code to run"
+        return f"holds more than weights: it names {match[1]}, which would be code to run"
     if "zip archive" in str(error) or isinstance(error, EOFError):
         return "is damaged: it ends too early, as after a download that was cut off"
     return "holds more than weights, or is damaged: it is no pickle of tensors by name"
 
 
-def _unwrapped(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
-    held = dict(_states(content))
+def _unwrap(content: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+    states = dict(_find_states(content))
     if key is not None:
-        if key not in held:
-            raise unknown_name_error(f"key of {path}", key, filter(None, held), then="Each holds weights by name.")
-        return held[key]
-    chosen = _usual(content, held)
-    if chosen is None and len(held) == 1:
-        chosen = next(iter(held))
+        if key not in states:
+            raise unknown_name_error(f"key of {path}", key, filter(None, states), then="Each holds weights by name.")
+        return states[key]
+    chosen = _usual_key(content, states)
+    if chosen is None and len(states) == 1:
+        chosen = next(iter(states))
     if chosen is None:
-        raise _no_weights(content, path, held)
-    others = [one for one in held if one and one != chosen]
+        raise _no_weights(content, path, states)
+    others = [name for name in states if name and name != chosen]
     if others:
         warnings.warn(
             f"{path} also holds weights under {', '.join(others)}: to take those instead, type limbeck convert {path} "
             f"--yes --key {others[0]}.",
             LimbeckWarning, stacklevel=3,
         )  # fmt: skip
-    return held[chosen]
+    return states[chosen]
 
 
-def _states(content: Any, place: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _find_states(content: Any, key: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every mapping of tensors by name in a file, with the keys that lead to it, joined by dots."""
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         return  # an optimizer's state is by number
     if content and all(isinstance(value, Tensor) for value in content.values()):
-        yield place, dict(content)
+        yield key, dict(content)
     elif depth:
         for name, inner in content.items():
-            yield from _states(inner, f"{place}.{name}" if place else name, depth - 1)
+            yield from _find_states(inner, f"{key}.{name}" if key else name, depth - 1)
 
 
-def _usual(content: Any, held: Mapping[str, Any]) -> str | None:
-    """The place of the weights that are meant where nobody says which: under the usual names, from the top."""
-    place: list[str] = []
-    while ".".join(place) not in held and isinstance(content, Mapping):
+def _usual_key(content: Any, states: Mapping[str, Any]) -> str | None:
+    """The default key of the weights: the usual names are followed from the top."""
+    keys: list[str] = []
+    while ".".join(keys) not in states and isinstance(content, Mapping):
         inner = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             return None
-        place, content = [*place, inner], content[inner]
-    return ".".join(place) if ".".join(place) in held else None
+        keys, content = [*keys, inner], content[inner]
+    return ".".join(keys) if ".".join(keys) in states else None
 
 
-def _no_weights(content: Any, path: Path, held: Mapping[str, Any]) -> LimbeckError:
-    if held:
+def _no_weights(content: Any, path: Path, states: Mapping[str, Any]) -> LimbeckError:
+    if states:
         return LimbeckError(
-            f"{path} holds weights under {', '.join(held)}: type which, --key {next(iter(held))}."
+            f"{path} holds weights under {', '.join(states)}: type which, --key {next(iter(states))}."
         )  # fmt: skip
     what = f"a mapping with {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
     return LimbeckError(
@@ -233,15 +234,15 @@ def _no_weights(content: Any, path: Path, held: Mapping[str, Any]) -> LimbeckErr
     )
 
 
-def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     own = [name for name in state if name not in _COUNTERS]
     prefix = next((p for p in _PREFIXES if own and all(name.startswith(p) for name in own)), None)
-    return _stripped({name.removeprefix(prefix): state[name] for name in own}) if prefix else state
+    return _strip_prefixes({name.removeprefix(prefix): state[name] for name in own}) if prefix else state
 
 
-def _below(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
-    found = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    if not found:
+def _select_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    selected = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    if not selected:
         begins = sorted({name.partition(".")[0] + "." for name in state if "." in name})
         raise unknown_name_error(f"prefix in {path}", prefix, begins)
-    return found
+    return selected

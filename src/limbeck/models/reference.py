@@ -30,7 +30,7 @@ _REFERENCES: dict[str, _Reference] = {
 
 
 def reference_names() -> list[str]:
-    """The networks that `build` knows.
+    """The names of the networks that `build` makes.
 
     Example:
         >>> reference_names()[:3]
@@ -44,14 +44,14 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
 
     Args:
         name: One of `reference_names()`.
-        seed: Of the initial weights; the global generator is left as it was. None draws from the global generator.
-        **arguments: What the network takes; all are JSON values.
+        seed: The seed of the initial weights; the global generator is not changed. None uses the global generator.
+        **arguments: The network's arguments, all of them JSON values.
 
     Returns:
-        The network; `get_model_spec` tells how it was made.
+        The network; `get_model_spec` returns its name and arguments.
 
     Raises:
-        UnknownNameError: If there is no such network; the nearest name is offered.
+        UnknownNameError: If there is no such network; the nearest name is given.
         LimbeckError: If an argument is unknown, missing or out of range.
 
     Example:
@@ -65,9 +65,9 @@ def build(name: str, /, *, seed: int | None = None, **arguments: Any) -> nn.Modu
 
 
 def get_model_spec(model: nn.Module) -> ModelSpec | None:
-    """How a reference network was made; None for any other module, and for one whose layers were changed since.
+    """The name and arguments of a reference network; None for other modules, and for one whose layers were changed.
 
-    Copies keep it: the specification follows from the module itself.
+    Copies of the network have them too.
 
     Example:
         >>> get_model_spec(build("resnet8", channels=1, classes=10)).name
@@ -82,7 +82,7 @@ def get_model_spec(model: nn.Module) -> ModelSpec | None:
 
 
 def build_on_meta(spec: ModelSpec) -> nn.Module:
-    """The network of a specification on the meta device: names and shapes, no memory, no random number drawn."""
+    """The network of a specification on the meta device: names and shapes, without memory or random numbers."""
     with torch.device("meta"):
         return build(spec.name, **spec.arguments)
 
@@ -92,8 +92,8 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
 
     Args:
         name: One of `reference_names()`.
-        input_shape: Shape of one example, without the batch.
-        classes: How many classes the labels have.
+        input_shape: The shape of one example, without the batch.
+        classes: The number of classes of the labels.
 
     Returns:
         ``inputs`` or ``channels`` (and ``size``), with ``classes``.
@@ -118,7 +118,7 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
     if channels == height != width and width in (1, 3, 4):
         raise LimbeckError(
             f"One example has the shape {tuple(input_shape)}, which looks like height, width, channels, and {name} "
-            "reads channels, height, width: store the images as x.transpose(0, 3, 1, 2), or read them with "
+            "reads channels, height, width. Store the images as x.transpose(0, 3, 1, 2), or read them with "
             "lb.NormalizeImages(mean, std, channels_last=True)."
         )
     if network is ResNet:
@@ -130,7 +130,7 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], classes: int) -> dict
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draw random numbers on the CPU from `seed` within the block, and leave the global generator as it was."""
+    """Draw random numbers on the CPU from `seed` inside the context, and leave the global generator unchanged."""
     if seed is None:
         yield
         return

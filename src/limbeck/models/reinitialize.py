@@ -1,4 +1,4 @@
-"""A model of the same architecture with new weights."""
+"""Makes a model of the same architecture with new weights."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from limbeck.models.reference import build, get_model_spec, seeded
 
 
 def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
-    """The same architecture, newly initialized; the original is left as it was.
+    """A newly initialized model of the same architecture; the original is not changed.
 
-    A reference network is built once more. Any other module is copied, and every submodule that can initialize itself
-    (``reset_parameters``, as PyTorch's own layers can) does so, the inner ones first, as in their constructors. Device,
-    dtypes, ``requires_grad`` and training flags are those of the original.
+    A reference network is built again. Any other module is copied, and every submodule with ``reset_parameters``, as
+    PyTorch's own layers have it, calls it, the inner ones first, as in their constructors. Device, dtypes,
+    ``requires_grad`` and training flags are those of the original.
 
     Args:
-        model: The module to make anew.
-        seed: Of the new weights; the global generator is left as it was. None draws from the global generator.
+        model: The module.
+        seed: The seed of the new weights; the global generator is not changed. None uses the global generator.
 
     Returns:
         A module that shares nothing with `model`.
 
     Raises:
-        LimbeckError: If a parameter belongs to a module that cannot initialize itself; it is named.
+        LimbeckError: If a parameter belongs to a module without ``reset_parameters``; it is named.
 
     Example:
         >>> model = nn.Linear(3, 2)
-        >>> torch.equal(fresh(model, seed=0).weight, model.weight)
+        >>> torch.equal(reinitialize(model, seed=0).weight, model.weight)
         False
     """
     check_fresh(model)
@@ -48,10 +48,10 @@ def reinitialize(model: nn.Module, *, seed: int | None = None) -> nn.Module:
 
 
 def check_fresh(model: nn.Module) -> None:
-    """Refuse a model that cannot be made anew; nothing is made.
+    """Refuse a model that `reinitialize` cannot handle.
 
     Raises:
-        LimbeckError: If a parameter belongs to a module that cannot initialize itself; it is named.
+        LimbeckError: If a parameter belongs to a module without ``reset_parameters``; it is named.
     """
     if get_model_spec(model) is not None:
         return
@@ -66,6 +66,6 @@ def check_fresh(model: nn.Module) -> None:
 
 
 def _reset(module: nn.Module) -> Callable[[], None] | None:
-    # nn.MultiheadAttention and nn.Transformer spell it with an underscore.
-    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return found if callable(found) else None
+    # Only some layers have it; nn.MultiheadAttention and nn.Transformer spell it with an underscore.
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return reset if callable(reset) else None

@@ -12,7 +12,7 @@ from limbeck.errors import LimbeckError
 from limbeck.models.arguments import ModelSpec, check_memory, check_positive
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-"""The depths ``6 n + 2`` that have a name: the paper's own and the two small ones of the distillation literature."""
+"""The depths ``6 n + 2`` that have a name: the paper's, and two small ones from the distillation literature."""
 
 
 @final
@@ -30,11 +30,11 @@ class ResNet(nn.Module):
     Args:
         depth: Weighted layers, one of `DEPTHS`.
         channels: Channels of the images.
-        classes: How many logits.
+        classes: The number of logits.
         width: Channels of the first stage; the paper's networks have 16.
 
     Raises:
-        LimbeckError: If a size is below 1 or `depth` is none of `DEPTHS`.
+        LimbeckError: If a size is below 1 or `depth` is not in `DEPTHS`.
 
     Source: He, Zhang, Ren and Sun, 2015, arXiv:1512.03385, section 4.2.
 
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
             raise LimbeckError(
                 f"A residual network has one of the depths {', '.join(map(str, DEPTHS))}; got {depth!r}."
             )
-        # The last stage: the other two are a third of it.
+        # The last stage alone: the other two are about a third of it.
         check_memory(f"resnet{depth}", 9 * ((depth - 2) // 3) * (4 * width) ** 2 + width * (channels + 4 * classes))
         self.spec = ModelSpec(f"resnet{depth}", {"channels": channels, "classes": classes, "width": width})
         blocks = (depth - 2) // 6
@@ -91,7 +91,7 @@ def _stage(blocks: int, inputs: int, outputs: int, *, stride: int) -> nn.Sequent
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    # On the meta device there is nothing to draw, and asking for it loads PyTorch's compiler: one second.
+    # On the meta device there is nothing to initialize, and the call would load PyTorch's compiler: one second.
     if not conv.weight.is_meta:
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return conv

@@ -1,4 +1,4 @@
-"""Tensors written to and read from safetensors files."""
+"""Writes tensors to safetensors files, and reads them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from limbeck.models.size_and_hash import state_fingerprint, untie_state
 
 
 class Weights(NamedTuple):
-    """What a safetensors file holds: tensors by name, and the text in its header."""
+    """The content of a safetensors file: tensors by name, and the texts in its header."""
 
     state: dict[str, Tensor]
     header: dict[str, str]
 
 
 _TEXTS = "sha256_of_texts"
-"""In the header: the SHA-256 of the other texts there, since ``sha256`` is of the tensors alone."""
+"""The header's key with the SHA-256 of its other texts; ``sha256`` covers the tensors alone."""
 
 
 def is_safetensors(path: Path) -> bool:
@@ -34,32 +34,32 @@ def is_safetensors(path: Path) -> bool:
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path, *, header: Mapping[str, str]) -> None:
-    """Write tensors so that the file is at any moment either the old one or the new one, whole.
+    """Write tensors atomically: at any time the file is either the old one or the new one, complete.
 
-    Shared tensors are written once. The header tells which names repeat which, and the SHA-256 of all of it. Equal
+    Shared tensors are written once. The header has the names that share tensors, and the SHA-256 of all tensors. Equal
     tensors and texts give equal files, byte for byte.
 
     Raises:
-        WriteError: If it cannot be written; the old file is whole.
+        WriteError: If it cannot be written; the old file is unchanged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     once, tied = untie_state(state)
-    # A view of part of a tensor, or a transposed one, is written as its own values.
+    # A view of a part of a tensor, or a transposed one, is written as values of its own.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in once.items()}
-    told = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
-    told[_TEXTS] = digest(told)
+    texts = {"format": "pt", "sha256": state_fingerprint(state), "tied": json.dumps(tied), **header}
+    texts[_TEXTS] = digest(texts)
     with atomic_write(path) as partial:
         try:
-            save_file(plain, partial, metadata=told)
-        except SafetensorError as error:  # it has no errno of the system's
+            save_file(plain, partial, metadata=texts)
+        except SafetensorError as error:  # it has no errno
             raise OSError(str(error)) from error
         sort_header(partial)
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The text in the header of a safetensors file, without its tensors.
+    """The texts in the header of a safetensors file; no tensor is read.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors in a safetensors file, under all their names, checked against the SHA-256 in it where there is one.
+    """The tensors in a safetensors file, under all their names, checked against the SHA-256 in it if there is one.
 
     Raises:
         DataError: If the file is missing or damaged.
@@ -76,11 +76,11 @@ def read_weights(path: Path) -> Weights:
     state, header = _opened(path, tensors=True)
     try:
         tied = json.loads(header.get("tied", "{}"))
-        state |= {name: state[kept] for name, kept in tied.items()}
+        state |= {name: state[first] for name, first in tied.items()}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: its header names shared tensors that it does not hold.") from error
     if "sha256" in header and state_fingerprint(state) != header["sha256"]:
-        raise DataError(f"{path} is damaged: its tensors do not have the SHA-256 that was written with them.")
+        raise DataError(f"{path} is damaged: the SHA-256 of its tensors does not match.")
     return Weights(state, header)
 
 
@@ -93,12 +93,12 @@ def _opened(path: Path, *, tensors: bool) -> Weights:
         with safe_open(path, framework="pt") as file:
             state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
             header = file.metadata() or {}
-    # Of names that are no text the library raises what its language happens to.
+    # For names that are no text, the library raises errors of other types.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise DataError(f"{path} is not a whole safetensors file ({error}).") from error
-    told = header.pop(_TEXTS, None)
-    if told is not None and told != digest(header):
-        raise DataError(f"{path} is damaged: the texts in its header do not have the SHA-256 that is there with them.")
+    checksum = header.pop(_TEXTS, None)
+    if checksum is not None and checksum != digest(header):
+        raise DataError(f"{path} is damaged: the SHA-256 of the texts in its header does not match.")
     return Weights(state, header)
 
 

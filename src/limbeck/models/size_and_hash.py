@@ -1,4 +1,4 @@
-"""Number of parameters, bytes, and fingerprints of weights."""
+"""Counts parameters and bytes, and makes fingerprints of weights."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from limbeck.errors import LimbeckError
 
 
 def fingerprint(model: nn.Module) -> str:
-    """The SHA-256 of everything that a model's state holds: equal for equal weights, wherever they lie.
+    """The SHA-256 of a model's state: equal for equal weights on any device.
 
-    It reads names, dtypes, shapes and bytes of the parameters and persistent buffers, in the order of their names: the
-    order in which layers were added, the device and the training flags do not count. Of a state that holds more than
-    tensors, as a quantized model's or one with ``get_extra_state`` does, the plain values and containers are read too.
+    It covers names, dtypes, shapes and bytes of the parameters and persistent buffers, sorted by name. The order of the
+    layers, the device and the training flags do not count. If a state holds more than tensors, as that of a quantized
+    model or one with ``get_extra_state``, plain values and containers are included too.
 
     Raises:
-        LimbeckError: If the state holds a tensor without data, or an object that has no plain values.
+        LimbeckError: If the state holds a tensor without data, or an object without plain values.
 
     Example:
         >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
@@ -33,45 +33,45 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def state_fingerprint(state: Mapping[str, Any]) -> str:
-    """`fingerprint` of tensors, and of plain values, by name."""
+    """The `fingerprint` of tensors and plain values by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        _read_into(digest, name, state[name])
+        _add_to_digest(digest, name, state[name])
     return digest.hexdigest()
 
 
-def _read_into(digest: Any, name: str, value: Any) -> None:
-    """Add a part of a state. Each ends in a byte that it cannot hold, so that no two states read alike."""
+def _add_to_digest(digest: Any, name: str, value: Any) -> None:
+    """Add a part of a state. Each part ends in a zero byte, so that different states give different texts."""
     if isinstance(value, Tensor) and not value.is_meta:
         tensor = value.detach().cpu()
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         if tensor.is_quantized:
-            _read_into(digest, "scale", _scales(tensor))
+            _add_to_digest(digest, "scale", _scales(tensor))
             tensor = tensor.int_repr()
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, np.ndarray) and value.dtype != object:
-        _read_into(digest, name, torch.from_numpy(np.ascontiguousarray(value)))
+        _add_to_digest(digest, name, torch.from_numpy(np.ascontiguousarray(value)))
     elif isinstance(value, Mapping):
         digest.update(f"{name}\0mapping of {len(value)}\0".encode())
         for key in sorted(value, key=repr):
-            _read_into(digest, repr(key), value[key])
+            _add_to_digest(digest, repr(key), value[key])
     elif isinstance(value, (list, tuple, set, frozenset)):
         digest.update(f"{name}\0{type(value).__name__} of {len(value)}\0".encode())
         for part in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
-            _read_into(digest, "", part)
+            _add_to_digest(digest, "", part)
     elif isinstance(value, (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size, np.generic)):
         digest.update(f"{name}\0{type(value).__name__}\0{value!r}\0".encode())
     elif not isinstance(value, Tensor) and _vars_of(value) is not None:
         digest.update(f"{name}\0{type(value).__qualname__}\0".encode())
-        _read_into(digest, "", _vars_of(value))
+        _add_to_digest(digest, "", _vars_of(value))
     else:
         raise LimbeckError(_more_than_tensors("A model", name, value))
 
 
 def _vars_of(value: Any) -> dict[str, Any] | None:
-    """The attributes of an object; None where it keeps its state elsewhere."""
-    found = getattr(value, "__dict__", None)
-    return dict(found) if isinstance(found, dict) and not callable(value) else None
+    """The attributes of an object; None where it has no ``__dict__``."""
+    attributes = getattr(value, "__dict__", None)  # objects of C libraries may lack it
+    return dict(attributes) if isinstance(attributes, dict) and not callable(value) else None
 
 
 def _scales(tensor: Tensor) -> list[Any]:
@@ -81,7 +81,7 @@ def _scales(tensor: Tensor) -> list[Any]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers can be trained or are frozen as parameters; shared ones count once.
+    """The number of parameters, trainable or frozen; shared ones count once.
 
     Example:
         >>> count_parameters(nn.Linear(3, 2))
@@ -119,26 +119,26 @@ def _more_than_tensors(model: str, name: str, value: Any) -> str:
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` was given, where `model` is what it gave: the same weights, under their names.
+    """The module inside a ``torch.compile`` wrapper, or the module itself: the same weights, under their own names.
 
     Example:
         >>> plain = nn.Linear(2, 2)
-        >>> uncompiled(torch.compile(plain)) is uncompiled(plain) is plain
+        >>> unwrap_compiled(torch.compile(plain)) is unwrap_compiled(plain) is plain
         True
     """
-    found = getattr(model, "_orig_mod", model)
-    return found if isinstance(found, nn.Module) else model
+    inner = getattr(model, "_orig_mod", model)  # only the wrapper has the attribute
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def untie_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A state with each shared tensor once, under the first of its names, and the other names with what they repeat."""
+    """A state with each shared tensor once, under its first name, and a mapping from the other names to that one."""
     first: dict[tuple[object, ...], str] = {}
     tied: dict[str, str] = {}
     for name in sorted(state):
         tensor = state[name]
-        # Tensors that are empty or without data all have the address 0.
+        # Empty tensors and tensors without data all have the address 0.
         if tensor.numel() and not tensor.is_meta:
             where = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-            if (kept := first.setdefault(where, name)) != name:
-                tied[name] = kept
+            if (shared := first.setdefault(where, name)) != name:
+                tied[name] = shared
     return {name: tensor for name, tensor in state.items() if name not in tied}, tied

@@ -1,4 +1,4 @@
-"""A model built by a function in a user's Python file."""
+"""Builds a model with a function in a user's Python file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UserFile(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> UserFile | None:
-        """Read a name as a person writes it; None if it is of another form.
+        """Parse a name; None if it has another form.
 
         Raises:
             LimbeckError: If it names a Python file and no function.
@@ -41,9 +41,9 @@ class UserFile(NamedTuple):
             >>> UserFile.parse("my.py:build@best.safetensors").function
             'build'
         """
-        if found := _NAMED.fullmatch(name):
-            weights = found["weights"]
-            return cls(Path(found["file"]), found["function"], Path(weights) if weights else None)
+        if match := _NAMED.fullmatch(name):
+            weights = match["weights"]
+            return cls(Path(match["file"]), match["function"], Path(weights) if weights else None)
         if re.search(r"\.py(:|@|$)", name):
             raise LimbeckError(f"{name!r} names a Python file, but not the function in it; type my.py:build.")
         return None
@@ -63,28 +63,28 @@ class UserFile(NamedTuple):
         who = f"{self.file}:{self.function}"
         function = self.load()
         from_data = {"input_shape": input_shape, "classes": classes}
-        known = accepted_arguments(function)
-        given = {**{n: v for n, v in from_data.items() if n in known and v is not None}, **arguments}
-        check_arguments(who, function, given)
+        accepted = accepted_arguments(function)
+        values = {**{n: v for n, v in from_data.items() if n in accepted and v is not None}, **arguments}
+        check_arguments(who, function, values)
         try:
-            model = call_builder(function, who, **given)
+            model = call_builder(function, who, **values)
         except LimbeckError:
             raise
-        # As for the file itself.
+        # A user's function may raise any error; the message names the line.
         except Exception as error:
             raise LimbeckError(_failure(self.file, error)) from error
         return load_weights(model, self.weights) if self.weights else model
 
     def load(self) -> Callable[..., Any]:
-        """Run the file and give the function that is named; its module is found under ``__globals__``.
+        """Run the file and return the function; its module is available as ``__globals__``.
 
         Raises:
-            LimbeckError: If the file or function is missing, the file fails, or nobody consented to its being run.
+            LimbeckError: If the file or function is missing, the file fails, or the user did not agree to run it.
         """
         if not self.file.is_file():
             raise LimbeckError(f"There is no file {self.file} (looked in {Path.cwd()}).")
         check_consent(self.file, self.function)
-        module = _executed(self.file)
+        module = _run_file(self.file)
         mine = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
         if self.function not in mine:
             own = [n for n, v in mine.items() if getattr(v, "__module__", None) == module.__name__]
@@ -93,18 +93,18 @@ class UserFile(NamedTuple):
         return function
 
 
-def _executed(file: Path) -> ModuleType:
+def _run_file(file: Path) -> ModuleType:
     name = module_name(file)
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise LimbeckError(f"{file} cannot be read as a Python file.")
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look themselves up here.
+    # Dataclasses and pickle look up a class's module here.
     sys.modules[name] = module
     _let_import_neighbors(file)
     try:
         spec.loader.exec_module(module)
-    # Whatever a person's file raises, the sentence says where in the file.
+    # A user's file may raise any error; the message names the line.
     except Exception as error:
         del sys.modules[name]
         raise LimbeckError(_failure(file, error)) from error
@@ -112,23 +112,23 @@ def _executed(file: Path) -> ModuleType:
 
 
 _FOLDERS: list[str] = []
-"""What was added to ``sys.path``: the folders of the files that were run, the latest first."""
+"""The folders of the files that were run, the latest first; they were added to ``sys.path``."""
 
 
 def _let_import_neighbors(file: Path) -> None:
-    """Let a file import what lies beside it, as it may when it is run by itself.
+    """Let a file import the modules in its folder, as when Python runs it directly.
 
-    The folder stands after all others in ``sys.path``, so that no neighbor hides an installed module, and it stays
-    there, because a function may import only when it is called. A neighbor of the same name that a file in another
-    folder has imported is forgotten here: that file holds on to its own.
+    The folder comes last in ``sys.path``, so that no neighbor hides an installed module, and it stays there, because a
+    function may import a module when it is called. A neighbor of the same name that was imported from another folder is
+    removed from ``sys.modules``; the file that imported it keeps its reference.
     """
     folder = str(file.resolve().parent)
-    others = [one for one in _FOLDERS if one != folder]
+    others = [path for path in _FOLDERS if path != folder]
     for name, module in list(sys.modules.items()):
-        place = getattr(module, "__file__", None)
-        if place and str(Path(place).parent) in others and (Path(folder) / f"{name}.py").is_file():
+        path = getattr(module, "__file__", None)  # builtin modules have none
+        if path and str(Path(path).parent) in others and (Path(folder) / f"{name}.py").is_file():
             del sys.modules[name]
-    sys.path[:] = [one for one in sys.path if one not in _FOLDERS]
+    sys.path[:] = [path for path in sys.path if path not in _FOLDERS]
     _FOLDERS[:] = others if folder in sys.path else [folder, *others]
     sys.path.extend(_FOLDERS)
 

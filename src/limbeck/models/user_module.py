@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def module_name(file: Path) -> str:
-    """What a person's file is called among the loaded modules: apart from every other file and installed module."""
+    """The module name of a user's file in ``sys.modules``; no other file or installed module has it."""
     return f"limbeck_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}_{file.stem}"
 
 
 def plain_name(name: str) -> str:
-    """A dotted name as a person would say it: a file of their own by its own name, wherever it lies.
+    """A dotted name for users: a file of theirs has its own name, wherever it is.
 
     Example:
         >>> plain_name(module_name(Path("folder/my.py")) + ".Net")

@@ -1,4 +1,4 @@
-"""Weights from a file into an existing model."""
+"""Loads weights from a file into an existing model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.models.size_and_hash import untie_state
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Copy the weights in a safetensors file, or in a student folder, into a model.
 
-    Every name and shape has to match, but for a prefix: weights that a file holds as ``model.conv1.weight``, as
+    Every name and shape has to match, except for a prefix: weights that a file holds as ``model.conv1.weight``, as
     Lightning's checkpoints do, are loaded into a model that has ``conv1.weight``. Values keep the model's dtype and
     device. Tensors that the model shares may be in the file once.
 
@@ -54,77 +54,79 @@ def open_weights(path: Path) -> Weights:
 def match_state(
     model: nn.Module, state: Mapping[str, Tensor], *, source: str, whole: bool = False
 ) -> dict[str, Tensor]:
-    """`state` under every name that the model's own state has, shared tensors filled in, a common prefix taken off.
+    """`state` under the names of the model's own state: shared tensors filled in, a common prefix removed.
 
     Args:
-        model: What the weights are for.
+        model: The model that gets the weights.
         state: The weights.
-        source: Where they come from, for the sentence.
-        whole: Whether the names have to be the model's own: a student's folder holds the model that was saved, and one
-            that has its names behind a prefix is another.
+        source: The file, for messages.
+        whole: Whether a prefix is refused, as for a student's folder, where names with a prefix belong to another
+            model.
 
     Raises:
         DataError: If a name is missing or unknown, a shape differs, or several prefixes fit.
     """
-    wanted = model.state_dict()
-    full = dict(state) if whole else _below_prefix(wanted, state, source)
-    _fill_shared(full, untie_state({n: t for n, t in wanted.items() if isinstance(t, Tensor)})[1])
-    missing = [name for name in wanted if name not in full]
-    unexpected = [name for name in full if name not in wanted]
-    other = [n for n in wanted if n in full and isinstance(wanted[n], Tensor) and full[n].shape != wanted[n].shape]
+    expected = model.state_dict()
+    full = dict(state) if whole else _below_prefix(expected, state, source)
+    _fill_shared(full, untie_state({n: t for n, t in expected.items() if isinstance(t, Tensor)})[1])
+    missing = [name for name in expected if name not in full]
+    unexpected = [name for name in full if name not in expected]
+    other = [
+        n for n in expected if n in full and isinstance(expected[n], Tensor) and full[n].shape != expected[n].shape
+    ]
     if missing or unexpected or other:
-        parts = [_absent("lacks", missing, unexpected), _absent("has besides", unexpected, missing)]
-        parts += [f"has {n} as {list(full[n].shape)}, the model as {list(wanted[n].shape)}" for n in other[:1]]
+        parts = [_absent("lacks", missing, unexpected), _absent("also has", unexpected, missing)]
+        parts += [f"has {n} as {list(full[n].shape)}, the model as {list(expected[n].shape)}" for n in other[:1]]
         more = f" (and {len(other) - 1} more shapes differ)" if len(other) > 1 else ""
         raise DataError(f"{source} does not fit {type(model).__name__}: it {'; '.join(filter(None, parts))}{more}.")
     return full
 
 
-def _below_prefix(wanted: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """`state` as it is where it has the model's names, or what of it has them behind a prefix, which is taken off."""
-    needed = untie_state({name: one for name, one in wanted.items() if isinstance(one, Tensor)})[0]
+def _below_prefix(expected: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """`state` itself where it has the model's names; otherwise the part with a prefix that fits, without the prefix."""
+    needed = untie_state({name: t for name, t in expected.items() if isinstance(t, Tensor)})[0]
     if not needed or any(name in state for name in needed):
         return dict(state)
     first = min(needed)
     prefixes = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
     named = [prefix for prefix in prefixes if all(prefix + name in state for name in needed)]
-    fitting = [p for p in named if all(state[p + name].shape == one.shape for name, one in needed.items())]
+    fitting = [p for p in named if all(state[p + name].shape == t.shape for name, t in needed.items())]
     if len(fitting) > 1:
         raise DataError(
             f"{source} holds {len(fitting)} sets of weights that fit, under {' and '.join(fitting)}: convert its "
-            f"pickle once more with the one that you mean: limbeck convert FILE --yes --prefix {fitting[0]}"
+            f"pickle once more with the one that you want: limbeck convert FILE --yes --prefix {fitting[0]}"
         )
     if not named:
         return dict(state)
     prefix = (fitting or named)[0]
-    if left := [name for name in state if not name.startswith(prefix)]:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        said = f"Of {source}, the weights under {prefix} are loaded; left out: {left[0]}{more}."
-        warnings.warn(said, LimbeckWarning, stacklevel=4)
+    if rest := [name for name in state if not name.startswith(prefix)]:
+        more = f" and {len(rest) - 1} more" if len(rest) > 1 else ""
+        message = f"Of {source}, the weights under {prefix} are loaded; left out: {rest[0]}{more}."
+        warnings.warn(message, LimbeckWarning, stacklevel=4)
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def cast_parameters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give each parameter and buffer the dtype that it has in `state`, in place, so that shared ones stay shared."""
+    """Cast each parameter and buffer to its dtype in `state`, in place, so that shared ones stay shared."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and tensor.dtype != state[name].dtype:
             tensor.data = tensor.data.to(state[name].dtype)
 
 
 def _fill_shared(state: dict[str, Tensor], tied: Mapping[str, str]) -> None:
-    # First whichever name the file has gives the group's own name its tensor, then that gives it to the rest.
-    for name, kept in tied.items():
+    # The first loop takes the tensor from any name that the file has; the second gives it to all other names.
+    for name, first in tied.items():
         if name in state:
-            state.setdefault(kept, state[name])
-    for name, kept in tied.items():
-        if kept in state:
-            state.setdefault(name, state[kept])
+            state.setdefault(first, state[name])
+    for name, first in tied.items():
+        if first in state:
+            state.setdefault(name, state[first])
 
 
 def _absent(verb: str, names: list[str], others: list[str]) -> str:
     if not names:
         return ""
     near = nearest(names[0], others)
-    meant = f" (it may be {near})" if near else ""
+    hint = f" (it may be {near})" if near else ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{verb} {names[0]}{meant}{more}"
+    return f"{verb} {names[0]}{hint}{more}"
