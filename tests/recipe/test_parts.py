@@ -137,7 +137,7 @@ def test_an_objective_that_reads_a_teacher_needs_one():
 def test_a_teacher_is_coerced():
     assert isinstance(Stage(Loss(kl_divergence), teacher=nn.Identity()).teacher, ModelTeacher)
     assert isinstance(Stage(Loss(kl_divergence), teacher="peer").teacher, TeacherRef)
-    with pytest.raises(LimbeckError, match=r"A int cannot teach"):
+    with pytest.raises(LimbeckError, match="A int "):
         Stage(Loss(kl_divergence), teacher=3)
 
 
