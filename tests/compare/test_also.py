@@ -305,4 +305,4 @@ def test_nothing_is_measured_besides_unless_it_is_asked_for(tmp_path):
     result, said, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=[], seeds=1)
     assert {"cka", "corruptions", "groups"}.isdisjoint(result)
     assert not any("Besides" in one for one in said)
-    assert "Measured besides" not in (folder / "report.html").read_text()
+    assert "Extra metrics" not in (folder / "report.html").read_text()

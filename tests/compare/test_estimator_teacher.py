@@ -14,8 +14,8 @@ from limbeck.compare.estimator import unknown_sizes
 from limbeck.errors import LimbeckError
 from limbeck.export import export_run
 from limbeck.job import make_job
-from limbeck.report import arms_table, over_seeds
-from limbeck.report.arms import arms_of
+from limbeck.report import arms_table, table_notes
+from limbeck.report.arms import read_arms
 from limbeck.report.sections.cost import cost_figures
 from results import arm
 from small_jobs import blobs, small_job
@@ -74,7 +74,7 @@ def test_what_it_weighs_is_its_pickle_and_its_parameters_are_unknown(tmp_path):
     mine = next(words for words in shown if words[:1] == ["teacher"])
     assert "-" in mine
     assert "0.000" not in mine
-    assert "RandomForestClassifier" in over_seeds(result)
+    assert "RandomForestClassifier" in table_notes(result)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "RandomForestClassifier has no parameters" in page
     size = page.split("Against size")[1].split("</figure>")[0]
@@ -93,7 +93,7 @@ def test_a_module_without_a_single_tensor_has_no_known_size():
 def test_a_size_front_names_who_is_not_on_it():
     rows = {name: arm([0.9, 0.8]) for name in ("teacher", "student alone", "distilled")}
     rows["teacher"] |= {"parameters": None, "megabytes": None}
-    drawn = cost_figures(list(arms_of(rows).values()))
+    drawn = cost_figures(list(read_arms(rows).values()))
     assert "Not drawn, as its size is not known: teacher" in drawn.split("Against size")[1]
     assert "Not drawn" not in drawn.split("Against size")[0]
 

@@ -100,7 +100,7 @@ def test_what_it_writes_is_a_job_that_runs_as_it_is(job, tmp_path):
     assert kept.changed(collect_settings(read_job(tmp_path / "run" / "job.yaml"), found["arms"])) == []
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Equal effort: 3 settings tried for every arm, the baselines too" in page
-    assert "did not use all that was found" not in page
+    assert "did not use all chosen settings" not in page
     assert not (tmp_path / "run" / "teacher" / "run.json").exists(), "the search's teacher teaches, not another one"
 
 

@@ -49,7 +49,7 @@ def test_everything_for_others_is_without_a_place(tmp_path, monkeypatch):
     shown = yaml.safe_load((out / "job.yaml").read_text())
     assert (shown["data"], shown["student"]["model"], shown["out"]) == ("own.npz", "zoo/my.py:net", "runs/mine")
     assert "zoo/my.py:net" in (out / "report.html").read_text()
-    assert "The examples themselves cannot be shown" not in (out / "report.html").read_text()
+    assert "The examples cannot be shown" not in (out / "report.html").read_text()
     assert json.loads((out / "result.json").read_text())["run"] == "runs/mine"
     monkeypatch.chdir(tmp_path)  # from anywhere the run means what it meant
     assert read_job(out / "job.yaml")["data"] == str(home / "own.npz")

@@ -36,11 +36,11 @@ def test_false_discoveries():
 LOADED = """
 import sys, torch
 from limbeck.metrics import Predictions, class_changes
-from limbeck.report.arms import figure
+from limbeck.report.arms import read_stat
 
 logits, labels = torch.eye(3), torch.arange(3)
 class_changes([Predictions(logits, None, labels)] * 2, [Predictions(-logits, None, labels)] * 2)
-figure({"values": [0.1, 0.2]})
+read_stat({"values": [0.1, 0.2]})
 print("scipy.special" in sys.modules, "scipy.stats" in sys.modules)
 """
 

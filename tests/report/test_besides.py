@@ -14,8 +14,8 @@ from limbeck.report.figures import Decline, cka_figure, corruptions_figure
 from report_runs import besides, planted_run
 
 NASTY = "<script>alert(1)</script>&\"'"
-TITLES = ("Layers: teacher and student alone", "Layers: teacher and hinton", "Accuracy as images get worse",
-          "The group in which each arm is least often right")  # fmt: skip
+TITLES = ("Layers: teacher and student alone", "Layers: teacher and hinton", "Accuracy on corrupted images",
+          "The group with the lowest accuracy of each arm")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def page(folder, found):
 
 
 def section(text):
-    return text.split('<section id="besides"')[1].split("</section>")[0]
+    return text.split('<section id="extra-metrics"')[1].split("</section>")[0]
 
 
 def drawn(markup):
@@ -57,16 +57,16 @@ def test_a_layer_that_is_constant_is_a_dash_that_is_explained(folder):
     found = besides()
     assert "A dash" not in section(page(folder, found))
     found["cka"]["arms"]["hinton"]["values"][1] = [None] * 4
-    assert section(page(folder, found)).count("A dash: a layer that gives the same for every example.") == 1
+    assert section(page(folder, found)).count("A dash marks a layer") == 1
 
 
 def test_a_page_without_them_is_as_it_was(folder):
     text = page(folder, {})
-    assert "Measured besides" not in text
-    assert "besides" not in text.split("</nav>")[0].split("</style>")[1]
+    assert "Extra metrics" not in text
+    assert "extra-metrics" not in text.split("</nav>")[0].split("</style>")[1]
     some = page(folder, {"groups": besides()["groups"]})
     assert "Layers: teacher" not in some
-    assert 'href="#besides"' in some
+    assert 'href="#extra-metrics"' in some
 
 
 def test_a_sentence_alone_is_said(folder):
@@ -98,7 +98,7 @@ def test_a_part_that_is_damaged_takes_no_page_away(folder, name):
         for key in way[:-1]:
             inner = inner[key]
         inner[way[-1]] = None
-        assert "Measured besides" in page(folder, {name: found})
+        assert "Extra metrics" in page(folder, {name: found})
 
 
 def test_names_are_text(folder):

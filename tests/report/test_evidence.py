@@ -11,8 +11,8 @@ import torch
 from limbeck.errors import LimbeckError
 from limbeck.metrics import load_tensors, save_tensors
 from limbeck.report import read_run, report_page
-from limbeck.report.arms import figure, half_width
-from limbeck.report.curves import curves_of, downsample
+from limbeck.report.arms import half_width, read_stat
+from limbeck.report.curves import downsample, read_curves
 from limbeck.report.summary_text import answers, headline
 from report_runs import planted_run
 
@@ -32,7 +32,7 @@ def run(tmp_path):
 
 def test_what_is_there_is_read(run):
     found = read_run(run)
-    assert found.judged == "hinton"
+    assert found.method_arm == "hinton"
     assert found.seeds == 2
     assert found.unknown == ()
     assert list(found.arms) == ["teacher", "student alone", "label smoothing", "shuffled teacher", "hinton", "fitnets"]
@@ -46,7 +46,7 @@ def test_what_is_there_is_read(run):
 def test_the_arm_of_the_verdict_has_its_own_color(run):
     changed(run, lambda result: result["verdict"].update(arm="fitnets"))
     found = read_run(run)
-    assert found.judged == "fitnets"
+    assert found.method_arm == "fitnets"
     assert [name for name, arm in found.arms.items() if arm.style == 0] == ["fitnets"]
 
 
@@ -107,7 +107,7 @@ def test_labels_that_are_none_are_left_out(run, labels):
     save_tensors({"test": load_tensors(path)["test"][: len(labels)], "test_labels": labels}, path)
     found = read_run(run)
     assert found.labels is None
-    assert "no labels" in found.unknown[0]
+    assert "one label for each test example" in found.unknown[0]
     assert "<h1>" in report_page([found])
 
 
@@ -124,8 +124,8 @@ def test_the_teacher_may_rule_classes_out(run):
 @pytest.mark.parametrize(
     ("said", "make"),
     [
-        ("no run folder", lambda folder: None),
-        ("no finished run's folder", lambda folder: folder.mkdir()),
+        ("does not exist", lambda folder: None),
+        ("not the folder of a finished run", lambda folder: folder.mkdir()),
         ("limbeck resume", lambda folder: (folder.mkdir(), (folder / "job.yaml").write_text("data: digits"))),
         ("is a search: `limbeck compare", lambda folder: (folder.mkdir(), (folder / "search.json").write_text("{}"))),
         ("cannot be read", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("{"))),
@@ -141,10 +141,10 @@ def test_what_is_no_finished_run_is_refused(tmp_path, said, make):
 
 
 def test_a_figure_is_what_its_values_are():
-    assert figure(0.5) == ((0.5,), 0.5, None)
-    assert figure({"values": [1.0, 3.0]})[1:] == (2.0, pytest.approx(2**0.5))
-    assert figure({"values": [1.0, None]}) == ((1.0,), None, None)
-    assert figure(None) == figure({}) == figure("x") == figure(float("nan")) == ((), None, None)
+    assert read_stat(0.5) == ((0.5,), 0.5, None)
+    assert read_stat({"values": [1.0, 3.0]})[1:] == (2.0, pytest.approx(2**0.5))
+    assert read_stat({"values": [1.0, None]}) == ((1.0,), None, None)
+    assert read_stat(None) == read_stat({}) == read_stat("x") == read_stat(float("nan")) == ((), None, None)
     # t(0.975, 1) = 12.706, and the standard error of (1, 3) is 1.
     assert half_width([1.0, 3.0]) == pytest.approx(12.7062, abs=1e-4)
 
@@ -154,8 +154,8 @@ def test_curves_go_on_from_stage_to_stage(tmp_path):
     rows = [("a", 10, 1.0), ("a", 20, 2.0), ("b", 10, 3.0), ("b", 20, None)]
     lines = [json.dumps({"stage": s, "step": n, "terms": {"loss": v}}) for s, n, v in rows]
     (tmp_path / "seed-0" / "metrics.jsonl").write_text("\n".join([*lines, '{"stage": "b", "st']))
-    assert curves_of(tmp_path) == {"loss": [[(10.0, 1.0), (20.0, 2.0), (30.0, 3.0)]]}
-    assert curves_of(tmp_path / "none") == {}
+    assert read_curves(tmp_path) == {"loss": [[(10.0, 1.0), (20.0, 2.0), (30.0, 3.0)]]}
+    assert read_curves(tmp_path / "none") == {}
 
 
 def test_a_thinned_curve_keeps_its_mean():
@@ -169,9 +169,9 @@ def test_a_thinned_curve_keeps_its_mean():
 @pytest.mark.parametrize(
     ("teacher", "ours", "said"),
     [
-        (0.90, 0.85, "That is 50 % of the way to the teacher's 90.00 %."),
-        (0.801, 0.85, "The teacher's own is 80.10 %: nothing is left of the gap."),
-        (0.79, 0.85, "The teacher is no better than the student alone, so there was little to hand on."),
+        (0.90, 0.85, "It closes 50 % of the gap to the teacher (90.00 %)."),
+        (0.801, 0.85, "The teacher has 80.10 %: the gap is closed."),
+        (0.79, 0.85, "The teacher is no better than the student alone, so there was little to distill."),
     ],
 )
 def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
@@ -186,14 +186,14 @@ def test_how_much_of_the_gap_is_closed(run, teacher, ours, said):
 
 
 def test_the_table_says_who_learns_without_the_teacher(run):
-    assert "learns without the teacher" not in report_page([read_run(run)])
+    assert "trained without the teacher" not in report_page([read_run(run)])
 
     def change(result):
         result["arms"]["fitnets"]["method"] = {"name": "mutual"}
 
     page = report_page([read_run(changed(run, change))])
-    assert page.count("learns without the teacher") == 1
-    assert "taught by the teacher" in page
+    assert page.count("trained without the teacher") == 1
+    assert "distilled from the teacher" in page
 
 
 @pytest.mark.parametrize(("second", "lucky"), [([0.90, 0.92], True), ([0.70, 0.71], False), ([0.93, 0.80], True)])
@@ -203,7 +203,7 @@ def test_a_choice_that_the_seeds_do_not_bear_out_is_said_to_be_one(run, second, 
             result["arms"][name]["development"] = {"mean": sum(values) / 2, "std": 0.0, "values": values}
 
     which = answers(read_run(changed(run, change)), [])[1]
-    assert which.why.endswith("may be luck." if lucky else "Second there: fitnets.")
+    assert which.why.endswith("may be chance." if lucky else "Second best: fitnets.")
 
 
 def test_a_student_that_is_no_better_than_the_most_frequent_class_is_not_to_be_shipped(run):
@@ -226,7 +226,7 @@ def test_a_student_at_chance_is_not_to_be_shipped(run):
     ships = answers(evidence, [])[-1]
     assert ships.answer == "Nothing yet"
     assert "limbeck export" not in report_page([evidence])
-    assert "chance alone gives 10.0 %, up to 15.5 % on so few" in ships.why
+    assert "10.0 %, up to 15.5 % on so few" in ships.why
 
 
 def test_one_test_example_is_not_called_one_seed(run):

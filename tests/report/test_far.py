@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from limbeck.report.arms import ArmRow, figure
+from limbeck.report.arms import ArmRow, read_stat
 from limbeck.report.axes import FAR, AxisScale, axis_values, clip_interval, outliers
 from limbeck.report.figures import (
     CostPoint,
@@ -24,7 +24,7 @@ SHUFFLED = "shuffled teacher"
 
 
 def arm(name, *values, style=0):
-    return ArmRow(name, "method", style, figure({"values": list(values)}), figure(None), {})
+    return ArmRow(name, "method", style, read_stat({"values": list(values)}), read_stat(None), {})
 
 
 def usual(**more):
@@ -88,8 +88,8 @@ class TestWhoIsFarOff:
     def test_what_is_kept_stays(self):
         spans = [(90.0, 90.0), (90.1, 90.2), (90.3, 90.3), (10.0, 11.0), (9.0, 9.0)]
         assert outliers(spans, least=1.0) == {3: -1, 4: -1}
-        assert outliers(spans, least=1.0, kept=[4]) == {}
-        assert outliers([*spans, (500.0, 500.0)], least=1.0, kept=[4]) == {5: 1}
+        assert outliers(spans, least=1.0, pinned=[4]) == {}
+        assert outliers([*spans, (500.0, 500.0)], least=1.0, pinned=[4]) == {5: 1}
 
     def test_of_two_halves_neither_is(self):
         assert outliers([(1.0, 1.0), (1.1, 1.1), (99.0, 99.0), (99.1, 99.1)], least=1.0) == {}
@@ -131,7 +131,7 @@ class TestIntervals:
                 DifferenceRow("wide", 2, 0.15, (-1.7, 2.0))]  # fmt: skip
         root = drawn(differences_figure(rows, worse="worse", better="better"))
         assert max(map(abs, ticks(root))) < 30
-        assert "far off" not in root.get("aria-label").lower(), "its mean is on the scale"
+        assert "outliers" not in root.get("aria-label").lower(), "its mean is on the scale"
         lines = {name: [one.tag for one in marked(row, "whisker")] for name, row in rows_of(root).items()}
         assert lines == {"a": ["line"] * 3, "b": ["line"] * 3, "wide": ["line", "polyline", "polyline"]}
         assert "[-170.00, +200.00]" in " ".join(rows_of(root)["wide"].itertext())
@@ -154,40 +154,40 @@ class TestAccuracies:
         assert ticks(root) == ticks(drawn(accuracies_figure(near)))
         row = rows_of(root)[SHUFFLED]
         said = " ".join(row.itertext())
-        assert "← far off" in said
+        assert "← off scale" in said
         assert "30.50 %" in said, "its number stands beside it"
         assert "30.50 %" in next(row.iter("title")).text
         assert not marked(row, "seed")
         assert not marked(row, "band")
-        assert root.get("aria-label").endswith(f"Far off, beyond the scale: {SHUFFLED}.")
+        assert root.get("aria-label").endswith(f"Outliers beyond the scale: {SHUFFLED}.")
 
     def test_the_order_is_kept_and_all_far_ones_are_named(self):
         arms = usual(worse=(0.1, 0.11), better=(0.885, 0.886), fine=(0.87, 0.873))
         root = drawn(accuracies_figure(arms))
         assert list(rows_of(root)) == [one.name for one in arms]
-        assert [name for name, row in rows_of(root).items() if "far off" in " ".join(row.itertext())] == [
+        assert [name for name, row in rows_of(root).items() if "off scale" in " ".join(row.itertext())] == [
             SHUFFLED, "worse"]  # fmt: skip
         assert f"beyond the scale: {SHUFFLED}, worse." in root.get("aria-label")
 
     def test_whom_the_figure_is_about_stays(self):
-        root = drawn(accuracies_figure(usual(), kept=["student alone", SHUFFLED]))
-        assert "far off" not in ElementTree.tostring(root, encoding="unicode")
+        root = drawn(accuracies_figure(usual(), pinned=["student alone", SHUFFLED]))
+        assert "off scale" not in ElementTree.tostring(root, encoding="unicode")
         assert min(ticks(root)) <= 40
 
     @pytest.mark.parametrize("values", [[(0.9,)], [(0.9, 0.91), (0.1, 0.12)], [(0.5, 0.5)] * 5, [(0.9,), (), (0.1,)]])
     def test_few_or_equal_or_unknown_arms_are_all_on_the_scale(self, values):
         arms = [arm(str(i), *one) for i, one in enumerate(values)]
         root = drawn(accuracies_figure(arms))
-        assert "far off" not in ElementTree.tostring(root, encoding="unicode").lower()
+        assert "off scale" not in ElementTree.tostring(root, encoding="unicode").lower()
         assert len(marked(root, "seed")) == sum(map(len, values))
         at = [float(one.get("x1")) for one in marked(root, "mean")]
         assert all(220 <= x <= 960 - 190 for x in at)
 
     def test_an_arm_with_a_value_that_is_no_number_is_named_and_does_not_move_the_others(self):
-        broken = ArmRow("broken", "method", 1, figure({"values": [0.2, None]}), figure(None), {})
+        broken = ArmRow("broken", "method", 1, read_stat({"values": [0.2, None]}), read_stat(None), {})
         root = drawn(accuracies_figure([*usual(), broken]))
         assert "not a number for every seed" in " ".join(rows_of(root)["broken"].itertext())
-        assert "far off" in " ".join(rows_of(root)[SHUFFLED].itertext())
+        assert "off scale" in " ".join(rows_of(root)[SHUFFLED].itertext())
 
 
 class TestPareto:
@@ -203,7 +203,7 @@ class TestPareto:
         names = [one.text for one in marked(root, "name")]
         assert f"{SHUFFLED} ↓ 30.0 %" in names
         assert len(names) == 4
-        assert root.get("aria-label").endswith(f"Far off, beyond the scale: {SHUFFLED} 30.00 %.")
+        assert root.get("aria-label").endswith(f"Outliers beyond the scale: {SHUFFLED} 30.00 %.")
 
     def test_it_stands_inside_the_frame_below_all_others(self):
         root = drawn(pareto_figure(self.points(), x_label="ms", text=str))
@@ -217,7 +217,7 @@ class TestPareto:
         points = self.points(("tiny", 0.01, 0.1))
         assert "tiny" in [p.name for p in pareto_front(points)]
         root = drawn(pareto_figure(points, x_label="ms", text=str))
-        assert "far off" not in root.get("aria-label").lower()
+        assert "outliers" not in root.get("aria-label").lower()
 
     @pytest.mark.parametrize("count", [1, 2, 3, 4])
     def test_any_number_of_them_even_equal_ones(self, count):
@@ -244,12 +244,12 @@ class TestDifferences:
 
     def test_on_the_side_where_it_lies(self):
         near = [DifferenceRow("a", 0, 0.002, (0.001, 0.003)), DifferenceRow("b", 1, -0.001, None)]
-        for mean, said in ((-0.5, "← far off"), (0.5, "far off →")):
+        for mean, said in ((-0.5, "← off scale"), (0.5, "off scale →")):
             far = DifferenceRow("c", 2, mean, (mean - 0.01, mean + 0.01))
             root = drawn(differences_figure([*near, far], worse="worse", better="better"))
             assert said in " ".join(rows_of(root)["c"].itertext())
             assert f"{100 * mean:+.2f}" in " ".join(rows_of(root)["c"].itertext())
-            assert root.get("aria-label").endswith("Far off, beyond the scale: c.")
+            assert root.get("aria-label").endswith("Outliers beyond the scale: c.")
 
 
 @pytest.mark.parametrize("layout", [WIDE, NARROW], ids=["wide", "narrow"])

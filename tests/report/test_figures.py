@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from limbeck.report.arms import ArmRow, figure
+from limbeck.report.arms import ArmRow, read_stat
 from limbeck.report.axes import AxisScale, log_limits, padded_limits, steps
 from limbeck.report.figures import (
     Bin,
@@ -32,7 +32,7 @@ from limbeck.report.figures import (
     training_figure,
     trials_below,
 )
-from limbeck.report.figures.classes import MOST, shown_rows, top_confusions
+from limbeck.report.figures.classes import MOST, select_rows, top_confusions
 from limbeck.report.markup import Markup, join, png, tag
 from limbeck.report.numbers import sized
 
@@ -48,7 +48,7 @@ def classes_of(root, word):
 
 
 def arm(name, values, style=0, role="method"):
-    return ArmRow(name, role, style, figure({"values": values}), figure(None), {})
+    return ArmRow(name, role, style, read_stat({"values": values}), read_stat(None), {})
 
 
 def every_figure(name):
@@ -88,7 +88,7 @@ def test_one_difference_that_is_far_off_does_not_hide_the_others():
     assert found == wanted
     shown = ElementTree.tostring(root, encoding="unicode")
     assert "+70.00" in shown, "its number stands beside it"
-    assert shown.count("far off →") == 1
+    assert shown.count("off scale →") == 1
     assert len(classes_of(root, "mark")) == 2
     beside, _ = ticks([*near, DifferenceRow("c", 2, 0.01, (0.009, 0.011))])
     assert max(beside) >= 1.0, "what is not far off is on the scale"
@@ -151,7 +151,7 @@ def test_a_scale_holds_its_values(values):
 
 def test_only_the_classes_that_change_most_are_drawn():
     rows = [ClassRow(str(i), 0.5, 0.5 + i / 1000, 10, i == 99, 0.5, 0.5) for i in range(100)]
-    shown = shown_rows(rows)
+    shown = select_rows(rows)
     assert len(shown) == MOST
     assert [shown[0].name, shown[-1].name] == ["0", "99"]
     root = drawn(classes_figure(rows, before=1, after=0))
@@ -195,7 +195,7 @@ def test_a_search_has_a_staircase_for_each_arm_and_a_large_mark_at_what_was_chos
         "alone: 83.00 % in trial 3", "hinton: 85.00 % in trial 2"]  # fmt: skip
     assert trials_below(arms) == (1, 70.0)
     assert len(classes_of(root, "seed")) == 7, "one trial lies below the figure"
-    assert "alone from 80.00 % to 83.00 %, found in trial 3 of 4" in root.get("aria-label")
+    assert "alone from 80.00 % to 83.00 %, reached in trial 3 of 4" in root.get("aria-label")
     (band,) = classes_of(root, "luck")
     top = min(float(point.split(",")[1]) for point in stairs[1])
     assert float(band.get("y")) == pytest.approx(top, abs=0.1)

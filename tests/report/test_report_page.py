@@ -98,7 +98,7 @@ def changed(run, change):
 )
 def test_it_is_whole_whatever_the_run_holds(tmp_path, given):
     page = checked(planted_run(tmp_path / "run", **{"test": 200, "seeds": 2, **given}))
-    for question in ("worth it?", "Which method", "How sure", "Which classes", "How fast", "What do I ship"):
+    for question in ("worth it?", "Which method", "How certain", "Which classes", "How fast", "Which student to ship"):
         assert question.lower() in page.text.lower()
     assert "What is not known" in page.text
 
@@ -115,7 +115,7 @@ def test_an_old_result_is_shown_for_what_it_holds(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "result.json").write_text(json.dumps(old_result()))
     page = checked(tmp_path / "old")
-    assert "kept no predictions" in page.text
+    assert "has no predictions" in page.text
     assert "There is no job.yaml" in page.text or "The job is not known" in page.text
 
 
@@ -167,14 +167,15 @@ def test_the_headline_says_what_the_intervals_say(tmp_path, found, kind, words, 
 def test_with_one_seed_no_class_surely_loses(tmp_path):
     worse = {"student alone": 3.0, "hinton": 0.3}
     one = checked(planted_run(tmp_path / "one", seeds=1, arms=worse, test=2000)).text
-    assert "One seed speaks of two models, not of the method" in one
-    assert "surely lose" not in one
-    assert "surely lose" in checked(planted_run(tmp_path / "five", seeds=5, arms=worse, test=2000)).text
+    assert "One seed compares two models, not two methods" in one
+    assert "beyond chance: " not in one
+    five = checked(planted_run(tmp_path / "five", seeds=5, arms=worse, test=2000)).text
+    assert "lose accuracy, beyond chance: " in five
 
 
 def test_one_seed_withholds_its_interval(tmp_path):
     page = checked(planted_run(tmp_path / "run", test=100, seeds=1))
-    assert "One seed has no interval" in page.text
+    assert "One seed gives no interval" in page.text
     assert "±" not in re.sub(r"mean over seeds ±|mean ±|± one standard deviation", "", page.text)
 
 
@@ -193,7 +194,7 @@ def test_budgets_of_arms_and_their_steps_are_in_the_protocol(tmp_path):
         ("hinton", "epochs 7"),
         ("shuffled teacher", "epochs 7"),
     ):
-        assert texts[texts.index(f"budget of {arm}") + 1] == f"{said}; else as above"
+        assert texts[texts.index(f"budget of {arm}") + 1] == f"{said}; otherwise as above"
     assert "budget of fitnets" not in texts
     said = "student alone 100; label smoothing 200; shuffled teacher 300; hinton 400; fitnets 500"
     assert ("optimizer steps", said) in itertools.pairwise(texts)
@@ -206,10 +207,10 @@ class TestSearched:
     def test_the_search_is_shown(self, tmp_path):
         page = checked(planted_search(planted_run(tmp_path / "run", test=100)))
         assert "How the settings were chosen" in page.texts
-        assert "Best so far, trial by trial" in page.texts
+        assert "Best accuracy so far" in page.texts
         assert "search" in page.links
         assert "Equal effort: 6 settings tried for every arm, the baselines too" in page.text
-        assert "did not use all that was found" not in page.text
+        assert "did not use all chosen settings" not in page.text
         chosen = json.loads((tmp_path / "run" / "tuned.json").read_text())["arms"]["hinton"]["best"]["values"]
         assert f"lr {chosen['lr']:.4g}" in page.texts
 
@@ -220,7 +221,7 @@ class TestSearched:
 
     def test_settings_that_were_not_used_are_said(self, tmp_path):
         page = checked(planted_search(planted_run(tmp_path / "run", test=100), used=False))
-        assert "This run did not use all that was found" in page.text
+        assert "This run did not use all chosen settings" in page.text
         assert re.search(r"hinton ran with (lr|epochs) \S+ in place of", page.text)
 
     def test_an_arm_that_was_not_searched_is_said(self, tmp_path):
@@ -233,7 +234,7 @@ class TestSearched:
 
     def test_trials_below_the_figure_are_counted(self, tmp_path):
         run = planted_search(planted_run(tmp_path / "run", test=100), first=0.1)
-        found = re.search(r"(\d+) trials lie below the figure; the lowest reached 10\.00 %\.", checked(run).text)
+        found = re.search(r"(\d+) trials are below the figure; the lowest accuracy is 10\.00 %\.", checked(run).text)
         assert 4 <= int(found[1]) < 24
 
     def test_a_search_that_is_gone_or_damaged_is_not_known(self, tmp_path):
@@ -242,8 +243,8 @@ class TestSearched:
         assert "so the search is not known" in checked(run).text
         (run / "tuned.json").unlink()
         text = checked(run).text
-        assert "which was not there when this run began" in text
-        assert "from a search of which nothing is known any more" in text
+        assert "which did not exist when this run started" in text
+        assert "from a search that is not available" in text
 
     def test_several_runs_of_which_one_was_searched(self, tmp_path):
         runs = [planted_run(tmp_path / name, test=100) for name in ("one", "two")]
@@ -263,7 +264,7 @@ def test_examples_that_are_not_there_any_more(tmp_path):
     run = planted_run(tmp_path / "run", test=100)
     (run / "pictures.npz").unlink()
     page = checked(run)
-    assert "The examples themselves cannot be shown" in page.text
+    assert "The examples cannot be shown" in page.text
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
@@ -295,7 +296,7 @@ def test_examples_are_pictures_texts_or_rows(tmp_path):
 def test_several_runs_stand_side_by_side(tmp_path):
     runs = [planted_run(tmp_path / name, test=100, seed=i) for i, name in enumerate(("narrow", "wide"))]
     page = checked(*runs)
-    assert "runs show that distilling is worth it" in page.text
+    assert "runs show that distillation is worth it" in page.text
     assert {"narrow", "wide"} <= set(page.texts)
 
 
@@ -307,14 +308,14 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 @pytest.mark.parametrize("other", [{"test": 80}, {"classes": 5}])
 def test_runs_of_different_data_are_refused(tmp_path, other):
     one = planted_run(tmp_path / "one", test=100)
-    with pytest.raises(LimbeckError, match="judged on different data"):
+    with pytest.raises(LimbeckError, match="different test data"):
         write_report([one, planted_run(tmp_path / "two", **{"test": 100, **other})])
 
 
 def test_it_writes_over_a_report_and_over_nothing_else(tmp_path):
     run = planted_run(tmp_path / "run", test=100)
     assert write_report([run]) == write_report([run]) == run / "report.html"
-    for path, said in ((run / "job.yaml", "is no report"), (run, "is a folder")):
+    for path, said in ((run / "job.yaml", "is not a report"), (run, "is a folder")):
         with pytest.raises(LimbeckError, match=said):
             write_report([run], path)
     assert "data:" in (run / "job.yaml").read_text()

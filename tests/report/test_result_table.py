@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
-from limbeck.report import arms_table, arms_tables, over_seeds
-from limbeck.report.arms import figure
-from limbeck.report.sections.arms import mean_ci_text
+from limbeck.report import arms_table, arms_tables, table_notes
+from limbeck.report.arms import read_stat
+from limbeck.report.sections.arms import mean_std_text
 from results import arm, result
 
 
@@ -58,12 +58,12 @@ def test_one_seed_has_no_spread():
 
 def test_what_stands_after_a_plus_minus_is_named_and_is_what_the_page_says():
     found = result()
-    assert over_seeds(found) == "± is the standard deviation over 2 seeds.\n"
-    assert over_seeds(result({"distilled": arm([0.9])})) == ""
+    assert table_notes(found) == "± is the standard deviation over 2 seeds.\n"
+    assert table_notes(result({"distilled": arm([0.9])})) == ""
     several = result({"one member": arm([0.9, 0.8, 0.85]), "distilled": arm([0.9, 0.8])})
-    assert over_seeds(several).endswith("over 2 seeds; ± of one member is over the 3 members.\n")
-    shown = figure(found["arms"]["distilled"]["accuracy"])
-    assert mean_ci_text(shown, 2, 100) == "95.10 ± 0.14"
+    assert table_notes(several).endswith("over 2 seeds; ± of one member is over the 3 members.\n")
+    shown = read_stat(found["arms"]["distilled"]["accuracy"])
+    assert mean_std_text(shown, 2, 100) == "95.10 ± 0.14"
     assert "95.10 ± 0.14" in " ".join(printed(found)[5].split())
 
 

@@ -201,14 +201,14 @@ def _show(result: Mapping[str, Any], *, as_json: bool) -> None:
         return
     from limbeck.cli.terminal import make_console
     from limbeck.job import EXTRA_METRICS, read_suggestions, recommend
-    from limbeck.report import arms_tables, over_seeds
+    from limbeck.report import arms_tables, table_notes
 
     console = make_console()
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no width of its own
     console.print()
     console.print(*arms_tables(result, console), sep="\n\n")
-    console.print(over_seeds(result), highlight=False)
+    console.print(table_notes(result), highlight=False)
     verdict = result["verdict"]
     console.print(_sentence(verdict) or "This result has no verdict.", style="bold", highlight=False)
     extra = [result[name] for name in EXTRA_METRICS if isinstance(result.get(name), dict)]

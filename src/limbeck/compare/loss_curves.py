@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from limbeck.report.curves import curves_of, losses_of
+from limbeck.report.curves import read_curves, read_losses
 
 _FEWEST = 10
 """Reports of a seed, below which a tenth of its training is less than one report."""
@@ -32,7 +32,7 @@ def find_fall(arm: Path) -> Fall | None:
     Args:
         arm: The arm's folder, with one folder for each seed.
     """
-    curves = [[value for _, value in curve] for curve in losses_of(arm)]
+    curves = [[value for _, value in curve] for curve in read_losses(arm)]
     curves = [curve for curve in curves if len(curve) >= _FEWEST]
     if not curves:
         return None
@@ -46,7 +46,7 @@ def find_fall(arm: Path) -> Fall | None:
 
 def last_values(arm: Path, term: str) -> float | None:
     """A term's mean over the last tenth of training and all seeds; None where no report holds it."""
-    curves = curves_of(arm).get(term)
+    curves = read_curves(arm).get(term)
     if not curves:
         return None
     return fmean(fmean(value for _, value in curve[-max(len(curve) // 10, 1) :]) for curve in curves)

@@ -17,7 +17,7 @@ from limbeck.report.html import figure, section, table
 from limbeck.report.markup import Markup, join, tag
 from limbeck.report.numbers import listed
 from limbeck.report.page import page_document
-from limbeck.report.row_layout import both
+from limbeck.report.row_layout import wide_and_narrow
 from limbeck.report.sections.headline import banner
 from limbeck.report.summary_text import Headline
 
@@ -213,7 +213,7 @@ def _differences(judgment: Judgment) -> Markup:
     metric = judgment.metric.replace("_", " ")
     unit = f"points of {metric}" if judgment.percent else f"{metric}{'' if factor == 1 else f' x {factor:g}'}"
     caption = f"Right of zero is better. Bars are 95 % intervals over {judgment.seeds} paired seeds and test examples."
-    drawing = both(differences_figure, bars, worse="worse", better="better", axis=f"{unit} on test data")
+    drawing = wide_and_narrow(differences_figure, bars, worse="worse", better="better", axis=f"{unit} on test data")
     return figure(f"{judgment.arm} compared with each arm", drawing, caption, wide=True)
 
 

@@ -1,4 +1,4 @@
-"""What is known of one arm."""
+"""Arms of a result as the report uses them: role, style, and statistics over seeds."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, NamedTuple, TypeGuard
 from limbeck.metrics.distributions import t_ppf
 
 CONTROLS = ("student alone", "label smoothing", "shuffled teacher")
-"""The arms that need no teacher, or one that knows nothing of the example."""
+"""Control arms: without a teacher, or with outputs of the teacher for other examples."""
 
 
 MEMBER = "one member"
-"""The row of a teacher of several: its values are one for a member instead of one for a seed."""
+"""The row of the members of a teacher ensemble: one value per member instead of one per seed."""
 
 
 class SeedStat(NamedTuple):
-    """A number over the seeds: the values that are numbers, their mean, and how far they lie apart.
+    """A number for each seed, with mean and standard deviation.
 
-    What stands after a ± is always `std`.
+    `std` is the number printed after a ±.
 
     Attributes:
         values: One for each seed.
-        mean: None where a value is missing or no number.
+        mean: None if a value is missing or not a number.
         std: The standard deviation over the seeds (n - 1); None with a single seed.
     """
 
@@ -34,15 +34,15 @@ class SeedStat(NamedTuple):
 
 
 class ArmRow(NamedTuple):
-    """One competitor.
+    """One arm.
 
     Attributes:
-        name: What it is called.
+        name: The name of the arm.
         role: ``teacher``, ``member``, ``control`` or ``method``.
-        style: Its color and shape in every figure.
-        accuracy: On the test data.
-        development: On the development data; without values where it was not kept.
-        row: All that the result says of it.
+        style: Color and shape in every figure.
+        accuracy: Test accuracy.
+        development: Development accuracy; without values if it was not saved.
+        row: The entry of the arm in ``result.json``.
     """
 
     name: str
@@ -53,30 +53,30 @@ class ArmRow(NamedTuple):
     row: Mapping[str, Any]
 
     def measure(self, name: str) -> SeedStat:
-        """A measure on the test data."""
-        return figure(_mapping(self.row.get("measures")).get(name))
+        """Return a metric on the test data."""
+        return read_stat(_mapping(self.row.get("measures")).get(name))
 
     def number(self, key: str) -> float | None:
-        """A cost: ``parameters``, ``megabytes``, ``milliseconds``, ``seconds``."""
+        """Return a cost: ``parameters``, ``megabytes``, ``milliseconds`` or ``seconds``."""
         value = self.row.get(key)
         return float(value) if _is_number(value) else None
 
 
-def arms_of(rows: Mapping[str, Mapping[str, Any]], *, judged: Any = None) -> dict[str, ArmRow]:
-    """Every competitor of a result; the one that the verdict is about has a color that no other has."""
-    found: dict[str, ArmRow] = {}
+def read_arms(rows: Mapping[str, Mapping[str, Any]], *, verdict_arm: Any = None) -> dict[str, ArmRow]:
+    """Read the arms of a result. The arm of the verdict has a color of its own."""
+    arms: dict[str, ArmRow] = {}
     methods = 0
     for name, row in rows.items():
         role = _role(name, row)
         style = {"teacher": 1, "member": 1, "control": _CONTROL_STYLES.get(name, 7)}.get(role)
-        if style is None and (name == judged or (judged not in rows and not methods)):
+        if style is None and (name == verdict_arm or (verdict_arm not in rows and not methods)):
             style = _JUDGED
         if style is None:
             style = _METHOD_STYLES[methods % len(_METHOD_STYLES)]
         methods += role == "method" and style != _JUDGED
-        accuracy = figure(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
-        found[name] = ArmRow(name, role, style, accuracy, figure(row.get("development")), row)
-    return found
+        accuracy = read_stat(row.get("accuracy") or _mapping(row.get("measures")).get("accuracy"))
+        arms[name] = ArmRow(name, role, style, accuracy, read_stat(row.get("development")), row)
+    return arms
 
 
 _CONTROL_STYLES = {"student alone": 2, "label smoothing": 3, "shuffled teacher": 4}
@@ -84,21 +84,21 @@ _METHOD_STYLES = (5, 6, 7, 8, 9, 10, 11)
 _JUDGED = 0
 
 
-def figure(found: Any) -> SeedStat:
-    """What a result says of a number over the seeds: a mapping with ``values``, or a plain number."""
-    if _is_number(found):
-        number = float(found)
+def read_stat(entry: Any) -> SeedStat:
+    """Read a statistic from a result: a mapping with ``values``, or a single number."""
+    if _is_number(entry):
+        number = float(entry)
         return SeedStat((number,), number, None)
-    given = _mapping(found).get("values")
-    given = given if isinstance(given, Sequence) and not isinstance(given, str) else []
-    values = tuple(float(value) for value in given if _is_number(value))
-    if not values or len(values) < len(given):
+    entries = _mapping(entry).get("values")
+    entries = entries if isinstance(entries, Sequence) and not isinstance(entries, str) else []
+    values = tuple(float(value) for value in entries if _is_number(value))
+    if not values or len(values) < len(entries):
         return SeedStat(values, None, None)
     return SeedStat(values, statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    r"""Half of Student's 95 % interval of a mean, :math:`t_{n-1} s / \sqrt n`; None for fewer than two values."""
+    r"""Return half of Student's 95 % interval of a mean, :math:`t_{n-1} s / \sqrt n`; None below two values."""
     if len(values) < 2:
         return None
     return t_ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

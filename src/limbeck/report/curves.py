@@ -17,32 +17,34 @@ Curves = Mapping[str, list[Curve]]
 """Term -> one curve for each seed, of (optimizer step, value)."""
 
 POINTS = 160
-"""A curve is thinned to about so many points, each the mean of those it stands for."""
+"""Curves are downsampled to about this many points, each the mean of its neighbors."""
 
 
 def counted_reports(run: Path) -> dict[str, dict[int, int]]:
-    """Arm -> seed -> how many lines its ``metrics.jsonl`` had, from the run's own; empty where nobody counted."""
-    found: dict[str, dict[int, int]] = {}
+    """Return arm -> seed -> number of lines of its ``metrics.jsonl``, as the run recorded them, or an empty dict."""
+    counts: dict[str, dict[int, int]] = {}
     try:
         lines = read_lines(run / "metrics.jsonl").values
     except DataError:
-        return found
+        return counts
     for line in lines:
         seed, count = line.get("seed"), line.get("reports")
         if isinstance(seed, int) and isinstance(count, int):
-            found.setdefault(str(line.get("arm")), {})[seed] = count
-    return found
+            counts.setdefault(str(line.get("arm")), {})[seed] = count
+    return counts
 
 
-def curves_of(arm: Path, unknown: list[str] | None = None, counted: Mapping[int, int] = MappingProxyType({})) -> Curves:
-    """The curves of one arm's seeds, from the ``metrics.jsonl`` of their folders; empty where there are none.
+def read_curves(
+    arm: Path, unknown: list[str] | None = None, counted: Mapping[int, int] = MappingProxyType({})
+) -> Curves:
+    """Read the curves of an arm's seeds from their ``metrics.jsonl`` files; empty if there are none.
 
     Args:
-        arm: The arm's folder.
-        unknown: Gets a sentence for each file of which a part is damaged, or is gone.
-        counted: Seed -> how many lines there were.
+        arm: The folder of the arm.
+        unknown: Receives a sentence for each file that is damaged or incomplete.
+        counted: Seed -> number of lines that the run recorded.
     """
-    found: dict[str, list[Curve]] = {}
+    curves: dict[str, list[Curve]] = {}
     unknown = [] if unknown is None else unknown
     for folder in sorted({*arm.glob("seed-*"), *(arm / f"seed-{seed}" for seed in counted)}):
         file = folder / "metrics.jsonl"
@@ -51,27 +53,29 @@ def curves_of(arm: Path, unknown: list[str] | None = None, counted: Mapping[int,
         except DataError as error:
             unknown.append(str(error))
             continue
-        there, count = len(lines.values), counted.get(_number(folder))
+        lines_read, count = len(lines.values), counted.get(_number(folder))
         if lines.damaged:
-            unknown.append(f"{lines.damaged} lines of {file} are damaged: the curves lack them.")
-        elif count is not None and there != count:
-            unknown.append(f"{file} has {there} lines, and had {count} when the run ended: the curves lack the others.")
-        for term, curve in _one(lines.values).items():
-            found.setdefault(term, []).append(downsample(curve))
-    return found
+            unknown.append(f"{lines.damaged} lines of {file} are damaged and missing in the curves.")
+        elif count is not None and lines_read != count:
+            unknown.append(
+                f"{file} has {lines_read} lines but had {count} when the run ended; the curves are incomplete."
+            )
+        for term, curve in _term_curves(lines.values).items():
+            curves.setdefault(term, []).append(downsample(curve))
+    return curves
 
 
-def losses_of(arm: Path) -> list[Curve]:
-    """The whole loss in the last stage of one arm's seeds, of (optimizer step, value); damaged files are left out."""
-    found = []
+def read_losses(arm: Path) -> list[Curve]:
+    """Read the total loss in the last stage of an arm's seeds, as (optimizer step, value); skip damaged files."""
+    losses = []
     for folder in sorted(arm.glob("seed-*")):
         try:
             lines = [line for line in read_lines(folder / "metrics.jsonl").values if isinstance(line.get("step"), int)]
         except DataError:
             continue
         last = [line for line in lines if line.get("stage") == lines[-1].get("stage")]
-        found.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
-    return found
+        losses.append([(float(line["step"]), float(line["loss"])) for line in last if _is_finite(line.get("loss"))])
+    return losses
 
 
 def _number(folder: Path) -> int:
@@ -83,11 +87,11 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+def _term_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     before, stage, last = 0, None, 0
     for line in lines:
-        if line.get("stage") != stage:  # a second stage goes on where the first ended
+        if line.get("stage") != stage:  # steps restart at 0 in each stage
             before, stage = before + last, line.get("stage")
         step = line.get("step")
         if not isinstance(step, int):
@@ -101,10 +105,10 @@ def _one(lines: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
 
 
 def downsample(curve: Sequence[tuple[float, float]], points: int = POINTS) -> Curve:
-    """The curve with at most so many points: means of neighbors, so that noise is shown as its middle.
+    """Reduce a curve to at most `points` points, each the mean of neighbors.
 
     Example:
-        >>> thinned([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)], points=2)
+        >>> downsample([(1, 2.0), (2, 4.0), (3, 6.0), (4, 8.0)], points=2)
         [(1.5, 3.0), (3.5, 7.0)]
     """
     if len(curve) <= points:

@@ -10,13 +10,13 @@ from limbeck.report.markup import Markup, join, tag
 
 
 def section(identity: str, title: str, *content: Any) -> Markup:
-    """A part of the page that a link can lead to."""
+    """Make a section of the page with a heading and an id."""
     return tag("section", tag("h2", title, id=f"{identity}-title"), *content, id=identity,
                aria_labelledby=f"{identity}-title")  # fmt: skip
 
 
 def figure(title: str, drawing: Markup, caption: Any, *more: Any, wide: bool = False) -> Markup:
-    """A drawing under its title, with what it means beneath."""
+    """Make a figure with a title and a caption."""
     return tag(
         "figure",
         tag("h3", title),
@@ -28,7 +28,7 @@ def figure(title: str, drawing: Markup, caption: Any, *more: Any, wide: bool = F
 
 
 def legend(entries: Iterable[tuple[str, int | Markup]]) -> Markup:
-    """Which color and shape is whose: an arm's style, or a mark around (8, 8)."""
+    """Make a legend. Each entry has the style of an arm, or a mark drawn around (8, 8)."""
     return tag(
         "ul",
         (
@@ -52,46 +52,49 @@ def table(
     caption: str, head: Sequence[Any], rows: Iterable[Sequence[Any]], *, words: int = 1, class_: str | None = None,
     strong: Sequence[int] = (),
 ) -> Markup:  # fmt: skip
-    """A table whose first column names the row.
+    """Make a table whose first column has the names of the rows.
 
     Args:
-        caption: What it shows.
-        head: The columns' names.
+        caption: The caption.
+        head: The names of the columns.
         rows: The cells.
-        words: How many columns, from the left, hold words and no numbers.
-        class_: The table's class.
-        strong: The rows that stand out.
+        words: Number of columns from the left that hold text, not numbers.
+        class_: The CSS class.
+        strong: Indices of the rows to emphasize.
     """
     columns = tag(
         "tr",
-        (tag("th", _whole(name), scope="col", class_=None if i < words else "number") for i, name in enumerate(head)),
+        (
+            tag("th", _with_unit(name), scope="col", class_=None if i < words else "number")
+            for i, name in enumerate(head)
+        ),
     )
     body = [
         tag("tr", (_cell(i, cell, words) for i, cell in enumerate(row)), class_="strong" if number in strong else None)
         for number, row in enumerate(rows)
     ]
-    whole = tag("table", tag("caption", caption), tag("thead", columns), tag("tbody", body), class_=class_)
-    # A wide table is moved sideways in its place; that place must be reachable with the keyboard.
-    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    element = tag("table", tag("caption", caption), tag("thead", columns), tag("tbody", body), class_=class_)
+    # A wide table scrolls sideways; tabindex makes that possible with the keyboard.
+    return tag("div", element, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def details(summary: str, *content: Any) -> Markup:
-    """What is there for those who want it."""
+    """Make a fold-out element."""
     return tag("details", tag("summary", summary), *content)
 
 
 def note(*text: Any) -> Markup:
-    """A remark, such as what is not known."""
+    """Make a remark, such as what is not known."""
     return tag("p", *text, class_="note")
 
 
 def grid(*children: Any) -> Markup:
-    """Figures beside each other where there is room."""
+    """Place figures side by side where the window is wide enough."""
     return tag("div", *children, class_="grid-2")
 
 
 def prose(text: str) -> Markup:
-    """A sentence in which what stands between backticks is what one types.
+    """Turn text between backticks into code.
 
     Example:
         >>> prose("Type `limbeck cite RUN`.")
@@ -100,12 +103,12 @@ def prose(text: str) -> Markup:
     return join(tag("code", part) if i % 2 else part for i, part in enumerate(text.split("`")))
 
 
-def _whole(name: Any) -> Any:
-    """A column's name with its unit on one line."""
+def _with_unit(name: Any) -> Any:
+    """Keep the name of a column and its unit on one line."""
     return name.replace(", ", ",\N{NO-BREAK SPACE}") if isinstance(name, str) and not isinstance(name, Markup) else name
 
 
-def _cell(place: int, cell: Any, words: int) -> Markup:
-    if place == 0:
+def _cell(index: int, cell: Any, words: int) -> Markup:
+    if index == 0:
         return tag("th", cell, scope="row")
-    return tag("td", cell, class_=None if place < words else "number")
+    return tag("td", cell, class_=None if index < words else "number")

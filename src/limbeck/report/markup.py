@@ -16,7 +16,7 @@ import numpy as np
 
 @final
 class Markup(str):
-    """Text that is markup already; any other text is escaped where it is put into an element."""
+    """Text that is already markup. All other text is escaped when it is put into an element."""
 
     __slots__ = ()
 
@@ -25,25 +25,25 @@ _VOID = frozenset({"meta", "link", "img", "br", "hr", "input", "col"})
 
 
 def tag(element: str, *children: Any, **attributes: Any) -> Markup:
-    """An element of HTML or SVG with its children and attributes, everything escaped that is not `Markup`.
+    """Make an HTML or SVG element. Everything that is not `Markup` is escaped.
 
     Args:
-        element: The element's name.
-        *children: Text, numbers, markup, or iterables of them; None is left out.
-        **attributes: ``class_`` is class, ``stroke_width`` is stroke-width; None and False are left out, True stands
-            without a value; numbers with a fraction are rounded to hundredths.
+        element: The name of the element.
+        *children: Text, numbers, markup, or iterables of them. None is skipped.
+        **attributes: ``class_`` becomes class and ``stroke_width`` stroke-width. None and False are skipped, True is
+            written without a value, and floats are rounded to hundredths.
 
     Example:
         >>> tag("td", "a < b", class_="name")
         '<td class="name">a &lt; b</td>'
     """
     inside = "".join(_flat(children))
-    given = "".join(_attribute(name, value) for name, value in attributes.items())
-    return Markup(f"<{element}{given}>" if element in _VOID else f"<{element}{given}>{inside}</{element}>")
+    pairs = "".join(_attribute(name, value) for name, value in attributes.items())
+    return Markup(f"<{element}{pairs}>" if element in _VOID else f"<{element}{pairs}>{inside}</{element}>")
 
 
 def join(*children: Any) -> Markup:
-    """Children without an element around them."""
+    """Concatenate children without an element around them."""
     return Markup("".join(_flat(children)))
 
 
@@ -51,7 +51,7 @@ def _flat(children: Iterable[Any]) -> Iterator[str]:
     for child in children:
         if child is None:
             continue
-        if type(child) is Markup:  # nothing derives from it; and most of a page is that
+        if type(child) is Markup:  # fast path: most of a page is Markup, and the class is final
             yield child
         elif isinstance(child, (list, tuple)):
             yield from _flat(child)
@@ -64,17 +64,17 @@ def _flat(children: Iterable[Any]) -> Iterator[str]:
 def _attribute(name: str, value: Any) -> str:
     if value is None or value is False:
         return ""
-    shown = _spelt(name)
+    key = _attribute_name(name)
     if value is True:
-        return f" {shown}"
+        return f" {key}"
     if isinstance(value, float):
-        return f' {shown}="{value:.2f}"'
-    return f' {shown}="{_safe(str(value), quote=True)}"'
+        return f' {key}="{value:.2f}"'
+    return f' {key}="{_safe(str(value), quote=True)}"'
 
 
 @cache
-def _spelt(name: str) -> str:
-    """An attribute's name as a document has it; a page has few, many times."""
+def _attribute_name(name: str) -> str:
+    """Convert a Python name to an attribute name. Cached, because a page repeats few names many times."""
     return name.rstrip("_").replace("_", "-")
 
 
@@ -84,17 +84,17 @@ _SUSPECT = re.compile("[&<>\"'\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2
 
 
 def _safe(text: str, *, quote: bool) -> str:
-    """Escaped, and without control characters and halves of characters, which no document may hold.
+    """Escape text and replace control characters and lone surrogates, which HTML does not allow.
 
-    Nor may a name turn the direction of what stands behind it.
+    Direction marks are replaced too, so that a name cannot reverse the text behind it.
     """
-    if not _SUSPECT.search(text):  # most of a page is numbers
+    if not _SUSPECT.search(text):  # fast path: most texts are numbers
         return text
     return escape(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text), quote=quote)
 
 
 def png(pixels: np.ndarray) -> bytes:
-    r"""A PNG file of bytes ``[height, width]`` (gray) or ``[height, width, 3 | 4]`` (red, green, blue, opacity).
+    r"""Encode bytes as PNG: ``[height, width]`` (gray) or ``[height, width, 3 | 4]`` (red, green, blue, opacity).
 
     Example:
         >>> png(np.zeros((2, 2), dtype=np.uint8))[:4]
@@ -103,7 +103,7 @@ def png(pixels: np.ndarray) -> bytes:
     height, width = pixels.shape[:2]
     kind = {2: 0}.get(pixels.ndim) if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
     rows = np.ascontiguousarray(pixels, dtype=np.uint8).reshape(height, -1)
-    # Each row is led by the number of its filter, and 0 is none.
+    # PNG starts each row with the number of its filter; 0 is no filter.
     raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
     header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
     body = [(b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b"")]
@@ -111,7 +111,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """The same as an address that holds the picture itself."""
+    """Encode pixels as a ``data:`` URI of a PNG file."""
     return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def sized(value: float) -> str:
-    """A positive number with three digits that count.
+    """Format a positive number with three significant digits.
 
     Example:
         >>> sized(0.012345), sized(3.14159), sized(1234.5)
@@ -19,7 +19,7 @@ def sized(value: float) -> str:
 
 
 def duration(milliseconds: float) -> str:
-    """A time with its unit.
+    """Format a time with its unit.
 
     Example:
         >>> duration(0.00123), duration(2.5)
@@ -29,7 +29,7 @@ def duration(milliseconds: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """So many times as much.
+    """Format a ratio.
 
     Example:
         >>> times(37.2), times(1.25)
@@ -39,7 +39,7 @@ def times(ratio: float) -> str:
 
 
 def share_of(part: float, whole: float) -> str:
-    """A part as a fraction of the whole.
+    """Format a part as a fraction of the whole.
 
     Example:
         >>> share_of(1.0, 37.0), share_of(3.0, 4.0)
@@ -49,5 +49,5 @@ def share_of(part: float, whole: float) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a sentence has them."""
+    """Join names with commas and "and"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

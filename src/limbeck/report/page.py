@@ -15,10 +15,10 @@ from limbeck.report.predictions import class_rows
 from limbeck.report.run_data import ALONE, RunData, read_run
 from limbeck.report.sections import (
     arms_section,
-    besides_section,
     classes_section,
     cost_section,
     examples_section,
+    extra_metrics_section,
     fidelity_section,
     next_section,
     protocol_section,
@@ -29,38 +29,39 @@ from limbeck.report.sections import (
     unknown_section,
 )
 from limbeck.report.sections.examples import ExampleView
-from limbeck.report.sections.several import same_data
+from limbeck.report.sections.several import check_same_data
 
 _MADE_BY = "limbeck report"
 _PARTS = (
-    ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"), ("besides", "Besides"),
-    ("training", "Training"), ("search", "Search"), ("examples", "Examples"), ("protocol", "Protocol"),
+    ("arms", "Arms"), ("cost", "Cost"), ("fidelity", "Calibration"), ("classes", "Classes"),
+    ("extra-metrics", "Extra metrics"), ("training", "Training"), ("search", "Search"), ("examples", "Examples"),
+    ("protocol", "Protocol"),
     ("unknown", "Not known"), ("next", "Next"),
 )  # fmt: skip
 
 
 def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = None) -> Path:
-    """Write one page about a finished run, or about several of the same data, and say where it is.
+    """Write an HTML page about a finished run, or about several runs on the same data, and return its path.
 
-    The page is whole in itself: it fetches nothing, needs no script, follows the reader's light or dark scheme, and
-    prints.
+    The page is one file: it loads nothing, needs no script, and supports light and dark color schemes and printing.
 
     Args:
-        runs: The runs' folders, or what was read of them.
-        out: The page; ``report.html`` in the folder of a single run, or in the working folder, if None.
+        runs: The folders of the runs, or runs that were read with `read_run`.
+        out: The file to write. By default ``report.html`` in the folder of a single run, or in the working folder for
+            several runs.
 
     Raises:
-        LimbeckError: If a folder holds no finished run, two were judged on different data, or `out` is some other
-            file.
+        LimbeckError: If a folder has no finished run, two runs used different test data, or `out` exists and is not a
+            report.
     """
     if not runs:
-        raise LimbeckError("A report is about at least one run: type `limbeck report RUN`.")
-    evidences = [run if isinstance(run, RunData) else read_run(run) for run in runs]
-    path = Path(out) if out is not None else (evidences[0].folder if len(runs) == 1 else Path()) / "report.html"
-    check_place(path)
-    page = report_page(evidences)
-    for evidence in evidences:
-        page = hide_private_paths(page, evidence.folder)
+        raise LimbeckError("Give at least one run: `limbeck report RUN`.")
+    loaded_runs = [run if isinstance(run, RunData) else read_run(run) for run in runs]
+    path = Path(out) if out is not None else (loaded_runs[0].folder if len(runs) == 1 else Path()) / "report.html"
+    check_output(path)
+    page = report_page(loaded_runs)
+    for run in loaded_runs:
+        page = hide_private_paths(page, run.folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(page, path)
@@ -69,75 +70,78 @@ def write_report(runs: Sequence[str | Path | RunData], out: str | Path | None = 
     return path
 
 
-def check_place(path: Path) -> None:
-    """Refuse to write over what is no report.
+def check_output(path: Path) -> None:
+    """Refuse to overwrite anything but a report.
 
     Raises:
-        LimbeckError: If there is a folder, or a file that no report was written to before.
+        LimbeckError: If the path is a folder or a file that is not a report.
     """
     if path.is_dir():
-        raise LimbeckError(f"{path} is a folder; --out is the page's file, such as {path / 'report.html'}.")
+        raise LimbeckError(f"{path} is a folder; --out must be a file, such as {path / 'report.html'}.")
     if path.is_file():
         with path.open("rb") as file:
             if _MADE_BY.encode() not in file.read(600):
-                raise LimbeckError(f"{path} is there already and is no report; give another --out.")
+                raise LimbeckError(f"{path} exists and is not a report; give another --out.")
 
 
-def report_page(evidences: Sequence[RunData]) -> str:
-    """The page's text.
+def report_page(runs: Sequence[RunData]) -> str:
+    """Return the HTML of the page.
 
     Raises:
-        LimbeckError: If runs of different data stand in it.
+        LimbeckError: If the runs used different test data.
     """
-    same_data(list(evidences))
+    check_same_data(list(runs))
     loaded: dict[str, DataSplits | str] = {}
-    first = evidences[0]
+    first = runs[0]
     data = str(first.data.get("name", "unknown data"))
-    if len(evidences) == 1:
+    if len(runs) == 1:
         title = f"{data}: {first.name}"
-        there = {"search": first.search is not None, "besides": any(name in first.result for name in EXTRA_METRICS)}
-        parts = [part for part in _PARTS if there.get(part[0], True)]
+        optional = {
+            "search": first.search is not None,
+            "extra-metrics": any(name in first.result for name in EXTRA_METRICS),
+        }
+        parts = [part for part in _PARTS if optional.get(part[0], True)]
         body = join(_links(parts), tag("main", _run(first, loaded, "")))
     else:
-        title = f"{data}: {len(evidences)} runs"
-        names = _names(evidences)
-        folded = [_folded(name, one, loaded, i) for i, (name, one) in enumerate(zip(names, evidences, strict=True))]
+        title = f"{data}: {len(runs)} runs"
+        names = _names(runs)
+        folded = [_folded(name, run, loaded, i) for i, (name, run) in enumerate(zip(names, runs, strict=True))]
         links = (("runs", "Runs"), ("cost", "Cost"), *((f"run-{i}", name) for i, name in enumerate(names)))
-        body = join(_links(links), tag("main", several_section(evidences, names), folded))
+        body = join(_links(links), tag("main", several_section(runs, names), folded))
     return page_document(title, data, body)
 
 
-def _run(evidence: RunData, loaded: dict[str, DataSplits | str], prefix: str) -> Markup:
-    judged = evidence.judged
-    classes = class_rows(evidence, ALONE, judged) if judged else []
+def _run(run: RunData, loaded: dict[str, DataSplits | str], prefix: str) -> Markup:
+    method_arm = run.method_arm
+    classes = class_rows(run, ALONE, method_arm) if method_arm else []
     return join(
-        top_section(evidence, classes, prefix=prefix),
-        arms_section(evidence, prefix=prefix),
-        cost_section(evidence, prefix=prefix),
-        fidelity_section(evidence, prefix=prefix),
-        classes_section(evidence, classes, prefix=prefix),
-        besides_section(evidence, prefix=prefix),
-        training_section(evidence, prefix=prefix),
-        search_section(evidence, prefix=prefix),
-        examples_section(evidence, ExampleView(evidence, loaded), prefix=prefix),
-        protocol_section(evidence, prefix=prefix),
-        unknown_section(evidence, prefix=prefix),
-        next_section(evidence, prefix=prefix),
+        top_section(run, classes, prefix=prefix),
+        arms_section(run, prefix=prefix),
+        cost_section(run, prefix=prefix),
+        fidelity_section(run, prefix=prefix),
+        classes_section(run, classes, prefix=prefix),
+        extra_metrics_section(run, prefix=prefix),
+        training_section(run, prefix=prefix),
+        search_section(run, prefix=prefix),
+        examples_section(run, ExampleView(run, loaded), prefix=prefix),
+        protocol_section(run, prefix=prefix),
+        unknown_section(run, prefix=prefix),
+        next_section(run, prefix=prefix),
     )
 
 
-def _folded(name: str, evidence: RunData, loaded: dict[str, DataSplits | str], number: int) -> Markup:
-    """A run among several: all that its own page would show, folded away."""
+def _folded(name: str, run: RunData, loaded: dict[str, DataSplits | str], number: int) -> Markup:
+    """One run of several: its whole page inside a `details` element."""
     return tag(
-        "details", tag("summary", tag("h2", name), tag("span", str(evidence.folder))),
-        _run(evidence, loaded, f"run-{number}-"), id=f"run-{number}", class_="run",
+        "details", tag("summary", tag("h2", name), tag("span", str(run.folder))),
+        _run(run, loaded, f"run-{number}-"), id=f"run-{number}", class_="run",
     )  # fmt: skip
 
 
-def _names(evidences: Sequence[RunData]) -> list[str]:
-    """The folders' names; whole paths where two are called the same."""
-    names = [evidence.name for evidence in evidences]
-    return [name if names.count(name) == 1 else str(one.folder) for name, one in zip(names, evidences, strict=True)]
+def _names(runs: Sequence[RunData]) -> list[str]:
+    """Return the names of the folders, or their paths where two names are equal."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else str(run.folder) for name, run in zip(names, runs, strict=True)]
 
 
 def _links(parts: Sequence[tuple[str, str]]) -> Markup:
@@ -146,16 +150,16 @@ def _links(parts: Sequence[tuple[str, str]]) -> Markup:
 
 
 def page_document(title: str, data: str, body: Markup) -> str:
-    """A whole page around `body`: it fetches nothing and runs nothing."""
+    """Wrap `body` in an HTML document that loads nothing and runs no script."""
     style = Markup(files("limbeck.report").joinpath("page.css").read_text(encoding="utf-8"))
     head = tag(
         "head", tag("meta", charset="utf-8"), tag("meta", name="generator", content=_MADE_BY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        # No request at all: a browser otherwise asks for an icon.
+        # An empty icon: without it, browsers request /favicon.ico.
         tag("link", rel="icon", href="data:,"), tag("title", f"Distillation report, {title}"), tag("style", style),
     )  # fmt: skip
     heading = tag("header", tag("p", "Distillation report"), tag("h1", title))
-    foot = tag("footer", tag("p", "Made by limbeck. This page fetches nothing and runs nothing."))
+    foot = tag("footer", tag("p", "Made with limbeck. This page loads nothing and runs no script."))
     skip = tag("a", "Skip to the verdict", href="#verdict", class_="skip")
     return f"<!doctype html>\n{tag('html', head, tag('body', skip, heading, body, foot), lang='en')}\n"

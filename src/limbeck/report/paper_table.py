@@ -1,4 +1,4 @@
-"""A reproduced table beside a paper's numbers."""
+"""Table of a paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 else:
-    Table = Any  # imported where it is drawn; so type hints can be read without
+    Table = Any  # rich is imported only when a table is drawn; type hints still resolve
 
 _HEAD = ("experiment", "paper", "ours", "aim", "")
 
 
 def paper_table(result: Mapping[str, Any]) -> Table:
-    """The paper's number beside ours, row by row.
+    """Make a table with the paper's numbers beside ours.
 
     Args:
-        result: What `limbeck.papers.Reproduction.run` returns.
+        result: The result of `limbeck.papers.Reproduction.run`.
     """
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -34,7 +34,7 @@ def paper_table(result: Mapping[str, Any]) -> Table:
 
 
 def paper_markdown(result: Mapping[str, Any]) -> str:
-    """The same table for a document, with each seed's value and the notes."""
+    """Return the same table as Markdown, with the values of every seed and the notes."""
     lines = []
     for name, experiment in result["experiments"].items():
         lines += [
@@ -57,11 +57,11 @@ def paper_markdown(result: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     unit, ours = row["unit"], row["ours"]
     spread = statistics.stdev(ours["values"]) if len(ours["values"]) > 1 else None
-    shown = _number(ours["mean"], unit) + (f" ± {_number(spread, unit)}" if spread is not None else "")
+    text = _number(ours["mean"], unit) + (f" ± {_number(spread, unit)}" if spread is not None else "")
     paper = "-" if row["paper"] is None else _number(row["paper"], unit)
     words = [] if row["met"] is None else ["met" if row["met"] else "missed"]
     words += [row["note"]] if row["note"] else []
-    return row["name"], paper, f"{shown} {unit}", _aim(row), "; ".join(words)
+    return row["name"], paper, f"{text} {unit}", _aim(row), "; ".join(words)
 
 
 def _aim(row: Mapping[str, Any]) -> str:
@@ -71,6 +71,6 @@ def _aim(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | int, unit: str) -> str:
-    """Counts whole or with one decimal, everything else with two."""
+    """Format a number with the digits of its unit."""
     digits = {"errors": 0 if float(value).is_integer() else 1, "%": 1, "points": 2}.get(unit, 3)
     return f"{value:,.{digits}f}"

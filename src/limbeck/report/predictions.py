@@ -1,4 +1,4 @@
-"""What a run's predictions show, as numbers for figures."""
+"""Numbers for the figures, computed from the predictions of a run."""
 
 from __future__ import annotations
 
@@ -16,126 +16,128 @@ from limbeck.report.figures import Bin, ClassRow
 from limbeck.report.run_data import ALONE, RunData
 
 
-def recommended_student(evidence: RunData) -> tuple[str | None, str]:
-    """The arm whose student this evidence speaks for, first of those that may be shipped, and why it may be.
+def recommended_student(run: RunData) -> tuple[str | None, str]:
+    """Return the arm whose student is recommended, and the reason.
 
-    None that is no better than guessing.
+    The arm is None if no student is better than guessing.
     """
-    found = recommend(evidence.result)
-    if found.arm is None or not found.ready:
-        return None, found.why
-    if not found.others:
-        return found.arm, f"{found.why} Its student is in {student_folder(evidence, found.arm)}"
-    places = (f"that of {arm} in {student_folder(evidence, arm)}" for arm in (found.arm, *found.others))
-    return found.arm, f"{found.why} Their students: {', '.join(places)}"
+    recommendation = recommend(run.result)
+    if recommendation.arm is None or not recommendation.ready:
+        return None, recommendation.why
+    if not recommendation.others:
+        return recommendation.arm, f"{recommendation.why} Its student is in {student_folder(run, recommendation.arm)}"
+    folders = (f"that of {arm} in {student_folder(run, arm)}" for arm in (recommendation.arm, *recommendation.others))
+    return recommendation.arm, f"{recommendation.why} Their students: {', '.join(folders)}"
 
 
-def student_folder(evidence: RunData, arm: str) -> Path:
-    """Where an arm's student lies."""
-    if arm == evidence.shipped_arm:
-        return evidence.folder / "student"
-    return arm_folder(evidence.folder, arm) / "seed-0" / "student"
+def student_folder(run: RunData, arm: str) -> Path:
+    """Return the folder of an arm's student."""
+    if arm == run.shipped_arm:
+        return run.folder / "student"
+    return arm_folder(run.folder, arm) / "seed-0" / "student"
 
 
 FALSE_DISCOVERIES = 0.05
 
-"""Of the classes that are called changed, at most so many are expected to be called so wrongly."""
+"""Expected share of false positives among the classes that are marked as changed."""
 
 
-def pooled(evidence: RunData, arm: str) -> Predictions | None:
-    """The predictions of an arm with every seed, one after the other; None where there are none."""
-    if evidence.labels is None or evidence.teacher is None:
+def pooled_predictions(run: RunData, arm: str) -> Predictions | None:
+    """Concatenate the predictions of an arm over its seeds; None if there are none."""
+    if run.labels is None or run.teacher is None:
         return None
-    if evidence.arms[arm].role == "teacher":
-        return Predictions(evidence.teacher, None, evidence.labels)
-    seeds = evidence.logits.get(arm)
+    if run.arms[arm].role == "teacher":
+        return Predictions(run.teacher, None, run.labels)
+    seeds = run.logits.get(arm)
     if not seeds:
         return None
-    return Predictions(torch.cat(list(seeds.values())), None, evidence.labels.repeat(len(seeds)))
+    return Predictions(torch.cat(list(seeds.values())), None, run.labels.repeat(len(seeds)))
 
 
-def bins_of(predictions: Predictions) -> list[Bin]:
-    """The bins of a reliability diagram that hold anything."""
-    found = reliability(predictions)
-    total = max(int(found.counts.sum()), 1)
-    rows = zip(found.confidence.tolist(), found.accuracy.tolist(), found.counts.tolist(), strict=True)
+def reliability_bins(predictions: Predictions) -> list[Bin]:
+    """Return the non-empty bins of a reliability diagram."""
+    diagram = reliability(predictions)
+    total = max(int(diagram.counts.sum()), 1)
+    rows = zip(diagram.confidence.tolist(), diagram.accuracy.tolist(), diagram.counts.tolist(), strict=True)
     return [Bin(confidence, accuracy, count / total) for confidence, accuracy, count in rows if count]
 
 
 class Disagreement(NamedTuple):
-    """A test example on which teacher and student part.
+    """A test example on which teacher and student disagree.
 
     Attributes:
-        row: Its place in the test data.
+        row: Its index in the test data.
         label: Its class.
-        said: Who -> the class it takes the example for, and the probability it gives that class.
+        predictions: Model -> its predicted class, and the probability of that class.
     """
 
     row: int
     label: int
-    said: dict[str, tuple[int, float]]
+    predictions: dict[str, tuple[int, float]]
 
 
-def disagreements(evidence: RunData, *, most: int) -> dict[str, list[Disagreement]]:
-    """The examples on which the teacher and the judged arm's student part most sharply, by who is right.
+def disagreements(run: RunData, *, most: int) -> dict[str, list[Disagreement]]:
+    """Find the examples on which teacher and student disagree most, grouped by which of them is right.
 
-    Sharply: by the probabilities that both give to their own classes, summed.
+    They are ordered by the sum of the two probabilities that the models give to their predicted classes.
     """
-    labels, teacher, student = evidence.labels, evidence.teacher, evidence.student
+    labels, teacher, student = run.labels, run.teacher, run.student
     if labels is None or teacher is None or student is None:
         return {}
-    (by_teacher, sure_teacher), (by_student, sure_student) = _said(teacher), _said(student)
-    known = labels != IGNORED
+    (by_teacher, sure_teacher), (by_student, sure_student) = _top_class(teacher), _top_class(student)
+    labeled = labels != IGNORED
     groups = {
         "The teacher is right, the student is not": (by_teacher == labels) & (by_student != labels),
         "The student is right, the teacher is not": (by_student == labels) & (by_teacher != labels),
-        "Both are wrong, each in its own way": (by_student != labels) & (by_teacher != labels),
+        "Both are wrong, with different classes": (by_student != labels) & (by_teacher != labels),
     }
-    sharp = (sure_teacher + sure_student) * (by_teacher != by_student)
-    alone = evidence.logits.get(ALONE, {}).get(evidence.shown_seed or 0)
-    others = {"teacher": teacher, ALONE: alone, str(evidence.judged): student}
+    confidence = (sure_teacher + sure_student) * (by_teacher != by_student)
+    alone = run.logits.get(ALONE, {}).get(run.shown_seed or 0)
+    others = {"teacher": teacher, ALONE: alone, str(run.method_arm): student}
     known_others = {name: logits for name, logits in others.items() if logits is not None}
-    found: dict[str, list[Disagreement]] = {}
+    disagreements_by_title: dict[str, list[Disagreement]] = {}
     for title, which in groups.items():
-        rows = (which & known & (by_teacher != by_student)).nonzero()[:, 0]
-        order = rows[sharp[rows].argsort(descending=True, stable=True)][:most]
-        found[f"{title} ({len(rows):,})"] = [_parted(int(row), labels, known_others) for row in order]
-    return found
+        rows = (which & labeled & (by_teacher != by_student)).nonzero()[:, 0]
+        order = rows[confidence[rows].argsort(descending=True, stable=True)][:most]
+        disagreements_by_title[f"{title} ({len(rows):,})"] = [
+            _disagreement(int(row), labels, known_others) for row in order
+        ]
+    return disagreements_by_title
 
 
-def _parted(row: int, labels: Tensor, models: dict[str, Tensor]) -> Disagreement:
-    said = {}
+def _disagreement(row: int, labels: Tensor, models: dict[str, Tensor]) -> Disagreement:
+    votes = {}
     for name, logits in models.items():
-        classes, sure = _said(logits[row : row + 1])
-        said[name] = (int(classes[0]), float(sure[0]))
-    return Disagreement(row, int(labels[row]), said)
+        classes, sure = _top_class(logits[row : row + 1])
+        votes[name] = (int(classes[0]), float(sure[0]))
+    return Disagreement(row, int(labels[row]), votes)
 
 
-def _said(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _top_class(logits: Tensor) -> tuple[Tensor, Tensor]:
     sure, classes = logits.double().softmax(1).max(1)
     return classes, sure
 
 
-def rates_of(evidence: RunData, arm: str) -> np.ndarray | None:
-    """The share of each true class taken for each class, over all seeds of an arm."""
-    predictions = pooled(evidence, arm)
+def confusion_rates(run: RunData, arm: str) -> np.ndarray | None:
+    """Return the confusion matrix of an arm over all seeds, each row divided by its sum."""
+    predictions = pooled_predictions(run, arm)
     if predictions is None:
         return None
     counts = confusion_matrix(predictions).numpy().astype(np.float64)
     return np.asarray(counts / np.maximum(counts.sum(1, keepdims=True), 1.0))
 
 
-def class_rows(evidence: RunData, before: str, after: str) -> list[ClassRow]:
-    """Every class with its accuracy under two arms, over the seeds that both have; empty where one has none."""
-    ours, theirs, labels = evidence.logits.get(before, {}), evidence.logits.get(after, {}), evidence.labels
+def class_rows(run: RunData, before: str, after: str) -> list[ClassRow]:
+    """Compare the accuracy of each class between two arms, over the seeds of both; empty if an arm has none."""
+    ours, theirs, labels = run.logits.get(before, {}), run.logits.get(after, {}), run.labels
     pairs = sorted(seed for seed in ours if seed in theirs and ours[seed].shape == theirs[seed].shape)
     if labels is None or not pairs:
         return []
     first, second = ([Predictions(arm[seed], None, labels) for seed in pairs] for arm in (ours, theirs))
-    names = [*evidence.classes, *(str(i) for i in range(len(evidence.classes), first[0].student.shape[1]))]
+    names = [*run.classes, *(str(i) for i in range(len(run.classes), first[0].student.shape[1]))]
     changes = class_changes(first, second, rate=FALSE_DISCOVERIES)
     return [
-        ClassRow(name, one.before, one.after, one.examples, one.changed, one.p_value, one.adjusted)
-        for name, one in zip(names, changes, strict=False)
-        if one.examples
+        ClassRow(name, change.before, change.after, change.examples, change.changed, change.p_value, change.adjusted)
+        for name, change in zip(names, changes, strict=False)
+        if change.examples
     ]

@@ -1,4 +1,4 @@
-"""One small picture of a result."""
+"""Small SVG of a result, for a README."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ text { font: 14px system-ui, sans-serif; fill: #1f2430 } .quiet { fill: #68707f;
 
 
 def arms_picture(result: Mapping[str, Any]) -> str:
-    """An SVG of every arm's test accuracy: a dot for each seed, a bar for their mean, the verdict beneath.
+    """Draw the test accuracy of every arm as SVG: a dot per seed, a bar for the mean, and the verdict.
 
-    It has no script and fetches nothing, and follows the reader's light or dark scheme.
+    The SVG has no script, loads nothing, and supports light and dark color schemes.
 
     Args:
-        result: What `limbeck.compare.run_job` returns.
+        result: The result of `limbeck.compare.run_job`.
     """
     arms = result["arms"]
     values = [v for arm in arms.values() for v in arm["measures"]["accuracy"]["values"] if v is not None]
@@ -37,9 +37,9 @@ def arms_picture(result: Mapping[str, Any]) -> str:
     lines = _wrapped(result["verdict"]["sentence"], 104)
     height = bottom + 44 + 20 * len(lines)
     parts = [_axis(ticks, place, bottom)]
-    judged = result["verdict"].get("arm", "distilled")  # a result of an earlier version does not say which
+    verdict_arm = result["verdict"].get("arm", "distilled")  # results of earlier versions have no "arm"
     for row, (name, arm) in enumerate(arms.items()):
-        parts.append(_arm(name, arm, place, _TOP + _ROW * (row + 0.5), judged=name == judged))
+        parts.append(_arm(name, arm, place, _TOP + _ROW * (row + 0.5), is_ours=name == verdict_arm))
     parts += [f'<text x="16" y="{bottom + 44 + 20 * i}">{escape(line)}</text>' for i, line in enumerate(lines)]
     title = f'<text class="strong" x="16" y="26">Test accuracy, {escape(result["data"]["name"])}</text>'
     return (
@@ -58,35 +58,35 @@ def _axis(ticks: Sequence[float], place: Any, bottom: int) -> str:
     )
 
 
-def _arm(name: str, arm: Mapping[str, Any], place: Any, y: float, *, judged: bool) -> str:
-    found = arm["measures"]["accuracy"]
-    values = [value for value in found["values"] if value is not None]
+def _arm(name: str, arm: Mapping[str, Any], place: Any, y: float, *, is_ours: bool) -> str:
+    accuracy = arm["measures"]["accuracy"]
+    values = [value for value in accuracy["values"] if value is not None]
     dots = "".join(f'<circle class="seed" cx="{place(v):.1f}" cy="{y:.1f}" r="5.5"/>' for v in values)
     return (
-        f'<g class="{"ours" if judged else "other"}">'
-        f'<text class="{"strong" if judged else ""}" x="16" y="{y + 5:.1f}">{escape(name)}</text>{dots}'
-        + _mean(found, place, y)
+        f'<g class="{"ours" if is_ours else "other"}">'
+        f'<text class="{"strong" if is_ours else ""}" x="16" y="{y + 5:.1f}">{escape(name)}</text>{dots}'
+        + _mean(accuracy, place, y)
         + "</g>"
     )
 
 
-def _mean(found: Mapping[str, Any], place: Any, y: float) -> str:
+def _mean(accuracy: Mapping[str, Any], place: Any, y: float) -> str:
     x = _WIDTH - _RIGHT + 18
-    if found["mean"] is None:
+    if accuracy["mean"] is None:
         return f'<text x="{x}" y="{y + 5:.1f}">-</text>'
-    spread = f" ± {100 * found['std']:.2f}" if len(found["values"]) > 1 else ""
-    at = f"{place(found['mean']):.1f}"
+    spread = f" ± {100 * accuracy['std']:.2f}" if len(accuracy["values"]) > 1 else ""
+    at = f"{place(accuracy['mean']):.1f}"
     return (
         f'<line class="mean" x1="{at}" x2="{at}" y1="{y - 13:.1f}" y2="{y + 13:.1f}"/>'
-        f'<text x="{x}" y="{y + 5:.1f}">{100 * found["mean"]:.2f}{spread}</text>'
+        f'<text x="{x}" y="{y + 5:.1f}">{100 * accuracy["mean"]:.2f}{spread}</text>'
     )
 
 
 def _scale(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """The ends of the axis, within 0 and 1, and some round ticks between them, in whole steps."""
+    """Return the limits of the axis, within 0 and 1, and round ticks between them."""
     low, high = min(values), max(values)
-    wanted = max(high - low, 0.004) / 4
-    step = next(s * 10.0**e for e in range(-4, 1) for s in (1, 2, 5) if s * 10.0**e >= wanted)
+    smallest_step = max(high - low, 0.004) / 4
+    step = next(s * 10.0**e for e in range(-4, 1) for s in (1, 2, 5) if s * 10.0**e >= smallest_step)
     first = max(math.floor(low / step - 0.3), 0)
     last = min(math.ceil(high / step + 0.3), round(1 / step))
     return first * step, last * step, [step * i for i in range(first, last + 1)]

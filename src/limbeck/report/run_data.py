@@ -1,4 +1,4 @@
-"""What a run folder holds: arms, predictions, curves, the search."""
+"""Reads a run folder: arms, predictions, training curves and search."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from limbeck.errors import DataError, LimbeckError
 from limbeck.job import Search, arm_folder, read_run_job, read_search
 from limbeck.job.result import read_result
 from limbeck.metrics import load_tensors
-from limbeck.report.arms import ArmRow, arms_of
-from limbeck.report.curves import Curves, counted_reports, curves_of
+from limbeck.report.arms import ArmRow, read_arms
+from limbeck.report.curves import Curves, counted_reports, read_curves
 
 ALONE = "student alone"
-"""The control that every verdict is about."""
+"""The control arm that every verdict compares with."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """All that a report needs of one run; whatever the folder lacks is None or empty, and said in `unknown`.
+    """The data of one run for a report. What the folder lacks is None or empty, and listed in `unknown`.
 
     Attributes:
-        folder: Where it was read.
-        name: What the run is called among others.
+        folder: The run folder.
+        name: The name of the run on a page with several.
         result: ``result.json``.
         job: ``job.yaml`` as a mapping.
-        job_text: ``job.yaml`` as it stands there.
-        arms: The competitors, in the table's order.
-        labels: The test examples' labels; -100 where there is none.
+        job_text: The text of ``job.yaml``.
+        arms: The arms, in the order of the table.
+        labels: The test examples' labels; -100 for unlabeled examples.
         teacher: The teacher's logits for the test examples.
         logits: Each arm's logits for the test examples, by seed.
-        curves: What each arm's terms were while it trained.
-        search: What was tried for the settings, where they came from a search.
-        unknown: What this page cannot say, and why: a sentence each.
+        curves: Training curves of each arm's loss terms.
+        search: The search for the settings, if there was one.
+        unknown: Sentences about what is missing, and why.
     """
 
     folder: Path
@@ -58,17 +58,17 @@ class RunData:
 
     @property
     def verdict(self) -> Mapping[str, Any]:
-        """What was said of the arms."""
+        """The verdict of the result."""
         return _mapping(self.result.get("verdict"))
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """What the arms were judged on."""
+        """The description of the data."""
         return _mapping(self.result.get("data"))
 
     @property
-    def judged(self) -> str | None:
-        """The method's arm that the verdict is about."""
+    def method_arm(self) -> str | None:
+        """The arm of the method that the verdict is about."""
         named = self.verdict.get("arm")
         if named in self.arms:
             return str(named)
@@ -76,42 +76,42 @@ class RunData:
 
     @property
     def seeds(self) -> int:
-        """How often each arm was run."""
+        """The number of seeds per arm."""
         counted = [len(arm.accuracy.values) for arm in self.arms.values() if arm.role not in ("teacher", "member")]
         return max(counted, default=0)
 
     @property
     def shipped_arm(self) -> str | None:
-        """The arm whose student stands in the folder ``student``: an old result does not say, and ships the judged."""
+        """The arm whose student is in ``student/``. In results of earlier versions it is `method_arm`."""
         named = _mapping(self.result.get("shipped")).get("arm")
-        return str(named) if named in self.arms else self.judged
+        return str(named) if named in self.arms else self.method_arm
 
     @property
     def shown_seed(self) -> int | None:
-        """The seed of the judged arm whose student is looked at: the one that is shipped, if it is; else the first."""
-        seeds = self.logits.get(self.judged or "", {})
-        seed = _mapping(self.result.get("shipped")).get("seed") if self.shipped_arm == self.judged else None
+        """The seed of `method_arm` that the figures show: that of the shipped student, or else the first."""
+        seeds = self.logits.get(self.method_arm or "", {})
+        seed = _mapping(self.result.get("shipped")).get("seed") if self.shipped_arm == self.method_arm else None
         return seed if isinstance(seed, int) and seed in seeds else min(seeds, default=None)
 
     @property
     def shown_student(self) -> str:
-        """What that student is called."""
-        where = "The student in student/" if self.shipped_arm == self.judged else "The student of"
-        named = f"{self.judged}, seed {self.shown_seed}"
-        return f"{where} ({named})" if self.shipped_arm == self.judged else f"{where} {named}"
+        """The name of that student in sentences."""
+        where = "The student in student/" if self.shipped_arm == self.method_arm else "The student of"
+        named = f"{self.method_arm}, seed {self.shown_seed}"
+        return f"{where} ({named})" if self.shipped_arm == self.method_arm else f"{where} {named}"
 
     @property
     def student(self) -> Float[Tensor, "n classes"] | None:
-        """The test logits of that student, where its classes are the teacher's."""
+        """The test logits of that student; None if it has other classes than the teacher."""
         seed = self.shown_seed
-        if seed is None or self.judged is None or self.teacher is None:
+        if seed is None or self.method_arm is None or self.teacher is None:
             return None
-        logits = self.logits[self.judged][seed]
+        logits = self.logits[self.method_arm][seed]
         return logits if logits.shape == self.teacher.shape else None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes' names, or their numbers where nobody has named them."""
+        """The names of the classes, or their numbers if they have no names."""
         names = self.data.get("class_names")
         count = self.data.get("classes")
         count = count if isinstance(count, int) else 0 if self.teacher is None else self.teacher.shape[1]
@@ -121,21 +121,21 @@ class RunData:
 
 
 def read_run(run: str | Path) -> RunData:
-    """What the folder of a finished job or comparison holds.
+    """Read the folder of a finished run.
 
     Raises:
-        LimbeckError: If there is no such folder, its run is not finished, or its result cannot be read.
+        LimbeckError: If the folder does not exist, the run is not finished, or its result cannot be read.
     """
     folder = Path(run)
     check_no_folder_links(folder)
     result = _result(folder)
-    arms = arms_of(result["arms"], judged=_mapping(result.get("verdict")).get("arm"))
+    arms = read_arms(result["arms"], verdict_arm=_mapping(result.get("verdict")).get("arm"))
     unknown: list[str] = []
-    labels, teacher = _answers(folder, unknown)
+    labels, teacher = _teacher_outputs(folder, unknown)
     logits = dict(_predictions(folder, arms, labels, unknown))
     counted = counted_reports(folder)
     curves = {
-        name: found for name in arms if (found := curves_of(arm_folder(folder, name), unknown, counted.get(name, {})))
+        name: read for name in arms if (read := read_curves(arm_folder(folder, name), unknown, counted.get(name, {})))
     }
     try:
         job, text = read_run_job(folder, as_shown=True), (folder / "job.yaml").read_text(encoding="utf-8")
@@ -149,50 +149,54 @@ def read_run(run: str | Path) -> RunData:
 
 def _result(folder: Path) -> Mapping[str, Any]:
     if not folder.is_dir():
-        raise LimbeckError(f"There is no run folder {str(folder)!r}. `limbeck distill ... --out DIR` makes one.")
+        raise LimbeckError(
+            f"The run folder {str(folder)!r} does not exist. `limbeck distill ... --out DIR` creates one."
+        )
     path = folder / "result.json"
     if not path.is_file():
-        then = f"it is not finished: type `limbeck resume {folder}`" if (folder / "job.yaml").is_file() else (
-            "it is no finished run's folder")  # fmt: skip
+        hint = f"the run is not finished: type `limbeck resume {folder}`" if (folder / "job.yaml").is_file() else (
+            "it is not the folder of a finished run")  # fmt: skip
         if (folder / "search.json").is_file():
-            then = f"it is a search: `limbeck compare {folder / 'best.yaml'}` runs what it found, and shows it"
-        raise LimbeckError(f"{folder} holds no result.json; {then}.")
+            hint = (
+                f"it is a search: `limbeck compare {folder / 'best.yaml'}` runs the best settings and reports on them"
+            )
+        raise LimbeckError(f"{folder} contains no result.json; {hint}.")
     return read_result(folder)
 
 
 def _search(folder: Path, job: Mapping[str, Any], unknown: list[str]) -> Search | None:
     try:
-        found = read_search(folder)
+        search = read_search(folder)
     except DataError as error:
         unknown.append(str(error))
         return None
-    if found is None and job.get("search"):
+    if search is None and job.get("search"):
         unknown.append(
-            f"The settings came from the search in {job['search']}, which was not there when this run began: what was "
-            "tried, and whether the baselines had as much of it, is not known."
+            f"The settings came from the search in {job['search']}, which did not exist when this run started. The "
+            "trials of each arm are not known."
         )
-    return found
+    return search
 
 
-def _answers(folder: Path, unknown: list[str]) -> tuple[Tensor | None, Tensor | None]:
+def _teacher_outputs(folder: Path, unknown: list[str]) -> tuple[Tensor | None, Tensor | None]:
     path = folder / "teacher" / "answers.safetensors"
     if not path.is_file():
         unknown.append(
-            "This run kept no predictions (it is of an earlier version, or its files were removed): reliability, "
-            "deviation, per-class changes, confusion and examples cannot be shown. Run its job again to have them."
+            "This run has no predictions (it is from an earlier version, or the files were removed). Reliability, "
+            "deviation, per-class changes, confusion and examples cannot be shown. Run the job again to get them."
         )
         return None, None
     try:
-        kept = load_tensors(path)
+        tensors = load_tensors(path)
     except DataError as error:
-        unknown.append(f"The teacher's answers are not known: {error}")
+        unknown.append(f"The teacher's outputs cannot be read: {error}")
         return None, None
-    labels, teacher = kept.get("test_labels"), kept.get("test")
+    labels, teacher = tensors.get("test_labels"), tensors.get("test")
     if labels is None or not _are_labels(labels):
-        unknown.append(f"{path} holds no labels of the test examples, one for each: what needs them is left out.")
+        unknown.append(f"{path} does not contain one label for each test example. What needs labels is left out.")
         return None, None
     if teacher is not None and not _fits(teacher, labels):
-        unknown.append("The teacher's answers hold no finite number for every test example and class: left out.")
+        unknown.append("The teacher's outputs are not finite for every test example and class, and are left out.")
         teacher = None
     return labels.long(), teacher.float() if teacher is not None else None
 
@@ -205,22 +209,22 @@ def _predictions(
     for name, arm in arms.items():
         if arm.role in ("teacher", "member"):
             continue
-        found = {seed: _one(path, labels) for seed, path in _seeds(folder, name)}
-        good = {seed: one for seed, one in found.items() if one is not None}
-        if len(good) < len(found):
-            unknown.append(f"The predictions of {name} are damaged or hold no numbers for "
-                           f"{len(found) - len(good)} of {len(found)} seeds: those seeds are left out.")  # fmt: skip
+        by_seed = {seed: _read_logits(path, labels) for seed, path in _seeds(folder, name)}
+        good = {seed: logits for seed, logits in by_seed.items() if logits is not None}
+        if len(good) < len(by_seed):
+            count = f"{len(by_seed) - len(good)} of {len(by_seed)}"
+            unknown.append(f"The predictions of {name} are damaged for {count} seeds, which are left out.")
         if good:
             yield name, good
         seeds = len(arm.accuracy.values)
-        if not found:
-            unknown.append(f"There are no predictions of {name} on disk, so it is only in the table.")
-        elif len(found) < seeds:
-            unknown.append(f"There are predictions of {name} for {len(found)} of {seeds} seeds on disk: the others are "
-                           "only in the table.")  # fmt: skip
+        if not by_seed:
+            unknown.append(f"There are no predictions of {name} on disk. It is shown only in the table.")
+        elif len(by_seed) < seeds:
+            count = f"{len(by_seed)} of {seeds}"
+            unknown.append(f"There are predictions of {name} for {count} seeds. The others are only in the table.")
 
 
-def _one(path: Path, labels: Tensor) -> Tensor | None:
+def _read_logits(path: Path, labels: Tensor) -> Tensor | None:
     try:
         test = load_tensors(path).get("test")
     except DataError:
@@ -229,25 +233,25 @@ def _one(path: Path, labels: Tensor) -> Tensor | None:
 
 
 def _are_labels(labels: Tensor) -> bool:
-    """Whether these are whole numbers, one for each example: a class, or that there is none."""
+    """Whether this is a vector of class indices, with -100 for unlabeled examples."""
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
         return False
     return not bool(((labels < 0) & (labels != IGNORED)).any())
 
 
 def _fits(logits: Tensor, labels: Tensor) -> bool:
-    """Whether there is a row for each label and a column for each class; a class may be ruled out by -inf."""
+    """Whether there is a row for each label and a column for each class. A logit may be -inf."""
     if logits.ndim != 2 or len(logits) != len(labels) or int(labels.max()) >= logits.shape[1]:
         return False
-    if math.isfinite(float(logits.sum())):  # one pass, where none is needed to find what is wrong
+    if math.isfinite(float(logits.sum())):  # fast path: one sum proves that all logits are finite
         return True
     return not bool(logits.isnan().any() or (logits == math.inf).any() or (logits == -math.inf).all(1).any())
 
 
 def _seeds(folder: Path, arm: str) -> list[tuple[int, Path]]:
-    """The files of an arm's predictions, by seed, in the order of the seeds."""
-    found = arm_folder(folder, arm).glob("seed-*/predictions.safetensors")
-    numbered = [(path.parent.name.removeprefix("seed-"), path) for path in found]
+    """Return the prediction files of an arm in the order of the seeds."""
+    paths = arm_folder(folder, arm).glob("seed-*/predictions.safetensors")
+    numbered = [(path.parent.name.removeprefix("seed-"), path) for path in paths]
     return sorted((int(number), path) for number, path in numbered if number.isdecimal())
 
 

@@ -1,4 +1,4 @@
-"""The first screen in plain words: headline and answers."""
+"""Headline and summary answers of the report, as text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from limbeck.report.numbers import duration, listed, share_of, sized, times
 from limbeck.report.predictions import recommended_student
 from limbeck.report.run_data import ALONE, RunData
 
-_EQUAL = 0.05  # clocks differ by so much from one measurement of a network to the next
+_EQUAL = 0.05  # timings of the same network differ by this much
 
 
 class Headline(NamedTuple):
-    """The verdict: ``yes``, ``no`` or ``unsure``, in a few words, and in a sentence."""
+    """The verdict: ``yes``, ``no`` or ``unsure``, with a title and a sentence."""
 
     kind: str
     words: str
@@ -25,184 +25,190 @@ class Headline(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A question that everyone asks, its short answer, and what stands behind it."""
+    """A question with a short answer and its reason."""
 
     question: str
     answer: str
     why: str
 
 
-def headline(evidence: RunData) -> Headline:
-    """Whether distilling was worth it; it never says more than the interval does."""
-    verdict = evidence.verdict
-    sentence = str(verdict.get("sentence") or "This result holds no verdict.")
+def headline(run: RunData) -> Headline:
+    """Return the headline of the verdict. It is never stronger than the interval."""
+    verdict = run.verdict
+    sentence = str(verdict.get("sentence") or "This result has no verdict.")
     interval = read_interval(verdict)
     if not isinstance(verdict.get("difference"), (int, float)):
         return Headline("unsure", "No verdict", sentence)
     if interval is None:
-        return Headline("unsure", f"Unknown: one {_lone(evidence)}", sentence)
+        return Headline("unsure", f"Unknown: one {_single_unit(run)}", sentence)
     if interval[1] < 0:
-        return Headline("no", "No: distilling made the student worse", sentence)
+        return Headline("no", "No: distillation made the student worse", sentence)
     if interval[0] <= 0:
         return Headline("unsure", "Not shown to be worth it", sentence)
-    better, equal = sort_controls(evidence.verdict)
+    better, equal = sort_controls(run.verdict)
     if better:
         return Headline("unsure", f"It helps, but {listed(better)} does better", sentence)
     if equal:
         return Headline("unsure", f"It helps, but {listed(equal)} may do as well", sentence)
-    return Headline("yes", "Yes: distilling is worth it", sentence)
+    return Headline("yes", "Yes: distillation is worth it", sentence)
 
 
-def _lone(evidence: RunData) -> str:
-    """What a run without an interval has one of."""
-    return "seed" if evidence.seeds == 1 else "test example"
+def _single_unit(run: RunData) -> str:
+    """Return what there is only one of in a run without an interval."""
+    return "seed" if run.seeds == 1 else "test example"
 
 
-def interval_covers(evidence: RunData) -> str:
-    """What the intervals of a run's differences allow for, in words."""
-    seeds, tested = f"over {evidence.seeds} paired seeds", evidence.data.get("test")
+def interval_covers(run: RunData) -> str:
+    """Describe which uncertainty the intervals of a run cover."""
+    seeds, tested = f"over {run.seeds} paired seeds", run.data.get("test")
     examples = f"{tested:,} test examples" if isinstance(tested, int) else "the test examples"
-    covers = evidence.verdict.get("covers")
-    said = {
+    covers = run.verdict.get("covers")
+    text = {
         "seeds and test examples": f"{seeds} and {examples}",
-        "seeds and a bound for test examples": f"{seeds} and {examples}, wide for lack of predictions",
-    }.get(str(covers), f"{seeds}, with the sampling of test examples left out")
-    count = evidence.verdict.get("comparisons")
-    return f"{said}, for the best of {count} methods" if isinstance(count, int) and count > 1 else said
+        "seeds and a bound for test examples": f"{seeds} and {examples}, wider because predictions are missing",
+    }.get(str(covers), f"{seeds}, not over test examples")
+    count = run.verdict.get("comparisons")
+    return f"{text}, for the best of {count} methods" if isinstance(count, int) and count > 1 else text
 
 
-def answers(evidence: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
-    """The six questions of the first screen."""
+def answers(run: RunData, classes: Sequence[ClassRow]) -> list[Answer]:
+    """Return the six questions and answers at the top of the report."""
     return [
-        _worth(evidence), _method(evidence), _sure(evidence), _losers(evidence, classes), _fast(evidence),
-        _ship(evidence),
+        _gain(run), _method(run), _certainty(run), _class_losses(run, classes), _speed(run),
+        _recommendation(run),
     ]  # fmt: skip
 
 
-def _worth(evidence: RunData) -> Answer:
-    question = "Is distilling worth it?"
-    difference = evidence.verdict.get("difference")
+def _gain(run: RunData) -> Answer:
+    question = "Is distillation worth it?"
+    difference = run.verdict.get("difference")
     if not isinstance(difference, (int, float)):
-        return Answer(question, "Nobody can tell", "There is no student alone to compare with.")
-    if read_interval(evidence.verdict) is None:
-        said = f"One {_lone(evidence)} has no interval. It measured {100 * difference:+.2f} points of accuracy"
-        return Answer(question, "Unknown", f"{said} over the same student trained alone. {_gap(evidence)}")
+        return Answer(question, "Unknown", "There is no arm 'student alone' to compare with.")
+    if read_interval(run.verdict) is None:
+        sentence = (
+            f"One {_single_unit(run)} gives no interval. The difference is {100 * difference:+.2f} points of accuracy"
+        )
+        return Answer(question, "Unknown", f"{sentence} over the same student trained alone. {_gap_closed(run)}")
     return Answer(
         question,
-        f"{_word(evidence)}: {100 * difference:+.2f} points",
-        f"of accuracy over the same student trained alone. {_gap(evidence)}",
+        f"{_answer_word(run)}: {100 * difference:+.2f} points",
+        f"of accuracy over the same student trained alone. {_gap_closed(run)}",
     )
 
 
-def _word(evidence: RunData) -> str:
-    interval = read_interval(evidence.verdict)
+def _answer_word(run: RunData) -> str:
+    interval = read_interval(run.verdict)
     if interval is None:
         return "Unknown"
     return "Yes" if interval[0] > 0 else "No" if interval[1] < 0 else "Not shown"
 
 
-def _gap(evidence: RunData) -> str:
-    teacher = next((arm.accuracy.mean for arm in evidence.arms.values() if arm.role == "teacher"), None)
-    alone = evidence.arms[ALONE].accuracy.mean if ALONE in evidence.arms else None
-    ours = evidence.arms[evidence.judged].accuracy.mean if evidence.judged else None
+def _gap_closed(run: RunData) -> str:
+    teacher = next((arm.accuracy.mean for arm in run.arms.values() if arm.role == "teacher"), None)
+    alone = run.arms[ALONE].accuracy.mean if ALONE in run.arms else None
+    ours = run.arms[run.method_arm].accuracy.mean if run.method_arm else None
     if teacher is None or alone is None or ours is None:
         return ""
     if teacher <= alone:
-        return "The teacher is no better than the student alone, so there was little to hand on."
+        return "The teacher is no better than the student alone, so there was little to distill."
     if ours <= alone:
         return ""
     if ours >= teacher:
-        return f"The teacher's own is {100 * teacher:.2f} %: nothing is left of the gap."
+        return f"The teacher has {100 * teacher:.2f} %: the gap is closed."
     return (
-        f"That is {100 * (ours - alone) / (teacher - alone):.0f} % of the way to the teacher's {100 * teacher:.2f} %."
+        f"It closes {100 * (ours - alone) / (teacher - alone):.0f} % of the gap to the teacher ({100 * teacher:.2f} %)."
     )
 
 
-def _method(evidence: RunData) -> Answer:
+def _method(run: RunData) -> Answer:
     question = "With which method?"
-    methods = [arm for arm in evidence.arms.values() if arm.role == "method"]
-    judged = evidence.judged
-    if judged is None:
-        return Answer(question, "None", "No arm of this run was taught by a method.")
-    named = evidence.arms[judged].row.get("method") or evidence.result.get("method")
-    name = str(named.get("name", judged)) if isinstance(named, Mapping) else judged
+    methods = [arm for arm in run.arms.values() if arm.role == "method"]
+    method_arm = run.method_arm
+    if method_arm is None:
+        return Answer(question, "None", "No arm of this run uses a method.")
+    named = run.arms[method_arm].row.get("method") or run.result.get("method")
+    name = str(named.get("name", method_arm)) if isinstance(named, Mapping) else method_arm
     if len(methods) < 2:
-        return Answer(question, name, "The only method of this run. `limbeck compare` sets several side by side.")
+        return Answer(question, name, "The only method of this run. `limbeck compare` compares several.")
     if all(arm.development.mean is None for arm in methods):
-        return Answer(question, name, f"Of {len(methods)} methods. How they did on development data was not kept.")
-    rest = sorted((a for a in methods if a.name != judged and a.development.mean is not None),
+        return Answer(question, name, f"One of {len(methods)} methods. Their development accuracies were not saved.")
+    rest = sorted((a for a in methods if a.name != method_arm and a.development.mean is not None),
                   key=lambda a: -(a.development.mean or 0.0))  # fmt: skip
-    then = f" Second there: {rest[0].name}{_by_luck(evidence.arms[judged], rest[0])}." if rest else ""
+    second = f" Second best: {rest[0].name}{_by_luck(run.arms[method_arm], rest[0])}." if rest else ""
     return Answer(
-        question, name, f"Chosen on development data among {len(methods)} methods; the test data had no say.{then}"
+        question, name, f"Chosen on development data among {len(methods)} methods; test data were not used.{second}"
     )
 
 
 def _by_luck(first: ArmRow, second: ArmRow) -> str:
-    """What there is to say of a choice that the seeds do not bear out."""
+    """Return a remark if the difference between two methods may be chance."""
     ours, theirs = first.development.values, second.development.values
-    apart = [a - b for a, b in zip(ours, theirs, strict=False)]
-    half = half_width(apart)
-    if len(ours) != len(theirs) or half is None or fmean(apart) > half:
+    differences = [a - b for a, b in zip(ours, theirs, strict=False)]
+    half = half_width(differences)
+    if len(ours) != len(theirs) or half is None or fmean(differences) > half:
         return ""
-    return ", by so little that it may be luck"
+    return ", by so little that it may be chance"
 
 
-def _sure(evidence: RunData) -> Answer:
-    question = "How sure is that?"
-    interval = read_interval(evidence.verdict)
+def _certainty(run: RunData) -> Answer:
+    question = "How certain is that?"
+    interval = read_interval(run.verdict)
     if interval is None:
-        then = "Run it with --seeds 5." if evidence.seeds == 1 else "Measure it on more test data."
-        return Answer(question, "Unknown", f"One {_lone(evidence)} has no interval, so none is given. {then}")
+        advice = "Run it with --seeds 5." if run.seeds == 1 else "Use more test data."
+        return Answer(question, "Unknown", f"One {_single_unit(run)} gives no interval. {advice}")
     low, high = interval
-    side = "zero lies inside" if low <= 0 <= high else "zero lies outside"
-    better, equal = sort_controls(evidence.verdict)
-    more = f" Beaten by {listed(better)}." if better else f" Not shown to beat {listed(equal)}." if equal else ""
+    side = "zero is inside" if low <= 0 <= high else "zero is outside"
+    better, equal = sort_controls(run.verdict)
+    more = (
+        f" Beaten by {listed(better)}." if better else f" Not shown to be better than {listed(equal)}." if equal else ""
+    )
     return Answer(question, f"{100 * low:+.2f} to {100 * high:+.2f}",
-                  f"points, the 95 % interval {interval_covers(evidence)}; {side}.{more}")  # fmt: skip
+                  f"points, the 95 % interval {interval_covers(run)}; {side}.{more}")  # fmt: skip
 
 
-def _losers(evidence: RunData, classes: Sequence[ClassRow]) -> Answer:
-    question = "Which classes lose?"
+def _class_losses(run: RunData, classes: Sequence[ClassRow]) -> Answer:
+    question = "Which classes lose accuracy?"
     if not classes:
-        return Answer(question, "Not known", "This run kept no predictions of both arms to tell it by.")
+        return Answer(question, "Not known", "The predictions of both arms are needed.")
     losers = sorted((row for row in classes if row.sure and row.change < 0), key=lambda row: row.change)
     fell = [row for row in classes if row.change < 0]
     if losers:
-        shown = listed([f"{_class(row)} ({100 * row.change:+.1f})" for row in losers[:3]])
+        names = listed([f"{_class(row)} ({100 * row.change:+.1f})" for row in losers[:3]])
         more = f" and {len(losers) - 3} more" if len(losers) > 3 else ""
-        if evidence.seeds == 1:
+        if run.seeds == 1:
             return Answer(question, f"{len(losers)} of {len(classes)}",
-                          f"lose in this one student: {shown}{more}, points of accuracy. One seed speaks of two "
-                          "models, not of the method.")  # fmt: skip
-        return Answer(question, f"{len(losers)} of {len(classes)}", f"surely lose: {shown}{more}, points of accuracy.")
+                          f"lose accuracy in this student: {names}{more}, points. One seed compares two "
+                          "models, not two methods.")  # fmt: skip
+        return Answer(
+            question, f"{len(losers)} of {len(classes)}", f"lose accuracy, beyond chance: {names}{more} points."
+        )
     if not fell:
         return Answer(question, "None", "No class is less accurate than with the student alone.")
     worst = min(fell, key=lambda row: row.change)
-    return Answer(question, "None for sure",
-                  f"{len(fell)} of {len(classes)} fell, none beyond chance. Most: {_class(worst)}, "
+    return Answer(question, "None beyond chance",
+                  f"{len(fell)} of {len(classes)} lost accuracy, none beyond chance. Largest loss: {_class(worst)}, "
                   f"{100 * worst.change:+.1f} points.")  # fmt: skip
 
 
 def _class(row: ClassRow) -> str:
-    """A class that has no name is called by its number."""
+    """Return the name of a class, or "class N" if it has none."""
     return f"class {row.name}" if row.name.isdecimal() else row.name
 
 
-def _fast(evidence: RunData) -> Answer:
+def _speed(run: RunData) -> Answer:
     question = "How fast is the student?"
-    arm = evidence.arms.get(evidence.judged or "")
-    teacher = next((one for one in evidence.arms.values() if one.role == "teacher"), None)
+    arm = run.arms.get(run.method_arm or "")
+    teacher = next((other for other in run.arms.values() if other.role == "teacher"), None)
     time = arm.number("milliseconds") if arm else None
     if arm is None or not time:
-        return Answer(question, "Not measured", "This result holds no time for it.")
+        return Answer(question, "Not measured", "This result has no timing of it.")
     size, its = arm.number("megabytes"), teacher.number("megabytes") if teacher else None
     weighs = f"{sized(size)} MB" if size else "Its size is not known"
     part = f", {share_of(size, its)} of the teacher's" if size and its else ""
     slow = teacher.number("milliseconds") if teacher else None
     if not slow:
-        return Answer(question, duration(time), f"an example on one CPU thread. {weighs}{part}.")
-    why = f"as the teacher: {duration(time)} an example on one CPU thread. {weighs}{part}."
+        return Answer(question, duration(time), f"per example on one CPU thread. {weighs}{part}.")
+    why = f"as the teacher: {duration(time)} per example on one CPU thread. {weighs}{part}."
     return Answer(question, _pace(slow / time), why)
 
 
@@ -212,5 +218,5 @@ def _pace(ratio: float) -> str:
     return f"{times(ratio)} as fast" if ratio > 1 else f"{times(1 / ratio)} as slow"
 
 
-def _ship(evidence: RunData) -> Answer:
-    return Answer("What do I ship?", recommend(evidence.result).answer, recommended_student(evidence)[1])
+def _recommendation(run: RunData) -> Answer:
+    return Answer("Which student to ship?", recommend(run.result).answer, recommended_student(run)[1])

@@ -1,4 +1,4 @@
-"""The table of a result in a terminal."""
+"""Terminal table of a result."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from limbeck.job import list_custom_metrics, read_size_notes
-from limbeck.report.arms import MEMBER, SeedStat, figure
+from limbeck.report.arms import MEMBER, SeedStat, read_stat
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 else:
-    Console = Table = Any  # imported where it is drawn; so type hints can be read without
+    Console = Table = Any  # rich is imported only when a table is drawn; type hints still resolve
 
 
 def arms_table(result: Mapping[str, Any]) -> Table:
-    """A row for each arm: accuracy, test error, NLL, agreement with the teacher, own metrics, and what the model costs.
+    """Make a table of all arms: accuracy, test error, NLL, agreement with the teacher, user metrics, and costs.
 
     Args:
-        result: What `limbeck.compare.run_job` returns.
+        result: The result of `limbeck.compare.run_job`.
     """
     own = list_custom_metrics(result)
     columns = [*_COLUMNS[:5], *((name, "") for name in own), *_COLUMNS[5:]]
@@ -27,15 +27,15 @@ def arms_table(result: Mapping[str, Any]) -> Table:
 
 
 def arms_tables(result: Mapping[str, Any], console: Console) -> list[Table]:
-    """`arms_table`; where own metrics make it wider than the console, they stand in tables of their own below.
+    """Return `arms_table`, or several tables if user metrics make it wider than the console.
 
     Args:
-        result: What `limbeck.compare.run_job` returns.
-        console: Where it is to be printed.
+        result: The result of `limbeck.compare.run_job`.
+        console: The console that it is printed to.
     """
-    whole, own = arms_table(result), list_custom_metrics(result)
-    if not own or _fits(whole, console):
-        return [whole]
+    table, own = arms_table(result), list_custom_metrics(result)
+    if not own or _fits(table, console):
+        return [table]
     tables, row = [_table(result, _COLUMNS, _cells)], list[str]()
     for name in own:
         if row and not _fits(_own_table(result, [*row, name]), console):
@@ -60,7 +60,7 @@ def _table(
         table.add_column(Text(f"{name}\n{unit}" if unit else name), justify="left" if name == "arm" else "right")
     for name, arm in result["arms"].items():
         style = "bold" if name == result["verdict"].get("arm", "distilled") else None
-        table.add_row(Text(name), *cells(arm), style=style)  # a bracket in a name is no markup
+        table.add_row(Text(name), *cells(arm), style=style)  # Text: a bracket in a name is not markup
     return table
 
 
@@ -71,22 +71,22 @@ def _fits(table: Table, console: Console) -> bool:
     return Measurement.get(console, wide, table).maximum <= console.width
 
 
-def over_seeds(result: Mapping[str, Any]) -> str:
-    """The line below the table: what stands after a ±, the accuracy that costs nothing, sizes that nobody counted."""
+def table_notes(result: Mapping[str, Any]) -> str:
+    """Return the line below the table: the meaning of ±, the majority-class accuracy, and unknown sizes."""
     counts = {name: len(_accuracy(arm).values) for name, arm in result["arms"].items()}
     members, seeds = counts.pop(MEMBER, 0), max(counts.values(), default=0)
-    said = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
-    said += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
-    most = most_frequent_of(result)
-    said += [f"always answering the most frequent class: {100 * most:.2f} % accuracy"] if most is not None else []
-    said += read_size_notes(result)
-    return "; ".join(said) + ".\n" if said else ""
+    notes = [f"± is the standard deviation over {seeds} seeds"] if seeds > 1 else []
+    notes += [f"± of {MEMBER} is over the {members} members"] if members > 1 else []
+    most = majority_accuracy(result)
+    notes += [f"always predicting the most frequent class: {100 * most:.2f} % accuracy"] if most is not None else []
+    notes += read_size_notes(result)
+    return "; ".join(notes) + ".\n" if notes else ""
 
 
-def most_frequent_of(result: Mapping[str, Any]) -> float | None:
-    """What always answering the most frequent class gets right of the test examples; None where nobody counted."""
-    found = _mapping(_mapping(result.get("data")).get("most_frequent")).get("test")
-    return float(found) if isinstance(found, (int, float)) else None
+def majority_accuracy(result: Mapping[str, Any]) -> float | None:
+    """Return the test accuracy of always predicting the most frequent class; None if it is not known."""
+    share = _mapping(_mapping(result.get("data")).get("most_frequent")).get("test")
+    return float(share) if isinstance(share, (int, float)) else None
 
 
 _COLUMNS = (
@@ -109,26 +109,26 @@ def _cells(arm: Mapping[str, Any]) -> tuple[str, ...]:
         _error(accuracy.mean),
         _fixed(_number(arm.get("nll")), 3),
         _fixed(_number(arm.get("agreement")), 1, scale=100.0),
-        _counted(_number(arm.get("parameters"))),
+        _parameter_count(_number(arm.get("parameters"))),
         _fixed(megabytes, 0 if megabytes is None or megabytes >= 1000 else 3 if megabytes < 10 else 1),
         _fixed(milliseconds, 0 if milliseconds is None or milliseconds >= 100 else 4 if milliseconds < 1 else 2),
     )
 
 
 def _own(arm: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    found = (figure(_mapping(arm.get("measures")).get(name)) for name in names)
-    return [_fixed(one.mean, 4) + (f" ± {_fixed(one.std, 4)}" if one.std is not None else "") for one in found]
+    stats = (read_stat(_mapping(arm.get("measures")).get(name)) for name in names)
+    return [_fixed(stat.mean, 4) + (f" ± {_fixed(stat.std, 4)}" if stat.std is not None else "") for stat in stats]
 
 
 def _accuracy(arm: Mapping[str, Any]) -> SeedStat:
-    return figure(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
+    return read_stat(_mapping(arm.get("measures")).get("accuracy") or arm.get("accuracy"))
 
 
 def _number(value: Any) -> float | None:
-    return figure(value).mean
+    return read_stat(value).mean
 
 
-def _counted(parameters: float | None) -> str:
+def _parameter_count(parameters: float | None) -> str:
     if parameters is None or parameters < 10_000_000:
         return _fixed(parameters, 0)
     return f"{parameters / 1e6:,.{1 if parameters < 1e9 else 0}f} M"
@@ -136,8 +136,8 @@ def _counted(parameters: float | None) -> str:
 
 def _percent(accuracy: SeedStat) -> str:
     mean = _fixed(accuracy.mean, 2, scale=100.0)
-    known = accuracy.mean is not None and accuracy.std is not None
-    return f"{mean} ± {_fixed(accuracy.std, 2, scale=100.0)}" if known else mean
+    has_std = accuracy.mean is not None and accuracy.std is not None
+    return f"{mean} ± {_fixed(accuracy.std, 2, scale=100.0)}" if has_std else mean
 
 
 def _error(accuracy: float | None) -> str:
@@ -145,7 +145,7 @@ def _error(accuracy: float | None) -> str:
 
 
 def _fixed(value: float | None, digits: int, *, scale: float = 1.0) -> str:
-    """A number with so many digits; a dash where there is none (infinite, or nothing to measure it on)."""
+    """Format a number; a dash if it is infinite or was not measured."""
     return "-" if value is None else f"{scale * value:,.{digits}f}"
 
 

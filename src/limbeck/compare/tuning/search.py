@@ -29,9 +29,9 @@ from limbeck.compare.tuning.scheduler import all_trials
 from limbeck.compare.tuning.search_space import (
     Ends,
     Space,
-    arms_of,
     check_ends,
     made_ranges,
+    read_arms,
     spaces_of,
     start_of,
     with_values,
@@ -123,7 +123,7 @@ def _check(job: Job, trials: int) -> None:
 
 
 def _said(job: Job, material: ComparisonData, trials: int) -> str:
-    arms = ", ".join(arms_of(job))
+    arms = ", ".join(read_arms(job))
     return (
         f"Search: {trials} trials for each of {arms}, on {len(material.train):,} examples of {material.data.name}, "
         f"judged on {len(material.development):,} for development."

@@ -19,7 +19,7 @@ Ends = tuple[int | float, int | float]
 _BUDGET = ("lr", "epochs")
 
 
-def arms_of(job: Job) -> tuple[str, ...]:
+def read_arms(job: Job) -> tuple[str, ...]:
     """The arms that have a search of their own, each as long as the others'.
 
     The student of a shuffled teacher has what is found for the first method: it is to differ by its teacher alone.
@@ -41,8 +41,8 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
     Raises:
         UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
     """
-    spaces = {arm: _space(job, arm, ranges) for arm in arms_of(job)}
-    known = {name for arm in arms_of(job) for name in _usual(job, arm)}
+    spaces = {arm: _space(job, arm, ranges) for arm in read_arms(job)}
+    known = {name for arm in read_arms(job) for name in _usual(job, arm)}
     for name in ranges:
         if name not in known:
             raise unknown_name_error("parameter to tune", name, known)
@@ -84,7 +84,7 @@ def check_ends(job: Job, ranges: Mapping[str, SearchRange], teacher: Teacher) ->
     Raises:
         LimbeckError: As the method, or the job, says it.
     """
-    for arm in arms_of(job):
+    for arm in read_arms(job):
         for name in sorted(set(ranges) & set(_usual(job, arm))):
             for end in (ranges[name].low, ranges[name].high):
                 tried = with_values(job, arm, {name: end})
@@ -124,7 +124,7 @@ def made_ranges(job: Job, given: Mapping[str, SearchRange | Ends]) -> dict[str, 
     Raises:
         LimbeckError: If a range holds no value, or one that its parameter cannot have.
     """
-    kinds = {name: kind for arm in reversed(arms_of(job)) for name, kind in _usual(job, arm).items()}
+    kinds = {name: kind for arm in reversed(read_arms(job)) for name, kind in _usual(job, arm).items()}
     made: dict[str, SearchRange] = {}
     for name, ends in given.items():
         if isinstance(ends, SearchRange):

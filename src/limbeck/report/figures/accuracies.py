@@ -1,4 +1,4 @@
-"""Accuracy of every arm, seed by seed."""
+"""Figure of the accuracy of every arm and seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.report.axes import (
     clip_interval,
     edge_marker,
     mark,
-    named_far,
+    outlier_sentence,
     outliers,
     padded_limits,
 )
@@ -23,47 +23,51 @@ from limbeck.report.row_layout import WIDE, Layout, percent_figure
 _TOP, _ROW = 14.0, 34.0
 
 
-def accuracies_figure(arms: Sequence[ArmRow], *, kept: Collection[str] = (), layout: Layout = WIDE) -> Markup:
-    """A small mark for every seed, a bar for the mean, a band for ± one standard deviation; the far off at the edge.
+def accuracies_figure(arms: Sequence[ArmRow], *, pinned: Collection[str] = (), layout: Layout = WIDE) -> Markup:
+    """Plot every seed as a mark, the mean as a bar, and ± one standard deviation as a band; outliers at the edge.
 
     Args:
-        arms: From top to bottom; those without a number are left out.
-        kept: The names of those that the figure is about, which never stand at the edge.
-        layout: For which kind of window.
+        arms: From top to bottom. Arms without a number are left out.
+        pinned: Names of arms that are never drawn at the edge.
+        layout: The window width to draw for.
     """
-    shown = [arm for arm in arms if arm.accuracy.values]
-    spans = [(100 * min(arm.accuracy.values), 100 * max(arm.accuracy.values)) for arm in shown]
-    far = outliers(spans, least=1.0, kept=[i for i, arm in enumerate(shown) if arm.name in kept])
+    drawn_arms = [arm for arm in arms if arm.accuracy.values]
+    spans = [(100 * min(arm.accuracy.values), 100 * max(arm.accuracy.values)) for arm in drawn_arms]
+    far = outliers(spans, least=1.0, pinned=[i for i, arm in enumerate(drawn_arms) if arm.name in pinned])
     points = [end for i, span in enumerate(spans) if i not in far for end in span]
-    intervals = [100 * end for i, arm in enumerate(shown) if i not in far for end in _band(arm)]
+    intervals = [100 * end for i, arm in enumerate(drawn_arms) if i not in far for end in _band(arm)]
     ends = axis_values(points, intervals, least=1.0)
     x = layout.scale(*padded_limits(ends, floor=0.0, ceiling=100.0))
-    bottom = _TOP + layout.height(_ROW) * len(shown)
-    rows = [_row(arm, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, arm in enumerate(shown)]
-    said = (
-        "; ".join(f"{arm.name} {_said(arm)}" for arm in shown) + "." + named_far([shown[i].name for i in sorted(far)])
+    bottom = _TOP + layout.height(_ROW) * len(drawn_arms)
+    rows = [_row(arm, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, arm in enumerate(drawn_arms)]
+    summary = (
+        "; ".join(f"{arm.name} {_value_text(arm)}" for arm in drawn_arms)
+        + "."
+        + outlier_sentence([drawn_arms[i].name for i in sorted(far)])
     )
-    label = f"Test accuracy of every arm. {said}"
+    label = f"Test accuracy of every arm. {summary}"
     return percent_figure(x, rows, top=_TOP, bottom=bottom, layout=layout, label=label)
 
 
 def _row(arm: ArmRow, x: AxisScale, y: float, side: int | None, layout: Layout) -> Markup:
-    drawn = _drawn(arm, x, y) if side is None else edge_marker(side, x, y, title=f"{arm.name}: {_said(arm)}")
+    drawn = (
+        _seeds_and_band(arm, x, y) if side is None else edge_marker(side, x, y, title=f"{arm.name}: {_value_text(arm)}")
+    )
     return tag(
         "g",
-        layout.words(short(arm.name, 26), _said(arm), y, _ROW),
+        layout.words(short(arm.name, 26), _value_text(arm), y, _ROW),
         drawn,
         class_=f"arm s{arm.style}",
     )
 
 
-def _drawn(arm: ArmRow, x: AxisScale, y: float) -> Markup:
+def _seeds_and_band(arm: ArmRow, x: AxisScale, y: float) -> Markup:
     band = bar = None
     if interval := _band(arm):
         ends = clip_interval(x, *(100 * end for end in interval))
-        low, high = (place for place, _ in ends)
-        whole = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
-        band = join(whole, [arrow_head(place, y, out) for place, out in ends if out])
+        low, high = (position for position, _ in ends)
+        rectangle = tag("rect", x=low, width=max(high - low, 1.0), y=y - 8, height=16, rx=3, class_="band")
+        band = join(rectangle, [arrow_head(position, y, out) for position, out in ends if out])
     several, mean = len(arm.accuracy.values) > 1, arm.accuracy.mean
     size = 4.0 if several else 6.0
     seeds = [
@@ -80,7 +84,7 @@ def _band(arm: ArmRow) -> tuple[float, ...]:
     return () if mean is None or std is None else (max(mean - std, 0.0), min(mean + std, 1.0))
 
 
-def _said(arm: ArmRow) -> str:
+def _value_text(arm: ArmRow) -> str:
     mean, std = arm.accuracy.mean, arm.accuracy.std
     if mean is None:
         return "not a number for every seed"

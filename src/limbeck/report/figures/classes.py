@@ -14,7 +14,7 @@ from limbeck.report.row_layout import WIDE, Layout, percent_figure
 
 
 class ClassRow(NamedTuple):
-    """A class: its accuracy before and after (fractions), its test examples, and how sure the change is."""
+    """A class: accuracy before and after (fractions), number of test examples, and significance of the change."""
 
     name: str
     before: float
@@ -26,7 +26,7 @@ class ClassRow(NamedTuple):
 
     @property
     def change(self) -> float:
-        """Accuracy after less that before."""
+        """Accuracy after minus accuracy before."""
         return self.after - self.before
 
 
@@ -34,42 +34,42 @@ _TOP, _ROW = 14.0, 24.0
 
 MOST = 24
 
-"""No more classes are drawn: those that lose and gain most; all are in the table."""
+"""Largest number of classes in the figure: those with the largest changes. The table has all."""
 
 
-def shown_rows(rows: Sequence[ClassRow]) -> list[ClassRow]:
-    """The classes that are drawn, from the one that loses most to the one that gains most."""
+def select_rows(rows: Sequence[ClassRow]) -> list[ClassRow]:
+    """Return the classes to draw, from the largest loss to the largest gain."""
     ordered = sorted(rows, key=lambda row: row.change)
     return ordered if len(ordered) <= MOST else [*ordered[: MOST // 2], *ordered[-MOST // 2 :]]
 
 
 def classes_figure(rows: Sequence[ClassRow], *, before: int, after: int, layout: Layout = WIDE) -> Markup:
-    """From the accuracy before (small mark) to that after (large mark), one row a class, the worst loser on top.
+    """Plot the accuracy of each class before (small mark) and after (large mark), the largest loss on top.
 
     Args:
         rows: The classes.
         before: The style of the arm before.
         after: The style of the arm after.
-        layout: For which kind of window.
+        layout: The window width to draw for.
     """
-    shown = shown_rows(rows)
-    ends = [100 * v for row in shown for v in (row.before, row.after)]
+    drawn_rows = select_rows(rows)
+    ends = [100 * v for row in drawn_rows for v in (row.before, row.after)]
     x = layout.scale(*padded_limits(ends, least=2.0, floor=0.0, ceiling=100.0))
-    bottom = _TOP + layout.height(_ROW) * len(shown)
-    drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), before, after, layout) for i, row in enumerate(shown)]
-    sure = [f"{row.name} {100 * row.change:+.1f}" for row in shown if row.sure]
-    said = f"sure of: {', '.join(sure)}" if sure else "no single change is sure"
-    label = f"Accuracy of each class before and after; {said}."
+    bottom = _TOP + layout.height(_ROW) * len(drawn_rows)
+    drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), before, after, layout) for i, row in enumerate(drawn_rows)]
+    sure = [f"{row.name} {100 * row.change:+.1f}" for row in drawn_rows if row.sure]
+    summary = f"significant: {', '.join(sure)}" if sure else "no change is significant"
+    label = f"Accuracy of each class before and after; {summary}."
     return percent_figure(x, drawn, top=_TOP, bottom=bottom, layout=layout, label=label)
 
 
 def _row(row: ClassRow, x: AxisScale, y: float, before: int, after: int, layout: Layout) -> Markup:
     start, end = x(100 * row.before), x(100 * row.after)
     kind = "loss" if row.change < 0 else "gain"
-    said = f"{100 * row.change:+.1f}" + (" *" if row.sure else "")
+    label = f"{100 * row.change:+.1f}" + (" *" if row.sure else "")
     return tag(
         "g",
-        layout.words(short(row.name, 26), f"{said}   of {row.examples:,}", y, _ROW),
+        layout.words(short(row.name, 26), f"{label}   of {row.examples:,}", y, _ROW),
         tag("line", x1=start, x2=end, y1=y, y2=y, class_=f"change {kind}"),
         mark(before, start, y, size=3.5, title=f"{row.name} before: {100 * row.before:.1f} %"),
         mark(after, end, y, size=5.0, title=f"{row.name} after: {100 * row.after:.1f} %"),
@@ -77,51 +77,53 @@ def _row(row: ClassRow, x: AxisScale, y: float, before: int, after: int, layout:
     )
 
 
-_WIDTH, _LEFT, _RIGHT = 520.0, 96.0, 34.0  # beyond the last column its name leans over
+_WIDTH, _LEFT, _RIGHT = 520.0, 96.0, 34.0  # the right margin has room for the rotated name of the last column
 
 _TOPS = (50.0, 94.0)
 
-"""The room for the columns' names: numbers stand upright, words lean."""
+"""Height of the column names: upright numbers, or rotated words."""
 
 _LETTERED = 24
 
-"""With more classes than this there is no room for words: the cells become one picture."""
+"""With more classes than this there is no room for text, and the cells become one image."""
 
 Matrix = np.ndarray
 
 
 def confusion_figure(rates: Matrix, names: Sequence[str], *, top: float, who: str) -> Markup:
-    """The share of each true class (row) that a model takes for each class (column); errors are shaded.
+    """Plot a confusion matrix: the share of each true class (row) predicted as each class (column), errors shaded.
 
     Args:
-        rates: ``[classes, classes]``, each row a true class that sums to 1 (or to 0 where there is no example of it).
-        names: The classes.
-        top: The rate that is shaded fully, the same for the figures that stand beside each other.
-        who: Whose errors they are.
+        rates: ``[classes, classes]``. Each row sums to 1, or to 0 for a class without examples.
+        names: The names of the classes.
+        top: The rate with full shading, the same for figures side by side.
+        who: The name of the model.
     """
-    said = ", ".join(f"{names[i]} taken for {names[j]} {100 * rates[i, j]:.1f} %" for i, j in top_confusions(rates, 3))
-    label = f"Confusion of {who}. Most often: {said or 'nothing'}."
+    summary = ", ".join(
+        f"{names[i]} predicted as {names[j]} {100 * rates[i, j]:.1f} %" for i, j in top_confusions(rates, 3)
+    )
+    label = f"Confusion of {who}. Most often: {summary or 'nothing'}."
     return _grid(rates, names, lambda v: (min(v / top, 1.0) if top > 0 else 0.0, "error"), "{:.0f}", label)
 
 
 def change_figure(change: Matrix, names: Sequence[str], *, top: float) -> Markup:
-    """How each of those rates changed: more errors in one color, fewer in another.
+    """Plot the change of a confusion matrix: more errors in one color, fewer in another.
 
     Args:
-        change: Rates after less those before.
-        names: The classes.
-        top: The change that is shaded fully.
+        change: Rates after minus rates before.
+        names: The names of the classes.
+        top: The change with full shading.
     """
-    said = ", ".join(
+    summary = ", ".join(
         f"{names[i]} for {names[j]} {100 * change[i, j]:+.1f}" for i, j in top_confusions(np.abs(change), 3)
     )
-    label = f"Change of the confusion, in points. Most: {said or 'none'}."
+    label = f"Change of the confusion, in points. Most: {summary or 'none'}."
     return _grid(change, names, lambda v: (min(abs(v) / top, 1.0) if top > 0 else 0.0, "more" if v > 0 else "fewer"),
                  "{:+.0f}", label)  # fmt: skip
 
 
 def top_confusions(rates: Matrix, count: int) -> list[tuple[int, int]]:
-    """The cells off the diagonal with the highest rates above 0, highest first."""
+    """Return the off-diagonal cells with the highest rates above 0, highest first."""
     errors = rates.copy()
     np.fill_diagonal(errors, 0.0)
     order = np.argsort(-errors, axis=None, kind="stable")[:count]
@@ -142,29 +144,29 @@ def _grid(values: Matrix, names: Sequence[str], shade: Any, form: str, label: st
         inside = [_cells(values, names, shade, form, cell, top), _words(names, cell, top, leaning=leaning)]
     return svg(
         tag("rect", x=_LEFT, y=top, width=side, height=side, class_="edge"), inside,
-        tag("text", "taken for", x=_LEFT, y=14, class_="axis"),
+        tag("text", "predicted class", x=_LEFT, y=14, class_="axis"),
         tag("text", "true class", x=8, y=top - 10, class_="axis"),
         width=_WIDTH, height=top + side + 10, label=label,
     )  # fmt: skip
 
 
 def _cells(values: Matrix, names: Sequence[str], shade: Any, form: str, cell: float, top: float) -> list[Markup]:
-    found = []
+    marks = []
     for i in range(len(values)):
         for j in range(len(values)):
             share, kind = (0.0, "right") if i == j and "+" not in form else shade(float(values[i, j]))
-            if i == j and "+" in form:  # on the diagonal more is better
+            if i == j and "+" in form:  # on the diagonal, more is better
                 kind = "fewer" if kind == "more" else "more"
-            said = form.format(100 * values[i, j])
+            label = form.format(100 * values[i, j])
             opacity = None if i == j and kind == "right" else round(share, 3)
             x, y = _LEFT + j * cell, top + i * cell
-            title = tag("title", f"{names[i]} taken for {names[j]}: {100 * values[i, j]:.1f}")
-            found.append(tag("rect", title, x=x, y=y, width=cell, height=cell, class_=f"cell {kind}",
+            title = tag("title", f"{names[i]} predicted as {names[j]}: {100 * values[i, j]:.1f}")
+            marks.append(tag("rect", title, x=x, y=y, width=cell, height=cell, class_=f"cell {kind}",
                              fill_opacity=opacity))  # fmt: skip
-            if cell >= 24 and said.strip("+-") != "0":
-                found.append(tag("text", said, x=x + cell / 2, y=y + cell / 2 + 4, text_anchor="middle",
+            if cell >= 24 and label.strip("+-") != "0":
+                marks.append(tag("text", label, x=x + cell / 2, y=y + cell / 2 + 4, text_anchor="middle",
                                  class_="cell-text on" if share > 0.6 else "cell-text"))  # fmt: skip
-    return found
+    return marks
 
 
 def _words(names: Sequence[str], cell: float, top: float, *, leaning: bool) -> list[Markup]:
@@ -173,8 +175,8 @@ def _words(names: Sequence[str], cell: float, top: float, *, leaning: bool) -> l
     columns = []
     for j, name in enumerate(names):
         x, y = _LEFT + (j + 0.5) * cell, top - 6
-        turned = {"transform": f"rotate(-55 {x + 3:.1f} {y:.1f})"} if leaning else {"text_anchor": "middle"}
-        columns.append(tag("text", short(name, 11), x=x + 3 * leaning, y=y, class_="tick", **turned))
+        rotation = {"transform": f"rotate(-55 {x + 3:.1f} {y:.1f})"} if leaning else {"text_anchor": "middle"}
+        columns.append(tag("text", short(name, 11), x=x + 3 * leaning, y=y, class_="tick", **rotation))
     return [*rows, *columns]
 
 
@@ -182,7 +184,7 @@ _COLORS = {"error": (194, 65, 12), "more": (194, 65, 12), "fewer": (11, 103, 168
 
 
 def _picture(values: Matrix, shade: Any, side: float, top: float) -> Markup:
-    """All cells as one picture whose opacity is the shade, so that it suits a light page and a dark one."""
+    """Draw all cells as one image whose opacity is the shade, so that it fits light and dark pages."""
     count = len(values)
     pixels = np.zeros((count, count, 4), dtype=np.uint8)
     for i, j in zip(*np.nonzero(values), strict=True):

@@ -1,4 +1,4 @@
-"""Differences between arms, with intervals."""
+"""Figure of differences between arms, with intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from limbeck.report.axes import (
     clip_interval,
     edge_marker,
     mark,
-    named_far,
+    outlier_sentence,
     outliers,
     padded_limits,
     svg,
@@ -23,7 +23,7 @@ from limbeck.report.row_layout import WIDE, Layout
 
 
 class DifferenceRow(NamedTuple):
-    """A paired difference of accuracies, fractions; `interval` is None where one seed is all there is."""
+    """A paired difference of accuracies (fractions); `interval` is None for a single seed."""
 
     name: str
     style: int
@@ -32,36 +32,36 @@ class DifferenceRow(NamedTuple):
 
     @property
     def span(self) -> Span:
-        """From where to where it reaches, in points."""
+        """The interval in percentage points."""
         low, high = self.interval or (self.mean, self.mean)
         return 100 * low, 100 * high
 
 
 _TOP, _ROW = 34.0, 34.0
 _ASCENT, _DESCENT = 14.0, 5.0
-"""How far letters reach above and below their line, with a little room."""
+"""Height of text above and below its baseline, with a margin."""
 _AXIS = "points of accuracy on test data"
 
 
 def differences_figure(
     rows: Sequence[DifferenceRow], *, worse: str, better: str, axis: str = _AXIS, layout: Layout = WIDE
 ) -> Markup:
-    """Each difference with its 95 % interval on one scale around zero; what lies far off stands at the edge.
+    """Plot differences with their 95 % intervals around zero; outliers are drawn at the edge.
 
     Args:
         rows: From top to bottom.
-        worse: What lies left of zero, in words.
-        better: What lies right of it.
-        axis: What the scale shows, 100 times the differences.
-        layout: For which kind of window.
+        worse: Label of the side left of zero.
+        better: Label of the side right of zero.
+        axis: Label of the scale, which shows 100 times the differences.
+        layout: The window width to draw for.
     """
     zero = (0.0, 0.0)
-    far = outliers([*(row.span for row in rows), zero], least=1.0, kept=[len(rows)])
+    far = outliers([*(row.span for row in rows), zero], least=1.0, pinned=[len(rows)])
     near = [row for i, row in enumerate(rows) if i not in far]
     ends = axis_values([0.0, *(100 * row.mean for row in near)], [end for row in near for end in row.span], least=1.0)
     x = layout.scale(*padded_limits(ends, least=0.5))
     bottom = _TOP + layout.height(_ROW) * len(rows)
-    pieces = _beside_words(len(rows), far, layout, bottom)
+    pieces = _line_pieces(len(rows), far, layout, bottom)
     parts = [
         [([tag("line", x1=x(t), x2=x(t), y1=y1, y2=y2, class_="zero" if t == 0 else "grid") for y1, y2 in pieces],
           tag("text", f"{t:+g}" if t else "0", x=x(t), y=bottom + 17, class_="tick", text_anchor="middle"))
@@ -71,13 +71,17 @@ def differences_figure(
             text_anchor="middle"),
     ]  # fmt: skip
     drawn = [_row(row, x, layout.middle(_TOP, _ROW, i), far.get(i), layout) for i, row in enumerate(rows)]
-    said = "; ".join(f"{row.name}: {_said(row)}" for row in rows) + "." + named_far([rows[i].name for i in sorted(far)])
+    summary = (
+        "; ".join(f"{row.name}: {_value_text(row)}" for row in rows)
+        + "."
+        + outlier_sentence([rows[i].name for i in sorted(far)])
+    )
     return svg(*parts, *drawn, width=layout.width, height=bottom + 46, class_=layout.class_,
-               label=f"Differences in {axis}. {said}")  # fmt: skip
+               label=f"Differences in {axis}. {summary}")  # fmt: skip
 
 
-def _beside_words(rows: int, far: Mapping[int, int], layout: Layout, bottom: float) -> list[tuple[float, float]]:
-    """From where to where vertical lines run: not through the words of a row, which would be struck out."""
+def _line_pieces(rows: int, far: Mapping[int, int], layout: Layout, bottom: float) -> list[tuple[float, float]]:
+    """Split vertical lines so that they do not run through the text of a row."""
     words = []
     for i in range(rows):
         y = layout.middle(_TOP, _ROW, i)
@@ -92,11 +96,11 @@ def _beside_words(rows: int, far: Mapping[int, int], layout: Layout, bottom: flo
 
 
 def _sides(x: AxisScale, worse: str, better: str, *, apart: bool) -> Markup:
-    """What lies left and right of zero; at the ends of the scale where there is no room beside it."""
-    left, right = (x.start, x.end) if apart else (x(0) - 10, x(0) + 10)
+    """Label the sides of zero; the labels are at the ends of the scale if `apart`."""
+    start, end = (x.start, x.end) if apart else (x(0) - 10, x(0) + 10)
     return join(
-        tag("text", f"← {worse}", x=left, y=_TOP - 14, class_="axis", text_anchor="start" if apart else "end"),
-        tag("text", f"{better} →", x=right, y=_TOP - 14, class_="axis", text_anchor="end" if apart else "start"),
+        tag("text", f"← {worse}", x=start, y=_TOP - 14, class_="axis", text_anchor="start" if apart else "end"),
+        tag("text", f"{better} →", x=end, y=_TOP - 14, class_="axis", text_anchor="end" if apart else "start"),
     )
 
 
@@ -109,10 +113,10 @@ def _row(row: DifferenceRow, x: AxisScale, y: float, side: int | None, layout: L
             [arrow_head(end, y, out) if out else tag("line", x1=end, x2=end, y1=y - 6, y2=y + 6, class_="whisker")
              for end, out in ends],
         )  # fmt: skip
-    title = f"{row.name}: {_said(row)}"
+    title = f"{row.name}: {_value_text(row)}"
     return tag(
         "g",
-        layout.words(short(row.name, 26), _said(row), y, _ROW),
+        layout.words(short(row.name, 26), _value_text(row), y, _ROW),
         whisker,
         mark(row.style, x(100 * row.mean), y, size=6.0, title=title)
         if side is None
@@ -121,7 +125,7 @@ def _row(row: DifferenceRow, x: AxisScale, y: float, side: int | None, layout: L
     )
 
 
-def _said(row: DifferenceRow) -> str:
+def _value_text(row: DifferenceRow) -> str:
     if row.interval is None:
         return f"{100 * row.mean:+.2f}, one seed"
     low, high = row.interval
@@ -129,7 +133,7 @@ def _said(row: DifferenceRow) -> str:
 
 
 def short(text: str, most: int) -> str:
-    """A name that fits; what is cut off is in the tables.
+    """Shorten a name to `most` characters. The tables have the full names.
 
     Example:
         >>> short("a very long name", 8)

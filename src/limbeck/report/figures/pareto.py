@@ -1,4 +1,4 @@
-"""Accuracy against cost."""
+"""Figure of accuracy against cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limbeck.report.axes import (
     frame,
     log_limits,
     mark,
-    named_far,
+    outlier_sentence,
     outliers,
     padded_limits,
     svg,
@@ -40,15 +40,15 @@ class CostPoint(NamedTuple):
 
 
 SAME = 1.05
-"""Costs up to so many times as high count as the same: timings of the same network differ by as much."""
+"""Costs within this ratio count as equal, because timings of the same network differ by as much."""
 
 _WIDTH, _HEIGHT, _APART = 520.0, 340.0, 9.0
 
 
 def pareto_front(points: Sequence[CostPoint]) -> list[CostPoint]:
-    """The points that no other beats: none is as cheap (within 5 %) and more accurate, or cheaper and as accurate."""
-    kept = [p for p in points if not any(_beats(other, p) for other in points)]
-    return sorted(kept, key=lambda p: (p.cost, p.accuracy))
+    """Return the points that no other point dominates. Costs within 5 % count as equal."""
+    best = [p for p in points if not any(_beats(other, p) for other in points)]
+    return sorted(best, key=lambda p: (p.cost, p.accuracy))
 
 
 def _beats(other: CostPoint, point: CostPoint) -> bool:
@@ -58,23 +58,23 @@ def _beats(other: CostPoint, point: CostPoint) -> bool:
 
 
 def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[float], str]) -> Markup:
-    """Accuracy against a cost on a logarithmic scale, the front as a line, intervals as bars.
+    """Plot accuracy against a cost on a logarithmic scale, with the Pareto front as a line and intervals as bars.
 
-    A model whose accuracy lies far off stands at the edge, with an arrow and its number; none on the front does.
+    Outliers in accuracy are drawn at the edge with an arrow and their number, except models on the front.
 
     Args:
         points: The models, each with a cost above 0.
         x_label: The cost and its unit.
-        text: How a cost is written at a tick.
+        text: Formats the tick labels of the cost.
     """
     best = pareto_front(points)
-    sides = _beyond(points, best)
+    sides = _outlier_sides(points, best)
     x = AxisScale(*log_limits([p.cost for p in points]), 62.0, _WIDTH - 118, logarithmic=True)
     plot = Plot(x, AxisScale(*_ends([p for p in points if p not in sides]), _HEIGHT - 58, 40.0))
-    at = _places(points, plot)
+    at = _columns(points, plot)
     height = {p: _edge(plot, sides[p]) if p in sides else plot.y(100 * p.accuracy) for p in points}
-    line = _through([(at[p], height[p]) for p in best]) if len(best) > 1 else None
-    said = f"{', '.join(p.name for p in best)}." + named_far([f"{p.name} {_percent(p)}" for p in sides])
+    line = _front_line([(at[p], height[p]) for p in best]) if len(best) > 1 else None
+    summary = f"{', '.join(p.name for p in best)}." + outlier_sentence([f"{p.name} {_percent(p)}" for p in sides])
     return svg(
         frame(plot, x_label=x_label, y_label="test accuracy, %", x_text=text, y_text=lambda v: f"{v:g}"),
         line,
@@ -83,26 +83,26 @@ def pareto_figure(points: Sequence[CostPoint], *, x_label: str, text: Callable[[
         [mark(p.style, at[p], height[p], size=6.0, title=f"{p.name}: {_percent(p)}, {p.cost:.4g}",
               class_=f"mark {'best' if p in best else 'off' if p in sides else ''}") for p in points],
         _names(points, plot, at, height, sides),
-        width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {said}",
+        width=_WIDTH, height=_HEIGHT, label=f"Accuracy against {x_label}. On the front: {summary}",
     )  # fmt: skip
 
 
-def _beyond(points: Sequence[CostPoint], best: Sequence[CostPoint]) -> dict[CostPoint, int]:
-    """The models whose accuracy lies far off, and on which side."""
+def _outlier_sides(points: Sequence[CostPoint], best: Sequence[CostPoint]) -> dict[CostPoint, int]:
+    """Return the outliers in accuracy and their side."""
     means = [100 * p.accuracy for p in points]
-    far = outliers([(v, v) for v in means], least=1.0, kept=[i for i, p in enumerate(points) if p in best])
+    far = outliers([(v, v) for v in means], least=1.0, pinned=[i for i, p in enumerate(points) if p in best])
     return {points[i]: side for i, side in far.items()}
 
 
 def _ends(points: Sequence[CostPoint]) -> tuple[float, float]:
-    """The ends of the scale for these models and their intervals."""
+    """Return scale limits for these models and their intervals."""
     values = axis_values([100 * p.accuracy for p in points], [end for p in points for end in p.span], least=1.0)
     low, high = padded_limits(values, least=1.0, floor=0.0, ceiling=100.0)
     return float(low), float(high)
 
 
 def _edge(plot: Plot, side: int) -> float:
-    """The height at which a model stands that lies beyond the scale, with room for an arrow."""
+    """Return the height of an outlier's mark, with room for an arrow."""
     return plot.y.end + 18.0 if side > 0 else plot.y.start - 18.0
 
 
@@ -112,7 +112,7 @@ def _arrow(x: float, y: float, side: int, style: int) -> Markup:
 
 
 def _head(x: float, y: float, side: int, style: int) -> Markup:
-    """The head of an arrow that points up or down."""
+    """Draw the head of an arrow that points up or down."""
     back = y + 6.0 * side
     return tag("polyline", points=f"{x - 4:.1f},{back:.1f} {x:.1f},{y:.1f} {x + 4:.1f},{back:.1f}", fill="none",
                class_=f"whisker s{style}")  # fmt: skip
@@ -130,8 +130,8 @@ def _bar(point: CostPoint, plot: Plot, x: float) -> Markup | None:
     return join(line, [_head(x, end, out, point.style) for end, out in ((low, beneath), (high, above)) if out])
 
 
-def _places(points: Sequence[CostPoint], plot: Plot) -> dict[CostPoint, float]:
-    """Where each model stands across; those of the same cost side by side, so that their bars can be told apart."""
+def _columns(points: Sequence[CostPoint], plot: Plot) -> dict[CostPoint, float]:
+    """Return horizontal positions; models of equal cost are side by side, so that their bars do not overlap."""
     groups: list[list[CostPoint]] = []
     for point in sorted(points, key=lambda p: p.cost):
         if groups and point.cost <= groups[-1][0].cost * SAME:
@@ -139,14 +139,14 @@ def _places(points: Sequence[CostPoint], plot: Plot) -> dict[CostPoint, float]:
         else:
             groups.append([point])
     return {
-        point: plot.x(point.cost) + _APART * (place - (len(group) - 1) / 2)
+        point: plot.x(point.cost) + _APART * (i - (len(group) - 1) / 2)
         for group in groups
-        for place, point in enumerate(sorted(group, key=lambda p: -p.accuracy))
+        for i, point in enumerate(sorted(group, key=lambda p: -p.accuracy))
     }
 
 
-def _through(places: Sequence[tuple[float, float]]) -> Markup:
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+def _front_line(positions: Sequence[tuple[float, float]]) -> Markup:
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
     return tag("polyline", points=points, fill="none", class_="front")
 
 
@@ -154,13 +154,13 @@ def _names(
     points: Sequence[CostPoint], plot: Plot, places: dict[CostPoint, float], heights: dict[CostPoint, float],
     sides: dict[CostPoint, int],
 ) -> Markup:  # fmt: skip
-    """Names beside the marks, pushed apart where marks are close, with a line to the one they belong to."""
+    """Draw names beside the marks, moved apart where marks are close, each with a line to its mark."""
     edge = {p: max(x for q, x in places.items() if q.cost <= p.cost * SAME and p.cost <= q.cost * SAME) for p in points}
-    placed = sorted((heights[p], edge[p], p) for p in points)
+    ordered = sorted((heights[p], edge[p], p) for p in points)
     last, rows = -1e9, []
     named: set[str] = set()
-    for y, x, point in placed:
-        if point.name in named:  # several teachers of several runs
+    for y, x, point in ordered:
+        if point.name in named:  # the same name may occur once per run
             continue
         named.add(point.name)
         at = max(y, last + 15)
@@ -169,12 +169,12 @@ def _names(
     over = max(last - plot.y.start, 0.0) if rows else 0.0
     return join(
         (tag("line", x1=places[point] + 8, y1=y, x2=x + 13, y2=at - over, class_="leader"),
-         tag("text", _called(point, sides.get(point)), x=x + 15, y=at - over + 4, class_="name"))
+         tag("text", _label(point, sides.get(point)), x=x + 15, y=at - over + 4, class_="name"))
         for x, y, at, point in rows
     )  # fmt: skip
 
 
-def _called(point: CostPoint, side: int | None) -> str:
-    """A name; with its number where the mark does not stand at it."""
+def _label(point: CostPoint, side: int | None) -> str:
+    """Return the name, with the accuracy if the mark is at the edge."""
     name = short(point.name, 18)
     return name if side is None else f"{name} {'↑' if side > 0 else '↓'} {100 * point.accuracy:.1f} %"

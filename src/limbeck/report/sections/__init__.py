@@ -6,7 +6,7 @@ from limbeck.report.sections.arms import arms_section
 from limbeck.report.sections.classes import classes_section
 from limbeck.report.sections.cost import cost_section
 from limbeck.report.sections.examples import examples_section
-from limbeck.report.sections.extra_metrics import besides_section
+from limbeck.report.sections.extra_metrics import extra_metrics_section
 from limbeck.report.sections.fidelity import fidelity_section
 from limbeck.report.sections.headline import top_section
 from limbeck.report.sections.protocol import next_section, protocol_section, unknown_section
@@ -16,10 +16,10 @@ from limbeck.report.sections.training import training_section
 
 __all__ = [
     "arms_section",
-    "besides_section",
     "classes_section",
     "cost_section",
     "examples_section",
+    "extra_metrics_section",
     "fidelity_section",
     "next_section",
     "protocol_section",

@@ -1,4 +1,4 @@
-"""Examples where teacher and student disagree."""
+"""Section with examples on which teacher and student disagree."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _SIDE = 96
 
 
 class ExampleView:
-    """The test examples of a run, loaded when the first is asked for.
+    """Renders test examples of a run.
 
     Attributes:
-        why: Why no example can be shown; empty where they can.
+        why: Why no example can be shown, or an empty string.
     """
 
-    def __init__(self, evidence: RunData, loaded: dict[str, DataSplits | str]) -> None:
+    def __init__(self, run: RunData, loaded: dict[str, DataSplits | str]) -> None:
         self.why = ""
-        self._data = _data_of(evidence, loaded)
+        self._data = _data_of(run, loaded)
         if isinstance(self._data, str):
-            self.why = f"The examples themselves cannot be shown: {self._data}"
+            self.why = f"The examples cannot be shown: {self._data}"
 
     def example(self, row: int) -> Markup | None:
-        """The test example at this place; None where it cannot be shown."""
+        """Render the test example with this index; None if it cannot be shown."""
         if isinstance(self._data, str):
             return None
         try:
             batch = self._data.test.take(torch.tensor([row]))
         except (LimbeckError, OSError) as error:
             return tag("p", f"It cannot be read: {error}", class_="quiet")
-        return example_view(batch, self._data)
+        return render_example(batch, self._data)
 
 
-def example_view(batch: Batch, data: DataSplits) -> Markup:
-    """One example: a picture for pixels, a text for words, else a row of its first columns."""
+def render_example(batch: Batch, data: DataSplits) -> Markup:
+    """Render an example: an image, a text, or else its first columns."""
     for value in (batch.extra or {}).values():
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
             return _text(value[0])
@@ -71,13 +71,14 @@ def _text(text: str) -> Markup:
 
 
 def _top(data: DataSplits) -> float:
-    """The byte that is white: 255, or 16 for pictures of 17 shades."""
+    """Return the value of white: 255, or 16 for images with 17 shades (scikit-learn's digits)."""
+    # Only some preprocessing has a scale; users can pass any function.
     scale = getattr(data.preprocess, "scale", None)
     return 1 / scale if isinstance(scale, float) and 0 < scale <= 1 else 255.0
 
 
 def _pixels(tensor: Tensor, top: float) -> np.ndarray | None:
-    """Bytes ``[h, w]`` or ``[h, w, 3]``; None if these are no pixels."""
+    """Convert a tensor to bytes ``[h, w]`` or ``[h, w, 3]``; None if it is not an image."""
     if tensor.ndim not in (2, 3) or min(tensor.shape[-2:]) < 4 or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3)):
         return None
     values = tensor.double()
@@ -99,8 +100,8 @@ def _picture(pixels: np.ndarray, alt: str) -> Markup:
 
 
 def _cell(column: Any, value: float) -> str:
-    """What a table held: a number, or a category's name."""
-    values = getattr(column, "values", None)
+    """Format a value of a table: a number, or the name of a category."""
+    values = getattr(column, "values", None)  # numeric columns have no list of values
     if math.isnan(value):
         return "other" if values is not None else "missing"
     return f"{value:.6g}" if values is None else str(values[int(value)])
@@ -111,7 +112,7 @@ def _values(inputs: Any) -> dict[str, str]:
         return {str(name): _value(value[0]) for name, value in inputs.items()}
     parts = inputs if isinstance(inputs, tuple) else (inputs,)
     flat = [value for part in parts for value in part[0].reshape(-1)[: _COLUMNS + 1]]
-    return {str(place): _value(value) for place, value in enumerate(flat)}
+    return {str(index): _value(value) for index, value in enumerate(flat)}
 
 
 def _row(values: Mapping[str, str]) -> Markup:
@@ -123,83 +124,87 @@ def _row(values: Mapping[str, str]) -> Markup:
 def _value(value: Any) -> str:
     if isinstance(value, Tensor) and value.ndim == 0:
         return f"{float(value):.4g}"
-    text = " ".join(str(one) for one in value.reshape(-1)[:12].tolist()) if isinstance(value, Tensor) else str(value)
+    text = (
+        " ".join(str(number) for number in value.reshape(-1)[:12].tolist()) if isinstance(value, Tensor) else str(value)
+    )
     return text[:_LONGEST]
 
 
-def _data_of(evidence: RunData, loaded: dict[str, DataSplits | str]) -> DataSplits | str:
-    """The run's data set, each loaded once for all runs of a page; or why there is none."""
-    spec = evidence.job.get("data")
+def _data_of(run: RunData, loaded: dict[str, DataSplits | str]) -> DataSplits | str:
+    """Return the data set of a run, loaded once per page, or the reason why there is none."""
+    spec = run.job.get("data")
     if spec:
-        spec = read_job(evidence.folder / "job.yaml").get("data")  # the page says it as it was typed, not where it lies
+        spec = read_job(run.folder / "job.yaml").get(
+            "data"
+        )  # the file has the real paths; `run.job` has them shortened
     if not spec:
-        return "its job names no data."
+        return "the job has no data."
     key = repr(spec)
     if key not in loaded:
         try:
             with silenced():
-                loaded[key] = "it is not on this machine." if _far(spec) else load_data(spec)
+                loaded[key] = "the data set is not on this machine." if _needs_download(spec) else load_data(spec)
         except (LimbeckError, OSError, ValueError, ImportError) as error:
             loaded[key] = str(error)
     data = loaded[key]
     if isinstance(data, str):
         return data
     labels = data.test.labels
-    if evidence.labels is None or labels is None or not torch.equal(labels.reshape(-1).long(), evidence.labels):
-        return "the data set has changed since this run: its test labels are others."
+    if run.labels is None or labels is None or not torch.equal(labels.reshape(-1).long(), run.labels):
+        return "the data set has changed since this run: its test labels differ."
     return data
 
 
-def _far(spec: Any) -> bool:
-    """Whether it would be looked for on the hub: a report fetches nothing."""
+def _needs_download(spec: Any) -> bool:
+    """Whether loading the data would download it, which a report never does."""
     name, folder = (spec.get("name"), spec.get("folder")) if isinstance(spec, Mapping) else (spec, None)
     if name not in IMAGE_DATASETS:
         return str(name).startswith("hf:")
     stems = [stem for stem in (name, IMAGE_DATASETS[name].subset) if stem]
-    return not any((place / f"{stem}.npz").is_file() for place in data_folders(folder) for stem in stems)
+    return not any((folder / f"{stem}.npz").is_file() for folder in data_folders(folder) for stem in stems)
 
 
 _MOST = 8
 
 
-def examples_section(evidence: RunData, shown: ExampleView, *, prefix: str = "") -> Markup:
-    """Some of the examples on which they part, by who is right, shown as what they are."""
-    title = "Where teacher and student part"
-    found = disagreements(evidence, most=_MOST)
-    if not found:
-        return section(f"{prefix}examples", title, note("Not known: this run kept no predictions of both."))
-    names = evidence.classes
-    groups = [_group(title, rows, names, shown) for title, rows in found.items()]
-    why = note(shown.why) if shown.why else None
-    said = f"{evidence.shown_student}; those first on which both are surest of their own class."
-    return section(f"{prefix}examples", title, tag("p", said), why, groups)
+def examples_section(run: RunData, view: ExampleView, *, prefix: str = "") -> Markup:
+    """Show examples on which teacher and student disagree, grouped by which of them is right."""
+    title = "Where teacher and student disagree"
+    by_title = disagreements(run, most=_MOST)
+    if not by_title:
+        return section(f"{prefix}examples", title, note("Not known: this needs the predictions of both."))
+    names = run.classes
+    groups = [_group(title, rows, names, view) for title, rows in by_title.items()]
+    why = note(view.why) if view.why else None
+    heading = f"{run.shown_student}; the examples on which both are most confident come first."
+    return section(f"{prefix}examples", title, tag("p", heading), why, groups)
 
 
-def _group(title: str, rows: list[Disagreement], names: tuple[str, ...], shown: ExampleView) -> Markup:
+def _group(title: str, rows: list[Disagreement], names: tuple[str, ...], view: ExampleView) -> Markup:
     if not rows:
         return tag("div", tag("h3", title), tag("p", "None."))
-    return tag("div", tag("h3", title), tag("ul", (_card(row, names, shown) for row in rows), class_="cards"))
+    return tag("div", tag("h3", title), tag("ul", (_card(row, names, view) for row in rows), class_="cards"))
 
 
-def _card(row: Disagreement, names: tuple[str, ...], shown: ExampleView) -> Markup:
-    said = [
+def _card(row: Disagreement, names: tuple[str, ...], view: ExampleView) -> Markup:
+    votes = [
         tag("tr", tag("th", who, scope="row"),
-            tag("td", _named(names, named), class_="right" if named == row.label else "wrong"),
+            tag("td", _class_name(names, predicted), class_="right" if predicted == row.label else "wrong"),
             tag("td", f"{100 * sure:.0f} %", class_="number"))
-        for who, (named, sure) in row.said.items()
+        for who, (predicted, sure) in row.predictions.items()
     ]  # fmt: skip
     return tag(
         "li",
-        shown.example(row.row),
+        view.example(row.row),
         tag(
             "p",
-            "is ",
-            tag("strong", _named(names, row.label)),
+            "label: ",
+            tag("strong", _class_name(names, row.label)),
             tag("span", f" · test example {row.row}", class_="quiet"),
         ),
-        tag("table", tag("tbody", said), class_="said"),
+        tag("table", tag("tbody", votes), class_="said"),
     )
 
 
-def _named(names: tuple[str, ...], number: int) -> str:
+def _class_name(names: tuple[str, ...], number: int) -> str:
     return names[number] if number < len(names) else str(number)

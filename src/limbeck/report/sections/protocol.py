@@ -1,4 +1,4 @@
-"""How the run was done, and what to type next."""
+"""Sections with the protocol, what is not known, and the next commands."""
 
 from __future__ import annotations
 
@@ -31,42 +31,44 @@ from limbeck.report.sections.search import chosen_how
 _LARGE = 200_000_000
 
 
-def protocol_section(evidence: RunData, *, prefix: str = "") -> Markup:
-    """Seeds, data, budget, versions, hashes, the job itself; and the commands that follow from it."""
-    facts = table("Protocol", ("what", "value"), list(_facts(evidence)), words=2, class_="facts")
-    surroundings = table("Environment", ("what", "value"), list(_surroundings(evidence)), words=2, class_="facts")
-    files = table("Files (SHA-256)", ("file", "SHA-256"), list(_hashes(evidence.folder)), words=2, class_="facts")
-    job = details("The job, to run it again (job.yaml)", tag("pre", tag("code", evidence.job_text), tabindex="0"))
+def protocol_section(run: RunData, *, prefix: str = "") -> Markup:
+    """Return seeds, data, budget, versions, file hashes and the job file."""
+    facts = table("Protocol", ("what", "value"), list(_facts(run)), words=2, class_="facts")
+    surroundings = table("Environment", ("what", "value"), list(_environment(run)), words=2, class_="facts")
+    files = table("Files (SHA-256)", ("file", "SHA-256"), list(_hashes(run.folder)), words=2, class_="facts")
+    job = details("The job file (job.yaml)", tag("pre", tag("code", run.job_text), tabindex="0"))
     return section(
         f"{prefix}protocol", "Protocol and environment", grid(facts, join(surroundings, files)),
-        job if evidence.job_text else note("The job is not known: there is no job.yaml in the folder."),
+        job if run.job_text else note("The job is not known, because the folder has no job.yaml."),
     )  # fmt: skip
 
 
-def next_section(evidence: RunData, *, prefix: str = "") -> Markup:
-    """What to type next."""
-    rows = list(_commands(evidence))
-    return section(f"{prefix}next", "What to type next",
+def next_section(run: RunData, *, prefix: str = "") -> Markup:
+    """Return commands to type next."""
+    rows = list(_commands(run))
+    return section(f"{prefix}next", "Next commands",
                    tag("dl", ((tag("dt", why), tag("dd", tag("code", command))) for why, command in rows),
                        class_="commands"))  # fmt: skip
 
 
-def unknown_section(evidence: RunData, *, prefix: str = "") -> Markup | None:
-    """What this page cannot say."""
-    missing = list(evidence.unknown)
-    if evidence.seeds < 2:
-        missing.append("One seed: intervals are withheld, as one run says nothing of the next.")
-    if evidence.arms and not any(arm.development.values for arm in evidence.arms.values()):
-        missing.append("How the arms did on development data was not kept in this result.")
+def unknown_section(run: RunData, *, prefix: str = "") -> Markup | None:
+    """Return what is not known about the run."""
+    missing = list(run.unknown)
+    if run.seeds < 2:
+        missing.append("There is a single seed, so there are no intervals.")
+    if run.arms and not any(arm.development.values for arm in run.arms.values()):
+        missing.append("The development accuracies were not saved in this result.")
     for name in ("teacher", "student alone", "label smoothing", "shuffled teacher"):
-        if name not in evidence.arms:
-            missing.append(f"The arm '{name}' was not run, so nothing is said of it.")
-    missing.append("How the student does on examples of another kind than the test data was not measured.")
-    return section(f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(one)) for one in missing)))
+        if name not in run.arms:
+            missing.append(f"The arm '{name}' was not run.")
+    missing.append("Accuracy on examples that differ from the test data was not measured.")
+    return section(
+        f"{prefix}unknown", "What is not known", tag("ul", (tag("li", prose(sentence)) for sentence in missing))
+    )
 
 
-def _facts(evidence: RunData) -> Iterator[tuple[str, str | Markup]]:
-    data, job = evidence.data, evidence.job
+def _facts(run: RunData) -> Iterator[tuple[str, str | Markup]]:
+    data, job = run.data, run.job
     yield "data", str(data.get("name", "-"))
     for key, label in (("train", "training examples"), ("development", "development examples"),
                        ("test", "test examples"), ("classes", "classes")):  # fmt: skip
@@ -75,43 +77,46 @@ def _facts(evidence: RunData) -> Iterator[tuple[str, str | Markup]]:
     shares = data.get("most_frequent")
     for key, share in shares.items() if isinstance(shares, Mapping) else ():
         if isinstance(share, float):
-            yield f"most frequent class, {key}", f"{100 * share:.1f} % of the examples: what always answering it gets"
-    yield "seeds", f"{evidence.seeds}, the same for every arm (pairs)"
+            yield (
+                f"most frequent class, {key}",
+                f"{100 * share:.1f} % of the examples, the accuracy of always predicting it",
+            )
+    yield "seeds", f"{run.seeds}, the same for every arm (pairs)"
     yield (
         "methods",
-        "; ".join(_plain(arm.row.get("method")) for arm in evidence.arms.values() if arm.row.get("method"))
-        or (_plain(evidence.result.get("method"))),
+        "; ".join(_plain(arm.row.get("method")) for arm in run.arms.values() if arm.row.get("method"))
+        or (_plain(run.result.get("method"))),
     )
     for key in ("teacher", "student", "budget"):
         if key in job:
             yield key, _plain(job[key])
-    seen = evidence.result.get("teacher_may_have_seen")
+    seen = run.result.get("teacher_may_have_seen")
     if isinstance(seen, Mapping):
         yield "teacher's own data", str(seen.get("sentence", "-"))
-    yield from _effort(evidence)
-    yield "settings", prose(chosen_how(evidence))
-    yield "selection", "settings and method on development data; the test data once; numbers are of the last epoch"
-    seconds = evidence.result.get("seconds")
+    yield from _effort(run)
+    yield "settings", prose(chosen_how(run))
+    yield "selection", "settings and method on development data; test data used once; numbers of the last epoch"
+    seconds = run.result.get("seconds")
     if isinstance(seconds, (int, float)):
-        yield "time in all", f"{seconds:,.0f} s"
+        yield "total time", f"{seconds:,.0f} s"
 
 
-def _effort(evidence: RunData) -> Iterator[tuple[str, str]]:
-    """What an arm has in place of the budget, and for how many steps each arm learnt."""
-    rows, budgets = {name: arm.row for name, arm in evidence.arms.items()}, evidence.job.get("budgets")
+def _effort(run: RunData) -> Iterator[tuple[str, str]]:
+    """Yield the budgets that differ between arms, and the number of optimizer steps."""
+    rows, budgets = {name: arm.row for name, arm in run.arms.items()}, run.job.get("budgets")
     own = describe_arm_budgets(budgets, rows) if isinstance(budgets, Mapping) else {}
-    yield from ((f"budget of {name}", f"{said}; else as above") for name, said in own.items())
+    yield from ((f"budget of {name}", f"{text}; otherwise as above") for name, text in own.items())
     steps = format_steps(rows)
     if steps is not None:
         yield "optimizer steps", steps
 
 
-def _surroundings(evidence: RunData) -> Iterator[tuple[str, str]]:
-    found = evidence.result.get("environment")
-    if not isinstance(found, Mapping):
-        yield "environment", "not kept in this result"
+def _environment(run: RunData) -> Iterator[tuple[str, str]]:
+    environment = run.result.get("environment")
+    if not isinstance(environment, Mapping):
+        yield "environment", "not saved in this result"
         return
-    for key, value in found.items():
+    for key, value in environment.items():
         if isinstance(value, Mapping):
             yield from ((str(name), str(version)) for name, version in value.items())
         else:
@@ -120,40 +125,40 @@ def _surroundings(evidence: RunData) -> Iterator[tuple[str, str]]:
 
 def _hashes(folder: Path) -> Iterator[tuple[str, Markup | str]]:
     if not has_checksum(folder / RESULT):
-        yield "checked", "no: this run's files hold no checksums (an earlier version's), so damage goes unnoticed"
+        yield "checksums", "none: this run is from an earlier version, so damage to its files is not detected"
     for name in ("job.yaml", "result.json", "student/model.safetensors", "teacher/answers.safetensors"):
         path = folder / name
         if path.is_file() and path.stat().st_size <= _LARGE:
             yield name, tag("code", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _commands(evidence: RunData) -> Iterator[tuple[str, str]]:
-    folder = quote(str(evidence.folder))
-    arm, _ = recommended_student(evidence)
-    command = "compare" if evidence.job.get("methods") else "distill"
-    suggested = [one for one in read_suggestions(evidence.result, evidence.folder) if one["type"]]
-    yield from ((one["why"] or "", one["type"] or "") for one in suggested)
-    if evidence.seeds < 2 and not suggested:
-        yield "be sure of it", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
-    if arm is not None and (student := student_folder(evidence, arm)).is_dir():
-        whose = "" if arm == evidence.shipped_arm else f" --arm {quote(arm)}"
-        yield "ship it", f"limbeck export {folder}{whose} --to onnx"
-        yield "open it in Python", _opened(evidence, student)
+def _commands(run: RunData) -> Iterator[tuple[str, str]]:
+    folder = quote(str(run.folder))
+    arm, _ = recommended_student(run)
+    command = "compare" if run.job.get("methods") else "distill"
+    suggested = [item for item in read_suggestions(run.result, run.folder) if item["type"]]
+    yield from ((item["why"] or "", item["type"] or "") for item in suggested)
+    if run.seeds < 2 and not suggested:
+        yield "get intervals", f"limbeck {command} {folder}/job.yaml --seeds 5 --out NEW"
+    if arm is not None and (student := student_folder(run, arm)).is_dir():
+        whose = "" if arm == run.shipped_arm else f" --arm {quote(arm)}"
+        yield "export the student", f"limbeck export {folder}{whose} --to onnx"
+        yield "open it in Python", _loading_code(run, student)
     yield "cite what was used", f"limbeck cite {folder}"
-    yield "do it again elsewhere", f"limbeck {command} {folder}/job.yaml --out NEW"
-    yield "make this page again", f"limbeck report {folder}"
+    yield "repeat the run", f"limbeck {command} {folder}/job.yaml --out NEW"
+    yield "write this page again", f"limbeck report {folder}"
 
 
-def _opened(evidence: RunData, student: Path) -> str:
-    """The line of Python that opens a student; a class of the person's own by the function that the job names."""
-    asked = read_job(evidence.folder / "job.yaml").get("student")
-    model = dict(asked) if isinstance(asked, Mapping) else {"model": asked}
+def _loading_code(run: RunData, student: Path) -> str:
+    """Return the line of Python that opens a student, with the user's function if the job names one."""
+    entry = read_job(run.folder / "job.yaml").get("student")
+    model = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
     try:
         own, file = UserFile.parse(str(model.get("model"))), None
         if own is not None:
             model["model"], file = f"{shared_path(own.file)}:{own.function}", own.file
-        shown = shared_path(student)
-        return join_statements(opening_code(student, model, path=shown, place=evidence.folder, file=file))
+        path_text = shared_path(student)
+        return join_statements(opening_code(student, model, path=path_text, place=run.folder, file=file))
     except LimbeckError as error:
         return f"# {error}"
 
@@ -161,7 +166,7 @@ def _opened(evidence: RunData, student: Path) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         name = value.get("name") or value.get("model")
-        rest = [f"{key} {_inner(one)}" for key, one in value.items() if one is not None and one != name]
+        rest = [f"{key} {_inner(item)}" for key, item in value.items() if item is not None and item != name]
         return ", ".join([*([str(name)] if name else []), *rest])
     return str(value) if value is not None else "-"
 

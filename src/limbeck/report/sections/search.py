@@ -1,4 +1,4 @@
-"""How settings were chosen."""
+"""Section with the search for the settings."""
 
 from __future__ import annotations
 
@@ -8,64 +8,62 @@ from limbeck.job import ArmSearch, collect_settings
 from limbeck.report.figures import SearchedArm, search_figure, trials_below
 from limbeck.report.html import figure, legend, note, section, table
 from limbeck.report.markup import Markup, tag
-from limbeck.report.row_layout import both
+from limbeck.report.row_layout import wide_and_narrow
 from limbeck.report.run_data import RunData
 
 
-def search_section(evidence: RunData, *, prefix: str = "") -> Markup | None:
-    """The best so far on development data against trials, the settings chosen; None where nothing was searched."""
-    search = evidence.search
+def search_section(run: RunData, *, prefix: str = "") -> Markup | None:
+    """Return the best accuracy against trials, and the chosen settings; None if there was no search."""
+    search = run.search
     if search is None:
         return None
-    changed = search.list_changes(
-        collect_settings(evidence.job, {name: arm.row for name, arm in evidence.arms.items()})
-    )
-    apart = note("This run did not use all that was found: ", "; ".join(changed), ".") if changed else None
+    changed = search.list_changes(collect_settings(run.job, {name: arm.row for name, arm in run.arms.items()}))
+    deviations = note("This run did not use all chosen settings: ", "; ".join(changed), ".") if changed else None
     arms = {
-        name: SearchedArm(_style(evidence, name), arm.accuracies, arm.best_so_far, arm.best_trial)
+        name: SearchedArm(_style(run, name), arm.accuracies, arm.best_so_far, arm.best_trial)
         for name, arm in search.arms.items()
     }
     below, lowest = trials_below(arms)
-    cut = f" {below} trials lie below the figure; the lowest reached {lowest:.2f} %." if below else ""
+    cut = f" {below} trials are below the figure; the lowest accuracy is {lowest:.2f} %." if below else ""
     caption = (
-        "A line for the best so far, a small mark for each trial, a large one for the trial whose settings were "
-        "chosen; the first trial has the job's own. Two accuracies on so many examples may differ by "
-        f"{100 * search.luck:.1f} points by luck: what lies in the band is not known to be worse than the best. The "
-        f"best of many trials is flattered by that luck.{cut}"
+        "A line for the best accuracy so far, a small mark for each trial, and a large mark for the trial whose "
+        "settings were chosen. The first trial has the settings of the job. With this many examples, accuracies may "
+        f"differ by {100 * search.luck:.1f} points by chance: trials in the band are not known to be worse than the "
+        f"best. For the same reason, the best of many trials is biased upward.{cut}"
     )
-    drawn = figure("Best so far, trial by trial", both(search_figure, arms, luck=search.luck), caption,
+    drawn = figure("Best accuracy so far", wide_and_narrow(search_figure, arms, luck=search.luck), caption,
                    legend((name, arm.style) for name, arm in arms.items()), wide=True)  # fmt: skip
     return section(
         f"{prefix}search",
         "How the settings were chosen",
-        tag("p", chosen_how(evidence)),
-        apart,
+        tag("p", chosen_how(run)),
+        deviations,
         drawn,
-        _table(evidence),
+        _table(run),
     )
 
 
-def chosen_how(evidence: RunData) -> str:
-    """Where the settings came from, and whether all arms had as much of a search."""
-    if evidence.search is None and evidence.job.get("search"):
-        return "from a search of which nothing is known any more"
-    if evidence.search is None:
-        return "the job's own; no `limbeck tune` stands behind them"
-    learners = [name for name, arm in evidence.arms.items() if arm.role in ("control", "method")]
-    return evidence.search.describe_effort([name for name in learners if name != "shuffled teacher"])
+def chosen_how(run: RunData) -> str:
+    """Say where the settings came from, and whether the search effort was equal for all arms."""
+    if run.search is None and run.job.get("search"):
+        return "from a search that is not available"
+    if run.search is None:
+        return "those of the job file; not tuned with `limbeck tune`"
+    trained_arms = [name for name, arm in run.arms.items() if arm.role in ("control", "method")]
+    return run.search.describe_effort([name for name in trained_arms if name != "shuffled teacher"])
 
 
-def _style(evidence: RunData, name: str) -> int:
-    """The arm's in all figures; an arm that was searched and not run has one that no usual control has."""
-    return evidence.arms[name].style if name in evidence.arms else 7
+def _style(run: RunData, name: str) -> int:
+    """Return the style of an arm in all figures. An arm that was tuned but not run has style 7."""
+    return run.arms[name].style if name in run.arms else 7
 
 
-def _table(evidence: RunData) -> Markup:
-    head = ("arm", "chosen settings", "searched between", "trials", "job's own, %", "best, %", "found in trial",
-            "diverged", "epochs in all", "time, s")  # fmt: skip
-    arms = evidence.search.arms if evidence.search else {}
+def _table(run: RunData) -> Markup:
+    head = ("arm", "chosen settings", "search range", "trials", "job's settings, %", "best, %", "best trial",
+            "diverged", "total epochs", "time, s")  # fmt: skip
+    arms = run.search.arms if run.search else {}
     rows = ((name, *_row(arm)) for name, arm in arms.items())
-    return table("The search, on development data", head, rows, words=3, class_="search")
+    return table("Search on development data", head, rows, words=3, class_="search")
 
 
 def _row(arm: ArmSearch) -> tuple[object, ...]:
@@ -78,5 +76,5 @@ def _row(arm: ArmSearch) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _lines(said: Iterable[str]) -> Markup:
-    return tag("div", (tag("div", line) for line in said))
+def _lines(lines: Iterable[str]) -> Markup:
+    return tag("div", (tag("div", line) for line in lines))

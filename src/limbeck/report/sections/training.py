@@ -1,4 +1,4 @@
-"""Training curves, term by term."""
+"""Section with training curves of each loss term."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from limbeck.report.markup import Markup
 from limbeck.report.run_data import RunData
 
 
-def training_section(evidence: RunData, *, prefix: str = "") -> Markup:
-    """A figure for each term of the losses, with all arms that have it."""
+def training_section(run: RunData, *, prefix: str = "") -> Markup:
+    """Return a figure for each loss term, with all arms that have it."""
     terms: dict[str, dict[str, list[list[tuple[float, float]]]]] = {}
-    for arm, curves in evidence.curves.items():
-        for term, found in curves.items():
-            terms.setdefault(term, {})[arm] = found
+    for arm, curves in run.curves.items():
+        for term, seeds in curves.items():
+            terms.setdefault(term, {})[arm] = seeds
     if not terms:
-        return section(f"{prefix}training", "Training", note("This folder holds no training curves (metrics.jsonl)."))
+        return section(f"{prefix}training", "Training", note("This run has no training curves (metrics.jsonl)."))
     figures = [
-        figure(term, training_figure(term, evidence.arms, curves), _caption(curves),
-               legend((arm, evidence.arms[arm].style) for arm in curves))
+        figure(term, training_figure(term, run.arms, curves), _caption(curves),
+               legend((arm, run.arms[arm].style) for arm in curves))
         for term, curves in terms.items()
     ]  # fmt: skip
-    return section(f"{prefix}training", "Training, term by term", grid(*figures))
+    return section(f"{prefix}training", "Training curves", grid(*figures))
 
 
 def _caption(curves: dict[str, list[list[tuple[float, float]]]]) -> str:
-    seeds = max(len(found) for found in curves.values())
+    seeds = max(len(by_seed) for by_seed in curves.values())
     many = f"A thin line for each of {seeds} seeds, a thick one for their mean." if seeds > 1 else (
-        "One line for each arm; the mark is its end.")  # fmt: skip
-    return f"{many} Values are means of the term before its weight, over the steps between two reports."
+        "One line for each arm, with a mark at its end.")  # fmt: skip
+    return f"{many} Values are means of the unweighted term over the steps between two reports."
