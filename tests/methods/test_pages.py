@@ -17,7 +17,7 @@ from limbeck.methods import method, names
 from limbeck.models import build
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-HEADINGS = ["When to use it", "How", "The mathematics", "Defaults", "What breaks", "Citation"]
+HEADINGS = ["When to use it", "How", "The mathematics", "Defaults", "Limitations", "Citation"]
 
 
 def blocks(path, language):
