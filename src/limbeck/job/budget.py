@@ -20,7 +20,7 @@ from limbeck.recipe.optimizer import OPTIMIZERS
 def describe_arm_budgets(
     budgets: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, str]:  # fmt: skip
-    """What each arm of a result has in place of the job's budget, in words; a shuffled teacher's is the first method's.
+    """Describe the settings of each arm that differ from the job's budget; a shuffled teacher has the first method's.
 
     Args:
         budgets: The job's `budgets`, as a mapping.
@@ -41,7 +41,7 @@ def describe_arm_budgets(
 
 
 def format_steps(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """For how many optimizer steps the arms learnt: one number, or one for each arm; None where it was not kept.
+    """The number of optimizer steps: one number, or one for each arm; None if no arm has a number.
 
     Example:
         >>> format_steps({"student alone": {"steps": 300}, "hinton": {"steps": 1200}})
@@ -56,30 +56,30 @@ def format_steps(rows: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 class Strict(BaseModel):
-    """What knows its keys, and refuses any other."""
+    """A pydantic model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Budget(Strict):
-    """For how long a model learns, and how.
+    """Length of the training, batches, augmentation and optimizer.
 
     Attributes:
         epochs: Passes over the training data.
         batch_size: Examples to one micro-batch, on all devices together.
-        accumulate: Micro-batches to one optimizer step.
-        drop_last: Leave out the last batch of an epoch where it holds fewer examples: for models that cannot train on
-            so few, such as one with BatchNorm on a single example.
-        shift: Pixels by which images are moved at random, another way in every epoch; 0 leaves them alone.
+        accumulate: Micro-batches in one optimizer step.
+        drop_last: Skip the last batch of an epoch if it is smaller than the others: for models that cannot train on
+            few examples, such as one with BatchNorm on a single example.
+        shift: Images are moved at random by up to this many pixels, differently in each epoch; 0 turns it off.
         augment: Further augmentations, after the shift: a name (``crop``, ``flip``, ``jitter``, ``cut_out``,
             ``rand_augment``, ``resized_crop``), ``{name: options}``, or a list of these.
-        mix: What mixes each image with another of the set: ``mixup``, ``cut_mix``, or ``{name: options}``. A mixture
-            has no label, so it is for the arm that is distilled; what learns labels sees the same views unmixed.
+        mix: How pairs of images are mixed: ``mixup``, ``cut_mix``, or ``{name: options}``. A mixture has no label, so
+            only distilled arms train on mixtures; arms that train on labels get the same images unmixed.
         optimizer: ``adamw``, ``adam``, ``sgd`` or ``rmsprop``.
         lr: The peak learning rate.
-        warmup: A fraction of the whole (below 1) or a number of steps.
+        warmup: A fraction of all steps (below 1) or a number of steps.
         decay: ``cosine``, ``linear`` or ``constant``.
-        clip: The greatest norm of the whole gradient.
+        clip: The largest norm of the gradient of all parameters.
         options: Further arguments of the optimizer, such as ``weight_decay`` or ``momentum``.
     """
 
@@ -112,43 +112,43 @@ class Budget(Strict):
 
     @property
     def has_views(self) -> bool:
-        """Whether examples are shown in other ways in every epoch."""
+        """Whether the inputs differ between epochs."""
         return bool(self.shift) or self.augment is not None or self.mix is not None
 
     def make_transform(self, *, seed: int) -> Transform | None:
-        """What makes a view of an example, with this seed; None where nothing does.
+        """The transform of this budget with this seed; None if there is none.
 
         Raises:
-            LimbeckError: If a name or an option is unknown, or a value makes no sense.
+            LimbeckError: If a name or an option is unknown, or a value is out of range.
         """
         shift: list[Transform] = [RandomShift(self.shift, seed=seed)] if self.shift else []
         further = [] if self.augment is None else [make_transform(self.augment, seed=seed)]
         return Chain(*shift, *further) if shift and further else next(iter(shift + further), None)
 
     def make_mix(self, *, seed: int) -> BatchMix | None:
-        """What mixes two examples, with this seed; None where nothing does.
+        """The mix of this budget with this seed; None if there is none.
 
         Raises:
-            LimbeckError: If the name or an option is unknown, or a value makes no sense.
+            LimbeckError: If the name or an option is unknown, or a value is out of range.
         """
         return None if self.mix is None else make_mix(self.mix, seed=seed)
 
 
 class ArmBudget(Strict):
-    """What one arm has of its own in place of the job's budget, such as `limbeck tune` finds for it.
+    """Settings of one arm that replace those of the job's budget, such as `limbeck tune` writes.
 
     Attributes:
         epochs: Passes over the training data.
         lr: The peak learning rate.
-        smoothing: Of the labels of the arm "label smoothing"; as soft as the teacher's answers by default.
+        smoothing: The label smoothing of the arm "label smoothing"; by default it matches the teacher's softness.
     """
 
     epochs: int | None = Field(default=None, ge=1)
     lr: float | None = Field(default=None, gt=0)
     smoothing: float | None = Field(default=None, ge=0, le=1)
 
-    def of(self, budget: Budget) -> Budget:
-        """The budget with what is given here in it."""
+    def apply_to(self, budget: Budget) -> Budget:
+        """The budget with these settings."""
         values = self.model_dump(include={"epochs", "lr"}, exclude_none=True)
         return budget.model_copy(update=values)
 
@@ -163,14 +163,14 @@ def _own_files(augment: Any) -> list[Path]:
 
 
 def check_views(budget: Budget, place: str) -> None:
-    """Refuse augmentations that are unknown, or whose options make no sense; `place` is where the budget stands.
+    """Check the augmentation and the mix of a budget; `place` is the key of the budget in the job.
 
     Raises:
-        LimbeckError: With the flag to type.
+        LimbeckError: If a name or an option is unknown or out of range; the message has the flag to type.
     """
     for key, making in (("augment", budget.make_transform), ("mix", budget.make_mix)):
         if key == "augment" and not all(map(may_run, _own_files(budget.augment))):
-            continue  # a command that only reads a job opens no file that it names, and needs none
+            continue  # the user has not agreed to run this file: a command that only reads a job must not import it
         try:
             making(seed=0)
         except LimbeckError as error:

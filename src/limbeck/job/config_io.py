@@ -1,4 +1,4 @@
-"""A job read from a file and flags, and written back."""
+"""Read a job from a file and flags, and write it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from limbeck.job.validation import MAX_BYTES, check_bounds
 
 _SCIENTIFIC = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 _KIND = re.compile(r"(str|int|float|bool|function-.*|dict\[.*)$")
-"""What pydantic adds to a place: which of the kinds that a value may have it was held to be."""
+"""Parts of a pydantic location that name a type of a union, not a key."""
 
 
 def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) -> dict[str, Any]:
-    """The mapping in a job file; relative paths in it stay as they are written.
+    """Read the mapping in a job file. Relative paths stay relative.
 
-    In a run's folder ``.places.json`` says where they lie, so that the job means the same in every working folder.
+    In a run's folder, ``.places.json`` has the absolute paths, so that the job works from every working directory.
 
     Args:
         path: The file.
-        as_shown: Leave a run's paths as they stand in the file, for what is handed on.
-        edited: Whether it goes unsaid that it is another one than limbeck wrote.
+        as_shown: Keep the paths as they are in the file, for output that is shared.
+        edited: Do not warn if the file was changed after limbeck wrote it.
 
     Raises:
-        LimbeckError: If the file is missing, is not YAML, or holds no mapping.
+        LimbeckError: If the file is missing, is not YAML, or does not contain a mapping.
     """
     file = Path(path)
     if not is_file(file):
@@ -49,7 +49,7 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
         )
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise LimbeckError(f"{path} has {file.stat().st_size / 1e6:.1f} MB; a job file is a page of text.")
+            raise LimbeckError(f"{path} has {file.stat().st_size / 1e6:.1f} MB, which is too large for a job file.")
         text = file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as error:
         raise LimbeckError(f"{path} cannot be read: {error}.") from error
@@ -58,41 +58,41 @@ def read_job(path: str | Path, *, as_shown: bool = False, edited: bool = False) 
     content = _values(text, who=str(path))
     if not isinstance(content, dict):
         raise LimbeckError(
-            f"{path} must hold keys such as data:, teacher:, student:; it holds a {type(content).__name__}."
+            f"{path} must contain keys such as data:, teacher:, student:; it contains a {type(content).__name__}."
         )
     job = {str(key): value for key, value in content.items()}
     return job if as_shown or file.name not in _WITH_PLACES else restore_private_paths(job, read_places(file.parent))
 
 
 _WITH_PLACES = ("job.yaml", "best.yaml")
-"""What runs and searches call the jobs that they write."""
+"""Names of the job files that runs and searches write."""
 
 
 def read_run_job(folder: Path, *, as_shown: bool = False) -> dict[str, Any]:
-    """The job in a run's folder, as limbeck wrote it there.
+    """Read the job in a run's folder, as limbeck wrote it.
 
     Args:
-        folder: The run's.
-        as_shown: As for `read_job`.
+        folder: The run's folder.
+        as_shown: As in `read_job`.
 
     Raises:
-        LimbeckError: If it is missing, was edited, or is damaged.
+        LimbeckError: If the file is missing, was edited, or is damaged.
     """
     file = folder / "job.yaml"
     job = read_job(file, as_shown=as_shown, edited=True)
     if is_unchanged(file.read_text(encoding="utf-8")) is False:
         raise DataError(
-            f"{file} was edited or is damaged: its SHA-256 is not the one in its last line. If you meant to edit it, "
-            "remove that line, and the first, which speaks of it."
+            f"{file} was edited or is damaged: its SHA-256 differs from the one in its last line. If you edited it on "
+            "purpose, remove the last line and the first line."
         )
     return job
 
 
 def with_settings(job: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """`job` with each ``key.path=value`` set in it; values are read as YAML.
+    """A copy of `job` with each ``key.path=value`` set; values are parsed as YAML.
 
     Raises:
-        LimbeckError: If a setting is not written ``key=value``.
+        LimbeckError: If a setting does not have the form ``key=value``.
 
     Example:
         >>> with_settings({"student": "mlp"}, ["student.hidden=[8, 8]", "budget.epochs=3"])
@@ -122,28 +122,28 @@ def make_job(values: Mapping[str, Any]) -> Job:
         return Job.model_validate(dict(values))
     except ValidationError as error:
         raise _sentence(error) from error
-    # Of a value whose kind nobody thought of.
+    # A validator may fail on a value of a type that it does not expect.
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise LimbeckError(f"The job has a value that makes no sense: {type(error).__name__}, {error}.") from error
+        raise LimbeckError(f"The job has an invalid value: {type(error).__name__}, {error}.") from error
 
 
 def job_text(job: Job) -> str:
-    """The job as a file, with every value that was left to its default."""
+    """The text of the job's file, defaults included."""
     return _text(_dumped(job))
 
 
 def run_job_texts(job: Job, folder: Path) -> dict[str, str]:
-    """The files in which a run's folder keeps its job: ``.places.json``, which is private, and ``job.yaml``."""
+    """The texts of the job's files in a run's folder: ``job.yaml``, and ``.places.json``, which is private."""
     public, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), read_places(folder))
     return {PLACES: json_text(places), "job.yaml": add_checksum_line(_text(public))}
 
 
 def search_job_texts(best: Job, folder: Path, *, omit: Sequence[str]) -> dict[str, str]:
-    """The files in which a search's folder keeps the job that it found: ``.places.json`` and ``best.yaml``.
+    """The texts of the best job's files in a search's folder: ``.places.json`` and ``best.yaml``.
 
     Args:
         best: The job.
-        folder: The search's.
+        folder: The search's folder.
         omit: Keys that are left to whoever runs it.
     """
     public, places = split_private_paths(_dumped(best), _dumped(with_absolute_paths(best)), {})
@@ -163,11 +163,11 @@ def _text(dumped: Mapping[str, Any]) -> str:
 
 
 def _values(text: str, *, who: str) -> Any:
-    """What YAML 1.2 reads: 1e-3 is a number, as people mean it, where YAML 1.1 reads a string."""
+    """Parse YAML 1.2 numbers: 1e-3 is a number, which YAML 1.1 (and PyYAML) parses as a string."""
     import yaml
 
     class JobYamlLoader(yaml.SafeLoader):
-        """Safe as its parent; the resolvers that are changed stay its own. A date is a text: no job has any."""
+        """A SafeLoader with its own resolvers; a date is parsed as text, since no job has dates."""
 
     JobYamlLoader.yaml_implicit_resolvers = {
         first: [one for one in several if one[0] != "tag:yaml.org,2002:timestamp"]
@@ -182,14 +182,14 @@ def _values(text: str, *, who: str) -> Any:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None and "\n" in text else ""
         raise LimbeckError(f"{who} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
-    # Values that look like numbers, and are none, reach Python's own functions.
+    # PyYAML converts what looks like a number with Python's functions, which raise their own errors.
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         reason = "its brackets are nested too deep" if isinstance(error, RecursionError) else str(error)
         raise LimbeckError(f"{who[:200]} is not YAML: {reason[:200].rstrip('.')}.") from error
 
 
 def _keys(job: Mapping[str, Any], text: str) -> list[str]:
-    """``first.second.third`` in parts; the name of an arm, in which dots may stand, is one."""
+    """Split ``first.second.third`` at its dots, but not inside the name of an arm, which may contain dots."""
     first, _, rest = text.partition(".")
     arms = _arm_places(job) if first in ("methods", "budgets") else {}
     arm = max((arm for arm in arms if f"{rest}.".startswith(f"{arm}.")), key=len, default=None)
@@ -200,7 +200,7 @@ def _keys(job: Mapping[str, Any], text: str) -> list[str]:
 
 
 def _arm_places(job: Mapping[str, Any]) -> dict[str, int]:
-    """Where in a job's list of methods the method of each arm stands; a path that is written out names the first."""
+    """The index of each arm's method in the job's list of methods; the full path of a method is accepted too."""
     methods = job.get("methods")
     names = [_named(one) for one in methods] if isinstance(methods, (list, tuple)) else []
     places = {arm: place for place, arm in enumerate(method_arms(names))}
@@ -238,11 +238,11 @@ def _check_needed(job: Mapping[str, Any]) -> None:
             raise unknown_name_error("key in the job", str(key), Job.model_fields, then=_flag([near]) if near else "")
     for key in ("data", "teacher", "student"):
         if job.get(key) is None:
-            raise LimbeckError(f"The job says no {key}: give --{key} NAME, or a line `{key}: NAME` in the job file.")
+            raise LimbeckError(f"The job has no {key}: type --{key} NAME, or add a line `{key}: NAME` to the job file.")
 
 
 def _sentence(error: Any) -> LimbeckError:
-    """The first of pydantic's complaints, as one sentence with the nearest right key."""
+    """The first pydantic error as one sentence, with the nearest known key."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
     where = ".".join(place) or "the job"
@@ -259,7 +259,7 @@ def _sentence(error: Any) -> LimbeckError:
 
 
 def _example(place: list[str]) -> str:
-    """A value of a key that makes sense: its default, where it has one."""
+    """A valid value of a key: its default, if it has one."""
     fields = {
         (): Job.model_fields, ("budget",): Budget.model_fields, ("cache",): CacheSettings.model_fields,
         ("teacher",): TeacherSettings.model_fields, ("teacher", "train"): Budget.model_fields,
@@ -269,9 +269,9 @@ def _example(place: list[str]) -> str:
 
 
 def _flag(place: list[str], value: str = "...") -> str:
-    """What to type for a key; an item of a list is set with its list."""
+    """The flag for a key; an item of a list is set with the whole list."""
     keys = [part for part in place if not part.isdecimal()]
-    return f"Type --set {'.'.join(keys)}={value}, or say it in the job file." if keys else ""
+    return f"Type --set {'.'.join(keys)}={value}, or set it in the job file." if keys else ""
 
 
 def _fields(place: list[str]) -> list[str]:
@@ -285,7 +285,7 @@ def _fields(place: list[str]) -> list[str]:
 
 
 def _set_in_one(methods: Sequence[Any], keys: list[str], value: Any, *, setting: str) -> list[Any]:
-    """``methods.NAME.KEY=VALUE``: a key of the method of that name."""
+    """Set ``methods.NAME.KEY=VALUE``: a key of the method of that name."""
     named = _arm_places({"methods": methods})
     if keys[0] not in named or len(keys) < 2:
         raise LimbeckError(

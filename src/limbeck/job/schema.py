@@ -18,16 +18,16 @@ from limbeck.models import UserFile, shallow
 from limbeck.models.arguments import check_arguments
 
 SHALLOW = "shallow"
-"""The student that begins as some of its teacher's layers (`limbeck.models.shallow`)."""
+"""A student that starts as a subset of the teacher's layers (`limbeck.models.shallow`)."""
 DEFAULT_ARMS = ("teacher", "student alone", "label smoothing", "distilled")
 
 
 class ModelSettings(BaseModel):
-    """A model by name, with the arguments that it is built with.
+    """A model by name, with its arguments.
 
     Attributes:
         model: ``mlp``, ``cnn``, ``resnet20``, ...; ``my.py:build``; ``my.py:build@weights.safetensors``; a student
-            folder; ``timm:NAME``; ``hf:NAME``. A student may be ``shallow``, with ``layers``: some of its teacher's.
+            folder; ``timm:NAME``; ``hf:NAME``. A student may be ``shallow`` with ``layers``: a subset of the teacher's.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -36,23 +36,23 @@ class ModelSettings(BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the model is built with."""
+        """The arguments of the model."""
         return dict(self.model_extra or {})
 
     @property
     def is_shallow(self) -> bool:
-        """Whether it begins as some of the teacher's layers."""
+        """Whether it starts as a subset of the teacher's layers."""
         return self.model == SHALLOW
 
 
 class TeacherSettings(ModelSettings):
-    """A teacher: one model or an ensemble of its kind, loaded or trained.
+    """A teacher: one model, or an ensemble of models of the same kind, loaded or trained.
 
     Attributes:
-        members: How many networks, trained from different initial weights, answer as one.
+        members: The number of networks in the ensemble, trained from different initial weights.
         mean: How their predictions are averaged.
-        train: The budget that it is trained with, where it does not come with weights; the student's by default.
-        check: Refuse to go on where its accuracy on development data is chance.
+        train: The budget for training the teacher, if it has no weights yet; the student's by default.
+        check: Stop if its accuracy on development data is at chance level.
     """
 
     members: int = Field(default=1, ge=1)
@@ -70,23 +70,23 @@ class MethodSettings(BaseModel):
 
     @property
     def hyper(self) -> dict[str, Any]:
-        """What is set in it."""
+        """Its hyper-parameters."""
         return dict(self.model_extra or {})
 
     @property
     def is_user_function(self) -> bool:
-        """Whether it is a function in a person's own file, ``my.py:function``, which is run to look at it."""
+        """Whether it is a user's function, ``my.py:function``, whose file has to be run."""
         return UserFile.parse(self.name) is not None
 
     def check(self, place: str = "method") -> None:
-        """Look its name and hyper-parameters up; their values are looked at when the recipe is made.
+        """Check the names of the method and its hyper-parameters. Values are checked when the recipe is made.
 
         Args:
-            place: What begins the flag that sets a key of it.
+            place: The key of the method in the job, for the flag in a message.
 
         Raises:
-            UnknownNameError: If there is no such method, or it has no such hyper-parameter; the nearest is named.
-            LimbeckError: If one is missing that has no default.
+            UnknownNameError: If the method or a hyper-parameter is unknown; the nearest name is given.
+            LimbeckError: If a required hyper-parameter is missing.
         """
         definition = method(self.name)
         names = [name for name in definition.parameters if name != "teacher"]
@@ -103,15 +103,15 @@ class MethodSettings(BaseModel):
 
 
 class CacheSettings(Strict):
-    """Where the teacher's answers are kept, so that it is asked once.
+    """Cache of the teacher's outputs: each output is computed once.
 
     Attributes:
-        folder: The store's folder, or an address that fsspec opens; ``answers`` in the job's folder by default. Jobs
-            with the same teacher and data may share one.
+        folder: The folder of the cache, or an address that fsspec opens; ``answers`` in the job's folder by default.
+            Jobs with the same teacher and data can share a cache.
         encoding: ``float32``, ``float16``, ``top-k``, ``sampled``, ...; or a mapping of a name and its parameters.
-        views: How many different views of each example there are, where images are moved or otherwise augmented:
-            epoch e learns from view e modulo so many. By default one for each epoch.
-        through: The name of the teacher's last layer, whose inputs are kept in place of the logits.
+        views: The number of different views of each example, if inputs are augmented: epoch e uses view e modulo this
+            number. By default one for each epoch.
+        through: The name of the teacher's last layer: its inputs are cached instead of the logits.
     """
 
     folder: str | None = None
@@ -130,33 +130,33 @@ class CacheSettings(Strict):
 
 
 class Job(Strict):
-    """What a person asks for: data, teacher, student, method, budget, arms, seeds, folder.
+    """The settings of a job: data, teacher, student, method, budget, arms, seeds, output folder.
 
     Attributes:
         data: A data set's name, a file, a folder, or a mapping with ``name`` (any of these) and its options.
-        teacher: The teacher's name (``teacher.model``), with the arguments that it is built with beside it.
-        student: The student's name (``student.model``), with its arguments.
-        method: The method's name (``method.name``), with its settings; `limbeck methods` lists them.
-        methods: Several methods, to be compared: each is an arm, called by its name. `method` is then the first one.
-        budget: For how long and with which optimizer every arm learns, but for what `budgets` says.
-        budgets: What an arm, by its name, has of its own: ``{student alone: {lr: 0.003, epochs: 12}}``.
-        cache: Where the teacher's answers are kept; without it the teacher is asked at every step.
-        arms: Which competitors, of `ARMS`.
-        seeds: How many times each arm is run, from different initial weights (of a shallow student, what is new in it),
-            in another order of the data; the arms share both (pairs).
-        train_examples: Use so many of the training examples, drawn evenly from the classes; None means all.
-        development: The fraction of the training data kept for choosing and checking; the test data are used once.
-        also: What is measured besides, after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.validation`).
-        metrics: Metrics of your own, each ``my.py:function``, computed on the test data for every arm
+        teacher: The teacher's name (``teacher.model``) and its arguments.
+        student: The student's name (``student.model``) and its arguments.
+        method: The method's name (``method.name``) and its settings; `limbeck methods` lists them.
+        methods: Several methods to compare: each is an arm with the method's name. `method` is then the first one.
+        budget: Training length, batches and optimizer of all arms, unless `budgets` differs.
+        budgets: Settings of single arms by name: ``{student alone: {lr: 0.003, epochs: 12}}``.
+        cache: Cache of the teacher's outputs; without it they are computed at every step.
+        arms: Which arms to compare, of `ARMS`.
+        seeds: The number of runs of each arm, with different initial weights (of a shallow student, those of its new
+            parts) and data order. Run k of all arms shares both, so that runs can be compared in pairs.
+        train_examples: Use this many training examples, drawn evenly from the classes; None means all.
+        development: The fraction of the training data held out for choosing and checking; test data are used once.
+        also: Extra metrics, computed after training: ``cka``, ``corruptions``, ``groups`` (`limbeck.job.validation`).
+        metrics: Your own metrics, each ``my.py:function``, computed on the test data for every arm
             (`limbeck.metrics.open_metrics`).
-        precision: Fabric's name: ``32-true``, ``bf16-mixed``, ...
-        devices: How many devices one run uses.
-        strategy: Fabric's name: ``auto``, ``ddp``, ``fsdp``, ...
-        workers: How many runs go side by side, each in a process of one thread.
-        search: The folder of the search that the settings came from, as `limbeck tune` writes it into the job that it
-            makes; a run keeps a copy of what was tried, and its report shows it.
-        track: Where reports go besides: ``tensorboard``, or ``my.py:function`` of a folder that returns a tracker.
-        out: The folder that everything is written to.
+        precision: The precision of Lightning Fabric: ``32-true``, ``bf16-mixed``, ...
+        devices: The number of devices of one run.
+        strategy: The strategy of Lightning Fabric: ``auto``, ``ddp``, ``fsdp``, ...
+        workers: The number of runs at the same time, each in a process with one thread.
+        search: The folder of the search that chose the settings, as `limbeck tune` writes it; a run copies the trials
+            into its folder and its report shows them.
+        track: Experiment tracker: ``tensorboard``, or ``my.py:function``, which gets a folder and returns a tracker.
+        out: The output folder.
     """
 
     data: str | dict[str, Any]
@@ -184,7 +184,7 @@ class Job(Strict):
     @field_validator("data", mode="before")
     @classmethod
     def _typed_data(cls, value: Any) -> Any:
-        """Options of the data by their types, before anything is opened."""
+        """Check the types of the data options before any file is opened."""
         if isinstance(value, dict):
             name = parse_data_name(value.get("name"))
             if UserFile.parse(name) is None:  # the options of a function of one's own are its arguments
@@ -211,7 +211,7 @@ class Job(Strict):
     @model_validator(mode="before")
     @classmethod
     def _first_method(cls, values: Any) -> Any:
-        """The first of several methods is the job's."""
+        """Use the first of several methods as `method`."""
         several = values.get("methods") if isinstance(values, dict) else None
         if not several:
             return values
@@ -225,33 +225,33 @@ class Job(Strict):
 
     @property
     def method_arms(self) -> dict[str, MethodSettings]:
-        """Which arms are distilled, and by which method: one arm "distilled", or one for each of several methods."""
+        """The distilled arms and their methods: one arm "distilled", or one for each of several methods."""
         if not self.methods:
             return {"distilled": self.method}
         return dict(zip(method_arms(one.name for one in self.methods), self.methods, strict=True))
 
     def key_of(self, method: MethodSettings) -> str:
-        """Where in the job a method is set, for ``--set``."""
+        """The key of a method in the job, for ``--set``."""
         return next(
             (f"methods.{arm}" for arm, one in self.method_arms.items() if one == method and self.methods), "method"
         )
 
     @property
     def names_files(self) -> bool:
-        """Whether it names Python files of a person's own, which are run."""
+        """Whether the job names a user's Python files, which are run."""
         methods = (one.name for one in self.method_arms.values())
         named = (self.teacher.model, self.student.model, self.track or "", *methods)
         return any(UserFile.parse(name) is not None for name in named)
 
     @property
     def all_arms(self) -> tuple[str, ...]:
-        """Every arm by name, in the order of the table."""
+        """The names of all arms, in the order of the table."""
         return tuple(name for arm in self.arms for name in (self.method_arms if arm == "distilled" else (arm,)))
 
     def budget_of(self, arm: str) -> Budget:
-        """For how long an arm learns, and how; a shuffled teacher's student has what the first method's has."""
+        """The budget of an arm; the arm "shuffled teacher" has that of the first method."""
         own = self.budgets.get(next(iter(self.method_arms)) if arm == "shuffled teacher" else arm)
-        return self.budget if own is None else own.of(self.budget)
+        return self.budget if own is None else own.apply_to(self.budget)
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -274,15 +274,15 @@ class Job(Strict):
         for arm in self.arms:
             if arm not in ARMS:
                 then = (
-                    "The arm 'distilled' stands for every method; methods=[...] says which."
+                    "The arm 'distilled' includes every method; methods=[...] selects them."
                     if arm in self.method_arms
                     else ""
                 )
                 raise unknown_name_error("arm", arm, ARMS, then=then)
             if self.arms.count(arm) > 1:
-                raise LimbeckError(f"The arm {arm!r} stands twice in the job; name each once.")
+                raise LimbeckError(f"The arm {arm!r} is listed twice in the job; list each arm once.")
         if "distilled" not in self.arms:
-            raise LimbeckError("A job distils: its arms must hold 'distilled'.")
+            raise LimbeckError("The arms of a job must include 'distilled'.")
         if self.workers > 1 and str(self.devices) not in ("auto", "1"):
             raise LimbeckError(
                 f"workers={self.workers} runs arms side by side, devices={self.devices} spreads each over devices: "
@@ -310,14 +310,14 @@ class Job(Strict):
         return self
 
     def _check_shallow(self) -> None:
-        """Refuse layers of a teacher that is not one model with layers of its own, and arguments that there are not."""
+        """Check that a shallow student has one teacher with layers, and valid arguments."""
         if self.teacher.is_shallow:
-            raise LimbeckError("teacher: shallow is a student out of its teacher's layers, and cannot teach itself.")
+            raise LimbeckError("teacher: shallow is a student made of its teacher's layers, and cannot be the teacher.")
         if not self.student.is_shallow:
             return
         if self.teacher.members > 1:
             raise LimbeckError(
-                f"student: shallow takes the layers of one teacher, and this one has {self.teacher.members} members. "
+                f"student: shallow needs a teacher of one model, and this one has {self.teacher.members} members. "
                 f"{flag_hint('teacher', 'members', '1')}, or name another student."
             )
         try:
@@ -327,11 +327,11 @@ class Job(Strict):
             raise add_flag_hint(error, "student") from error
 
     def check_user_methods(self) -> None:
-        """Look up the methods that are functions in files, which are run; a job does so before it does anything.
+        """Check the methods that are functions in a user's files. This runs the files.
 
         Raises:
-            LimbeckError: If one is missing or fails, its hyper-parameters are none of its own, or nobody consented to
-                its file being run.
+            LimbeckError: If a function is missing or fails, a hyper-parameter is unknown, or the user has not agreed
+                to run the file.
         """
         own = [one for one in self.methods or (self.method,) if one.is_user_function]
         for one in own:
@@ -342,12 +342,12 @@ class Job(Strict):
     def _check_shuffled(self) -> None:
         if "shuffled teacher" in self.arms and not method(self.method.name).has_teacher:
             raise LimbeckError(
-                f"The method {self.method.name} has no teacher whose answers could be shuffled: leave the arm "
-                "'shuffled teacher' out."
+                f"The method {self.method.name} has no teacher whose outputs could be shuffled: leave out the arm "
+                "'shuffled teacher'."
             )
 
     def _check_budgets(self) -> None:
-        """Refuse a budget of an arm that there is not, or that another arm gives it, and a smoothing of no labels."""
+        """Refuse a budget of an arm that is not in the job, and label smoothing of another arm."""
         trained_arms = [arm for arm in self.all_arms if arm not in ("teacher", "shuffled teacher")]
         for arm, own in self.budgets.items():
             if arm not in trained_arms:
@@ -357,7 +357,7 @@ class Job(Strict):
 
 
 def _check_kinds(shallow: dict[str, Any]) -> None:
-    """Refuse layers that are neither a number nor a list, and parts that are neither taken nor new."""
+    """Check the types of a shallow student's arguments."""
     layers = shallow["layers"]
     if isinstance(layers, bool) or not isinstance(layers, (int, list, tuple)):
         raise ArgumentError(
@@ -373,5 +373,5 @@ def _check_kinds(shallow: dict[str, Any]) -> None:
 
 
 def _called(method: Any) -> Any:
-    """A method's name, however it was given."""
+    """The name of a method, given as a string, a mapping or `MethodSettings`."""
     return method.get("name", "hinton") if isinstance(method, dict) else getattr(method, "name", method)
