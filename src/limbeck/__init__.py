@@ -1,6 +1,6 @@
-"""limbeck: knowledge distillation that is right, paid once, and judged.
+"""Knowledge distillation in PyTorch.
 
-The public names are resolved when they are first used, so that `limbeck --help` does not wait for PyTorch.
+Public names are imported on first use, so that `limbeck --help` does not wait for PyTorch.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class ProgressLines:
         self._total = self._done = 0
 
     def start(self) -> None:
-        """Begin to watch the clock."""
+        """Start the thread."""
         self._start = self._last = time.monotonic()
         self._thread = threading.Thread(target=self._repeat, name="limbeck-progress", daemon=True)
         self._thread.start()
@@ -87,7 +87,7 @@ class ProgressLines:
     def _count(self, text: str) -> None:
         with self._lock:
             self._done += 1
-            # What a killed run had finished is told again on resume, so the count can pass a plan that left it out.
+            # After a resume, arms that were finished before are reported too, so the count may exceed the plan.
             of = f"{self._done} of {max(self._total, self._done)}" if self._total else f"{self._done}"
             self._print(f"{text} ({of}, {self._elapsed()})")
 
@@ -217,7 +217,7 @@ class ProgressCallback(AbstractContextManager["ProgressCallback"]):
         self._bars.update(self._task, completed=event.step, rate=f"{event.rate:,.0f}/s", terms=_describe_terms(event))
 
     def _show(self, key: str, title: str, total: int) -> None:
-        """A bar of its own for what is running now, in the place of the one before."""
+        """Show a bar for the current task, in place of the previous one."""
         if key != self._key:
             self._clear()
             self._key, self._task = key, self._bars.add_task(title, total=total, rate="", terms="")
@@ -236,7 +236,7 @@ def _bars() -> Any:
     from limbeck.cli.terminal import make_console
 
     class TermsColumn(ProgressColumn):
-        """What is left of the line; the other columns keep their width."""
+        """Loss terms, cut to the rest of the line; the other columns keep their width."""
 
         def render(self, task: Any) -> Text:
             return Text(task.fields["terms"], style="dim", no_wrap=True, overflow="ellipsis")
@@ -253,6 +253,6 @@ def _bars() -> Any:
         TermsColumn(),
         console=make_console(stderr=True),
         transient=True,
-        # Lines for a file or a pipe go there, not above the bars.
+        # Output that is redirected to a file must not go through the terminal.
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.batch import Batch
 from limbeck.data import DataSplits, load_data, silenced
 from limbeck.data.builtin_datasets import IMAGE_DATASETS, data_folders
+from limbeck.data.table_encoding import CategoryColumn
 from limbeck.errors import LimbeckError
 from limbeck.job import read_job
 from limbeck.report.html import note, section
@@ -101,7 +102,7 @@ def _picture(pixels: np.ndarray, alt: str) -> Markup:
 
 def _cell(column: Any, value: float) -> str:
     """Format a value of a table: a number, or the name of a category."""
-    values = getattr(column, "values", None)  # numeric columns have no list of values
+    values = column.values if isinstance(column, CategoryColumn) else None
     if math.isnan(value):
         return "other" if values is not None else "missing"
     return f"{value:.6g}" if values is None else str(values[int(value)])
@@ -202,7 +203,7 @@ def _card(row: Disagreement, names: tuple[str, ...], view: ExampleView) -> Marku
             tag("strong", _class_name(names, row.label)),
             tag("span", f" · test example {row.row}", class_="quiet"),
         ),
-        tag("table", tag("tbody", votes), class_="said"),
+        tag("table", tag("tbody", votes), class_="predictions"),
     )
 
 

@@ -57,7 +57,7 @@ def _map(arm: str, row: Mapping[str, Any], teacher: list[str], result: Mapping[s
         f"Linear CKA of {result['examples']:,} test examples, {_seeds(closest)}: 1 means equal up to rotation and "
         f"scale, 0 means unrelated. Both maps have this scale. The mean of the largest value of each row is "
         f"{mean_std_text(closest, 2)}."
-        f"{constant}{member} After ",
+        f"{constant}{member} Reference: ",
         tag("cite", "Kornblith et al., Similarity of neural network representations revisited, 2019"),
         ", arXiv:1905.00414.",
     )
@@ -81,7 +81,7 @@ def _corruptions(result: Mapping[str, Any], run: RunData) -> Markup:
     kinds = list(result["arms"][arms[0]]["by"])
     caption = join(
         f"{result['examples']:,} test examples, the same corrupted images for every arm; {len(kinds)} corruptions at "
-        f"severities {severities[0]} to {severities[-1]}. Bars are ± one standard deviation over seeds. After ",
+        f"severities {severities[0]} to {severities[-1]}. Bars are ± one standard deviation over seeds. Reference: ",
         tag("cite", "Hendrycks and Dietterich, Benchmarking neural network robustness, 2019"),
         ", arXiv:1903.12261.",
     )

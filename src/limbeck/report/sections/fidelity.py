@@ -68,7 +68,7 @@ def _deviation(run: RunData) -> Markup | None:
         f"{run.shown_student}. Each dot is a test example, with the "
         f"confidence of teacher and student in the teacher's class. {line}"
         f"On the tenth of examples with the least confident teacher, the student is {_side(deviation.least_sure)}; on "
-        f"the most confident tenth, {_side(deviation.most_sure)}. After ",
+        f"the most confident tenth, {_side(deviation.most_sure)}. Reference: ",
         tag("cite", "Nagarajan et al., On student-teacher deviations in distillation, 2023"), ", arXiv:2301.12923.",
     )  # fmt: skip
     dots = legend([("teacher correct", dot(8.0, 8.0, right=True)), ("teacher wrong", dot(8.0, 8.0, right=False))])
