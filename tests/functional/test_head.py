@@ -112,8 +112,8 @@ def test_before_shaping_it_says_what_to_do():
     [
         ((2, 6, 4, 4), (2, 6, 8, 4), "4x4 is smaller than the teacher's 8x4.*earlier layer of the student"),
         ((2, 3, 6), (2, 4, 6), "3 positions and the teacher 4"),
-        ((2, 6), (2, 6, 8, 8), "No Projector leads from"),
-        ((2,), (2,), "No Projector leads from"),
+        ((2, 6), (2, 6, 8, 8), "A Projector cannot map"),
+        ((2,), (2,), "A Projector cannot map"),
     ],
 )
 def test_what_cannot_be_bridged_is_refused(mine, its, sentence):

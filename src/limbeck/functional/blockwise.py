@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 AT_ONCE = 1 << 18
-"""Values of a block. Smaller ones cost more in calls than they save, larger ones leave the processor's caches."""
+"""The number of values in a block. Smaller blocks have too much overhead, larger ones do not fit into the CPU
+caches."""
 
 _REGISTER = 16  # float32 values
 
@@ -19,16 +20,16 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Rows(NamedTuple):
-    """Some rows of a batch, where the answers go, and buffers to work in.
+    """Some rows of a batch, the tensors for the results, and work buffers.
 
     Attributes:
         scale: 1/T.
-        value: Where the divergence goes, without T^2; NaN where it has to be found in another way.
+        value: The result, without T^2; NaN for rows that need the general formula.
         student: Logits.
         teacher: Logits.
-        by_student: Where its slope goes, if wanted.
-        by_teacher: The same for the teacher.
-        buffers: As large as the logits, made when they are first asked for.
+        by_student: The result for the gradient of the student, if needed.
+        by_teacher: The result for the gradient of the teacher, if needed.
+        buffers: Buffers of the size of the logits, created on first use.
     """
 
     scale: float
@@ -41,10 +42,10 @@ class Rows(NamedTuple):
 
 
 class Buffers:
-    """The thread's own memory for some rows: the same at every call.
+    """Work memory of the thread for some rows, reused at every call.
 
-    Pages of memory that are new cost more than the arithmetic on them. There is as much as was ever asked for, at most
-    `AT_ONCE` values in each of the four; beyond, memory is the call's own.
+    New memory pages cost more than the arithmetic on them. Each of the four buffers grows to at most `AT_ONCE` values;
+    larger requests get new memory.
     """
 
     def __init__(self, dtype: torch.dtype, rows: int, classes: int) -> None:
@@ -52,7 +53,7 @@ class Buffers:
         self._views: dict[int, Tensor] = {}
 
     def __getitem__(self, number: int) -> Tensor:
-        """The buffer of that number, of 0 to 3; low numbers first, so that there are no more than are needed."""
+        """Return the buffer of a number from 0 to 3. Use low numbers first, to have as few buffers as possible."""
         if number not in self._views:
             size = self._shape[0] * self._shape[1]
             self._views[number] = buffer(number, self._dtype, size).view(self._shape)
@@ -60,7 +61,7 @@ class Buffers:
 
 
 def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
-    """`size` numbers of memory, the thread's own; nothing but `number` and `dtype` tells one buffer from another."""
+    """Return memory of the thread for `size` numbers. A buffer is identified by `number` and `dtype`."""
     if size > AT_ONCE:
         return torch.empty(size, dtype=dtype)
     buffers: dict[tuple[int, torch.dtype], Tensor] = _KEPT.__dict__.setdefault("buffers", {})
@@ -71,32 +72,32 @@ def buffer(number: int, dtype: torch.dtype, size: int) -> Tensor:
 
 
 def release_buffers() -> None:
-    """Give back the memory that this thread keeps for divergences, 4 MB at most for each type of number."""
+    """Release the buffers of this thread, at most 4 MB per dtype."""
     _KEPT.__dict__.clear()
 
 
 class Quick:
-    """A divergence that knows how to be found in place, for rows without -inf and without extremes."""
+    """A divergence with an in-place implementation for rows without -inf and without extreme values."""
 
     few: ClassVar[float | None] = None
-    """The least value from which a small batch is better found by `Form.__call__`, which takes fewer operations."""
+    """The value above which `Form.__call__`, with fewer operations, is faster for small batches."""
 
     def fill(self, rows: Rows) -> None:
-        """Write values and slopes; a value that is not finite says that its row is left to others."""
+        """Write values and gradients. A value that is not finite marks a row that needs the general formula."""
         raise NotImplementedError
 
 
 def in_blocks(
     student: Tensor, teacher: Tensor, temperature: float, form: Quick, wants: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Values (without T^2) and the slopes that are wanted, block by block."""
+    """Compute values (without T^2) and the needed gradients block by block."""
     shape = student.shape
     value = student.new_empty(shape[:-1])
     mine, theirs = (torch.empty(shape, dtype=student.dtype) if needed else None for needed in wants)
     classes, scale = shape[-1], 1 / temperature
     size = max(1, AT_ONCE // classes)
     count = student.numel() // classes
-    # Each of these views costs as much as some arithmetic on a small batch, so they are made only where needed.
+    # On a small batch each view costs as much as some arithmetic, so views are made only where needed.
     parts = [_flat(tensor, classes) for tensor in (student, teacher, mine, theirs)]
     flat = value if value.ndim == 1 else value.view(-1)
     if count <= size:
@@ -111,19 +112,19 @@ def in_blocks(
 
 
 def keeps_graph(grad: Tensor) -> bool:
-    """Whether what the backward pass saved must stay as it is.
+    """Whether the saved tensors of the backward pass must not be overwritten.
 
-    The graph may be walked again, or `grad` stands for several gradients at once (``is_grads_batched=True``), which
-    have no place in a tensor of one.
+    The graph may be used again, or `grad` is a batch of gradients (``is_grads_batched=True``), which does not fit into
+    the saved tensor.
     """
     keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
     return keep_graph is None or torch.compiler.is_compiling() or bool(keep_graph()) or _is_batched(grad)
 
 
 def inside_transform(*tensors: Tensor) -> bool:
-    """Whether vmap, grad, jvp, ... or a tracer is at work, which refuse some operations with a RuntimeError.
+    """Whether vmap, grad, jvp, ... or a tracer is active. They raise a RuntimeError for some operations.
 
-    Elsewhere a RuntimeError, as of a lack of memory, is the caller's to see.
+    Any other RuntimeError, such as out of memory, must reach the caller.
     """
     if torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0:
         return True
@@ -140,10 +141,10 @@ def _flat(tensor: Tensor | None, classes: int) -> Tensor | None:
 
 
 def softmax_into(logits: Tensor, scale: float, out: Tensor) -> Tensor:
-    """``softmax(scale * logits)`` over the last dimension.
+    """Compute ``softmax(scale * logits)`` over the last dimension.
 
-    Fewer classes than a vector register holds go one number at a time along the last dimension; along the first, as
-    many examples as it holds go at once.
+    With fewer classes than a vector register has, PyTorch does not vectorize along the last dimension. Along the first
+    dimension it does.
     """
     tempered = logits if scale == 1 else torch.mul(logits, scale, out=out)
     if logits.shape[-1] < _REGISTER:
@@ -152,9 +153,9 @@ def softmax_into(logits: Tensor, scale: float, out: Tensor) -> Tensor:
 
 
 def through_softmax_into(q: Tensor, slope: Tensor, out: Tensor) -> Tensor:
-    """``q * (slope - sum(q * slope))``: a slope in logits from one in probabilities; `out` may be `slope`.
+    """Compute ``q * (slope - sum(q * slope))``, the gradient in logits; `out` may be `slope`.
 
-    One pass where PyTorch's own backward pass of softmax is fast, which is not for rows shorter than a register.
+    PyTorch's backward pass of softmax is used where it is fast, that is, for rows longer than a vector register.
     """
     if q.shape[-1] < _REGISTER:
         mean = (q * slope).sum(-1, keepdim=True)

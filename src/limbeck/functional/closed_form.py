@@ -14,16 +14,16 @@ from limbeck.functional.blockwise import Quick, in_blocks, inside_transform, kee
 from limbeck.functional.near_equality import SeriesTerms, sum_of_terms
 
 _REGISTER = 16  # float32 values
-_SANE = 1e18  # its square is a float32, and differences of tempered logits are
-_FEW = 1 << 15  # values, in which an operation costs less than its call
+_SANE = 1e18  # its square, and differences of tempered logits, fit into float32
+_FEW = 1 << 15  # values, below which the overhead of a call dominates
 _APART = 0.4  # the root mean square of log-ratios from which no row is expected to be near equality
-_LARGE = 1e4  # nats: what is more comes from logits that have to be guarded, as does NaN
+_LARGE = 1e4  # nats; larger values and NaN come from logits that need the guarded formula
 
 
 class Pair(NamedTuple):
     """The distributions of a student, q, and of a teacher, p; all values are finite.
 
-    Where the logits are `tame`, none stands for -inf.
+    If the logits are `tame`, none of them was -inf.
     """
 
     log_q: Float[Tensor, "*batch classes"]
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """A divergence and its slopes; a slope that was not wanted may be None."""
+    """A divergence and its gradients; a gradient that is not needed may be None."""
 
     value: Float[Tensor, "*batch"]
     by_student: Float[Tensor, "*batch classes"] | None
@@ -44,25 +44,25 @@ class Divergence(NamedTuple):
 class Form(ABC):
     """A divergence D(p, q) with its slopes dD/du and dD/dv, where q = softmax(u) and p = softmax(v).
 
-    Slopes are written out because a formula keeps what automatic differentiation loses: they are finite where p or q is
+    Gradients are explicit formulas because automatic differentiation loses precision: they are finite where p or q is
     0, and exactly 0 where p = q.
     """
 
     factor: ClassVar[float] = 1.0
-    """Of value and slopes, left to be multiplied in the end, as T is."""
+    """A factor of value and gradients that is applied at the end, like T."""
 
     @abstractmethod
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
-        """The divergence, and the slopes that are wanted."""
+        """Compute the divergence and the needed gradients."""
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form) -> Tensor:
-    """T^2 D(p, q), one value for each row; 0 where both rows are nothing but -inf, inf where one is.
+    """Compute T^2 D(p, q), one value per row; 0 if both rows are entirely -inf, and inf if only one is.
 
-    It is no NaN, and its gradient finite, for all finite logits. Tempered ones that lie 1e37 apart (float32) are as far
-    apart as from -inf, so a KL divergence that needs more than that is infinite.
+    For all finite logits the value is not NaN and the gradient is finite. Tempered logits that differ by more than 1e37
+    (float32) count as -inf, so the KL divergence is infinite.
 
-    Differentiable twice in both arguments. Without classes it is 0.
+    It is twice differentiable in both arguments. Without classes it is 0.
     """
     if student.shape[-1:] == (0,):
         return (student - teacher).sum(-1)
@@ -77,10 +77,10 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, form: Form)
 
 
 def is_well_scaled(*logits: Tensor, temperature: float = 1.0) -> bool:
-    """Whether all tempered logits are known to be finite and of sane size, so that nothing has to be guarded.
+    """Whether all tempered logits are known to be finite and moderate, so that no guards are needed.
 
-    On a CPU asking costs one operation, and guards cost many. False on an accelerator, where asking would wait for all
-    that is queued there, and inside vmap and torch.compile, which cannot answer.
+    On a CPU the check is one operation, and guards are many. It is False on an accelerator, where the check would force
+    a synchronization, and inside vmap and torch.compile, where it is impossible.
     """
     if torch.compiler.is_compiling() or any(rows.device.type != "cpu" for rows in logits):
         return False
@@ -93,16 +93,16 @@ def is_well_scaled(*logits: Tensor, temperature: float = 1.0) -> bool:
 
 
 def nonzero_mask(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Tempered logits with -inf raised to a finite floor, of which softmax still makes 0.
+    """Replace -inf in tempered logits by a finite floor whose softmax is still 0.
 
-    So no later step meets inf - inf or 0 * inf, in the value or in its gradient, and a row of nothing but -inf becomes
-    uniform instead of NaN. A clamp costs a fraction of a mask.
+    This prevents inf - inf and 0 * inf in values and gradients, and makes a row of -inf uniform instead of NaN. A clamp
+    is much cheaper than a mask.
     """
     return _tempered(logits, temperature).clamp_min(clamp_neg_inf(logits.dtype))
 
 
 def clamp_neg_inf(dtype: torch.dtype) -> float:
-    """What -inf is raised to: low enough to be told from any logit, high enough that a difference does not overflow."""
+    """Return the floor for -inf: lower than any logit, and high enough that differences do not overflow."""
     return torch.finfo(dtype).min / 4
 
 
@@ -111,10 +111,10 @@ def _tempered(logits: Tensor, temperature: float) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """The logarithm of softmax over the last dimension.
+    """Compute the logarithm of softmax over the last dimension.
 
-    On a CPU, fewer classes than a vector register holds go one number at a time along the last dimension; along the
-    first, as many examples as it holds go at once.
+    On a CPU, with fewer classes than a vector register has, PyTorch does not vectorize along the last dimension. Along
+    the first dimension it does.
     """
     if logits.shape[-1] >= _REGISTER or logits.device.type != "cpu":
         return torch.log_softmax(logits, -1)
@@ -122,20 +122,20 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def rows_with_infinite_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """Rows that are nothing but -inf in one of the two alone."""
+    """Find the rows that are entirely -inf in only one of the two."""
     if student.shape[-1:] == (0,):
         return torch.zeros(student.shape[:-1], dtype=torch.bool, device=student.device)
     return (student.detach().amax(-1) == -torch.inf) != (teacher.detach().amax(-1) == -torch.inf)
 
 
 def through_softmax(q: Tensor, slope: Tensor) -> Tensor:
-    """dD/du from dD/dq (known up to a constant in each row): q * (slope - sum(q * slope))."""
+    """Compute dD/du from dD/dq (up to a constant per row): q * (slope - sum(q * slope))."""
     moved = q * slope
     return moved - q * moved.sum(-1, keepdim=True)
 
 
 def squares(difference: Tensor) -> Tensor:
-    """Each value's square; where it is NaN or infinite no gradient goes back, which would be NaN also times 0."""
+    """Square each value. NaN and infinite values get no gradient, because 0 times NaN is NaN."""
     if is_well_scaled(difference):
         return difference.square()
     wild = ~difference.detach().isfinite()
@@ -143,16 +143,16 @@ def squares(difference: Tensor) -> Tensor:
 
 
 def scaled(slope: Tensor, scale: Tensor, *, into: Tensor | None = None) -> Tensor:
-    """``slope * scale``, and 0 where the scale is 0, also if the slope is NaN: a row that was masked moves nothing.
+    """Compute ``slope * scale``, and 0 where the scale is 0 even if the slope is NaN, for masked rows.
 
-    A teacher may say NaN of a row that nobody asked about, as attention over nothing but padding does.
+    The teacher's outputs of masked rows can be NaN, for example from attention over padding only.
     """
     product = torch.mul(slope, scale, out=into)
     if scale.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
             if bool(scale.all()):
                 return product
-        except RuntimeError:  # inside vmap, which cannot answer
+        except RuntimeError:  # inside vmap, where bool() is impossible
             if not inside_transform(scale):
                 raise
     return product.masked_fill(scale == 0, 0.0)
@@ -170,8 +170,8 @@ def _plain_logarithm(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
-    """Log softmax of any logits; what is below the floor, because it was -inf or further below the top, is raised."""
-    if temperature < 1:  # dividing could overflow upwards
+    """Compute log softmax of any logits; values below the floor are raised to it."""
+    if temperature < 1:  # the division could overflow
         logits = logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)
     return log_softmax(nonzero_mask(logits, temperature)).clamp_min(clamp_neg_inf(logits.dtype))
 
@@ -179,7 +179,7 @@ def _guarded_logarithm(logits: Tensor, temperature: float) -> Tensor:
 def _divergence_and_slopes(
     student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
 ) -> Divergence:
-    """T^2 D(p, q) and the slopes that are wanted; on a CPU in blocks of rows, where all is ordinary."""
+    """Compute T^2 D(p, q) and the needed gradients; on a CPU in blocks of rows if no row is extreme."""
     off_cpu = student.device.type != "cpu" or torch.compiler.is_compiling()
     if off_cpu or not isinstance(form, Quick) or not student.numel():
         return _in_general(student, teacher, temperature, form, needed)
@@ -202,8 +202,8 @@ def _divergence_and_slopes(
 def _of_few(
     student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool], least: float
 ) -> Divergence | None:
-    """The same for a small batch, where operations cost more than arithmetic; None if a row is near or not ordinary."""
-    # Near equality values would be too small, which is known sooner than they are.
+    """Compute the same for a small batch with few operations; None if a row is near equality or extreme."""
+    # Rows near equality need another formula; this check is cheaper than computing the values.
     if not float(torch.dist(student, teacher)) > temperature * _APART * math.sqrt(student.numel()):
         return None
     log_q, log_p = _plain_logarithm(student, temperature), _plain_logarithm(teacher, temperature)
@@ -215,7 +215,7 @@ def _of_few(
 def _in_general(
     student: Tensor, teacher: Tensor, temperature: float, form: Form, needed: tuple[bool, bool]
 ) -> Divergence:
-    """The same on every device, for any logits."""
+    """Compute the same on every device, for any logits."""
     pair = _compare(student, teacher, temperature)
     value, *slopes = form(pair, *needed)
     if isinstance(form, SeriesTerms):
@@ -227,13 +227,13 @@ def _in_general(
 
 
 def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature: float, form: SeriesTerms) -> Tensor:
-    """The value, where it is small as a sum of terms that are 0 or more: what rounding leaves of others may be less."""
+    """Replace small values by a sum of non-negative terms, because rounding could make them negative."""
     small = value < form.small
     if student.device.type == "cpu" and not torch.compiler.is_compiling():
         try:
             if not bool(small.any()):
                 return value
-        except RuntimeError:  # inside vmap, which cannot answer
+        except RuntimeError:  # inside vmap, where bool() is impossible
             if not inside_transform(small):
                 raise
     terms, valid = sum_of_terms(student, teacher, temperature, form)
@@ -241,17 +241,17 @@ def _never_negative(value: Tensor, student: Tensor, teacher: Tensor, temperature
 
 
 def _scaled_up(value: Tensor, temperature: float, factor: float) -> Tensor:
-    # The square of a small temperature is 0 in float32, and a value may be infinite.
+    # The square of a small temperature underflows in float32, and 0 times an infinite value would be NaN.
     return value * temperature * (temperature * factor) if temperature < 1 else value * (temperature**2 * factor)
 
 
 def _along(slope: Tensor | None, tangent: Tensor | None, scale: float) -> Tensor | float:
-    """How fast the value changes where logits move along a tangent."""
+    """Compute the directional derivative of the value along a tangent."""
     return 0.0 if slope is None or tangent is None else scale * scaled(slope, tangent).sum(-1)
 
 
 class _Transformed(torch.autograd.Function):
-    """The value inside vmap, grad, jvp, hessian, ... of torch.func: slopes are found when they are asked for."""
+    """The value inside vmap, grad, jvp, hessian, ... of torch.func; gradients are computed on request."""
 
     generate_vmap_rule = True
 
@@ -283,9 +283,10 @@ class _Transformed(torch.autograd.Function):
 
 
 class _Direct(torch.autograd.Function):
-    """The same without what torch.func asks for, which costs as much as ten operations each time.
+    """The same without support for torch.func, which costs as much as ten operations per call.
 
-    The slopes are found beside the value, while the distributions are at hand: the backward pass only scales.
+    Gradients are computed in the forward pass, while the distributions are available; the backward pass only scales
+    them.
     """
 
     @staticmethod
@@ -310,7 +311,7 @@ class _Direct(torch.autograd.Function):
 
 
 def _backwards(ctx: Any, grad: Tensor, logits: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
-    """The gradient as a function of the logits, so that it has one of its own."""
+    """Compute the gradient as a differentiable function of the logits."""
     student, teacher = logits
     _, *slopes = ctx.form(_compare(student, teacher, ctx.temperature), *ctx.needs_input_grad[:2])
     return _times(ctx, grad, slopes)

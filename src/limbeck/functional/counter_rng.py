@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits as the unsigned `value`."""
+    """Convert an unsigned 64-bit value to the int64 with the same bits."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value
 
@@ -22,25 +22,25 @@ _FIRST = _signed(0xBF58476D1CE4E5B9)
 
 _SECOND = _signed(0x94D049BB133111EB)
 
-_BITS = 24  # what a float32 holds exactly below 1
+_BITS = 24  # the number of bits of a float32 below 1
 
 
 def counter_uniform(
     id: Int[Tensor, " batch"], view: Int[Tensor, " batch"], *, seed: int, draws: int, stream: str = ""
 ) -> Float[Tensor, "batch draws"]:
-    """Uniform numbers in [0, 1), a pure function of (id, view, seed, stream) and the number of the draw.
+    """Draw uniform numbers in [0, 1), a pure function of (id, view, seed, stream) and the number of the draw.
 
     ``h = mix(mix(id + k) + view)``, and draw ``d`` is the top 24 bits of ``mix(h + (d + 1) g)``, where ``mix`` is the
     finalizer of splitmix64, ``g`` its increment, and ``k`` the first 64 bits of SHA-256 of the seed and the stream.
-    The arithmetic is that of 64-bit integers, so every device gives the same bits, and an example gets the same numbers
-    whatever batch, order or process it is met in.
+    It uses 64-bit integer arithmetic, so the bits are the same on every device, and the numbers of an example do not
+    depend on batch, order or process.
 
     Args:
-        id: Which examples, ``int64 [batch]``.
-        view: Which view of each, ``int64 [batch]``.
-        seed: Another seed gives independent numbers.
-        draws: How many numbers each example gets; the first ones do not depend on how many are drawn.
-        stream: A name, so that two users of one seed (a shift, a mixup) do not draw the same numbers.
+        id: Ids of the examples, ``int64 [batch]``.
+        view: View numbers, ``int64 [batch]``.
+        seed: The seed.
+        draws: The number of draws per example. The first ones do not depend on this number.
+        stream: A name, so that two users of one seed (a shift, a mixup) draw different numbers.
 
     Returns:
         ``float32 [batch, draws]``: multiples of 2⁻²⁴, never 1.
@@ -59,9 +59,9 @@ def counter_uniform(
 
 
 def counter_order(size: int, *, seed: int, epoch: int, stream: str = "order") -> Int[Tensor, " size"]:
-    """A permutation of ``0..size-1``, a pure function of (seed, epoch): positions sorted by their mixed counters.
+    """Make a permutation of ``0..size-1``, a pure function of (seed, epoch): positions sorted by their mixed counters.
 
-    It does not lean on a generator of PyTorch or numpy, so it stays the same from version to version.
+    It does not use a generator of PyTorch or NumPy, so it is the same for all versions.
 
     Example:
         >>> counter_order(5, seed=0, epoch=0).sort().values.tolist()
@@ -72,19 +72,19 @@ def counter_order(size: int, *, seed: int, epoch: int, stream: str = "order") ->
 
 
 def key(seed: int, stream: str) -> int:
-    """An int64 that stands for `seed` and `stream`: the first 64 bits of their SHA-256."""
+    """Compute an int64 key of `seed` and `stream`: the first 64 bits of their SHA-256."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{stream}".encode()).digest()[:8], "little", signed=True)
 
 
 def mix(value: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """The finalizer of splitmix64, a bijection of 64-bit integers in which every bit moves half of the others."""
+    """Apply the finalizer of splitmix64, a bijection of 64-bit integers."""
     value = (value ^ _shifted(value, 30)) * _FIRST
     value = (value ^ _shifted(value, 27)) * _SECOND
     return value ^ _shifted(value, 31)
 
 
 def _shifted(value: Tensor, by: int) -> Tensor:
-    # PyTorch shifts int64 arithmetically; masking away the copies of the sign makes the shift logical.
+    # PyTorch shifts int64 arithmetically; masking the copies of the sign makes the shift logical.
     return (value >> by) & ((1 << (64 - by)) - 1)
 
 

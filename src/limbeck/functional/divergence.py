@@ -22,23 +22,23 @@ from limbeck.functional.validation import validates_pair
 def kl_divergence(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
-    """The Kullback-Leibler divergence of the student from the teacher, times T^2: the soft-target loss.
+    """Compute the Kullback-Leibler divergence of the student from the teacher, times T^2: the soft-target loss.
 
     ``T^2 KL(p || q) = T^2 sum_c p_c (log p_c - log q_c)`` with ``p = softmax(teacher / T)`` and
-    ``q = softmax(student / T)``. Both arguments are logits or log-probabilities; the value is in nats (times T^2), one
-    for each row.
+    ``q = softmax(student / T)``. Both arguments are logits or log-probabilities; there is one value per row, in nats
+    (times T^2).
 
-    Its gradient in the student's logits is ``T (q - p)``: with T^2 inside, its size hardly depends on T. As T grows,
-    the value goes to half the variance over classes of ``student - teacher``, `logit_squared_error`.
+    Its gradient in the student's logits is ``T (q - p)``; because of the factor T^2 its size hardly depends on T. For
+    large T the value converges to half the variance over classes of ``student - teacher``, see `logit_squared_error`.
 
-    It is exactly 0 where both are equal. A column that is -inf in both contributes 0; a column that is -inf in the
-    student alone, where the teacher has mass, makes it infinite; a row of nothing but -inf gives 0 if it is so in both,
-    else inf. In float32 the value is good to about 1e-6 T^2; the gradient is good to rounding at any value.
+    It is exactly 0 for equal arguments. A column that is -inf in both contributes 0. If a column is -inf in the student
+    alone, and the teacher's probability is above 0, the value is infinite. A row that is entirely -inf gives 0 if it is
+    so in both, else inf. In float32 the error of the value is about 1e-6 T^2; the gradient is exact up to rounding.
 
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        temperature: T, above 0; higher is softer.
+        temperature: T, above 0. Higher values are softer.
 
     Raises:
         LimbeckError: If the shapes differ, or `temperature` is not a finite number above 0.
@@ -58,11 +58,11 @@ def kl_divergence(
 def reverse_kl(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
-    """The Kullback-Leibler divergence of the teacher from the student, times T^2: it seeks modes.
+    """Compute the Kullback-Leibler divergence of the teacher from the student, times T^2, which is mode-seeking.
 
     ``T^2 KL(q || p) = T^2 sum_c q_c (log q_c - log p_c)`` with p of the teacher and q of the student, in nats.
-    It is `kl_divergence` with the arguments exchanged, so it is infinite where the *teacher* alone is -inf in a column
-    in which the student has mass.
+    It is `kl_divergence` with exchanged arguments, so it is infinite if the *teacher* alone is -inf in a column in
+    which the student's probability is above 0.
 
     Args:
         student: Logits of the student.
@@ -87,12 +87,12 @@ def reverse_kl(
 def total_variation(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
-    """The total variation distance between student and teacher, times T^2.
+    """Compute the total variation distance between student and teacher, times T^2.
 
-    ``T^2 / 2 sum_c |p_c - q_c|``, a difference of probabilities: from 0 to T^2, and infinite only where one row
-    alone is nothing but -inf. Where p = q its slope is taken as 0.
+    ``T^2 / 2 sum_c |p_c - q_c|``, from 0 to T^2, and infinite only if one row alone is entirely -inf. The gradient is
+    defined as 0 where p = q.
 
-    Unlike the divergences it falls as 1/T when T grows, not as 1/T^2, so with T^2 inside it grows with T.
+    For large T it decreases as 1/T, not as 1/T^2 like the divergences, so with the factor T^2 it grows with T.
 
     Args:
         student: Logits of the student.

@@ -17,11 +17,11 @@ from limbeck.functional.validation import validates_pair
 
 _FEW = 1 << 15
 
-"""Values of a batch below which a Python function in the backward pass costs more than it saves."""
+"""The number of values below which a custom backward pass is slower."""
 
 
 def mean_of_squares(student: Tensor, teacher: Tensor, dims: int) -> Tensor:
-    """The mean of ``(student - teacher)^2`` over the last `dims` dimensions."""
+    """Compute the mean of ``(student - teacher)^2`` over the last `dims` dimensions."""
     if dims > 1:
         student, teacher = student.flatten(-dims), teacher.flatten(-dims)
     mean = ordinary_sum_of_squares(student, teacher, 1 / max(1, student.shape[-1]), centered=False)
@@ -29,9 +29,10 @@ def mean_of_squares(student: Tensor, teacher: Tensor, dims: int) -> Tensor:
 
 
 def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, centered: bool) -> Tensor | None:
-    """``factor * sum((student - teacher)^2)`` over the last dimension, perhaps of differences less their mean.
+    """Compute ``factor * sum((student - teacher)^2)`` over the last dimension, optionally of centered differences.
 
-    None where it is not finite, on an accelerator, where asking would wait, and inside vmap and torch.compile.
+    None if it is not finite, on an accelerator (a check would force a synchronization), and inside vmap and
+    torch.compile.
     """
     if student.device.type != "cpu" or torch.compiler.is_compiling():
         return None
@@ -49,7 +50,7 @@ def ordinary_sum_of_squares(student: Tensor, teacher: Tensor, factor: float, *, 
 
 
 class _Squares(torch.autograd.Function):
-    """The difference is kept: the backward pass only scales it."""
+    """The difference is saved; the backward pass only scales it."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, factor: float, centered: bool) -> Tensor:
@@ -78,7 +79,7 @@ class _Squares(torch.autograd.Function):
 @kernel(per="example")
 @validates_pair
 def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-    """The mean squared difference of two feature maps, one value for each example.
+    """Compute the mean squared difference of two feature maps, one value per example.
 
     ``mean((student - teacher)^2)`` over all dimensions but the first; 0 exactly where both are equal. The FitNets hint
     loss is half the *sum*: half the number of features times this. In float32 it overflows for differences above 1e19.
@@ -107,19 +108,19 @@ def squared_error(student: Float[Tensor, "batch ..."], teacher: Float[Tensor, "b
 def logit_squared_error(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, centered: bool = True
 ) -> Float[Tensor, "*batch"]:
-    """Half the mean squared difference of logits over classes: what T^2 KL becomes as T grows.
+    """Compute half the mean squared difference of logits over classes, the limit of T^2 KL for large T.
 
-    ``1 / (2 C) sum_c (z_c - v_c)^2``, z of the student and v of the teacher. If `centered`, the mean over classes of
-    ``z - v`` is taken off first, as a constant added to a row of logits changes no probability; then it is the limit of
-    `kl_divergence` (T^2 included) for temperature to infinity. Its gradient in z is ``(z - v) / C``, centered.
+    ``1 / (2 C) sum_c (z_c - v_c)^2``, z of the student and v of the teacher. With `centered` the mean over classes of
+    ``z - v`` is subtracted first, since a constant added to a row of logits changes no probability. This is the limit
+    of `kl_divergence` (with T^2) as the temperature goes to infinity. Its gradient in z is ``(z - v) / C``, centered.
 
-    C counts the columns that are not -inf in both; those contribute 0. A column that is -inf in one alone makes it
-    infinite. In float32 it overflows for differences above 1e19.
+    C counts the columns that are not -inf in both; those contribute 0. The value is infinite if a column is -inf in
+    only one of the two. In float32 it overflows for differences above 1e19.
 
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        centered: Whether a constant added to a row is left out of account.
+        centered: Whether a constant added to a row makes no difference.
 
     Raises:
         LimbeckError: If the shapes differ.
@@ -150,12 +151,12 @@ def logit_squared_error(
 def probability_squared_error(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch"]:
-    """The mean squared difference of probabilities over classes, times T^2.
+    """Compute the mean squared difference of probabilities over classes, times T^2.
 
-    ``T^2 / C sum_c (q_c - p_c)^2`` with ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``. The factor is
-    T^2 / C and nothing else; at T = 1 it is the consistency cost of mean teachers. It is bounded, by ``2 T^2 / C``.
+    ``T^2 / C sum_c (q_c - p_c)^2`` with ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``. At T = 1 it is
+    the consistency cost of mean teachers. It is bounded by ``2 T^2 / C``.
 
-    C counts the columns that are not -inf in both. A row of nothing but -inf gives 0 if it is so in both, else inf.
+    C counts the columns that are not -inf in both. A row that is entirely -inf gives 0 if it is so in both, else inf.
 
     Args:
         student: Logits of the student.
@@ -184,7 +185,7 @@ def probability_squared_error(
 def _masked(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"]
 ) -> tuple[Bool[Tensor, "*batch classes"], Bool[Tensor, "*batch classes"]]:
-    """The columns that are -inf in both, and those in one alone."""
+    """Find the columns that are -inf in both, and those in only one."""
     no_student, no_teacher = student == -torch.inf, teacher == -torch.inf
     return no_student & no_teacher, no_student ^ no_teacher
 
@@ -194,11 +195,11 @@ def _masked(
 def state_squared_error(
     student: Float[Tensor, "*batch features"], teacher: Float[Tensor, "*batch features"]
 ) -> Float[Tensor, "*batch"]:
-    """The mean squared difference of hidden states over their features, one value for each token.
+    """Compute the mean squared difference of hidden states over their features, one value per token.
 
-    ``mean_i((h_i - t_i)^2)``, h of the student after its head and t of the teacher; 0 exactly where both are equal. Its
-    mean is over the tokens that ``Batch.mask`` leaves, so that padding counts nothing, where `squared_error` takes an
-    example's whole rectangle. In float32 it overflows for differences above 1e19.
+    ``mean_i((h_i - t_i)^2)``, h of the student after its head and t of the teacher; exactly 0 for equal arguments. A
+    `Loss` averages it over the tokens in ``Batch.mask``, so padding does not count; `squared_error` averages over the
+    whole rectangle of an example. In float32 it overflows for differences above 1e19.
 
     Args:
         student: Hidden states of the student.

@@ -1,4 +1,4 @@
-"""Heads between a student's features and a teacher's of another shape."""
+"""Heads that map the student's features to the shape of the teacher's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from limbeck.errors import LimbeckError
 
 
 class Head(nn.Module, ABC):
-    """A module that turns the student's features into the teacher's shape; trained with the student, then dropped.
+    """A module that maps the student's features to the teacher's shape.
 
-    Its parameters do not exist until `shape` has seen one output of each side.
+    It is trained with the student and then dropped. Its parameters are created
+    by `shape`.
     """
 
     @abstractmethod
     def shape(self, student: Tensor, teacher: Tensor) -> None:
-        """Build the parameters for outputs like these; called once, with the first batch, before training.
+        """Create the parameters for outputs of these shapes; called once, with the first batch, before training.
 
         Raises:
             LimbeckError: If no head of this kind fits between the two.
@@ -28,7 +29,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Tensor) -> Tensor:
-        """The student's output in the teacher's shape."""
+        """Map the student's features to the teacher's shape."""
 
 
 @final
@@ -39,7 +40,7 @@ class Projector(Head):
     * ``[batch, channels, height, width]``: one convolution without padding, with bias; its kernel is
       ``student size - teacher size + 1`` in each direction, so equal maps get a 1x1 convolution.
 
-    Parameters are float32 (float64 if the student's output is), on the student's device, whatever the output's dtype.
+    Parameters are float32 (float64 if the student's features are), on the student's device.
 
     Example:
         >>> import torch
@@ -56,11 +57,11 @@ class Projector(Head):
         self.map: nn.Module | None = None
 
     def shape(self, student: Float[Tensor, "*student"], teacher: Float[Tensor, "*teacher"]) -> None:
-        """Build the map; nothing happens if it is built already for the same sizes.
+        """Create the layer, unless it exists already for the same sizes.
 
         Raises:
-            LimbeckError: If the outputs differ in their number of dimensions or positions, have other than 2, 3 or 4
-                dimensions, the student's map is smaller than the teacher's, or the map is built for other sizes.
+            LimbeckError: If the numbers of dimensions or positions differ or the number of dimensions is not 2, 3 or 4,
+                the student's map is smaller than the teacher's, or the layer exists for other sizes.
         """
         projector = _map(student, teacher)
         if self.map is None:
@@ -73,33 +74,33 @@ class Projector(Head):
             )
 
     def forward(self, student: Float[Tensor, "*student"]) -> Float[Tensor, "*projected"]:
-        """The student's output in the teacher's shape.
+        """Map the student's features to the teacher's shape.
 
         Raises:
             LimbeckError: If `shape` was not called yet.
         """
         if self.map is None:
             raise LimbeckError(
-                "This Projector has no parameters yet. Call shape(student_signal, teacher_signal) first, and hand its "
-                "parameters to the optimizer after that."
+                "This Projector has no parameters yet. Call shape(student_features, teacher_features) first, then "
+                "pass its parameters to the optimizer."
             )
         return self.map(student.to(self.map.weight.dtype))  # type: ignore[arg-type]
 
 
 def _map(student: Tensor, teacher: Tensor) -> nn.Module:
-    """The layer that leads from one shape to the other, without storage."""
+    """Make the layer from one shape to the other, without storage."""
     mine, its = tuple(student.shape), tuple(teacher.shape)
     if len(mine) != len(its) or len(mine) not in (2, 3, 4):
         raise LimbeckError(
-            f"No Projector leads from {mine} to {its}: both are [batch, d], [batch, positions, d] or "
-            "[batch, channels, height, width]. Tap two outputs of one kind."
+            f"A Projector cannot map {mine} to {its}: both are [batch, d], [batch, positions, d] or "
+            "[batch, channels, height, width]. Use two layers of the same kind."
         )
     if len(mine) == 4:
         return _regressor(mine, its)
     if mine[1:-1] != its[1:-1]:
         raise LimbeckError(
             f"The student has {mine[1]} positions and the teacher {its[1]}; a Projector maps features, not positions. "
-            "Feed both the same tokens or patches, or tap a output that is pooled over positions."
+            "Feed both the same tokens or patches, or use a layer that is pooled over positions."
         )
     return nn.Linear(mine[-1], its[-1], device="meta")
 
@@ -109,6 +110,6 @@ def _regressor(mine: tuple[int, ...], its: tuple[int, ...]) -> nn.Module:
     if min(kernel) < 1:
         raise LimbeckError(
             f"The student's map {mine[2]}x{mine[3]} is smaller than the teacher's {its[2]}x{its[3]}: the FitNets "
-            "regressor can only shrink. Tap an earlier layer of the student, or a later one of the teacher."
+            "regressor can only reduce the size. Use an earlier layer of the student, or a later one of the teacher."
         )
     return nn.Conv2d(mine[1], its[1], kernel, device="meta")  # type: ignore[arg-type]

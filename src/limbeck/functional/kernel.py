@@ -1,4 +1,4 @@
-"""The `kernel` decorator: what makes a function of tensors a kernel."""
+"""The `kernel` decorator, which declares a function of tensors as a kernel."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ P = ParamSpec("P")
 def kernel(
     *, per: Per, divergence: bool = False, sampled: Callable[..., Tensor] | None = None
 ) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
-    """Declare what a pure function of tensors yields one value for, and let it compute in float32 or better.
+    """Declare what one value of a pure function belongs to, and make it compute in float32 or better.
 
-    `per` says what the unreduced values stand for, so that means can be taken over the true count:
+    `per` declares what the unreduced values belong to, so that means use the true count:
 
     * ``"example"``: one value for each example, shape ``[batch]``;
     * ``"position"``: one value for each row of logits, shape ``[batch, *positions]`` (``[batch]`` for a classifier);
-    * ``"output"``: one value for each number that the student says, ``[batch, *outputs]``: every output on its own;
+    * ``"output"``: one value for each output of the student, shape ``[batch, *outputs]``;
     * ``"pair"``: one value for each pair of examples, shape ``[batch, batch]``;
     * ``"batch"``: one value for the whole batch, shape ``[]``.
 
-    Inside, autocast is off and floating tensors narrower than float32 are widened, whatever the model computed in:
-    a difference of two nearly equal distributions does not survive bfloat16.
+    Inside, autocast is off and floating-point tensors narrower than float32 are converted to float32, because bfloat16
+    is too imprecise for differences of nearly equal distributions.
 
     Args:
-        per: What one value stands for.
-        divergence: Whether it is an f-divergence between ``softmax(student / T)`` and ``softmax(teacher / T)``, T its
-            hyper-parameter `temperature` (1 where it has none), up to a factor that depends on hyper-parameters alone.
-            Then merging classes never raises it, and it can be computed from the largest of the teacher's logits and
-            what the others weigh together (`limbeck.functional.coarse_logits`).
-        sampled: The same value, in expectation, from classes drawn at random: a function
-            ``(student, *, ids, weights, entropy, **hyper)`` as `limbeck.functional.sampled_kl_divergence` is. Only what
-            is linear in the teacher's probabilities, but for a term without the student, has one.
+        per: What one value belongs to.
+        divergence: Whether it is an f-divergence between ``softmax(student / T)`` and ``softmax(teacher / T)``, with T
+            the hyper-parameter `temperature` (1 if there is none), up to a factor that depends only on
+            hyper-parameters. Merging classes never increases an f-divergence, so it can be computed from the teacher's
+            top logits and the total weight of the others (`limbeck.functional.coarse_logits`).
+        sampled: A function ``(student, *, ids, weights, entropy, **hyper)`` with the same expected value from randomly
+            drawn classes, such as `limbeck.functional.sampled_kl_divergence`. It exists only if the kernel is linear in
+            the teacher's probabilities, up to a term without the student.
 
     Returns:
-        A decorator; the decorated function carries ``per``, ``divergence`` and ``sampled`` as attributes and keeps its
+        A decorator. The decorated function has the attributes ``per``, ``divergence`` and ``sampled``, and keeps its
         name and signature.
 
     Raises:
-        LimbeckError: If `per` is none of the five, or a divergence does not compare ``student`` and ``teacher`` alone,
-            position by position.
+        LimbeckError: If `per` is not one of the five, or a divergence has other tensors than ``student`` and
+            ``teacher`` or another `per` than ``"position"``.
 
     Example:
         >>> @kernel(per="example")
@@ -79,7 +79,9 @@ def in_float32(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         args_wide, kwargs_wide = map(_widened, args), {name: _widened(value) for name, value in kwargs.items()}
         device = _device(args) or _device(kwargs.values()) or "cpu"
-        if device == "meta" or not torch.is_autocast_enabled(device):  # the context costs microseconds at every step
+        if device == "meta" or not torch.is_autocast_enabled(
+            device
+        ):  # entering the context costs microseconds per call
             return function(*args_wide, **kwargs_wide)
         with torch.autocast(device, enabled=False):
             return function(*args_wide, **kwargs_wide)
@@ -109,7 +111,7 @@ def _device(values: Iterable[Any]) -> str | None:
 
 
 def _widened(value: Any) -> Any:
-    # A teacher that serves under torch.inference_mode() gives tensors that no graph may keep.
+    # Tensors from torch.inference_mode() cannot be saved for a backward pass, so they are cloned.
     if isinstance(value, Tensor) and not torch.compiler.is_compiling() and value.is_inference():
         value = value if torch.is_inference_mode_enabled() else value.clone()
     if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() < 4:

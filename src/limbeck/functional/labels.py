@@ -20,10 +20,10 @@ _REGISTER = 16  # float32 values
 
 
 def smoothed_cross_entropy(student: Tensor, labels: Tensor, smoothing: float, ignored: int) -> Tensor | None:
-    """``-sum_c target_c log softmax(student)_c`` of finite logits on a CPU, for `smoothing` above 0.
+    """Compute ``-sum_c target_c log softmax(student)_c`` for finite logits on a CPU and `smoothing` above 0.
 
-    A label that is `ignored` gives 0, in the value and in the gradient. None where a logit is not finite, inside
-    transforms, and for no class.
+    An `ignored` label gives a value and a gradient of 0. The result is None if a logit is not finite, inside
+    transforms, and without classes.
     """
     if not student.shape[-1]:
         return None
@@ -32,7 +32,7 @@ def smoothed_cross_entropy(student: Tensor, labels: Tensor, smoothing: float, ig
         return value
     except RuntimeError:  # inside vmap, grad, ... of torch.func; an index out of bounds
         if not inside_transform(student, labels) and _are_classes(labels, student.shape[-1], ignored):
-            raise  # such as a lack of memory
+            raise  # such as out of memory
         return None
 
 
@@ -41,7 +41,7 @@ def _are_classes(labels: Tensor, classes: int, ignored: int) -> bool:
 
 
 class _Smoothed(torch.autograd.Function):
-    """The slope is ``softmax(student) - target``: only log-probabilities are kept."""
+    """The gradient is ``softmax(student) - target``; only log-probabilities are saved."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, labels: Tensor, smoothing: float, ignored: int) -> Tensor | None:
@@ -51,7 +51,7 @@ class _Smoothed(torch.autograd.Function):
         at = (labels if all_labeled else labels.masked_fill(~labeled, 0)).unsqueeze(-1)
         value = log_q.gather(-1, at).squeeze(-1).mul_(smoothing - 1)
         value.sub_(log_q.sum(-1), alpha=smoothing / student.shape[-1])
-        if not math.isfinite(float(value.sum())):  # every logit is in its row's sum
+        if not math.isfinite(float(value.sum())):  # the sum of a row contains every logit
             return None
         if not all_labeled:
             value.masked_fill_(~labeled, 0.0)
@@ -67,10 +67,10 @@ class _Smoothed(torch.autograd.Function):
         if torch.is_grad_enabled() or inside_transform(grad):
             slope = torch.softmax(student, -1) * scale + by_class
             return slope.scatter_add(-1, at, by_label), None, None, None
-        if student.shape[-1] < _REGISTER:  # numbers that lie side by side go one at a time in what follows
+        if student.shape[-1] < _REGISTER:  # the fused operation below is not vectorized for short rows
             slope = torch.exp(log_q).mul_(scale).add_(by_class)
             return slope.scatter_add_(-1, at, by_label), None, None, None
-        # What the log-softmax itself makes of this gradient, in one pass, with a faster exponential than torch.exp.
+        # The backward pass of log-softmax does the rest in one pass, with a faster exponential than torch.exp.
         slope = by_class.expand(log_q.shape).contiguous().scatter_add_(-1, at, by_label)
         torch.ops.aten._log_softmax_backward_data.out(slope, log_q, -1, slope.dtype, out=slope)
         return slope, None, None, None
@@ -84,17 +84,17 @@ _IGNORED = -100
 def cross_entropy(
     student: Float[Tensor, "*batch classes"], *, labels: Integer[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """The cross-entropy of the labels: ``-log softmax(student)[label]`` in nats, one value for each row.
+    """Compute the cross-entropy of the labels: ``-log softmax(student)[label]`` in nats, one value per row.
 
-    It reads no teacher. A label of -100 means that there is none: the value and its gradient are 0 there. A column that
-    is -inf contributes nothing, unless it is the label's: then the value is infinite.
+    It needs no teacher. A label of -100 means no label: value and gradient are 0. A column that is -inf contributes
+    nothing, unless it is the label; then the value is infinite.
 
     Args:
         student: Logits of the student.
         labels: Class indices from 0 to classes - 1, or -100.
 
     Raises:
-        LimbeckError: If labels and logits do not match in shape, or (on the CPU) a label is no class of the student.
+        LimbeckError: If labels and logits do not match in shape, or (on the CPU) a label is not a class of the student.
 
     Example:
         >>> import torch
@@ -110,20 +110,20 @@ def cross_entropy(
 def label_smoothing(
     student: Float[Tensor, "*batch classes"], *, labels: Integer[Tensor, "*batch"], smoothing: float = 0.1
 ) -> Float[Tensor, "*batch"]:
-    """The cross-entropy of smoothed labels: ``-sum_c target_c log softmax(student)_c`` in nats, one value for each row.
+    """Compute the cross-entropy of smoothed labels: ``-sum_c target_c log softmax(student)_c``.
 
-    ``target = (1 - s) onehot(label) + s / C`` with s the `smoothing` and C the number of classes. A column that is -inf
-    is no class: it gets none of the uniform share, and C counts the others. At s = 0 it is `cross_entropy`; at s = 1
-    the label is not read. For s above 0 its least value is the entropy of the target, not 0. A label of -100 gives 0.
+    There is one value per row, in nats. ``target = (1 - s) onehot(label) + s / C`` with s the `smoothing` and C the
+    number of classes. A column that is -inf does not count as a class. At s = 0 it is `cross_entropy`; at s = 1 the
+    label has no effect. For s above 0 its minimum is the entropy of the target, not 0. A label of -100 gives 0.
 
     Args:
         student: Logits of the student.
         labels: Class indices from 0 to classes - 1, or -100.
-        smoothing: s, the share of the uniform distribution in the target, from 0 to 1.
+        smoothing: s, the weight of the uniform distribution in the target, from 0 to 1.
 
     Raises:
         LimbeckError: If labels and logits do not match in shape, `smoothing` is not in [0, 1], or (on the CPU) a label
-            is no class of the student.
+            is not a class of the student.
 
     Example:
         >>> import torch
@@ -151,7 +151,7 @@ def label_smoothing(
 
 
 def _picked(student: Tensor, log_q: Tensor, labels: Tensor, finite: bool) -> Tensor:
-    """Minus log_q at the labels; infinite where the student is -inf there, unless it is known to be finite."""
+    """Compute minus log_q at the labels; infinite where the student is -inf, unless `finite`."""
     if labels.shape != log_q.shape[:-1]:
         raise LimbeckError(
             f"labels of shape {tuple(labels.shape)} do not match logits of shape {tuple(log_q.shape)}: there is one "
@@ -159,19 +159,19 @@ def _picked(student: Tensor, log_q: Tensor, labels: Tensor, finite: bool) -> Ten
         )
     if labels.is_floating_point():
         raise LimbeckError(
-            f"labels are class indices, whole numbers; these are {str(labels.dtype).removeprefix('torch.')}. "
-            "Convert them with .long(); probabilities of classes are a teacher's: kl_divergence()."
+            f"labels must be class indices (whole numbers); got {str(labels.dtype).removeprefix('torch.')}. "
+            "Convert them with .long(). For class probabilities use kl_divergence()."
         )
     try:
         value = _negated(log_q, labels)
     except IndexError as error:
         raise _no_class(labels, log_q.shape[-1]) from error
-    # -inf was raised to a floor for the sake of gradients; a label there is infinitely unlikely all the same.
+    # -inf was replaced by a floor for finite gradients, but the value must be infinite there.
     return value if finite else value.masked_fill(_negated(student.detach(), labels) == torch.inf, torch.inf)
 
 
 def _negated(rows: Tensor, labels: Tensor) -> Tensor:
-    """Minus what each row holds at its label; 0 where there is none."""
+    """Take minus the value of each row at its label; 0 without a label."""
     if rows.ndim == 2:
         return F.nll_loss(rows, labels.long(), reduction="none", ignore_index=_IGNORED)
     return _negated(rows.reshape(-1, rows.shape[-1]), labels.reshape(-1)).view(labels.shape)

@@ -263,7 +263,7 @@ def _check_answers(answers: Tensor) -> None:
     try:
         if not bool(wrong.any()):
             return
-    except RuntimeError:  # inside vmap, which cannot answer
+    except RuntimeError:  # inside vmap, where bool() is impossible
         if not inside_transform(wrong):
             raise
         return
