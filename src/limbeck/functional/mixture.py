@@ -19,23 +19,23 @@ from limbeck.functional.validation import validates_pair
 
 _NEAR = 0.05
 
-"""Of a divergence that is half the variance of log-ratios: below, quotients that are nearly 1 lose too much."""
+"""The value below which quotients near 1 lose too much precision."""
 
 _LOGARITHM = tuple((-1) ** n / n for n in range(2, 8))
 
-"""Of ``w - log(1 + w)``."""
+"""Series coefficients of ``w - log(1 + w)``."""
 
 _NEARLY_ALL = 0.9
 
-"""A share that leaves so little to the other side that it is lost beside 1."""
+"""A weight above which the rest is lost in rounding."""
 
 
 @final
 class JensenShannon(Form, SeriesTerms):
     """``weight_p KL(p || m) + weight_q KL(q || m)`` with ``m = b p + (1 - b) q``.
 
-    The weights stand as b to 1 - b: the terms in dm then cancel, and the slopes are this short. A weight is applied
-    last, as it may be huge and what it scales is small.
+    The weights are in proportion b to 1 - b, so the terms in dm cancel and the gradients are short. Weights are applied
+    last, because they can be huge while the values are small.
     """
 
     def __init__(self, mixture: float, weight_p: float, weight_q: float) -> None:
@@ -44,7 +44,7 @@ class JensenShannon(Form, SeriesTerms):
         self.small = 0.2 * self.series[0]
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
-        """The divergence, and the slopes that are wanted."""
+        """Compute the divergence and the needed gradients."""
         log_q, log_p, q, p, _ = pair
         over_p = -_log_mix(self.mixture, 1 - self.mixture, log_q - log_p)  # log(p / m)
         over_q = -_log_mix(1 - self.mixture, self.mixture, log_p - log_q)  # log(q / m)
@@ -67,13 +67,13 @@ class Skew(Form, SeriesTerms, Quick):
 
     def __init__(self, skew: float) -> None:
         self.skew = skew
-        # What (1 - a) (exp(d) - 1) has above log(a + (1 - a) exp(d)), which generates cumulants.
+        # The series of (1 - a) (exp(d) - 1) - log(a + (1 - a) exp(d)), from cumulants.
         factors = enumerate(cumulants(1 - skew), start=2)
         self.series = tuple((1 - skew) * (1 - skew * factor) / math.factorial(n) for n, factor in factors)
         self.small = 0.1 * (1 - skew)  # the terms of both signs are as large as the share that is left
 
     def __call__(self, pair: Pair, student: bool, teacher: bool) -> Divergence:
-        """The divergence, and the slopes that are wanted."""
+        """Compute the divergence and the needed gradients."""
         log_q, log_p, q, p, _ = pair
         over = -_log_mix(self.skew, 1 - self.skew, log_q - log_p)  # log(p / m)
         # By q the slope is -(1 - a) p / m; less the same constant in each class, it is exactly 0 where p = q.
@@ -91,14 +91,14 @@ class Skew(Form, SeriesTerms, Quick):
         )
 
     def fill(self, rows: Rows) -> None:
-        """As it is written down, with one logarithm and one quotient for value and slopes."""
+        """Compute the formula directly, with one logarithm and one quotient for value and gradients."""
         a = self.skew
         if a > _NEARLY_ALL:
             rows.value.fill_(torch.nan)
             return
         q = softmax_into(rows.student, rows.scale, rows.buffers[0])
         p = softmax_into(rows.teacher, rows.scale, rows.buffers[1])
-        # Both sum to 1 but for rounding, which enters the value as it is.
+        # Both sum to 1 up to rounding.
         excess = (q.sum(-1) - p.sum(-1)).mul_(1 - a)
         over = torch.div(p, torch.lerp(q, p, a, out=rows.buffers[2]), out=rows.buffers[2])  # p / m
         value = torch.log(over, out=rows.buffers[3])
@@ -153,19 +153,19 @@ def jensen_shannon(
     mixture: float = 0.5,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    """The skewed Jensen-Shannon divergence, scaled to have KL at both ends, times T^2.
+    """Compute the skewed Jensen-Shannon divergence, scaled so that both ends are KL, times T^2.
 
     ``T^2 [b KL(p || m) + (1 - b) KL(q || m)] / (b (1 - b))`` with ``m = b p + (1 - b) q`` and b the `mixture`, p of the
     teacher and q of the student, in nats.
 
-    It goes to `kl_divergence` as b goes to 0 and to `reverse_kl` as b goes to 1, and is these at 0 and 1, so its scale
-    does not change with b. At b = 0.5 it is symmetric: 4 times the Jensen-Shannon divergence. Between the ends it is
-    finite also where one side alone is -inf in a column.
+    It is `kl_divergence` at b = 0 and `reverse_kl` at b = 1, and continuous in b, so its scale does not change with b.
+    At b = 0.5 it is symmetric: 4 times the Jensen-Shannon divergence. Between the ends it is finite even if only one
+    side is -inf in a column.
 
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        mixture: b, the share of the teacher in the mixture, from 0 to 1.
+        mixture: b, the weight of the teacher in the mixture, from 0 to 1.
         temperature: T, above 0.
 
     Raises:
@@ -196,7 +196,7 @@ def gkd_jensen_shannon(
     mixture: float = 0.5,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    """The generalized Jensen-Shannon divergence as the GKD paper writes it, times T^2; it vanishes at both ends.
+    """Compute the generalized Jensen-Shannon divergence of the GKD paper, times T^2; it is 0 at both ends.
 
     ``T^2 [b KL(p || m) + (1 - b) KL(q || m)]`` with ``m = b p + (1 - b) q`` and b the `mixture`, in nats. It is
     `jensen_shannon` times ``b (1 - b)``: exactly 0 at b = 0 and at b = 1, where nothing is learned, and at 0.01 a
@@ -205,7 +205,7 @@ def gkd_jensen_shannon(
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        mixture: b, the share of the teacher in the mixture, from 0 to 1.
+        mixture: b, the weight of the teacher in the mixture, from 0 to 1.
         temperature: T, above 0.
 
     Raises:
@@ -230,16 +230,16 @@ def skew_kl(
     skew: float = 0.1,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    """The KL divergence of a mixture from the teacher, times T^2: bounded, so gentle on a poor student.
+    """Compute the KL divergence of a mixture from the teacher, times T^2. It is bounded for every student.
 
     ``T^2 KL(p || a p + (1 - a) q)`` with a the `skew`, p of the teacher and q of the student, in nats. It is
-    `kl_divergence` at a = 0, at most ``T^2 log(1 / a)`` between, and 0 at a = 1. For a above 0 it is finite also where
-    the student alone is -inf in a column.
+    `kl_divergence` at a = 0, at most ``T^2 log(1 / a)`` between, and 0 at a = 1. For a above 0 it is finite even if
+    only the student is -inf in a column.
 
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        skew: a, the share of the teacher in the mixture, from 0 to 1.
+        skew: a, the weight of the teacher in the mixture, from 0 to 1.
         temperature: T, above 0.
 
     Raises:
@@ -264,15 +264,15 @@ def skew_reverse_kl(
     skew: float = 0.1,
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    """The KL divergence of a mixture from the student, times T^2.
+    """Compute the KL divergence of a mixture from the student, times T^2.
 
     ``T^2 KL(q || (1 - a) p + a q)`` with a the `skew`, p of the teacher and q of the student, in nats: `skew_kl` with
-    the arguments exchanged. It is `reverse_kl` at a = 0, at most ``T^2 log(1 / a)`` between, and 0 at a = 1.
+    exchanged arguments. It is `reverse_kl` at a = 0, at most ``T^2 log(1 / a)`` between, and 0 at a = 1.
 
     Args:
         student: Logits of the student.
         teacher: Logits of the teacher.
-        skew: a, the share of the student in the mixture, from 0 to 1.
+        skew: a, the weight of the student in the mixture, from 0 to 1.
         temperature: T, above 0.
 
     Raises:

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 HIGHEST = 60.0
-"""Nats by which a class may be likelier for the student than for the teacher: its share is then a product that
-float32 holds, as the smallest normal number times exp(60) is still nothing beside 1."""
+"""The largest log-ratio (nats) of a class for which the product with its probability is precise in float32."""
 
 _SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in float32
 
@@ -20,14 +19,14 @@ _SHIFT = 1e4  # a mean log-ratio above it is known to no better than 1e-3 in flo
 class SeriesTerms(ABC):
     """A divergence ``sum_c p_c f(d_c)`` with ``d = log(q / p)``, f convex, ``f(0) = f'(0) = 0``.
 
-    Every term is 0 or more, so that the sum of rounded terms is so too: written with logarithms of p and q, terms of
-    both signs cancel, and near equality rounding is all that is left.
+    Every term is 0 or more, so the rounded sum is too. A formula with the logarithms of p and q has terms of both signs
+    that cancel, so near equality only rounding errors would remain.
     """
 
     series: tuple[float, ...]
     """The factors of ``d^2, d^3, ..., d^7`` in f."""
     small: float = 0.1
-    """Below which value terms of both signs cancel too much."""
+    """The value below which terms of both signs cancel too much."""
 
     @abstractmethod
     def term(self, d: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
@@ -35,7 +34,7 @@ class SeriesTerms(ABC):
 
 
 def near(dtype: torch.dtype) -> float:
-    """Up to which log-ratio a series of six terms is better than a formula whose terms cancel."""
+    """Return the log-ratio up to which a series of six terms is more precise than the formula."""
     return 0.25 if dtype == torch.float32 else 0.004
 
 
@@ -45,9 +44,9 @@ def sum_of_terms(
     temperature: float,
     of: SeriesTerms,
 ) -> tuple[Float[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
-    """The divergence of each row (without T^2), and in which rows it can be found like this.
+    """Compute the divergence of each row (without T^2), and the mask of rows where this is valid.
 
-    It cannot where one side alone is -inf in a column, where logits are NaN, or so far apart that a ratio overflows.
+    It is not valid if only one side is -inf in a column, for NaN, and for logits whose ratio overflows.
     """
     masked = (student == -torch.inf) & (teacher == -torch.inf)
     ratio = ((student - teacher) / temperature).masked_fill(masked, 0.0)
@@ -59,14 +58,14 @@ def sum_of_terms(
     ratio = torch.where(valid.unsqueeze(-1), ratio, torch.zeros_like(ratio))
     p = torch.where(valid.unsqueeze(-1), p, torch.zeros_like(p))
     rise = torch.where(ratio.abs() < near(ratio.dtype), powers(ratio, EXPONENTIAL), torch.expm1(ratio) - ratio)
-    # The mean of the ratio is 0 now, so that the normalizer is 1 + rise; what rounding left is of second order.
+    # The mean of the ratio is 0 now, so the normalizer is 1 + rise; the rounding error is of second order.
     d = ratio - torch.log1p((p * rise).sum(-1, keepdim=True))
     term = torch.where(d.abs() < near(d.dtype), powers(d, of.series), of.term(d))
     return (p * term.clamp_min(0.0)).sum(-1), valid
 
 
 def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor, "*shape"]:
-    """``series[0] d^2 + series[1] d^3 + ...``."""
+    """Compute ``series[0] d^2 + series[1] d^3 + ...``."""
     total = torch.full_like(d, series[-1])
     for factor in series[-2::-1]:
         total = total * d + factor
@@ -74,7 +73,7 @@ def powers(d: Float[Tensor, "*shape"], series: Sequence[float]) -> Float[Tensor,
 
 
 def powers_into(d: Tensor, series: Sequence[float], out: Tensor) -> Tensor:
-    """`powers`, in place."""
+    """Compute `powers` in place."""
     torch.mul(d, series[-1], out=out)
     for factor in series[-2:0:-1]:
         out.add_(factor).mul_(d)

@@ -20,32 +20,32 @@ def prior_bias(
     *,
     classes: Bool[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, " classes"]:
-    r"""What to add to the logits so that the mean prediction of some classes is their share of the data.
+    r"""Find biases for the logits with which the mean prediction of some classes is their frequency.
 
     Finds b, zero outside `classes`, such that for every class c in `classes`
 
     .. math:: \frac{1}{n} \sum_i softmax(z_i + b)_c = \pi_c .
 
-    It needs no labels, only logits for examples in which classes occur in the proportions :math:`\pi`, and it has no
-    hyper-parameter. A student whose transfer set lacked a class has a bias for it that is far too low: Hinton et al.
-    raised that of the digit three by 3.5, and lowered those of seven and eight by 7.6 where the student had seen
-    nothing else, both chosen on the test set; this needs no look at it.
+    It needs no labels, only logits of examples with the class frequencies :math:`\pi`, and has no hyper-parameters. A
+    student whose transfer set had no examples of a class has a bias for it that is far too low. Hinton et al. raised
+    the bias of the digit three by 3.5, and lowered those of seven and eight by 7.6 for a student trained on these two
+    only. They chose these values on the test set; this function does not need it.
 
-    The left side is the gradient of the convex function :math:`\frac{1}{n} \sum_i logsumexp(z_i + b)`, so where there
-    is a solution it is the only one (up to a common constant, where `classes` are all classes; then the mean of b is
-    zero). It is found by Newton's method with halved steps, in float64.
+    The left side is the gradient of the convex function :math:`\frac{1}{n} \sum_i logsumexp(z_i + b)`, so a solution is
+    unique (up to a common constant if `classes` are all classes; then the mean of b is zero). The solver is Newton's
+    method with step halving, in float64.
 
     Args:
-        logits: z, of examples in the natural proportions; at least one row.
-        prior: :math:`\pi`, each class's share, above 0; scaled to sum to one.
-        classes: Which biases may move, True or False for each class; all by default.
+        logits: z, for examples with the natural class frequencies; at least one row.
+        prior: :math:`\pi`, the frequency of each class, above 0. It is scaled to sum to one.
+        classes: A mask of the classes whose bias may change; by default all.
 
     Returns:
         b, in the dtype of `logits`.
 
     Raises:
-        LimbeckError: If shapes do not fit, a share is not above 0, no bias may move, logits are not finite, or there is
-            no solution within reach.
+        LimbeckError: If shapes do not match, a frequency is not above 0, no bias may change, logits are not finite, or
+            no solution is found.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
@@ -112,7 +112,7 @@ def _checked(logits: Any, prior: Any, classes: Any) -> tuple[Tensor, Tensor]:
     if not bool(torch.isfinite(logits).all()):
         raise LimbeckError("The logits hold NaN or infinity; a bias cannot mend that.")
     moved = torch.ones(len(prior), dtype=torch.bool) if classes is None else classes.cpu()
-    # Numbers would pick columns where a mask leaves some out.
+    # Class numbers would be used as an index, not as a mask.
     if moved.dtype != torch.bool or moved.shape != prior.shape or not bool(moved.any()):
         raise LimbeckError(
             f"classes says for each of the {len(prior)} classes whether its bias may move, True for one at least: "

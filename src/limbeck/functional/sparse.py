@@ -1,4 +1,4 @@
-"""Comparison of a student with a teacher of whom only some classes are known."""
+"""Divergences from a teacher with only some known classes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from limbeck.functional.validation import check_hyper
 def coarse_logits(
     logits: Float[Tensor, "*batch classes"], ids: Int[Tensor, "*batch k"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*batch buckets"]:
-    r"""Some classes and all others as one more: logits of k + 1 buckets whose tempered softmax has exactly their mass.
+    r"""Merge all classes except some into one: logits of k + 1 buckets with exactly their tempered probabilities.
 
-    The logits at `ids`, and behind them ``T logsumexp_{c not in ids}(logits_c / T)``. So ``softmax(. / T)`` of the
-    result is that of the logits with the other classes merged into one bucket, the rest.
+    The result has the logits at `ids`, followed by ``T logsumexp_{c not in ids}(logits_c / T)``. So ``softmax(. / T)``
+    of the result is that of the logits with the other classes merged into one bucket, the rest.
 
-    An f-divergence between two distributions never grows when classes are merged (the data-processing inequality): of
-    both sides made coarse by the same `ids` it is at most the whole one, and 0 exactly where the buckets agree. With
-    all classes in `ids` it is the whole one.
+    Merging classes never increases an f-divergence (the data-processing inequality): for two distributions merged with
+    the same `ids` it is at most the full divergence, and 0 only if the buckets agree. With all classes in `ids` it is
+    the full divergence.
 
     Args:
         logits: Logits, or log-probabilities.
-        ids: Which classes stay, each once in a row.
-        temperature: T, at which the others are merged; another one needs another result.
+        ids: The classes to keep, each at most once per row.
+        temperature: T. The result is valid for this temperature only.
 
     Returns:
-        ``[*batch, k + 1]``, the rest last: -inf where no other class is above -inf. Gradients are finite there too.
+        ``[*batch, k + 1]``, with the rest last: -inf if all other classes are -inf. Gradients are finite there too.
 
     Raises:
         LimbeckError: If `temperature` is not a finite number above 0.
@@ -49,15 +49,15 @@ def coarse_logits(
 
 
 class _Merged(torch.autograd.Function):
-    """The buckets, and beside them each class's share of the rest, which is the gradient of its logit.
+    """Computes the buckets, and the probability of each class within the rest, which is the gradient of its logit.
 
-    Automatic differentiation would take the exponential twice, and walk through all classes ten times.
+    Automatic differentiation would compute the exponential twice and pass over all classes ten times.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         low = clamp_neg_inf(logits.dtype)
-        # A class at the floor weighs nothing beside any other, and where there is no other the floor stays finite.
+        # A class at the floor has no weight among others; without others the floor is finite.
         others = nonzero_mask(logits, temperature).scatter_(-1, ids, low)
         top = others.amax(-1, keepdim=True)
         share = others.sub_(top).exp_()
@@ -71,7 +71,7 @@ class _Merged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, ids, share = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, so it must be a function of the logits
+        if torch.is_grad_enabled():  # for second derivatives the gradient must be a function of the logits
             low = clamp_neg_inf(logits.dtype)
             others = nonzero_mask(logits, ctx.temperature).scatter(-1, ids, low)
             share = others.softmax(-1).masked_fill(others.amax(-1, keepdim=True) <= low / 2, 0.0)
@@ -87,22 +87,22 @@ def sampled_kl_divergence(
     entropy: Float[Tensor, "*batch"],
     temperature: float = 1.0,
 ) -> Float[Tensor, "*batch"]:
-    r"""The Kullback-Leibler divergence of the student from the teacher, times T^2, from classes drawn at random.
+    r"""Estimate the Kullback-Leibler divergence of the student from the teacher, times T^2, from random classes.
 
-    ``T^2 (- sum_i w_i log q_{c_i} - H(p))`` in nats, one value for each row, with ``q = softmax(student / T)``. Where
-    the expected weight of class c is ``p_c`` of ``p = softmax(teacher / T)``, its expected value is
-    `limbeck.functional.kl_divergence` and its expected gradient is that one's, ``T (q - p)``. A single value may be
-    below 0.
+    ``T^2 (- sum_i w_i log q_{c_i} - H(p))`` in nats, one value per row, with ``q = softmax(student / T)``. If the
+    expected weight of class c is ``p_c`` of ``p = softmax(teacher / T)``, the expected value is
+    `limbeck.functional.kl_divergence`, and the expected gradient is its gradient ``T (q - p)``. A single value can be
+    negative.
 
     Args:
         student: Logits of the student.
-        ids: The classes that were drawn; one may come more than once.
-        weights: w, one for each draw: ``p_c / (N r_c)`` for each of N draws from r.
-        entropy: H of the teacher at T.
+        ids: The drawn classes, possibly repeated.
+        weights: w, one per draw: ``p_c / (N r_c)`` for each of N draws from r.
+        entropy: The teacher's entropy H at T.
         temperature: T, above 0.
 
     Returns:
-        One value for each row; infinite where the student is -inf in a class that was drawn.
+        One value per row; infinite if the student is -inf in a drawn class.
 
     Example:
         >>> student, p = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.75, 0.25]])
@@ -115,13 +115,13 @@ def sampled_kl_divergence(
     """
     check_hyper(temperature=temperature)
     log_q = log_softmax(nonzero_mask(_levelled(student, temperature), temperature)).gather(-1, ids)
-    # Times 8, the floor that stands for -inf overflows to inf; what has no weight is left out before it can be 0 * inf.
+    # The floor of -inf times 8 overflows to inf; terms without weight are masked first to avoid 0 * inf.
     cross = -0.125 * (8.0 * log_q * weights).masked_fill(weights == 0, 0.0).sum(-1)
     return (cross - entropy.to(cross.dtype)) * temperature * temperature
 
 
 def _levelled(logits: Tensor, temperature: float) -> Tensor:
-    """The same distribution, so that dividing by a temperature below 1 cannot overflow upwards."""
+    """Shift logits, without a change of the distribution, so that dividing by a temperature below 1 cannot overflow."""
     if temperature >= 1:
         return logits
     return logits - logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(logits.dtype).min)

@@ -1,4 +1,4 @@
-"""Pooling of a generalist's and specialists' distributions into one."""
+"""Pooling of the distributions of a generalist and specialists."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ from torch import Tensor
 from limbeck.errors import LimbeckError, unknown_name_error
 from limbeck.functional.closed_form import log_softmax
 
-FLOOR = -600.0  # nats; its exponential, and the quotient of two such, are still float64
+FLOOR = -600.0  # nats; its exponential and quotients of such values are representable in float64
 
-_TOLERANCE = 1e-10  # how far one step may still move a probability
+_TOLERANCE = 1e-10  # largest change of a probability per step at convergence
 
 _CYCLES = 200
 
 
 class Problem(ABC):
-    """One row's sums: of what is known of each class, and of each dustbin; a convex function of q to be minimized."""
+    """A convex function of q to minimize, given sums over models for each class and each dustbin."""
 
     def __init__(self, class_sums: Tensor, dustbin: Tensor, active: Tensor, special: Tensor) -> None:
         self.class_sums, self.dustbin, self.active, self.special = class_sums, dustbin, active, special
         self.count = 1 + active.sum(-1, keepdim=True)
 
     def rows(self, index: Tensor) -> Problem:
-        """The same of some rows."""
+        """Select some rows."""
         return type(self)(self.class_sums[index], self.dustbin[index], self.active[index], self.special)
 
     def outside(self, q: Tensor) -> Tensor:
-        """The mass of q that falls into each dustbin."""
+        """Compute the probability of each dustbin under q."""
         return (q @ (1 - self.special).T).clamp_min(1e-300)
 
     @abstractmethod
     def start(self) -> Tensor:
-        """Where to begin; log q."""
+        """Return the initial log q."""
 
     @abstractmethod
     def step(self, log_q: Tensor) -> Tensor:
-        """A log q that is nowhere worse."""
+        """Return a log q with a value that is not larger in any row."""
 
     @abstractmethod
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimized, up to a constant."""
+        """Compute the minimized value, up to a constant."""
 
 
 class Arithmetic(Problem):
-    """KL(p, q), summed: `class_sums` and `dustbin` hold sums of probabilities. Its step is that of EM."""
+    """The sum of KL(p, q): `class_sums` and `dustbin` are sums of probabilities. The step is EM."""
 
     def start(self) -> Tensor:
-        """Where to begin."""
-        # In the generalist's proportions outside, which makes the first step exact where one specialist is active.
+        """Return the initial log q."""
+        # The generalist's proportions make the first step exact if one specialist is active.
         return (self.class_sums / self.class_sums.sum(-1, keepdim=True)).log()
 
     def step(self, log_q: Tensor) -> Tensor:
-        """A log q that is nowhere worse."""
+        """Return a log q with a value that is not larger in any row."""
         q = log_q.exp()
         share = self.active * self.dustbin / self.outside(q)
         return ((self.class_sums + q * (share @ (1 - self.special))) / self.count).log()
 
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimized, up to a constant."""
+        """Compute the minimized value, up to a constant."""
         by_dustbin = self.active * self.dustbin * self.outside(log_q.exp()).log()
         return -(self.class_sums * log_q).sum(-1) - by_dustbin.sum(-1)
 
 
 class Geometric(Problem):
-    """KL(q, p), summed: `class_sums` and `dustbin` hold sums of log-probabilities. The step is mirror descent."""
+    """The sum of KL(q, p): `class_sums` and `dustbin` are sums of log-probabilities. The step is mirror descent."""
 
     def start(self) -> Tensor:
-        """Where to begin."""
+        """Return the initial log q."""
         return torch.log_softmax(self.class_sums / self.count, -1)
 
     def step(self, log_q: Tensor) -> Tensor:
-        """A log q that is nowhere worse."""
+        """Return a log q with a value that is not larger in any row."""
         off = self.active * (self.outside(log_q.exp()).log() - self.dustbin)
         lumped = self.active @ (1 - self.special)
         return torch.log_softmax((lumped * log_q + self.class_sums - off @ (1 - self.special)) / self.count, -1)
 
     def value(self, log_q: Tensor) -> Tensor:
-        """What is minimized, up to a constant."""
+        """Compute the minimized value, up to a constant."""
         q = log_q.exp()
         s = self.outside(q)
         knowing = 1 + self.active @ self.special
@@ -88,7 +88,7 @@ class Geometric(Problem):
 
 
 def newton_solve(problem: Problem) -> Tensor:
-    """The log q of every row; rows leave as they converge, so that no answer depends on its neighbors."""
+    """Compute log q of every row. Converged rows are removed, so that no result depends on other rows."""
     log_q_all = problem.start()
     open_rows = torch.arange(len(log_q_all), device=log_q_all.device)
     for _ in range(_CYCLES):
@@ -101,7 +101,7 @@ def newton_solve(problem: Problem) -> Tensor:
 
 
 def _cycle(problem: Problem, log_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Two steps, then the extrapolation that they suggest, if it is better; and how far a plain step still moves."""
+    """Do two steps and an extrapolation, if it is better; also return the change of a plain step."""
     first = problem.step(log_q)
     second = problem.step(first)
     q, change = second.exp(), first - log_q
@@ -125,39 +125,38 @@ def pooled(
     *,
     mean: str = "arithmetic",
 ) -> Float[Tensor, "batch classes"]:
-    r"""The distribution q that is nearest to the generalist's and to those of the active specialists, in nats.
+    r"""Compute the distribution q that is closest to those of the generalist and the active specialists.
 
     With :math:`p^g` the generalist's distribution, :math:`p^m` that of specialist m over its classes :math:`S^m` and a
     dustbin, :math:`\tilde q^m` the same of q (its mass outside :math:`S^m` summed into the dustbin), and A the active
-    specialists, q minimizes
+    specialists, q minimizes, in nats,
 
-    * ``"arithmetic"``: :math:`KL(p^g \| q) + \sum_{m \in A} KL(p^m \| \tilde q^m)`, the paper's;
-    * ``"geometric"``: :math:`KL(q \| p^g) + \sum_{m \in A} KL(\tilde q^m \| p^m)`, the other way round.
+    * ``"arithmetic"``: :math:`KL(p^g \| q) + \sum_{m \in A} KL(p^m \| \tilde q^m)`, as in the paper;
+    * ``"geometric"``: :math:`KL(q \| p^g) + \sum_{m \in A} KL(\tilde q^m \| p^m)`, with exchanged arguments.
 
-    Where every specialist knows every class, q is the mean of that name. Where none is active, it is the generalist's
-    row, bit for bit.
+    If every specialist knows every class, q is the mean of that name. Without an active specialist it is bitwise equal
+    to the generalist's row.
 
-    The first is the maximum likelihood of counts of which some are known by their dustbin alone, so that
-    expectation-maximization never goes uphill: :math:`q_c \leftarrow (p^g_c + \sum_m t^m_c) / (1 + |A|)` with
-    :math:`t^m_c = p^m_c` for c in :math:`S^m`, else :math:`p^m_{dustbin} q_c / \sum_{c' \notin S^m} q_{c'}`. The second
-    goes down by mirror descent with step :math:`1 / (1 + |A|)`. Both are accelerated by squared extrapolation, which is
-    taken only where it is lower still, and stop for each row once a plain step moves no probability by more than 1e-10,
-    or after 600 steps.
+    The first is the maximum likelihood of partly merged counts, so expectation-maximization never increases it:
+    :math:`q_c \leftarrow (p^g_c + \sum_m t^m_c) / (1 + |A|)` with :math:`t^m_c = p^m_c` for c in :math:`S^m`, else
+    :math:`p^m_{dustbin} q_c / \sum_{c' \notin S^m} q_{c'}`. The second is minimized by mirror descent with step
+    :math:`1 / (1 + |A|)`. Both use squared extrapolation where it is better, and stop for each row if a plain step
+    changes no probability by more than 1e-10, or after 600 steps.
 
     Args:
         generalist: Log-probabilities.
-        specialists: Log-probabilities of each specialist over all classes; how it spreads what is outside its own is
-            not read.
-        special: Which classes each specialist knows.
-        active: Which specialists are asked for each example; what the others say is not read.
-        mean: Which way round.
+        specialists: Log-probabilities of each specialist over all classes. Only the sum outside its own classes is
+            used.
+        special: Mask of the classes of each specialist.
+        active: Mask of the active specialists for each example. The others are ignored.
+        mean: The direction of the divergences.
 
     Returns:
-        log q, in the generalist's dtype. Computed in float64, with probabilities of less than exp(-600) raised to that,
-        so that it is finite wherever a specialist is active.
+        log q, in the generalist's dtype. It is computed in float64, with probabilities of at least exp(-600), so it is
+        finite wherever a specialist is active.
 
     Raises:
-        LimbeckError: If `mean` is neither, or the shapes do not match.
+        LimbeckError: If `mean` is unknown, or the shapes do not match.
 
     Example:
         >>> g, s = torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[[0.2, 0.6, 0.2]]])
@@ -181,17 +180,17 @@ def pooled(
 
 
 class Pool:
-    """What a generalist, and the specialists asked so far, say of a batch: `add` each, then read `log_q`.
+    """Accumulates the distributions of a generalist and specialists: `add` each, then read `log_q`.
 
-    It keeps sums over specialists, never ``[batch, specialists, classes]``.
+    It stores sums over specialists, not ``[batch, specialists, classes]``.
 
     Args:
         generalist: Log-probabilities.
-        special: Which classes each specialist knows.
+        special: Mask of the classes of each specialist.
         mean: As in `pooled`.
 
     Raises:
-        UnknownNameError: If `mean` is neither.
+        UnknownNameError: If `mean` is unknown.
     """
 
     def __init__(
@@ -212,7 +211,7 @@ class Pool:
         self._active = torch.zeros_like(self._dustbin, dtype=torch.bool)
 
     def add(self, number: int, rows: Int[Tensor, " rows"], log_p: Float[Tensor, "rows classes"]) -> None:
-        """Specialist `number` says this of these rows of the batch: log-probabilities over all classes."""
+        """Add the log-probabilities of specialist `number` over all classes, for some rows of the batch."""
         if not len(rows):
             return
         own = self._special[number]
@@ -224,7 +223,7 @@ class Pool:
         self._active[rows, number] = True
 
     def log_q(self) -> Float[Tensor, "batch classes"]:
-        """The logarithm of the pooled distribution; the generalist's own row where nobody was added."""
+        """Compute the logarithm of the pooled distribution; the generalist's row if no specialist was added."""
         rows = self._active.any(-1).nonzero()[:, 0]
         if not len(rows):
             return self._generalist

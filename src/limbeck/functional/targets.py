@@ -1,4 +1,4 @@
-"""Losses for regression targets and for several labels at once."""
+"""Losses for regression and multi-label targets."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from limbeck.functional.validation import validates_pair, validates_student
 
 General = Callable[[Tensor, Tensor, float], Tensor]
 
-"""Student, teacher, temperature -> the divergence of any logits, as differentiable operations."""
+"""Maps student, teacher and temperature to the divergence of any logits, in differentiable operations."""
 
 _NEAR = {torch.float32: 0.1, torch.float64: 0.002}
 
-"""Up to which difference of logits a series of four terms is better than a formula that cancels."""
+"""The difference of logits up to which a series of four terms is more precise than the formula."""
 
 _CLOSE = 0.3
 
-"""Of differences of logits, the root of their mean square: above, rounding is about 1e-6 of the mean of the values."""
+"""The root mean square of logit differences above which the rounding error is about 1e-6 of the mean value."""
 
 _SAMPLE = 1 << 12
 
-"""Differences from which their mean square is found."""
+"""The number of differences in the sample for the mean square."""
 
 _BITS = {torch.float32: (torch.int32, -(1 << 31)), torch.float64: (torch.int64, -(1 << 63))}
 
-"""Integers of the same size, and the bit that is the sign."""
+"""The integer type of the same size, and its sign bit."""
 
 _FEW = 1 << 15
 
-"""Numbers for which new memory costs less than views of what is kept."""
+"""The number of values below which new memory is cheaper than views of the buffers."""
 
 
 def binary_divergence(student: Tensor, teacher: Tensor, temperature: float, general: General) -> Tensor:
-    """T^2 KL(p || q) for each number; infinite logits are left to `general`, and other devices."""
+    """Compute T^2 KL(p || q) for each number. Infinite logits and other devices use `general`."""
     if student.device.type == "cpu" and not torch.compiler.is_compiling() and student.numel():
         try:
             value: Tensor = _Binary.apply(student, teacher, temperature, general)
@@ -55,7 +55,7 @@ def binary_divergence(student: Tensor, teacher: Tensor, temperature: float, gene
 
 
 class _Binary(torch.autograd.Function):
-    """The value, and beside it the slope, which the same numbers give: the backward pass only scales."""
+    """Computes the value and its gradient together; the backward pass only scales."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, general: General) -> Tensor:
@@ -63,7 +63,7 @@ class _Binary(torch.autograd.Function):
         value = torch.empty(student.numel(), dtype=student.dtype)
         slope = torch.empty_like(value) if student.requires_grad else None
         z, v = student.reshape(-1), teacher.reshape(-1)
-        if len(z) <= AT_ONCE:  # views cost as much as some arithmetic on a small batch
+        if len(z) <= AT_ONCE:  # on a small batch views cost as much as some arithmetic
             _fill(z, v, temperature, value, slope)
         else:
             for part in _parts(len(z)):
@@ -95,14 +95,14 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def _fill(z: Tensor, v: Tensor, temperature: float, value: Tensor, slope: Tensor | None) -> None:
-    """With answers turned so that p is at most a half, as 1 - p would else lose what p has gained.
+    """Compute value and gradient in place, with signs flipped so that p is at most one half, for precision.
 
     Then ``q / p = exp(x) / (1 + w)`` with ``w = p (exp(x) - 1)``, the divergence is ``log(1 + w) - p x``, and the slope
     ``q - p = w (1 - p) / (1 + w)``.
     """
     a, b = (None, None) if len(z) < _FEW else (buffer(number, z.dtype, len(z)) for number in range(2))
     bits, sign_bit = _BITS[z.dtype]
-    # Signs are bits: a comparison, or a product with a sign, takes longer.
+    # Bit operations on signs are faster than comparisons or products.
     v_bits, b_bits = v.view(bits), None if b is None else b.view(bits)
     x = torch.sub(v, z, out=a)
     close = _spread(x) <= _CLOSE * temperature
@@ -127,22 +127,22 @@ def _fill(z: Tensor, v: Tensor, temperature: float, value: Tensor, slope: Tensor
 
 
 def _spread(x: Tensor) -> float:
-    """The root mean square of numbers, from a sample where there are many."""
+    """Compute the root mean square, from a sample if there are many numbers."""
     step = len(x) // _SAMPLE
     some = x[::step] if step > 1 else x
     return float(torch.linalg.vector_norm(some)) / math.sqrt(len(some))
 
 
 def _mend(p: Tensor, x: Tensor, value: Tensor) -> None:
-    """Values by the series, where x is small; x is used up."""
-    # Comparisons are slow on a CPU; a threshold that gives numbers is not.
+    """Replace values by the series where x is small; x is overwritten."""
+    # Comparisons are slow on a CPU; hardshrink is fast.
     far = torch.hardshrink(x, _NEAR[x.dtype])
     x.sub_(far)
     value.mul_(far.sign_().square_()).add_(_series(p, x))
 
 
 def _series(p: Tensor, x: Tensor) -> Tensor:
-    """``log(1 - p + p exp(x)) - p x`` for small x, from the cumulants of an answer that is yes with probability p."""
+    """``log(1 - p + p exp(x)) - p x`` for small x, from the cumulants of a Bernoulli variable."""
     y = torch.mul(p, -2).add_(1).mul_(x)
     square = x * x
     total = torch.mul(y, 3 / 120, out=x).add_(3 / 48)
@@ -156,7 +156,7 @@ _IGNORED = -100
 
 Answers: TypeAlias = Float[Tensor, "*outputs"] | Integer[Tensor, "*outputs"] | Bool[Tensor, "*outputs"]
 
-"""Yes or no, or the probability of a yes, for each output."""
+"""Yes or no, or the probability of yes, for each output."""
 
 
 @kernel(per="output")
@@ -164,18 +164,17 @@ Answers: TypeAlias = Float[Tensor, "*outputs"] | Integer[Tensor, "*outputs"] | B
 def target_squared_error(
     student: Float[Tensor, "*outputs"], *, targets: Float[Tensor, "*outputs"]
 ) -> Float[Tensor, "*outputs"]:
-    """The squared error of the student's numbers: ``(f - y)^2``, one value for each output of each example.
+    """Compute the squared error ``(f - y)^2``, one value per output of each example.
 
-    Its unit is that of the targets, squared. A target that is NaN is unknown: the value and its gradient are 0 there,
-    and the mean that a `Loss` takes is over the others, as in `limbeck.metrics.mse`. In float32 it overflows for
-    differences above 1e19.
+    Its unit is the squared unit of the targets. A target of NaN is unknown: value and gradient are 0, and the mean of a
+    `Loss` is over the other targets, as in `limbeck.metrics.mse`. In float32 it overflows for differences above 1e19.
 
     Args:
-        student: What the student says.
-        targets: What it should say, ``Batch.extra["targets"]``.
+        student: The student's estimates.
+        targets: The target values, ``Batch.extra["targets"]``.
 
     Raises:
-        LimbeckError: If the shapes differ, or targets are whole numbers: then nothing says which are unknown.
+        LimbeckError: If the shapes differ, or targets are whole numbers, which cannot be NaN.
 
     Example:
         >>> import torch
@@ -185,7 +184,7 @@ def target_squared_error(
     _check_shapes(student, targets)
     if not targets.is_floating_point():
         raise LimbeckError(
-            f"target_squared_error() wants targets that are floating-point numbers, NaN where unknown; these are "
+            f"target_squared_error() needs floating-point targets, NaN for unknown; got "
             f"{str(targets.dtype).removeprefix('torch.')}: targets.float()."
         )
     unknown = targets.isnan()
@@ -195,18 +194,18 @@ def target_squared_error(
 @kernel(per="output")
 @validates_student
 def binary_cross_entropy(student: Float[Tensor, "*outputs"], *, targets: Answers) -> Float[Tensor, "*outputs"]:
-    """Independent yes-or-no answers: ``-y log s(z) - (1 - y) log s(-z)`` in nats, s the logistic function.
+    """Compute the cross-entropy of independent binary labels: ``-y log s(z) - (1 - y) log s(-z)`` in nats.
 
-    One value for each output of each example: for several labels at once. y is 1 for yes and 0 for no, or the
-    probability of a yes. It is unknown where it is -100 in whole numbers, or NaN in floating-point ones: the value and
-    its gradient are 0 there, and the mean that a `Loss` takes is over the others, as in `limbeck.metrics.binary_nll`.
+    s is the logistic function; there is one value per output of each example. y is 1 for yes, 0 for no, or the
+    probability of yes. It is unknown if it is -100 (whole numbers) or NaN (floating point): value and gradient are 0,
+    and the mean of a `Loss` is over the other labels, as in `limbeck.metrics.binary_nll`.
 
     Args:
-        student: Logits of the student, one for each label.
-        targets: The answers, ``Batch.extra["targets"]``.
+        student: Logits of the student, one per label.
+        targets: The labels, ``Batch.extra["targets"]``.
 
     Raises:
-        LimbeckError: If the shapes differ, or (on the CPU) a known answer is not from 0 to 1.
+        LimbeckError: If the shapes differ, or (on the CPU) a known label is not from 0 to 1.
 
     Example:
         >>> import torch
@@ -225,14 +224,14 @@ def binary_cross_entropy(student: Float[Tensor, "*outputs"], *, targets: Answers
 def binary_kl_divergence(
     student: Float[Tensor, "*outputs"], teacher: Float[Tensor, "*outputs"], *, temperature: float = 1.0
 ) -> Float[Tensor, "*outputs"]:
-    """KL(p || q) between independent yes-or-no answers, times T^2, in nats, one value for each label of each example.
+    """Compute KL(p || q) of independent binary labels, times T^2, in nats, one value per label of each example.
 
     ``p = s(v / T)`` of the teacher and ``q = s(z / T)`` of the student, s the logistic function:
     ``p log(p / q) + (1 - p) log((1 - p) / (1 - q))``. It is `kl_divergence` between the two-class logits ``(z, 0)`` and
-    ``(v, 0)``, and keeps its limits: exactly 0, with a gradient of 0, where both are equal.
+    ``(v, 0)``, and has the same limits: value and gradient are exactly 0 for equal logits.
 
     Args:
-        student: Logits z of the student, one for each label.
+        student: Logits z of the student, one per label.
         teacher: Logits v of the teacher.
         temperature: T.
 
@@ -256,7 +255,7 @@ def _of_two_classes(student: Tensor, teacher: Tensor, temperature: float) -> Ten
 
 
 def _check_answers(answers: Tensor) -> None:
-    """Refuse what is no probability; where asking would wait for a device, or inside a transform, nothing is asked."""
+    """Check that all values are probabilities; not on accelerators, where it would synchronize."""
     if answers.device.type != "cpu" or torch.compiler.is_compiling():
         return
     wrong = (answers < 0) | (answers > 1)
@@ -268,13 +267,13 @@ def _check_answers(answers: Tensor) -> None:
             raise
         return
     raise LimbeckError(
-        "binary_cross_entropy() wants targets from 0 (no) to 1 (yes), -100 or NaN where unknown; got "
+        "binary_cross_entropy() needs targets from 0 (no) to 1 (yes), and -100 or NaN for unknown; got "
         f"{answers[wrong][0].item():g}."
     )
 
 
 def known_targets(targets: Tensor) -> Tensor:
-    """Where a target counts: it is not NaN, and in whole numbers not -100."""
+    """Return the mask of known targets: not NaN, and not -100 in whole numbers."""
     if targets.dtype == torch.bool:
         return torch.ones_like(targets)
     return ~targets.isnan() if targets.is_floating_point() else targets != _IGNORED

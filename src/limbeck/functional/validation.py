@@ -22,17 +22,17 @@ _FRACTIONS = {
 }
 
 _COLDEST, _HOTTEST = 1e-39, 1e18
-"""Whose reciprocal, and whose square, float32 holds."""
+"""Bounds of temperatures whose reciprocal and square are representable in float32."""
 
 
 def check_hyper(**hyper: Any) -> None:
-    """Refuse a hyper-parameter that no kernel can take, before anything is computed.
+    """Check the hyper-parameters of kernels.
 
-    A temperature is finite and above 0; mixture, skew and smoothing are fractions from 0 to 1. Names that are none of
-    these are left to the kernel that reads them.
+    A temperature is finite and above 0; mixture, skew and smoothing are fractions from 0 to 1. Other names are not
+    checked here.
 
     Raises:
-        LimbeckError: If a value is out of its range, or not a plain number.
+        LimbeckError: If a value is out of range or not a plain number.
 
     Example:
         >>> check_hyper(temperature=4.0, smoothing=0.1)
@@ -46,7 +46,7 @@ def check_hyper(**hyper: Any) -> None:
 
 
 def validates_student(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let a kernel refuse a student of whole numbers, and hyper-parameters out of range; whole ones become floats."""
+    """Make a kernel check the student's dtype and the hyper-parameters, and convert whole numbers to floats."""
 
     @functools.wraps(function)
     def computed(*args: P.args, **hyper: P.kwargs) -> Tensor:
@@ -58,9 +58,9 @@ def validates_student(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def validates_pair(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let a kernel refuse a student and a teacher that do not match, and hyper-parameters out of range.
+    """Make a kernel check that student and teacher match, and the hyper-parameters.
 
-    Both come in the wider of the two dtypes: the same logits in two dtypes would otherwise differ by rounding.
+    Both are converted to the wider dtype: the same logits in two dtypes would otherwise differ by rounding.
     """
 
     @functools.wraps(function)
@@ -77,7 +77,7 @@ def validates_pair(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def are_probabilities(rows: Tensor) -> bool:
-    """Whether rows are distributions over two classes or more: none below 0, each sum 1; of a few rows it is not said.
+    """Whether rows are distributions over two or more classes: not negative, each sum 1; False for few rows.
 
     Example:
         >>> are_probabilities(torch.randn(8, 3).softmax(-1)), are_probabilities(torch.randn(8, 3))
@@ -103,11 +103,11 @@ def _mismatch(student: Tensor, teacher: Tensor) -> LimbeckError:
     if mine[:-1] == its[:-1] and mine and its:
         return LimbeckError(
             f"The student has {mine[-1]} values in the last dimension (classes, or features) and the teacher "
-            f"{its[-1]}. Give both the same classes in the same order; put a head such as Projector() between features."
+            f"{its[-1]}. Give both the same classes in the same order; for features use a head such as Projector()."
         )
     return LimbeckError(
         f"The student's shape {mine} is not the teacher's {its}; a kernel compares them value by value "
-        "and never broadcasts. Tap outputs of one shape, or put a head such as Projector() between."
+        "and never broadcasts. Use outputs of the same shape, or a head such as Projector()."
     )
 
 
