@@ -108,7 +108,7 @@ def test_what_is_wrong_is_said(loss, student, targets, said):
 
 def test_a_source_without_targets_is_told_how_to_give_them():
     run = distill(nn.Linear(2, 1), Stage(Loss(target_squared_error), epochs=1), torch.zeros(8, 2))
-    with pytest.raises(LimbeckError, match=r"reads targets, and this source gives none"):
+    with pytest.raises(LimbeckError, match=r"needs targets, and this loader gives none"):
         run.finish()
 
 

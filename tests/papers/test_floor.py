@@ -36,7 +36,7 @@ def test_what_is_needed_comes_first_and_is_read(tmp_path):
     done = [event.task for event in events if event.kind == "done"]
     assert sorted(done[:2]) == ["a", "b/c"]
     assert done[2] == "sum"
-    assert events[-1].left == 0
+    assert events[-1].remaining == 0
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
