@@ -160,6 +160,7 @@ def _as_bytes(path: Path, file: Any, bit_depth: int) -> Any:
 
 
 def _has_frames(file: Any) -> bool:
+    # Pillow defines these attributes only for some formats.
     return file.format in _FRAMES and bool(getattr(file, "is_animated", False) or getattr(file, "n_frames", 1) > 1)
 
 

@@ -285,6 +285,7 @@ def load_texts(name: str, options: DataOptions, *, held_out: float = 0.2) -> Tex
     )
     used = open_tokenizer(options.tokenizer) if options.tokenizer else None
     limit = options.max_length or MAX_LENGTH
+    # A tokenizer of the user may have no limit, or none at all.
     most = min(limit, getattr(used, "model_max_length", None) or limit)
     used = used or train_tokenizer(rows["train"].texts, vocabulary=options.vocabulary or VOCABULARY)
     used.model_max_length = most  # saved with the tokenizer, so that later use truncates texts in the same way

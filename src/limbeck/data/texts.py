@@ -189,7 +189,7 @@ def _append_end_tokens(encoding: Any, end: int, most: int) -> None:
 def _count_cut(tokenizer: Any, text_columns: list[list[str]], encoding: Any, max_length: int) -> int:
     """Count the texts that were truncated."""
     full = [i for i, row in enumerate(encoding["input_ids"]) if len(row) >= max_length]
-    encodings = getattr(encoding, "encodings", None)
+    encodings = getattr(encoding, "encodings", None)  # fast tokenizers only
     if encodings is not None:  # a fast tokenizer keeps the truncated tokens
         return sum(bool(encodings[i].overflowing) for i in full)
     if not full:

@@ -25,7 +25,7 @@ def is_causal_lm(model: Any) -> bool:
         >>> is_causal_lm(torch.nn.Linear(2, 3))
         False
     """
-    inner = getattr(model, "_orig_mod", model)
+    inner = getattr(model, "_orig_mod", model)  # set by torch.compile
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     name = type(inner).__name__
     if name.endswith("ForConditionalGeneration"):

@@ -163,6 +163,7 @@ class TorchLoader(Loader):
     @property
     def examples_per_epoch(self) -> int | None:
         """Number of examples per epoch of a DataLoader with a sampler; otherwise None."""
+        # Not isinstance(DataLoader): torchdata's StatefulDataLoader and other loaders are not subclasses.
         size, sampler = getattr(self.loader, "batch_size", None), getattr(self.loader, "sampler", None)
         if not isinstance(size, int) or not isinstance(sampler, Sized):
             return None
@@ -272,6 +273,6 @@ def _length(loader: Any) -> int:
 
 
 def _description(loader: Any, size: int) -> str:
-    data = getattr(loader, "dataset", None)
+    data = getattr(loader, "dataset", None)  # a list of batches has none
     count = len(data) if isinstance(data, Sized) else None
     return hash_columns(("loader", type(loader).__name__), ("data", type(data).__name__), ("sizes", (size, count)))

@@ -64,6 +64,7 @@ def call_user_loader(own: UserFile, options: Mapping[str, Any]) -> Any:
     if isinstance(result, tuple) and len(result) == 2:
         result = {"train": result[0], "test": result[1]}
     if not isinstance(result, Mapping):
+        # Not isinstance(result, DataSplits): its module imports this one.
         if isinstance(getattr(result, "train", None), Dataset) and hasattr(result, "test"):
             return result
         raise DataError(f"{who} returned a {type(result).__name__}. {_WAYS}")
@@ -79,7 +80,7 @@ def _parts(who: str, parts: Mapping[str, Any]) -> UserDataParts:
     names = parts.get("class_names")
     names = None if names is None else tuple(str(name) for name in names)
     train, test, development = (_examples(who, key, parts.get(key)) for key in ("train", "test", "development"))
-    own_names = getattr(train, "class_names", None)
+    own_names = None if train is None else train.class_names
     return UserDataParts(train, test, development, names or own_names, parts.get("preprocess"))  # type: ignore[arg-type]
 
 

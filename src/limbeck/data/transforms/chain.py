@@ -63,7 +63,7 @@ def _separate_seeds(transforms: list[Any]) -> list[Any]:
     seen: dict[tuple[type, int], int] = {}
     seeded = []
     for transform in transforms:
-        seed = getattr(transform, "seed", None)
+        seed = getattr(transform, "seed", None)  # optional: not part of the Transform protocol
         if not is_dataclass(transform) or isinstance(transform, type) or not isinstance(seed, int):
             seeded.append(transform)
             continue
