@@ -255,7 +255,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_trained(tmp_path):
     assert said == ("also: corruptions are of pictures, and an example of rows.npz is a row of 3 numbers. "
                     "Leave corruptions out of `also`.")  # fmt: skip
     np.savez(tmp_path / "sound.npz", x=rows.reshape(20, 3, 3) * 9, y=np.arange(20) % 2)
-    assert "also: corruptions wants bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
+    assert "also: corruptions needs bytes, or floats from 0 to 1" in refused(tmp_path, str(tmp_path / "sound.npz"))
 
 
 def test_students_that_nobody_keeps_cannot_be_measured(tmp_path):

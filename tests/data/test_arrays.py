@@ -121,18 +121,18 @@ NAN[3, 1], NAN[4, 0] = np.nan, np.inf
         (lambda: ArrayDataset(IMAGES, LABELS[:9]), "inputs has 10, labels has 9"),
         (lambda: ArrayDataset((IMAGES, LABELS[:4])), r"inputs\[0\] has 10, inputs\[1\] has 4"),
         (lambda: ArrayDataset(IMAGES, extra={"raw": [1]}), "raw.* has 1"),
-        (lambda: ArrayDataset(NAN), "NaN or infinity in 2 of 5 rows, the first is row 3"),
-        (lambda: ArrayDataset({"a": NAN}), r"inputs\['a'\] holds NaN"),
-        (lambda: ArrayDataset(torch.tensor([1.0, float("nan")])), "1 of 2 rows, the first is row 1"),
+        (lambda: ArrayDataset(NAN), "NaN or infinity in 2 of 5 rows, first in row 3"),
+        (lambda: ArrayDataset({"a": NAN}), r"inputs\['a'\] contains NaN"),
+        (lambda: ArrayDataset(torch.tensor([1.0, float("nan")])), "1 of 2 rows, first in row 1"),
         (lambda: ArrayDataset(np.array([{}, None])), "Python objects"),
         (lambda: ArrayDataset(np.array(["a"])), "text"),
         (lambda: ArrayDataset(IMAGES, extra={"o": np.array([None] * 10)}), "Python objects"),
         (lambda: ArrayDataset(IMAGES, extra={"o": "abcdefghij"}), "is a str"),
-        (lambda: ArrayDataset(IMAGES, LABELS + 0.5), "0.5 in row 0 is not one"),
-        (lambda: ArrayDataset(IMAGES, LABELS * float("nan")), "nan in row 0"),
-        (lambda: ArrayDataset(IMAGES, LABELS - 1), "-1 in row 0 is neither"),
-        (lambda: ArrayDataset(IMAGES, LABELS, class_names=["a", "b"]), "labels end at 1; 2 in row 2 is above"),
-        (lambda: ArrayDataset(IMAGES, np.array(["cat"] * 10)), "labels holds text"),
+        (lambda: ArrayDataset(IMAGES, LABELS + 0.5), "row 0 has 0.5"),
+        (lambda: ArrayDataset(IMAGES, LABELS * float("nan")), "row 0 has nan"),
+        (lambda: ArrayDataset(IMAGES, LABELS - 1), "row 0 has -1"),
+        (lambda: ArrayDataset(IMAGES, LABELS, class_names=["a", "b"]), "at most 1, but row 2 has 2"),
+        (lambda: ArrayDataset(IMAGES, np.array(["cat"] * 10)), "labels contains text"),
         (lambda: ArrayDataset(torch.eye(3).to_sparse()), "to_dense"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_bad_value_far_into_a_large_column_is_found(monkeypatch):
     monkeypatch.setattr("limbeck.data.column_checks._CHUNK", 8)
     column = torch.zeros(100, 3)
     column[61, 2] = float("inf")
-    with pytest.raises(DataError, match="1 of 100 rows, the first is row 61"):
+    with pytest.raises(DataError, match="1 of 100 rows, first in row 61"):
         ArrayDataset(column)
 
 

@@ -50,7 +50,7 @@ def test_a_source_is_returned():
     ("data", "sentence"),
     [
         ("mnist", r"load_data\('mnist'\)"),
-        ([X, Y], "write a tuple"),
+        ([X, Y], "use a tuple"),
         (TensorDataset(X), r"DataLoader\(data"),
         (3, "The data are int"),
         ((X, Y, Y), "a tuple of 3"),
@@ -66,9 +66,9 @@ def test_anything_else_gets_a_sentence(data, sentence):
 def test_options_that_cannot_apply_are_refused():
     with pytest.raises(LimbeckError, match="augment="):
         as_loader([X], batch_size=4, augment=RandomShift(1))
-    with pytest.raises(LimbeckError, match="mix= needs examples with ids"):
+    with pytest.raises(LimbeckError, match="mix= requires examples with ids"):
         as_loader([X], batch_size=4, mix=Mixup())
-    with pytest.raises(LimbeckError, match="views= needs examples with ids"):
+    with pytest.raises(LimbeckError, match="views= requires examples with ids"):
         as_loader([X], batch_size=4, views=3)
     for data in (X, ShuffledLoader(ArrayDataset(X), batch_size=4)):
         with pytest.raises(LimbeckError, match="adapt="):
@@ -78,7 +78,7 @@ def test_options_that_cannot_apply_are_refused():
 @pytest.mark.parametrize("option", [{"augment": RandomShift(1)}, {"mix": Mixup()}, {"views": 3}])
 def test_a_source_is_told_itself_how_it_makes_views(option):
     made = ShuffledLoader(ArrayDataset(X), batch_size=4)
-    with pytest.raises(LimbeckError, match=f"give {next(iter(option))}= to it") as raised:
+    with pytest.raises(LimbeckError, match=f"Pass {next(iter(option))}= to the ShuffledLoader") as raised:
         as_loader(made, batch_size=4, **option)
     assert "ids" not in str(raised.value), "a Shuffled has ids"
     assert as_loader(made, batch_size=4) is made

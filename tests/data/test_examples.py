@@ -90,7 +90,7 @@ def test_subsample_is_stratified_and_at_most_the_whole():
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 20.0, float("nan")])
 def test_a_fraction_is_between_0_and_1(fraction):
-    with pytest.raises(DataError, match="not between 0 and 1"):
+    with pytest.raises(DataError, match="must be between 0 and 1"):
         split(_examples(None), fraction=fraction, seed=0)
 
 

@@ -153,9 +153,9 @@ def test_the_fingerprint_is_that_of_examples_classes_and_view():
     [
         (torch.zeros(4, dtype=torch.int64), [1, 2], r"No example is of the special classes \[1, 2\]"),
         (torch.zeros(4, dtype=torch.int64), [0, 1], r"All examples are of the special classes \[0, 1\]"),
-        (None, [0], "no labels to tell special classes by"),
-        (torch.full((4,), -100), [0], "no labels to tell special classes by"),
-        (torch.zeros(4, 2, dtype=torch.int64), [0], r"got classes of \[4, 2\]"),
+        (None, [0], "have no labels; pass classes="),
+        (torch.full((4,), -100), [0], "have no labels; pass classes="),
+        (torch.zeros(4, 2, dtype=torch.int64), [0], r"classes has the shape \[4, 2\]"),
     ],
 )
 def test_what_cannot_be_halved(labels, special, sentence):
@@ -171,5 +171,5 @@ def test_a_batch_holds_a_positive_number():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("special", [["a"], [1.5], [[1]], 3, [True]])
 def test_what_is_no_class_is_refused_in_a_sentence(special):
-    with pytest.raises(LimbeckError, match=r"special is a list of classes, such as \[3, 5, 8\]; got"):
+    with pytest.raises(LimbeckError, match=r"special must be a list of class indices, such as \[3, 5, 8\]; got"):
         SpecialistLoader(ArrayDataset(torch.zeros(8, 2), torch.arange(8) % 4), special, batch_size=2)

@@ -60,7 +60,7 @@ def test_lossy_pictures_are_near(tmp_path, suffix):
 def test_sizes_must_agree_or_be_given(tmp_path):
     _picture(tmp_path / "a/1.png", (4, 6))
     _picture(tmp_path / "a/2.png", (5, 6))
-    with pytest.raises(DataError, match=r"2.png is 5x6 pixels and 1.png is 4x6; give size=\(4, 6\)"):
+    with pytest.raises(DataError, match=r"2.png is 5x6 pixels and 1.png is 4x6; set size=\(4, 6\)"):
         ImageFolder(tmp_path)
     assert ImageFolder(tmp_path, size=(3, 2)).take(torch.arange(2)).inputs.shape == (2, 3, 2)
 
@@ -99,17 +99,17 @@ def test_folders_that_are_none_are_refused(tmp_path):
     with pytest.raises(DataError, match="has no class folders"):
         ImageFolder(tmp_path)
     _picture(tmp_path / "flat/1.png")
-    with pytest.raises(DataError, match="1 pictures and no class folders"):
+    with pytest.raises(DataError, match="1 images and no class folders"):
         ImageFolder(tmp_path / "flat")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty has no pictures"):
+    with pytest.raises(DataError, match="empty has no images"):
         ImageFolder(tmp_path)
 
 
 def test_classes_can_be_fixed_by_another_folder(tmp_path):
     _picture(tmp_path / "b/1.png")
     assert ImageFolder(tmp_path, class_names=("a", "b")).labels.tolist() == [1]
-    with pytest.raises(DataError, match="'b', which is none of a, c"):
+    with pytest.raises(DataError, match="'b', which is not one of a, c"):
         ImageFolder(tmp_path, class_names=("a", "c"))
 
 

@@ -110,7 +110,7 @@ def test_what_a_system_leaves_behind_is_no_class(tmp_path):
 def test_parts_inside_classes_are_said(tmp_path):
     for name in "ab":
         _pictures(tmp_path / "p" / name, ("train", "test"))
-    assert any("called as a part is" in note for note in load_data(tmp_path / "p").summary.notes)
+    assert any("named like a split" in note for note in load_data(tmp_path / "p").summary.notes)
 
 
 def test_folders_that_are_numbers_say_their_order(tmp_path):

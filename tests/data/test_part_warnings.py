@@ -47,7 +47,7 @@ def test_classes_that_are_written_alike(tmp_path, classes):
     said = (
         load_data(tmp_path / "d.csv", target="y") if " yes " in classes else _warnings(tmp_path / "d.csv", target="y")
     )
-    assert "alike" in said if isinstance(said, str) else said.class_names == ("no", "yes")
+    assert "similar" in said if isinstance(said, str) else said.class_names == ("no", "yes")
 
 
 def test_classes_without_an_example(tmp_path):

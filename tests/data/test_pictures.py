@@ -38,7 +38,7 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path, suffix, channels):
         .inputs[0]
         .equal(torch.from_numpy(RAMP) if channels is None else torch.from_numpy(RAMP).expand(3, 16, 16))
     )
-    assert any("1 of 1 pictures" in note and "16 bits" in note for note in images.notes) or "1 of 1" in images.notes[0]
+    assert any("1 of 1 images" in note and "16 bits" in note for note in images.notes) or "1 of 1" in images.notes[0]
 
 
 def test_the_bits_are_those_that_the_greatest_value_of_all_pictures_needs(tmp_path):
@@ -104,7 +104,7 @@ def test_one_picture_in_color_makes_all_of_them_so(tmp_path):
     put(tmp_path / "a/2.png", np.stack([RAMP, RAMP.T, RAMP], 2))
     images = ImageFolder(tmp_path)
     assert images.channels == 3
-    assert any("1 of 2 pictures" in note and "gray: 1" in note for note in images.notes)
+    assert any("1 of 2 images" in note and "gray: 1" in note for note in images.notes)
 
 
 def sideways():
@@ -151,7 +151,7 @@ def test_files_in_sub_folders_and_of_other_kinds_are_counted(tmp_path):
     assert [path.name for path in images.paths] == ["1.png", "2.PNG", "3.tif", "4.gif", "5.jfif"]
     assert images.labels.tolist() == [0, 0, 1, 1, 1]
     notes = " ".join(images.notes)
-    for words in ("1 of 5 pictures lie in sub-folders", "1 picture beside", "3 files that are no pictures", ".svg: 1"):
+    for words in ("1 of 5 images are in subfolders", "1 image outside", "3 files that are not images", ".svg: 1"):
         assert words in notes
 
 
@@ -213,7 +213,7 @@ def test_all_damaged_pictures_are_found_and_five_are_named(tmp_path):
     assert seen[-1] == (12, 12)
     for number in range(1, 8):
         damage(tmp_path / f"a/{number:02}.png", ("empty", "cut", "text")[number % 3])
-    with pytest.raises(DataError, match=r"^7 of 12 pictures") as caught:
+    with pytest.raises(DataError, match=r"^7 of 12 images") as caught:
         verify([images])
     assert [f"{number:02}.png" in str(caught.value) for number in range(12)] == [0 < number < 6 for number in range(12)]
     verify([images.select(torch.tensor([0, 8, 11]))])

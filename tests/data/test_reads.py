@@ -51,9 +51,9 @@ def test_the_channel_axis_can_be_left_out():
     [
         (GRAY, torch.zeros(2, 3), r"\[2, 3\]"),
         (GRAY, (torch.zeros(2, 3, 3),), "got tuple"),
-        (GRAY, torch.zeros(2, 3, 4, 4), "1 channels, the images have 3"),
+        (GRAY, torch.zeros(2, 3, 4, 4), "1 means, but the images have 3"),
         (COLOR, torch.zeros(2, 4, 4, 3), "channels_last=True"),
-        (COLOR, torch.zeros(2, 4, 4), "3 channels, the images have 1"),
+        (COLOR, torch.zeros(2, 4, 4), "3 means, but the images have 1"),
     ],
 )
 def test_other_inputs_get_a_sentence(preprocess, inputs, sentence):

@@ -190,5 +190,5 @@ def test_drop_last_must_leave_a_batch():
     "state", [{}, {"epoch": 0}, {"epoch": 0, "batch": 4}, {"epoch": -1, "batch": 0}, {"epoch": 0, "batch": "1"}]
 )
 def test_a_position_of_another_source_is_refused(state):
-    with pytest.raises(LimbeckError, match="is no position"):
+    with pytest.raises(LimbeckError, match="is not a valid position"):
         ShuffledLoader(_data(6), batch_size=2).load_state_dict(state)

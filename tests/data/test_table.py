@@ -137,16 +137,16 @@ def _text(content):
     [
         (lambda p: None, "no file"),
         (_text(""), "is empty"),
-        (_text("x,y\n"), "a header and no rows"),
+        (_text("x,y\n"), "a header but no rows"),
         (_text("x,y\n1,2,3\n"), "cannot be read as a table"),
         (_text("x,x,y\n1,2,3\n"), "two columns named 'x'"),
         (_text("x,Y\n1,2\n"), "no column 'y'"),
-        (_text("y\n1\n"), "no column besides y"),
-        (_text("x,y\n1,1.5\n2,1\n"), "'y' is 1.5 in row 0, no class"),
+        (_text("y\n1\n"), "no features: its columns are y"),
+        (_text("x,y\n1,1.5\n2,1\n"), "'y' is 1.5 in row 0, which is not a class"),
         (_text("x,y\n1,\n2,\n"), "no row has a value in the target"),
-        (_text("x,e,y\n1,,1\n2,,2\n"), r"'e' has no values; leave it out with ignore=\['e'\]"),
-        (_text("x,y\ninf,1\n2,2\n"), "'x' holds infinity in 1 rows, first in row 0"),
-        (_text("x,y\n2020-01-01,1\n"), "'x' holds dates or times, such as 2020-01-01"),
+        (_text("x,e,y\n1,,1\n2,,2\n"), r"'e' has no values. Leave it out with ignore=\['e'\]"),
+        (_text("x,y\ninf,1\n2,2\n"), "'x' contains infinity in 1 rows, first in row 0"),
+        (_text("x,y\n2020-01-01,1\n"), "'x' contains dates or times, such as 2020-01-01"),
     ],
 )
 def test_every_damage_has_its_sentence(tmp_path, make, sentence):
@@ -164,7 +164,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
         read_table(path, target="kind")
     other = tmp_path / "a.xlsx"
     other.write_text("x")
-    with pytest.raises(DataError, match=r"none of .csv, .tsv and .parquet"):
+    with pytest.raises(DataError, match=r"not a .csv, .tsv or .parquet"):
         read_table(other, target="kind")
 
 
@@ -179,8 +179,8 @@ def test_the_nearest_column_is_offered(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"age": ["old", None]}, "'age' held numbers in the training part, here it holds 'old'"),
-        ({"kind": ["cow", "dog"]}, "row 0 has the class 'cow' in 'kind', which is none of cat, dog"),
+        ({"age": ["old", None]}, "'age' has numbers in the training part, but here it has 'old'"),
+        ({"kind": ["cow", "dog"]}, "row 0 has the class 'cow' in 'kind', which is not one of cat, dog"),
         ({"age": None}, "no column 'age'"),
     ],
 )

@@ -44,7 +44,7 @@ def _said(path, **options):
 )
 def test_dates_are_named_as_dates(tmp_path, write):
     path = _table(tmp_path / "d.csv", "when,a,y", [f'"{write(i)}"' for i in range(60)], A, Y)
-    with pytest.raises(DataError, match="'when' holds dates or times"):
+    with pytest.raises(DataError, match="'when' contains dates or times"):
         load_data(path, target="y")
     assert [column.name for column in load_data(path, target="y", ignore="when").summary.columns if column.note == ""]
 
@@ -91,7 +91,7 @@ def test_a_row_with_one_value_more_names_no_separator_that_is_used_already(tmp_p
     with pytest.raises(DataError) as error:
         load_data(path, target="y")
     assert "separator=','" not in str(error.value)
-    assert "quotes" in str(error.value)
+    assert "quoted" in str(error.value)
 
 
 @pytest.mark.parametrize("word", ["?", "unknown", "None", "-"])

@@ -33,7 +33,7 @@ def test_a_class_may_be_called_as_a_missing_value_is(tmp_path, word):
     data = load_data(_csv(tmp_path / "a.csv", "size,kind", rows), target="kind")
     assert sorted(data.class_names) == sorted(["AS", "EU", word.strip('"')])
     assert int((data.train.labels == -100).sum()) == 0
-    assert "is a class" in data.note
+    assert "read as a class" in data.note
     with_option = load_data(tmp_path / "a.csv", target="kind", missing=[word.strip('"')])
     assert sorted(with_option.class_names) == ["AS", "EU"]
     assert with_option.summary.parts[0].unlabeled == 16
@@ -49,7 +49,7 @@ def test_among_numbers_it_is_a_missing_label_and_that_is_said(tmp_path):
 
 def test_a_placeholder_among_number_classes_is_pointed_at(tmp_path):
     data = load_data(_csv(tmp_path / "a.csv", "x,y", [(i % 7, "12?"[i % 3]) for i in range(60)]), target="y")
-    assert "'?' (20 rows) in the target 'y' is a class" in data.note
+    assert "'?' (20 rows) in the target 'y' is read as a class" in data.note
 
 
 def test_a_quantity_is_no_class_and_where_it_is_learnt_is_said(tmp_path):
@@ -76,14 +76,14 @@ def test_a_word_among_numbers_is_a_missing_number(tmp_path, word):
 
 def test_a_column_that_is_numbers_but_for_a_few_is_one_of_numbers_and_warned_of(tmp_path):
     rows = [("old" if i == 150 else i % 40, "ab"[i % 2]) for i in range(200)]
-    with pytest.warns(LimbeckWarning, match=r"'age' holds numbers but for 'old' \(1 row\)"):
+    with pytest.warns(LimbeckWarning, match=r"'age' contains numbers except 'old' \(1 row\)"):
         data = load_data(_csv(tmp_path / "a.csv", "age,y", rows), target="y")
     assert isinstance(data.encoding.columns[0], NumberColumn)
 
 
 def test_a_column_of_names_among_which_are_numbers_is_warned_of(tmp_path):
     rows = [(i % 40 if i % 5 else f"w{i % 3}", "ab"[i % 2]) for i in range(200)]
-    with pytest.warns(LimbeckWarning, match="is read as names, though 160 of 200 values are numbers"):
+    with pytest.warns(LimbeckWarning, match="is read as a category, although 160 of 200 values are numbers"):
         data = load_data(_csv(tmp_path / "a.csv", "age,y", rows), target="y")
     assert isinstance(data.encoding.columns[0], CategoryColumn)
     few = [(("0", "1", "2", "3+")[i % 4], "ab"[i % 2]) for i in range(200)]
@@ -156,7 +156,7 @@ def test_the_index_of_pandas_and_texts_that_differ_in_every_row_are_left_out(tmp
     parquet.write_table(table, tmp_path / "a.parquet")
     data = load_data(tmp_path / "a.parquet", target="y")
     assert data.encoding.features == ("x",)
-    assert "another text in each row" in data.note
+    assert "a different text in each row" in data.note
 
 
 def test_the_only_feature_is_kept_and_pointed_at_where_it_goes_up_by_one(tmp_path):
@@ -186,7 +186,7 @@ def test_a_number_that_float32_cannot_hold_is_refused_in_any_part(tmp_path, valu
     train = _csv(tmp_path / "train.csv", "x,z,y", good)
     bad = _csv(tmp_path / "bad.csv", "x,z,y", [*good, (3, value, "a")])
     for given in ({"name": bad}, {"name": train, "test": bad}):
-        with pytest.raises(DataError, match=r"'z' holds -?1e\+\d+ in row 40"):
+        with pytest.raises(DataError, match=r"'z' contains -?1e\+\d+ in row 40"):
             load_data(given.pop("name"), target="y", **given)
     assert read_table(bad, target="y", missing=[value])[1].features == ("x", "z", "z missing")
 
@@ -194,7 +194,7 @@ def test_a_number_that_float32_cannot_hold_is_refused_in_any_part(tmp_path, valu
 def test_a_cell_of_megabytes_is_cut_where_it_is_shown(tmp_path):
     rows = [(i, i % 7, "ab"[i % 2]) for i in range(60)]
     rows[5] = ("x" * 3_000_000, 1, "a")
-    with pytest.warns(LimbeckWarning, match="'z' holds numbers but for 'xxx") as caught:
+    with pytest.warns(LimbeckWarning, match="'z' contains numbers except 'xxx") as caught:
         read_table(_csv(tmp_path / "a.csv", "z,x,y", rows), target="y")
     assert max(len(str(one.message)) for one in caught) < 400
 
@@ -234,7 +234,7 @@ def test_values_that_are_written_otherwise_are_matched_and_that_is_said(tmp_path
 
 def test_a_column_without_a_known_value_is_refused_and_an_empty_one_warned_of(tmp_path):
     train = _csv(tmp_path / "train.csv", "f,y", [("MF"[i % 2], "ab"[i % 3 % 2]) for i in range(40)])
-    with pytest.raises(DataError, match=r"'f' holds 'man', 'woman' in 40 of 40 rows.* ignore=\['f'\]"):
+    with pytest.raises(DataError, match=r"'f' has 'man', 'woman' in 40 of 40 rows.* ignore=\['f'\]"):
         load_data(
             train, target="y",
             test=_csv(tmp_path / "a.csv", "f,y", [(("man", "woman")[i % 2], "ab"[i % 3 % 2]) for i in range(40)]),
@@ -248,9 +248,9 @@ def test_a_column_without_a_known_value_is_refused_and_an_empty_one_warned_of(tm
 def test_columns_that_only_the_test_table_has_are_said(tmp_path):
     train = _csv(tmp_path / "train.csv", "x,z,y", [(i % 5, i % 3, "ab"[i % 2]) for i in range(40)])
     test = _csv(tmp_path / "test.csv", "w,x,z,y", [(i, "?", i % 3, "ab"[i % 2]) for i in range(40)])
-    with pytest.warns(LimbeckWarning, match=r"'x' holds no number in any row, only '\?'"):
+    with pytest.warns(LimbeckWarning, match=r"'x' has no number in any row, only '\?'"):
         data = load_data(train, target="y", test=test)
-    assert "the training table lacks are left out ('w')" in data.note
+    assert "are not in the training table are left out ('w')" in data.note
 
 
 def test_labels_that_are_written_otherwise_are_matched_and_a_development_file_is_read(tmp_path):

@@ -82,7 +82,7 @@ def test_files_of_json_lines(tmp_path):
     with pytest.raises(DataError, match=r"line 1, has no 'text'. It has: review, stars"):
         load_data(file)
     file.write_text("{")
-    with pytest.raises(DataError, match="not lines of JSON"):
+    with pytest.raises(DataError, match="JSON lines"):
         load_data(file)
 
 
@@ -102,8 +102,8 @@ def test_bad_input_is_one_sentence(tokenizer, tmp_path):
     without = train_tokenizer(LINES, vocabulary=80)
     without.pad_token = None
     for said, kind, make in (
-        ("Texts need a tokenizer, and there is none", LimbeckError, lambda: TextDataset(LINES, tokenizer=None)),
-        ("no token for padding", LimbeckError, lambda: TextDataset(LINES, tokenizer=without)),
+        ("Texts need a tokenizer, but there is none", LimbeckError, lambda: TextDataset(LINES, tokenizer=None)),
+        ("no padding token", LimbeckError, lambda: TextDataset(LINES, tokenizer=without)),
         ("20 texts and 2 labels", DataError, lambda: TextDataset(LINES, [0, 1], tokenizer=tokenizer)),
         ("one text", DataError, lambda: TextDataset("a film", tokenizer=tokenizer)),
         (r"texts\[1\] is a NoneType", DataError, lambda: TextDataset(["a", None], tokenizer=tokenizer)),
@@ -137,7 +137,7 @@ def test_a_text_that_is_a_number_and_other_odd_rows(tmp_path):
                 {"text": "a", "label": [1]}, {"text": None, "label": 1}):  # fmt: skip
         with pytest.raises(DataError, match="line 21"):
             load_data(written(tmp_path / "b.jsonl", [*good, row]), vocabulary=40)
-    with pytest.raises(DataError, match="holds a number in every line"):
+    with pytest.raises(DataError, match="is a number in every line"):
         load_data(written(tmp_path / "c.jsonl", [{"text": i, "label": i % 2} for i in range(9)]))
 
 

@@ -161,7 +161,7 @@ def test_an_empty_epoch_does_not_hang():
         def __iter__(self) -> Iterator[Any]:
             return iter(())
 
-    with pytest.raises(LimbeckError, match=r"says that it has 3 batches, and gives none"):
+    with pytest.raises(LimbeckError, match=r"has a length of 3 batches, but yields none"):
         distill(network(), Stage(CE, epochs=1), TorchLoader(Empty())).finish()
 
 

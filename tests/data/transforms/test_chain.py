@@ -53,8 +53,8 @@ def test_a_view_of_ones_own_is_called_as_it_is():
 @pytest.mark.parametrize(
     ("views", "words"),
     [
-        ((), "at least one view"),
-        ((RandomShift(1), lambda inputs, id, view: inputs), "A view has a fingerprint"),
+        ((), "at least one transform"),
+        ((RandomShift(1), lambda inputs, id, view: inputs), "a transform has a fingerprint"),
         ((Flip,), r"holds Flip, a class.*Flip\(\)"),
         ((Flip(), Mixup()), r"mixes two examples.*mix=Mixup\(alpha=1\.0, seed=0\)"),
         ((CutMix(),), "mixes two examples"),

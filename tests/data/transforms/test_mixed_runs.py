@@ -53,7 +53,7 @@ def test_a_loss_that_reads_labels_is_told_why_there_are_none_and_what_to_do(mix)
 
 def test_specialists_refuse_mixtures_before_anything_is_trained():
     recipe = specialists(network(), groups=[[0, 1, 2], [3, 4, 5]], epochs=1)
-    with pytest.raises(LimbeckError, match=r"A specialist learns labels.*without mix="):
+    with pytest.raises(LimbeckError, match=r"A specialist learns from labels.*without mix="):
         distill(network(), recipe, make_loader(), epochs=1).finish()
 
 

@@ -261,13 +261,13 @@ def test_alpha_is_a_number_above_nought(kind, alpha):
         (
             Mixup(),
             ArrayDataset(torch.zeros(4, 9, dtype=torch.int64)),
-            r"Mixup takes weighted means.*tensor of int64.*Tokens",
+            r"Mixup averages pixels.*tensor of int64.*Tokens",
         ),
         (Mixup(), ArrayDataset({"input_ids": torch.zeros(4, 9)}), r"the inputs are a dict"),
         (CutMix(), ArrayDataset(torch.zeros(4, 9)), r"CutMix wants images"),
         (CutMix(), ArrayDataset((torch.zeros(4, 9), torch.zeros(4))), r"CutMix wants images .* got a tuple"),
-        (Mixup(), ArrayDataset(torch.zeros(4, 2), mask=torch.ones(4, 2)), r"Whole examples are mixed.*\[4, 2\]"),
-        (Mixup(), ArrayDataset(torch.zeros(4, 2), extra={"ratio": torch.zeros(4)}), r"keeps 'ratio' in Batch\.extra"),
+        (Mixup(), ArrayDataset(torch.zeros(4, 2), mask=torch.ones(4, 2)), r"mask.*\[4, 2\]"),
+        (Mixup(), ArrayDataset(torch.zeros(4, 2), extra={"ratio": torch.zeros(4)}), r"stores 'ratio' in Batch\.extra"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(mix, data, words):
@@ -280,11 +280,11 @@ def test_what_cannot_be_mixed_is_refused(mix, data, words):
     ("options", "words"),
     [
         ({"mix": Mixup}, r"mix=Mixup is a class.*mix=Mixup\(\)"),
-        ({"mix": Flip()}, r"mix= takes what has partners\(\) and blend\(\), such as Mixup"),
-        ({"augment": Mixup()}, r"mixes two examples.*give it as mix=Mixup"),
+        ({"mix": Flip()}, r"mix= must have the methods partners\(\) and blend\(\), like Mixup"),
+        ({"augment": Mixup()}, r"mixes two examples.*pass it as mix=Mixup"),
         ({"augment": Flip}, r"augment= holds Flip, a class"),
-        ({"augment": "flip"}, r"A view has a fingerprint.*got 'flip'"),
-        ({"views": 0}, r"views=0 is no positive number of views"),
+        ({"augment": "flip"}, r"a transform has a fingerprint.*got 'flip'"),
+        ({"views": 0}, r"views=0 is not a positive whole number"),
         ({"views": True}, r"views=True"),
         ({"views": 2.5}, r"views=2\.5"),
     ],
@@ -295,7 +295,7 @@ def test_a_source_refuses_what_makes_no_views_when_it_is_built(options, words):
 
 
 def test_labels_of_several_dimensions_are_refused_when_it_is_built():
-    with pytest.raises(DataError, match=r"these labels are \[40, 2\].*Leave mix= out"):
+    with pytest.raises(DataError, match=r"these labels have the shape \[40, 2\].*Leave mix= out"):
         ShuffledLoader(ArrayDataset(pictures(), torch.zeros(N, 2, dtype=torch.int64)), batch_size=4, mix=Mixup())
 
 
