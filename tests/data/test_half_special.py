@@ -130,7 +130,7 @@ def test_only_so_many_views_are_handed_out():
 def test_what_makes_no_views_is_refused():
     with pytest.raises(LimbeckError, match="views=0"):
         make_loader(views=0)
-    with pytest.raises(LimbeckError, match="Shift, a class"):
+    with pytest.raises(LimbeckError, match="RandomShift is a class"):
         make_loader(augment=RandomShift)
 
 

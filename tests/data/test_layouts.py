@@ -55,7 +55,7 @@ def test_spaces_around_labels_are_removed_and_that_is_said(tmp_path):
 
 def test_one_list_is_no_lines(tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps(_texts()))
-    with pytest.raises(DataError, match="a line of its own"):
+    with pytest.raises(DataError, match="one entry per line"):
         load_data(tmp_path / "d.jsonl")
 
 

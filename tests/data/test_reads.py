@@ -81,7 +81,7 @@ def test_a_field_is_a_column_and_a_wrong_name_is_answered_with_the_nearest():
     assert SelectColumn("raw")(batch) is raw
     with pytest.raises(DataError, match="Did you mean 'raw'"):
         SelectColumn("rawr")(batch)
-    with pytest.raises(DataError, match="It has: none"):
+    with pytest.raises(DataError, match="are: none"):
         SelectColumn("raw")(Batch(torch.zeros(3)))
 
 
@@ -96,7 +96,7 @@ def test_reads_survive_json(preprocess):
 def test_unknown_reads_are_refused():
     with pytest.raises(LimbeckError, match="Did you mean 'pixels'"):
         preprocess_from_dict({"preprocess": "pixel"})
-    with pytest.raises(LimbeckError, match="no field reads"):
+    with pytest.raises(LimbeckError, match="valid field preprocessing"):
         preprocess_from_dict({"preprocess": "field", "nam": "x"})
 
 

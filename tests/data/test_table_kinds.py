@@ -64,7 +64,7 @@ def test_numbers_in_another_dress_are_pointed_at(tmp_path, write):
 def test_columns_without_a_name_or_a_value_are_left_out(tmp_path):
     path = _table(tmp_path / "d.csv", "a,y,,", A, Y, [""] * 60, [""] * 60)
     data = load_data(path, target="y")
-    assert any("no name" in note for note in data.summary.notes)
+    assert any("without name" in note for note in data.summary.notes)
     assert data.encoding.columns[0].name == "a"
     with pytest.raises(DataError, match="without a name"):
         load_data(_table(tmp_path / "e.csv", ",,y", A, A[::-1], Y), target="y")
@@ -110,7 +110,7 @@ def test_names_of_a_feature_that_are_written_alike_are_said(tmp_path):
 @pytest.mark.parametrize("copy", [lambda y: y, lambda y: "ab"[y], lambda y: 10 - y, lambda y: f"class {y}"])
 def test_a_column_that_holds_the_answer_is_pointed_at(tmp_path, copy):
     path = _table(tmp_path / "d.csv", "code,a,y", [copy(y) for y in Y], A, Y)
-    assert any("'code' tells" in note for note in load_data(path, target="y").summary.notes)
+    assert any("'code' has exactly one value" in note for note in load_data(path, target="y").summary.notes)
 
 
 def test_a_column_that_nearly_holds_the_answer_is_a_feature(tmp_path, recwarn):
