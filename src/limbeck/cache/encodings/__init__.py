@@ -1,4 +1,4 @@
-"""Encodings of teacher outputs: bytes per row, and what each costs in accuracy."""
+"""Encodings of teacher outputs as bytes, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sorted set of classes packed to little more than its entropy."""
+"""Packs a sorted set of classes into little more than its entropy."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ _PLANES = (8, 4, 2, 1)
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """How many bytes `count` numbers of `bits` bits take."""
+    """The bytes of `count` numbers with `bits` bits each."""
     return sum(-(-count * plane // 8) for plane in _split(bits))
 
 
 def pack(values: Integer[np.ndarray, "rows count"], bits: int) -> UInt8[np.ndarray, "rows width"]:
-    """Each row's numbers, one after the other in planes of 8, 4, 2 and 1 bits, the lowest bits first.
+    """Pack each row's numbers in planes of 8, 4, 2 and 1 bits, the lowest bits first.
 
-    A number of 11 bits is cut into 8 + 2 + 1: within a plane all pieces are equally wide, and so is the work.
+    A number of 11 bits is split into 8 + 2 + 1, so that all pieces of a plane have the same width.
 
     Example:
         >>> pack(np.array([[1, 2, 3]]), 2)
         array([[57]], dtype=uint8)
     """
     rows, count = values.shape
-    found = [np.zeros((rows, 0), dtype=np.uint8)]
+    parts = [np.zeros((rows, 0), dtype=np.uint8)]
     rest = values
     for plane in _split(bits):
         each = 8 // plane
         pieces = (rest & ((1 << plane) - 1)).astype(np.uint8)
         pieces = np.pad(pieces, ((0, 0), (0, -count % each))).reshape(rows, -(-count // each), each)
-        found.append(np.bitwise_or.reduce(pieces << _shifts(plane), axis=2))
+        parts.append(np.bitwise_or.reduce(pieces << _shifts(plane), axis=2))
         rest = rest >> plane
-    return np.concatenate(found, axis=1)
+    return np.concatenate(parts, axis=1)
 
 
 def unpack(packed: UInt8[np.ndarray, "rows width"], count: int, bits: int) -> Integer[np.ndarray, "rows count"]:
-    """The numbers again.
+    """Unpack the numbers.
 
     Example:
         >>> unpack(np.array([[57]], dtype=np.uint8), 3, 2)
@@ -69,19 +69,19 @@ def _split(bits: int) -> list[int]:
 
 @final
 class ClassSubset:
-    r"""Elias-Fano: `size` sorted classes of `classes`, the low bits of each as they are, the high ones in unary.
+    r"""Elias-Fano: `size` sorted classes of `classes`, the low bits of each unchanged, the high ones in unary.
 
     Class :math:`c_i` (from i = 0) is cut at bit l: its low l bits are packed, and of a bitmap the bit
     :math:`\lfloor c_i / 2^l \rfloor + i` is set. That takes :math:`l s + s + \lfloor (C - 1) / 2^l \rfloor` bits for s
     classes; the l with the fewest is taken. With no low bits a set needs no "+ i": it is a plain bitmap of C bits.
 
     Args:
-        size: How many classes; the same for every row.
-        classes: Of how many.
-        repeats: Whether one may come more than once.
+        size: The number of classes in a row; the same for every row.
+        classes: The number of all classes.
+        repeats: Whether a class may occur more than once.
 
     Example:
-        >>> Subset(100, 1000).width, Subset(50, 50257).width
+        >>> ClassSubset(100, 1000).width, ClassSubset(50, 50257).width
         (66, 76)
 
     Source: Elias, 1974, J. ACM 21(2); Fano, 1971.
@@ -104,7 +104,7 @@ class ClassSubset:
         return self.size + ((self.classes - 1) >> cut)
 
     def pack(self, ids: Integer[np.ndarray, "rows size"]) -> UInt8[np.ndarray, "rows width"]:
-        """Sorted rows of classes as bytes."""
+        """Pack sorted rows of classes."""
         rows = len(ids)
         bitmap = np.zeros((rows, self._bitmap * 8), dtype=np.uint8)
         places = (ids >> self.cut) + self._spread * np.arange(self.size)
@@ -113,10 +113,10 @@ class ClassSubset:
         return np.concatenate([low, np.packbits(bitmap, axis=1, bitorder="little")], axis=1)
 
     def unpack(self, packed: UInt8[np.ndarray, "rows width"]) -> Integer[np.ndarray, "rows size"]:
-        """The rows again, sorted.
+        """Unpack the sorted rows.
 
         Raises:
-            DataError: If the bytes are of no such rows.
+            DataError: If the bytes are damaged.
         """
         bitmap = np.unpackbits(packed[:, self._low :], axis=1, bitorder="little")
         places = np.flatnonzero(bitmap)
@@ -131,6 +131,6 @@ class ClassSubset:
 
     def _damaged(self) -> DataError:
         return DataError(
-            f"A stored record does not name {self.size} of {self.classes} classes: it is damaged, or of another "
+            f"A stored record does not name {self.size} of {self.classes} classes: it is damaged, or has another "
             "encoding. Type: limbeck cache verify."
         )

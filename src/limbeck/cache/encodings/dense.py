@@ -15,11 +15,11 @@ from limbeck.cache.encodings.log_quantization import Depths, floats, log_depths,
 from limbeck.cache.encodings.top_k import checked_bits
 
 _HALF_MAX = 65504.0
-_GIANT = 2.0**30  # float32 numbers of that size lie 128 apart: beside them a distance of 16,384 is still one
+_GIANT = 2.0**30  # float32 numbers of that size are 128 apart, so distances up to 16,384 are still represented
 
 
 class _Dense(Encoding, ABC):
-    """All classes; a record depends on its row of logits alone."""
+    """All classes; a record depends only on its row of logits."""
 
     def encode(
         self,
@@ -36,12 +36,12 @@ class _Dense(Encoding, ABC):
 
     @abstractmethod
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        """The records of float32 logits, whose largest are known."""
+        """The records of float32 logits, with the largest of each row."""
 
 
 @final
 class Float32(_Dense):
-    """Every logit as it is: 4 bytes a class, exact to the bit for a teacher that answers in float32 or less."""
+    """Every logit unchanged: 4 bytes a class, exact for a teacher with outputs in float32 or less."""
 
     name: ClassVar[str] = "float32"
 
@@ -59,12 +59,12 @@ class Float32(_Dense):
 
 @final
 class Float16(_Dense):
-    r"""Two bytes a class and four beside: exact for a teacher that answers in float16, close for any other.
+    r"""Two bytes a class and four more: exact for a teacher with outputs in float16, close for any other.
 
-    A row that float16 holds exactly is kept so. Of any other the largest logit is kept in float32 and every logit as
-    its distance from that: rounded by at most 1/2048 of the distance, so the likely classes are known best, and logits
-    of 100,000 do not become infinite. A distance beyond 65,504 is kept as 65,504; -inf stays -inf. Where the largest is
-    beyond 1e9 the distances alone are kept, as if it were 0: their softmax is the same.
+    A row that float16 represents exactly is stored as it is. For any other row the largest logit is stored in float32,
+    and every logit as its distance from that: the rounding error is at most 1/2048 of the distance, so likely classes
+    are most exact, and logits of 100,000 do not become infinite. A distance beyond 65,504 is stored as 65,504; -inf
+    stays -inf. If the largest is beyond 1e9, only the distances are stored, as if it were 0: the softmax is the same.
     """
 
     name: ClassVar[str] = "float16"
@@ -74,7 +74,7 @@ class Float16(_Dense):
         self.width = 4 + 2 * classes
 
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
-        # A row that is exact has no level; nor has one of nothing but -inf.
+        # The level is 0 for an exact row, and for a row of only -inf.
         exact = (logits.half().float() == logits).all(-1)
         level = top.masked_fill(exact | (top == -torch.inf), 0.0)
         apart = (logits - level.unsqueeze(-1)).clamp_min(-_HALF_MAX).masked_fill(logits == -torch.inf, -torch.inf)
@@ -89,9 +89,9 @@ class Float16(_Dense):
 
 @final
 class BFloat16(_Dense):
-    """Two bytes a class: exact for a teacher that answers in bfloat16; any other is rounded to 8 significant bits.
+    """Two bytes a class: exact for a teacher with outputs in bfloat16; others are rounded to 8 significant bits.
 
-    What would round to infinity is kept as the largest finite one.
+    A value that would round to infinity is stored as the largest finite one.
     """
 
     name: ClassVar[str] = "bfloat16"
@@ -115,11 +115,11 @@ class BFloat16(_Dense):
 class Quantized(_Dense):
     """Every logit in `bits` bits, by its depth below the largest: about a byte a class, for any divergence.
 
-    A record holds the largest logit (float32), the deepest and a code for each class (`Depths`). Where the largest is
-    beyond 1e9 the depths alone are kept, as if it were 0: their softmax is the same.
+    A record holds the largest logit (float32), the deepest and a code for each class (`Depths`). If the largest is
+    beyond 1e9, only the depths are stored, as if it were 0: the softmax is the same.
 
     Args:
-        classes: How many logits a row has.
+        classes: The number of logits in a row.
         bits: 2 to 16, or 32.
     """
 
@@ -133,7 +133,7 @@ class Quantized(_Dense):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What was chosen."""
+        """The parameters."""
         return {"bits": self.bits}
 
     def _encoded(self, logits: Float[Tensor, "rows classes"], top: Float[Tensor, " rows"]) -> Records:
@@ -148,5 +148,5 @@ class Quantized(_Dense):
 
 
 def _small(level: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-    """The level of rows, 0 where its own rounding would swallow the distances from it."""
+    """The level of each row; 0 where its rounding error would exceed the distances from it."""
     return torch.where(level.abs() < _GIANT, level, 0.0)

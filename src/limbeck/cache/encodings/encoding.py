@@ -21,20 +21,20 @@ _AT_ONCE = 1 << 18
 
 
 class Encoding(ABC):
-    """How one row of logits (of one position of one example) becomes a record of `width` bytes, and is read again.
+    """Converts a row of logits (of one position of one example) to a record of `width` bytes, and back.
 
-    Every record has the same width, so the place of a record in a file is a multiplication. A subclass is final.
+    Every record has the same width, so its offset in a file is a multiplication. Subclasses are final.
 
     Args:
-        classes: How many logits a row has.
+        classes: The number of logits in a row.
 
     Raises:
-        LimbeckError: If that is no whole number above 0, or a parameter is out of its range.
+        LimbeckError: If that is no integer above 0, or a parameter is out of range.
     """
 
     name: ClassVar[str]
     partial: ClassVar[type[PartialLogits] | None] = None
-    """What it decodes to; None where that is a tensor of all classes."""
+    """The type of the decoded rows; None where that is a tensor of all classes."""
 
     classes: int
     width: int
@@ -55,11 +55,11 @@ class Encoding(ABC):
         """One record for each row.
 
         Args:
-            logits: Raw logits, or log-probabilities; -inf is no class.
-            id: Which example each row is of; with `view` and `position` it names the row for an encoding that draws at
-                random, so that a row gets the same record in whatever batch, order or process it is met.
-            view: Which view of it.
-            position: Which position in it.
+            logits: Raw logits, or log-probabilities; -inf for an impossible class.
+            id: The example of each row. With `view` and `position` it seeds an encoding that draws at random, so that
+                a row has the same record in every batch, order and process.
+            view: The view of the example.
+            position: The position in the example.
 
         Raises:
             DataError: If a logit is NaN or +inf.
@@ -67,24 +67,24 @@ class Encoding(ABC):
 
     @abstractmethod
     def decode(self, records: Records) -> Decoded:
-        """The rows again, on the CPU.
+        """Decode the rows, on the CPU.
 
         Raises:
-            DataError: If the records are no such records.
+            DataError: If these are no records of this encoding.
         """
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What was chosen, besides the name."""
+        """The parameters, without the name."""
         return {}
 
     @property
     def spec(self) -> dict[str, Any]:
-        """All that it depends on but the number of classes, for a manifest."""
+        """The name and the parameters, without the number of classes, for a manifest."""
         return {"name": self.name, **self.parameters}
 
     def invalid_reason(self, kernel: Callable[..., Tensor]) -> str | None:
-        """Why a kernel cannot be computed from what this decodes to, in a sentence; None where it can."""
+        """The reason why a kernel cannot be computed from decoded rows; None where it can."""
         return None if self.partial is None else self.partial.invalid_reason(kernel)
 
     def __repr__(self) -> str:
@@ -102,10 +102,10 @@ class Encoding(ABC):
 def read(
     logits: Float[Tensor, "rows classes"], classes: int
 ) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, " rows"]]:
-    """Logits in float32, and the largest of each row; what no float32 holds is brought back to the largest that is.
+    """Logits in float32 and the largest of each row; values beyond float32 are clipped.
 
     Raises:
-        LimbeckError: If there are not so many classes.
+        LimbeckError: If there is another number of classes.
         DataError: If a logit is NaN or +inf.
     """
     if logits.shape[1] != classes:
@@ -120,13 +120,13 @@ def read(
         wrong = (~(top < torch.inf)).nonzero().flatten()
         raise DataError(
             f"The teacher's logits hold NaN or +inf in {len(wrong)} of {len(top)} rows (the first is row "
-            f"{int(wrong[0])}): that is no answer to store. Look at the teacher on this batch, in float32."
+            f"{int(wrong[0])}), which cannot be stored. Check the teacher on this batch, in float32."
         )
     return logits, top
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A parameter that is a whole number within its range."""
+    """Check that a parameter is an integer within its range."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         span = f"{least} or more" if most is None else f"from {least} to {most}"
         raise ArgumentError(f"{name} is a whole number, {span}; got {value!r}.", argument=name.split()[0])
@@ -134,7 +134,7 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
 
 
 def chunks(logits: Float[Tensor, "rows classes"]) -> list[slice]:
-    """Runs of rows of so many numbers that what is computed of them stays in a processor's cache."""
+    """Slices of rows, small enough for the intermediate results to stay in the processor's cache."""
     each = max(_AT_ONCE // max(logits.shape[1], 1), 1)
     if logits.device.type != "cpu":
         each *= 64

@@ -1,4 +1,4 @@
-"""Logits in a few bits each, most exact where they are largest."""
+"""Quantizes logits to a few bits each, most exact for the largest ones."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ HALF = 16
 
 @final
 class Depths:
-    r"""How far each logit of a row lies below the largest, in nats, at `bits` bits each.
+    r"""The distance of each logit of a row below the largest, in nats, at `bits` bits each.
 
     With 2 to 15 bits, code c of :math:`0 .. L` stands for :math:`e^{c / L \log(1 + S)} - 1`, S being the deepest of the
     row: steps grow as depth + 1 does. A step near the top is :math:`\log(1 + S) / L` nats, where probability lies at
     T = 1; further down it is the same fraction of the depth, which a higher temperature divides. The highest code is
     -inf. With 16 bits each depth is a float16, with 32 a float32.
 
-    A finite logit deeper than 16,384 nats is kept as that deep: no usual temperature tells the two apart.
+    A finite logit deeper than 16,384 nats is stored with that depth: no usual temperature tells the two apart.
 
     Args:
-        count: How many logits a row has.
+        count: The number of logits in a row.
         bits: 2 to 16, or 32.
     """
 
@@ -40,7 +40,7 @@ class Depths:
         self.width = self._header + packed_bytes(count, bits)
 
     def pack(self, depths: Float[Tensor, "rows count"]) -> UInt8[np.ndarray, "rows width"]:
-        """Depths (0 or below, none NaN) as bytes."""
+        """Pack depths (0 or below, none NaN)."""
         if self.bits >= HALF:
             kind = "<f2" if self.bits == HALF else "<f4"
             return _bytes(depths.contiguous().cpu().numpy().astype(kind))
@@ -53,7 +53,7 @@ class Depths:
         return np.concatenate([header, pack(code.to(torch.int32).cpu().numpy(), self.bits)], axis=1)
 
     def unpack(self, packed: UInt8[np.ndarray, "rows width"]) -> Float[Tensor, "rows count"]:
-        """The depths again, in float32."""
+        """Unpack the depths, in float32."""
         if self.bits >= HALF:
             kind = "<f2" if self.bits == HALF else "<f4"
             return torch.from_numpy(values(packed, kind).astype(np.float32))
@@ -65,16 +65,16 @@ class Depths:
 
 
 def log_depths(logits: Float[Tensor, "rows some"], top: Float[Tensor, " rows"]) -> Float[Tensor, "rows some"]:
-    """Depths: logits less the largest of their row, a finite one not below -16,384."""
+    """Depths: logits minus the largest of their row, clipped at -16,384 if finite."""
     level = top.masked_fill(top == -torch.inf, 0.0).unsqueeze(-1)
-    found = (logits - level).clamp_min_(-DEEPEST)
+    depths = (logits - level).clamp_min_(-DEEPEST)
     if bool(logits.amin() > -torch.inf):
-        return found
-    return found.masked_fill_(logits == -torch.inf, -torch.inf)
+        return depths
+    return depths.masked_fill_(logits == -torch.inf, -torch.inf)
 
 
 def values(packed: UInt8[np.ndarray, "rows width"], kind: str) -> np.ndarray:
-    """Numbers of a kind such as ``<f4`` in each row."""
+    """The numbers in each row, with a dtype such as ``<f4``."""
     return np.ascontiguousarray(packed).view(kind)
 
 
@@ -83,7 +83,7 @@ def _bytes(numbers: np.ndarray) -> UInt8[np.ndarray, "rows width"]:
 
 
 def floats(tensor: Tensor, kind: str = "<f4") -> UInt8[np.ndarray, "rows width"]:
-    """Each row's numbers as bytes: ``<f4``, or ``<f2``, whose largest stands for what is larger."""
+    """Each row's numbers as bytes: ``<f4``, or ``<f2`` with larger values clipped."""
     numbers = tensor.detach().cpu().numpy().reshape(len(tensor), math.prod(tensor.shape[1:]))
     if kind == "<f2":
         numbers = np.where(np.isinf(numbers), numbers, np.clip(numbers, -65504.0, 65504.0))
@@ -91,8 +91,8 @@ def floats(tensor: Tensor, kind: str = "<f4") -> UInt8[np.ndarray, "rows width"]
 
 
 def _half_above(number: Tensor) -> Tensor:
-    """The least float16 that is not below, as a float32."""
+    """Round up to float16, as a float32."""
     half = number.half()
-    # The bit pattern of the next larger one, as these are not negative.
+    # For numbers that are not negative, the next bit pattern is the next larger number.
     up = (half.view(torch.int16) + 1).view(torch.float16)
     return torch.where(half.float() < number, up, half).float()

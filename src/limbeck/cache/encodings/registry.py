@@ -16,37 +16,37 @@ _KNOWN: dict[str, type[Encoding]] = {
     kind.name: kind for kind in (Float32, Float16, BFloat16, Quantized, TopClasses, SampledClasses)
 }
 
-_MANY = 2**31  # more than any answer has: making an encoding allocates nothing
+_MANY = 2**31  # an upper bound for the number of classes; making an encoding allocates nothing
 
 
 def encoding_names() -> list[str]:
-    """Every encoding's name."""
+    """The names of all encodings."""
     return sorted(_KNOWN)
 
 
 def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
-    """An encoding by name.
+    """Make an encoding by name.
 
     Args:
         name: ``float32``, ``float16``, ``bfloat16``, ``quantized``, ``top-k`` or ``sampled``.
-        classes: How many logits a row has.
-        **parameters: The encoding's own: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
+        classes: The number of logits in a row.
+        **parameters: The encoding's parameters: ``k=`` and ``bits=`` of ``top-k``, ``draws=`` of ``sampled``, ...
 
     Raises:
-        UnknownNameError: If there is none of that name, or it has no such parameter; the nearest is named.
+        UnknownNameError: If the name or a parameter is unknown; the nearest one is named.
         LimbeckError: If a parameter is missing or out of its range.
 
     Example:
-        >>> make("top-k", classes=1000, k=100).width
+        >>> make_encoding("top-k", classes=1000, k=100).width
         213
     """
     if name not in _KNOWN:
         raise unknown_name_error("encoding", str(name), _KNOWN, argument="encoding")
-    accepted = {key: one for key, one in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
-    for given in parameters:
-        if given not in accepted:
-            raise unknown_name_error(f"parameter of the encoding {name!r}:", given, accepted, argument=given)
-    absent = [key for key, one in accepted.items() if one.default is one.empty and key not in parameters]
+    accepted = {key: value for key, value in inspect.signature(_KNOWN[name]).parameters.items() if key != "classes"}
+    for parameter in parameters:
+        if parameter not in accepted:
+            raise unknown_name_error(f"parameter of the encoding {name!r}:", parameter, accepted, argument=parameter)
+    absent = [key for key, value in accepted.items() if value.default is value.empty and key not in parameters]
     if absent:
         raise ArgumentError(
             f"The encoding {name!r} needs {absent[0]}: {absent[0]}=50, for example.", argument=absent[0], example="50"
@@ -55,10 +55,10 @@ def make_encoding(name: str, *, classes: int, **parameters: Any) -> Encoding:
 
 
 def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
-    """An encoding as a manifest, or a person, writes it: a name, or a mapping with ``name`` and parameters.
+    """Make an encoding from a name, or from a mapping with ``name`` and parameters.
 
     Raises:
-        LimbeckError: As `make` does, or if there is no name.
+        LimbeckError: As for `make_encoding`, or if there is no name.
 
     Example:
         >>> encoding({"name": "top-k", "k": 100, "bits": 10}, classes=1000).spec
@@ -76,13 +76,13 @@ def encoding(spec: Mapping[str, Any] | str, *, classes: int) -> Encoding:
 
 
 def validate_encoding(spec: Mapping[str, Any] | str) -> dict[str, Any]:
-    """What a person wrote of an encoding, whole, with every parameter; before anybody knows how many classes there are.
+    """Validate an encoding and return it with all parameters, before the number of classes is known.
 
     Raises:
-        LimbeckError: As `encoding` does; but whether so many classes exist is seen with the first answer.
+        LimbeckError: As for `encoding`. Whether there are enough classes is checked at the first batch.
 
     Example:
-        >>> checked({"name": "top-k", "k": 100})
+        >>> validate_encoding({"name": "top-k", "k": 100})
         {'name': 'top-k', 'k': 100, 'bits': 10}
     """
     return encoding(spec, classes=_MANY).spec

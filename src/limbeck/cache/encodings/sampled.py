@@ -1,4 +1,4 @@
-"""A few sampled classes, so that sums over all classes are estimated without bias."""
+"""Stores a few sampled classes, from which sums over all classes are estimated without bias."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from limbeck.partial_logits import PartialLogits, SampledLogits
 
 @final
 class SampledClasses(Encoding):
-    r"""`draws` classes drawn from :math:`r_c \propto p_c^{power}`, with repetition, from which p is estimated unbiased.
+    r"""`draws` classes drawn from :math:`r_c \propto p_c^{power}`, with repetition, for unbiased estimates of p.
 
     The n-th class is drawn from the n-th of N equal slices of r (in the order of the classes), so that the expected
     number of times a class comes is :math:`N r_c`, as of independent draws, and its variance is never above theirs.
@@ -32,12 +32,12 @@ class SampledClasses(Encoding):
     classes (Elias-Fano) and their logits (`Depths`). At T = 1 and `power` 1 every weight is 1 / N, whatever `bits` is.
 
     Args:
-        classes: How many logits a row has.
+        classes: The number of logits in a row.
         draws: N, 1 or more.
-        power: From 0 (all classes alike) to 2; 1 draws from p, at T = 1. For losses at T take 1 / T: above 1.5 / T
-            they are refused.
-        bits: Of each logit: 2 to 16, or 32.
-        seed: Another seed draws others.
+        power: From 0 (uniform) to 2; 1 draws from p, at T = 1. For losses at T use 1 / T; above 1.5 / T they are
+            refused.
+        bits: Bits of each logit: 2 to 16, or 32.
+        seed: The seed of the draws.
 
     Source: Anshumann et al., Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs, 2025,
         arXiv:2503.16870.
@@ -62,7 +62,7 @@ class SampledClasses(Encoding):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What was chosen."""
+        """The parameters."""
         return {"draws": self.draws, "power": self.power, "bits": self.bits, "seed": self.seed}
 
     def encode(
@@ -73,7 +73,7 @@ class SampledClasses(Encoding):
         view: Int[Tensor, " rows"],
         position: Int[Tensor, " rows"],
     ) -> Records:
-        """One record for each row, drawn by its id, view and position."""
+        """One record for each row, with draws that depend on its id, view and position."""
         uniform = self._uniform(id.cpu(), view.cpu(), position.cpu()).to(logits.device)
         parts = (self._encoded(logits[s], uniform[s]) for s in chunks(logits))
         return np.concatenate([np.zeros((0, self.width), np.uint8), *parts])
@@ -81,8 +81,8 @@ class SampledClasses(Encoding):
     def _uniform(self, id: Tensor, view: Tensor, position: Tensor) -> Float[Tensor, "rows draws"]:
         """A number in each of N equal slices of [0, 1), to 48 bits and more."""
         row = mix(mix(id.long() + key(self.seed, "row")) + position.long())
-        found = counter_uniform(row, view, seed=self.seed, draws=2 * self.draws, stream="classes").double()
-        high, low = found.unflatten(-1, (self.draws, 2)).unbind(-1)
+        uniform = counter_uniform(row, view, seed=self.seed, draws=2 * self.draws, stream="classes").double()
+        high, low = uniform.unflatten(-1, (self.draws, 2)).unbind(-1)
         return (torch.arange(self.draws) + high + low * 2.0**-24) / self.draws
 
     def _encoded(self, part: Float[Tensor, "rows classes"], uniform: Float[Tensor, "rows draws"]) -> Records:
@@ -91,7 +91,7 @@ class SampledClasses(Encoding):
         sums = log_partition_and_grad(depths, FINE)
         cumulative = (depths * self.power).exp().masked_fill(depths == -torch.inf, 0.0).cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        # Strictly above: a class without mass is never found. The last slice's end may round up to the total.
+        # right=True: a class without mass is never chosen. The end of the last slice may round up to the total.
         aim = torch.minimum(uniform * total, total * (1 - 2.0**-50))
         ids = torch.searchsorted(cumulative, aim, right=True).clamp_max(self.classes - 1)
         proposal = sums[:, 0, FINE.index(1.0), None] if self.power == 1 else total.log().float()
@@ -99,7 +99,7 @@ class SampledClasses(Encoding):
         return np.concatenate([floats(top), floats(sums), floats(proposal), classes, drawn], axis=1)
 
     def decode(self, records: Records) -> SampledLogits:
-        """The rows again: classes, their depths, and the sums over all classes."""
+        """Decode the rows: classes, their depths, and the sums over all classes."""
         records = self._checked(records)
         start, end = self._whole + 4, self._whole + 4 + self._ids.width
         numbers = torch.from_numpy(values(records[:, :start], "<f4").astype(np.float32))

@@ -1,4 +1,4 @@
-"""The k most likely classes and the total mass of all others, at every temperature."""
+"""Stores the k most likely classes and the total mass of all others, at several temperatures."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ MOST_TEMPERATURES = 8
 class TopClasses(Encoding):
     r"""The k largest logits: their classes exactly, their values at `bits` bits each, and all others as one bucket.
 
-    A record holds the largest logit (float32), the logarithm of what the others weigh at T = 1, 4, 16, infinity and
+    A record holds the largest logit (float32), the logarithm of the others' mass at T = 1, 4, 16, infinity and
     `temperatures`, with its slope (float16), the classes (Elias-Fano, about :math:`\log_2 (C / k) + 2` bits each) and
-    the values (`Depths`). Where `bits` is 32 all is float32, and the rest is kept at so many temperatures that it is
-    right to 5e-5 at any T of 0.5 and above. The kept logits are moved together so that they weigh what they weighed
-    before rounding: kept mass and rest are exact at T = 1, and nothing is renormalized over k.
+    the values (`Depths`). Where `bits` is 32 all is float32, and the rest is stored at so many temperatures that
+    its error is at most 5e-5 at any T of 0.5 and above. The stored logits are shifted together so that rounding does
+    not change their mass: stored mass and rest are exact at T = 1, and nothing is renormalized over k.
 
     Args:
-        classes: How many logits a row has.
-        k: How many are kept, 1 to `classes`.
+        classes: The number of logits in a row.
+        k: The number of stored classes, 1 to `classes`.
         bits: 2 to 16, or 32 for float32.
-        temperatures: At which the rest is kept too. Below 32 bits a loss at any other is refused, as it would have to
-            be guessed.
+        temperatures: Further temperatures at which the rest is stored. Below 32 bits a loss at any other one is
+            refused, as the rest there is not known.
     """
 
     name: ClassVar[str] = "top-k"
@@ -53,16 +53,16 @@ class TopClasses(Encoding):
         self._ids, self._depths = ClassSubset(k, classes), Depths(k, bits)
         self._kind, each = ("<f4", 4) if bits == EXACT else ("<f2", 2)
         self.temperatures = _checked_temperatures(temperatures)
-        self._grid = DENSE if bits == EXACT else (*COARSE, *(1 / one for one in self.temperatures))
+        self._grid = DENSE if bits == EXACT else (*COARSE, *(1 / value for value in self.temperatures))
         self._nodes = len(self._grid)
         self._rest = 4 + 2 * self._nodes * each
         self.width = self._rest + self._ids.width + self._depths.width
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What was chosen."""
-        also = {"temperatures": list(self.temperatures)} if self.temperatures else {}
-        return {"k": self.k, "bits": self.bits, **also}
+        """The parameters."""
+        extra = {"temperatures": list(self.temperatures)} if self.temperatures else {}
+        return {"k": self.k, "bits": self.bits, **extra}
 
     def encode(
         self,
@@ -72,7 +72,7 @@ class TopClasses(Encoding):
         view: Int[Tensor, " rows"],
         position: Int[Tensor, " rows"],
     ) -> Records:
-        """One record for each row; of equal logits at the k-th place, any."""
+        """One record for each row; among equal logits at position k, any may be chosen."""
         del id, view, position  # nothing is drawn
         return np.concatenate(
             [np.zeros((0, self.width), np.uint8), *(self._encoded(logits[s]) for s in chunks(logits))]
@@ -82,11 +82,11 @@ class TopClasses(Encoding):
         logits, top = read(part, self.classes)
         ids = logits.topk(self.k, -1, sorted=False).indices.sort(-1).values
         depths = log_depths(logits, top)
-        kept = depths.gather(-1, ids)
+        selected = depths.gather(-1, ids)
         others = depths.scatter_(-1, ids, -torch.inf)
         rest = self._sums(others)
-        packed = self._depths.pack(kept)
-        lost = kept.logsumexp(-1).cpu() - self._depths.unpack(packed).logsumexp(-1)
+        packed = self._depths.pack(selected)
+        lost = selected.logsumexp(-1).cpu() - self._depths.unpack(packed).logsumexp(-1)
         lost = lost.nan_to_num(0.0).to(top.device)
         rest[:, 0] -= lost.unsqueeze(-1) * rest.new_tensor(self._grid)
         rest[:, 1] -= lost.unsqueeze(-1)
@@ -100,7 +100,7 @@ class TopClasses(Encoding):
         return torch.cat([log_partition_and_grad(others, COARSE), *also], -1)
 
     def decode(self, records: Records) -> TopKLogits:
-        """The rows again: classes, depths, and the rest."""
+        """Decode the rows: classes, depths, and the rest."""
         records = self._checked(records)
         middle = self._rest + self._ids.width
         top = torch.from_numpy(values(records[:, :4], "<f4").astype(np.float32)).flatten()
@@ -110,28 +110,29 @@ class TopClasses(Encoding):
         return TopKLogits(ids, depths, top, rest.unflatten(-1, (2, self._nodes)), classes=self.classes, grid=self._grid)
 
 
-def _checked_temperatures(given: Any) -> tuple[float, ...]:
-    """Temperatures besides those that every record has, in order."""
-    if isinstance(given, (str, int, float)) or not all(
-        isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one < math.inf for one in given
+def _checked_temperatures(temperatures: Any) -> tuple[float, ...]:
+    """The temperatures that not every record has, sorted."""
+    if isinstance(temperatures, (str, int, float)) or not all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+        for value in temperatures
     ):
         raise ArgumentError(
-            f"temperatures= is a list of numbers above 0, such as [2.0]; got {given!r}.",
+            f"temperatures= must be a list of numbers above 0, such as [2.0]; got {temperatures!r}.",
             argument="temperatures",
             example="[2.0]",
         )
-    known = [1 / beta for beta in COARSE if beta]
-    found = tuple(sorted({float(one) for one in given} - {float(one) for one in known}))
-    if len(found) > MOST_TEMPERATURES:
+    standard = [1 / beta for beta in COARSE if beta]
+    extra = tuple(sorted({float(value) for value in temperatures} - {float(value) for value in standard}))
+    if len(extra) > MOST_TEMPERATURES:
         raise LimbeckError(
             f"A top-k record keeps the rest at {MOST_TEMPERATURES} temperatures more at most, and these are "
-            f"{len(found)}: where the temperature moves, store 'quantized', which serves every one."
+            f"{len(extra)}: where the temperature moves, store 'quantized', which serves every value."
         )
-    return found
+    return extra
 
 
 def checked_bits(bits: int) -> int:
-    """How many bits a value has: 2 to 16, or 32."""
+    """Check the number of bits of a value: 2 to 16, or 32."""
     return (
         bits
         if bits == EXACT and not isinstance(bits, bool)
