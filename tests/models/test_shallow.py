@@ -96,9 +96,9 @@ def test_bad_input_is_one_sentence():
     for layers, model, said in (
         (4, teacher, "4 layers do not divide the teacher's 6: use 1, 2, 3"),
         (0, teacher, "do not divide"),
-        ([0, 6], teacher, "6 is none of the teacher's, which are 0 to 5"),
+        ([0, 6], teacher, r"6 does not exist.*0 to 5"),
         ([], teacher, "leaves no layer"),
-        (2, torch.nn.Linear(2, 2), "takes a model of transformers"),
+        (2, torch.nn.Linear(2, 2), "model of transformers"),
         (2, albert, "no list of 6"),
     ):
         with pytest.raises(LimbeckError, match=said):

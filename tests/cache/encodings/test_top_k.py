@@ -46,7 +46,7 @@ def test_buckets_are_those_of_the_teacher_at_every_temperature(k, temperature):
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 2.0, 3.0, 50.0])
 def test_the_rest_is_kept_at_the_temperatures_that_are_wanted(temperature):
     logits = posterior_logits(100, 1000)
-    with pytest.raises(LimbeckError, match=f"temperatures of 16, 4, 1, and not at {temperature:g}"):
+    with pytest.raises(LimbeckError, match=f"16, 4, 1.* not at {temperature:g}"):
         again(make_encoding("top-k", classes=1000, k=20), logits).coarse(temperature)
     kept = again(make_encoding("top-k", classes=1000, k=20, bits=16, temperatures=[temperature]), logits)
     truth = coarse_logits(logits.double(), kept.ids, temperature=temperature)
