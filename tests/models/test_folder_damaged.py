@@ -136,7 +136,7 @@ def test_the_folder_is_valid_after_a_death_at_every_step(tmp_path, monkeypatch, 
         (atomic_io.os, "fsync"),
         (folder_module, "write_text"),
         (folder_module, "write_weights"),
-        (atomic_io, "settle"),
+        (atomic_io, "publish_file"),
     ]
     for number, (where, what) in enumerate(steps):
         for call in range(4):
