@@ -1,4 +1,4 @@
-"""Our speed beside others', measured in one run."""
+"""Benchmarks of limbeck, run by `make bench`."""
 
 from benchmarks.agreement import Apart, check_agreement, distance
 from benchmarks.cache import bench_cache

@@ -1,4 +1,4 @@
-"""Do two loops compute the same mathematics, so that their times may be compared?"""
+"""Check that two training loops compute the same thing, so that their times may be compared."""
 
 from __future__ import annotations
 

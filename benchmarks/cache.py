@@ -1,4 +1,4 @@
-"""What does a student pay for stored answers, and what does it save?"""
+"""Benchmark of cached teacher outputs: time of a step, time to fill the cache, bytes and errors."""
 
 from __future__ import annotations
 
@@ -76,20 +76,20 @@ def bench_cache(*, scale: CacheScale | None = None, say: Callable[[str], None] =
     size = scale or CacheScale()
     with _scratch() as folder:
         work = make_work(Sizes(examples=size.examples))
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         say("steps: on labels alone, with stored answers, with a live teacher")
-        found |= _steps(work, size, folder)
+        figures |= _steps(work, size, folder)
         say("building a store, beside the teacher's forward passes alone")
-        found["build_over_teacher_forward"] = _building(work, folder)
+        figures["build_over_teacher_forward"] = _building(work, folder)
         say(f"reading 256 of {size.rows:,} rows at random, beside numpy")
-        found["gather_over_memmap"] = gather_over_memmap(folder, rows=size.rows, preprocess=size.gathers)
+        figures["gather_over_memmap"] = gather_over_memmap(folder, rows=size.rows, preprocess=size.gathers)
         say(f"flipping {size.flips:,} bytes, one at a time")
-        found["corruptions_read_as_good"] = corruptions_read_as_good(folder, flips=size.flips)
+        figures["corruptions_read_as_good"] = corruptions_read_as_good(folder, flips=size.flips)
         say("a student of stored float32 answers beside the live teacher's")
-        found["identical_to_live"] = identical_to_live(folder)
+        figures["identical_to_live"] = identical_to_live(folder)
         say("bytes and errors of encodings, on the answers of language models trained on the spot")
-        found |= encoding_figures()
-        return found | {"flips": size.flips, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        figures |= encoding_figures()
+        return figures | {"flips": size.flips, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 @contextmanager
@@ -117,10 +117,10 @@ def _steps(work: Work, scale: CacheScale, folder: Path) -> dict[str, Any]:
         pass
     rounds = max(scale.steps // scale.block, 1)
     plain, live = (partial(_blocks, work, recipe, scale) for recipe in (make("supervised"), _soft(teacher)))
-    kept = partial(_blocks, work, _soft(CachedTeacher(teacher, folder / "steps")), scale)
-    near = interleave_starts({"plain": plain, "cached": kept}, rounds=rounds)
-    far = interleave_starts({"cached": kept, "live": live}, rounds=max(rounds // 20, 2))
-    median = {name: statistics.median(found.wall) for name, found in (near | {"live": far["live"]}).items()}
+    cached_blocks = partial(_blocks, work, _soft(CachedTeacher(teacher, folder / "steps")), scale)
+    near = interleave_starts({"plain": plain, "cached": cached_blocks}, rounds=rounds)
+    far = interleave_starts({"cached": cached_blocks, "live": live}, rounds=max(rounds // 20, 2))
+    median = {name: statistics.median(figures.wall) for name, figures in (near | {"live": far["live"]}).items()}
     return {
         "cached_step_over_plain_step": round(paired_ratio(near["cached"].wall, near["plain"].wall), 4),
         "quartiles": [round(one, 4) for one in paired_quartiles(near["cached"].wall, near["plain"].wall)],

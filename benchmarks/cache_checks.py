@@ -1,4 +1,4 @@
-"""Is a store as quick as its bytes, and does it notice when they change?"""
+"""Read speed of the cache, detection of damaged files, and equality with the model's outputs."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def gather_over_memmap(folder: Path, *, rows: int, preprocess: int) -> float:
     records.tofile(folder / "plain.bin")
     plain = np.memmap(folder / "plain.bin", dtype=np.uint8, mode="r", shape=records.shape)
     store = Store(folder / "gather")
-    wanted = [rng.integers(0, rows, 256) for _ in range(preprocess)]
-    for ids in islice(wanted, 200):  # the shard is checked at its first touch; and both are in the page cache
+    id_batches = [rng.integers(0, rows, 256) for _ in range(preprocess)]
+    for ids in islice(id_batches, 200):  # the shard is checked at its first touch; and both are in the page cache
         store.records(store.rows(ids, -1), "logits"), plain[ids]
     ours, theirs = [], []
-    for ids in wanted:
+    for ids in id_batches:
         began = time.perf_counter()
         store.records(store.rows(ids, -1), "logits")
         between = time.perf_counter()
@@ -68,12 +68,12 @@ def corruptions_read_as_good(folder: Path, *, flips: int) -> int:
     rng, good = np.random.default_rng(0), 0
     for _ in range(flips):
         path = files[rng.integers(len(files))]
-        kept = path.read_bytes()
-        harmed = bytearray(kept)
-        harmed[rng.integers(len(kept))] ^= int(rng.integers(1, 256))
-        path.write_bytes(harmed)
+        original = path.read_bytes()
+        damaged = bytearray(original)
+        damaged[rng.integers(len(original))] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
         good += _preprocess(place, ids.numpy())
-        path.write_bytes(kept)
+        path.write_bytes(original)
     return good
 
 
@@ -101,8 +101,8 @@ def identical_to_live(folder: Path) -> bool:
         return nn.utils.parameters_to_vector(run.student.parameters()).detach()
 
     live = student(_Whole(work.teacher, 128))
-    kept = [student(CachedTeacher(work.teacher, folder / "same", encoding="float32")) for _ in range(2)]
-    return all(torch.equal(one, live) for one in kept)
+    students = [student(CachedTeacher(work.teacher, folder / "same", encoding="float32")) for _ in range(2)]
+    return all(torch.equal(one, live) for one in students)
 
 
 class _Whole(Teacher):

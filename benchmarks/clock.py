@@ -1,4 +1,4 @@
-"""How much of what a package does is spent in functions that come from elsewhere?"""
+"""Time that one package spends in functions of another."""
 
 from __future__ import annotations
 

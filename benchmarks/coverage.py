@@ -1,4 +1,4 @@
-"""How often the intervals of differences hold the truth, and how often methods that do nothing are said to help."""
+"""Simulation of verdicts: how often intervals hold the true difference, and how often useless methods "help"."""
 
 from __future__ import annotations
 
@@ -118,17 +118,17 @@ def bench_coverage(
 def _covered(number: int, examples: int, seeds: int, simulations: int) -> dict[str, Any]:
     """One row; where it comes near the bar, so many simulations more that chance explains little, and all count."""
     arms, draw = list(ARMS.values())[number], np.random.default_rng([number, examples, seeds])
-    held, width, drawn = 0, 0.0, 0
+    covered, width, drawn = 0, 0.0, 0
     for more in (simulations, 4 * simulations):
         for _ in range(more):
-            found = compare_scores(*arms.draw(draw, seeds=seeds, examples=examples), largest=1.0)
-            low, high = found.low or 0.0, found.high or 0.0
-            held += low <= arms.better - arms.worse <= high
+            interval = compare_scores(*arms.draw(draw, seeds=seeds, examples=examples), largest=1.0)
+            low, high = interval.low or 0.0, interval.high or 0.0
+            covered += low <= arms.better - arms.worse <= high
             width += high - low
         drawn += more
-        if held >= _NEAR * drawn:
+        if covered >= _NEAR * drawn:
             break
-    return {"covered": round(held / drawn, 4), "half_width": round(50 * width / drawn, 3), "simulations": drawn}
+    return {"covered": round(covered / drawn, 4), "half_width": round(50 * width / drawn, 3), "simulations": drawn}
 
 
 _NEAR = 0.945
@@ -152,6 +152,6 @@ def _verdict(job: Any, draw: np.random.Generator, development: int) -> dict[str,
     for arm in ("student alone", *job.method_arms):
         for seed, luck in enumerate(draw.normal(0, _LUCK, _SEEDS)):
             right = np.where(sure, True, draw.random(_TESTED) < np.clip(0.5 + 10 * luck, 0, 1))
-            known = draw.binomial(development, np.clip(0.95 + luck, 0, 1)) / development
-            outcomes.append(Outcome(arm, seed, {"accuracy": float(right.mean())}, known, correct=right))
+            development_accuracy = draw.binomial(development, np.clip(0.95 + luck, 0, 1)) / development
+            outcomes.append(Outcome(arm, seed, {"accuracy": float(right.mean())}, development_accuracy, correct=right))
     return verdict_of(job, outcomes, examples=_TESTED)

@@ -1,4 +1,4 @@
-"""How many bytes does an encoding take, and how much error does it buy with them?"""
+"""Bytes and errors of the cache's encodings, on outputs of small language models."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def encoding_figures() -> dict[str, Any]:
         "token_encoding": small.spec,
         "answers": {"words": words.source, "tokens": tokens.source},
         "tables": {
-            f"{found.logits.shape[1]:,} classes: {found.source}": [
-                row._asdict() for row in error_table(found.logits, ks=_KS)
+            f"{answers.logits.shape[1]:,} classes: {answers.source}": [
+                row._asdict() for row in error_table(answers.logits, ks=_KS)
             ]
-            for found in (words, tokens)
+            for answers in (words, tokens)
         },
     }

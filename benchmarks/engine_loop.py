@@ -1,4 +1,4 @@
-"""How does the engine run the same job, block by block?"""
+"""The benchmark's training job with `limbeck.distill`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speed of pictures: `ResizedCrop` beside torchvision's, and decoding beside a device that computes."""
+"""Benchmark of images: `ResizedCrop` beside torchvision's, and decoding beside a busy device."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ def _crops(sizes: ImageSizes, python: str) -> dict[str, Any]:
             if peer is not None:
                 others.append(next(peer))
     own, others = own[1:], others[1:]
-    found: dict[str, Any] = {"resized_crop_over_torchvision": None, "torchvision": version}
-    found["resized_crop_milliseconds"] = round(1000 * float(np.median(own)) / sizes.images, 3)
+    figures: dict[str, Any] = {"resized_crop_over_torchvision": None, "torchvision": version}
+    figures["resized_crop_milliseconds"] = round(1000 * float(np.median(own)) / sizes.images, 3)
     if others:
-        found["resized_crop_over_torchvision"] = round(paired_ratio(own, others), 3)
-        found["resized_crop_quartiles"] = [round(one, 3) for one in paired_quartiles(own, others)]
-        found["torchvision_milliseconds"] = round(1000 * float(np.median(others)) / sizes.images, 3)
-    return found
+        figures["resized_crop_over_torchvision"] = round(paired_ratio(own, others), 3)
+        figures["resized_crop_quartiles"] = [round(one, 3) for one in paired_quartiles(own, others)]
+        figures["torchvision_milliseconds"] = round(1000 * float(np.median(others)) / sizes.images, 3)
+    return figures
 
 
 @contextmanager
@@ -129,16 +129,16 @@ def _torchvision(sizes: ImageSizes, python: str) -> Iterator[tuple[str, Iterator
     except OSError as error:
         raise LimbeckError(f"The interpreter {python!r} cannot be started ({error}).") from error
     with process:
-        asked, answers, said = process.stdin, process.stdout, process.stderr
-        if asked is None or answers is None or said is None:  # they are pipes, which no type says
+        requests, answers, errors = process.stdin, process.stdout, process.stderr
+        if requests is None or answers is None or errors is None:  # they are pipes, which no type says
             raise LimbeckError(f"The interpreter {python!r} has no pipes.")
         version = answers.readline().strip()
         if not version:
-            last = said.read().strip().splitlines()[-1:]
+            last = errors.read().strip().splitlines()[-1:]
             yield f"not measured: {' '.join(last)}", None
             return
-        yield version, _passes(asked, answers)
-        asked.close()
+        yield version, _passes(requests, answers)
+        requests.close()
 
 
 def _passes(ask: Any, answers: Any) -> Iterator[float]:
@@ -202,11 +202,11 @@ def _waiting(batches: Iterable[Any], pause: int) -> float:
 def _same_bits(make_loader: Callable[[int | None], ShuffledLoader]) -> float:
     """The fraction of batches that come out alike: without threads, with several, and taken up in the middle."""
     half, whole = len(make_loader(0)) // 2, make_loader(3)
-    begun = [batch for batch, _ in zip(whole, range(half), strict=False)]
+    first_half = [batch for batch, _ in zip(whole, range(half), strict=False)]
     rest = make_loader(2)
-    rest.load_state_dict({"epoch": 0, "batch": len(begun)})
-    found = [*begun, *rest]
-    return sum(_alike(one, other) for one, other in zip(make_loader(0), found, strict=True)) / len(found)
+    rest.load_state_dict({"epoch": 0, "batch": len(first_half)})
+    resumed = [*first_half, *rest]
+    return sum(_alike(one, other) for one, other in zip(make_loader(0), resumed, strict=True)) / len(resumed)
 
 
 def _alike(one: Batch, other: Batch) -> bool:

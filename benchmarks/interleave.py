@@ -1,4 +1,4 @@
-"""How are loops timed so that what the machine does besides falls on all of them alike?"""
+"""Interleaved timing of loops, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def interleave_starts(begin: Mapping[str, Callable[[int], Iterator[float]]], *, 
     for start in range(min(_STARTS, rounds)):
         share = len(range(start, rounds, _STARTS))
         order = list(begin)[:: 1 if start % 2 == 0 else -1]
-        found = interleave({name: begin[name](share + 1) for name in order}, rounds=share)
-        for name, more in found.items():
+        results = interleave({name: begin[name](share + 1) for name in order}, rounds=share)
+        for name, more in results.items():
             times[name].extend(more)
     return times
 

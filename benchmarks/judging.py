@@ -1,4 +1,4 @@
-"""What does judging cost: the measures of a run, and the page about several?"""
+"""Benchmark of judging: the cost of metrics in a run, and of a report of several runs."""
 
 from __future__ import annotations
 
@@ -85,25 +85,25 @@ def bench_judging(*, scale: JudgingScale | None = None, say: Callable[[str], Non
     folder = Path(tempfile.mkdtemp(prefix="limbeck-bench-"))
     try:
         say(f"a comparison of five arms with {size.seeds} seeds, on {size.train:,} pictures, every measure timed")
-        found = _measured(folder / "timed", size)
+        figures = _measured(folder / "timed", size)
         say(f"a comparison with {size.shown_seeds} seeds that is judged on {size.shown:,} pictures")
         run = _judged(folder / "judged", size)
         say(f"{size.repeats} pages about {size.runs} copies of it")
-        found |= _reported(run, folder, size)
-        return found | {"runs": size.runs, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        figures |= _reported(run, folder, size)
+        return figures | {"runs": size.runs, "threads": torch.get_num_threads(), "torch": torch.__version__}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _measured(folder: Path, size: JudgingScale) -> dict[str, Any]:
-    asked = _comparison(
+    job = _comparison(
         folder, train=size.train, test=size.test, seeds=size.seeds, student={"model": "cnn", "widths": [8, 16]},
         teacher={"model": "cnn", "widths": [16, 32], "check": False},
         budget={"epochs": size.epochs, "batch_size": 64, "lr": 3e-3},
     )  # fmt: skip
     began = time.process_time()
     with clocked("limbeck.compare", PARTS, clock=time.process_time) as seconds:
-        run_job(asked)
+        run_job(job)
     whole = time.process_time() - began
     added = sum(seconds[part] for part in ("predictions", "measures", "costs"))
     return {
@@ -114,20 +114,20 @@ def _measured(folder: Path, size: JudgingScale) -> dict[str, Any]:
 
 
 def _judged(folder: Path, size: JudgingScale) -> Path:
-    asked = _comparison(
+    job = _comparison(
         folder, train=min(3000, 10 * size.shown), test=size.shown, seeds=size.shown_seeds,
         student={"model": "mlp", "hidden": [16]}, teacher={"model": "mlp", "hidden": [64], "check": False},
         budget={"epochs": 10, "batch_size": 32, "lr": 3e-3},
     )  # fmt: skip
-    run_job(asked)
+    run_job(job)
     return folder / "run"
 
 
-def _comparison(folder: Path, *, train: int, test: int, **asked: Any) -> Job:
+def _comparison(folder: Path, *, train: int, test: int, **job: Any) -> Job:
     folder.mkdir()
     return make_job({
         "data": str(_pictures(folder / "pictures.npz", train, test)), "methods": ["hinton", "logit_matching"],
-        "arms": list(ARMS), "out": str(folder / "run"), **asked,
+        "arms": list(ARMS), "out": str(folder / "run"), **job,
     })  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Losses beside the quickest way to write them in plain PyTorch: forward, backward and memory."""
+"""Benchmark of kernels beside the fastest way to write them in plain PyTorch: forward, backward and memory."""
 
 from __future__ import annotations
 
@@ -146,14 +146,14 @@ def bench_kernels(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = []
+        rows = []
         for shape in shapes:
             say(f"{shape[0]} rows of {shape[1]} classes: {', '.join(CASES)}")
-            found += [_measured(name, case, shape, rounds, seconds) for name, case in CASES.items()]
+            rows += [_measured(name, case, shape, rounds, seconds) for name, case in CASES.items()]
         for sizes in features:
             say(f"feature maps, {' x '.join(map(str, sizes))}: squared_error")
-            found.append(_measured("squared_error", CASES["squared_error"], sizes, rounds, seconds))
-        return {"kernels": found, "torch": torch.__version__}
+            rows.append(_measured("squared_error", CASES["squared_error"], sizes, rounds, seconds))
+        return {"kernels": rows, "torch": torch.__version__}
     finally:
         torch.set_num_threads(before)
 
@@ -188,7 +188,7 @@ def _measured(name: str, case: Case, shape: tuple[int, ...], rounds: int, second
         "time_bar": case.time_bar,
         "memory": round(memory["limbeck"] / memory[peer], 3),
         "memory_bar": case.memory_bar,
-        "microseconds": {one: round(1e6 * statistics.median(taken)) for one, taken in times.items()},
+        "microseconds": {one: round(1e6 * statistics.median(seconds_each)) for one, seconds_each in times.items()},
         "rounds": len(times[peer]),
     }
 

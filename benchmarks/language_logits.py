@@ -1,4 +1,4 @@
-"""What does a small language model answer that was trained on the spot?"""
+"""Logits of small language models that are trained on the spot."""
 
 from __future__ import annotations
 
@@ -38,23 +38,27 @@ class Answers(NamedTuple):
 
 def word_answers(classes: int = 1000, *, rows: int = 2000) -> Answers:
     """Of a model of WikiText-2's most frequent words on text that it has not seen; made up where that is absent."""
-    found = _texts()
-    if found is None:
+    texts = _texts()
+    if texts is None:
         return _made_up(rows, classes)
-    train, held = (re.findall(r"\w+", text.lower()) for text in found)
+    train, unseen = (re.findall(r"\w+", text.lower()) for text in texts)
     number = {word: i for i, (word, _) in enumerate(Counter(train).most_common(classes))}
-    known, other = (torch.tensor([number[word] for word in words if word in number]) for words in (train, held))
-    return Answers(_trained(known, other, classes, rows), f"a model of the {classes} most frequent words of WikiText-2")
+    seen_ids, unseen_ids = (
+        torch.tensor([number[word] for word in words if word in number]) for words in (train, unseen)
+    )
+    return Answers(
+        _trained(seen_ids, unseen_ids, classes, rows), f"a model of the {classes} most frequent words of WikiText-2"
+    )
 
 
 def token_answers(*, rows: int = 500) -> Answers:
     """Of a model of GPT-2's 50,257 tokens, likewise; it needs the package tokenizers too."""
-    found, classes = _texts(), 50_257
+    texts, classes = _texts(), 50_257
     encode = _encoder()
-    if found is None or encode is None:
+    if texts is None or encode is None:
         return _made_up(rows, classes)
-    train, held = (torch.tensor(encode(text)) for text in found)
-    return Answers(_trained(train, held, classes, rows), "a model of GPT-2's tokens of WikiText-2")
+    train, unseen = (torch.tensor(encode(text)) for text in texts)
+    return Answers(_trained(train, unseen, classes, rows), "a model of GPT-2's tokens of WikiText-2")
 
 
 def _made_up(rows: int, classes: int) -> Answers:
@@ -75,12 +79,12 @@ class _Model(nn.Module):
 
     def forward(self, context: Int[Tensor, "batch context"]) -> Float[Tensor, "batch classes"]:
         """The logits of the next token; words are compared with the vectors that they are read by."""
-        shown = self.embed(context)
-        hidden = self.body(torch.cat([shown.mean(1), shown[:, -1]], -1))
+        embedded = self.embed(context)
+        hidden = self.body(torch.cat([embedded.mean(1), embedded[:, -1]], -1))
         return F.linear(hidden, self.embed.weight, self.bias)
 
 
-def _trained(train: Tensor, held: Tensor, classes: int, rows: int) -> Tensor:
+def _trained(train: Tensor, unseen: Tensor, classes: int, rows: int) -> Tensor:
     with seeded(0):
         model = _Model(classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
@@ -94,7 +98,7 @@ def _trained(train: Tensor, held: Tensor, classes: int, rows: int) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / _STEPS)
         optimizer.step()
-    context = held[torch.randint(len(held) - _CONTEXT, (rows, 1), generator=draw) + reach[:-1]]
+    context = unseen[torch.randint(len(unseen) - _CONTEXT, (rows, 1), generator=draw) + reach[:-1]]
     with torch.no_grad():
         return torch.cat([model(part) for part in context.split(250)])
 
@@ -103,8 +107,8 @@ def _texts() -> tuple[str, str] | None:
     for place in data_folders(None):
         files = [place / _TEXT / f"{part}.txt.gz" for part in ("test", "valid")]
         if all(file.is_file() for file in files):
-            train, held = (gzip.decompress(file.read_bytes()).decode() for file in files)
-            return train, held
+            train, unseen = (gzip.decompress(file.read_bytes()).decode() for file in files)
+            return train, unseen
     return None
 
 
@@ -121,8 +125,8 @@ def _encoder() -> Callable[[str], list[int]] | None:
 
 
 def _tokenizer(kind: Callable[..., object], vocabulary: Path, merges: Path) -> Callable[[str], list[int]]:
-    known = json.loads(gzip.decompress(vocabulary.read_bytes()))
+    token_ids = json.loads(gzip.decompress(vocabulary.read_bytes()))
     lines = gzip.decompress(merges.read_bytes()).decode().split("\n")[1:]
     pairs = [tuple(line.split()) for line in lines if line]
-    made = kind(known, pairs)
-    return lambda text: made.encode(text).ids  # type: ignore[attr-defined]
+    tokenizer = kind(token_ids, pairs)
+    return lambda text: tokenizer.encode(text).ids  # type: ignore[attr-defined]

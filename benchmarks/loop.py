@@ -1,4 +1,4 @@
-"""How much does the engine cost over a loop written by hand, and how much do others?"""
+"""Benchmark of the engine beside a hand-written loop and other toolkits."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def bench_loop(
 
 
 def _measured(work: Work, rounds: int, block: int, *, peers: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    found, skipped = find_peers() if peers else ({}, {})
+    peers_by_name, skipped = find_peers() if peers else ({}, {})
     result: dict[str, Any] = {
-        "peers": {name: {"version": peer.version, "note": peer.note} for name, peer in found.items()},
+        "peers": {name: {"version": peer.version, "note": peer.note} for name, peer in peers_by_name.items()},
         "milliseconds": {},
         "agreement": {},
     }
     result["peers"] |= {name: {"skipped": reason} for name, reason in skipped.items()}
     for precision in PRECISIONS:
         loops: dict[str, Blocks] = {_PLAIN: plain_blocks, _ENGINE: engine_blocks}
-        loops |= {name: peer.blocks for name, peer in found.items() if precision in peer.precisions}
+        loops |= {name: peer.blocks for name, peer in peers_by_name.items() if precision in peer.precisions}
         say(f"{precision}: do all loops compute the same?")
         few = Plan(_CHECKED, min(block, 5) if _CHECKED % min(block, 5) == 0 else 1, precision)
         result["agreement"][precision] = _fields(check_agreement(engine_blocks, work, few))
-        for name in loops.keys() & found.keys():
+        for name in loops.keys() & peers_by_name.keys():
             result["peers"][name].setdefault("agreement", {})[precision] = _fields(distance(loops[name], work, few))
         say(f"{precision}: {', '.join(loops)}, {rounds} blocks of {block} steps each")
         times = _timed(loops, work, Plan(block, block, precision), rounds)
@@ -119,10 +119,10 @@ def _fields(apart: Apart) -> dict[str, float]:
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def _threads(count: int | None) -> Iterator[None]:
     """A block with so many CPU threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How does NVIDIA's Model-Optimizer run the same job?"""
+"""The benchmark's training job with NVIDIA Model-Optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which other toolkits can run the same job here?"""
+"""Other toolkits that can run the benchmark's training job."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Peer:
 
 def find_peers() -> tuple[dict[str, Peer], dict[str, str]]:
     """The peers that are installed, and for each that is not, why."""
-    found: dict[str, Peer] = {}
+    peers: dict[str, Peer] = {}
     skipped: dict[str, str] = {}
     for name, package, look in _KNOWN:
         try:
-            found[name] = look()
+            peers[name] = look()
         except ImportError as error:
             missing = getattr(error, "name", None)
             skipped[name] = _ABSENT if missing == package else f"does not import: {error}"
-    return found, skipped
+    return peers, skipped
 
 
 def _textbrewer() -> Peer:

@@ -1,4 +1,4 @@
-"""How does one write the loop by hand, in plain PyTorch?"""
+"""The benchmark's training job in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None
     for step, (inputs, labels) in enumerate(batches(work, order), start=1):
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.mixed):
             with torch.no_grad():
-                taught = teacher(inputs)
-            shown = student(inputs)
-        hard, soft = losses(shown.float(), taught.float(), labels)
+                teacher_logits = teacher(inputs)
+            student_logits = student(inputs)
+        hard, soft = losses(student_logits.float(), teacher_logits.float(), labels)
         ((1 - WEIGHT) * hard + WEIGHT * soft).backward()
         for group in optimizer.param_groups:
             group["lr"] = PEAK * 0.5 * (1 + math.cos(math.pi * (step - 1) / plan.steps))
@@ -41,12 +41,12 @@ def plain_blocks(work: Work, plan: Plan, student: nn.Module, order: Order | None
             return
 
 
-def losses(shown: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def losses(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy of the labels, and T^2 times the mean divergence from the teacher."""
-    log_q = F.log_softmax(shown / TEMPERATURE, dim=-1)
-    log_p = F.log_softmax(taught / TEMPERATURE, dim=-1)
+    log_q = F.log_softmax(student_logits / TEMPERATURE, dim=-1)
+    log_p = F.log_softmax(teacher_logits / TEMPERATURE, dim=-1)
     soft = F.kl_div(log_q, log_p, log_target=True, reduction="batchmean") * TEMPERATURE**2
-    return F.cross_entropy(shown, labels), soft
+    return F.cross_entropy(student_logits, labels), soft
 
 
 def batches(work: Work, order: Order | None) -> Iterator[tuple[Tensor, Tensor]]:

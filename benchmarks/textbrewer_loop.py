@@ -1,4 +1,4 @@
-"""How does TextBrewer run the same job?"""
+"""The benchmark's training job with TextBrewer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do all loops of the benchmark learn, and for how long?"""
+"""Data, networks and settings that all loops of the benchmark share."""
 
 from __future__ import annotations
 

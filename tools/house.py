@@ -137,14 +137,14 @@ def make_import_graph(package: Path, trees: Mapping[Path, ast.Module]) -> dict[s
     """
     parts = {path: (PACKAGE, *path.relative_to(package).with_suffix("").parts) for path in trees}
     modules = {path: ".".join(part) for path, part in parts.items() if path.name != "__init__.py"}
-    known = set(modules.values())
+    module_names = set(modules.values())
     graph: dict[str, set[str]] = {}
     for path, module in modules.items():
         imports = set()
         for node in ast.walk(trees[path]):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = {f"{node.module}.{alias.name}" for alias in node.names}
-                imports |= names & known or {node.module} & known
+                imports |= names & module_names or {node.module} & module_names
         graph[module] = imports - {module}
     return graph
 

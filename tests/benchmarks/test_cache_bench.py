@@ -1,4 +1,4 @@
-"""Does the benchmark of stored answers measure what its figures are called?"""
+"""The benchmark of the cache measures what its figures are named."""
 
 from __future__ import annotations
 

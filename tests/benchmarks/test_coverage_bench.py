@@ -1,4 +1,4 @@
-"""Does the simulation of verdicts count what its figures are called?"""
+"""The simulation of verdicts counts what its figures are named."""
 
 from __future__ import annotations
 

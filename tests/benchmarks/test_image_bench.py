@@ -1,4 +1,4 @@
-"""The benchmark of pictures: it measures what its figures are called, with and without torchvision."""
+"""The benchmark of images measures what its figures are named, with and without torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the benchmark of judging measure what its figures are called?"""
+"""The benchmark of judging measures what its figures are named."""
 
 from __future__ import annotations
 

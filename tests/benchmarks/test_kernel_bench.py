@@ -1,4 +1,4 @@
-"""The benchmark of losses measures what its figures are called, and its peers are the same mathematics."""
+"""The benchmark of kernels measures what its figures are named, and its peers are the same mathematics."""
 
 from __future__ import annotations
 

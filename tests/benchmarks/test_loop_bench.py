@@ -1,4 +1,4 @@
-"""Does the benchmark compare like with like, and say what it promises?"""
+"""The benchmark of the loop compares loops of the same mathematics and prints all its figures."""
 
 from __future__ import annotations
 
