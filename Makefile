@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 NAME    ?= loop
 
-.PHONY: help demo test soak lint docs house bench clean
+.PHONY: help demo test test-fast soak lint docs house bench clean
 help:            ## these lines
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/'
 
@@ -33,6 +33,9 @@ demo: $(USER)   ## the whole story on data that is already on the machine
 
 test: $(DEV)   ## every test, under ten minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not soak' tests
+
+test-fast: $(DEV)   ## no jobs, commands, processes or training: under a minute on two cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not soak' tests
 
 soak: $(DEV)   ## the long tests
 	@$(BIN)/python -m pytest -m soak tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,39 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+_INTEGRATION = re.compile(
+    r"^\s*(?:from|import) (?:subprocess|multiprocessing|typer\.testing|limbeck\.cli(?:\.app)? import|small_jobs|"
+    r"export_runs|report_runs|searches|killing|waiting|benchmarks)\b",
+    re.MULTILINE,
+)
+_TRAINING = re.compile(r"\b(?:distill|run_job|check_method)\(")
+_WHOLE_RUN = re.compile(r"\btmp_path\b|torch\.compile\(")
+
+
+def _is_integration(file: Path) -> bool:
+    """Whether a test file runs jobs, commands or processes, or trains; its text tells.
+
+    The tests of the engine all train, most of them for a few steps. Only runs with a folder, or compiled, count there.
+    """
+    text = file.read_text(encoding="utf-8")
+    training = _WHOLE_RUN if file.parent.name == "engine" else _TRAINING
+    return bool(_INTEGRATION.search(text) or training.search(text))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files that `make test-fast` leaves out are not even imported: some import transformers or lightning."""
+    if "not integration" not in config.option.markexpr or not re.fullmatch(r"test_\w+\.py", collection_path.name):
+        return None
+    return _is_integration(collection_path) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of such files, so that nobody has to remember it."""
+    files = {path: _is_integration(path) for path in {item.path for item in items}}
+    for item in items:
+        if files[item.path]:
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(autouse=True)
