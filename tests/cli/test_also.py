@@ -21,10 +21,10 @@ def test_each_has_a_line(limbeck, grouped):
     ended = limbeck("distill", grouped, "--set", "also=[cka, corruptions]", "--out", "run")
     assert ended.code == 0, ended.err
     said = " ".join(ended.out.split())
-    assert "Besides, at the end: cka of 60 test examples; corruptions of 60 test examples (about" in said
+    assert "Extra metrics at the end: cka of 60 test examples; corruptions of 60 test examples (about" in said
     for begins in (
         "Layers: the similarity (linear CKA)",
-        "Bad images (8 corruptions at 5 severities, 60 test examples)",
+        "Corrupted images (8 corruptions at 5 severities, 60 test examples)",
         "Groups: the worst of 2 groups by region: student alone [",
         "less student alone",
     ):
@@ -59,7 +59,7 @@ def test_the_doctor_tries_it(limbeck, here, grouped):
     ended = limbeck("doctor", grouped, "--set", "also=[cka, corruptions]", "--json")
     found = {one["name"]: one for one in ended.result["checks"]}["extra metrics"]
     assert found["state"] == "ok"
-    assert found["sentence"].startswith("Besides, at the end: cka of 60 test examples; corruptions of 60")
+    assert found["sentence"].startswith("Extra metrics at the end: cka of 60 test examples; corruptions of 60")
     rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
     np.savez(here / "rows.npz", x=rows, y=np.arange(60) % 2)
     table = job_file(here / "rows.yaml", small_job(str(here / "rows.npz")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 import numpy as np
@@ -282,15 +283,19 @@ def test_layers_that_cannot_be_compared_are_refused(tmp_path):
     assert "also: layer_cka needs a batch of at least 4" in refused(tmp_path, str(tmp_path / "blobs.npz"), also="cka")
 
 
-def test_what_fails_at_the_end_takes_no_result_away(tmp_path, monkeypatch):
+def test_what_fails_at_the_end_takes_no_result_away(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG, logger="limbeck")
+
     def full(seen):
         raise RuntimeError("out of memory\nand a long tail")
 
-    monkeypatch.setattr(measurement, "_MEASURED", {**measurement._MEASURED, "cka": full})
+    monkeypatch.setattr(measurement, "_METRICS", {**measurement._METRICS, "cka": full})
     result, _, folder = run(tmp_path / "run", blobs(tmp_path / "blobs.npz"), also=["cka", "groups"], seeds=1)
-    assert result["cka"] == {"sentence": "Not known: cka. RuntimeError: out of memory"}
+    assert list(result["cka"]) == ["sentence"]
+    assert result["cka"]["sentence"].startswith("Failed: cka. RuntimeError: out of memory")
     assert result["groups"]["by"] == "classes"
-    assert "Not known: cka. RuntimeError: out of memory" in (folder / "report.html").read_text()
+    assert "Failed: cka. RuntimeError: out of memory" in (folder / "report.html").read_text()
+    assert caplog.records[0].exc_info[0] is RuntimeError
 
 
 def test_a_run_that_is_taken_up_again_says_the_same(done, tmp_path):

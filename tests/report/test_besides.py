@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from xml.etree import ElementTree
 
@@ -77,8 +78,11 @@ def test_a_sentence_alone_is_said(folder):
 
 @pytest.mark.parametrize("name", ["cka", "corruptions", "groups"])
 @pytest.mark.parametrize("broken", [None, 3, "x", [], {}, {"arms": []}, {"arms": {}}, {"arms": {"a": None}}])
-def test_what_cannot_be_read_is_said(folder, name, broken):
-    assert f"Not known: this result's {name} cannot be read." in page(folder, {name: broken})
+def test_what_cannot_be_read_is_said(folder, name, broken, caplog):
+    with caplog.at_level(logging.DEBUG, logger="limbeck"):
+        text = page(folder, {name: broken})
+    assert f"{name} of this result cannot be shown" in text
+    assert caplog.records[0].exc_info[0].__name__ in text
 
 
 @pytest.mark.parametrize("name", ["cka", "corruptions", "groups"])

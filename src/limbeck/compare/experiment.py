@@ -136,7 +136,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
     verdict["advice"] = suggest(JudgedRun(job, rows, verdict, outcomes, out))
     advice = recommend({"arms": rows, "verdict": verdict, "data": _counted(material)})
     shipped = ship(job, material, advice, outcomes, out)
-    besides = measure_extra(MetricContext(job, material, teacher, models, verdict["arm"], answers), tell)
+    extra = measure_extra(MetricContext(job, material, teacher, models, verdict["arm"], answers), tell)
     result: dict[str, Any] = to_json_safe({
         "arms": rows,
         "verdict": verdict,
@@ -149,7 +149,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         "data": _counted(material),
         "teacher_development_accuracy": taught,
         "teacher_may_have_seen": seen,
-        **besides,
+        **extra,
         "environment": environment(),
     })  # fmt: skip
     if out is not None and is_rank_zero(job):

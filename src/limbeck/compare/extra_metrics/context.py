@@ -1,4 +1,4 @@
-"""What an extra metric sees, and trained students opened again."""
+"""The input of an extra metric, and the loading of trained students."""
 
 from __future__ import annotations
 
@@ -22,55 +22,55 @@ from limbeck.teachers.teacher import Preprocess
 
 
 class MetricContext(NamedTuple):
-    """A job of which all arms are trained, or, before that, of which nothing is.
+    """A job, before or after the training of its arms.
 
     Attributes:
-        job: What was asked.
+        job: The job.
         material: The data.
-        teacher: Who taught.
-        models: What the teacher is made of, by name.
-        judged: The arm that the verdict is about.
-        answers: The teacher's logits for the test data; None before it was asked.
+        teacher: The teacher.
+        models: The modules of the teacher by name.
+        arm: The arm of the verdict.
+        answers: The teacher's logits for the test data; None before training.
     """
 
     job: Job
     material: ComparisonData
     teacher: Teacher
     models: Mapping[str, nn.Module]
-    judged: str = ""
+    arm: str = ""
     answers: Tensor | None = None
 
 
 def over_seeds(values: list[float]) -> dict[str, Any]:
-    """A figure as results have it: its mean, its standard deviation, and one value a seed."""
+    """A value for the result: mean, standard deviation, and one value per seed."""
     return {"mean": sum(values) / len(values), "std": std_over_seeds(values), "values": values}
 
 
-def arms_to_measure(job: Job, judged: str) -> list[str]:
-    """The student alone, where it was run, and the arm that the verdict is about."""
-    return [*([ALONE] if ALONE in job.arms else []), judged]
+def arms_to_measure(job: Job, arm: str) -> list[str]:
+    """The student alone, if the job has it, and the arm of the verdict."""
+    return [*([ALONE] if ALONE in job.arms else []), arm]
 
 
 def load_student(job: Job, material: ComparisonData, arm: str, seed: int) -> nn.Module:
-    """The student of an arm and a seed as its run left it, in eval mode, on the device that the job's runs take.
+    """Load the trained student of an arm and a seed, in eval mode, on the device of the job.
 
     Raises:
-        LimbeckError: If it cannot be made again.
+        LimbeckError: If it cannot be loaded.
     """
-    own = seed_folder(Path(job.out or ""), arm, seed)
-    # The only method's first student stands where it is shipped.
-    folder = own if own is not None and (own / "student").is_dir() else Path(job.out or "")
+    run_folder = seed_folder(Path(job.out or ""), arm, seed)
+    # With one method, the first student is saved only in the shipped place.
+    folder = run_folder if run_folder is not None and (run_folder / "student").is_dir() else Path(job.out or "")
     student = folder / "student"
     config, result = read_config(student), {"data": {"classes": material.classes}}
-    left = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
-    return rebuild_combined_student(left, material.data).to(device_of(job)).eval()
+    run = FinishedRun(folder, job, result, student, config["model"], config["metadata"])
+    return rebuild_combined_student(run, material.data).to(first_device(job)).eval()
 
 
-def device_of(job: Job) -> torch.device:
-    """The first of the devices that a run of the job takes."""
+def first_device(job: Job) -> torch.device:
+    """The first device of the job."""
     return open_fabric(precision=job.precision, devices=1).device
 
 
 def own_preprocess(teacher: Teacher) -> Preprocess | None:
-    """How a teacher reads a batch, where that is not how its student does."""
+    """The teacher's own preprocessing; None if it uses the data's."""
     return teacher.preprocess if isinstance(teacher, ModelTeacher) else None

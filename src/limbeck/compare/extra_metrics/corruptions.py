@@ -15,7 +15,7 @@ from limbeck.compare.arms import ALONE
 from limbeck.compare.extra_metrics.context import (
     MetricContext,
     arms_to_measure,
-    device_of,
+    first_device,
     load_student,
     over_seeds,
     own_preprocess,
@@ -30,13 +30,13 @@ from limbeck.teachers.teacher import Preprocess
 
 EXAMPLES = 500
 
-"""Of the test data at most, the classes in their shares."""
+"""The maximum number of test examples, stratified by class."""
 
 _FEWEST = 100
 
 _PIXELS = 25_000_000
 
-"""Of all pictures together at most: large ones are fewer, so that it takes minutes."""
+"""The maximum number of pixels in all pictures, to limit the time to minutes."""
 
 _BATCH = 100
 
@@ -44,12 +44,12 @@ _LEAVE = "Leave corruptions out of `also`."
 
 
 class CorruptibleImages(NamedTuple):
-    """Test examples, and how they are read.
+    """Test examples and their preprocessing.
 
     Attributes:
         batches: Bytes, or floats from 0 to 1, with the ids that the examples have in the test data.
-        preprocess: The student's way to its inputs.
-        teacher: The teacher's.
+        preprocess: The preprocessing of the student.
+        teacher: The preprocessing of the teacher.
     """
 
     batches: list[Batch]
@@ -58,39 +58,40 @@ class CorruptibleImages(NamedTuple):
 
     @property
     def examples(self) -> int:
-        """How many there are."""
+        """The number of examples."""
         return sum(batch.size for batch in self.batches)
 
 
-def pictures_of(seen: MetricContext, most: int = EXAMPLES) -> CorruptibleImages:
-    """Some test examples of a job, the same at every call.
+def select_pictures(context: MetricContext, limit: int = EXAMPLES) -> CorruptibleImages:
+    """Select test examples, the same at every call.
 
     Raises:
-        LimbeckError: If they are no pictures, or the teacher reads something else than what goes bad.
+        LimbeckError: If they are not pictures, or the teacher has inputs other than the pictures.
     """
-    data, own = seen.material.data, own_preprocess(seen.teacher)
+    data, teacher_preprocess = context.material.data, own_preprocess(context.teacher)
     first = data.test.take(torch.tensor([0])).inputs
     if not isinstance(first, Tensor) or first.ndim not in (3, 4):
         raise LimbeckError(
-            f"corruptions are of pictures, and an example of {plain_name(data.name)} is {_told(first)}. {_LEAVE}"
+            f"corruptions need pictures, but an example of {plain_name(data.name)} is {_describe_inputs(first)}. "
+            f"{_LEAVE}"
         )
-    if own is not None and not isinstance(own, (NormalizeImages, Identity)):
-        raise LimbeckError(f"corruptions change what the student reads, and the teacher reads other inputs. {_LEAVE}")
-    count = min(most, EXAMPLES, max(_FEWEST, _PIXELS // first.numel()))
+    if teacher_preprocess is not None and not isinstance(teacher_preprocess, (NormalizeImages, Identity)):
+        raise LimbeckError(f"corruptions change the student's inputs, but the teacher has other inputs. {_LEAVE}")
+    count = min(limit, EXAMPLES, max(_FEWEST, _PIXELS // first.numel()))
     batches = list(ShuffledLoader(subsample(data.test, count, 0), batch_size=_BATCH, shuffle=False))
-    found = _from_zero_to_one(CorruptibleImages(batches, data.preprocess, own or data.preprocess))
-    for batch in found.batches:
+    pictures = _from_zero_to_one(CorruptibleImages(batches, data.preprocess, teacher_preprocess or data.preprocess))
+    for batch in pictures.batches:
         check_pixels(batch.inputs, who="corruptions")
-    return found
+    return pictures
 
 
-def _from_zero_to_one(found: CorruptibleImages) -> CorruptibleImages:
-    """The same, as floats where bytes do not mean 0 to 255: those of scikit-learn's digits end at 16."""
-    scale = found.preprocess.scale if isinstance(found.preprocess, NormalizeImages) else 1 / 255
-    if found.batches[0].inputs.is_floating_point() or abs(255 * scale - 1) < 1e-6:
-        return found
-    batches = [batch._replace(inputs=(batch.inputs.float() * scale).clamp(0, 1)) for batch in found.batches]
-    return CorruptibleImages(batches, _scaled(found.preprocess, scale), _scaled(found.teacher, scale))
+def _from_zero_to_one(pictures: CorruptibleImages) -> CorruptibleImages:
+    """Convert bytes to floats if their range is not 0 to 255; scikit-learn's digits end at 16."""
+    scale = pictures.preprocess.scale if isinstance(pictures.preprocess, NormalizeImages) else 1 / 255
+    if pictures.batches[0].inputs.is_floating_point() or abs(255 * scale - 1) < 1e-6:
+        return pictures
+    batches = [batch._replace(inputs=(batch.inputs.float() * scale).clamp(0, 1)) for batch in pictures.batches]
+    return CorruptibleImages(batches, _scaled(pictures.preprocess, scale), _scaled(pictures.teacher, scale))
 
 
 def _scaled(preprocess: Preprocess, scale: float) -> Preprocess:
@@ -99,7 +100,7 @@ def _scaled(preprocess: Preprocess, scale: float) -> Preprocess:
     )
 
 
-def _told(inputs: object) -> str:
+def _describe_inputs(inputs: object) -> str:
     if not isinstance(inputs, Tensor):
         return "several tensors by name"
     return (
@@ -111,94 +112,97 @@ _TEACHER = "teacher"
 
 _TRIED = 2_000_000
 
-"""Pixels that show how long all will take; of small images a whole batch, as ten of them take as long as a hundred."""
+"""The number of pixels to estimate the time with; small images need a whole batch, as ten take as long as a hundred."""
 
 
-def check_corruptions(seen: MetricContext, student: nn.Module) -> str:
-    """Ask the models as they are now about a few bad images, and say how long all will take.
+def check_corruptions(context: MetricContext, student: nn.Module) -> str:
+    """Try the untrained models on a few corrupted images, and estimate the time of the measurement.
 
     Raises:
-        LimbeckError: If the data are no pictures.
+        LimbeckError: If the data are not pictures.
     """
-    shown = pictures_of(seen)
-    first = shown.batches[0]
+    pictures = select_pictures(context)
+    first = pictures.batches[0]
     few = [first.rows(torch.arange(min(first.size, max(10, _TRIED // first.inputs[0].numel()))))]
-    asked = {"student": CorruptedPredictor(student, shown.preprocess), **_teacher(seen, shown)}
-    began = time.perf_counter()
-    _ = robustness_of(asked, few, severities=[3])
+    predictors = {"student": CorruptedPredictor(student, pictures.preprocess), **_teacher(context, pictures)}
+    start = time.perf_counter()
+    _ = robustness_of(predictors, few, severities=[3])
     middle = time.perf_counter()
     for _name in CORRUPTIONS:
-        _ = predict(student, few, preprocess=shown.preprocess)
-    once, again = middle - began, time.perf_counter() - middle
-    more = len(arms_to_measure(seen.job, "")) * seen.job.seeds - 1
-    seconds = (once + more * again) * len(SEVERITIES) * shown.examples / few[0].size
-    return f"corruptions of {shown.examples:,} test examples (about {_duration(seconds)} here)"
+        _ = predict(student, few, preprocess=pictures.preprocess)
+    once, again = middle - start, time.perf_counter() - middle
+    more = len(arms_to_measure(context.job, "")) * context.job.seeds - 1
+    seconds = (once + more * again) * len(SEVERITIES) * pictures.examples / few[0].size
+    return f"corruptions of {pictures.examples:,} test examples (about {_duration(seconds)} here)"
 
 
-def corruptions_of(seen: MetricContext) -> dict[str, Any]:
-    """The accuracy of teacher and students under every corruption at every severity, on the very same images."""
-    job, shown = seen.job, pictures_of(seen)
-    asked = {
+def measure_corruptions(context: MetricContext) -> dict[str, Any]:
+    """The accuracy of teacher and students for every corruption and severity, on the same images."""
+    job, pictures = context.job, select_pictures(context)
+    students = {
         arm: [
-            CorruptedPredictor(load_student(job, seen.material, arm, seed), shown.preprocess)
+            CorruptedPredictor(load_student(job, context.material, arm, seed), pictures.preprocess)
             for seed in range(job.seeds)
         ]
-        for arm in arms_to_measure(job, seen.judged)
+        for arm in arms_to_measure(job, context.arm)
     }
-    both = {name: [one] for name, one in _teacher(seen, shown).items()} | asked
-    found = robustness_of(
-        {f"{arm}/{i}": one for arm, some in both.items() for i, one in enumerate(some)}, shown.batches
+    all_predictors = {name: [predictor] for name, predictor in _teacher(context, pictures).items()} | students
+    results = robustness_of(
+        {f"{arm}/{i}": predictor for arm, several in all_predictors.items() for i, predictor in enumerate(several)},
+        pictures.batches,
     )
-    rows = {arm: _row([found[f"{arm}/{i}"] for i in range(len(some))]) for arm, some in both.items()}
+    rows = {arm: _row([results[f"{arm}/{i}"] for i in range(len(several))]) for arm, several in all_predictors.items()}
     return {
-        "examples": shown.examples,
+        "examples": pictures.examples,
         "severities": list(SEVERITIES),
         "arms": rows,
-        "sentence": _sentence(rows, seen.judged, shown.examples),
+        "sentence": _sentence(rows, context.arm, pictures.examples),
     }
 
 
-def _teacher(seen: MetricContext, shown: CorruptibleImages) -> dict[str, CorruptedPredictor]:
-    """The teacher, where it is one of the arms; an ensemble answers as one, on the CPU."""
-    if _TEACHER not in seen.job.arms:
+def _teacher(context: MetricContext, pictures: CorruptibleImages) -> dict[str, CorruptedPredictor]:
+    """The teacher if it is an arm; an ensemble is evaluated as one model, on the CPU."""
+    if _TEACHER not in context.job.arms:
         return {}
-    models = list(seen.models.values())
-    one: Any = models[0].to(device_of(seen.job)) if len(models) == 1 else seen.teacher
-    return {_TEACHER: CorruptedPredictor(one, shown.teacher)}
+    models = list(context.models.values())
+    teacher: Any = models[0].to(first_device(context.job)) if len(models) == 1 else context.teacher
+    return {_TEACHER: CorruptedPredictor(teacher, pictures.teacher)}
 
 
-def _row(found: Sequence[Robustness]) -> dict[str, Any]:
+def _row(results: Sequence[Robustness]) -> dict[str, Any]:
     return {
-        "clean": over_seeds([one.clean.value for one in found]),
-        "mean": over_seeds([one.mean for one in found]),
+        "clean": over_seeds([result.clean.value for result in results]),
+        "mean": over_seeds([result.mean for result in results]),
         "by": {
-            name: [over_seeds([one.corrupted[name][severity].value for one in found]) for severity in SEVERITIES]
+            name: [
+                over_seeds([result.corrupted[name][severity].value for result in results]) for severity in SEVERITIES
+            ]
             for name in CORRUPTIONS
         },
     }
 
 
-def _sentence(rows: dict[str, Any], judged: str, examples: int) -> str:
-    said = ", ".join(f"{arm} {100 * row['mean']['mean']:.2f} %" for arm, row in rows.items())
+def _sentence(rows: dict[str, Any], judged_arm: str, examples: int) -> str:
+    means = ", ".join(f"{arm} {100 * row['mean']['mean']:.2f} %" for arm, row in rows.items())
     return (
-        f"Bad images ({len(CORRUPTIONS)} corruptions at {len(SEVERITIES)} severities, {examples:,} test examples): "
-        f"mean accuracy {said}{_beside(rows, judged, examples)}."
+        f"Corrupted images ({len(CORRUPTIONS)} corruptions at {len(SEVERITIES)} severities, {examples:,} test "
+        f"examples): mean accuracy {means}{_describe_difference(rows, judged_arm, examples)}."
     )
 
 
-def _beside(rows: dict[str, Any], judged: str, examples: int) -> str:
+def _describe_difference(rows: dict[str, Any], judged_arm: str, examples: int) -> str:
     if ALONE not in rows:
         return ""
-    ours, theirs = (rows[arm]["mean"]["values"] for arm in (judged, ALONE))
+    ours, theirs = (rows[arm]["mean"]["values"] for arm in (judged_arm, ALONE))
     step = 1 / (examples * len(CORRUPTIONS) * len(SEVERITIES))
-    found = paired_difference(ours, theirs, resolution=step, largest=1.0)
-    points = f"; {judged} less {ALONE} {100 * found.mean:+.2f} points"
-    if found.low is None or found.high is None:
-        return f"{points}, of this one seed"
-    # Which pictures were right in each corruption is not kept, so the interval is over seeds, and says so.
+    difference = paired_difference(ours, theirs, resolution=step, largest=1.0)
+    points = f"; {judged_arm} less {ALONE} {100 * difference.mean:+.2f} points"
+    if difference.low is None or difference.high is None:
+        return f"{points} (one seed, no interval)"
+    # The result has no correctness per picture and corruption, so the interval is over seeds only.
     return (
-        f"{points} (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, {found.pairs} paired seeds, with "
-        "the sampling of test examples left out)"
+        f"{points} (95 % interval {100 * difference.low:+.2f} to {100 * difference.high:+.2f}, {difference.pairs} "
+        "paired seeds; it does not include the sampling of test examples)"
     )
 
 

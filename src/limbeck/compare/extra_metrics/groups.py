@@ -21,75 +21,80 @@ _CLASSES = "classes"
 
 
 class GroupsError(DataError):
-    """Groups that the data's own option asks for: the option to change is data.groups, not also."""
+    """An error in the option data.groups, and not in also."""
 
 
-def check_groups(seen: MetricContext) -> str:
-    """Look at the groups before anything is paid for, and say what they are.
+def check_groups(context: MetricContext) -> str:
+    """Check the groups before training, and describe them.
 
     Raises:
-        LimbeckError: If an example has several labels, or there are more groups than anybody looks at.
+        LimbeckError: If an example has several labels, or there are too many groups.
     """
-    labels = seen.material.data.test.labels
+    labels = context.material.data.test.labels
     if labels is not None and labels.ndim != 1:
-        raise LimbeckError("groups are of examples with one label each. Leave groups out of `also`.")
-    count = len(set(_groups(seen.material)))
+        raise LimbeckError("groups need examples with one label each. Leave groups out of `also`.")
+    count = len(set(_groups(context.material)))
     if count > _MOST:
         raise GroupsError(
-            f"data.groups: {_by(seen.job, seen.material)} says {count:,} different things of "
-            f"{len(seen.material.data.test):,} test examples; groups are {_MOST:,} at most."
+            f"data.groups: {_group_column(context.job, context.material)} has {count:,} different values in "
+            f"{len(context.material.data.test):,} test examples; at most {_MOST:,} groups are allowed."
         )
-    return f"groups, which are {count:,} {_called(_by(seen.job, seen.material))}"
+    return f"groups ({count:,} {_describe_groups(_group_column(context.job, context.material))}"
 
 
-def groups_of(seen: MetricContext) -> dict[str, Any]:
-    """The accuracy of every arm in every group, over its seeds, and the group in which it is lowest."""
-    groups = _groups(seen.material)
+def measure_groups(context: MetricContext) -> dict[str, Any]:
+    """The accuracy of every arm in every group over seeds, and the group with the lowest accuracy."""
+    groups = _groups(context.material)
     rows, sizes = dict[str, Any](), dict[str, int]()
-    for arm in seen.job.all_arms:
-        found = [
-            {str(one.name): one.accuracy for one in group_accuracy(shown, groups)} for shown in _predictions(seen, arm)
+    for arm in context.job.all_arms:
+        accuracies = [
+            {str(item.name): item.accuracy for item in group_accuracy(predictions, groups)}
+            for predictions in _predictions(context, arm)
         ]
-        accuracy = {name: over_seeds([one[name].value for one in found]) for name in found[0]}
-        sizes = {name: found[0][name].count for name in accuracy}
+        accuracy = {name: over_seeds([item[name].value for item in accuracies]) for name in accuracies[0]}
+        sizes = {name: accuracies[0][name].count for name in accuracy}
         name = min(accuracy, key=lambda name: (accuracy[name]["mean"], -sizes[name]))
         rows[arm] = {"worst": {"name": name, "examples": sizes[name], **accuracy[name]}, "accuracy": accuracy}
-    by = _by(seen.job, seen.material)
+    by = _group_column(context.job, context.material)
     return {"by": by, "examples": sizes, "arms": rows, "sentence": _sentence(rows, by, len(sizes))}
 
 
-def _predictions(seen: MetricContext, arm: str) -> list[Predictions]:
-    """What an arm answered to the test data, seed by seed, as its runs left it."""
-    labels = seen.material.data.test.labels
+def _predictions(context: MetricContext, arm: str) -> list[Predictions]:
+    """The saved test predictions of an arm, one per seed."""
+    labels = context.material.data.test.labels
     if arm == "teacher":
-        return [] if seen.answers is None else [Predictions(seen.answers, labels=labels)]
-    folders = [seed_folder(Path(seen.job.out or ""), arm, seed) for seed in range(seen.job.seeds)]
-    return [Predictions(load_tensors(one / PREDICTIONS)["test"], labels=labels) for one in folders if one is not None]
+        return [] if context.answers is None else [Predictions(context.answers, labels=labels)]
+    folders = [seed_folder(Path(context.job.out or ""), arm, seed) for seed in range(context.job.seeds)]
+    return [
+        Predictions(load_tensors(folder / PREDICTIONS)["test"], labels=labels)
+        for folder in folders
+        if folder is not None
+    ]
 
 
 def _groups(material: ComparisonData) -> list[str]:
-    """The group of each test example, by name: its class where the data know no other."""
+    """The group name of each test example; its class if the data have no groups."""
     if material.data.groups is None:
         names, labels = material.data.class_names, material.data.test.labels
-        found: Sequence[int] = [] if labels is None else labels.flatten().tolist()
-        return [names[one] if names and 0 <= one < len(names) else str(one) for one in found]
+        classes: Sequence[int] = [] if labels is None else labels.flatten().tolist()
+        return [names[value] if names and 0 <= value < len(names) else str(value) for value in classes]
     columns = (batch.extra[material.data.groups] for batch in eval_batches(material.data.test))
-    return [str(one) for column in columns for one in (column.tolist() if isinstance(column, Tensor) else column)]
+    return [str(value) for column in columns for value in (column.tolist() if isinstance(column, Tensor) else column)]
 
 
-def _by(job: Job, material: ComparisonData) -> str:
+def _group_column(job: Job, material: ComparisonData) -> str:
     if material.data.groups is None:
         return _CLASSES
     return str(job.data.get("groups")) if isinstance(job.data, dict) else material.data.groups
 
 
 def _sentence(rows: dict[str, Any], by: str, count: int) -> str:
-    said = [
+    worst = [
         f"{arm} {row['worst']['name']} {100 * row['worst']['mean']:.1f} % (of {row['worst']['examples']:,})"
         for arm, row in rows.items()
     ]
-    return f"Groups: the worst of {count:,} {_called(by)}: {', '.join(said)}."
+    return f"Groups: the worst of {count:,} {_describe_groups(by)}: {', '.join(worst)}."
 
 
-def _called(by: str) -> str:
+def _describe_groups(by: str) -> str:
     return by if by == _CLASSES else f"groups by {by}"

@@ -2,84 +2,87 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from limbeck.compare.comparison_data import student_of
-from limbeck.compare.extra_metrics.cka import check_cka, cka_of
+from limbeck.compare.extra_metrics.cka import check_cka, measure_cka
 from limbeck.compare.extra_metrics.context import MetricContext
-from limbeck.compare.extra_metrics.corruptions import check_corruptions, corruptions_of
-from limbeck.compare.extra_metrics.groups import GroupsError, check_groups, groups_of
+from limbeck.compare.extra_metrics.corruptions import check_corruptions, measure_corruptions
+from limbeck.compare.extra_metrics.groups import GroupsError, check_groups, measure_groups
 from limbeck.compare.rank_zero import is_rank_zero
 from limbeck.data import DataSplits
 from limbeck.errors import LimbeckError
 from limbeck.events import Callback, Message
 
-_MEASURED: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
-    "cka": cka_of,
-    "corruptions": corruptions_of,
-    "groups": groups_of,
+_log = logging.getLogger(__name__)
+_METRICS: Mapping[str, Callable[[MetricContext], dict[str, Any]]] = {
+    "cka": measure_cka,
+    "corruptions": measure_corruptions,
+    "groups": measure_groups,
 }
-"""By the name that a job gives it, which is the result's key too."""
+"""By the name in ``also``, which is the key in the result too."""
 
 
-def check_also(seen: MetricContext, callback: Callback) -> None:
-    """Try what a job wants measured besides on models that have learnt nothing, and say what it will take.
+def check_also(context: MetricContext, callback: Callback) -> None:
+    """Try the job's extra metrics on untrained models, and report what they will take.
 
     Args:
-        seen: The job before anything is paid for.
-        callback: Told what will be measured, and on how much.
+        context: The job before training.
+        callback: A function that receives each event (`limbeck.events`).
 
     Raises:
-        LimbeckError: If the data, or the models, are not of the kind that can be measured so, or nobody keeps the
-            students.
+        LimbeckError: If the data or the models do not fit a metric, or the job has no folder.
     """
-    names = requested_metrics(seen.job.also, seen.material.data)
+    names = requested_metrics(context.job.also, context.material.data)
     if not names:
         return
-    if seen.job.out is None:
-        raise LimbeckError(
-            f"also: {', '.join(names)} needs a folder that keeps the students: give the job one: out=..."
-        )
+    if context.job.out is None:
+        raise LimbeckError(f"also: {', '.join(names)} needs the saved students; give the job a folder: out=...")
     try:
-        said = [_check(name, seen) for name in names]
+        descriptions = [_check(name, context) for name in names]
     except GroupsError:
         raise
     except LimbeckError as error:
         raise LimbeckError(f"also: {error}") from error
-    callback(Message(f"Besides, at the end: {'; '.join(said)}."))
+    callback(Message(f"Extra metrics at the end: {'; '.join(descriptions)}."))
 
 
-def measure_extra(seen: MetricContext, callback: Callback) -> dict[str, Any]:
-    """What a job wants measured besides, by name; of what fails now the sentence that says why.
+def measure_extra(context: MetricContext, callback: Callback) -> dict[str, Any]:
+    """Measure the job's extra metrics; for one that fails the result holds a sentence.
 
-    Everything is trained and paid for by now, so nothing that goes wrong here may take the result away.
+    All arms are trained at this point, so no error here may lose the result.
 
     Args:
-        seen: The job, all arms of which are done.
-        callback: Told when it begins.
+        context: The job after the training of all arms.
+        callback: A function that receives each event (`limbeck.events`).
     """
-    names = requested_metrics(seen.job.also, seen.material.data) if is_rank_zero(seen.job) else ()
-    found: dict[str, Any] = {}
+    names = requested_metrics(context.job.also, context.material.data) if is_rank_zero(context.job) else ()
+    results: dict[str, Any] = {}
     for name in names:
-        callback(Message(f"Measuring besides: {name}."))
+        callback(Message(f"Measuring {name}."))
         try:
-            found[name] = _MEASURED[name](seen)
-        except Exception as error:  # a device that is full, a disk that is gone: the students are trained all the same
-            said = str(error).strip().partition("\n")[0]
-            why = said if isinstance(error, LimbeckError) else f"{type(error).__name__}: {said}"
-            found[name] = {"sentence": f"Not known: {name}. {why}"}
-    return found
+            results[name] = _METRICS[name](context)
+        except LimbeckError as error:  # such as a student's folder that was removed meanwhile
+            results[name] = {"sentence": f"Not measured: {name}. {error}"}
+        except Exception as error:  # a full device, or a bug
+            _log.debug("Measuring %s failed.", name, exc_info=error)
+            reason = str(error).strip().partition("\n")[0]
+            sentence = f"Failed: {name}. {type(error).__name__}: {reason}. --debug shows the traceback."
+            results[name] = {"sentence": sentence}
+            callback(Message(sentence))
+    return results
 
 
 def requested_metrics(also: tuple[str, ...], data: DataSplits) -> tuple[str, ...]:
-    """The names in a job's `also`; and groups, where the data say which there are."""
+    """The names in a job's `also`, and groups if the data have groups."""
     return (*also, "groups") if data.groups is not None and "groups" not in also else also
 
 
-def _check(name: str, seen: MetricContext) -> str:
-    """Whether it can be measured, and on how much."""
+def _check(name: str, context: MetricContext) -> str:
+    """Check that a metric can be measured, and describe it."""
     if name == "groups":
-        return check_groups(seen)
-    student = student_of(seen.job, seen.material, seed=0, teacher=seen.teacher)
-    return check_cka(seen, student) if name == "cka" else check_corruptions(seen, student)
+        return check_groups(context)
+    student = student_of(context.job, context.material, seed=0, teacher=context.teacher)
+    return check_cka(context, student) if name == "cka" else check_corruptions(context, student)

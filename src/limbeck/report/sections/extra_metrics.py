@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
@@ -15,6 +16,8 @@ from limbeck.report.markup import Markup, join, tag
 from limbeck.report.run_data import RunData
 from limbeck.report.sections.arms import mean_std_text
 
+_log = logging.getLogger(__name__)
+
 
 def extra_metrics_section(run: RunData, *, prefix: str = "") -> Markup | None:
     """Return layer similarity, accuracy on corrupted images, and worst groups; None if the job has no `also`."""
@@ -26,13 +29,16 @@ def extra_metrics_section(run: RunData, *, prefix: str = "") -> Markup | None:
 
 
 def _part(name: str, result: Any, run: RunData) -> Markup:
-    """Return one metric, or only its sentence if it was not measured or cannot be read."""
+    """Return one metric, or only a sentence if it was not measured or cannot be shown."""
+    if isinstance(result, Mapping) and list(result) == ["sentence"] and isinstance(result["sentence"], str):
+        return note(result["sentence"])  # the measurement failed
     draw = {"cka": _layers, "corruptions": _corruptions, "groups": _groups}[name]
     try:
         return draw(result, run)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError):
-        sentence = result.get("sentence") if isinstance(result, Mapping) else None
-        return note(sentence if isinstance(sentence, str) else f"Not known: this result's {name} cannot be read.")
+    except Exception as error:  # a damaged result or a bug; neither may lose the page
+        _log.debug("The section on %s failed.", name, exc_info=error)
+        why = f"{type(error).__name__}: {error}"
+        return note(f"Failed: {name} of this result cannot be shown ({why}). --debug shows the traceback.")
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------
