@@ -15,7 +15,7 @@ from limbeck.compare import run_job
 from limbeck.compare.comparison_data import load_comparison_data
 from limbeck.compare.extra_metrics import MetricContext, check_also, measurement
 from limbeck.compare.extra_metrics.cka import mean_best_cka
-from limbeck.compare.extra_metrics.corruptions import pictures_of
+from limbeck.compare.extra_metrics.corruptions import select_pictures
 from limbeck.data import ArrayDataset, SelectColumn, load_data, subsample
 from limbeck.errors import LimbeckError
 from limbeck.events import ignore_events
@@ -168,7 +168,7 @@ def test_digits_end_at_16_and_a_part_of_them_is_asked_about(tmp_path):
 def test_what_is_read_of_digits_is_what_their_students_read():
     job = make_job(small_job("digits", also="corruptions"))
     material = load_comparison_data(job)
-    shown = pictures_of(MetricContext(job, material, ModelTeacher(torch.nn.Identity()), {}))
+    shown = select_pictures(MetricContext(job, material, ModelTeacher(torch.nn.Identity()), {}))
     batch = shown.batches[0]
     assert float(batch.inputs.max()) == 1.0
     whole = material.data.test.take(batch.id)
@@ -183,7 +183,7 @@ def test_large_pictures_are_fewer_and_small_sets_whole():
     def count(examples, side):
         test = ArrayDataset(torch.zeros(examples, 3, side, side, dtype=torch.uint8), torch.arange(examples) % 10)
         data = material.data.__class__("own", test, test, lambda batch: batch.inputs / 255, None)
-        return pictures_of(
+        return select_pictures(
             MetricContext(job, material._replace(data=data), ModelTeacher(torch.nn.Identity()), {})
         ).examples
 

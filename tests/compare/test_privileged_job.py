@@ -60,6 +60,6 @@ def test_one_that_says_what_it_reads_is_asked_and_judged_on_that(data):
 
 
 def test_one_whose_inputs_have_another_shape_is_refused_before_anything_is_paid_for(data):
-    with pytest.raises(LimbeckError, match=r"refuses inputs of shape 6.*reads inputs of its own.*use Python"):
+    with pytest.raises(LimbeckError, match=r"fails on inputs of shape 6.*inputs of its own.*use Python"):
         lb.run_job(job(data, saved(data, "narrow", 3), preprocess="narrow"))
     assert not (data.parent / "run").exists()

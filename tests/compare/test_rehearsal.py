@@ -200,7 +200,7 @@ def test_test_data_of_another_shape_are_refused_before_anyone_learns(tmp_path, w
     np.savez(tmp_path / "both.npz", **parts)
     any_size = {"model": "resnet8"}
     asked = {"teacher": any_size, "student": any_size, who: {"model": "mlp", "hidden": [4]}}
-    with pytest.raises(LimbeckError, match=f"The {who} mlp refuses inputs of shape 1x7x7, those of the test data"):
+    with pytest.raises(LimbeckError, match=f"The {who} mlp fails on inputs of shape 1x7x7, those of the test data"):
         rehearsed(make_job(small_job(tmp_path / "both.npz", **asked)))
 
 

@@ -56,7 +56,7 @@ def test_one_seed_gives_no_verdict():
     verdict = judge([0.95], [0.93])
     assert verdict.interval is None
     assert verdict.helps is None
-    assert verdict.sentence.startswith("Unknown. One seed says +2.00 points")
+    assert verdict.sentence.startswith("Unknown. One seed gives +2.00 points")
     assert "--seeds 5" in verdict.sentence
 
 
@@ -65,7 +65,7 @@ def test_one_seed_gives_no_verdict():
     [
         ((0.02, 0.021, 0.019), "It beats label smoothing, which needs no teacher, by 2.00 points (95 % ", True),
         ((-0.02, -0.021, -0.019), "But label smoothing, which needs no teacher, beats it by 2.00 points (95 % ", False),
-        ((0.02, -0.02, 0.01), "Beside label smoothing, which needs no teacher, nothing is sure: +0.33 points (", False),
+        ((0.02, -0.02, 0.01), "No clear difference to label smoothing, which needs no teacher: +0.33 points (", False),
     ],
 )
 def test_a_control_that_needs_no_teacher_is_set_beside(gains, said, better):
@@ -77,7 +77,7 @@ def test_a_control_that_needs_no_teacher_is_set_beside(gains, said, better):
 def test_one_seed_beside_a_control():
     verdict = set_beside([0.95], [0.93], name="label smoothing")
     assert verdict.helps is None
-    assert "unknown; one seed says +2.00 points" in verdict.sentence
+    assert "unknown; one seed gives +2.00 points" in verdict.sentence
 
 
 @pytest.mark.parametrize("ours", [[0.95], moved(0.02, 0.021, 0.019)])
@@ -116,4 +116,4 @@ def test_the_best_of_several_has_a_wider_interval_and_says_so():
 def test_one_test_example_has_no_interval():
     verdict = judge(np.ones((3, 1)), np.zeros((3, 1)))
     assert verdict.helps is None
-    assert verdict.sentence.startswith("Unknown. One test example says +100.00 points")
+    assert verdict.sentence.startswith("Unknown. One test example gives +100.00 points")

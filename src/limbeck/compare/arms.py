@@ -96,7 +96,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
     """The arm's run, ready to iterate; a killed one is taken up again."""
     job, budget = arm.job, arm.job.budget_of(arm.arm)
     recipe = recipe_of(job, arm.arm, with_cache(job, teacher), smoothing=arm.smoothing)
-    made = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
+    labels = {} if isinstance(recipe.ship, str) else {"ships": "a module that the method has put together"}
     return Run(
         {"student": student_of(job, material, seed=arm.seed, teacher=teacher)},
         recipe,
@@ -105,7 +105,7 @@ def start(arm: ArmRun, material: ComparisonData, teacher: Teacher) -> Run:
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=arm.out,
         resume=True,
-        metadata={**metadata_of(job, arm.arm, material), **made},
+        metadata={**metadata_of(job, arm.arm, material), **labels},
         student_out=arm.student,
     )
 
@@ -121,13 +121,13 @@ def recipe_of(job: Job, arm: str, teacher: Teacher, *, smoothing: float = 0.1) -
         return make("supervised")
     if arm == SMOOTHED:
         return make("label_smoothing", smoothing=smoothing)
-    asked = job.method_arms.get(arm, job.method)
-    found = method(asked.name)
-    given = {"teacher": teacher} if found.has_teacher else {}
+    settings = job.method_arms.get(arm, job.method)
+    own_method = method(settings.name)
+    arguments = {"teacher": teacher} if own_method.has_teacher else {}
     try:
-        recipe = make(asked.name, **given, **asked.hyper)
+        recipe = make(settings.name, **arguments, **settings.hyper)
     except LimbeckError as error:
-        raise add_flag_hint(error, job.key_of(asked), found.parameters) from error
+        raise add_flag_hint(error, job.key_of(settings), own_method.parameters) from error
     # The method itself gets the real teacher, whose layers or shapes it may need; who learns hears displaced answers.
     return change_stages(recipe, _displaced) if arm == SHUFFLED else recipe
 
@@ -170,9 +170,9 @@ def run_arm(
     began, fresh = time.perf_counter(), arm.out is None or not arm.out.exists()
     run = start(arm, material, teacher)
     plain = structure_of(run.models["student"])
-    taken: dict[str, int] = {}
+    stage_steps: dict[str, int] = {}
     for report in with_trackers(run, arm.job, f"{arm.arm.replace(' ', '-')}/seed-{arm.seed}"):
-        taken[report.stage] = report.step
+        stage_steps[report.stage] = report.step
         if callback is not None:
             callback(report)
     preprocess = material.data.preprocess
@@ -180,16 +180,18 @@ def run_arm(
     development = predict(run.student, eval_batches(material.development), preprocess=preprocess)
     if arm.out is not None and is_rank_zero(arm.job):
         save_tensors({"test": test.student, "development": development.student}, arm.out / PREDICTIONS)
-    known = measure_student(development, ("accuracy",))["accuracy"]
+    development_accuracy = measure_student(development, ("accuracy",))["accuracy"]
     seconds = time.perf_counter() - began if fresh else None
     combined = combined_in(run, material, answers)
     shipped = run.student
     # A method may ship another model than the student, and any model may come out of training in another dtype.
     cost = ShippedCost.measure(shipped, material) if arm.seed == 0 and structure_of(shipped) != plain else None
     size, correct = count_parameters(shipped), correctness(test).numpy()
-    found, noted = measure_student(test, metrics=arm.job.metrics), _noted(arm)
-    steps, reports = _steps(noted, taken), len(noted) if arm.out is not None else None
-    return Outcome(arm.arm, arm.seed, found, known, seconds, steps, combined, size, cost, correct, reports)
+    measures, noted = measure_student(test, metrics=arm.job.metrics), _noted(arm)
+    steps, reports = _steps(noted, stage_steps), len(noted) if arm.out is not None else None
+    return Outcome(
+        arm.arm, arm.seed, measures, development_accuracy, seconds, steps, combined, size, cost, correct, reports
+    )
 
 
 def _noted(arm: ArmRun) -> list[dict[str, Any]]:
@@ -197,15 +199,15 @@ def _noted(arm: ArmRun) -> list[dict[str, Any]]:
     return [] if arm.out is None else read_lines(arm.out / "metrics.jsonl").values
 
 
-def _steps(noted: list[dict[str, Any]], taken: dict[str, int]) -> int:
+def _steps(noted: list[dict[str, Any]], stage_steps: dict[str, int]) -> int:
     """The optimizer steps of all stages: those seen now, and before them those that an interrupted go has noted."""
-    found = {str(line["stage"]): int(line["step"]) for line in noted if {"stage", "step"} <= line.keys()}
-    return sum((found | taken).values())
+    logged = {str(line["stage"]): int(line["step"]) for line in noted if {"stage", "step"} <= line.keys()}
+    return sum((logged | stage_steps).values())
 
 
 def measure_student(
     predictions: Predictions, names: Iterable[str] = METRICS, *, metrics: Sequence[str] = ()
 ) -> dict[str, float]:
     """Each measure's value, and those of a person's own `metrics`, each ``my.py:function``."""
-    values = {name: found.value for name, found in evaluate(predictions, names).items()}
+    values = {name: measurement.value for name, measurement in evaluate(predictions, names).items()}
     return values | evaluate_metrics(open_metrics(metrics), predictions)

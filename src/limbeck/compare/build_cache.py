@@ -51,12 +51,14 @@ def ask_all(job: Job, material: ComparisonData, teacher: Teacher, callback: Call
             callback(OutputsCached(done, views * len(material.train)))
 
 
-def _asking(examples: int, views: int, lacking: int, where: str) -> str:
-    if not lacking:
-        return f"All {views * examples:,} answers are in {where} already: the teacher is not asked."
-    shown = f"{views} views each" if views > 1 else "one view each"
-    there = "" if lacking == views * examples else f", {lacking:,} answers that are not there yet"
-    return f"Asking the teacher about {examples:,} examples, {shown}{there}; the answers go to {where}."
+def _asking(examples: int, views: int, missing: int, where: str) -> str:
+    if not missing:
+        return f"All {views * examples:,} teacher outputs are in {where} already."
+    views_text = f"{views} views each" if views > 1 else "one view each"
+    there = "" if missing == views * examples else f", {missing:,} outputs missing"
+    return (
+        f"Computing the teacher's outputs for {examples:,} examples, {views_text}{there}; they are cached in {where}."
+    )
 
 
 def _lacking(job: Job, material: ComparisonData, where: str) -> int:
@@ -73,16 +75,16 @@ def check_store(job: Job, material: ComparisonData, teacher: Teacher) -> None:
     """Look at a store that is there already with the eyes of every arm, before the first is paid for.
 
     Raises:
-        LimbeckError: If it was made for something else, or lacks what an arm reads.
+        LimbeckError: If it belongs to other data, or lacks outputs that an arm needs.
     """
     for arm in job.method_arms if job.cache is not None else ():
-        asked = with_cache(job, teacher)
+        cached_teacher = with_cache(job, teacher)
         loader = train_loader(material.train, job.budget_of(arm), seed=0, cache=job.cache, mixed=True)
-        for stage in recipe_of(job, arm, asked).stages():
-            if stage.teacher is asked and (requires := stage.objective.requires.teacher):
+        for stage in recipe_of(job, arm, cached_teacher).stages():
+            if stage.teacher is cached_teacher and (requires := stage.objective.requires.teacher):
                 preprocess = stage.preprocess or material.data.preprocess
-                asked.attach_loader(loader, preprocess)
-                asked.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
+                cached_teacher.attach_loader(loader, preprocess)
+                cached_teacher.prepare(requires, device=torch.device("cpu"), preprocess=preprocess)
 
 
 def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
@@ -98,10 +100,10 @@ def check(job: Job, *, sample: int, seed: int) -> CacheVerification:
 
 
 def make_cache_loader(job: Job, material: ComparisonData, *, shuffled: int | None = None) -> ShuffledLoader:
-    """What the arms learn from, in the order of the examples, or in a random one."""
-    found = train_loader(material.train, job.budget, seed=0, cache=job.cache or CacheSettings(), mixed=True)
+    """A loader of the training examples of all arms, in order or shuffled."""
+    loader = train_loader(material.train, job.budget, seed=0, cache=job.cache or CacheSettings(), mixed=True)
     return ShuffledLoader(
-        found.examples, batch_size=found.batch_size, augment=found.augment, mix=found.mix, seed=shuffled or 0,
+        loader.examples, batch_size=loader.batch_size, augment=loader.augment, mix=loader.mix, seed=shuffled or 0,
         shuffle=shuffled is not None,
     )  # fmt: skip
 

@@ -79,31 +79,33 @@ def _sampled(job: Job, material: ComparisonData, teacher: Teacher) -> tuple[Tens
     """Some answers, and the seconds that one of them took."""
     fabric = open_fabric(precision=job.precision, devices=1)
     preprocess, device = material.data.preprocess, fabric.device
-    found = list[Tensor]()
+    logits = list[Tensor]()
     with (
         fabric.autocast(),
         teacher.prepare(frozenset({LOGITS}), device=device, preprocess=preprocess) as answer,
     ):
         batches = make_cache_loader(job, material, shuffled=0).batches(0, 0)
         first = next(batches)
-        found.append(answer(first.to(device))[LOGITS].float().cpu())  # the first call of a model is not like the others
-        began, asked = time.perf_counter(), 0
+        logits.append(
+            answer(first.to(device))[LOGITS].float().cpu()
+        )  # the first call of a model is not like the others
+        began, count = time.perf_counter(), 0
         for batch in batches:
-            if asked and sum(map(len, found)) >= _SAMPLE:
+            if count and sum(map(len, logits)) >= _SAMPLE:
                 break
-            found.append(answer(batch.to(device))[LOGITS].float().cpu())
-            asked += batch.size
-        if not asked:  # there is but one batch
+            logits.append(answer(batch.to(device))[LOGITS].float().cpu())
+            count += batch.size
+        if not count:  # there is but one batch
             _ = answer(first.to(device))
-            asked = first.size
-        pace = (time.perf_counter() - began) / asked
-    return torch.cat(found), pace
+            count = first.size
+        pace = (time.perf_counter() - began) / count
+    return torch.cat(logits), pace
 
 
-def _choices(classes: int, asked: str | Mapping[str, Any]) -> list[Encoding]:
+def _choices(classes: int, settings: str | Mapping[str, Any]) -> list[Encoding]:
     every = [make_encoding(name, classes=classes) for name in ("float32", "float16", "quantized")]
     top = [make_encoding("top-k", classes=classes, k=k) for k in _KEPT if k <= classes // 2]
     drawn = [make_encoding("sampled", classes=classes, draws=k) for k in _KEPT if k <= classes // 2][:2]
-    own = encoding(asked, classes=classes)
-    known = [*every, *top, *drawn]
-    return known if own.spec in [one.spec for one in known] else [*known, own]
+    own = encoding(settings, classes=classes)
+    encodings = [*every, *top, *drawn]
+    return encodings if own.spec in [one.spec for one in encodings] else [*encodings, own]

@@ -36,7 +36,7 @@ class Changes(NamedTuple):
     teacher: bool
     student: bool
 
-    def said(self) -> str:
+    def describe(self) -> str:
         """The same in a sentence."""
         again = (["the teacher"] if self.teacher else []) + list(self.again)
         done = f"Done again: {', '.join(again)}." if again else "All that was done is kept."
@@ -68,16 +68,16 @@ def changed_job(job: Job) -> tuple[Job, Changes]:
         raise LimbeckError(
             f"The teacher in {out} is trained, and with another {first} it would be another one: give another --out."
         )
-    known = [arm for arm in before.all_arms if arm != "teacher"]
-    kept = [arm for arm in job.all_arms if arm in known and _asked_of(job, arm) == _asked_of(before, arm)]
-    again = tuple(arm for arm in known if arm not in kept and arm_folder(out, arm).is_dir())
+    arms = [arm for arm in before.all_arms if arm != "teacher"]
+    unchanged = [arm for arm in job.all_arms if arm in arms and _asked_of(job, arm) == _asked_of(before, arm)]
+    again = tuple(arm for arm in arms if arm not in unchanged and arm_folder(out, arm).is_dir())
     if (out / "result.json").is_file() and again:
         raise LimbeckError(
             f"{out} is finished and judged, and with another {keys[0]} its arms {', '.join(again)} would be others: "
             "give another --out. More seeds, arms or methods can be added to it."
         )
     first, other = next(iter(job.method_arms)), next(iter(before.method_arms))
-    student = first != other or first not in kept
+    student = first != other or first not in unchanged
     return job, Changes(keys, again, another and (out / "teacher").is_dir(), student)
 
 
@@ -105,10 +105,10 @@ def forget(changes: Changes, out: Path) -> None:
 
 def _with_trained_teacher(job: Job, before: Job, out: Path) -> Job:
     """The job, whose trained teacher has learnt with the budget that it had, whatever that of the arms is now."""
-    kept = before.teacher.train or before.budget
+    budget = before.teacher.train or before.budget
     if job.teacher.train is not None or job.budget == before.budget or not _is_trained(out):
         return job
-    return job.model_copy(update={"teacher": job.teacher.model_copy(update={"train": kept})})
+    return job.model_copy(update={"teacher": job.teacher.model_copy(update={"train": budget})})
 
 
 def _is_trained(out: Path) -> bool:
@@ -154,7 +154,7 @@ def _differing(before: Mapping[str, Any], after: Mapping[str, Any], place: str =
 
 def _arm_in(line: str) -> str | None:
     try:
-        found = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
-    return found.get("arm") if isinstance(found, dict) else None
+    return entry.get("arm") if isinstance(entry, dict) else None

@@ -31,24 +31,24 @@ def load_in_order(job: Job) -> tuple[DataSplits, bool]:
     """
     with silenced():  # what it warns of stands in the summary, which is printed
         data = load_data(job.data)
-        given: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+        settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
         theirs = read_class_names(_folder(job.teacher)) if has_weights(job.teacher) else None
         order = match_order(data.class_names, theirs) if data.class_names and theirs else None
-        if order is None or order == data.class_names or given.get("class_names") or not job.teacher.check:
+        if order is None or order == data.class_names or settings.get("class_names") or not job.teacher.check:
             return data, False
         try:
-            data = load_data({**given, "class_names": list(order)})
+            data = load_data({**settings, "class_names": list(order)})
         except LimbeckError:  # data that take no order
             return data, False
-    said = f"The classes are in the order of the teacher {job.teacher.model}: {', '.join(order[:8])}"
-    summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{said}."))
-    return replace(data, summary=summary, note=". ".join(filter(None, (data.note, said)))), True
+    note = f"The classes are in the order of the teacher {job.teacher.model}: {', '.join(order[:8])}"
+    summary = data.summary and replace(data.summary, notes=(*data.summary.notes, f"{note}."))
+    return replace(data, summary=summary, note=". ".join(filter(None, (data.note, note)))), True
 
 
 def ordered_job(job: Job, data: DataSplits) -> Job:
     """The job with the order of the data's classes in it, so that whoever opens it again needs no teacher."""
-    given: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
-    return job.model_copy(update={"data": {**given, "class_names": list(data.class_names or ())}})
+    settings: dict[str, Any] = dict(job.data) if isinstance(job.data, dict) else {"name": job.data}
+    return job.model_copy(update={"data": {**settings, "class_names": list(data.class_names or ())}})
 
 
 def check_names(teacher: TeacherSettings, model: nn.Module, data: DataSplits) -> None:

@@ -74,11 +74,11 @@ def new_model(model: ModelSettings, material: ComparisonData, *, seed: int, who:
         )
     try:
         with seeded(seed):
-            made = open_model(
+            network = open_model(
                 model.model, input_shape=material.input_shape, classes=material.classes, **model.arguments
             )
-            _draw_lazy(made, material, who=f"{who} {model.model}")
-            return made
+            _draw_lazy(network, material, who=f"{who} {model.model}")
+            return network
     except NoModuleError:
         raise
     except LimbeckError as error:
@@ -101,10 +101,10 @@ def student_of(job: Job, material: ComparisonData, *, seed: int, teacher: Teache
         LimbeckError: If it cannot be made, or is to begin as layers of a teacher that has none.
     """
     if job.student.is_shallow:
-        made = init_student(job.student, teacher, seed=seed)
+        student = init_student(job.student, teacher, seed=seed)
     else:
-        made = new_model(job.student, material, seed=seed, who="student")
-    return name_classes(made, material.data.class_names)
+        student = new_model(job.student, material, seed=seed, who="student")
+    return name_classes(student, material.data.class_names)
 
 
 def setting_of(job: Job, budget: Budget, material: ComparisonData, *, seed: int, workers: int = 1) -> TrainConfig:
@@ -150,9 +150,9 @@ def _check_read(data: DataSplits, part: str, examples: Dataset) -> None:
 
 def _check_judged(examples: Dataset, part: str, classes: int) -> None:
     labels = examples.labels
-    known = labels is not None and bool((labels != IGNORED).any())
-    if not known and part == "test":
+    labeled = labels is not None and bool((labels != IGNORED).any())
+    if not labeled and part == "test":
         raise DataError("The test data have no labels, so no arm can be judged by them.")
-    if known and int(labels.max()) >= classes:  # type: ignore[union-attr]
+    if labeled and int(labels.max()) >= classes:  # type: ignore[union-attr]
         wrong, last = int(labels.max()), classes - 1  # type: ignore[union-attr]
         raise DataError(f"Label {wrong} of the {part} data is no class of the training data (0 to {last}).")

@@ -85,10 +85,10 @@ def _rehearse_arm(job: Job, arm: str, material: ComparisonData, teacher: Teacher
     with (
         seeded(0),
         _explained(f"The arm {arm!r} cannot take its first steps", "budget"),
-        with_temporary_cache(job, teacher) as asked,
+        with_temporary_cache(job, teacher) as cached_teacher,
     ):
         models = {"student": student_of(job, material, seed=0, teacher=teacher)}
-        recipe, mixed = recipe_of(job, arm, asked), is_taught(job, arm)
+        recipe, mixed = recipe_of(job, arm, cached_teacher), is_taught(job, arm)
         run = _rehearsed(models, recipe, job, job.budget_of(arm), material, mixed=mixed)
     if arm == SHUFFLED and not any(isinstance(stage.teacher, ShuffledTeacher) for stage in run.stages):
         raise LimbeckError(
@@ -152,5 +152,5 @@ def _explained(cannot: str, place: str) -> Iterator[None]:
                 f"{cannot}: there is not enough memory. A smaller {place}.batch_size with a larger {place}.accumulate "
                 "learns the same with less; so do workers=1, and a smaller model."
             ) from error
-        said = str(error).strip().partition("\n")[0]
-        raise LimbeckError(f"{cannot}: {type(error).__name__}: {said}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise LimbeckError(f"{cannot}: {type(error).__name__}: {reason}") from error

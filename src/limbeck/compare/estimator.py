@@ -43,24 +43,24 @@ def is_estimator(models: Mapping[str, nn.Module]) -> bool:
     return any(isinstance(model, EstimatorModule) for model in models.values())
 
 
-def open_estimator(made: Any, name: str, material: ComparisonData) -> EstimatorModule:
+def open_estimator(estimator: Any, name: str, material: ComparisonData) -> EstimatorModule:
     """The teacher that a function of a person's own returned: an estimator, fitted or not, or a `SklearnTeacher`.
 
     Raises:
         LimbeckError: If it gives no probabilities, or cannot be fitted to the data.
     """
-    if isinstance(made, SklearnTeacher):
-        return EstimatorModule(made, fitted=True)
-    if not hasattr(made, "predict_proba"):
+    if isinstance(estimator, SklearnTeacher):
+        return EstimatorModule(estimator, fitted=True)
+    if not hasattr(estimator, "predict_proba"):
         raise LimbeckError(
-            f"{name} returned a {type(made).__name__}, which has no predict_proba. A job's teacher is a torch module, "
-            "a classifier with probabilities, or a limbeck.SklearnTeacher; "
+            f"{name} returned a {type(estimator).__name__}, which has no predict_proba. A job's teacher is a torch "
+            "module, a classifier with probabilities, or a limbeck.SklearnTeacher; "
             "regression is done in Python, see docs/metrics.md."
         )
-    fitted = hasattr(made, "classes_")
+    fitted = hasattr(estimator, "classes_")
     if not fitted:
-        _fit(made, name, subsample(material.train, _FEW, seed=0), material)
-    return EstimatorModule(SklearnTeacher(made, classes=material.classes), fitted=fitted)
+        _fit(estimator, name, subsample(material.train, _FEW, seed=0), material)
+    return EstimatorModule(SklearnTeacher(estimator, classes=material.classes), fitted=fitted)
 
 
 def fit_estimator(module: EstimatorModule, name: str, material: ComparisonData) -> int:
@@ -88,33 +88,33 @@ def unknown_sizes(models: Iterable[nn.Module], cost: Mapping[str, Any]) -> dict[
     if not bare:
         return {}
     name, size = type(bare[0]).__name__, None
-    said = f"{name} holds no tensors of PyTorch, so its parameters and its size are not known"
+    note = f"{name} holds no tensors of PyTorch, so its parameters and its size are not known"
     if isinstance(bare[0], EstimatorModule):
         name, size = type(bare[0].teacher.estimator).__name__, _pickled_bytes(bare[0].teacher.estimator)
         weighs = "its MB are those of its pickle" if size else "it cannot be pickled, so its size is not known"
-        said = f"{name} has no parameters to count, and {weighs}"
+        note = f"{name} has no parameters to count, and {weighs}"
     # What PyTorch's allocator gave out, and the operations that it saw, are not the estimator's either.
-    known = {key: value if "milliseconds" in key or key == "threads" else None for key, value in cost.items()}
+    costs = {key: value if "milliseconds" in key or key == "threads" else None for key, value in cost.items()}
     megabytes = None if size is None else round(size / 1e6, 6)
     return {
-        "parameters": None, "megabytes": megabytes, "size_note": said,
-        **({"cost": {**known, "disk_bytes": size}} if known else {}),
+        "parameters": None, "megabytes": megabytes, "size_note": note,
+        **({"cost": {**costs, "disk_bytes": size}} if costs else {}),
     }  # fmt: skip
 
 
-class _Counted:
+class _ByteCounter:
     """A file that keeps nothing but its length: the pickle of a large forest is as large as the forest."""
 
     bytes = 0
 
-    def write(self, given: Any) -> int:
-        size = memoryview(given).nbytes
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
         self.bytes += size
         return size
 
 
 def _pickled_bytes(estimator: Any) -> int | None:
-    file = _Counted()
+    file = _ByteCounter()
     try:
         pickle.Pickler(file).dump(estimator)
     except Exception:  # each library has its own
@@ -126,11 +126,11 @@ def _fit(estimator: Any, name: str, examples: Dataset, material: ComparisonData)
     batches = eval_batches(examples)
     inputs = torch.cat([torch.as_tensor(material.data.preprocess(batch)).flatten(1) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
-    known = labels != IGNORED
+    labeled = labels != IGNORED
     try:
-        estimator.fit(inputs[known].numpy(), labels[known].numpy())
+        estimator.fit(inputs[labeled].numpy(), labels[labeled].numpy())
     except Exception as error:  # each library has its own
         raise LimbeckError(
             f"The estimator of {name} cannot be fitted to the data: {type(error).__name__}: {error}"
         ) from error
-    return int(known.sum())
+    return int(labeled.sum())

@@ -71,21 +71,20 @@ _ANSWERS = "teacher/answers.safetensors"
 def run_job(
     job: Job, *, callback: Callback = ignore_events, resume: bool = False, change: bool = False
 ) -> dict[str, Any]:
-    """Do what a job asks: teacher, arms, seeds, verdict; everything is left in the job's folder.
+    """Run a job: train the teacher and all arms, compare them, and write everything to the job's folder.
 
     Args:
-        job: What is asked.
+        job: The job.
         callback: A function that receives each event (`limbeck.events`).
-        resume: Take up a folder that holds this job; arms that are done are not run again.
-        change: Take up a folder that holds this job with other settings. What does not depend on them is kept, the
-            trained teacher above all; arms that do are run again.
+        resume: Continue in a folder of this job; finished runs are not repeated.
+        change: Continue in a folder of this job with other settings. The trained teacher and all arms that do not
+            depend on the changed settings are kept; the other arms are run again.
 
     Returns:
         The result, of JSON values: ``arms`` by name, ``verdict``, ``seconds``, ``run``, and what it was measured on.
 
     Raises:
-        LimbeckError: If anything is wrong with what was asked, before anything is paid for or written where it can be
-            known.
+        LimbeckError: If the job is invalid. As far as possible this is checked before training and writing.
     """
     with ExitStack() as stack:
         job, changes = changed_job(job) if change else (job, None)
@@ -113,7 +112,7 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
         if new:  # it is not made before all was rehearsed, and what is not there cannot be locked
             stack.enter_context(create_and_lock(job, out))
         if changes is not None:
-            tell(Message(changes.said()))
+            tell(Message(changes.describe()))
             if is_rank_zero(job):
                 forget(changes, out)
         initialize_folder(job, out, partial(leave_student, job, material, teacher, out), changed=changes is not None)
@@ -158,16 +157,16 @@ def _done(job: Job, callback: Callback, out: Path | None, stack: ExitStack, chan
 
 
 def _seen(outcome: Outcome, tell: Callback) -> Outcome:
-    """The outcome, once it was told."""
+    """Report an outcome, and return it."""
     tell(ArmFinished(outcome.arm, outcome.seed, outcome.measures.get("accuracy", math.nan)))
     # A mean over rows: one NaN makes it one. A row that another version has written may lack it.
     if math.isnan(outcome.measures.get("confidence", 0.0)):
-        tell(Message(f"{outcome.arm}, seed {outcome.seed}: some answers to test data are NaN, and count as wrong."))
+        tell(Message(f"{outcome.arm}, seed {outcome.seed}: some outputs on test data are NaN; they count as wrong."))
     return outcome
 
 
 def _counted(material: ComparisonData) -> dict[str, Any]:
-    """What the result says of the data."""
+    """The description of the data in the result."""
     return {
         "name": plain_name(material.data.name), "train": len(material.train),
         "development": len(material.development), "test": len(material.data.test),
@@ -178,18 +177,18 @@ def _counted(material: ComparisonData) -> dict[str, Any]:
 
 
 def _share(examples: Dataset) -> float | None:
-    """The share of the most frequent class; None where nothing is labeled."""
-    found = math.nan if examples.labels is None else most_frequent_share(examples.labels)
-    return None if math.isnan(found) else found
+    """The share of the most frequent class; None without labels."""
+    share = math.nan if examples.labels is None else most_frequent_share(examples.labels)
+    return None if math.isnan(share) else share
 
 
 def _write(result: dict[str, Any], out: Path) -> None:
-    """Leave the result, its picture and its page."""
+    """Write the result, its picture and its page."""
     remove_partial_files(out)
     write(out / "result.svg", arms_picture(result))
-    kept = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
-    kept["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
-    write_json(json.loads(hide_private_paths(json.dumps(kept, allow_nan=False), out)), out / "result.json")
+    shared = {**result, "run": shared_path(out), "report": shared_path(out / "report.html")}
+    shared["shipped"] = {**result["shipped"], "path": shared_path(out / "student")}
+    write_json(json.loads(hide_private_paths(json.dumps(shared, allow_nan=False), out)), out / "result.json")
     write_report([out])
 
 
@@ -203,27 +202,29 @@ def _judge_teacher(
         _keep_answers({"test": answers, "development": logits}, material, out)
     if not job.teacher.check:
         return measure_student(Predictions(logits, None, material.development.labels), ("accuracy",))["accuracy"]
-    found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    callback(Message(describe_accuracy(found, material.development.labels)))
-    return found
+    teacher_accuracy = check_teacher(
+        logits, material.development, classes=material.classes, loaded=has_weights(job.teacher)
+    )
+    callback(Message(describe_accuracy(teacher_accuracy, material.development.labels)))
+    return teacher_accuracy
 
 
 def _check_same_answers(answers: Tensor, out: Path) -> None:
-    """Refuse to go on with an estimator that was fitted again, as a resumed job does, and answers otherwise."""
+    """Check that an estimator that a resumed job has fitted again has the same outputs as before."""
     if not (out / _ANSWERS).is_file():
         return
     before = load_tensors(out / _ANSWERS).get("test")
     if before is None or before.shape != answers.shape or not torch.allclose(before, answers, atol=1e-5):
         raise LimbeckError(
-            f"The estimator that teaches was fitted again, and answers otherwise than when {out} was begun: some of "
-            "the arms would have another teacher. Give it a random_state, and begin anew with another --out."
+            f"The teacher's estimator was fitted again, and its outputs differ from those saved in {out}, so the arms "
+            "would have different teachers. Give it a random_state, and start again with another --out."
         )
 
 
 def _keep_answers(logits: Mapping[str, Tensor], material: ComparisonData, out: Path) -> None:
     labels = {"test": material.data.test.labels, "development": material.development.labels}
-    known = {f"{part}_labels": found for part, found in labels.items() if found is not None}
-    save_tensors({**logits, **known}, out / _ANSWERS)
+    part_labels = {f"{part}_labels": values for part, values in labels.items() if values is not None}
+    save_tensors({**logits, **part_labels}, out / _ANSWERS)
 
 
 def _outcomes(
@@ -235,13 +236,13 @@ def _outcomes(
     out: Path | None,
     callback: Callback,
 ) -> Iterator[Outcome]:
-    wanted = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
-    found = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in wanted]
-    done = {(outcome.arm, outcome.seed) for outcome in found}
-    left = [run for run in runs if (run.arm, run.seed) not in done]
-    callback(ArmsPlanned(len(found) + len(left)))
-    yield from (with_correct(one, out, material.data.test.labels) for one in found)
-    for outcome in _run_all(left, job.workers, material, teacher, answers, callback):
+    planned = {(run.arm, run.seed) for run in runs}  # a folder may hold arms that another setting left out
+    finished = [outcome for outcome in load_outcomes(out) if (outcome.arm, outcome.seed) in planned]
+    done = {(outcome.arm, outcome.seed) for outcome in finished}
+    pending = [run for run in runs if (run.arm, run.seed) not in done]
+    callback(ArmsPlanned(len(finished) + len(pending)))
+    yield from (with_correct(one, out, material.data.test.labels) for one in finished)
+    for outcome in _run_all(pending, job.workers, material, teacher, answers, callback):
         append_outcome(job, out, outcome)
         yield outcome
 
@@ -282,6 +283,6 @@ def _labeled(material: ComparisonData) -> int:
 def _described(material: ComparisonData) -> str:
     data = material.data
     return (
-        f"Data: {data.name}, {len(material.train):,} to learn from, {len(material.development):,} for development, "
-        f"{len(data.test):,} to test, {material.classes} classes."
+        f"Data: {data.name}, {len(material.train):,} training, {len(material.development):,} development and "
+        f"{len(data.test):,} test examples, {material.classes} classes."
     )

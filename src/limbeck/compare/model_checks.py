@@ -1,4 +1,4 @@
-"""Whether a model takes the data's examples, and has as many classes."""
+"""Checks that a model accepts the data and has the same number of classes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from limbeck.teachers import Teacher
 
 
 def check_student(job: Job, material: ComparisonData, teacher: Teacher | None = None) -> None:
-    """Build the student and show it two examples to learn from, and one of each part to judge on.
+    """Build the student and call it on two training examples, and on one of each evaluation part.
 
     Raises:
-        LimbeckError: If it cannot be built, refuses them, or knows another number of classes.
+        LimbeckError: If it cannot be built, fails on them, or has another number of classes.
     """
     student = student_of(job, material, seed=0, teacher=teacher).eval()
     first = material.data.preprocess(material.train.take(torch.tensor([0, min(1, len(material.train) - 1)])))
@@ -40,36 +40,36 @@ def _logits(model: nn.Module, read: Any) -> Tensor:
 
 
 def judged_parts(material: ComparisonData) -> dict[str, Dataset]:
-    """The parts that models are judged on, by their names: data may bring them in files of their own."""
+    """The parts that models are evaluated on, by name; they may come from separate files."""
     return {"test": material.data.test, "development": material.development}
 
 
 def shape_in(part: str, read: Any) -> str:
-    """How an example of a part looks to a model, for a sentence: a model may learn from examples of another shape."""
+    """The input shape of a part as text; it may differ from that of the training data."""
     shape = "x".join(map(str, read.shape[1:])) if isinstance(read, Tensor) else "unknown"
     return f"{shape}, those of the {part} data"
 
 
 def answered(ask: Callable[[], Tensor], who: str, shape: str) -> Tensor:
-    """What a model says to examples of the data.
+    """Call a model on examples of the data.
 
     Raises:
-        LimbeckError: If it raises; a person's own module may raise anything.
+        LimbeckError: If it raises; a user's module may raise anything.
     """
     try:
         return ask()
     except LimbeckError:
         raise
     except Exception as error:
-        said = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise LimbeckError(f"{who} refuses inputs of shape {shape}: {said}") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise LimbeckError(f"{who} fails on inputs of shape {shape}: {reason}") from error
 
 
 def check_classes(logits: Tensor, who: str, classes: int) -> None:
-    """Refuse a model that knows another number of classes than the data have.
+    """Check that a model has as many classes as the data.
 
     Raises:
         LimbeckError: With both numbers.
     """
     if logits.shape[-1] != classes:
-        raise LimbeckError(f"{who} knows {logits.shape[-1]} classes and the data have {classes}.")
+        raise LimbeckError(f"{who} has {logits.shape[-1]} classes, but the data have {classes}.")

@@ -96,16 +96,16 @@ def arms_rows(
     return table
 
 
-def _combined_row(found: Sequence[Combined]) -> dict[str, Any]:
+def _combined_row(teachers: Sequence[Combined]) -> dict[str, Any]:
     """The row of a teacher that a method has put together, one for each of its runs."""
-    count = len(found)
+    count = len(teachers)
     return {
         "role": "member",
         "method": None,
-        **_summary([one.measures for one in found]),
-        "parameters": round(sum(one.parameters for one in found) / count),
-        "megabytes": round(sum(one.megabytes for one in found) / count, 6),
-        "milliseconds": round(sum(one.milliseconds for one in found) / count, 6),
+        **_summary([teacher.measures for teacher in teachers]),
+        "parameters": round(sum(teacher.parameters for teacher in teachers) / count),
+        "megabytes": round(sum(teacher.megabytes for teacher in teachers) / count, 6),
+        "milliseconds": round(sum(teacher.milliseconds for teacher in teachers) / count, 6),
     }
 
 
@@ -134,8 +134,8 @@ def _row(rows: list[dict[str, float]], costs: Sequence[Cost | ShippedCost]) -> d
 
 
 def _alone(job: Job, member: nn.Module, answers: Tensor, material: ComparisonData) -> dict[str, float]:
-    shown = predict(member, eval_batches(material.data.test), preprocess=material.data.preprocess)
-    return measure_student(shown._replace(teacher=answers), metrics=job.metrics)
+    predictions = predict(member, eval_batches(material.data.test), preprocess=material.data.preprocess)
+    return measure_student(predictions._replace(teacher=answers), metrics=job.metrics)
 
 
 def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def verdict_of(job: Job, outcomes: Sequence[Outcome], *, examples: int) -> dict[
     """
     arm, count = _best(job, outcomes), len(job.method_arms)
     if ALONE not in job.arms:
-        said = "No verdict: without the arm 'student alone' there is nothing to compare with."
-        return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": said, "against": {}}
+        sentence = "No verdict: without the arm 'student alone' there is nothing to compare with."
+        return {"arm": arm, "difference": None, "interval": None, "helps": None, "sentence": sentence, "against": {}}
     verdict = judge(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=count).as_dict()
     verdict["sentence"] += _effort(outcomes, arm) + _size(outcomes, arm)
     if count > 1:
@@ -184,24 +184,26 @@ def _size(outcomes: Sequence[Outcome], arm: str) -> str:
 
 def _each(job: Job, outcomes: Sequence[Outcome], examples: int) -> dict[str, Any]:
     """Every method against the student alone; intervals and p-values are Bonferroni's, for all of them together."""
-    found = {
+    differences = {
         arm: compare_results(*results_of(outcomes, arm, ALONE), examples=examples, comparisons=len(job.method_arms))
         for arm in job.method_arms
     }
     return {
         arm: {
-            "difference": one.mean,
-            "interval": None if one.low is None or one.high is None else [one.low, one.high],
-            "p": one.p,
-            "helps": None if one.low is None else one.low > 0,
+            "difference": difference.mean,
+            "interval": None
+            if difference.low is None or difference.high is None
+            else [difference.low, difference.high],
+            "p": difference.p,
+            "helps": None if difference.low is None else difference.low > 0,
         }
-        for arm, one in found.items()
+        for arm, difference in differences.items()
     }
 
 
 def _best(job: Job, outcomes: Sequence[Outcome]) -> str:
-    known = {arm: _development(outcomes, arm) for arm in job.method_arms}
-    return max(known, key=lambda arm: -1.0 if math.isnan(known[arm]) else known[arm])
+    accuracies = {arm: _development(outcomes, arm) for arm in job.method_arms}
+    return max(accuracies, key=lambda arm: -1.0 if math.isnan(accuracies[arm]) else accuracies[arm])
 
 
 def _development(outcomes: Sequence[Outcome], arm: str) -> float:

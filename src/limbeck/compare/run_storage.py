@@ -161,7 +161,7 @@ def append_outcome(job: Job, out: Path | None, outcome: Outcome) -> None:
     """Add an outcome to ``metrics.jsonl``."""
     if out is None or not is_rank_zero(job):
         return
-    append_line(to_json_safe(_told(outcome)), out / "metrics.jsonl")
+    append_line(to_json_safe(_outcome_as_dict(outcome)), out / "metrics.jsonl")
 
 
 def write(path: Path, text: str) -> None:
@@ -205,22 +205,26 @@ def _outcome(line: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
+def _outcome_as_dict(outcome: Outcome) -> dict[str, Any]:
     nested = {"combined": outcome.combined, "cost": outcome.cost}
-    told = {name: value for name, value in outcome._asdict().items() if name != "correct"}  # the predictions say that
-    return {**told, **{name: None if one is None else one._asdict() for name, one in nested.items()}}
+    values = {name: value for name, value in outcome._asdict().items() if name != "correct"}  # the predictions say that
+    return {**values, **{name: None if one is None else one._asdict() for name, one in nested.items()}}
 
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _as_asked(held: Any, asked: Any) -> Any:
+def _without_added_order(stored: Any, current: Any) -> Any:
     """The data of a job that lies in a folder, without the order of the classes that the run has added to them."""
-    if not isinstance(held, dict) or "class_names" not in held or (isinstance(asked, dict) and "class_names" in asked):
-        return held
-    rest = {key: value for key, value in held.items() if key != "class_names"}
-    return rest["name"] if isinstance(asked, str) and set(rest) == {"name"} else rest
+    if (
+        not isinstance(stored, dict)
+        or "class_names" not in stored
+        or (isinstance(current, dict) and "class_names" in current)
+    ):
+        return stored
+    rest = {key: value for key, value in stored.items() if key != "class_names"}
+    return rest["name"] if isinstance(current, str) and set(rest) == {"name"} else rest
 
 
 def without_workers(data: Any) -> Any:
@@ -232,13 +236,13 @@ def without_workers(data: Any) -> Any:
 
 
 def _check_same_job(job: Job, out: Path) -> None:
-    held = with_absolute_paths(make_job(read_run_job(out))).model_dump(mode="json")
-    asked = with_absolute_paths(job).model_dump(mode="json")
-    held["data"], asked["data"] = without_workers(held.get("data")), without_workers(asked["data"])
-    held["data"] = _as_asked(held["data"], asked["data"])
-    for key, value in asked.items():
-        if key not in _MAY_DIFFER and held.get(key) != value:
+    stored = with_absolute_paths(make_job(read_run_job(out))).model_dump(mode="json")
+    current = with_absolute_paths(job).model_dump(mode="json")
+    stored["data"], current["data"] = without_workers(stored.get("data")), without_workers(current["data"])
+    stored["data"] = _without_added_order(stored["data"], current["data"])
+    for key, value in current.items():
+        if key not in _MAY_DIFFER and stored.get(key) != value:
             raise LimbeckError(
-                f"{out} holds another job: its {key} is {held.get(key)!r}, this one's is {value!r}. Give "
+                f"{out} holds another job: its {key} is {stored.get(key)!r}, this one's is {value!r}. Give "
                 f"another --out, or change it and keep what can be kept: `limbeck resume {out} --set {key}=...`."
             )

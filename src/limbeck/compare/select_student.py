@@ -44,11 +44,11 @@ def ship(
     arm = advice.arm or next(iter(job.method_arms))
     own = [outcome for outcome in outcomes if outcome.arm == arm]
     chosen = max(own, key=_rank) if job.methods else min(own, key=lambda one: one.seed)
-    found = seed_folder(out, arm, chosen.seed)
-    if out is not None and found is not None and is_rank_zero(job):
+    student_folder = seed_folder(out, arm, chosen.seed)
+    if out is not None and student_folder is not None and is_rank_zero(job):
         _keep_first(job, arm, out)
-        if (found / "student").is_dir():
-            _replace(found / "student", out / "student")
+        if (student_folder / "student").is_dir():
+            _replace(student_folder / "student", out / "student")
         if material.data.tokenizer is not None:
             _add_tokenizer(material.data.tokenizer, out / "student")
     return {
@@ -63,8 +63,8 @@ def ship(
 
 
 def _rank(outcome: Outcome) -> tuple[float, int]:
-    known = -1.0 if math.isnan(outcome.development) else outcome.development
-    return known, -outcome.seed
+    accuracy = -1.0 if math.isnan(outcome.development) else outcome.development
+    return accuracy, -outcome.seed
 
 
 def _keep_first(job: Job, arm: str, out: Path) -> None:

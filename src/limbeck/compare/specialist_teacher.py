@@ -32,12 +32,12 @@ class Combined(NamedTuple):
     milliseconds: float
 
     @staticmethod
-    def read(told: Mapping[str, Any] | None) -> Combined | None:
+    def read(line: Mapping[str, Any] | None) -> Combined | None:
         """What a line of JSON says of it, where null is no number."""
-        if told is None:
+        if line is None:
             return None
-        measures = {name: float("nan") if value is None else float(value) for name, value in told["measures"].items()}
-        return Combined(measures, int(told["parameters"]), float(told["megabytes"]), float(told["milliseconds"]))
+        measures = {name: float("nan") if value is None else float(value) for name, value in line["measures"].items()}
+        return Combined(measures, int(line["parameters"]), float(line["megabytes"]), float(line["milliseconds"]))
 
 
 def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined | None:
@@ -48,14 +48,14 @@ def combined_in(run: Run, material: ComparisonData, answers: Tensor) -> Combined
         material: The data.
         answers: The logits of the job's own teacher, beside which it is set.
     """
-    found = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
-    if not found:
+    teachers = [stage.teacher for stage in run.stages if isinstance(stage.teacher, Specialists)]
+    if not teachers:
         return None
-    teacher = found[-1]
+    teacher = teachers[-1]
     teacher.bind(run.models)
     preprocess, test = material.data.preprocess, material.data.test
-    shown = predict(teacher, eval_batches(test), preprocess=preprocess)._replace(teacher=answers)
-    measures = {name: one.value for name, one in evaluate(shown, METRICS).items()}
+    predictions = predict(teacher, eval_batches(test), preprocess=preprocess)._replace(teacher=answers)
+    measures = {name: measurement.value for name, measurement in evaluate(predictions, METRICS).items()}
     networks = [network for member in (teacher.generalist, *teacher.members) for network in _networks(member, run)]
     sample = test.take(torch.arange(min(64, len(test))))
     return Combined(

@@ -23,10 +23,10 @@ def init_student(student: ModelSettings, teacher: Teacher | None, *, seed: int) 
         raise LimbeckError("student: shallow takes layers of its teacher, and there is no teacher that is one model.")
     try:
         with seeded(seed):
-            made: nn.Module = shallow(teacher.model, **student.arguments)
+            student_model: nn.Module = shallow(teacher.model, **student.arguments)
     except LimbeckError as error:
         raise add_flag_hint(error, "student") from error
-    return made
+    return student_model
 
 
 def describe_layers(job: Job, teacher: Teacher) -> str | None:
@@ -38,10 +38,10 @@ def describe_layers(job: Job, teacher: Teacher) -> str | None:
         )
     if not job.student.is_shallow or not isinstance(teacher, ModelTeacher):
         return None
-    asked: dict[str, Any] = job.student.arguments
+    arguments: dict[str, Any] = job.student.arguments
     _, depth = layer_list(teacher.model)
-    taken = chosen_layers(asked["layers"], depth)
-    new = [part for part in ("embeddings", "head") if not asked.get(part, True)]
-    besides = f"; new: {' and '.join(new)}" if new else ""
-    listed = ", ".join(map(str, taken))
-    return f"Student: layers {listed} of the teacher's {depth} (from 0), with which every arm begins{besides}."
+    indices = chosen_layers(arguments["layers"], depth)
+    new = [part for part in ("embeddings", "head") if not arguments.get(part, True)]
+    untrained = f"; new: {' and '.join(new)}" if new else ""
+    listed = ", ".join(map(str, indices))
+    return f"Student: layers {listed} of the teacher's {depth} (from 0), with which every arm begins{untrained}."

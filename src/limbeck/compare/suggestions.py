@@ -80,8 +80,8 @@ def suggest(run: JudgedRun) -> list[dict[str, Any]]:
     if run.verdict.get("difference") is None or (helps and not any(sort_controls(run.verdict))):
         return []
     rules = (_regularization, _search) if helps else _RULES
-    found = [one for rule in rules for one in rule(run)]
-    return [one._asdict() for one in found[:_MOST]]
+    suggestions = [suggestion for rule in rules for suggestion in rule(run)]
+    return [suggestion._asdict() for suggestion in suggestions[:_MOST]]
 
 
 def _one_seed(run: JudgedRun) -> Iterator[Suggestion]:
@@ -95,8 +95,8 @@ def _teacher(run: JudgedRun) -> Iterator[Suggestion]:
     teacher, alone = run.accuracy("teacher"), run.accuracy(ALONE)
     if teacher is None or alone is None or teacher > alone:
         return
-    asked = run.job.teacher
-    trains = not has_weights(asked) and asked.members == 1 and ".py:" not in asked.model
+    settings = run.job.teacher
+    trains = not has_weights(settings) and settings.members == 1 and ".py:" not in settings.model
     command = run.again("teacher.members=4") if trains else None
     better = "an ensemble is usually better than one network" if trains else "name a better one with --teacher"
     yield Suggestion(
@@ -116,17 +116,17 @@ def _falling(run: JudgedRun) -> Iterator[Suggestion]:
 
 
 def _hot(run: JudgedRun) -> Iterator[Suggestion]:
-    asked = run.job.method_arms[run.verdict["arm"]]
+    settings = run.job.method_arms[run.verdict["arm"]]
     steps = next((one.steps for one in run.outcomes if one.arm == run.verdict["arm"]), None)
-    parameter = method(asked.name).parameters.get("temperature")
-    temperature = asked.hyper.get("temperature", parameter.default if parameter is not None else None)
+    parameter = method(settings.name).parameters.get("temperature")
+    temperature = settings.hyper.get("temperature", parameter.default if parameter is not None else None)
     if not isinstance(temperature, (int, float)) or temperature < _HOT or steps is None or steps > _FEW_STEPS:
         return
-    same = sum(one.name == asked.name for one in run.job.methods)
-    typed = None if same > 1 else run.again(f"{run.job.key_of(asked)}.temperature=1")
+    same = sum(one.name == settings.name for one in run.job.methods)
+    typed = None if same > 1 else run.again(f"{run.job.key_of(settings)}.temperature=1")
     yield Suggestion(
         "Few steps at a high temperature train a student too little.",
-        f"{asked.name} had {steps:,} optimizer steps at temperature {temperature:g}.", typed,
+        f"{settings.name} had {steps:,} optimizer steps at temperature {temperature:g}.", typed,
     )  # fmt: skip
 
 
@@ -161,14 +161,16 @@ def _wide(run: JudgedRun) -> Iterator[Suggestion]:
     if ours.ndim != 2:
         return
     seeds, examples = interval_parts(ours, theirs, comparisons=int(run.verdict.get("comparisons") or 1))
-    shown = f"Of ± {50 * (interval[1] - interval[0]):.2f} points, the {len(ours)} seeds make {100 * seeds:.2f} and the "
-    shown += f"{ours.shape[1]:,} test examples {100 * examples:.2f} (they add as squares)."
+    evidence = (
+        f"Of ± {50 * (interval[1] - interval[0]):.2f} points, the {len(ours)} seeds make {100 * seeds:.2f} and the "
+    )
+    evidence += f"{ours.shape[1]:,} test examples {100 * examples:.2f} (they add as squares)."
     if seeds >= examples:
         more = min(max(2 * run.job.seeds, 5), 40)
         typed = _more_seeds(run, more) if more > run.job.seeds else None
-        yield Suggestion("The interval is wide, mostly because of the seeds: run more of them.", shown, typed)
+        yield Suggestion("The interval is wide, mostly because of the seeds: run more of them.", evidence, typed)
     else:
-        yield Suggestion("The interval is wide, mostly because the test data are few: get more.", shown, None)
+        yield Suggestion("The interval is wide, mostly because the test data are few: get more.", evidence, None)
 
 
 def _fit(run: JudgedRun) -> Iterator[Suggestion]:

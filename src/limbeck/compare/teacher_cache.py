@@ -58,18 +58,18 @@ def cached(job: Job, teacher: Teacher, where: str) -> CachedTeacher:
 
 def _objectives_of(job: Job, teacher: Teacher) -> list[Objective]:
     """What the stages of all arms minimize that learn from the teacher, as far as that is known before they run."""
-    found: list[Objective] = []
-    for asked in job.method_arms.values():
+    objectives: list[Objective] = []
+    for settings in job.method_arms.values():
         with suppress(LimbeckError):  # an arm says itself, and better, what is wrong with its method
-            if method(asked.name).has_teacher:
-                stages = Recipe(make(asked.name, teacher=teacher, **asked.hyper)).stages()
-                found += [stage.objective for stage in stages if stage.teacher is teacher]
-    return found
+            if method(settings.name).has_teacher:
+                stages = Recipe(make(settings.name, teacher=teacher, **settings.hyper)).stages()
+                objectives += [stage.objective for stage in stages if stage.teacher is teacher]
+    return objectives
 
 
 def views_of(job: Job) -> int:
     """How many views of each example the arms see."""
     if job.budget.has_views:
-        asked = job.cache.views if job.cache is not None else None
-        return asked or max(job.budget_of(arm).epochs for arm in job.method_arms)
+        views = job.cache.views if job.cache is not None else None
+        return views or max(job.budget_of(arm).epochs for arm in job.method_arms)
     return 1

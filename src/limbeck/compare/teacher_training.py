@@ -36,36 +36,38 @@ from limbeck.teachers.chance import compute_chance, most_frequent_share
 
 
 def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str, nn.Module]]:
-    """The teacher, loaded or not yet trained, and the models that it is made of.
+    """Open the teacher, loaded or still untrained, and its modules.
 
-    One that was saved with the way it reads a batch reads it so, whatever the data say.
+    A teacher that was saved with its own preprocessing keeps it.
 
     Raises:
-        LimbeckError: If it cannot be opened, refuses the data, or has other classes than they.
+        LimbeckError: If it cannot be opened, fails on the data, or has another number of classes.
     """
-    asked = job.teacher
-    if has_weights(asked) and asked.members > 1:
+    settings = job.teacher
+    if has_weights(settings) and settings.members > 1:
         raise LimbeckError(
-            f"teacher.members={asked.members} of {asked.model} would be the same network {asked.members} times; "
-            "members are for a teacher that is trained here."
+            f"teacher.members={settings.members} of {settings.model} would be the same network {settings.members} "
+            "times; members are for a teacher that is trained here."
         )
     try:
-        models = {f"member-{i}": new_model(asked, material, seed=1000 + i, who="teacher") for i in range(asked.members)}
+        models = {
+            f"member-{i}": new_model(settings, material, seed=1000 + i, who="teacher") for i in range(settings.members)
+        }
     except NoModuleError as error:
-        module = open_estimator(error.result, asked.model, material)
-        if asked.members > 1:
+        module = open_estimator(error.result, settings.model, material)
+        if settings.members > 1:
             raise LimbeckError(
-                f"teacher.members={asked.members}: an estimator is one teacher; leave members out."
+                f"teacher.members={settings.members}: an estimator cannot have members; remove the option."
             ) from error
         return module.teacher, {"member-0": module}
-    check_names(asked, models["member-0"], material.data)
-    preprocess = _own_preprocess(asked, material.data)
-    _check_tokenizer(asked, material.data)
+    check_names(settings, models["member-0"], material.data)
+    preprocess = _own_preprocess(settings, material.data)
+    _check_tokenizer(settings, material.data)
     _check_preprocess(job, preprocess)
     members = [ModelTeacher(model, preprocess=preprocess) for model in models.values()]
-    teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=asked.mean)
+    teacher = members[0] if len(members) == 1 else Ensemble(*members, mean=settings.mean)
     first = material.train.select(torch.tensor([0]))
-    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {asked.model}"
+    shape, who = "x".join(map(str, material.input_shape)), f"The teacher {settings.model}"
     check_classes(answered(lambda: ask(teacher, first, material), who, shape), who, material.classes)
     if preprocess is not None:
         _check_own(job, next(iter(models.values())), preprocess, material)
@@ -79,7 +81,7 @@ def open_teacher(job: Job, material: ComparisonData) -> tuple[Teacher, dict[str,
 def train_teacher(
     models: Mapping[str, nn.Module], job: Job, material: ComparisonData, out: Path | None, callback: Callback
 ) -> None:
-    """Train a teacher that does not come with weights; a killed run takes its training up again."""
+    """Train the teacher unless it has weights; training that was interrupted is resumed."""
     if has_weights(job.teacher):
         callback(Message(f"Teacher loaded from {job.teacher.model}."))
         return
@@ -97,7 +99,7 @@ def train_teacher(
         fabric=open_fabric(precision=job.precision, devices=job.devices, strategy=job.strategy),
         out=out / "teacher" if out else None, resume=True,
     )  # fmt: skip
-    done = "The teacher was trained before" if run.finished else "Training the teacher"
+    done = "Teacher already trained" if run.finished else "Training the teacher"
     callback(Message(f"{done}: {len(models)} x {job.teacher.model}, {budget.epochs} epochs."))
     if len(models) > 1:
         callback(EnsemblePlanned(len(models)))
@@ -111,7 +113,7 @@ def steps_taken(run: str, report: StepReport) -> StepsTaken:
 
 
 def teachers_recipe(members: Sequence[str]) -> Recipe:
-    """How a teacher learns that comes without weights: labels, each of its members by itself."""
+    """The recipe of an untrained teacher: each member learns from the labels, independently."""
     recipe = Recipe(Stage(Loss(cross_entropy), trains=members[0], name="teacher"))
     for name in members[1:]:
         recipe = recipe | Stage(Loss(cross_entropy), trains=name, name="teacher")
@@ -127,41 +129,44 @@ def ask(teacher: Teacher, examples: Dataset, material: ComparisonData) -> Tensor
 
 
 def check_teacher(teacher_logits: Tensor, examples: Dataset, *, classes: int, loaded: bool) -> float:
-    """The teacher's accuracy on development data, in the student's own pipeline; NaN where none is labeled.
+    """Compute and check the teacher's accuracy on development data; NaN without labels.
 
     Args:
-        teacher_logits: Its answers.
+        teacher_logits: The logits of the teacher.
         examples: The development data.
-        classes: How many there are.
-        loaded: Whether it came with its weights, or was trained here: what is likely to be wrong differs.
+        classes: The number of classes.
+        loaded: Whether the teacher was loaded or trained by the job, for the hint in the message.
 
     Raises:
-        LimbeckError: If it is no better than chance, within two standard errors, or than always answering the most
-            frequent class; or, where it was loaded, far better with its classes in another order.
+        LimbeckError: If it is no better than chance, within two standard errors, or than the most frequent class; or,
+        if
+            loaded, far better with its classes in another order.
     """
     labels = examples.labels
     if labels is None or not bool((labels != IGNORED).any()):
         return float("nan")
-    found = accuracy(Predictions(teacher_logits, None, labels)).value
+    teacher_accuracy = accuracy(Predictions(teacher_logits, None, labels)).value
     if loaded and labels.ndim == 1:
-        _check_renamed(teacher_logits, labels, found, classes)
+        _check_renamed(teacher_logits, labels, teacher_accuracy, classes)
     count = int((labels != IGNORED).sum())
     chance = compute_chance(classes, count, most_frequent=most_frequent_share(labels))
-    if found <= chance.reach and found < 1.0:  # who is always right is not to blame for few examples
+    if (
+        teacher_accuracy <= chance.reach and teacher_accuracy < 1.0
+    ):  # a perfect teacher must not fail for too few examples
         why = (
             "Was it trained with another input normalization or label order?"
             if loaded
             else "Does it need more epochs or another learning rate (teacher.train.epochs, teacher.train.lr)?"
         )
         raise LimbeckError(
-            f"The teacher's accuracy on {count} development examples is {100 * found:.1f} %, and {chance.sentence}. "
-            f"{why} To go on anyway: --set teacher.check=false."
+            f"The teacher's accuracy on {count} development examples is {100 * teacher_accuracy:.1f} %, and "
+            f"{chance.sentence}. {why} To continue anyway, type --set teacher.check=false."
         )
-    return found
+    return teacher_accuracy
 
 
 def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:
-    """The teacher's accuracy on development data for people, beside what always answering one class gets right."""
+    """Describe the teacher's accuracy on development data, next to that of the most frequent class."""
     if labels is None or math.isnan(accuracy):
         return "Teacher: not checked, as no development example has a label."
     return (
@@ -170,40 +175,40 @@ def describe_accuracy(accuracy: float, labels: Tensor | None) -> str:
     )
 
 
-def _check_renamed(logits: Tensor, labels: Tensor, found: float, classes: int) -> None:
-    """Refuse a teacher that would be right far more often with its classes in another order."""
-    known = labels != IGNORED
-    guesses, truth = predicted_class(logits)[known], labels[known]
+def _check_renamed(logits: Tensor, labels: Tensor, teacher_accuracy: float, classes: int) -> None:
+    """Raise if the accuracy would be far higher with the teacher's classes in another order."""
+    labeled = labels != IGNORED
+    guesses, truth = predicted_class(logits)[labeled], labels[labeled]
     better, order = renamed_accuracy(guesses, truth, classes)
-    if is_misordered(found, better, truth, compute_chance(classes, len(truth)).reach):
+    if is_misordered(teacher_accuracy, better, truth, compute_chance(classes, len(truth)).reach):
         raise LimbeckError(
-            f"The teacher's accuracy on {len(truth)} development examples is {100 * found:.1f} %, and with its classes "
-            f"in another order it would be {100 * better:.1f} %: its label order is not that of the data ("
+            f"The teacher's accuracy on {len(truth)} development examples is {100 * teacher_accuracy:.1f} %, and with "
+            f"its classes in another order it would be {100 * better:.1f} %: its label order is not that of the data ("
             f"{misorder_message(order, None)}). Give them one order, with --set 'data.class_names=[...]' for tables, "
-            "texts and pictures; or, to go on anyway, --set teacher.check=false."
+            "texts and pictures; or, to continue anyway, --set teacher.check=false."
         )
 
 
 def _check_preprocess(job: Job, own: Preprocess | None) -> None:
-    """Refuse a teacher that would be trained on other inputs than those that it teaches from.
+    """Raise if the job would train the teacher on inputs other than those its method uses.
 
     Raises:
-        LimbeckError: Saying what to type instead.
+        LimbeckError: With what to type instead.
     """
     if own is None and "preprocess" in method(job.method.name).parameters:
         raise LimbeckError(
-            f"The method {job.method.name} has a teacher that reads inputs of its own, and a job trains its teacher on "
-            "the student's inputs. Train it in Python with preprocess=lb.data.Field('privileged'), save it with "
+            f"The method {job.method.name} has a teacher with inputs of its own, but a job trains its teacher on the "
+            "student's inputs. Train it in Python with preprocess=lb.data.Field('privileged'), save it with "
             "lb.save(teacher, 'teacher', metadata={'reads': {'reads': 'field', 'name': 'privileged'}}), and type "
             "--teacher teacher."
         )
 
 
 def _check_own(job: Job, model: nn.Module, own: Preprocess, material: ComparisonData) -> None:
-    """Refuse a teacher whose own inputs the test data lack, or that cannot be timed on the student's.
+    """Check that the test data have the teacher's own inputs, and that it can be timed on the student's.
 
     Raises:
-        LimbeckError: Before anything is paid for.
+        LimbeckError: Before training.
     """
     first = material.data.test.take(torch.tensor([0]))
     own(first)
@@ -217,15 +222,15 @@ def _check_own(job: Job, model: nn.Module, own: Preprocess, material: Comparison
             )
     except LimbeckError as error:
         raise LimbeckError(
-            f"{error} It reads inputs of its own, but a job times it on the student's: use Python."
+            f"{error} The teacher has inputs of its own, but a job times it on the student's inputs; use Python."
         ) from error
 
 
 def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
-    """Refuse a teacher beside which lies another tokenizer than the data's: their numbers mean other words to it.
+    """Raise if the teacher has another tokenizer than the data: token ids would mean other words to it.
 
     Raises:
-        LimbeckError: With the flag that takes the teacher's.
+        LimbeckError: With the flag for the teacher's tokenizer.
     """
     folder = teacher.model.rpartition("@")[2].removeprefix("hf:")
     if data.tokenizer is None or not teacher.check or not has_weights(teacher) or not holds_tokenizer(folder):
@@ -235,17 +240,17 @@ def _check_tokenizer(teacher: TeacherSettings, data: DataSplits) -> None:
         sizes = f"of {len(own)} pieces, than the data's, of {len(theirs)}"
         raise LimbeckError(
             f"The teacher {teacher.model} was trained with another tokenizer, {sizes}. Type --set "
-            f"data.tokenizer={folder}, or, to go on anyway, --set teacher.check=false."
+            f"data.tokenizer={folder}, or, to continue anyway, --set teacher.check=false."
         )
 
 
 def _own_preprocess(teacher: TeacherSettings, data: DataSplits) -> Preprocess | None:
-    """How a saved teacher reads a batch, where that is not how the data would have it."""
+    """The preprocessing of a saved teacher; None if it is that of the data."""
     library = LibraryModel.parse(teacher.model)
     folder = Path(teacher.model.rpartition("@")[2] if ".py:" in teacher.model else teacher.model)
     folder = library.weights if library is not None and library.weights is not None else folder
     if not is_student_folder(folder):
         return None
-    told = read_config(folder)["metadata"]
-    found = preprocess_from_dict(told["preprocess"]) if told.get("preprocess") else None
-    return None if found == data.preprocess else found
+    metadata = read_config(folder)["metadata"]
+    preprocess = preprocess_from_dict(metadata["preprocess"]) if metadata.get("preprocess") else None
+    return None if preprocess == data.preprocess else preprocess

@@ -16,10 +16,10 @@ FOLDER = "tracked"
 
 
 def check_tracker(job: Job) -> None:
-    """Refuse a tracker that nobody knows, or that has no folder to write to.
+    """Check that the tracker exists and has a folder to write to.
 
     Raises:
-        LimbeckError: Before anything is paid for.
+        LimbeckError: Before training.
     """
     if job.track is None:
         return
@@ -43,17 +43,17 @@ def _opened(name: str, folder: Path) -> Tracker:
     if (own := _own(name)) is None:
         return TensorBoard(folder, resume=True)  # a job's folder is its own: what it holds is of this very job
     with _explained(name):
-        made = own.load()(folder)
-    if not isinstance(made, Tracker):
+        tracker = own.load()(folder)
+    if not isinstance(tracker, Tracker):
         raise LimbeckError(
-            f"track: {name} returned a {type(made).__name__}; a tracker has log(values, step) and close()."
+            f"track: {name} returned a {type(tracker).__name__}; a tracker has log(values, step) and close()."
         )
-    return _Explaining(name, made)
+    return _Explaining(name, tracker)
 
 
 @final
 class _Explaining:
-    """A person's own tracker, whose errors are sentences: the run that it stops can be taken up without it."""
+    """Wraps a user's tracker to explain its errors: the run can be resumed without it."""
 
     def __init__(self, name: str, inner: Tracker) -> None:
         self._name, self._inner = name, inner
@@ -75,8 +75,8 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise LimbeckError(
-            f"track: {name} failed: {type(error).__name__}: {error}. What was trained so far is kept: `limbeck resume` "
-            "goes on once the tracker does."
+            f"track: {name} failed: {type(error).__name__}: {error}. What was trained so far is saved: `limbeck "
+            "resume` continues once the tracker works."
         ) from error
 
 

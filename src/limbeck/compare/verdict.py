@@ -63,17 +63,18 @@ def judge(distilled: Results, alone: Results, *, examples: int = 0, comparisons:
         Distilling helped: +1.67 points of accuracy over the same student trained alone (95 % interval +0.23 to +3.10, \
 3 paired seeds, with the sampling of test examples left out).
     """
-    found = compare_results(distilled, alone, examples=examples, comparisons=comparisons)
-    measured = f"{_points(found.mean)} of accuracy over the same student trained alone"
-    if found.low is None or found.high is None:
-        said = f"Unknown. {_lone(found)} says {measured}, and that has no interval: {_more(found)} before believing it."
-        return _verdict(found, said, comparisons)
-    if found.low > 0:
-        return _verdict(found, f"Distilling helped: {measured} {_interval(found, comparisons)}.", comparisons)
-    if found.high < 0:
-        return _verdict(found, f"Not worth it: {measured} {_interval(found, comparisons)}.", comparisons)
-    said = f"Not shown to help: {measured} {_interval(found, comparisons)}, and zero lies inside it."
-    return _verdict(found, said, comparisons)
+    difference = compare_results(distilled, alone, examples=examples, comparisons=comparisons)
+    measured = f"{_points(difference.mean)} of accuracy over the same student trained alone"
+    if difference.low is None or difference.high is None:
+        lone, more = _lone(difference), _more(difference)
+        sentence = f"Unknown. {lone} gives {measured} and no interval: {more} before you rely on it."
+        return _verdict(difference, sentence, comparisons)
+    if difference.low > 0:
+        return _verdict(difference, f"Distilling helped: {measured} {_interval(difference, comparisons)}.", comparisons)
+    if difference.high < 0:
+        return _verdict(difference, f"Not worth it: {measured} {_interval(difference, comparisons)}.", comparisons)
+    sentence = f"Not shown to help: {measured} {_interval(difference, comparisons)}, and zero lies inside it."
+    return _verdict(difference, sentence, comparisons)
 
 
 def set_beside(distilled: Results, control: Results, *, name: str, examples: int = 0, comparisons: int = 1) -> Verdict:
@@ -91,19 +92,21 @@ def set_beside(distilled: Results, control: Results, *, name: str, examples: int
         It beats label smoothing, which needs no teacher, by 1.67 points (95 % interval +0.23 to +3.10, 3 paired \
 seeds, with the sampling of test examples left out).
     """
-    found = compare_results(distilled, control, examples=examples, comparisons=comparisons)
+    difference = compare_results(distilled, control, examples=examples, comparisons=comparisons)
     called = _CALLED.get(name, name)
-    if found.low is None or found.high is None:
+    if difference.low is None or difference.high is None:
         return _verdict(
-            found, f"Beside {called}: unknown; {_lone(found).lower()} says {_points(found.mean)}.", comparisons
+            difference,
+            f"Compared with {called}: unknown; {_lone(difference).lower()} gives {_points(difference.mean)}.",
+            comparisons,
         )
-    gap = f"{100 * abs(found.mean):.2f} points {_interval(found, comparisons)}"
-    if found.low > 0:
-        return _verdict(found, f"It beats {called}, by {gap}.", comparisons)
-    if found.high < 0:
-        return _verdict(found, f"But {called}, beats it by {gap}.", comparisons)
-    said = f"Beside {called}, nothing is sure: {_points(found.mean)} {_interval(found, comparisons)}."
-    return _verdict(found, said, comparisons)
+    gap = f"{100 * abs(difference.mean):.2f} points {_interval(difference, comparisons)}"
+    if difference.low > 0:
+        return _verdict(difference, f"It beats {called}, by {gap}.", comparisons)
+    if difference.high < 0:
+        return _verdict(difference, f"But {called}, beats it by {gap}.", comparisons)
+    sentence = f"No clear difference to {called}: {_points(difference.mean)} {_interval(difference, comparisons)}."
+    return _verdict(difference, sentence, comparisons)
 
 
 def compare_results(ours: Results, theirs: Results, *, examples: int = 0, comparisons: int = 1) -> Difference:
@@ -122,29 +125,30 @@ def compare_results(ours: Results, theirs: Results, *, examples: int = 0, compar
     return compare_accuracies(a.tolist(), b.tolist(), examples=examples, comparisons=comparisons)
 
 
-def _verdict(found: Difference, sentence: str, comparisons: int) -> Verdict:
-    interval = None if found.low is None or found.high is None else (found.low, found.high)
+def _verdict(difference: Difference, sentence: str, comparisons: int) -> Verdict:
+    interval = None if difference.low is None or difference.high is None else (difference.low, difference.high)
     helps = None if interval is None else interval[0] > 0
-    return Verdict(found.mean, interval, helps, sentence, found.p, found.covers, comparisons)
+    return Verdict(difference.mean, interval, helps, sentence, difference.p, difference.covers, comparisons)
 
 
-def _lone(found: Difference) -> str:
-    return "One seed" if found.pairs == 1 else "One test example"
+def _lone(difference: Difference) -> str:
+    return "One seed" if difference.pairs == 1 else "One test example"
 
 
-def _more(found: Difference) -> str:
-    return "run it with --seeds 5" if found.pairs == 1 else "measure it on more test data"
+def _more(difference: Difference) -> str:
+    return "run it with --seeds 5" if difference.pairs == 1 else "measure it on more test data"
 
 
-def _interval(found: Difference, comparisons: int) -> str:
-    low, high = found.low or 0.0, found.high or 0.0
+def _interval(difference: Difference, comparisons: int) -> str:
+    low, high = difference.low or 0.0, difference.high or 0.0
     over = {
         "seeds": ", with the sampling of test examples left out",
-        "seeds and test examples": f" and {found.examples:,} test examples",
-        "seeds and a bound for test examples": f" and {found.examples:,} test examples, wide for lack of predictions",
-    }[found.covers]
+        "seeds and test examples": f" and {difference.examples:,} test examples",
+        "seeds and a bound for test "
+        "examples": f" and {difference.examples:,} test examples, wide for lack of predictions",
+    }[difference.covers]
     wider = f"; for the best of {comparisons} methods" if comparisons > 1 else ""
-    return f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}, {found.pairs} paired seeds{over}{wider})"
+    return f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}, {difference.pairs} paired seeds{over}{wider})"
 
 
 def _points(value: float) -> str:

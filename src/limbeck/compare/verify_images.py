@@ -51,8 +51,10 @@ def look_at_files(material: ComparisonData, *, seconds: float) -> Finding | None
         if time.perf_counter() > until:
             break
     if done < total:
-        said = "drawn at random, can be decoded; there was no time for the others. A job decodes all before it trains."
-        return warn("files", done, f"{done:,} of {total:,} pictures, {said}", f"{done:,}")
+        sentence = (
+            "drawn at random, can be decoded; there was no time for the others. A job decodes all before it trains."
+        )
+        return warn("files", done, f"{done:,} of {total:,} pictures, {sentence}", f"{done:,}")
     return passed("files", done, "Every picture can be decoded, those to test with too.", f"{done:,}")
 
 
@@ -62,8 +64,8 @@ def _parts(material: ComparisonData) -> list[Dataset]:
 
 def _chunks(parts: list[Dataset]) -> list[Subset]:
     """Some examples at a time, in random order within each part: small parts first."""
-    found = []
+    chunks = []
     for part in sorted(parts, key=len):
         order = counter_order(len(part), seed=0, epoch=0, stream="files")
-        found += [part.select(index) for index in order.split(_CHUNK)]
-    return found
+        chunks += [part.select(index) for index in order.split(_CHUNK)]
+    return chunks

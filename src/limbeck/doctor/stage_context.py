@@ -162,7 +162,7 @@ def open_stage(
                 )
         # A teacher that is itself trained by the recipe has random weights here.
         trained = teacher_trained and isinstance(stage.teacher, Teacher)
-        trained = trained and not (stage.teacher.names or stage.teacher.changes)  # type: ignore[union-attr]
+        trained = trained and not (stage.teacher.names or stage.teacher.changes)
 
         yield StageContext(
             place, replace(stage, objective=fitted), tapped, batch, inputs, teacher_outputs, Progress(1, 3),

@@ -45,13 +45,13 @@ def checked_place(job: Job) -> Path:
     if out.exists() and not out.is_dir():
         raise LimbeckError(f"{out} is a file; a search needs a folder: give another --out.")
     if (out / _SEARCH).is_file():
-        held, (asked, _) = _held(out)["job"], _told(job)
-        for key in _other_keys(job, held, out):
+        stored, (current, _) = _read_search(out)["job"], _describe_job(job)
+        for key in _other_keys(job, stored, out):
             raise LimbeckError(
-                f"{out} holds the search of another job: its {key} is {held.get(key)!r}, this one's is {asked[key]!r}. "
-                "Give another --out."
+                f"{out} holds the search of another job: its {key} is {stored.get(key)!r}, this one's is "
+                f"{current[key]!r}. Give another --out."
             )
-    elif out.is_dir() and any(one.name not in _BEFORE for one in out.iterdir()):
+    elif out.is_dir() and any(path.name not in _BEFORE for path in out.iterdir()):
         raise LimbeckError(f"{out} already holds something that is no search; give another --out.")
     return out
 
@@ -62,16 +62,19 @@ def claim_place(job: Job, spaces: Mapping[str, Space], out: Path) -> None:
     Raises:
         LimbeckError: If a range is another than that of the trials which are there.
     """
-    asked = {arm: {name: [found.low, found.high] for name, found in space.items()} for arm, space in spaces.items()}
-    told, places = _told(job)
+    ranges = {
+        arm: {name: [search_range.low, search_range.high] for name, search_range in space.items()}
+        for arm, space in spaces.items()
+    }
+    description, places = _describe_job(job)
     write_json(places, out / SEARCH_PLACES)
     if not (out / _SEARCH).is_file():
-        write_json({"job": told, "spaces": asked}, out / _SEARCH)
+        write_json({"job": description, "spaces": ranges}, out / _SEARCH)
         return
-    held = _held(out)["spaces"]
-    for arm, space in asked.items():
-        for name in {**space, **held.get(arm, {})}:
-            before, now = held.get(arm, {}).get(name), space.get(name)
+    stored = _read_search(out)["spaces"]
+    for arm, space in ranges.items():
+        for name in {**space, **stored.get(arm, {})}:
+            before, now = stored.get(arm, {}).get(name), space.get(name)
             if before != now:
                 raise LimbeckError(
                     f"{out} holds a search in which {name} of {arm} runs from {_ends(before)}, and in this one it runs "
@@ -91,27 +94,27 @@ def _ends(ends: Any) -> str:
     return "nowhere" if ends is None else f"{ends[0]:g} to {ends[1]:g}" if whole else repr(ends)
 
 
-def _told(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def _describe_job(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is searched, as it was typed, and where that lies."""
-    told, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), {})
-    return told, places
+    description, places = split_private_paths(_dumped(job), _dumped(with_absolute_paths(job)), {})
+    return description, places
 
 
 def _dumped(job: Job) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(json.dumps(job.model_dump(mode="json")))
-    return {key: value for key, value in told.items() if key not in _MAY_DIFFER}
+    values: dict[str, Any] = json.loads(json.dumps(job.model_dump(mode="json")))
+    return {key: value for key, value in values.items() if key not in _MAY_DIFFER}
 
 
-def _other_keys(job: Job, held: Mapping[str, Any], out: Path) -> Iterator[str]:
+def _other_keys(job: Job, stored: Mapping[str, Any], out: Path) -> Iterator[str]:
     """In what the search in a folder is another job's.
 
     What it names is the same if it lies at the same place; or, where that is gone, if it is called the same.
     """
-    asked, _ = _told(job)
+    current, _ = _describe_job(job)
     whole, places = _dumped(with_absolute_paths(job)), _places(out)
-    known = restore_private_paths(held, places)
+    resolved = restore_private_paths(stored, places)
     for key, value in whole.items():
-        if known.get(key) == value or (held.get(key) == asked[key] and not _is_there(places, key)):
+        if resolved.get(key) == value or (stored.get(key) == current[key] and not _is_there(places, key)):
             continue
         yield key
 
@@ -129,19 +132,19 @@ def _is_there(places: Mapping[str, Any], key: str) -> bool:
     return any(path_exists(one.get("path")) for one in own)
 
 
-def _held(out: Path) -> dict[str, Any]:
-    found = read_json(out / _SEARCH)
+def _read_search(out: Path) -> dict[str, Any]:
+    search = read_json(out / _SEARCH)
     for key in ("job", "spaces"):
-        if not isinstance(found.get(key), dict) or not all(isinstance(one, dict) for one in _parts(found[key], key)):
+        if not isinstance(search.get(key), dict) or not all(isinstance(one, dict) for one in _parts(search[key], key)):
             raise DataError(f"{out / _SEARCH} is damaged: it does not say which {key} it is of. Give another --out.")
-    return found
+    return search
 
 
 def _parts(value: dict[str, Any], key: str) -> list[Any]:
     return list(value.values()) if key == "spaces" else []
 
 
-def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
+def best_job(job: Job, trials_by_arm: Mapping[str, list[Trial]], out: Path) -> Job:
     """The job in which every arm has its best values, and the teacher is the one that was trained for the search.
 
     An ensemble is trained again, to the same weights: a job has no name for several networks on disk.
@@ -149,7 +152,7 @@ def best_job(job: Job, found: Mapping[str, list[Trial]], out: Path) -> Job:
     Raises:
         DataError: If the teacher was trained for the search, and what lies on disk of it is damaged.
     """
-    for arm, trials in found.items():
+    for arm, trials in trials_by_arm.items():
         job = with_values(job, arm, best_of(trials).values)
     update: dict[str, Any] = {"out": None, "search": str(out)}
     trained = out / "teacher" / "student"
@@ -172,13 +175,13 @@ def _check_whole(trained: Path) -> None:
 
 def job_files(job: Job, best: Job, out: Path) -> dict[str, str]:
     """The job as files; what was left to its default is left to the command that runs it: seeds, arms."""
-    left = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
-    return search_job_texts(best, out, omit=left)
+    defaults = [key for key in ("seeds", "arms", "out") if key == "out" or key not in job.model_fields_set]
+    return search_job_texts(best, out, omit=defaults)
 
 
 def result_of(
-    job: Job, material: ComparisonData, spaces: Mapping[str, Space], found: Mapping[str, list[Trial]],
-    taught: Mapping[str, Any], out: Path,
+    job: Job, material: ComparisonData, spaces: Mapping[str, Space], trials_by_arm: Mapping[str, list[Trial]],
+    teacher: Mapping[str, Any], out: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """All of it, of JSON values.
 
@@ -186,20 +189,20 @@ def result_of(
         job: What was asked.
         material: The data.
         spaces: What was searched for each arm.
-        found: Each arm's trials.
-        taught: The teacher's accuracy on development data, and the seconds that it took.
+        trials_by_arm: Each arm's trials.
+        teacher: The teacher's accuracy on development data, and the seconds that it took.
         out: The search's folder.
     """
     labels = material.development.labels
     count = 0 if labels is None else int((labels != IGNORED).sum())
-    arms = {arm: _row(spaces[arm], trials) for arm, trials in found.items()}
+    arms = {arm: _row(spaces[arm], trials) for arm, trials in trials_by_arm.items()}
     top = max(row["best"]["accuracy"] for row in arms.values())
     return {
         "arms": arms,
-        "trials": len(next(iter(found.values()))),
+        "trials": len(next(iter(trials_by_arm.values()))),
         "best": str(out / "best.yaml"),
         "run": str(out),
-        "teacher": dict(taught),
+        "teacher": dict(teacher),
         "development": {"examples": count, "luck": _luck(top, count)},
         "data": {"name": plain_name(material.data.name), "train": len(material.train), "classes": material.classes},
     }
@@ -209,7 +212,7 @@ def _row(space: Space, trials: list[Trial]) -> dict[str, Any]:
     accuracies = [trial.accuracy for trial in trials]
     seconds = [trial.seconds for trial in trials if trial.seconds is not None]
     return {
-        "searched": {name: [found.low, found.high] for name, found in space.items()},
+        "searched": {name: [search_range.low, search_range.high] for name, search_range in space.items()},
         "own": trials[0]._asdict(),
         "best": best_of(trials)._asdict(),
         "accuracies": accuracies,

@@ -40,13 +40,13 @@ def sobol_point(space: Space, number: int) -> Values:
     return {name: _at(space[name], part) for name, part in zip(names, point, strict=False)}
 
 
-def _at(found: SearchRange, part: float) -> int | float:
+def _at(search_range: SearchRange, part: float) -> int | float:
     """The value that has this fraction of a range below it."""
-    aside = 0.5 if found.whole else 0.0
-    low, high = found.low - aside, found.high + aside
-    value = low * (high / low) ** part if found.log else low + (high - low) * part
-    value = min(max(value, found.low), found.high)
-    return round(value) if found.whole else float(value)
+    aside = 0.5 if search_range.whole else 0.0
+    low, high = search_range.low - aside, search_range.high + aside
+    value = low * (high / low) ** part if search_range.log else low + (high - low) * part
+    value = min(max(value, search_range.low), search_range.high)
+    return round(value) if search_range.whole else float(value)
 
 
 _SPREAD = 10  # an estimator of densities has little to say from fewer trials; Optuna's own number too
@@ -68,11 +68,13 @@ def propose(arm: str, space: Space, start: Values, done: Sequence[Trial]) -> Val
     Source: Bergstra, Bardenet, Bengio and Kegl, Algorithms for Hyper-Parameter Optimization, NIPS 2011; as in Optuna.
     """
     if not done:
-        return {name: min(max(start[name], found.low), found.high) for name, found in space.items()}
+        return {
+            name: min(max(start[name], search_range.low), search_range.high) for name, search_range in space.items()
+        }
     if len(done) < _SPREAD:
         return sobol_point(space, len(done) - 1)
     optuna = opened()
-    kinds = {name: _kind(optuna, found) for name, found in space.items()}
+    kinds = {name: _kind(optuna, search_range) for name, search_range in space.items()}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -99,9 +101,9 @@ def opened() -> Any:
     return optuna
 
 
-def _kind(optuna: Any, found: SearchRange) -> Any:
-    kind = optuna.distributions.IntDistribution if found.whole else optuna.distributions.FloatDistribution
-    return kind(found.low, found.high, log=found.log)
+def _kind(optuna: Any, search_range: SearchRange) -> Any:
+    kind = optuna.distributions.IntDistribution if search_range.whole else optuna.distributions.FloatDistribution
+    return kind(search_range.low, search_range.high, log=search_range.log)
 
 
 def _seed(arm: str, number: int) -> int:

@@ -38,21 +38,21 @@ def all_trials(
     searches = {
         arm: partial(_next, job, arm, spaces[arm], starts[arm], place_of(out, arm), material, teacher) for arm in spaces
     }
-    found = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
+    trials_by_arm = {arm: load_trials(place_of(out, arm))[:trials] for arm in spaces}
     callback(TrialsPlanned(trials * len(spaces)))
-    for arm, done in found.items():
+    for arm, done in trials_by_arm.items():
         for trial in done:
             callback(TrialFinished(arm, trial.number, trial.accuracy))
-    for arm, trial in _run_all(job, searches, found, trials, callback):
-        found[arm].append(trial)
+    for arm, trial in _run_all(job, searches, trials_by_arm, trials, callback):
+        trials_by_arm[arm].append(trial)
         callback(TrialFinished(arm, trial.number, trial.accuracy))
-    return found
+    return trials_by_arm
 
 
 def _run_all(
     job: Job,
     searches: Mapping[str, Callable[..., Trial]],
-    found: Mapping[str, list[Trial]],
+    trials_by_arm: Mapping[str, list[Trial]],
     trials: int,
     callback: Callback,
 ) -> Iterator[tuple[str, Trial]]:
@@ -60,10 +60,10 @@ def _run_all(
         # Trial by trial, so that every arm of a search that was stopped has had as many.
         for number in range(trials):
             for arm, search in searches.items():
-                if len(found[arm]) == number:
-                    yield arm, search(found[arm], partial(_report_steps, callback, arm, number))
+                if len(trials_by_arm[arm]) == number:
+                    yield arm, search(trials_by_arm[arm], partial(_report_steps, callback, arm, number))
         return
-    each = [(arm, search, found[arm], trials) for arm, search in searches.items()]
+    each = [(arm, search, trials_by_arm[arm], trials) for arm, search in searches.items()]
     for arm, more in run_in_processes(_rest, each, workers=job.workers):
         for trial in more:
             yield arm, trial

@@ -72,35 +72,35 @@ def tune(
     Raises:
         LimbeckError: If anything is wrong with what was asked, before anything is paid for.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     _check(job, trials)
     opened()
     out = checked_place(job)
-    made = made_ranges(job, ranges or {})
-    spaces_of(job, made, smoothing=0.0)  # a wrong name is said before data are read
+    search_ranges = made_ranges(job, ranges or {})
+    spaces_of(job, search_ranges, smoothing=0.0)  # a wrong name is said before data are read
     material = _without_test(load_comparison_data(job))
     _check_development(material)
     teacher, models = open_teacher(job, material)
-    check_ends(job, made, teacher)
+    check_ends(job, search_ranges, teacher)
     dry_run(job, material, teacher, models)
     verify_files(material, callback)
     out.mkdir(parents=True, exist_ok=True)
-    callback(Message(_said(job, material, trials)))
+    callback(Message(_describe_search(job, material, trials)))
     with lock_folder(job, out):
-        asked = time.perf_counter()
+        teacher_start = time.perf_counter()
         train_teacher(models, job, material, out, callback)
         taught = _judge(job, teacher, material, callback)
-        taught["seconds"] = round(time.perf_counter() - asked, 3)
+        taught["seconds"] = round(time.perf_counter() - teacher_start, 3)
         smoothing = matched_smoothing(job, teacher, material)
-        spaces = spaces_of(job, made, smoothing=smoothing)
+        spaces = spaces_of(job, search_ranges, smoothing=smoothing)
         claim_place(job, spaces, out)
         starts = {arm: start_of(job, arm, smoothing) for arm in spaces}
         _build_answers(job, spaces, material, teacher, callback)
-        found = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
-        for name, text in job_files(job, best_job(job, found, out), out).items():
+        trials_by_arm = all_trials(job, spaces, starts, trials, out, material, teacher, callback)
+        for name, text in job_files(job, best_job(job, trials_by_arm, out), out).items():
             write(out / name, text)
-        result = to_json_safe(result_of(job, material, spaces, found, taught, out))
-        result["seconds"] = round(time.perf_counter() - began, 3)
+        result = to_json_safe(result_of(job, material, spaces, trials_by_arm, taught, out))
+        result["seconds"] = round(time.perf_counter() - start, 3)
         shared = {key: shared_path(result[key]) for key in ("run", "best")}
         write_json({**result, **shared}, out / "tuned.json")
         remove_partial_files(out)
@@ -122,7 +122,7 @@ def _check(job: Job, trials: int) -> None:
     open_fabric(precision=job.precision, devices=1)
 
 
-def _said(job: Job, material: ComparisonData, trials: int) -> str:
+def _describe_search(job: Job, material: ComparisonData, trials: int) -> str:
     arms = ", ".join(read_arms(job))
     return (
         f"Search: {trials} trials for each of {arms}, on {len(material.train):,} examples of {material.data.name}, "
@@ -154,9 +154,9 @@ def _judge(job: Job, teacher: Teacher, material: ComparisonData, callback: Callb
     if not job.teacher.check:
         return {"accuracy": None}
     logits = ask(teacher, material.development, material)
-    found = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
-    callback(Message(describe_accuracy(found, material.development.labels)))
-    return {"accuracy": found}
+    accuracy = check_teacher(logits, material.development, classes=material.classes, loaded=has_weights(job.teacher))
+    callback(Message(describe_accuracy(accuracy, material.development.labels)))
+    return {"accuracy": accuracy}
 
 
 def _build_answers(

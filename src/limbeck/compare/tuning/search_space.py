@@ -42,10 +42,10 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
         UnknownNameError: If no arm has a parameter of a name in `ranges`; the nearest is named.
     """
     spaces = {arm: _space(job, arm, ranges) for arm in read_arms(job)}
-    known = {name for arm in read_arms(job) for name in _usual(job, arm)}
+    parameters = {name for arm in read_arms(job) for name in _usual(job, arm)}
     for name in ranges:
-        if name not in known:
-            raise unknown_name_error("parameter to tune", name, known)
+        if name not in parameters:
+            raise unknown_name_error("parameter to tune", name, parameters)
     for arm, space in spaces.items():
         start = start_of(job, arm, smoothing)
         spaces[arm] = {n: r if n in ranges else r.holding(start[n]) for n, r in space.items()}
@@ -55,14 +55,14 @@ def spaces_of(job: Job, ranges: Mapping[str, SearchRange], *, smoothing: float) 
 def start_of(job: Job, arm: str, smoothing: float) -> Values:
     """The job's own values for an arm: the first that are tried, so that no search ends below where it began."""
     budget = job.budget_of(arm)
-    found: Values = {"lr": budget.lr, "epochs": budget.epochs}
+    values: Values = {"lr": budget.lr, "epochs": budget.epochs}
     if arm == SMOOTHED:
-        return {**found, "smoothing": smoothing}
+        return {**values, "smoothing": smoothing}
     if arm == ALONE:
-        return found
-    asked = job.method_arms[arm]
-    own = {n: p.default for n, p in method(asked.name).parameters.items() if _is_number(p.default)}
-    return {**own, **{n: v for n, v in asked.hyper.items() if _is_number(v)}, **found}
+        return values
+    settings = job.method_arms[arm]
+    own = {n: p.default for n, p in method(settings.name).parameters.items() if _is_number(p.default)}
+    return {**own, **{n: v for n, v in settings.hyper.items() if _is_number(v)}, **values}
 
 
 def with_values(job: Job, arm: str, values: Mapping[str, Any]) -> Job:
@@ -102,7 +102,7 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
         >>> read_ranges(["temperature=1..8", "epochs=20"])
         {'temperature': (1.0, 8.0), 'epochs': (20.0, 20.0)}
     """
-    found: dict[str, SearchRange | Ends] = {}
+    ranges: dict[str, SearchRange | Ends] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         low, _, high = values.partition("..")
@@ -114,30 +114,30 @@ def read_ranges(texts: list[str]) -> dict[str, SearchRange | Ends]:
             raise LimbeckError(
                 f"--range takes NAME=LOW..HIGH or NAME=VALUE, such as --range lr=1e-4..1e-2; got {text!r}."
             )
-        found[name] = ends
-    return found
+        ranges[name] = ends
+    return ranges
 
 
-def made_ranges(job: Job, given: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
+def made_ranges(job: Job, requested: Mapping[str, SearchRange | Ends]) -> dict[str, SearchRange]:
     """Pairs of ends as ranges of the kind that the parameter is searched in: factors, steps, whole numbers.
 
     Raises:
         LimbeckError: If a range holds no value, or one that its parameter cannot have.
     """
     kinds = {name: kind for arm in reversed(read_arms(job)) for name, kind in _usual(job, arm).items()}
-    made: dict[str, SearchRange] = {}
-    for name, ends in given.items():
+    ranges: dict[str, SearchRange] = {}
+    for name, ends in requested.items():
         if isinstance(ends, SearchRange):
-            made[name] = ends
+            ranges[name] = ends
             continue
         kind = kinds.get(name)
         try:
-            made[name] = SearchRange(
+            ranges[name] = SearchRange(
                 *_fitted(ends, kind), log=kind is not None and kind.log, whole=bool(kind and kind.whole)
             )
         except LimbeckError as error:
             raise LimbeckError(f"{name}: {error}") from error
-    return made
+    return ranges
 
 
 def _fitted(ends: Ends, kind: SearchRange | None) -> Ends:
@@ -155,29 +155,29 @@ def _space(job: Job, arm: str, ranges: Mapping[str, SearchRange]) -> Space:
 def _usual(job: Job, arm: str) -> Space:
     """What could be searched: a number for which no range is declared is held at its value."""
     budget = job.budget
-    found: Space = {
+    ranges: Space = {
         "lr": SearchRange(budget.lr / 10, budget.lr * 10, log=True),
         "epochs": SearchRange(max(1, math.ceil(budget.epochs / 4)), budget.epochs, log=True, whole=True),
     }
     if arm == SMOOTHED:
-        return {**found, "smoothing": method("label_smoothing").card.ranges["smoothing"]}
+        return {**ranges, "smoothing": method("label_smoothing").card.ranges["smoothing"]}
     if arm == ALONE:
-        return found
-    asked = job.method_arms[arm]
-    if asked.hyper.get("epochs") is not None:
-        del found["epochs"]  # the method says itself how long it takes
-    own = method(asked.name)
+        return ranges
+    settings = job.method_arms[arm]
+    if settings.hyper.get("epochs") is not None:
+        del ranges["epochs"]  # the method says itself how long it takes
+    own = method(settings.name)
     start = start_of(job, arm, 0.0)
     fixed = {
         n: SearchRange(start[n], start[n], whole=isinstance(start[n], int))
         for n in own.parameters
         if n in start and n not in _BUDGET
     }
-    return {**fixed, **own.card.ranges, **found}
+    return {**fixed, **own.card.ranges, **ranges}
 
 
-def _changed(asked: MethodSettings, hyper: Mapping[str, Any]) -> MethodSettings:
-    return MethodSettings(name=asked.name, **{**asked.hyper, **hyper})
+def _changed(settings: MethodSettings, hyper: Mapping[str, Any]) -> MethodSettings:
+    return MethodSettings(name=settings.name, **{**settings.hyper, **hyper})
 
 
 def _is_number(value: Any) -> bool:

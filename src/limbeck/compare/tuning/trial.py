@@ -67,23 +67,28 @@ def run_trial(
         teacher: Who teaches.
         callback: Told every report.
     """
-    given = with_values(job, arm, values)
+    trial_job = with_values(job, arm, values)
     folder = place / f"trial-{number}-{_digest(values)}"
-    began, fresh = time.perf_counter(), not folder.exists()
-    epochs = given.budget_of(arm).epochs
+    start_time, fresh = time.perf_counter(), not folder.exists()
+    epochs = trial_job.budget_of(arm).epochs
     smoothing = float(values.get("smoothing", 0.1))
-    run = start(ArmRun(given, arm, SEED, folder, None, smoothing), material, teacher)
-    found: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
+    run = start(ArmRun(trial_job, arm, SEED, folder, None, smoothing), material, teacher)
+    measures: dict[str, float | None] = {"accuracy": 0.0, "nll": None}
     try:
-        for report in with_trackers(run, given, f"{arm.replace(' ', '-')}/trial-{number}"):
+        for report in with_trackers(run, trial_job, f"{arm.replace(' ', '-')}/trial-{number}"):
             if callback is not None:
                 callback(report)
         answers = predict(run.student, eval_batches(material.development), preprocess=material.data.preprocess)
-        found |= measure_student(answers, ("accuracy", "nll"))
+        measures |= measure_student(answers, ("accuracy", "nll"))
     except DivergedError:
         pass
     trial = Trial(
-        number, values, found["accuracy"] or 0.0, found["nll"], time.perf_counter() - began if fresh else None, epochs
+        number,
+        values,
+        measures["accuracy"] or 0.0,
+        measures["nll"],
+        time.perf_counter() - start_time if fresh else None,
+        epochs,
     )
     append_trial(place, trial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -97,16 +102,16 @@ def append_trial(place: Path, trial: Trial) -> None:
 
 def load_trials(place: Path) -> list[Trial]:
     """The arm's trials so far, in order; a line that a kill cut short does not count."""
-    found: list[Trial] = []
+    trials: list[Trial] = []
     lines = read_lines(place / TRIALS)
     for line in lines.values:
         trial = _trial(line)
-        if trial is not None and trial.number == len(found):
-            found.append(trial)
+        if trial is not None and trial.number == len(trials):
+            trials.append(trial)
     if lines.damaged:
-        said = f"{lines.damaged} lines of {place / TRIALS} are damaged: these trials are run again."
-        warnings.warn(said, LimbeckWarning, stacklevel=2)
-    return found
+        message = f"{lines.damaged} lines of {place / TRIALS} are damaged: these trials are run again."
+        warnings.warn(message, LimbeckWarning, stacklevel=2)
+    return trials
 
 
 def _trial(line: Mapping[str, Any]) -> Trial | None:
