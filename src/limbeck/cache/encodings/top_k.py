@@ -126,7 +126,7 @@ def _checked_temperatures(temperatures: Any) -> tuple[float, ...]:
     if len(extra) > MOST_TEMPERATURES:
         raise LimbeckError(
             f"A top-k record keeps the rest at {MOST_TEMPERATURES} temperatures more at most, and these are "
-            f"{len(extra)}: where the temperature moves, store 'quantized', which serves every value."
+            f"{len(extra)}: if the temperature changes, use 'quantized', which supports every one."
         )
     return extra
 
