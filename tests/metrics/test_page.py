@@ -58,13 +58,13 @@ def test_the_regressor_s_lines_run_and_teach():
     found: dict[str, object] = {}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(code_of(PAGE.split("## Of estimates")[1].split("\n\n", 1)[1]), found)
+        exec(code_of(PAGE.split("## Regression")[1].split("\n\n", 1)[1]), found)
     assert limbeck.metrics.evaluate(found["estimates"], {"r2": REGRESSION_METRICS["r2"]})["r2"].value > 0.8
 
 
 def test_the_measure_of_one_s_own_runs():
     found: dict[str, object] = {}
-    exec(code_of(PAGE.split("## A measure of your own")[1]), found)
+    exec(code_of(PAGE.split("## Your own metric")[1]), found)
     margin = found["margin"]
     assert isinstance(margin, MetricFunction)
     assert margin(limbeck.metrics.Predictions(torch.tensor([[3.0, 1.0]]))).value == 2.0
