@@ -30,11 +30,10 @@ _EXCHANGE = 2
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A block that writes a file beside `path`, which gets that name when the block ends well.
+    """Context manager that writes to a temporary file, then renames it to `path` if the block succeeds.
 
-    Whoever looks sees the old file or the new one, whole, also after a kill or a power cut. What lies where the new
-    file is written (a link that somebody planted, what a killed process left) is removed first, never written through;
-    so is a link at `path`.
+    Readers see either the complete old file or the complete new one, even after a crash or power loss. A link or
+    leftover file at the temporary path is removed first and never followed; a link at `path` is replaced.
 
     Args:
         path: The file; its folder must exist.
@@ -50,7 +49,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = partial_path(path)
     remove(partial)
     opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _CLOEXEC, 0o666)
-    # What a person's umask allows: some libraries make files that only their owner may read.
+    # Keep the mode that the umask gives: some libraries create files that only the owner can read.
     mode = stat.S_IMODE(os.fstat(opened).st_mode)
     os.close(opened)
     try:
@@ -67,21 +66,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a small file in one go: whoever looks sees the old one or the new one, also after a kill."""
+    """Write a text file atomically."""
     write_bytes(text.encode(errors="replace"), path)
 
 
 def write_bytes(data: bytes, path: Path) -> None:
-    """Write a small file in one go: whoever looks sees the old one or the new one, also after a kill."""
+    """Write a binary file atomically."""
     with atomic_write(path) as partial:
         partial.write_bytes(data)
 
 
 def append_text(text: str, path: Path) -> None:
-    """Add text to a file, which is made where there is none.
+    """Append text to a file, and create it if it does not exist.
 
     Raises:
-        DataError: If it is a link, or no plain file: what it points to is not touched.
+        DataError: If the path is a link or not a regular file. The target of a link is not changed.
     """
     with _open_for_writing(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
         data = text.encode(errors="replace")
@@ -93,63 +92,64 @@ def append_text(text: str, path: Path) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file to `size` bytes.
+    """Truncate a file to `size` bytes.
 
     Raises:
-        DataError: If it is a link, or no plain file.
+        DataError: If the path is a link or not a regular file.
     """
     with _open_for_writing(path, os.O_WRONLY) as descriptor:
         os.ftruncate(descriptor, size)
 
 
 def open_regular_file(path: Path, flags: int) -> int:
-    """A descriptor of a plain file of this name; a link that lies there, soft or hard, is removed and not followed."""
+    """Open a regular file and return its descriptor. A soft or hard link at the path is removed, not followed."""
     with suppress(FileNotFoundError):
         there = path.lstat()
         if stat.S_ISLNK(there.st_mode) or (stat.S_ISREG(there.st_mode) and there.st_nlink > 1):
             path.unlink()
     try:
-        # Not to wait: a pipe that lies there would hold whoever opens it.
+        # O_NONBLOCK: opening a named pipe would otherwise block.
         descriptor = os.open(path, flags | _NOFOLLOW | _CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, and limbeck writes a file of that name: remove it.") from error
+        raise DataError(f"{path} is a folder, but limbeck writes a file with that name. Remove the folder.") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError(f"{path} is no plain file: remove it.")
+        raise DataError(f"{path} is not a regular file. Remove it.")
     return descriptor
 
 
 def check_no_folder_links(folder: Path) -> None:
-    """Refuse a folder in which something leads out of it: limbeck writes inside of a run's folder alone.
+    """Raise an error if a folder contains a link to a folder, so that limbeck writes only inside the run's folder.
 
-    Links to files are let be: they are read, and replaced where a file of that name is written. The folder itself may
-    be a link: its name was typed.
+    Links to files are allowed: they are read, and replaced when a file with that name is written. `folder` itself may
+    be a link, because the user chose it.
 
     Raises:
-        DataError: If a folder in it is a link, or something is neither file nor folder (a pipe, a device).
+        DataError: If a subfolder is a link, or an entry is neither a file nor a folder (a pipe, a device).
     """
     waiting = [folder]
     while waiting:
         try:
             entries = list(os.scandir(waiting.pop()))
-        except OSError:  # none, or not to be read: whoever needs it says so
+        except OSError:  # missing or unreadable; the code that reads it reports that
             continue
         for entry in entries:
             if entry.is_symlink():
                 if not entry.is_file() and entry.name != ".lock":
                     raise DataError(
-                        f"{entry.path} is a link to {os.readlink(entry.path)}: in the folder of a run limbeck follows "
-                        "no link to a folder, so that nothing is written elsewhere. Remove the link, or put the "
+                        f"{entry.path} is a link to {os.readlink(entry.path)}. limbeck does not follow links to "
+                        "folders inside a run's folder, so that nothing is written elsewhere. Remove the link, "
+                        "or put the "
                         "folder itself there."
                     )
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
             elif not entry.is_file(follow_symlinks=False):
-                raise DataError(f"{entry.path} is neither a file nor a folder: remove it.")
+                raise DataError(f"{entry.path} is neither a file nor a folder. Remove it.")
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of this name; a name that no file can have is none."""
+    """Whether the path is a file; False for paths that cannot exist."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -157,7 +157,7 @@ def is_file(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove what has this name, if there is anything: a file, a link (never what it points to), a folder."""
+    """Remove a file, a link (not its target) or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -165,12 +165,12 @@ def remove(path: Path) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it is renamed to `path`: beside it, so that renaming moves no bytes."""
+    """Temporary path next to `path`, on the same file system, so that renaming copies no bytes."""
     return path.with_name(f".{path.name}.partial")
 
 
 def new_partial_folder(folder: Path) -> Path:
-    """An empty folder beside `folder`, to be renamed to it; one that a killed process left is removed."""
+    """Create an empty temporary folder next to `folder`. A leftover of an interrupted process is removed."""
     partial = partial_path(folder)
     remove(partial)
     partial.mkdir(parents=True)
@@ -178,9 +178,9 @@ def new_partial_folder(folder: Path) -> Path:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Give a folder the name of another, which is removed.
+    """Rename the folder `new` to `folder`, and remove the old folder.
 
-    On Linux both change their names in one step; elsewhere a kill may for a moment leave no folder of that name.
+    On Linux the two are exchanged in one step. Elsewhere a crash in between can leave no folder with that name.
     """
     old = folder.with_name(f".{folder.name}.old")
     remove(old)
@@ -195,13 +195,13 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Whether two names could be exchanged; os.replace takes no folder that holds anything."""
+    """Exchange two paths and return True, or return False; `os.replace` refuses folders that are not empty."""
     call = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     return call is not None and call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def publish_file(partial: Path, path: Path) -> None:
-    """Wait until a written file is on the disk, and only then give it its name."""
+    """Flush a file to the disk, then rename it to `path`."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -209,7 +209,7 @@ def publish_file(partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system can tell."""
+    """Flush the entries of a folder to the disk, on POSIX systems."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -219,9 +219,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def sort_header(path: Path) -> None:
-    """Put the texts in the header of a safetensors file in the order of their names, in place.
+    """Sort the metadata in the header of a safetensors file by key, in place.
 
-    The library writes them in a random order, so that two files of the same tensors would differ.
+    The library writes the entries in random order, so two files with the same tensors would differ.
     """
     with path.open("rb+") as file:
         room = int.from_bytes(file.read(8), "little")
@@ -230,7 +230,7 @@ def sort_header(path: Path) -> None:
         if metadata is None:
             return
         header = {"__metadata__": dict(sorted(metadata.items())), **header}
-        # Neither library nor json escapes more than it must, so the texts are as long as before; spaces fill the rest.
+        # Both the library and json escape as little as possible, so the length stays the same; spaces fill the rest.
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) <= room:
             file.seek(8)
@@ -244,7 +244,9 @@ def _write_error(path: Path, error: OSError) -> WriteError:
 @contextmanager
 def _open_for_writing(path: Path, flags: int) -> Iterator[int]:
     if path.is_symlink():
-        raise DataError(f"{path} is a link to {os.readlink(path)}; limbeck writes through no link: remove it.")
+        raise DataError(
+            f"{path} is a link to {os.readlink(path)}, and limbeck does not write through links. Remove it."
+        )
     _break_hard_link(path)
     descriptor = open_regular_file(path, flags)
     try:
@@ -254,14 +256,14 @@ def _open_for_writing(path: Path, flags: int) -> Iterator[int]:
 
 
 def _break_hard_link(path: Path) -> None:
-    """Give a file that has a second name elsewhere (a hard link) bytes of its own before they are changed."""
+    """Replace a file that has other hard links with a copy, so that the other names keep their content."""
     if path.is_file() and path.stat().st_nlink > 1:
         write_bytes(path.read_bytes(), path)
 
 
 _NAME = ".lock"
 
-# The system's lock is the process's: it does not tell two runs of one process apart, so they are told apart here.
+# The system's lock belongs to the process, so two runs in one process are distinguished here.
 _mine: dict[Path, int] = {}
 
 _mine_guard = threading.Lock()
@@ -269,27 +271,26 @@ _mine_guard = threading.Lock()
 
 @contextmanager
 def folder_lock(folder: Path, *, doing: str = "run") -> Iterator[None]:
-    """A block in which no other run, of this process or of another, is in a folder.
+    """Context manager that locks a folder against other runs, in this process and in others.
 
-    The operating system holds the lock for the process, and lets it go when the process ends, however it ends: what a
-    killed run leaves is free at once. Children that were forked do not hold it. On a file system without locks, only
-    the runs of one process are kept apart.
+    The operating system releases the lock when the process ends, even if it is killed. Forked children do not hold
+    it. On a file system without locks, only runs within one process exclude each other.
 
     Args:
         folder: The run's folder, which must exist.
-        doing: What is done with it, for the sentence: ``run``, ``written``.
+        doing: The verb for the error message: ``run``, ``written``.
 
     Raises:
-        LimbeckError: If another run is in the folder.
+        LimbeckError: If another run uses the folder.
     """
     check_no_folder_links(folder)
     path = folder.resolve()
     with _mine_guard:
-        # Before the file is opened: to close it again would let go of the lock that this process holds.
+        # Check before the file is opened: closing it again would release the lock that this process holds.
         if _mine.get(path) == os.getpid():
             raise LimbeckError(
-                f"{folder} is being {doing} already, by another run of this process: finish that one, or stop "
-                "iterating it."
+                f"{folder} is being {doing} already, by another run of this process. Finish that run, or stop "
+                "iterating over it."
             )
         _mine[path] = os.getpid()
     try:
@@ -297,7 +298,7 @@ def folder_lock(folder: Path, *, doing: str = "run") -> Iterator[None]:
         try:
             yield
         finally:
-            # Removed while it is still held, so that the folder is plain; whoever opened it meanwhile looks again.
+            # Remove the file while the lock is held. A process that opened it meanwhile checks again.
             (folder / _NAME).unlink(missing_ok=True)
             os.close(lock)
     finally:
@@ -314,11 +315,11 @@ def _acquire_lock(path: Path, doing: str) -> int:
             holder = os.read(lock, 200).decode(errors="replace").strip()
             os.close(lock)
             raise LimbeckError(
-                f"{path.parent} is being {doing} already, by another process ({holder or 'not known which'}). "
+                f"{path.parent} is being {doing} already, by another process ({holder or 'unknown'}). "
                 "Wait until it ends, or stop it; a run that was stopped can be resumed at once."
             )
         if _is_same_file(path, lock):
-            with suppress(OSError):  # a full disk: a lock that does not say whose it is holds as well
+            with suppress(OSError):  # on a full disk: an anonymous lock works too
                 os.truncate(lock, 0)
                 os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return lock
@@ -326,7 +327,7 @@ def _acquire_lock(path: Path, doing: str) -> int:
 
 
 def _is_same_file(path: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one of that name: its last holder may have removed it."""
+    """Whether the open file is still the one at the path; its previous holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

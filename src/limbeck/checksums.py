@@ -1,8 +1,8 @@
-"""JSON files, lines and texts that carry a checksum of themselves, so that damage is noticed by whoever reads them.
+"""JSON files, JSON lines and texts that contain their own checksum.
 
-The checksum is in the file, not beside it: a file and its checksum appear by the same rename, and go together where the
-file goes. It tells damage, not a forger: who can write the file can write its checksum. Files of earlier versions have
-none, and are read.
+The checksum is part of the file, so both are written by the same rename and copied together. It detects damage, not
+forgery: anyone who can write the file can write its checksum. Files of earlier versions have no checksum and are still
+read.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from limbeck.atomic_io import append_text, truncate, write_text
 from limbeck.errors import DataError
 
 KEY = "sha256"
-"""Of a JSON file: the SHA-256 of all its other keys."""
+"""The key in a JSON file with the SHA-256 of all other keys."""
 _LINE = "crc32"
 _FIRST = "# The last line tells the sha256 of those above it. To edit this file, remove that line and this one.\n"
 _LAST = re.compile(r"\n?# sha256 of the lines above: ([0-9a-f]*)\s*\Z")
 
 
 class Lines(NamedTuple):
-    """What a file of JSON lines holds.
+    """The content of a file of JSON lines.
 
     Attributes:
-        values: The mappings in it, in order.
-        damaged: How many lines are none, or are not what was written; a last one that a kill cut short does not count.
+        values: The mappings, in order.
+        damaged: How many lines are invalid or changed. An incomplete last line does not count.
     """
 
     values: list[dict[str, Any]]
@@ -38,37 +38,37 @@ class Lines(NamedTuple):
 
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping as a JSON file, whole, with its checksum as the last key; another value becomes its text."""
+    """Write a mapping as a JSON file with its checksum, atomically. Values unknown to JSON are written as `str`."""
     write_text(json_text(value), path)
 
 
 def json_text(value: Mapping[str, Any]) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     body = json.loads(json.dumps(dict(value), default=str))
     return json.dumps({**body, KEY: digest(body)}, indent=2) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file, without its checksum.
+    """Read the mapping in a JSON file, without its checksum.
 
     Raises:
-        DataError: If it cannot be read, is no JSON mapping, or is not what was written.
+        DataError: If the file cannot be read, is not a JSON mapping, or does not match its checksum.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(body, dict) and KEY in body:
             checksum = body.pop(KEY)
             if checksum != digest(body):
-                raise DataError(f"{path} was edited or is damaged: its SHA-256 is not the one in it.")
+                raise DataError(f"{path} was edited or is damaged: it does not match its SHA-256.")
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged and cannot be read: {_reason(error)}.") from error
     if not isinstance(body, dict):
-        raise DataError(f"{path} is damaged: it holds a {type(body).__name__}, where keys and values belong.")
+        raise DataError(f"{path} is damaged: it contains a {type(body).__name__} instead of a mapping.")
     return body
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a JSON file says which checksum it has."""
+    """Whether a JSON file contains a checksum."""
     try:
         return f'"{KEY}"' in path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -76,13 +76,13 @@ def has_checksum(path: Path) -> bool:
 
 
 def json_line(value: Mapping[str, Any], *, allow_nan: bool = True) -> str:
-    """A mapping as one line of JSON with its checksum, and the end of the line."""
+    """A mapping as one line of JSON with its checksum and a line break."""
     body = json.loads(json.dumps(dict(value), allow_nan=allow_nan))
     return json.dumps({**body, _LINE: _crc(body)}) + "\n"
 
 
 def append_line(value: Mapping[str, Any], path: Path) -> None:
-    """Add `json_line` to a file; a last line that a kill cut short is removed first."""
+    """Append a `json_line` to a file. An incomplete last line is removed first."""
     before = path.read_bytes() if path.is_file() else b""
     if before and not before.endswith(b"\n"):
         truncate(path, before.rfind(b"\n") + 1)
@@ -90,10 +90,10 @@ def append_line(value: Mapping[str, Any], path: Path) -> None:
 
 
 def read_lines(path: Path) -> Lines:
-    """What `json_line` wrote into a file; empty where there is none.
+    """Read a file of JSON lines; a missing file has none.
 
     Raises:
-        DataError: If it is there and cannot be read.
+        DataError: If the file exists and cannot be read.
     """
     try:
         text = path.read_bytes() if path.exists() else b""
@@ -106,22 +106,22 @@ def read_lines(path: Path) -> Lines:
 
 
 def add_checksum_line(text: str) -> str:
-    """A text of lines with a last one that tells the checksum of those above, and a first that says so, as YAML."""
+    """Add a last line with the checksum of the lines above, and a first line that explains it, as YAML comments."""
     text = _FIRST + text
     return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 def is_unchanged(text: str) -> bool | None:
-    """Whether a text is still what `signed` gave; None where it has neither such a first line nor such a last one."""
+    """Whether a text matches its checksum line; None if it has no checksum lines."""
     match = _LAST.search(text)
-    if match is None:  # where only the last line is missing, more may be
+    if match is None:  # the first line is there, so the last one was lost
         return False if text.startswith(_FIRST) else None
     start = match.start() + match[0].startswith("\n")
     return hashlib.sha256(text[:start].encode(errors="replace")).hexdigest() == match[1]
 
 
 def digest(body: Mapping[str, Any]) -> str:
-    """The SHA-256 of JSON values, whatever the order of their keys and the space between."""
+    """The SHA-256 of JSON values, independent of key order and whitespace."""
     return hashlib.sha256(_canonical(body)).hexdigest()
 
 
@@ -144,5 +144,5 @@ def _canonical(body: Mapping[str, Any]) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "its brackets are nested too deep"
+        return "it is nested too deeply"
     return str(getattr(error, "strerror", None) or error).rstrip(".")

@@ -1,7 +1,7 @@
-"""Consent to run a Python file that a job names: asked for in one place, where the file is about to be run.
+"""Permission to run Python files that a job names.
 
-A job or a run's folder may come from somebody else, and ``my.py:build`` in it is code. In Python every file may be run,
-for who calls limbeck there runs code of their own; a command that only reads, prints or exports works in `allow_only`.
+A job or a run's folder may come from someone else, and ``my.py:build`` in it is code. When limbeck is used from Python,
+every file may be run. Commands that only read, print or export use `allow_only`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FILE = re.compile(r"[^\s=,:{}\[\]'\"]+\.py(?=:)")
 
 
 class _Consent(NamedTuple):
-    """Which files may be run (None for all), and which command asks."""
+    """The files that may be run (None for all), and the command, for error messages."""
 
     doing: str
     typed: frozenset[Path] | None
@@ -30,11 +30,11 @@ _consent: ContextVar[_Consent | None] = ContextVar("limbeck_consent", default=No
 
 @contextmanager
 def allow_only(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
-    """A block in which no Python file is run but those that a person typed.
+    """Context manager in which only Python files named on the command line are run.
 
     Args:
-        doing: What is done, for the sentence: ``limbeck cite``.
-        words: What was typed: ``--teacher my.py:build``, ``--set method.name=my.py:soft``.
+        doing: The command, for the error message: ``limbeck cite``.
+        words: The words of the command line: ``--teacher my.py:build``, ``--set method.name=my.py:soft``.
     """
     token = _consent.set(_Consent(doing, frozenset(_typed_files(words))))
     try:
@@ -45,7 +45,7 @@ def allow_only(doing: str, words: Sequence[str] = ()) -> Iterator[None]:
 
 @contextmanager
 def allow_all() -> Iterator[None]:
-    """A block in which every file that a job names may be run: a person said that they trust it."""
+    """Context manager in which every file that a job names may be run, because the user trusts the job."""
     token = _consent.set(_Consent("", None))
     try:
         yield
@@ -55,7 +55,7 @@ def allow_all() -> Iterator[None]:
 
 @contextmanager
 def read_consent(doing: str, *, trust: bool) -> Iterator[None]:
-    """The block of a function that only reads a folder; within a command, what that command allows holds."""
+    """Context manager for a function that only reads a folder. Inside a command, the command's permission applies."""
     if trust:
         with allow_all():
             yield
@@ -67,23 +67,24 @@ def read_consent(doing: str, *, trust: bool) -> Iterator[None]:
 
 
 def may_run(file: Path) -> bool:
-    """Whether a file may be run here."""
+    """Whether the file may be run."""
     consent = _consent.get()
     return consent is None or consent.typed is None or file.absolute() in consent.typed
 
 
 def check_consent(file: Path, function: str) -> None:
-    """Refuse to run a file that only a job or a folder names.
+    """Raise an error if the file may not be run.
 
     Raises:
-        LimbeckError: With what to type.
+        LimbeckError: If only a job or a folder names the file. The message says which option allows it.
     """
     consent = _consent.get()
     if consent is not None and not may_run(file):
         raise LimbeckError(
-            f"The job names the Python file {file}:{function}, and {consent.doing} runs no file that only a job or a "
-            "folder names: it may be a stranger's. Read the file, then type the same command with --trust (in Python: "
-            "trust=True)."
+            f"The job names the Python file {file}:{function}, and {consent.doing} does not run files that only a "
+            "job or a folder names, because they may come from someone else. Read the file, then repeat the "
+            "command with "
+            "--trust (in Python: trust=True)."
         )
 
 
@@ -91,7 +92,7 @@ def _typed_files(words: Sequence[str]) -> Iterator[Path]:
     for word in words:
         for match in _FILE.findall(word):
             yield Path(match).absolute()
-        # A name with a space or a comma in it: the whole word, or what stands behind the key.
+        # For a name with a space or a comma: the whole word, or the part after the key.
         whole, at, _ = word.rpartition(".py:")
         if at:
             yield Path(f"{whole}.py").absolute()

@@ -10,10 +10,10 @@ _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 
 
 def printable(text: str) -> str:
-    r"""A text whose control characters are spelled out: none may command a terminal, or turn what stands behind it.
+    r"""Replace control characters by escapes, so that a text cannot control the terminal.
 
-    Names of classes, columns, files and folders come from anybody. Escape sequences set a window's title or clear the
-    screen, and marks of direction show another name than there is.
+    Names of classes, columns, files and folders come from untrusted data. Escape sequences can clear the screen or set
+    the window title, and direction marks can make a name look like another one.
 
     Example:
         >>> print(printable("a\x1b[2Jb"))
@@ -23,21 +23,21 @@ def printable(text: str) -> str:
 
 
 class LimbeckError(Exception):
-    """A mistake that the person at the keyboard can mend: one sentence, no traceback on the command line."""
+    """Base class of errors that the user can fix. The command line prints the message without a traceback."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class MissingOutputError(LimbeckError):
-    """A model or teacher was asked for something that it cannot show."""
+    """A model or teacher does not have the requested output."""
 
 
 class UnknownNameError(LimbeckError):
-    """A name that is none of the known ones; the nearest is offered.
+    """A name is unknown; the message suggests the nearest known one.
 
     Attributes:
-        argument: The argument whose value is the unknown name; empty where the name is no argument's value.
+        argument: The argument whose value is the unknown name; empty if the name is not the value of an argument.
     """
 
     def __init__(self, sentence: str, *, argument: str = "") -> None:
@@ -46,7 +46,7 @@ class UnknownNameError(LimbeckError):
 
 
 class ArgumentError(LimbeckError):
-    """An argument that is unknown, missing, or has a value that makes no sense.
+    """An argument is unknown, missing, or has an invalid value.
 
     Attributes:
         argument: The name of the argument to change; empty where one has to be left out.
@@ -60,36 +60,36 @@ class ArgumentError(LimbeckError):
 
 
 class DivergedError(LimbeckError):
-    """A loss or a weight that is no number any more: with other settings it may not happen."""
+    """A loss or a weight became NaN or infinite. Other settings may prevent this."""
 
 
 class LastBatchError(LimbeckError):
-    """A model or loss that cannot learn from the last batch of an epoch, which holds fewer examples than the others."""
+    """A model or loss cannot train on the last batch of an epoch, which is smaller than the others."""
 
 
 class DataError(LimbeckError):
-    """Data that are missing, damaged, or not what they claim to be."""
+    """Data are missing, damaged, or not of the stated kind."""
 
 
 class WriteError(LimbeckError, OSError):
-    """A file that could not be written: a full disk, a quota, a device that fails. The file of before is whole.
+    """A file could not be written: full disk, quota, failing device. The previous file is unchanged.
 
-    Made as an OSError is, of a number, its meaning and the file; whoever catches these goes on to.
+    It is created like an OSError, from an error number, a message and the file name, and can be caught as one.
     """
 
     def __str__(self) -> str:
         return (
-            f"{self.filename} could not be written: {self.strerror}. What was there before is whole. Make room, or "
-            "choose another place; the same command then goes on."
+            f"{self.filename} could not be written: {self.strerror}. The previous file is unchanged. Free some "
+            "space, or choose another folder, and repeat the command to continue."
         )
 
 
 class LimbeckWarning(UserWarning):
-    """What a person should know, and that stops nothing: one sentence."""
+    """A problem that the user should know about, but that does not stop the program."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was refused; PyTorch on a CPU says so in a plain RuntimeError's text alone.
+    """Whether an error is about memory. PyTorch on CPU reports this only in the text of a RuntimeError.
 
     Example:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("mat1 and mat2 do not fit"))
@@ -102,9 +102,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that `name` was probably meant to be, or None.
+    """The choice nearest to `name`, or None if none is similar.
 
-    Letters that look like digits count as these, and of equally near names the one wins that begins alike for longer.
+    Letters that look like digits are treated as equal. Of equally similar names, the one with the longest common prefix
+    is returned.
 
     Example:
         >>> nearest("temprature", ["temperature", "labels"])
@@ -120,7 +121,7 @@ _LOOK_ALIKES = str.maketrans("olis", "0115")
 
 
 def _rank(name: str, choices: Iterable[str]) -> list[str]:
-    """The choices that `name` may have meant, the nearest first."""
+    """The choices similar to `name`, nearest first."""
 
     def plain(text: str) -> str:
         return text.lower().translate(_LOOK_ALIKES)
@@ -135,16 +136,16 @@ def _rank(name: str, choices: Iterable[str]) -> list[str]:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many letters the two begin with alike."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def unknown_name_error(
     kind: str, name: str, choices: Iterable[str], *, then: str = "", argument: str = ""
 ) -> UnknownNameError:
-    """An error for a name that is none of `choices`: the name, the nearest, all of them, what to type next.
+    """Error for an unknown name, with the nearest choice, the known names and what to type next.
 
-    Of more than 40 choices the nearest ten are named.
+    Of more than 40 choices only the nearest ten are listed.
 
     Args:
         kind: What the name stands for, such as ``method``.
@@ -169,9 +170,11 @@ def unknown_name_error(
 
 
 def one_hot_labels_error(shape: Iterable[int]) -> DataError:
-    """An error for labels that are one-hot or probabilities, where class indices are wanted."""
+    """Error for labels that are one-hot or probabilities instead of class indices."""
     return DataError(
-        f"labels of shape {list(shape)} hold a number for each class, and labels are class indices. One-hot labels: "
-        "type labels.argmax(-1). Probabilities p are a teacher's: type lb.ArrayDataset(inputs, extra={'soft': p}) and "
+        f"labels of shape {list(shape)} contain one number per class, but labels must be class indices. For one-hot "
+        "labels, type labels.argmax(-1). For probabilities p, use a teacher: lb.ArrayDataset(inputs, "
+        "extra={'soft': p}) "
+        "and "
         "teacher=lb.ModelTeacher(nn.Identity(), preprocess=lambda batch: batch.extra['soft'].log())."
     )

@@ -1,4 +1,4 @@
-"""Running tasks in worker processes that end with their parent, and whose death is said in a sentence."""
+"""Run tasks in worker processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _POLL_SECONDS = 0.5
 def run_in_processes(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, workers: int, ordered: bool = False
 ) -> Iterator[Any]:
-    """What a function returns for each task, worked out by several processes of one thread each.
+    """Yield a function's result for each task, computed by several processes with one thread each.
 
-    The processes have this one's working folder, and end within a second after it has ended, however that was.
+    The processes use the working folder of the parent, and end within a second after it, even if it is killed.
 
     Args:
-        function: What is called; it and the tasks are pickled.
+        function: The function; it and the tasks are pickled.
         tasks: The arguments of each call.
-        workers: How many processes.
-        ordered: Whether results come in the order of the tasks, or else as they are ready.
+        workers: Number of processes.
+        ordered: Whether results come in the order of the tasks; otherwise as soon as they are ready.
 
     Raises:
         LimbeckError: If a process was killed.
@@ -33,15 +33,16 @@ def run_in_processes(
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # By name: another backend's processes may be nobody's children, or on another machine.
+    # The backend is set by name: the processes of others may not be children of this one, or run elsewhere.
     pool = Parallel(n_jobs=workers, backend="loky", return_as="generator" if ordered else "generator_unordered")
     parent, folder = os.getpid(), os.getcwd()
     try:
         yield from pool(delayed(_call)(function, task, parent, folder) for task in tasks)
     except TerminatedWorkerError as error:
         raise LimbeckError(
-            f"One of {workers} worker processes was killed, perhaps for want of memory. What is done is kept: the same "
-            "command, or `limbeck resume` on its folder, goes on. With workers: 1 less memory is needed."
+            f"One of {workers} worker processes was killed, perhaps because memory ran out. Finished results are "
+            "saved: repeat the command, or run `limbeck resume` on its folder, to continue. Set workers: 1 to use less "
+            "memory."
         ) from error
 
 
@@ -50,17 +51,17 @@ def _call(function: Callable[..., Any], task: tuple[Any, ...], parent: int, fold
         import torch
 
         _end_with(parent)
-        os.chdir(folder)  # a process may have been kept since another working folder
+        os.chdir(folder)  # a reused process may have another working folder
         torch.set_num_threads(1)
     return function(*task)
 
 
 @cache  # a process does several tasks
 def _end_with(parent: int) -> None:
-    """Let this process end when its parent has: its memory and the folder that it writes to are free then.
+    """End this process when its parent ends, so that its memory and its output folder are released.
 
-    The process's parent is another as soon as its own has ended. The signal that Linux can send (PR_SET_PDEATHSIG)
-    comes when the parent's thread ends that started the process, which is too early.
+    A process gets another parent as soon as its own has ended. The signal that Linux can send (PR_SET_PDEATHSIG) is
+    sent when the parent's *thread* ends that started the process, which is too early.
     """
 
     def callback() -> None:

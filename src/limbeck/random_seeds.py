@@ -6,17 +6,17 @@ import hashlib
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """A seed of its own for whatever `name` says, from a run's seed.
+    """Derive a seed for a purpose from a run's seed.
 
-    Two names, or two seeds, give unrelated numbers: sums and products of a seed and a number would meet the seeds of
-    other repetitions, whose networks and orders then are the same.
+    Different names or seeds give unrelated numbers. Sums and products such as ``seed + 1`` would collide with the seeds
+    of other repetitions, whose initial weights and data order would then be the same.
 
     Args:
-        seed: The run's.
-        name: What it is for, such as ``head 0`` or ``branch 1-0``.
+        seed: The run's seed.
+        name: The purpose, such as ``head 0`` or ``branch 1-0``.
 
     Returns:
-        A whole number from 0 to 2**32 - 1, which PyTorch, numpy and Python take.
+        An integer from 0 to 2**32 - 1, which PyTorch, NumPy and Python accept.
 
     Example:
         >>> derive_seed(0, "branch 0-1") == derive_seed(0, "branch 0-1") != derive_seed(1, "branch 0-1")

@@ -1,4 +1,4 @@
-"""Schedules: numbers that change while a stage runs."""
+"""Schedules: values that change during a stage."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from limbeck.errors import LimbeckError
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number that depends on progress; it scales objectives and stands for any hyper-parameter of a kernel.
+    """A value that depends on the progress of a stage: a weight of an objective, or a hyperparameter of a loss.
 
     Attributes:
-        at: Progress -> value.
-        text: How the schedule is written in a report.
+        at: Function from `Progress` to the value.
+        text: The schedule's text in reports.
 
     Example:
         >>> round(ramp(0.9)(Progress(step=5, steps=11)), 2)
@@ -35,12 +35,12 @@ class Schedule:
 
 
 def constant(value: float) -> Schedule:
-    """The same value throughout."""
+    """A constant value."""
     return Schedule(lambda _: value, f"{value}")
 
 
 def ramp(end: float, *, start: float = 0.0, until: float = 1.0) -> Schedule:
-    """In a straight line from `start` to `end`, reached at the fraction `until` of the stage, then held.
+    """Linear from `start` to `end`, reached at the fraction `until` of the stage, then constant.
 
     Raises:
         LimbeckError: If `until` is not in (0, 1].
@@ -52,9 +52,10 @@ def ramp(end: float, *, start: float = 0.0, until: float = 1.0) -> Schedule:
 
 
 def cosine(end: float = 0.0, *, start: float = 1.0) -> Schedule:
-    """Half a cosine wave from `start` at the first step to `end`, which is reached at the last.
+    """Half a cosine wave from `start` at the first step to `end` at the last step.
 
-    The cosine of `Optimizer` is another one: it ends one step before its end, so that the last step moves something.
+    The cosine of `Optimizer` differs: it would reach its end one step after the last, so the last step still has a
+    positive learning rate.
     """
     return Schedule(
         lambda p: end + (start - end) * 0.5 * (1 + math.cos(math.pi * p.fraction)), f"cosine({end}, start={start})"
@@ -62,9 +63,9 @@ def cosine(end: float = 0.0, *, start: float = 1.0) -> Schedule:
 
 
 def sigmoid_ramp(end: float, *, until: float) -> Schedule:
-    """The ramp-up ``end * exp(-5 (1 - x)^2)`` for x from 0 to 1 at the fraction `until`, then held.
+    """The ramp-up ``end * exp(-5 (1 - x)^2)`` for x from 0 to 1 at the fraction `until`, then constant.
 
-    Source: Laine and Aila, Temporal Ensembling, 2016, arXiv:1610.02242; used by mean teachers (arXiv:1703.01780).
+    Reference: Laine and Aila, Temporal Ensembling, 2016, arXiv:1610.02242; used by mean teacher (arXiv:1703.01780).
 
     Raises:
         LimbeckError: If `until` is not in (0, 1].
@@ -77,14 +78,14 @@ def sigmoid_ramp(end: float, *, until: float) -> Schedule:
 
 
 def steps(values: dict[float, float], *, start: float) -> Schedule:
-    """`start`, then each of `values` from its fraction of the stage on: ``steps({0.5: 0.1}, start=1.0)``.
+    """`start`, then each value from its fraction of the stage onwards: ``steps({0.5: 0.1}, start=1.0)``.
 
     Raises:
         LimbeckError: If a fraction is not in [0, 1].
     """
     for fraction in values:
         if not 0.0 <= fraction <= 1.0:
-            raise LimbeckError(f"steps() changes at fractions of the stage, from 0 to 1; got {fraction}.")
+            raise LimbeckError(f"The keys of steps() are fractions of the stage, from 0 to 1; got {fraction}.")
     rising = sorted(values.items())
 
     def at(progress: Progress) -> float:
@@ -98,4 +99,4 @@ def steps(values: dict[float, float], *, start: float) -> Schedule:
 
 def _fraction(name: str, value: float) -> None:
     if not 0.0 < value <= 1.0:
-        raise LimbeckError(f"{name} is a fraction of the stage, above 0 and at most 1; got {value}.")
+        raise LimbeckError(f"{name} must be a fraction of the stage, above 0 and at most 1; got {value}.")

@@ -21,7 +21,7 @@ import os, signal, sys
 from functools import partial
 import limbeck.compare.teacher_cache as asking
 from limbeck.cli import main
-from limbeck.atomic_io import partial_of
+from limbeck.atomic_io import partial_path
 from limbeck.cache.location import Location
 asking.CachedTeacher = partial(asking.CachedTeacher, shard_bytes=1)
 put, seen = Location.put, []
@@ -30,7 +30,7 @@ def dying(self, file, data):
     if len(seen) == int(sys.argv[1]):
         path = self.local / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial_of(path).write_bytes(data[: len(data) // 2])
+        partial_path(path).write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     put(self, file, data)
 Location.put = dying

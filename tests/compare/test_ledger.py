@@ -113,7 +113,7 @@ def test_what_kills_have_left_is_swept_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("whole")
     for path in [tmp_path / name for name in killed]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial_path(path).write_text("half")  # as `replacing` leaves it where the process is killed
+        partial_path(path).write_text("half")  # as `atomic_write` leaves it where the process is killed
     (tmp_path / seed / ".student.new.partial").mkdir()
     assert len(list(tmp_path.rglob(".*"))) == len(killed) + 1
     remove_partial_files(tmp_path)

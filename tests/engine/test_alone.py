@@ -22,8 +22,8 @@ from waiting import within
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from limbeck.atomic_io import alone
-with alone(Path(sys.argv[1])):
+from limbeck.atomic_io import folder_lock
+with folder_lock(Path(sys.argv[1])):
     child = os.fork()
     if child:
         print(child, flush=True)

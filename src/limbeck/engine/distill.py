@@ -35,30 +35,29 @@ def distill(
     metadata: Mapping[str, Any] | None = None,
     **setting: Any,
 ) -> Run:
-    """Set a recipe going on a student and data; the loop is yours.
+    """Prepare the training of a student by a recipe; iterate over the returned `Run` to train.
 
     Args:
         student: The model that learns, or several by name (``{"student": a, "peer": b}``).
-        recipe: A `Recipe` or a `Stage`: what is learnt, from whom, for how long.
+        recipe: A `Recipe` or a `Stage`: objective, teacher and length.
         data: A `Loader`; or `Dataset`, ``(inputs, labels)``, inputs alone, or a DataLoader, which become one.
-        batch_size: Examples to a (micro-)batch on all ranks together, where `data` is not a source already.
-        out: The run's folder; without one nothing is written.
-        resume: Go on from the checkpoint in `out`, bit for bit, if there is one.
-        devices: How many devices; one unless asked for more.
-        strategy: Fabric's name: ``ddp``, ``fsdp``, ...
+        batch_size: Examples per (micro-)batch on all ranks together; unused if `data` is a `Loader`.
+        out: The run's folder; nothing is written if it is None.
+        resume: Continue from the checkpoint in `out`, bit for bit, if there is one.
+        devices: Number of devices; ``auto`` means one.
+        strategy: Name of a Fabric strategy: ``ddp``, ``fsdp``, ...
         accelerator: ``cpu``, ``cuda``, ... or ``auto``.
-        fabric: A launched Fabric of your own, in place of the three before.
-        metadata: What the student's ``config.json`` should say besides; class names, the encoding of a table,
-        `preprocess`
-            and the shape of an example are there where `data` are examples that have them.
-        **setting: The fields of `TrainConfig`: optimizer, epochs, steps, accumulate, reads, adaptor, seed, log_every,
-            precision, ...
+        fabric: A launched Fabric, used instead of the previous three arguments.
+        metadata: Further entries of the student's ``config.json``. Class names, table encoding, `preprocess` and
+            input shape are added automatically if `data` has them.
+        **setting: The fields of `TrainConfig`: optimizer, epochs, steps, accumulate, preprocess, adaptor, seed,
+            log_every, precision, ...
 
     Returns:
         A `Run`: iterate it for reports, or call ``finish()``.
 
     Raises:
-        LimbeckError: If anything is wrong that can be known before the first step.
+        LimbeckError: If a setting is invalid; everything that can be checked before the first step is checked.
 
     Example:
         >>> import torch
@@ -93,7 +92,7 @@ def distill(
 
 
 def _describe_data(loader: Loader, preprocess: Any) -> dict[str, Any]:
-    """What the data say of themselves that a student's reader needs; nothing where they are no examples."""
+    """Metadata of a dataset that is needed to use the student; empty for other data."""
     examples = getattr(loader, "examples", None)
     if not isinstance(examples, Dataset):
         return {}
@@ -118,7 +117,7 @@ def _setting(options: Mapping[str, Any]) -> TrainConfig:
 
 
 def _check_adapted(setting: TrainConfig, models: Models, recipe: Recipe) -> None:
-    """Refuse an adaptor for a model that there is not; functions in a recipe may bring more models."""
+    """Raise an error if an adaptor names an unknown model; functions in a recipe may add models later."""
     choices = {**models, **recipe.makes}
     for name in setting.adaptor if isinstance(setting.adaptor, Mapping) else ():
         if name not in choices and all(isinstance(part, Part) for part in recipe.parts):

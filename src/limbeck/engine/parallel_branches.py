@@ -30,24 +30,24 @@ States = dict[str, dict[str, Tensor]]
 
 
 class ParallelBranches:
-    """Every branch of a part, run in processes of one thread each where there are cores.
+    """Runs the branches of a part in parallel processes with one thread each.
 
-    Each begins from the models as they were before the first, and trains only its own; what it made of them comes back
-    when all are done. Each has a run folder of its own under ``branches/``, so a killed run takes up those that were
-    not finished. One report is given for each branch, in the order written.
+    Each branch starts from the same models and trains only its own; the trained weights are loaded when all are done.
+    Each has its own run folder under ``branches/``, so a resumed run continues with the unfinished branches. One report
+    is yielded per branch, in order.
 
     Args:
         apart: The branches.
-        key: Where they stand in the recipe.
+        key: Position of the part in the recipe.
         models: The run's models.
-        loader: The run's source; its position is that of before when all are done.
-        setting: What the run holds fixed.
+        loader: The run's loader; its position is restored afterwards.
+        setting: The settings of the run.
         fabric: The device.
         folder: The run's folder.
         make_run: The class `Run`, handed in because its module imports this one.
 
     Raises:
-        LimbeckError: If two branches train the same model, or what one trains is not known before it runs.
+        LimbeckError: If two branches train the same model, or the models that a branch trains are not known in advance.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ParallelBranches:
         self._models = models
         self._loader = loader
         self._setting = setting
-        # Several processes would fight over one accelerator.
+        # Several processes would compete for one accelerator.
         self._cores = (setting.workers or os.cpu_count() or 1) if fabric.device.type == "cpu" else 1
         self._tasks = [
             _Task(branch, names, key, number, folder.path if folder.writes else None, fabric.device.type, make_run)
@@ -80,7 +80,7 @@ class ParallelBranches:
         self._finished: list[States] = []
 
     def __call__(self, state: Mapping[str, Any] | None) -> Iterator[StepReport]:
-        """Run those that are left, and bring the models back."""
+        """Run the unfinished branches, then load their weights into the models."""
         self._finished = list(state["branches"]) if state is not None else []
         began = time.perf_counter()
         for task, states, last in self._results(self._tasks[len(self._finished) :]):
@@ -93,11 +93,11 @@ class ParallelBranches:
             _load(self._models, states)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the finished branches made of their models."""
+        """The weights that the finished branches trained."""
         return {"branches": list(self._finished), "source": {}}
 
     def _results(self, tasks: list[_Task]) -> Iterator[tuple[_Task, States, StepReport]]:
-        # A branch is given the models that the recipe made, and no longer knows of what.
+        # A branch gets finished models, so the adaptors that models inherit are resolved here.
         setting = replace(self._setting, workers=1, adaptor=self._models.adaptors)
         models = dict(self._models.existing)
         workers = min(self._cores, len(tasks))
@@ -110,7 +110,7 @@ class ParallelBranches:
 
 
 class _Task:
-    """One branch, what it trains, and where it writes."""
+    """One branch, the models it trains, and its folder."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class _Task:
 def _in_place(
     task: _Task, models: dict[str, nn.Module], loader: Loader, setting: TrainConfig
 ) -> tuple[_Task, States, StepReport]:
-    """As in a process of its own: models and source are as before when it is done."""
+    """Run a branch in this process and restore models and loader afterwards."""
     before = {name: clone_rng_state(dict(models[name].state_dict())) for name in task.trains}
     position = loader.state_dict() if loader.resumable else None
     try:
@@ -173,7 +173,8 @@ def _load(models: Mapping[str, nn.Module], states: States) -> None:
 def _trained_models(branch: Recipe) -> frozenset[str]:
     if any(not isinstance(part, Part) for part in branch.parts):
         raise LimbeckError(
-            "A branch joined by | holds a function, so what it trains is not known before it runs; put the function "
+            "A branch joined by | contains a function, so the models it trains are not known in advance. Put "
+            "the function "
             "before the branches: function >> (a | b), or let it return them."
         )
     return frozenset(stage.trains for stage in branch.stages())
@@ -191,7 +192,7 @@ def _check_disjoint(trained: list[frozenset[str]]) -> None:
 
 
 def _last_report(folder: Path | None) -> StepReport:
-    """The last report of a branch that was finished before the run was taken up again."""
+    """The last report of a branch that was finished before the run was resumed."""
     empty = StepReport("branch", 0, 0, 0, 0.0, {}, {}, {}, 0.0, 0.0, 0.0)
     file = folder / "metrics.jsonl" if folder is not None else None
     lines = read_lines(file).values if file is not None else []

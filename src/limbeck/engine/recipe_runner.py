@@ -1,4 +1,4 @@
-"""`RecipeRunner`: the stages of a recipe in order, including those that its functions bring."""
+"""`RecipeRunner`: the stages of a recipe in order, including those that its functions return."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ States = Mapping[str, Mapping[str, Any]]
 
 
 class RecipeRunner:
-    """The parts of a recipe in order, each under a key. A function in it is asked once, when its turn comes.
+    """The parts of a recipe in order, each with a key. A function in it is called once, when it is reached.
 
-    What it answers may depend on the models as they are then: a teacher that is a copy, clusters of features. So their
-    states at that moment are part of a checkpoint, and a run that is taken up again asks of the same models, with the
-    same random numbers.
+    Its result may depend on the current weights, for example a teacher that is a copy. So the models' states at the
+    call are part of a checkpoint, and a resumed run calls the function with the same models and random state.
 
     Args:
         recipe: The recipe.
         models: The run's models.
         seed: The run's seed.
 
+    Attributes:
+        call_states: For each function that was called, its key and the models' states at the call.
+
     Raises:
-        UnknownNameError: If no part can make the model that the recipe ships.
+        UnknownNameError: If the recipe ships a model that does not exist.
     """
 
     def __init__(self, recipe: Recipe, models: RunModels, *, seed: int) -> None:
@@ -41,16 +43,16 @@ class RecipeRunner:
         self._brought: dict[str, Recipe] = {}
         self.call_states: dict[str, dict[str, Any]] = {}
         self.open_ended = any(not isinstance(part, Part) for part in recipe.parts)
-        """Whether functions may bring more parts, and makers of more models."""
+        """Whether functions may return more parts and more models."""
         shipped = recipe.ship if isinstance(recipe.ship, str) and recipe.ship != "student" else None
         if shipped is not None and shipped not in models and not self.open_ended:
             raise unknown_name_error("model to ship", shipped, models)
 
     def check_makers(self) -> None:
-        """Let every maker that can tell say now what it could not make of the models there are.
+        """Call the `check` of every model factory that has one.
 
         Raises:
-            LimbeckError: What the maker says.
+            LimbeckError: If a factory cannot create its model from the existing models.
         """
         for name, maker in self._recipe.makes.items():
             check = getattr(maker, "check", None)
@@ -58,15 +60,15 @@ class RecipeRunner:
                 check(self._models.existing)
 
     def __iter__(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
-        """Every part with its key; functions are asked as they are reached."""
+        """Yield each part with its key, and call functions as they are reached."""
         return self._walk(self._recipe.parts, "", ask=True)
 
     def known_parts(self) -> Iterator[tuple[str, Stage | JointStages | ParallelStages]]:
-        """The parts that need no function, or one that was asked already."""
+        """Yield the parts that are known without calling another function."""
         return self._walk(self._recipe.parts, "", ask=False)
 
     def restore_calls(self, calls: States, load: Callable[[States], None]) -> None:
-        """Ask the functions that a run had asked before it was killed, each of the models as it met them."""
+        """Repeat the function calls of an interrupted run, each with the models' states at the original call."""
         for key, states in calls.items():
             load(states)
             self.call_states[key] = dict(states)
@@ -92,37 +94,37 @@ class RecipeRunner:
                 part = function(self._models)
             if not isinstance(part, Part):
                 name = getattr(function, "__name__", "function")
-                raise LimbeckError(f"{name}(models) stands in a recipe and must return a stage; it gave {part!r}.")
+                raise LimbeckError(f"{name}(models) is part of a recipe and must return a stage; it returned {part!r}.")
             self._brought[key] = self._checked(Recipe(part), function)
             self._models.add_factories(self._brought[key].makes)
         return self._brought[key]
 
     def _checked(self, brought: Recipe, function: Any) -> Recipe:
-        """Refuse a part that would ship something else: what a run ships is on disk from its first moment on."""
+        """Raise an error if a returned part ships another model: the shipped model is fixed when the run starts."""
         if brought.ship not in ("student", self._recipe.ship):
             name, ship = getattr(function, "__name__", "function"), brought.ship
             text = repr(ship) if isinstance(ship, str) else getattr(ship, "__name__", "function")
             raise LimbeckError(
-                f"{name}(models) returned a recipe that ships {text}, and what a run ships is said before it begins. "
+                f"{name}(models) returned a recipe that ships {text}, but a run must know that before it starts. "
                 f"Type Recipe(..., {name}, ship={text}) around the whole recipe."
             )
         return brought
 
     def shipped(self) -> nn.Module | None:
-        """What the recipe ships, as it is now, or None before that exists."""
+        """The model that the recipe ships, in its current state, or None until it exists."""
         ship = self._recipe.ship
         if isinstance(ship, str):
             only = ship == "student" and ship not in self._models
             return self._models.existing.get(next(iter(self._models)) if only else ship)
         try:
-            # How often it is built depends on the clock, so it may not draw from the run's random numbers.
+            # How often it is built depends on the clock, so it must not use the run's random state.
             with fork_rng(seed_all(self._seed)):
                 return ship(self._models)
         except LimbeckError:
             return None
 
     def heads(self) -> dict[str, nn.Module]:
-        """Every head of the stages that are known, under a name; one that several share has the first's."""
+        """All heads of the known stages by name; a shared head appears once."""
         heads: dict[str, nn.Module] = {}
         for key, part in self.known_parts():
             stages = part.stages if isinstance(part, JointStages) else (part,) if isinstance(part, Stage) else ()

@@ -1,4 +1,4 @@
-"""`Run`: a recipe as an iterator of reports."""
+"""`Run`: trains by a recipe and yields reports."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from limbeck.recipe import Recipe, RunContext, Stage
 
 
 class Run:
-    """A recipe on its way: iterate it for reports, or `finish` it.
+    """The training of a recipe: iterate over it for reports, or call `finish`.
 
-    Between two reports everything stands still: look, log, save, or ``break``. After a ``break`` no hook is left in
-    any model, the student so far is on disk, and iterating again goes on exactly where it stopped. Random numbers that
-    the caller draws in between do not change the run, nor does the run change theirs.
+    Training pauses between two reports, so the loop may inspect, log, save or ``break``. After a ``break`` no hook is
+    left in any model, the current student is on disk, and iterating again continues exactly where it stopped. Random
+    numbers drawn by the caller in between do not change the run, and the run does not change the caller's.
 
     Attributes:
         models: Every model of the run by name.
-        history: The reports so far.
-        finished: Whether all of the recipe has run.
+        history: All reports so far.
+        finished: Whether the whole recipe has run.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Run:
         preflight_check(self._course, self.models, loader, setting)
         self._folder = RunFolder(out, resume=resume, writes=fabric.is_global_zero, student=student_out)
         if fabric.world_size > 1:
-            # Nobody writes before all have looked whether the folder is free.
+            # No rank may write before all have checked that the folder is free.
             fabric.barrier()
         self._metrics = Metrics(self._folder.metrics)
         self._metadata = dict(metadata or {})
@@ -91,7 +91,7 @@ class Run:
         self._touched = False
 
     def _open(self, *, resume: bool) -> None:
-        """Begin, or take up what the folder holds."""
+        """Start the run, or restore it from the folder."""
         loader = self._loader
         if resume:
             self._folder.check_same(self._description())
@@ -121,23 +121,23 @@ class Run:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the first of the run's ranks: it alone writes."""
+        """Whether this process is the run's first rank, the only one that writes."""
         return bool(self._fabric.is_global_zero)
 
     @property
     def student(self) -> nn.Module:
-        """What the recipe ships, as it is now; before that exists, the first model."""
+        """The model that the recipe ships, in its current state; the first model until that exists."""
         shipped = self._course.shipped()
         model = self.models[next(iter(self.models))] if shipped is None else shipped
         return describe_model(model, self._metadata)
 
     @property
     def stages(self) -> list[Stage]:
-        """The stages of the recipe as far as they are known: what its functions bring is, once they were asked."""
+        """The stages of the recipe. Stages returned by functions appear after the function was called."""
         return [stage for _, part in self._course.known_parts() for stage in Recipe(part).stages()]
 
     def __iter__(self) -> Iterator[StepReport]:
-        """Reports, until the recipe is done. After a ``break`` it goes on; an iterator that is still open is closed."""
+        """Yield reports until the recipe is done. Continues after a ``break``; an open iterator is closed first."""
         self._touched = True
         earlier = self._going() if self._going is not None else None
         if earlier is not None:
@@ -147,7 +147,7 @@ class Run:
         return reports
 
     def finish(self) -> Run:
-        """Run what is left of the recipe.
+        """Run the rest of the recipe.
 
         Example:
             >>> import torch
@@ -166,23 +166,25 @@ class Run:
 
     def __del__(self) -> None:
         if not getattr(self, "_touched", True):
-            warnings.warn("A Run was built and never run: iterate it, or call .finish().", stacklevel=1)
+            warnings.warn("A Run was created but never started: iterate over it, or call .finish().", stacklevel=1)
 
     def _reports(self) -> Iterator[StepReport]:
         if self.finished:
             return
         if self._broken:
-            where = "call distill(..., resume=True) on its folder" if self.path else "begin again, with out= to be safe"
-            raise LimbeckError(
-                f"This run stopped in the middle of a step, so its weights are no place to go on: {where}."
+            where = (
+                "call distill(..., resume=True) on its folder"
+                if self.path
+                else "start again, with out= to save checkpoints"
             )
+            raise LimbeckError(f"This run stopped in the middle of a step, so its weights are not consistent: {where}.")
         with self._folder.alone(self._fabric), lost_rank_explained(self._fabric):
             yield from self._going_on()
 
     def _going_on(self) -> Iterator[StepReport]:
         outside = capture()
         restore(self._random)
-        # Closed by name: an error's traceback would keep it, and the hooks that it holds, for as long as it lives.
+        # Closed explicitly: the traceback of an error would keep the generator and its hooks alive.
         with closing(self._all_parts()) as reports:
             try:
                 for report in reports:
@@ -198,10 +200,10 @@ class Run:
                 self.finished = True
                 self._save()
             except GeneratorExit:
-                # Raised at the yield, where everything stands still: the outside's random numbers are in place already.
+                # Raised at the yield, where the caller's random state is already restored.
                 if not sys.is_finalizing():
                     self._state = clone_rng_state(self._snapshot()) | {"random": clone_rng_state(self._random)}
-                    with suppress(DivergedError):  # no place to raise one; what is on disk stays
+                    with suppress(DivergedError):  # nothing may be raised here; the saved student stays
                         self._check_weights()
                         self._save_on_disk(self._state)
                 raise
@@ -236,7 +238,7 @@ class Run:
             self._save()
 
     def _checkpoint_if_due(self, reported: bool) -> None:
-        """Save if it is time; several ranks must agree that it is, so they ask only where they report."""
+        """Save a checkpoint if it is due. Several ranks must agree on that, so they check only at reports."""
         several = self._fabric.world_size > 1
         if self._folder.checkpoint is None or (several and not reported):
             return
@@ -256,32 +258,32 @@ class Run:
             check_weights(name, model)
 
     def _gather_random(self) -> None:
-        """Bring every rank's random numbers to the first, who writes; all ranks are at the same place.
+        """Collect the random state of all ranks on the first rank, which writes.
 
-        Done at every report, not when a loop is left: one rank alone may leave it, and would wait for the others.
+        This happens at every report, not when the loop ends: one rank may leave it alone and would wait for the others.
         """
         if self._folder.checkpoint is not None and self._fabric.world_size > 1:
             self._random_of_ranks = gather_states(capture(), self._fabric)
 
     def _save_on_disk(self, state: dict[str, Any]) -> None:
-        """Only the first rank writes; a sharded state was gathered by all."""
+        """Write checkpoint and student on the first rank; a sharded state was gathered by all ranks."""
         if self._folder.checkpoint is not None and self._folder.writes:
             if state["exact"] or self.finished:
                 write_checkpoint(self._folder.checkpoint, state)
             self._save_student()
 
     def _save_student(self) -> None:
-        """Write what the recipe ships; before that exists, the first model, as `student` has it."""
+        """Write the model that the recipe ships, or the first model until that exists."""
         if not self._folder.writes:
             return
         shipped = self._course.shipped()
         model = next(iter(self.models.existing.values()), None) if shipped is None else shipped
-        # A lazy model has no weights to write before its first batch.
+        # A lazy model has no weights before its first batch.
         if model is not None and not any(is_lazy(tensor) for tensor in model.parameters()):
             self._folder.save_student(model, self._metadata, stand_in=shipped is None)
 
     def _snapshot(self) -> dict[str, Any]:
-        """Everything that the run needs to go on, at a moment when everything stands still."""
+        """The complete state of the run between two steps."""
         loop = self._loop
         stage = loop.state_dict() if loop is not None else None
         return {
@@ -297,7 +299,7 @@ class Run:
 
     def _load(self, state: dict[str, Any]) -> None:
         if state["stage"] is not None and state["stage"]["source"] is None:
-            raise not_resumable_error(self._folder.path, "its last stage's source")
+            raise not_resumable_error(self._folder.path, "the loader of its last stage")
         self._state = state
         self._done = list(state["done"])
         self.finished = bool(state["finished"])

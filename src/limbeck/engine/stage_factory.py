@@ -27,17 +27,17 @@ def start_stage(
     resumed: bool,
     make_run: Callable[..., Any],
 ) -> StageLoop | ParallelBranches:
-    """What runs a part of a recipe, ready to be called.
+    """Create the loop that runs a part of a recipe.
 
     Args:
-        part: A stage, several on one batch, or branches.
-        key: Where it stands in the recipe.
+        part: A stage, stages on one batch, or parallel branches.
+        key: Position of the part in the recipe.
         models: The run's models.
-        loader: The run's source.
-        setting: What the run holds fixed.
+        loader: The run's loader.
+        setting: The settings of the run.
         fabric: Device, precision, strategy.
         folder: The run's folder.
-        only: Whether the recipe has no other part, so that reports need not say which it is.
+        only: Whether the recipe has no other part; reports then omit the position.
         resumed: Whether the part was interrupted, so that its loader is at the right position.
         make_run: The class `Run`, which trains parallel branches.
     """
@@ -51,7 +51,7 @@ def start_stage(
 
 
 def _start_epoch(stages: Sequence[Stage], run_loader: Loader) -> None:
-    """A new stage begins with a whole epoch: the run's next, or the first of a source of its own."""
+    """Move the loader to the start of an epoch: the run's next, or the first of the stage's own loader."""
     loader = stages[0].loader or run_loader
     if not loader.resumable:
         return
