@@ -129,9 +129,9 @@ def test_the_teacher_may_rule_classes_out(run):
         ("limbeck resume", lambda folder: (folder.mkdir(), (folder / "job.yaml").write_text("data: digits"))),
         ("is a search: `limbeck compare", lambda folder: (folder.mkdir(), (folder / "search.json").write_text("{}"))),
         ("cannot be read", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("{"))),
-        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {}}'))),
+        ("has no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {}}'))),
         ("holds a list", lambda folder: (folder.mkdir(), (folder / "result.json").write_text("[]"))),
-        ("names no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {"a": 1}}'))),
+        ("has no arms", lambda folder: (folder.mkdir(), (folder / "result.json").write_text('{"arms": {"a": 1}}'))),
     ],
 )
 def test_what_is_no_finished_run_is_refused(tmp_path, said, make):

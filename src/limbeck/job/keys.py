@@ -17,7 +17,7 @@ _PARTS: tuple[tuple[str, type], ...] = (
     ("budgets.ARM.", ArmBudget), ("cache.", CacheSettings),
 )  # fmt: skip
 _HOLD_KEYS = ("teacher", "student", "method", "budget", "budgets", "cache", "train")
-"""Keys that hold keys of their own, whose defaults stand with these."""
+"""Keys with nested keys, which list their own defaults."""
 
 
 class Key(NamedTuple):
@@ -25,8 +25,8 @@ class Key(NamedTuple):
 
     Attributes:
         name: As ``--set`` takes it: ``budget.epochs``.
-        default: Its value where nobody says; "needed" where somebody must.
-        meaning: What it is for.
+        default: The default; "needed" if there is none.
+        meaning: What the key sets.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Key(NamedTuple):
 
 
 def job_keys(prefix: str = "") -> tuple[Key, ...]:
-    """Every key that a job file may have, or those that begin with `prefix`.
+    """All keys of a job file, or those that start with `prefix`.
 
     Example:
         >>> [key.default for key in job_keys("budget.epochs")]
@@ -57,7 +57,7 @@ def _keys_of(owner: type, place: str) -> list[Key]:
 
 
 def attribute_meanings(owner: type) -> dict[str, str]:
-    """What the section ``Attributes:`` of a class's docstring says of each.
+    """The descriptions in the section ``Attributes:`` of a class's docstring, by attribute.
 
     Example:
         >>> attribute_meanings(CacheSettings)["through"].split()[:3]

@@ -1,4 +1,4 @@
-"""The Python lines that open a student."""
+"""Python code that opens a student."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _WIDTH = 80
 def opening_code(
     student: Path, model: Mapping[str, Any], *, path: str, place: Path | None = None, file: Path | None = None
 ) -> list[str]:
-    """Statements that end in ``student = limbeck.load(...)``, to be run where the paths in them lead.
+    """Python statements that end in ``student = limbeck.load(...)``.
 
     Args:
         student: The student's folder.
         model: The job's student: ``model``, and the arguments that it is built with.
-        path: The folder as it is written there.
-        file: Where the file of its own class lies now, if its name in `model` does not lead there.
-        place: The run's folder, for a student that a method has put together, which only its job makes again.
+        path: The student's folder as it appears in the code.
+        file: The current path of the user's model file, if the path in `model` is outdated.
+        place: The run's folder, for a student of several models, which only the run's job can build again.
 
     Raises:
-        DataError: If the folder is no student's.
+        DataError: If the folder is not a student's.
     """
     config = read_config(student)
     if loads_without_code(config):
@@ -45,12 +45,12 @@ def opening_code(
 
 
 def join_statements(statements: list[str]) -> str:
-    """Statements as one line."""
+    """Join statements to one line."""
     return "; ".join(statements)
 
 
 def wrap_statements(statements: list[str], width: int = _WIDTH) -> list[str]:
-    """Statements as lines of a terminal: one if it fits, else one each, broken after a comma where one is too long."""
+    """Statements as one line if it fits the width, else one line each; long statements are split after a comma."""
     if len(join_statements(statements)) <= width:
         return [join_statements(statements)]
     lines: list[str] = []
@@ -66,7 +66,7 @@ def wrap_statements(statements: list[str], width: int = _WIDTH) -> list[str]:
 def _builder(
     name: str, arguments: dict[str, Any], metadata: Mapping[str, Any], file: Path | None
 ) -> tuple[list[str], str]:
-    """Imports, and what builds the module: a plain import where that does, else what the job itself does."""
+    """Imports, and the expression that builds the module: the user's function if possible, else `open_model`."""
     shapes = {
         "input_shape": tuple(metadata["input_shape"]) if metadata.get("input_shape") else None,
         "classes": _classes(metadata),
@@ -89,7 +89,7 @@ def _builder(
 
 
 def _accepted(file: Path, function: str) -> set[str] | None:
-    """The arguments that a function takes, read from its text, which is not run; None where that does not tell."""
+    """The arguments of a function, parsed from its file without running it; None if they cannot be determined."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError, RecursionError):

@@ -18,9 +18,9 @@ from limbeck.models.hub import LibraryModel
 
 
 def with_absolute_paths(job: Job) -> Job:
-    """The same job with every path in it absolute, but for ``out``, which moves with the run's folder.
+    """The job with absolute paths, except ``out``, which moves with the run's folder.
 
-    Names stay names; a published data set that is found in ``./data`` is looked for there from now on.
+    Names are unchanged. A built-in data set in ``./data`` gets the absolute path of that folder.
     """
     return job.model_copy(
         update={
@@ -44,7 +44,7 @@ def with_absolute_paths(job: Job) -> Job:
 
 
 def _budget(budget: Budget) -> Budget:
-    """The budget with the files of its transforms whole."""
+    """The budget with absolute paths of its transforms' files."""
     several = budget.augment if isinstance(budget.augment, list) else [budget.augment]
     named = [
         {_own_file(str(name)): options for name, options in one.items()}
@@ -73,7 +73,7 @@ def _method(method: MethodSettings) -> MethodSettings:
 
 
 def _own_file(name: str) -> str:
-    """``my.py:function`` with its paths whole. A folder that is called as a method is does not matter."""
+    """``my.py:function`` with absolute paths."""
     own = UserFile.parse(name)
     if own is None:
         return name
@@ -82,7 +82,7 @@ def _own_file(name: str) -> str:
 
 
 def _cache(cache: CacheSettings | None) -> CacheSettings | None:
-    """An address stays as it is, and so does no folder: the answers are then in the run's."""
+    """The cache with an absolute folder; an address, or None for the run's folder, is unchanged."""
     if cache is None or cache.folder is None or "://" in cache.folder:
         return cache
     return cache.model_copy(update={"folder": str(Path(cache.folder).absolute())})
@@ -104,7 +104,7 @@ def _data(data: str | dict[str, Any]) -> str | dict[str, Any]:
 
 
 def _find_folder(name: str) -> dict[str, str]:
-    """The folder of the working folder in which a published set lies, if it lies in one."""
+    """The option ``folder`` of a built-in data set that lies in a relative data folder; else no option."""
     dataset = IMAGE_DATASETS[name]
     for place in data_folders():
         if any((place / f"{stem}.npz").is_file() for stem in (name, dataset.subset) if stem):
@@ -114,22 +114,22 @@ def _find_folder(name: str) -> dict[str, str]:
 
 PLACES = ".places.json"
 
-"""Private: it is not needed by whoever gets the run, and stays behind in what is shown, exported or reported."""
+"""The file with absolute paths. It is private: reports and exports do not include it."""
 
 
 def split_private_paths(
     typed: Mapping[str, Any], whole: Mapping[str, Any], previous: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A job as it may be handed on, and the places of what is named otherwise in there.
+    """Split a job into a version that can be shared, and the private absolute paths.
 
     Args:
-        typed: The job as it was typed.
-        whole: The same with absolute paths.
-        previous: The places that the folder knew before: what stands there keeps the name that it had.
+        typed: The job as the user typed it.
+        whole: The job with absolute paths.
+        previous: Earlier private paths of the folder, which keep their public names.
 
     Returns:
-        The job, relative as it was typed, of absolute paths the part below the working folder or the name; and key ->
-        ``{"shown": ..., "path": ...}``.
+        The job in which absolute paths are shortened to the part below the working directory or to the name, and
+        key -> ``{"shown": ..., "path": ...}``.
     """
     public = json.loads(json.dumps(whole))
     places: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def split_private_paths(
 
 
 def restore_private_paths(job: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
-    """A job with the places that its folder knows; what was changed in the file since, or is gone, stays as it says."""
+    """Put the private paths back into a job, except for values that were edited since and paths that do not exist."""
     restored: dict[str, Any] = json.loads(json.dumps(job, default=str))
     for name, one in places.items():
         keys = _keys(restored, name)
@@ -158,9 +158,9 @@ def restore_private_paths(job: Mapping[str, Any], places: Mapping[str, Any]) -> 
 
 
 def read_places(folder: Path) -> dict[str, Any]:
-    """What a run's folder knows of places on this machine; nothing where it was moved without them, or is damaged.
+    """Read the private paths of a run's folder; empty if the file is missing or damaged.
 
-    What lies in the folder itself (`inside`) is looked for there, wherever the folder lies now.
+    Paths inside the folder are relative to it (`make_relative`), so the folder can be moved.
     """
     try:
         places = read_json(folder / PLACES)
@@ -170,11 +170,11 @@ def read_places(folder: Path) -> dict[str, Any]:
 
 
 def make_relative(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The places of which those in the folder that keeps them are named as a part of it, so that it can be moved.
+    """Make private paths inside the folder relative to it, so that the folder can be moved.
 
     Args:
-        places: As `split_private_paths` gives them.
-        folder: Theirs.
+        places: As returned by `split_private_paths`.
+        folder: The folder that the paths are written to.
     """
     whole, relative = folder.absolute(), {}
     for name, one in places.items():
@@ -185,7 +185,7 @@ def make_relative(places: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _here(one: Any, folder: Path) -> Any:
-    """A place in the folder, where that lies now."""
+    """The absolute path of a place inside the folder."""
     part = one.get("inside") if isinstance(one, Mapping) else None
     if not isinstance(part, str) or Path(part).is_absolute() or ".." in Path(part).parts:
         return one
@@ -193,7 +193,7 @@ def _here(one: Any, folder: Path) -> Any:
 
 
 def hide_private_paths(text: str, folder: Path) -> str:
-    """A text that is handed on, such as a page about the run in `folder`, without what tells where things lie here."""
+    """Remove private paths from a text to be shared, such as a page about the run in `folder`."""
     for one in read_places(folder).values():
         if isinstance(one, Mapping) and isinstance(one.get("shown"), str) and isinstance(one.get("path"), str):
             text = text.replace(one["path"], one["shown"])
@@ -206,7 +206,7 @@ def hide_private_paths(text: str, folder: Path) -> str:
 
 
 def _differing(typed: Any, whole: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
-    """Where a job and the same with absolute paths differ, or a path was typed as an absolute one."""
+    """The keys at which a job has a relative path that was made absolute, or an absolute path."""
     if isinstance(typed, Mapping) and isinstance(whole, Mapping) and typed.keys() == whole.keys():
         for key in whole:
             yield from _differing(typed[key], whole[key], (*keys, key))
@@ -239,14 +239,14 @@ def _shared(value: Any) -> Any:
 
 
 def _fits(name: Any, path: Any) -> bool:
-    """Whether a place is one of what stands in the job, so that a file beside it cannot name something else."""
+    """Whether a private path ends with the name in the job: a damaged file must not redirect a name elsewhere."""
     if isinstance(path, Mapping):
         return str(path.get("name", "")).endswith(Path(str(name)).name) if isinstance(name, str) else False
     return isinstance(name, str) and isinstance(path, str) and path.endswith(Path(name).name)
 
 
 def path_exists(value: Any) -> bool:
-    """Whether what a place names is there: a file, a folder, or the file of a function."""
+    """Whether a file, a folder, or the file of a function exists."""
     if isinstance(value, Mapping):
         return Path(str(value.get("folder", value.get("name", "")))).exists()
     try:
@@ -257,7 +257,7 @@ def path_exists(value: Any) -> bool:
 
 
 def _keys(job: Any, name: str) -> tuple[Any, ...] | None:
-    """The keys that a dotted name leads through; None where it leads nowhere."""
+    """The keys of a dotted name; None if the job has no such key."""
     keys: list[Any] = []
     for part in name.split("."):
         key: Any = int(part) if isinstance(job, list) and part.isdecimal() else part

@@ -16,10 +16,10 @@ class Recommendation(NamedTuple):
     """Which student to ship.
 
     Attributes:
-        arm: Whose lies in the run's ``student/``; None where no arm was taught.
-        ready: Whether it should be shipped at all: one that does not beat guessing should not.
-        why: In a sentence.
-        others: The arms that are shown to be neither better nor worse, so that theirs may be shipped as well.
+        arm: The arm whose student is in the run's ``student/``; None if no arm was distilled.
+        ready: Whether the student should be shipped at all: not if it is no better than guessing.
+        why: The reason, in a sentence.
+        others: Arms that are not shown to be better or worse, whose students may be shipped as well.
     """
 
     arm: str | None
@@ -29,7 +29,7 @@ class Recommendation(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """Whose student to ship, in a few words: every one that is not shown to be worse."""
+        """The arms whose student may be shipped: all that are not shown to be worse."""
         if self.arm is None or not self.ready:
             return "Nothing yet"
         *first, last = (self.arm, *self.others)
@@ -37,21 +37,21 @@ class Recommendation(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The same for people."""
+        """The recommendation in a sentence."""
         if self.arm is None or not self.ready:
             return f"Nothing to ship yet. {self.why}"
-        lies = f" `student/` holds that of {self.arm}." if self.others else ""
+        lies = f" `student/` contains the student of {self.arm}." if self.others else ""
         return f"To ship: {self.answer}. {self.why}{lies}"
 
 
 def recommend(result: Mapping[str, Any]) -> Recommendation:
-    """The arm whose student a result speaks for.
+    """Recommend the student to ship.
 
-    That is the method that was judged, unless a control that needs no teacher is surely better. Where nothing is shown
-    either way, either may be shipped, and the answer names both: what is not shown to help is not shown to be worse.
+    This is the student of the compared method, unless a control without a teacher is significantly better. If no
+    difference is significant, all these arms are named.
 
     Args:
-        result: What a job came to, with ``verdict``, ``arms`` and ``data``.
+        result: The result of a job, with ``verdict``, ``arms`` and ``data``.
     """
     recommendation = _preferred(result)
     guesses = None if recommendation.arm is None else _no_better_than_guessing(result, recommendation.arm)
@@ -59,11 +59,11 @@ def recommend(result: Mapping[str, Any]) -> Recommendation:
 
 
 def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, str | None]]:
-    """Likely reasons for a verdict that is no clear yes, each with its evidence and what to type; none in old results.
+    """Read the likely reasons for an unclear verdict, each with its evidence and a command; empty for old results.
 
     Args:
-        result: What a job came to.
-        folder: Where it lies now: the commands are about it.
+        result: The result of a job.
+        folder: The run's current folder, for the commands.
     """
     verdict = result.get("verdict")
     advice = verdict.get("advice") if isinstance(verdict, Mapping) else None
@@ -78,7 +78,7 @@ def read_suggestions(result: Mapping[str, Any], folder: Path) -> list[dict[str, 
 
 
 def _moved(command: str, then: str, now: str) -> str:
-    """A command about the run that lay at `then`, for where it lies now."""
+    """Replace the run's earlier path `then` in a command with its current path."""
     for name in ("/job.yaml", ""):
         before, after = f" {quote(then + name)} ", f" {quote(now + name)} "
         if before in f"{command} ":
@@ -87,7 +87,7 @@ def _moved(command: str, then: str, now: str) -> str:
 
 
 def sort_controls(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The controls that beat the judged arm for sure, and those that it is not shown to beat."""
+    """The controls that are significantly better than the compared arm, and those without a significant difference."""
     better, equal = [], []
     against = verdict.get("against")
     for name, comparison in (against if isinstance(against, Mapping) else {}).items():
@@ -100,7 +100,7 @@ def sort_controls(verdict: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def read_interval(verdict: Any) -> tuple[float, float] | None:
-    """The interval in a verdict, if there is one."""
+    """Read the confidence interval of a verdict, if it has one."""
     interval = verdict.get("interval") if isinstance(verdict, Mapping) else None
     if (
         isinstance(interval, (list, tuple))
@@ -121,7 +121,11 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
     if better:
         beaten = interval is not None and interval[1] < 0 and _ALONE in arms
         rest = (*better[1:], *([_ALONE] if beaten else []))
-        why = f"Both beat {arm}, and need no teacher." if rest else f"It beats {arm}, and needs no teacher."
+        why = (
+            f"Both are better than {arm} and need no teacher."
+            if rest
+            else f"It is better than {arm} and needs no teacher."
+        )
         return Recommendation(better[0], True, why, rest)
     if _ALONE not in arms or not isinstance(verdict.get("difference"), (int, float)):
         return Recommendation(arm, True, "There is no student alone to compare it with.")
@@ -130,7 +134,7 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
             arm, True, f"{_one_of(arms[arm])} does not tell which is better.", (_ALONE, *_untold(verdict, arms))
         )
     if interval[1] < 0:
-        return Recommendation(_ALONE, True, f"It beats {arm}, and needs no teacher.")
+        return Recommendation(_ALONE, True, f"It is better than {arm} and needs no teacher.")
     if interval[0] <= 0:
         which = "either" if not equal else "any"
         return Recommendation(arm, True, f"It is not shown that {which} of them is better.", (_ALONE, *equal))
@@ -141,12 +145,12 @@ def _preferred(result: Mapping[str, Any]) -> Recommendation:
 
 
 def _untold(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> list[str]:
-    """The controls that might be shipped, where no control has an interval."""
+    """The controls that may be shipped if no control has an interval."""
     return [str(name) for name in verdict.get("against") or () if name != _SHUFFLED and name in arms]
 
 
 def _one_of(row: Any) -> str:
-    """What there is one of where a verdict has no interval, by the judged arm's row."""
+    """The reason why a verdict has no interval, from the row of the compared arm."""
     accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
     values = accuracy.get("values") if isinstance(accuracy, Mapping) else None
     return "One test example" if isinstance(values, list) and len(values) > 1 else "One seed"
@@ -161,7 +165,7 @@ def _find_judged_arm(verdict: Mapping[str, Any], arms: Mapping[str, Any]) -> str
 
 
 def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
-    """What there is to say of a student that has learnt nothing; None of any other, or where it is not known."""
+    """A sentence about a student that is no better than guessing; None if it is better, or if this is unknown."""
     row, data = (result.get("arms") or {}).get(arm), result.get("data") or {}
     accuracy = row.get("accuracy") if isinstance(row, Mapping) else None
     mean = accuracy.get("mean") if isinstance(accuracy, Mapping) else None
@@ -171,13 +175,13 @@ def _no_better_than_guessing(result: Mapping[str, Any], arm: str) -> str | None:
     if classes < 2 or mean == 1 or mean > (chance := compute_chance(classes, examples, most_frequent=most)).reach:
         return None
     return (
-        f"{arm} is right about {100 * mean:.1f} %, and {chance.sentence}: it needs more epochs, another learning rate "
-        "or more weights."
+        f"{arm} has {100 * mean:.1f} % accuracy, and {chance.sentence}: try more epochs, another learning rate or a "
+        "larger student."
     )
 
 
 def _most_frequent(data: Mapping[str, Any]) -> float:
-    """The share of the most frequent class of the test data; 0 where an older result does not say."""
+    """The share of the most frequent class of the test data; 0 if an older result lacks it."""
     shares = data.get("most_frequent")
     share = shares.get("test") if isinstance(shares, Mapping) else None
     return float(share) if isinstance(share, (int, float)) else 0.0

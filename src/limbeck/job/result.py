@@ -14,21 +14,22 @@ from limbeck.metrics import METRICS
 
 RESULT = "result.json"
 _LARGEST = 2**63
-"""No count is larger; an integer of four hundred digits is no number that anyone measured."""
+"""Larger integers are no measured values and are read as None."""
 
 
 def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
-    """The result in a run's folder, of the shape that a comparison writes, whoever has written it.
+    """Read and clean the result in a run's folder.
 
-    ``arms`` is a mapping of mappings; ``verdict``, its ``against`` and its ``methods``, and ``data`` are
-    mappings, empty where the file has none; numbers are finite, or None; text holds no control characters.
+    ``arms`` is a mapping of mappings; ``verdict``, its ``against`` and ``methods``, and ``data`` are mappings, empty
+    if the file lacks them; numbers are finite or None; strings contain no control characters. The file may come from
+    a stranger, so nothing of this is taken for granted.
 
     Args:
-        folder: The run's.
-        arms: Whether it must name any.
+        folder: The run's folder.
+        arms: Whether the result must have arms.
 
     Raises:
-        DataError: If it cannot be read, is no mapping, or names no arms where it must.
+        DataError: If the file cannot be read, is not a mapping, or lacks the arms.
     """
     path = folder / RESULT
     try:
@@ -38,7 +39,7 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
     rows = _mapping(result.get("arms"))
     whole = bool(rows) and all(isinstance(row, dict) for row in rows.values())
     if arms and not whole:
-        raise DataError(f"{path} names no arms, so it is no job's result. {_then(folder)}")
+        raise DataError(f"{path} has no arms, so it is not the result of a job. {_then(folder)}")
     verdict = _mapping(result.get("verdict"))
     for key in ("against", "methods"):
         if key in verdict:
@@ -49,34 +50,34 @@ def read_result(folder: Path, *, arms: bool = True) -> dict[str, Any]:
 
 
 def list_custom_metrics(result: Mapping[str, Any]) -> list[str]:
-    """The metrics of a person's own that a result's arms were measured by: all that limbeck does not measure itself.
+    """List the user's own metrics in a result: all that are not limbeck's.
 
     Args:
-        result: What a job came to.
+        result: The result of a job.
     """
     rows = (_mapping(_mapping(row).get("measures")) for row in _mapping(result.get("arms")).values())
     return list(dict.fromkeys(str(name) for row in rows for name in row if name not in METRICS))
 
 
 def read_size_notes(result: Mapping[str, Any]) -> list[str]:
-    """Why the sizes of some arms are not what stands there for others, a sentence without its full stop for each.
+    """Read the notes on the sizes of arms, each without a full stop.
 
     Args:
-        result: What a job came to.
+        result: The result of a job.
     """
     rows = {name: _mapping(row).get("size_note") for name, row in _mapping(result.get("arms")).items()}
     return [f"{name}: {note}" for name, note in rows.items() if isinstance(note, str)]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a job's run lies here; a job file alone may be anyone's, beside the runs that it is of."""
+    """Whether the folder is a run of a job. A job file alone is not enough: it may lie beside the runs."""
     return (folder / "job.yaml").is_file() and (folder / "student").is_dir()
 
 
 def _then(folder: Path) -> str:
-    """A run's arms are noted one by one: what is said of them all can be said again."""
+    """What to do about an unreadable result: `limbeck resume` writes it again from the arms' own files."""
     if (folder / "job.yaml").is_file() and (folder / "metrics.jsonl").is_file():
-        return f"Remove it and type `limbeck resume {folder}`, which makes it again from what every arm left."
+        return f"Remove it and type `limbeck resume {folder}`, which writes it again from the results of the arms."
     return "Run the job again into another folder."
 
 
@@ -97,5 +98,5 @@ def _plain(value: Any) -> Any:
 
 
 def _spoken(text: str) -> str:
-    """Without characters that command a terminal and stand for nothing that is read."""
+    """Remove control characters, which could control a terminal."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ARMS = ("teacher", "student alone", "label smoothing", "shuffled teacher", "distilled")
-"""The competitors that a comparison can have, in the order of its table; "distilled" stands for every method."""
+"""The arms that a comparison can have, in the order of its table; "distilled" stands for every method."""
 
 
 def plain_name(name: str) -> str:
-    """What a path is called wherever it lies; a name stays as it is.
+    """The last part of a path; a name is unchanged.
 
     Example:
         >>> plain_name("/home/ada/own.py:soft"), plain_name("hinton")
@@ -20,7 +20,7 @@ def plain_name(name: str) -> str:
 
 
 def method_arms(methods: Iterable[str]) -> list[str]:
-    """What the arms of several methods are called: by the methods' plain names, with #2, #3 where one repeats.
+    """The names of the arms of several methods: the methods' plain names, with #2, #3 for repeated names.
 
     Example:
         >>> method_arms(["hinton", "/home/ada/own.py:soft", "hinton"])
@@ -38,13 +38,13 @@ def method_arms(methods: Iterable[str]) -> list[str]:
 
 
 def shared_path(path: str | Path, *, at: Path | None = None) -> str:
-    """A path as it may stand in what is handed on: relative as it is, or to the working folder, else its name alone.
+    """Shorten a path for output that is shared: relative to the working directory, or else only its name.
 
-    So a page, a card or a job that is sent to somebody says nothing of home folders.
+    A shared page, model card or job then reveals no home folders.
 
     Args:
         path: The path.
-        at: What it is relative to, if not the working folder.
+        at: The folder to make it relative to, by default the working directory.
 
     Example:
         >>> shared_path("runs/mine"), shared_path("/home/ada/data/rows.csv"), shared_path(Path.cwd() / "my.py")
@@ -57,7 +57,7 @@ def shared_path(path: str | Path, *, at: Path | None = None) -> str:
 
 
 def arm_folder(out: Path, arm: str) -> Path:
-    """Where a run keeps an arm: a folder inside its own, whatever a stranger has called the arm.
+    """The folder of an arm, always inside the run's folder: the name of an arm may come from a stranger's file.
 
     Example:
         >>> arm_folder(Path("runs/mine"), "student alone").as_posix()

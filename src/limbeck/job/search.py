@@ -1,4 +1,4 @@
-"""The search that a job's settings came from."""
+"""The search that chose a job's settings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from limbeck.errors import DataError
 from limbeck.job.schema import Job
 
 TUNED = "tuned.json"
-"""What `limbeck tune` leaves in its folder, and a run of its job keeps a copy of."""
+"""The results file of `limbeck tune`; a run with the settings copies it."""
 
 
 class ArmSearch(NamedTuple):
-    """What was tried for one arm, on development data.
+    """The trials of one arm, on development data.
 
     Attributes:
         chosen: The best trial's settings.
-        between: Setting -> the ends between which it was searched.
-        accuracies: Of every trial in order, fractions; the first has the job's own settings.
-        best_so_far: The highest of them up to each trial.
-        best_trial: Which trial was the best, from 0.
-        diverged: How many trials ended without a number.
-        epochs: Of all trials together.
-        seconds: Of all trials together.
+        between: Setting -> lower and upper end of its search range.
+        accuracies: Accuracy of each trial in order, as fractions; the first trial has the job's own settings.
+        best_so_far: The highest accuracy up to each trial.
+        best_trial: Index of the best trial, from 0.
+        diverged: The number of trials that diverged.
+        epochs: Epochs of all trials together.
+        seconds: Seconds of all trials together.
     """
 
     chosen: Mapping[str, float]
@@ -41,12 +41,12 @@ class ArmSearch(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What `limbeck tune` tried.
+    """The results of `limbeck tune`.
 
     Attributes:
-        arms: What was tried for each arm that learns.
-        examples: How many development examples decided.
-        luck: Two accuracies on so many examples may differ by so much without a cause; a fraction.
+        arms: The trials of each trained arm.
+        examples: The number of development examples.
+        luck: How much two accuracies on this many examples can differ by chance; a fraction.
     """
 
     arms: Mapping[str, ArmSearch]
@@ -54,29 +54,29 @@ class Search(NamedTuple):
     luck: float
 
     def describe_effort(self, learners: Sequence[str]) -> str:
-        """Whether all arms that learn in a run had as much of it, in a sentence or two.
+        """Describe whether all trained arms of a run had the same number of trials, in a sentence or two.
 
         Args:
-            learners: The arms that learn; a shuffled teacher's takes what the first method's is given.
+            learners: The trained arms; the arm "shuffled teacher" has the settings of the first method.
         """
         counts = {name: len(arm.accuracies) for name, arm in self.arms.items()}
         too = ", the baselines too," if {"student alone", "label smoothing"} & set(counts) else ""
-        on = f"on {self.examples:,} development examples; the test data were not read."
+        on = f"on {self.examples:,} development examples; the test data were not used."
         if len(set(counts.values())) == 1:
             sentence = f"Equal effort: {next(iter(counts.values()))} settings tried for every arm{too} {on}"
         else:
             each = ", ".join(f"{count} for {name}" for name, count in counts.items())
-            sentence = f"Unequal effort: {each} settings tried, {on} What one arm gains may be its longer search's."
+            sentence = f"Unequal effort: {each} settings tried, {on} More trials alone can improve an arm."
         unsearched = [name for name in learners if name not in self.arms]
         return sentence + (
             f" Not searched, with the job's own settings: {', '.join(unsearched)}." if unsearched else ""
         )
 
     def list_changes(self, used: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """What a run used in place of the settings that were chosen, a phrase for each.
+        """List the settings of a run that differ from the chosen ones, a phrase for each.
 
         Args:
-            used: Arm -> the settings that it ran with.
+            used: Arm -> the settings of the run.
         """
         return [
             f"{arm} ran with {name} {_number(used[arm].get(name))} in place of {value:.4g}"
@@ -87,9 +87,9 @@ class Search(NamedTuple):
 
 
 def copy_search(job: Job, out: Path) -> None:
-    """Copy what was tried into a run's folder, so that it goes where the run goes; a copy that is there stays.
+    """Copy the results of the search into a run's folder, unless a copy is there.
 
-    A search that is gone, or whose file is damaged, stops no run: its settings stand in the job.
+    A missing or damaged file is ignored, because the job has the chosen settings.
     """
     if job.search is None or (out / TUNED).exists():
         return
@@ -100,10 +100,10 @@ def copy_search(job: Job, out: Path) -> None:
 
 
 def read_search(folder: Path) -> Search | None:
-    """What was tried for the settings of the run in a folder; None where nothing of it was kept.
+    """Read the search that chose the settings of the run in a folder; None if the folder has none.
 
     Raises:
-        DataError: If the file is not what `limbeck tune` writes.
+        DataError: If the file is damaged.
     """
     path = folder / TUNED
     if not path.is_file():
@@ -114,14 +114,14 @@ def read_search(folder: Path) -> Search | None:
         arms = {str(name): _arm(row) for name, row in content["arms"].items()}
         examples, luck = int(development["examples"]), float(development["luck"])
         if not math.isfinite(luck):
-            raise ValueError("luck is no number")
+            raise ValueError("luck is not a number")
         return Search(arms, examples, luck) if arms else None
     except (DataError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is damaged, so the search is not known: {type(error).__name__}, {error}.") from error
+        raise DataError(f"{path} is damaged: {type(error).__name__}, {error}.") from error
 
 
 def collect_settings(job: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each arm of a result with its budget and its method's settings.
+    """Collect the budget and the method's settings of each arm of a result.
 
     Args:
         job: The job as a mapping.
@@ -137,12 +137,12 @@ def collect_settings(job: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any
 def _arm(row: Mapping[str, Any]) -> ArmSearch:
     accuracies, best = (tuple(float(v) for v in row[key]) for key in ("accuracies", "best_so_far"))
     if not accuracies or len(best) != len(accuracies) or not all(map(math.isfinite, (*accuracies, *best))):
-        raise ValueError("an arm has no number for every trial")
+        raise ValueError("an arm lacks the accuracy of a trial")
     between = {str(name): (float(low), float(high)) for name, (low, high) in row["searched"].items()}
     chosen = {str(name): float(value) for name, value in row["best"]["values"].items()}
     best_trial = int(row["best"]["number"])
     if not 0 <= best_trial < len(accuracies):
-        raise ValueError("the best trial is none of an arm's")
+        raise ValueError("the best trial of an arm does not exist")
     return ArmSearch(
         chosen, between, accuracies, best, best_trial, int(row["diverged"]), int(row["epochs"]), float(row["seconds"])
     )

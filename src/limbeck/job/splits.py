@@ -1,4 +1,4 @@
-"""The training and the development part of a job's data, and its batches."""
+"""Split a job's data into training and development parts, and make training batches."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from limbeck.job.schema import CacheSettings, Job
 
 
 def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]:
-    """The examples that a job's arms learn from, and its development data: the same ones whenever it is asked.
+    """The training and the development data of a job; always the same split.
 
-    Data that bring a development part with them keep it; of others `Job.development` is carved from the training part.
+    Data with a development part keep it. Otherwise the fraction `Job.development` of the training part is held out.
 
     Args:
         job: The job.
         data: Its data.
 
     Raises:
-        LimbeckError: If there are fewer to learn from than `Job.train_examples` says, with what to type.
+        LimbeckError: If there are fewer training examples than `Job.train_examples`, with the flag to type.
     """
     if data.development is not None:
         train, development = data.train, data.development
@@ -28,7 +28,7 @@ def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]
         return train, development
     if job.train_examples > len(train):
         raise LimbeckError(
-            f"train_examples={job.train_examples}, and there are {len(train)} to learn from. "
+            f"train_examples={job.train_examples}, but there are only {len(train)} training examples. "
             f"Type --set train_examples={len(train)} or fewer."
         )
     return subsample(train, job.train_examples, 0), development
@@ -37,9 +37,9 @@ def train_and_development(job: Job, data: DataSplits) -> tuple[Dataset, Dataset]
 def train_loader(
     examples: Dataset, budget: Budget, *, seed: int, cache: CacheSettings | None = None, mixed: bool = False
 ) -> ShuffledLoader:
-    """The training batches of a budget; `mixed` with its mix, which only what reads no labels can learn from.
+    """The training batches of a budget; with its mix if `mixed`, which only losses without labels can use.
 
-    With a cache, all seeds see the same views, each in an order of its own: the teacher is asked about them once.
+    With a cache, all seeds use the same views in different orders, so the teacher's outputs are computed only once.
     """
     view_seed = seed if cache is None else 0
     return ShuffledLoader(

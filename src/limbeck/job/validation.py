@@ -9,7 +9,7 @@ from limbeck.errors import LimbeckError, unknown_name_error
 
 MAX_BYTES = 1_000_000
 
-"""Of a job file; a page of text is some thousand."""
+"""Largest size of a job file. A usual one has about a thousand bytes."""
 
 _MOST_VALUES = 20_000
 
@@ -19,27 +19,30 @@ _LARGEST = 2**63
 
 _LONGEST = 255
 
-"""Bytes of a name between two slashes: no file system takes a longer one."""
+"""Longest name in a path, in bytes: the limit of the common file systems."""
 
 
 def check_bounds(value: Any, who: str) -> None:
-    """Refuse values that no job needs, and that would take all memory or end in a traceback further on.
+    """Refuse values that would use up all memory or fail later.
 
-    A few lines of YAML can stand for any number of values, since an alias repeats what an anchor holds; what is counted
-    here is what they stand for.
+    A few lines of YAML can expand to any number of values through aliases; the expanded values are counted.
+
+    Args:
+        value: The value.
+        who: The start of the message.
 
     Raises:
-        LimbeckError: If the value is nested too deep or holds itself, stands for too many values, or holds a control
-            character, a name or a whole number that is too large, or another type than a job has. `who` begins it.
+        LimbeckError: If the value is nested too deep or contains itself, expands to too many values, or contains a
+            control character, a name or integer that is too large, or an unsupported type.
     """
     waiting, count = [(value, 0, "")], 0
     while waiting:
         one, depth, key = waiting.pop()
         count += 1
         if depth > _DEEPEST:
-            raise LimbeckError(f"{who} is nested more than {_DEEPEST} deep, or holds itself; no job is.")
+            raise LimbeckError(f"{who} is nested more than {_DEEPEST} levels deep, or contains itself.")
         if count > _MOST_VALUES:
-            raise LimbeckError(f"{who} stands for more than {_MOST_VALUES:,} values; no job needs so many.")
+            raise LimbeckError(f"{who} expands to more than {_MOST_VALUES:,} values.")
         if isinstance(one, Mapping):
             waiting += [(name, depth + 1, key) for name in one]
             waiting += [(inner, depth + 1, str(name)) for name, inner in one.items()]
@@ -52,37 +55,37 @@ def check_bounds(value: Any, who: str) -> None:
 def _check(value: Any, who: str) -> None:
     if isinstance(value, str):
         if any((ord(c) < 32 and c not in "\t\n\r") or 0xD800 <= ord(c) < 0xE000 for c in value):
-            raise LimbeckError(f"{who} holds a text with a control character: {value[:60]!r}.")
+            raise LimbeckError(f"{who} contains a control character: {value[:60]!r}.")
         if any(len(part.encode()) > _LONGEST for part in value.split("/")):
             raise LimbeckError(
-                f"{who} holds a name that is too long, {value[:40]!r}...: {_LONGEST} bytes are the most."
+                f"{who} contains a name that is too long, {value[:40]!r}...: at most {_LONGEST} bytes are allowed."
             )
     elif isinstance(value, int):
         if abs(value) >= _LARGEST:
-            raise LimbeckError(f"{who} holds a whole number that is too large: 2^63 - 1 is the largest.")
+            raise LimbeckError(f"{who} contains an integer that is too large: the largest is 2^63 - 1.")
     elif isinstance(value, (bytes, set, frozenset)):
-        raise LimbeckError(f"{who} holds a {type(value).__name__}; a job holds texts, numbers, lists and mappings.")
+        raise LimbeckError(f"{who} contains a {type(value).__name__}; use strings, numbers, lists and mappings.")
 
 
 EXTRA_METRICS = ("cka", "corruptions", "groups")
 
-"""What costs more than the answers to the test data: layers set beside the teacher's, images gone bad; and groups."""
+"""Metrics that cost more than predictions on the test data: similarity of layers, corrupted images, groups."""
 
 
 def as_list(value: Any) -> Any:
-    """One name is a list of one."""
+    """Wrap one name in a list; None is an empty list."""
     return [value] if isinstance(value, str) else [] if value is None else value
 
 
 def check_extra_metrics(names: tuple[str, ...]) -> None:
-    """Refuse what nobody measures, and what is asked for twice.
+    """Check the names of extra metrics.
 
     Raises:
-        UnknownNameError: With the nearest name.
-        LimbeckError: If a name stands there twice.
+        UnknownNameError: If a name is unknown; the nearest is given.
+        LimbeckError: If a name is listed twice.
     """
     for name in names:
         if name not in EXTRA_METRICS:
-            raise unknown_name_error("name in also", name, EXTRA_METRICS, then="Every other measure is taken anyway.")
+            raise unknown_name_error("name in also", name, EXTRA_METRICS, then="All other metrics are always computed.")
         if names.count(name) > 1:
-            raise LimbeckError(f"{name!r} stands twice in also; name each once.")
+            raise LimbeckError(f"{name!r} is listed twice in also; list each name once.")
